@@ -1,0 +1,117 @@
+#include "engine/kv_pool.h"
+
+#include <numeric>
+#include <string>
+#include <utility>
+
+#include "kernels/error.h"
+
+namespace signalbox {
+
+int64_t KvPool::block_bytes(const Model& model) {
+  int64_t floats = 0;
+  for (const Layer& layer : model.layers) {
+    auto [key, value] = Model::kv_width(layer);
+    floats += key + value;
+  }
+  return floats * block_size * static_cast<int64_t>(sizeof(float));
+}
+
+KvPool::KvPool(Backend& backend, const Model& model, int64_t n_blocks) : backend_(backend) {
+  const int64_t n_rows = n_blocks * block_size;
+  for (const Layer& layer : model.layers) {
+    auto [key_width, value_width] = Model::kv_width(layer);
+    KvCache cache;
+    cache.key_stride = key_width;
+    memory_.push_back(backend.allocate(static_cast<size_t>(n_rows * key_width) * sizeof(float)));
+    cache.keys = static_cast<float*>(memory_.back().get());
+    if (value_width > 0) {
+      cache.value_stride = value_width;
+      memory_.push_back(backend.allocate(static_cast<size_t>(n_rows * value_width) * sizeof(float)));
+      cache.values = static_cast<float*>(memory_.back().get());
+    } else {
+      cache.values = cache.keys;  // a latent serves as key and value
+      cache.value_stride = key_width;
+    }
+    layers_.push_back(cache);
+  }
+  references_.assign(n_blocks, 0);
+  free_.resize(n_blocks);
+  std::iota(free_.rbegin(), free_.rend(), 0);
+}
+
+int32_t KvPool::take() {
+  if (free_.empty())
+    throw Error("KV cache", "expected a free block, found all " + std::to_string(n_blocks()) + " in use");
+  int32_t block = free_.back();
+  free_.pop_back();
+  references_[block] = 1;
+  return block;
+}
+
+void KvPool::release(int32_t block) {
+  if (--references_[block] == 0) free_.push_back(block);
+}
+
+int32_t KvPool::copy(int32_t block, int64_t n_positions) {
+  const int32_t fresh = take();
+  std::vector<int32_t> rows(n_positions);
+  std::iota(rows.begin(), rows.end(), static_cast<int32_t>(block * block_size));
+  for (const KvCache& cache : layers_) {
+    auto copy_rows = [&](float* base, int64_t stride) {
+      backend_.gather_rows(Tensor(base + fresh * block_size * stride, n_positions, stride),
+                           Tensor(base, n_blocks() * block_size, stride), rows);
+    };
+    copy_rows(cache.keys, cache.key_stride);
+    if (cache.values != cache.keys) copy_rows(cache.values, cache.value_stride);
+  }
+  return fresh;
+}
+
+KvSlots::KvSlots(KvSlots&& other) noexcept
+    : pool_(other.pool_), blocks_(std::move(other.blocks_)), length_(std::exchange(other.length_, 0)) {
+  other.blocks_.clear();
+}
+
+KvSlots& KvSlots::operator=(KvSlots&& other) noexcept {
+  if (this != &other) {
+    rewind(0);
+    pool_ = other.pool_;
+    blocks_ = std::move(other.blocks_);
+    other.blocks_.clear();
+    length_ = std::exchange(other.length_, 0);
+  }
+  return *this;
+}
+
+void KvSlots::extend(int64_t count) {
+  const int64_t filled = length_ % KvPool::block_size;
+  if (filled != 0 && pool_->shared(blocks_.back())) {
+    const int32_t own = pool_->copy(blocks_.back(), filled);
+    pool_->release(blocks_.back());
+    blocks_.back() = own;
+  }
+  const int64_t needed = KvPool::blocks_for(length_ + count);
+  while (static_cast<int64_t>(blocks_.size()) < needed) blocks_.push_back(pool_->take());
+  length_ += count;
+}
+
+void KvSlots::rewind(int64_t length) {
+  const int64_t kept = KvPool::blocks_for(length);
+  while (static_cast<int64_t>(blocks_.size()) > kept) {
+    pool_->release(blocks_.back());
+    blocks_.pop_back();
+  }
+  length_ = length;
+}
+
+KvSlots KvSlots::fork(int64_t length) const {
+  KvSlots copy(*pool_);
+  const int64_t kept = KvPool::blocks_for(length);
+  copy.blocks_.assign(blocks_.begin(), blocks_.begin() + kept);
+  for (int32_t block : copy.blocks_) pool_->share(block);
+  copy.length_ = length;
+  return copy;
+}
+
+}  // namespace signalbox

@@ -1,0 +1,219 @@
+#include "eval/data/records.h"
+
+#include <algorithm>
+#include <fstream>
+#include <iostream>
+#include <unordered_map>
+
+namespace signalbox {
+
+namespace {
+
+// Reads an optional string; empty when absent.
+std::string optional_string(const json::Ref& object, std::string_view key) {
+  auto found = object.find(key);
+  return found ? found->string() : std::string();
+}
+
+int64_t count_code_points(std::string_view text) {
+  int64_t n = 0;
+  for (unsigned char c : text) n += (c & 0xC0) != 0x80;
+  return n;
+}
+
+}  // namespace
+
+Record parse_record(const json::Value& object, const std::string& where) {
+  json::Ref root(object, where);
+  root.expect_object();
+  Record record;
+  record.where = where;
+  record.source = object;
+  record.id = root.at("id").string();
+
+  const auto prompt = root.find("prompt"), messages = root.find("messages"), tokens = root.find("tokens");
+  const int given = prompt.has_value() + messages.has_value() + tokens.has_value();
+  if (given != 1)
+    root.fail("expected exactly one of \"prompt\", \"messages\" and \"tokens\", found " + std::to_string(given));
+  int64_t limit = -1;
+  if (prompt) {
+    record.kind = Record::Kind::prompt;
+    record.prompt = prompt->string();
+    limit = count_code_points(record.prompt);
+  } else if (messages) {
+    record.kind = Record::Kind::messages;
+    for (const json::Ref& message : messages->items()) {
+      message.expect_object();
+      message.at("role").string();
+      if (!message.value().find("content") && !message.value().find("tool_calls"))
+        message.fail("expected the key \"content\", found none");
+    }
+    if (messages->length() == 0) messages->fail("expected at least one message, found none");
+    record.messages = messages->value();
+  } else {
+    record.kind = Record::Kind::tokens;
+    for (const json::Ref& token : tokens->items())
+      record.tokens.push_back(static_cast<int32_t>(token.integer(0, INT32_MAX)));
+    limit = static_cast<int64_t>(record.tokens.size());
+  }
+  if (auto target = root.find("target")) record.target = target->string();
+  if (auto answers = root.find("answers"))
+    for (const json::Ref& answer : answers->items()) record.answers.push_back(answer.string());
+  if (auto spans = root.find("spans")) {
+    for (const auto& [name, range] : spans->members()) {
+      if (range.length() != 2) range.fail("expected [start, end), found " + std::to_string(range.length()) + " items");
+      const int64_t begin = range[0].size(), end = range[1].size();
+      if (end < begin) range.fail("expected a start that is not after the end, found [" + std::to_string(begin) + "," +
+                                  std::to_string(end) + ")");
+      if (limit >= 0 && end > limit)
+        range.fail("expected a range within the " + std::to_string(limit) +
+                   (tokens ? " tokens" : " code points of the prompt") + ", found [" + std::to_string(begin) + "," +
+                   std::to_string(end) + ")");
+      if (name == "target" && record.target) range.fail("\"target\" is the name of the target's own span");
+      if (name.empty()) range.fail("expected a name, found an empty one");
+      record.spans[name] = {begin, end};
+    }
+  }
+  record.condition = optional_string(root, "condition");
+  record.pair = optional_string(root, "pair");
+  record.domain = optional_string(root, "domain");
+  record.split = optional_string(root, "split");
+  return record;
+}
+
+std::vector<Record> read_records(const std::string& file) {
+  std::ifstream opened;
+  std::istream* in = &std::cin;
+  const std::string name = file == "-" ? "standard input" : file;
+  if (file != "-") {
+    if (!std::filesystem::is_regular_file(file) && !std::filesystem::is_fifo(file) &&
+        !std::filesystem::is_character_file(file))
+      throw Error(file, std::filesystem::exists(file) ? "expected a file, found something else"
+                                                      : "expected a file, found none");
+    opened.open(file, std::ios::binary);
+    if (!opened) throw Error(file, "cannot read the file");
+    in = &opened;
+  }
+  std::vector<Record> records;
+  std::unordered_map<std::string, std::string> seen;
+  std::string line;
+  for (int64_t number = 1; std::getline(*in, line); ++number) {
+    if (!line.empty() && line.back() == '\r') line.pop_back();
+    const std::string where = name + ":" + std::to_string(number);
+    if (line.find_first_not_of(" \t") == std::string::npos) {
+      if (in->peek() == std::char_traits<char>::eof()) break;   // an empty last line
+      throw Error(where, "expected a JSON object, found an empty line");
+    }
+    records.push_back(parse_record(json::parse(line, where), where));
+    auto [earlier, fresh] = seen.emplace(records.back().id, where);
+    if (!fresh) throw Error(where, "id: expected a unique id, found \"" + records.back().id + "\" again (first at " +
+                                       earlier->second + ")");
+  }
+  if (in->bad()) throw Error(name, "cannot read the file");
+  if (records.empty()) throw Error(name, "expected at least one record, found none");
+  return records;
+}
+
+std::vector<std::string> span_names(const std::vector<Record>& records) {
+  std::vector<std::string> names;
+  bool target = false;
+  for (const Record& record : records) {
+    // The order of the file's own keys, not of the map.
+    if (const json::Value* spans = record.source.find("spans"); spans && !spans->is_null())
+      for (const auto& [name, range] : spans->members())
+        if (std::find(names.begin(), names.end(), name) == names.end()) names.push_back(name);
+    target = target || record.target.has_value();
+  }
+  if (target && std::find(names.begin(), names.end(), "target") == names.end()) names.push_back("target");
+  return names;
+}
+
+EncodedRecord encode_record(const Record& record, const EncodeSetup& setup, const std::vector<std::string>& names) {
+  EncodedRecord out;
+  auto prompt = std::make_shared<Prompt>();
+  prompt->id = record.id;
+  auto need_tokenizer = [&](const char* what) {
+    if (!setup.tokenizer)
+      throw Error(record.where, std::string(what) + ": expected a model with a tokenizer, found none");
+  };
+
+  std::vector<CharRange> offsets;
+  int64_t n_characters = 0;
+  if (record.kind == Record::Kind::tokens) {
+    prompt->tokens = record.tokens;
+  } else {
+    need_tokenizer(record.kind == Record::Kind::prompt ? "prompt" : "messages");
+    EncodeOptions options;
+    options.add_special = setup.add_special;
+    std::string text = record.prompt;
+    std::vector<CharRange> content;
+    if (record.kind == Record::Kind::messages) {
+      if (!setup.chat_template)
+        throw Error(record.where, "messages: expected a model with a chat template, found none");
+      Rendered rendered = setup.chat_template->render(record.messages, true, setup.template_variables);
+      text = std::move(rendered.text);
+      content = std::move(rendered.content);
+      options.add_special = false;   // the template prints its own begin token
+      if (setup.template_only_specials) options.literal = content;
+      out.text = text;
+    } else if (setup.template_only_specials) {
+      options.special = SpecialTokens::as_text;
+    }
+    Encoding encoding = setup.tokenizer->encode(text, options);
+    prompt->tokens = std::move(encoding.ids);
+    offsets = std::move(encoding.offsets);
+    n_characters = count_code_points(text);
+  }
+
+  auto add_span = [&](const std::string& name, int64_t begin, int64_t end) {
+    if (end > begin) out.spans.push_back({name, begin, end});
+  };
+  for (const auto& [name, range] : record.spans) {
+    const auto [begin, end] = range;
+    if (record.kind == Record::Kind::tokens) {
+      add_span(name, begin, end);
+      continue;
+    }
+    if (end > n_characters)
+      throw Error(record.where, "spans." + name + ": expected a range within the " + std::to_string(n_characters) +
+                                    " code points of the rendered text, found [" + std::to_string(begin) + "," +
+                                    std::to_string(end) + ")");
+    // Tokens that cover a character of the range; runs of them become token ranges.
+    const int64_t n_tokens = static_cast<int64_t>(offsets.size());
+    for (int64_t t = 0; t < n_tokens; ++t) {
+      const bool member = offsets[t].begin < end && begin < offsets[t].end;
+      if (!member) continue;
+      if (!out.spans.empty() && out.spans.back().name == name && out.spans.back().end == t) {
+        out.spans.back().end = t + 1;
+      } else {
+        out.spans.push_back({name, t, t + 1});
+      }
+    }
+  }
+  if (record.target) {
+    need_tokenizer("target");
+    Encoding encoding = setup.tokenizer->encode_target(
+        *record.target, setup.template_only_specials ? SpecialTokens::as_text : SpecialTokens::parse);
+    out.target_start = static_cast<int64_t>(prompt->tokens.size());
+    prompt->tokens.insert(prompt->tokens.end(), encoding.ids.begin(), encoding.ids.end());
+    add_span("target", *out.target_start, static_cast<int64_t>(prompt->tokens.size()));
+  }
+  if (setup.n_vocab > 0)
+    for (size_t t = 0; t < prompt->tokens.size(); ++t)
+      if (prompt->tokens[t] >= setup.n_vocab)
+        throw Error(record.where, "token " + std::to_string(t) + ": expected an id below the vocabulary's " +
+                                      std::to_string(setup.n_vocab) + ", found " + std::to_string(prompt->tokens[t]));
+  if (!out.spans.empty()) {
+    prompt->spans.assign(prompt->tokens.size(), 0);
+    for (const SpanTokens& span : out.spans) {
+      const auto found = std::find(names.begin(), names.end(), span.name);
+      const auto bit = found - names.begin();
+      if (found == names.end() || bit >= 32) continue;   // a trace refuses more than 32 names; edits go by out.spans
+      for (int64_t t = span.begin; t < span.end; ++t) prompt->spans[t] |= 1u << bit;
+    }
+  }
+  out.prompt = std::move(prompt);
+  return out;
+}
+
+}  // namespace signalbox

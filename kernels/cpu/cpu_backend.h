@@ -1,0 +1,108 @@
+// The CPU implementation of the op vocabulary: splits each op into tasks and hands them to the inner loops.
+#pragma once
+#include <algorithm>
+#include <vector>
+
+#include "kernels/backend.h"
+#include "kernels/cpu/isa_kernels.h"
+#include "kernels/cpu/scratch.h"
+#include "kernels/cpu/thread_pool.h"
+
+namespace signalbox::cpu {
+
+// out = x w^T (+ bias), or with `up` hidden = activate(x w^T + bias) * (x up^T + up_bias).
+struct Product {
+  float* out = nullptr;             // [m, n]
+  int64_t out_stride = 0;
+  const int32_t* out_rows = nullptr;   // row of out for row i; null: i
+  const float* x = nullptr;         // [m, k]
+  int64_t x_stride = 0;
+  const int32_t* x_rows = nullptr;
+  int64_t m = 0;
+  const Matrix* w = nullptr;        // [n, k]
+  const float* bias = nullptr;      // [n]
+  const Matrix* up = nullptr;       // [n, k]
+  const float* up_bias = nullptr;   // [n]
+  const Activation* activation = nullptr;
+  int64_t first_row = 0, n = 0;     // rows of w that are used
+};
+
+class CpuBackend final : public Backend {
+ public:
+  CpuBackend(const Kernels& kernels, int n_threads);
+
+  std::string name() const override { return "cpu"; }
+  std::string isa() const override { return kernels_.name; }
+  int n_threads() const override { return pool_.n_threads(); }
+
+  std::shared_ptr<void> allocate(size_t bytes) override;
+  void upload(void* device, const void* host, size_t bytes) override;
+  void download(void* host, const void* device, size_t bytes) override;
+  void synchronize() override {}
+
+  void embed(Tensor out, const Matrix& table, const int32_t* ids) override;
+  void rmsnorm(Tensor out, Tensor x, Vector weight, float eps) override;
+  void matmul(Tensor out, Tensor x, const Matrix& w, Vector bias) override;
+  void rope(Tensor x, int64_t n_heads, int64_t first, const RopeTable& table, const int32_t* positions) override;
+  void clamp(Tensor x, float limit) override;
+  void add(Tensor out, Tensor a, Tensor b) override;
+  void scale_rows(Tensor x, const float* factor) override;
+  void sigmoid_scale(Tensor x, Tensor gate) override;
+  void store_rows(float* cache, int64_t stride, Tensor x, const int32_t* kv_rows) override;
+  void gather_rows(Tensor out, Tensor x, std::span<const int32_t> rows) override;
+  void attention(Tensor out, Tensor q, const KvCache& cache, const BatchView& batch,
+                 const AttentionParams& params) override;
+  void mla_absorb(Tensor out, Tensor q, const Matrix& kv_b, int64_t n_heads, int64_t d_nope, int64_t d_rope,
+                  int64_t d_value) override;
+  void mla_expand(Tensor out, Tensor latent, const Matrix& kv_b, int64_t n_heads, int64_t d_nope,
+                  int64_t d_value) override;
+  void gated_hidden(Tensor hidden, Tensor x, const Matrix& gate, const Matrix& up,
+                    const Activation& activation) override;
+  void route(const Route& out, Tensor logits, const Router& router, const float* selection_bias,
+             const RouteBatch& batch) override;
+  void experts_hidden(Tensor hidden, Tensor x, const Route& route, int64_t n_tokens, const ExpertMatrices& experts,
+                      const Activation& activation, int64_t* leaks) override;
+  void experts_out(Tensor out, Tensor hidden, const Route& route, int64_t n_tokens,
+                   const ExpertMatrices& experts) override;
+  void combine(Tensor out, Tensor expert_out, const Route& route, Tensor shared) override;
+  void edit_rows(Tensor x, std::span<const int32_t> rows, Tensor values, std::span<const int32_t> value_rows,
+                 std::span<const int32_t> columns, bool add, float scale) override;
+
+ private:
+  // Calls f(first, last, thread) over ranges of 0 <= i < n, in one call where the whole work, in elements touched, is
+  // too small to share.
+  template <class F>
+  void for_ranges(int64_t n, int64_t work_per_item, F&& f) {
+    const int64_t work = n * work_per_item;
+    if (work < 32768 || n == 1) {
+      if (n > 0) f(int64_t{0}, n, 0);
+      return;
+    }
+    const int64_t n_ranges = std::min(n, std::min<int64_t>(work / 8192, 8 * n_threads()));
+    pool_.parallel_for(n_ranges, [&](int64_t i, int thread) { f(n * i / n_ranges, n * (i + 1) / n_ranges, thread); });
+  }
+
+  void run_products(const std::vector<Product>& products);
+  void group_by_expert(const Route& route, int64_t n_tokens, int64_t n_experts);
+
+  const Kernels& kernels_;
+  ThreadPool pool_;
+  std::vector<Scratch> scratch_;        // one a thread
+  Scratch shared_scratch_;              // partial states of split attention
+  // experts_*: the (token, slot) pairs of expert e are sorted_pairs_[expert_start_[e] .. expert_start_[e + 1]),
+  // ascending; sorted_tokens_ holds their tokens.
+  std::vector<int32_t> sorted_pairs_, sorted_tokens_;
+  std::vector<int64_t> expert_start_;
+  std::vector<Product> products_;
+  struct Block {
+    int32_t product;
+    int64_t m_first, m_last, n_first, n_last;
+  };
+  std::vector<Block> blocks_;           // tasks of run_products
+};
+
+// The inner loops' view of a stored matrix. Throws Error for a dtype that has no kernels.
+WeightRows weight_rows(const Matrix& w);
+ActivationArgs activation_args(const Activation& activation);
+
+}  // namespace signalbox::cpu

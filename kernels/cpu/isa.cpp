@@ -1,0 +1,67 @@
+#include "kernels/cpu/isa.h"
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+#include "kernels/error.h"
+
+namespace signalbox::cpu {
+
+namespace {
+
+struct Features {
+  bool avx2 = false, avx512 = false;
+};
+
+#if defined(__x86_64__)
+// The register state that the operating system saves: bits 1, 2 = SSE and AVX, 5, 6, 7 = AVX-512.
+uint64_t saved_state() {
+  uint32_t low, high;
+  __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return static_cast<uint64_t>(high) << 32 | low;
+}
+
+Features detect() {
+  Features features;
+  uint32_t a, b, c, d;
+  if (!__get_cpuid(1, &a, &b, &c, &d)) return features;
+  const bool xsave = (c & bit_OSXSAVE) && (c & bit_AVX), fma = c & bit_FMA, f16c = c & bit_F16C;
+  if (!xsave || !fma || !f16c || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return features;
+  const uint64_t state = saved_state();
+  features.avx2 = (state & 0x6) == 0x6 && (b & bit_AVX2);
+  const uint32_t avx512 = bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL;
+  features.avx512 = features.avx2 && (state & 0xe6) == 0xe6 && (b & avx512) == avx512;
+  return features;
+}
+#else
+Features detect() { return {}; }
+#endif
+
+const Features& features() {
+  static const Features found = detect();
+  return found;
+}
+
+}  // namespace
+
+bool has_isa(const std::string& name) {
+  return name == "scalar" || (name == "avx2" && features().avx2) || (name == "avx512" && features().avx512);
+}
+
+const Kernels& choose_kernels(const std::string& name) {
+  if (name != "auto" && name != "scalar" && name != "avx2" && name != "avx512") {
+    throw Error("--isa", name == "amx" ? "expected auto, scalar, avx2 or avx512, found amx, for which this build has no kernels"
+                                       : "expected auto, scalar, avx2 or avx512, found " + name);
+  }
+  if (name != "auto" && !has_isa(name)) {
+    throw Error("--isa", "expected an instruction set of this processor, found " + name + ", which it lacks");
+  }
+#if defined(__x86_64__)
+  if (name == "avx512" || (name == "auto" && features().avx512)) return kernels_avx512();
+  if (name == "avx2" || (name == "auto" && features().avx2)) return kernels_avx2();
+#endif
+  return kernels_scalar();
+}
+
+}  // namespace signalbox::cpu

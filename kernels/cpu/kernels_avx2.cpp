@@ -1,0 +1,13 @@
+#if defined(__x86_64__) && !defined(__AVX2__)
+#error "this file needs the compiler flags of its instruction set"
+#endif
+#include "kernels/cpu/kernels.inc"
+
+namespace signalbox::cpu {
+
+const Kernels& kernels_avx2() {
+  static constexpr Kernels kernels = make_kernels("avx2");
+  return kernels;
+}
+
+}  // namespace signalbox::cpu

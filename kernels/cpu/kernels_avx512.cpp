@@ -1,0 +1,13 @@
+#if defined(__x86_64__) && !defined(__AVX512F__)
+#error "this file needs the compiler flags of its instruction set"
+#endif
+#include "kernels/cpu/kernels.inc"
+
+namespace signalbox::cpu {
+
+const Kernels& kernels_avx512() {
+  static constexpr Kernels kernels = make_kernels("avx512");
+  return kernels;
+}
+
+}  // namespace signalbox::cpu

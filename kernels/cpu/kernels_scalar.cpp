@@ -1,0 +1,10 @@
+#include "kernels/cpu/kernels.inc"
+
+namespace signalbox::cpu {
+
+const Kernels& kernels_scalar() {
+  static constexpr Kernels kernels = make_kernels("scalar");
+  return kernels;
+}
+
+}  // namespace signalbox::cpu

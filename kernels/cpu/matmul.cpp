@@ -1,0 +1,186 @@
+// Matrix products: the split of one or many of them into blocks of outputs.
+#include "kernels/cpu/cpu_backend.h"
+#include "kernels/error.h"
+
+namespace signalbox::cpu {
+
+namespace {
+
+// Columns of a block whose weights are converted once: half a megabyte of f32 at most, so that it stays in L2.
+int64_t packed_columns(int64_t k) {
+  const int64_t fit = 131072 / std::max<int64_t>(k, 1) / 4 * 4;
+  return std::clamp<int64_t>(fit, 8, 64);
+}
+
+// Columns of a block whose weights stream through once: enough to make a task worth its hand-over, few enough to
+// balance.
+int64_t direct_columns(int64_t n, int64_t k, int n_threads) {
+  const int64_t enough = 65536 / std::max<int64_t>(k, 1), balanced = n / (8 * n_threads);
+  return std::max<int64_t>({8, enough / 8 * 8, balanced / 8 * 8});
+}
+
+constexpr int64_t block_rows = 192;   // rows of x in a block where columns alone make too few blocks
+
+void gemm_block(const Kernels& kernels, const Product& p, const Matrix& w, const float* bias, float* out,
+                int64_t out_stride, const int32_t* out_rows, int64_t m_first, int64_t m_last, int64_t n_first,
+                int64_t n_last, float* scratch) {
+  GemmArgs args{};
+  args.out = out;
+  args.out_stride = out_stride;
+  args.out_rows = out_rows;
+  args.x = p.x_rows ? p.x : p.x + m_first * p.x_stride;
+  args.x_stride = p.x_stride;
+  args.x_rows = p.x_rows ? p.x_rows + m_first : nullptr;
+  args.m = m_last - m_first;
+  args.k = w.cols;
+  args.w = weight_rows(w);
+  args.n_first = p.first_row + n_first;
+  args.n_last = p.first_row + n_last;
+  args.bias = bias ? bias - p.first_row : nullptr;
+  args.scratch = scratch;
+  kernels.gemm(args);
+}
+
+}  // namespace
+
+WeightRows weight_rows(const Matrix& w) {
+  WeightRows rows{w.data, w.scales, w.row_stride, w.scale_stride, WeightType::f32};
+  switch (w.dtype) {
+    case DType::f32: rows.type = WeightType::f32; break;
+    case DType::f16: rows.type = WeightType::f16; break;
+    case DType::bf16: rows.type = WeightType::bf16; break;
+    case DType::mxfp4: rows.type = WeightType::mxfp4; break;
+    default: throw Error("weights", "expected a matrix of f32, f16, bf16 or mxfp4, found another dtype");
+  }
+  return rows;
+}
+
+ActivationArgs activation_args(const Activation& activation) {
+  return {activation.kind == Activation::Kind::clamped, activation.alpha, activation.limit};
+}
+
+void CpuBackend::run_products(const std::vector<Product>& products) {
+  blocks_.clear();
+  int64_t work = 0, scratch_floats = 0;
+  for (size_t i = 0; i < products.size(); ++i) {
+    const Product& p = products[i];
+    if (p.m == 0 || p.n == 0) continue;
+    const int64_t k = p.w->cols;
+    const bool direct = p.m <= gemm_direct_rows;
+    const int64_t columns = direct ? direct_columns(p.n, k, n_threads()) : packed_columns(k);
+    const int64_t n_blocks = (p.n + columns - 1) / columns;
+    const int64_t rows = n_blocks < 4 * n_threads() && products.size() == 1 ? block_rows : p.m;
+    for (int64_t m = 0; m < p.m; m += rows) {
+      for (int64_t n = 0; n < p.n; n += columns) {
+        blocks_.push_back({static_cast<int32_t>(i), m, std::min(p.m, m + rows), n, std::min(p.n, n + columns)});
+      }
+    }
+    work += p.m * p.n * k;
+    const int64_t up = p.up ? std::min(p.m, rows) * columns : 0;
+    scratch_floats = std::max(scratch_floats, up + 16 + (direct ? 0 : gemm_scratch(columns, k)));
+  }
+  const auto run = [&](int64_t task, int thread) {
+    const Block& b = blocks_[static_cast<size_t>(task)];
+    const Product& p = products[static_cast<size_t>(b.product)];
+    const int64_t m = b.m_last - b.m_first, n = b.n_last - b.n_first;
+    float* scratch = scratch_[static_cast<size_t>(thread)].floats(scratch_floats);
+    float* up = scratch;   // [m, n]
+    if (p.up) scratch += (m * n + 15) / 16 * 16;
+    float* out = p.out + b.n_first + (p.out_rows ? 0 : b.m_first * p.out_stride);
+    const int32_t* out_rows = p.out_rows ? p.out_rows + b.m_first : nullptr;
+    gemm_block(kernels_, p, *p.w, p.bias, out, p.out_stride, out_rows, b.m_first, b.m_last, b.n_first, b.n_last,
+               scratch);
+    if (!p.up) return;
+    gemm_block(kernels_, p, *p.up, p.up_bias, up, n, nullptr, b.m_first, b.m_last, b.n_first, b.n_last, scratch);
+    const ActivationArgs activation = activation_args(*p.activation);
+    for (int64_t i = 0; i < m; ++i) {
+      kernels_.activate(out + (out_rows ? out_rows[i] : i) * p.out_stride, up + i * n, n, activation);
+    }
+  };
+  const int64_t n_tasks = static_cast<int64_t>(blocks_.size());
+  if (work < 131072) {
+    for (int64_t task = 0; task < n_tasks; ++task) run(task, 0);
+  } else {
+    pool_.parallel_for(n_tasks, run);
+  }
+}
+
+void CpuBackend::matmul(Tensor out, Tensor x, const Matrix& w, Vector bias) {
+  Product p;
+  p.out = out.data;
+  p.out_stride = out.stride;
+  p.x = x.data;
+  p.x_stride = x.stride;
+  p.m = x.rows;
+  p.w = &w;
+  p.bias = bias.data;
+  p.n = w.rows;
+  products_.assign(1, p);
+  run_products(products_);
+}
+
+void CpuBackend::gated_hidden(Tensor hidden, Tensor x, const Matrix& gate, const Matrix& up,
+                              const Activation& activation) {
+  Product p;
+  p.out = hidden.data;
+  p.out_stride = hidden.stride;
+  p.x = x.data;
+  p.x_stride = x.stride;
+  p.m = x.rows;
+  p.w = &gate;
+  p.up = &up;
+  p.activation = &activation;
+  p.n = gate.rows;
+  products_.assign(1, p);
+  run_products(products_);
+}
+
+void CpuBackend::mla_expand(Tensor out, Tensor latent, const Matrix& kv_b, int64_t n_heads, int64_t d_nope,
+                            int64_t d_value) {
+  products_.clear();
+  for (int64_t h = 0; h < n_heads; ++h) {
+    Product p;
+    p.out = out.data + h * d_value;
+    p.out_stride = out.stride;
+    p.x = latent.data + h * kv_b.cols;
+    p.x_stride = latent.stride;
+    p.m = latent.rows;
+    p.w = &kv_b;
+    p.first_row = h * (d_nope + d_value) + d_nope;
+    p.n = d_value;
+    products_.push_back(p);
+  }
+  run_products(products_);
+}
+
+void CpuBackend::mla_absorb(Tensor out, Tensor q, const Matrix& kv_b, int64_t n_heads, int64_t d_nope, int64_t d_rope,
+                            int64_t d_value) {
+  const int64_t d_latent = kv_b.cols, d_in = d_nope + d_rope, d_out = d_latent + d_rope, n_tokens = q.rows;
+  if (n_tokens == 0) return;
+  const WeightRows w = weight_rows(kv_b);
+  const int64_t rows = 64, n_blocks = (n_tokens + rows - 1) / rows;
+  const auto run = [&](int64_t task, int) {
+    const int64_t h = task / n_blocks, t = task % n_blocks * rows;
+    RowSumArgs args{};
+    args.out = out.row(t) + h * d_out;
+    args.out_stride = out.stride;
+    args.x = q.row(t) + h * d_in;
+    args.x_stride = q.stride;
+    args.m = std::min(rows, n_tokens - t);
+    args.n_rows = d_nope;
+    args.cols = d_latent;
+    args.w = w;
+    args.first_row = h * (d_nope + d_value);
+    kernels_.row_sum(args);
+    for (int64_t i = t; i < t + args.m; ++i) {
+      std::copy_n(q.row(i) + h * d_in + d_nope, d_rope, out.row(i) + h * d_out + d_latent);
+    }
+  };
+  if (n_tokens * n_heads * d_nope * d_latent < 131072) {
+    for (int64_t task = 0; task < n_heads * n_blocks; ++task) run(task, 0);
+  } else {
+    pool_.parallel_for(n_heads * n_blocks, run);
+  }
+}
+
+}  // namespace signalbox::cpu

@@ -1,0 +1,216 @@
+// The unedited router, and the loop over tokens.
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <mutex>
+
+#include "kernels/cpu/cpu_backend.h"
+#include "kernels/cpu/router_stages.h"
+#include "kernels/error.h"
+
+namespace signalbox::cpu {
+
+namespace {
+
+constexpr float infinity = std::numeric_limits<float>::infinity();
+
+// out may be x. Exponentials and their sum are rounded once each: they are computed in double.
+void softmax(float* out, const float* x, int64_t n) {
+  const float top = *std::max_element(x, x + n);
+  double sum = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    out[i] = static_cast<float>(std::exp(static_cast<double>(x[i] - top)));
+    sum += out[i];
+  }
+  const float total = static_cast<float>(sum);
+  for (int64_t i = 0; i < n; ++i) out[i] /= total;
+}
+
+void sigmoid(float* out, const float* x, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) out[i] = static_cast<float>(1 / (1 + std::exp(-static_cast<double>(x[i]))));
+}
+
+float group_score(const Router& router, const float* values, const uint8_t* banned, int64_t size) {
+  float first = -infinity, second = -infinity;
+  for (int64_t i = 0; i < size; ++i) {
+    if (banned && banned[i]) continue;
+    if (values[i] > first) {
+      second = first;
+      first = values[i];
+    } else if (values[i] > second) {
+      second = values[i];
+    }
+  }
+  return router.group_score == Router::GroupScore::max || second == -infinity ? first : first + second;
+}
+
+// Scores and values of all experts outside the n_groups_kept best groups become 0.
+void limit_groups(Scored& out, const Router& router, const uint8_t* banned) {
+  const int64_t size = router.n_experts / router.n_groups;
+  std::vector<float> groups(static_cast<size_t>(router.n_groups));
+  for (int64_t g = 0; g < router.n_groups; ++g) {
+    groups[static_cast<size_t>(g)] =
+        group_score(router, out.values.data() + g * size, banned ? banned + g * size : nullptr, size);
+  }
+  std::vector<int32_t> kept;
+  rank_experts(kept, groups.data(), nullptr, router.n_groups, router.n_groups_kept);
+  for (int32_t g = 0; g < router.n_groups; ++g) {
+    if (std::find(kept.begin(), kept.end(), g) != kept.end()) continue;
+    std::fill_n(out.scores.begin() + g * size, size, 0.f);
+    std::fill_n(out.values.begin() + g * size, size, 0.f);
+  }
+}
+
+// Difference between the n_active-th and the next largest logit.
+float route_margin(std::vector<int32_t>& order, const Router& router, const float* logits) {
+  if (router.n_active >= router.n_experts) return infinity;
+  rank_experts(order, logits, nullptr, router.n_experts, router.n_active + 1);
+  return logits[order[static_cast<size_t>(router.n_active) - 1]] - logits[order[static_cast<size_t>(router.n_active)]];
+}
+
+// A logit may be -inf (its expert has score 0), but not all of them, and none NaN or +inf.
+bool usable(const float* logits, int64_t n) {
+  bool any = false;
+  for (int64_t e = 0; e < n; ++e) {
+    if (!(logits[e] < infinity)) return false;
+    any = any || logits[e] > -infinity;
+  }
+  return any;
+}
+
+void write_route(const Route& out, int64_t t, const int32_t* ids, const float* weights, int64_t k) {
+  for (int64_t i = 0; i < out.n_slots; ++i) {
+    out.ids[t * out.n_slots + i] = i < k ? ids[i] : -1;
+    out.weights[t * out.n_slots + i] = i < k ? weights[i] : 0.f;
+  }
+}
+
+void write_original(const Route& out, int64_t t, const int32_t* ids, int64_t k) {
+  if (!out.original_ids) return;
+  for (int64_t i = 0; i < out.n_slots; ++i) out.original_ids[t * out.n_slots + i] = i < k ? ids[i] : -1;
+}
+
+// Routes token t; throws RouteFault after having written the unedited route where edits cannot be applied.
+void route_token(const Route& out, int64_t t, const float* logits, const Router& router, const float* selection_bias,
+                 const RouteBatch& batch, RouterWorkspace& w) {
+  const int64_t n_experts = router.n_experts, k = router.n_active;
+  if (out.shared_scale) out.shared_scale[t] = 1;
+  if (out.banned) std::fill_n(out.banned + t * n_experts, n_experts, uint8_t{0});
+  if (!usable(logits, n_experts)) {
+    write_route(out, t, nullptr, nullptr, 0);
+    write_original(out, t, nullptr, 0);
+    if (out.margin) out.margin[t] = 0;
+    if (out.scores) std::fill_n(out.scores + t * n_experts, n_experts, 0.f);
+    throw RouteFault{RouteFault::Kind::not_finite, static_cast<int32_t>(t), -1, -1};
+  }
+  score_experts(w.scored, router, logits, selection_bias, nullptr);
+  rank_experts(w.original_ids, w.scored.values.data(), nullptr, n_experts, k);
+  w.original_weights.resize(static_cast<size_t>(k));
+  weigh_experts(w.original_weights.data(), router, w.scored, logits, w.original_ids.data(), k);
+  const float margin = route_margin(w.order, router, logits);
+  if (out.margin) out.margin[t] = margin;
+  if (out.scores) std::copy_n(w.scored.values.data(), n_experts, out.scores + t * n_experts);
+  write_original(out, t, w.original_ids.data(), k);
+  write_route(out, t, w.original_ids.data(), w.original_weights.data(), k);
+
+  const int32_t sequence = batch.sequences ? batch.sequences[t] : 0;
+  const uint8_t* active = batch.active ? batch.active + t * batch.n_edits : nullptr;
+  if (!batch.programs || !program_acts(batch.programs[sequence], active, margin)) return;
+  EditedToken& token = w.token;
+  token.logits = logits;
+  token.scored = &w.scored;
+  token.original_ids = w.original_ids.data();
+  token.original_weights = w.original_weights.data();
+  token.margin = margin;
+  token.position = batch.positions ? batch.positions[t] : 0;
+  token.layer = batch.layer;
+  token.record_hash = batch.record_hash ? batch.record_hash[sequence] : 0;
+  token.sample = batch.samples ? batch.samples[sequence] : 0;
+  token.active = active;
+  w.banned.assign(static_cast<size_t>(n_experts), 0);
+  token.banned = out.banned ? out.banned + t * n_experts : w.banned.data();
+  apply_program(token, w, router, selection_bias, batch.programs[sequence]);
+  if (static_cast<int64_t>(token.ids.size()) > out.n_slots) {
+    throw Error("router", "expected at most " + std::to_string(out.n_slots) + " slots a token, found a route of " +
+                              std::to_string(token.ids.size()));
+  }
+  write_route(out, t, token.ids.data(), token.weights.data(), static_cast<int64_t>(token.ids.size()));
+  if (out.shared_scale) out.shared_scale[t] = token.shared_scale;
+}
+
+}  // namespace
+
+void score_experts(Scored& out, const Router& router, const float* logits, const float* selection_bias,
+                   const uint8_t* banned) {
+  const int64_t n = router.n_experts;
+  out.scores.assign(logits, logits + n);
+  if (!router.softmax_over_selected) {
+    if (router.score == Router::Score::softmax) {
+      softmax(out.scores.data(), logits, n);
+    } else {
+      sigmoid(out.scores.data(), logits, n);
+    }
+  }
+  out.values = out.scores;
+  if (router.selection_bias && selection_bias) {
+    for (int64_t e = 0; e < n; ++e) out.values[static_cast<size_t>(e)] += selection_bias[e];
+  }
+  if (router.n_groups > 1 && router.n_groups_kept < router.n_groups) limit_groups(out, router, banned);
+}
+
+void rank_experts(std::vector<int32_t>& order, const float* values, const uint8_t* banned, int64_t n_experts,
+                  int64_t n_ranked) {
+  order.clear();
+  for (int32_t e = 0; e < n_experts; ++e) {
+    if (!banned || !banned[e]) order.push_back(e);
+  }
+  const int64_t n = std::min<int64_t>(n_ranked, static_cast<int64_t>(order.size()));
+  std::partial_sort(order.begin(), order.begin() + n, order.end(), [&](int32_t a, int32_t b) {
+    return values[a] > values[b] || (values[a] == values[b] && a < b);
+  });
+  order.resize(static_cast<size_t>(n));
+}
+
+void weigh_experts(float* weights, const Router& router, const Scored& scored, const float* logits, const int32_t* ids,
+                   int64_t k) {
+  if (k == 0) return;
+  for (int64_t i = 0; i < k; ++i) {
+    weights[i] = router.softmax_over_selected ? logits[ids[i]] : scored.scores[static_cast<size_t>(ids[i])];
+  }
+  if (router.softmax_over_selected) softmax(weights, weights, k);
+  if (router.renormalize) {
+    float sum = 0;
+    for (int64_t i = 0; i < k; ++i) sum += weights[i];
+    sum += router.renormalize_epsilon;
+    if (sum != 0) {
+      for (int64_t i = 0; i < k; ++i) weights[i] /= sum;
+    }
+  }
+  for (int64_t i = 0; i < k; ++i) weights[i] *= router.scale;
+}
+
+void CpuBackend::route(const Route& out, Tensor logits, const Router& router, const float* selection_bias,
+                       const RouteBatch& batch) {
+  if (out.n_slots < router.n_active) {
+    throw Error("router", "expected n_slots of at least n_active = " + std::to_string(router.n_active) + ", found " +
+                              std::to_string(out.n_slots));
+  }
+  std::mutex mutex;
+  RouteFault first_fault;
+  for_ranges(logits.rows, router.n_experts * 32, [&](int64_t first, int64_t last, int) {
+    RouterWorkspace workspace;
+    for (int64_t t = first; t < last; ++t) {
+      try {
+        route_token(out, t, logits.row(t), router, selection_bias, batch, workspace);
+      } catch (RouteFault fault) {
+        fault.token = static_cast<int32_t>(t);
+        std::lock_guard lock(mutex);
+        if (first_fault.kind == RouteFault::Kind::none || fault.token < first_fault.token) first_fault = fault;
+      }
+    }
+  });
+  // An earlier fault of the same run stays.
+  if (out.fault && out.fault->kind == RouteFault::Kind::none) *out.fault = first_fault;
+}
+
+}  // namespace signalbox::cpu

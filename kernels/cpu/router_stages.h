@@ -1,0 +1,66 @@
+// The stages of the router, one function each, for one token. router.cpp holds what a model does by itself,
+// router_edits.cpp what experimenters change.
+#pragma once
+#include <cstdint>
+#include <vector>
+
+#include "kernels/router.h"
+
+namespace signalbox::cpu {
+
+// What a row of logits says about every expert.
+struct Scored {
+  std::vector<float> scores;   // [n_experts] what weights are made of; 0 for experts of groups that are not kept
+  std::vector<float> values;   // [n_experts] what the top-k sees
+};
+
+// scores and values of logits [n_experts]. Experts with banned[e] (null: none) do not speak for their group.
+void score_experts(Scored& out, const Router& router, const float* logits, const float* selection_bias,
+                   const uint8_t* banned);
+
+// The n_ranked best experts that are not banned, or all of them if fewer: value descending, ties to the lowest index.
+void rank_experts(std::vector<int32_t>& order, const float* values, const uint8_t* banned, int64_t n_experts,
+                  int64_t n_ranked);
+
+// The family's own weights of the experts ids [k]: scores, or softmax over the selected logits; then renormalisation
+// and scale.
+void weigh_experts(float* weights, const Router& router, const Scored& scored, const float* logits, const int32_t* ids,
+                   int64_t k);
+
+// A token's route and everything the edits of one layer need to know about it.
+struct EditedToken {
+  // What the unedited router made of the token.
+  const float* logits = nullptr;          // [n_experts]
+  const Scored* scored = nullptr;
+  const int32_t* original_ids = nullptr;  // [n_active]
+  const float* original_weights = nullptr;  // [n_active]
+  float margin = 0;
+  // Where the token stands.
+  int32_t position = 0, layer = 0;
+  uint64_t record_hash = 0;
+  uint32_t sample = 0;
+  const uint8_t* active = nullptr;        // [n_edits] conditions that hold, null: all
+  // Results.
+  std::vector<int32_t> ids;
+  std::vector<float> weights;
+  float shared_scale = 1;
+  uint8_t* banned = nullptr;              // [n_experts], zero on entry
+};
+
+// Memory of one thread, kept between tokens.
+struct RouterWorkspace {
+  Scored scored, edited_scored;
+  std::vector<float> edited_logits, original_weights, perturbed;
+  std::vector<int32_t> order, candidates, original_ids, ranking;
+  std::vector<uint8_t> banned, taken;
+  EditedToken token;
+};
+
+// Applies a program to a token. Throws RouteFault (kind, edit, expert) where the edits cannot be applied.
+void apply_program(EditedToken& token, RouterWorkspace& workspace, const Router& router, const float* selection_bias,
+                   const RouterProgram& program);
+
+// Whether any step of the program acts on this token.
+bool program_acts(const RouterProgram& program, const uint8_t* active, float margin);
+
+}  // namespace signalbox::cpu

@@ -1,0 +1,54 @@
+// Views of memory that ops read and write. Nothing here owns memory or knows models and files.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <string_view>
+
+namespace signalbox {
+
+enum class DType : uint8_t { f32, f16, bf16, mxfp4, f64, i64, i32, i16, i8, u64, u32, u16, u8, boolean, other };
+
+// "F32", "BF16", ... as in safetensors headers.
+std::string_view dtype_name(DType dtype);
+// Bytes of one element; 0 for mxfp4, whose blocks of 32 take 16 bytes and one scale byte.
+size_t dtype_size(DType dtype);
+
+// Activations: a row-major view [rows, cols] with `stride` elements from one row to the next. On the CPU activations
+// are always f32. Higher ranks are folded: [n_tokens, n_active, d_model] is rows = n_tokens * n_active.
+struct Tensor {
+  float* data = nullptr;
+  int64_t rows = 0, cols = 0, stride = 0;
+
+  Tensor() = default;
+  Tensor(float* data, int64_t rows, int64_t cols) : Tensor(data, rows, cols, cols) {}
+  Tensor(float* data, int64_t rows, int64_t cols, int64_t stride) : data(data), rows(rows), cols(cols), stride(stride) {}
+  float* row(int64_t r) const { return data + r * stride; }
+  bool contiguous() const { return stride == cols; }
+  // The same contiguous memory seen as [rows * factor, cols / factor]: heads or slots as rows.
+  Tensor split(int64_t factor) const { return Tensor(data, rows * factor, cols / factor); }
+  Tensor columns(int64_t first, int64_t count) const { return Tensor(data + first, rows, count, stride); }
+  Tensor first_rows(int64_t count) const { return Tensor(data, count, cols, stride); }
+  explicit operator bool() const { return data != nullptr; }
+};
+
+// A weight matrix [rows = outputs, cols = inputs] in its stored dtype, read in place (memory-mapped files included).
+struct Matrix {
+  const void* data = nullptr;
+  DType dtype = DType::f32;        // f32, f16, bf16 or mxfp4
+  int64_t rows = 0, cols = 0;
+  int64_t row_stride = 0;          // elements from one row to the next; interleaved gate and up rows have 2 * cols
+  // mxfp4 only: data holds two e2m1 values a byte, low nibble first; scales[r * scale_stride + c / 32] is the exponent
+  // byte s of a block, whose values are e2m1 * 2^(s - 127).
+  const uint8_t* scales = nullptr;
+  int64_t scale_stride = 0;
+  explicit operator bool() const { return data != nullptr; }
+};
+
+// A small weight vector (norms, biases, sinks), always f32 and contiguous.
+struct Vector {
+  const float* data = nullptr;
+  int64_t n = 0;
+  explicit operator bool() const { return data != nullptr; }
+};
+
+}  // namespace signalbox

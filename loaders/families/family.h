@@ -1,0 +1,75 @@
+// A family: how one model_type's config.json becomes a Model, and under which names its checkpoints store tensors.
+//
+// A family is a reader and a table of names. The table is read in both directions: loading asks where a tensor lies, the
+// synthetic-model maker asks what to write.
+#pragma once
+#include <functional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "engine/model.h"
+#include "engine/weights.h"
+#include "loaders/families/config.h"
+
+namespace signalbox::families {
+
+// How the values of a tensor lie in a stored one.
+enum class Layout : uint8_t {
+  plain,        // [rows, cols], or [n] for a vector
+  stacked,      // [n_experts, rows, cols]: all experts in one tensor
+  transposed,   // [n_experts, cols, rows]
+  mxfp4,        // [n_experts, rows, cols / 32, 16] in NAME_blocks and [n_experts, rows, cols / 32] in NAME_scales
+};
+
+// One way of storing the tensors of a role. `{l}` and `{e}` in the name stand for the layer and the expert.
+struct NameRow {
+  Role role;
+  std::string_view name;
+  Layout layout = Layout::plain;
+  // Gate and up in one tensor: `parts` = 2 roles share the rows; this one has part 0 or 1, as a block (gate rows first)
+  // or interleaved (rows part, part + 2, ...).
+  int parts = 1, part = 0;
+  bool interleaved = false;
+};
+
+// Where one tensor lies: a row of the table with its name filled in.
+struct Source {
+  std::string name;
+  const NameRow* row = nullptr;
+};
+
+struct Family {
+  std::string_view model_type;
+  Model (*read)(const Config& config);                  // refuses what it does not honour
+  std::span<const NameRow> names;                       // in the place of the common names for their roles
+  std::string_view example;                             // config.json of a tiny model, for make-model and tests
+};
+
+// Roles whose names all families share.
+std::span<const NameRow> common_names();
+
+// All places where a tensor of this family may lie, in order of preference: as hub checkpoints have it, and last as
+// transformers 5 saves it.
+std::vector<Source> sources(const Family& family, const TensorId& id);
+
+// The shape that `source` must have for a slot of `rows` x `cols` (vectors: rows = 1) and `n_experts`; for mxfp4 the
+// shape of the blocks.
+std::vector<int64_t> stored_shape(const Source& source, const TensorSlot& slot, int64_t n_experts);
+
+// All families, and one by config.json's model_type (nullptr if there is none).
+std::span<const Family> all_families();
+const Family* find_family(std::string_view model_type);
+
+// config.json -> family and Model, validated. Throws Error naming the file and the key.
+struct Reading {
+  const Family* family = nullptr;
+  Model model;
+};
+Reading read_config(const json::Value& config, const std::string& where);
+
+// The families, one a file.
+extern const Family deepseek_v2, mixtral, olmoe, qwen2_moe, qwen3_moe, gpt_oss;
+
+}  // namespace signalbox::families

@@ -1,0 +1,118 @@
+#include "loaders/model/load.h"
+
+#include <algorithm>
+
+#include "loaders/families/family.h"
+#include "loaders/model/bind.h"
+#include "loaders/model/checkpoint.h"
+#include "loaders/model/sha256.h"
+
+namespace signalbox {
+
+namespace {
+
+constexpr uint64_t max_config_bytes = uint64_t{64} << 20;
+
+std::optional<int32_t> token_id(const json::Ref& root, std::string_view key) {
+  auto found = root.find(key);
+  if (!found || found->value().type() == json::Type::array) return std::nullopt;
+  const int64_t id = found->integer(-1, INT32_MAX);   // -1: none
+  return id < 0 ? std::nullopt : std::optional(static_cast<int32_t>(id));
+}
+
+void add_stop_tokens(const json::Ref& root, std::vector<int32_t>& stop_tokens) {
+  auto found = root.find("eos_token_id");
+  if (!found) return;
+  if (found->value().type() != json::Type::array) {
+    if (auto id = token_id(root, "eos_token_id")) stop_tokens.push_back(*id);
+    return;
+  }
+  for (const json::Ref& item : found->items())
+    stop_tokens.push_back(static_cast<int32_t>(item.integer(0, INT32_MAX)));
+}
+
+// A string, or {"__type": "AddedToken", "content": ...}.
+std::optional<std::string> token_text(const json::Ref& root, std::string_view key) {
+  auto found = root.find(key);
+  if (!found) return std::nullopt;
+  if (found->value().type() == json::Type::object) return found->at("content").string();
+  return found->string();
+}
+
+json::Value read_object(const ModelFiles& files, const std::string& name) {
+  json::Value value = json::parse(files.read(name, max_config_bytes), files.where(name));
+  json::Ref(value, files.where(name)).expect_object();
+  return value;
+}
+
+LoadedConfig read_config_files(const ResolvedModel& resolved, const json::Value& config) {
+  const ModelFiles& files = *resolved.files;
+  LoadedConfig loaded;
+  loaded.resolved = resolved;
+  families::Reading reading = families::read_config(config, files.where("config.json"));
+  loaded.model = std::move(reading.model);
+  loaded.family = reading.family->model_type;
+  const json::Ref root(config, files.where("config.json"));
+  loaded.bos_token = token_id(root, "bos_token_id");
+  loaded.pad_token = token_id(root, "pad_token_id");
+  add_stop_tokens(root, loaded.stop_tokens);
+  if (files.has("generation_config.json")) {
+    const json::Value generation = read_object(files, "generation_config.json");
+    add_stop_tokens(json::Ref(generation, files.where("generation_config.json")), loaded.stop_tokens);
+  }
+  if (files.has("tokenizer_config.json")) {
+    const json::Value tokenizer = read_object(files, "tokenizer_config.json");
+    const json::Ref ref(tokenizer, files.where("tokenizer_config.json"));
+    loaded.bos_text = token_text(ref, "bos_token");
+    loaded.eos_text = token_text(ref, "eos_token");
+  }
+  std::sort(loaded.stop_tokens.begin(), loaded.stop_tokens.end());
+  loaded.stop_tokens.erase(std::unique(loaded.stop_tokens.begin(), loaded.stop_tokens.end()), loaded.stop_tokens.end());
+  return loaded;
+}
+
+std::string hash_model(const json::Value& config, const Checkpoint& checkpoint) {
+  Sha256 hash;
+  hash.update(json::dump(config));
+  for (const auto& file : checkpoint.files()) {
+    hash.update("\nfile " + std::to_string(file->file_bytes()));
+    for (const safetensors::TensorInfo& info : file->tensors())
+      hash.update("\n" + info.name + " " + info.dtype + " " + safetensors::shape_text(info.shape));
+  }
+  return hash.hex();
+}
+
+}  // namespace
+
+LoadedConfig load_config(const ResolvedModel& resolved) {
+  return read_config_files(resolved, read_object(*resolved.files, "config.json"));
+}
+
+LoadedConfig load_config(const std::string& model) { return load_config(resolve_model(model)); }
+
+LoadedModel load_model(const ResolvedModel& resolved) {
+  const json::Value config = read_object(*resolved.files, "config.json");
+  LoadedModel loaded;
+  static_cast<LoadedConfig&>(loaded) = read_config_files(resolved, config);
+  const Checkpoint checkpoint = Checkpoint::open(*resolved.files);
+  loaded.weights =
+      bind_weights(loaded.model, *families::find_family(loaded.family), checkpoint, loaded.unknown_tensors);
+  loaded.model_hash = hash_model(config, checkpoint);
+  for (const auto& file : checkpoint.files()) file->check_unchanged();
+  return loaded;
+}
+
+LoadedModel load_model(const std::string& model) { return load_model(resolve_model(model)); }
+
+std::vector<std::pair<std::string, std::string>> hash_weight_files(const ModelFiles& files) {
+  std::vector<std::pair<std::string, std::string>> hashes;
+  const Checkpoint checkpoint = Checkpoint::open(files);
+  for (const auto& file : checkpoint.files()) {
+    const std::string name = file->name().substr(file->name().rfind('/') + 1);
+    const auto bytes = file->bytes();
+    hashes.emplace_back(name, Sha256().update(bytes.data(), bytes.size()).hex());
+  }
+  return hashes;
+}
+
+}  // namespace signalbox

@@ -1,0 +1,148 @@
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <unordered_set>
+#include <utility>
+
+#include "loaders/json/json.h"
+#include "loaders/safetensors/safetensors.h"
+
+namespace signalbox::safetensors {
+
+namespace {
+
+constexpr size_t buffer_bytes = size_t{1} << 20;
+constexpr size_t data_alignment = 64;
+
+void write_all(int descriptor, const void* data, size_t bytes, const std::string& where) {
+  const char* next = static_cast<const char*>(data);
+  while (bytes > 0) {
+    const ssize_t done = ::write(descriptor, next, bytes);
+    if (done < 0) {
+      if (errno == EINTR) continue;
+      throw Error(where, std::string("cannot write: ") + std::strerror(errno));
+    }
+    next += done;
+    bytes -= static_cast<size_t>(done);
+  }
+}
+
+}  // namespace
+
+uint64_t TensorHeader::bytes() const {
+  const std::string where = "tensor \"" + name + "\"";
+  uint64_t bits = static_cast<uint64_t>(dtype_bits(dtype));
+  if (bits == 0) throw Error(where, "expected a dtype of the safetensors format, found \"" + dtype + "\"");
+  for (int64_t size : shape) {
+    if (size < 0) throw Error(where, "expected sizes of at least 0, found " + shape_text(shape));
+    if (__builtin_mul_overflow(bits, static_cast<uint64_t>(size), &bits) || bits > INT64_MAX)
+      throw Error(where, "expected a size of 63 bits, found " + shape_text(shape));
+  }
+  if (bits % 8 != 0) throw Error(where, "expected whole bytes, found " + std::to_string(bits) + " bits");
+  return bits / 8;
+}
+
+std::string make_header(std::span<const TensorHeader> tensors, const std::map<std::string, std::string>& metadata) {
+  json::Value root = json::Value::object();
+  if (!metadata.empty()) {
+    json::Value strings = json::Value::object();
+    for (const auto& [key, value] : metadata) strings.append_member(key, json::Value(value));
+    root.append_member("__metadata__", std::move(strings));
+  }
+  std::unordered_set<std::string_view> names;
+  uint64_t position = 0;
+  for (const TensorHeader& tensor : tensors) {
+    if (tensor.name == "__metadata__" || !names.insert(tensor.name).second)
+      throw Error("tensor \"" + tensor.name + "\"", "expected a name that is free, found it taken");
+    json::Value shape = json::Value::array();
+    for (int64_t size : tensor.shape) shape.push_back(json::Value(size));
+    uint64_t end = 0;
+    if (__builtin_add_overflow(position, tensor.bytes(), &end) || end > INT64_MAX)
+      throw Error("tensor \"" + tensor.name + "\"", "expected a file of less than 2^63 bytes, found more");
+    json::Value offsets = json::Value::array();
+    offsets.push_back(json::Value(position)).push_back(json::Value(end));
+    json::Value entry = json::Value::object();
+    entry.append_member("dtype", json::Value(tensor.dtype));
+    entry.append_member("shape", std::move(shape));
+    entry.append_member("data_offsets", std::move(offsets));
+    root.append_member(tensor.name, std::move(entry));
+    position = end;
+  }
+  std::string text = json::dump(root);
+  while ((8 + text.size()) % data_alignment != 0) text += ' ';
+  uint64_t length = text.size();
+  std::string header(8, '\0');
+  std::memcpy(header.data(), &length, 8);
+  return header + text;
+}
+
+Writer::Writer(std::filesystem::path path, std::span<const TensorHeader> tensors,
+               const std::map<std::string, std::string>& metadata)
+    : path_(std::move(path)) {
+  const std::string header = make_header(tensors, metadata);
+  expected_ = header.size();
+  for (const TensorHeader& tensor : tensors) expected_ += tensor.bytes();
+  temporary_ = path_;
+  temporary_ += ".tmp-" + std::to_string(getpid());
+  descriptor_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  if (descriptor_ < 0) throw Error(temporary_.string(), std::string("cannot create the file: ") + std::strerror(errno));
+  buffer_.reserve(buffer_bytes);
+  write(header.data(), header.size());
+}
+
+Writer::~Writer() {
+  if (descriptor_ < 0) return;
+  close(descriptor_);
+  unlink(temporary_.c_str());
+}
+
+void Writer::write(const void* data, size_t bytes) {
+  if (bytes > bytes_left())
+    throw Error(path_.string(), "expected at most " + std::to_string(bytes_left()) + " more bytes, found " +
+                                    std::to_string(bytes));
+  written_ += bytes;
+  if (buffer_.size() + bytes > buffer_bytes) flush();
+  const char* first = static_cast<const char*>(data);
+  if (bytes >= buffer_bytes) {
+    write_all(descriptor_, first, bytes, temporary_.string());
+  } else {
+    buffer_.insert(buffer_.end(), first, first + bytes);
+  }
+}
+
+void Writer::flush() {
+  write_all(descriptor_, buffer_.data(), buffer_.size(), temporary_.string());
+  buffer_.clear();
+}
+
+void Writer::finish() {
+  if (bytes_left() != 0)
+    throw Error(path_.string(), "expected " + std::to_string(bytes_left()) + " more bytes of data, found the end");
+  flush();
+  auto fail = [&](const char* what) { throw Error(path_.string(), std::string(what) + std::strerror(errno)); };
+  if (fsync(descriptor_) != 0) fail("cannot write: ");
+  const int descriptor = std::exchange(descriptor_, -1);
+  if (close(descriptor) != 0) {
+    unlink(temporary_.c_str());
+    fail("cannot write: ");
+  }
+  if (rename(temporary_.c_str(), path_.c_str()) != 0) {
+    const int reason = errno;
+    unlink(temporary_.c_str());
+    errno = reason;
+    fail("cannot rename the finished file: ");
+  }
+  const std::filesystem::path directory = path_.has_parent_path() ? path_.parent_path() : ".";
+  const int parent = ::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (parent < 0 || fsync(parent) != 0) {
+    const int reason = errno;
+    if (parent >= 0) close(parent);
+    errno = reason;
+    fail("cannot flush the directory: ");
+  }
+  close(parent);
+}
+
+}  // namespace signalbox::safetensors

@@ -1,0 +1,22 @@
+// From values to weight files: which stored tensors a model has in a style, and their bytes.
+#pragma once
+#include <filesystem>
+#include <functional>
+
+#include "loaders/synthetic/values.h"
+
+namespace signalbox::synthetic {
+
+struct Stored {
+  uint64_t bytes = 0;
+  int files = 0;
+};
+
+// Writes model.safetensors, or the shards and their index, into `directory`.
+Stored write_weights(const Spec& spec, const Values& values, const std::filesystem::path& directory,
+                     const std::function<void(uint64_t, uint64_t)>& progress);
+
+// A text file, to a temporary name and renamed.
+void write_text(const std::filesystem::path& file, const std::string& text);
+
+}  // namespace signalbox::synthetic

@@ -1,0 +1,156 @@
+// Which layers and experts of a model an edit means.
+#include <algorithm>
+#include <cmath>
+#include <tuple>
+
+#include "probes/csv.h"
+#include "probes/edit_plan.h"
+
+namespace signalbox {
+
+namespace {
+
+// Whether the edit can act on a layer, and what the layer lacks if not.
+struct Ability {
+  bool able = true;
+  const char* lacks = "";
+};
+
+Ability ability(const EditSpec& spec, int32_t l, const ModelShape& shape) {
+  const LayerShape& layer = shape.layers[l];
+  if (spec.kind == EditSpec::Kind::router) {
+    if (!layer.moe) return {false, "a router"};
+    if (spec.op == EditOp::scale_shared && !layer.shared) return {false, "a shared expert"};
+    return {};
+  }
+  if (std::isfinite(spec.tokens.margin_below) && !layer.moe) return {false, "a router"};
+  if (point_exists(spec.point, l, shape)) return {};
+  switch (point_info(spec.point).where) {
+    case PointInfo::Where::dense: return {false, "a dense feed-forward block"};
+    case PointInfo::Where::shared: return {false, layer.moe ? "a shared expert" : "a router"};
+    default: return {false, "a router"};
+  }
+}
+
+std::string layer_text(int32_t layer) { return "layer " + std::to_string(layer); }
+
+std::vector<int32_t> resolve_layers(const EditSpec& spec, const ModelShape& shape) {
+  const int32_t n_layers = shape.n_layers();
+  const auto key = spec.ref.find("layers");
+  const json::Ref place = key ? *key : spec.ref;
+  std::vector<int32_t> layers;
+  const char* lacks = "a router";
+  auto take = [&](int32_t l, bool named) {
+    const Ability found = ability(spec, l, shape);
+    if (found.able) layers.push_back(l);
+    else if (named) place.fail("expected layers with " + std::string(found.lacks) + ", found " + layer_text(l));
+    else lacks = found.lacks;
+  };
+  if (spec.layers.all)
+    for (int32_t l = 0; l < n_layers; ++l) take(l, false);
+  for (const LayerList::Item& item : spec.layers.items) {
+    if (item.last >= n_layers)
+      place.fail("expected layers below " + std::to_string(n_layers) + ", found " + std::to_string(item.last));
+    for (int32_t l = item.first; l <= item.last; ++l) take(l, !item.range);
+  }
+  if (layers.empty()) place.fail("expected a layer with " + std::string(lacks) + ", found none");
+  std::sort(layers.begin(), layers.end());
+  return layers;
+}
+
+void check_expert(const json::Ref& place, int32_t layer, int32_t expert, const ModelShape& shape) {
+  const int32_t n_experts = shape.layers[layer].n_experts;
+  if (expert >= n_experts)
+    place.fail("expected experts below " + std::to_string(n_experts) + " in " + layer_text(layer) + ", found " +
+               std::to_string(expert));
+}
+
+LayerExperts rank_experts(const Ranking& ranking, const json::Ref& place, const std::vector<int32_t>& layers,
+                          const ModelShape& shape) {
+  struct Row {
+    double key;
+    int32_t layer, expert;
+    bool operator<(const Row& other) const {
+      return std::tie(key, layer, expert) < std::tie(other.key, other.layer, other.expert);
+    }
+  };
+  const CsvTable table = CsvTable::read(ranking.file);
+  const size_t layer_column = table.column("layer"), expert_column = table.column("expert"), rd = table.column("rd");
+  std::vector<Row> rows;
+  std::vector<std::vector<uint8_t>> seen(shape.layers.size());
+  for (size_t r = 0; r < table.n_rows(); ++r) {
+    const int64_t l = table.integer(r, layer_column), e = table.integer(r, expert_column);
+    if (l < 0 || l >= shape.n_layers() || !shape.layers[l].moe)
+      throw Error(table.place(r), "layer: expected a layer of the model with a router, found " + std::to_string(l));
+    if (e < 0 || e >= shape.layers[l].n_experts)
+      throw Error(table.place(r), "expert: expected an expert below " + std::to_string(shape.layers[l].n_experts) +
+                                      ", found " + std::to_string(e));
+    seen[l].resize(shape.layers[l].n_experts, 0);
+    if (seen[l][e]++)
+      throw Error(table.place(r), "expected a row for each expert of a layer, found " + layer_text(l) + " expert " +
+                                      std::to_string(e) + " twice");
+    const double value = table.number(r, rd);
+    if (!std::binary_search(layers.begin(), layers.end(), static_cast<int32_t>(l))) continue;
+    const bool wanted = ranking.sign == Ranking::Sign::plus    ? value > 0
+                        : ranking.sign == Ranking::Sign::minus ? value < 0
+                                                               : value != 0;
+    if (!wanted) continue;
+    const double key = ranking.sign == Ranking::Sign::minus ? value : -std::fabs(value);
+    rows.push_back({key, static_cast<int32_t>(l), static_cast<int32_t>(e)});
+  }
+  std::sort(rows.begin(), rows.end());
+  std::vector<std::vector<int32_t>> chosen(shape.layers.size());
+  int64_t n_chosen = 0;
+  for (const Row& row : rows) {
+    if (n_chosen == ranking.top) break;
+    if (static_cast<int64_t>(chosen[row.layer].size()) >= ranking.per_layer) continue;
+    chosen[row.layer].push_back(row.expert);
+    ++n_chosen;
+  }
+  if (n_chosen == 0)
+    place.fail("expected experts with an rd of the sign asked for in " + ranking.file.string() + ", found none");
+  LayerExperts result;
+  for (int32_t l = 0; l < shape.n_layers(); ++l)
+    if (!chosen[l].empty()) result.emplace_back(l, std::move(chosen[l]));
+  return result;
+}
+
+}  // namespace
+
+Targets resolve_targets(const EditSpec& spec, const ModelShape& shape) {
+  Targets targets;
+  const bool of_layer = spec.kind == EditSpec::Kind::router || point_info(spec.point).per_layer;
+  if (!of_layer) {
+    targets.layers.emplace_back(-1, std::vector<int32_t>{});
+    return targets;
+  }
+  const json::Ref experts = spec.ref.find("experts").value_or(spec.ref);
+  targets.by_expert = spec.experts.kind != ExpertList::Kind::none;
+  if (spec.experts.kind == ExpertList::Kind::by_layer) {
+    for (const auto& [layer, list] : spec.experts.by_layer) {
+      if (layer >= shape.n_layers())
+        experts.fail("expected layers below " + std::to_string(shape.n_layers()) + ", found " + std::to_string(layer));
+      const Ability found = ability(spec, layer, shape);
+      if (!found.able) experts.fail("expected layers with " + std::string(found.lacks) + ", found " + layer_text(layer));
+      if (list.empty() && spec.needs_experts)
+        experts.fail("expected at least one expert in " + layer_text(layer) + ", found none");
+      for (int32_t expert : list) check_expert(experts, layer, expert, shape);
+      targets.layers.emplace_back(layer, list);
+    }
+    if (targets.layers.empty() && spec.needs_experts) experts.fail("expected at least one expert, found none");
+    return targets;
+  }
+  const std::vector<int32_t> layers = resolve_layers(spec, shape);
+  if (spec.experts.kind == ExpertList::Kind::ranking) {
+    targets.layers = rank_experts(spec.experts.ranking, experts, layers, shape);
+    return targets;
+  }
+  if (spec.needs_experts && spec.experts.list.empty()) experts.fail("expected at least one expert, found none");
+  for (int32_t layer : layers) {
+    for (int32_t expert : spec.experts.list) check_expert(experts, layer, expert, shape);
+    targets.layers.emplace_back(layer, spec.experts.list);
+  }
+  return targets;
+}
+
+}  // namespace signalbox

@@ -1,0 +1,33 @@
+// 16-bit floats by bits: the formats of files, converted exactly (to f32) or to nearest, ties to even (from f32).
+#pragma once
+#include <bit>
+#include <cstdint>
+
+namespace signalbox {
+
+inline float float_of_bf16(uint16_t bits) { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
+
+inline float float_of_f16(uint16_t bits) {
+  const uint32_t sign = static_cast<uint32_t>(bits & 0x8000) << 16;
+  const uint32_t rest = bits & 0x7fff;
+  if (rest >= 0x7c00) return std::bit_cast<float>(sign | 0x7f800000 | (rest & 0x3ff) << 13);
+  // Moving exponent and mantissa up leaves the exponent 112 too low; the product sets it right, subnormals included.
+  return std::bit_cast<float>(sign | std::bit_cast<uint32_t>(std::bit_cast<float>(rest << 13) * 0x1p112f));
+}
+
+inline uint16_t f16_of_float(float value) {
+  const uint32_t bits = std::bit_cast<uint32_t>(value);
+  const uint16_t sign = static_cast<uint16_t>(bits >> 16 & 0x8000);
+  const uint32_t rest = bits & 0x7fffffff;
+  if (rest > 0x7f800000) return sign | 0x7e00;
+  if (rest >= 0x477ff000) return sign | 0x7c00;  // 65520 and above round to infinity
+  if (rest < 0x38800000) {
+    // Below the smallest normal number: adding 0.5 leaves the rounded multiple of 2^-24 in the low bits.
+    const float shifted = std::bit_cast<float>(rest) + 0.5f;
+    return static_cast<uint16_t>(sign | (std::bit_cast<uint32_t>(shifted) - 0x3f000000));
+  }
+  const uint32_t odd = rest >> 13 & 1;
+  return static_cast<uint16_t>(sign | ((rest - 0x38000000 + 0xfff + odd) >> 13));
+}
+
+}  // namespace signalbox

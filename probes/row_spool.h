@@ -1,0 +1,64 @@
+// Rows of fixed size that arrive interleaved by sample and are read back sample by sample, kept on disk meanwhile.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace signalbox {
+
+// Writes all bytes at an offset of a file; throws Error with `where` and the system's reason.
+void write_at(int descriptor, const void* data, size_t bytes, uint64_t offset, const std::string& where);
+
+// The file has no name: it vanishes with the process, however that ends. Memory: buffers of at most 32 MiB, and an index
+// of one entry for at least 64 KiB of rows or for one sample, whichever is less.
+class RowSpool {
+ public:
+  // Rows of `row_bytes` > 0 in a file in `dir`.
+  RowSpool(const std::filesystem::path& dir, size_t row_bytes);
+  ~RowSpool();
+  RowSpool(const RowSpool&) = delete;
+  RowSpool& operator=(const RowSpool&) = delete;
+
+  int64_t n_samples() const { return static_cast<int64_t>(samples_.size()); }   // highest sample seen, plus one
+  int64_t n_rows(int64_t sample) const;
+  int64_t n_rows() const { return n_rows_; }
+
+  // Appends rows [n, row_bytes] to a sample.
+  void append(int64_t sample, const std::byte* rows, int64_t n);
+  // Makes room for n rows of a sample, to be filled piecewise by write(); returns where they begin.
+  uint64_t reserve(int64_t sample, int64_t n);
+  void write(uint64_t offset, const void* data, size_t bytes);
+
+  // Calls visit(rows, n) with all rows in order of samples, in pieces that fit `buffer` (at least one row).
+  void read_all(std::span<std::byte> buffer, const std::function<void(const std::byte*, int64_t)>& visit);
+
+ private:
+  struct Extent {
+    uint64_t offset = 0;
+    int64_t n = 0;
+  };
+  struct Sample {
+    std::vector<Extent> extents;
+    std::vector<std::byte> pending;   // whole rows, not yet in the file
+    int64_t n_rows = 0;
+  };
+  Sample& at(int64_t sample);
+  void add_extent(Sample& sample, uint64_t offset, int64_t n);
+  void flush(Sample& sample);
+  void flush_all();
+
+  size_t row_bytes_;
+  std::string where_;
+  int descriptor_ = -1;
+  uint64_t end_ = 0;
+  int64_t n_rows_ = 0;
+  size_t pending_bytes_ = 0;
+  std::vector<Sample> samples_;
+  std::vector<int64_t> dirty_;        // samples with pending rows
+};
+
+}  // namespace signalbox

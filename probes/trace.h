@@ -1,0 +1,122 @@
+// The trace directory (docs/trace.md): trace.safetensors and records.jsonl, written as a stream and read back.
+#pragma once
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "kernels/tensor.h"
+#include "loaders/json/json.h"
+#include "probes/points.h"
+#include "probes/shape.h"
+#include "probes/sink.h"
+
+namespace signalbox {
+
+struct TraceOptions {
+  std::filesystem::path dir;  // made when it does not exist
+  ModelShape shape;
+  PointSet points;
+  int32_t n_slots = 0;        // width of routes: EditPlan::max_slots(), or 0 for shape.n_active()
+  bool original_ids = false;  // the run carries edits: record router.original_ids beside router.ids
+  bool compact = false;       // router.weights as F16
+  std::vector<std::string> span_names;  // at most 32, bit i of StepRows::spans is span_names[i]
+  // Further metadata: model, model_hash, tokenizer, edits, numerics, isa, device, signalbox_version. Those absent here
+  // are written as empty strings; schema, n_experts, n_active, samples and spans are the writer's own.
+  std::vector<std::pair<std::string, std::string>> metadata;
+};
+
+// Writes a trace as a stream. Rows go to a spool file without a name in `dir`, so memory does not grow with the trace;
+// samples may arrive interleaved. finish() puts them in order, syncs and renames. Without finish() nothing remains.
+// Not thread-safe. Failures to write are Errors that name the file.
+class TraceWriter : public ProbeSink {
+ public:
+  explicit TraceWriter(TraceOptions options);
+  ~TraceWriter() override;
+
+  bool wants(Point point, int32_t layer) const override;
+  void begin(const StepRows& rows) override;
+  void take(Point point, int32_t layer, const float* data, int64_t width) override;
+  void take_ids(int32_t layer, const int32_t* ids, const int32_t* original_ids, int64_t n_slots) override;
+  void end() override;
+
+  int64_t n_rows() const;                // recorded so far, over all samples
+  int64_t n_rows(int64_t sample) const;  // of one sample
+
+  // Writes the directory's files. ids[i] names sample i (ids repeat where a record has several samples); record(i) is its
+  // line in records.jsonl. No other call may follow.
+  void finish(std::span<const std::string> ids, const std::function<json::Value(int64_t)>& record);
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+// Reads a trace.safetensors: everything in it is checked against the schema before the constructor returns, but for
+// the values of large tensors, which accessors check as they read.
+class TraceReader {
+ public:
+  // `path` is the directory or the file.
+  explicit TraceReader(const std::filesystem::path& path);
+  ~TraceReader();
+  TraceReader(const TraceReader&) = delete;
+  TraceReader& operator=(const TraceReader&) = delete;
+
+  const std::string& file() const;             // for messages
+  int64_t n_tokens() const;                    // T
+  int64_t n_samples() const;                   // S
+  int32_t n_experts() const;                   // E
+  int32_t n_active() const;                    // of the model; routes have n_slots() >= n_active() slots
+  int32_t n_slots() const;                     // k of router.ids, router.weights; 0 when neither is recorded
+  bool edited() const;                         // router.original_ids is there
+  const std::vector<int32_t>& layers() const;  // recorded layers with a router, ascending
+  std::optional<int32_t> layer_index(int32_t layer) const;  // where a layer stands in layers()
+  const std::vector<std::string>& sample_ids() const;
+  const std::vector<std::string>& span_names() const;
+  // A metadata string; empty when absent.
+  std::string metadata(std::string_view key) const;
+
+  struct Rows {
+    int64_t begin = 0, end = 0;
+    int64_t size() const { return end - begin; }
+  };
+  Rows rows(int64_t sample) const;
+  // The nth sample (from 0) of the record with this id.
+  std::optional<int64_t> find_sample(std::string_view id, int64_t nth = 0) const;
+  int64_t count_samples(std::string_view id) const;
+
+  std::vector<int32_t> tokens(Rows rows) const;
+  std::vector<int32_t> positions(Rows rows) const;
+  std::vector<uint8_t> phase(Rows rows) const;
+  std::vector<uint32_t> spans(Rows rows) const;
+
+  bool has(std::string_view tensor) const;
+  std::vector<std::string> tensor_names() const;
+  std::vector<int64_t> tensor_shape(std::string_view tensor) const;
+  // Elements of one row of a tensor whose first dimension is T.
+  int64_t tensor_width(std::string_view tensor) const;
+
+  // Routes of some rows: [rows, L, n_slots], -1 = unused slot. Ids beyond E, or a route that names an expert twice, are
+  // Errors.
+  std::vector<int32_t> ids(Rows rows) const { return read_ids("router.ids", rows); }
+  std::vector<int32_t> original_ids(Rows rows) const { return read_ids("router.original_ids", rows); }
+  std::vector<float> weights(Rows rows) const { return floats("router.weights", rows); }
+  // Rows of any tensor of floats (F32, F16 or BF16) as f32.
+  std::vector<float> floats(std::string_view tensor, Rows rows) const;
+  void floats(std::string_view tensor, Rows rows, float* out) const;
+  // The rows in place, when they are F32 and aligned; else null. Valid as long as the reader lives.
+  const float* floats_in_place(std::string_view tensor, Rows rows) const;
+
+ private:
+  std::vector<int32_t> read_ids(std::string_view tensor, Rows rows) const;
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace signalbox

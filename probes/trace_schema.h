@@ -1,0 +1,20 @@
+// What the writer and the reader of a trace must agree on.
+#pragma once
+#include <array>
+#include <cstdint>
+#include <string_view>
+
+namespace signalbox {
+
+inline constexpr std::string_view trace_schema = "signalbox.trace/1";
+inline constexpr const char* trace_file = "trace.safetensors";
+inline constexpr const char* records_file = "records.jsonl";
+inline constexpr int64_t max_span_names = 32;
+// Tables over positions are made from traces; this bounds what a broken one can ask for.
+inline constexpr int32_t max_positions = 1 << 24;
+
+// Metadata that the run gives; schema, n_experts, n_active, samples and spans are the writer's own.
+inline constexpr std::array<std::string_view, 8> run_metadata = {
+    "model", "model_hash", "tokenizer", "edits", "numerics", "isa", "device", "signalbox_version"};
+
+}  // namespace signalbox

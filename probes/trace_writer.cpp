@@ -1,0 +1,396 @@
+// Writing a trace: each batch becomes rows of a spool, finish() turns rows into tensors.
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <map>
+
+#include "kernels/error.h"
+#include "loaders/safetensors/safetensors.h"
+#include "probes/half.h"
+#include "probes/row_spool.h"
+#include "probes/trace.h"
+#include "probes/trace_schema.h"
+
+namespace signalbox {
+
+namespace {
+
+constexpr size_t max_staged_bytes = size_t{32} << 20;   // of one batch; larger ones go to the spool piece by piece
+constexpr size_t chunk_bytes = size_t{16} << 20;        // of rows, while tensors are written
+
+// A tensor of the file whose first dimension is T, and where its elements lie within a row of the spool.
+struct RowTensor {
+  std::string name;
+  std::string dtype;
+  std::vector<int64_t> tail;     // shape without T
+  size_t bytes = 0, offset = 0;  // of one row
+};
+
+// What one take() fills: `width` elements at `offset` of a row; `limit` of them come from the forward, the rest (layers
+// of fewer experts than E) is NaN.
+struct Column {
+  int64_t offset = -1;
+  int64_t width = 0, given = 0;
+};
+
+// A file under a temporary name, removed unless it was renamed.
+class TemporaryFile {
+ public:
+  explicit TemporaryFile(std::filesystem::path path) : path_(std::move(path)) {
+    temporary_ = path_;
+    temporary_ += ".tmp-" + std::to_string(::getpid());
+    descriptor_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    if (descriptor_ < 0) fail("cannot create the file: ");
+  }
+  ~TemporaryFile() {
+    if (descriptor_ >= 0) ::close(descriptor_);
+    if (!renamed_) ::unlink(temporary_.c_str());
+  }
+  TemporaryFile(const TemporaryFile&) = delete;
+  TemporaryFile& operator=(const TemporaryFile&) = delete;
+
+  void write(const void* data, size_t bytes, uint64_t offset) {
+    write_at(descriptor_, data, bytes, offset, temporary_.string());
+  }
+  void sync() {
+    if (::fsync(descriptor_) != 0) fail("cannot write: ");
+    const int descriptor = std::exchange(descriptor_, -1);
+    if (::close(descriptor) != 0) fail("cannot write: ");
+  }
+  void rename() {
+    if (std::rename(temporary_.c_str(), path_.c_str()) != 0) fail("cannot rename the finished file: ");
+    renamed_ = true;
+  }
+
+ private:
+  [[noreturn]] void fail(const char* what) const { throw Error(temporary_.string(), what + std::string(std::strerror(errno))); }
+  std::filesystem::path path_, temporary_;
+  int descriptor_ = -1;
+  bool renamed_ = false;
+};
+
+void sync_directory(const std::filesystem::path& dir) {
+  const int descriptor = ::open(dir.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  const bool done = descriptor >= 0 && ::fsync(descriptor) == 0;
+  const int reason = errno;
+  if (descriptor >= 0) ::close(descriptor);
+  if (!done) throw Error(dir.string(), std::string("cannot flush the directory: ") + std::strerror(reason));
+}
+
+[[noreturn]] void misuse(const std::string& what) { throw Error("trace", what); }
+
+}  // namespace
+
+struct TraceWriter::State {
+  TraceOptions options;
+  std::vector<int32_t> layers;      // with recorded router points
+  std::vector<RowTensor> tensors;   // in order of offset
+  std::vector<Column> columns;      // [column_of()]
+  size_t row_bytes = 0;
+  size_t tokens = 0, positions = 0, spans = 0, phase = 0, original_ids = 0;   // offsets of a row
+  bool wide_ids = false, compact = false;
+  int64_t n_columns = 0;
+  std::unique_ptr<RowSpool> spool;
+
+  // The batch at hand.
+  bool open = false, finished = false;
+  std::vector<RowRange> ranges;
+  int64_t n_rows = 0;
+  std::vector<uint64_t> extents;    // of ranges, when the batch goes to the spool piece by piece
+  std::vector<std::byte> staged, piece;
+  std::vector<uint8_t> taken;       // [column_of()]
+  int64_t n_taken = 0;
+
+  size_t column_of(Point point, int32_t layer) const {
+    return static_cast<size_t>(point) * (options.shape.layers.size() + 1) + static_cast<size_t>(layer + 1);
+  }
+  size_t add(std::string name, std::string dtype, std::vector<int64_t> tail) {
+    RowTensor tensor{std::move(name), std::move(dtype), std::move(tail), 0, row_bytes};
+    tensor.bytes = static_cast<size_t>(safetensors::TensorHeader{tensor.name, tensor.dtype, tensor.tail}.bytes());
+    row_bytes += tensor.bytes;
+    tensors.push_back(std::move(tensor));
+    return tensors.back().offset;
+  }
+  void add_column(Point point, int32_t layer, size_t offset, int64_t width, int64_t given) {
+    columns[column_of(point, layer)] = {static_cast<int64_t>(offset), width, given};
+    ++n_columns;
+  }
+  void lay_out();
+
+  // Puts elements of all rows in place: fill(row, out) writes `bytes` of one row.
+  template <class Fill>
+  void put(size_t offset, size_t bytes, Fill fill) {
+    if (extents.empty()) {
+      for (int64_t r = 0; r < n_rows; ++r) fill(r, staged.data() + static_cast<size_t>(r) * row_bytes + offset);
+      return;
+    }
+    piece.resize(bytes);
+    for (size_t i = 0; i < ranges.size(); ++i)
+      for (int64_t r = 0; r < ranges[i].n_rows; ++r) {
+        fill(ranges[i].batch_row + r, piece.data());
+        spool->write(extents[i] + static_cast<uint64_t>(r) * row_bytes + offset, piece.data(), bytes);
+      }
+  }
+  const Column& take(Point point, int32_t layer) {
+    if (!open) misuse("expected take() between begin() and end()");
+    const Column& column = columns.at(column_of(point, layer));
+    if (column.offset < 0) misuse("expected a point that is recorded, found " + point_name(point, layer));
+    uint8_t& taken_already = taken[column_of(point, layer)];
+    if (taken_already) misuse("expected " + point_name(point, layer) + " once a batch, found it twice");
+    taken_already = 1;
+    ++n_taken;
+    return column;
+  }
+  void check_width(Point point, int32_t layer, int64_t expected, int64_t found) const {
+    if (expected != found)
+      misuse("expected rows of " + std::to_string(expected) + " for " + point_name(point, layer) + ", found " +
+             std::to_string(found));
+  }
+  void put_ids(size_t offset, const int32_t* ids, int64_t n_slots) {
+    const size_t size = wide_ids ? 2 : 1;
+    put(offset, size * static_cast<size_t>(n_slots), [&](int64_t r, std::byte* out) {
+      for (int64_t k = 0; k < n_slots; ++k) {
+        // -1, an unused slot, becomes the dtype's maximum.
+        const uint16_t id = static_cast<uint16_t>(ids[r * n_slots + k]);
+        std::memcpy(out + size * static_cast<size_t>(k), &id, size);
+      }
+    });
+  }
+  void write_tensors(TemporaryFile& file, std::span<const std::string> ids);
+};
+
+void TraceWriter::State::lay_out() {
+  const ModelShape& shape = options.shape;
+  const int32_t n_experts = shape.n_experts();
+  const int64_t n_slots = options.n_slots, n_router_layers = static_cast<int64_t>(layers.size());
+  wide_ids = n_experts >= 256;
+  compact = options.compact;
+  columns.assign(static_cast<size_t>(n_points) * (shape.layers.size() + 1), Column());
+  // Wide elements first, so that every tensor of the file is aligned for its dtype.
+  tokens = add("tokens", "I32", {});
+  positions = add("positions", "I32", {});
+  spans = add("spans", "U32", {});
+  auto stacked = [&](Point point, const std::string& dtype, int64_t width) {
+    if (!options.points.wants_any(point)) return;
+    std::vector<int64_t> tail = {n_router_layers};
+    if (point_info(point).shape != PointInfo::Shape::scalar) tail.push_back(width);
+    const size_t offset = add(std::string(point_info(point).name), dtype, tail);
+    const size_t layer_bytes = tensors.back().bytes / static_cast<size_t>(n_router_layers);
+    for (size_t i = 0; i < layers.size(); ++i)
+      add_column(point, layers[i], offset + i * layer_bytes, width,
+                 point_width(point, layers[i], shape, options.n_slots));
+  };
+  stacked(Point::router_margin, "F32", 1);
+  stacked(Point::router_logits, "F32", n_experts);
+  stacked(Point::router_scores, "F32", n_experts);
+  if (!compact) stacked(Point::router_weights, "F32", n_slots);
+  for (const PointAt& at : options.points.all()) {
+    if (point_info(at.point).router()) continue;
+    const int64_t width = point_width(at.point, at.layer, shape, options.n_slots);
+    std::vector<int64_t> tail = {width};
+    if (point_info(at.point).slots()) tail = {n_slots, width};
+    const size_t offset = add(point_name(at.point, at.layer), "F32", tail);
+    const int64_t row = width * (point_info(at.point).slots() ? n_slots : 1);
+    add_column(at.point, at.layer, offset, row, row);
+  }
+  if (compact) stacked(Point::router_weights, "F16", n_slots);
+  const char* id_dtype = wide_ids ? "U16" : "U8";
+  stacked(Point::router_ids, id_dtype, n_slots);
+  if (options.original_ids && options.points.wants_any(Point::router_ids))
+    original_ids = add("router.original_ids", id_dtype, {n_router_layers, n_slots});
+  phase = add("phase", "U8", {});
+}
+
+TraceWriter::TraceWriter(TraceOptions options) : state_(std::make_unique<State>()) {
+  if (options.n_slots == 0) options.n_slots = options.shape.n_active();
+  if (static_cast<int64_t>(options.span_names.size()) > max_span_names)
+    throw Error((options.dir / trace_file).string(), "expected at most 32 names of spans in a trace, found " +
+                                                         std::to_string(options.span_names.size()));
+  for (const auto& [key, value] : options.metadata)
+    if (std::find(run_metadata.begin(), run_metadata.end(), key) == run_metadata.end())
+      misuse("expected metadata that the schema knows, found \"" + key + "\"");
+  std::error_code failed;
+  std::filesystem::create_directories(options.dir, failed);
+  if (failed) throw Error(options.dir.string(), "cannot make the directory: " + failed.message());
+  state_->options = std::move(options);
+  state_->layers = state_->options.points.router_layers();
+  state_->lay_out();
+  state_->spool = std::make_unique<RowSpool>(state_->options.dir, state_->row_bytes);
+  state_->taken.resize(state_->columns.size());
+}
+
+TraceWriter::~TraceWriter() = default;
+
+bool TraceWriter::wants(Point point, int32_t layer) const { return state_->options.points.wants(point, layer); }
+int64_t TraceWriter::n_rows() const { return state_->spool->n_rows(); }
+int64_t TraceWriter::n_rows(int64_t sample) const { return state_->spool->n_rows(sample); }
+
+void TraceWriter::begin(const StepRows& rows) {
+  State& s = *state_;
+  if (s.open || s.finished) misuse("expected end() before the next begin()");
+  std::map<int64_t, int64_t> next;   // rows of samples that occur more than once in the batch
+  for (const RowRange& range : rows.ranges) {
+    if (range.sample < 0 || range.n_rows < 0 || range.batch_row < 0 || range.batch_row + range.n_rows > rows.n_rows)
+      misuse("expected ranges within the batch");
+    auto [known, fresh] = next.try_emplace(range.sample, s.spool->n_rows(range.sample));
+    if (range.first_row != known->second)
+      misuse("expected row " + std::to_string(known->second) + " of sample " + std::to_string(range.sample) +
+             ", found row " + std::to_string(range.first_row));
+    known->second += range.n_rows;
+  }
+  s.ranges.assign(rows.ranges.begin(), rows.ranges.end());
+  std::erase_if(s.ranges, [](const RowRange& range) { return range.n_rows == 0; });
+  s.n_rows = rows.n_rows;
+  s.open = true;
+  s.extents.clear();
+  std::fill(s.taken.begin(), s.taken.end(), 0);
+  s.n_taken = 0;
+  if (static_cast<size_t>(rows.n_rows) * s.row_bytes <= max_staged_bytes) {
+    s.staged.resize(static_cast<size_t>(rows.n_rows) * s.row_bytes);
+  } else {
+    for (const RowRange& range : s.ranges) s.extents.push_back(s.spool->reserve(range.sample, range.n_rows));
+  }
+  if (s.ranges.empty()) return;
+  auto put = [&](size_t offset, const auto* data, auto otherwise) {
+    s.put(offset, sizeof(otherwise), [&](int64_t r, std::byte* out) {
+      const auto value = data ? data[r] : otherwise;
+      std::memcpy(out, &value, sizeof(otherwise));
+    });
+  };
+  put(s.tokens, rows.tokens, int32_t{0});
+  put(s.positions, rows.positions, int32_t{0});
+  put(s.spans, rows.spans, uint32_t{0});
+  put(s.phase, rows.phase, uint8_t{0});
+}
+
+void TraceWriter::take(Point point, int32_t layer, const float* data, int64_t width) {
+  State& s = *state_;
+  const Column& column = s.take(point, layer);
+  s.check_width(point, layer, column.given, width);
+  if (s.ranges.empty()) return;
+  const size_t n = static_cast<size_t>(column.given), offset = static_cast<size_t>(column.offset);
+  if (point == Point::router_weights && s.compact) {
+    s.put(offset, 2 * n, [&](int64_t r, std::byte* out) {
+      for (size_t k = 0; k < n; ++k) {
+        const uint16_t half = f16_of_float(data[static_cast<size_t>(r) * n + k]);
+        std::memcpy(out + 2 * k, &half, 2);
+      }
+    });
+    return;
+  }
+  s.put(offset, sizeof(float) * static_cast<size_t>(column.width), [&](int64_t r, std::byte* out) {
+    std::memcpy(out, data + static_cast<size_t>(r) * n, sizeof(float) * n);
+    const float none = std::numeric_limits<float>::quiet_NaN();
+    for (size_t k = n; k < static_cast<size_t>(column.width); ++k)
+      std::memcpy(out + sizeof(float) * k, &none, sizeof(float));
+  });
+}
+
+void TraceWriter::take_ids(int32_t layer, const int32_t* ids, const int32_t* original_ids, int64_t n_slots) {
+  State& s = *state_;
+  const Column& column = s.take(Point::router_ids, layer);
+  s.check_width(Point::router_ids, layer, column.given, n_slots);
+  if (s.ranges.empty()) return;
+  s.put_ids(static_cast<size_t>(column.offset), ids, n_slots);
+  if (!s.options.original_ids) return;
+  const auto first = std::lower_bound(s.layers.begin(), s.layers.end(), layer) - s.layers.begin();
+  const size_t layer_bytes = static_cast<size_t>(n_slots) * (s.wide_ids ? 2 : 1);
+  s.put_ids(s.original_ids + static_cast<size_t>(first) * layer_bytes, original_ids ? original_ids : ids, n_slots);
+}
+
+void TraceWriter::end() {
+  State& s = *state_;
+  if (!s.open) misuse("expected begin() before end()");
+  s.open = false;
+  if (s.n_taken != s.n_columns)
+    for (const PointAt& at : s.options.points.all())
+      if (!s.taken[s.column_of(at.point, at.layer)])
+        misuse("expected a value at " + point_name(at.point, at.layer) + ", which is to be recorded, found none");
+  if (!s.extents.empty()) return;
+  for (const RowRange& range : s.ranges)
+    s.spool->append(range.sample, s.staged.data() + static_cast<size_t>(range.batch_row) * s.row_bytes, range.n_rows);
+}
+
+void TraceWriter::State::write_tensors(TemporaryFile& file, std::span<const std::string> ids) {
+  const int64_t n_tokens = spool->n_rows();
+  std::vector<int64_t> offsets = {0};
+  json::Value samples = json::Value::array(), names = json::Value::array();
+  for (size_t i = 0; i < ids.size(); ++i) {
+    samples.push_back(json::Value(ids[i]));
+    offsets.push_back(offsets.back() + spool->n_rows(static_cast<int64_t>(i)));
+  }
+  for (const std::string& name : options.span_names) names.push_back(json::Value(name));
+  std::map<std::string, std::string> metadata;
+  for (std::string_view key : run_metadata) metadata.emplace(key, "");
+  for (const auto& [key, value] : options.metadata) metadata[key] = value;
+  metadata["schema"] = trace_schema;
+  metadata["n_experts"] = std::to_string(options.shape.n_experts());
+  metadata["n_active"] = std::to_string(options.shape.n_active());
+  metadata["samples"] = json::dump(samples);
+  metadata["spans"] = json::dump(names);
+
+  std::vector<safetensors::TensorHeader> headers;
+  headers.push_back({"sample_offsets", "I64", {static_cast<int64_t>(offsets.size())}});
+  headers.push_back({"layers", "I32", {static_cast<int64_t>(layers.size())}});
+  for (const RowTensor& tensor : tensors) {
+    std::vector<int64_t> tensor_shape = {n_tokens};
+    tensor_shape.insert(tensor_shape.end(), tensor.tail.begin(), tensor.tail.end());
+    headers.push_back({tensor.name, tensor.dtype, std::move(tensor_shape)});
+  }
+  const std::string header = safetensors::make_header(headers, metadata);
+  file.write(header.data(), header.size(), 0);
+  uint64_t end = header.size();
+  file.write(offsets.data(), offsets.size() * sizeof(int64_t), end);
+  end += offsets.size() * sizeof(int64_t);
+  file.write(layers.data(), layers.size() * sizeof(int32_t), end);
+  end += layers.size() * sizeof(int32_t);
+  std::vector<uint64_t> next;   // where each tensor goes on
+  for (const RowTensor& tensor : tensors) {
+    next.push_back(end);
+    end += tensor.bytes * static_cast<uint64_t>(n_tokens);
+  }
+  std::vector<std::byte>().swap(staged);
+  std::vector<std::byte> buffer(std::max(row_bytes, std::min(chunk_bytes, row_bytes * static_cast<size_t>(n_tokens))));
+  std::vector<std::byte> one;
+  spool->read_all(buffer, [&](const std::byte* rows, int64_t n) {
+    for (size_t i = 0; i < tensors.size(); ++i) {
+      const RowTensor& tensor = tensors[i];
+      one.resize(tensor.bytes * static_cast<size_t>(n));
+      for (int64_t r = 0; r < n; ++r)
+        std::memcpy(one.data() + static_cast<size_t>(r) * tensor.bytes,
+                    rows + static_cast<size_t>(r) * row_bytes + tensor.offset, tensor.bytes);
+      file.write(one.data(), one.size(), next[i]);
+      next[i] += one.size();
+    }
+  });
+}
+
+void TraceWriter::finish(std::span<const std::string> ids, const std::function<json::Value(int64_t)>& record) {
+  State& s = *state_;
+  if (s.open || s.finished) misuse("expected finish() once, after the last end()");
+  if (s.spool->n_samples() > static_cast<int64_t>(ids.size()))
+    misuse("expected rows of at most " + std::to_string(ids.size()) + " samples, found " +
+           std::to_string(s.spool->n_samples()));
+  s.finished = true;
+  TemporaryFile trace(s.options.dir / trace_file), records(s.options.dir / records_file);
+  s.write_tensors(trace, ids);
+  std::string lines;
+  uint64_t written = 0;
+  for (size_t i = 0; i < ids.size(); ++i) {
+    lines += json::dump(record(static_cast<int64_t>(i))) + "\n";
+    if (lines.size() < (size_t{1} << 20) && i + 1 < ids.size()) continue;
+    records.write(lines.data(), lines.size(), written);
+    written += lines.size();
+    lines.clear();
+  }
+  trace.sync();
+  records.sync();
+  records.rename();
+  trace.rename();
+  sync_directory(s.options.dir);
+}
+
+}  // namespace signalbox

@@ -1,0 +1,207 @@
+// The forward of every family against transformers at every probe point, in order of execution; edited runs against the
+// independent implementation of tests/goldens/reference_edits.py; greedy decoding; log-probabilities.
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <set>
+
+#include "engine/runner.h"
+#include "eval/data/records.h"
+#include "loaders/model/load.h"
+#include "loaders/safetensors/safetensors.h"
+#include "tests/forward/tolerances.h"
+#include "tests/support.h"
+
+namespace {
+
+using namespace signalbox;
+namespace fs = std::filesystem;
+
+const fs::path goldens = fs::path(SIGNALBOX_SOURCE_DIR) / "tests/goldens";
+
+std::vector<fs::path> case_directories() {
+  std::vector<fs::path> found;
+  for (const auto& entry : fs::directory_iterator(goldens))
+    if (fs::exists(entry.path() / "base.safetensors")) found.push_back(entry.path());
+  std::sort(found.begin(), found.end());
+  return found;
+}
+
+std::vector<float> floats(const safetensors::File& file, const std::string& name) {
+  const auto& info = file.at(name);
+  std::vector<float> out(info.elements());
+  if (info.dtype == "I32") {
+    const auto* data = reinterpret_cast<const int32_t*>(file.data(info));
+    std::copy(data, data + out.size(), out.begin());
+  } else {
+    REQUIRE(info.dtype == "F32");
+    std::memcpy(out.data(), file.data(info), out.size() * 4);
+  }
+  return out;
+}
+
+// A model with a backend, ready to run.
+struct Ready {
+  LoadedModel loaded;
+  std::unique_ptr<Backend> backend;
+  ModelShape shape;
+  explicit Ready(const fs::path& directory)
+      : loaded(load_model(directory.string())), backend(make_cpu_backend({})), shape(probe_shape(loaded.model)) {}
+};
+
+struct Ran {
+  std::map<std::string, test::MemorySink::Values> points;
+  Result result;
+};
+
+Ran run(Ready& model, const EncodedRecord& record, const EditPlan* plan, const std::string& points, int64_t max_new,
+        bool score = false) {
+  Job job;
+  job.prompt = record.prompt;
+  job.record_hash = record_hash(record.prompt->id);
+  job.max_new = max_new;
+  job.score = score;
+  if (plan && !plan->empty())
+    job.edits = plan->bind({record.prompt->id, 0, static_cast<int64_t>(record.prompt->tokens.size()), record.spans});
+  Forward forward(*model.backend, model.loaded.model, model.loaded.weights, plan ? plan->max_slots() : 0);
+  test::MemorySink sink(PointSet::parse(points, model.shape));
+  Ran out;
+  RunEvents events;
+  events.on_done = [&](Result result) { out.result = std::move(result); };
+  run_jobs(forward, {job}, RunOptions{}, events, points == "embed" ? nullptr : &sink);
+  out.points = std::move(sink.samples[0]);
+  return out;
+}
+
+// Largest difference, and a description of the worst element.
+struct Compared {
+  double worst = 0;
+  std::string text;
+};
+Compared compare(const std::vector<float>& expected, const std::vector<float>& found) {
+  Compared c;
+  if (expected.size() != found.size()) {
+    c.worst = INFINITY;
+    c.text = std::to_string(expected.size()) + " values expected, " + std::to_string(found.size()) + " found";
+    return c;
+  }
+  for (size_t i = 0; i < expected.size(); ++i) {
+    const double difference = std::abs(static_cast<double>(expected[i]) - found[i]);
+    if (!(difference <= c.worst)) {
+      c.worst = std::isnan(difference) ? INFINITY : difference;
+      c.text = "element " + std::to_string(i) + ": expected " + std::to_string(expected[i]) + ", found " +
+               std::to_string(found[i]);
+    }
+  }
+  return c;
+}
+
+std::vector<EncodedRecord> records_of(const fs::path& directory) {
+  const auto records = read_records((directory / "records.jsonl").string());
+  std::vector<EncodedRecord> encoded;
+  for (const Record& record : records) encoded.push_back(encode_record(record, {}, span_names(records)));
+  return encoded;
+}
+
+}  // namespace
+
+TEST_CASE("goldens: every family at every probe point") {
+  const auto cases = case_directories();
+  REQUIRE(cases.size() >= 10);
+  for (const fs::path& directory : cases) {
+    CAPTURE(directory.filename().string());
+    Ready model(directory / "model");
+    const auto records = records_of(directory);
+    for (size_t r = 0; r < records.size(); ++r) {
+      const auto file = safetensors::File::open(directory / (r == 0 ? "base.safetensors" : "p1.safetensors"));
+      const Ran ran = run(model, records[r], nullptr, "*", 0);
+      // In order of execution, so that the first failure is where the forward first goes wrong.
+      for (const PointAt& at : PointSet::parse("*", model.shape).all()) {
+        const std::string name = point_name(at.point, at.layer);
+        if (!file->find(name)) continue;
+        REQUIRE_MESSAGE(ran.points.contains(name), name);
+        const Compared c = compare(floats(*file, name), ran.points.at(name).data);
+        const double allowed = name.ends_with(".ids") ? 0 : test::forward_tolerance;
+        INFO(name << " (" << c.text << ")");
+        REQUIRE(c.worst <= allowed);
+      }
+    }
+  }
+}
+
+TEST_CASE("goldens: log-probabilities and greedy decoding") {
+  for (const fs::path& directory : case_directories()) {
+    CAPTURE(directory.filename().string());
+    Ready model(directory / "model");
+    const auto records = records_of(directory);
+    for (size_t r = 0; r < records.size(); ++r) {
+      const auto file = safetensors::File::open(directory / (r == 0 ? "base.safetensors" : "p1.safetensors"));
+      const std::vector<float> expected = floats(*file, "logprobs");
+      const Ran scored = run(model, records[r], nullptr, "embed", 0, true);
+      const std::vector<float> found(scored.result.logprobs.begin(), scored.result.logprobs.end());
+      const Compared c = compare(expected, found);
+      INFO(c.text);
+      CHECK(c.worst <= test::forward_tolerance);
+
+      const std::vector<float> greedy = floats(*file, "greedy");
+      const Ran generated = run(model, records[r], nullptr, "embed", static_cast<int64_t>(greedy.size()));
+      CHECK(std::vector<float>(generated.result.tokens.begin(), generated.result.tokens.end()) == greedy);
+    }
+  }
+}
+
+TEST_CASE("goldens: edited runs") {
+  int checked = 0;
+  for (const fs::path& directory : case_directories()) {
+    const fs::path expected_file = directory / "edits.safetensors";
+    if (!fs::exists(expected_file)) continue;
+    CAPTURE(directory.filename().string());
+    Ready model(directory / "model");
+    const auto records = records_of(directory);
+    const auto file = safetensors::File::open(expected_file);
+    std::vector<fs::path> specs;
+    for (const auto& entry : fs::directory_iterator(directory / "edits"))
+      if (entry.path().extension() == ".json") specs.push_back(entry.path());
+    std::sort(specs.begin(), specs.end());
+    for (const fs::path& spec : specs) {
+      const std::string name = spec.stem().string();
+      CAPTURE(name);
+      if (!file->find(name + "/logits")) continue;
+      std::shared_ptr<const EditPlan> plan;
+      REQUIRE_NOTHROW(plan = EditPlan::load(spec, model.shape, 0));
+      Ran ran;
+      REQUIRE_NOTHROW(ran = run(model, records[0], plan.get(), "*router.ids,*router.weights,logits", 0));
+      ++checked;
+      // The golden tensors stack the layers: [T, L, k].
+      for (const std::string tensor : {"router.ids", "router.original_ids", "router.weights"}) {
+        const auto* info = file->find(name + "/" + tensor);
+        if (!info) continue;
+        const std::vector<float> expected = floats(*file, name + "/" + tensor);
+        const auto layers = model.shape.moe_layers();
+        const int64_t n_tokens = info->shape[0], slots = info->shape[2];
+        std::vector<float> found;
+        for (int64_t t = 0; t < n_tokens; ++t)
+          for (int32_t l : layers) {
+            const auto& values = ran.points.at("layer." + std::to_string(l) + "." + tensor);
+            REQUIRE(values.width >= slots);
+            found.insert(found.end(), values.data.begin() + t * values.width,
+                         values.data.begin() + t * values.width + slots);
+          }
+        const Compared c = compare(expected, found);
+        INFO(tensor << " " << c.text);
+        CHECK(c.worst <= (tensor == "router.weights" ? test::forward_tolerance : 0.0));
+      }
+      const auto& shape = file->at(name + "/logits").shape;
+      const auto& logits = ran.points.at("logits");
+      const Compared c = compare(
+          floats(*file, name + "/logits"),
+          std::vector<float>(logits.data.end() - shape[0] * shape[1], logits.data.end()));
+      INFO("logits " << c.text);
+      CHECK(c.worst <= test::forward_tolerance);
+    }
+  }
+  CHECK(checked > 0);
+}

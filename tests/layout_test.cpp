@@ -1,0 +1,99 @@
+// The rules of the folders: who may include whom, where family names and CUDA headers may stand, how long a file may be.
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <regex>
+#include <set>
+#include <string>
+#include <vector>
+
+namespace {
+
+namespace fs = std::filesystem;
+
+const std::map<std::string, std::set<std::string>> allowed = {
+    {"kernels", {"kernels"}},
+    {"probes", {"kernels", "probes"}},
+    {"engine", {"kernels", "probes", "engine"}},
+    {"loaders", {"kernels", "probes", "engine", "loaders"}},
+    {"eval", {"kernels", "probes", "engine", "eval"}},
+    {"tools", {"kernels", "probes", "engine", "loaders", "eval", "tools"}},
+    {"tests", {"kernels", "probes", "engine", "loaders", "eval", "tools", "tests"}},
+};
+// Rooms that any folder may include, and all that they themselves may include: error and tensor types.
+const std::vector<std::string> leaf_rooms = {"loaders/json/", "loaders/safetensors/"};
+const std::set<std::string> leaf_includes = {"kernels/error.h", "kernels/tensor.h"};
+
+bool in_leaf_room(const std::string& path) {
+  return std::any_of(leaf_rooms.begin(), leaf_rooms.end(), [&](const auto& room) { return path.starts_with(room); });
+}
+
+// What is wrong with one file, a line each.
+std::vector<std::string> violations(const std::string& path, const std::vector<std::string>& lines) {
+  std::vector<std::string> found;
+  const std::string folder = path.substr(0, path.find('/'));
+  static const std::regex include_line("^\\s*#\\s*include\\s*([<\"])([^>\"]+)[>\"]");
+  static const std::regex family("mixtral|deepseek|olmoe|qwen|gpt_oss|gpt-oss|gptoss", std::regex::icase);
+  const bool families_allowed =
+      path.starts_with("loaders/families/") || folder == "tests" || path.starts_with("tools/builtin/");
+  for (size_t n = 0; n < lines.size(); ++n) {
+    const std::string at = path + ":" + std::to_string(n + 1) + ": ";
+    std::smatch match;
+    if (std::regex_search(lines[n], match, include_line)) {
+      const std::string target = match[2];
+      if (match[1] == "<") {
+        if (target.starts_with("cuda") && !path.starts_with("kernels/cuda/")) found.push_back(at + "CUDA header");
+      } else {
+        const std::string to = target.substr(0, target.find('/'));
+        if (in_leaf_room(path)) {
+          if (!in_leaf_room(target) && !leaf_includes.contains(target)) found.push_back(at + "a leaf room includes " + target);
+        } else if (allowed.contains(to) && !allowed.at(folder).contains(to) && !in_leaf_room(target)) {
+          found.push_back(at + folder + " includes " + target);
+        }
+      }
+    }
+    if (!families_allowed && std::regex_search(lines[n], family)) found.push_back(at + "a family's name");
+  }
+  const bool table = path.ends_with(".inc") || path.find("unicode_tables") != std::string::npos;
+  if (lines.size() > 820 && !table) found.push_back(path + ": " + std::to_string(lines.size()) + " lines");
+  return found;
+}
+
+}  // namespace
+
+TEST_CASE("folders keep the dependency rule") {
+  const fs::path root = SIGNALBOX_SOURCE_DIR;
+  std::vector<std::string> found;
+  int files = 0;
+  for (const auto& [folder, includes] : allowed) {
+    for (const auto& entry : fs::recursive_directory_iterator(root / folder)) {
+      const std::string extension = entry.path().extension().string();
+      static const std::set<std::string> code = {".h", ".cpp", ".inc", ".cu", ".cuh", ".def"};
+      if (!entry.is_regular_file() || !code.contains(extension)) continue;
+      ++files;
+      std::vector<std::string> lines;
+      std::ifstream in(entry.path());
+      for (std::string line; std::getline(in, line);) lines.push_back(line);
+      const auto bad = violations(fs::relative(entry.path(), root).generic_string(), lines);
+      found.insert(found.end(), bad.begin(), bad.end());
+    }
+  }
+  CHECK(files > 30);
+  for (const std::string& line : found) MESSAGE(line);
+  CHECK(found.empty());
+}
+
+TEST_CASE("the dependency rule can fail") {
+  CHECK(violations("kernels/cpu/x.cpp", {"#include \"engine/model.h\""}).size() == 1);
+  CHECK(violations("probes/x.cpp", {"#include \"loaders/json/json.h\""}).empty());
+  CHECK(violations("probes/x.cpp", {"#include \"loaders/model/load.h\""}).size() == 1);
+  CHECK(violations("loaders/json/x.cpp", {"#include \"engine/model.h\""}).size() == 1);
+  CHECK(violations("eval/x.cpp", {"#include \"loaders/model/load.h\""}).size() == 1);
+  CHECK(violations("engine/x.cpp", {"#include <cuda_runtime.h>"}).size() == 1);
+  CHECK(violations("engine/x.cpp", {"// as Mixtral does"}).size() == 1);
+  CHECK(violations("loaders/families/x.cpp", {"// as Mixtral does"}).empty());
+  CHECK(violations("engine/x.cpp", std::vector<std::string>(900)).size() == 1);
+}

@@ -1,0 +1,80 @@
+// Runs the router kernel on a few tokens and keeps what it wrote.
+#pragma once
+#include <memory>
+#include <vector>
+
+#include "tests/ops/op_data.h"
+
+namespace signalbox::test {
+
+struct RouterRun {
+  RouterRun(int64_t n_tokens, const Router& router, int32_t n_slots)
+      : n_slots(n_slots), ids(static_cast<size_t>(n_tokens * n_slots), -7), original_ids(ids), weights(ids.size(), std::nanf("")),
+        margin(static_cast<size_t>(n_tokens)), scores(static_cast<size_t>(n_tokens * router.n_experts)), shared_scale(margin),
+        banned(scores.size(), 9) {}
+  Route view() {
+    Route route;
+    route.n_slots = n_slots;
+    route.ids = ids.data();
+    route.weights = weights.data();
+    route.original_ids = original_ids.data();
+    route.margin = margin.data();
+    route.scores = scores.data();
+    route.shared_scale = shared_scale.data();
+    route.banned = banned.data();
+    route.fault = &fault;
+    return route;
+  }
+  std::vector<int32_t> route_ids(int64_t t = 0) const { return {ids.begin() + t * n_slots, ids.begin() + (t + 1) * n_slots}; }
+  std::vector<float> route_weights(int64_t t = 0) const { return {weights.begin() + t * n_slots, weights.begin() + (t + 1) * n_slots}; }
+
+  int32_t n_slots;
+  std::vector<int32_t> ids, original_ids;
+  std::vector<float> weights, margin, scores, shared_scale;
+  std::vector<uint8_t> banned;
+  RouteFault fault;
+};
+
+// One token, one program, every edit's condition holding.
+inline RouterRun route_one(const std::vector<float>& logits, const Router& router, const std::vector<RouterStep>& steps,
+                           int32_t n_slots = 0, int32_t position = 0, const float* selection_bias = nullptr,
+                           uint64_t record_hash = 0, uint32_t sample = 0, int32_t layer = 0) {
+  static const std::unique_ptr<Backend> backend = cpu("auto", 1);
+  RouterRun run(1, router, n_slots ? n_slots : router.n_active);
+  std::vector<float> row = logits;
+  const int32_t sequence = 0;
+  const std::vector<uint8_t> active(16, 1);
+  const RouterProgram program{steps.data(), static_cast<int32_t>(steps.size())};
+  RouteBatch batch;
+  batch.n_tokens = 1;
+  batch.positions = &position;
+  batch.sequences = &sequence;
+  batch.programs = steps.empty() ? nullptr : &program;
+  batch.active = active.data();
+  batch.n_edits = 16;
+  batch.record_hash = &record_hash;
+  batch.samples = &sample;
+  batch.layer = layer;
+  backend->route(run.view(), Tensor(row.data(), 1, router.n_experts), router, selection_bias, batch);
+  return run;
+}
+
+inline Router softmax_router(int32_t n_experts, int32_t n_active) {
+  Router router;
+  router.n_experts = n_experts;
+  router.n_active = n_active;
+  return router;
+}
+
+inline RouterStep make_step(EditOp op, const std::vector<int32_t>& experts = {}, float value = 0,
+                            WeightPolicy weights = WeightPolicy::model) {
+  RouterStep step;
+  step.op = op;
+  step.experts = experts.data();   // the caller keeps the list
+  step.n_listed = static_cast<int32_t>(experts.size());
+  step.value = value;
+  step.weights = weights;
+  return step;
+}
+
+}  // namespace signalbox::test

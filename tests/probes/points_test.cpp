@@ -1,0 +1,96 @@
+#include <doctest/doctest.h>
+
+#include "kernels/error.h"
+#include "tests/probes/sample.h"
+
+using namespace signalbox;
+using namespace signalbox::test;
+
+namespace {
+
+std::string names(const PointSet& set) {
+  std::string text;
+  for (const PointAt& at : set.all()) text += (text.empty() ? "" : " ") + point_name(at.point, at.layer);
+  return text;
+}
+
+std::string parsed(const std::string& globs) { return names(PointSet::parse(globs, sample_shape())); }
+
+}  // namespace
+
+TEST_CASE("points: names go back and forth") {
+  CHECK(point_name(Point::resid_in, 3) == "layer.3.resid_in");
+  CHECK(point_name(Point::embed, 3) == "embed");
+  CHECK(parse_point("layer.12.expert.out") == PointAt{Point::expert_out, 12});
+  CHECK(parse_point("final.normed") == PointAt{Point::final_normed, -1});
+  for (const char* wrong : {"resid_in", "layer.3.embed", "layer..resid_in", "layer.03.resid_in", "layer.-1.resid_in",
+                            "layer.3", "layer.3.", "layer.99999999999.resid_in", "", "layer."})
+    CHECK_MESSAGE(!parse_point(wrong), wrong);
+  for (int32_t i = 0; i < n_points; ++i) {
+    const Point point = static_cast<Point>(i);
+    CHECK(find_point(point_info(point).name) == point);
+    const int32_t layer = point_info(point).per_layer ? 7 : -1;
+    CHECK(parse_point(point_name(point, layer)) == PointAt{point, layer});
+  }
+}
+
+TEST_CASE("points: where they exist and how wide they are") {
+  const ModelShape shape = sample_shape();
+  CHECK(point_exists(Point::embed, -1, shape));
+  CHECK_FALSE(point_exists(Point::embed, 0, shape));
+  CHECK_FALSE(point_exists(Point::router_ids, 0, shape));
+  CHECK(point_exists(Point::mlp_out, 0, shape));
+  CHECK_FALSE(point_exists(Point::mlp_out, 1, shape));
+  CHECK(point_exists(Point::shared_out, 4, shape));
+  CHECK_FALSE(point_exists(Point::shared_out, 5, shape));
+  CHECK_FALSE(point_exists(Point::resid_in, 6, shape));
+  CHECK(point_width(Point::expert_hidden, 1, shape, 2) == 3);
+  CHECK(point_width(Point::expert_out, 1, shape, 2) == 4);
+  CHECK(point_width(Point::router_ids, 1, shape, 5) == 5);
+  CHECK(point_width(Point::router_logits, 1, shape, 2) == 8);
+  CHECK(point_width(Point::logits, -1, shape, 2) == 11);
+  CHECK(shape.moe_layers() == std::vector<int32_t>{1, 2, 3, 4, 5});
+}
+
+TEST_CASE("points: globs") {
+  CHECK(parsed("embed") == "embed");
+  CHECK(parsed("layer.3.resid_in") == "layer.3.resid_in");
+  CHECK(parsed("logits,embed") == "embed logits");
+  CHECK(parsed("*resid_in") == parsed("resid_in"));
+  CHECK(parsed("layer.2.*") ==
+        "layer.2.resid_in layer.2.attn.out layer.2.resid_mid layer.2.router.logits layer.2.router.scores "
+        "layer.2.router.ids layer.2.router.weights layer.2.router.margin layer.2.expert.hidden layer.2.expert.out "
+        "layer.2.shared.out layer.2.moe.out layer.2.resid_out");
+  CHECK(parsed("router.margin") == parsed("*.router.margin"));
+  CHECK(PointSet::parse("*", sample_shape()).all().size() == 6 * 4 + 5 * 8 + 4 + 1 + 3);
+  const PointSet all = PointSet::parse(default_points, sample_shape());
+  CHECK(all.wants(Point::router_ids, 1));
+  CHECK(all.wants(Point::router_weights, 5));
+  CHECK_FALSE(all.wants(Point::router_ids, 0));
+  CHECK_FALSE(all.wants(Point::router_logits, 1));
+  CHECK_FALSE(all.wants(Point::router_ids, 100));
+  CHECK_FALSE(PointSet().wants(Point::embed, -1));
+  CHECK(PointSet().empty());
+}
+
+TEST_CASE("points: router points are recorded in the same layers") {
+  const PointSet set = PointSet::parse("layer.2.router.ids,layer.4.router.weights,layer.3.resid_in", sample_shape());
+  CHECK(set.router_layers() == std::vector<int32_t>{2, 4});
+  CHECK(names(set) == "layer.2.router.ids layer.2.router.weights layer.3.resid_in layer.4.router.ids "
+                      "layer.4.router.weights");
+}
+
+TEST_CASE("points: a glob that matches nothing is an error that names it") {
+  auto message = [](const char* globs) { return error_of([&] { PointSet::parse(globs, sample_shape()); }); };
+  CHECK(message("embed,layer.9.*") ==
+        "--points: expected a glob that matches a probe point of this model, found \"layer.9.*\" (docs/probes.md lists "
+        "the points)");
+  CHECK(message("layer.0.router.ids").find("\"layer.0.router.ids\"") != std::string::npos);
+  CHECK(message("").find("empty glob") != std::string::npos);
+  CHECK(message("embed,").find("empty glob") != std::string::npos);
+  CHECK(message("Embed").find("found \"Embed\"") != std::string::npos);
+  // Stars do not make matching slow.
+  std::string stars;
+  for (int i = 0; i < 2000; ++i) stars += "*l";
+  CHECK(message(stars.c_str()).find("expected a glob") != std::string::npos);
+}

@@ -1,0 +1,17 @@
+// The subcommands of the signalbox binary; one file each. Every function parses its own arguments (argv[0] is the
+// command's name) and returns the exit code: 0 ok, 1 failure, 2 usage, 3 interrupted and resumable.
+#pragma once
+
+namespace signalbox {
+
+int inspect_command(int argc, char** argv);
+int tokenize_command(int argc, char** argv);
+int generate_command(int argc, char** argv);
+int score_command(int argc, char** argv);
+int trace_command(int argc, char** argv);
+int make_model_command(int argc, char** argv);
+int diff_command(int argc, char** argv);
+int bench_command(int argc, char** argv);
+int demo_command(int argc, char** argv);
+
+}  // namespace signalbox

@@ -1,0 +1,175 @@
+// signalbox generate: text from prompts.
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <deque>
+
+#include "tools/signalbox/commands.h"
+#include "tools/signalbox/common.h"
+
+namespace signalbox {
+
+namespace {
+
+// Prints each token on a terminal as soon as it is there; with a layer, in the colour of the expert of the highest
+// weight that its own forward used, which is known one step later.
+class Painter : public ProbeSink {
+ public:
+  Painter(int32_t layer, ProbeSink* next) : layer_(layer), next_(next) {}
+
+  void print(const std::string& text) {
+    if (layer_ < 0) {
+      write_stdout(text);
+      std::fflush(stdout);
+    } else {
+      waiting_.push_back(text);
+    }
+  }
+  void rest() {
+    for (const std::string& text : waiting_) write_stdout(text);
+    waiting_.clear();
+  }
+
+  bool wants(Point point, int32_t layer) const override {
+    return (point == Point::router_ids && layer == layer_) || (next_ && next_->wants(point, layer));
+  }
+  void begin(const StepRows& rows) override {
+    generated_ = rows.phase && rows.phase[rows.n_rows - 1];
+    n_rows_ = rows.n_rows;
+    if (next_) next_->begin(rows);
+  }
+  void take(Point point, int32_t layer, const float* data, int64_t width) override {
+    if (next_) next_->take(point, layer, data, width);
+  }
+  void take_ids(int32_t layer, const int32_t* ids, const int32_t* original_ids, int64_t n_slots) override {
+    if (layer == layer_ && generated_ && !waiting_.empty()) {
+      const int32_t expert = ids[(n_rows_ - 1) * n_slots];
+      // 6 x 6 x 6 colour cube without its darkest corner; neighbours in index are far apart in hue.
+      const int colour = 20 + (expert * 67 + 31) % 210;
+      char prefix[24];
+      std::snprintf(prefix, sizeof prefix, "\033[38;5;%dm", colour);
+      write_stdout(prefix + waiting_.front() + "\033[0m");
+      std::fflush(stdout);
+      waiting_.pop_front();
+    }
+    if (next_ && next_->wants(Point::router_ids, layer)) next_->take_ids(layer, ids, original_ids, n_slots);
+  }
+  void end() override {
+    if (next_) next_->end();
+  }
+
+ private:
+  int32_t layer_;
+  ProbeSink* next_;
+  bool generated_ = false;
+  int64_t n_rows_ = 0;
+  std::deque<std::string> waiting_;
+};
+
+json::Value line_of(const Record& record, const Prompt& prompt, const Job& job, const Result& result, bool has_text) {
+  json::Value line = json::Value::object(), tokens = json::Value::array(), timings = json::Value::object();
+  for (int32_t token : result.tokens) tokens.push_back(int64_t{token});
+  timings.set("prefill_seconds", result.prefill_seconds).set("decode_seconds", result.decode_seconds);
+  line.set("id", record.id)
+      .set("sample", int64_t{job.sample})
+      .set("text", has_text ? json::Value(result.text) : json::Value())
+      .set("tokens", std::move(tokens))
+      .set("prompt_tokens", static_cast<int64_t>(prompt.tokens.size()))
+      .set("finish_reason", result.finish_reason)
+      .set("logits_hash", hex64(result.logits_hash))
+      .set("timings", std::move(timings));
+  carry_keys(record, line);
+  return line;
+}
+
+}  // namespace
+
+int generate_command(int argc, char** argv) {
+  CLI::App app("Generates text from a prompt, a chat message, or a file of records.", "generate");
+  app.footer("Examples:\n  signalbox generate builtin --chat \"Question: What is the capital of Velmora?\"\n"
+             "  signalbox generate builtin --prompt \"Once upon a time\" --max-tokens 40 --temperature 0.8 --seed 3\n"
+             "  signalbox generate MODEL --input records.jsonl --edits off.json --json");
+  CommonOptions options;
+  SamplingOptions sampling;
+  std::string prompt, chat, input;
+  int colour_layer = -1;
+  add_run_options(app, options);
+  auto* source = app.add_option_group("source");
+  auto* prompt_option = source->add_option("--prompt", prompt, "raw text");
+  auto* chat_option = source->add_option("--chat", chat, "one user message, rendered by the chat template");
+  source->add_option("--input", input, "records, a JSON object a line; - = standard input");
+  source->require_option(1);
+  app.add_option("--max-tokens", sampling.max_tokens, "generate this many tokens at most")
+      ->check(CLI::Range(0, 1 << 24))
+      ->capture_default_str();
+  add_sampling_options(app, sampling);
+  app.add_option("--trace", options.trace, "write a trace into this directory");
+  app.add_option("--points", options.points, "points of the trace");
+  app.add_flag("--compact", options.compact, "F16 weights in the trace");
+  app.add_option("--colour-layer,--color-layer", colour_layer,
+                 "on a terminal: colour each token by its first expert at this layer")
+      ->check(CLI::Range(0, 100000));
+  if (int code = parse_arguments(app, argc, argv); code >= 0) return code;
+  if (options.trace.empty() && (!options.points.empty() || options.compact))
+    throw UsageError("--points, --compact", "expected --trace beside them, found none");
+  sampling.sampling.seed = options.seed;
+
+  std::vector<Record> records;
+  if (!input.empty()) {
+    records = read_records(input);
+  } else {
+    json::Value record = json::Value::object();
+    record.set("id", "prompt");
+    if (chat_option->count() > 0) {
+      json::Value message = json::Value::object();
+      message.set("role", "user").set("content", chat);
+      record.set("messages", json::Value::array().push_back(message));
+    } else {
+      record.set("prompt", prompt);
+    }
+    records.push_back(parse_record(record, prompt_option->count() > 0 ? "--prompt" : "--chat"));
+  }
+  OpenedModel model = open_model(options);
+  if (colour_layer >= 0 && (colour_layer >= model.shape.n_layers() || !model.shape.layers[colour_layer].moe))
+    throw UsageError("--colour-layer", "expected a layer with a router, found " + std::to_string(colour_layer));
+  PreparedRun run = prepare_run(options, model, std::move(records), sampling, false);
+  auto trace = open_trace(options, model, run);
+
+  const bool streaming = !options.json && run.jobs.size() == 1 && model.tokenizer;
+  Painter painter(stdout_is_terminal() && streaming ? colour_layer : -1, trace.get());
+  ProbeSink* sink = trace.get();
+  if (streaming && colour_layer >= 0 && stdout_is_terminal()) sink = &painter;
+
+  Forward forward(*model.backend, model.loaded.model, model.loaded.weights, run.max_slots);
+  OrderedOutput output;
+  Progress progress("generating", run.total_tokens, options.quiet || (streaming && stdout_is_terminal()));
+  RunEvents events;
+  events.on_progress = [&](int64_t done) { progress.update(done); };
+  // A stop string may begin in text that is final but not yet complete: stream only without one.
+  const bool live = streaming && sampling.stop.empty();
+  if (live) events.on_token = [&](const Job&, int32_t, const std::string& text) { painter.print(text); };
+  events.on_done = [&](Result result) {
+    const Job& job = run.jobs[result.index];
+    const Record& record = run.records[result.index / sampling.samples];
+    if (options.json) {
+      output.put(result.index,
+                 json::dump(line_of(record, *job.prompt, job, result, model.tokenizer != nullptr)) + "\n");
+    } else if (live) {
+      painter.rest();
+      write_stdout("\n");
+    } else {
+      std::string text = result.text;
+      if (!model.tokenizer)
+        for (int32_t token : result.tokens) text += (text.empty() ? "" : " ") + std::to_string(token);
+      const std::string title = run.jobs.size() == 1 ? "" : record.id + (sampling.samples > 1 ?
+                                " #" + std::to_string(job.sample) : "") + ": ";
+      output.put(result.index, title + text + "\n");
+    }
+  };
+  catch_signals();
+  if (!run_jobs(forward, run.jobs, run_options(options, model, sampling), events, sink)) return 3;
+  progress.done();
+  if (trace) finish_trace(*trace, run);
+  return 0;
+}
+
+}  // namespace signalbox

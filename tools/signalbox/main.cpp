@@ -1,0 +1,117 @@
+// The signalbox binary: finds the subcommand, and turns every failure into one line and an exit code.
+#include <cstdio>
+#include <cstring>
+#include <exception>
+#include <new>
+#include <string>
+
+#include "kernels/backend.h"
+#include "kernels/cpu/isa.h"
+#include "loaders/json/json.h"
+#include "tools/signalbox/commands.h"
+#include "tools/signalbox/common.h"
+
+namespace {
+
+using namespace signalbox;
+
+struct Command {
+  const char* name;
+  int (*run)(int, char**);
+  const char* summary;
+};
+
+constexpr Command commands[] = {
+    {"inspect", inspect_command, "what a model is: layers, routers, experts, parameters"},
+    {"tokenize", tokenize_command, "text to tokens, or tokens to text"},
+    {"generate", generate_command, "generate text"},
+    {"score", score_command, "log-probabilities of given text"},
+    {"trace", trace_command, "record routes and activations"},
+    {"diff", diff_command, "compare two traces"},
+    {"make-model", make_model_command, "write a random or planted checkpoint"},
+    {"bench", bench_command, "measure speed and the cost of probes"},
+    {"demo", demo_command, "a first experiment on the built-in model"},
+};
+
+void print_help() {
+  std::printf(
+      "Signalbox: mixture-of-experts inference in which every routing decision can be watched, changed and measured.\n\n"
+      "Usage: signalbox COMMAND [ARGUMENTS]\n\nCommands:\n");
+  for (const Command& command : commands) std::printf("  %-12s %s\n", command.name, command.summary);
+  std::printf(
+      "\nMODEL is a directory in Hugging Face layout, org/name[@revision] in the local Hugging Face cache, or builtin.\n"
+      "Each command has --help with an example; signalbox --version [--json] tells what this binary holds.\n\n"
+      "Example:\n  signalbox generate builtin --chat \"What is the capital of Velmora?\"\n");
+}
+
+int print_version(bool as_json) {
+  if (!as_json) {
+    std::printf("signalbox %s\n", SIGNALBOX_VERSION);
+    return 0;
+  }
+  json::Value built = json::Value::array(), runnable = json::Value::array();
+  for (const char* isa : {"scalar", "avx2", "avx512"}) {
+    built.push_back(isa);
+    if (cpu::has_isa(isa)) runnable.push_back(isa);
+  }
+  json::Value version = json::Value::object();
+  version.set("version", SIGNALBOX_VERSION)
+      .set("backends", json::Value::array().push_back("cpu"))
+      .set("isas", built)
+      .set("isas_of_this_machine", runnable)
+      .set("gpu_architectures", json::Value::array());
+  std::printf("%s\n", json::dump(version).c_str());
+  return 0;
+}
+
+// One line, whatever a file's bytes put into the message.
+void print_error(const std::string& text) {
+  std::string line;
+  for (char c : text) line += (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) ? ' ' : c;
+  std::fflush(stdout);
+  std::fprintf(stderr, "signalbox: error: %s\n", line.c_str());
+}
+
+int run(int argc, char** argv) {
+  if (argc < 2) {
+    print_help();
+    return 2;
+  }
+  const std::string name = argv[1];
+  if (name == "--help" || name == "-h" || name == "help") {
+    print_help();
+    return 0;
+  }
+  if (name == "--version") {
+    if (argc > 3 || (argc == 3 && std::strcmp(argv[2], "--json") != 0))
+      throw UsageError("--version", std::string("expected --json or nothing, found ") + argv[2]);
+    return print_version(argc > 2);
+  }
+  for (const Command& command : commands)
+    if (name == command.name) return command.run(argc - 1, argv + 1);
+  throw UsageError("command", "expected one of those that signalbox --help lists, found \"" + name + "\"");
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  int code = 1;
+  try {
+    signalbox::register_builtin_model();
+    code = run(argc, argv);
+  } catch (const signalbox::UsageError& error) {
+    print_error(error.what());
+    code = 2;
+  } catch (const signalbox::Error& error) {
+    print_error(error.what());
+  } catch (const std::bad_alloc&) {
+    print_error("memory: expected enough for this run, found less than it needs");
+  } catch (const std::exception& error) {
+    print_error(error.what());
+  }
+  if (std::fflush(stdout) != 0 || std::ferror(stdout)) {
+    print_error("standard output: cannot write");
+    if (code == 0) code = 1;
+  }
+  return code;
+}

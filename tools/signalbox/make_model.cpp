@@ -1,0 +1,73 @@
+// signalbox make-model: a synthetic checkpoint from a spec.
+#include <CLI/CLI.hpp>
+#include <cstdio>
+
+#include "loaders/synthetic/make_model.h"
+#include "tools/signalbox/commands.h"
+#include "tools/signalbox/common.h"
+
+namespace signalbox {
+
+namespace {
+
+constexpr const char* help =
+    R"(Writes a checkpoint in Hugging Face layout: a random model of any family and size, or one with planted experts
+whose routing is known by construction (DIR/planted.json tells it). The same spec gives the same bytes.
+
+Example:
+  echo '{"family": "mixtral", "tokenizer": "bytes", "seed": 1,
+         "planted": [{"layer": 1, "expert": 3, "tokens": [48,49,50,51,52,53,54,55,56,57]}]}' > spec.json
+  signalbox make-model spec.json --out digits
+  signalbox inspect digits)";
+
+constexpr const char* footer =
+    R"(Keys of the spec (docs/make-model.md tells more):
+  family     a tiny model of that family: mixtral, olmoe, qwen2_moe, qwen3_moe, deepseek_v2, gpt_oss
+  shape      or a released model's sizes: "Qwen3-30B-A3B", "DeepSeek-V2-Lite", ...
+  config     keys of config.json, added to those or alone
+  dtype      f32, bf16 (default), f16, mxfp4
+  seed       of the values (0)
+  style      hub (default) or fused, as transformers 5 saves
+  shards     weight files (1)
+  tokenizer  "bytes": tokenizer.json whose tokens are the 256 bytes, a begin and an end token
+  init       standard deviations: embed, matrix, output, router, head, norm, bias
+  planted    [{"layer", "expert", "tokens": [ids] | "begin": [ids], "rate": 1, "otherwise": 0}])";
+
+}  // namespace
+
+int make_model_command(int argc, char** argv) {
+  std::string spec, out;
+  bool json_output = false, quiet = false;
+  CLI::App app{help, "signalbox make-model"};
+  app.footer(footer);
+  app.add_option("SPEC", spec, "JSON file")->required();
+  app.add_option("--out", out, "directory to write")->required();
+  app.add_flag("--json", json_output, "print the summary as JSON");
+  app.add_flag("--quiet", quiet, "no progress");
+  if (int code = parse_arguments(app, argc, argv); code >= 0) return code;
+
+  const json::Value value = json::parse_file(spec);
+  Progress progress("writing", 1000, quiet);
+  const synthetic::Summary summary =
+      synthetic::make_model(value, spec, out, [&](uint64_t done, uint64_t total) {
+        progress.update(static_cast<int64_t>(1000.0 * static_cast<double>(done) / static_cast<double>(total)));
+      });
+  progress.done();
+  if (json_output) {
+    json::Value line = json::Value::object();
+    line.set("path", json::Value(out)).set("family", json::Value(summary.family));
+    line.set("parameters", json::Value(summary.parameters)).set("bytes", json::Value(summary.bytes));
+    line.set("files", json::Value(summary.files)).set("planted", json::Value(static_cast<int64_t>(summary.planted)));
+    write_stdout(json::dump(line) + "\n");
+  } else {
+    char text[256];
+    std::snprintf(text, sizeof text, "%s, %.3f M parameters, %.1f MB in %d file%s, %zu planted experts\n",
+                  summary.family.c_str(), static_cast<double>(summary.parameters) / 1e6,
+                  static_cast<double>(summary.bytes) / 1e6, summary.files, summary.files == 1 ? "" : "s",
+                  summary.planted);
+    write_stdout(out + ": " + text);
+  }
+  return 0;
+}
+
+}  // namespace signalbox

@@ -1,0 +1,63 @@
+// Flags that several commands share.
+#include <CLI/CLI.hpp>
+
+#include "tools/signalbox/common.h"
+
+namespace signalbox {
+
+int parse_arguments(CLI::App& app, int argc, char** argv) {
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::CallForHelp&) {
+    write_stdout(app.help());
+    return 0;
+  } catch (const CLI::ParseError& error) {
+    throw UsageError(std::string("signalbox ") + app.get_name(), error.what());
+  }
+  return -1;
+}
+
+void add_device_options(CLI::App& app, CommonOptions& o) {
+  app.add_option("--device", o.device, "auto | cpu | cuda[:N]")->capture_default_str();
+  app.add_option("--threads", o.threads, "CPU threads, 0 = all")->check(CLI::Range(0, 1024))->capture_default_str();
+  app.add_option("--isa", o.isa, "auto | scalar | avx2 | avx512 | amx")
+      ->check(CLI::IsMember({"auto", "scalar", "avx2", "avx512", "amx"}))
+      ->capture_default_str();
+  app.add_option("--numerics", o.numerics, "invariant | fast (the same on the CPU)")
+      ->check(CLI::IsMember({"invariant", "fast"}))
+      ->capture_default_str();
+  app.add_option("--seed", o.seed, "seed of sampling and of edits that name none")->capture_default_str();
+  app.add_flag("--json", o.json, "machine output");
+  app.add_flag("--quiet", o.quiet, "no progress");
+}
+
+void add_run_options(CLI::App& app, CommonOptions& o) {
+  app.add_option("MODEL", o.model, "a directory, org/name[@revision] in the Hugging Face cache, or builtin")->required();
+  add_device_options(app, o);
+  app.add_option("--batch", o.batch, "sequences at once")->check(CLI::Range(1, 4096))->capture_default_str();
+  app.add_option("--chunk", o.chunk, "given tokens a forward")->check(CLI::Range(1, 1 << 20))->capture_default_str();
+  app.add_option("--edits", o.edits, "edit spec (docs/edits.md)");
+  app.add_option("--special", o.special,
+                 "special tokens spelt out in prompts and messages: parse | template-only (they stay text)")
+      ->check(CLI::IsMember({"parse", "template-only"}))
+      ->capture_default_str();
+  app.add_option("--template-variables", o.template_variables, "a JSON object for the chat template");
+  app.add_option("--date", o.date, "date that chat templates see, YYYY-MM-DD (default: today)");
+}
+
+void add_sampling_options(CLI::App& app, SamplingOptions& o) {
+  app.add_option("--temperature", o.sampling.temperature, "0 = the most probable token")
+      ->check(CLI::Range(0.0, 1000.0))
+      ->capture_default_str();
+  app.add_option("--top-p", o.sampling.top_p, "keep the fewest tokens of this probability")
+      ->check(CLI::Range(0.0, 1.0))
+      ->capture_default_str();
+  app.add_option("--top-k", o.sampling.top_k, "keep this many tokens, 0 = all")
+      ->check(CLI::Range(0, 1 << 30))
+      ->capture_default_str();
+  app.add_option("--stop", o.stop, "stop at this text (may be given several times)")->allow_extra_args(false);
+  app.add_option("--samples", o.samples, "samples of each prompt")->check(CLI::Range(1, 1000000))->capture_default_str();
+  app.add_flag("--ignore-eos", o.ignore_eos, "go on past an end token");
+}
+
+}  // namespace signalbox

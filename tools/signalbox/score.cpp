@@ -1,0 +1,75 @@
+// signalbox score: teacher-forced log-probabilities.
+#include <CLI/CLI.hpp>
+#include <cstdio>
+
+#include "tools/signalbox/commands.h"
+#include "tools/signalbox/common.h"
+
+namespace signalbox {
+
+namespace {
+
+json::Value line_of(const Record& record, const EncodedRecord& encoded, const Result& result) {
+  json::Value line = json::Value::object(), tokens = json::Value::array(), logprobs = json::Value::array();
+  for (int32_t token : encoded.prompt->tokens) tokens.push_back(int64_t{token});
+  const int64_t start = encoded.target_start ? std::max<int64_t>(*encoded.target_start - 1, 0) : 0;
+  double sum = 0;
+  for (size_t i = 0; i < result.logprobs.size(); ++i) {
+    logprobs.push_back(result.logprobs[i]);
+    if (static_cast<int64_t>(i) >= start) sum += result.logprobs[i];
+  }
+  line.set("id", record.id).set("tokens", std::move(tokens)).set("logprobs", std::move(logprobs));
+  if (encoded.target_start) line.set("target_start", *encoded.target_start);
+  line.set("sum_logprob", sum).set("logits_hash", hex64(result.logits_hash));
+  carry_keys(record, line);
+  return line;
+}
+
+}  // namespace
+
+int score_command(int argc, char** argv) {
+  CLI::App app("Log-probabilities of given text: of each record's target, or of all its tokens.", "score");
+  app.footer("Example:\n  echo '{\"id\":\"a\",\"prompt\":\"User: hello\",\"target\":\" world\"}' | signalbox score builtin "
+             "--input - --json");
+  CommonOptions options;
+  std::string input;
+  add_run_options(app, options);
+  app.add_option("--input", input, "records, a JSON object a line; - = standard input")->required();
+  app.add_option("--trace", options.trace, "write a trace into this directory");
+  app.add_option("--points", options.points, "points of the trace")->capture_default_str();
+  app.add_flag("--compact", options.compact, "F16 weights in the trace");
+  if (int code = parse_arguments(app, argc, argv); code >= 0) return code;
+  if (options.trace.empty() && (!options.points.empty() || options.compact))
+    throw UsageError("--points, --compact", "expected --trace beside them, found none");
+
+  std::vector<Record> records = read_records(input);
+  OpenedModel model = open_model(options);
+  SamplingOptions none;
+  none.max_tokens = 0;
+  PreparedRun run = prepare_run(options, model, std::move(records), none, true);
+  auto trace = open_trace(options, model, run);
+
+  Forward forward(*model.backend, model.loaded.model, model.loaded.weights, run.max_slots);
+  OrderedOutput output;
+  Progress progress("scoring", run.total_tokens, options.quiet);
+  RunEvents events;
+  events.on_progress = [&](int64_t done) { progress.update(done); };
+  events.on_done = [&](Result result) {
+    const json::Value line = line_of(run.records[result.index], run.encoded[result.index], result);
+    if (options.json) {
+      output.put(result.index, json::dump(line) + "\n");
+    } else {
+      char text[128];
+      std::snprintf(text, sizeof text, "  %zu tokens  sum log p %.6f\n", line.find("tokens")->items().size(),
+                    line.find("sum_logprob")->real());
+      output.put(result.index, run.records[result.index].id + text);
+    }
+  };
+  catch_signals();
+  if (!run_jobs(forward, run.jobs, run_options(options, model, none), events, trace.get())) return 3;
+  progress.done();
+  if (trace) finish_trace(*trace, run);
+  return 0;
+}
+
+}  // namespace signalbox
