@@ -153,28 +153,41 @@ TEST_CASE("goldens: log-probabilities and greedy decoding") {
   }
 }
 
+// Cases that come with edited runs.
+std::vector<fs::path> edited_cases() {
+  std::vector<fs::path> found;
+  for (const fs::path& directory : case_directories())
+    if (fs::exists(directory / "edits/index.json")) found.push_back(directory);
+  return found;
+}
+
 TEST_CASE("goldens: edited runs") {
   int checked = 0;
-  for (const fs::path& directory : case_directories()) {
-    const fs::path expected_file = directory / "edits.safetensors";
-    if (!fs::exists(expected_file)) continue;
+  for (const fs::path& directory : edited_cases()) {
     CAPTURE(directory.filename().string());
     Ready model(directory / "model");
-    const auto records = records_of(directory);
-    const auto file = safetensors::File::open(expected_file);
-    std::vector<fs::path> specs;
-    for (const auto& entry : fs::directory_iterator(directory / "edits"))
-      if (entry.path().extension() == ".json") specs.push_back(entry.path());
-    std::sort(specs.begin(), specs.end());
-    for (const fs::path& spec : specs) {
-      const std::string name = spec.stem().string();
+    const auto records = records_of(directory / "edits");
+    const auto file = safetensors::File::open(directory / "edits.safetensors");
+    std::map<std::string, uint64_t> unedited;
+    for (const EncodedRecord& record : records)
+      unedited[record.prompt->id] = run(model, record, nullptr, "embed", 0, true).result.logits_hash;
+    const json::Value index = json::parse_file(directory / "edits/index.json");
+    for (const json::Ref& row : json::Ref(index, "index.json").items()) {
+      const std::string name = row.at("name").string();
       CAPTURE(name);
-      if (!file->find(name + "/logits")) continue;
+      const auto record = std::find_if(records.begin(), records.end(), [&](const EncodedRecord& r) {
+        return r.prompt->id == row.at("record").string();
+      });
+      REQUIRE(record != records.end());
       std::shared_ptr<const EditPlan> plan;
-      REQUIRE_NOTHROW(plan = EditPlan::load(spec, model.shape, 0));
       Ran ran;
-      REQUIRE_NOTHROW(ran = run(model, records[0], plan.get(), "*router.ids,*router.weights,logits", 0));
+      CHECK_NOTHROW(plan = EditPlan::load(directory / "edits" / (name + ".json"), model.shape, 0));
+      if (!plan) continue;
+      CHECK_NOTHROW(ran = run(model, *record, plan.get(), "*router.ids,*router.weights,logits", row.at("generate").size()));
+      if (ran.points.empty()) continue;
       ++checked;
+      if (row.at("noop").boolean())
+        CHECK(run(model, *record, plan.get(), "embed", 0, true).result.logits_hash == unedited[record->prompt->id]);
       // The golden tensors stack the layers: [T, L, k].
       for (const std::string tensor : {"router.ids", "router.original_ids", "router.weights"}) {
         const auto* info = file->find(name + "/" + tensor);
@@ -186,13 +199,13 @@ TEST_CASE("goldens: edited runs") {
         for (int64_t t = 0; t < n_tokens; ++t)
           for (int32_t l : layers) {
             const auto& values = ran.points.at("layer." + std::to_string(l) + "." + tensor);
-            REQUIRE(values.width >= slots);
-            found.insert(found.end(), values.data.begin() + t * values.width,
-                         values.data.begin() + t * values.width + slots);
+            REQUIRE(values.rows() == n_tokens);
+            for (int64_t i = 0; i < slots; ++i)
+              found.push_back(i < values.width ? values.data[t * values.width + i] : tensor == "router.weights" ? 0.f : -1.f);
           }
         const Compared c = compare(expected, found);
         INFO(tensor << " " << c.text);
-        CHECK(c.worst <= (tensor == "router.weights" ? test::forward_tolerance : 0.0));
+        CHECK(c.worst <= (tensor == "router.weights" ? test::edited_weight_tolerance : 0.0));
       }
       const auto& shape = file->at(name + "/logits").shape;
       const auto& logits = ran.points.at("logits");
@@ -200,8 +213,37 @@ TEST_CASE("goldens: edited runs") {
           floats(*file, name + "/logits"),
           std::vector<float>(logits.data.end() - shape[0] * shape[1], logits.data.end()));
       INFO("logits " << c.text);
-      CHECK(c.worst <= test::forward_tolerance);
+      CHECK(c.worst <= test::edited_tolerance);
+      if (file->find(name + "/generated"))
+        CHECK(std::vector<float>(ran.result.tokens.begin(), ran.result.tokens.end()) ==
+              floats(*file, name + "/generated"));
     }
   }
-  CHECK(checked > 0);
+  CHECK(checked > 300);
+}
+
+TEST_CASE("goldens: edits that cannot be are refused") {
+  int refused = 0;
+  for (const fs::path& directory : edited_cases()) {
+    CAPTURE(directory.filename().string());
+    Ready model(directory / "model");
+    const auto records = records_of(directory / "edits");
+    const json::Value errors = json::parse_file(directory / "edits/errors.json");
+    for (const json::Ref& row : json::Ref(errors, "errors.json").items()) {
+      CAPTURE(row.at("name").string());
+      CAPTURE(row.at("why").string());
+      const auto record = std::find_if(records.begin(), records.end(), [&](const EncodedRecord& r) {
+        return r.prompt->id == row.at("record").string();
+      });
+      REQUIRE(record != records.end());
+      const auto attempt = [&] {
+        const auto plan = EditPlan::parse(row.at("spec"), directory / "edits", model.shape, 0);
+        plan->require_spans(std::vector<std::string>{"doc", "question"});
+        run(model, *record, plan.get(), "embed", 0, true);
+      };
+      CHECK_THROWS_AS(attempt(), Error);
+      ++refused;
+    }
+  }
+  CHECK(refused > 100);
 }

@@ -296,7 +296,7 @@ class World:
 
     def sums(self, rng, held=False, steps=None):
         if steps is None:
-            steps = rng.random() < 0.35
+            steps = rng.random() < 0.45
         if steps:
             while True:
                 a, b, c = rng.randrange(10), rng.randrange(10), rng.randrange(10)
@@ -384,7 +384,7 @@ class World:
         for _ in range(12):
             if len(asked) >= (4 if rng.random() < 0.5 else 3):
                 break
-            kind = rng.choices(["qa", "full", "abst", "refuse", "howto"], [0.60 - full, full, 0.31, 0.05, 0.04])[0]
+            kind = rng.choices(["qa", "full", "abst", "refuse", "howto"], [0.59 - full, full, 0.34, 0.04, 0.03])[0]
             got = {"qa": lambda: self.ask(rng, doc), "full": lambda: self.ask_full(rng, doc),
                    "abst": lambda: self.ask_missing(rng, doc, held),
                    "refuse": lambda: self.request(rng, held, True),
@@ -410,7 +410,7 @@ class World:
 
     def sample(self, rng, lo=2, hi=5, induct=0.03, full=0.08):
         kind = rng.choices(["doc", "mem", "unk", "refuse", "howto", "text", "sum", "induct"],
-                           [0.54, 0.15, 0.09, 0.05, 0.05, 0.08, 0.04, induct])[0]
+                           [0.53, 0.14, 0.09, 0.04, 0.04, 0.07, 0.08, induct])[0]
         if kind == "doc":
             return self.doc_sample(rng, lo=lo, hi=hi, full=full)
         if kind == "mem":

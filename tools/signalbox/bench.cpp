@@ -293,7 +293,7 @@ int bench_kernels(const CommonOptions& options) {
 }  // namespace
 
 int bench_command(int argc, char** argv) {
-  CLI::App app("Speed of a model: prefill, decode, cost of recording, memory; or of the kernels.", "bench");
+  CLI::App app("Speed of a model: prefill, decode, cost of recording, memory; or of the kernels.", "signalbox bench");
   app.footer("Examples:\n  signalbox bench builtin\n  signalbox bench builtin --trace-tokens 1000000\n"
              "  signalbox bench --kernels --threads 2");
   CommonOptions options;

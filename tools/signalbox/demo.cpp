@@ -363,7 +363,7 @@ class Demo {
 }  // namespace
 
 int demo_command(int argc, char** argv) {
-  CLI::App app("A first experiment: which experts does memory use, and what happens when they are switched off?", "demo");
+  CLI::App app("A first experiment: which experts does memory use, and what happens when they are switched off?", "signalbox demo");
   app.footer("Example:\n  signalbox demo --data tools/builtin/heldout --out out/demo");
   CommonOptions options;
   options.model = "builtin";

@@ -281,7 +281,7 @@ void print(const Comparison& c) {
 }  // namespace
 
 int diff_command(int argc, char** argv) {
-  CLI::App app("Compares two traces: the first probe point that differs, agreement of experts, KL of logits.", "diff");
+  CLI::App app("Compares two traces: the first probe point that differs, agreement of experts, KL of logits.", "signalbox diff");
   app.footer("Example:\n  signalbox diff trace-a trace-b\n\nRecord logits (--points '*router*,logits') to get the KL.");
   std::string a, b;
   double tolerance = 0;

@@ -84,7 +84,7 @@ json::Value line_of(const Record& record, const Prompt& prompt, const Job& job, 
 }  // namespace
 
 int generate_command(int argc, char** argv) {
-  CLI::App app("Generates text from a prompt, a chat message, or a file of records.", "generate");
+  CLI::App app("Generates text from a prompt, a chat message, or a file of records.", "signalbox generate");
   app.footer("Examples:\n  signalbox generate builtin --chat \"Question: What is the capital of Velmora?\"\n"
              "  signalbox generate builtin --prompt \"Once upon a time\" --max-tokens 40 --temperature 0.8 --seed 3\n"
              "  signalbox generate MODEL --input records.jsonl --edits off.json --json");

@@ -164,7 +164,7 @@ std::string bytes_text(int64_t n) {
 }  // namespace
 
 int inspect_command(int argc, char** argv) {
-  CLI::App app("What a model is: layers, routers, experts, parameters, bytes a token, tokenizer, template.", "inspect");
+  CLI::App app("What a model is: layers, routers, experts, parameters, bytes a token, tokenizer, template.", "signalbox inspect");
   app.footer("Example:\n  signalbox inspect builtin --tensors");
   CommonOptions options;
   bool tensors = false;

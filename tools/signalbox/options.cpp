@@ -12,7 +12,7 @@ int parse_arguments(CLI::App& app, int argc, char** argv) {
     write_stdout(app.help());
     return 0;
   } catch (const CLI::ParseError& error) {
-    throw UsageError(std::string("signalbox ") + app.get_name(), error.what());
+    throw UsageError(app.get_name(), error.what());
   }
   return -1;
 }

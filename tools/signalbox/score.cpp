@@ -28,7 +28,7 @@ json::Value line_of(const Record& record, const EncodedRecord& encoded, const Re
 }  // namespace
 
 int score_command(int argc, char** argv) {
-  CLI::App app("Log-probabilities of given text: of each record's target, or of all its tokens.", "score");
+  CLI::App app("Log-probabilities of given text: of each record's target, or of all its tokens.", "signalbox score");
   app.footer("Example:\n  echo '{\"id\":\"a\",\"prompt\":\"User: hello\",\"target\":\" world\"}' | signalbox score builtin "
              "--input - --json");
   CommonOptions options;

@@ -1,0 +1,246 @@
+// The commands as users meet them: output lines, exit codes, one-line errors.
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <sstream>
+
+#include "loaders/json/json.h"
+#include "probes/trace.h"
+#include "tests/support.h"
+
+namespace {
+
+using namespace signalbox;
+using test::Ran;
+
+Ran signalbox_run(const std::string& arguments, const std::string& input = "") {
+  test::TemporaryDirectory scratch;
+  test::write_file(scratch / "in", input);
+  return test::run_command(std::string(SIGNALBOX_BINARY) + " " + arguments + " < " + (scratch / "in").string());
+}
+
+std::vector<json::Value> lines(const std::string& text) {
+  std::vector<json::Value> out;
+  std::istringstream in(text);
+  for (std::string line; std::getline(in, line);) out.push_back(json::parse(line, "output"));
+  return out;
+}
+
+// A failure is one line on standard error, nothing else, and the exit code.
+void check_error(const Ran& ran, int code, const std::string& expected) {
+  INFO(ran.err);
+  CHECK(ran.code == code);
+  CHECK(ran.err.starts_with("signalbox: error: "));
+  CHECK(std::count(ran.err.begin(), ran.err.end(), '\n') == 1);
+  CHECK(ran.err.find(expected) != std::string::npos);
+  CHECK(ran.out.empty());
+}
+
+const std::string records =
+    R"({"id":"a","prompt":"User: Question: hello","note":{"x":[1,2]}})"
+    "\n"
+    R"({"id":"b","tokens":[1,289,28,313],"condition":"c"})"
+    "\n"
+    R"({"id":"c","messages":[{"role":"user","content":"Question: Who is the king of Parjarrin?"}],"spans":{"name":[10,20]}})"
+    "\n";
+
+}  // namespace
+
+TEST_CASE("generate: lines in input order with every key, whatever the batch") {
+  const Ran one = signalbox_run("generate builtin --input - --json --quiet --max-tokens 8 --samples 2 --temperature 0.7",
+                                records);
+  REQUIRE(one.code == 0);
+  const auto out = lines(one.out);
+  REQUIRE(out.size() == 6);
+  const char* const ids[] = {"a", "a", "b", "b", "c", "c"};
+  for (size_t i = 0; i < out.size(); ++i) {
+    json::Ref line(out[i], "line");
+    CHECK(line.at("id").string() == ids[i]);
+    CHECK(line.at("sample").integer() == static_cast<int64_t>(i % 2));
+    CHECK(line.at("tokens").length() <= 8);
+    CHECK(line.at("prompt_tokens").integer() > 0);
+    const std::string reason = line.at("finish_reason").string();
+    CHECK((reason == "eos" || reason == "length"));
+    CHECK(line.at("logits_hash").string().size() == 16);
+    CHECK(line.at("timings").at("prefill_seconds").number() >= 0);
+  }
+  CHECK(json::Ref(out[0], "line").at("note").at("x").length() == 2);
+  CHECK(json::Ref(out[2], "line").at("condition").string() == "c");
+  const auto other = lines(
+      signalbox_run("generate builtin --input - --json --quiet --max-tokens 8 --samples 2 --temperature 0.7 --batch 1 "
+                    "--chunk 3 --threads 1",
+                    records)
+          .out);
+  REQUIRE(other.size() == out.size());
+  for (size_t i = 0; i < out.size(); ++i) {
+    CHECK(*other[i].find("tokens") == *out[i].find("tokens"));
+    CHECK(*other[i].find("logits_hash") == *out[i].find("logits_hash"));
+  }
+}
+
+TEST_CASE("generate: stop strings cut the text, end tokens stop, --ignore-eos goes on") {
+  const std::string question =
+      R"({"id":"q","messages":[{"role":"user","content":"Question: Who is the king of Parjarrin?"}]})" "\n";
+  const auto plain = lines(signalbox_run("generate builtin --input - --json --quiet", question).out);
+  REQUIRE(plain.size() == 1);
+  const std::string text = plain[0].find("text")->string();
+  CHECK(plain[0].find("finish_reason")->string() == "eos");
+  CHECK(plain[0].find("tokens")->items().back() == json::Value(2));
+  CHECK(text.find("<eos>") == std::string::npos);
+  REQUIRE(text.size() > 6);
+  const std::string stop = text.substr(3, 3);
+  const auto cut = lines(signalbox_run("generate builtin --input - --json --quiet --stop '" + stop + "'", question).out);
+  CHECK(cut[0].find("text")->string() == text.substr(0, text.find(stop)));
+  CHECK(cut[0].find("finish_reason")->string() == "stop");
+  const auto on = lines(signalbox_run("generate builtin --input - --json --quiet --ignore-eos --max-tokens 40", question).out);
+  CHECK(on[0].find("tokens")->items().size() == 40);
+  CHECK(on[0].find("finish_reason")->string() == "length");
+}
+
+TEST_CASE("score: log p of every token, sums over the target") {
+  const auto out = lines(signalbox_run("score builtin --input - --json --quiet",
+                                       R"({"id":"a","prompt":"User: hello","target":" world."})" "\n"
+                                       R"({"id":"b","tokens":[1,289,28,313,28]})" "\n"
+                                       R"({"id":"c","tokens":[1]})" "\n").out);
+  REQUIRE(out.size() == 3);
+  const json::Ref a(out[0], "line"), b(out[1], "line"), c(out[2], "line");
+  const int64_t start = a.at("target_start").integer();
+  CHECK(a.at("logprobs").length() + 1 == a.at("tokens").length());
+  double sum = 0;
+  for (size_t i = static_cast<size_t>(start) - 1; i < a.at("logprobs").length(); ++i) sum += a.at("logprobs")[i].number();
+  CHECK(sum == doctest::Approx(a.at("sum_logprob").number()));
+  CHECK(!out[1].find("target_start"));
+  CHECK(b.at("logprobs").length() == 4);
+  CHECK(c.at("logprobs").length() == 0);
+  CHECK(c.at("sum_logprob").number() == 0);
+}
+
+TEST_CASE("tokenize: there and back, empty text, messages") {
+  const auto out = lines(signalbox_run("tokenize builtin --input - --json",
+                                       records + R"({"id":"e","prompt":""})" "\n" R"({"id":"t","tokens":[]})" "\n").out);
+  REQUIRE(out.size() == 5);
+  CHECK(out[0].find("ids")->items().size() == out[0].find("pieces")->items().size());
+  CHECK(out[2].find("text")->string().find("Assistant:") != std::string::npos);
+  CHECK(out[3].find("ids")->items().size() == 1);   // the begin token alone
+  CHECK(out[4].find("ids")->items().empty());
+  json::Value record = json::Value::object();
+  record.set("id", "c").set("tokens", *out[2].find("ids"));
+  const auto back = lines(signalbox_run("tokenize builtin --decode --input - --json", json::dump(record) + "\n").out);
+  REQUIRE(back.size() == 1);
+  CHECK(back[0].find("text")->string() == out[2].find("text")->string());
+  CHECK(lines(signalbox_run("tokenize builtin --no-special --json", "").out)[0].find("ids")->items().empty());
+}
+
+TEST_CASE("trace: a row for every token, in every mode; records and spans travel") {
+  test::TemporaryDirectory scratch;
+  std::string expected;
+  for (const std::string mode : {"--batch 1", "--batch 4 --chunk 2", "--threads 1 --chunk 1"}) {
+    for (const int n : {0, 1, 5}) {
+      const std::string dir = (scratch / ("t" + std::to_string(n))).string();
+      const Ran ran = signalbox_run("trace builtin --input - --quiet --ignore-eos --generate " + std::to_string(n) + " " +
+                                        mode + " --out " + dir, records);
+      INFO(ran.err);
+      REQUIRE(ran.code == 0);
+      const TraceReader trace(dir);
+      REQUIRE(trace.n_samples() == 3);
+      CHECK(trace.sample_ids() == std::vector<std::string>{"a", "b", "c"});
+      CHECK(trace.rows(1).size() == 4 + n);
+      const auto phase = trace.phase(trace.rows(1));
+      CHECK(std::count(phase.begin(), phase.end(), 1) == n);
+      CHECK(trace.span_names() == std::vector<std::string>{"name"});
+      const auto spans = trace.spans(trace.rows(2));
+      CHECK(std::count(spans.begin(), spans.end(), 1u) > 0);
+      const auto stored = lines(test::read_file(dir + "/records.jsonl"));
+      REQUIRE(stored.size() == 3);
+      CHECK(*stored[1].find("condition") == json::Value("c"));
+      if (n == 5) {
+        const std::string bytes = test::read_file(dir + "/trace.safetensors");
+        if (expected.empty()) expected = bytes;
+        CHECK(bytes == expected);   // batch, chunk and threads leave no mark
+      }
+    }
+  }
+}
+
+TEST_CASE("diff: finds where an edit acted and nothing where none did") {
+  test::TemporaryDirectory scratch;
+  test::write_file(scratch / "edit.json",
+                   R"({"edits":[{"op":"misroute","policy":"next_best","layers":"3","tokens":{"positions":"2:"}}]})");
+  const std::string base = "trace builtin --quiet --input - --points '*router*,logits,*.resid_mid' --out ";
+  REQUIRE(signalbox_run(base + (scratch / "a").string(), records).code == 0);
+  REQUIRE(signalbox_run(base + (scratch / "b").string() + " --edits " + (scratch / "edit.json").string(), records).code == 0);
+  const std::string a = (scratch / "a").string(), b = (scratch / "b").string();
+  const auto same = lines(signalbox_run("diff " + a + " " + a + " --json").out);
+  CHECK(same[0].find("first_divergence")->is_null());
+  CHECK(json::Ref(same[0], "d").at("logits").at("mean_kl").number() == 0);
+  const auto other = lines(signalbox_run("diff " + a + " " + b + " --json").out);
+  const json::Ref first = json::Ref(other[0], "d").at("first_divergence");
+  CHECK(first.at("point").string() == "layer.3.router.ids");
+  CHECK(first.at("position").integer() == 2);
+  CHECK(json::Ref(other[0], "d").at("logits").at("mean_kl").number() > 0);
+  for (const json::Ref& layer : json::Ref(other[0], "d").at("expert_agreement").items())
+    if (layer.at("layer").integer() < 3) CHECK(layer.at("same_route").number() == 1);
+}
+
+TEST_CASE("inspect and version tell what is there") {
+  const auto out = lines(signalbox_run("inspect builtin --json --tensors").out);
+  REQUIRE(out.size() == 1);
+  const json::Ref model(out[0], "inspect");
+  CHECK(model.at("layers").length() == static_cast<size_t>(model.at("n_layers").integer()));
+  CHECK(model.at("layers")[0].at("ffn").string() == "dense");
+  CHECK(model.at("layers")[1].at("router").at("renormalize").boolean() == false);
+  CHECK(model.at("parameters").integer() > model.at("active_parameters").integer());
+  CHECK(model.at("tensors").length() > 100);
+  const auto version = lines(signalbox_run("--version --json").out);
+  CHECK(json::Ref(version[0], "v").at("backends")[0].string() == "cpu");
+}
+
+TEST_CASE("errors are one line and an exit code") {
+  check_error(signalbox_run("nonsense"), 2, "nonsense");
+  check_error(signalbox_run("generate builtin"), 2, "--prompt");
+  check_error(signalbox_run("generate builtin --prompt x --no-such-flag"), 2, "no-such-flag");
+  check_error(signalbox_run("generate builtin --prompt x --isa amx"), 1, "amx");
+  check_error(signalbox_run("generate builtin --prompt x --device cuda"), 1, "CUDA");
+  check_error(signalbox_run("generate /no/such/model --prompt x"), 1, "/no/such/model");
+  check_error(signalbox_run("generate builtin --input /no/such/file"), 1, "/no/such/file");
+  check_error(signalbox_run("generate builtin --prompt x --max-tokens 100000"), 1, "positions");
+  check_error(signalbox_run("generate builtin --prompt x --top-p 2"), 2, "top-p");
+  check_error(signalbox_run("generate builtin --input -", ""), 1, "at least one record");
+  check_error(signalbox_run("generate builtin --input -", "{\"id\":\"a\"}\n"), 1, "standard input:1");
+  check_error(signalbox_run("generate builtin --input -", "{\"id\":\"a\",\"tokens\":[]}\n"), 1, "token");
+  check_error(signalbox_run("generate builtin --input -", "{\"id\":\"a\",\"tokens\":[99999]}\n"), 1, "99999");
+  check_error(signalbox_run("generate builtin --input -", records + records), 1, "standard input:4");
+  check_error(signalbox_run("generate builtin --input -", "{\"id\":\"a\",\"id\":\"b\",\"prompt\":\"x\"}\n"), 1, "duplicate");
+  check_error(signalbox_run("generate builtin --input -", "{\"id\":\"a\",\"prompt\":\"x\",\"spans\":{\"s\":[0,9]}}\n"), 1, "spans.s");
+  check_error(signalbox_run("generate builtin --input -", "{\"id\":\"a\",\"prompt\":\"\xff\"}\n"), 1, "standard input:1");
+  check_error(signalbox_run("trace builtin --input - --out /tmp/x --points nothing.like.it", records), 1, "nothing.like.it");
+  check_error(signalbox_run("diff /no/such/trace /no/such/trace"), 1, "/no/such/trace");
+}
+
+TEST_CASE("edits that cannot be are refused before the first token") {
+  test::TemporaryDirectory scratch;
+  const auto refuse = [&](const std::string& edit, const std::string& expected) {
+    test::write_file(scratch / "e.json", "{\"edits\":[" + edit + "]}");
+    check_error(signalbox_run("generate builtin --quiet --prompt x --edits " + (scratch / "e.json").string()), 1, expected);
+  };
+  refuse(R"({"op":"deactivate","mode":"ban","experts":[1],"layers":"0"})", "layer");
+  refuse(R"({"op":"deactivate","mode":"ban","experts":[99]})", "99");
+  refuse(R"({"op":"deactivate","mode":"ban"})", "experts");
+  refuse(R"({"op":"deactivate","mode":"ban","experts":[1],"layers":"77"})", "77");
+  refuse(R"({"op":"misroute","policy":"next_best","tokens":{"span":"nowhere"}})", "nowhere");
+  refuse(R"({"op":"misroute","policy":"nonsense"})", "nonsense");
+  refuse(R"({"op":"misroute","policy":"worst","unknown":1})", "unknown");
+  refuse(R"({"op":"ablate","point":"no.such.point","value":"zero"})", "no.such.point");
+}
+
+TEST_CASE("help has an example for every command") {
+  for (const char* command : {"inspect", "tokenize", "generate", "score", "trace", "diff", "make-model", "bench", "demo"}) {
+    CAPTURE(command);
+    const Ran ran = signalbox_run(std::string(command) + " --help");
+    CHECK(ran.code == 0);
+    CHECK(ran.err.empty());
+    CHECK(ran.out.find("Example") != std::string::npos);
+    CHECK(ran.out.find(std::string("signalbox ") + command) != std::string::npos);
+  }
+}
