@@ -33,9 +33,7 @@ void split(std::string_view text, const std::string& name, Take take) {
   int64_t line = 1;
   while (i < text.size()) {
     const int64_t first_line = line;
-    auto fail = [&](const char* expected) {
-      throw Error(name, "line " + std::to_string(line) + ": " + expected);
-    };
+    auto fail = [&](const char* expected) { throw Error(name, "line " + std::to_string(line) + ": " + expected); };
     std::vector<std::string> fields;
     for (bool more = true; more;) {
       std::string field;
@@ -101,9 +99,8 @@ CsvTable CsvTable::parse(std::string_view text, std::string name) {
       return;
     }
     if (fields.size() != table.header_.size())
-      throw Error(table.name_, "line " + std::to_string(line) + ": expected " +
-                                   std::to_string(table.header_.size()) + " fields, found " +
-                                   std::to_string(fields.size()));
+      throw Error(table.name_, "line " + std::to_string(line) + ": expected " + std::to_string(table.header_.size()) +
+                                   " fields, found " + std::to_string(fields.size()));
     table.rows_.push_back({line, std::move(fields)});
   });
   if (table.header_.empty()) throw Error(table.name_, "expected a header row, found an empty file");

@@ -46,7 +46,8 @@ std::vector<int32_t> draw_permutation(int32_t n, uint64_t seed, int32_t layer) {
     unsigned __int128 product;
     do {
       product = static_cast<unsigned __int128>(
-                    draw(Purpose::permutation, seed, static_cast<uint64_t>(layer), counter++, 0, 0)) * range;
+                    draw(Purpose::permutation, seed, static_cast<uint64_t>(layer), counter++, 0, 0)) *
+                range;
     } while (static_cast<uint64_t>(product) < biased);
     std::swap(order[static_cast<size_t>(i)], order[static_cast<size_t>(product >> 64)]);
   }

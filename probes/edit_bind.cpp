@@ -9,11 +9,11 @@ namespace signalbox {
 // Per edit, what its condition and its recording mean for this sequence; then the steps and writes with their tables.
 struct BoundEdits::Tables {
   using Ranges = std::vector<std::pair<int64_t, int64_t>>;
-  std::vector<Ranges> spans;                         // [edit]
-  std::vector<int64_t> samples;                      // [edit] of a recording
-  std::vector<std::vector<int32_t>> recorded_rows;   // [edit][position] -> row of the sample, -1 none
-  std::vector<std::vector<RouterStep>> steps;        // [layer], empty where nothing is replayed; or no layers at all
-  std::vector<PointEdit> points;                     // as PlanData::points
+  std::vector<Ranges> spans;                        // [edit]
+  std::vector<int64_t> samples;                     // [edit] of a recording
+  std::vector<std::vector<int32_t>> recorded_rows;  // [edit][position] -> row of the sample, -1 none
+  std::vector<std::vector<RouterStep>> steps;       // [layer], empty where nothing is replayed; or no layers at all
+  std::vector<PointEdit> points;                    // as PlanData::points
   std::deque<std::vector<int32_t>> ints;
   std::deque<std::vector<float>> floats;
 };
@@ -40,7 +40,9 @@ int64_t recorded_sample(const PlanData& plan, const PlannedEdit& edit, const Seq
 }  // namespace
 
 BoundEdits::BoundEdits(std::shared_ptr<const EditPlan> plan, SequenceInfo sequence)
-    : plan_(std::move(plan)), sequence_(std::move(sequence)), record_hash_(signalbox::record_hash(sequence_.record)),
+    : plan_(std::move(plan)),
+      sequence_(std::move(sequence)),
+      record_hash_(signalbox::record_hash(sequence_.record)),
       tables_(std::make_unique<Tables>()) {
   const PlanData& data = *plan_->data_;
   const size_t n_edits = data.edits.size();
@@ -95,8 +97,7 @@ bool BoundEdits::holds(int32_t index, int64_t position) const {
                                   [&](const auto& r) { return position >= r.first && position < r.second; }))
       return false;
   }
-  return tokens.fraction >= 1 ||
-         draw_share(tokens.fraction, edit.seed, record_hash_, sequence_.sample, position);
+  return tokens.fraction >= 1 || draw_share(tokens.fraction, edit.seed, record_hash_, sequence_.sample, position);
 }
 
 void BoundEdits::active(int64_t position, uint8_t* out) const {
@@ -159,7 +160,8 @@ std::shared_ptr<const BoundEdits> EditPlan::bind(const SequenceInfo& sequence) c
       const TraceReader& trace = *data_->edits[i].trace;
       step.replay_ids = tables.ints.emplace_back(layer_of(ids[i], trace, static_cast<int32_t>(layer))).data();
       if (data_->edits[i].recorded_weights)
-        step.replay_weights = tables.floats.emplace_back(layer_of(weights[i], trace, static_cast<int32_t>(layer))).data();
+        step.replay_weights =
+            tables.floats.emplace_back(layer_of(weights[i], trace, static_cast<int32_t>(layer))).data();
       step.replay_index = tables.recorded_rows[i].data();
       step.replay_positions = static_cast<int32_t>(tables.recorded_rows[i].size());
     }
@@ -193,7 +195,8 @@ int64_t PointEdit::value_row(int64_t position, int32_t slot, int32_t expert) con
   const PlanData& data = *owner->plan_->data_;
   const PlannedEdit& planned = data.edits[static_cast<size_t>(edit)];
   const std::string wanted = rows == Rows::by_expert ? "a mean of expert " + std::to_string(expert)
-                             : row >= 0 ? "a recorded value of slot " + std::to_string(slot) : "a recorded value";
+                             : row >= 0              ? "a recorded value of slot " + std::to_string(slot)
+                                                     : "a recorded value";
   throw Error(data.where, planned.path + ": " + (layer < 0 ? "" : "layer " + std::to_string(layer) + ", ") + "record " +
                               in_quotes(owner->record()) + ", position " + std::to_string(position) + ": expected " +
                               wanted + ", found none" + (planned.trace ? " in " + planned.trace->file() : ""));
@@ -225,7 +228,9 @@ Error BoundEdits::fault_error(const RouteFault& fault, int32_t layer, int64_t po
       return Error(sequence_.record.empty() ? "router" : "record " + in_quotes(sequence_.record),
                    "layer " + std::to_string(layer) + ", position " + std::to_string(position) +
                        ": expected finite router logits, found NaN or infinity");
-    case RouteFault::Kind::none: reason = "expected a fault of the router, found none"; break;
+    case RouteFault::Kind::none:
+      reason = "expected a fault of the router, found none";
+      break;
   }
   return Error(data.where, (edit ? edit->path + ": " : "") + at + reason);
 }

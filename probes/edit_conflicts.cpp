@@ -12,7 +12,10 @@ namespace {
 class LayerCheck {
  public:
   LayerCheck(const PlanData& plan, const std::vector<EditSpec>& specs, int32_t layer)
-      : steps_(plan.steps[layer]), specs_(specs), layer_(layer), n_experts_(plan.shape.layers[layer].n_experts),
+      : steps_(plan.steps[layer]),
+        specs_(specs),
+        layer_(layer),
+        n_experts_(plan.shape.layers[layer].n_experts),
         n_active_(plan.shape.layers[layer].n_active) {
     ks_ = {n_active_};
     for (const RouterStep& step : steps_) {
@@ -28,19 +31,34 @@ class LayerCheck {
   void check() const {
     for (const RouterStep& step : steps_) {
       switch (step.op) {
-        case EditOp::ban: check_candidates(step, banned_and(step), *ks_.begin(), ""); break;
-        case EditOp::top_k: check_candidates(step, banned_, step.k, ""); break;
-        case EditOp::force: check_force(step); break;
-        case EditOp::fixed: check_fixed(step); break;
-        case EditOp::next_best: check_candidates(step, banned_, 2 * *ks_.begin(), " for next_best"); break;
-        case EditOp::swap_last: check_candidates(step, banned_, *ks_.begin() + 1, " for swap_last"); break;
+        case EditOp::ban:
+          check_candidates(step, banned_and(step), *ks_.begin(), "");
+          break;
+        case EditOp::top_k:
+          check_candidates(step, banned_, step.k, "");
+          break;
+        case EditOp::force:
+          check_force(step);
+          break;
+        case EditOp::fixed:
+          check_fixed(step);
+          break;
+        case EditOp::next_best:
+          check_candidates(step, banned_, 2 * *ks_.begin(), " for next_best");
+          break;
+        case EditOp::swap_last:
+          check_candidates(step, banned_, *ks_.begin() + 1, " for swap_last");
+          break;
         case EditOp::random:
           if (step.exclude_original && n_experts_ - n_active_ < *ks_.begin())
-            fail(step, "expected at least " + std::to_string(*ks_.begin()) + " experts beside the original ones, found " +
-                           std::to_string(n_experts_ - n_active_));
+            fail(step, "expected at least " + std::to_string(*ks_.begin()) +
+                           " experts beside the original ones, found " + std::to_string(n_experts_ - n_active_));
           break;
-        case EditOp::frequency_matched: check_rates(step); break;
-        default: break;
+        case EditOp::frequency_matched:
+          check_rates(step);
+          break;
+        default:
+          break;
       }
       if (step.weights == WeightPolicy::keep_slot && *ks_.rbegin() > n_active_)
         fail(step, "expected no more slots than the original route's " + std::to_string(n_active_) +
@@ -104,8 +122,8 @@ class LayerCheck {
   const std::vector<RouterStep>& steps_;
   const std::vector<EditSpec>& specs_;
   int32_t layer_, n_experts_, n_active_;
-  Set ks_;                  // slots that a route may have, given which top_k edits act
-  Set banned_, forced_;     // at every token
+  Set ks_;               // slots that a route may have, given which top_k edits act
+  Set banned_, forced_;  // at every token
 };
 
 }  // namespace

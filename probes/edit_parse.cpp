@@ -45,8 +45,7 @@ void parse_positions(const json::Ref& ref, int64_t& begin, int64_t& end) {
   auto number = [&](size_t first, size_t last, int64_t& value) {
     if (first == last) return;
     auto [stop, failed] = std::from_chars(text.data() + first, text.data() + last, value);
-    if (failed != std::errc() || stop != text.data() + last || value < 0)
-      ref.fail_type("positions as \"BEGIN:END\"");
+    if (failed != std::errc() || stop != text.data() + last || value < 0) ref.fail_type("positions as \"BEGIN:END\"");
   };
   if (colon == std::string::npos) ref.fail_type("positions as \"BEGIN:END\"");
   number(0, colon, begin);
@@ -54,34 +53,59 @@ void parse_positions(const json::Ref& ref, int64_t& begin, int64_t& end) {
   if (begin >= end) ref.fail_type("a range of at least one position");
 }
 
-enum class Op { deactivate, activate, misroute, replay, top_k, temperature, scale_expert, scale_shared, ablate, add,
-                patch };
+enum class Op {
+  deactivate,
+  activate,
+  misroute,
+  replay,
+  top_k,
+  temperature,
+  scale_expert,
+  scale_shared,
+  ablate,
+  add,
+  patch
+};
 enum class Mode { ban_or_force, steermoe, bias };
 
-constexpr std::array<Named<Op>, 11> ops = {{{"deactivate", Op::deactivate}, {"activate", Op::activate},
-    {"misroute", Op::misroute}, {"replay", Op::replay}, {"top_k", Op::top_k}, {"temperature", Op::temperature},
-    {"scale_expert", Op::scale_expert}, {"scale_shared", Op::scale_shared}, {"ablate", Op::ablate}, {"add", Op::add},
-    {"patch", Op::patch}}};
-constexpr std::array<Named<Mode>, 3> deactivate_modes = {{{"ban", Mode::ban_or_force}, {"steermoe", Mode::steermoe},
-    {"bias", Mode::bias}}};
-constexpr std::array<Named<Mode>, 3> activate_modes = {{{"force", Mode::ban_or_force}, {"steermoe", Mode::steermoe},
-    {"bias", Mode::bias}}};
+constexpr std::array<Named<Op>, 11> ops = {{{"deactivate", Op::deactivate},
+                                            {"activate", Op::activate},
+                                            {"misroute", Op::misroute},
+                                            {"replay", Op::replay},
+                                            {"top_k", Op::top_k},
+                                            {"temperature", Op::temperature},
+                                            {"scale_expert", Op::scale_expert},
+                                            {"scale_shared", Op::scale_shared},
+                                            {"ablate", Op::ablate},
+                                            {"add", Op::add},
+                                            {"patch", Op::patch}}};
+constexpr std::array<Named<Mode>, 3> deactivate_modes = {
+    {{"ban", Mode::ban_or_force}, {"steermoe", Mode::steermoe}, {"bias", Mode::bias}}};
+constexpr std::array<Named<Mode>, 3> activate_modes = {
+    {{"force", Mode::ban_or_force}, {"steermoe", Mode::steermoe}, {"bias", Mode::bias}}};
 constexpr std::array<Named<EditOp>, 9> policies = {{{"next_best", EditOp::next_best},
-    {"swap_last", EditOp::swap_last}, {"worst", EditOp::worst}, {"shift", EditOp::shift},
-    {"permute", EditOp::permute}, {"random", EditOp::random}, {"gumbel", EditOp::gumbel},
-    {"frequency_matched", EditOp::frequency_matched}, {"fixed", EditOp::fixed}}};
+                                                    {"swap_last", EditOp::swap_last},
+                                                    {"worst", EditOp::worst},
+                                                    {"shift", EditOp::shift},
+                                                    {"permute", EditOp::permute},
+                                                    {"random", EditOp::random},
+                                                    {"gumbel", EditOp::gumbel},
+                                                    {"frequency_matched", EditOp::frequency_matched},
+                                                    {"fixed", EditOp::fixed}}};
 constexpr std::array<Named<WeightPolicy>, 7> weight_policies = {{{"model", WeightPolicy::model},
-    {"keep_scores", WeightPolicy::keep_scores}, {"renormalize", WeightPolicy::renormalize},
-    {"preserve_mass", WeightPolicy::preserve_mass}, {"keep_slot", WeightPolicy::keep_slot},
-    {"hole", WeightPolicy::hole}, {"recorded", WeightPolicy::recorded}}};
-constexpr std::array<Named<Condition::Phase>, 3> phases = {{{"given", Condition::Phase::given},
-    {"generated", Condition::Phase::generated}, {"all", Condition::Phase::all}}};
+                                                                 {"keep_scores", WeightPolicy::keep_scores},
+                                                                 {"renormalize", WeightPolicy::renormalize},
+                                                                 {"preserve_mass", WeightPolicy::preserve_mass},
+                                                                 {"keep_slot", WeightPolicy::keep_slot},
+                                                                 {"hole", WeightPolicy::hole},
+                                                                 {"recorded", WeightPolicy::recorded}}};
+constexpr std::array<Named<Condition::Phase>, 3> phases = {
+    {{"given", Condition::Phase::given}, {"generated", Condition::Phase::generated}, {"all", Condition::Phase::all}}};
 
 // Reads one edit and remembers which keys belong to it, so that all others can be refused.
 class Parser {
  public:
-  Parser(const json::Ref& ref, const std::filesystem::path& base_dir, uint64_t seed)
-      : base_dir_(base_dir), spec_(ref) {
+  Parser(const json::Ref& ref, const std::filesystem::path& base_dir, uint64_t seed) : base_dir_(base_dir), spec_(ref) {
     spec_.seed = seed;
   }
 
@@ -89,17 +113,39 @@ class Parser {
     const Op op = choose(at("op"), ops);
     what_ = spec_.ref.at("op").string();
     switch (op) {
-      case Op::deactivate: deactivate(); break;
-      case Op::activate: activate(); break;
-      case Op::misroute: misroute(); break;
-      case Op::replay: replay(); break;
-      case Op::top_k: top_k(); break;
-      case Op::temperature: temperature(); break;
-      case Op::scale_expert: scale(EditOp::scale_expert); break;
-      case Op::scale_shared: scale(EditOp::scale_shared); break;
-      case Op::ablate: ablate(); break;
-      case Op::add: add(); break;
-      case Op::patch: patch(); break;
+      case Op::deactivate:
+        deactivate();
+        break;
+      case Op::activate:
+        activate();
+        break;
+      case Op::misroute:
+        misroute();
+        break;
+      case Op::replay:
+        replay();
+        break;
+      case Op::top_k:
+        top_k();
+        break;
+      case Op::temperature:
+        temperature();
+        break;
+      case Op::scale_expert:
+        scale(EditOp::scale_expert);
+        break;
+      case Op::scale_shared:
+        scale(EditOp::scale_shared);
+        break;
+      case Op::ablate:
+        ablate();
+        break;
+      case Op::add:
+        add();
+        break;
+      case Op::patch:
+        patch();
+        break;
     }
     where(op != Op::scale_expert && op != Op::scale_shared && spec_.kind == EditSpec::Kind::router);
     for (const auto& [key, value] : spec_.ref.members()) {
@@ -118,8 +164,9 @@ class Parser {
   json::Ref at(std::string_view key) {
     keys_.push_back(key);
     auto found = spec_.ref.find(key);
-    if (!found) spec_.ref.fail("expected the key \"" + std::string(key) + "\"" +
-                               (what_.empty() ? "" : " for " + what_) + ", found none");
+    if (!found)
+      spec_.ref.fail("expected the key \"" + std::string(key) + "\"" + (what_.empty() ? "" : " for " + what_) +
+                     ", found none");
     return *found;
   }
   std::optional<json::Ref> find(std::string_view key) {
@@ -128,8 +175,10 @@ class Parser {
   }
   void experts(bool needed) {
     spec_.needs_experts = needed;
-    if (needed) spec_.experts = ExpertList::parse(at("experts"), base_dir_);
-    else if (auto found = find("experts")) spec_.experts = ExpertList::parse(*found, base_dir_);
+    if (needed)
+      spec_.experts = ExpertList::parse(at("experts"), base_dir_);
+    else if (auto found = find("experts"))
+      spec_.experts = ExpertList::parse(*found, base_dir_);
   }
 
   void deactivate() {
@@ -271,9 +320,9 @@ class Parser {
 
   const std::filesystem::path& base_dir_;
   EditSpec spec_;
-  std::string what_;                     // "misroute shift"
-  std::vector<std::string_view> keys_;   // that belong to this edit
-  bool full_name_ = false;               // the point names its layer
+  std::string what_;                    // "misroute shift"
+  std::vector<std::string_view> keys_;  // that belong to this edit
+  bool full_name_ = false;              // the point names its layer
 };
 
 }  // namespace

@@ -54,8 +54,10 @@ class Planner {
     edit.seed = spec.seed;
     for (const auto& [layer, experts] : targets.layers)
       if (!experts.empty()) edit.experts.emplace_back(layer, experts);
-    if (spec.kind == EditSpec::Kind::router) add_router(index, spec, edit, targets);
-    else add_point(index, spec, edit, targets);
+    if (spec.kind == EditSpec::Kind::router)
+      add_router(index, spec, edit, targets);
+    else
+      add_point(index, spec, edit, targets);
     if (edit.acts && std::isfinite(spec.tokens.margin_below)) plan_->needs_margin = true;
   }
 
@@ -116,19 +118,23 @@ class Planner {
   bool no_op(const EditSpec& spec, const RouterStep& step, int32_t layer) const {
     if (spec.tokens.never()) return true;
     switch (spec.op) {
-      case EditOp::bias: return step.value == 0;
+      case EditOp::bias:
+        return step.value == 0;
       case EditOp::temperature:
       case EditOp::scale_expert:
-      case EditOp::scale_shared: return step.value == 1;
-      case EditOp::shift: return step.shift == 0;
+      case EditOp::scale_shared:
+        return step.value == 1;
+      case EditOp::shift:
+        return step.shift == 0;
       case EditOp::top_k: {
         // Only where no earlier edit asks for another k: this one then undoes it.
         const auto& steps = plan_->steps[layer];
-        const bool first = std::none_of(steps.begin(), steps.end(),
-                                        [](const RouterStep& s) { return s.op == EditOp::top_k; });
+        const bool first =
+            std::none_of(steps.begin(), steps.end(), [](const RouterStep& s) { return s.op == EditOp::top_k; });
         return first && step.k == plan_->shape.layers[layer].n_active;
       }
-      default: return false;
+      default:
+        return false;
     }
   }
 
@@ -186,15 +192,16 @@ class Planner {
       rates[l][e] = static_cast<float>(value);
     }
     for (auto& layer : rates)
-      for (float& value : layer) value = std::max(value, 0.0f);   // an expert without a row was never used
+      for (float& value : layer) value = std::max(value, 0.0f);  // an expert without a row was never used
     return rates;
   }
 
   void add_point(int32_t index, const EditSpec& spec, PlannedEdit& edit, const Targets& targets) {
     const PointInfo& info = point_info(spec.point);
     if (std::isfinite(spec.tokens.margin_below) && (!info.per_layer || spec.point < Point::router_logits))
-      spec.ref.at("tokens").at("margin_below").fail("expected a point after the router of its layer, found " +
-                                                    std::string(info.name));
+      spec.ref.at("tokens")
+          .at("margin_below")
+          .fail("expected a point after the router of its layer, found " + std::string(info.name));
     for (const auto& [layer, experts] : targets.layers) {
       const int64_t width = point_width(spec.point, layer, plan_->shape, 0);
       const int32_t n_experts = layer < 0 ? 0 : plan_->shape.layers[layer].n_experts;
@@ -245,14 +252,14 @@ class Planner {
       case EditSpec::Kind::patch: {
         edit.patch = true;
         edit.trace = values_.trace(spec.file);
-        const std::string name =
-            ValueSource::require_point(*edit.trace, spec.ref.at("from"), spec.point, layer, width);
+        const std::string name = ValueSource::require_point(*edit.trace, spec.ref.at("from"), spec.point, layer, width);
         write.rows = PointEdit::Rows::by_position;
         write.n_slots = slots ? static_cast<int32_t>(edit.trace->tensor_shape(name)[1]) : 1;
         require_sample(spec, edit);
         break;
       }
-      case EditSpec::Kind::router: break;
+      case EditSpec::Kind::router:
+        break;
     }
   }
   static bool adds_nothing(const PointEdit& write) {
@@ -264,7 +271,7 @@ class Planner {
   std::unique_ptr<PlanData> plan_;
   ValueSource values_;
   std::vector<EditSpec> specs_;
-  std::vector<std::vector<PointEdit>> points_;   // [point_slot()]
+  std::vector<std::vector<PointEdit>> points_;  // [point_slot()]
   std::filesystem::path rates_file_;
   std::vector<std::vector<float>> rates_by_layer_;
 };

@@ -25,10 +25,10 @@ struct Targets {
 Targets resolve_targets(const EditSpec& spec, const ModelShape& shape);
 
 struct PlannedEdit {
-  std::string path;             // "edits[3]", for messages at run time
+  std::string path;  // "edits[3]", for messages at run time
   Condition tokens;
   uint64_t seed = 0;
-  bool acts = false;            // false: a no-op by value
+  bool acts = false;  // false: a no-op by value
   LayerExperts experts;
   // replay and patch
   std::shared_ptr<const TraceReader> trace;
@@ -37,14 +37,14 @@ struct PlannedEdit {
 };
 
 struct PlanData {
-  std::string where;                             // the file, for messages
+  std::string where;  // the file, for messages
   json::Value source;
   ModelShape shape;
   std::vector<PlannedEdit> edits;
-  std::vector<std::vector<RouterStep>> steps;    // [layer]; replay's tables are filled in by bind
-  std::vector<PointEdit> points;                 // ordered by point_slot(), then as listed; bind fills in patch's values
-  std::vector<int32_t> points_begin;             // [point_slot()] .. [point_slot() + 1]: a point's part of `points`
-  std::deque<std::vector<int32_t>> ints;         // owners of what steps and points point to
+  std::vector<std::vector<RouterStep>> steps;  // [layer]; replay's tables are filled in by bind
+  std::vector<PointEdit> points;               // ordered by point_slot(), then as listed; bind fills in patch's values
+  std::vector<int32_t> points_begin;           // [point_slot()] .. [point_slot() + 1]: a point's part of `points`
+  std::deque<std::vector<int32_t>> ints;       // owners of what steps and points point to
   std::deque<std::vector<float>> floats;
   int32_t max_slots = 0;
   bool has_router_edits = false, has_point_edits = false, needs_margin = false;

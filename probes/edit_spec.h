@@ -19,7 +19,7 @@ namespace signalbox {
 struct LayerList {
   struct Item {
     int32_t first = 0, last = 0;
-    bool range = false;   // written as a range: layers that the edit cannot act on are skipped
+    bool range = false;  // written as a range: layers that the edit cannot act on are skipped
   };
   bool all = true;
   std::vector<Item> items;
@@ -51,8 +51,8 @@ struct ExpertList {
 struct Condition {
   enum class Phase : uint8_t { all, given, generated };
   Phase phase = Phase::all;
-  std::string span;        // empty: none asked for
-  int64_t begin = 0, end = std::numeric_limits<int64_t>::max();   // positions
+  std::string span;                                              // empty: none asked for
+  int64_t begin = 0, end = std::numeric_limits<int64_t>::max();  // positions
   double fraction = 1;
   float margin_below = std::numeric_limits<float>::infinity();
 
@@ -76,28 +76,28 @@ struct TensorSource {
 struct EditSpec {
   enum class Kind : uint8_t { router, ablate, add, patch };
   explicit EditSpec(json::Ref ref) : ref(std::move(ref)) {}
-  json::Ref ref;                 // edits[i], for messages
+  json::Ref ref;  // edits[i], for messages
   Kind kind = Kind::router;
-  EditOp op = EditOp::ban;       // router
+  EditOp op = EditOp::ban;  // router
   LayerList layers;
   bool layers_given = false;
   ExpertList experts;
   Condition tokens;
   uint64_t seed = 0;
   WeightPolicy weights = WeightPolicy::model;
-  double by = 0;                 // bias, scales, shift; tau of gumbel; t of temperature; scale of add
-  int64_t k = 0;                 // top_k
+  double by = 0;  // bias, scales, shift; tau of gumbel; t of temperature; scale of add
+  int64_t k = 0;  // top_k
   bool exclude_original = false;
   bool leave_past = false;
-  std::filesystem::path file;    // rates of frequency_matched; trace of replay, patch and mean_of
-  std::optional<std::string> sample;   // replay, patch: a record's id; none = the record's own
-  Point point = Point::embed;    // ablate, add, patch
+  std::filesystem::path file;         // rates of frequency_matched; trace of replay, patch and mean_of
+  std::optional<std::string> sample;  // replay, patch: a record's id; none = the record's own
+  Point point = Point::embed;         // ablate, add, patch
   enum class Value : uint8_t { zero, tensor, mean };
   Value value = Value::zero;     // ablate
   TensorSource source;           // ablate with a tensor, add
   std::vector<int32_t> neurons;  // ablate
   bool neurons_given = false;
-  bool needs_experts = false;    // the op is about experts; else "experts" is a filter, or does not belong
+  bool needs_experts = false;  // the op is about experts; else "experts" is a filter, or does not belong
 
   // Throws Error naming the key.
   static EditSpec parse(const json::Ref& edit, const std::filesystem::path& base_dir, uint64_t seed);

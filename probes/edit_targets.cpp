@@ -26,9 +26,12 @@ Ability ability(const EditSpec& spec, int32_t l, const ModelShape& shape) {
   if (std::isfinite(spec.tokens.margin_below) && !layer.moe) return {false, "a router"};
   if (point_exists(spec.point, l, shape)) return {};
   switch (point_info(spec.point).where) {
-    case PointInfo::Where::dense: return {false, "a dense feed-forward block"};
-    case PointInfo::Where::shared: return {false, layer.moe ? "a shared expert" : "a router"};
-    default: return {false, "a router"};
+    case PointInfo::Where::dense:
+      return {false, "a dense feed-forward block"};
+    case PointInfo::Where::shared:
+      return {false, layer.moe ? "a shared expert" : "a router"};
+    default:
+      return {false, "a router"};
   }
 }
 
@@ -42,9 +45,12 @@ std::vector<int32_t> resolve_layers(const EditSpec& spec, const ModelShape& shap
   const char* lacks = "a router";
   auto take = [&](int32_t l, bool named) {
     const Ability found = ability(spec, l, shape);
-    if (found.able) layers.push_back(l);
-    else if (named) place.fail("expected layers with " + std::string(found.lacks) + ", found " + layer_text(l));
-    else lacks = found.lacks;
+    if (found.able)
+      layers.push_back(l);
+    else if (named)
+      place.fail("expected layers with " + std::string(found.lacks) + ", found " + layer_text(l));
+    else
+      lacks = found.lacks;
   };
   if (spec.layers.all)
     for (int32_t l = 0; l < n_layers; ++l) take(l, false);
@@ -131,7 +137,8 @@ Targets resolve_targets(const EditSpec& spec, const ModelShape& shape) {
       if (layer >= shape.n_layers())
         experts.fail("expected layers below " + std::to_string(shape.n_layers()) + ", found " + std::to_string(layer));
       const Ability found = ability(spec, layer, shape);
-      if (!found.able) experts.fail("expected layers with " + std::string(found.lacks) + ", found " + layer_text(layer));
+      if (!found.able)
+        experts.fail("expected layers with " + std::string(found.lacks) + ", found " + layer_text(layer));
       if (list.empty() && spec.needs_experts)
         experts.fail("expected at least one expert in " + layer_text(layer) + ", found none");
       for (int32_t expert : list) check_expert(experts, layer, expert, shape);

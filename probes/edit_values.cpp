@@ -9,7 +9,7 @@ namespace signalbox {
 
 namespace {
 
-constexpr int64_t chunk_floats = int64_t{1} << 20;   // of a trace, while means are taken
+constexpr int64_t chunk_floats = int64_t{1} << 20;  // of a trace, while means are taken
 
 std::vector<float> read_floats(const safetensors::File& file, const safetensors::TensorInfo& tensor,
                                const json::Ref& key) {

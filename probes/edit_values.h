@@ -34,7 +34,7 @@ class ValueSource {
   PlanData& plan_;
   std::map<std::string, std::shared_ptr<const TraceReader>> traces_;
   std::map<std::string, std::shared_ptr<const safetensors::File>> files_;
-  std::map<std::string, const std::vector<float>*> tensors_;   // "FILE:tensor" -> checked f32 values
+  std::map<std::string, const std::vector<float>*> tensors_;  // "FILE:tensor" -> checked f32 values
   std::map<int64_t, const std::vector<float>*> zeros_;
 };
 

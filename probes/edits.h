@@ -1,7 +1,8 @@
 // Edits: what an experimenter changes in a forward pass. The format is docs/edits.md.
 //
 //   EditPlan    a list of edits, read and checked against a model; immutable, shared by all sequences that carry it
-//   BoundEdits  a plan tied to one sequence: which positions each edit acts on, and recorded routes and values to impose
+//   BoundEdits  a plan tied to one sequence: which positions each edit acts on, and recorded routes and values to
+//   impose
 #pragma once
 #include <cstdint>
 #include <filesystem>
@@ -35,9 +36,9 @@ struct SpanTokens {
 
 // What edits depend on in a sequence. Its first token has position 0.
 struct SequenceInfo {
-  std::string record;    // the record's id
-  uint32_t sample = 0;   // number of the sample of that record
-  int64_t n_given = 0;   // given tokens; later positions are generated
+  std::string record;   // the record's id
+  uint32_t sample = 0;  // number of the sample of that record
+  int64_t n_given = 0;  // given tokens; later positions are generated
   std::vector<SpanTokens> spans;
 };
 
@@ -50,10 +51,10 @@ class PointEdit {
   Kind kind = Kind::set;
   int32_t edit = 0;
   float margin_below = std::numeric_limits<float>::infinity();
-  float scale = 1;                      // add: of the values
+  float scale = 1;  // add: of the values
   bool all_experts = true;
   std::span<const int32_t> experts;
-  std::span<const int32_t> columns;     // neurons, ascending; empty = all
+  std::span<const int32_t> columns;  // neurons, ascending; empty = all
   // [n_values, width] on the host. The same pointer for all sequences unless the values are of a sequence (patch).
   const float* values = nullptr;
   int64_t n_values = 0, width = 0;
@@ -65,8 +66,8 @@ class PointEdit {
   // How rows are found; filled in by bind.
   enum class Rows : uint8_t { one, by_expert, by_position };
   Rows rows = Rows::one;
-  std::span<const int32_t> row_of;      // by_position: [position] -> recorded row, -1 none; by_expert: [expert] -> row
-  int32_t n_slots = 1;                  // by_position at slots: slots a recorded row holds
+  std::span<const int32_t> row_of;  // by_position: [position] -> recorded row, -1 none; by_expert: [expert] -> row
+  int32_t n_slots = 1;              // by_position at slots: slots a recorded row holds
   const BoundEdits* owner = nullptr;
   int32_t layer = -1;
 };

@@ -8,7 +8,7 @@ namespace signalbox {
 
 namespace {
 
-constexpr int32_t max_index = 1 << 20;   // far above any model; keeps sums of indices in range
+constexpr int32_t max_index = 1 << 20;  // far above any model; keeps sums of indices in range
 
 // A canonical decimal number ("7", not "07" or "+7") at the start of `text`, which moves past it.
 std::optional<int32_t> take_index(std::string_view& text) {
@@ -96,10 +96,14 @@ ExpertList ExpertList::parse(const json::Ref& ref, const std::filesystem::path& 
   ranking.top = ref.at("top").integer(1, int64_t{1} << 40);
   if (auto sign = ref.find("sign")) {
     const std::string& text = sign->string();
-    if (text == "+") ranking.sign = Ranking::Sign::plus;
-    else if (text == "-") ranking.sign = Ranking::Sign::minus;
-    else if (text == "both") ranking.sign = Ranking::Sign::both;
-    else sign->fail_type("\"+\", \"-\" or \"both\"");
+    if (text == "+")
+      ranking.sign = Ranking::Sign::plus;
+    else if (text == "-")
+      ranking.sign = Ranking::Sign::minus;
+    else if (text == "both")
+      ranking.sign = Ranking::Sign::both;
+    else
+      sign->fail_type("\"+\", \"-\" or \"both\"");
   }
   if (auto per_layer = ref.find("per_layer")) ranking.per_layer = per_layer->integer(1, int64_t{1} << 40);
   return experts;

@@ -31,7 +31,7 @@ struct PointInfo {
   Shape shape = Shape::d_model;
   bool writable = false;
 
-  bool router() const { return name.starts_with("router."); }   // stacked over layers in a trace
+  bool router() const { return name.starts_with("router."); }  // stacked over layers in a trace
   bool slots() const { return shape == Shape::slots_d_ff || shape == Shape::slots_d_model; }  // a row a slot
 };
 

@@ -13,8 +13,8 @@ namespace signalbox {
 
 namespace {
 
-constexpr size_t block_bytes = size_t{64} << 10;         // a sample's rows go to disk in blocks of at least this
-constexpr size_t max_pending_bytes = size_t{32} << 20;   // over all samples
+constexpr size_t block_bytes = size_t{64} << 10;        // a sample's rows go to disk in blocks of at least this
+constexpr size_t max_pending_bytes = size_t{32} << 20;  // over all samples
 
 int open_unnamed(const std::filesystem::path& dir, const std::string& where) {
 #ifdef O_TMPFILE
@@ -79,8 +79,10 @@ void RowSpool::flush(Sample& sample) {
   end_ += bytes;
   pending_bytes_ -= bytes;
   // A block that filled up will fill again soon; the memory of others goes back.
-  if (bytes < block_bytes) std::vector<std::byte>().swap(sample.pending);
-  else sample.pending.clear();
+  if (bytes < block_bytes)
+    std::vector<std::byte>().swap(sample.pending);
+  else
+    sample.pending.clear();
 }
 
 void RowSpool::flush_all() {

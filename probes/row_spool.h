@@ -13,8 +13,8 @@ namespace signalbox {
 // Writes all bytes at an offset of a file; throws Error with `where` and the system's reason.
 void write_at(int descriptor, const void* data, size_t bytes, uint64_t offset, const std::string& where);
 
-// The file has no name: it vanishes with the process, however that ends. Memory: buffers of at most 32 MiB, and an index
-// of one entry for at least 64 KiB of rows or for one sample, whichever is less.
+// The file has no name: it vanishes with the process, however that ends. Memory: buffers of at most 32 MiB, and an
+// index of one entry for at least 64 KiB of rows or for one sample, whichever is less.
 class RowSpool {
  public:
   // Rows of `row_bytes` > 0 in a file in `dir`.
@@ -23,7 +23,7 @@ class RowSpool {
   RowSpool(const RowSpool&) = delete;
   RowSpool& operator=(const RowSpool&) = delete;
 
-  int64_t n_samples() const { return static_cast<int64_t>(samples_.size()); }   // highest sample seen, plus one
+  int64_t n_samples() const { return static_cast<int64_t>(samples_.size()); }  // highest sample seen, plus one
   int64_t n_rows(int64_t sample) const;
   int64_t n_rows() const { return n_rows_; }
 
@@ -43,7 +43,7 @@ class RowSpool {
   };
   struct Sample {
     std::vector<Extent> extents;
-    std::vector<std::byte> pending;   // whole rows, not yet in the file
+    std::vector<std::byte> pending;  // whole rows, not yet in the file
     int64_t n_rows = 0;
   };
   Sample& at(int64_t sample);
@@ -58,7 +58,7 @@ class RowSpool {
   int64_t n_rows_ = 0;
   size_t pending_bytes_ = 0;
   std::vector<Sample> samples_;
-  std::vector<int64_t> dirty_;        // samples with pending rows
+  std::vector<int64_t> dirty_;  // samples with pending rows
 };
 
 }  // namespace signalbox

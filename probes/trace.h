@@ -23,9 +23,9 @@ struct TraceOptions {
   std::filesystem::path dir;  // made when it does not exist
   ModelShape shape;
   PointSet points;
-  int32_t n_slots = 0;        // width of routes: EditPlan::max_slots(), or 0 for shape.n_active()
-  bool original_ids = false;  // the run carries edits: record router.original_ids beside router.ids
-  bool compact = false;       // router.weights as F16
+  int32_t n_slots = 0;                  // width of routes: EditPlan::max_slots(), or 0 for shape.n_active()
+  bool original_ids = false;            // the run carries edits: record router.original_ids beside router.ids
+  bool compact = false;                 // router.weights as F16
   std::vector<std::string> span_names;  // at most 32, bit i of StepRows::spans is span_names[i]
   // Further metadata: model, model_hash, tokenizer, edits, numerics, isa, device, signalbox_version. Those absent here
   // are written as empty strings; schema, n_experts, n_active, samples and spans are the writer's own.
@@ -49,8 +49,8 @@ class TraceWriter : public ProbeSink {
   int64_t n_rows() const;                // recorded so far, over all samples
   int64_t n_rows(int64_t sample) const;  // of one sample
 
-  // Writes the directory's files. ids[i] names sample i (ids repeat where a record has several samples); record(i) is its
-  // line in records.jsonl. No other call may follow.
+  // Writes the directory's files. ids[i] names sample i (ids repeat where a record has several samples); record(i) is
+  // its line in records.jsonl. No other call may follow.
   void finish(std::span<const std::string> ids, const std::function<json::Value(int64_t)>& record);
 
  private:

@@ -12,8 +12,8 @@
 
 namespace signalbox {
 
-using safetensors::TensorInfo;
 using safetensors::shape_text;
+using safetensors::TensorInfo;
 
 struct TraceReader::State {
   std::shared_ptr<const safetensors::File> file;
@@ -21,7 +21,7 @@ struct TraceReader::State {
   int64_t n_tokens = 0;
   int32_t n_experts = 0, n_active = 0, n_slots = 0;
   std::vector<int32_t> layers;
-  std::vector<int64_t> offsets;   // [S + 1]
+  std::vector<int64_t> offsets;  // [S + 1]
   std::vector<std::string> ids, span_names;
   std::unordered_map<std::string_view, std::vector<int64_t>> by_id;
 
@@ -41,7 +41,8 @@ struct TraceReader::State {
   std::vector<T> values(const TensorInfo& tensor, int64_t first, int64_t count) const {
     file->check_unchanged();
     std::vector<T> out(static_cast<size_t>(count));
-    if (count > 0) std::memcpy(out.data(), file->data(tensor) + first * sizeof(T), static_cast<size_t>(count) * sizeof(T));
+    if (count > 0)
+      std::memcpy(out.data(), file->data(tensor) + first * sizeof(T), static_cast<size_t>(count) * sizeof(T));
     return out;
   }
   std::string text(const char* key) const {
@@ -112,15 +113,15 @@ void TraceReader::State::check_rows() {
       int32_t position;
       std::memcpy(&position, positions + t * 4, 4);
       if (position <= last)
-        fail("tensor \"positions\": expected positions that ascend within a sample, found " +
-             std::to_string(position) + " at row " + std::to_string(t));
+        fail("tensor \"positions\": expected positions that ascend within a sample, found " + std::to_string(position) +
+             " at row " + std::to_string(t));
       if (position >= max_positions)
         fail("tensor \"positions\": expected positions below " + std::to_string(max_positions) + ", found " +
              std::to_string(position) + " at row " + std::to_string(t));
       last = position;
       if (static_cast<uint8_t>(phase[t]) > 1)
-        fail("tensor \"phase\": expected 0 or 1, found " + std::to_string(static_cast<uint8_t>(phase[t])) +
-             " at row " + std::to_string(t));
+        fail("tensor \"phase\": expected 0 or 1, found " + std::to_string(static_cast<uint8_t>(phase[t])) + " at row " +
+             std::to_string(t));
     }
   }
 }
@@ -245,8 +246,10 @@ std::vector<int32_t> TraceReader::read_ids(std::string_view tensor, Rows rows) c
       return id == std::numeric_limits<decltype(id)>::max() ? -1 : static_cast<int32_t>(id);
     });
   };
-  if (info.type == DType::u8) convert(uint8_t{});
-  else convert(uint16_t{});
+  if (info.type == DType::u8)
+    convert(uint8_t{});
+  else
+    convert(uint16_t{});
   for (size_t first = 0; first < ids.size(); first += static_cast<size_t>(n_slots)) {
     const auto fail = [&](const std::string& expected, int32_t found) {
       const int64_t route = static_cast<int64_t>(first) / n_slots, n_layers = static_cast<int64_t>(layers().size());

@@ -18,8 +18,8 @@ namespace signalbox {
 
 namespace {
 
-constexpr size_t max_staged_bytes = size_t{32} << 20;   // of one batch; larger ones go to the spool piece by piece
-constexpr size_t chunk_bytes = size_t{16} << 20;        // of rows, while tensors are written
+constexpr size_t max_staged_bytes = size_t{32} << 20;  // of one batch; larger ones go to the spool piece by piece
+constexpr size_t chunk_bytes = size_t{16} << 20;       // of rows, while tensors are written
 
 // A tensor of the file whose first dimension is T, and where its elements lie within a row of the spool.
 struct RowTensor {
@@ -66,7 +66,9 @@ class TemporaryFile {
   }
 
  private:
-  [[noreturn]] void fail(const char* what) const { throw Error(temporary_.string(), what + std::string(std::strerror(errno))); }
+  [[noreturn]] void fail(const char* what) const {
+    throw Error(temporary_.string(), what + std::string(std::strerror(errno)));
+  }
   std::filesystem::path path_, temporary_;
   int descriptor_ = -1;
   bool renamed_ = false;
@@ -86,11 +88,11 @@ void sync_directory(const std::filesystem::path& dir) {
 
 struct TraceWriter::State {
   TraceOptions options;
-  std::vector<int32_t> layers;      // with recorded router points
-  std::vector<RowTensor> tensors;   // in order of offset
-  std::vector<Column> columns;      // [column_of()]
+  std::vector<int32_t> layers;     // with recorded router points
+  std::vector<RowTensor> tensors;  // in order of offset
+  std::vector<Column> columns;     // [column_of()]
   size_t row_bytes = 0;
-  size_t tokens = 0, positions = 0, spans = 0, phase = 0, original_ids = 0;   // offsets of a row
+  size_t tokens = 0, positions = 0, spans = 0, phase = 0, original_ids = 0;  // offsets of a row
   bool wide_ids = false, compact = false;
   int64_t n_columns = 0;
   std::unique_ptr<RowSpool> spool;
@@ -99,9 +101,9 @@ struct TraceWriter::State {
   bool open = false, finished = false;
   std::vector<RowRange> ranges;
   int64_t n_rows = 0;
-  std::vector<uint64_t> extents;    // of ranges, when the batch goes to the spool piece by piece
+  std::vector<uint64_t> extents;  // of ranges, when the batch goes to the spool piece by piece
   std::vector<std::byte> staged, piece;
-  std::vector<uint8_t> taken;       // [column_of()]
+  std::vector<uint8_t> taken;  // [column_of()]
   int64_t n_taken = 0;
 
   size_t column_of(Point point, int32_t layer) const {
@@ -207,8 +209,8 @@ void TraceWriter::State::lay_out() {
 TraceWriter::TraceWriter(TraceOptions options) : state_(std::make_unique<State>()) {
   if (options.n_slots == 0) options.n_slots = options.shape.n_active();
   if (static_cast<int64_t>(options.span_names.size()) > max_span_names)
-    throw Error((options.dir / trace_file).string(), "expected at most 32 names of spans in a trace, found " +
-                                                         std::to_string(options.span_names.size()));
+    throw Error((options.dir / trace_file).string(),
+                "expected at most 32 names of spans in a trace, found " + std::to_string(options.span_names.size()));
   for (const auto& [key, value] : options.metadata)
     if (std::find(run_metadata.begin(), run_metadata.end(), key) == run_metadata.end())
       misuse("expected metadata that the schema knows, found \"" + key + "\"");
@@ -231,7 +233,7 @@ int64_t TraceWriter::n_rows(int64_t sample) const { return state_->spool->n_rows
 void TraceWriter::begin(const StepRows& rows) {
   State& s = *state_;
   if (s.open || s.finished) misuse("expected end() before the next begin()");
-  std::map<int64_t, int64_t> next;   // rows of samples that occur more than once in the batch
+  std::map<int64_t, int64_t> next;  // rows of samples that occur more than once in the batch
   for (const RowRange& range : rows.ranges) {
     if (range.sample < 0 || range.n_rows < 0 || range.batch_row < 0 || range.batch_row + range.n_rows > rows.n_rows)
       misuse("expected ranges within the batch");
@@ -347,7 +349,7 @@ void TraceWriter::State::write_tensors(TemporaryFile& file, std::span<const std:
   end += offsets.size() * sizeof(int64_t);
   file.write(layers.data(), layers.size() * sizeof(int32_t), end);
   end += layers.size() * sizeof(int32_t);
-  std::vector<uint64_t> next;   // where each tensor goes on
+  std::vector<uint64_t> next;  // where each tensor goes on
   for (const RowTensor& tensor : tensors) {
     next.push_back(end);
     end += tensor.bytes * static_cast<uint64_t>(n_tokens);

@@ -157,29 +157,30 @@ void CpuBackend::attention(Tensor out, Tensor q, const KvCache& cache, const Bat
     return;
   }
 
-  // Few tiles, many keys: a task a chunk. At most 4 * n_threads tiles hold partial states.
-  std::vector<std::pair<int64_t, int64_t>> tasks;   // tile, chunk
-  std::vector<int64_t> first_task;
-  for (int64_t i = 0; i < n_tiles; ++i) {
-    first_task.push_back(static_cast<int64_t>(tasks.size()));
-    const Tile& tile = tiles[static_cast<size_t>(i)];
-    for (int64_t c = 0; c < chunks_of(tile); ++c) {
-      tasks.emplace_back(i, (tile.first_key / attend_chunk + c) * attend_chunk);
+  // Few tiles, many keys: a task a chunk, at most 4 * n_threads tiles. Neighbouring tasks share a chunk: the heads of a
+  // position lie in one page of the cache.
+  std::vector<std::pair<int64_t, int64_t>> tasks;   // tile, its chunk
+  std::vector<int64_t> first_state(1, 0);
+  for (const Tile& tile : tiles) first_state.push_back(first_state.back() + chunks_of(tile));
+  for (int64_t c = 0; c < most_chunks; ++c) {
+    for (int64_t i = 0; i < n_tiles; ++i) {
+      if (c < chunks_of(tiles[static_cast<size_t>(i)])) tasks.emplace_back(i, c);
     }
   }
   const int64_t rows = attend_max_rows;
   float* states = shared_scratch_.floats(static_cast<int64_t>(tasks.size()) * state);
   pool_.parallel_for(static_cast<int64_t>(tasks.size()), [&](int64_t i, int) {
-    float* part = states + i * state;
-    const auto [tile, chunk] = tasks[static_cast<size_t>(i)];
-    walk.attend(tiles[static_cast<size_t>(tile)], chunk, part, part + rows, part + 2 * rows);
+    const auto [index, c] = tasks[static_cast<size_t>(i)];
+    const Tile& tile = tiles[static_cast<size_t>(index)];
+    float* part = states + (first_state[static_cast<size_t>(index)] + c) * state;
+    walk.attend(tile, (tile.first_key / attend_chunk + c) * attend_chunk, part, part + rows, part + 2 * rows);
   });
   pool_.parallel_for(n_tiles, [&](int64_t i, int thread) {
     const Tile& tile = tiles[static_cast<size_t>(i)];
     float* total = scratch_[static_cast<size_t>(thread)].floats(2 * state);
     walk.begin(tile, total, total + rows, total + 2 * rows);
     for (int64_t c = 0; c < chunks_of(tile); ++c) {
-      const float* part = states + (first_task[static_cast<size_t>(i)] + c) * state;
+      const float* part = states + (first_state[static_cast<size_t>(i)] + c) * state;
       walk.merge(tile, total, total + rows, total + 2 * rows, part, part + rows, part + 2 * rows);
     }
     walk.finish(tile, out, total + rows, total + 2 * rows);

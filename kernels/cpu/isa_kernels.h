@@ -31,7 +31,7 @@ struct GemmArgs {
   WeightRows w;
   int64_t n_first, n_last;
   const float* bias;   // [all n], or null
-  float* scratch;      // gemm_scratch(n_last - n_first, k) floats; unused while m <= gemm_direct_rows
+  float* scratch;      // gemm_scratch(m, n_last - n_first, k) floats; unused while m <= gemm_direct_rows
 };
 
 // out[i, c] = sum_d x[i, d] * w[first_row + d, c], d ascending.   x [m, n_rows], out [m, cols]
@@ -69,7 +69,9 @@ constexpr int64_t attend_chunk = 512;
 constexpr int64_t attend_max_rows = 32;
 
 // At most so many rows read the weights in place; more share one converted copy of a block of them.
-constexpr int64_t gemm_direct_rows = 4;
+constexpr int64_t gemm_direct_rows = 12;
+// Steps of sixteen k that are converted at a time.
+constexpr int64_t gemm_chunk_steps = 128;
 
 struct ActivationArgs {
   bool clamped;
@@ -100,10 +102,11 @@ struct Kernels {
   float (*fma_run)(int64_t n_steps);
 };
 
-// Floats of scratch that gemm needs for n columns of w.
-constexpr int64_t gemm_scratch(int64_t n, int64_t k) {
-  const int64_t k_padded = (k + 15) / 16 * 16, n_padded = (n + 15) / 16 * 16;
-  return n_padded * k_padded + n_padded * 16 * 8;   // converted weights, partial sums of a row tile
+// Floats of scratch that gemm needs for m rows of x and n of w: converted weights, and partial sums.
+constexpr int64_t gemm_scratch(int64_t m, int64_t n, int64_t k) {
+  const int64_t steps = (k + 15) / 16, n_padded = (n + 15) / 16 * 16;
+  const bool one_chunk = steps <= gemm_chunk_steps;
+  return n_padded * 16 * (one_chunk ? steps + 8 : gemm_chunk_steps + m);
 }
 
 const Kernels& kernels_scalar();

@@ -6,11 +6,9 @@ namespace signalbox::cpu {
 
 namespace {
 
-// Columns of a block whose weights are converted once: half a megabyte of f32 at most, so that it stays in L2.
-int64_t packed_columns(int64_t k) {
-  const int64_t fit = 131072 / std::max<int64_t>(k, 1) / 4 * 4;
-  return std::clamp<int64_t>(fit, 8, 64);
-}
+// Columns of a block whose weights are converted once: a chunk of them takes half a megabyte of f32, so that it stays
+// in L2.
+constexpr int64_t packed_columns = 64;
 
 // Columns of a block whose weights stream through once: enough to make a task worth its hand-over, few enough to
 // balance.
@@ -19,7 +17,8 @@ int64_t direct_columns(int64_t n, int64_t k, int n_threads) {
   return std::max<int64_t>({8, enough / 8 * 8, balanced / 8 * 8});
 }
 
-constexpr int64_t block_rows = 192;   // rows of x in a block where columns alone make too few blocks
+// Rows of x in a block where columns alone make too few blocks, or where partial sums of all rows have to wait.
+constexpr int64_t block_rows = 240;
 
 void gemm_block(const Kernels& kernels, const Product& p, const Matrix& w, const float* bias, float* out,
                 int64_t out_stride, const int32_t* out_rows, int64_t m_first, int64_t m_last, int64_t n_first,
@@ -67,9 +66,11 @@ void CpuBackend::run_products(const std::vector<Product>& products) {
     if (p.m == 0 || p.n == 0) continue;
     const int64_t k = p.w->cols;
     const bool direct = p.m <= gemm_direct_rows;
-    const int64_t columns = direct ? direct_columns(p.n, k, n_threads()) : packed_columns(k);
+    const int64_t columns = direct ? direct_columns(p.n, k, n_threads()) : packed_columns;
     const int64_t n_blocks = (p.n + columns - 1) / columns;
-    const int64_t rows = n_blocks < 4 * n_threads() && products.size() == 1 ? block_rows : p.m;
+    const bool chunked = (k + 15) / 16 > gemm_chunk_steps;
+    const bool few_blocks = n_blocks < 4 * n_threads() && products.size() == 1;
+    const int64_t rows = !direct && (chunked || few_blocks) ? block_rows : p.m;
     for (int64_t m = 0; m < p.m; m += rows) {
       for (int64_t n = 0; n < p.n; n += columns) {
         blocks_.push_back({static_cast<int32_t>(i), m, std::min(p.m, m + rows), n, std::min(p.n, n + columns)});
@@ -77,7 +78,7 @@ void CpuBackend::run_products(const std::vector<Product>& products) {
     }
     work += p.m * p.n * k;
     const int64_t up = p.up ? std::min(p.m, rows) * columns : 0;
-    scratch_floats = std::max(scratch_floats, up + 16 + (direct ? 0 : gemm_scratch(columns, k)));
+    scratch_floats = std::max(scratch_floats, up + 16 + (direct ? 0 : gemm_scratch(std::min(p.m, rows), columns, k)));
   }
   const auto run = [&](int64_t task, int thread) {
     const Block& b = blocks_[static_cast<size_t>(task)];

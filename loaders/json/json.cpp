@@ -29,9 +29,9 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
   bool number_unsigned(number_unsigned_t value) override { return add(Value(static_cast<uint64_t>(value))); }
   bool number_float(number_float_t value, const string_t& text) override {
     if (!std::isfinite(value)) fail_at(where_, "expected a number that a double can hold, found " + text);
-    // nlohmann hands integers too large for 64 bits here as doubles: they would silently lose digits.
-    if (text.find_first_of(".eE") == std::string::npos)
-      fail_at(where_, "expected an integer of at most 64 bits, found " + text.substr(0, 40));
+    // Integers too large for 64 bits come here too. Tokenizer configs hold one (a maximal length of 10^30), so they are
+    // no error by themselves: they are not integers to whoever asks for one, and print as they were written.
+    if (text.find_first_of(".eE") == std::string::npos) return add(Value::wide_integer(text, value));
     return add(Value(static_cast<double>(value)));
   }
   bool string(string_t& value) override { return add(Value(std::move(value))); }
@@ -135,7 +135,13 @@ void append(std::string& out, const Value& value, int indent, int level) {
       out += value.is_unsigned() ? std::to_string(static_cast<uint64_t>(value.integer()))
                                  : std::to_string(value.integer());
       break;
-    case Type::real: append_real(out, value.real()); break;
+    case Type::real:
+      if (value.is_wide()) {
+        out += value.string();
+      } else {
+        append_real(out, value.real());
+      }
+      break;
     case Type::string: append_string(out, value.string()); break;
     case Type::array: {
       out += '[';
@@ -203,6 +209,12 @@ const char* type_name(Type type) {
 
 Value::Value(uint64_t value) : type_(Type::integer), unsigned_(value > INT64_MAX), integer_(static_cast<int64_t>(value)) {}
 
+Value Value::wide_integer(std::string digits, double value) {
+  Value wide(value);
+  wide.string_ = std::move(digits);
+  return wide;
+}
+
 double Value::real() const {
   if (type_ == Type::real) return real_;
   return unsigned_ ? static_cast<double>(static_cast<uint64_t>(integer_)) : static_cast<double>(integer_);
@@ -252,7 +264,7 @@ bool Value::operator==(const Value& other) const {
     case Type::null: return true;
     case Type::boolean: return boolean_ == other.boolean_;
     case Type::integer: return integer_ == other.integer_ && unsigned_ == other.unsigned_;
-    case Type::real: return real_ == other.real_;
+    case Type::real: return real_ == other.real_ && string_ == other.string_;
     case Type::string: return string_ == other.string_;
     case Type::array: return items_ == other.items_;
     case Type::object:

@@ -1,7 +1,8 @@
 // Strict JSON: the only reader and writer of JSON in the product.
 //
 // Strict means: duplicate keys, trailing bytes, comments, invalid UTF-8, numbers that overflow a double and nesting
-// deeper than 128 are errors. Integers stay integers (1 is not 1.0), so that a size can refuse a fraction.
+// deeper than 128 are errors. Integers stay integers (1 is not 1.0), so that a size can refuse a fraction; one that 64
+// bits cannot hold is an error to whoever asks for an integer.
 #pragma once
 #include <cstdint>
 #include <filesystem>
@@ -37,6 +38,8 @@ class Value {
   Value(std::string value) : type_(Type::string), string_(std::move(value)) {}
   Value(std::string_view value) : Value(std::string(value)) {}
   Value(const char* value) : Value(std::string(value)) {}
+  // An integer that 64 bits cannot hold: of type real, printed as its digits.
+  static Value wide_integer(std::string digits, double value);
   static Value array() { Value v; v.type_ = Type::array; return v; }
   static Value object() { Value v; v.type_ = Type::object; return v; }
 
@@ -46,11 +49,13 @@ class Value {
   bool is_number() const { return type_ == Type::integer || type_ == Type::real; }
   bool is_unsigned() const { return unsigned_; }      // an integer in (INT64_MAX, UINT64_MAX]
 
+  bool is_wide() const { return type_ == Type::real && !string_.empty(); }
+
   // Unchecked access; the caller has looked at type(). For checked access with messages use Ref.
   bool boolean() const { return boolean_; }
   int64_t integer() const { return integer_; }        // with is_unsigned(): the bits of a uint64_t
   double real() const;                                // of an integer or a real
-  const std::string& string() const { return string_; }
+  const std::string& string() const { return string_; }      // of a string; of a wide integer its digits
   const std::vector<Value>& items() const { return items_; }      // array
   std::vector<Value>& items() { return items_; }
   const std::vector<Member>& members() const { return members_; } // object, in file order

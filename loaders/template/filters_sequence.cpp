@@ -152,7 +152,7 @@ Value filter_dictsort(Runtime& rt, const Value& value, Args& args) {
     const Value& k = by == "key" ? key : item;
     keys.push_back(k.is_string() && !bound.flag(0, false) ? lower(rt, k.text()) : k);
   }
-  return rt.list(sorted(rt, std::move(items), keys, bound.flag(2, false)));
+  return rt.list(sorted(rt, std::move(items), keys, bound.integer(2, 0) != 0));
 }
 
 Value filter_sort(Runtime& rt, const Value& value, Args& args) {
@@ -173,7 +173,7 @@ Value filter_sort(Runtime& rt, const Value& value, Args& args) {
     for (const auto& get : getters) key.push_back(get(rt, item));
     keys.push_back(rt.list(std::move(key)));
   }
-  return rt.list(sorted(rt, std::move(items), keys, bound.flag(0, false)));
+  return rt.list(sorted(rt, std::move(items), keys, bound.integer(0, 0) != 0));
 }
 
 Value filter_groupby(Runtime& rt, const Value& value, Args& args) {

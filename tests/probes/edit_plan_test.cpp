@@ -42,8 +42,8 @@ void write_tensors(const std::filesystem::path& file,
   for (const auto& [header, values] : tensors) {
     if (header.dtype == "F32") writer.write(values.data(), values.size() * 4);
     for (float value : values) {
-      const uint16_t half = header.dtype == "BF16" ? static_cast<uint16_t>(std::bit_cast<uint32_t>(value) >> 16)
-                                                   : f16_of_float(value);
+      const uint16_t half =
+          header.dtype == "BF16" ? static_cast<uint16_t>(std::bit_cast<uint32_t>(value) >> 16) : f16_of_float(value);
       if (header.dtype != "F32") writer.write(&half, 2);
     }
   }
@@ -100,9 +100,11 @@ TEST_CASE("edits: steps of every op") {
 
 TEST_CASE("edits: no-ops are left out, others keep their column") {
   auto plan = plan_of(
-      "[{'op': 'temperature', 't': 1}, {'op': 'top_k', 'k': 2, 'weights': 'hole'}, {'op': 'misroute', 'policy': 'shift', "
+      "[{'op': 'temperature', 't': 1}, {'op': 'top_k', 'k': 2, 'weights': 'hole'}, {'op': 'misroute', 'policy': "
+      "'shift', "
       "'by': 16}, {'op': 'deactivate', 'mode': 'bias', 'by': 0, 'experts': [1]}, {'op': 'scale_expert', 'by': 1.0, "
-      "'experts': [1]}, {'op': 'scale_shared', 'by': 1}, {'op': 'misroute', 'policy': 'worst', 'tokens': {'fraction': 0}}, "
+      "'experts': [1]}, {'op': 'scale_shared', 'by': 1}, {'op': 'misroute', 'policy': 'worst', 'tokens': {'fraction': "
+      "0}}, "
       "{'op': 'misroute', 'policy': 'worst', 'tokens': {'margin_below': 0}}, {'op': 'ablate', 'point': 'expert.out', "
       "'value': 'zero', 'experts': []}, {'op': 'ablate', 'point': 'moe.out', 'value': 'zero', 'neurons': []}]");
   CHECK(plan->n_edits() == 10);
@@ -119,7 +121,8 @@ TEST_CASE("edits: no-ops are left out, others keep their column") {
   auto undone = plan_of("[{'op': 'top_k', 'k': 1}, {'op': 'top_k', 'k': 2, 'tokens': {'phase': 'given'}}]");
   CHECK(layers_of(*undone, 1) == "12345");
   // A no-op is checked all the same.
-  CHECK(plan_error("[{'op': 'temperature', 't': 1, 'layers': '9'}]").find("expected layers below 6") != std::string::npos);
+  CHECK(plan_error("[{'op': 'temperature', 't': 1, 'layers': '9'}]").find("expected layers below 6") !=
+        std::string::npos);
   CHECK(plan_error("[{'op': 'scale_expert', 'by': 1, 'experts': [8]}]").find("experts below 8") != std::string::npos);
 }
 
@@ -127,8 +130,9 @@ TEST_CASE("edits: facts of a plan") {
   CHECK(plan_of("[]")->max_slots() == 2);
   CHECK(plan_of("[{'op': 'top_k', 'k': 5, 'layers': '2'}]")->max_slots() == 5);
   CHECK(plan_of("[{'op': 'top_k', 'k': 1}]")->max_slots() == 2);
-  auto plan = plan_of("[{'op': 'ablate', 'point': 'resid_out', 'value': 'zero', 'tokens': {'margin_below': 1, 'span': 'b'}},"
-                      " {'op': 'top_k', 'k': 1, 'tokens': {'span': 'a'}}]");
+  auto plan = plan_of(
+      "[{'op': 'ablate', 'point': 'resid_out', 'value': 'zero', 'tokens': {'margin_below': 1, 'span': 'b'}},"
+      " {'op': 'top_k', 'k': 1, 'tokens': {'span': 'a'}}]");
   CHECK(plan->needs_margin());
   CHECK(plan->has_point_edits());
   CHECK(plan->span_names() == std::vector<std::string>{"a", "b"});
@@ -158,7 +162,7 @@ TEST_CASE("edits: conditions by position") {
   CHECK(on("'span': 'a'", {{"a", 1, 3}, {"b", 0, 5}, {"a", 4, 5}}) == "01101000");
   CHECK(on("'span': 'a', 'positions': '2:9'", {{"a", 1, 3}}) == "00100000");
   CHECK(on("'span': 'a'") == "00000000");
-  CHECK(on("'span': 'a'", {{"a", 3, 8}}) == "00011000");   // generated tokens are in no span
+  CHECK(on("'span': 'a'", {{"a", 3, 8}}) == "00011000");  // generated tokens are in no span
   CHECK(on("'fraction': 1") == "11111111");
 }
 
@@ -229,17 +233,21 @@ TEST_CASE("edits: experts by rank") {
     return plan_error("[{'op': 'scale_expert', 'by': 0, 'experts': {'from': 'bad.csv', " + more + "}}]", dir.path());
   };
   CHECK(failure("layer,expert\n1,2\n").find("bad.csv: expected a column \"rd\", found none") != std::string::npos);
-  CHECK(failure("layer,expert,rd\n9,2,1\n").find("bad.csv: line 2: layer: expected a layer of the model with a router, "
-                                                "found 9") != std::string::npos);
+  CHECK(failure("layer,expert,rd\n9,2,1\n")
+            .find("bad.csv: line 2: layer: expected a layer of the model with a router, "
+                  "found 9") != std::string::npos);
   CHECK(failure("layer,expert,rd\n0,2,1\n").find("found 0") != std::string::npos);
-  CHECK(failure("layer,expert,rd\n1,8,1\n").find("line 2: expert: expected an expert below 8, found 8") != std::string::npos);
+  CHECK(failure("layer,expert,rd\n1,8,1\n").find("line 2: expert: expected an expert below 8, found 8") !=
+        std::string::npos);
   CHECK(failure("layer,expert,rd\n1,2,1\n1,2,1\n").find("line 3: expected a row for each expert") != std::string::npos);
-  CHECK(failure("layer,expert,rd\n1,2,nan\n").find("line 2: rd: expected a number, found \"nan\"") != std::string::npos);
+  CHECK(failure("layer,expert,rd\n1,2,nan\n").find("line 2: rd: expected a number, found \"nan\"") !=
+        std::string::npos);
   CHECK(failure("layer,expert,rd\n1,2,\n").find("expected a number, found \"\"") != std::string::npos);
   CHECK(failure("layer,expert,rd\n1,2\n").find("line 2: expected 3 fields, found 2") != std::string::npos);
   CHECK(failure("layer,expert,rd\n1,2,\"1\n").find("expected a closing quote") != std::string::npos);
   CHECK(failure("").find("expected a header row") != std::string::npos);
-  CHECK(failure("layer,expert,rd\n1,2,-1\n").find("expected experts with an rd of the sign asked for") != std::string::npos);
+  CHECK(failure("layer,expert,rd\n1,2,-1\n").find("expected experts with an rd of the sign asked for") !=
+        std::string::npos);
   CHECK(failure("layer,expert,rd\n1,2,1\n", "'top': 0").find(".top: expected an integer from 1") != std::string::npos);
   CHECK(failure("layer,expert,rd\n1,2,1\n", "'top': 1, 'sign': 'x'").find(".sign: expected") != std::string::npos);
   CHECK(failure("layer,expert,rd\n1,2,1\n", "'n': 1").find("unknown key \"n\"") != std::string::npos);
@@ -261,11 +269,14 @@ TEST_CASE("edits: rates") {
   const RouterStep& step = bound->router(2).steps[0];
   CHECK(step.rates[2] == 0.25f);
   CHECK(step.rates[3] == 0);
-  CHECK(plan_error("[" + op + "}]", dir.path()).find(".rates: expected rows for layer 5, found none in") != std::string::npos);
+  CHECK(plan_error("[" + op + "}]", dir.path()).find(".rates: expected rows for layer 5, found none in") !=
+        std::string::npos);
   CHECK(plan_error("[" + op + ", 'layers': '1-4'}, {'op': 'deactivate', 'mode': 'ban', 'experts': {'3': [0, 1]}}]",
-                   dir.path()).find("layer 3: expected at least 2 experts with a share above 0") != std::string::npos);
+                   dir.path())
+            .find("layer 3: expected at least 2 experts with a share above 0") != std::string::npos);
   write_file(dir / "usage.csv", "layer,expert,domain,share\n1,0,,1.5\n");
-  CHECK(plan_error("[" + op + "}]", dir.path()).find("line 2: share: expected a number from 0 to 1") != std::string::npos);
+  CHECK(plan_error("[" + op + "}]", dir.path()).find("line 2: share: expected a number from 0 to 1") !=
+        std::string::npos);
 }
 
 TEST_CASE("edits: writes of zeros and of tensors") {
@@ -286,7 +297,8 @@ TEST_CASE("edits: writes of zeros and of tensors") {
       " {'op': 'add', 'point': 'embed', 'vector': 'v.safetensors:brain'},"
       " {'op': 'add', 'point': 'embed', 'vector': 'v.safetensors:zero'},"
       " {'op': 'add', 'point': 'embed', 'vector': 'v.safetensors:d', 'scale': 0},"
-      " {'op': 'ablate', 'point': 'layer.1.expert.hidden', 'value': 'zero'}]", dir.path());
+      " {'op': 'ablate', 'point': 'layer.1.expert.hidden', 'value': 'zero'}]",
+      dir.path());
   auto bound = plan->bind(sequence_of(4));
   CHECK(bound->point_edits(Point::resid_mid, 1).empty());
   CHECK(bound->point_edits(Point::resid_mid, 0).size() == 1);
@@ -313,7 +325,8 @@ TEST_CASE("edits: writes of zeros and of tensors") {
   auto failure = [&](const std::string& vector, const std::string& point = "resid_in") {
     return plan_error("[{'op': 'add', 'point': '" + point + "', 'vector': '" + vector + "'}]", dir.path());
   };
-  CHECK(failure("v.safetensors:wide").find("[0].vector: expected a tensor of shape [4], found [5]") != std::string::npos);
+  CHECK(failure("v.safetensors:wide").find("[0].vector: expected a tensor of shape [4], found [5]") !=
+        std::string::npos);
   CHECK(failure("v.safetensors:e").find("expected a tensor of shape [4], found [8, 4]") != std::string::npos);
   CHECK(failure("v.safetensors:wide", "expert.out").find("expected a tensor of shape [4] or [8, 4], found [5]") !=
         std::string::npos);
@@ -350,7 +363,7 @@ TEST_CASE("half floats are converted exactly") {
   CHECK(std::isinf(float_of_f16(0x7c00)));
   CHECK(f16_of_float(65519.996f) == 0x7bff);
   CHECK(f16_of_float(65520.0f) == 0x7c00);
-  CHECK(f16_of_float(1.00048828125f) == 0x3c00);        // half way, to even
+  CHECK(f16_of_float(1.00048828125f) == 0x3c00);  // half way, to even
   CHECK(f16_of_float(1.00146484375f) == 0x3c02);
   CHECK(f16_of_float(0x1p-25f) == 0);
   CHECK(f16_of_float(0x1.000002p-25f) == 1);

@@ -76,8 +76,9 @@ TEST_CASE("points: globs") {
 TEST_CASE("points: router points are recorded in the same layers") {
   const PointSet set = PointSet::parse("layer.2.router.ids,layer.4.router.weights,layer.3.resid_in", sample_shape());
   CHECK(set.router_layers() == std::vector<int32_t>{2, 4});
-  CHECK(names(set) == "layer.2.router.ids layer.2.router.weights layer.3.resid_in layer.4.router.ids "
-                      "layer.4.router.weights");
+  CHECK(names(set) ==
+        "layer.2.router.ids layer.2.router.weights layer.3.resid_in layer.4.router.ids "
+        "layer.4.router.weights");
 }
 
 TEST_CASE("points: a glob that matches nothing is an error that names it") {

@@ -29,7 +29,7 @@ inline void feed(TraceWriter& writer, const TraceOptions& options, std::vector<R
     if (!shared) range.batch_row = n_rows;
     n_rows = std::max(n_rows, range.batch_row + range.n_rows);
   }
-  std::vector<std::pair<int64_t, int64_t>> rows(static_cast<size_t>(n_rows));   // (sample, row) of batch rows
+  std::vector<std::pair<int64_t, int64_t>> rows(static_cast<size_t>(n_rows));  // (sample, row) of batch rows
   for (const RowRange& range : ranges)
     for (int64_t r = 0; r < range.n_rows; ++r)
       rows[static_cast<size_t>(range.batch_row + r)] = {shared ? 0 : range.sample, range.first_row + r};
@@ -57,8 +57,8 @@ inline void feed(TraceWriter& writer, const TraceOptions& options, std::vector<R
       writer.take_ids(at.layer, ids.data(), options.original_ids ? original.data() : nullptr, n_slots);
       continue;
     }
-    const int64_t width = point_width(at.point, at.layer, options.shape, n_slots) *
-                          (point_info(at.point).slots() ? n_slots : 1);
+    const int64_t width =
+        point_width(at.point, at.layer, options.shape, n_slots) * (point_info(at.point).slots() ? n_slots : 1);
     std::vector<float> data;
     for (auto [sample, row] : rows)
       for (int64_t c = 0; c < width; ++c) data.push_back(value_at(sample, row, at.point, at.layer, c));

@@ -1,3 +1,4 @@
+#include <malloc.h>
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
@@ -25,7 +26,8 @@ int count_files(const fs::path& dir) {
 }
 
 void finish(TraceWriter& writer, const std::vector<std::string>& ids) {
-  writer.finish(ids, [&](int64_t s) { return json::Value::object().set("id", ids[static_cast<size_t>(s)]).set("n", s); });
+  writer.finish(ids,
+                [&](int64_t s) { return json::Value::object().set("id", ids[static_cast<size_t>(s)]).set("n", s); });
 }
 
 }  // namespace
@@ -45,7 +47,8 @@ TEST_CASE("trace: everything that is written is read back") {
     finish(writer, {"a", "b", "a"});
   }
   CHECK(count_files(dir / "t") == 2);
-  CHECK(read_file(dir / "t/records.jsonl") == "{\"id\":\"a\",\"n\":0}\n{\"id\":\"b\",\"n\":1}\n{\"id\":\"a\",\"n\":2}\n");
+  CHECK(read_file(dir / "t/records.jsonl") ==
+        "{\"id\":\"a\",\"n\":0}\n{\"id\":\"b\",\"n\":1}\n{\"id\":\"a\",\"n\":2}\n");
   const TraceReader trace(dir / "t");
   const TraceReader same(dir / "t/trace.safetensors");
   CHECK(trace.n_tokens() == 13);
@@ -164,7 +167,7 @@ TEST_CASE("trace: wide ids, compact weights, some layers, shared rows, samples w
   options.n_slots = 3;
   {
     TraceWriter writer(options);
-    feed(writer, options, {{0, 0, 3, 0}, {2, 0, 3, 0}}, true);   // two samples share the rows of a prompt
+    feed(writer, options, {{0, 0, 3, 0}, {2, 0, 3, 0}}, true);  // two samples share the rows of a prompt
     finish(writer, {"a", "none", "a"});
   }
   const TraceReader trace(dir.path());
@@ -196,9 +199,9 @@ TEST_CASE("trace: 255 experts still fit a byte, none at all is a trace too") {
   const TraceReader trace(dir / "b");
   CHECK(trace.layers().empty());
   CHECK(trace.n_experts() == 0);
-  CHECK(trace.floats("logits", trace.rows(1)) ==
-        std::vector<float>{value_at(1, 0, Point::logits, -1, 0), value_at(1, 0, Point::logits, -1, 1),
-                           value_at(1, 0, Point::logits, -1, 2)});
+  CHECK(trace.floats("logits", trace.rows(1)) == std::vector<float>{value_at(1, 0, Point::logits, -1, 0),
+                                                                    value_at(1, 0, Point::logits, -1, 1),
+                                                                    value_at(1, 0, Point::logits, -1, 2)});
 }
 
 TEST_CASE("trace: compact ids and weights of 26 layers of 6 experts take 468 bytes a token") {
@@ -242,7 +245,7 @@ TEST_CASE("trace: a killed process leaves no trace under the final name") {
     TraceWriter writer(options);
     feed(writer, options, {{0, 0, 400, 0}});
     const std::vector<std::string> ids = {"a"};
-    writer.finish(ids, [](int64_t) -> json::Value {   // in the middle of finish()
+    writer.finish(ids, [](int64_t) -> json::Value {  // in the middle of finish()
       kill(getpid(), SIGKILL);
       return {};
     });
@@ -298,29 +301,49 @@ TEST_CASE("trace: a disk that is full is an error that names the file") {
 TEST_CASE("trace: what the writer refuses") {
   TemporaryDirectory dir;
   TraceOptions options = trace_options(dir.path(), "embed,logits");
-  auto message = [&](auto run) { return error_of([&] { TraceWriter writer(options); run(writer); }); };
-  CHECK(message([&](TraceWriter& w) { feed(w, options, {{0, 1, 2, 0}}); }) ==
-        "trace: expected row 0 of sample 0, found row 1");
-  CHECK(message([&](TraceWriter& w) { feed(w, options, {{0, 0, 2, 0}, {0, 1, 1, 0}}); }) ==
-        "trace: expected row 2 of sample 0, found row 1");
-  CHECK(message([&](TraceWriter& w) { feed(w, options, {{0, 0, 2, 0}}); finish(w, {}); }) ==
-        "trace: expected rows of at most 0 samples, found 1");
+  auto message = [&](auto run) {
+    return error_of([&] {
+      TraceWriter writer(options);
+      run(writer);
+    });
+  };
+  CHECK(message([&](TraceWriter& w) {
+          feed(w, options, {{0, 1, 2, 0}});
+        }) == "trace: expected row 0 of sample 0, found row 1");
+  CHECK(message([&](TraceWriter& w) {
+          feed(w, options, {{0, 0, 2, 0}, {0, 1, 1, 0}});
+        }) == "trace: expected row 2 of sample 0, found row 1");
+  CHECK(message([&](TraceWriter& w) {
+          feed(w, options, {{0, 0, 2, 0}});
+          finish(w, {});
+        }) == "trace: expected rows of at most 0 samples, found 1");
   const int32_t token = 1;
   const float data[11] = {};
   const RowRange range{0, 0, 1, 0};
   const StepRows rows{1, {&range, 1}, &token, &token, nullptr, nullptr};
-  CHECK(message([&](TraceWriter& w) { w.begin(rows); w.take(Point::embed, -1, data, 4); w.end(); }) ==
-        "trace: expected a value at logits, which is to be recorded, found none");
-  CHECK(message([&](TraceWriter& w) { w.begin(rows); w.take(Point::embed, -1, data, 5); }) ==
-        "trace: expected rows of 4 for embed, found 5");
-  CHECK(message([&](TraceWriter& w) { w.begin(rows); w.take(Point::embed, -1, data, 4); w.take(Point::embed, -1, data, 4); }) ==
-        "trace: expected embed once a batch, found it twice");
-  CHECK(message([&](TraceWriter& w) { w.begin(rows); w.take(Point::final_normed, -1, data, 4); }) ==
-        "trace: expected a point that is recorded, found final.normed");
+  CHECK(message([&](TraceWriter& w) {
+          w.begin(rows);
+          w.take(Point::embed, -1, data, 4);
+          w.end();
+        }) == "trace: expected a value at logits, which is to be recorded, found none");
+  CHECK(message([&](TraceWriter& w) {
+          w.begin(rows);
+          w.take(Point::embed, -1, data, 5);
+        }) == "trace: expected rows of 4 for embed, found 5");
+  CHECK(message([&](TraceWriter& w) {
+          w.begin(rows);
+          w.take(Point::embed, -1, data, 4);
+          w.take(Point::embed, -1, data, 4);
+        }) == "trace: expected embed once a batch, found it twice");
+  CHECK(message([&](TraceWriter& w) {
+          w.begin(rows);
+          w.take(Point::final_normed, -1, data, 4);
+        }) == "trace: expected a point that is recorded, found final.normed");
   CHECK(message([&](TraceWriter& w) { w.take(Point::embed, -1, data, 4); }).find("between begin() and end()") !=
         std::string::npos);
   options.span_names.assign(33, "x");
-  CHECK(message([](TraceWriter&) {}).find("expected at most 32 names of spans in a trace, found 33") != std::string::npos);
+  CHECK(message([](TraceWriter&) {}).find("expected at most 32 names of spans in a trace, found 33") !=
+        std::string::npos);
   options.span_names.clear();
   options.metadata = {{"colour", "red"}};
   CHECK(message([](TraceWriter&) {}) == "trace: expected metadata that the schema knows, found \"colour\"");
@@ -349,8 +372,11 @@ TEST_CASE("trace: what the reader refuses") {
   };
   // A good trace of two samples, three tokens, two layers; each case breaks one thing.
   auto refusal = [&](auto change) {
-    std::map<std::string, std::string> metadata = {{"schema", "signalbox.trace/1"}, {"n_experts", "4"}, {"n_active", "2"},
-                                                   {"samples", "[\"a\",\"b\"]"}, {"spans", "[]"}};
+    std::map<std::string, std::string> metadata = {{"schema", "signalbox.trace/1"},
+                                                   {"n_experts", "4"},
+                                                   {"n_active", "2"},
+                                                   {"samples", "[\"a\",\"b\"]"},
+                                                   {"spans", "[]"}};
     std::vector<Part> parts = {{"tokens", "I32", {3}, ints({1, 2, 3})},
                                {"positions", "I32", {3}, ints({0, 1, 0})},
                                {"sample_offsets", "I64", {3}, longs({0, 2, 3})},
@@ -378,37 +404,50 @@ TEST_CASE("trace: what the reader refuses") {
   CHECK(refusal([](Metadata& m, Parts&) { m.erase("schema"); }) ==
         "expected a trace of schema \"signalbox.trace/1\", found none");
   CHECK(refusal([](Metadata& m, Parts&) { m["schema"] = "x"; }).find("found \"x\"") != std::string::npos);
-  CHECK(refusal([](Metadata& m, Parts&) { m.erase("samples"); }) == "metadata: expected the key \"samples\", found none");
-  CHECK(refusal([](Metadata& m, Parts&) { m["samples"] = "[1,2]"; }).find("expected a string, found 1") != std::string::npos);
+  CHECK(refusal([](Metadata& m, Parts&) { m.erase("samples"); }) ==
+        "metadata: expected the key \"samples\", found none");
+  CHECK(refusal([](Metadata& m, Parts&) { m["samples"] = "[1,2]"; }).find("expected a string, found 1") !=
+        std::string::npos);
   CHECK(refusal([](Metadata& m, Parts&) { m["samples"] = "[\"a\"]"; }).find("sample_offsets") != std::string::npos);
   CHECK(refusal([](Metadata& m, Parts&) { m["n_experts"] = "-4"; }).find("metadata n_experts: expected a count") == 0);
   CHECK(refusal([](Metadata& m, Parts&) { m["n_active"] = "5"; }).find("no more active ones") != std::string::npos);
-  CHECK(refusal([](Metadata& m, Parts&) { m["n_active"] = "3"; }).find("expected routes of 3 to 4 slots") != std::string::npos);
+  CHECK(refusal([](Metadata& m, Parts&) { m["n_active"] = "3"; }).find("expected routes of 3 to 4 slots") !=
+        std::string::npos);
   CHECK(refusal([](Metadata& m, Parts&) { m["n_experts"] = "3"; }).find("expected experts below 3, found 3") !=
         std::string::npos);
   CHECK(refusal([](Metadata&, Parts& p) { p.erase(p.begin()); }) == "expected a tensor \"tokens\", found none");
   CHECK(refusal([](Metadata&, Parts& p) { p[0].dtype = "F32"; }) ==
         "tensor \"tokens\": expected I32 of rank 1, found F32 [3]");
-  CHECK(refusal([&](Metadata&, Parts& p) { p[1].bytes = ints({0, 0, 0}); }).find("positions that ascend within a sample, "
-                                                                                "found 0 at row 1") != std::string::npos);
+  CHECK(refusal([&](Metadata&, Parts& p) {
+          p[1].bytes = ints({0, 0, 0});
+        })
+            .find("positions that ascend within a sample, "
+                  "found 0 at row 1") != std::string::npos);
   CHECK(refusal([&](Metadata&, Parts& p) { p[1].bytes = ints({-1, 0, 0}); }).find("positions") != std::string::npos);
-  CHECK(refusal([&](Metadata&, Parts& p) { p[1].bytes = ints({0, INT32_MAX, 0}); }).find("positions below 16777216") !=
-        std::string::npos);
-  CHECK(refusal([&](Metadata&, Parts& p) { p[2].bytes = longs({0, 4, 3}); }).find("offsets that ascend from 0 to 3") !=
-        std::string::npos);
-  CHECK(refusal([](Metadata&, Parts& p) { p[3].bytes = {0, 2, 0}; }) ==
-        "tensor \"phase\": expected 0 or 1, found 2 at row 1");
+  CHECK(refusal([&](Metadata&, Parts& p) {
+          p[1].bytes = ints({0, INT32_MAX, 0});
+        }).find("positions below 16777216") != std::string::npos);
+  CHECK(refusal([&](Metadata&, Parts& p) {
+          p[2].bytes = longs({0, 4, 3});
+        }).find("offsets that ascend from 0 to 3") != std::string::npos);
+  CHECK(refusal([](Metadata&, Parts& p) {
+          p[3].bytes = {0, 2, 0};
+        }) == "tensor \"phase\": expected 0 or 1, found 2 at row 1");
   CHECK(refusal([](Metadata&, Parts& p) { p[4].shape = {2}; }).find("expected a row a token (3)") != std::string::npos);
-  CHECK(refusal([&](Metadata&, Parts& p) { p[5].bytes = ints({3, 1}); }).find("indices that ascend") != std::string::npos);
+  CHECK(refusal([&](Metadata&, Parts& p) {
+          p[5].bytes = ints({3, 1});
+        }).find("indices that ascend") != std::string::npos);
   CHECK(refusal([](Metadata&, Parts& p) { p[6].bytes[1] = 4; }) ==
         "tensor \"router.ids\": row 0, layer 1: expected experts below 4, found 4");
   CHECK(refusal([](Metadata&, Parts& p) { p[6].bytes[11] = 2; }) ==
         "tensor \"router.ids\": row 2, layer 3: expected each expert once in a route, found 2");
   CHECK(refusal([](Metadata&, Parts& p) { p[6].shape = {3, 4, 1}; }).find("router.ids") != std::string::npos);
-  CHECK(refusal([](Metadata&, Parts& p) { p.push_back({"layer.1.resid_in", "F32", {2, 4}, {}}); }).find("F32 [3, ...]") !=
-        std::string::npos);
-  CHECK(refusal([](Metadata&, Parts& p) { p.push_back({"router.logits", "F32", {3, 2, 3}, {}}); }).find("F32 [3, 2, 4]") !=
-        std::string::npos);
+  CHECK(refusal([](Metadata&, Parts& p) {
+          p.push_back({"layer.1.resid_in", "F32", {2, 4}, {}});
+        }).find("F32 [3, ...]") != std::string::npos);
+  CHECK(refusal([](Metadata&, Parts& p) {
+          p.push_back({"router.logits", "F32", {3, 2, 3}, {}});
+        }).find("F32 [3, 2, 4]") != std::string::npos);
   write_file(dir / "trace.safetensors", "x");
   CHECK(error_of([&] { TraceReader reader(dir.path()); }).find("trace.safetensors") != std::string::npos);
   CHECK(error_of([&] { TraceReader reader(dir / "nowhere"); }).find("nowhere") != std::string::npos);
@@ -433,6 +472,7 @@ TEST_CASE("trace: memory does not grow with the length") {
   const std::vector<float> weights(n_rows * 6, 0.5f);
   std::vector<int32_t> ids, tokens(n_rows, 1);
   for (int64_t i = 0; i < n_rows * 6; ++i) ids.push_back(static_cast<int32_t>(i % 6));
+  malloc_trim(0);  // what earlier tests freed must not hide what this one takes
   const int64_t before = resident();
   int64_t peak = before;
   const auto start = std::chrono::steady_clock::now();

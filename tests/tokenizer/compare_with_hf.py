@@ -60,15 +60,30 @@ def begin_of(folder, reference):
     return [reference.token_to_id(bos["content"] if isinstance(bos, dict) else bos)]
 
 
+def encode_all(reference, texts):
+    """Encodings; None where the library itself panics (offsets of stacked normalizers)."""
+    try:
+        return reference.encode_batch(texts)
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        if len(texts) == 1:
+            return [None]
+        half = len(texts) // 2
+        return encode_all(reference, texts[:half]) + encode_all(reference, texts[half:])
+
+
 def compare(program, folder, texts, rng, report):
     reference = Tokenizer.from_file(str(folder / "tokenizer.json"))
     begin = begin_of(folder, reference)
     n = differences = 0
     for special, flags in ((False, []), (True, ["--special", "template-only"])):
         reference.encode_special_tokens = special
-        expected = reference.encode_batch(texts)
+        expected = encode_all(reference, texts)
         found = program.run(folder, [{"id": str(i), "prompt": t} for i, t in enumerate(texts)], "--offsets", *flags)
         for text, want, got in zip(texts, expected, found):
+            if want is None:
+                continue
             n += 1
             ids = begin + want.ids
             if got["ids"] != ids:
@@ -81,7 +96,7 @@ def compare(program, folder, texts, rng, report):
 
     size = reference.get_vocab_size() + 3
     sequences = [[rng.randrange(size) for _ in range(rng.choice([0, 1, 2, 5, 20, 60]))] for _ in range(len(texts) // 2)]
-    sequences += [e.ids for e in reference.encode_batch(texts[: len(texts) // 2])]
+    sequences += [e.ids for e in encode_all(reference, texts[: len(texts) // 2]) if e]
     low = [reference.token_to_id("<0x%02X>" % b) for b in range(256)]
     if None not in low:
         sequences += [[rng.choice([rng.choice(low), rng.randrange(size)]) for _ in range(12)] for _ in range(500)]
@@ -133,7 +148,11 @@ def main():
             texts = points + ["a " + c + "b" for c in points]
         else:
             texts = list(strings(arguments.seed, arguments.count, added))
-        n, differences = compare(program, folder, texts, random.Random(arguments.seed), report)
+        n = differences = 0
+        for first in range(0, len(texts), 100000):
+            part = texts[first:first + 100000]
+            more = compare(program, folder, part, random.Random(arguments.seed), report)
+            n, differences = n + more[0], differences + more[1]
         print(f"{folder.name}: {n} compared, {differences} differences", flush=True)
         total += n
         bad += differences
