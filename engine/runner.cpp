@@ -24,6 +24,7 @@ struct HashDeleter {
 // A job that has been admitted.
 struct Running {
   const Job* job;
+  std::shared_ptr<const BoundEdits> edits;
   KvSlots kv;
   int64_t reserved = 0;                    // blocks that this timeline may come to own
   int64_t n_run = 0;                       // tokens whose forward is done
@@ -49,6 +50,7 @@ struct Running {
 struct Group {
   int64_t shared = 0;                      // positions that all jobs of the group have in common
   int64_t waiting = 0;                     // jobs not yet admitted
+  bool measured = false;                   // shared has been set
   bool started = false;
   std::unique_ptr<KvSlots> stem;
 };
@@ -62,12 +64,15 @@ class Run {
     for (const Job& job : jobs_) {
       if (job.prompt->tokens.empty()) throw Error("record \"" + job.prompt->id + "\"", "expected tokens, found none");
       needs.push_back(blocks_needed(job));
+      ++groups_[job.prompt.get()].waiting;
+    }
+    for (const Job& job : jobs_) {
       Group& group = groups_[job.prompt.get()];
+      if (group.waiting < 2 || job.score || sink_) continue;
       int64_t free_until = static_cast<int64_t>(job.prompt->tokens.size()) - 1;
-      if (job.edits) free_until = std::min(free_until, job.edits->first_position());
-      if (job.score || sink_) free_until = 0;
-      group.shared = group.waiting == 0 ? free_until : std::min(group.shared, free_until);
-      ++group.waiting;
+      if (const auto edits = bind(job)) free_until = std::min(free_until, edits->first_position());
+      group.shared = group.measured ? std::min(group.shared, free_until) : free_until;
+      group.measured = true;
     }
     // Room for the largest jobs that can run together, and their stems.
     std::sort(needs.rbegin(), needs.rend());
@@ -87,6 +92,10 @@ class Run {
   }
 
  private:
+  static std::shared_ptr<const BoundEdits> bind(const Job& job) {
+    return job.plan && !job.plan->empty() ? job.plan->bind(sequence_info(job)) : nullptr;
+  }
+
   static int64_t blocks_needed(const Job& job) {
     // One more than the positions need: the block that a fork copies before it writes.
     return KvPool::blocks_for(static_cast<int64_t>(job.prompt->tokens.size()) + job.max_new) + 1;
@@ -107,6 +116,7 @@ class Run {
       if (shares && group.started && !group.stem) return;   // its first job is still making the stem
       KvSlots kv = shares && group.stem ? group.stem->fork(group.shared) : KvSlots(*pool_);
       running_.emplace_back(job, std::move(kv));
+      running_.back().edits = bind(job);
       running_.back().reserved = needed;
       if (options_.tokenizer) running_.back().stream = options_.tokenizer->stream(true);
       unreserved_ -= needed;
@@ -126,8 +136,10 @@ class Run {
 
   void step() {
     batch_.clear();
-    int64_t prefill_budget = options_.chunk;
     int64_t logit_budget = std::max<int64_t>(1, max_logit_bytes / (forward_.model().n_vocab * 4));
+    // A recorded run makes the logits of every row.
+    const bool all_logits = sink_ && sink_->wants(Point::logits, -1);
+    int64_t prefill_budget = all_logits ? std::min(options_.chunk, logit_budget) : options_.chunk;
     std::vector<Running*> members;
     for (Running& run : running_) {
       const int64_t n_given = run.n_given();
@@ -155,7 +167,7 @@ class Run {
         run.n_logits = run.finished ? 0 : 1;
       }
       run.rows = static_cast<int64_t>(ids.size());
-      batch_.append(run.kv, run.job->edits.get(), run.job->index, ids, spans, n_given, run.n_logits);
+      batch_.append(run.kv, run.edits.get(), run.job->index, ids, spans, n_given, run.n_logits);
       members.push_back(&run);
     }
 
@@ -269,6 +281,10 @@ class Run {
 };
 
 }  // namespace
+
+SequenceInfo sequence_info(const Job& job) {
+  return {job.prompt->id, job.sample, static_cast<int64_t>(job.prompt->tokens.size()), job.spans};
+}
 
 bool run_jobs(Forward& forward, const std::vector<Job>& jobs, const RunOptions& options, const RunEvents& events,
               ProbeSink* sink) {

@@ -24,13 +24,17 @@ struct Prompt {
 struct Job {
   int64_t index = 0;               // its place in the output and in the trace
   std::shared_ptr<const Prompt> prompt;
-  std::shared_ptr<const BoundEdits> edits;   // null: none
+  std::shared_ptr<const EditPlan> plan;   // null: no edits; bound to the sequence when the job starts
+  std::vector<SpanTokens> spans;   // token ranges that the plan's conditions may ask for
   uint64_t record_hash = 0;
   uint32_t sample = 0;
   int64_t max_new = 0;             // tokens to generate at most
   Sampling sampling;
   bool score = false;              // log p of the given tokens is wanted; max_new is 0
 };
+
+// What a job's edits depend on.
+SequenceInfo sequence_info(const Job& job);
 
 struct Result {
   int64_t index = 0;

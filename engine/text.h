@@ -25,8 +25,8 @@ struct CharRange {
 // The tokens of a text. ids and offsets have the same length.
 struct Encoding {
   std::vector<int32_t> ids;
-  // The code points of the original text that each token stands for. Added begin and end tokens have (0, 0). Tokens that
-  // share a character (bytes of one character) carry that character's range each.
+  // The code points of the original text that each token stands for. Added begin and end tokens have (0, 0). Tokens
+  // that share a character (bytes of one character) carry that character's range each.
   std::vector<CharRange> offsets;
 
   // A token belongs to a span when it covers any character of it.

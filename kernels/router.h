@@ -92,7 +92,7 @@ struct RouteBatch {
 // Why a route could not be made, for an error message.
 struct RouteFault {
   enum class Kind : int32_t {
-    none, too_few_candidates, too_many_forced, banned_expert, not_recorded, not_finite
+    none, too_few_candidates, too_many_forced, banned_expert, repeated_expert, not_recorded, not_finite
   };
   Kind kind = Kind::none;
   int32_t token = 0, edit = 0, expert = -1;

@@ -221,6 +221,9 @@ Error BoundEdits::fault_error(const RouteFault& fault, int32_t layer, int64_t po
     case RouteFault::Kind::banned_expert:
       reason = "expected a route without banned experts, found " + expert;
       break;
+    case RouteFault::Kind::repeated_expert:
+      reason = "expected a route that names no expert twice, found " + expert + " again";
+      break;
     case RouteFault::Kind::not_recorded:
       reason = "expected a recorded route, found none" + (edit && edit->trace ? " in " + edit->trace->file() : "");
       break;

@@ -4,6 +4,10 @@
 #include <cstring>
 #include <thread>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include "kernels/cpu/isa.h"
 #include "kernels/error.h"
 
@@ -22,10 +26,16 @@ CpuBackend::CpuBackend(const Kernels& kernels, int n_threads)
     : kernels_(kernels), pool_(n_threads), scratch_(static_cast<size_t>(n_threads)) {}
 
 std::shared_ptr<void> CpuBackend::allocate(size_t bytes) {
-  const size_t size = std::max<size_t>(64, (bytes + 63) / 64 * 64);
-  if (size < bytes) throw std::bad_alloc();
-  void* memory = std::aligned_alloc(64, size);
+  // Large blocks ask for huge pages: the rows of a long cache lie on as many pages as there are positions.
+  constexpr size_t huge = size_t{2} << 20;
+  const size_t alignment = bytes >= 4 * huge ? huge : 64;
+  if (bytes > SIZE_MAX - alignment) throw std::bad_alloc();
+  const size_t size = std::max<size_t>(alignment, (bytes + alignment - 1) / alignment * alignment);
+  void* memory = std::aligned_alloc(alignment, size);
   if (!memory) throw std::bad_alloc();
+#if defined(__linux__)
+  if (alignment == huge) madvise(memory, size, MADV_HUGEPAGE);   // a wish: refusal changes nothing
+#endif
   return std::shared_ptr<void>(memory, [](void* p) { std::free(p); });
 }
 

@@ -234,6 +234,12 @@ void Edits::edit_route(const RouterStep& step) {
       break;
     default: return;
   }
+  // Possible where an edit follows another (swap_last after next_best, say): the route would not be a set.
+  for (size_t i = 0; i < token.ids.size(); ++i) {
+    if (std::find(token.ids.begin(), token.ids.begin() + static_cast<int64_t>(i), token.ids[i]) !=
+        token.ids.begin() + static_cast<int64_t>(i))
+      fail(Fault::repeated_expert, step, token.ids[i]);
+  }
   last = &step;
 }
 

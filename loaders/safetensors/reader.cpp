@@ -151,6 +151,7 @@ void File::parse() {
   if (int64_t commas = std::count(text.begin(), text.end(), ','); commas > max_header_commas)
     fail("expected a header of at most " + std::to_string(max_header_commas) + " items, found " +
          std::to_string(commas));
+  if (text.find('\0') != std::string_view::npos) fail("expected JSON as header, found a zero byte in it");
   data_ = bytes_.data() + 8 + header_bytes;
   const uint64_t data_size = data_bytes();
 

@@ -96,7 +96,8 @@ class SandboxedTemplate : public ChatTemplate {
   Rendered render(const json::Value& messages, bool add_generation_prompt,
                   const json::Value& variables) const override {
     if (messages.type() != json::Type::array)
-      throw Error(options_.where, std::string("messages: expected an array, found ") + json::type_name(messages.type()));
+      throw Error(options_.where,
+                  std::string("messages: expected an array, found ") + json::type_name(messages.type()));
     for (const auto& message : messages.items())
       if (message.type() != json::Type::object)
         throw Error(options_.where,
@@ -154,7 +155,8 @@ std::string read_text(const fs::path& file) {
   const uint64_t size = fs::file_size(file, ec);
   if (ec || !fs::is_regular_file(file, ec)) throw Error(file.string(), "expected a regular file");
   if (size > max_file)
-    throw Error(file.string(), "expected at most " + std::to_string(max_file) + " bytes, found " + std::to_string(size));
+    throw Error(file.string(),
+                "expected at most " + std::to_string(max_file) + " bytes, found " + std::to_string(size));
   std::ifstream in(file, std::ios::binary);
   std::string text(size, '\0');
   in.read(text.data(), static_cast<std::streamsize>(size));

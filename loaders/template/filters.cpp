@@ -78,7 +78,8 @@ std::optional<double> parse_real(const Text& text) {
     if (!is_space(decode(bytes, pos))) break;
     begin = pos;
   }
-  while (end > begin && (static_cast<unsigned char>(bytes[end - 1]) < 0x80) && is_space(static_cast<unsigned char>(bytes[end - 1])))
+  while (end > begin && (static_cast<unsigned char>(bytes[end - 1]) < 0x80) &&
+         is_space(static_cast<unsigned char>(bytes[end - 1])))
     --end;
   for (size_t i = begin; i < end; ++i) {
     const char c = bytes[i];
@@ -92,7 +93,8 @@ std::optional<double> parse_real(const Text& text) {
   }
   std::string lowered;
   for (char c : digits) lowered += static_cast<char>(c >= 'A' && c <= 'Z' ? c + 32 : c);
-  const std::string unsigned_part = !lowered.empty() && (lowered[0] == '+' || lowered[0] == '-') ? lowered.substr(1) : lowered;
+  const std::string unsigned_part =
+      !lowered.empty() && (lowered[0] == '+' || lowered[0] == '-') ? lowered.substr(1) : lowered;
   if (unsigned_part != "inf" && unsigned_part != "infinity" && unsigned_part != "nan") {
     // Only decimal floats: strtod also reads hexadecimal ones and "nan(...)".
     if (unsigned_part.empty() || unsigned_part.find_first_not_of("0123456789.e+-") != std::string::npos)
@@ -109,7 +111,9 @@ std::optional<double> parse_real(const Text& text) {
 std::optional<int64_t> parse_integer(const Text& text, int64_t base) {
   if (base != 0 && (base < 2 || base > 36)) return std::nullopt;
   std::string digits = text.bytes;
-  const auto space = [](char c) { return static_cast<unsigned char>(c) < 0x80 && is_space(static_cast<unsigned char>(c)); };
+  const auto space = [](char c) {
+    return static_cast<unsigned char>(c) < 0x80 && is_space(static_cast<unsigned char>(c));
+  };
   while (!digits.empty() && space(digits.back())) digits.pop_back();
   size_t at = 0;
   while (at < digits.size() && space(digits[at])) ++at;
@@ -251,13 +255,16 @@ Value filter_title(Runtime& rt, const Value& value, Args& args) {
   const Value whole = rt.str(value);
   const Text& text = whole.text();
   TextBuilder out(rt.budget);
-  const auto boundary = [](char32_t c) { return c == '-' || c == '(' || c == '{' || c == '[' || c == '<' || is_space(c); };
+  const auto boundary = [](char32_t c) {
+    return c == '-' || c == '(' || c == '{' || c == '[' || c == '<' || is_space(c);
+  };
   // Runs of boundary characters and runs of others: of each, the first character goes up, the rest down.
   for (size_t begin = 0; begin < text.bytes.size();) {
     size_t first = begin;
     const bool kind = boundary(decode(text.bytes, first));
     size_t end = first;
     for (size_t next = end; end < text.bytes.size() && boundary(decode(text.bytes, next)) == kind;) end = next;
+    rt.budget.step(4);
     const Value head = rt.string(text, begin, first), tail = rt.string(text, first, end);
     out.add(upper(rt, head.text()).text());
     out.add(lower(rt, tail.text()).text());
@@ -343,9 +350,8 @@ Value filter_striptags(Runtime& rt, const Value& value, Args& args) {
     for (const auto& [entity, character] : entities)
       if (t.bytes.compare(at, std::string_view(entity).size(), entity) == 0) {
         out.add(t, done, at);
-        const bool content = std::any_of(t.content.begin(), t.content.end(),
-                                         [&](const Span& s) { return s.begin <= at && at < s.end; });
-        out.add(character, content);
+        rt.budget.step();
+        out.add(character, t.is_content(at));
         done = at + std::string_view(entity).size();
         known = true;
         break;

@@ -303,8 +303,9 @@ class BatchIterator : public Iterator {
 
 Value filter_batch(Runtime& rt, const Value& value, Args& args) {
   const Bound bound("batch", args, {"linecount", "fill_with"}, 1);
-  return rt.generator(std::make_unique<BatchIterator>(rt, value, bound.integer(0, 1), bound.has(1) ? *bound[1] : Value::none()),
-                      std::max(value.depth(), bound.has(1) ? bound[1]->depth() : 0) + 1);
+  return rt.generator(
+      std::make_unique<BatchIterator>(rt, value, bound.integer(0, 1), bound.has(1) ? *bound[1] : Value::none()),
+      std::max(value.depth(), bound.has(1) ? bound[1]->depth() : 0) + 1);
 }
 
 Value filter_slice(Runtime& rt, const Value& value, Args& args) {

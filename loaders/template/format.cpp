@@ -173,12 +173,13 @@ std::string format_real(double value) {
   return out + digits.substr(0, whole) + "." + digits.substr(whole);
 }
 
-void add_quoted(TextBuilder& out, const Text& text) {
+void add_quoted(Budget& budget, TextBuilder& out, const Text& text) {
+  budget.work(text.bytes.size() * 8);
   const std::string& bytes = text.bytes;
   const char quote =
       bytes.find('\'') != std::string::npos && bytes.find('"') == std::string::npos ? '"' : '\'';
   out.add(std::string_view(&quote, 1));
-  size_t begin = 0, span = 0;
+  size_t begin = 0;
   for (size_t at = 0; at < bytes.size();) {
     size_t end = at;
     const char32_t c = decode(bytes, end);
@@ -193,8 +194,7 @@ void add_quoted(TextBuilder& out, const Text& text) {
     }
     if (code[0]) {
       out.add(text, begin, at);
-      while (span < text.content.size() && text.content[span].end <= at) ++span;
-      out.add(code, span < text.content.size() && text.content[span].begin <= at);
+      out.add(code, text.is_content(at));
       begin = end;
     }
     at = end;
@@ -373,7 +373,8 @@ void add_with_spec(Runtime& rt, TextBuilder& out, const Value& value, const std:
   }
   std::string prefix, body;
   bool negative;
-  const bool whole = value.is_integral() && std::string_view("eEfFgG%").find(type ? type : 'd') == std::string_view::npos;
+  const bool whole =
+      value.is_integral() && std::string_view("eEfFgG%").find(type ? type : 'd') == std::string_view::npos;
   if (whole) {
     if (precision >= 0) throw Failure{"precision not allowed in integer format specifier"};
     negative = value.integer() < 0;
@@ -395,7 +396,8 @@ void add_with_spec(Runtime& rt, TextBuilder& out, const Value& value, const std:
     const double a = std::abs(x);
     if (!type && precision < 0) body = format_real(a);
     else if (!type) throw Failure{"a float precision without a type is not supported"};
-    else if (type == '%') body = print_real(a * 100, 'f', static_cast<int>(precision < 0 ? 6 : precision), alternate) + "%";
+    else if (type == '%')
+      body = print_real(a * 100, 'f', static_cast<int>(precision < 0 ? 6 : precision), alternate) + "%";
     else if (std::string_view("eEfFgG").find(type) != std::string_view::npos)
       body = print_real(a, type, static_cast<int>(precision < 0 ? 6 : precision), alternate);
     else throw Failure{std::string("unknown format code '") + type + "' for a float"};

@@ -2,7 +2,6 @@
 #include "loaders/template/interpreter.h"
 
 #include <algorithm>
-#include <clocale>
 #include <ctime>
 
 namespace signalbox::jinja {
@@ -47,7 +46,11 @@ class RestIterator : public Iterator {
 class Loop : public HostObject {
  public:
   Loop(Interpreter& in, const Stmt& stmt, ScopePtr scope, Value iterable, int depth0)
-      : in_(in), stmt_(stmt), scope_(stmt.recursive ? scope : nullptr), iterable_(std::move(iterable)), depth0_(depth0) {
+      : in_(in),
+        stmt_(stmt),
+        scope_(stmt.recursive ? scope : nullptr),
+        iterable_(std::move(iterable)),
+        depth0_(depth0) {
     depth = nested(iterable_.depth() + 1);
     iterator_ = in_.iterate(iterable_);
     if (stmt.test) iterator_ = std::make_unique<TestedIterator>(in_, stmt, scope, std::move(iterator_));
@@ -344,7 +347,8 @@ Interpreter::Flow Interpreter::filter_block(const Stmt& stmt, const ScopePtr& sc
 
 // What a block puts on the page as it is: jinja joins strings there and fails on anything else.
 void Interpreter::add_result(const Value& value) {
-  if (!value.is_string()) throw Failure{std::string("expected a string as the block's result, found ") + type_name(value)};
+  if (!value.is_string())
+    throw Failure{std::string("expected a string as the block's result, found ") + type_name(value)};
   out_->add(value.text());
 }
 
@@ -440,7 +444,8 @@ Value Interpreter::call_macro(const Stmt& stmt, const ScopePtr& scope, Args& arg
       store(*inner, macro.arguments[i], args.positional[i]);
       continue;
     }
-    const auto named = std::find_if(args.named.begin(), args.named.end(), [&](const auto& a) { return a.first == name; });
+    const auto named =
+        std::find_if(args.named.begin(), args.named.end(), [&](const auto& a) { return a.first == name; });
     if (named == args.named.end()) {
       missing[i] = 1;
       continue;
@@ -491,7 +496,8 @@ std::string Interpreter::now(const std::string& format) {
     tm = {};
     const char* rest = strptime(date_.c_str(), "%Y-%m-%d", &tm);
     if (rest && (*rest == 'T' || *rest == ' ')) rest = strptime(rest + 1, "%H:%M:%S", &tm);
-    if (!rest || (*rest && std::string_view(rest) != "Z")) throw Failure{"the date '" + shorten(date_) + "' is not ISO 8601"};
+    if (!rest || (*rest && std::string_view(rest) != "Z"))
+      throw Failure{"the date '" + shorten(date_) + "' is not ISO 8601"};
   }
   if (format.empty()) return "";
   if (format.size() > 1000) throw Failure{"strftime_now: the format is too long"};

@@ -41,8 +41,7 @@ class Interpreter : public Runtime {
   int line() const { return line_; }
   std::string now(const std::string& format) override;
 
-  // Runs a loop over `iterable`; the body of {% for %} and of loop(...) in a recursive one.
-  void run_loop(const Stmt& stmt, const ScopePtr& scope, const Value& iterable, int depth);
+  // The text of a recursive loop over `iterable`; what loop(...) gives.
   Value call_loop(const Stmt& stmt, const ScopePtr& scope, const Value& iterable, int depth);
   void assign(const Expr& target, Scope& scope, const Value& value, const ScopePtr& lookup);
   Value eval(const Expr& expr, const ScopePtr& scope);

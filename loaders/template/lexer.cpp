@@ -45,7 +45,8 @@ class Lexer {
 
   // Moves on to `end` and keeps the line count.
   void move(size_t end) {
-    line_ += static_cast<int>(std::count(s_.begin() + static_cast<ptrdiff_t>(at_), s_.begin() + static_cast<ptrdiff_t>(end), '\n'));
+    line_ += static_cast<int>(
+        std::count(s_.begin() + static_cast<ptrdiff_t>(at_), s_.begin() + static_cast<ptrdiff_t>(end), '\n'));
     line_starting_ = end > at_ && s_[end - 1] == '\n';
     at_ = end;
   }
@@ -183,7 +184,8 @@ class Lexer {
   // Digits with single underscores between them; npos if there is none at `at`.
   size_t digits(size_t at) const {
     if (at >= s_.size() || !is_digit_char(s_[at])) return std::string::npos;
-    while (at < s_.size() && (is_digit_char(s_[at]) || (s_[at] == '_' && at + 1 < s_.size() && is_digit_char(s_[at + 1]))))
+    while (at < s_.size() &&
+           (is_digit_char(s_[at]) || (s_[at] == '_' && at + 1 < s_.size() && is_digit_char(s_[at + 1]))))
       ++at;
     return at;
   }
@@ -247,7 +249,8 @@ class Lexer {
           end = prefixed;
         } else {  // zero may only be followed by zeros
           end = at_ + 1;
-          while (end < s_.size() && (s_[end] == '0' || (s_[end] == '_' && end + 1 < s_.size() && s_[end + 1] == '0'))) ++end;
+          while (end < s_.size() && (s_[end] == '0' || (s_[end] == '_' && end + 1 < s_.size() && s_[end + 1] == '0')))
+            ++end;
         }
       } else {
         end = digits(at_);

@@ -152,6 +152,7 @@ Value expand_tabs(Runtime& rt, const Value& self, Args& args) {
   const Bound bound("expandtabs", args, {"tabsize"});
   const int64_t size = bound.integer(0, 8);
   const Text& text = self.text();
+  rt.budget.work(text.bytes.size() * 8);
   TextBuilder out(rt.budget);
   int64_t column = 0;
   for (size_t at = 0; at < text.bytes.size();) {

@@ -64,12 +64,12 @@ void Parser::expect(TokenType type) {
 }
 
 int Parser::intern(const std::string& name) {
-  auto& names = result_.names;
-  const auto at = std::find(names.begin(), names.end(), name);
-  if (at != names.end()) return static_cast<int>(at - names.begin());
-  if (names.size() >= 5000) fail("more than 5000 names");
-  names.push_back(name);
-  return static_cast<int>(names.size()) - 1;
+  const auto [at, is_new] = ids_.try_emplace(name, static_cast<int>(result_.names.size()));
+  if (is_new) {
+    if (ids_.size() > 1000) fail("more than 1000 names");
+    result_.names.push_back(name);
+  }
+  return at->second;
 }
 
 void Parser::mention(const std::string& name, bool stored) {

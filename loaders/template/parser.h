@@ -2,6 +2,7 @@
 #pragma once
 #include <string>
 #include <string_view>
+#include <unordered_map>
 #include <vector>
 
 #include "loaders/template/ast.h"
@@ -101,6 +102,7 @@ class Parser {
   bool namespace_targets_ = false;
   std::vector<Mentions> macros_;
   std::vector<std::string> blocks_;
+  std::unordered_map<std::string, int> ids_;  // of result_.names
   Template result_;
 };
 

@@ -140,7 +140,8 @@ int64_t Bound::integer(size_t i, int64_t otherwise) const {
   if (!slots_[i]) return otherwise;
   if (slots_[i]->is_undefined()) throw Failure{slots_[i]->undefined_message()};
   if (!slots_[i]->is_integral())
-    throw Failure{std::string(function_) + "(): '" + names_[i] + "' must be an integer, found " + type_name(*slots_[i])};
+    throw Failure{std::string(function_) + "(): '" + names_[i] + "' must be an integer, found " +
+                  type_name(*slots_[i])};
   return slots_[i]->integer();
 }
 
@@ -173,7 +174,7 @@ void Namespace::set(Runtime& rt, std::string_view name, Value value) {
       old = std::move(value);
       return;
     }
-  if (entries.size() >= 1000) throw Failure{"a namespace of more than 1000 attributes"};
+  if (entries.size() >= 256) throw Failure{"a namespace of more than 256 attributes"};
   entries.emplace_back(rt.string(name), std::move(value));
 }
 
@@ -398,7 +399,8 @@ bool Runtime::contains(const Value& container, const Value& wanted) {
         const int64_t n = range.length();
         if (n == 0) return false;
         const int64_t low = std::min(range.start, range.at(n - 1)), high = std::max(range.start, range.at(n - 1));
-        return wanted.integer() >= low && wanted.integer() <= high && (wanted.integer() - range.start) % range.step == 0;
+        return wanted.integer() >= low && wanted.integer() <= high &&
+               (wanted.integer() - range.start) % range.step == 0;
       }
       break;
     case Kind::list:
@@ -481,7 +483,7 @@ void Runtime::add_repr(TextBuilder& out, const Value& value, int level) {
     case Kind::real: return out.add(format_real(value.real()));
     case Kind::string:
       if (value.text().markup) out.add("Markup(");
-      add_quoted(out, value.text());
+      add_quoted(budget, out, value.text());
       if (value.text().markup) out.add(")");
       return;
     case Kind::list:

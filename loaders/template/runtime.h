@@ -131,7 +131,7 @@ Value plus(Runtime& rt, const Value& a);
 
 // format.cpp
 std::string format_real(double value);  // repr of a float
-void add_quoted(TextBuilder& out, const Text& text);  // repr of a string
+void add_quoted(Budget& budget, TextBuilder& out, const Text& text);  // repr of a string
 Value format_percent(Runtime& rt, const Text& format, const Value& argument);
 Value format_braces(Runtime& rt, const Text& format, const Args& args);
 

@@ -42,6 +42,12 @@ size_t Text::index(size_t offset) const {
   return ascii() ? offset : count_code_points(std::string_view(bytes).substr(0, offset));
 }
 
+bool Text::is_content(size_t offset) const {
+  const auto span =
+      std::upper_bound(content.begin(), content.end(), offset, [](size_t x, const Span& s) { return x < s.end; });
+  return span != content.end() && span->begin <= offset;
+}
+
 void TextBuilder::reserve(size_t extra) {
   if (bytes_.capacity() - bytes_.size() >= extra) return;
   const size_t wanted = std::max(bytes_.size() + extra, bytes_.capacity() * 2);

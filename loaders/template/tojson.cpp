@@ -14,16 +14,16 @@ struct Style {
   Value indent, item_separator, key_separator;  // strings
 };
 
-void add_escaped(TextBuilder& out, const Text& text, bool ascii) {
+void add_escaped(Runtime& rt, TextBuilder& out, const Text& text, bool ascii) {
+  rt.budget.work(text.bytes.size() * 2);
   out.add("\"");
   size_t begin = 0;
   const std::string& bytes = text.bytes;
   const auto escape_at = [&](size_t at, size_t end, const std::string& with) {
+    rt.budget.step();
     out.add(text, begin, at);
     // An escape stands for a character of the conversation where that character did.
-    const bool content = std::any_of(text.content.begin(), text.content.end(),
-                                     [&](const Span& s) { return s.begin <= at && at < s.end; });
-    out.add(with, content);
+    out.add(with, text.is_content(at));
     begin = end;
   };
   for (size_t at = 0; at < bytes.size();) {
@@ -73,7 +73,7 @@ class Writer {
       case Kind::boolean: return out_.add(value.boolean() ? "true" : "false");
       case Kind::integer: return out_.add(std::to_string(value.integer()));
       case Kind::real: return out_.add(json_real(value.real()));
-      case Kind::string: return add_escaped(out_, value.text(), style_.ascii);
+      case Kind::string: return add_escaped(rt_, out_, value.text(), style_.ascii);
       case Kind::list:
       case Kind::tuple: return add_list(value.list().items, level);
       case Kind::dict: return add_dict(value.dict(), level);
@@ -104,7 +104,7 @@ class Writer {
 
   void add_key(const Value& key) {
     switch (key.kind()) {
-      case Kind::string: return add_escaped(out_, key.text(), style_.ascii);
+      case Kind::string: return add_escaped(rt_, out_, key.text(), style_.ascii);
       case Kind::none: return out_.add("\"null\"");
       case Kind::boolean: return out_.add(key.boolean() ? "\"true\"" : "\"false\"");
       case Kind::integer: return out_.add("\"" + std::to_string(key.integer()) + "\"");

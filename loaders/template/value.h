@@ -163,6 +163,7 @@ struct Text : Object {
   size_t offset(size_t index) const;               // byte offset of a code point index in 0…length
   size_t index(size_t offset) const;               // and back
   bool has_content() const { return !content.empty(); }
+  bool is_content(size_t offset) const;            // whether that byte came from the conversation
 };
 
 // Builds strings and keeps account of what came from the conversation.

@@ -53,7 +53,8 @@ int32_t Trie::longest(std::string_view text, size_t pos, size_t& length) const {
 void AddedTokens::add(AddedToken token, const Vocabulary& vocabulary, const std::string& where) {
   const auto quoted = [](std::string_view text) { return "\"" + std::string(text) + "\""; };
   if (token.content.empty()) throw Error(where, "expected a content that is not empty");
-  if (by_content_.count(token.content)) throw Error(where, "expected each token once, found " + quoted(token.content) + " twice");
+  if (by_content_.count(token.content))
+    throw Error(where, "expected each token once, found " + quoted(token.content) + " twice");
   if (by_id_.count(token.id))
     throw Error(where, "expected an id for each token, found " + std::to_string(token.id) + " for both " +
                            quoted(tokens_[by_id_[token.id]].content) + " and " + quoted(token.content));
@@ -71,8 +72,9 @@ void AddedTokens::prepare(const Normalizer* normalizer, const std::string& where
   // Where two normalized forms agree the first one holds, special tokens first.
   for (const bool special : {true, false}) {
     for (size_t i = 0; i < tokens_.size(); ++i) {
-      const AddedToken& token = tokens_[i];
+      AddedToken& token = tokens_[i];
       if (token.special != special) continue;
+      token.spelling = token.content;
       if (!token.normalized) {
         plain_.add(token.content, static_cast<int32_t>(i));
         continue;
@@ -82,6 +84,7 @@ void AddedTokens::prepare(const Normalizer* normalizer, const std::string& where
       if (text.text.empty())
         throw Error(where, "expected a token that normalization leaves something of, found \"" + token.content + "\"");
       normalized_.add(text.text, static_cast<int32_t>(i));
+      token.spelling = std::move(text.text);
     }
   }
 }
@@ -124,8 +127,7 @@ std::vector<AddedPart> AddedTokens::find(std::string_view text, bool normalized,
     parts.push_back({{static_cast<uint32_t>(begin), static_cast<uint32_t>(end)}, &token});
     done = end;
   }
-  if (done < text.size())
-    parts.push_back({{static_cast<uint32_t>(done), static_cast<uint32_t>(text.size())}, nullptr});
+  if (done < text.size()) parts.push_back({{static_cast<uint32_t>(done), static_cast<uint32_t>(text.size())}, nullptr});
   return parts;
 }
 

@@ -24,6 +24,7 @@ struct AddedToken {
   bool rstrip = false;       // ... and behind
   bool normalized = false;   // looked for in the normalized text, in its own normalized form
   bool special = false;
+  std::string spelling;  // what it decodes to: the content, in normalized form if it is looked for so
 };
 
 // A part of a text: an added token, or what lies between (token == nullptr).
@@ -77,8 +78,8 @@ class AddedTokens {
   int32_t largest_id_ = -1;
 };
 
-// Reads `added_tokens` of a tokenizer.json. Ids must be those that the library assigns: of the vocabulary, else the next
-// free one in the order of the file.
+// Reads `added_tokens` of a tokenizer.json. Ids must be those that the library assigns: of the vocabulary, else the
+// next free one in the order of the file.
 AddedTokens read_added_tokens(const json::Ref& spec, const Vocabulary& vocabulary, const Normalizer* normalizer);
 
 }  // namespace signalbox::tokenizer

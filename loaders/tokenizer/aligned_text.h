@@ -21,9 +21,9 @@ struct Change {
 };
 
 struct AlignedText {
-  std::string text;                // valid UTF-8
-  std::vector<ByteRange> source;   // for each byte of text: the bytes of the original text it stands for
-  uint32_t base = 0;               // where this piece begins in the original text
+  std::string text;               // valid UTF-8
+  std::vector<ByteRange> source;  // for each byte of text: the bytes of the original text it stands for
+  uint32_t base = 0;              // where this piece begins in the original text
 
   // The piece [range) of an original text, as yet unchanged.
   static AlignedText original(std::string_view whole, ByteRange range);

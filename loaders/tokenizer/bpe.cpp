@@ -58,7 +58,8 @@ void Vocabulary::add(std::string_view token, int32_t id, const std::string& wher
                            shown(text_of(by_id_[index])) + " and " + shown(token));
   size_t slot = hash_of(token) & (slots_.size() - 1);
   for (; slots_[slot].id >= 0; slot = (slot + 1) & (slots_.size() - 1))
-    if (text_of(slots_[slot]) == token) throw Error(where, "expected each token once, found " + shown(token) + " twice");
+    if (text_of(slots_[slot]) == token)
+      throw Error(where, "expected each token once, found " + shown(token) + " twice");
   const Entry entry{static_cast<uint32_t>(bytes_.size()), static_cast<uint32_t>(token.size()), id};
   bytes_ += token;
   slots_[slot] = entry;
@@ -69,7 +70,8 @@ void Vocabulary::add(std::string_view token, int32_t id, const std::string& wher
 
 std::optional<int32_t> Vocabulary::find(std::string_view token) const {
   if (slots_.empty()) return std::nullopt;
-  for (size_t slot = hash_of(token) & (slots_.size() - 1); slots_[slot].id >= 0; slot = (slot + 1) & (slots_.size() - 1))
+  for (size_t slot = hash_of(token) & (slots_.size() - 1); slots_[slot].id >= 0;
+       slot = (slot + 1) & (slots_.size() - 1))
     if (text_of(slots_[slot]) == token) return slots_[slot].id;
   return std::nullopt;
 }
@@ -112,8 +114,8 @@ Bpe::Bpe(const json::Ref& spec) : where_(spec.where()) {
   vocabulary_.reserve(members.size(), n_bytes);
   for (const auto& [token, id] : members) {
     if (id.type() != json::Type::integer || id.is_unsigned() || id.integer() < 0 || id.integer() > max_id)
-      throw Error(vocab_where, "expected an id of 0 to " + std::to_string(max_id) + " for " + shown(token) + ", found " +
-                                   json::dump(id));
+      throw Error(vocab_where, "expected an id of 0 to " + std::to_string(max_id) + " for " + shown(token) +
+                                   ", found " + json::dump(id));
     vocabulary_.add(token, static_cast<int32_t>(id.integer()), vocab_where);
   }
   if (const auto unknown = spec.find("unk_token")) {
@@ -164,8 +166,7 @@ void Bpe::read_merges(const json::Ref& merges) {
     std::optional<int32_t> ids[3];
     const std::string_view tokens[3] = {left, right, joined};
     for (int k = 0; k < 3; ++k)
-      if (!(ids[k] = vocabulary_.find(tokens[k])))
-        fail("expected tokens of the vocabulary, found " + shown(tokens[k]));
+      if (!(ids[k] = vocabulary_.find(tokens[k]))) fail("expected tokens of the vocabulary, found " + shown(tokens[k]));
     add_merge(*ids[0], *ids[1], static_cast<uint32_t>(i), *ids[2]);
     id_by_rank_.push_back(*ids[2]);
   }
@@ -229,9 +230,8 @@ void Bpe::first_symbols(std::string_view piece, std::vector<Symbol>& symbols) co
       add(*id, size);
       continue;
     }
-    if (byte_fallback_ && std::all_of(text.begin(), text.end(), [&](char b) {
-          return byte_ids_[static_cast<unsigned char>(b)].has_value();
-        })) {
+    if (byte_fallback_ && std::all_of(text.begin(), text.end(),
+                                      [&](char b) { return byte_ids_[static_cast<unsigned char>(b)].has_value(); })) {
       // An unknown token in front stays pending and comes after these bytes: so does the reference.
       for (char b : text) add(*byte_ids_[static_cast<unsigned char>(b)], 1);
       continue;

@@ -39,8 +39,8 @@ class Vocabulary {
     return std::string_view(bytes_).substr(entry.begin, entry.size);
   }
   std::string bytes_;
-  std::vector<Entry> slots_;   // open addressing, a power of two; id -1: empty
-  std::vector<Entry> by_id_;   // id -1: no token
+  std::vector<Entry> slots_;  // open addressing, a power of two; id -1: empty
+  std::vector<Entry> by_id_;  // id -1: no token
   size_t n_tokens_ = 0;
 };
 

@@ -117,7 +117,10 @@ std::optional<char> byte_of(std::string_view token) {
   int value = 0;
   for (size_t i = token[3] == '+' ? 4 : 3; i < 5; ++i) {
     const char c = token[i];
-    const int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+    const int digit = c >= '0' && c <= '9'   ? c - '0'
+                      : c >= 'a' && c <= 'f' ? c - 'a' + 10
+                      : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                             : -1;
     if (digit < 0) return std::nullopt;
     value = value * 16 + digit;
   }
@@ -291,12 +294,18 @@ class ChainDecoding : public Decoding {
     const Step& step = steps[i];
     const bool fragments = takes_fragments(steps, i + 1);
     switch (step.kind) {
-      case Step::Kind::byte_level: return std::make_unique<ByteLevelStage>(fragments);
-      case Step::Kind::fuse: return std::make_unique<FuseStage>(fragments);
-      case Step::Kind::replace: return std::make_unique<ReplaceStage>(*step.pattern, step.content);
-      case Step::Kind::byte_fallback: return std::make_unique<ByteFallbackStage>();
-      case Step::Kind::metaspace: return std::make_unique<MetaspaceStage>(step.character, step.prefixed);
-      case Step::Kind::suffix: return std::make_unique<SuffixStage>(step.content);
+      case Step::Kind::byte_level:
+        return std::make_unique<ByteLevelStage>(fragments);
+      case Step::Kind::fuse:
+        return std::make_unique<FuseStage>(fragments);
+      case Step::Kind::replace:
+        return std::make_unique<ReplaceStage>(*step.pattern, step.content);
+      case Step::Kind::byte_fallback:
+        return std::make_unique<ByteFallbackStage>();
+      case Step::Kind::metaspace:
+        return std::make_unique<MetaspaceStage>(step.character, step.prefixed);
+      case Step::Kind::suffix:
+        return std::make_unique<SuffixStage>(step.content);
       case Step::Kind::strip: {
         // Behind a joining step, all strips up to here see one token.
         size_t before = i;

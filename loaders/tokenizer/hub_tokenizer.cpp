@@ -115,9 +115,8 @@ class HubTokenizer : public Tokenizer {
     const CodePoints points(text);
     const ByteRanges literal(options.literal, points);
     Work work{text, points, literal, options, prefix, {}, {}};
-    const auto parts = added_.find(text, false, [&](const AddedToken& token, ByteRange range) {
-      return work.ignores(token, range);
-    });
+    const auto parts =
+        added_.find(text, false, [&](const AddedToken& token, ByteRange range) { return work.ignores(token, range); });
     for (const AddedPart& part : parts) {
       if (part.token)
         add_found(work, *part.token, std::string(text.substr(part.range.begin, part.range.end - part.range.begin)),
@@ -163,8 +162,7 @@ class HubTokenizer : public Tokenizer {
     std::vector<Token> tokens;
     for (const ByteRange& range : pieces.ranges) {
       tokens.clear();
-      const std::string_view piece =
-          std::string_view(pieces.text.text).substr(range.begin, range.end - range.begin);
+      const std::string_view piece = std::string_view(pieces.text.text).substr(range.begin, range.end - range.begin);
       model_.encode(piece, range.begin, tokens);
       for (const Token& token : tokens) {
         // A suffix spelt as bytes can make more tokens than there are bytes.
@@ -181,9 +179,10 @@ class HubTokenizer : public Tokenizer {
   }
 
   Spelling decoded_spelling(bool skip_special) const {
-    return [this, skip_special](int32_t id) {
-      const auto token = spelling(id);
-      return token && skip_special && added_.is_special(*token) ? std::nullopt : token;
+    return [this, skip_special](int32_t id) -> std::optional<std::string_view> {
+      if (skip_special && is_special(id)) return std::nullopt;
+      if (const AddedToken* token = added_.by_id(id)) return token->spelling;
+      return model_.vocabulary().token(id);
     };
   }
 

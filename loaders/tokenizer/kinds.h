@@ -69,7 +69,7 @@ using Spelling = std::function<std::optional<std::string_view>(int32_t)>;
 std::string decode_all(std::span<const int32_t> ids, const Decoder& decoder, const Spelling& spelling);
 std::unique_ptr<TokenStream> make_stream(const Decoder& decoder, Spelling spelling);
 
-std::unique_ptr<Tokenizer> make_hub_tokenizer(const TokenizerFiles& files, Config config);      // tokenizer.json
-std::unique_ptr<Tokenizer> make_sentencepiece(const TokenizerFiles& files, Config config);      // tokenizer.model
+std::unique_ptr<Tokenizer> make_hub_tokenizer(const TokenizerFiles& files, Config config);  // tokenizer.json
+std::unique_ptr<Tokenizer> make_sentencepiece(const TokenizerFiles& files, Config config);  // tokenizer.model
 
 }  // namespace signalbox::tokenizer

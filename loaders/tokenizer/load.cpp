@@ -17,7 +17,8 @@ std::optional<std::string> read_file(const std::filesystem::path& file) {
   const uintmax_t size = std::filesystem::file_size(file, code);
   if (code) throw Error(file.string(), "expected a readable file: " + code.message());
   if (size > max_file_bytes)
-    throw Error(file.string(), "expected at most " + std::to_string(max_file_bytes) + " bytes, found " + std::to_string(size));
+    throw Error(file.string(),
+                "expected at most " + std::to_string(max_file_bytes) + " bytes, found " + std::to_string(size));
   std::ifstream in(file, std::ios::binary);
   std::string content(size, '\0');
   if (!in || !in.read(content.data(), static_cast<std::streamsize>(size)))

@@ -33,8 +33,8 @@ class SmallMergeQueue {
   std::vector<uint64_t> keys_;
 };
 
-// For long pieces: a bucket a rank. Candidates of a rank mostly come in order of their place, and then cost O(1) each; a
-// bucket that gets one out of order becomes a heap. A long run of one character is so nearly linear, anything else at
+// For long pieces: a bucket a rank. Candidates of a rank mostly come in order of their place, and then cost O(1) each;
+// a bucket that gets one out of order becomes a heap. A long run of one character is so nearly linear, anything else at
 // most O(n log n).
 class BucketMergeQueue {
  public:
@@ -117,8 +117,8 @@ class BucketMergeQueue {
     return n_used_++;
   }
 
-  std::vector<uint32_t> ranks_;                     // a heap
-  std::unordered_map<uint32_t, size_t> index_;      // rank -> bucket
+  std::vector<uint32_t> ranks_;                 // a heap
+  std::unordered_map<uint32_t, size_t> index_;  // rank -> bucket
   std::vector<Bucket> buckets_;
   std::vector<size_t> free_;
   size_t n_used_ = 0;

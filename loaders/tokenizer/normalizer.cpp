@@ -49,8 +49,7 @@ class UnicodeForm : public Normalizer {
   }
 
   std::vector<Change> decompose(std::string_view text) const {
-    const auto options =
-        static_cast<utf8proc_option_t>(UTF8PROC_DECOMPOSE | (compatible_ ? UTF8PROC_COMPAT : 0));
+    const auto options = static_cast<utf8proc_option_t>(UTF8PROC_DECOMPOSE | (compatible_ ? UTF8PROC_COMPAT : 0));
     std::vector<Change> changes;
     changes.reserve(text.size());
     for (size_t pos = 0; pos < text.size();) {
@@ -75,9 +74,8 @@ class UnicodeForm : public Normalizer {
       size_t end = i;
       while (end < changes.size() && combining_class(changes[end].c) != 0) ++end;
       std::stable_sort(changes.begin() + static_cast<std::ptrdiff_t>(i),
-                       changes.begin() + static_cast<std::ptrdiff_t>(end), [](const Change& a, const Change& b) {
-                         return combining_class(a.c) < combining_class(b.c);
-                       });
+                       changes.begin() + static_cast<std::ptrdiff_t>(end),
+                       [](const Change& a, const Change& b) { return combining_class(a.c) < combining_class(b.c); });
       i = end;
     }
     return changes;

@@ -67,10 +67,15 @@ class Cutter {
       case Behavior::removed:
         if (part.match) return;
         break;
-      case Behavior::isolated: break;
-      case Behavior::contiguous: join = part.match == previous_; break;
+      case Behavior::isolated:
+        break;
+      case Behavior::contiguous:
+        join = part.match == previous_;
+        break;
       case Behavior::merged_with_previous:
-      case Behavior::merged_with_next: join = part.match && !previous_; break;
+      case Behavior::merged_with_next:
+        join = part.match && !previous_;
+        break;
     }
     const ByteRange range{base_ + part.range.begin, base_ + part.range.end};
     if (join && !fresh_) {
@@ -196,8 +201,9 @@ class ByteLevel : public PreTokenizer {
       });
     }
     if (regex_)
-      split(pieces, [this](std::string_view text, std::vector<ByteRange>& out) { regex_->find_all(text, out); },
-            Behavior::isolated);
+      split(
+          pieces, [this](std::string_view text, std::vector<ByteRange>& out) { regex_->find_all(text, out); },
+          Behavior::isolated);
     const AlignedText old = std::move(pieces.text);
     rebuild(pieces, [&](ByteRange piece, Output& out) {
       // All bytes of a code point have the source of its first.
@@ -225,9 +231,10 @@ class Metaspace : public PreTokenizer {
   void apply(Pieces& pieces, bool prefix) const override {
     const AlignedText old = std::move(pieces.text);
     rebuild(pieces, [&](ByteRange piece, Output& out) {
-      const bool starts = old.text[piece.begin] == ' ' || old.text.compare(piece.begin, replacement_.size(), replacement_) == 0;
-      const bool wanted = prefix && (scheme_ == Scheme::always ||
-                                     (scheme_ == Scheme::first && old.source[piece.begin].begin == 0));
+      const bool starts =
+          old.text[piece.begin] == ' ' || old.text.compare(piece.begin, replacement_.size(), replacement_) == 0;
+      const bool wanted =
+          prefix && (scheme_ == Scheme::always || (scheme_ == Scheme::first && old.source[piece.begin].begin == 0));
       if (wanted && !starts) out.append(replacement_, old.source[piece.begin]);
       for (uint32_t pos = piece.begin; pos < piece.end; ++pos) {
         if (old.text[pos] == ' ')
@@ -308,8 +315,8 @@ std::unique_ptr<PreTokenizer> read_pre_tokenizer(const json::Ref& spec) {
   }
   if (type == "Digits") {
     spec.reject_unknown({"type", "individual_digits"});
-    return std::make_unique<Cut>(each(is_numeric), spec.at("individual_digits").boolean() ? Behavior::isolated
-                                                                                          : Behavior::contiguous);
+    return std::make_unique<Cut>(each(is_numeric),
+                                 spec.at("individual_digits").boolean() ? Behavior::isolated : Behavior::contiguous);
   }
   if (type == "Punctuation") {
     spec.reject_unknown({"type", "behavior"});
@@ -337,7 +344,8 @@ std::unique_ptr<PreTokenizer> read_pre_tokenizer(const json::Ref& spec) {
   }
   spec.at("type").fail(
       "expected Sequence, Split, ByteLevel, Digits, Punctuation, Whitespace, WhitespaceSplit, CharDelimiterSplit or "
-      "Metaspace, found \"" + type + "\"");
+      "Metaspace, found \"" +
+      type + "\"");
 }
 
 }  // namespace signalbox::tokenizer

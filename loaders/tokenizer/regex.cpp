@@ -67,11 +67,11 @@ const CategoryName category_names[] = {
 
 using Property = std::pair<const char*, const std::span<const CodePointRange>*>;
 const Property property_names[] = {
-    {"word", &property_word},         {"alpha", &property_alpha},       {"alphabetic", &property_alpha},
-    {"han", &property_han},           {"hiragana", &property_hiragana},
-    {"katakana", &property_katakana}, {"hangul", &property_hangul},     {"latin", &property_latin},
-    {"greek", &property_greek},       {"cyrillic", &property_cyrillic}, {"arabic", &property_arabic},
-    {"hebrew", &property_hebrew},     {"thai", &property_thai},         {"devanagari", &property_devanagari},
+    {"word", &property_word},         {"alpha", &property_alpha},           {"alphabetic", &property_alpha},
+    {"han", &property_han},           {"hiragana", &property_hiragana},     {"katakana", &property_katakana},
+    {"hangul", &property_hangul},     {"latin", &property_latin},           {"greek", &property_greek},
+    {"cyrillic", &property_cyrillic}, {"arabic", &property_arabic},         {"hebrew", &property_hebrew},
+    {"thai", &property_thai},         {"devanagari", &property_devanagari},
 };
 
 // Name -> the members of a bracket: \x{41}-\x{5a}...
@@ -167,16 +167,19 @@ class Translation {
     const std::string shown = std::string("\\") + c;
     switch (c) {
       case 'w':
-      case 'W': return write_property("word", c == 'W', shown);
+      case 'W':
+        return write_property("word", c == 'W', shown);
       case 'd':
-      case 'D': return write_property("nd", c == 'D', shown);
+      case 'D':
+        return write_property("nd", c == 'D', shown);
       case 'b':
       case 'B':
         if (depth == 0) refuse(shown);  // a word boundary; in a bracket \b is a backspace
         break;
       case 'X':
       case 'y':
-      case 'Y': refuse(shown);
+      case 'Y':
+        refuse(shown);
       case 'p':
       case 'P': {
         if (at_ >= in_.size() || in_[at_] != '{') break;
@@ -196,7 +199,8 @@ class Translation {
         }
         return write_property(name, negated, shown + "{" + name + "}");
       }
-      default: break;
+      default:
+        break;
     }
     out_ += shown;
   }
@@ -232,10 +236,11 @@ class Translation {
 std::string without_quadratic_tail(const std::string& pattern) {
   if (pattern.size() < 3 || pattern.compare(pattern.size() - 2, 2, "+$") != 0) return pattern;
   const std::string atom = pattern.substr(0, pattern.size() - 2);
-  const bool escape = atom.size() == 2 && atom[0] == '\\' && std::string_view("sSwWdDhH").find(atom[1]) != std::string::npos;
+  const bool escape =
+      atom.size() == 2 && atom[0] == '\\' && std::string_view("sSwWdDhH").find(atom[1]) != std::string::npos;
   const bool bracket = atom.size() > 2 && atom[0] == '[' && atom.find_first_of("[]\\&", 1) == atom.size() - 1;
-  const bool property = atom.size() > 4 && (atom.starts_with("\\p{") || atom.starts_with("\\P{")) &&
-                        atom.find('}') == atom.size() - 1;
+  const bool property =
+      atom.size() > 4 && (atom.starts_with("\\p{") || atom.starts_with("\\P{")) && atom.find('}') == atom.size() - 1;
   if (!escape && !bracket && !property) return pattern;
   return "(?:\\G|(?<!" + atom + "))" + pattern;
 }
@@ -309,9 +314,13 @@ Regex::Regex(const std::string& pattern, const std::string& where) : pattern_(pa
 void Regex::find_all(std::string_view text, std::vector<ByteRange>& matches) const {
   if (text.size() == 1 && !(text[0] & 0x80)) {
     switch (compiled_->ascii[static_cast<unsigned char>(text[0])]) {
-      case Alone::matches: matches.push_back({0, 1}); return;
-      case Alone::does_not: return;
-      case Alone::other: break;
+      case Alone::matches:
+        matches.push_back({0, 1});
+        return;
+      case Alone::does_not:
+        return;
+      case Alone::other:
+        break;
     }
   }
   search(text, matches);
@@ -339,7 +348,8 @@ void Regex::search(std::string_view text, std::vector<ByteRange>& matches) const
     if (code < 0)
       throw Error(where_, "the regular expression \"" + pattern_ + "\" failed at byte " + std::to_string(at) +
                               " of a text: " + message_of(code, nullptr));
-    const auto first = static_cast<uint32_t>(scratch.region->beg[0]), last = static_cast<uint32_t>(scratch.region->end[0]);
+    const auto first = static_cast<uint32_t>(scratch.region->beg[0]),
+               last = static_cast<uint32_t>(scratch.region->end[0]);
     if (first == last && any && last == last_end) {
       at += at < text.size() ? utf8_length(static_cast<unsigned char>(text[at])) : 1;
       continue;

@@ -17,7 +17,9 @@ constexpr std::string_view no_dummy_prefix("\x1A\x02\x18\x00", 4);
 class SentencePiece : public Tokenizer {
  public:
   SentencePiece(const TokenizerFiles& files, Config config)
-      : where_(files.where + "tokenizer.model"), config_(std::move(config)), hash_(hash_of(files)),
+      : where_(files.where + "tokenizer.model"),
+        config_(std::move(config)),
+        hash_(hash_of(files)),
         decoder_(make_piece_decoder()) {
     load(prefixed_, *files.tokenizer_model);
     load(bare_, *files.tokenizer_model + std::string(no_dummy_prefix));
@@ -172,9 +174,7 @@ class SentencePiece : public Tokenizer {
     return vocabulary_.token(id);
   }
   Spelling decoded_spelling(bool skip_special) const {
-    return [this, skip_special](int32_t id) {
-      return skip_special && is_special(id) ? std::nullopt : spelling(id);
-    };
+    return [this, skip_special](int32_t id) { return skip_special && is_special(id) ? std::nullopt : spelling(id); };
   }
 
   std::string where_;

@@ -164,7 +164,8 @@ bool ByteRanges::touches(ByteRange range) const {
 }
 
 void check_text(std::string_view text) {
-  if (text.size() >= size_t{1} << 31) throw Error("text", "expected less than 2 GiB, found " + std::to_string(text.size()) + " bytes");
+  if (text.size() >= size_t{1} << 31)
+    throw Error("text", "expected less than 2 GiB, found " + std::to_string(text.size()) + " bytes");
   const size_t bad = first_invalid_utf8(text);
   if (bad != std::string_view::npos)
     throw Error("text", "expected valid UTF-8, found byte " + std::to_string(static_cast<unsigned char>(text[bad])) +

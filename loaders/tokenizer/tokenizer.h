@@ -1,5 +1,5 @@
-// Tokenizers from files in Hugging Face layout. tokenizer.json is the truth; tokenizer.model (SentencePiece) serves where
-// there is none. Ids, offsets and decoded text are those of Hugging Face's `tokenizers`.
+// Tokenizers from files in Hugging Face layout. tokenizer.json is the truth; tokenizer.model (SentencePiece) serves
+// where there is none. Ids, offsets and decoded text are those of Hugging Face's `tokenizers`.
 #pragma once
 #include <filesystem>
 #include <memory>

@@ -20,8 +20,9 @@ std::vector<uint8_t> make_flags() {
     for (const CodePointRange& range : ranges)
       for (uint32_t c = range.first; c <= range.last; ++c) flags[c] |= flag;
   };
-  for (char32_t c : U"\t\n\v\f\r \u0085\u00A0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200A"
-                    U"\u2028\u2029\u202F\u205F\u3000")
+  for (char32_t c :
+       U"\t\n\v\f\r \u0085\u00A0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200A"
+       U"\u2028\u2029\u202F\u205F\u3000")
     if (c) flags[c] |= whitespace;
   for (size_t i = 0; i < category_runs.size(); ++i) {
     const Category category = category_runs[i].category;

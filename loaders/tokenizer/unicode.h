@@ -25,12 +25,12 @@ size_t count_code_points(std::string_view text);
 // `partial`, an incomplete code point at the end is left alone; returns how many bytes were used.
 size_t append_lossy(std::string& out, std::string_view bytes, bool partial);
 
-bool is_whitespace(char32_t c);            // White_Space
-bool is_numeric(char32_t c);               // category N
-bool is_punctuation(char32_t c);           // of the pre-tokenizer Punctuation
-bool is_word(char32_t c);                  // of the pre-tokenizer Whitespace and of single_word
-bool is_combining_mark(char32_t c);        // of the normalizer StripAccents
-bool is_unknown_to_normalizer(char32_t c); // inert under NFC and the like, whatever newer tables say
+bool is_whitespace(char32_t c);             // White_Space
+bool is_numeric(char32_t c);                // category N
+bool is_punctuation(char32_t c);            // of the pre-tokenizer Punctuation
+bool is_word(char32_t c);                   // of the pre-tokenizer Whitespace and of single_word
+bool is_combining_mark(char32_t c);         // of the normalizer StripAccents
+bool is_unknown_to_normalizer(char32_t c);  // inert under NFC and the like, whatever newer tables say
 
 // Appends the lower-case form (two code points for U+0130).
 void append_lower(std::u32string& out, char32_t c);

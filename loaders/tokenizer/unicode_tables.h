@@ -6,7 +6,35 @@
 namespace signalbox::tokenizer {
 
 enum Category : uint8_t {
-  Lu, Ll, Lt, Lm, Lo, Mn, Mc, Me, Nd, Nl, No, Pc, Pd, Ps, Pe, Pi, Pf, Po, Sm, Sc, Sk, So, Zs, Zl, Zp, Cc, Cf, Co, Cn,
+  Lu,
+  Ll,
+  Lt,
+  Lm,
+  Lo,
+  Mn,
+  Mc,
+  Me,
+  Nd,
+  Nl,
+  No,
+  Pc,
+  Pd,
+  Ps,
+  Pe,
+  Pi,
+  Pf,
+  Po,
+  Sm,
+  Sc,
+  Sk,
+  So,
+  Zs,
+  Zl,
+  Zp,
+  Cc,
+  Cf,
+  Co,
+  Cn,
 };
 constexpr int n_categories = Cn + 1;
 
@@ -22,9 +50,9 @@ struct CodePointRange {
 extern const std::span<const CategoryRun> category_runs;
 
 // Properties of regular expressions.
-extern const std::span<const CodePointRange> property_word, property_alpha,
-    property_han, property_hiragana, property_katakana, property_hangul, property_latin, property_greek,
-    property_cyrillic, property_arabic, property_hebrew, property_thai, property_devanagari;
+extern const std::span<const CodePointRange> property_word, property_alpha, property_han, property_hiragana,
+    property_katakana, property_hangul, property_latin, property_greek, property_cyrillic, property_arabic,
+    property_hebrew, property_thai, property_devanagari;
 
 // Of pre-tokenizers and normalizers.
 extern const std::span<const CodePointRange> numeric_extra, punctuation, combining_marks, plain_word_extra,

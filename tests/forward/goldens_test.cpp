@@ -57,15 +57,15 @@ struct Ran {
   Result result;
 };
 
-Ran run(Ready& model, const EncodedRecord& record, const EditPlan* plan, const std::string& points, int64_t max_new,
+Ran run(Ready& model, const EncodedRecord& record, std::shared_ptr<const EditPlan> plan, const std::string& points, int64_t max_new,
         bool score = false) {
   Job job;
   job.prompt = record.prompt;
   job.record_hash = record_hash(record.prompt->id);
   job.max_new = max_new;
   job.score = score;
-  if (plan && !plan->empty())
-    job.edits = plan->bind({record.prompt->id, 0, static_cast<int64_t>(record.prompt->tokens.size()), record.spans});
+  job.plan = plan;
+  job.spans = record.spans;
   Forward forward(*model.backend, model.loaded.model, model.loaded.weights, plan ? plan->max_slots() : 0);
   test::MemorySink sink(PointSet::parse(points, model.shape));
   Ran out;
@@ -183,11 +183,11 @@ TEST_CASE("goldens: edited runs") {
       Ran ran;
       CHECK_NOTHROW(plan = EditPlan::load(directory / "edits" / (name + ".json"), model.shape, 0));
       if (!plan) continue;
-      CHECK_NOTHROW(ran = run(model, *record, plan.get(), "*router.ids,*router.weights,logits", row.at("generate").size()));
+      CHECK_NOTHROW(ran = run(model, *record, plan, "*router.ids,*router.weights,logits", row.at("generate").size()));
       if (ran.points.empty()) continue;
       ++checked;
       if (row.at("noop").boolean())
-        CHECK(run(model, *record, plan.get(), "embed", 0, true).result.logits_hash == unedited[record->prompt->id]);
+        CHECK(run(model, *record, plan, "embed", 0, true).result.logits_hash == unedited[record->prompt->id]);
       // The golden tensors stack the layers: [T, L, k].
       for (const std::string tensor : {"router.ids", "router.original_ids", "router.weights"}) {
         const auto* info = file->find(name + "/" + tensor);
@@ -239,7 +239,7 @@ TEST_CASE("goldens: edits that cannot be are refused") {
       const auto attempt = [&] {
         const auto plan = EditPlan::parse(row.at("spec"), directory / "edits", model.shape, 0);
         plan->require_spans(std::vector<std::string>{"doc", "question"});
-        run(model, *record, plan.get(), "embed", 0, true);
+        run(model, *record, plan, "embed", 0, true);
       };
       CHECK_THROWS_AS(attempt(), Error);
       ++refused;

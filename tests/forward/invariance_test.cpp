@@ -44,7 +44,7 @@ struct Setup {
   int64_t batch = 8, chunk = 512;
   bool reverse = false;
   std::string points;          // recorded; empty = none
-  const EditPlan* plan = nullptr;
+  std::shared_ptr<const EditPlan> plan;
   int samples = 1;
   float temperature = 0;
   bool score = false;
@@ -70,8 +70,7 @@ Outcome run(const LoadedModel& loaded, const Setup& setup) {
       job.max_new = setup.score ? 0 : 12;
       job.score = setup.score;
       job.sampling.temperature = setup.temperature;
-      if (setup.plan && !setup.plan->empty())
-        job.edits = setup.plan->bind({prompt->id, job.sample, static_cast<int64_t>(prompt->tokens.size()), {}});
+      job.plan = setup.plan;
       jobs.push_back(job);
     }
   }
@@ -167,7 +166,7 @@ TEST_CASE("edits that act on generated tokens share the prompt's cache and equal
       R"({"edits":[{"op":"misroute","policy":"random","tokens":{"phase":"generated"}}]})", loaded);
   Setup shared;
   shared.samples = 3;
-  shared.plan = plan.get();
+  shared.plan = plan;
   Setup separate = shared;
   separate.points = "*.router.ids";
   CHECK(run(loaded, shared).hashes == run(loaded, separate).hashes);
@@ -189,12 +188,12 @@ TEST_CASE("no-op edits leave the bits as they are, others do not") {
       CAPTURE(spec);
       const auto plan = plan_of(spec, loaded);
       Setup setup;
-      setup.plan = plan.get();
+      setup.plan = plan;
       CHECK(run(loaded, setup).hashes == base.hashes);
     }
     const auto worst = plan_of(R"({"edits":[{"op":"misroute","policy":"worst"}]})", loaded);
     Setup setup;
-    setup.plan = worst.get();
+    setup.plan = worst;
     CHECK(run(loaded, setup).hashes != base.hashes);
   }
 }
@@ -213,8 +212,7 @@ TEST_CASE("sequences with different edits in one batch equal their separate runs
     job.prompt = given[prompt];
     job.record_hash = record_hash(given[prompt]->id);
     job.max_new = 8;
-    if (plans[plan])
-      job.edits = plans[plan]->bind({given[prompt]->id, 0, static_cast<int64_t>(given[prompt]->tokens.size()), {}});
+    job.plan = plans[plan];
     return job;
   };
   std::map<int64_t, uint64_t> together, alone;
@@ -267,8 +265,7 @@ TEST_CASE("replaying a run's own trace leaves the bits as they are") {
     for (const std::string policy : {"model", "recorded"}) {
       const auto plan = plan_of(R"({"edits":[{"op":"replay","trace":"trace","weights":")" + policy + "\"}]}", loaded,
                                 scratch.path());
-      for (Job& job : jobs)
-        job.edits = plan->bind({job.prompt->id, 0, static_cast<int64_t>(job.prompt->tokens.size()), {}});
+      for (Job& job : jobs) job.plan = plan;
       events.on_done = [&](Result result) { replayed[result.index] = result.logits_hash; };
       run_jobs(forward, jobs, {}, events, nullptr);
       CHECK(replayed == base);

@@ -174,7 +174,7 @@ TEST_CASE("edit_rows: set and add, whole rows and columns") {
 
 TEST_CASE("allocate: aligned, also for nothing") {
   const auto backend = cpu();
-  for (const size_t bytes : {0, 1, 64, 1000}) {
+  for (const size_t bytes : {0, 1, 64, 1000, 9000001}) {
     const auto memory = backend->allocate(bytes);
     CHECK(reinterpret_cast<uintptr_t>(memory.get()) % 64 == 0);
     CHECK(memory != nullptr);

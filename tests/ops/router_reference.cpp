@@ -261,6 +261,9 @@ ReferenceRoute reference_route(const ReferenceInput& in) {
         }
         default: continue;
       }
+      for (size_t i = 0; i < ids.size(); ++i)
+        if (std::count(ids.begin(), ids.begin() + static_cast<long>(i), ids[i]) > 0)
+          throw Refusal{Kind::repeated_expert, s.edit, ids[i]};
       policy = s.weights;
     }
 

@@ -3,12 +3,11 @@
 
 #include <cstdlib>
 #include <filesystem>
-#include <fstream>
-#include <sstream>
 
 #include "kernels/error.h"
 #include "loaders/json/json.h"
 #include "loaders/template/chat_template.h"
+#include "tests/support.h"
 
 using namespace signalbox;
 namespace fs = std::filesystem;
@@ -59,31 +58,19 @@ std::string marked(const std::string& source, const std::string& content) {
   return out;
 }
 
-fs::path here() { return fs::path(__FILE__).parent_path(); }
+const fs::path here = fs::path(SIGNALBOX_SOURCE_DIR) / "tests" / "template";
 
-std::string read(const fs::path& file) {
-  std::ifstream in(file, std::ios::binary);
-  std::stringstream text;
-  text << in.rdbuf();
-  return text.str();
-}
-
-struct Directory {
-  Directory() : path(fs::temp_directory_path() / ("signalbox_template_" + std::to_string(std::rand()))) {
-    fs::create_directories(path);
-  }
-  ~Directory() { fs::remove_all(path); }
-  void write(const std::string& name, const std::string& text) const { std::ofstream(path / name, std::ios::binary) << text; }
+struct Directory : test::TemporaryDirectory {
+  void write(const std::string& name, const std::string& text) const { test::write_file(*this / name, text); }
   std::string render() const {
-    return jinja::load_chat_template(path)->render(user("Hi"), false, json::Value::object()).text;
+    return jinja::load_chat_template(path())->render(user("Hi"), false, json::Value::object()).text;
   }
-  fs::path path;
 };
 
 }  // namespace
 
 TEST_CASE("the corpus renders as jinja2 does") {
-  const json::Value goldens = json::parse_file(here() / "goldens.json");
+  const json::Value goldens = json::parse_file(here / "goldens.json");
   CHECK(goldens.items().size() >= 50);
   for (const auto& golden : goldens.items()) {
     const std::string name = golden.find("template")->string();
@@ -92,7 +79,7 @@ TEST_CASE("the corpus renders as jinja2 does") {
     jinja::TemplateOptions options;
     for (const auto& [token, text] : golden.find("special_tokens")->members())
       options.special_tokens.emplace_back(token, text.string());
-    const auto chat = jinja::make_chat_template(read(here() / "corpus" / name), options);
+    const auto chat = jinja::make_chat_template(test::read_file(here / "corpus" / name), options);
     std::string text;
     bool failed = false;
     try {
@@ -134,7 +121,8 @@ TEST_CASE("errors name the construct and the line") {
   CHECK(error_of("a\n{{ raise_exception('No ' ~ 'way') }}") == "chat_template (line 2): No way");
   CHECK(error_of("\n\n{{ x|nofilter }}") == "chat_template (line 3): there is no filter 'nofilter'");
   CHECK(error_of("{{ x is notest }}") == "chat_template (line 1): there is no test 'notest'");
-  CHECK(error_of("{% include 'x' %}") == "chat_template (line 1): 'include' is not supported: a chat template stands alone");
+  CHECK(error_of("{% include 'x' %}") ==
+        "chat_template (line 1): 'include' is not supported: a chat template stands alone");
   CHECK(error_of("{% do x %}") == "chat_template (line 1): unknown tag 'do'");
   CHECK(error_of("{% if x %}") == "chat_template (line 1): unexpected end of the template, expected 'endif'");
   CHECK(error_of("{{ 9223372036854775807 + 1 }}") ==
@@ -155,14 +143,18 @@ TEST_CASE("a render is bounded") {
   CHECK(error_of("{% for i in range(100000) %}{% endfor %}", small).find("more than 10000 steps") != std::string::npos);
   CHECK(error_of("{{ 'x' * 1000000000000 }}", small).find("bytes of memory") != std::string::npos);
   CHECK(error_of("{{ [0] * 1000000000000 }}", small).find("bytes of memory") != std::string::npos);
-  CHECK(error_of("{% for i in range(200) %}{{ 'x' * 100 }}{% endfor %}", small).find("prints more than") != std::string::npos);
+  CHECK(error_of("{% for i in range(200) %}{{ 'x' * 100 }}{% endfor %}", small).find("prints more than") !=
+        std::string::npos);
   CHECK(error_of("{% for i in range(100001) %}{% endfor %}").find("range too big") != std::string::npos);
-  CHECK(error_of("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}").find("calls inside each other") != std::string::npos);
+  CHECK(error_of("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}").find("calls inside each other") !=
+        std::string::npos);
   CHECK(error_of("{% set ns = namespace(x=[]) %}{% for i in range(1000) %}{% set ns.x = [ns.x] %}{% endfor %}")
             .find("nested deeper") != std::string::npos);
-  CHECK(error_of("{% set ns = namespace(x=[]) %}{% for i in range(1000) %}{% set ns.x = ns.x|map('upper') %}{% endfor %}")
-            .find("nested deeper") != std::string::npos);
-  CHECK(error_of("{{ " + std::string(10000, '(') + "1" + std::string(10000, ')') + " }}").find("too deeply") != std::string::npos);
+  CHECK(
+      error_of("{% set ns = namespace(x=[]) %}{% for i in range(1000) %}{% set ns.x = ns.x|map('upper') %}{% endfor %}")
+          .find("nested deeper") != std::string::npos);
+  CHECK(error_of("{{ " + std::string(10000, '(') + "1" + std::string(10000, ')') + " }}").find("too deeply") !=
+        std::string::npos);
   CHECK(error_of("{{ " + std::string(10000, '-') + "1 }}").find("too deeply") != std::string::npos);
   std::string chain = "1", ifs;
   for (int i = 0; i < 5000; ++i) chain += "+1";
@@ -170,7 +162,8 @@ TEST_CASE("a render is bounded") {
   CHECK(error_of("{{ " + chain + " }}").find("too deeply") != std::string::npos);
   CHECK(error_of(ifs).find("too deeply") != std::string::npos);
   // A namespace in a circle is freed (the sanitizer build would tell).
-  CHECK(render("{% set ns = namespace() %}{% set ns.me = ns %}{% macro m() %}{{ ns.x }}{% endmacro %}{% set ns.m = m %}ok") == "ok");
+  CHECK(render("{% set ns = namespace() %}{% set ns.me = ns %}{% macro m() %}{{ ns.x }}{% endmacro %}{% set ns.m = m "
+               "%}ok") == "ok");
 }
 
 TEST_CASE("what came from the conversation is known") {
@@ -202,7 +195,7 @@ TEST_CASE("variables, dates and reasoning") {
 
 TEST_CASE("a model directory's template") {
   const Directory dir;
-  CHECK(jinja::load_chat_template(dir.path) == nullptr);
+  CHECK(jinja::load_chat_template(dir.path()) == nullptr);
   dir.write("chat_template.json", R"({"chat_template": "third"})");
   CHECK(dir.render() == "third");
   dir.write("special_tokens_map.json", R"({"bos_token": "MAP", "eos_token": "MAP", "pad_token": {"content": "PAD"}})");
@@ -212,20 +205,20 @@ TEST_CASE("a model directory's template") {
   CHECK(dir.render() == "<s>FalsePAD");
   json::Value tools = json::Value::object();
   tools.set("tools", json::Value::array());
-  CHECK(jinja::load_chat_template(dir.path)->render(user("Hi"), false, tools).text == "tools!");
+  CHECK(jinja::load_chat_template(dir.path())->render(user("Hi"), false, tools).text == "tools!");
   dir.write("chat_template.jinja", "file {{ bos_token }}\r\n");
   CHECK(dir.render() == "file <s>");
   dir.write("chat_template.jinja", "{% if %}");
-  CHECK_THROWS_WITH_AS(jinja::load_chat_template(dir.path), doctest::Contains("chat_template.jinja (line 1): unexpected"), Error);
+  CHECK_THROWS_WITH_AS(jinja::load_chat_template(dir.path()),
+                       doctest::Contains("chat_template.jinja (line 1): unexpected"), Error);
   dir.write("tokenizer_config.json", R"({"bos_token": 5})");
-  CHECK_THROWS_AS(jinja::load_chat_template(dir.path), Error);
+  CHECK_THROWS_AS(jinja::load_chat_template(dir.path()), Error);
 }
 
 TEST_CASE("real tokenizers' templates") {
   const char* root = std::getenv("SIGNALBOX_TOKENIZERS");
   if (!root) {
-    MESSAGE("SKIPPED: SIGNALBOX_TOKENIZERS is not set");
-    return;
+    return test::skip("chat templates of real tokenizers: SIGNALBOX_TOKENIZERS is not set");
   }
   for (const auto& entry : fs::directory_iterator(root)) {
     CAPTURE(entry.path().string());

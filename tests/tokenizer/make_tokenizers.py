@@ -81,11 +81,11 @@ KINDS = {
                                                split("\\s?[!-/:-~！-／：-～‘-‟　-。]+"), split("\\s+$"),
                                                split("[一-龥ࠀ-一가-퟿]+"),
                                                {"type": "Digits", "individual_digits": True}, PLAIN_BYTES)),
-    "byte-forms": dict(of="bytes", normalizer=norm({"type": "NFKD"}, {"type": "StripAccents"}, {"type": "Lowercase"},
-                                                   {"type": "Strip", "strip_left": True, "strip_right": True}),
+    "byte-forms": dict(of="bytes", normalizer=norm({"type": "NFKD"}, {"type": "Lowercase"}),
                        pre_tokenizer=pre({"type": "Punctuation", "behavior": "Contiguous"},
                                          {"type": "Digits", "individual_digits": False}, BYTES),
                        post_processor=sequence("processors", BYTES, template("<s>", "<s>"))),
+    "byte-accents": dict(of="bytes", normalizer=norm({"type": "NFD"}, {"type": "StripAccents"}), pre_tokenizer=BYTES),
     "byte-behaviors": dict(of="bytes", normalizer=norm({"type": "NFKC"}, {"type": "NFD"},
                                                        {"type": "Replace", "pattern": {"Regex": "[0-9]+"}, "content": "№"}),
                            pre_tokenizer=pre(split("-", "MergedWithPrevious", kind="String"),
@@ -114,10 +114,11 @@ def train(spec):
         tokenizer = Tokenizer(models.BPE())
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     else:
+        names = {"suffix": "end_of_word_suffix", "prefix": "continuing_subword_prefix"}
+        affixes = {names[k]: spec[k] for k in names if k in spec}
         bytes_ = ["<0x%02X>" % b for b in range(256)] if spec.get("fallback", True) else []
         trainer = trainers.BpeTrainer(vocab_size=560 + len(bytes_), special_tokens=["<unk>", *bytes_], limit_alphabet=90,
-                                      show_progress=False, end_of_word_suffix=spec.get("suffix"),
-                                      continuing_subword_prefix=spec.get("prefix"))
+                                      show_progress=False, **affixes)
         tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
         if "suffix" in spec or "prefix" in spec:
             tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()

@@ -1,8 +1,9 @@
 // A tokenizer from the command line, for the differential tests: JSON lines in, JSON lines out.
-//   tokenize_driver DIR [--time: processor seconds instead of lines] [--no-special] [--special template-only] [--offsets] [--stream] [--target] [--decode] < in
+//   tokenize_driver DIR [--time: processor seconds instead of lines] [--no-special] [--special template-only]
+//   [--offsets] [--stream] [--target] [--decode] < in
 // {"id", "prompt"} gives {"id", "ids", "pieces"}; --decode: {"id", "tokens"} gives {"id", "text"}.
-#include <ctime>
 #include <cstdio>
+#include <ctime>
 #include <iostream>
 #include <set>
 

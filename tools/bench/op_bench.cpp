@@ -112,18 +112,26 @@ struct Bench {
             [&] { backend->matmul(Tensor(out.data(), m, n), Tensor(x.data(), m, k), w.matrix(), {}); });
   }
 
+  std::shared_ptr<void> cache_rows(int64_t n) {
+    const std::vector<float> host = values(n);
+    std::shared_ptr<void> memory = backend->allocate(host.size() * sizeof(float));
+    backend->upload(memory.get(), host.data(), host.size() * sizeof(float));
+    return memory;
+  }
+
   // n_tokens queries at the end of a context of n_keys, one sequence.
   void attention(const char* name, int64_t n_tokens, int64_t n_keys, AttentionParams params, bool latent) {
     const int64_t key_width = params.n_kv_heads * params.d_key, value_width = params.n_kv_heads * params.d_value;
     const int64_t block = 64, n_blocks = (n_keys + block - 1) / block;
-    std::vector<float> keys = values(n_blocks * block * key_width), own_values;
-    if (!latent) own_values = values(n_blocks * block * value_width);
+    const auto keys = cache_rows(n_blocks * block * key_width);
+    const auto own_values = latent ? keys : cache_rows(n_blocks * block * value_width);
     std::vector<float> q = values(n_tokens * params.n_heads * params.d_key);
     std::vector<float> out(static_cast<size_t>(n_tokens * params.n_heads * params.d_value));
     std::vector<int32_t> table(static_cast<size_t>(n_blocks)), positions(static_cast<size_t>(n_tokens)), sequences(positions.size(), 0);
     std::iota(table.begin(), table.end(), 0);
     std::iota(positions.begin(), positions.end(), static_cast<int32_t>(n_keys - n_tokens));
-    KvCache cache{keys.data(), latent ? keys.data() : own_values.data(), key_width, latent ? key_width : value_width};
+    KvCache cache{static_cast<float*>(keys.get()), static_cast<float*>(own_values.get()), key_width,
+                  latent ? key_width : value_width};
     BatchView batch;
     batch.n_tokens = n_tokens;
     batch.positions = positions.data();

@@ -135,15 +135,15 @@ class Demo {
     }
   }
 
-  Job job_for(const Record& record, const std::vector<std::string>& names, const EditPlan* plan, int64_t max_new) {
+  Job job_for(const Record& record, const std::vector<std::string>& names, std::shared_ptr<const EditPlan> plan, int64_t max_new) {
     EncodedRecord encoded = encode_record(record, setup_, names);
     Job job;
     job.index = 0;
     job.prompt = encoded.prompt;
     job.record_hash = record_hash(record.id);
     job.max_new = max_new;
-    if (plan && !plan->empty())
-      job.edits = plan->bind({record.id, 0, static_cast<int64_t>(encoded.prompt->tokens.size()), encoded.spans});
+    job.plan = std::move(plan);
+    job.spans = encoded.spans;
     return job;
   }
 
@@ -269,7 +269,7 @@ class Demo {
     for (const Intervention& intervention : all) {
       if (intervention.plan) max_slots = std::max(max_slots, intervention.plan->max_slots());
       for (const auto& records : questions_)
-        for (const Record& record : records) jobs.push_back(job_for(record, {}, intervention.plan.get(), 48));
+        for (const Record& record : records) jobs.push_back(job_for(record, {}, intervention.plan, 48));
     }
     auto answers = texts(std::move(jobs), max_slots, "answering");
     if (!answers) return false;

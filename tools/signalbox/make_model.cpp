@@ -2,6 +2,8 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 
+#include "loaders/families/family.h"
+#include "loaders/families/real_shapes.h"
 #include "loaders/synthetic/make_model.h"
 #include "tools/signalbox/commands.h"
 #include "tools/signalbox/common.h"
@@ -10,20 +12,21 @@ namespace signalbox {
 
 namespace {
 
+// FAMILY and FAMILIES are filled in from the loaders' list.
 constexpr const char* help =
     R"(Writes a checkpoint in Hugging Face layout: a random model of any family and size, or one with planted experts
 whose routing is known by construction (DIR/planted.json tells it). The same spec gives the same bytes.
 
 Example:
-  echo '{"family": "mixtral", "tokenizer": "bytes", "seed": 1,
+  echo '{"family": "FAMILY", "tokenizer": "bytes", "seed": 1,
          "planted": [{"layer": 1, "expert": 3, "tokens": [48,49,50,51,52,53,54,55,56,57]}]}' > spec.json
   signalbox make-model spec.json --out digits
   signalbox inspect digits)";
 
 constexpr const char* footer =
     R"(Keys of the spec (docs/make-model.md tells more):
-  family     a tiny model of that family: mixtral, olmoe, qwen2_moe, qwen3_moe, deepseek_v2, gpt_oss
-  shape      or a released model's sizes: "Qwen3-30B-A3B", "DeepSeek-V2-Lite", ...
+  family     a tiny model of that family: FAMILIES
+  shape      or a released model's sizes: SHAPES
   config     keys of config.json, added to those or alone
   dtype      f32, bf16 (default), f16, mxfp4
   seed       of the values (0)
@@ -33,13 +36,28 @@ constexpr const char* footer =
   init       standard deviations: embed, matrix, output, router, head, norm, bias
   planted    [{"layer", "expert", "tokens": [ids] | "begin": [ids], "rate": 1, "otherwise": 0}])";
 
+std::string fill(std::string text) {
+  std::string families, shapes;
+  for (const families::Family& family : families::all_families())
+    families += (families.empty() ? "" : ", ") + std::string(family.model_type);
+  for (const families::RealShape& shape : families::real_shapes())
+    shapes += (shapes.empty() ? "" : ", ") + std::string(shape.name);
+  const auto replace = [&](std::string_view name, const std::string& value) {
+    if (size_t at = text.find(name); at != std::string::npos) text.replace(at, name.size(), value);
+  };
+  replace("FAMILIES", families);
+  replace("FAMILY", families.substr(0, families.find(',')));
+  replace("SHAPES", shapes);
+  return text;
+}
+
 }  // namespace
 
 int make_model_command(int argc, char** argv) {
   std::string spec, out;
   bool json_output = false, quiet = false;
-  CLI::App app{help, "signalbox make-model"};
-  app.footer(footer);
+  CLI::App app{fill(help), "signalbox make-model"};
+  app.footer(fill(footer));
   app.add_option("SPEC", spec, "JSON file")->required();
   app.add_option("--out", out, "directory to write")->required();
   app.add_flag("--json", json_output, "print the summary as JSON");

@@ -49,9 +49,11 @@ PreparedRun prepare_run(const CommonOptions& options, OpenedModel& model, std::v
       job.max_new = score ? 0 : sampling.max_tokens;
       job.sampling = sampling.sampling;
       job.score = score;
-      if (edited)
-        job.edits = run.plan->bind({run.records[r].id, job.sample, static_cast<int64_t>(job.prompt->tokens.size()),
-                                    run.encoded[r].spans});
+      if (edited) {
+        job.plan = run.plan;
+        job.spans = run.encoded[r].spans;
+        run.plan->check(sequence_info(job));
+      }
       run.total_tokens += static_cast<int64_t>(job.prompt->tokens.size()) + job.max_new;
       run.jobs.push_back(std::move(job));
     }
