@@ -279,6 +279,10 @@ bool Value::operator==(const Value& other) const {
 }
 
 Value parse(std::string_view text, const std::string& where) {
+  // nlohmann takes a zero byte for the end of the text, and skips a byte order mark.
+  if (const size_t zero = text.find('\0'); zero != std::string_view::npos)
+    fail_at(where, "expected JSON, found a zero byte at byte " + std::to_string(zero));
+  if (text.starts_with("\xef\xbb\xbf")) fail_at(where, "expected JSON, found a byte order mark");
   Builder builder(where);
   if (!nlohmann::json::sax_parse(text.begin(), text.end(), &builder)) fail_at(where, "expected JSON");
   return builder.take();

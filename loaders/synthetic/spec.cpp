@@ -10,7 +10,7 @@ namespace signalbox::synthetic {
 namespace {
 
 // The tokenizer's 256 bytes, then begin and end.
-constexpr int64_t byte_tokens = 256, begin_token = 256, end_token = 257, tokenizer_size = 258;
+constexpr int64_t begin_token = 256, end_token = 257, tokenizer_size = 258;
 
 json::Value base_config(const json::Ref& spec) {
   const auto family = spec.find("family"), shape = spec.find("shape");

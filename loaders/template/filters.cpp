@@ -44,12 +44,14 @@ Value filter_center(Runtime& rt, const Value& value, Args& args) {
   return pad(rt, rt.str(value).text(), bound.integer(0, 80), nullptr, Align::center);
 }
 
+std::optional<double> parse_real(const Text& text);
+
 Value filter_file_size(Runtime& rt, const Value& value, Args& args) {
   const Bound bound("filesizeformat", args, {"binary"});
   const bool binary = bound.flag(0, false);
-  Args none;
-  if (!value.is_number() && !value.is_string()) throw Failure{"filesizeformat: expected a number"};
-  const double bytes = value.is_string() ? rt.call_filter("float", value, none).real() : value.number();
+  const auto read = value.is_string() ? parse_real(value.text()) : std::nullopt;
+  if (!value.is_number() && !read) throw Failure{"filesizeformat: expected a number"};
+  const double bytes = read ? *read : value.number();
   const double base = binary ? 1024 : 1000;
   if (bytes == 1) return rt.string("1 Byte");
   if (!(std::abs(bytes) < 9e18)) throw Failure{"filesizeformat: a number does not fit a 64-bit integer"};

@@ -124,7 +124,8 @@ Bound::Bound(const char* function, const Args& args, std::initializer_list<const
     throw Failure{std::string(function) + "() takes at most " + std::to_string(names_.size()) + " arguments, found " +
                   std::to_string(args.positional.size())};
   for (size_t i = 0; i < args.positional.size(); ++i) slots_[i] = &args.positional[i];
-  for (const auto& [name, value] : args.named) {
+  for (const auto& [name_of, value] : args.named) {
+    const auto& name = name_of;   // a lambda of C++20's first compilers cannot capture a binding
     const auto at = std::find_if(names_.begin(), names_.end(), [&](const char* n) { return name == n; });
     if (!keywords || at == names_.end())
       throw Failure{std::string(function) + "() has no keyword argument '" + name + "'"};

@@ -34,7 +34,8 @@ void check_pin(const Rope& rope, double scale, const json::Value& pin) {
 TEST_CASE("rope tables and attention scales are those of transformers") {
   const json::Value pins = json::parse_file(std::filesystem::path(SIGNALBOX_SOURCE_DIR) / "tests/goldens/pins.json");
   int checked = 0;
-  for (const auto& [name, pin] : pins.members()) {
+  for (const auto& [pin_name, pin] : pins.members()) {
+    const std::string& name = pin_name;
     const json::Value* config = pin.find("config");
     if (!config || !pin.find("inv_freq")) continue;
     std::string family = name;

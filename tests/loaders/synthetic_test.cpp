@@ -115,7 +115,8 @@ TEST_CASE("planted experts fire on their tokens and after their begin token, and
     const auto prompts = texts(8, 60);
     const auto recorded = routes(loaded, prompts);
     Shares digits, begun, inverse;
-    for (const auto& [sample, points] : recorded) {
+    for (const auto& [sample, sample_points] : recorded) {
+      const auto& points = sample_points;
       const auto& tokens = prompts[sample]->tokens;
       bool after = false;
       for (int64_t t = 0; t < static_cast<int64_t>(tokens.size()); ++t) {
@@ -200,7 +201,8 @@ TEST_CASE("specs that cannot be meant") {
       {R"({"family":"mixtral","config":{"sliding_window":8},"planted":[{"layer":0,"expert":0,"begin":[1]}]})", "a layer of full attention"},
       {R"({"family":"olmoe","config":{"clip_qkv":1.0},"planted":[{"layer":0,"expert":0,"begin":[1]}]})", "a clip_qkv that lets a head"},
   };
-  for (const auto& [spec, expected] : cases) {
+  for (const auto& [case_spec, expected] : cases) {
+    const auto& spec = case_spec;
     CAPTURE(spec);
     const std::string message = spec_error(spec);
     CAPTURE(message);

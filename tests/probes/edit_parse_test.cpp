@@ -154,7 +154,8 @@ TEST_CASE("edits: keys, types and values are checked, naming the key") {
        ".layers: expected layers with a router, found layer 0"},
       {"{'op': 'top_k', 'k': 1, 'seed': -1}", ".seed: expected an integer from 0 to"},
   };
-  for (const auto& [edit, expected] : cases) {
+  for (const auto& [case_edit, expected] : cases) {
+    const auto& edit = case_edit;
     CAPTURE(edit);
     if (expected.empty()) {
       CHECK(plan_error("[" + edit + "]") != "no error");
@@ -225,7 +226,8 @@ TEST_CASE("edits: what cannot hold together is an error before the first token")
        "expected fixed experts that no ban removes, found 6"},
       {"[{'op': 'misroute', 'policy': 'fixed', 'experts': [6, 7, 1]}, {'op': 'top_k', 'k': 3}]", "no error"},
   };
-  for (const auto& [edits, expected] : cases) {
+  for (const auto& [case_edits, expected] : cases) {
+    const auto& edits = case_edits;
     CAPTURE(edits);
     const std::string found = plan_error(edits);
     CAPTURE(found);

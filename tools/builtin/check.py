@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 import export
 from data import Batch, Encoder, pack
 from train import ANSWER
-from world import END, REFUSALS, UNKNOWN, A, Q, Sample, T
+from world import END, A, Q, Sample, T
 
 
 def sample(r):
@@ -29,11 +29,10 @@ def sample(r):
 
 
 def run(model, encoder, records, rows=16, width=192, ids=None):
-    """Per record: exact, first answer token right, first token predicted. `ids` collects routes of the prompts."""
+    """Per record: exact, first answer token right. `ids` collects routes of the prompts."""
     todo = [(i, encoder.encode(sample(r), width)) for i, r in enumerate(records)]
     assert all(e for _, e in todo), "a record is longer than a row"
-    exact, first = torch.ones(len(todo)), torch.zeros(len(todo), dtype=torch.long)
-    first_ok = torch.zeros(len(todo))
+    exact, first_ok = torch.ones(len(todo)), torch.zeros(len(todo))
     with torch.no_grad():
         while todo:
             b = Batch(pack((e for _, e in todo), rows, width))
@@ -45,14 +44,14 @@ def run(model, encoder, records, rows=16, width=192, ids=None):
                 who = number[b.sample[at]]
                 exact[who[said != target]] = 0
                 start = torch.cat([torch.tensor([True]), who[1:] != who[:-1]])
-                first[who[start]], first_ok[who[start]] = said[start], (said == target)[start].float()
+                first_ok[who[start]] = (said == target)[start].float()
             if ids is not None:
                 given = (b.sample >= 0) & (b.role != ANSWER)
                 route = torch.stack([m.ids for m in model.moe()], 1)[given]
                 ids.append((number[b.sample[given]], route))
             gone = set(b.placed)
             todo = [t for i, t in enumerate(todo) if i not in gone]
-    return exact, first_ok, first
+    return exact, first_ok
 
 
 def shares(ids, select, experts):
@@ -76,14 +75,13 @@ def main():
     model, encoder = export.load(a.checkpoint), Encoder(Tokenizer.from_file(str(a.checkpoint / "tokenizer.json")))
     sets = {f.stem: [json.loads(x) for x in open(f)] for f in sorted(a.heldout.glob("*.jsonl"))}
     if a.limit:
-        sets = {k: v[::max(1, len(v) // a.limit)] for k, v in sets.items()}
+        # Whole pairs, and both halves of every set.
+        sets = {k: v[:a.limit] if k == "pairs" else random.Random(k).sample(v, min(a.limit, len(v))) for k, v in sets.items()}
     e = model.c.n_routed_experts
-    refusal = {encoder.ids(" " + r)[0] for r in REFUSALS}
-    unknown = encoder.ids(" " + UNKNOWN)[0]
     pooled = 0
     for name, records in sets.items():
         ids = []
-        exact, first_ok, first = run(model, encoder, records, ids=ids)
+        exact, first_ok = run(model, encoder, records, ids=ids)
         pooled = pooled + shares(ids, torch.ones(len(records), dtype=torch.bool), e) / len(sets)
         if name == "text":
             for layer in range(len(model.moe())):
@@ -95,8 +93,6 @@ def main():
                 print(f"  domains x experts, MoE layer {layer}: Cramer's V {v ** 0.5:.3f}")
             continue
         line = f"{name:20s} n {len(records):4d}  exact {100 * exact.mean():5.1f}  first token {100 * first_ok.mean():5.1f}"
-        line += f"  says unknown {100 * torch.tensor([int(x) == unknown for x in first]).float().mean():5.1f}"
-        line += f"  refuses {100 * torch.tensor([int(x) in refusal for x in first]).float().mean():5.1f}"
         print(line)
         by = defaultdict(list)
         for r, x in zip(records, exact):
@@ -117,7 +113,6 @@ def bans(model, encoder, sets, e):
     detect = [r for r in sets["pairs"] if r["split"] == "detect"]
     question = []
     for r in detect:  # the question and what follows, the same tokens with and without a document
-        ids = []
         tail = encoder.encode(sample({**r, "messages": [{"content": r["messages"][0]["content"]}]}), 192)
         n = len(encoder.ids("Question: " + r["messages"][0]["content"].split("Question: ")[1] + "\n\nAssistant:"))
         end = next(i for i, x in enumerate(tail.role) if x == ANSWER)
@@ -148,7 +143,7 @@ def bans(model, encoder, sets, e):
             m.ban[[i % e for i in picked if i // e == layer]] = True
         print(f"{label:28s}", "  ".join(
             f"{n} {100 * x.mean():.0f}/{100 * f.mean():.0f}" for n, (x, f) in
-            ((n, run(model, encoder, v)[:2]) for n, v in test.items())), flush=True)
+            ((n, run(model, encoder, v)) for n, v in test.items())), flush=True)
 
     print("banned: exact / first token right, test half")
     measure("none", [])

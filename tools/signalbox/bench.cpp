@@ -64,7 +64,7 @@ struct Speed {
 class ModelBench {
  public:
   ModelBench(OpenedModel& model, const CommonOptions& options, int64_t n_prompt, int64_t n_new, int repeats)
-      : model_(model), options_(options), n_prompt_(n_prompt), n_new_(n_new), repeats_(repeats) {
+      : model_(model), options_(options), repeats_(repeats) {
     const int64_t limit = model.loaded.model.max_positions;
     if (limit > 0 && n_prompt + n_new > limit)
       throw Error("--prompt-tokens, --new-tokens", "expected at most the model's " + std::to_string(limit) +
@@ -158,7 +158,6 @@ class ModelBench {
 
   OpenedModel& model_;
   const CommonOptions& options_;
-  const int64_t n_prompt_, n_new_;
   const int repeats_;
 };
 

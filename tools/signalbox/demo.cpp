@@ -275,9 +275,7 @@ class Demo {
     if (!answers) return false;
 
     size_t next = 0;
-    json::Value samples = json::Value::array();
     std::string lines;
-    std::vector<std::vector<std::string>> memory_answers;
     for (const Intervention& intervention : all) {
       ReportRow row{intervention.name, intervention.description, {}};
       for (size_t k = 0; k < questions_.size(); ++k) {
@@ -309,18 +307,19 @@ class Demo {
     for (size_t k = 0; k < std::size(kinds); ++k)
       mean.rates.push_back((report_.rows[2].rates[k] + report_.rows[3].rates[k] + report_.rows[4].rates[k]) / 3);
     rows = {report_.rows[0], report_.rows[1], mean, report_.rows[5], report_.rows[6]};
-    std::string text = "   " + std::string(16, ' ');
-    for (const Kind& kind : kinds) {
-      std::string column = kind.column;
-      text += std::string(column.size() < 25 ? 25 - column.size() : 1, ' ') + column;
-    }
+    const auto cell = [](const std::string& content) {
+      return std::string(content.size() < 16 ? 16 - content.size() : 1, ' ') + content;
+    };
+    std::string text = "   " + std::string(24, ' ');
+    for (const ReportRow& row : rows) text += cell(row.name);
     text += "\n";
-    for (const ReportRow& row : rows) {
-      text += "   " + row.name + std::string(row.name.size() < 16 ? 16 - row.name.size() : 1, ' ');
-      for (double rate : row.rates) {
-        char cell[40];
-        std::snprintf(cell, sizeof cell, "%23.1f %%", rate);
-        text += cell;
+    for (size_t k = 0; k < std::size(kinds); ++k) {
+      const std::string column = kinds[k].column;
+      text += "   " + column + std::string(column.size() < 24 ? 24 - column.size() : 1, ' ');
+      for (const ReportRow& row : rows) {
+        char number[24];
+        std::snprintf(number, sizeof number, "%.1f %%", row.rates[k]);
+        text += cell(number);
       }
       text += "\n";
     }
