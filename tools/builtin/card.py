@@ -1,13 +1,16 @@
-"""Measures the held-out sets with the engine and writes the table into CARD.md, between its markers.
+"""Measures the held-out sets with the engine and writes the tables into CARD.md, between their markers.
 
     python card.py BINARY [MODEL]        (MODEL defaults to `builtin`)
 
-Greedy decoding of every record; the answer counts when it equals the expected text as a whole.
+Greedy decoding of every record; the answer counts when it equals the expected text as a whole. Use of experts over all
+sets; what switching off the experts of memory does, by `signalbox demo` on the test halves.
 """
 
 import json
+import struct
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -48,6 +51,52 @@ def row(label, answers, said, refused, note):
     return f"| {label} | {n} | {100 * exact / n:.1f} | {100 * unknown / n:.1f} | {100 * no / n:.1f} | {note} |"
 
 
+def usage(binary, model):
+    """Share of tokens that select each expert, over all sets: the least and the most used of each layer."""
+    counts, tokens, layers = {}, 0, []
+    with tempfile.TemporaryDirectory() as scratch:
+        for path in sorted((HERE / "heldout").glob("*.jsonl")):
+            subprocess.run([binary, "trace", model, "--input", str(path), "--out", scratch, "--points", "*.router.ids",
+                            "--quiet"], check=True)
+            data = (Path(scratch) / "trace.safetensors").read_bytes()
+            size = struct.unpack("<Q", data[:8])[0]
+            header = json.loads(data[8:8 + size])
+            part = lambda name: data[8 + size:][slice(*header[name]["data_offsets"])]
+            n, n_layers, k = header["router.ids"]["shape"]
+            layers = struct.unpack(f"<{n_layers}i", part("layers"))
+            ids = part("router.ids")
+            tokens += n
+            for l in range(n_layers):
+                for slot in range(k):
+                    for expert in ids[l * k + slot::n_layers * k]:
+                        counts[l, expert] = counts.get((l, expert), 0) + 1
+            n_experts = int(header["__metadata__"]["n_experts"])
+    rows = ["| layer | least used expert | most used expert | never used |", "|---|---|---|---|"]
+    for l, layer in enumerate(layers):
+        share = [100 * counts.get((l, e), 0) / tokens for e in range(n_experts)]
+        rows.append(f"| {layer} | {min(share):.1f} % of tokens | {max(share):.1f} % | {share.count(0)} of {n_experts} |")
+    return rows
+
+
+def interventions(binary):
+    with tempfile.TemporaryDirectory() as scratch:
+        subprocess.run([binary, "demo", "--data", str(HERE / "heldout"), "--out", scratch, "--questions", "1000",
+                        "--quiet"], check=True, capture_output=True)
+        table = json.loads((Path(scratch) / "table.json").read_text())
+    columns = list(table[0]["percent"])
+    rows = ["| intervention | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    for line in table:
+        rows.append(f"| {line['intervention']}: {line['description']} | " +
+                    " | ".join(f"{line['percent'][c]:.1f} %" for c in columns) + " |")
+    return rows
+
+
+def fill(text, marker, rows):
+    head, rest = text.split(f"<!-- {marker} -->\n", 1)
+    tail = rest.split(f"<!-- end {marker} -->", 1)[1]
+    return head + f"<!-- {marker} -->\n" + "\n".join(rows) + f"\n<!-- end {marker} -->" + tail
+
+
 def main():
     binary, model = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else "builtin"
     refused = refusals()
@@ -66,10 +115,10 @@ def main():
                 part = [r for r in records if r.get(key) == label]
                 rows.append(row(f"– {label}", [r["answers"] for r in part], [said[r["id"]] for r in part], refused, ""))
     card = HERE / "CARD.md"
-    head, rest = card.read_text().split("<!-- figures -->\n", 1)
-    tail = rest.split("<!-- end figures -->", 1)[1]
-    card.write_text(head + "<!-- figures -->\n" + "\n".join(rows) + "\n<!-- end figures -->" + tail)
-    print("\n".join(rows))
+    text = fill(card.read_text(), "figures", rows)
+    text = fill(text, "usage", usage(binary, model))
+    card.write_text(fill(text, "interventions", interventions(binary)))
+    print(card.read_text())
 
 
 if __name__ == "__main__":

@@ -147,7 +147,7 @@ def bans(model, encoder, sets, e):
 
     print("banned: exact / first token right, test half")
     measure("none", [])
-    for n in (4, 8, 12):
+    for n in (4, 8, 16):
         chosen = order[:n].tolist()
         measure(f"{n} without-document", chosen)
         measure(f"{n} with-document", order[-n:].tolist())

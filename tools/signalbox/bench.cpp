@@ -188,8 +188,9 @@ int bench_model(const CommonOptions& options, int64_t n_prompt, int64_t n_new, i
   const double decode_bytes = weight_bytes(model.loaded.model, model.loaded.weights, 1);
   const auto [prefill, decode] = bench.measure(1, n_prompt, n_new + 1, "");
   const int64_t n_sequences = options.batch;
-  const auto [prefill_many, decode_many] = bench.measure(n_sequences, n_prompt, n_new + 1, "");
-  (void)prefill_many;
+  // Prompts that fit one forward together, so that no sequence waits for another's prompt while it decodes.
+  const int64_t n_prompt_many = std::max<int64_t>(1, std::min(n_prompt, options.chunk / n_sequences));
+  const double decode_many = bench.measure(n_sequences, n_prompt_many, n_new + 1, "").second;
   const Resident resident = resident_memory();
 
   json::Value out = json::Value::object(), recording = json::Value::array();
