@@ -51,7 +51,9 @@ class CharactersIterator : public Iterator {
     rt_.budget.step();
     const size_t begin = at_;
     decode(text.bytes, at_);
-    out = rt_.string(text, begin, at_);
+    TextBuilder character(rt_.budget);  // Python's iterator gives plain strings, of markup too
+    character.add(text, begin, at_);
+    out = character.finish();
     return true;
   }
 

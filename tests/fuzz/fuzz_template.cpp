@@ -11,7 +11,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace signalbox;
   static const json::Value usual = json::parse(
       R"([{"role": "system", "content": "S é"}, {"role": "user", "content": " u\n", "n": [1, 2.5, null, true]},
-          {"role": "assistant", "content": "<think>x</think>y", "tool_calls": [{"function": {"name": "f", "arguments": {"a": 1}}}]}])",
+          {"role": "assistant", "content": "<think>x</think>y",
+           "tool_calls": [{"function": {"name": "f", "arguments": {"a": 1}}}]}])",
       "usual messages");
   std::string_view text(reinterpret_cast<const char*>(data), size);
   jinja::TemplateOptions options;

@@ -261,7 +261,9 @@ def main():
             counts["both fail" if failure else "same text"] += 1
     driver.stdin.close()
     print(dict(counts), f"skipped {sum(skips.values())}:", dict(skips.most_common(25)))
-    sys.exit(1 if counts["DIFFERENT"] else 0)
+    different = counts["DIFFERENT"] > 0
+    print(f"{int(not different)} passed, {int(different)} failed, {int(real == 0)} skipped")
+    sys.exit(1 if different else 0)
 
 
 if __name__ == "__main__":

@@ -132,7 +132,7 @@ def main():
         else:
             skipped = 1
     program = Program(arguments)
-    total = bad = 0
+    total = bad = failed = 0
     shown = 0
 
     def report(message):
@@ -156,7 +156,9 @@ def main():
         print(f"{folder.name}: {n} compared, {differences} differences", flush=True)
         total += n
         bad += differences
-    print(f"{total} compared, {bad} differences, {skipped} skipped")
+        failed += differences > 0
+    print(f"{total} compared, {bad} differences")
+    print(f"{len(folders) - failed} passed, {failed} failed, {skipped} skipped")
     return 1 if bad else 0
 
 
