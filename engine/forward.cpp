@@ -9,8 +9,26 @@ namespace {
 
 // Buffers of the workspace, by what they hold. Two names never share memory.
 enum Buffer : int {
-  residual, normed, block_out, query, key, value, attended, query_low, latent, query_latent, attended_latent,
-  ffn_hidden, router_logits, expert_hidden, expert_out, shared_hidden, shared_out, shared_gate, logit_input, logits,
+  residual,
+  normed,
+  block_out,
+  query,
+  key,
+  value,
+  attended,
+  query_low,
+  latent,
+  query_latent,
+  attended_latent,
+  ffn_hidden,
+  router_logits,
+  expert_hidden,
+  expert_out,
+  shared_hidden,
+  shared_out,
+  shared_gate,
+  logit_input,
+  logits,
   n_buffers
 };
 
@@ -74,7 +92,7 @@ struct Forward::Workspace {
     int64_t floats = 0;
   };
   Block blocks[n_buffers];
-  Tensor x;                                   // the residual stream
+  Tensor x;  // the residual stream
 
   std::vector<int32_t> block_tables;
   int64_t max_blocks = 0;
@@ -89,12 +107,12 @@ struct Forward::Workspace {
   std::vector<uint8_t> banned;
   RouteFault fault;
   std::vector<RouterProgram> programs;
-  std::vector<uint8_t> active;                // [n_tokens, n_edits]
+  std::vector<uint8_t> active;  // [n_tokens, n_edits]
   std::vector<uint64_t> record_hash;
   std::vector<uint32_t> samples;
   int32_t n_edits = 0;
   bool any_edits = false, any_router_edits = false;
-  bool route_ready = false;                   // margin and ids are those of the current layer
+  bool route_ready = false;  // margin and ids are those of the current layer
   std::vector<RowRange> ranges;
 };
 
@@ -184,8 +202,9 @@ void Forward::prepare(const Batch& batch) {
 
 BatchView Forward::view() const {
   const Workspace& w = *workspace_;
-  return {batch_->n_tokens(),     batch_->positions.data(), batch_->sequences.data(), batch_->kv_rows.data(),
-          w.block_tables.data(), w.max_blocks,             KvPool::block_size};
+  return {batch_->n_tokens(),     batch_->positions.data(), batch_->sequences.data(),
+          batch_->kv_rows.data(), w.block_tables.data(),    w.max_blocks,
+          KvPool::block_size};
 }
 
 // The one place where points are read and written: a write first, then the read, so that a record holds what the later
@@ -212,15 +231,15 @@ void Forward::edit(Point point, int64_t l, Tensor x, int32_t n_slots) {
         if (w.route_ready && w.margin[t] >= edit.margin_below && !std::isinf(edit.margin_below)) continue;
         for (int32_t i = 0; i < n_slots; ++i) {
           const int32_t expert = per_slot ? w.ids[t * max_slots_ + i] : 0;
-          if (per_slot && (expert < 0 || !(edit.all_experts || std::binary_search(edit.experts.begin(),
-                                                                                  edit.experts.end(), expert))))
+          if (per_slot && (expert < 0 ||
+                           !(edit.all_experts || std::binary_search(edit.experts.begin(), edit.experts.end(), expert))))
             continue;
           rows.push_back(static_cast<int32_t>(t * n_slots + i));
           value_rows.push_back(static_cast<int32_t>(edit.value_row(batch_->positions[t], i, expert)));
         }
       }
       if (rows.empty()) continue;
-      const Tensor values(const_cast<float*>(edit.values), edit.n_values, edit.width);   // read only
+      const Tensor values(const_cast<float*>(edit.values), edit.n_values, edit.width);  // read only
       backend_.edit_rows(x, rows, values, value_rows, edit.columns, edit.kind == PointEdit::Kind::add, edit.scale);
     }
   }
@@ -233,8 +252,8 @@ Tensor Forward::run(const Batch& batch, ProbeSink* sink) {
   Workspace& w = *workspace_;
   const int64_t n_tokens = batch.n_tokens();
   if (sink_)
-    sink_->begin({n_tokens, w.ranges, batch.tokens.data(), batch.positions.data(), batch.phase.data(),
-                  batch.spans.data()});
+    sink_->begin(
+        {n_tokens, w.ranges, batch.tokens.data(), batch.positions.data(), batch.phase.data(), batch.spans.data()});
 
   w.x = buffer(residual, n_tokens, model_.d_model);
   w.route_ready = false;
@@ -399,8 +418,9 @@ void Forward::moe(int64_t l, const Moe& moe, const MoeWeights& weights, const Ba
   w.scores.resize(n_tokens * n_experts);
   w.shared_scale.resize(n_tokens);
   w.banned.resize(n_tokens * n_experts);
-  Route route{max_slots_,       w.ids.data(),          w.weights.data(), w.original_ids.data(), w.margin.data(),
-              w.scores.data(), w.shared_scale.data(), w.banned.data(),  &w.fault};
+  Route route{max_slots_,      w.ids.data(),    w.weights.data(),      w.original_ids.data(),
+              w.margin.data(), w.scores.data(), w.shared_scale.data(), w.banned.data(),
+              &w.fault};
   RouteBatch route_batch;
   route_batch.n_tokens = n_tokens;
   route_batch.positions = batch.positions.data();
@@ -424,10 +444,10 @@ void Forward::moe(int64_t l, const Moe& moe, const MoeWeights& weights, const Ba
   if (w.fault.kind != RouteFault::Kind::none) {
     const int32_t t = w.fault.token;
     const Batch::Slot& slot = batch.slots[batch.sequences[t]];
-    throw slot.edits ? slot.edits->fault_error(w.fault, layer, batch.positions[t])
-                     : Error("layer " + std::to_string(l) + " router",
-                             "expected finite logits, found NaN or infinity at position " +
-                                 std::to_string(batch.positions[t]));
+    throw slot.edits
+        ? slot.edits->fault_error(w.fault, layer, batch.positions[t])
+        : Error("layer " + std::to_string(l) + " router",
+                "expected finite logits, found NaN or infinity at position " + std::to_string(batch.positions[t]));
   }
   w.route_ready = true;
 

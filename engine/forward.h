@@ -23,9 +23,9 @@ class Batch {
   // A timeline that takes part in the batch.
   struct Slot {
     KvSlots* kv = nullptr;
-    const BoundEdits* edits = nullptr;   // null: none
-    int64_t sample = 0;                  // sample of the trace that its rows belong to
-    int64_t first_row = 0, n_rows = 0;   // rows of the batch
+    const BoundEdits* edits = nullptr;  // null: none
+    int64_t sample = 0;                 // sample of the trace that its rows belong to
+    int64_t first_row = 0, n_rows = 0;  // rows of the batch
   };
 
   void clear();
@@ -37,10 +37,10 @@ class Batch {
               std::span<const uint32_t> spans, int64_t n_given, int64_t n_logits);
 
   std::vector<Slot> slots;
-  std::vector<int32_t> tokens, positions, sequences, kv_rows;   // [n_tokens]
-  std::vector<uint8_t> phase;                                   // [n_tokens] 1 = generated
-  std::vector<uint32_t> spans;                                  // [n_tokens]
-  std::vector<int32_t> logit_rows;                              // rows whose logits are wanted, ascending
+  std::vector<int32_t> tokens, positions, sequences, kv_rows;  // [n_tokens]
+  std::vector<uint8_t> phase;                                  // [n_tokens] 1 = generated
+  std::vector<uint32_t> spans;                                 // [n_tokens]
+  std::vector<int32_t> logit_rows;                             // rows whose logits are wanted, ascending
 };
 
 class Forward {
@@ -49,8 +49,8 @@ class Forward {
   Forward(Backend& backend, const Model& model, const Weights& weights, int32_t max_slots);
 
   // Runs the batch: writes its keys and values, applies its edits, hands wanted points to `sink` (may be null), and
-  // returns the logits [batch.logit_rows.size(), n_vocab], valid until the next run. Throws Error when an edit cannot be
-  // applied (naming record, layer and edit) or a value is not finite.
+  // returns the logits [batch.logit_rows.size(), n_vocab], valid until the next run. Throws Error when an edit cannot
+  // be applied (naming record, layer and edit) or a value is not finite.
   Tensor run(const Batch& batch, ProbeSink* sink);
 
   // Experts that ran although a ban forbade them, since the start. Not zero = the run must fail.

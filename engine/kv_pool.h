@@ -26,7 +26,7 @@ class KvPool {
   int64_t n_blocks() const { return static_cast<int64_t>(references_.size()); }
   KvCache layer(int64_t l) const { return layers_[l]; }
 
-  int32_t take();                    // a block with one reference; Error when none is free
+  int32_t take();  // a block with one reference; Error when none is free
   void share(int32_t block) { ++references_[block]; }
   void release(int32_t block);
   bool shared(int32_t block) const { return references_[block] > 1; }
@@ -38,7 +38,7 @@ class KvPool {
   std::vector<std::shared_ptr<void>> memory_;
   std::vector<KvCache> layers_;
   std::vector<int32_t> references_;
-  std::vector<int32_t> free_;        // a stack: the block freed last is taken first
+  std::vector<int32_t> free_;  // a stack: the block freed last is taken first
 };
 
 // The cached positions of one timeline: 0 .. length()-1.

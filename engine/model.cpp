@@ -101,7 +101,8 @@ class Checker {
     if (r.group_score == Router::GroupScore::sum_top2 && r.n_groups > 1 && r.n_experts / r.n_groups < 2)
       fail("n_groups", "groups of at least 2 experts", int64_t{r.n_groups});
     if (!std::isfinite(r.scale) || r.scale <= 0) fail("router scale", "a finite number above 0", r.scale);
-    if (moe.shared_gate && moe.d_ff_shared == 0) fail("d_ff of the shared expert", "more than 0 with a gate", int64_t{0});
+    if (moe.shared_gate && moe.d_ff_shared == 0)
+      fail("d_ff of the shared expert", "more than 0 with a gate", int64_t{0});
   }
 
   const Model& model_;
@@ -134,7 +135,7 @@ int32_t Model::n_active() const {
 std::pair<int64_t, int64_t> Model::kv_width(const Layer& layer) {
   if (const Gqa* a = std::get_if<Gqa>(&layer.attention)) return {a->n_kv_heads * a->d_head, a->n_kv_heads * a->d_head};
   const Mla& a = std::get<Mla>(layer.attention);
-  return {a.d_latent + a.d_rope, 0};   // the latent is key and value
+  return {a.d_latent + a.d_rope, 0};  // the latent is key and value
 }
 
 void validate(const Model& model) { Checker(model).run(); }

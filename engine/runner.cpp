@@ -26,16 +26,16 @@ struct Running {
   const Job* job;
   std::shared_ptr<const BoundEdits> edits;
   KvSlots kv;
-  int64_t reserved = 0;                    // blocks that this timeline may come to own
-  int64_t n_run = 0;                       // tokens whose forward is done
+  int64_t reserved = 0;  // blocks that this timeline may come to own
+  int64_t n_run = 0;     // tokens whose forward is done
   std::vector<int32_t> generated;
   std::string text;
   std::unique_ptr<TokenStream> stream;
   std::unique_ptr<XXH3_state_t, HashDeleter> hash;
   Result result;
-  bool finished = false;                   // nothing more to choose; the last token may still have to be run
+  bool finished = false;  // nothing more to choose; the last token may still have to be run
   Clock::time_point admitted = Clock::now(), prefilled;
-  int64_t rows = 0, n_logits = 0;          // of the current batch
+  int64_t rows = 0, n_logits = 0;  // of the current batch
 
   Running(const Job& job, KvSlots kv) : job(&job), kv(std::move(kv)), hash(XXH3_createState()) {
     XXH3_64bits_reset(hash.get());
@@ -48,9 +48,9 @@ struct Running {
 
 // Jobs on one prompt: `stem` is the shared beginning, kept until the last of them has forked from it.
 struct Group {
-  int64_t shared = 0;                      // positions that all jobs of the group have in common
-  int64_t waiting = 0;                     // jobs not yet admitted
-  bool measured = false;                   // shared has been set
+  int64_t shared = 0;     // positions that all jobs of the group have in common
+  int64_t waiting = 0;    // jobs not yet admitted
+  bool measured = false;  // shared has been set
   bool started = false;
   std::unique_ptr<KvSlots> stem;
 };
@@ -108,12 +108,12 @@ class Run {
       const int64_t needed = blocks_needed(job);
       if (needed > unreserved_) {
         if (running_.empty())
-          throw Error("KV cache", "expected room for " + std::to_string(needed) + " blocks, found " +
-                                      std::to_string(unreserved_));
+          throw Error("KV cache",
+                      "expected room for " + std::to_string(needed) + " blocks, found " + std::to_string(unreserved_));
         return;
       }
       const bool shares = group.shared > 0 && (group.started || group.waiting > 1);
-      if (shares && group.started && !group.stem) return;   // its first job is still making the stem
+      if (shares && group.started && !group.stem) return;  // its first job is still making the stem
       KvSlots kv = shares && group.stem ? group.stem->fork(group.shared) : KvSlots(*pool_);
       running_.emplace_back(job, std::move(kv));
       running_.back().edits = bind(job);
@@ -214,12 +214,11 @@ class Run {
 
   void choose(Running& run, std::span<const float> logits) {
     const int64_t position = run.n_given() + static_cast<int64_t>(run.generated.size());
-    const int32_t id =
-        sample_token(logits, run.job->sampling, {run.job->record_hash, run.job->sample, position});
+    const int32_t id = sample_token(logits, run.job->sampling, {run.job->record_hash, run.job->sample, position});
     run.generated.push_back(id);
     std::string fresh;
-    const bool ends = !options_.ignore_eos && std::find(options_.stop_tokens.begin(), options_.stop_tokens.end(),
-                                                        id) != options_.stop_tokens.end();
+    const bool ends = !options_.ignore_eos && std::find(options_.stop_tokens.begin(), options_.stop_tokens.end(), id) !=
+                                                  options_.stop_tokens.end();
     if (ends) {
       run.result.finish_reason = "eos";
     } else if (run.stream) {
@@ -271,7 +270,7 @@ class Run {
   const RunOptions& options_;
   const RunEvents& events_;
   ProbeSink* sink_;
-  std::unique_ptr<KvPool> pool_;                 // before everything that holds blocks of it
+  std::unique_ptr<KvPool> pool_;  // before everything that holds blocks of it
   std::map<const Prompt*, Group> groups_;
   std::list<Running> running_;
   Batch batch_;

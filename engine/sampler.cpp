@@ -21,8 +21,7 @@ int32_t argmax(std::span<const float> logits) {
       throw Error("logits", "expected finite numbers, found NaN for token " + std::to_string(i));
     if (best < 0 || logits[i] > logits[best]) best = static_cast<int64_t>(i);
   }
-  if (best < 0 || std::isinf(logits[best]))
-    throw Error("logits", "expected finite numbers, found none");
+  if (best < 0 || std::isinf(logits[best])) throw Error("logits", "expected finite numbers, found none");
   return static_cast<int32_t>(best);
 }
 

@@ -6,9 +6,9 @@
 namespace signalbox {
 
 struct Sampling {
-  float temperature = 0;   // 0: the largest logit, ties to the lowest id
-  float top_p = 1;         // keep the fewest most probable tokens whose probabilities sum to at least top_p
-  int32_t top_k = 0;       // keep the top_k most probable tokens; 0 = all
+  float temperature = 0;  // 0: the largest logit, ties to the lowest id
+  float top_p = 1;        // keep the fewest most probable tokens whose probabilities sum to at least top_p
+  int32_t top_k = 0;      // keep the top_k most probable tokens; 0 = all
   uint64_t seed = 0;
 };
 
@@ -16,7 +16,7 @@ struct Sampling {
 struct DrawKey {
   uint64_t record_hash = 0;
   uint32_t sample = 0;
-  int64_t position = 0;    // of the token being chosen
+  int64_t position = 0;  // of the token being chosen
 };
 
 // The id of the next token. logits [n_vocab]. Filters apply in the order temperature, top_k, top_p.

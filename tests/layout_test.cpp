@@ -1,4 +1,5 @@
-// The rules of the folders: who may include whom, where family names and CUDA headers may stand, how long a file may be.
+// The rules of the folders: who may include whom, where family names and CUDA headers may stand, how long a file may
+// be.
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -49,7 +50,8 @@ std::vector<std::string> violations(const std::string& path, const std::vector<s
       } else {
         const std::string to = target.substr(0, target.find('/'));
         if (in_leaf_room(path)) {
-          if (!in_leaf_room(target) && !leaf_includes.contains(target)) found.push_back(at + "a leaf room includes " + target);
+          if (!in_leaf_room(target) && !leaf_includes.contains(target))
+            found.push_back(at + "a leaf room includes " + target);
         } else if (allowed.contains(to) && !allowed.at(folder).contains(to) && !in_leaf_room(target)) {
           found.push_back(at + folder + " includes " + target);
         }

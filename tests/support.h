@@ -35,7 +35,7 @@ class MemorySink : public ProbeSink {
   explicit MemorySink(PointSet points) : points_(std::move(points)) {}
   struct Values {
     int64_t width = 0;
-    std::vector<float> data;   // [rows, width]; ids as floats
+    std::vector<float> data;  // [rows, width]; ids as floats
     int64_t rows() const { return width ? static_cast<int64_t>(data.size()) / width : 0; }
   };
   // [sample][full point name]; "router.original_ids" has its own name

@@ -63,8 +63,9 @@ Record parse_record(const json::Value& object, const std::string& where) {
     for (const auto& [name, range] : spans->members()) {
       if (range.length() != 2) range.fail("expected [start, end), found " + std::to_string(range.length()) + " items");
       const int64_t begin = range[0].size(), end = range[1].size();
-      if (end < begin) range.fail("expected a start that is not after the end, found [" + std::to_string(begin) + "," +
-                                  std::to_string(end) + ")");
+      if (end < begin)
+        range.fail("expected a start that is not after the end, found [" + std::to_string(begin) + "," +
+                   std::to_string(end) + ")");
       if (limit >= 0 && end > limit)
         range.fail("expected a range within the " + std::to_string(limit) +
                    (tokens ? " tokens" : " code points of the prompt") + ", found [" + std::to_string(begin) + "," +
@@ -101,13 +102,14 @@ std::vector<Record> read_records(const std::string& file) {
     if (!line.empty() && line.back() == '\r') line.pop_back();
     const std::string where = name + ":" + std::to_string(number);
     if (line.find_first_not_of(" \t") == std::string::npos) {
-      if (in->peek() == std::char_traits<char>::eof()) break;   // an empty last line
+      if (in->peek() == std::char_traits<char>::eof()) break;  // an empty last line
       throw Error(where, "expected a JSON object, found an empty line");
     }
     records.push_back(parse_record(json::parse(line, where), where));
     auto [earlier, fresh] = seen.emplace(records.back().id, where);
-    if (!fresh) throw Error(where, "id: expected a unique id, found \"" + records.back().id + "\" again (first at " +
-                                       earlier->second + ")");
+    if (!fresh)
+      throw Error(where, "id: expected a unique id, found \"" + records.back().id + "\" again (first at " +
+                             earlier->second + ")");
   }
   if (in->bad()) throw Error(name, "cannot read the file");
   if (records.empty()) throw Error(name, "expected at least one record, found none");
@@ -153,7 +155,7 @@ EncodedRecord encode_record(const Record& record, const EncodeSetup& setup, cons
       Rendered rendered = setup.chat_template->render(record.messages, true, setup.template_variables);
       text = std::move(rendered.text);
       content = std::move(rendered.content);
-      options.add_special = false;   // the template prints its own begin token
+      options.add_special = false;  // the template prints its own begin token
       if (setup.template_only_specials) options.literal = content;
       out.text = text;
     } else if (setup.template_only_specials) {
@@ -208,7 +210,7 @@ EncodedRecord encode_record(const Record& record, const EncodeSetup& setup, cons
     for (const SpanTokens& span : out.spans) {
       const auto found = std::find(names.begin(), names.end(), span.name);
       const auto bit = found - names.begin();
-      if (found == names.end() || bit >= 32) continue;   // a trace refuses more than 32 names; edits go by out.spans
+      if (found == names.end() || bit >= 32) continue;  // a trace refuses more than 32 names; edits go by out.spans
       for (int64_t t = span.begin; t < span.end; ++t) prompt->spans[t] |= 1u << bit;
     }
   }

@@ -17,7 +17,7 @@ namespace signalbox {
 
 // One line of an input file, checked but not yet tokenized.
 struct Record {
-  std::string where;                       // "file:line", for messages
+  std::string where;  // "file:line", for messages
   std::string id;
   enum class Kind : uint8_t { prompt, messages, tokens } kind = Kind::prompt;
   std::string prompt;
@@ -25,14 +25,14 @@ struct Record {
   std::vector<int32_t> tokens;
   std::optional<std::string> target;
   std::vector<std::string> answers;
-  std::map<std::string, std::pair<int64_t, int64_t>> spans;   // half-open; code points, or token indices for tokens
-  std::string condition, pair, domain, split;                 // empty when absent
-  json::Value source;                      // the whole line, unknown keys included
+  std::map<std::string, std::pair<int64_t, int64_t>> spans;  // half-open; code points, or token indices for tokens
+  std::string condition, pair, domain, split;                // empty when absent
+  json::Value source;                                        // the whole line, unknown keys included
 };
 
 // Reads and checks a whole file before anything runs. Throws Error naming file, line and reason: not an object, no or a
-// repeated id, not exactly one of prompt, messages, tokens, a wrong type, a span that is not a range. "-" reads standard
-// input.
+// repeated id, not exactly one of prompt, messages, tokens, a wrong type, a span that is not a range. "-" reads
+// standard input.
 std::vector<Record> read_records(const std::string& file);
 
 // One record from an object; `where` starts messages. Used by read_records and for single prompts.
@@ -40,20 +40,20 @@ Record parse_record(const json::Value& object, const std::string& where);
 
 // How text becomes tokens.
 struct EncodeSetup {
-  const Tokenizer* tokenizer = nullptr;        // may be null for records of tokens without a target
-  const ChatTemplate* chat_template = nullptr; // may be null when no record has messages
-  bool add_special = true;                     // the begin token of a prompt
-  bool template_only_specials = false;         // special tokens in messages stay text
+  const Tokenizer* tokenizer = nullptr;         // may be null for records of tokens without a target
+  const ChatTemplate* chat_template = nullptr;  // may be null when no record has messages
+  bool add_special = true;                      // the begin token of a prompt
+  bool template_only_specials = false;          // special tokens in messages stay text
   json::Value template_variables = json::Value::object();
-  int64_t n_vocab = 0;                         // > 0: ids are checked against it
+  int64_t n_vocab = 0;  // > 0: ids are checked against it
 };
 
 // A record as the engine takes it.
 struct EncodedRecord {
-  std::shared_ptr<const Prompt> prompt;        // ids of the prompt and then of the target; span bits by `span_names`
-  std::optional<int64_t> target_start;         // index into the tokens
-  std::string text;                            // rendered text of messages
-  std::vector<SpanTokens> spans;               // token ranges, "target" included
+  std::shared_ptr<const Prompt> prompt;  // ids of the prompt and then of the target; span bits by `span_names`
+  std::optional<int64_t> target_start;   // index into the tokens
+  std::string text;                      // rendered text of messages
+  std::vector<SpanTokens> spans;         // token ranges, "target" included
 };
 
 // All names of spans in the file, in order of first appearance; "target" last where a record has one.

@@ -7,7 +7,9 @@
 namespace signalbox {
 
 double RiskDifference::value() const {
-  const auto rate = [](int64_t a, int64_t d) { return a + d == 0 ? 0.0 : static_cast<double>(a) / static_cast<double>(a + d); };
+  const auto rate = [](int64_t a, int64_t d) {
+    return a + d == 0 ? 0.0 : static_cast<double>(a) / static_cast<double>(a + d);
+  };
   return rate(a1, d1) - rate(a2, d2);
 }
 
@@ -49,7 +51,8 @@ std::vector<RiskDifference> risk_differences(const TraceReader& trace, const std
   }
   for (int g : {1, 2})
     if (n_tokens[g] == 0)
-      throw Error(trace.file(), std::string("expected tokens under condition ") + (g == 1 ? "A" : "B") + ", found none");
+      throw Error(trace.file(),
+                  std::string("expected tokens under condition ") + (g == 1 ? "A" : "B") + ", found none");
   for (RiskDifference& row : rows) {
     row.d1 = n_tokens[1] - row.a1;
     row.d2 = n_tokens[2] - row.a2;

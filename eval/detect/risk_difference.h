@@ -20,7 +20,7 @@ enum class Phase : uint8_t { all, given, generated };
 
 // Which tokens count.
 struct TokenFilter {
-  std::string span;            // only tokens of this span; empty = all
+  std::string span;  // only tokens of this span; empty = all
   Phase phase = Phase::all;
 };
 

@@ -20,10 +20,10 @@ struct ReportExample {
 
 struct DemoReport {
   std::string model;
-  std::vector<std::string> columns;              // what each rate is
-  std::vector<int64_t> counts;                   // records behind each column
+  std::vector<std::string> columns;  // what each rate is
+  std::vector<int64_t> counts;       // records behind each column
   std::vector<ReportRow> rows;
-  std::vector<RiskDifference> differences;       // all experts
+  std::vector<RiskDifference> differences;  // all experts
   std::vector<RiskDifference> banned;
   std::vector<ReportExample> examples;
 };

@@ -27,7 +27,7 @@ bool has_phrase(const std::string& text, const std::array<const char*, N>& phras
 std::string plain_words(std::string_view text) {
   std::string kept;
   for (char c : text) {
-    if (c == '\'') continue;   // don't -> dont
+    if (c == '\'') continue;  // don't -> dont
     kept += is_punctuation(c) ? ' ' : lower(c);
   }
   std::istringstream words(kept);
@@ -36,16 +36,30 @@ std::string plain_words(std::string_view text) {
   return out;
 }
 
-constexpr std::array abstentions = {"i do not know",     "i dont know",          "unknown",
-                                    "unanswerable",      "no answer",            "cannot be determined",
-                                    "is not mentioned",  "does not mention",     "does not say",
-                                    "not stated",        "no information",       "not enough information",
-                                    "cannot answer",     "can not answer"};
-constexpr std::array refusals = {"cannot help",     "cant help",      "can not help",      "will not help",
-                                 "wont help",       "unable to help", "not able to help",  "cannot assist",
-                                 "cant assist",     "will not assist", "must refuse",      "i refuse",
-                                 "i decline",       "have to decline", "must decline",     "cannot do that",
-                                 "will not do that", "i would rather not", "not something i can help", "that is not allowed"};
+constexpr std::array abstentions = {
+    "i do not know",    "i dont know",      "unknown",      "unanswerable", "no answer",      "cannot be determined",
+    "is not mentioned", "does not mention", "does not say", "not stated",   "no information", "not enough information",
+    "cannot answer",    "can not answer"};
+constexpr std::array refusals = {"cannot help",
+                                 "cant help",
+                                 "can not help",
+                                 "will not help",
+                                 "wont help",
+                                 "unable to help",
+                                 "not able to help",
+                                 "cannot assist",
+                                 "cant assist",
+                                 "will not assist",
+                                 "must refuse",
+                                 "i refuse",
+                                 "i decline",
+                                 "have to decline",
+                                 "must decline",
+                                 "cannot do that",
+                                 "will not do that",
+                                 "i would rather not",
+                                 "not something i can help",
+                                 "that is not allowed"};
 
 }  // namespace
 

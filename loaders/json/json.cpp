@@ -90,13 +90,27 @@ void append_string(std::string& out, const std::string& text) {
   out += '"';
   for (char c : text) {
     switch (c) {
-      case '"': out += "\\\""; break;
-      case '\\': out += "\\\\"; break;
-      case '\n': out += "\\n"; break;
-      case '\r': out += "\\r"; break;
-      case '\t': out += "\\t"; break;
-      case '\b': out += "\\b"; break;
-      case '\f': out += "\\f"; break;
+      case '"':
+        out += "\\\"";
+        break;
+      case '\\':
+        out += "\\\\";
+        break;
+      case '\n':
+        out += "\\n";
+        break;
+      case '\r':
+        out += "\\r";
+        break;
+      case '\t':
+        out += "\\t";
+        break;
+      case '\b':
+        out += "\\b";
+        break;
+      case '\f':
+        out += "\\f";
+        break;
       default:
         if (static_cast<unsigned char>(c) < 0x20) {
           char buffer[8];
@@ -129,8 +143,12 @@ void append(std::string& out, const Value& value, int indent, int level) {
     out.append(static_cast<size_t>(indent) * depth, ' ');
   };
   switch (value.type()) {
-    case Type::null: out += "null"; break;
-    case Type::boolean: out += value.boolean() ? "true" : "false"; break;
+    case Type::null:
+      out += "null";
+      break;
+    case Type::boolean:
+      out += value.boolean() ? "true" : "false";
+      break;
     case Type::integer:
       out += value.is_unsigned() ? std::to_string(static_cast<uint64_t>(value.integer()))
                                  : std::to_string(value.integer());
@@ -142,7 +160,9 @@ void append(std::string& out, const Value& value, int indent, int level) {
         append_real(out, value.real());
       }
       break;
-    case Type::string: append_string(out, value.string()); break;
+    case Type::string:
+      append_string(out, value.string());
+      break;
     case Type::array: {
       out += '[';
       bool first = true;
@@ -176,9 +196,12 @@ void append(std::string& out, const Value& value, int indent, int level) {
 
 std::string describe(const Value& value) {
   switch (value.type()) {
-    case Type::null: return "null";
-    case Type::array: return "an array";
-    case Type::object: return "an object";
+    case Type::null:
+      return "null";
+    case Type::array:
+      return "an array";
+    case Type::object:
+      return "an object";
     default: {
       std::string text = dump(value);
       return text.size() > 60 ? text.substr(0, 57) + "..." : text;
@@ -196,18 +219,26 @@ struct Value::Index {
 
 const char* type_name(Type type) {
   switch (type) {
-    case Type::null: return "null";
-    case Type::boolean: return "a boolean";
-    case Type::integer: return "an integer";
-    case Type::real: return "a number";
-    case Type::string: return "a string";
-    case Type::array: return "an array";
-    case Type::object: return "an object";
+    case Type::null:
+      return "null";
+    case Type::boolean:
+      return "a boolean";
+    case Type::integer:
+      return "an integer";
+    case Type::real:
+      return "a number";
+    case Type::string:
+      return "a string";
+    case Type::array:
+      return "an array";
+    case Type::object:
+      return "an object";
   }
   return "?";
 }
 
-Value::Value(uint64_t value) : type_(Type::integer), unsigned_(value > INT64_MAX), integer_(static_cast<int64_t>(value)) {}
+Value::Value(uint64_t value)
+    : type_(Type::integer), unsigned_(value > INT64_MAX), integer_(static_cast<int64_t>(value)) {}
 
 Value Value::wide_integer(std::string digits, double value) {
   Value wide(value);
@@ -261,12 +292,18 @@ Value& Value::set(std::string key, Value value) {
 bool Value::operator==(const Value& other) const {
   if (type_ != other.type_) return false;
   switch (type_) {
-    case Type::null: return true;
-    case Type::boolean: return boolean_ == other.boolean_;
-    case Type::integer: return integer_ == other.integer_ && unsigned_ == other.unsigned_;
-    case Type::real: return real_ == other.real_ && string_ == other.string_;
-    case Type::string: return string_ == other.string_;
-    case Type::array: return items_ == other.items_;
+    case Type::null:
+      return true;
+    case Type::boolean:
+      return boolean_ == other.boolean_;
+    case Type::integer:
+      return integer_ == other.integer_ && unsigned_ == other.unsigned_;
+    case Type::real:
+      return real_ == other.real_ && string_ == other.string_;
+    case Type::string:
+      return string_ == other.string_;
+    case Type::array:
+      return items_ == other.items_;
     case Type::object:
       if (members_.size() != other.members_.size()) return false;
       for (const auto& [key, value] : members_) {
@@ -312,7 +349,9 @@ std::string dump(const Value& value, int indent) {
 
 void Ref::fail(const std::string& reason) const { throw Error(where_, (path_.empty() ? "" : path_ + ": ") + reason); }
 
-void Ref::fail_type(const std::string& expected) const { fail("expected " + expected + ", found " + describe(*value_)); }
+void Ref::fail_type(const std::string& expected) const {
+  fail("expected " + expected + ", found " + describe(*value_));
+}
 
 void Ref::expect_object() const {
   if (value_->type() != Type::object) fail_type("an object");
@@ -338,8 +377,8 @@ Ref Ref::at(std::string_view key) const {
 
 Ref Ref::operator[](size_t index) const {
   expect_array();
-  if (index >= value_->items().size()) fail("expected an item " + std::to_string(index) + ", found " +
-                                            std::to_string(value_->items().size()) + " items");
+  if (index >= value_->items().size())
+    fail("expected an item " + std::to_string(index) + ", found " + std::to_string(value_->items().size()) + " items");
   return Ref(value_->items()[index], where_, path_ + "[" + std::to_string(index) + "]");
 }
 

@@ -48,8 +48,8 @@ const std::string records =
 }  // namespace
 
 TEST_CASE("generate: lines in input order with every key, whatever the batch") {
-  const Ran one = signalbox_run("generate builtin --input - --json --quiet --max-tokens 8 --samples 2 --temperature 0.7",
-                                records);
+  const Ran one =
+      signalbox_run("generate builtin --input - --json --quiet --max-tokens 8 --samples 2 --temperature 0.7", records);
   REQUIRE(one.code == 0);
   const auto out = lines(one.out);
   REQUIRE(out.size() == 6);
@@ -81,7 +81,8 @@ TEST_CASE("generate: lines in input order with every key, whatever the batch") {
 
 TEST_CASE("generate: stop strings cut the text, end tokens stop, --ignore-eos goes on") {
   const std::string question =
-      R"({"id":"q","messages":[{"role":"user","content":"Question: Who is the king of Parjarrin?"}]})" "\n";
+      R"({"id":"q","messages":[{"role":"user","content":"Question: Who is the king of Parjarrin?"}]})"
+      "\n";
   const auto plain = lines(signalbox_run("generate builtin --input - --json --quiet", question).out);
   REQUIRE(plain.size() == 1);
   const std::string text = plain[0].find("text")->string();
@@ -90,25 +91,32 @@ TEST_CASE("generate: stop strings cut the text, end tokens stop, --ignore-eos go
   CHECK(text.find("<eos>") == std::string::npos);
   REQUIRE(text.size() > 6);
   const std::string stop = text.substr(3, 3);
-  const auto cut = lines(signalbox_run("generate builtin --input - --json --quiet --stop '" + stop + "'", question).out);
+  const auto cut =
+      lines(signalbox_run("generate builtin --input - --json --quiet --stop '" + stop + "'", question).out);
   CHECK(cut[0].find("text")->string() == text.substr(0, text.find(stop)));
   CHECK(cut[0].find("finish_reason")->string() == "stop");
-  const auto on = lines(signalbox_run("generate builtin --input - --json --quiet --ignore-eos --max-tokens 40", question).out);
+  const auto on =
+      lines(signalbox_run("generate builtin --input - --json --quiet --ignore-eos --max-tokens 40", question).out);
   CHECK(on[0].find("tokens")->items().size() == 40);
   CHECK(on[0].find("finish_reason")->string() == "length");
 }
 
 TEST_CASE("score: log p of every token, sums over the target") {
   const auto out = lines(signalbox_run("score builtin --input - --json --quiet",
-                                       R"({"id":"a","prompt":"User: hello","target":" world."})" "\n"
-                                       R"({"id":"b","tokens":[1,289,28,313,28]})" "\n"
-                                       R"({"id":"c","tokens":[1]})" "\n").out);
+                                       R"({"id":"a","prompt":"User: hello","target":" world."})"
+                                       "\n"
+                                       R"({"id":"b","tokens":[1,289,28,313,28]})"
+                                       "\n"
+                                       R"({"id":"c","tokens":[1]})"
+                                       "\n")
+                             .out);
   REQUIRE(out.size() == 3);
   const json::Ref a(out[0], "line"), b(out[1], "line"), c(out[2], "line");
   const int64_t start = a.at("target_start").integer();
   CHECK(a.at("logprobs").length() + 1 == a.at("tokens").length());
   double sum = 0;
-  for (size_t i = static_cast<size_t>(start) - 1; i < a.at("logprobs").length(); ++i) sum += a.at("logprobs")[i].number();
+  for (size_t i = static_cast<size_t>(start) - 1; i < a.at("logprobs").length(); ++i)
+    sum += a.at("logprobs")[i].number();
   CHECK(sum == doctest::Approx(a.at("sum_logprob").number()));
   CHECK(!out[1].find("target_start"));
   CHECK(b.at("logprobs").length() == 4);
@@ -117,12 +125,15 @@ TEST_CASE("score: log p of every token, sums over the target") {
 }
 
 TEST_CASE("tokenize: there and back, empty text, messages") {
-  const auto out = lines(signalbox_run("tokenize builtin --input - --json",
-                                       records + R"({"id":"e","prompt":""})" "\n" R"({"id":"t","tokens":[]})" "\n").out);
+  const auto out = lines(signalbox_run("tokenize builtin --input - --json", records + R"({"id":"e","prompt":""})"
+                                                                                      "\n"
+                                                                                      R"({"id":"t","tokens":[]})"
+                                                                                      "\n")
+                             .out);
   REQUIRE(out.size() == 5);
   CHECK(out[0].find("ids")->items().size() == out[0].find("pieces")->items().size());
   CHECK(out[2].find("text")->string().find("Assistant:") != std::string::npos);
-  CHECK(out[3].find("ids")->items().size() == 1);   // the begin token alone
+  CHECK(out[3].find("ids")->items().size() == 1);  // the begin token alone
   CHECK(out[4].find("ids")->items().empty());
   json::Value record = json::Value::object();
   record.set("id", "c").set("tokens", *out[2].find("ids"));
@@ -138,8 +149,9 @@ TEST_CASE("trace: a row for every token, in every mode; records and spans travel
   for (const std::string mode : {"--batch 1", "--batch 4 --chunk 2", "--threads 1 --chunk 1"}) {
     for (const int n : {0, 1, 5}) {
       const std::string dir = (scratch / ("t" + std::to_string(n))).string();
-      const Ran ran = signalbox_run("trace builtin --input - --quiet --ignore-eos --generate " + std::to_string(n) + " " +
-                                        mode + " --out " + dir, records);
+      const Ran ran = signalbox_run(
+          "trace builtin --input - --quiet --ignore-eos --generate " + std::to_string(n) + " " + mode + " --out " + dir,
+          records);
       INFO(ran.err);
       REQUIRE(ran.code == 0);
       const TraceReader trace(dir);
@@ -157,7 +169,7 @@ TEST_CASE("trace: a row for every token, in every mode; records and spans travel
       if (n == 5) {
         const std::string bytes = test::read_file(dir + "/trace.safetensors");
         if (expected.empty()) expected = bytes;
-        CHECK(bytes == expected);   // batch, chunk and threads leave no mark
+        CHECK(bytes == expected);  // batch, chunk and threads leave no mark
       }
     }
   }
@@ -169,7 +181,9 @@ TEST_CASE("diff: finds where an edit acted and nothing where none did") {
                    R"({"edits":[{"op":"misroute","policy":"next_best","layers":"3","tokens":{"positions":"2:"}}]})");
   const std::string base = "trace builtin --quiet --input - --points '*router*,logits,*.resid_mid' --out ";
   REQUIRE(signalbox_run(base + (scratch / "a").string(), records).code == 0);
-  REQUIRE(signalbox_run(base + (scratch / "b").string() + " --edits " + (scratch / "edit.json").string(), records).code == 0);
+  REQUIRE(
+      signalbox_run(base + (scratch / "b").string() + " --edits " + (scratch / "edit.json").string(), records).code ==
+      0);
   const std::string a = (scratch / "a").string(), b = (scratch / "b").string();
   const auto same = lines(signalbox_run("diff " + a + " " + a + " --json").out);
   CHECK(same[0].find("first_divergence")->is_null());
@@ -211,10 +225,14 @@ TEST_CASE("errors are one line and an exit code") {
   check_error(signalbox_run("generate builtin --input -", "{\"id\":\"a\",\"tokens\":[]}\n"), 1, "token");
   check_error(signalbox_run("generate builtin --input -", "{\"id\":\"a\",\"tokens\":[99999]}\n"), 1, "99999");
   check_error(signalbox_run("generate builtin --input -", records + records), 1, "standard input:4");
-  check_error(signalbox_run("generate builtin --input -", "{\"id\":\"a\",\"id\":\"b\",\"prompt\":\"x\"}\n"), 1, "duplicate");
-  check_error(signalbox_run("generate builtin --input -", "{\"id\":\"a\",\"prompt\":\"x\",\"spans\":{\"s\":[0,9]}}\n"), 1, "spans.s");
-  check_error(signalbox_run("generate builtin --input -", "{\"id\":\"a\",\"prompt\":\"\xff\"}\n"), 1, "standard input:1");
-  check_error(signalbox_run("trace builtin --input - --out /tmp/x --points nothing.like.it", records), 1, "nothing.like.it");
+  check_error(signalbox_run("generate builtin --input -", "{\"id\":\"a\",\"id\":\"b\",\"prompt\":\"x\"}\n"), 1,
+              "duplicate");
+  check_error(signalbox_run("generate builtin --input -", "{\"id\":\"a\",\"prompt\":\"x\",\"spans\":{\"s\":[0,9]}}\n"),
+              1, "spans.s");
+  check_error(signalbox_run("generate builtin --input -", "{\"id\":\"a\",\"prompt\":\"\xff\"}\n"), 1,
+              "standard input:1");
+  check_error(signalbox_run("trace builtin --input - --out /tmp/x --points nothing.like.it", records), 1,
+              "nothing.like.it");
   check_error(signalbox_run("diff /no/such/trace /no/such/trace"), 1, "/no/such/trace");
 }
 
@@ -222,7 +240,8 @@ TEST_CASE("edits that cannot be are refused before the first token") {
   test::TemporaryDirectory scratch;
   const auto refuse = [&](const std::string& edit, const std::string& expected) {
     test::write_file(scratch / "e.json", "{\"edits\":[" + edit + "]}");
-    check_error(signalbox_run("generate builtin --quiet --prompt x --edits " + (scratch / "e.json").string()), 1, expected);
+    check_error(signalbox_run("generate builtin --quiet --prompt x --edits " + (scratch / "e.json").string()), 1,
+                expected);
   };
   refuse(R"({"op":"deactivate","mode":"ban","experts":[1],"layers":"0"})", "layer");
   refuse(R"({"op":"deactivate","mode":"ban","experts":[99]})", "99");
@@ -235,7 +254,8 @@ TEST_CASE("edits that cannot be are refused before the first token") {
 }
 
 TEST_CASE("help has an example for every command") {
-  for (const char* command : {"inspect", "tokenize", "generate", "score", "trace", "diff", "make-model", "bench", "demo"}) {
+  for (const char* command :
+       {"inspect", "tokenize", "generate", "score", "trace", "diff", "make-model", "bench", "demo"}) {
     CAPTURE(command);
     const Ran ran = signalbox_run(std::string(command) + " --help");
     CHECK(ran.code == 0);

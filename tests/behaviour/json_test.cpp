@@ -1,7 +1,7 @@
 // The strict JSON reader and its writer.
-#include <doctest/doctest.h>
-
 #include "loaders/json/json.h"
+
+#include <doctest/doctest.h>
 
 using namespace signalbox;
 
@@ -18,8 +18,9 @@ TEST_CASE("json: integers, reals and the way back") {
   const json::Value value = json::parse(
       R"({"a":1,"b":1.0,"c":-5,"d":18446744073709551615,"e":1000000000000000019884624838656,"f":0.1,"g":"é\n","h":[true,null]})",
       "file");
-  CHECK(json::dump(value) ==
-        R"({"a":1,"b":1.0,"c":-5,"d":18446744073709551615,"e":1000000000000000019884624838656,"f":0.1,"g":"é\n","h":[true,null]})");
+  CHECK(
+      json::dump(value) ==
+      R"({"a":1,"b":1.0,"c":-5,"d":18446744073709551615,"e":1000000000000000019884624838656,"f":0.1,"g":"é\n","h":[true,null]})");
   CHECK(json::parse(json::dump(value), "again") == value);
   const json::Ref root(value, "file");
   CHECK(root.at("a").size() == 1);

@@ -57,8 +57,8 @@ struct Ran {
   Result result;
 };
 
-Ran run(Ready& model, const EncodedRecord& record, std::shared_ptr<const EditPlan> plan, const std::string& points, int64_t max_new,
-        bool score = false) {
+Ran run(Ready& model, const EncodedRecord& record, std::shared_ptr<const EditPlan> plan, const std::string& points,
+        int64_t max_new, bool score = false) {
   Job job;
   job.prompt = record.prompt;
   job.record_hash = record_hash(record.prompt->id);
@@ -201,7 +201,9 @@ TEST_CASE("goldens: edited runs") {
             const auto& values = ran.points.at("layer." + std::to_string(l) + "." + tensor);
             REQUIRE(values.rows() == n_tokens);
             for (int64_t i = 0; i < slots; ++i)
-              found.push_back(i < values.width ? values.data[t * values.width + i] : tensor == "router.weights" ? 0.f : -1.f);
+              found.push_back(i < values.width             ? values.data[t * values.width + i]
+                              : tensor == "router.weights" ? 0.f
+                                                           : -1.f);
           }
         const Compared c = compare(expected, found);
         INFO(tensor << " " << c.text);
@@ -209,9 +211,8 @@ TEST_CASE("goldens: edited runs") {
       }
       const auto& shape = file->at(name + "/logits").shape;
       const auto& logits = ran.points.at("logits");
-      const Compared c = compare(
-          floats(*file, name + "/logits"),
-          std::vector<float>(logits.data.end() - shape[0] * shape[1], logits.data.end()));
+      const Compared c = compare(floats(*file, name + "/logits"),
+                                 std::vector<float>(logits.data.end() - shape[0] * shape[1], logits.data.end()));
       INFO("logits " << c.text);
       CHECK(c.worst <= test::edited_tolerance);
       if (file->find(name + "/generated"))

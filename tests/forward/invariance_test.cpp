@@ -43,7 +43,7 @@ struct Setup {
   int threads = 0;
   int64_t batch = 8, chunk = 512;
   bool reverse = false;
-  std::string points;          // recorded; empty = none
+  std::string points;  // recorded; empty = none
   std::shared_ptr<const EditPlan> plan;
   int samples = 1;
   float temperature = 0;
@@ -104,7 +104,8 @@ bool same_points(const Outcome& a, const Outcome& b) {
   return true;
 }
 
-std::shared_ptr<const EditPlan> plan_of(const std::string& text, const LoadedModel& loaded, const fs::path& base = ".") {
+std::shared_ptr<const EditPlan> plan_of(const std::string& text, const LoadedModel& loaded,
+                                        const fs::path& base = ".") {
   const json::Value value = json::parse(text, "edits");
   return EditPlan::parse(json::Ref(value, "edits"), base, probe_shape(loaded.model), 7);
 }
@@ -137,7 +138,7 @@ TEST_CASE("bits do not depend on batch, chunk, order, threads or instruction set
         CHECK(found.tokens == expected.tokens);
         CHECK(same_points(found, expected));
         setup.points.clear();
-        CHECK(run(loaded, setup).hashes == expected.hashes);   // recording changes nothing
+        CHECK(run(loaded, setup).hashes == expected.hashes);  // recording changes nothing
       }
     }
   }
@@ -150,11 +151,11 @@ TEST_CASE("samples of a prompt share its cache and equal separate runs") {
     shared.samples = 5;
     shared.temperature = 1.0f;
     Setup separate = shared;
-    separate.points = "*.router.ids";   // while recording, every sample runs its own prompt
+    separate.points = "*.router.ids";  // while recording, every sample runs its own prompt
     const Outcome a = run(loaded, shared), b = run(loaded, separate);
     CHECK(a.tokens == b.tokens);
     CHECK(a.hashes == b.hashes);
-    CHECK(a.tokens[10] != a.tokens[11]);   // samples do differ
+    CHECK(a.tokens[10] != a.tokens[11]);  // samples do differ
     shared.batch = 2;
     CHECK(run(loaded, shared).hashes == a.hashes);
   }
@@ -162,8 +163,8 @@ TEST_CASE("samples of a prompt share its cache and equal separate runs") {
 
 TEST_CASE("edits that act on generated tokens share the prompt's cache and equal separate runs") {
   const LoadedModel loaded = load_model((goldens / "deepseek_v2_lite" / "model").string());
-  const auto plan = plan_of(
-      R"({"edits":[{"op":"misroute","policy":"random","tokens":{"phase":"generated"}}]})", loaded);
+  const auto plan =
+      plan_of(R"({"edits":[{"op":"misroute","policy":"random","tokens":{"phase":"generated"}}]})", loaded);
   Setup shared;
   shared.samples = 3;
   shared.plan = plan;
@@ -263,8 +264,8 @@ TEST_CASE("replaying a run's own trace leaves the bits as they are") {
     trace.finish(ids, [&](int64_t i) { return json::Value::object().set("id", ids[i]); });
 
     for (const std::string policy : {"model", "recorded"}) {
-      const auto plan = plan_of(R"({"edits":[{"op":"replay","trace":"trace","weights":")" + policy + "\"}]}", loaded,
-                                scratch.path());
+      const auto plan =
+          plan_of(R"({"edits":[{"op":"replay","trace":"trace","weights":")" + policy + "\"}]}", loaded, scratch.path());
       for (Job& job : jobs) job.plan = plan;
       events.on_done = [&](Result result) { replayed[result.index] = result.logits_hash; };
       run_jobs(forward, jobs, {}, events, nullptr);

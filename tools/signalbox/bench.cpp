@@ -57,7 +57,7 @@ struct Speed {
   std::string what;
   int64_t tokens = 0;
   double seconds = 0;
-  double bytes = 0;      // of weights that must be read; 0 = not a bandwidth figure
+  double bytes = 0;  // of weights that must be read; 0 = not a bandwidth figure
   double rate() const { return static_cast<double>(tokens) / seconds; }
 };
 
@@ -103,7 +103,7 @@ class ModelBench {
     Forward forward(*model_.backend, model_.loaded.model, model_.loaded.weights, 0);
     const int64_t limit = model_.loaded.model.max_positions;
     const int64_t length = std::min<int64_t>(limit > 0 ? limit : 4096, 512);
-    measure(1, length, 0, "");   // buffers and touched weights are there before the count begins
+    measure(1, length, 0, "");  // buffers and touched weights are there before the count begins
     const bool reset = reset_peak();
     const Resident before = resident_memory();
     const std::vector<Job> jobs = make_jobs((n_tokens + length - 1) / length, length, 0);
@@ -220,13 +220,15 @@ int bench_model(const CommonOptions& options, int64_t n_prompt, int64_t n_new, i
     std::snprintf(line, sizeof line, format, values...);
     text += line;
   };
-  add("%s, %s, %d threads; measured limits: read %.1f GB/s, f32 FMA %.0f GFLOP/s\n\n", model.loaded.resolved.path.c_str(),
-      model.backend->isa().c_str(), model.backend->n_threads(), limits.read_gbytes, limits.fma_gflops);
+  add("%s, %s, %d threads; measured limits: read %.1f GB/s, f32 FMA %.0f GFLOP/s\n\n",
+      model.loaded.resolved.path.c_str(), model.backend->isa().c_str(), model.backend->n_threads(), limits.read_gbytes,
+      limits.fma_gflops);
   add("prefill   %10.1f tok/s   %ld tokens\n", prefill_rate, static_cast<long>(n_prompt));
   add("decode    %10.1f tok/s   %.2f GB/s of weights, %.0f %% of the read bandwidth\n", decode_rate, gbytes,
       100 * gbytes / limits.read_gbytes);
   add("decode    %10.1f tok/s   %ld sequences at once\n", batch_rate, static_cast<long>(n_sequences));
-  add("resident  %10.1f MB\n\nrecording               prefill        decode\n", static_cast<double>(resident.now) * 1e-6);
+  add("resident  %10.1f MB\n\nrecording               prefill        decode\n",
+      static_cast<double>(resident.now) * 1e-6);
 
   const std::pair<const char*, const char*> modes[] = {{"ids", "*.router.ids"},
                                                        {"ids, weights", "*.router.ids,*.router.weights"},
@@ -263,7 +265,8 @@ int bench_kernels(const CommonOptions& options) {
     write_stdout(json::dump(line) + "\n");
   } else {
     char text[256];
-    std::snprintf(text, sizeof text, "limits: read %.1f GB/s, f32 FMA %.0f GFLOP/s\n\n%-16s %-34s %10s %9s %6s %9s %6s\n",
+    std::snprintf(text, sizeof text,
+                  "limits: read %.1f GB/s, f32 FMA %.0f GFLOP/s\n\n%-16s %-34s %10s %9s %6s %9s %6s\n",
                   limits.read_gbytes, limits.fma_gflops, "op", "shape", "us", "GFLOP/s", "%", "GB/s", "%");
     write_stdout(text);
   }
@@ -294,8 +297,9 @@ int bench_kernels(const CommonOptions& options) {
 
 int bench_command(int argc, char** argv) {
   CLI::App app("Speed of a model: prefill, decode, cost of recording, memory; or of the kernels.", "signalbox bench");
-  app.footer("Examples:\n  signalbox bench builtin\n  signalbox bench builtin --trace-tokens 1000000\n"
-             "  signalbox bench --kernels --threads 2");
+  app.footer(
+      "Examples:\n  signalbox bench builtin\n  signalbox bench builtin --trace-tokens 1000000\n"
+      "  signalbox bench --kernels --threads 2");
   CommonOptions options;
   bool kernels = false;
   int64_t n_prompt = 256, n_new = 64, trace_tokens = 0;
@@ -303,16 +307,23 @@ int bench_command(int argc, char** argv) {
   auto* model = app.add_option("MODEL", options.model, "a directory, org/name[@revision] in the cache, or builtin");
   app.add_flag("--kernels", kernels, "the kernels at shapes of real models")->excludes(model);
   add_device_options(app, options);
-  app.add_option("--batch", options.batch, "sequences of the batched measurement")->check(CLI::Range(1, 4096))->capture_default_str();
-  app.add_option("--chunk", options.chunk, "given tokens a forward")->check(CLI::Range(1, 1 << 20))->capture_default_str();
+  app.add_option("--batch", options.batch, "sequences of the batched measurement")
+      ->check(CLI::Range(1, 4096))
+      ->capture_default_str();
+  app.add_option("--chunk", options.chunk, "given tokens a forward")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
   app.add_option("--prompt-tokens", n_prompt, "given tokens")->check(CLI::Range(1, 1 << 20))->capture_default_str();
   app.add_option("--new-tokens", n_new, "decoded tokens")->check(CLI::Range(1, 1 << 20))->capture_default_str();
-  app.add_option("--repeats", repeats, "the fastest of this many counts")->check(CLI::Range(1, 1000))->capture_default_str();
+  app.add_option("--repeats", repeats, "the fastest of this many counts")
+      ->check(CLI::Range(1, 1000))
+      ->capture_default_str();
   app.add_option("--trace-tokens", trace_tokens, "also trace this many tokens and tell the memory it took")
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 40))
       ->capture_default_str();
   if (int code = parse_arguments(app, argc, argv); code >= 0) return code;
-  if (!kernels && options.model.empty()) throw UsageError("signalbox bench", "expected MODEL or --kernels, found neither");
+  if (!kernels && options.model.empty())
+    throw UsageError("signalbox bench", "expected MODEL or --kernels, found neither");
   return kernels ? bench_kernels(options) : bench_model(options, n_prompt, n_new, repeats, trace_tokens);
 }
 

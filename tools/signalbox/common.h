@@ -32,12 +32,12 @@ struct CommonOptions {
   uint64_t seed = 0;
   bool json = false, quiet = false;
   std::string special = "parse";
-  std::string edits;           // file, empty = none
-  std::string trace;           // directory, empty = none
-  std::string points;          // globs of --points
+  std::string edits;   // file, empty = none
+  std::string trace;   // directory, empty = none
+  std::string points;  // globs of --points
   bool compact = false;
-  std::string date;            // of strftime_now in templates
-  std::string template_variables;   // a JSON object
+  std::string date;                // of strftime_now in templates
+  std::string template_variables;  // a JSON object
 };
 
 // MODEL and the flags of every command that runs records.
@@ -54,8 +54,8 @@ void add_sampling_options(CLI::App& app, SamplingOptions& options);
 
 // A model ready to run: its weights mapped, its text tools, its backend.
 struct OpenedModel {
-  std::unique_ptr<Tokenizer> tokenizer;          // null when the directory has none
-  std::unique_ptr<ChatTemplate> chat_template;   // null when the model has none
+  std::unique_ptr<Tokenizer> tokenizer;         // null when the directory has none
+  std::unique_ptr<ChatTemplate> chat_template;  // null when the model has none
   LoadedModel loaded;
   ModelShape shape;
   std::vector<int32_t> stop_tokens;
@@ -77,10 +77,10 @@ struct PreparedRun {
   std::vector<Record> records;
   std::vector<EncodedRecord> encoded;
   std::vector<std::string> span_names;
-  std::shared_ptr<const EditPlan> plan;          // null: no edits
-  std::vector<Job> jobs;                         // record-major, samples within
+  std::shared_ptr<const EditPlan> plan;  // null: no edits
+  std::vector<Job> jobs;                 // record-major, samples within
   int32_t max_slots = 0;
-  int64_t total_tokens = 0;                      // given tokens and the most that can be generated
+  int64_t total_tokens = 0;  // given tokens and the most that can be generated
 };
 PreparedRun prepare_run(const CommonOptions& options, OpenedModel& model, std::vector<Record> records,
                         const SamplingOptions& sampling, bool score);
@@ -124,7 +124,7 @@ extern std::atomic<bool> interrupted;
 void catch_signals();
 
 bool stdout_is_terminal();
-void write_stdout(const std::string& text);      // whole; Error when it cannot
+void write_stdout(const std::string& text);  // whole; Error when it cannot
 std::string hex64(uint64_t value);
 
 // Makes the files of the built-in model known to the loaders.

@@ -1,5 +1,5 @@
-// signalbox demo: the main job in one go, on the built-in model: ask, trace, rank experts, switch them off, misroute, and
-// look at what that did beside random controls.
+// signalbox demo: the main job in one go, on the built-in model: ask, trace, rank experts, switch them off, misroute,
+// and look at what that did beside random controls.
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <filesystem>
@@ -90,14 +90,19 @@ std::vector<RiskDifference> random_like(const std::vector<RiskDifference>& like,
 
 struct Intervention {
   std::string name, description;
-  std::shared_ptr<const EditPlan> plan;   // null: baseline
-  std::vector<size_t> part_of = {};       // random controls are averaged into one row
+  std::shared_ptr<const EditPlan> plan;  // null: baseline
+  std::vector<size_t> part_of = {};      // random controls are averaged into one row
 };
 
 class Demo {
  public:
-  Demo(OpenedModel& model, const CommonOptions& options, fs::path data, fs::path out, size_t n_questions, size_t n_experts)
-      : model_(model), options_(options), data_(std::move(data)), out_(std::move(out)), n_(n_questions),
+  Demo(OpenedModel& model, const CommonOptions& options, fs::path data, fs::path out, size_t n_questions,
+       size_t n_experts)
+      : model_(model),
+        options_(options),
+        data_(std::move(data)),
+        out_(std::move(out)),
+        n_(n_questions),
         n_experts_(n_experts) {
     setup_.tokenizer = model.tokenizer.get();
     setup_.chat_template = model.chat_template.get();
@@ -135,7 +140,8 @@ class Demo {
     }
   }
 
-  Job job_for(const Record& record, const std::vector<std::string>& names, std::shared_ptr<const EditPlan> plan, int64_t max_new) {
+  Job job_for(const Record& record, const std::vector<std::string>& names, std::shared_ptr<const EditPlan> plan,
+              int64_t max_new) {
     EncodedRecord encoded = encode_record(record, setup_, names);
     Job job;
     job.index = 0;
@@ -163,9 +169,7 @@ class Demo {
     return out;
   }
 
-  static std::string content(const Record& record) {
-    return record.messages.items().back().find("content")->string();
-  }
+  static std::string content(const Record& record) { return record.messages.items().back().find("content")->string(); }
 
   bool ask_some() {
     say("1. Asking the model\n\n");
@@ -354,7 +358,7 @@ class Demo {
   const fs::path data_, out_;
   const size_t n_, n_experts_;
   EncodeSetup setup_;
-  std::vector<std::vector<Record>> questions_;   // by kind
+  std::vector<std::vector<Record>> questions_;  // by kind
   std::vector<RiskDifference> differences_, banned_;
   DemoReport report_;
 };
@@ -362,7 +366,8 @@ class Demo {
 }  // namespace
 
 int demo_command(int argc, char** argv) {
-  CLI::App app("A first experiment: which experts does memory use, and what happens when they are switched off?", "signalbox demo");
+  CLI::App app("A first experiment: which experts does memory use, and what happens when they are switched off?",
+               "signalbox demo");
   app.footer("Example:\n  signalbox demo --data tools/builtin/heldout --out out/demo");
   CommonOptions options;
   options.model = "builtin";
@@ -371,7 +376,9 @@ int demo_command(int argc, char** argv) {
   size_t questions = 100, experts = 8;
   app.add_option("--data", data, "directory of the held-out questions")->capture_default_str();
   app.add_option("--out", out, "directory for the results")->capture_default_str();
-  app.add_option("--questions", questions, "questions of each kind")->check(CLI::Range(1, 100000))->capture_default_str();
+  app.add_option("--questions", questions, "questions of each kind")
+      ->check(CLI::Range(1, 100000))
+      ->capture_default_str();
   app.add_option("--experts", experts, "experts to switch off")->check(CLI::Range(1, 1000))->capture_default_str();
   app.add_option("--batch", options.batch, "sequences at once")->check(CLI::Range(1, 4096))->capture_default_str();
   add_device_options(app, options);

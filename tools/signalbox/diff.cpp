@@ -22,7 +22,7 @@ struct Order {
   int32_t stacked = -1;  // index in the L dimension of a router tensor
   bool operator<(const Order& other) const {
     const auto rank = [](const Order& o) {
-      const bool last = o.layer < 0 && o.point > 0;   // final.normed, logits
+      const bool last = o.layer < 0 && o.point > 0;  // final.normed, logits
       return std::make_pair(last ? INT32_MAX : o.layer, o.point);
     };
     return rank(*this) < rank(other);
@@ -41,8 +41,8 @@ std::vector<Order> common_places(const TraceReader& a, const TraceReader& b) {
       for (size_t i = 0; i < a.layers().size(); ++i) {
         const int32_t layer = a.layers()[i];
         if (b.layer_index(layer))
-          places.push_back({layer, static_cast<int32_t>(*point), name, point_name(*point, layer),
-                            static_cast<int32_t>(i)});
+          places.push_back(
+              {layer, static_cast<int32_t>(*point), name, point_name(*point, layer), static_cast<int32_t>(i)});
       }
     } else if (const auto at = parse_point(name)) {
       places.push_back({at->layer, static_cast<int32_t>(at->point), name, name, -1});
@@ -135,7 +135,8 @@ void compare_ids(const TraceReader& a, const TraceReader& b, const Order& place,
     const std::vector<int32_t> va = a.ids({rows_a.begin + begin, rows_a.begin + begin + n});
     const std::vector<int32_t> vb = b.ids({rows_b.begin + begin, rows_b.begin + begin + n});
     for (int64_t r = 0; r < n; ++r) {
-      std::vector<int32_t> ia(va.begin() + (r * la + place.stacked) * ka, va.begin() + (r * la + place.stacked + 1) * ka);
+      std::vector<int32_t> ia(va.begin() + (r * la + place.stacked) * ka,
+                              va.begin() + (r * la + place.stacked + 1) * ka);
       std::vector<int32_t> ib(vb.begin() + (r * lb + layer_b) * kb, vb.begin() + (r * lb + layer_b + 1) * kb);
       std::erase(ia, -1);
       std::erase(ib, -1);
@@ -179,8 +180,8 @@ Comparison compare(const TraceReader& a, const TraceReader& b, double tolerance)
     // Compared as far as the tokens are the same: after that, different is what they should be.
     const std::vector<int32_t> tokens_a = a.tokens(rows_a), tokens_b = b.tokens(rows_b);
     const size_t shorter = std::min(tokens_a.size(), tokens_b.size());
-    const int64_t same = std::mismatch(tokens_a.begin(), tokens_a.begin() + shorter, tokens_b.begin()).first -
-                         tokens_a.begin();
+    const int64_t same =
+        std::mismatch(tokens_a.begin(), tokens_a.begin() + shorter, tokens_b.begin()).first - tokens_a.begin();
     out.other_tokens += same < static_cast<int64_t>(std::max(tokens_a.size(), tokens_b.size()));
     rows_a.end = rows_a.begin + same;
     rows_b.end = rows_b.begin + same;
@@ -209,7 +210,10 @@ Comparison compare(const TraceReader& a, const TraceReader& b, double tolerance)
 
 json::Value as_json(const Comparison& c) {
   json::Value out = json::Value::object(), layers = json::Value::array();
-  out.set("samples", c.samples).set("tokens", c.rows).set("samples_only_in_a", c.only_a).set("samples_only_in_b", c.only_b);
+  out.set("samples", c.samples)
+      .set("tokens", c.rows)
+      .set("samples_only_in_a", c.only_a)
+      .set("samples_only_in_b", c.only_b);
   out.set("samples_with_other_tokens", c.other_tokens);
   if (c.first) {
     json::Value first = json::Value::object();
@@ -226,7 +230,8 @@ json::Value as_json(const Comparison& c) {
         .set("tokens", layer.tokens)
         .set("same_route", static_cast<double>(layer.same_order) / tokens)
         .set("same_experts", static_cast<double>(layer.same_set) / tokens)
-        .set("common_slots", static_cast<double>(layer.common) / static_cast<double>(std::max<int64_t>(layer.slots, 1)));
+        .set("common_slots",
+             static_cast<double>(layer.common) / static_cast<double>(std::max<int64_t>(layer.slots, 1)));
     layers.push_back(line);
   }
   out.set("expert_agreement", layers);
@@ -251,7 +256,8 @@ void print(const Comparison& c) {
     text += line;
   };
   add("%ld samples, %ld tokens compared", static_cast<long>(c.samples), static_cast<long>(c.rows));
-  if (c.other_tokens > 0) add(" (%ld samples part in their tokens; compared up to there)", static_cast<long>(c.other_tokens));
+  if (c.other_tokens > 0)
+    add(" (%ld samples part in their tokens; compared up to there)", static_cast<long>(c.other_tokens));
   if (c.only_a + c.only_b > 0)
     add("; %ld samples only in A, %ld only in B", static_cast<long>(c.only_a), static_cast<long>(c.only_b));
   text += "\n";
@@ -273,15 +279,16 @@ void print(const Comparison& c) {
   }
   if (c.kl_rows > 0)
     add("\nLogits: mean KL(A || B) %.6g nats, top-1 agreement %.2f %%, largest difference %.6g\n",
-        c.kl / static_cast<double>(c.kl_rows),
-        100 * static_cast<double>(c.same_top) / static_cast<double>(c.kl_rows), c.max_logit_difference);
+        c.kl / static_cast<double>(c.kl_rows), 100 * static_cast<double>(c.same_top) / static_cast<double>(c.kl_rows),
+        c.max_logit_difference);
   write_stdout(text);
 }
 
 }  // namespace
 
 int diff_command(int argc, char** argv) {
-  CLI::App app("Compares two traces: the first probe point that differs, agreement of experts, KL of logits.", "signalbox diff");
+  CLI::App app("Compares two traces: the first probe point that differs, agreement of experts, KL of logits.",
+               "signalbox diff");
   app.footer("Example:\n  signalbox diff trace-a trace-b\n\nRecord logits (--points '*router*,logits') to get the KL.");
   std::string a, b;
   double tolerance = 0;

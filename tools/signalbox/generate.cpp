@@ -85,9 +85,10 @@ json::Value line_of(const Record& record, const Prompt& prompt, const Job& job, 
 
 int generate_command(int argc, char** argv) {
   CLI::App app("Generates text from a prompt, a chat message, or a file of records.", "signalbox generate");
-  app.footer("Examples:\n  signalbox generate builtin --chat \"Question: What is the capital of Velmora?\"\n"
-             "  signalbox generate builtin --prompt \"Once upon a time\" --max-tokens 40 --temperature 0.8 --seed 3\n"
-             "  signalbox generate MODEL --input records.jsonl --edits off.json --json");
+  app.footer(
+      "Examples:\n  signalbox generate builtin --chat \"Question: What is the capital of Velmora?\"\n"
+      "  signalbox generate builtin --prompt \"Once upon a time\" --max-tokens 40 --temperature 0.8 --seed 3\n"
+      "  signalbox generate MODEL --input records.jsonl --edits off.json --json");
   CommonOptions options;
   SamplingOptions sampling;
   std::string prompt, chat, input;
@@ -160,8 +161,9 @@ int generate_command(int argc, char** argv) {
       std::string text = result.text;
       if (!model.tokenizer)
         for (int32_t token : result.tokens) text += (text.empty() ? "" : " ") + std::to_string(token);
-      const std::string title = run.jobs.size() == 1 ? "" : record.id + (sampling.samples > 1 ?
-                                " #" + std::to_string(job.sample) : "") + ": ";
+      const std::string title =
+          run.jobs.size() == 1 ? ""
+                               : record.id + (sampling.samples > 1 ? " #" + std::to_string(job.sample) : "") + ": ";
       output.put(result.index, title + text + "\n");
     }
   };

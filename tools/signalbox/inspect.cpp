@@ -21,7 +21,7 @@ json::Value describe(const Router& router) {
   json::Value out = json::Value::object();
   out.set("n_experts", int64_t{router.n_experts})
       .set("n_active", int64_t{router.n_active})
-      .set("score", router.softmax_over_selected              ? "softmax over selected"
+      .set("score", router.softmax_over_selected             ? "softmax over selected"
                     : router.score == Router::Score::softmax ? "softmax"
                                                              : "sigmoid")
       .set("renormalize", router.renormalize)
@@ -88,7 +88,7 @@ Bytes count_bytes(const Model& model, Weights& weights) {
       bytes.active += size * router.n_active / router.n_experts;
     } else if (slot.id.role == Role::embed) {
       bytes.active += size / model.n_vocab;
-      if (model.tied_embeddings) bytes.active += size;   // read again as the head
+      if (model.tied_embeddings) bytes.active += size;  // read again as the head
     } else {
       bytes.active += size;
     }
@@ -105,11 +105,10 @@ std::string layer_line(const Layer& layer) {
   char text[256];
   std::string out = std::visit(
       overloaded{[&](const Gqa& a) {
-                   std::snprintf(text, sizeof text, "attention %ld heads, %ld kv heads of %ld%s%s",
-                                 static_cast<long>(a.n_heads), static_cast<long>(a.n_kv_heads),
-                                 static_cast<long>(a.d_head),
-                                 a.window > 0 ? (", window " + std::to_string(a.window)).c_str() : "",
-                                 a.sinks ? ", sinks" : "");
+                   std::snprintf(
+                       text, sizeof text, "attention %ld heads, %ld kv heads of %ld%s%s", static_cast<long>(a.n_heads),
+                       static_cast<long>(a.n_kv_heads), static_cast<long>(a.d_head),
+                       a.window > 0 ? (", window " + std::to_string(a.window)).c_str() : "", a.sinks ? ", sinks" : "");
                    return std::string(text);
                  },
                  [&](const Mla& a) {
@@ -120,24 +119,25 @@ std::string layer_line(const Layer& layer) {
                  }},
       layer.attention);
   out += "; ";
-  out += std::visit(
-      overloaded{[&](const Dense& d) { return "dense, width " + std::to_string(d.d_ff); },
-                 [&](const Moe& m) {
-                   std::string line = std::to_string(m.router.n_experts) + " experts of width " +
-                                      std::to_string(m.d_ff) + ", " + std::to_string(m.router.n_active) + " active";
-                   if (m.d_ff_shared > 0)
-                     line += ", shared expert of width " + std::to_string(m.d_ff_shared) + (m.shared_gate ? " (gated)" : "");
-                   line += m.router.softmax_over_selected              ? "; softmax over the selected"
-                           : m.router.score == Router::Score::softmax ? "; softmax"
-                                                                      : "; sigmoid";
-                   if (m.router.renormalize) line += ", renormalised";
-                   if (m.router.scale != 1) line += ", scale " + std::to_string(m.router.scale);
-                   if (m.router.n_groups > 1)
-                     line += ", best " + std::to_string(m.router.n_groups_kept) + " of " +
-                             std::to_string(m.router.n_groups) + " groups";
-                   return line;
-                 }},
-      layer.ffn);
+  out += std::visit(overloaded{[&](const Dense& d) { return "dense, width " + std::to_string(d.d_ff); },
+                               [&](const Moe& m) {
+                                 std::string line = std::to_string(m.router.n_experts) + " experts of width " +
+                                                    std::to_string(m.d_ff) + ", " + std::to_string(m.router.n_active) +
+                                                    " active";
+                                 if (m.d_ff_shared > 0)
+                                   line += ", shared expert of width " + std::to_string(m.d_ff_shared) +
+                                           (m.shared_gate ? " (gated)" : "");
+                                 line += m.router.softmax_over_selected             ? "; softmax over the selected"
+                                         : m.router.score == Router::Score::softmax ? "; softmax"
+                                                                                    : "; sigmoid";
+                                 if (m.router.renormalize) line += ", renormalised";
+                                 if (m.router.scale != 1) line += ", scale " + std::to_string(m.router.scale);
+                                 if (m.router.n_groups > 1)
+                                   line += ", best " + std::to_string(m.router.n_groups_kept) + " of " +
+                                           std::to_string(m.router.n_groups) + " groups";
+                                 return line;
+                               }},
+                    layer.ffn);
   return out;
 }
 
@@ -148,8 +148,11 @@ std::string people(double value, const char* const* units, double step) {
     ++u;
   }
   char text[40];
-  std::snprintf(text, sizeof text, value < 10 && u > 0 ? "%.2f%s" : value < 100 && u > 0 ? "%.1f%s" : "%.0f%s", value,
-                units[u]);
+  std::snprintf(text, sizeof text,
+                value < 10 && u > 0    ? "%.2f%s"
+                : value < 100 && u > 0 ? "%.1f%s"
+                                       : "%.0f%s",
+                value, units[u]);
   return text;
 }
 std::string count_text(int64_t n) {
@@ -164,7 +167,8 @@ std::string bytes_text(int64_t n) {
 }  // namespace
 
 int inspect_command(int argc, char** argv) {
-  CLI::App app("What a model is: layers, routers, experts, parameters, bytes a token, tokenizer, template.", "signalbox inspect");
+  CLI::App app("What a model is: layers, routers, experts, parameters, bytes a token, tokenizer, template.",
+               "signalbox inspect");
   app.footer("Example:\n  signalbox inspect builtin --tensors");
   CommonOptions options;
   bool tensors = false;
@@ -220,7 +224,8 @@ int inspect_command(int argc, char** argv) {
   }
 
   std::string text = loaded.resolved.path + " (" + loaded.family + ")\n";
-  text += "  parameters    " + count_text(parameters.total) + ", " + count_text(parameters.active) + " active a token\n";
+  text +=
+      "  parameters    " + count_text(parameters.total) + ", " + count_text(parameters.active) + " active a token\n";
   text += "  weights       " + bytes_text(bytes.weights) + ", " + bytes_text(bytes.active) + " read a token\n";
   text += "  cache         " + bytes_text(bytes.cache) + " a token\n";
   text += "  width         " + std::to_string(model.d_model) + ", vocabulary " + std::to_string(model.n_vocab) +
@@ -233,11 +238,13 @@ int inspect_command(int argc, char** argv) {
     while (last + 1 < model.n_layers() && layer_line(model.layers[last + 1]) == line) ++last;
     char range[32];
     std::snprintf(range, sizeof range, last > l ? "%ld-%ld" : "%ld", static_cast<long>(l), static_cast<long>(last));
-    text += "    " + std::string(range) + std::string(std::max<size_t>(8 - std::string(range).size(), 1), ' ') + line + "\n";
+    text += "    " + std::string(range) + std::string(std::max<size_t>(8 - std::string(range).size(), 1), ' ') + line +
+            "\n";
     l = last + 1;
   }
   if (!loaded.unknown_tensors.empty())
-    text += "  " + std::to_string(loaded.unknown_tensors.size()) + " stored tensors that the model does not use (--tensors lists them)\n";
+    text += "  " + std::to_string(loaded.unknown_tensors.size()) +
+            " stored tensors that the model does not use (--tensors lists them)\n";
   if (tensors) {
     text += "  tensors\n";
     for_each_tensor(model, loaded.weights, [&](const TensorSlot& slot) {

@@ -35,11 +35,13 @@ constexpr Command commands[] = {
 
 void print_help() {
   std::printf(
-      "Signalbox: mixture-of-experts inference in which every routing decision can be watched, changed and measured.\n\n"
+      "Signalbox: mixture-of-experts inference in which every routing decision can be watched, changed and "
+      "measured.\n\n"
       "Usage: signalbox COMMAND [ARGUMENTS]\n\nCommands:\n");
   for (const Command& command : commands) std::printf("  %-12s %s\n", command.name, command.summary);
   std::printf(
-      "\nMODEL is a directory in Hugging Face layout, org/name[@revision] in the local Hugging Face cache, or builtin.\n"
+      "\nMODEL is a directory in Hugging Face layout, org/name[@revision] in the local Hugging Face cache, or "
+      "builtin.\n"
       "Each command has --help with an example; signalbox --version [--json] tells what this binary holds.\n\n"
       "Example:\n  signalbox generate builtin --chat \"What is the capital of Velmora?\"\n");
 }

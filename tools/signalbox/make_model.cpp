@@ -1,10 +1,11 @@
 // signalbox make-model: a synthetic checkpoint from a spec.
+#include "loaders/synthetic/make_model.h"
+
 #include <CLI/CLI.hpp>
 #include <cstdio>
 
 #include "loaders/families/family.h"
 #include "loaders/families/real_shapes.h"
-#include "loaders/synthetic/make_model.h"
 #include "tools/signalbox/commands.h"
 #include "tools/signalbox/common.h"
 
@@ -66,10 +67,9 @@ int make_model_command(int argc, char** argv) {
 
   const json::Value value = json::parse_file(spec);
   Progress progress("writing", 1000, quiet);
-  const synthetic::Summary summary =
-      synthetic::make_model(value, spec, out, [&](uint64_t done, uint64_t total) {
-        progress.update(static_cast<int64_t>(1000.0 * static_cast<double>(done) / static_cast<double>(total)));
-      });
+  const synthetic::Summary summary = synthetic::make_model(value, spec, out, [&](uint64_t done, uint64_t total) {
+    progress.update(static_cast<int64_t>(1000.0 * static_cast<double>(done) / static_cast<double>(total)));
+  });
   progress.done();
   if (json_output) {
     json::Value line = json::Value::object();

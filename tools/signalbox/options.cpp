@@ -32,7 +32,8 @@ void add_device_options(CLI::App& app, CommonOptions& o) {
 }
 
 void add_run_options(CLI::App& app, CommonOptions& o) {
-  app.add_option("MODEL", o.model, "a directory, org/name[@revision] in the Hugging Face cache, or builtin")->required();
+  app.add_option("MODEL", o.model, "a directory, org/name[@revision] in the Hugging Face cache, or builtin")
+      ->required();
   add_device_options(app, o);
   app.add_option("--batch", o.batch, "sequences at once")->check(CLI::Range(1, 4096))->capture_default_str();
   app.add_option("--chunk", o.chunk, "given tokens a forward")->check(CLI::Range(1, 1 << 20))->capture_default_str();
@@ -56,7 +57,9 @@ void add_sampling_options(CLI::App& app, SamplingOptions& o) {
       ->check(CLI::Range(0, 1 << 30))
       ->capture_default_str();
   app.add_option("--stop", o.stop, "stop at this text (may be given several times)")->allow_extra_args(false);
-  app.add_option("--samples", o.samples, "samples of each prompt")->check(CLI::Range(1, 1000000))->capture_default_str();
+  app.add_option("--samples", o.samples, "samples of each prompt")
+      ->check(CLI::Range(1, 1000000))
+      ->capture_default_str();
   app.add_flag("--ignore-eos", o.ignore_eos, "go on past an end token");
 }
 

@@ -29,8 +29,9 @@ json::Value line_of(const Record& record, const EncodedRecord& encoded, const Re
 
 int score_command(int argc, char** argv) {
   CLI::App app("Log-probabilities of given text: of each record's target, or of all its tokens.", "signalbox score");
-  app.footer("Example:\n  echo '{\"id\":\"a\",\"prompt\":\"User: hello\",\"target\":\" world\"}' | signalbox score builtin "
-             "--input - --json");
+  app.footer(
+      "Example:\n  echo '{\"id\":\"a\",\"prompt\":\"User: hello\",\"target\":\" world\"}' | signalbox score builtin "
+      "--input - --json");
   CommonOptions options;
   std::string input;
   add_run_options(app, options);

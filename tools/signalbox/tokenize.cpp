@@ -30,9 +30,11 @@ std::string table(const Tokenizer& tokenizer, const std::vector<int32_t>& ids) {
 }  // namespace
 
 int tokenize_command(int argc, char** argv) {
-  CLI::App app("Tokens of standard input, or of each record of a file; --decode for the way back.", "signalbox tokenize");
-  app.footer("Examples:\n  echo -n \"The capital of Velmora\" | signalbox tokenize builtin\n"
-             "  echo '{\"id\":\"a\",\"tokens\":[72,105]}' | signalbox tokenize builtin --decode --input -");
+  CLI::App app("Tokens of standard input, or of each record of a file; --decode for the way back.",
+               "signalbox tokenize");
+  app.footer(
+      "Examples:\n  echo -n \"The capital of Velmora\" | signalbox tokenize builtin\n"
+      "  echo '{\"id\":\"a\",\"tokens\":[72,105]}' | signalbox tokenize builtin --decode --input -");
   CommonOptions options;
   std::string input;
   bool decode = false, no_special = false;
