@@ -130,7 +130,9 @@ std::vector<std::string> span_names(const std::vector<Record>& records) {
   return names;
 }
 
-EncodedRecord encode_record(const Record& record, const EncodeSetup& setup, const std::vector<std::string>& names) {
+namespace {
+
+EncodedRecord encode_at(const Record& record, const EncodeSetup& setup, const std::vector<std::string>& names) {
   EncodedRecord out;
   auto prompt = std::make_shared<Prompt>();
   prompt->id = record.id;
@@ -216,6 +218,18 @@ EncodedRecord encode_record(const Record& record, const EncodeSetup& setup, cons
   }
   out.prompt = std::move(prompt);
   return out;
+}
+
+}  // namespace
+
+EncodedRecord encode_record(const Record& record, const EncodeSetup& setup, const std::vector<std::string>& names) {
+  try {
+    return encode_at(record, setup, names);
+  } catch (const Error& error) {
+    // What a tokenizer or a template says does not know whose text it was.
+    if (error.where() == record.where) throw;
+    throw Error(record.where, error.what());
+  }
 }
 
 }  // namespace signalbox

@@ -220,6 +220,9 @@ TEST_CASE("errors are one line and an exit code") {
   check_error(signalbox_run("generate builtin --input /no/such/file"), 1, "/no/such/file");
   check_error(signalbox_run("generate builtin --prompt x --max-tokens 100000"), 1, "positions");
   check_error(signalbox_run("generate builtin --prompt x --top-p 2"), 2, "top-p");
+  check_error(signalbox_run("generate builtin --prompt x --seed -1"), 2, "--seed");
+  check_error(signalbox_run("generate builtin --prompt x --temperature nan"), 2, "--temperature");
+  check_error(signalbox_run("generate builtin --prompt $(printf 'a\\377')"), 1, "--prompt: ");
   check_error(signalbox_run("generate builtin --input -", ""), 1, "at least one record");
   check_error(signalbox_run("generate builtin --input -", "{\"id\":\"a\"}\n"), 1, "standard input:1");
   check_error(signalbox_run("generate builtin --input -", "{\"id\":\"a\",\"tokens\":[]}\n"), 1, "token");

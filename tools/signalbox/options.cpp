@@ -5,6 +5,24 @@
 
 namespace signalbox {
 
+namespace {
+
+// CLI11 wraps a negative number around for an unsigned flag, and NaN passes every range.
+const CLI::Validator whole_number(
+    [](std::string& text) {
+      return !text.empty() && text.find_first_not_of("0123456789") == std::string::npos
+                 ? std::string()
+                 : "expected a whole number that is not negative, found " + text;
+    },
+    "", "whole number");
+const CLI::Validator not_nan(
+    [](std::string& text) {
+      return text.find_first_of("nN") == std::string::npos ? std::string() : "expected a number, found " + text;
+    },
+    "", "number");
+
+}  // namespace
+
 int parse_arguments(CLI::App& app, int argc, char** argv) {
   try {
     app.parse(argc, argv);
@@ -26,7 +44,9 @@ void add_device_options(CLI::App& app, CommonOptions& o) {
   app.add_option("--numerics", o.numerics, "invariant | fast (the same on the CPU)")
       ->check(CLI::IsMember({"invariant", "fast"}))
       ->capture_default_str();
-  app.add_option("--seed", o.seed, "seed of sampling and of edits that name none")->capture_default_str();
+  app.add_option("--seed", o.seed, "seed of sampling and of edits that name none")
+      ->check(whole_number)
+      ->capture_default_str();
   app.add_flag("--json", o.json, "machine output");
   app.add_flag("--quiet", o.quiet, "no progress");
 }
@@ -48,9 +68,11 @@ void add_run_options(CLI::App& app, CommonOptions& o) {
 
 void add_sampling_options(CLI::App& app, SamplingOptions& o) {
   app.add_option("--temperature", o.sampling.temperature, "0 = the most probable token")
+      ->check(not_nan)
       ->check(CLI::Range(0.0, 1000.0))
       ->capture_default_str();
   app.add_option("--top-p", o.sampling.top_p, "keep the fewest tokens of this probability")
+      ->check(not_nan)
       ->check(CLI::Range(0.0, 1.0))
       ->capture_default_str();
   app.add_option("--top-k", o.sampling.top_k, "keep this many tokens, 0 = all")
