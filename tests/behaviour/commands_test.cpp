@@ -221,6 +221,11 @@ TEST_CASE("errors are one line and an exit code") {
   check_error(signalbox_run("generate builtin --prompt x --max-tokens 100000"), 1, "positions");
   check_error(signalbox_run("generate builtin --prompt x --top-p 2"), 2, "top-p");
   check_error(signalbox_run("generate builtin --prompt x --seed -1"), 2, "--seed");
+  check_error(signalbox_run("generate builtin --prompt x --edits ''"), 2, "--edits");
+  check_error(signalbox_run("generate builtin --input ''"), 2, "--input");
+  check_error(signalbox_run("trace builtin --input - --out ''", records), 2, "--out");
+  check_error(signalbox_run("generate builtin --prompt x --date hello"), 2, "--date");
+  check_error(signalbox_run("inspect builtin --tensors >/dev/full"), 1, "standard output");
   check_error(signalbox_run("generate builtin --prompt x --temperature nan"), 2, "--temperature");
   check_error(signalbox_run("generate builtin --prompt $(printf 'a\\377')"), 1, "--prompt: ");
   check_error(signalbox_run("generate builtin --input -", ""), 1, "at least one record");

@@ -89,7 +89,7 @@ class ModelBench {
         decoded = std::max(decoded, result.decode_seconds);
       };
       const auto start = Clock::now();
-      if (!run_jobs(forward, jobs, run, events, trace.get())) throw Error("bench", "interrupted");
+      if (!run_jobs(forward, jobs, run, events, trace.get())) throw Interrupted{};
       const double total = std::chrono::duration<double>(Clock::now() - start).count();
       if (n_new == 0) prefilled = total;
       prefill = std::min(prefill, prefilled);
@@ -113,7 +113,7 @@ class ModelBench {
     RunEvents events;
     events.on_progress = [&](int64_t done) { progress.update(done); };
     RunOptions run = run_options(options_, model_, {});
-    if (!run_jobs(forward, jobs, run, events, trace.get())) throw Error("bench", "interrupted");
+    if (!run_jobs(forward, jobs, run, events, trace.get())) throw Interrupted{};
     std::vector<std::string> ids;
     for (const Job& job : jobs) ids.push_back(job.prompt->id);
     const int64_t rows = trace->n_rows();
@@ -224,8 +224,8 @@ int bench_model(const CommonOptions& options, int64_t n_prompt, int64_t n_new, i
       model.loaded.resolved.path.c_str(), model.backend->isa().c_str(), model.backend->n_threads(), limits.read_gbytes,
       limits.fma_gflops);
   add("prefill   %10.1f tok/s   %ld tokens\n", prefill_rate, static_cast<long>(n_prompt));
-  add("decode    %10.1f tok/s   %.2f GB/s of weights, %.0f %% of the read bandwidth\n", decode_rate, gbytes,
-      100 * gbytes / limits.read_gbytes);
+  add("decode    %10.1f tok/s   %.2f GB/s of weights, %.0f %% of the read bandwidth%s\n", decode_rate, gbytes,
+      100 * gbytes / limits.read_gbytes, gbytes > limits.read_gbytes ? " (the model fits a cache)" : "");
   add("decode    %10.1f tok/s   %ld sequences at once\n", batch_rate, static_cast<long>(n_sequences));
   add("resident  %10.1f MB\n\nrecording               prefill        decode\n",
       static_cast<double>(resident.now) * 1e-6);
@@ -271,6 +271,7 @@ int bench_kernels(const CommonOptions& options) {
     write_stdout(text);
   }
   bench_ops(bench, [&](const OpSpeed& speed) {
+    stop_if_interrupted();
     if (options.json) {
       json::Value line = json::Value::object();
       line.set("op", speed.op)
@@ -322,6 +323,7 @@ int bench_command(int argc, char** argv) {
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 40))
       ->capture_default_str();
   if (int code = parse_arguments(app, argc, argv); code >= 0) return code;
+  catch_signals();
   if (!kernels && options.model.empty())
     throw UsageError("signalbox bench", "expected MODEL or --kernels, found neither");
   return kernels ? bench_kernels(options) : bench_model(options, n_prompt, n_new, repeats, trace_tokens);

@@ -17,12 +17,17 @@
 
 namespace CLI {
 class App;
-}
+class Validator;
+}  // namespace CLI
 
 namespace signalbox {
 
 // Parses; prints help or one error line. Returns -1 to go on, else the exit code.
 int parse_arguments(CLI::App& app, int argc, char** argv);
+
+// Refuse NaN, and what is no date, on the command line.
+const CLI::Validator& not_nan_validator();
+const CLI::Validator& date_validator();
 
 struct CommonOptions {
   std::string model;
@@ -121,7 +126,12 @@ class Progress {
 
 // Set by SIGINT, SIGTERM and SIGUSR1.
 extern std::atomic<bool> interrupted;
+// From here on a signal only sets `interrupted`. Before, it ends the process with code 3.
 void catch_signals();
+void exit_on_signals();
+// Ends the command with exit code 3, destructors included.
+struct Interrupted {};
+void stop_if_interrupted();
 
 bool stdout_is_terminal();
 void write_stdout(const std::string& text);  // whole; Error when it cannot

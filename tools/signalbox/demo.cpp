@@ -112,8 +112,9 @@ class Demo {
   }
 
   int run() {
-    std::error_code ignored;
-    fs::create_directories(out_, ignored);
+    std::error_code code;
+    fs::create_directories(out_, code);
+    if (code) throw Error(out_.string(), "cannot make the directory: " + code.message());
     load_questions();
     if (!ask_some()) return 3;
     if (!rank_experts()) return 3;

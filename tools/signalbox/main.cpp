@@ -99,21 +99,26 @@ int run(int argc, char** argv) {
 int main(int argc, char** argv) {
   int code = 1;
   try {
+    signalbox::exit_on_signals();
     signalbox::register_builtin_model();
     code = run(argc, argv);
+    if (code == 3) std::fprintf(stderr, "signalbox: interrupted\n");
   } catch (const signalbox::UsageError& error) {
     print_error(error.what());
     code = 2;
   } catch (const signalbox::Error& error) {
     print_error(error.what());
+  } catch (const signalbox::Interrupted&) {
+    std::fprintf(stderr, "signalbox: interrupted\n");
+    code = 3;
   } catch (const std::bad_alloc&) {
     print_error("memory: expected enough for this run, found less than it needs");
   } catch (const std::exception& error) {
     print_error(error.what());
   }
-  if (std::fflush(stdout) != 0 || std::ferror(stdout)) {
+  if ((std::fflush(stdout) != 0 || std::ferror(stdout)) && code == 0) {
     print_error("standard output: cannot write");
-    if (code == 0) code = 1;
+    code = 1;
   }
   return code;
 }

@@ -65,9 +65,11 @@ int make_model_command(int argc, char** argv) {
   app.add_flag("--quiet", quiet, "no progress");
   if (int code = parse_arguments(app, argc, argv); code >= 0) return code;
 
+  catch_signals();
   const json::Value value = json::parse_file(spec);
   Progress progress("writing", 1000, quiet);
   const synthetic::Summary summary = synthetic::make_model(value, spec, out, [&](uint64_t done, uint64_t total) {
+    stop_if_interrupted();
     progress.update(static_cast<int64_t>(1000.0 * static_cast<double>(done) / static_cast<double>(total)));
   });
   progress.done();

@@ -1,5 +1,6 @@
 // Flags that several commands share.
 #include <CLI/CLI.hpp>
+#include <cstdio>
 
 #include "tools/signalbox/common.h"
 
@@ -21,7 +22,19 @@ const CLI::Validator not_nan(
     },
     "", "number");
 
+const CLI::Validator date(
+    [](std::string& text) {
+      int year, month, day, used = 0;
+      const bool good = std::sscanf(text.c_str(), "%4d-%2d-%2d%n", &year, &month, &day, &used) == 3 &&
+                        used == static_cast<int>(text.size()) && month >= 1 && month <= 12 && day >= 1 && day <= 31;
+      return good ? std::string() : "expected a date YYYY-MM-DD, found " + text;
+    },
+    "", "date");
+
 }  // namespace
+
+const CLI::Validator& not_nan_validator() { return not_nan; }
+const CLI::Validator& date_validator() { return date; }
 
 int parse_arguments(CLI::App& app, int argc, char** argv) {
   try {
@@ -31,6 +44,17 @@ int parse_arguments(CLI::App& app, int argc, char** argv) {
     return 0;
   } catch (const CLI::ParseError& error) {
     throw UsageError(app.get_name(), error.what());
+  }
+  // An unset shell variable gives an empty value; taking it for "not given" would drop an edit or a trace silently.
+  std::vector<const CLI::Option*> options;
+  for (const CLI::Option* option : app.get_options()) options.push_back(option);
+  for (const CLI::App* group : app.get_subcommands([](const CLI::App*) { return true; }))
+    for (const CLI::Option* option : group->get_options()) options.push_back(option);
+  for (const CLI::Option* option : options) {
+    if (option->get_name() == "--prompt" || option->get_name() == "--chat") continue;
+    for (const std::string& value : option->results())
+      if (value.empty())
+        throw UsageError(app.get_name(), option->get_name() + ": expected a value, found an empty one");
   }
   return -1;
 }
@@ -63,7 +87,7 @@ void add_run_options(CLI::App& app, CommonOptions& o) {
       ->check(CLI::IsMember({"parse", "template-only"}))
       ->capture_default_str();
   app.add_option("--template-variables", o.template_variables, "a JSON object for the chat template");
-  app.add_option("--date", o.date, "date that chat templates see, YYYY-MM-DD (default: today)");
+  app.add_option("--date", o.date, "date that chat templates see, YYYY-MM-DD (default: today)")->check(date);
 }
 
 void add_sampling_options(CLI::App& app, SamplingOptions& o) {

@@ -15,6 +15,18 @@ namespace {
 
 extern "C" void on_signal(int) { interrupted.store(true, std::memory_order_relaxed); }
 
+extern "C" void on_early_signal(int) {
+  constexpr char text[] = "signalbox: interrupted\n";
+  if (write(STDERR_FILENO, text, sizeof text - 1) < 0) _exit(3);
+  _exit(3);
+}
+
+void set_handler(void (*handler)(int)) {
+  struct sigaction action = {};
+  action.sa_handler = handler;
+  for (int number : {SIGINT, SIGTERM, SIGUSR1}) sigaction(number, &action, nullptr);
+}
+
 std::string duration(double seconds) {
   const int64_t s = static_cast<int64_t>(seconds + 0.5);
   char text[32];
@@ -28,10 +40,10 @@ std::string duration(double seconds) {
 
 }  // namespace
 
-void catch_signals() {
-  struct sigaction action = {};
-  action.sa_handler = on_signal;
-  for (int number : {SIGINT, SIGTERM, SIGUSR1}) sigaction(number, &action, nullptr);
+void catch_signals() { set_handler(on_signal); }
+void exit_on_signals() { set_handler(on_early_signal); }
+void stop_if_interrupted() {
+  if (interrupted.load(std::memory_order_relaxed)) throw Interrupted{};
 }
 
 bool stdout_is_terminal() { return isatty(STDOUT_FILENO) != 0; }
@@ -53,7 +65,7 @@ void OrderedOutput::put(int64_t index, std::string text) {
     waiting_.erase(it);
     ++next_;
   }
-  std::fflush(stdout);
+  if (std::fflush(stdout) != 0) throw Error("standard output", "cannot write");
 }
 
 Progress::Progress(std::string what, int64_t total, bool quiet)

@@ -34,7 +34,7 @@ int tokenize_command(int argc, char** argv) {
                "signalbox tokenize");
   app.footer(
       "Examples:\n  echo -n \"The capital of Velmora\" | signalbox tokenize builtin\n"
-      "  echo '{\"id\":\"a\",\"tokens\":[72,105]}' | signalbox tokenize builtin --decode --input -");
+      "  echo '{\"id\":\"a\",\"tokens\":[1,289,28,313,28]}' | signalbox tokenize builtin --decode --input -");
   CommonOptions options;
   std::string input;
   bool decode = false, no_special = false;
@@ -46,7 +46,8 @@ int tokenize_command(int argc, char** argv) {
       ->check(CLI::IsMember({"parse", "template-only"}))
       ->capture_default_str();
   app.add_option("--template-variables", options.template_variables, "a JSON object for the chat template");
-  app.add_option("--date", options.date, "date that chat templates see, YYYY-MM-DD (default: today)");
+  app.add_option("--date", options.date, "date that chat templates see, YYYY-MM-DD (default: today)")
+      ->check(date_validator());
   app.add_flag("--json", options.json, "a line of JSON a record");
   app.add_flag("--quiet", options.quiet, "no progress");
   if (int code = parse_arguments(app, argc, argv); code >= 0) return code;
@@ -93,6 +94,7 @@ int tokenize_command(int argc, char** argv) {
     return 0;
   }
   for (const Record& record : read_records(input)) {
+    stop_if_interrupted();
     Record without_target = record;
     without_target.target.reset();
     const EncodedRecord encoded = encode_record(without_target, setup, {});

@@ -11,7 +11,7 @@ int trace_command(int argc, char** argv) {
   CLI::App app("Records routes, and any other probe point, into a trace directory (docs/trace.md).", "signalbox trace");
   app.footer(
       "Example:\n  echo '{\"id\":\"a\",\"prompt\":\"User: hello\"}' | signalbox trace builtin --input - --out "
-      "/tmp/trace --generate 8");
+      "/tmp/hello --generate 8");
   CommonOptions options;
   SamplingOptions sampling;
   sampling.max_tokens = 0;
