@@ -1,7 +1,13 @@
 #include "engine/forward.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
+#include <cstring>
+
+#include "engine/device_edits.h"
+#include "engine/route_ring.h"
+#include "engine/step_inputs.h"
 
 namespace signalbox {
 
@@ -17,6 +23,7 @@ enum Buffer : int {
   value,
   attended,
   query_low,
+  query_low_normed,
   latent,
   query_latent,
   attended_latent,
@@ -27,8 +34,20 @@ enum Buffer : int {
   shared_hidden,
   shared_out,
   shared_gate,
+  picked_residual,
   logit_input,
-  logits,
+  all_logits,
+  logits_even,
+  logits_odd,
+  route_ids,
+  route_original,
+  route_weights,
+  route_margin,
+  route_scores,
+  route_shared_scale,
+  route_banned,
+  rope_cos,
+  rope_sin,
   n_buffers
 };
 
@@ -38,6 +57,13 @@ struct overloaded : Ts... {
 };
 template <class... Ts>
 overloaded(Ts...) -> overloaded<Ts...>;
+
+// Work on so few tokens is captured and replayed: its cost is that of launching it.
+constexpr int64_t max_captured_tokens = 64;
+
+int64_t power_of_two(int64_t n, int64_t least) {
+  return std::max(least, static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(std::max<int64_t>(n, 1)))));
+}
 
 }  // namespace
 
@@ -66,6 +92,8 @@ void Batch::clear() {
   phase.clear();
   spans.clear();
   logit_rows.clear();
+  sampling.clear();
+  targets.clear();
 }
 
 void Batch::append(KvSlots& kv, const BoundEdits* edits, int64_t sample, std::span<const int32_t> ids,
@@ -85,35 +113,57 @@ void Batch::append(KvSlots& kv, const BoundEdits* edits, int64_t sample, std::sp
   }
 }
 
-// Memory of the forward, grown to the largest batch seen. Host arrays are what the CPU backend reads in place.
+// Memory of the forward, grown to the largest batch seen.
 struct Forward::Workspace {
+  Workspace(Backend& backend, const Model& model, int32_t n_slots)
+      : inputs(backend),
+        moe_layers(model.moe_layers()),
+        edits(backend, moe_layers),
+        ring(backend, moe_layers, model.n_experts(), n_slots) {}
+
   struct Block {
     std::shared_ptr<void> memory;
-    int64_t floats = 0;
+    size_t bytes = 0;
   };
   Block blocks[n_buffers];
   Tensor x;  // the residual stream
-
-  std::vector<int32_t> block_tables;
-  int64_t max_blocks = 0;
-
-  std::vector<float> cos, sin;
-  int64_t rope_positions = 0;
   RopeTable rope;
+  int64_t rope_positions = 0;
+  std::vector<float> cos, sin;
 
-  // Router outputs and inputs.
-  std::vector<int32_t> ids, original_ids;
-  std::vector<float> weights, margin, scores, shared_scale;
-  std::vector<uint8_t> banned;
-  RouteFault fault;
-  std::vector<RouterProgram> programs;
-  std::vector<uint8_t> active;  // [n_tokens, n_edits]
-  std::vector<uint64_t> record_hash;
-  std::vector<uint32_t> samples;
-  int32_t n_edits = 0;
-  bool any_edits = false, any_router_edits = false;
-  bool route_ready = false;  // margin and ids are those of the current layer
+  // This step's inputs, in memory of the device.
+  StepInputs inputs;
+  int64_t token_capacity = 0, sequence_capacity = 0, max_blocks = 0, max_keys = 0;
+  BatchView view;
+  const int32_t *tokens = nullptr, *logit_rows = nullptr, *targets = nullptr;
+  const SampleParams* sampling = nullptr;
+  const uint32_t* step = nullptr;
+  RouteBatch route_batch;              // but for its layer and programs
+  const RouterProgram* programs = nullptr;   // [moe layer][sequence_capacity]
+  // Written by the step and read back at its end, in one transfer: fault and leaks, chosen tokens, log p.
+  size_t status_at = 0, status_bytes = 0, chosen_at = 0, log_probs_at = 0;
+  std::shared_ptr<void> status_host;
+  size_t status_host_bytes = 0;
+
+  std::vector<int32_t> moe_layers;
+  DeviceEdits edits;
+  RouteRing ring;
+  bool ring_only = false;              // the sink wants nothing but routes
+  bool records = false;                // routes go to the ring
+
+  std::vector<uint8_t> active;         // [n_tokens, edit_capacity]
+  int32_t edit_capacity = 0;
+  bool any_point_edits = false, any_router_edits = false;
+  // Of the layer that runs, where an edit or a point looks at them.
+  bool route_there = false, route_copied = false;
+  std::vector<int32_t> host_ids;
+  std::vector<float> host_margin;
   std::vector<RowRange> ranges;
+  std::vector<unsigned char> raw;
+  std::vector<float> host_values;
+  bool odd = false;                    // which of the two buffers of logits this step uses
+  Tensor logits;
+  uint64_t leaks = 0;
 };
 
 Forward::Forward(Backend& backend, const Model& model, const Weights& weights, int32_t max_slots)
@@ -121,23 +171,38 @@ Forward::Forward(Backend& backend, const Model& model, const Weights& weights, i
       model_(model),
       weights_(weights),
       max_slots_(std::max(max_slots, model.n_active())),
-      workspace_(std::make_shared<Workspace>()) {}
+      workspace_(std::make_shared<Workspace>(backend, model, max_slots_)) {}
+
+Forward::~Forward() { backend_.forget_graphs(); }   // they name memory of the workspace
+
+template <class T>
+T* Forward::array(int index, int64_t n) {
+  Workspace::Block& block = workspace_->blocks[index];
+  const size_t bytes = static_cast<size_t>(n) * sizeof(T);
+  if (block.bytes < bytes || !block.memory) {
+    backend_.forget_graphs();
+    block.memory.reset();
+    block.memory = backend_.allocate(bytes);
+    block.bytes = bytes;
+  }
+  return static_cast<T*>(block.memory.get());
+}
 
 Tensor Forward::buffer(int index, int64_t rows, int64_t cols) {
-  Workspace::Block& block = workspace_->blocks[index];
-  if (block.floats < rows * cols) {
-    block.memory.reset();
-    block.memory = backend_.allocate(static_cast<size_t>(rows * cols) * sizeof(float));
-    block.floats = rows * cols;
-  }
-  return Tensor(static_cast<float*>(block.memory.get()), rows, cols);
+  return Tensor(array<float>(index, rows * cols), rows, cols);
+}
+
+Tensor Forward::operand(int index, int64_t rows, int64_t cols) {
+  if (backend_.operand_dtype() == DType::f32) return buffer(index, rows, cols);
+  const int64_t stride = (cols + 7) / 8 * 8;   // rows begin at multiples of 16 bytes
+  return Tensor(reinterpret_cast<float*>(array<uint16_t>(index, rows * stride)), rows, cols, stride, DType::bf16);
 }
 
 void Forward::prepare_rope(int64_t n_positions) {
   Workspace& w = *workspace_;
   const int64_t half = static_cast<int64_t>(model_.rope.inv_freq.size());
   if (n_positions > w.rope_positions) {
-    int64_t grown = std::max<int64_t>(256, w.rope_positions);
+    int64_t grown = std::max<int64_t>(1024, w.rope_positions);
     while (grown < n_positions) grown *= 2;
     w.cos.resize(grown * half);
     w.sin.resize(grown * half);
@@ -150,87 +215,211 @@ void Forward::prepare_rope(int64_t n_positions) {
       }
     }
     w.rope_positions = grown;
+    float* cos = array<float>(rope_cos, grown * half);
+    float* sin = array<float>(rope_sin, grown * half);
+    backend_.upload(cos, w.cos.data(), w.cos.size() * sizeof(float));
+    backend_.upload(sin, w.sin.data(), w.sin.size() * sizeof(float));
+    w.rope = {cos, sin, grown, model_.rope.n_dims(), model_.rope.adjacent};
   }
-  w.rope = {w.cos.data(), w.sin.data(), w.rope_positions, model_.rope.n_dims(), model_.rope.adjacent};
 }
 
 void Forward::prepare(const Batch& batch) {
   Workspace& w = *workspace_;
-  const int64_t n_tokens = batch.n_tokens(), n_sequences = static_cast<int64_t>(batch.slots.size());
-
-  w.max_blocks = 1;
-  for (const Batch::Slot& slot : batch.slots)
-    w.max_blocks = std::max<int64_t>(w.max_blocks, static_cast<int64_t>(slot.kv->blocks().size()));
-  w.block_tables.assign(n_sequences * w.max_blocks, 0);
-  for (int64_t s = 0; s < n_sequences; ++s)
-    std::copy(batch.slots[s].kv->blocks().begin(), batch.slots[s].kv->blocks().end(),
-              w.block_tables.begin() + s * w.max_blocks);
+  const int64_t n_tokens = batch.n_tokens();
+  w.any_point_edits = w.any_router_edits = false;
+  int32_t n_edits = 0;
+  for (const Batch::Slot& slot : batch.slots) {
+    if (!slot.edits) continue;
+    w.any_router_edits = w.any_router_edits || slot.edits->has_router_edits();
+    w.any_point_edits = w.any_point_edits || slot.edits->plan().has_point_edits();
+    n_edits = std::max(n_edits, slot.edits->plan().n_edits());
+  }
+  w.edit_capacity = static_cast<int32_t>((n_edits + 7) / 8 * 8);
+  w.active.assign(n_tokens * w.edit_capacity, 0);
+  for (const Batch::Slot& slot : batch.slots) {
+    if (!slot.edits) continue;
+    for (int64_t t = slot.first_row; t < slot.first_row + slot.n_rows; ++t)
+      slot.edits->active(batch.positions[t], w.active.data() + t * w.edit_capacity);
+  }
 
   int32_t last = 0;
   for (int32_t position : batch.positions) last = std::max(last, position);
   prepare_rope(last + 1);
+  w.max_keys = power_of_two(last + 1, 256);
 
-  w.any_edits = w.any_router_edits = false;
-  w.n_edits = 0;
-  w.record_hash.assign(n_sequences, 0);
-  w.samples.assign(n_sequences, 0);
-  for (int64_t s = 0; s < n_sequences; ++s) {
-    const BoundEdits* edits = batch.slots[s].edits;
-    if (!edits) continue;
-    w.any_edits = true;
-    w.any_router_edits = w.any_router_edits || edits->has_router_edits();
-    w.n_edits = std::max(w.n_edits, edits->plan().n_edits());
-    w.record_hash[s] = edits->record_hash();
-    w.samples[s] = edits->sample();
-  }
-  if (w.any_edits) {
-    w.active.assign(n_tokens * w.n_edits, 0);
-    for (const Batch::Slot& slot : batch.slots) {
-      if (!slot.edits) continue;
-      for (int64_t t = slot.first_row; t < slot.first_row + slot.n_rows; ++t)
-        slot.edits->active(batch.positions[t], w.active.data() + t * w.n_edits);
+  w.ranges.clear();
+  for (const Batch::Slot& slot : batch.slots)
+    w.ranges.push_back({slot.sample, batch.positions[slot.first_row], slot.n_rows, slot.first_row});
+  w.ring_only = sink_ && RouteRing::serves(*sink_, w.moe_layers, model_.n_layers());
+  prepare_inputs(batch);
+}
+
+// One image of everything that the device needs to know of this step. Its layout depends on capacities alone.
+void Forward::prepare_inputs(const Batch& batch) {
+  Workspace& w = *workspace_;
+  const int64_t n_tokens = batch.n_tokens(), n_sequences = static_cast<int64_t>(batch.slots.size());
+  w.token_capacity = power_of_two(n_tokens, max_captured_tokens);
+  w.sequence_capacity = power_of_two(n_sequences, 8);
+  int64_t max_blocks = 1;
+  for (const Batch::Slot& slot : batch.slots)
+    max_blocks = std::max<int64_t>(max_blocks, static_cast<int64_t>(slot.kv->blocks().size()));
+  w.max_blocks = power_of_two(max_blocks, 16);
+
+  const bool records = sink_ && !w.moe_layers.empty();
+  uint32_t step = 0;
+  if (records) step = w.ring.begin(*sink_, n_tokens, w.any_router_edits);
+  w.records = records && w.ring.mask() != 0;
+
+  StepInputs& in = w.inputs;
+  in.begin();
+  w.status_at = in.add<uint64_t>(2);
+  w.chosen_at = in.add<int32_t>(w.token_capacity);
+  w.log_probs_at = in.add<double>(batch.targets.empty() ? 0 : w.token_capacity);
+  w.status_bytes = w.log_probs_at + (batch.targets.empty() ? 0 : w.token_capacity * sizeof(double)) - w.status_at;
+  in.host<uint64_t>(w.status_at)[0] = no_fault;
+  const size_t step_at = in.add<uint32_t>(std::span<const uint32_t>(&step, 1), 1);
+  auto list = [&](const std::vector<int32_t>& values) {
+    return in.add<int32_t>(std::span<const int32_t>(values), w.token_capacity);
+  };
+  const size_t tokens = list(batch.tokens), positions = list(batch.positions), sequences = list(batch.sequences),
+               kv_rows = list(batch.kv_rows), logit_rows = list(batch.logit_rows), targets = list(batch.targets);
+  const size_t sampling = in.add<SampleParams>(std::span<const SampleParams>(batch.sampling), w.token_capacity);
+  const size_t tables = in.add<int32_t>(w.sequence_capacity * w.max_blocks);
+  for (int64_t s = 0; s < n_sequences; ++s)
+    std::copy(batch.slots[s].kv->blocks().begin(), batch.slots[s].kv->blocks().end(),
+              in.host<int32_t>(tables) + s * w.max_blocks);
+  size_t active = 0, hashes = 0, samples = 0, programs = 0;
+  if (w.any_router_edits) {
+    active = in.add<uint8_t>(std::span<const uint8_t>(w.active), w.token_capacity * w.edit_capacity);
+    hashes = in.add<uint64_t>(w.sequence_capacity);
+    samples = in.add<uint32_t>(w.sequence_capacity);
+    programs = in.add<RouterProgram>(static_cast<int64_t>(w.moe_layers.size()) * w.sequence_capacity);
+    std::vector<const BoundEdits*> running;
+    for (int64_t s = 0; s < n_sequences; ++s) {
+      const BoundEdits* edits = batch.slots[s].edits;
+      if (!edits) continue;
+      running.push_back(edits);
+      in.host<uint64_t>(hashes)[s] = edits->record_hash();
+      in.host<uint32_t>(samples)[s] = edits->sample();
+      const auto& of_layers = w.edits.programs(*edits);
+      for (size_t l = 0; l < of_layers.size(); ++l)
+        in.host<RouterProgram>(programs)[static_cast<int64_t>(l) * w.sequence_capacity + s] = of_layers[l];
     }
+    w.edits.keep_only(running);
   }
-  w.fault = RouteFault{};
+  in.upload();
 
-  if (sink_) {
-    w.ranges.clear();
-    for (const Batch::Slot& slot : batch.slots)
-      w.ranges.push_back({slot.sample, batch.positions[slot.first_row], slot.n_rows, slot.first_row});
+  w.step = in.device<uint32_t>(step_at);
+  w.tokens = in.device<int32_t>(tokens);
+  w.logit_rows = in.device<int32_t>(logit_rows);
+  w.targets = in.device<int32_t>(targets);
+  w.sampling = in.device<SampleParams>(sampling);
+  w.view = {n_tokens,
+            in.device<int32_t>(positions),
+            in.device<int32_t>(sequences),
+            in.device<int32_t>(kv_rows),
+            in.device<int32_t>(tables),
+            w.max_blocks,
+            KvPool::block_size,
+            w.max_keys};
+  w.route_batch = {};
+  w.route_batch.n_tokens = n_tokens;
+  w.route_batch.positions = w.view.positions;
+  w.route_batch.sequences = w.view.sequences;
+  w.programs = nullptr;
+  if (w.any_router_edits) {
+    w.programs = in.device<RouterProgram>(programs);
+    w.route_batch.active = in.device<uint8_t>(active);
+    w.route_batch.n_edits = w.edit_capacity;
+    w.route_batch.record_hash = in.device<uint64_t>(hashes);
+    w.route_batch.samples = in.device<uint32_t>(samples);
   }
 }
 
-BatchView Forward::view() const {
+// Everything that decides which ops are enqueued, with which sizes and addresses. Addresses of buffers are not among
+// them: they move only where a buffer grows, and then all graphs are forgotten.
+std::vector<int64_t> Forward::graph_key(const Batch& batch) const {
   const Workspace& w = *workspace_;
-  return {batch_->n_tokens(),     batch_->positions.data(), batch_->sequences.data(),
-          batch_->kv_rows.data(), w.block_tables.data(),    w.max_blocks,
-          KvPool::block_size};
+  return {batch.n_tokens(),
+          static_cast<int64_t>(batch.slots.size()),
+          static_cast<int64_t>(batch.logit_rows.size()),
+          static_cast<int64_t>(batch.sampling.size()),
+          static_cast<int64_t>(batch.targets.size()),
+          w.token_capacity,
+          w.sequence_capacity,
+          w.max_blocks,
+          w.max_keys,
+          w.any_router_edits ? w.edit_capacity : -1,
+          w.records ? w.ring.mask() : 0,
+          w.ring.generation(),
+          w.odd,
+          reinterpret_cast<int64_t>(batch.slots.front().kv->pool().layer(0).keys),
+          reinterpret_cast<int64_t>(this)};
+}
+
+const float* Forward::on_host(Tensor x) {
+  if (backend_.shares_host_memory()) return x.data;
+  Workspace& w = *workspace_;
+  const size_t width = x.dtype == DType::f32 ? 4 : 2;
+  w.raw.resize(static_cast<size_t>((x.rows - 1) * x.stride + x.cols) * width);
+  backend_.download(w.raw.data(), x.data, w.raw.size());
+  w.host_values.resize(static_cast<size_t>(x.rows * x.cols));
+  for (int64_t r = 0; r < x.rows; ++r) {
+    const unsigned char* from = w.raw.data() + static_cast<size_t>(r * x.stride) * width;
+    float* to = w.host_values.data() + r * x.cols;
+    if (width == 4) {
+      std::memcpy(to, from, static_cast<size_t>(x.cols) * 4);
+      continue;
+    }
+    for (int64_t c = 0; c < x.cols; ++c) {
+      uint16_t half;
+      std::memcpy(&half, from + 2 * c, 2);
+      to[c] = std::bit_cast<float>(static_cast<uint32_t>(half) << 16);
+    }
+  }
+  return w.host_values.data();
+}
+
+bool Forward::looked_at(Point point, int64_t l) const {
+  if (workspace_->any_point_edits) return true;
+  return sink_ && !workspace_->ring_only && sink_->wants(point, static_cast<int32_t>(l));
 }
 
 // The one place where points are read and written: a write first, then the read, so that a record holds what the later
 // layers saw.
 void Forward::point(Point point, int64_t l, Tensor x, int32_t n_slots) {
-  if (workspace_->any_edits) edit(point, l, x, n_slots);
-  if (sink_ && sink_->wants(point, static_cast<int32_t>(l))) {
-    backend_.synchronize();
-    sink_->take(point, static_cast<int32_t>(l), x.data, x.cols * n_slots);
-  }
+  if (workspace_->any_point_edits) edit(point, l, x, n_slots);
+  if (sink_ && !workspace_->ring_only && sink_->wants(point, static_cast<int32_t>(l)))
+    sink_->take(point, static_cast<int32_t>(l), on_host(x), x.cols * n_slots);
+}
+
+// Ids and margins of the layer that runs.
+void Forward::route_on_host(int64_t n_tokens) {
+  Workspace& w = *workspace_;
+  if (w.route_copied || !w.route_there) return;
+  w.host_ids.resize(n_tokens * max_slots_);
+  w.host_margin.resize(n_tokens);
+  backend_.download(w.host_ids.data(), array<int32_t>(route_ids, n_tokens * max_slots_), w.host_ids.size() * 4);
+  backend_.download(w.host_margin.data(), array<float>(route_margin, n_tokens), w.host_margin.size() * 4);
+  w.route_copied = true;
 }
 
 void Forward::edit(Point point, int64_t l, Tensor x, int32_t n_slots) {
-  const Workspace& w = *workspace_;
+  Workspace& w = *workspace_;
   const bool per_slot = point_info(point).slots();
   std::vector<int32_t> rows, value_rows;
   for (const Batch::Slot& slot : batch_->slots) {
     if (!slot.edits) continue;
     for (const PointEdit& edit : slot.edits->point_edits(point, static_cast<int32_t>(l))) {
+      const bool by_margin = w.route_there && !std::isinf(edit.margin_below);
+      if (per_slot || by_margin) route_on_host(batch_->n_tokens());
       rows.clear();
       value_rows.clear();
       for (int64_t t = slot.first_row; t < slot.first_row + slot.n_rows; ++t) {
-        if (!w.active[t * w.n_edits + edit.edit]) continue;
-        if (w.route_ready && w.margin[t] >= edit.margin_below && !std::isinf(edit.margin_below)) continue;
+        if (!w.active[t * w.edit_capacity + edit.edit]) continue;
+        if (by_margin && w.host_margin[t] >= edit.margin_below) continue;
         for (int32_t i = 0; i < n_slots; ++i) {
-          const int32_t expert = per_slot ? w.ids[t * max_slots_ + i] : 0;
+          const int32_t expert = per_slot ? w.host_ids[t * max_slots_ + i] : 0;
           if (per_slot && (expert < 0 ||
                            !(edit.all_experts || std::binary_search(edit.experts.begin(), edit.experts.end(), expert))))
             continue;
@@ -245,232 +434,254 @@ void Forward::edit(Point point, int64_t l, Tensor x, int32_t n_slots) {
   }
 }
 
-Tensor Forward::run(const Batch& batch, ProbeSink* sink) {
+void Forward::launch(const Batch& batch, ProbeSink* sink) {
   batch_ = &batch;
   sink_ = sink;
   prepare(batch);
   Workspace& w = *workspace_;
-  const int64_t n_tokens = batch.n_tokens();
-  if (sink_)
-    sink_->begin(
-        {n_tokens, w.ranges, batch.tokens.data(), batch.positions.data(), batch.phase.data(), batch.spans.data()});
-
-  w.x = buffer(residual, n_tokens, model_.d_model);
-  w.route_ready = false;
-  backend_.embed(w.x, weights_.embed, batch.tokens.data());
-  point(Point::embed, -1, w.x);
-  for (int64_t l = 0; l < model_.n_layers(); ++l) {
-    w.route_ready = false;
-    point(Point::resid_in, l, w.x);
-    attention(l, batch);
-    point(Point::resid_mid, l, w.x);
-    feed_forward(l, batch);
-    point(Point::resid_out, l, w.x);
+  w.odd = !w.odd;
+  w.logits = Tensor(nullptr, static_cast<int64_t>(batch.logit_rows.size()), model_.n_vocab);
+  const StepRows rows{batch.n_tokens(),      w.ranges,           batch.tokens.data(), batch.positions.data(),
+                      batch.phase.data(), batch.spans.data()};
+  const bool stops = w.any_point_edits || (sink_ && !w.ring_only);   // for points that the host reads or writes
+  if (sink_ && !w.ring_only) {
+    w.ring.flush(*sink_);
+    sink_->begin(rows);
   }
-  w.route_ready = false;
+  if (!stops && batch.n_tokens() <= max_captured_tokens) {
+    if (w.logits.rows > 0) w.logits = buffer(w.odd ? logits_odd : logits_even, w.logits.rows, model_.n_vocab);
+    backend_.replay(graph_key(batch), [&] { enqueue(batch); });
+  } else {
+    enqueue(batch);
+  }
+  if (sink_ && w.ring_only) w.ring.end(rows);
+  if (sink_ && !w.ring_only) {
+    if (w.records) w.ring.take_now(*sink_);
+    sink_->end();
+  }
+}
 
-  const bool all_rows = sink_ && (sink_->wants(Point::final_normed, -1) || sink_->wants(Point::logits, -1));
-  const int64_t n_logits = static_cast<int64_t>(batch.logit_rows.size());
-  Tensor out(nullptr, n_logits, model_.n_vocab);
-  if (all_rows || w.any_edits) {
-    Tensor h = buffer(normed, n_tokens, model_.d_model);
-    backend_.rmsnorm(h, w.x, weights_.final_norm, model_.norm_eps);
+Outputs Forward::finish() {
+  Workspace& w = *workspace_;
+  if (w.status_host_bytes < w.status_bytes) {
+    w.status_host = backend_.allocate_host(w.status_bytes);
+    w.status_host_bytes = w.status_bytes;
+  }
+  backend_.download(w.status_host.get(), w.inputs.device<unsigned char>(w.status_at), w.status_bytes);
+  const auto* bytes = static_cast<const unsigned char*>(w.status_host.get());
+  auto at = [&]<class T>(size_t offset, const T*) { return reinterpret_cast<const T*>(bytes + (offset - w.status_at)); };
+  const uint64_t* status = at(w.status_at, static_cast<const uint64_t*>(nullptr));
+  const Batch& batch = *batch_;
+  sink_ = nullptr;
+  batch_ = nullptr;
+  if (status[0] != no_fault) {
+    const RouteFault fault = unpack_fault(status[0]);
+    const Batch::Slot& slot = batch.slots[batch.sequences[fault.token]];
+    throw slot.edits ? slot.edits->fault_error(fault, fault.layer, batch.positions[fault.token])
+                     : Error("layer " + std::to_string(fault.layer) + " router",
+                             "expected finite logits, found NaN or infinity at position " +
+                                 std::to_string(batch.positions[fault.token]));
+  }
+  if (status[1] != 0)
+    throw Error("routing", "expected no suppressed expert to run, found " + std::to_string(status[1]) + " that did");
+  return {w.logits,
+          {at(w.chosen_at, static_cast<const int32_t*>(nullptr)), batch.sampling.size()},
+          {at(w.log_probs_at, static_cast<const double*>(nullptr)), batch.targets.size()}};
+}
+
+void Forward::flush(ProbeSink& sink) { workspace_->ring.flush(sink); }
+
+Tensor Forward::next_norm(Tensor delta, std::span<const PointAt> points, Vector weight) {
+  Workspace& w = *workspace_;
+  Tensor h = operand(normed, w.x.rows, model_.d_model);
+  bool looked = false;
+  for (const PointAt& at : points) looked = looked || looked_at(at.point, at.layer);
+  if (delta && !looked) {
+    backend_.add_rmsnorm(w.x, delta, h, weight, model_.norm_eps);
+    return h;
+  }
+  if (delta) backend_.add(w.x, w.x, delta);
+  for (const PointAt& at : points) point(at.point, at.layer, w.x);
+  backend_.rmsnorm(h, w.x, weight, model_.norm_eps);
+  return h;
+}
+
+void Forward::enqueue(const Batch& batch) {
+  Workspace& w = *workspace_;
+  const int64_t n_tokens = batch.n_tokens();
+  w.x = buffer(residual, n_tokens, model_.d_model);
+  w.route_there = false;
+  backend_.embed(w.x, weights_.embed, w.tokens);
+  point(Point::embed, -1, w.x);
+  Tensor delta;
+  std::vector<PointAt> between;
+  for (int64_t l = 0; l < model_.n_layers(); ++l) {
+    const int32_t layer = static_cast<int32_t>(l);
+    between.clear();
+    if (l > 0) between.push_back({Point::resid_out, layer - 1});
+    between.push_back({Point::resid_in, layer});
+    attention(l, next_norm(delta, between, weights_.layers[l].attn_norm));
+    delta = buffer(block_out, n_tokens, model_.d_model);
+    point(Point::attn_out, l, delta);
+    const PointAt mid{Point::resid_mid, layer};
+    feed_forward(l, next_norm(delta, {&mid, 1}, weights_.layers[l].ffn_norm));
+  }
+  head(batch, delta);
+}
+
+// The last addition to the residual stream, the final norm, and the logits that somebody wants.
+void Forward::head(const Batch& batch, Tensor delta) {
+  Workspace& w = *workspace_;
+  const int64_t n_tokens = batch.n_tokens(), n_logits = static_cast<int64_t>(batch.logit_rows.size());
+  const PointAt last{Point::resid_out, static_cast<int32_t>(model_.n_layers()) - 1};
+  const bool records_logits = sink_ && !w.ring_only && sink_->wants(Point::logits, -1);
+  const bool every_row = looked_at(Point::final_normed, -1) || records_logits;
+  Tensor out = n_logits > 0 ? buffer(w.odd ? logits_odd : logits_even, n_logits, model_.n_vocab) : Tensor();
+  if (every_row || n_logits == n_tokens) {
+    Tensor h = next_norm(delta, {&last, 1}, weights_.final_norm);
+    w.route_there = false;
     point(Point::final_normed, -1, h);
-    if (sink_ && sink_->wants(Point::logits, -1)) {
-      Tensor every = buffer(logits, n_tokens + n_logits, model_.n_vocab);
-      backend_.matmul(every.first_rows(n_tokens), h, weights_.lm_head, {});
-      point(Point::logits, -1, every.first_rows(n_tokens));
-      out.data = every.row(n_tokens);
-      out.stride = model_.n_vocab;
-      if (n_logits > 0) backend_.gather_rows(out, every.first_rows(n_tokens), batch.logit_rows);
+    if (records_logits) {
+      Tensor every = buffer(all_logits, n_tokens, model_.n_vocab);
+      backend_.matmul(every, h, weights_.lm_head, {});
+      point(Point::logits, -1, every);
+      if (n_logits > 0) backend_.gather_rows(out, every, w.logit_rows);
+    } else if (n_logits == n_tokens) {
+      backend_.matmul(out, h, weights_.lm_head, {});
     } else if (n_logits > 0) {
-      Tensor picked = buffer(logit_input, n_logits, model_.d_model);
-      backend_.gather_rows(picked, h, batch.logit_rows);
-      out = buffer(logits, n_logits, model_.n_vocab);
+      Tensor picked = operand(logit_input, n_logits, model_.d_model);
+      backend_.gather_rows(picked, h, w.logit_rows);
       backend_.matmul(out, picked, weights_.lm_head, {});
     }
-  } else if (n_logits > 0) {
-    Tensor picked = buffer(logit_input, n_logits, model_.d_model);
-    backend_.gather_rows(picked, w.x, batch.logit_rows);
-    backend_.rmsnorm(picked, picked, weights_.final_norm, model_.norm_eps);
-    out = buffer(logits, n_logits, model_.n_vocab);
-    backend_.matmul(out, picked, weights_.lm_head, {});
+  } else {
+    backend_.add(w.x, w.x, delta);
+    point(Point::resid_out, last.layer, w.x);
+    if (n_logits > 0) {
+      Tensor picked = buffer(picked_residual, n_logits, model_.d_model);
+      backend_.gather_rows(picked, w.x, w.logit_rows);
+      Tensor h = operand(logit_input, n_logits, model_.d_model);
+      backend_.rmsnorm(h, picked, weights_.final_norm, model_.norm_eps);
+      backend_.matmul(out, h, weights_.lm_head, {});
+    }
   }
-  backend_.synchronize();
-  if (sink_) sink_->end();
-  if (leaks_ != 0)
-    throw Error("routing", "expected no suppressed expert to run, found " + std::to_string(leaks_) + " that did");
-  sink_ = nullptr;
-  return out;
+  w.logits = out ? out : w.logits;
+  if (!batch.sampling.empty())
+    backend_.sample(w.inputs.device<int32_t>(w.chosen_at), out, w.sampling);
+  if (!batch.targets.empty()) backend_.log_probs(w.inputs.device<double>(w.log_probs_at), out, w.targets);
 }
 
-void Forward::attention(int64_t l, const Batch& batch) {
-  Workspace& w = *workspace_;
-  const Layer& layer = model_.layers[l];
+void Forward::attention(int64_t l, Tensor h) {
   const LayerWeights& weights = weights_.layers[l];
-  backend_.rmsnorm(buffer(normed, batch.n_tokens(), model_.d_model), w.x, weights.attn_norm, model_.norm_eps);
-  std::visit(overloaded{[&](const Gqa& a) { gqa(l, a, std::get<GqaWeights>(weights.attention), batch); },
-                        [&](const Mla& a) { mla(l, a, std::get<MlaWeights>(weights.attention), batch); }},
-             layer.attention);
-  Tensor out = buffer(block_out, batch.n_tokens(), model_.d_model);
-  point(Point::attn_out, l, out);
-  backend_.add(w.x, w.x, out);
+  std::visit(overloaded{[&](const Gqa& a) { gqa(l, a, std::get<GqaWeights>(weights.attention), h); },
+                        [&](const Mla& a) { mla(l, a, std::get<MlaWeights>(weights.attention), h); }},
+             model_.layers[l].attention);
 }
 
-void Forward::gqa(int64_t l, const Gqa& a, const GqaWeights& weights, const Batch& batch) {
+void Forward::gqa(int64_t l, const Gqa& a, const GqaWeights& weights, Tensor h) {
   Workspace& w = *workspace_;
-  const int64_t n_tokens = batch.n_tokens();
-  Tensor h = buffer(normed, n_tokens, model_.d_model);
+  const int64_t n_tokens = h.rows;
   Tensor q = buffer(query, n_tokens, a.n_heads * a.d_head);
   Tensor k = buffer(key, n_tokens, a.n_kv_heads * a.d_head);
   Tensor v = buffer(value, n_tokens, a.n_kv_heads * a.d_head);
-  backend_.matmul(q, h, weights.q, weights.q_bias);
-  backend_.matmul(k, h, weights.k, weights.k_bias);
-  backend_.matmul(v, h, weights.v, weights.v_bias);
-  if (a.qk_norm == Gqa::QkNorm::per_head) {
-    backend_.rmsnorm(q.split(a.n_heads), q.split(a.n_heads), weights.q_norm, model_.norm_eps);
-    backend_.rmsnorm(k.split(a.n_kv_heads), k.split(a.n_kv_heads), weights.k_norm, model_.norm_eps);
-  } else if (a.qk_norm == Gqa::QkNorm::whole) {
-    backend_.rmsnorm(q, q, weights.q_norm, model_.norm_eps);
-    backend_.rmsnorm(k, k, weights.k_norm, model_.norm_eps);
+  const Product projections[] = {
+      {q, &weights.q, weights.q_bias}, {k, &weights.k, weights.k_bias}, {v, &weights.v, weights.v_bias}};
+  backend_.matmul_many(h, projections);
+  const KvCache cache = batch_->slots.front().kv->pool().layer(l);
+  Backend::HeadsArgs heads{a.n_heads, a.n_kv_heads, a.d_head, {}, {}, model_.norm_eps, a.clip, w.rope};
+  if (a.qk_norm != Gqa::QkNorm::none) {
+    heads.q_norm = weights.q_norm;
+    heads.k_norm = weights.k_norm;
   }
-  if (a.clip > 0) {
-    backend_.clamp(q, a.clip);
-    backend_.clamp(k, a.clip);
-    backend_.clamp(v, a.clip);
-  }
-  backend_.rope(q, a.n_heads, 0, w.rope, batch.positions.data());
-  backend_.rope(k, a.n_kv_heads, 0, w.rope, batch.positions.data());
-
-  const KvCache cache = batch.slots.front().kv->pool().layer(l);
-  backend_.store_rows(cache.keys, cache.key_stride, k, batch.kv_rows.data());
-  backend_.store_rows(cache.values, cache.value_stride, v, batch.kv_rows.data());
-  Tensor core = buffer(attended, n_tokens, a.n_heads * a.d_head);
-  backend_.attention(core, q, cache, view(),
+  backend_.prepare_heads(q, k, v, heads, cache, w.view);
+  Tensor core = operand(attended, n_tokens, a.n_heads * a.d_head);
+  backend_.attention(core, q, cache, w.view,
                      {a.n_heads, a.n_kv_heads, a.d_head, a.d_head, a.scale, a.window, weights.sinks.data});
   backend_.matmul(buffer(block_out, n_tokens, model_.d_model), core, weights.o, weights.o_bias);
 }
 
-void Forward::mla(int64_t l, const Mla& a, const MlaWeights& weights, const Batch& batch) {
+void Forward::mla(int64_t l, const Mla& a, const MlaWeights& weights, Tensor h) {
   Workspace& w = *workspace_;
-  const int64_t n_tokens = batch.n_tokens(), d_query = a.d_nope + a.d_rope, d_cached = a.d_latent + a.d_rope;
-  Tensor h = buffer(normed, n_tokens, model_.d_model);
+  const int64_t n_tokens = h.rows, d_query = a.d_nope + a.d_rope, d_cached = a.d_latent + a.d_rope;
   Tensor q = buffer(query, n_tokens, a.n_heads * d_query);
-  if (a.q_rank > 0) {
-    Tensor low = buffer(query_low, n_tokens, a.q_rank);
-    backend_.matmul(low, h, weights.q_a, weights.q_a_bias);
-    backend_.rmsnorm(low, low, weights.q_a_norm, a.latent_eps);
-    backend_.matmul(q, low, weights.q_b, {});
-  } else {
-    backend_.matmul(q, h, weights.q, {});
-  }
   Tensor kv = buffer(latent, n_tokens, d_cached);
-  backend_.matmul(kv, h, weights.kv_a, weights.kv_a_bias);
-  backend_.rmsnorm(kv.columns(0, a.d_latent), kv.columns(0, a.d_latent), weights.kv_a_norm, a.latent_eps);
-  backend_.rope(kv.columns(a.d_latent, a.d_rope), 1, 0, w.rope, batch.positions.data());
-  backend_.rope(q, a.n_heads, a.d_nope, w.rope, batch.positions.data());
-
-  const KvCache cache = batch.slots.front().kv->pool().layer(l);
-  backend_.store_rows(cache.keys, cache.key_stride, kv, batch.kv_rows.data());
+  if (a.q_rank > 0) {
+    Tensor low = buffer(query_low, n_tokens, a.q_rank), normed_low = operand(query_low_normed, n_tokens, a.q_rank);
+    const Product projections[] = {{low, &weights.q_a, weights.q_a_bias}, {kv, &weights.kv_a, weights.kv_a_bias}};
+    backend_.matmul_many(h, projections);
+    backend_.rmsnorm(normed_low, low, weights.q_a_norm, a.latent_eps);
+    backend_.matmul(q, normed_low, weights.q_b, {});
+  } else {
+    const Product projections[] = {{q, &weights.q, {}}, {kv, &weights.kv_a, weights.kv_a_bias}};
+    backend_.matmul_many(h, projections);
+  }
+  const KvCache cache = batch_->slots.front().kv->pool().layer(l);
+  backend_.prepare_latent(q, kv, {a.n_heads, a.d_nope, a.d_latent, weights.kv_a_norm, a.latent_eps, w.rope}, cache,
+                          w.view);
   Tensor absorbed = buffer(query_latent, n_tokens, a.n_heads * d_cached);
   backend_.mla_absorb(absorbed, q, weights.kv_b, a.n_heads, a.d_nope, a.d_rope, a.d_value);
-  Tensor attended_latents = buffer(attended_latent, n_tokens, a.n_heads * a.d_latent);
-  backend_.attention(attended_latents, absorbed, cache, view(),
+  Tensor attended_latents = operand(attended_latent, n_tokens, a.n_heads * a.d_latent);
+  backend_.attention(attended_latents, absorbed, cache, w.view,
                      {a.n_heads, 1, d_cached, a.d_latent, a.scale, 0, nullptr});
-  Tensor core = buffer(attended, n_tokens, a.n_heads * a.d_value);
+  Tensor core = operand(attended, n_tokens, a.n_heads * a.d_value);
   backend_.mla_expand(core, attended_latents, weights.kv_b, a.n_heads, a.d_nope, a.d_value);
   backend_.matmul(buffer(block_out, n_tokens, model_.d_model), core, weights.o, weights.o_bias);
 }
 
-void Forward::feed_forward(int64_t l, const Batch& batch) {
+void Forward::feed_forward(int64_t l, Tensor h) {
   Workspace& w = *workspace_;
   const LayerWeights& weights = weights_.layers[l];
-  const int64_t n_tokens = batch.n_tokens();
-  Tensor h = buffer(normed, n_tokens, model_.d_model);
-  backend_.rmsnorm(h, w.x, weights.ffn_norm, model_.norm_eps);
-  Tensor out = buffer(block_out, n_tokens, model_.d_model);
+  Tensor out = buffer(block_out, h.rows, model_.d_model);
+  w.route_there = w.route_copied = false;
   if (const Moe* m = model_.layers[l].moe()) {
-    moe(l, *m, std::get<MoeWeights>(weights.ffn), batch);
+    moe(l, *m, std::get<MoeWeights>(weights.ffn), h);
     point(Point::moe_out, l, out);
   } else {
     const auto& dense = std::get<DenseWeights>(weights.ffn);
-    Tensor hidden = buffer(ffn_hidden, n_tokens, std::get<Dense>(model_.layers[l].ffn).d_ff);
+    Tensor hidden = operand(ffn_hidden, h.rows, std::get<Dense>(model_.layers[l].ffn).d_ff);
     backend_.gated_hidden(hidden, h, dense.gate, dense.up, model_.activation);
     backend_.matmul(out, hidden, dense.down, {});
     point(Point::mlp_out, l, out);
   }
-  backend_.add(w.x, w.x, out);
 }
 
-void Forward::moe(int64_t l, const Moe& moe, const MoeWeights& weights, const Batch& batch) {
+void Forward::moe(int64_t l, const Moe& moe, const MoeWeights& weights, Tensor h) {
   Workspace& w = *workspace_;
-  const int64_t n_tokens = batch.n_tokens(), n_sequences = static_cast<int64_t>(batch.slots.size());
-  const int64_t n_experts = moe.router.n_experts;
-  const int32_t layer = static_cast<int32_t>(l);
-  Tensor h = buffer(normed, n_tokens, model_.d_model);
+  const int64_t n_tokens = h.rows, n_experts = moe.router.n_experts;
+  const int64_t index = std::lower_bound(w.moe_layers.begin(), w.moe_layers.end(), l) - w.moe_layers.begin();
   Tensor z = buffer(router_logits, n_tokens, n_experts);
-  backend_.matmul(z, h, weights.router, weights.router_bias);
-
-  w.ids.resize(n_tokens * max_slots_);
-  w.original_ids.resize(n_tokens * max_slots_);
-  w.weights.resize(n_tokens * max_slots_);
-  w.margin.resize(n_tokens);
-  w.scores.resize(n_tokens * n_experts);
-  w.shared_scale.resize(n_tokens);
-  w.banned.resize(n_tokens * n_experts);
-  Route route{max_slots_,      w.ids.data(),    w.weights.data(),      w.original_ids.data(),
-              w.margin.data(), w.scores.data(), w.shared_scale.data(), w.banned.data(),
-              &w.fault};
-  RouteBatch route_batch;
-  route_batch.n_tokens = n_tokens;
-  route_batch.positions = batch.positions.data();
-  route_batch.sequences = batch.sequences.data();
-  route_batch.layer = layer;
+  Route route;
+  route.n_slots = max_slots_;
+  route.ids = array<int32_t>(route_ids, n_tokens * max_slots_);
+  route.weights = array<float>(route_weights, n_tokens * max_slots_);
+  route.margin = array<float>(route_margin, n_tokens);
+  route.scores = w.records ? array<float>(route_scores, n_tokens * n_experts) : nullptr;
+  uint64_t* status = w.inputs.device<uint64_t>(w.status_at);
+  route.fault = status;
+  if (w.records) route.record = w.ring.record(static_cast<size_t>(index), w.step);
+  RouteBatch batch = w.route_batch;
+  batch.layer = static_cast<int32_t>(l);
   if (w.any_router_edits) {
-    w.programs.assign(n_sequences, RouterProgram{});
-    for (int64_t s = 0; s < n_sequences; ++s)
-      if (batch.slots[s].edits) w.programs[s] = batch.slots[s].edits->router(layer);
-    route_batch.programs = w.programs.data();
-    route_batch.active = w.active.data();
-    route_batch.n_edits = w.n_edits;
-    route_batch.record_hash = w.record_hash.data();
-    route_batch.samples = w.samples.data();
-  } else {
-    route.original_ids = nullptr;
-    route.shared_scale = nullptr;
-    route.banned = nullptr;
+    batch.programs = w.programs + index * w.sequence_capacity;
+    route.original_ids = array<int32_t>(route_original, n_tokens * max_slots_);
+    route.shared_scale = array<float>(route_shared_scale, n_tokens);
+    route.banned = array<uint8_t>(route_banned, n_tokens * n_experts);
   }
-  backend_.route(route, z, moe.router, weights.selection_bias.data, route_batch);
-  if (w.fault.kind != RouteFault::Kind::none) {
-    const int32_t t = w.fault.token;
-    const Batch::Slot& slot = batch.slots[batch.sequences[t]];
-    throw slot.edits
-        ? slot.edits->fault_error(w.fault, layer, batch.positions[t])
-        : Error("layer " + std::to_string(l) + " router",
-                "expected finite logits, found NaN or infinity at position " + std::to_string(batch.positions[t]));
-  }
-  w.route_ready = true;
+  backend_.route(route, z, h, weights.router, weights.router_bias.data, moe.router, weights.selection_bias.data, batch);
+  w.route_there = true;
+  w.route_copied = false;
 
-  if (sink_) {
-    point(Point::router_logits, l, z);
-    point(Point::router_scores, l, Tensor(w.scores.data(), n_tokens, n_experts));
-    if (sink_->wants(Point::router_ids, layer))
-      sink_->take_ids(layer, w.ids.data(), w.any_router_edits ? w.original_ids.data() : w.ids.data(), max_slots_);
-    point(Point::router_weights, l, Tensor(w.weights.data(), n_tokens, max_slots_));
-    point(Point::router_margin, l, Tensor(w.margin.data(), n_tokens, 1));
-  }
-
-  Tensor hidden = buffer(expert_hidden, n_tokens * max_slots_, moe.d_ff);
-  backend_.experts_hidden(hidden, h, route, n_tokens, weights.experts(), model_.activation, &leaks_);
+  const ExpertMatrices experts = weights.experts();
+  Tensor hidden = operand(expert_hidden, n_tokens * max_slots_, moe.d_ff);
+  backend_.experts_hidden(hidden, h, route, n_tokens, experts, model_.activation, status + 1);
   point(Point::expert_hidden, l, hidden, max_slots_);
   Tensor outputs = buffer(expert_out, n_tokens * max_slots_, model_.d_model);
-  backend_.experts_out(outputs, hidden, route, n_tokens, weights.experts());
+  backend_.experts_out(outputs, hidden, route, n_tokens, experts);
   point(Point::expert_out, l, outputs, max_slots_);
 
   Tensor shared;
   if (moe.d_ff_shared > 0) {
     shared = buffer(shared_out, n_tokens, model_.d_model);
-    Tensor shared_h = buffer(shared_hidden, n_tokens, moe.d_ff_shared);
+    Tensor shared_h = operand(shared_hidden, n_tokens, moe.d_ff_shared);
     backend_.gated_hidden(shared_h, h, weights.shared_gate, weights.shared_up, model_.activation);
     backend_.matmul(shared, shared_h, weights.shared_down, {});
     if (moe.shared_gate) {
@@ -478,7 +689,7 @@ void Forward::moe(int64_t l, const Moe& moe, const MoeWeights& weights, const Ba
       backend_.matmul(gate, h, weights.shared_scale, {});
       backend_.sigmoid_scale(shared, gate);
     }
-    if (w.any_router_edits) backend_.scale_rows(shared, w.shared_scale.data());
+    if (w.any_router_edits) backend_.scale_rows(shared, route.shared_scale);
     point(Point::shared_out, l, shared);
   }
   backend_.combine(buffer(block_out, n_tokens, model_.d_model), outputs, route, shared);

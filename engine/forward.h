@@ -1,4 +1,4 @@
-// The forward pass: one for all families and backends.
+// The forward pass: one for all families and backends. `weights` are those of the backend's device (device_weights.h).
 #pragma once
 #include <cstdint>
 #include <memory>
@@ -41,43 +41,72 @@ class Batch {
   std::vector<uint8_t> phase;                                  // [n_tokens] 1 = generated
   std::vector<uint32_t> spans;                                 // [n_tokens]
   std::vector<int32_t> logit_rows;                             // rows whose logits are wanted, ascending
+  // What becomes of the wanted logits, one entry each, or empty.
+  std::vector<SampleParams> sampling;  // a token is chosen
+  std::vector<int32_t> targets;        // log p of this token is wanted
+};
+
+// What a forward leaves behind.
+struct Outputs {
+  Tensor logits;                     // [batch.logit_rows.size(), n_vocab] on the device, valid until the run after next
+  std::span<const int32_t> tokens;   // [batch.sampling.size()] chosen; valid until the next run
+  std::span<const double> log_probs; // [batch.targets.size()]
 };
 
 class Forward {
  public:
   // `max_slots`: the largest k of any route (Model::n_active() unless an edit raises it).
   Forward(Backend& backend, const Model& model, const Weights& weights, int32_t max_slots);
+  ~Forward();
+  Forward(const Forward&) = delete;
+  Forward& operator=(const Forward&) = delete;
 
-  // Runs the batch: writes its keys and values, applies its edits, hands wanted points to `sink` (may be null), and
-  // returns the logits [batch.logit_rows.size(), n_vocab], valid until the next run. Throws Error when an edit cannot
-  // be applied (naming record, layer and edit) or a value is not finite.
-  Tensor run(const Batch& batch, ProbeSink* sink);
-
-  // Experts that ran although a ban forbade them, since the start. Not zero = the run must fail.
-  int64_t leaks() const { return leaks_; }
+  // Runs the batch: writes its keys and values, applies its edits, hands wanted points to `sink` (may be null). Throws
+  // Error when an edit cannot be applied (naming record, layer and edit), a value is not finite, or an expert ran that a
+  // ban forbids.
+  Outputs run(const Batch& batch, ProbeSink* sink) {
+    launch(batch, sink);
+    return finish();
+  }
+  // run() in two steps: launch() enqueues the work, so that the host has time for something else while a device computes;
+  // finish() waits for it. `batch` must live until then.
+  void launch(const Batch& batch, ProbeSink* sink);
+  Outputs finish();
+  // Hands over what is still on its way to the sink. Call it after the last run that was given it.
+  void flush(ProbeSink& sink);
 
   Backend& backend() { return backend_; }
   const Model& model() const { return model_; }
 
  private:
   struct Workspace;
-  void attention(int64_t l, const Batch& batch);
-  void gqa(int64_t l, const Gqa& attention, const GqaWeights& weights, const Batch& batch);
-  void mla(int64_t l, const Mla& attention, const MlaWeights& weights, const Batch& batch);
-  void feed_forward(int64_t l, const Batch& batch);
-  void moe(int64_t l, const Moe& moe, const MoeWeights& weights, const Batch& batch);
+  void enqueue(const Batch& batch);
+  void prepare(const Batch& batch);
+  void prepare_inputs(const Batch& batch);
+  void prepare_rope(int64_t n_positions);
+  std::vector<int64_t> graph_key(const Batch& batch) const;
+  bool looked_at(Point point, int64_t l) const;
+  // x += delta (absent: nothing) with the points in between, then the norm of x.
+  Tensor next_norm(Tensor delta, std::span<const PointAt> points, Vector weight);
+  void attention(int64_t l, Tensor h);
+  void gqa(int64_t l, const Gqa& attention, const GqaWeights& weights, Tensor h);
+  void mla(int64_t l, const Mla& attention, const MlaWeights& weights, Tensor h);
+  void feed_forward(int64_t l, Tensor h);
+  void moe(int64_t l, const Moe& moe, const MoeWeights& weights, Tensor h);
+  void head(const Batch& batch, Tensor delta);
   void point(Point point, int64_t l, Tensor x, int32_t n_slots = 1);
   void edit(Point point, int64_t l, Tensor x, int32_t n_slots);
-  void prepare(const Batch& batch);
-  void prepare_rope(int64_t n_positions);
-  BatchView view() const;
+  const float* on_host(Tensor x);
+  void route_on_host(int64_t n_tokens);
   Tensor buffer(int index, int64_t rows, int64_t cols);
+  Tensor operand(int index, int64_t rows, int64_t cols);   // in the dtype that matrix products take
+  template <class T>
+  T* array(int index, int64_t n);
 
   Backend& backend_;
   const Model& model_;
   const Weights& weights_;
   int32_t max_slots_;
-  int64_t leaks_ = 0;
   std::shared_ptr<Workspace> workspace_;
   const Batch* batch_ = nullptr;
   ProbeSink* sink_ = nullptr;

@@ -8,13 +8,13 @@
 
 namespace signalbox {
 
-int64_t KvPool::block_bytes(const Model& model) {
-  int64_t floats = 0;
+int64_t KvPool::block_bytes(const Model& model, DType dtype) {
+  int64_t elements = 0;
   for (const Layer& layer : model.layers) {
     auto [key, value] = Model::kv_width(layer);
-    floats += key + value;
+    elements += key + value;
   }
-  return floats * block_size * static_cast<int64_t>(sizeof(float));
+  return elements * block_size * static_cast<int64_t>(dtype_size(dtype));
 }
 
 KvPool::KvPool(Backend& backend, const Model& model, int64_t n_blocks) : backend_(backend) {
@@ -22,13 +22,15 @@ KvPool::KvPool(Backend& backend, const Model& model, int64_t n_blocks) : backend
   for (const Layer& layer : model.layers) {
     auto [key_width, value_width] = Model::kv_width(layer);
     KvCache cache;
+    cache.dtype = backend.kv_dtype();
+    const size_t element = dtype_size(cache.dtype);
     cache.key_stride = key_width;
-    memory_.push_back(backend.allocate(static_cast<size_t>(n_rows * key_width) * sizeof(float)));
-    cache.keys = static_cast<float*>(memory_.back().get());
+    memory_.push_back(backend.allocate(static_cast<size_t>(n_rows * key_width) * element));
+    cache.keys = memory_.back().get();
     if (value_width > 0) {
       cache.value_stride = value_width;
-      memory_.push_back(backend.allocate(static_cast<size_t>(n_rows * value_width) * sizeof(float)));
-      cache.values = static_cast<float*>(memory_.back().get());
+      memory_.push_back(backend.allocate(static_cast<size_t>(n_rows * value_width) * element));
+      cache.values = memory_.back().get();
     } else {
       cache.values = cache.keys;  // a latent serves as key and value
       cache.value_stride = key_width;
@@ -55,12 +57,12 @@ void KvPool::release(int32_t block) {
 
 int32_t KvPool::copy(int32_t block, int64_t n_positions) {
   const int32_t fresh = take();
-  std::vector<int32_t> rows(n_positions);
-  std::iota(rows.begin(), rows.end(), static_cast<int32_t>(block * block_size));
   for (const KvCache& cache : layers_) {
-    auto copy_rows = [&](float* base, int64_t stride) {
-      backend_.gather_rows(Tensor(base + fresh * block_size * stride, n_positions, stride),
-                           Tensor(base, n_blocks() * block_size, stride), rows);
+    auto copy_rows = [&](void* base, int64_t stride) {
+      const size_t row = static_cast<size_t>(stride) * dtype_size(cache.dtype);
+      auto* bytes = static_cast<unsigned char*>(base);
+      backend_.copy(bytes + static_cast<size_t>(fresh * block_size) * row,
+                    bytes + static_cast<size_t>(block * block_size) * row, static_cast<size_t>(n_positions) * row);
     };
     copy_rows(cache.keys, cache.key_stride);
     if (cache.values != cache.keys) copy_rows(cache.values, cache.value_stride);

@@ -16,11 +16,14 @@ class KvPool {
 
   // Throws Error when the device cannot hold the pool.
   KvPool(Backend& backend, const Model& model, int64_t n_blocks);
+  ~KvPool() { backend_.forget_graphs(); }   // they name its memory
+  KvPool(const KvPool&) = delete;
+  KvPool& operator=(const KvPool&) = delete;
 
   // Blocks that `n_positions` positions take.
   static int64_t blocks_for(int64_t n_positions) { return (n_positions + block_size - 1) / block_size; }
-  // Bytes that a block takes over all layers.
-  static int64_t block_bytes(const Model& model);
+  // Bytes that a block takes over all layers, in the dtype of the device.
+  static int64_t block_bytes(const Model& model, DType dtype);
 
   int64_t n_free() const { return static_cast<int64_t>(free_.size()); }
   int64_t n_blocks() const { return static_cast<int64_t>(references_.size()); }

@@ -78,15 +78,25 @@ class Run {
     std::sort(needs.rbegin(), needs.rend());
     int64_t n_blocks = 0;
     for (size_t i = 0; i < needs.size() && i < static_cast<size_t>(options_.batch); ++i) n_blocks += 2 * needs[i];
+    n_blocks = std::min(n_blocks, affordable_blocks(needs.empty() ? 0 : needs.front()));
+    // A stem stands beside the jobs that it serves.
+    if (!needs.empty() && n_blocks < 2 * needs.front())
+      for (auto& [prompt, group] : groups_) group.shared = 0;
     pool_ = std::make_unique<KvPool>(forward_.backend(), forward_.model(), std::max<int64_t>(n_blocks, 1));
     unreserved_ = pool_->n_blocks();
   }
 
   bool go() {
     while (true) {
-      if (options_.interrupted && options_.interrupted->load(std::memory_order_relaxed)) return false;
+      if (options_.interrupted && options_.interrupted->load(std::memory_order_relaxed)) {
+        if (sink_) forward_.flush(*sink_);
+        return false;
+      }
       admit();
-      if (running_.empty()) return true;
+      if (running_.empty()) {
+        if (sink_) forward_.flush(*sink_);
+        return true;
+      }
       step();
     }
   }
@@ -99,6 +109,19 @@ class Run {
   static int64_t blocks_needed(const Job& job) {
     // One more than the positions need: the block that a fork copies before it writes.
     return KvPool::blocks_for(static_cast<int64_t>(job.prompt->tokens.size()) + job.max_new) + 1;
+  }
+
+  // Blocks that the device has room for beside what a forward works in; Error when the longest job does not fit.
+  int64_t affordable_blocks(int64_t longest) const {
+    const size_t free = forward_.backend().free_bytes();
+    if (free == SIZE_MAX) return INT64_MAX;
+    const int64_t block = KvPool::block_bytes(forward_.model(), forward_.backend().kv_dtype());
+    const int64_t blocks = static_cast<int64_t>(free / 10 * 8) / block;
+    if (blocks < longest)
+      throw Error(forward_.backend().name() + " memory",
+                  "expected room for the keys and values of " + std::to_string(longest * KvPool::block_size) +
+                      " positions, found room for " + std::to_string(blocks * KvPool::block_size));
+    return blocks;
   }
 
   void admit() {
@@ -171,16 +194,21 @@ class Run {
       members.push_back(&run);
     }
 
-    Tensor logits = forward_.run(batch_, sink_);
+    ask(members);
+    forward_.launch(batch_, sink_);
+    hash_logits();   // of the step before, while the device computes this one
+    const Outputs outputs = forward_.finish();
+    keep_logits(outputs.logits, members);
     int64_t row = 0;
     for (Running* run : members) {
-      consume(*run, logits, row);
+      consume(*run, outputs, row);
       row += run->n_logits;
     }
     n_done_ += batch_.n_tokens();
     if (events_.on_progress) events_.on_progress(n_done_);
     for (auto run = running_.begin(); run != running_.end();) {
       if (complete(*run)) {
+        hash_logits();
         finish(*run);
         unreserved_ += run->reserved;
         run = running_.erase(run);
@@ -190,7 +218,58 @@ class Run {
     }
   }
 
-  void consume(Running& run, Tensor logits, int64_t row) {
+  // Says in the batch what becomes of each row of logits.
+  void ask(const std::vector<Running*>& members) {
+    bool any_choice = false, any_score = false;
+    for (const Running* run : members) {
+      const auto& given = run->job->prompt->tokens;
+      const Sampling& sampling = run->job->sampling;
+      for (int64_t i = 0; i < run->n_logits; ++i) {
+        SampleParams params;
+        params.temperature = sampling.temperature;
+        params.top_p = sampling.top_p;
+        params.top_k = sampling.top_k;
+        params.seed = sampling.seed;
+        params.sample = run->job->sample;
+        params.record_hash = run->job->record_hash;
+        params.position = static_cast<int32_t>(run->n_given() + static_cast<int64_t>(run->generated.size()));
+        batch_.sampling.push_back(params);
+        const size_t target = static_cast<size_t>(run->n_run + run->rows - run->n_logits + i) + 1;
+        batch_.targets.push_back(run->job->score && target < given.size() ? given[target] : -1);
+        (run->job->score ? any_score : any_choice) = true;
+      }
+    }
+    if (!any_choice) batch_.sampling.clear();
+    if (!any_score) batch_.targets.clear();
+  }
+
+  // Copies the logits to the host beside the next step: only their hash is still wanted.
+  void keep_logits(Tensor logits, const std::vector<Running*>& members) {
+    kept_rows_.clear();
+    for (Running* run : members)
+      for (int64_t i = 0; i < run->n_logits; ++i) kept_rows_.push_back(run);
+    if (kept_rows_.empty()) return;
+    const size_t bytes = static_cast<size_t>(logits.rows * logits.cols) * sizeof(float);
+    if (kept_bytes_ < bytes) {
+      kept_logits_ = forward_.backend().allocate_host(bytes);
+      kept_bytes_ = bytes;
+    }
+    kept_ticket_ = forward_.backend().download_later(kept_logits_.get(), logits.data, bytes);
+  }
+
+  void hash_logits() {
+    if (kept_rows_.empty()) return;
+    forward_.backend().wait(kept_ticket_);
+    const size_t row_bytes = static_cast<size_t>(forward_.model().n_vocab) * sizeof(float);
+    const auto* row = static_cast<const unsigned char*>(kept_logits_.get());
+    for (Running* run : kept_rows_) {
+      XXH3_64bits_update(run->hash.get(), row, row_bytes);
+      row += row_bytes;
+    }
+    kept_rows_.clear();
+  }
+
+  void consume(Running& run, const Outputs& outputs, int64_t row) {
     const int64_t first = run.n_run;
     run.n_run += run.rows;
     Group& group = groups_[run.job->prompt.get()];
@@ -199,22 +278,18 @@ class Run {
     if (!run.prefilling() && first < run.n_given()) run.prefilled = Clock::now();
 
     for (int64_t i = 0; i < run.n_logits; ++i) {
-      host_logits_.resize(logits.cols);
-      forward_.backend().download(host_logits_.data(), logits.row(row + i), logits.cols * sizeof(float));
-      XXH3_64bits_update(run.hash.get(), host_logits_.data(), logits.cols * sizeof(float));
-      if (run.job->score) {
-        const size_t target = static_cast<size_t>(first + i) + 1;
-        if (target < run.job->prompt->tokens.size())
-          run.result.logprobs.push_back(host_logits_[run.job->prompt->tokens[target]] - log_sum_exp(host_logits_));
-      } else {
-        choose(run, host_logits_);
+      if (!run.job->score) {
+        choose(run, outputs.tokens[static_cast<size_t>(row + i)]);
+      } else if (first + i + 1 < run.n_given()) {
+        run.result.logprobs.push_back(outputs.log_probs[static_cast<size_t>(row + i)]);
       }
     }
   }
 
-  void choose(Running& run, std::span<const float> logits) {
-    const int64_t position = run.n_given() + static_cast<int64_t>(run.generated.size());
-    const int32_t id = sample_token(logits, run.job->sampling, {run.job->record_hash, run.job->sample, position});
+  void choose(Running& run, int32_t id) {
+    if (id < 0)
+      throw Error("logits", "expected finite numbers, found NaN or none that is finite (record \"" +
+                                run.job->prompt->id + "\")");
     run.generated.push_back(id);
     std::string fresh;
     const bool ends = !options_.ignore_eos && std::find(options_.stop_tokens.begin(), options_.stop_tokens.end(), id) !=
@@ -274,7 +349,10 @@ class Run {
   std::map<const Prompt*, Group> groups_;
   std::list<Running> running_;
   Batch batch_;
-  std::vector<float> host_logits_;
+  std::shared_ptr<void> kept_logits_;   // of the last step, for its hash
+  size_t kept_bytes_ = 0;
+  uint64_t kept_ticket_ = 0;
+  std::vector<Running*> kept_rows_;     // whose row it is
   size_t next_ = 0;
   int64_t unreserved_ = 0, n_done_ = 0;
 };

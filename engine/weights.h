@@ -57,7 +57,8 @@ struct MoeWeights {
   std::vector<Vector> gate_bias, up_bias, down_bias;
   Matrix shared_gate, shared_up, shared_down;   // [d_ff_shared, d_model] twice, [d_model, d_ff_shared]
   Matrix shared_scale;                     // [1, d_model]
-  ExpertMatrices experts() const { return {gate, up, down, gate_bias, up_bias, down_bias}; }
+  std::shared_ptr<const PackedExperts> packed;   // on a device that wants its own layout; the matrices then have no data
+  ExpertMatrices experts() const { return {gate, up, down, gate_bias, up_bias, down_bias, packed.get()}; }
 };
 
 struct LayerWeights {
@@ -71,7 +72,7 @@ struct Weights {
   Vector final_norm;                       // [d_model]
   Matrix lm_head;                          // [n_vocab, d_model]; the same view as embed when tied
   std::vector<LayerWeights> layers;
-  std::vector<std::shared_ptr<const void>> owners;   // mapped files and converted copies
+  std::vector<std::shared_ptr<const void>> owners;   // mapped files, converted copies, memory of a device
 };
 
 // A tensor that a model must have: its identity, its shape, and where its view lives (exactly one of the two).

@@ -62,4 +62,17 @@ class Draws {
   uint32_t position_, purpose_;
 };
 
+// The draw that chooses the next token: 53 bits, in (0, 1). One philox of its own, counter = {position, sample,
+// record_hash low, record_hash high}, key = {seed low, seed high}; position is that of the token being chosen.
+SIGNALBOX_HOST_DEVICE inline double sample_uniform(uint64_t seed, uint64_t record_hash, uint32_t sample,
+                                                   int32_t position) {
+  const r123::Philox4x32::ctr_type counter = {{static_cast<uint32_t>(position), sample,
+                                               static_cast<uint32_t>(record_hash),
+                                               static_cast<uint32_t>(record_hash >> 32)}};
+  const r123::Philox4x32::ctr_type bits =
+      r123::Philox4x32()(counter, {{static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)}});
+  const uint64_t wide = (static_cast<uint64_t>(bits.v[0]) << 32 | bits.v[1]) >> 11;
+  return (static_cast<double>(wide) + 0.5) * 0x1p-53;
+}
+
 }  // namespace signalbox

@@ -95,7 +95,38 @@ struct RouteFault {
     none, too_few_candidates, too_many_forced, banned_expert, repeated_expert, not_recorded, not_finite
   };
   Kind kind = Kind::none;
-  int32_t token = 0, edit = 0, expert = -1;
+  int32_t layer = 0, token = 0, edit = -1, expert = -1;
+};
+
+// A fault as one number, so that kernels keep the first of a forward by an atomic minimum: the earliest layer, then the
+// lowest token. no_fault is larger than all others. edit and expert lie between -1 and 4094, layer below 4096.
+constexpr uint64_t no_fault = ~uint64_t{0};
+constexpr int32_t max_fault_index = 4094;
+constexpr uint64_t pack_fault(const RouteFault& f) {
+  return static_cast<uint64_t>(f.layer) << 52 | static_cast<uint64_t>(f.token) << 28 |
+         static_cast<uint64_t>(f.kind) << 24 | static_cast<uint64_t>(f.edit + 1) << 12 |
+         static_cast<uint64_t>(f.expert + 1);
+}
+constexpr RouteFault unpack_fault(uint64_t packed) {
+  if (packed == no_fault) return {};
+  return {static_cast<RouteFault::Kind>(packed >> 24 & 15), static_cast<int32_t>(packed >> 52),
+          static_cast<int32_t>(packed >> 28 & 0xffffff), static_cast<int32_t>(packed >> 12 & 4095) - 1,
+          static_cast<int32_t>(packed & 4095) - 1};
+}
+
+// A ring in device memory that keeps the routes of the last steps until they are drained. The slot of a step is
+// *step % n_steps: a number in device memory, so that a captured graph records into the next slot when it is replayed.
+// Null members are not recorded. The entry of token t of this layer is [slot * step_stride + t] (times the width).
+struct RouteRecord {
+  const uint32_t* step = nullptr;    // null: nothing is recorded
+  uint32_t n_steps = 1;
+  int64_t step_stride = 0;           // entries (tokens) from one slot to the next
+  int32_t* ids = nullptr;            // [.., n_slots]
+  int32_t* original_ids = nullptr;   // [.., n_slots]
+  float* weights = nullptr;          // [.., n_slots]
+  float* margin = nullptr;           // [..]
+  float* logits = nullptr;           // [.., n_experts]
+  float* scores = nullptr;           // [.., n_experts]
 };
 
 // What the router kernel writes. Slots beyond a token's own k hold id -1 and weight 0.
@@ -103,12 +134,13 @@ struct Route {
   int32_t n_slots = 0;               // slots a token: the largest k of any sequence in the run
   int32_t* ids = nullptr;            // [n_tokens, n_slots] as applied, slot order
   float* weights = nullptr;          // [n_tokens, n_slots] as applied, scale and scale_expert included
-  int32_t* original_ids = nullptr;   // [n_tokens, n_slots] what the unedited router chose
+  int32_t* original_ids = nullptr;   // [n_tokens, n_slots] what the unedited router chose; may be null
   float* margin = nullptr;           // [n_tokens] n_active-th minus next largest unedited logit; inf if there is none
-  float* scores = nullptr;           // [n_tokens, n_experts] what the unedited top-k sees
-  float* shared_scale = nullptr;     // [n_tokens] factor of the shared expert's output (scale_shared)
+  float* scores = nullptr;           // [n_tokens, n_experts] what the unedited top-k sees; may be null
+  float* shared_scale = nullptr;     // [n_tokens] factor of the shared expert's output (scale_shared); may be null
   uint8_t* banned = nullptr;         // [n_tokens, n_experts] 1 = a ban acts; the expert kernels count those that ran
-  RouteFault* fault = nullptr;       // one record, set by the first token (lowest row) whose edits cannot be applied
+  uint64_t* fault = nullptr;         // pack_fault of the first token whose edits cannot be applied; kept if smaller
+  RouteRecord record;
 };
 
 }  // namespace signalbox

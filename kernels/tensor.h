@@ -13,22 +13,38 @@ std::string_view dtype_name(DType dtype);
 // Bytes of one element; 0 for mxfp4, whose blocks of 32 take 16 bytes and one scale byte.
 size_t dtype_size(DType dtype);
 
-// Activations: a row-major view [rows, cols] with `stride` elements from one row to the next. On the CPU activations
-// are always f32. Higher ranks are folded: [n_tokens, n_active, d_model] is rows = n_tokens * n_active.
+// Activations: a row-major view [rows, cols] with `stride` elements from one row to the next. f32 everywhere on the CPU;
+// on a device, what feeds a matrix product may be bf16 (Backend::operand_dtype), and `data` is then only the address of
+// the first element: as<T>() gives it its type. Higher ranks are folded: [n_tokens, n_active, d_model] is
+// rows = n_tokens * n_active.
 struct Tensor {
   float* data = nullptr;
   int64_t rows = 0, cols = 0, stride = 0;
+  DType dtype = DType::f32;        // f32 or bf16
 
   Tensor() = default;
   Tensor(float* data, int64_t rows, int64_t cols) : Tensor(data, rows, cols, cols) {}
-  Tensor(float* data, int64_t rows, int64_t cols, int64_t stride) : data(data), rows(rows), cols(cols), stride(stride) {}
-  float* row(int64_t r) const { return data + r * stride; }
+  Tensor(float* data, int64_t rows, int64_t cols, int64_t stride, DType dtype = DType::f32)
+      : data(data), rows(rows), cols(cols), stride(stride), dtype(dtype) {}
+  template <class T>
+  T* as() const {
+    return reinterpret_cast<T*>(data);
+  }
+  float* row(int64_t r) const { return data + r * stride; }   // f32 only
   bool contiguous() const { return stride == cols; }
   // The same contiguous memory seen as [rows * factor, cols / factor]: heads or slots as rows.
-  Tensor split(int64_t factor) const { return Tensor(data, rows * factor, cols / factor); }
-  Tensor columns(int64_t first, int64_t count) const { return Tensor(data + first, rows, count, stride); }
-  Tensor first_rows(int64_t count) const { return Tensor(data, count, cols, stride); }
+  Tensor split(int64_t factor) const { return Tensor(data, rows * factor, cols / factor, cols / factor, dtype); }
+  Tensor columns(int64_t first, int64_t count) const { return Tensor(offset(first), rows, count, stride, dtype); }
+  Tensor first_rows(int64_t count) const { return Tensor(data, count, cols, stride, dtype); }
+  Tensor rows_from(int64_t first, int64_t count) const {
+    return Tensor(offset(first * stride), count, cols, stride, dtype);
+  }
   explicit operator bool() const { return data != nullptr; }
+
+ private:
+  float* offset(int64_t elements) const {
+    return dtype == DType::f32 ? data + elements : reinterpret_cast<float*>(as<uint16_t>() + elements);
+  }
 };
 
 // A weight matrix [rows = outputs, cols = inputs] in its stored dtype, read in place (memory-mapped files included).

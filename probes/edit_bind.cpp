@@ -1,5 +1,6 @@
 // A plan tied to one sequence: conditions by position, recorded routes and values.
 #include <algorithm>
+#include <atomic>
 
 #include "probes/draws.h"
 #include "probes/edit_plan.h"
@@ -39,10 +40,19 @@ int64_t recorded_sample(const PlanData& plan, const PlannedEdit& edit, const Seq
 
 }  // namespace
 
+namespace {
+std::atomic<uint64_t> last_serial{0};
+}
+
+int32_t BoundEdits::n_experts(int32_t layer) const {
+  return plan_->data_->shape.layers[static_cast<size_t>(layer)].n_experts;
+}
+
 BoundEdits::BoundEdits(std::shared_ptr<const EditPlan> plan, SequenceInfo sequence)
     : plan_(std::move(plan)),
       sequence_(std::move(sequence)),
       record_hash_(signalbox::record_hash(sequence_.record)),
+      serial_(++last_serial),
       tables_(std::make_unique<Tables>()) {
   const PlanData& data = *plan_->data_;
   const size_t n_edits = data.edits.size();

@@ -129,6 +129,9 @@ class BoundEdits {
   uint64_t record_hash() const { return record_hash_; }
   uint32_t sample() const { return sequence_.sample; }
   const std::string& record() const { return sequence_.record; }
+  // A number that no other bound edits of this process have had.
+  uint64_t serial() const { return serial_; }
+  int32_t n_experts(int32_t layer) const;
 
   // Router edits of a layer, in listed order; no steps in a layer that none touches.
   RouterProgram router(int32_t layer) const;
@@ -153,7 +156,7 @@ class BoundEdits {
   bool holds(int32_t edit, int64_t position) const;
   std::shared_ptr<const EditPlan> plan_;
   SequenceInfo sequence_;
-  uint64_t record_hash_ = 0;
+  uint64_t record_hash_ = 0, serial_ = 0;
   int64_t first_position_ = std::numeric_limits<int64_t>::max();
   std::unique_ptr<Tables> tables_;
 };

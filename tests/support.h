@@ -14,6 +14,12 @@ namespace signalbox::test {
 // Counts a test that cannot run here and prints why.
 void skip(const char* reason);
 
+// Was the binary started with --require-gpu?
+bool require_gpu();
+// True where the build and the machine have a GPU that can be used. Where they have none, the running test case is
+// counted as skipped, once however often it asks, or fails with --require-gpu.
+bool have_gpu();
+
 // A directory that is removed with everything in it.
 class TemporaryDirectory {
  public:

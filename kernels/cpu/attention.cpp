@@ -76,8 +76,8 @@ struct Walk {
     const int32_t* table = batch.block_tables + batch.sequences[tile.first_token] * batch.max_blocks;
     for (int64_t p = args.first; p < args.last; ++p) {
       const int64_t row = int64_t{table[p / batch.block_size]} * batch.block_size + p % batch.block_size;
-      keys[p - args.first] = cache.keys + row * cache.key_stride + tile.kv_head * params.d_key;
-      values[p - args.first] = cache.values + row * cache.value_stride + tile.kv_head * params.d_value;
+      keys[p - args.first] = static_cast<const float*>(cache.keys) + row * cache.key_stride + tile.kv_head * params.d_key;
+      values[p - args.first] = static_cast<const float*>(cache.values) + row * cache.value_stride + tile.kv_head * params.d_value;
     }
     args.keys = keys;
     args.values = values;

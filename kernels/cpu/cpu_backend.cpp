@@ -47,6 +47,12 @@ void CpuBackend::download(void* host, const void* device, size_t bytes) {
   if (bytes != 0) std::memcpy(host, device, bytes);
 }
 
+void CpuBackend::copy(void* to, const void* from, size_t bytes) { upload(to, from, bytes); }
+
+void CpuBackend::fill(void* device, uint8_t byte, size_t bytes) {
+  if (bytes != 0) std::memset(device, byte, bytes);
+}
+
 void CpuBackend::embed(Tensor out, const Matrix& table, const int32_t* ids) {
   const WeightRows w = weight_rows(table);
   for_ranges(out.rows, out.cols, [&](int64_t first, int64_t last, int) {
@@ -107,15 +113,15 @@ void CpuBackend::sigmoid_scale(Tensor x, Tensor gate) {
   });
 }
 
-void CpuBackend::store_rows(float* cache, int64_t stride, Tensor x, const int32_t* kv_rows) {
+void CpuBackend::store_rows(void* cache, int64_t stride, Tensor x, const int32_t* kv_rows) {
   for_ranges(x.rows, x.cols, [&](int64_t first, int64_t last, int) {
-    for (int64_t t = first; t < last; ++t) std::copy_n(x.row(t), x.cols, cache + kv_rows[t] * stride);
+    for (int64_t t = first; t < last; ++t) std::copy_n(x.row(t), x.cols, static_cast<float*>(cache) + kv_rows[t] * stride);
   });
 }
 
-void CpuBackend::gather_rows(Tensor out, Tensor x, std::span<const int32_t> rows) {
-  for_ranges(static_cast<int64_t>(rows.size()), x.cols, [&](int64_t first, int64_t last, int) {
-    for (int64_t i = first; i < last; ++i) std::copy_n(x.row(rows[static_cast<size_t>(i)]), x.cols, out.row(i));
+void CpuBackend::gather_rows(Tensor out, Tensor x, const int32_t* rows) {
+  for_ranges(out.rows, x.cols, [&](int64_t first, int64_t last, int) {
+    for (int64_t i = first; i < last; ++i) std::copy_n(x.row(rows[i]), x.cols, out.row(i));
   });
 }
 

@@ -11,7 +11,7 @@
 namespace signalbox::cpu {
 
 // out = x w^T (+ bias), or with `up` hidden = activate(x w^T + bias) * (x up^T + up_bias).
-struct Product {
+struct Task {
   float* out = nullptr;             // [m, n]
   int64_t out_stride = 0;
   const int32_t* out_rows = nullptr;   // row of out for row i; null: i
@@ -38,6 +38,8 @@ class CpuBackend final : public Backend {
   std::shared_ptr<void> allocate(size_t bytes) override;
   void upload(void* device, const void* host, size_t bytes) override;
   void download(void* host, const void* device, size_t bytes) override;
+  void copy(void* to, const void* from, size_t bytes) override;
+  void fill(void* device, uint8_t byte, size_t bytes) override;
   void synchronize() override {}
 
   void embed(Tensor out, const Matrix& table, const int32_t* ids) override;
@@ -48,8 +50,8 @@ class CpuBackend final : public Backend {
   void add(Tensor out, Tensor a, Tensor b) override;
   void scale_rows(Tensor x, const float* factor) override;
   void sigmoid_scale(Tensor x, Tensor gate) override;
-  void store_rows(float* cache, int64_t stride, Tensor x, const int32_t* kv_rows) override;
-  void gather_rows(Tensor out, Tensor x, std::span<const int32_t> rows) override;
+  void store_rows(void* cache, int64_t stride, Tensor x, const int32_t* kv_rows) override;
+  void gather_rows(Tensor out, Tensor x, const int32_t* rows) override;
   void attention(Tensor out, Tensor q, const KvCache& cache, const BatchView& batch,
                  const AttentionParams& params) override;
   void mla_absorb(Tensor out, Tensor q, const Matrix& kv_b, int64_t n_heads, int64_t d_nope, int64_t d_rope,
@@ -58,15 +60,17 @@ class CpuBackend final : public Backend {
                   int64_t d_value) override;
   void gated_hidden(Tensor hidden, Tensor x, const Matrix& gate, const Matrix& up,
                     const Activation& activation) override;
-  void route(const Route& out, Tensor logits, const Router& router, const float* selection_bias,
-             const RouteBatch& batch) override;
+  void route(const Route& out, Tensor logits, Tensor x, const Matrix& w, const float* bias, const Router& router,
+             const float* selection_bias, const RouteBatch& batch) override;
   void experts_hidden(Tensor hidden, Tensor x, const Route& route, int64_t n_tokens, const ExpertMatrices& experts,
-                      const Activation& activation, int64_t* leaks) override;
+                      const Activation& activation, uint64_t* leaks) override;
   void experts_out(Tensor out, Tensor hidden, const Route& route, int64_t n_tokens,
                    const ExpertMatrices& experts) override;
   void combine(Tensor out, Tensor expert_out, const Route& route, Tensor shared) override;
   void edit_rows(Tensor x, std::span<const int32_t> rows, Tensor values, std::span<const int32_t> value_rows,
                  std::span<const int32_t> columns, bool add, float scale) override;
+  void sample(int32_t* ids, Tensor logits, const SampleParams* params) override;
+  void log_probs(double* out, Tensor logits, const int32_t* targets) override;
 
  private:
   // Calls f(first, last, thread) over ranges of 0 <= i < n, in one call where the whole work, in elements touched, is
@@ -82,7 +86,7 @@ class CpuBackend final : public Backend {
     pool_.parallel_for(n_ranges, [&](int64_t i, int thread) { f(n * i / n_ranges, n * (i + 1) / n_ranges, thread); });
   }
 
-  void run_products(const std::vector<Product>& products);
+  void run_products(const std::vector<Task>& products);
   void group_by_expert(const Route& route, int64_t n_tokens, int64_t n_experts);
 
   const Kernels& kernels_;
@@ -93,7 +97,7 @@ class CpuBackend final : public Backend {
   // ascending; sorted_tokens_ holds their tokens.
   std::vector<int32_t> sorted_pairs_, sorted_tokens_;
   std::vector<int64_t> expert_start_;
-  std::vector<Product> products_;
+  std::vector<Task> products_;
   struct Block {
     int32_t product;
     int64_t m_first, m_last, n_first, n_last;

@@ -35,7 +35,7 @@ const float* bias_of(std::span<const Vector> biases, size_t e) { return biases.e
 }  // namespace
 
 void CpuBackend::experts_hidden(Tensor hidden, Tensor x, const Route& route, int64_t n_tokens,
-                                const ExpertMatrices& experts, const Activation& activation, int64_t* leaks) {
+                                const ExpertMatrices& experts, const Activation& activation, uint64_t* leaks) {
   const size_t n_experts = experts.gate.size();
   group_by_expert(route, n_tokens, static_cast<int64_t>(n_experts));
   clear_unused(hidden, route, n_tokens);
@@ -49,7 +49,7 @@ void CpuBackend::experts_hidden(Tensor hidden, Tensor x, const Route& route, int
   for (size_t e = 0; e < n_experts; ++e) {
     const int64_t start = expert_start_[e], count = expert_start_[e + 1] - start;
     if (count == 0) continue;
-    Product p;
+    Task p;
     p.out = hidden.data;
     p.out_stride = hidden.stride;
     p.out_rows = sorted_pairs_.data() + start;
@@ -77,7 +77,7 @@ void CpuBackend::experts_out(Tensor out, Tensor hidden, const Route& route, int6
   for (size_t e = 0; e < n_experts; ++e) {
     const int64_t start = expert_start_[e], count = expert_start_[e + 1] - start;
     if (count == 0) continue;
-    Product p;
+    Task p;
     p.out = out.data;
     p.out_stride = out.stride;
     p.out_rows = sorted_pairs_.data() + start;

@@ -20,7 +20,7 @@ int64_t direct_columns(int64_t n, int64_t k, int n_threads) {
 // Rows of x in a block where columns alone make too few blocks, or where partial sums of all rows have to wait.
 constexpr int64_t block_rows = 240;
 
-void gemm_block(const Kernels& kernels, const Product& p, const Matrix& w, const float* bias, float* out,
+void gemm_block(const Kernels& kernels, const Task& p, const Matrix& w, const float* bias, float* out,
                 int64_t out_stride, const int32_t* out_rows, int64_t m_first, int64_t m_last, int64_t n_first,
                 int64_t n_last, float* scratch) {
   GemmArgs args{};
@@ -58,11 +58,11 @@ ActivationArgs activation_args(const Activation& activation) {
   return {activation.kind == Activation::Kind::clamped, activation.alpha, activation.limit};
 }
 
-void CpuBackend::run_products(const std::vector<Product>& products) {
+void CpuBackend::run_products(const std::vector<Task>& products) {
   blocks_.clear();
   int64_t work = 0, scratch_floats = 0;
   for (size_t i = 0; i < products.size(); ++i) {
-    const Product& p = products[i];
+    const Task& p = products[i];
     if (p.m == 0 || p.n == 0) continue;
     const int64_t k = p.w->cols;
     const bool direct = p.m <= gemm_direct_rows;
@@ -82,7 +82,7 @@ void CpuBackend::run_products(const std::vector<Product>& products) {
   }
   const auto run = [&](int64_t task, int thread) {
     const Block& b = blocks_[static_cast<size_t>(task)];
-    const Product& p = products[static_cast<size_t>(b.product)];
+    const Task& p = products[static_cast<size_t>(b.product)];
     const int64_t m = b.m_last - b.m_first, n = b.n_last - b.n_first;
     float* scratch = scratch_[static_cast<size_t>(thread)].floats(scratch_floats);
     float* up = scratch;   // [m, n]
@@ -107,7 +107,7 @@ void CpuBackend::run_products(const std::vector<Product>& products) {
 }
 
 void CpuBackend::matmul(Tensor out, Tensor x, const Matrix& w, Vector bias) {
-  Product p;
+  Task p;
   p.out = out.data;
   p.out_stride = out.stride;
   p.x = x.data;
@@ -122,7 +122,7 @@ void CpuBackend::matmul(Tensor out, Tensor x, const Matrix& w, Vector bias) {
 
 void CpuBackend::gated_hidden(Tensor hidden, Tensor x, const Matrix& gate, const Matrix& up,
                               const Activation& activation) {
-  Product p;
+  Task p;
   p.out = hidden.data;
   p.out_stride = hidden.stride;
   p.x = x.data;
@@ -140,7 +140,7 @@ void CpuBackend::mla_expand(Tensor out, Tensor latent, const Matrix& kv_b, int64
                             int64_t d_value) {
   products_.clear();
   for (int64_t h = 0; h < n_heads; ++h) {
-    Product p;
+    Task p;
     p.out = out.data + h * d_value;
     p.out_stride = out.stride;
     p.x = latent.data + h * kv_b.cols;

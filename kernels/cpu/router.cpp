@@ -101,7 +101,7 @@ void route_token(const Route& out, int64_t t, const float* logits, const Router&
     write_original(out, t, nullptr, 0);
     if (out.margin) out.margin[t] = 0;
     if (out.scores) std::fill_n(out.scores + t * n_experts, n_experts, 0.f);
-    throw RouteFault{RouteFault::Kind::not_finite, static_cast<int32_t>(t), -1, -1};
+    throw RouteFault{RouteFault::Kind::not_finite, 0, static_cast<int32_t>(t), -1, -1};
   }
   score_experts(w.scored, router, logits, selection_bias, nullptr);
   rank_experts(w.original_ids, w.scored.values.data(), nullptr, n_experts, k);
@@ -189,28 +189,48 @@ void weigh_experts(float* weights, const Router& router, const Scored& scored, c
   for (int64_t i = 0; i < k; ++i) weights[i] *= router.scale;
 }
 
-void CpuBackend::route(const Route& out, Tensor logits, const Router& router, const float* selection_bias,
-                       const RouteBatch& batch) {
+namespace {
+
+// Copies the route of token t to this step's slot of the ring.
+void record_route(const Route& out, int64_t t, const float* logits, int64_t n_experts) {
+  const RouteRecord& record = out.record;
+  const int64_t at = static_cast<int64_t>(*record.step % record.n_steps) * record.step_stride + t, k = out.n_slots;
+  if (record.ids) std::copy_n(out.ids + t * k, k, record.ids + at * k);
+  if (record.weights) std::copy_n(out.weights + t * k, k, record.weights + at * k);
+  if (record.original_ids) {
+    std::copy_n((out.original_ids ? out.original_ids : out.ids) + t * k, k, record.original_ids + at * k);
+  }
+  if (record.margin) record.margin[at] = out.margin[t];
+  if (record.logits) std::copy_n(logits, n_experts, record.logits + at * n_experts);
+  if (record.scores) std::copy_n(out.scores + t * n_experts, n_experts, record.scores + at * n_experts);
+}
+
+}  // namespace
+
+void CpuBackend::route(const Route& out, Tensor logits, Tensor x, const Matrix& w, const float* bias,
+                       const Router& router, const float* selection_bias, const RouteBatch& batch) {
+  if (x) matmul(logits, x, w, bias ? Vector{bias, w.rows} : Vector{});
   if (out.n_slots < router.n_active) {
     throw Error("router", "expected n_slots of at least n_active = " + std::to_string(router.n_active) + ", found " +
                               std::to_string(out.n_slots));
   }
   std::mutex mutex;
-  RouteFault first_fault;
+  uint64_t first_fault = no_fault;
   for_ranges(logits.rows, router.n_experts * 32, [&](int64_t first, int64_t last, int) {
     RouterWorkspace workspace;
     for (int64_t t = first; t < last; ++t) {
       try {
         route_token(out, t, logits.row(t), router, selection_bias, batch, workspace);
       } catch (RouteFault fault) {
+        fault.layer = batch.layer;
         fault.token = static_cast<int32_t>(t);
         std::lock_guard lock(mutex);
-        if (first_fault.kind == RouteFault::Kind::none || fault.token < first_fault.token) first_fault = fault;
+        first_fault = std::min(first_fault, pack_fault(fault));
       }
+      if (out.record.step) record_route(out, t, logits.row(t), router.n_experts);
     }
   });
-  // An earlier fault of the same run stays.
-  if (out.fault && out.fault->kind == RouteFault::Kind::none) *out.fault = first_fault;
+  if (out.fault) *out.fault = std::min(*out.fault, first_fault);
 }
 
 }  // namespace signalbox::cpu

@@ -16,7 +16,7 @@ using Fault = RouteFault::Kind;
 constexpr float infinity = std::numeric_limits<float>::infinity();
 
 [[noreturn]] void fail(Fault kind, const RouterStep& step, int32_t expert = -1) {
-  throw RouteFault{kind, 0, step.edit, expert};
+  throw RouteFault{kind, 0, 0, step.edit, expert};
 }
 
 enum class Stage { logits, selection, route, scales };

@@ -68,7 +68,8 @@ TEST_CASE("experts: equal, bit for bit, to each token alone through matmul") {
         want_hidden.at(i, f) = static_cast<float>(want);
       }
     }
-    int64_t leaks = 0, wrong = 0;
+    uint64_t leaks = 0;
+    int64_t wrong = 0;
     const auto backend = cpu();
     backend->experts_hidden(hidden.view(), x.view(), route.view(), c.n_tokens, matrices, activation, &leaks);
     for (int64_t i = 0; i < hidden.rows(); ++i) {
@@ -108,7 +109,7 @@ TEST_CASE("experts: a banned expert that runs is counted for every token and slo
   const Case c = cases[1];
   const StoredExperts experts(c.dtype, c.n_experts, c.d_model, c.d_ff, c.bias, 3);
   HandRoute route = make_route(c);
-  int64_t expected = 0, leaks = 5;
+  uint64_t expected = 0, leaks = 5;
   for (int64_t t = 0; t < c.n_tokens; t += 3) {
     route.banned[static_cast<size_t>(t * c.n_experts + 3)] = 1;
     for (int32_t i = 0; i < c.n_slots; ++i) expected += route.ids[static_cast<size_t>(t * c.n_slots + i)] == 3;

@@ -262,12 +262,14 @@ TEST_CASE("router: the first token's fault is kept, others are routed") {
   logits[5 * 250] = logits[5 * 40 + 3] = std::nanf("");
   RouterRun run(n, router, 2);
   const auto backend = cpu("auto", 3);
-  backend->route(run.view(), Tensor(logits.data(), n, 5), router, nullptr, RouteBatch{});
+  backend->route(run.view(), Tensor(logits.data(), n, 5), {}, {}, nullptr, router, nullptr, RouteBatch{});
+  run.finish();
   CHECK(run.fault.kind == RouteFault::Kind::not_finite);
   CHECK(run.fault.token == 40);
   CHECK(run.route_ids(41) == Ids{2, 0});
-  run.fault = {RouteFault::Kind::banned_expert, 7, 0, 1};
-  backend->route(run.view(), Tensor(logits.data(), n, 5), router, nullptr, RouteBatch{});
+  run.packed_fault = pack_fault({RouteFault::Kind::banned_expert, 0, 7, 0, 1});
+  backend->route(run.view(), Tensor(logits.data(), n, 5), {}, {}, nullptr, router, nullptr, RouteBatch{});
+  run.finish();
   CHECK(run.fault.token == 7);
 }
 

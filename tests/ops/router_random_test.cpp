@@ -122,7 +122,8 @@ struct RandomCase {
     batch.record_hash = &in.record_hash;
     batch.samples = &in.sample;
     batch.layer = in.layer;
-    backend.route(run.view(), Tensor(in.logits.data(), 1, in.router.n_experts), in.router, in.selection_bias.data(), batch);
+    backend.route(run.view(), Tensor(in.logits.data(), 1, in.router.n_experts), {}, {}, nullptr, in.router, in.selection_bias.data(), batch);
+    run.finish();
     return run;
   }
 
@@ -256,7 +257,8 @@ TEST_CASE("router: a batch of sequences with different programs equals its token
     batch.record_hash = hashes;
     batch.samples = samples;
     batch.layer = 4;
-    backend.route(run.view(), Tensor(logits.data() + from * 16, rows, 16), router, nullptr, batch);
+    backend.route(run.view(), Tensor(logits.data() + from * 16, rows, 16), {}, {}, nullptr, router, nullptr, batch);
+    run.finish();
   };
   RouterRun want(n, router, 4);
   run_rows(*cpu("scalar", 1), want, 0, n);

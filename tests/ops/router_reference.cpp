@@ -291,7 +291,7 @@ ReferenceRoute reference_route(const ReferenceInput& in) {
     out.ids = ids;
     out.weights = w;
   } catch (const Refusal& r) {
-    out.fault = RouteFault{r.kind, 0, r.edit, r.expert};
+    out.fault = RouteFault{r.kind, 0, 0, r.edit, r.expert};
     out.shared_scale = 1;
   }
   return out;

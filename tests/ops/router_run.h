@@ -22,7 +22,7 @@ struct RouterRun {
     route.scores = scores.data();
     route.shared_scale = shared_scale.data();
     route.banned = banned.data();
-    route.fault = &fault;
+    route.fault = &packed_fault;
     return route;
   }
   std::vector<int32_t> route_ids(int64_t t = 0) const { return {ids.begin() + t * n_slots, ids.begin() + (t + 1) * n_slots}; }
@@ -32,7 +32,9 @@ struct RouterRun {
   std::vector<int32_t> ids, original_ids;
   std::vector<float> weights, margin, scores, shared_scale;
   std::vector<uint8_t> banned;
-  RouteFault fault;
+  uint64_t packed_fault = no_fault;
+  RouteFault fault;   // unpacked by finish()
+  void finish() { fault = unpack_fault(packed_fault); }
 };
 
 // One token, one program, every edit's condition holding.
@@ -55,7 +57,8 @@ inline RouterRun route_one(const std::vector<float>& logits, const Router& route
   batch.record_hash = &record_hash;
   batch.samples = &sample;
   batch.layer = layer;
-  backend->route(run.view(), Tensor(row.data(), 1, router.n_experts), router, selection_bias, batch);
+  backend->route(run.view(), Tensor(row.data(), 1, router.n_experts), {}, {}, nullptr, router, selection_bias, batch);
+  run.finish();
   return run;
 }
 

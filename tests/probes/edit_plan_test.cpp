@@ -339,7 +339,7 @@ TEST_CASE("edits: writes of zeros and of tensors") {
 TEST_CASE("edits: faults of the router kernel name edit, layer, record and position") {
   auto bound = bound_of("[{'op': 'top_k', 'k': 1}, {'op': 'misroute', 'policy': 'shift', 'by': 1}]", 4, {}, "q7");
   auto text = [&](RouteFault::Kind kind, int32_t expert = -1) {
-    return std::string(bound->fault_error({kind, 0, 1, expert}, 3, 12).what());
+    return std::string(bound->fault_error({kind, 3, 0, 1, expert}, 3, 12).what());
   };
   CHECK(text(RouteFault::Kind::banned_expert, 5) ==
         "E.json: [1]: layer 3, record \"q7\", position 12: expected a route without banned experts, found expert 5");

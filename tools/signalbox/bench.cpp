@@ -1,11 +1,12 @@
 // signalbox bench: speed of a model or of the kernels, beside limits measured in the same run.
-#include <unistd.h>
-
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
-#include <filesystem>
-#include <fstream>
 
+#include "engine/device_weights.h"
+#include "loaders/families/real_shapes.h"
+#include "tools/bench/device_watch.h"
+#include "tools/bench/model_bench.h"
 #include "tools/bench/op_bench.h"
 #include "tools/signalbox/commands.h"
 #include "tools/signalbox/common.h"
@@ -14,283 +15,326 @@ namespace signalbox {
 
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
-// Resident memory of this process in bytes, and the largest it ever was.
-struct Resident {
-  int64_t now = 0, peak = 0;
+struct BenchOptions : CommonOptions {
+  std::string shape;
+  bool kernels = false;
+  int64_t layers = 0, context = 0, n_prompt = 0, n_new = 0, trace_tokens = 0;
+  bool batch_given = false, chunk_given = false;
+  int repeats = 3;
 };
-Resident resident_memory() {
-  Resident found;
-  std::ifstream status("/proc/self/status");
-  for (std::string line; std::getline(status, line);) {
-    const auto kilobytes = [&] { return std::stoll(line.substr(line.find_first_of("0123456789"))) * 1024; };
-    if (line.starts_with("VmRSS:")) found.now = kilobytes();
-    if (line.starts_with("VmHWM:")) found.peak = kilobytes();
-  }
-  return found;
-}
 
-// Starts a new peak, so that the next VmHWM is of what follows. False where the system does not allow it.
-bool reset_peak() {
-  std::ofstream clear("/proc/self/clear_refs");
-  clear << "5";
-  clear.flush();
-  return static_cast<bool>(clear);
-}
-
-class TemporaryTrace {
+// Text that grows line by line.
+class Table {
  public:
-  TemporaryTrace() {
-    std::string name = (std::filesystem::temp_directory_path() / "signalbox-bench-XXXXXX").string();
-    if (!mkdtemp(name.data())) throw Error(name, "cannot make a temporary directory");
-    path = name;
-  }
-  ~TemporaryTrace() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path, ignored);
-  }
-  std::filesystem::path path;
-};
-
-struct Speed {
-  std::string what;
-  int64_t tokens = 0;
-  double seconds = 0;
-  double bytes = 0;  // of weights that must be read; 0 = not a bandwidth figure
-  double rate() const { return static_cast<double>(tokens) / seconds; }
-};
-
-class ModelBench {
- public:
-  ModelBench(OpenedModel& model, const CommonOptions& options, int64_t n_prompt, int64_t n_new, int repeats)
-      : model_(model), options_(options), repeats_(repeats) {
-    const int64_t limit = model.loaded.model.max_positions;
-    if (limit > 0 && n_prompt + n_new > limit)
-      throw Error("--prompt-tokens, --new-tokens", "expected at most the model's " + std::to_string(limit) +
-                                                       " positions, found " + std::to_string(n_prompt + n_new));
-  }
-
-  // Seconds of prefill and of decode, the fastest of the repeats.
-  std::pair<double, double> measure(int64_t n_sequences, int64_t n_prompt, int64_t n_new, const std::string& points) {
-    double prefill = INFINITY, decode = INFINITY;
-    for (int r = 0; r < repeats_; ++r) {
-      Forward forward(*model_.backend, model_.loaded.model, model_.loaded.weights, 0);
-      const std::vector<Job> jobs = make_jobs(n_sequences, n_prompt, n_new);
-      TemporaryTrace directory;
-      std::unique_ptr<TraceWriter> trace = make_trace(points, directory);
-      RunOptions run = run_options(options_, model_, {});
-      run.ignore_eos = true;
-      run.batch = n_sequences;
-      double prefilled = 0, decoded = 0;
-      RunEvents events;
-      events.on_done = [&](const Result& result) {
-        prefilled = std::max(prefilled, result.prefill_seconds);
-        decoded = std::max(decoded, result.decode_seconds);
-      };
-      const auto start = Clock::now();
-      if (!run_jobs(forward, jobs, run, events, trace.get())) throw Interrupted{};
-      const double total = std::chrono::duration<double>(Clock::now() - start).count();
-      if (n_new == 0) prefilled = total;
-      prefill = std::min(prefill, prefilled);
-      decode = std::min(decode, decoded);
-    }
-    return {prefill, decode};
-  }
-
-  // Peak resident memory that recording ids and weights of `n_tokens` tokens adds, and what it cost.
-  json::Value trace_memory(int64_t n_tokens) {
-    Forward forward(*model_.backend, model_.loaded.model, model_.loaded.weights, 0);
-    const int64_t limit = model_.loaded.model.max_positions;
-    const int64_t length = std::min<int64_t>(limit > 0 ? limit : 4096, 512);
-    measure(1, length, 0, "");  // buffers and touched weights are there before the count begins
-    const bool reset = reset_peak();
-    const Resident before = resident_memory();
-    const std::vector<Job> jobs = make_jobs((n_tokens + length - 1) / length, length, 0);
-    TemporaryTrace directory;
-    std::unique_ptr<TraceWriter> trace = make_trace(std::string(default_points), directory);
-    Progress progress("tracing", n_tokens, options_.quiet);
-    RunEvents events;
-    events.on_progress = [&](int64_t done) { progress.update(done); };
-    RunOptions run = run_options(options_, model_, {});
-    if (!run_jobs(forward, jobs, run, events, trace.get())) throw Interrupted{};
-    std::vector<std::string> ids;
-    for (const Job& job : jobs) ids.push_back(job.prompt->id);
-    const int64_t rows = trace->n_rows();
-    trace->finish(ids, [](int64_t) { return json::Value::object(); });
-    progress.done();
-    const Resident after = resident_memory();
-    json::Value out = json::Value::object();
-    out.set("tokens", rows)
-        .set("file_bytes", static_cast<int64_t>(std::filesystem::file_size(directory.path / "trace.safetensors")))
-        .set("peak_growth_bytes", reset ? json::Value(after.peak - before.now) : json::Value());
-    return out;
-  }
-
- private:
-  std::vector<Job> make_jobs(int64_t n_sequences, int64_t n_prompt, int64_t n_new) const {
-    std::vector<Job> jobs;
-    uint32_t state = 1;
-    for (int64_t s = 0; s < n_sequences; ++s) {
-      auto prompt = std::make_shared<Prompt>();
-      prompt->id = "bench-" + std::to_string(s);
-      for (int64_t t = 0; t < n_prompt; ++t) {
-        state = state * 1664525u + 1013904223u;
-        prompt->tokens.push_back(static_cast<int32_t>((state >> 8) % model_.loaded.model.n_vocab));
-      }
-      Job job;
-      job.index = s;
-      job.prompt = prompt;
-      job.max_new = n_new;
-      jobs.push_back(std::move(job));
-    }
-    return jobs;
-  }
-
-  std::unique_ptr<TraceWriter> make_trace(const std::string& points, const TemporaryTrace& directory) const {
-    CommonOptions traced = options_;
-    traced.trace = points.empty() ? "" : directory.path.string();
-    traced.points = points;
-    PreparedRun run;
-    run.max_slots = model_.shape.n_active();
-    return open_trace(traced, model_, run);
-  }
-
-  OpenedModel& model_;
-  const CommonOptions& options_;
-  const int repeats_;
-};
-
-// Bytes of weights that one forward of `n_tokens` tokens must read at least: every expert at most once.
-double weight_bytes(const Model& model, Weights& weights, int64_t n_tokens) {
-  double bytes = 0;
-  for_each_tensor(model, weights, [&](const TensorSlot& slot) {
-    const double size = slot.matrix ? static_cast<double>(matrix_bytes(*slot.matrix)) : 4.0 * slot.vector->n;
-    if (slot.id.expert >= 0) {
-      const Router& router = model.layers[slot.id.layer].moe()->router;
-      bytes += size * std::min(1.0, static_cast<double>(router.n_active * n_tokens) / router.n_experts);
-    } else if (slot.id.role == Role::embed && !model.tied_embeddings) {
-      bytes += size / static_cast<double>(model.n_vocab) * static_cast<double>(n_tokens);
-    } else {
-      bytes += size;
-    }
-  });
-  return bytes;
-}
-
-int bench_model(const CommonOptions& options, int64_t n_prompt, int64_t n_new, int repeats, int64_t trace_tokens) {
-  OpenedModel model = open_model(options);
-  ModelBench bench(model, options, n_prompt, n_new, repeats);
-  OpBenchOptions limit_options;
-  limit_options.cpu = {options.threads, options.isa};
-  const MachineLimits limits = measure_limits(limit_options);
-
-  const double decode_bytes = weight_bytes(model.loaded.model, model.loaded.weights, 1);
-  const auto [prefill, decode] = bench.measure(1, n_prompt, n_new + 1, "");
-  const int64_t n_sequences = options.batch;
-  // Prompts that fit one forward together, so that no sequence waits for another's prompt while it decodes.
-  const int64_t n_prompt_many = std::max<int64_t>(1, std::min(n_prompt, options.chunk / n_sequences));
-  const double decode_many = bench.measure(n_sequences, n_prompt_many, n_new + 1, "").second;
-  const Resident resident = resident_memory();
-
-  json::Value out = json::Value::object(), recording = json::Value::array();
-  const double decode_rate = static_cast<double>(n_new) / decode;
-  const double prefill_rate = static_cast<double>(n_prompt) / prefill;
-  const double batch_rate = static_cast<double>(n_sequences * n_new) / decode_many;
-  const double gbytes = decode_bytes * decode_rate * 1e-9;
-  out.set("model", model.loaded.resolved.path)
-      .set("isa", model.backend->isa())
-      .set("threads", int64_t{model.backend->n_threads()})
-      .set("prompt_tokens", n_prompt)
-      .set("new_tokens", n_new)
-      .set("read_gbytes_per_second", limits.read_gbytes)
-      .set("fma_gflops", limits.fma_gflops)
-      .set("prefill_tokens_per_second", prefill_rate)
-      .set("decode_tokens_per_second", decode_rate)
-      .set("decode_gbytes_per_second", gbytes)
-      .set("decode_share_of_read_bandwidth", gbytes / limits.read_gbytes)
-      .set("batch", n_sequences)
-      .set("batch_decode_tokens_per_second", batch_rate)
-      .set("weight_bytes_per_token", decode_bytes)
-      .set("resident_bytes", resident.now);
-
-  std::string text;
-  char line[200];
-  auto add = [&](const char* format, auto... values) {
+  template <class... T>
+  void add(const char* format, T... values) {
+    char line[256];
     std::snprintf(line, sizeof line, format, values...);
     text += line;
-  };
-  add("%s, %s, %d threads; measured limits: read %.1f GB/s, f32 FMA %.0f GFLOP/s\n\n",
-      model.loaded.resolved.path.c_str(), model.backend->isa().c_str(), model.backend->n_threads(), limits.read_gbytes,
-      limits.fma_gflops);
-  add("prefill   %10.1f tok/s   %ld tokens\n", prefill_rate, static_cast<long>(n_prompt));
-  add("decode    %10.1f tok/s   %.2f GB/s of weights, %.0f %% of the read bandwidth%s\n", decode_rate, gbytes,
-      100 * gbytes / limits.read_gbytes, gbytes > limits.read_gbytes ? " (the model fits a cache)" : "");
-  add("decode    %10.1f tok/s   %ld sequences at once\n", batch_rate, static_cast<long>(n_sequences));
-  add("resident  %10.1f MB\n\nrecording               prefill        decode\n",
-      static_cast<double>(resident.now) * 1e-6);
+  }
+  std::string text;
+};
 
-  const std::pair<const char*, const char*> modes[] = {{"ids", "*.router.ids"},
-                                                       {"ids, weights", "*.router.ids,*.router.weights"},
-                                                       {"all router points", "*.router.*"},
-                                                       {"residual stream", "*.resid_out"}};
-  for (const auto& [name, points] : modes) {
-    const auto [p, d] = bench.measure(1, n_prompt, n_new + 1, points);
-    json::Value entry = json::Value::object();
-    entry.set("points", points).set("prefill_cost", p / prefill - 1).set("decode_cost", d / decode - 1);
-    recording.push_back(entry);
-    add("  %-20s %+7.1f %%     %+7.1f %%\n", name, 100 * (p / prefill - 1), 100 * (d / decode - 1));
+MachineLimits measure_limits(const CommonOptions& options, const Backend& backend) {
+  if (backend.shares_host_memory()) return measure_cpu_limits({options.threads, options.isa}, {});
+  CommonOptions fast = options;   // --numerics invariant has no library's products
+  fast.numerics = "fast";
+  fast.device = backend.name();
+  const std::unique_ptr<Backend> own = open_backend(fast);
+  LimitOptions sizes;
+  sizes.buffer_bytes = std::min(sizes.buffer_bytes * 4, own->free_bytes() / 4);
+  return measure_device_limits(*own, sizes);
+}
+
+json::Value machine(const Backend& backend, const CommonOptions& options) {
+  json::Value line = json::Value::object();
+  line.set("device", backend.name())
+      .set("isa", backend.isa())
+      .set("threads", int64_t{backend.n_threads()})
+      .set("numerics", options.numerics);
+  return line;
+}
+
+void describe(Table& table, const std::string& what, const Backend& backend, const MachineLimits& limits) {
+  table.add("%s, %s %s, %d thread%s; measured limits: %s %.1f GB/s, %s %.0f GFLOP/s\n", what.c_str(),
+            backend.name().c_str(), backend.isa().c_str(), backend.n_threads(), backend.n_threads() == 1 ? "" : "s",
+            limits.gbytes_measured.c_str(), limits.gbytes, limits.gflops_measured.c_str(), limits.gflops);
+}
+
+void describe_watch(Table& table, const json::Value& watched) {
+  if (watched.is_null()) return;
+  const auto median = [&](const char* key) {
+    const json::Value* range = watched.find(key);
+    return range && !range->is_null() ? range->find("median")->real() : 0;
+  };
+  table.add("\n%s, driver %s: SM %.0f MHz, memory %.0f MHz, %.0f C, %.0f W (medians while it worked)\n",
+            watched.find("name")->string().c_str(), watched.find("driver")->string().c_str(), median("sm_mhz"),
+            median("memory_mhz"), median("celsius"), median("watts"));
+}
+
+const std::vector<std::pair<std::string, std::string>> recording_modes = {
+    {"ids", "*.router.ids"},
+    {"ids, weights", "*.router.ids,*.router.weights"},
+    {"router logits", "*.router.ids,*.router.weights,*.router.logits"},
+    {"residual stream", "*.resid_out"}};
+
+// What was measured of one model, as one document and as text.
+struct Measured {
+  json::Value document;
+  Table table;
+};
+
+void measure_model(Measured& out, ModelBench& bench, const BenchOptions& options) {
+  json::Value prefills = json::Value::array(), decodes = json::Value::array(), recordings = json::Value::array();
+  stop_if_interrupted();
+  const auto field = [](const json::Value& line, const char* key) { return line.find(key)->real(); };
+  for (const ModelBench::Prefill& prefill : bench.prefill()) {
+    json::Value line = bench.to_json(prefill);
+    out.table.add("prefill  %6ld tokens            %11.1f tok/s  %10.1f GFLOP/s  %3.0f %% of the limit\n",
+                  static_cast<long>(prefill.tokens), field(line, "tokens_per_second"), field(line, "gflops"),
+                  100 * field(line, "share_of_limit"));
+    prefills.push_back(std::move(line));
   }
-  out.set("recording", std::move(recording));
-  if (trace_tokens > 0) {
-    json::Value memory = bench.trace_memory(trace_tokens);
+  for (const ModelBench::Decode& decode : bench.decode()) {
+    json::Value line = bench.to_json(decode);
+    const double share = field(line, "share_of_limit");
+    out.table.add("decode   batch %4ld, context %5ld %9.1f tok/s  %10.2f GB/s     %3.0f %% of the limit%s\n",
+                  static_cast<long>(decode.batch), static_cast<long>(decode.context), field(line, "tokens_per_second"),
+                  field(line, "gbytes_per_second"), 100 * share, share > 1 ? " (the model fits a cache)" : "");
+    decodes.push_back(std::move(line));
+  }
+  const json::Value routed = bench.routed();
+  for (const json::Value& line : routed.items())
+    out.table.add("MoE layer %5ld tokens  %22.1f us     %10.1f GFLOP/s  %3.0f %% of the limit\n",
+                  static_cast<long>(line.find("tokens")->integer()), 1e6 * field(line, "seconds"), field(line, "gflops"),
+                  100 * field(line, "share_of_limit"));
+  const auto recorded = bench.recording(recording_modes);
+  if (!recorded.empty()) {
+    const auto& first = recorded.front();
+    out.table.add("\nrecording, over none   prefill %ld   decode at 1   decode at %ld\n",
+                  static_cast<long>(first.prefill_tokens), static_cast<long>(first.batch));
+  }
+  for (const ModelBench::Recording& recording : recorded) {
+    out.table.add("  %-20s %+9.1f %%    %+7.1f %%     %+7.1f %%\n", recording.name.c_str(), 100 * recording.prefill_cost,
+                  100 * recording.decode_cost, 100 * recording.batch_cost);
+    recordings.push_back(ModelBench::to_json(recording));
+  }
+  out.document.set("prefill", std::move(prefills))
+      .set("decode", std::move(decodes))
+      .set("moe_layer", routed)
+      .set("recording", std::move(recordings));
+  if (options.trace_tokens > 0) {
+    json::Value memory = bench.trace_memory(options.trace_tokens);
     const json::Value* growth = memory.find("peak_growth_bytes");
-    add("\ntrace of %ld tokens: %.1f MB on disk, peak memory %s\n", static_cast<long>(memory.find("tokens")->integer()),
-        memory.find("file_bytes")->real() * 1e-6,
-        growth->is_null() ? "unknown (the system does not let the peak be reset)"
-                          : ("+" + std::to_string(growth->integer() / 1000000) + " MB above the model").c_str());
-    out.set("trace_memory", std::move(memory));
+    out.table.add("\ntrace of %ld tokens: %.1f MB on disk, peak memory %s\n",
+                  static_cast<long>(memory.find("tokens")->integer()), memory.find("file_bytes")->real() * 1e-6,
+                  growth->is_null() ? "unknown (the system does not let the peak be reset)"
+                                    : ("+" + std::to_string(growth->integer() / 1000000) + " MB above the model").c_str());
+    out.document.set("trace_memory", std::move(memory));
   }
-  write_stdout(options.json ? json::dump(out) + "\n" : text);
+}
+
+void finish_watch(Measured& out, DeviceWatch& watch) {
+  json::Value watched = watch.finish();
+  describe_watch(out.table, watched);
+  out.document.set("watched", std::move(watched));
+}
+
+void print(const Measured& out, const BenchOptions& options) {
+  write_stdout(options.json ? json::dump(out.document) + "\n" : out.table.text);
+}
+
+void expect_positions(const BenchOptions& options, const Model& model, int64_t longest) {
+  if (model.max_positions > 0 && longest > model.max_positions)
+    throw Error(options.shape.empty() ? "--prompt-tokens, --new-tokens" : "--prompt-tokens, --context, --new-tokens",
+                "expected at most the model's " + std::to_string(model.max_positions) + " positions, found " +
+                    std::to_string(longest));
+}
+
+int bench_model(const BenchOptions& options) {
+  OpenedModel model = open_model(options);
+  ModelBenchOptions bench;
+  bench.prefill = {options.n_prompt > 0 ? options.n_prompt : 256};
+  bench.context = options.context > 0 ? options.context : bench.prefill.front();
+  bench.n_new = options.n_new > 0 ? options.n_new : 64;
+  bench.batches = {1};
+  if (options.batch > 1) bench.batches.push_back(options.batch);
+  bench.chunk = options.chunk;
+  bench.repeats = options.repeats;
+  expect_positions(options, model.loaded.model, std::max(bench.prefill.front(), bench.context + bench.n_new));
+  const MachineLimits limits = measure_limits(options, *model.backend);
+  DeviceWatch watch(model.backend->name());
+  ModelBench measuring(model, options, bench, limits);
+
+  Measured out{machine(*model.backend, options), {}};
+  out.document.set("model", model.loaded.resolved.path);
+  set_limits(out.document, limits);
+  describe(out.table, model.loaded.resolved.path, *model.backend, limits);
+  out.table.add("\n");
+  measure_model(out, measuring, options);
+  // The first of each under names of its own.
+  const auto first = [&](const char* list) -> const json::Value& { return out.document.find(list)->items().front(); };
+  const json::Value& last = out.document.find("decode")->items().back();
+  const double gbytes = first("decode").find("gbytes_per_second")->real();
+  out.document.set("prompt_tokens", bench.prefill.front())
+      .set("new_tokens", bench.n_new)
+      .set("prefill_tokens_per_second", *first("prefill").find("tokens_per_second"))
+      .set("decode_tokens_per_second", *first("decode").find("tokens_per_second"))
+      .set("decode_gbytes_per_second", gbytes)
+      .set("decode_share_of_read_bandwidth", gbytes / limits.gbytes)
+      .set("batch", options.batch)
+      .set("batch_decode_tokens_per_second", *last.find("tokens_per_second"))
+      .set("weight_bytes_per_token", weight_bytes(model.loaded.model, model.loaded.weights, 1))
+      .set("resident_bytes", resident_bytes());
+  out.table.add("\nresident memory %.1f MB\n", static_cast<double>(resident_bytes()) * 1e-6);
+  finish_watch(out, watch);
+  print(out, options);
   return 0;
 }
 
-int bench_kernels(const CommonOptions& options) {
-  OpBenchOptions bench;
-  bench.cpu = {options.threads, options.isa};
-  const MachineLimits limits = measure_limits(bench);
+std::string gigabytes(int64_t bytes) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.2f GB", static_cast<double>(bytes) * 1e-9);
+  return text;
+}
+
+// A model of a released shape with random weights: on the CPU in memory of their own, on a device from a small pool.
+int bench_shape_command(const BenchOptions& options) {
+  BenchShape shape = bench_shape(options.shape);
+  const int64_t of_layers = shape.model.n_layers();
+  if (options.layers > of_layers)
+    throw UsageError("--layers", "expected at most the " + std::to_string(of_layers) + " of " + shape.name + ", found " +
+                                     std::to_string(options.layers));
+  if (options.layers > 0) shape.model.layers.resize(static_cast<size_t>(options.layers));
+  OpenedModel model;
+  model.backend = open_backend(options);
+  const bool device = !model.backend->shares_host_memory();
+
+  ModelBenchOptions bench;
+  const int64_t most = shape.model.max_positions > 0 ? shape.model.max_positions : INT64_MAX;
+  if (options.n_prompt > 0) bench.prefill = {options.n_prompt};
+  else if (device) bench.prefill = {512, std::min<int64_t>(4096, most)};
+  else bench.prefill = {512};
+  bench.context = options.context > 0 ? options.context : device ? 1024 : 128;
+  bench.n_new = options.n_new > 0 ? options.n_new : device ? 64 : 8;
+  if (options.batch_given) {
+    bench.batches = {1};
+    if (options.batch > 1) bench.batches.push_back(options.batch);
+  } else {
+    bench.batches = device ? std::vector<int64_t>{1, 8, 32} : std::vector<int64_t>{1, 8};
+  }
+  bench.chunk = options.chunk_given ? options.chunk : device ? 0 : 512;
+  bench.repeats = options.repeats;
+  bench.routed_tokens_most = device ? 4096 : bench.prefill.back();
+  expect_positions(options, shape.model, std::max(bench.prefill.back(), bench.context + bench.n_new));
+
+  const int64_t bytes = random_weight_bytes(shape);
+  if (!device) {
+    const int64_t working = int64_t{1} << 30, available = available_memory();
+    if (bytes + working > available)
+      throw Error("--shape " + shape.name,
+                  "expected " + gigabytes(bytes) + " of memory for the weights of " +
+                      std::to_string(shape.model.n_layers()) + " layers and " + gigabytes(working) +
+                      " to work in, found " + gigabytes(available) + " available; --layers " +
+                      std::to_string(layers_that_fit(shape, available - working)) + " would fit");
+  }
+  const MachineLimits limits = measure_limits(options, *model.backend);
+  RandomMemory memory(device, size_t{67} << 20);
+  model.loaded.resolved.path = shape.name;
+  model.loaded.model = shape.model;
+  model.loaded.weights = random_weights(shape, memory);
+  model.shape = probe_shape(shape.model);
+  json::Value upload;
+  if (device) {
+    int64_t longest = std::max(bench.prefill.back(), bench.batches.back() * (bench.context + bench.n_new));
+    require_device_memory(*model.backend, shape.model, model.loaded.weights, longest);
+    Progress progress("uploading", bytes, options.quiet);
+    const double start = now();
+    model.loaded.weights = upload_weights(*model.backend, shape.model, model.loaded.weights,
+                                          [&](int64_t done) { progress.update(done); });
+    const double seconds = now() - start;
+    progress.done();
+    upload = json::Value::object();
+    upload.set("bytes", bytes).set("seconds", seconds).set("gbytes_per_second", static_cast<double>(bytes) / seconds * 1e-9);
+  }
+  DeviceWatch watch(model.backend->name());
+  ModelBench measuring(model, options, bench, limits);
+
+  Measured out{machine(*model.backend, options), {}};
+  out.document.set("shape", shape.name)
+      .set("layers", shape.model.n_layers())
+      .set("of_layers", of_layers)
+      .set("weights", shape.mxfp4 ? "random, experts MXFP4, else bf16" : "random, bf16")
+      .set("host_weight_bytes", bytes)
+      .set("weight_bytes_per_token", weight_bytes(shape.model, model.loaded.weights, 1));
+  set_limits(out.document, limits);
+  const std::string cut = shape.model.n_layers() < of_layers ? " (of " + std::to_string(of_layers) + ")" : "";
+  describe(out.table, shape.name + ", " + std::to_string(shape.model.n_layers()) + cut + " layers, random weights",
+           *model.backend, limits);
+  if (!upload.is_null())
+    out.table.add("upload   %.2f GB in %.2f s, %.1f GB/s\n", static_cast<double>(bytes) * 1e-9,
+                  upload.find("seconds")->real(), upload.find("gbytes_per_second")->real());
+  out.document.set("upload", std::move(upload));
+  out.table.add("\n");
+  measure_model(out, measuring, options);
+  finish_watch(out, watch);
+  print(out, options);
+  return 0;
+}
+
+int bench_kernels(const BenchOptions& options) {
+  const std::unique_ptr<Backend> backend = open_backend(options);
+  const MachineLimits limits = measure_limits(options, *backend);
+  DeviceWatch watch(backend->name());
   if (options.json) {
-    json::Value line = json::Value::object();
-    line.set("read_gbytes_per_second", limits.read_gbytes).set("fma_gflops", limits.fma_gflops);
+    json::Value line = machine(*backend, options);
+    set_limits(line, limits);
     write_stdout(json::dump(line) + "\n");
   } else {
-    char text[256];
-    std::snprintf(text, sizeof text,
-                  "limits: read %.1f GB/s, f32 FMA %.0f GFLOP/s\n\n%-16s %-34s %10s %9s %6s %9s %6s\n",
-                  limits.read_gbytes, limits.fma_gflops, "op", "shape", "us", "GFLOP/s", "%", "GB/s", "%");
-    write_stdout(text);
+    Table head;
+    describe(head, "kernels", *backend, limits);
+    head.add("%s\n\n%-21s %-18s %-58s %10s %10s %9s %7s\n",
+             limits.device ? "us: the median of rounds; limit: share of the least time that either limit allows"
+                           : "us: the fastest of several; limit: share of the least time that either limit allows",
+             "op", "model", "shape", "us", "GFLOP/s", "GB/s", "limit");
+    write_stdout(head.text);
   }
-  bench_ops(bench, [&](const OpSpeed& speed) {
+  bench_ops(*backend, op_bench_options(*backend), [&](const OpSpeed& speed) {
     stop_if_interrupted();
+    const double share = limits.least_seconds(speed.flops, speed.bytes) / speed.seconds;
     if (options.json) {
       json::Value line = json::Value::object();
       line.set("op", speed.op)
+          .set("model", speed.model)
           .set("shape", speed.shape)
+          .set("tokens", speed.tokens)
           .set("seconds", speed.seconds)
+          .set("spread", speed.spread)
           .set("gflops", speed.gflops())
           .set("gbytes_per_second", speed.gbytes())
-          .set("share_of_fma", speed.gflops() / limits.fma_gflops)
-          .set("share_of_read", speed.gbytes() / limits.read_gbytes);
+          .set("share_of_compute", speed.gflops() / limits.gflops)
+          .set("share_of_memory", speed.gbytes() / limits.gbytes)
+          .set("share_of_limit", share);
+      if (!limits.device) line.set("share_of_fma", speed.gflops() / limits.gflops).set("share_of_read", speed.gbytes() / limits.gbytes);
       write_stdout(json::dump(line) + "\n");
     } else {
-      char text[200];
-      std::snprintf(text, sizeof text, "%-16s %-34s %10.1f %9.1f %5.0f%% %9.2f %5.0f%%\n", speed.op.c_str(),
-                    speed.shape.c_str(), speed.seconds * 1e6, speed.gflops(), 100 * speed.gflops() / limits.fma_gflops,
-                    speed.gbytes(), 100 * speed.gbytes() / limits.read_gbytes);
-      write_stdout(text);
+      Table row;
+      row.add("%-21s %-18s %-58s %10.1f %10.1f %9.2f %6.0f%%\n", speed.op.c_str(), speed.model.c_str(),
+              speed.shape.c_str(), speed.seconds * 1e6, speed.gflops(), speed.gbytes(), 100 * share);
+      write_stdout(row.text);
     }
     std::fflush(stdout);
   });
+  const json::Value watched = watch.finish();
+  if (options.json && !watched.is_null()) {
+    json::Value line = json::Value::object();
+    line.set("watched", watched);
+    write_stdout(json::dump(line) + "\n");
+  } else if (!options.json) {
+    Table last;
+    describe_watch(last, watched);
+    write_stdout(last.text);
+  }
   return 0;
 }
 
@@ -299,34 +343,44 @@ int bench_kernels(const CommonOptions& options) {
 int bench_command(int argc, char** argv) {
   CLI::App app("Speed of a model: prefill, decode, cost of recording, memory; or of the kernels.", "signalbox bench");
   app.footer(
-      "Examples:\n  signalbox bench builtin\n  signalbox bench builtin --trace-tokens 1000000\n"
-      "  signalbox bench --kernels --threads 2");
-  CommonOptions options;
-  bool kernels = false;
-  int64_t n_prompt = 256, n_new = 64, trace_tokens = 0;
-  int repeats = 3;
+      "Limits are measured in the same run: on the CPU by reading memory and by multiply-adds, on a GPU by a copy and by\n"
+      "a large product. `share_of_limit` is the least time that they allow over the time taken.\n\n"
+      "Shapes: " + bench_shape_names() +
+      "\n\nExamples:\n  signalbox bench builtin\n  signalbox bench builtin --trace-tokens 1000000\n"
+      "  signalbox bench --shape " + std::string(families::real_shapes().front().name) +
+      " --layers 2\n  signalbox bench --kernels --threads 2");
+  BenchOptions options;
   auto* model = app.add_option("MODEL", options.model, "a directory, org/name[@revision] in the cache, or builtin");
-  app.add_flag("--kernels", kernels, "the kernels at shapes of real models")->excludes(model);
+  auto* shape = app.add_option("--shape", options.shape, "a released model's shape, with random weights")->excludes(model);
+  app.add_flag("--kernels", options.kernels, "the kernels at shapes of released models")->excludes(model)->excludes(shape);
+  app.add_option("--layers", options.layers, "only the first so many layers of the shape")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
+      ->needs(shape);
   add_device_options(app, options);
-  app.add_option("--batch", options.batch, "sequences of the batched measurement")
-      ->check(CLI::Range(1, 4096))
-      ->capture_default_str();
-  app.add_option("--chunk", options.chunk, "given tokens a forward")
-      ->check(CLI::Range(1, 1 << 20))
-      ->capture_default_str();
-  app.add_option("--prompt-tokens", n_prompt, "given tokens")->check(CLI::Range(1, 1 << 20))->capture_default_str();
-  app.add_option("--new-tokens", n_new, "decoded tokens")->check(CLI::Range(1, 1 << 20))->capture_default_str();
-  app.add_option("--repeats", repeats, "the fastest of this many counts")
+  auto* batch = app.add_option("--batch", options.batch, "sequences of the batched measurement")
+                    ->check(CLI::Range(1, 4096))
+                    ->capture_default_str();
+  auto* chunk = app.add_option("--chunk", options.chunk, "given tokens a forward")->check(CLI::Range(1, 1 << 20))->capture_default_str();
+  app.add_option("--prompt-tokens", options.n_prompt, "given tokens of the prefill (256; with --shape 512, on a GPU 4096 too)")
+      ->check(CLI::Range(1, 1 << 20));
+  app.add_option("--context", options.context, "given tokens before decoding (as --prompt-tokens; with --shape 128, on a GPU 1024)")
+      ->check(CLI::Range(1, 1 << 20));
+  app.add_option("--new-tokens", options.n_new, "decoded tokens that are timed (64; with --shape 8, on a GPU 64)")
+      ->check(CLI::Range(1, 1 << 20));
+  app.add_option("--repeats", options.repeats, "the fastest of this many counts")
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();
-  app.add_option("--trace-tokens", trace_tokens, "also trace this many tokens and tell the memory it took")
+  app.add_option("--trace-tokens", options.trace_tokens, "also trace this many tokens and tell the memory it took")
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 40))
       ->capture_default_str();
   if (int code = parse_arguments(app, argc, argv); code >= 0) return code;
+  options.batch_given = batch->count() > 0;
+  options.chunk_given = chunk->count() > 0;
   catch_signals();
-  if (!kernels && options.model.empty())
-    throw UsageError("signalbox bench", "expected MODEL or --kernels, found neither");
-  return kernels ? bench_kernels(options) : bench_model(options, n_prompt, n_new, repeats, trace_tokens);
+  if (options.kernels) return bench_kernels(options);
+  if (!options.shape.empty()) return bench_shape_command(options);
+  if (options.model.empty()) throw UsageError("signalbox bench", "expected MODEL, --shape or --kernels, found none of them");
+  return bench_model(options);
 }
 
 }  // namespace signalbox

@@ -1,6 +1,9 @@
 // Opening models and their text tools.
 #include <algorithm>
+#include <charconv>
+#include <cstdio>
 
+#include "engine/device_weights.h"
 #include "loaders/template/chat_template.h"
 #include "loaders/tokenizer/tokenizer.h"
 #include "tools/signalbox/common.h"
@@ -47,10 +50,25 @@ OpenedText open_text(const std::string& model, const CommonOptions&, bool tokeni
 }
 
 std::unique_ptr<Backend> open_backend(const CommonOptions& options) {
-  if (options.device != "auto" && options.device != "cpu") {
-    if (options.device.starts_with("cuda"))
-      throw Error("--device", "expected a binary with a CUDA backend, found one built for the CPU alone");
-    throw UsageError("--device", "expected auto, cpu or cuda[:N], found \"" + options.device + "\"");
+  const std::string& device = options.device;
+  CudaOptions cuda;
+  cuda.invariant = options.numerics == "invariant";
+  bool wants_cuda = device == "cuda";
+  if (device.starts_with("cuda:")) {
+    const char* end = device.data() + device.size();
+    const auto [rest, error] = std::from_chars(device.data() + 5, end, cuda.device);
+    wants_cuda = error == std::errc() && rest == end && cuda.device >= 0;
+  }
+  if (!wants_cuda && device != "auto" && device != "cpu")
+    throw UsageError("--device", "expected auto, cpu or cuda[:N], found \"" + device + "\"");
+  if (device == "auto" && built_with_cuda()) {
+    const std::string reason = cuda_unavailable();
+    wants_cuda = reason.empty();
+    if (!wants_cuda && !options.quiet) std::fprintf(stderr, "running on the CPU: %s\n", reason.c_str());
+  }
+  if (wants_cuda) {
+    if (const std::string reason = cuda_unavailable(); !reason.empty()) throw Error("--device " + device, reason);
+    return make_cuda_backend(cuda);
   }
   return make_cpu_backend({options.threads, options.isa});
 }
@@ -60,6 +78,12 @@ OpenedModel open_model(const CommonOptions& options) {
   model.backend = open_backend(options);
   const ResolvedModel resolved = resolve_model(options.model);
   model.loaded = load_model(resolved);
+  if (!model.backend->shares_host_memory()) {
+    require_device_memory(*model.backend, model.loaded.model, model.loaded.weights, KvPool::block_size);
+    Progress progress("loading", host_weight_bytes(model.loaded.model, model.loaded.weights), options.quiet);
+    model.loaded.weights = upload_weights(*model.backend, model.loaded.model, model.loaded.weights,
+                                          [&](int64_t bytes) { progress.update(bytes); });
+  }
   OpenedText text = open_text_files(*resolved.files);
   model.tokenizer = std::move(text.tokenizer);
   model.chat_template = std::move(text.chat_template);

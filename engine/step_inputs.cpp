@@ -1,0 +1,17 @@
+#include "engine/step_inputs.h"
+
+#include <algorithm>
+
+namespace signalbox {
+
+void StepInputs::upload() {
+  if (image_.size() > bytes_) {
+    backend_.forget_graphs();
+    memory_.reset();
+    bytes_ = std::max(image_.size(), 2 * bytes_);
+    memory_ = backend_.allocate(bytes_);
+  }
+  backend_.upload(memory_.get(), image_.data(), image_.size());
+}
+
+}  // namespace signalbox

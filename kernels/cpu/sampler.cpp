@@ -1,0 +1,95 @@
+// Choosing the next token from logits, and the log-probabilities of given tokens.
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <span>
+#include <vector>
+
+#include "kernels/cpu/cpu_backend.h"
+#include "kernels/random.h"
+
+namespace signalbox::cpu {
+
+namespace {
+
+// The largest, ties to the lowest; -1 where one is NaN, the largest is infinite or there is none.
+int32_t argmax(std::span<const float> logits) {
+  int64_t best = -1;
+  for (size_t i = 0; i < logits.size(); ++i) {
+    if (std::isnan(logits[i])) return -1;
+    if (best < 0 || logits[i] > logits[static_cast<size_t>(best)]) best = static_cast<int64_t>(i);
+  }
+  if (best < 0 || std::isinf(logits[static_cast<size_t>(best)])) return -1;
+  return static_cast<int32_t>(best);
+}
+
+int32_t sample_token(std::span<const float> logits, const SampleParams& params) {
+  const int32_t best = argmax(logits);
+  if (best < 0 || params.temperature <= 0 || params.top_k == 1) return best;
+
+  // Descending, ties to the lowest id: the candidates' order must not depend on the sort.
+  auto logit = [&](int32_t id) { return logits[static_cast<size_t>(id)]; };
+  std::vector<int32_t> order(logits.size());
+  std::iota(order.begin(), order.end(), 0);
+  auto before = [&](int32_t a, int32_t b) { return logit(a) != logit(b) ? logit(a) > logit(b) : a < b; };
+  size_t kept = order.size();
+  if (params.top_k > 0 && static_cast<size_t>(params.top_k) < kept) {
+    kept = static_cast<size_t>(params.top_k);
+    std::partial_sort(order.begin(), order.begin() + params.top_k, order.end(), before);
+    order.resize(kept);
+  } else {
+    std::sort(order.begin(), order.end(), before);
+  }
+
+  std::vector<double> probability(kept);
+  double sum = 0;
+  for (size_t i = 0; i < kept; ++i) {
+    probability[i] = std::exp((static_cast<double>(logit(order[i])) - static_cast<double>(logit(best))) /
+                              static_cast<double>(params.temperature));
+    sum += probability[i];
+  }
+  if (params.top_p < 1) {
+    const double enough = static_cast<double>(params.top_p) * sum;
+    double mass = 0;
+    size_t n = 0;
+    while (n < kept && mass < enough) mass += probability[n++];
+    kept = std::max<size_t>(n, 1);
+    sum = 0;
+    for (size_t i = 0; i < kept; ++i) sum += probability[i];
+  }
+  const double target = sample_uniform(params.seed, params.record_hash, params.sample, params.position) * sum;
+  double mass = 0;
+  for (size_t i = 0; i < kept; ++i) {
+    mass += probability[i];
+    if (target < mass) return order[i];
+  }
+  return order[kept - 1];
+}
+
+// log(sum(exp(logits))) in double.
+double log_sum_exp(std::span<const float> logits) {
+  float top = -INFINITY;
+  for (const float z : logits) top = std::max(top, z);
+  double sum = 0;
+  for (const float z : logits) sum += std::exp(static_cast<double>(z) - static_cast<double>(top));
+  return static_cast<double>(top) + std::log(sum);
+}
+
+std::span<const float> row_of(const Tensor& x, int64_t r) { return {x.row(r), static_cast<size_t>(x.cols)}; }
+
+}  // namespace
+
+void CpuBackend::sample(int32_t* ids, Tensor logits, const SampleParams* params) {
+  for_ranges(logits.rows, logits.cols, [&](int64_t first, int64_t last, int) {
+    for (int64_t r = first; r < last; ++r) ids[r] = sample_token(row_of(logits, r), params[r]);
+  });
+}
+
+void CpuBackend::log_probs(double* out, Tensor logits, const int32_t* targets) {
+  for_ranges(logits.rows, logits.cols, [&](int64_t first, int64_t last, int) {
+    for (int64_t r = first; r < last; ++r)
+      out[r] = targets[r] < 0 ? NAN : static_cast<double>(logits.row(r)[targets[r]]) - log_sum_exp(row_of(logits, r));
+  });
+}
+
+}  // namespace signalbox::cpu

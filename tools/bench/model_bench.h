@@ -1,0 +1,83 @@
+// Speed of a whole model: prefill, decode, the routed block, and what recording costs.
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "loaders/json/json.h"
+#include "tools/bench/limits.h"
+#include "tools/signalbox/common.h"
+
+namespace signalbox {
+
+// Bytes of weights that a forward of n_tokens tokens must read. Tokens that route evenly use
+// n_experts * (1 - (1 - n_active / n_experts)^n_tokens) different experts of a layer.
+double weight_bytes(const Model& model, const Weights& weights, int64_t n_tokens);
+// Bytes of keys and values that one token reads, which sees n_keys of them.
+double kv_bytes(const Model& model, DType dtype, int64_t n_keys);
+// Floating-point operations of n_tokens tokens behind `first` others, with logits of n_logits of them.
+double forward_flops(const Model& model, int64_t first, int64_t n_tokens, int64_t n_logits);
+
+struct ModelBenchOptions {
+  std::vector<int64_t> prefill;    // given tokens of each measurement
+  std::vector<int64_t> batches;    // sequences that decode at once, ascending
+  int64_t context = 0;             // given tokens before decoding
+  int64_t n_new = 0;               // decoded tokens that are timed
+  int64_t chunk = 0;               // given tokens a forward; 0: the whole prompt
+  int repeats = 3;                 // the fastest of so many
+  int64_t routed_tokens_most = 0;  // the routed block alone: up to so many tokens; 0: not at all
+};
+
+// Times whole runs (engine/runner.h), as the other commands make them.
+class ModelBench {
+ public:
+  ModelBench(OpenedModel& model, const CommonOptions& options, const ModelBenchOptions& bench,
+             const MachineLimits& limits);
+
+  struct Prefill {
+    int64_t tokens = 0, chunk = 0;
+    double seconds = 0, flops = 0, bytes = 0;
+  };
+  struct Decode {
+    int64_t batch = 0, context = 0;   // context: keys that the middle one of the timed tokens sees
+    double seconds = 0, flops = 0, bytes = 0;   // of one step
+  };
+  struct Recording {
+    std::string name, points;
+    int64_t prefill_tokens = 0, batch = 0;
+    double prefill_cost = 0, decode_cost = 0, batch_cost = 0;   // time over that without recording, less 1
+  };
+  std::vector<Prefill> prefill();
+  std::vector<Decode> decode();
+  // The first prefill, decoding at 1 and at the largest batch with each mode (name, points) recorded. Empty for models
+  // without routers.
+  std::vector<Recording> recording(const std::vector<std::pair<std::string, std::string>>& modes);
+  // The whole routed block at 1, 8, 32, ... tokens, in layers that take turns.
+  json::Value routed();
+  // What a trace of ids and weights takes in memory and on disk.
+  json::Value trace_memory(int64_t n_tokens);
+
+  // With the share of what the limits allow.
+  json::Value to_json(const Prefill& prefill) const;
+  json::Value to_json(const Decode& decode) const;
+  static json::Value to_json(const Recording& recording);
+
+ private:
+  Prefill measure_prefill(int64_t n_tokens, const std::string& points);
+  Decode measure_decode(int64_t batch, const std::string& points);
+  std::vector<Job> make_jobs(int64_t n_sequences, int64_t n_prompt, int64_t n_new) const;
+  std::unique_ptr<TraceWriter> make_trace(const std::string& points, const std::string& directory) const;
+
+  OpenedModel& model_;
+  const CommonOptions& options_;
+  const ModelBenchOptions bench_;
+  const MachineLimits limits_;
+  Forward forward_;
+};
+
+// Resident memory of this process.
+int64_t resident_bytes();
+
+}  // namespace signalbox
