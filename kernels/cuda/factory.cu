@@ -1,0 +1,12 @@
+// The functions of kernels/backend.h that a build with CUDA has; kernels/cuda_absent.cpp has those of one without.
+#include "kernels/cuda/cuda_backend.h"
+
+namespace signalbox {
+
+bool built_with_cuda() { return true; }
+std::string cuda_unavailable() { return cuda::unavailable(); }
+std::unique_ptr<Backend> make_cuda_backend(const CudaOptions& options) {
+  return std::make_unique<cuda::CudaBackend>(options);
+}
+
+}  // namespace signalbox

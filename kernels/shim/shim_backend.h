@@ -1,0 +1,11 @@
+// The kernels of kernels/cuda, run on the host thread by thread: their test on machines without a GPU.
+#pragma once
+#include <memory>
+
+#include "kernels/backend.h"
+
+namespace signalbox {
+
+std::unique_ptr<Backend> make_shim_backend(const CudaOptions& options);
+
+}  // namespace signalbox

@@ -1,0 +1,54 @@
+// What the ops of a device are held to, against the CPU backend on the same values: |got - want| <= absolute +
+// relative * |want|. A reason stands at each row.
+#pragma once
+#include "tests/ops/tolerances.h"
+
+namespace signalbox::test::tolerance {
+
+// Probabilities are rounded to bf16 (2^-9 of each term of a mean of values, at most 4.24 here), then the output.
+constexpr Tolerance device_attention = {8.5e-3, 2e-3};
+
+// The same formulas in double, rounded once; sums in another order may round the other way before two divisions.
+constexpr Tolerance device_router_weight = {1e-30, 5e-7};
+// Two f32 sums of up to 2304 products of normal values, in different orders.
+constexpr Tolerance device_router_logits = {3e-5, 1e-6};
+
+// A whole forward of up to four layers against the CPU in f32: each operand of a matrix product is rounded to bf16 (a
+// relative error of 2^-9 at most, 2^-10.4 in the mean), some twenty in a row, and norms, softmax and products of gate
+// and up pass errors on. Distance over length (measured: up to 0.017), and the largest single difference beyond 5 % of
+// the value, over the root mean square (hidden states are products, with values of 50 times their root mean square).
+constexpr double forward_relative = 0.025;
+constexpr double forward_worst = 0.3;
+// Log-probabilities of logits with errors of that size.
+constexpr double log_prob = 0.05;
+// A route may differ from the CPU's only where the CPU's own margin between chosen and not chosen logits was below this:
+// the error of a logit, whose root mean square is about 1 here, is 0.012 times that, and two of them count.
+constexpr double near_tie_margin = 0.05;
+
+// The CPU's bits but for a double exp that may differ by its last bit before it is rounded to f32.
+constexpr Tolerance device_sigmoid = {1e-30, 2.5e-7};
+// Another order of the sum of squares, up to 16390 terms: sixteen roundings and the tree's, then three more.
+constexpr Tolerance device_norm = {1e-30, 2e-6};
+// A norm, then a rotation: the errors of both of a pair, whose values are at most 20.
+constexpr Tolerance device_heads = {1e-5, 2e-6};
+// The same, rounded to bf16: half of the last of eight bits.
+constexpr Tolerance device_cached = {1e-5, 3.92e-3};
+// Sums of doubles in another order, and exp within its last bit.
+constexpr Tolerance device_log_prob = {1e-12, 1e-12};
+
+// Two f32 sums of up to 520 products of normal values, in different orders; tensor cores cut off where the CPU rounds.
+constexpr Tolerance device_matmul = {1e-4, 2e-6};
+// The same, rounded to bf16: half of the last of eight bits.
+constexpr Tolerance device_rounded_matmul = {1e-4, 3.92e-3};
+// The product of two of those (one through a sigmoid), whose values are at most some fifty, rounded to bf16.
+constexpr Tolerance device_hidden = {2e-3, 3.92e-3};
+
+// Two f32 sums of k products of normal values, in different orders; the absolute error is times sqrt(k). Tensor cores cut
+// off where the CPU rounds: a few units of 2^-23 of partial sums that grow with sqrt(k), a turn of 16 at a time.
+constexpr Tolerance device_gemv = {4e-6, 2e-6};
+// The same, rounded to bf16: half of the last of eight bits.
+constexpr Tolerance device_gemv_rounded = {4e-6, 3.92e-3};
+// The product of two of those, one through a sigmoid, rounded to bf16.
+constexpr Tolerance device_gemv_hidden = {5e-5, 3.92e-3};
+
+}  // namespace signalbox::test::tolerance
