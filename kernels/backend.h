@@ -87,7 +87,7 @@ struct ExpertMatrices {
 };
 
 // How a token is chosen from logits: temperature, then the top_k largest, then the fewest whose probabilities reach
-// top_p; draws as in kernels/random.h (DrawPurpose::token).
+// top_p; drawn by sample_uniform of kernels/random.h.
 struct SampleParams {
   float temperature = 0;  // 0: the largest logit, ties to the lowest id
   float top_p = 1;
@@ -246,7 +246,7 @@ class Backend {
   virtual void edit_rows(Tensor x, std::span<const int32_t> rows, Tensor values, std::span<const int32_t> value_rows,
                          std::span<const int32_t> columns, bool add, float scale) = 0;
 
-  // ids[r] = the next token by logits[r] and params[r]; -1 where a logit is NaN or all are -inf.
+  // ids[r] = the next token by logits[r] and params[r]; -1 where a logit is NaN or the largest is infinite.
   virtual void sample(int32_t* ids, Tensor logits, const SampleParams* params) = 0;
 
   // out[r] = logits[r, targets[r]] - log(sum(exp(logits[r]))), natural log; NaN where targets[r] < 0.

@@ -11,6 +11,7 @@
 
 #include "kernels/backend.h"
 #include "kernels/cuda/runtime.h"
+#include "kernels/cuda/tile_map.h"
 
 namespace signalbox::DEVICE_SPACE {
 
@@ -127,6 +128,7 @@ class CudaBackend final : public Backend {
     size_t bytes = 0;
   };
   ScratchBlock scratch_[static_cast<size_t>(Scratch::n)];
+  TileMapKey map_key_;   // what the tile map in scratch memory was made of
 };
 
 }  // namespace signalbox::DEVICE_SPACE

@@ -1,6 +1,4 @@
 // Routed experts: few tokens go to gemv.h, more through tiles that a map on the device assigns to experts.
-#include <mutex>
-
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/gemv.h"
 #include "kernels/cuda/operand.h"
@@ -10,21 +8,6 @@
 namespace signalbox::DEVICE_SPACE {
 
 namespace {
-
-// What the map in a piece of scratch memory was made of, by its address. experts_out takes the map that experts_hidden
-// left there, in a replayed graph too, where both stand in this order.
-std::mutex map_keys_mutex;
-std::map<const void*, TileMapKey> map_keys;
-
-bool holds_map(const void* memory, const TileMapKey& key) {
-  const std::lock_guard lock(map_keys_mutex);
-  const auto found = map_keys.find(memory);
-  return found != map_keys.end() && found->second == key;
-}
-void remember_map(const void* memory, const TileMapKey& key) {
-  const std::lock_guard lock(map_keys_mutex);
-  map_keys[memory] = key;
-}
 
 TileMapKey key_of(const Route& route, int64_t n_tokens, const ExpertBlock& block, TileSize size) {
   return {route.ids, n_tokens, route.n_slots, static_cast<int32_t>(block.n_experts), tile_rows(size)};
@@ -74,7 +57,7 @@ void CudaBackend::experts_hidden(Tensor hidden, Tensor x, const Route& route, in
   void* memory = scratch(Scratch::tile_map, tile_map_bytes(key));
   const TileMap map = tile_map_at(memory, key);
   build_tile_map(stream_, map, key, route.banned, leaks);
-  remember_map(memory, key);
+  map_key_ = key;
 
   const bool mxfp4 = block.format == ExpertBlock::Format::mxfp4;
   TileGemm g = routed(hidden, x, map, block);
@@ -119,9 +102,9 @@ void CudaBackend::experts_out(Tensor out, Tensor hidden, const Route& route, int
   const TileMapKey key = key_of(route, n_tokens, block, size);
   void* memory = scratch(Scratch::tile_map, tile_map_bytes(key));
   const TileMap map = tile_map_at(memory, key);
-  if (!holds_map(memory, key)) {
+  if (map_key_ != key) {   // experts_hidden has left the map of its route
     build_tile_map(stream_, map, key, nullptr, nullptr);
-    remember_map(memory, key);
+    map_key_ = key;
   }
 
   const bool mxfp4 = block.format == ExpertBlock::Format::mxfp4;

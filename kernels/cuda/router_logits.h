@@ -54,8 +54,8 @@ __device__ inline void unpack(float (&to)[lane_columns], uint4 packed) {
 }
 
 // Logits of n_rows experts from first_expert on and of n_columns tokens from first_token on. sums
-// [few_warps, n_rows * n_columns] is shared. The order of a sum depends on d_model alone: chunk c of 256 columns belongs
-// to warp c % 4, eight of its columns to each lane.
+// [few_warps, n_rows * n_columns] is shared. The order of a sum depends on d_model alone: chunk c of 256 columns
+// belongs to warp c % 4, eight of its columns to each lane.
 template <int n_rows, int n_columns>
 __device__ inline void few_logits(const LogitsArgs& a, float* sums, int first_expert, int64_t first_token) {
   const int lane = lane_index(), warp = static_cast<int>(threadIdx.x) / warp_size;

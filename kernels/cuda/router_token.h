@@ -159,7 +159,7 @@ __device__ inline int rank_keys(int32_t* order, uint32_t* keys, int n_experts, i
 
 // ---- scores
 
-// The sum or the maximum that speaks for group g, from lanes that each saw a part of it.
+// The two largest of the values seen.
 struct BestTwo {
   float first = -infinity, second = -infinity;
   __device__ void see(float x) {

@@ -6,7 +6,9 @@ namespace signalbox::DEVICE_SPACE {
 // the weights are read once in any size, and many small tiles keep more reads under way.
 TileSize tile_size(int64_t m, int64_t n, int64_t n_batches, int n_processors) {
   if (m <= tile_rows(TileSize::small)) return TileSize::small;
-  const auto n_tiles = [&](int64_t rows, int64_t columns) { return ceil_div(m, rows) * ceil_div(n, columns) * n_batches; };
+  const auto n_tiles = [&](int64_t rows, int64_t columns) {
+    return ceil_div(m, rows) * ceil_div(n, columns) * n_batches;
+  };
   if (m > tile_rows(TileSize::medium) && n_tiles(128, 128) >= n_processors) return TileSize::large;
   if (m > 2 * tile_rows(TileSize::small) || n_tiles(64, 64) >= n_processors) return TileSize::medium;
   return TileSize::small;
@@ -41,7 +43,8 @@ void run_tile_gemm(Stream stream, const char* name, TileGemm g, Weights weights,
     gated ? run_size<Weights::mxfp4, true>(stream, name, g, size)
           : run_size<Weights::mxfp4, false>(stream, name, g, size);
   } else {
-    gated ? run_size<Weights::rows, true>(stream, name, g, size) : run_size<Weights::rows, false>(stream, name, g, size);
+    gated ? run_size<Weights::rows, true>(stream, name, g, size)
+          : run_size<Weights::rows, false>(stream, name, g, size);
   }
 }
 

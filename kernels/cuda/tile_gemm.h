@@ -1,8 +1,8 @@
 // Matrix products in tiles on tensor cores: out = A B^T with A activations and B weights, bf16 with f32 sums.
 //
 // All of them are one kernel: dense products, batches of heads, and routed experts, whose rows of A are gathered and
-// whose results are scattered by a tile map (tile_map.h). Tiles of A and B pass through a ring of shared memory filled by
-// asynchronous copies; each warp keeps its part of the result in registers.
+// whose results are scattered by a tile map (tile_map.h). Tiles of A and B pass through a ring of shared memory filled
+// by asynchronous copies; each warp keeps its part of the result in registers.
 //
 // Every element is summed in steps of 16 along K, in order, into one accumulator, by the same instruction in all three
 // sizes of tiles. So its bits do not depend on the size, on other rows or on the row's place: the invariant mode may

@@ -78,8 +78,8 @@ struct RowLoader {
   bf16* ring;
 
   __device__ RowLoader(const TileGemm& g, int64_t batch, int n_first, bf16* b, uint4*)
-      : g(g), n_first(n_first), row(static_cast<int>(threadIdx.x) / chunks), chunk(static_cast<int>(threadIdx.x) % chunks),
-        ring(b) {
+      : g(g), n_first(n_first), row(static_cast<int>(threadIdx.x) / chunks),
+        chunk(static_cast<int>(threadIdx.x) % chunks), ring(b) {
     base = reinterpret_cast<const char*>(static_cast<const bf16*>(g.b[0]) + batch * g.b_batch);
     up_base = gated ? reinterpret_cast<const char*>(static_cast<const bf16*>(g.b[1]) + batch * g.b_batch) : base;
     stride = g.b_stride[0];
@@ -162,7 +162,8 @@ struct Mxfp4Loader {
   __device__ Place place(int p) const {
     const int index = static_cast<int>(threadIdx.x) + p * Shape::n_threads, i = index / chunks;
     const int n = gated ? n_first + (i >> 4) * 8 + (i & 7) : n_first + i;
-    return {i, index % chunks, gated && (i & 8) != 0, n, gated ? (n >> 3) * g.b_group + (n & 7) : n};
+    const int row = gated ? (n >> 3) * g.b_group + (n & 7) : n;
+    return {i, index % chunks, gated && (i & 8) != 0, n, row};
   }
   __device__ void fetch_scales(int step) {
 #pragma unroll
@@ -170,7 +171,8 @@ struct Mxfp4Loader {
       const Place at = place(p);
       const int k = step * Shape::k + at.chunk * 32;
       const bool on = at.n < g.n && k < g.k;
-      scales[p] = on ? (at.up ? up_scale_base : scale_base)[at.row * g.scale_stride + k / 32] : static_cast<uint8_t>(127);
+      const uint8_t* from = (at.up ? up_scale_base : scale_base) + at.row * g.scale_stride + k / 32;
+      scales[p] = on ? *from : static_cast<uint8_t>(127);
     }
   }
   __device__ void begin(int step, int slot) const {
@@ -222,7 +224,8 @@ constexpr int raster_rows = 16;
 
 // Block: one tile. Grid x: tiles of rows and columns; z: batches.
 template <class Shape, Weights weights, bool gated>
-__global__ void __launch_bounds__(Shape::n_threads, Shape::blocks) tile_gemm_kernel(const __grid_constant__ TileGemm g) {
+__global__ void __launch_bounds__(Shape::n_threads, Shape::blocks)
+    tile_gemm_kernel(const __grid_constant__ TileGemm g) {
   constexpr int chunks = Shape::k / 8, rows_a_pass = Shape::n_threads / chunks, passes = Shape::m / rows_a_pass;
   constexpr int steps_of_16 = Shape::k / 16, out_columns = gated ? Shape::n / 2 : Shape::n;
   constexpr int fm = Shape::fragments_m, fn = Shape::fragments_n;
@@ -335,7 +338,8 @@ __global__ void __launch_bounds__(Shape::n_threads, Shape::blocks) tile_gemm_ker
           __syncthreads();
           if (step + Shape::stages < n_steps) begin_copies(step + Shape::stages, slot);
           commit_copies();
-          if (step + 1 < n_steps) load_parts(buffer ^ 1, a_ring + next * Shape::m * Shape::k, loader.landed(step + 1, next), 0);
+          if (step + 1 < n_steps)
+            load_parts(buffer ^ 1, a_ring + next * Shape::m * Shape::k, loader.landed(step + 1, next), 0);
           slot = next;
         }
 #pragma unroll
@@ -394,8 +398,8 @@ void launch_tile_gemm(Stream stream, const char* name, TileGemm g) {
   g.n_column_tiles = static_cast<int32_t>(ceil_div(g.n, gated ? Shape::n / 2 : Shape::n));
   const int64_t n_blocks = (g.tiles ? g.max_tiles : g.m_tiles) * g.n_column_tiles;
   launch(name, tile_gemm_kernel<Shape, weights, gated>,
-         dim3(static_cast<unsigned>(n_blocks), 1, static_cast<unsigned>(g.tiles ? 1 : g.n_batches)), dim3(Shape::n_threads),
-         tile_shared_bytes<Shape, weights>(), stream, g);
+         dim3(static_cast<unsigned>(n_blocks), 1, static_cast<unsigned>(g.tiles ? 1 : g.n_batches)),
+         dim3(Shape::n_threads), tile_shared_bytes<Shape, weights>(), stream, g);
 }
 
 }  // namespace

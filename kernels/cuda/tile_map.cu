@@ -30,7 +30,8 @@ __device__ void count_pairs(int32_t* buckets, int32_t* counts, const int32_t* id
 
 // Puts the pairs of a chunk at their places; next [n_experts + 1]: the place of each bucket's next pair. One warp, 32
 // pairs at a time: a lane's place is after the lower lanes of its bucket.
-__device__ void place_pairs(int32_t* pairs, int32_t* next, const int32_t* buckets, int64_t first, int n, int n_experts) {
+__device__ void place_pairs(int32_t* pairs, int32_t* next, const int32_t* buckets, int64_t first, int n,
+                            int n_experts) {
   const int lane = static_cast<int>(threadIdx.x) % warp_size;
   const int n_bits = 32 - __clz(n_experts + 1);
   for (int i = lane; i < round_up(n, warp_size); i += warp_size) {
@@ -48,8 +49,8 @@ __device__ void place_pairs(int32_t* pairs, int32_t* next, const int32_t* bucket
   }
 }
 
-// From totals [n_experts + 1] in starts: starts [n_experts + 1] and the tiles. All threads. tile_starts [n_experts + 1],
-// warp_sums [2 * 32].
+// From totals [n_experts + 1] in starts: starts [n_experts + 1] and the tiles. All threads.
+// tile_starts [n_experts + 1], warp_sums [2 * 32].
 __device__ void make_tiles(int4* tiles, int32_t* n_tiles, int32_t* starts, int32_t* tile_starts, int32_t* warp_sums,
                            int n_pairs, int n_experts, int rows_a_tile) {
   const int n_buckets = n_experts + 1, n_threads = static_cast<int>(blockDim.x), thread = static_cast<int>(threadIdx.x);
@@ -142,7 +143,8 @@ __global__ void scan_kernel(TileMap map, int n_chunks, int n_pairs, int n_expert
   }
   __syncthreads();
   make_tiles(map.tiles, map.n_tiles, starts, tile_starts, warp_sums, n_pairs, n_experts, rows_a_tile);
-  for (int e = static_cast<int>(threadIdx.x); e <= n_experts; e += static_cast<int>(blockDim.x)) map.starts[e] = starts[e];
+  for (int e = static_cast<int>(threadIdx.x); e <= n_experts; e += static_cast<int>(blockDim.x))
+    map.starts[e] = starts[e];
 }
 
 // Block: one chunk, which its first warp places.

@@ -15,7 +15,7 @@ namespace {
 constexpr int threads = 256;
 // Stored bytes that are staged at a time. The shim's stay small, so that tests reach several.
 #if defined(SIGNALBOX_SHIM)
-constexpr int64_t stage_bytes = 4096;
+constexpr int64_t stage_bytes = 256;
 #else
 constexpr int64_t stage_bytes = int64_t{32} << 20;
 #endif
@@ -97,8 +97,11 @@ __global__ void repack_kernel(uint32_t* to, int64_t to_stride, RowMap map, Sourc
     const uint4 loaded = load_streaming(from.data + (r * from.stride + c) / 2);
     words[0] = loaded.x, words[1] = loaded.y, words[2] = loaded.z, words[3] = loaded.w;
   } else {
-    for (int j = 0; j < 32 && c + j < from.cols; ++j)
-      words[j / 8] |= nibble(from.data, r * from.stride + c + j) << j % 8 * 4;
+#pragma unroll
+    for (int w = 0; w < 4; ++w) {
+      for (int j = 0; j < 8 && c + w * 8 + j < from.cols; ++j)
+        words[w] |= nibble(from.data, r * from.stride + c + w * 8 + j) << j * 4;
+    }
   }
   *reinterpret_cast<uint4*>(to + (map(r) * to_stride + c) / 8) =
       make_uint4(pack_mxfp4(words[0]), pack_mxfp4(words[1]), pack_mxfp4(words[2]), pack_mxfp4(words[3]));

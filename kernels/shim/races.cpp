@@ -1,7 +1,9 @@
 // Names races of kernels. Where the compiler instruments kernels (GCC, -fsanitize=thread when compiling, not when
-// linking), each of their accesses comes here instead of to the thread sanitizer's library. Two accesses of one byte of
-// shared or device memory, one of them a write, must have a barrier between them: of the block, or __syncwarp within a
-// warp, or for two blocks of a launch an atomic operation of each. Memory of the host is no business of a kernel's.
+// linking; the shim's own objects, without it, linked before them), each of their accesses comes here instead of to the
+// thread sanitizer's library. Two accesses of one byte of shared or device memory, one of them a write, must have a
+// barrier between them: of the block, or __syncwarp within a warp, or for two blocks of a launch an atomic operation of
+// each. A shuffle or a vote makes no write visible, but what was read before it may be written after it.
+// Memory of the host is no business of a kernel's.
 #include <dlfcn.h>
 
 #include <cstdio>
@@ -28,7 +30,7 @@ enum class Kind : uint8_t { read, write, atomic };
 
 struct Access {
   uint64_t block = 0, time = 0;
-  uint32_t phase = 0, warp_phase = 0;
+  uint32_t phase = 0, warp_phase = 0;   // warp_phase: of reads warp_meets, else warp_syncs
   uint16_t thread = 0;
   bool atomic = false;
   // Of reads: others have read it too since the last write, in other lanes, warps, blocks.
@@ -72,15 +74,20 @@ bool acquired(uint64_t block, uint64_t time) {
   return other != last_atomic().end() && other->second >= time && last_atomic().count(moment.block) != 0;
 }
 
+uint32_t warp_phase(bool of_read) {
+  const int warp = current->index / 32;
+  return of_read ? moment.warp_meets[warp] : moment.warp_syncs[warp];
+}
+
 // Whether something lies between an earlier access and what happens now.
-bool ordered(const Access& a, Region region) {
+bool ordered(const Access& a, Region region, bool was_read) {
   if (a.block == 0 || a.block < moment.first_block) return true;
   if (a.block != moment.block) return region == Region::shared || acquired(a.block, a.time);
   if (a.blocks && region == Region::device && !acquired(a.block, a.time)) return false;
   if (a.phase != moment.phase) return true;
   const int me = current->index;
   if (a.warps || a.thread / 32 != me / 32) return false;
-  if (a.warp_phase != moment.warp_phase[me / 32]) return true;
+  if (a.warp_phase != warp_phase(was_read)) return true;
   return a.thread == me && !a.lanes;
 }
 
@@ -100,10 +107,17 @@ void report(const Access& a, const char* was, size_t bytes, Kind kind, Region re
   fail(text);
 }
 
+// Templates that this file shares with kernels may come from an instrumented file.
+bool busy = false;
+
 void access(const void* p, size_t bytes, Kind kind, const void* code) {
-  if (!current) return;
+  if (!current || busy) return;
+  busy = true;
   const Region region = region_of(p, bytes);
-  if (region == Region::own) return;
+  if (region == Region::own) {
+    busy = false;
+    return;
+  }
   if (region == Region::unknown)
     fail(std::string(kind == Kind::read ? "reads " : "writes ") + std::to_string(bytes) +
          " bytes outside shared memory and device memory");
@@ -113,16 +127,16 @@ void access(const void* p, size_t bytes, Kind kind, const void* code) {
   mine.block = moment.block;
   mine.time = now;
   mine.phase = moment.phase;
-  mine.warp_phase = moment.warp_phase[me / 32];
+  mine.warp_phase = warp_phase(kind == Kind::read);
   mine.thread = static_cast<uint16_t>(me);
   mine.atomic = kind == Kind::atomic;
   const auto first = reinterpret_cast<uintptr_t>(p);
   for (uintptr_t at = first; at < first + bytes; ++at) {
     Cell& cell = cell_of(at);
-    if (!(mine.atomic && cell.written.atomic) && !ordered(cell.written, region))
+    if (!(mine.atomic && cell.written.atomic) && !ordered(cell.written, region, false))
       report(cell.written, "written", bytes, kind, region, code);
     if (kind != Kind::read) {
-      if (!ordered(cell.read, region)) report(cell.read, "read", bytes, kind, region, code);
+      if (!ordered(cell.read, region, true)) report(cell.read, "read", bytes, kind, region, code);
       cell.written = mine;
       cell.read = {};
       continue;
@@ -142,6 +156,7 @@ void access(const void* p, size_t bytes, Kind kind, const void* code) {
     }
     cell.read = next;
   }
+  busy = false;
 }
 
 void note_atomic(const void* p, size_t bytes) {

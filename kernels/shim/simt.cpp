@@ -202,6 +202,7 @@ inline void meet(Warp& w, Thread& t, unsigned mask, Place place, void (*together
     if (together) together(w);
     w.n_arrived = 0;
     w.parity ^= 1;
+    ++moment.warp_meets[t.index / warp_lanes];
     set_turns(w);
     if (order == Order::shuffled && (draw() & 3) == 0) choose_warp();
   }
@@ -313,7 +314,7 @@ void run_block(dim3 index) {
   for (int i = 0; i < m.n_warps; ++i) {
     Warp& w = m.warps[i];
     w.n_arrived = w.n_at_barrier = w.n_ended = 0;
-    moment.warp_phase[i] = 0;
+    moment.warp_syncs[i] = moment.warp_meets[i] = 0;
   }
   for (int i = 0; i < m.n_threads; ++i) m.threads[i].block = index;
   let_warps_go();
@@ -449,7 +450,7 @@ int barrier_vote(Vote vote, int predicate, Place place) {
 
 void warp_barrier(unsigned mask, Place place) {
   Thread& t = self();
-  meet(warp_of(t), t, mask, place, [](Warp& w) { ++moment.warp_phase[w.lanes[0].index / warp_lanes]; });
+  meet(warp_of(t), t, mask, place, [](Warp& w) { ++moment.warp_syncs[w.lanes[0].index / warp_lanes]; });
 }
 
 const uint64_t* exchange(uint64_t mine, unsigned mask, Place place) {

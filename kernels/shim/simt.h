@@ -146,7 +146,8 @@ struct Moment {
   uint64_t block = 0;
   uint64_t first_block = 0;          // of this launch; blocks are counted from the start of the process
   uint32_t phase = 0;                // barriers of the block so far
-  uint32_t warp_phase[32] = {};      // __syncwarp of each warp so far; other warp operations do not order memory
+  uint32_t warp_syncs[32] = {};      // __syncwarp of each warp so far
+  uint32_t warp_meets[32] = {};      // and all its warp operations
 };
 extern Moment moment;
 enum class Region : uint8_t { shared, device, own, unknown };   // own: stack, arguments, constants, the shim itself

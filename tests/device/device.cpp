@@ -2,6 +2,7 @@
 
 #include "kernels/shim/shim_backend.h"
 #include "kernels/shim/simt_order.h"
+#include "tests/support.h"
 
 namespace signalbox::test {
 
@@ -92,12 +93,12 @@ void for_each_device(const std::function<void(Backend&, const std::string&)>& te
                                                           {simt::Order::shuffled, "shim, shuffled"}};
     for (const auto& order : orders) {
       simt::set_order(order.first, 5);
-      CAPTURE(order.second);
+      CAPTURE(std::string(order.second));
       test(*shim, order.second);
     }
     simt::set_order(simt::Order::ascending, 0);
   }
-  if (built_with_cuda() && cuda_unavailable().empty()) {
+  if (have_gpu()) {
     const auto gpu = make_cuda_backend(options);
     CAPTURE(gpu->name());
     test(*gpu, gpu->name());

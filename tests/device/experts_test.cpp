@@ -80,15 +80,14 @@ Activation activation_of(const Case& c) {
   return activation;
 }
 
-// hidden and out of tokens first .. first + count. `out` is made from hidden rounded to bf16 and clamped, the same on
-// both sides.
+// hidden and out of tokens first .. first + count. `out` is made from given values, the same on both sides.
 struct Results {
   std::vector<float> hidden, out;
 };
 std::vector<float> given_hidden(const Case& c) { return normal_values(c.n_tokens * c.n_slots * c.d_ff, 31, true); }
 
-Results run(Backend& backend, const Case& c, const OnDevice& d, const std::vector<float>& x, const std::vector<float>& h,
-            int64_t first, int64_t count, uint64_t* leaks = nullptr) {
+Results run(Backend& backend, const Case& c, const OnDevice& d, const std::vector<float>& x,
+            const std::vector<float>& h, int64_t first, int64_t count, uint64_t* leaks = nullptr) {
   const DType operand = backend.operand_dtype();
   const int64_t gap = backend.shares_host_memory() ? 0 : c.gap, pairs = count * c.n_slots;
   const auto part = [&](const std::vector<float>& all, int64_t rows, int64_t cols) {
@@ -200,7 +199,8 @@ TEST_CASE("device experts: a replayed graph sorts the route that stands there th
             const HandRoute route = make_route(other, seed);
             device.upload(d.ids.data(), route.ids.data(), route.ids.size() * sizeof(int32_t));
             device.replay(key, [&] {
-              device.experts_hidden(hidden.view(), device_x.view(), d.route, c.n_tokens, d.matrices, activation_of(c), nullptr);
+              device.experts_hidden(hidden.view(), device_x.view(), d.route, c.n_tokens, d.matrices, activation_of(c),
+                                    nullptr);
               device.experts_out(out.view(), device_h.view(), d.route, c.n_tokens, d.matrices);
             });
             INFO(what, ", seed ", seed);
@@ -225,9 +225,10 @@ TEST_CASE("device experts: experts_out after another route's experts_hidden") {
         const DeviceTensor device_x(device, c.n_tokens, c.d_model, DType::bf16, x);
         const DeviceTensor device_h(device, pairs, c.d_ff, DType::bf16, h);
         const DeviceTensor hidden(device, pairs, c.d_ff, DType::bf16), out(device, pairs, c.d_model, DType::f32);
-        device.experts_hidden(hidden.view(), device_x.view(), a.route, c.n_tokens, a.matrices, activation_of(c), nullptr);
+        const Activation activation = activation_of(c);
+        device.experts_hidden(hidden.view(), device_x.view(), a.route, c.n_tokens, a.matrices, activation, nullptr);
         const std::vector<float> hidden_a = hidden.get();
-        device.experts_hidden(hidden.view(), device_x.view(), b.route, c.n_tokens, b.matrices, activation_of(c), nullptr);
+        device.experts_hidden(hidden.view(), device_x.view(), b.route, c.n_tokens, b.matrices, activation, nullptr);
         device.experts_out(out.view(), device_h.view(), a.route, c.n_tokens, a.matrices);
         check_near({hidden_a, out.get()}, want);
       },

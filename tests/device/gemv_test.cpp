@@ -14,7 +14,8 @@ struct Operand {
   Operand(Backend& device, int64_t rows, int64_t cols, uint64_t seed, int64_t first, int64_t stride)
       : values(normal_values(rows * cols, seed, true)) {
     std::vector<float> wide(static_cast<size_t>(rows * stride), NAN);
-    for (int64_t r = 0; r < rows; ++r) std::copy_n(&values[static_cast<size_t>(r * cols)], cols, &wide[static_cast<size_t>(r * stride + first)]);
+    for (int64_t r = 0; r < rows; ++r)
+      std::copy_n(values.begin() + r * cols, cols, wide.begin() + r * stride + first);
     memory = std::make_unique<DeviceTensor>(device, rows, stride, DType::bf16, wide);
     view = memory->view().columns(first, cols);
     host = Tensor(values.data(), rows, cols);
@@ -28,7 +29,8 @@ Operand operand(Backend& device, int64_t rows, int64_t cols, uint64_t seed, bool
   return Operand(device, rows, cols, seed, aligned ? 8 : 3, aligned ? (cols + 31) / 8 * 8 : cols + 10);
 }
 
-void check_close(const DeviceTensor& got, const std::vector<float>& want, const Tolerance& tolerance, double scale = 1) {
+void check_close(const DeviceTensor& got, const std::vector<float>& want, const Tolerance& tolerance,
+                 double scale = 1) {
   const Worst worst = compare(got.get(), want, tolerance.absolute * scale, tolerance.relative);
   CHECK_MESSAGE(worst.excess <= 0, worst.text);
   CHECK(got.guards_hold());
@@ -85,8 +87,10 @@ TEST_CASE("gemv: several products of one x in one launch") {
       for (size_t i = 0; i < c.n.size(); ++i) {
         bias_values.push_back(normal_values(c.n[i], 50 + i));
         bias.push_back(std::make_unique<Buffer<float>>(device, bias_values.back()));
-        outs.push_back(std::make_unique<DeviceTensor>(device, c.n_tokens, c.n[i], DType::f32, std::vector<float>{}, c.n[i] + 3));
-        products.push_back({outs[i]->view(), &uploaded[i].matrix, i % 2 == 0 ? Vector{bias[i]->data(), c.n[i]} : Vector{}});
+        outs.push_back(std::make_unique<DeviceTensor>(device, c.n_tokens, c.n[i], DType::f32, std::vector<float>{},
+                                                      c.n[i] + 3));
+        products.push_back({outs[i]->view(), &uploaded[i].matrix,
+                            i % 2 == 0 ? Vector{bias[i]->data(), c.n[i]} : Vector{}});
       }
       const int64_t before = count_launches("gemv");
       device.matmul_many(x.view, products);
@@ -96,7 +100,8 @@ TEST_CASE("gemv: several products of one x in one launch") {
         });
         check_close(*outs[i], want, tolerance::device_gemv, std::sqrt(static_cast<double>(c.k)));
       }
-      if (what.starts_with("shim")) CHECK(count_launches("gemv") - before == (c.n_tokens == 0 ? 0 : (c.n.size() + 7) / 8));
+      const int64_t n_launches = c.n_tokens == 0 ? 0 : (static_cast<int64_t>(c.n.size()) + 7) / 8;
+      if (what.starts_with("shim")) CHECK(count_launches("gemv") - before == n_launches);
     }
   });
 }
@@ -129,8 +134,10 @@ TEST_CASE("gemv: gated hidden states") {
                           Case{5, 1025, 3, true, true}}) {
       CAPTURE(c.k);
       const Operand x = operand(device, c.n_tokens, c.k, 8, c.aligned);
-      const RoundedMatrix gate(StoredMatrix(DType::bf16, c.n, c.k, 30), 0.1f), up(StoredMatrix(DType::bf16, c.n, c.k, 31), 0.1f);
-      const auto device_gate = device.upload_matrix(gate.matrix(), false), device_up = device.upload_matrix(up.matrix(), false);
+      const RoundedMatrix gate(StoredMatrix(DType::bf16, c.n, c.k, 30), 0.1f);
+      const RoundedMatrix up(StoredMatrix(DType::bf16, c.n, c.k, 31), 0.1f);
+      const auto device_gate = device.upload_matrix(gate.matrix(), false);
+      const auto device_up = device.upload_matrix(up.matrix(), false);
       Activation activation;
       if (c.clamped) activation = {Activation::Kind::clamped, 1.5f, 1.25f};
       DeviceTensor hidden(device, c.n_tokens, c.n, DType::bf16, {}, c.n + 5);
@@ -159,13 +166,14 @@ TEST_CASE("gemv: latent attention's queries absorbed and values expanded") {
       DeviceTensor absorbed(device, c.n_tokens, d_out, DType::f32, {}, d_out + 1);
       device.mla_absorb(absorbed.view(), device_q.view(), uploaded.matrix, c.n_heads, c.d_nope, c.d_rope, c.d_value);
       check_close(absorbed, on_cpu(c.n_tokens, d_out, [&](Backend& host, Tensor out) {
-        host.mla_absorb(out, Tensor(q.data(), c.n_tokens, d_in), kv_b.matrix(), c.n_heads, c.d_nope, c.d_rope, c.d_value);
+        host.mla_absorb(out, Tensor(q.data(), c.n_tokens, d_in), kv_b.matrix(), c.n_heads, c.d_nope, c.d_rope,
+                        c.d_value);
       }), tolerance::device_gemv, std::sqrt(static_cast<double>(c.d_nope)));
 
       // Only the bits of the token's own row count.
       DeviceTensor alone(device, 1, d_out, DType::f32);
-      device.mla_absorb(alone.view(), device_q.view().rows_from(c.n_tokens - 1, 1), uploaded.matrix, c.n_heads, c.d_nope,
-                        c.d_rope, c.d_value);
+      device.mla_absorb(alone.view(), device_q.view().rows_from(c.n_tokens - 1, 1), uploaded.matrix, c.n_heads,
+                        c.d_nope, c.d_rope, c.d_value);
       CHECK(alone.get() == row_of(absorbed.get(), c.n_tokens - 1, d_out));
 
       const Operand latent = operand(device, c.n_tokens, c.n_heads * c.d_latent, 42, c.n_tokens != 3);
@@ -214,7 +222,8 @@ HandRoute make_route(const ExpertCase& c) {
       if (c.pattern == ExpertCase::all_experts) route.ids[slot] = (at + i) % static_cast<int32_t>(c.n_experts);
       if (c.pattern == ExpertCase::unused_slots && (t + i) % 3 == 0) route.ids[slot] = -1, route.weights[slot] = 0;
     }
-    for (int64_t e = 0; e < c.n_experts; ++e) route.banned[static_cast<size_t>(t * c.n_experts + e)] = noise.below(2) == 0;
+    for (int64_t e = 0; e < c.n_experts; ++e)
+      route.banned[static_cast<size_t>(t * c.n_experts + e)] = noise.below(2) == 0;
   }
   return route;
 }
@@ -273,7 +282,8 @@ TEST_CASE("gemv: routed experts read from the route, in place") {
       last.ids += (c.n_tokens - 1) * c.n_slots;
       last.banned = nullptr;
       DeviceTensor alone(device, c.n_slots, c.d_ff, DType::bf16), alone_out(device, c.n_slots, c.d_model, DType::f32);
-      device.experts_hidden(alone.view(), x.view.rows_from(c.n_tokens - 1, 1), last, 1, packed, activation, leaks.data());
+      device.experts_hidden(alone.view(), x.view.rows_from(c.n_tokens - 1, 1), last, 1, packed, activation,
+                            leaks.data());
       device.experts_out(alone_out.view(), h.view.rows_from(n_pairs - c.n_slots, c.n_slots), last, 1, packed);
       const std::vector<float> all = hidden.get(), all_out = out.get();
       CHECK(alone.get() == std::vector<float>(all.end() - c.n_slots * c.d_ff, all.end()));
@@ -291,8 +301,8 @@ TEST_CASE("combine: the CPU's bits, and rows that do not count are not read") {
     int64_t gap;
   };
   for_each_device([](Backend& device, const std::string&) {
-    for (const Case& c : {Case{1, 5, 1, false, 0}, Case{3, 132, 8, true, 3}, Case{40, 260, 9, true, 4}, Case{2, 64, 20, false, 0},
-                          Case{70, 128, 3, false, 8}, Case{0, 8, 2, false, 0}}) {
+    for (const Case& c : {Case{1, 5, 1, false, 0}, Case{3, 132, 8, true, 3}, Case{40, 260, 9, true, 4},
+                          Case{2, 64, 20, false, 0}, Case{70, 128, 3, false, 8}, Case{0, 8, 2, false, 0}}) {
       CAPTURE(c.cols);
       HandRoute route(c.n_tokens, c.n_slots, 4);
       Noise noise(12);

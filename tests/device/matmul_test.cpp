@@ -67,9 +67,10 @@ TEST_CASE("device matmul: every size of tiles, ragged everywhere") {
             if (!invariant && what.find("shim") == 0 && what.find("shuffled") == std::string::npos) return;
             const auto uploaded = device.upload_matrix(w.matrix(), false);
             const Buffer<float> device_bias(device, bias);
-            const std::vector<float> got = matmul(device, s.m, x, uploaded.matrix,
-                                                  s.bias ? Vector{device_bias.data(), s.n} : Vector{}, s.x_gap, s.out_gap);
-            const Worst worst = compare(got, want, tolerance::device_matmul.absolute, tolerance::device_matmul.relative);
+            const Vector b = s.bias ? Vector{device_bias.data(), s.n} : Vector{};
+            const std::vector<float> got = matmul(device, s.m, x, uploaded.matrix, b, s.x_gap, s.out_gap);
+            const auto& t = tolerance::device_matmul;
+            const Worst worst = compare(got, want, t.absolute, t.relative);
             INFO(what, ", ", text(s), ": ", worst.text);
             CHECK(worst.excess <= 0);
           },
@@ -144,7 +145,8 @@ TEST_CASE("device mla_absorb and mla_expand") {
     const auto run = [&](Backend& backend, const Matrix& w, DType operand, int64_t gap) {
       const DeviceTensor device_q(backend, s.tokens, s.heads * d_in, DType::f32, q, s.heads * d_in + gap);
       const DeviceTensor absorbed(backend, s.tokens, s.heads * d_out, DType::f32, {}, s.heads * d_out + gap);
-      const DeviceTensor device_latent(backend, s.tokens, s.heads * s.latent, operand, latent, s.heads * s.latent + gap);
+      const DeviceTensor device_latent(backend, s.tokens, s.heads * s.latent, operand, latent,
+                                       s.heads * s.latent + gap);
       const DeviceTensor expanded(backend, s.tokens, s.heads * s.value, operand, {}, s.heads * s.value + gap);
       backend.mla_absorb(absorbed.view(), device_q.view(), w, s.heads, s.nope, s.rope, s.value);
       backend.mla_expand(expanded.view(), device_latent.view(), w, s.heads, s.nope, s.value);

@@ -1,5 +1,6 @@
 // Weights as a device holds them, rounded to bf16, for the CPU's side of a comparison.
 #pragma once
+#include <tuple>
 #include <vector>
 
 #include "tests/device/device.h"
@@ -41,8 +42,9 @@ class RoundedMatrix {
 class RoundedExperts {
  public:
   explicit RoundedExperts(const StoredExperts& stored) : original_(stored.matrices()) {
-    for (const auto& [from, kept, views] : {std::tuple{&stored.gate, &gate_, &gate_views_}, std::tuple{&stored.up, &up_, &up_views_},
-                                            std::tuple{&stored.down, &down_, &down_views_}}) {
+    for (const auto& [from, kept, views] :
+         {std::tuple{&stored.gate, &gate_, &gate_views_}, std::tuple{&stored.up, &up_, &up_views_},
+          std::tuple{&stored.down, &down_, &down_views_}}) {
       for (const StoredMatrix& m : *from) kept->emplace_back(m);
       for (const RoundedMatrix& m : *kept) views->push_back(m.matrix());
     }

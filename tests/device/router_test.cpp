@@ -89,7 +89,8 @@ RouteResult run(Backend& device, const RouteCase& c, Logits source) {
   Buffer<int32_t> record_ids(device, Ids(ring * width, -7)), record_original_ids(device, Ids(ring * width, -7));
   Buffer<float> weights(device, std::vector<float>(slots, unset)), margin(device, std::vector<float>(n, unset));
   Buffer<float> scores(device, std::vector<float>(all, unset)), shared_scale(device, std::vector<float>(n, unset));
-  Buffer<float> record_weights(device, std::vector<float>(ring * width, -7)), record_margin(device, std::vector<float>(ring, -7));
+  Buffer<float> record_weights(device, std::vector<float>(ring * width, -7));
+  Buffer<float> record_margin(device, std::vector<float>(ring, -7));
   Buffer<float> record_logits(device, std::vector<float>(ring * n_experts, -7));
   Buffer<float> record_scores(device, std::vector<float>(ring * n_experts, -7));
   Buffer<uint8_t> banned(device, std::vector<uint8_t>(all, 9));
@@ -97,8 +98,9 @@ RouteResult run(Backend& device, const RouteCase& c, Logits source) {
   Buffer<uint32_t> step(device, {ring_step});
   Route out;
   out.n_slots = c.n_slots;
-  out.ids = ids.data(), out.original_ids = original_ids.data(), out.weights = weights.data(), out.margin = margin.data();
-  out.scores = scores.data(), out.shared_scale = shared_scale.data(), out.banned = banned.data(), out.fault = fault.data();
+  out.ids = ids.data(), out.original_ids = original_ids.data(), out.weights = weights.data();
+  out.margin = margin.data(), out.scores = scores.data(), out.shared_scale = shared_scale.data();
+  out.banned = banned.data(), out.fault = fault.data();
   out.record.step = step.data();
   out.record.n_steps = ring_steps;
   out.record.step_stride = c.n_tokens + 1;
@@ -127,7 +129,8 @@ RouteResult run(Backend& device, const RouteCase& c, Logits source) {
     one_hot[t * n + t] = 1;
     for (size_t e = 0; e < n_experts; ++e) matrix[e * n + t] = c.logits[t * n_experts + e];
   }
-  const DeviceTensor x(device, c.n_tokens, c.n_tokens, device.operand_dtype(), one_hot, c.n_tokens + 8 - c.n_tokens % 8);
+  const DeviceTensor x(device, c.n_tokens, c.n_tokens, device.operand_dtype(), one_hot,
+                       c.n_tokens + 8 - c.n_tokens % 8);
   const DeviceTensor w(device, c.router.n_experts, c.n_tokens, DType::f32, matrix, c.n_tokens + 4 - c.n_tokens % 4);
   Matrix view;
   view.data = w.view().data;
@@ -271,7 +274,8 @@ Router random_router(Noise& noise) {
   static const int32_t sizes[] = {1, 4, 6, 8, 16, 31, 32, 33, 60, 64, 128, 160};
   Router r;
   r.n_experts = sizes[noise.below(12)];
-  r.n_active = static_cast<int32_t>(1 + noise.below(std::min<int64_t>(noise.below(4) ? (r.n_experts + 1) / 2 : r.n_experts, 10)));
+  const int64_t most = noise.below(4) ? (r.n_experts + 1) / 2 : r.n_experts;
+  r.n_active = static_cast<int32_t>(1 + noise.below(std::min<int64_t>(most, 10)));
   r.score = noise.below(3) ? Router::Score::softmax : Router::Score::sigmoid;
   r.softmax_over_selected = noise.below(4) == 0;
   r.renormalize = noise.below(2) && !r.softmax_over_selected;
@@ -334,8 +338,8 @@ TEST_CASE("device router: routes of every family equal the CPU's") {
     std::vector<int64_t> n_tokens;
   };
   const Row rows[] = {{deepseek, {1, 5}}, {v2, {2}}, {qwen, {1, 2, 3, 9}}, {mixtral, {1, 17}}, {pairs, {1, 3}},
-                      {saturated, {1, 3}}, {everything, {1, 3}}, {make_router(1, 1), {1, 3}}, {make_router(512, 10), {1}},
-                      {make_router(60, 59), {1}}, {make_router(4, 1), {129}}};
+                      {saturated, {1, 3}}, {everything, {1, 3}}, {make_router(1, 1), {1, 3}},
+                      {make_router(512, 10), {1}}, {make_router(60, 59), {1}}, {make_router(4, 1), {129}}};
   const auto host = cpu();
   for_each_device([&](Backend& device, const std::string&) {
     for (const Row& row : rows) {
@@ -374,8 +378,9 @@ TEST_CASE("device router: random programs equal the CPU's") {
       }
     }
   });
-  for (const auto kind : {RouteFault::Kind::none, RouteFault::Kind::too_few_candidates, RouteFault::Kind::too_many_forced,
-                          RouteFault::Kind::banned_expert, RouteFault::Kind::repeated_expert, RouteFault::Kind::not_recorded})
+  using Kind = RouteFault::Kind;
+  for (const Kind kind : {Kind::none, Kind::too_few_candidates, Kind::too_many_forced, Kind::banned_expert,
+                          Kind::repeated_expert, Kind::not_recorded})
     CHECK(faults[kind] > 3);
   for (int op = 0; op <= static_cast<int>(EditOp::scale_shared); ++op) CHECK(steps[static_cast<EditOp>(op)] > 60);
 }
@@ -441,15 +446,17 @@ TEST_CASE("device router: the product") {
     int64_t n_tokens, n_experts, d_model, x_gap, w_gap;
     bool bias;
   };
-  const Row rows[] = {{1, 128, 64, 0, 0, false}, {1, 5, 1, 7, 3, true},     {2, 8, 2048, 0, 0, true},   {3, 9, 257, 7, 3, false},
-                      {8, 16, 1031, 1, 2, true},  {9, 3, 2304, 8, 4, false}, {17, 6, 520, 0, 0, true},   {129, 33, 72, 0, 0, true},
-                      {150, 8, 200, 8, 4, false}, {130, 40, 67, 2, 1, true}, {200, 64, 640, 0, 0, false}};
+  const Row rows[] = {{1, 128, 64, 0, 0, false}, {1, 5, 1, 7, 3, true},      {2, 8, 2048, 0, 0, true},
+                      {3, 9, 257, 7, 3, false},  {8, 16, 1031, 1, 2, true},  {9, 3, 2304, 8, 4, false},
+                      {17, 6, 520, 0, 0, true},  {129, 33, 72, 0, 0, true},  {150, 8, 200, 8, 4, false},
+                      {130, 40, 67, 2, 1, true}, {200, 64, 640, 0, 0, false}};
   const auto host = cpu();
   for (const bool invariant : {false, true}) {
     for_each_device([&](Backend& device, const std::string&) {
       for (const Row& row : rows) {
         const int64_t n = row.n_tokens, e = row.n_experts, d = row.d_model;
-        const std::vector<float> x = normal_values(n * d, 1, true), w = normal_values(e * d, 2), bias = normal_values(e, 3);
+        const std::vector<float> x = normal_values(n * d, 1, true), w = normal_values(e * d, 2);
+        const std::vector<float> bias = normal_values(e, 3);
         const auto product = [&](Backend& backend, int64_t first, int64_t count) {
           const DeviceTensor xs(backend, count, d, backend.operand_dtype(),
                                 {x.begin() + first * d, x.begin() + (first + count) * d}, d + row.x_gap);
@@ -466,7 +473,6 @@ TEST_CASE("device router: the product") {
           out.ids = ids.data(), out.weights = weights.data();
           RouteBatch batch;
           batch.n_tokens = count;
-          // The CPU's wants memory for a margin and scores where it records; here it does not.
           backend.route(out, logits.view(), xs.view(), matrix, row.bias ? biases.data() : nullptr,
                         make_router(static_cast<int32_t>(e), 1), nullptr, batch);
           CHECK(logits.guards_hold());
@@ -486,7 +492,8 @@ TEST_CASE("device router: the product") {
         CHECK_MESSAGE(worst.excess == 0, worst.text);
         CHECK(product(device, 0, n) == got);
         if (!invariant) continue;
-        for (const auto& [first, count] : {std::pair<int64_t, int64_t>{n - 1, 1}, {n / 2, std::min<int64_t>(n - n / 2, 3)}}) {
+        using Part = std::pair<int64_t, int64_t>;
+        for (const auto& [first, count] : {Part{n - 1, 1}, Part{n / 2, std::min<int64_t>(n - n / 2, 3)}}) {
           const std::vector<float> part = product(device, first, count);
           CHECK(std::equal(part.begin(), part.end(), got.begin() + first * e));
         }
@@ -513,14 +520,17 @@ TEST_CASE("device router: replayed graphs route again, into the next slot") {
       Route out;
       out.n_slots = 4;
       out.ids = ids.data(), out.weights = weights.data();
-      out.record.step = step.data(), out.record.n_steps = 4, out.record.step_stride = n_tokens, out.record.ids = ring.data();
+      out.record.step = step.data(), out.record.n_steps = 4, out.record.step_stride = n_tokens;
+      out.record.ids = ring.data();
       RouteBatch batch;
       batch.n_tokens = n_tokens;
       const int64_t key[] = {n_tokens};
       for (uint32_t i = 0; i < 4; ++i) {   // done, captured and replayed, replayed twice
         device.upload(step.data(), &i, 4);
         device.fill(ids.data(), 0xee, n * 16);
-        device.replay(key, [&] { device.route(out, logits.view(), x.view(), matrix, nullptr, router, nullptr, batch); });
+        device.replay(key, [&] {
+          device.route(out, logits.view(), x.view(), matrix, nullptr, router, nullptr, batch);
+        });
         const Ids all = ring.get(), now = ids.get();
         CHECK(std::equal(now.begin(), now.end(), all.begin() + i * now.size()));
         CHECK(std::equal(now.begin(), now.end(), all.begin()));

@@ -174,7 +174,8 @@ void put(T* p, T x) {
 }
 
 enum class Sharing : int {
-  none, missing_barrier, missing_warp_barrier, shuffle_is_no_barrier, write_after_read, lost_update, blocks, last_block,
+  none, missing_barrier, missing_warp_barrier, shuffle_is_no_barrier, write_after_shuffle, write_after_read,
+  lost_update, blocks, last_block,
   last_block_without_atomic, atomics, atomic_and_plain, host_memory, refill, own_words,
 };
 
@@ -197,6 +198,10 @@ __global__ void sharing_kernel(Sharing how, unsigned* device, unsigned* host) {
     case Sharing::shuffle_is_no_barrier:
       __shfl_sync(all_lanes, i, 0);
       seen(words + (i ^ 1));
+      break;
+    case Sharing::write_after_shuffle:
+      __syncwarp();
+      put(words + (i ^ 1), __shfl_xor_sync(all_lanes, seen(words + i), 2));
       break;
     case Sharing::write_after_read:
       __syncthreads();
@@ -258,6 +263,7 @@ TEST_CASE("shim: races are named") {
       {Sharing::missing_barrier, "of shared memory that thread"},
       {Sharing::missing_warp_barrier, "of shared memory that thread"},
       {Sharing::shuffle_is_no_barrier, "of shared memory that thread"},
+      {Sharing::write_after_shuffle, nullptr},
       {Sharing::write_after_read, "without a barrier between"},
       {Sharing::lost_update, "without a barrier between"},
       {Sharing::blocks, "of device memory that thread"},

@@ -43,8 +43,8 @@ constexpr Tolerance device_rounded_matmul = {1e-4, 3.92e-3};
 // The product of two of those (one through a sigmoid), whose values are at most some fifty, rounded to bf16.
 constexpr Tolerance device_hidden = {2e-3, 3.92e-3};
 
-// Two f32 sums of k products of normal values, in different orders; the absolute error is times sqrt(k). Tensor cores cut
-// off where the CPU rounds: a few units of 2^-23 of partial sums that grow with sqrt(k), a turn of 16 at a time.
+// Two f32 sums of k products of normal values, in different orders; the absolute error is times sqrt(k). Tensor cores
+// cut off where the CPU rounds: a few units of 2^-23 of partial sums that grow with sqrt(k), a turn of 16 at a time.
 constexpr Tolerance device_gemv = {4e-6, 2e-6};
 // The same, rounded to bf16: half of the last of eight bits.
 constexpr Tolerance device_gemv_rounded = {4e-6, 3.92e-3};
