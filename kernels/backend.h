@@ -322,6 +322,8 @@ struct CudaOptions {
   bool graphs = true;         // false: replay() only does its work
 };
 bool built_with_cuda();
+// What this build has code for: "sm_80 sm_90a compute_80" (the last for the driver to compile), or empty.
+std::string cuda_architectures();
 // Why no device can be used ("no NVIDIA driver found", ...), or empty.
 std::string cuda_unavailable();
 // Throws Error: no such device, a driver too old, an unsupported architecture.

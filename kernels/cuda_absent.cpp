@@ -5,6 +5,7 @@
 namespace signalbox {
 
 bool built_with_cuda() { return false; }
+std::string cuda_architectures() { return {}; }
 std::string cuda_unavailable() { return "this binary was built without CUDA (tools/build --cuda)"; }
 std::unique_ptr<Backend> make_cuda_backend(const CudaOptions& options) {
   throw Error("--device", "expected the CPU, found cuda:" + std::to_string(options.device) + ": " + cuda_unavailable());

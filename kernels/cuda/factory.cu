@@ -4,6 +4,7 @@
 namespace signalbox {
 
 bool built_with_cuda() { return true; }
+std::string cuda_architectures() { return SIGNALBOX_GPU_ARCHITECTURES; }
 std::string cuda_unavailable() { return cuda::unavailable(); }
 std::unique_ptr<Backend> make_cuda_backend(const CudaOptions& options) {
   return std::make_unique<cuda::CudaBackend>(options);

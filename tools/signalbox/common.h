@@ -94,6 +94,9 @@ PreparedRun prepare_run(const CommonOptions& options, OpenedModel& model, std::v
 std::unique_ptr<TraceWriter> open_trace(const CommonOptions& options, const OpenedModel& model, const PreparedRun& run);
 void finish_trace(TraceWriter& trace, const PreparedRun& run);
 
+// Says once on standard error why --device auto has taken the CPU. run_options does it: when everything that can be
+// refused has been.
+void tell_cpu_fallback(const CommonOptions& options, const Backend& backend);
 RunOptions run_options(const CommonOptions& options, const OpenedModel& model, const SamplingOptions& sampling);
 
 // Keys of the record that travel to the output line: all but its text and what `line` has itself.

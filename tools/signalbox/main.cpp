@@ -3,6 +3,7 @@
 #include <cstring>
 #include <exception>
 #include <new>
+#include <sstream>
 #include <string>
 
 #include "kernels/backend.h"
@@ -56,12 +57,17 @@ int print_version(bool as_json) {
     built.push_back(isa);
     if (cpu::has_isa(isa)) runnable.push_back(isa);
   }
+  json::Value backends = json::Value::array(), architectures = json::Value::array();
+  backends.push_back("cpu");
+  if (built_with_cuda()) backends.push_back("cuda");
+  std::istringstream names(cuda_architectures());
+  for (std::string name; names >> name;) architectures.push_back(name);
   json::Value version = json::Value::object();
   version.set("version", SIGNALBOX_VERSION)
-      .set("backends", json::Value::array().push_back("cpu"))
+      .set("backends", std::move(backends))
       .set("isas", built)
       .set("isas_of_this_machine", runnable)
-      .set("gpu_architectures", json::Value::array());
+      .set("gpu_architectures", std::move(architectures));
   std::printf("%s\n", json::dump(version).c_str());
   return 0;
 }

@@ -1,7 +1,6 @@
 // Opening models and their text tools.
 #include <algorithm>
 #include <charconv>
-#include <cstdio>
 
 #include "engine/device_weights.h"
 #include "loaders/template/chat_template.h"
@@ -61,11 +60,7 @@ std::unique_ptr<Backend> open_backend(const CommonOptions& options) {
   }
   if (!wants_cuda && device != "auto" && device != "cpu")
     throw UsageError("--device", "expected auto, cpu or cuda[:N], found \"" + device + "\"");
-  if (device == "auto" && built_with_cuda()) {
-    const std::string reason = cuda_unavailable();
-    wants_cuda = reason.empty();
-    if (!wants_cuda && !options.quiet) std::fprintf(stderr, "running on the CPU: %s\n", reason.c_str());
-  }
+  if (device == "auto") wants_cuda = built_with_cuda() && cuda_unavailable().empty();
   if (wants_cuda) {
     if (const std::string reason = cuda_unavailable(); !reason.empty()) throw Error("--device " + device, reason);
     return make_cuda_backend(cuda);

@@ -1,5 +1,6 @@
 // From records to jobs: everything that can be refused is refused here, before the first token.
 #include <algorithm>
+#include <cstdio>
 
 #include "tools/signalbox/common.h"
 
@@ -94,7 +95,15 @@ void finish_trace(TraceWriter& trace, const PreparedRun& run) {
   trace.finish(ids, [&](int64_t sample) { return run.records[sample / samples].source; });
 }
 
+void tell_cpu_fallback(const CommonOptions& options, const Backend& backend) {
+  static bool told = false;
+  if (told || options.quiet || options.device != "auto" || !built_with_cuda() || backend.name() != "cpu") return;
+  told = true;
+  std::fprintf(stderr, "running on the CPU: %s\n", cuda_unavailable().c_str());
+}
+
 RunOptions run_options(const CommonOptions& options, const OpenedModel& model, const SamplingOptions& sampling) {
+  tell_cpu_fallback(options, *model.backend);
   RunOptions run;
   run.batch = options.batch;
   run.chunk = options.chunk;
