@@ -85,11 +85,15 @@ __device__ inline void few_logits(const LogitsArgs& a, float* sums, int first_ex
         wv[r][half * 4 + 3] = __uint_as_float(four.w);
       }
     }
+    // All loads before the first use. Tokens that do not exist read the last one; their sums are dropped.
+    uint4 packed[n_columns];
+#pragma unroll
+    for (int t = 0; t < n_columns; ++t)
+      packed[t] = *reinterpret_cast<const uint4*>(x + min(t, n_tokens - 1) * a.x_stride + k);
 #pragma unroll
     for (int t = 0; t < n_columns; ++t) {
-      if (t >= n_tokens) continue;
       float xv[lane_columns];
-      unpack(xv, *reinterpret_cast<const uint4*>(x + t * a.x_stride + k));
+      unpack(xv, packed[t]);
 #pragma unroll
       for (int r = 0; r < n_rows; ++r) {
 #pragma unroll

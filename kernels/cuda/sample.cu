@@ -536,7 +536,8 @@ void CudaBackend::sample(int32_t* ids, Tensor logits, const SampleParams* params
   chunks.n = static_cast<int32_t>(n_chunks);
   chunks.wide = wide_rows(logits);
 
-  const int64_t n_parts = logits.rows * n_chunks;
+  // As many parts as any number of rows up to 2 * n_processors makes: the scratch memory does not grow row by row.
+  const int64_t n_parts = std::max(logits.rows * n_chunks, 2 * int64_t{info_.n_processors} + max_chunks);
   const int64_t mass_bytes = n_parts * n_bins * static_cast<int64_t>(sizeof(uint64_t));
   const int64_t count_bytes = n_parts * n_bins * static_cast<int64_t>(sizeof(uint32_t));
   const int64_t extreme_bytes = n_parts * static_cast<int64_t>(sizeof(Extremes));

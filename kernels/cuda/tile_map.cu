@@ -7,7 +7,7 @@ namespace signalbox::DEVICE_SPACE {
 namespace {
 
 constexpr int pairs_a_chunk = 2048;
-constexpr int count_threads = 256, scan_threads = 1024;
+constexpr int count_threads = 256, scan_threads = 1024, chunks_ahead = 8;
 
 __host__ __device__ constexpr int64_t n_chunks_of(int64_t n_pairs) { return ceil_div(n_pairs, pairs_a_chunk); }
 
@@ -133,11 +133,18 @@ __global__ void scan_kernel(TileMap map, int n_chunks, int n_pairs, int n_expert
   int32_t* warp_sums = memory.take<int32_t>(64);
   for (int e = static_cast<int>(threadIdx.x); e <= n_experts; e += static_cast<int>(blockDim.x)) {
     int sum = 0;
-    for (int c = 0; c < n_chunks; ++c) {
-      int32_t& count = map.counts[int64_t{c} * (n_experts + 1) + e];
-      const int n = count;
-      count = sum;
-      sum += n;
+    int32_t* counts = map.counts + e;
+    const int64_t stride = n_experts + 1;
+    for (int first = 0; first < n_chunks; first += chunks_ahead) {
+      int n[chunks_ahead];   // read together: a load does not pass the stores before it
+#pragma unroll
+      for (int i = 0; i < chunks_ahead; ++i) n[i] = counts[min(first + i, n_chunks - 1) * stride];
+#pragma unroll
+      for (int i = 0; i < chunks_ahead; ++i) {
+        if (first + i >= n_chunks) continue;
+        counts[(first + i) * stride] = sum;
+        sum += n[i];
+      }
     }
     starts[e] = sum;
   }
