@@ -61,6 +61,8 @@ overloaded(Ts...) -> overloaded<Ts...>;
 // Work on so few tokens is captured and replayed: its cost is that of launching it.
 constexpr int64_t max_captured_tokens = 64;
 
+constexpr size_t max_roomy_bytes = size_t{256} << 20;
+
 int64_t power_of_two(int64_t n, int64_t least) {
   return std::max(least, static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(std::max<int64_t>(n, 1)))));
 }
@@ -182,8 +184,14 @@ T* Forward::array(int index, int64_t n) {
   if (block.bytes < bytes || !block.memory) {
     backend_.forget_graphs();
     block.memory.reset();
-    block.memory = backend_.allocate(bytes);
-    block.bytes = bytes;
+    block.bytes = 0;
+    // Room for as many tokens as the next power of two: prompts that grow little by little move nothing. The logits of
+    // a long chunk are too large for that.
+    const int64_t n_tokens = std::max<int64_t>(1, workspace_->view.n_tokens);
+    const size_t roomy = (bytes / static_cast<size_t>(n_tokens) + 1) * static_cast<size_t>(workspace_->token_capacity);
+    const size_t size = roomy <= max_roomy_bytes ? std::max(bytes, roomy) : bytes;
+    block.memory = backend_.allocate(size);
+    block.bytes = size;
   }
   return static_cast<T*>(block.memory.get());
 }

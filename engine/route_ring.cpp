@@ -1,6 +1,7 @@
 #include "engine/route_ring.h"
 
 #include <algorithm>
+#include <bit>
 
 namespace signalbox {
 
@@ -60,7 +61,8 @@ void RouteRing::reserve(int64_t n_tokens) {
   if (n_tokens <= capacity_ && !missing) return;
   backend_.forget_graphs();
   ++generation_;
-  capacity_ = std::max(capacity_, n_tokens);
+  // In powers of two: prompts that grow little by little do not move the ring each time.
+  capacity_ = std::max(capacity_, static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(n_tokens))));
   size_t bytes = 0;
   for (int a = 0; a < n_arrays; ++a) {
     const Array array = static_cast<Array>(a);

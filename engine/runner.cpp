@@ -251,8 +251,8 @@ class Run {
     if (kept_rows_.empty()) return;
     const size_t bytes = static_cast<size_t>(logits.rows * logits.cols) * sizeof(float);
     if (kept_bytes_ < bytes) {
-      kept_logits_ = forward_.backend().allocate_host(bytes);
-      kept_bytes_ = bytes;
+      kept_bytes_ = std::max(bytes, 2 * kept_bytes_);
+      kept_logits_ = forward_.backend().allocate_host(kept_bytes_);
     }
     kept_ticket_ = forward_.backend().download_later(kept_logits_.get(), logits.data, bytes);
   }

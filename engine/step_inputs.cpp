@@ -7,9 +7,11 @@ namespace signalbox {
 void StepInputs::upload() {
   if (image_.size() > bytes_) {
     backend_.forget_graphs();
+    const size_t bytes = std::max(image_.size(), 2 * bytes_);
     memory_.reset();
-    bytes_ = std::max(image_.size(), 2 * bytes_);
-    memory_ = backend_.allocate(bytes_);
+    bytes_ = 0;
+    memory_ = backend_.allocate(bytes);
+    bytes_ = bytes;
   }
   backend_.upload(memory_.get(), image_.data(), image_.size());
 }

@@ -169,14 +169,21 @@ __device__ void load_queries(bf16* to, const AttendArgs& a, int first_token, int
   }
 }
 
+constexpr float log2_e = 1.44269504088896341f;
+
 // What is left to do when a row's maximum and mass are known: sums are multiplied by `factor` of their part and then by
 // `inverse`. Multiplications and additions are fused explicitly: they must round alike wherever they are inlined.
+__device__ inline float scaled_sink(float sink) {
+#if defined(__CUDA_ARCH__)
+  return __fmul_rn(sink, log2_e);   // never contracted with the subtraction that follows
+#else
+  return sink * log2_e;
+#endif
+}
 __device__ inline float softmax_top(float maximum, bool has_sink, float sink) {
   return has_sink ? fmaxf(maximum, sink) : maximum;
 }
 __device__ inline float sink_mass(float top, bool has_sink, float sink) { return has_sink ? exp2f(sink - top) : 0.f; }
-
-constexpr float log2_e = 1.44269504088896341f;
 
 // grid: token tiles (the last first: their rows see most keys), key heads * head tiles, slots.
 template <class S>
@@ -481,7 +488,7 @@ __global__ void __launch_bounds__(S::threads, S::min_blocks) attend(AttendArgs a
           continue;
         }
         const bool has_sink = a.sinks != nullptr;
-        const float sink = has_sink ? a.sinks[head] * log2_e : 0.f;
+        const float sink = has_sink ? scaled_sink(a.sinks[head]) : 0.f;
         const float top = softmax_top(row_max[row], has_sink, sink), factor = exp2f(row_max[row] - top);
         const float inverse = 1.f / fmaf(factor, row_mass, sink_mass(top, has_sink, sink));
         bf16* out = a.out + (first_token + token) * a.out_stride + int64_t{head} * a.d_value;
@@ -537,7 +544,7 @@ __global__ void __launch_bounds__(128) merge_parts(AttendArgs a, int n_heads, in
   for (int s = low + lane; s <= high; s += warp_size) maximum = fmaxf(maximum, a.part_stats[row_of(s) * 2]);
   maximum = warp_max(maximum);
   const bool has_sink = a.sinks != nullptr;
-  const float sink = has_sink ? a.sinks[head] * log2_e : 0.f;
+  const float sink = has_sink ? scaled_sink(a.sinks[head]) : 0.f;
   const float top = softmax_top(maximum, has_sink, sink);
   float mass = sink_mass(top, has_sink, sink), sums[4] = {};
   for (int s = low; s <= high; s += ahead) {

@@ -57,8 +57,6 @@ struct Handle {
   bool tried = false;
   cublasHandle_t handle = nullptr;
   void* workspace = nullptr;
-  Stream stream = nullptr;
-  bool has_stream = false;
 };
 std::mutex handles_mutex;
 std::map<int, Handle> handles;   // by device
@@ -98,13 +96,10 @@ bool cublas_matmul(Stream stream, Tensor out, Tensor x, const Matrix& w, bool ac
   const std::lock_guard lock(handles_mutex);
   Handle* h = handle_of(stream);
   if (!h) return false;
-  if (!h->has_stream || h->stream != stream) {
-    // A new stream takes the workspace away.
-    h->has_stream = library().set_stream(h->handle, stream) == CUBLAS_STATUS_SUCCESS &&
-                    library().set_workspace(h->handle, h->workspace, workspace_bytes) == CUBLAS_STATUS_SUCCESS;
-    h->stream = stream;
-    if (!h->has_stream) return false;
-  }
+  // Every time: a new stream may have the address of one that is gone, and takes the workspace away.
+  if (library().set_stream(h->handle, stream) != CUBLAS_STATUS_SUCCESS ||
+      library().set_workspace(h->handle, h->workspace, workspace_bytes) != CUBLAS_STATUS_SUCCESS)
+    return false;
   // Column-major there: out^T [n, m] = (w as [k, n])^T (x as [k, m]).
   const float one = 1, zero = 0;
   const cublasStatus_t status =

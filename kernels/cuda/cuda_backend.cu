@@ -6,6 +6,8 @@
 #include <deque>
 #include <thread>
 
+#include "kernels/cuda/cublas.h"
+
 namespace signalbox::DEVICE_SPACE {
 
 namespace {
@@ -105,6 +107,7 @@ CudaBackend::CudaBackend(const CudaOptions& options) : options_(options), info_(
   stream_ = make_stream();
   drain_ = make_stream();
   state_ = std::make_unique<State>();
+  if (!options_.invariant) cublas_available();   // loads it now, not in the middle of the first prompt
 }
 
 CudaBackend::~CudaBackend() {
@@ -137,7 +140,14 @@ std::shared_ptr<void> CudaBackend::allocate(size_t bytes) {
 }
 
 std::shared_ptr<void> CudaBackend::allocate_host(size_t bytes) {
-  return std::shared_ptr<void>(allocate_pinned(std::max<size_t>(bytes, 1)), free_pinned);
+  // A run that ends early may leave a transfer under way.
+  return std::shared_ptr<void>(allocate_pinned(std::max<size_t>(bytes, 1)), [drain = drain_](void* p) {
+    try {
+      DEVICE_SPACE::synchronize(drain);
+    } catch (const Error&) {   // it has been told, or will be
+    }
+    free_pinned(p);
+  });
 }
 
 void CudaBackend::upload(void* device, const void* host, size_t bytes) {
@@ -232,6 +242,11 @@ void CudaBackend::replay(std::span<const int64_t> key, const std::function<void(
       }
       throw;
     }
+    if (!graph) {   // no memory for it: give back the others, and do without
+      forget_graphs();
+      work();
+      return;
+    }
     found->second.graph = std::move(graph);
   }
   found->second.graph->launch(stream_);
@@ -239,7 +254,10 @@ void CudaBackend::replay(std::span<const int64_t> key, const std::function<void(
 
 void CudaBackend::forget_graphs() {
   if (state_->graphs.empty()) return;
-  DEVICE_SPACE::synchronize(stream_);
+  try {
+    DEVICE_SPACE::synchronize(stream_);
+  } catch (const Error&) {   // destructors come here after a failed kernel; the next op tells of it again
+  }
   state_->graphs.clear();
 }
 

@@ -235,8 +235,9 @@ void fill_async(void* to, uint8_t byte, size_t bytes, Stream stream) {
 struct Event::State {
   cudaEvent_t event = nullptr;
 };
-Event::Event() : state_(std::make_unique<State>()) {
-  check(cudaEventCreate(&state_->event), "CUDA event", "a new one");
+Event::Event(bool timing) : state_(std::make_unique<State>()) {
+  check(cudaEventCreateWithFlags(&state_->event, timing ? cudaEventDefault : cudaEventDisableTiming), "CUDA event",
+        "a new one");
 }
 Event::~Event() {
   if (cudaEventDestroy(state_->event) != cudaSuccess) cudaGetLastError();
@@ -277,9 +278,18 @@ std::unique_ptr<Graph> Graph::end(Stream stream) {
   auto state = std::make_unique<State>();
   const cudaError_t code = cudaGraphInstantiate(&state->graph, graph, 0);
   cudaGraphDestroy(graph);
+  if (code == cudaErrorMemoryAllocation) {
+    cudaGetLastError();
+    return nullptr;
+  }
   check(code, "CUDA graph", "to make what was captured executable");
   std::unique_ptr<Graph> made(new Graph(std::move(state)));
-  check(cudaGraphUpload(made->state_->graph, stream), "CUDA graph", "to upload it");
+  const cudaError_t uploaded = cudaGraphUpload(made->state_->graph, stream);
+  if (uploaded == cudaErrorMemoryAllocation) {
+    cudaGetLastError();
+    return nullptr;
+  }
+  check(uploaded, "CUDA graph", "to upload it");
   return made;
 }
 void Graph::launch(Stream stream) { check(cudaGraphLaunch(state_->graph, stream), "CUDA graph", "to launch it"); }

@@ -49,7 +49,8 @@ void fill_async(void* to, uint8_t byte, size_t bytes, Stream stream);
 
 class Event {
  public:
-  Event();
+  // Only events with `timing` can be given to seconds(); the others are cheaper.
+  explicit Event(bool timing = false);
   ~Event();
   Event(const Event&) = delete;
   Event& operator=(const Event&) = delete;
@@ -72,6 +73,7 @@ class Graph {
   Graph& operator=(const Graph&) = delete;
   // Between begin and end, what is enqueued on `stream` is kept and not run.
   static void begin(Stream stream);
+  // Null: the device has no memory for it; the work has to be enqueued again.
   static std::unique_ptr<Graph> end(Stream stream);
   void launch(Stream stream);
 

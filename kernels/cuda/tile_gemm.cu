@@ -10,8 +10,9 @@ TileSize tile_size(int64_t m, int64_t n, int64_t n_batches, int n_processors) {
     return ceil_div(m, rows) * ceil_div(n, columns) * n_batches;
   };
   if (m > tile_rows(TileSize::medium) && n_tiles(128, 128) >= n_processors) return TileSize::large;
-  if (m > 2 * tile_rows(TileSize::small) || n_tiles(64, 64) >= n_processors) return TileSize::medium;
-  return TileSize::small;
+  // Narrow products of few dozen rows: small tiles give every processor something to read.
+  const int64_t wanted = m > 2 * tile_rows(TileSize::small) ? ceil_div(n_processors, 2) : n_processors;
+  return n_tiles(64, 64) >= wanted ? TileSize::medium : TileSize::small;
 }
 
 // Half of a last tile is waste on average, so a tile is a good deal shorter than the rows of an expert.

@@ -236,7 +236,7 @@ struct Event::State {
   uint64_t n = 0;            // pieces of its work up to the record
   std::shared_ptr<Clock::time_point> time;
 };
-Event::Event() : state_(std::make_unique<State>()) {}
+Event::Event(bool) : state_(std::make_unique<State>()) {}
 Event::~Event() = default;
 void Event::record(Stream stream) {
   if (stream->capturing) ::simt::fail("records an event in a stream that is captured");

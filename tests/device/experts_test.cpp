@@ -168,7 +168,8 @@ TEST_CASE("device experts: the bits of a token do not depend on the other tokens
           if (what.find("descending") != std::string::npos) return;
           const OnDevice d(device, c, experts, route);
           const Results all = run(device, c, d, x, h, 0, c.n_tokens);
-          for (const auto& [first, count] : {std::pair<int64_t, int64_t>{0, 1}, {77, 1}, {5, 9}, {30, 60}}) {
+          for (const auto& range : {std::pair<int64_t, int64_t>{0, 1}, {77, 1}, {5, 9}, {30, 60}}) {
+            const int64_t first = range.first, count = range.second;
             const Results part = run(device, c, d, x, h, first, count);
             INFO(what, ", tokens ", first, " + ", count);
             CHECK(same_bits(part.hidden, all.hidden, first * c.n_slots * c.d_ff));

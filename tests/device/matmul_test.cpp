@@ -90,7 +90,8 @@ TEST_CASE("device matmul: the bits of a row do not depend on the other rows") {
         const Buffer<float> device_bias(device, bias);
         const Vector b{device_bias.data(), n};
         const std::vector<float> all = matmul(device, m, x, uploaded.matrix, b);
-        for (const auto& [first, count] : {std::pair<int64_t, int64_t>{0, 1}, {139, 1}, {3, 16}, {60, 50}, {20, 30}}) {
+        for (const auto& range : {std::pair<int64_t, int64_t>{0, 1}, {139, 1}, {3, 16}, {60, 50}, {20, 30}}) {
+          const int64_t first = range.first, count = range.second;
           INFO(what, ", rows ", first, " + ", count);
           CHECK(same_bits(matmul(device, count, rows_of(x, first, count, k), uploaded.matrix, b),
                           rows_of(all, first, count, n)));

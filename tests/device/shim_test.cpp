@@ -450,7 +450,7 @@ TEST_CASE("shim: streams, events and pinned memory") {
   in_each_order([&] {
     const StreamOwner one, two;
     const Array<float> x(std::vector<float>(32, 3.f)), y(std::vector<float>(32, 0.f));
-    Event done, copied;
+    Event done(true), copied(true);
     launch("scale", scale_kernel, 1, 32, 0, one, x.data(), 2.f);
     done.record(one);
     done.hold(two);

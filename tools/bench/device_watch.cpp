@@ -63,8 +63,13 @@ DeviceWatch::DeviceWatch(const std::string& device) {
       "-lms",
       "250",
       nullptr};
+  // A group of its own: a wrapper of that name ends together with what it has started.
+  posix_spawnattr_t group;
+  posix_spawnattr_init(&group);
+  posix_spawnattr_setflags(&group, POSIX_SPAWN_SETPGROUP);
   pid_t process = 0;
-  const int failure = posix_spawnp(&process, "nvidia-smi", &files, nullptr, const_cast<char* const*>(arguments), environ);
+  const int failure = posix_spawnp(&process, "nvidia-smi", &files, &group, const_cast<char* const*>(arguments), environ);
+  posix_spawnattr_destroy(&group);
   posix_spawn_file_actions_destroy(&files);
   close(ends[1]);
   if (failure != 0) {
@@ -101,7 +106,7 @@ void DeviceWatch::read() {
 
 void DeviceWatch::stop() {
   if (process_ <= 0) return;
-  kill(process_, SIGTERM);
+  kill(-process_, SIGTERM);
   reader_.join();   // its end of the pipe has been closed
   int status = 0;
   waitpid(process_, &status, 0);

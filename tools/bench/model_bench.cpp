@@ -156,6 +156,7 @@ ModelBench::Prefill ModelBench::measure_prefill(int64_t n_tokens, const std::str
   run.chunk = result.chunk;
   const bool device = !model_.backend->shares_host_memory();
   for (int r = device ? -1 : 0; r < bench_.repeats; ++r) {   // on a device the first run takes memory and is not counted
+    model_.backend->forget_graphs();   // of caches that are gone
     TemporaryTrace directory;
     const std::unique_ptr<TraceWriter> trace = make_trace(points, directory.path.string());
     RunEvents events;

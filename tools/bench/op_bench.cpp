@@ -259,17 +259,20 @@ class OpBench {
       bench_routed(backend_, timer_, activations_, block, n, options_.moe_parts, options_.flush_bytes, model_, report_);
   }
 
-  // One cache and n_sets * n_sequences contexts of n_keys positions in it.
+  // One cache and n_contexts contexts of n_keys positions in it, of which only the last `seen` are looked at and have
+  // blocks of their own.
   struct Contexts {
     KvCache cache;
     int64_t blocks = 0;                      // of one context
-    const int32_t* tables = nullptr;         // [n_sets * n_sequences, blocks]
+    const int32_t* tables = nullptr;         // [n_contexts, blocks]
   };
-  Contexts contexts(DeviceData& data, int64_t n_contexts, int64_t n_keys, int64_t key_width, int64_t value_width) {
+  Contexts contexts(DeviceData& data, int64_t n_contexts, int64_t n_keys, int64_t seen, int64_t key_width,
+                    int64_t value_width) {
     Contexts made;
     const DType dtype = backend_.kv_dtype();
     made.blocks = KvPool::blocks_for(n_keys);
-    const int64_t n_blocks = n_contexts * made.blocks, rows = n_blocks * KvPool::block_size;
+    const int64_t unseen = (n_keys - seen) / KvPool::block_size, own = made.blocks - unseen;
+    const int64_t n_blocks = n_contexts * own, rows = n_blocks * KvPool::block_size;
     const size_t element = dtype_size(dtype);
     made.cache.dtype = dtype;
     made.cache.key_stride = key_width;
@@ -278,10 +281,13 @@ class OpBench {
     made.cache.values =
         value_width > 0 ? data.random(static_cast<size_t>(rows * value_width) * element, dtype) : made.cache.keys;
     // Blocks of a context lie apart, as after a while of use: the stride shares no factor with the number of blocks.
-    std::vector<int32_t> table(static_cast<size_t>(n_blocks));
     int64_t stride = n_blocks / 3 * 2 + 1;
     while (std::gcd(stride, n_blocks) != 1) ++stride;
-    for (int64_t i = 0; i < n_blocks; ++i) table[static_cast<size_t>(i)] = static_cast<int32_t>(i * stride % n_blocks);
+    std::vector<int32_t> table;
+    for (int64_t c = 0; c < n_contexts; ++c) {
+      table.insert(table.end(), static_cast<size_t>(unseen), 0);
+      for (int64_t b = 0; b < own; ++b) table.push_back(static_cast<int32_t>((c * own + b) * stride % n_blocks));
+    }
     made.tables = data.list(table);
     return made;
   }
@@ -296,7 +302,7 @@ class OpBench {
     const int64_t n_sets = sets_of(kv_bytes), total = n_sequences * n_tokens;
 
     DeviceData data(backend_, activations_);
-    const Contexts made = contexts(data, n_sets * n_sequences, n_keys, key_width, value_width);
+    const Contexts made = contexts(data, n_sets * n_sequences, n_keys, seen, key_width, value_width);
     const Tensor q = data.floats(total, params.n_heads * params.d_key);
     const Tensor out = data.operand(total, params.n_heads * params.d_value, false);
     std::vector<int32_t> positions, sequences;

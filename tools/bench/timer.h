@@ -25,7 +25,8 @@ class Timer {
   //
   // A device: the median of rounds, each many calls between two synchronisations, in captured work where the device has
   // that, so that no launch from the host stands between two calls. `captured` false: work that cannot be kept.
-  // The CPU: the fastest of the calls that fit into the time, three at least. Other work on the machine only ever adds.
+  // The CPU: the fastest of the calls that fit into the time, or of three that fit into ten times that, or of one. Other
+  // work on the machine only ever adds.
   Timing measure(int64_t n_sets, const std::function<void(int64_t)>& work, bool captured = true);
 
  private:

@@ -28,9 +28,13 @@ class Table {
  public:
   template <class... T>
   void add(const char* format, T... values) {
-    char line[256];
-    std::snprintf(line, sizeof line, format, values...);
-    text += line;
+    if constexpr (sizeof...(values) == 0) {
+      text += format;
+    } else {
+      char line[256];
+      std::snprintf(line, sizeof line, format, values...);
+      text += line;
+    }
   }
   std::string text;
 };
@@ -238,16 +242,18 @@ int bench_shape_command(const BenchOptions& options) {
                       " to work in, found " + gigabytes(available) + " available; --layers " +
                       std::to_string(layers_that_fit(shape, available - working)) + " would fit");
   }
-  const MachineLimits limits = measure_limits(options, *model.backend);
   RandomMemory memory(device, size_t{67} << 20);
   model.loaded.resolved.path = shape.name;
   model.loaded.model = shape.model;
   model.loaded.weights = random_weights(shape, memory);
   model.shape = probe_shape(shape.model);
+  if (device) {
+    const int64_t longest = std::max(bench.prefill.back(), bench.batches.back() * (bench.context + bench.n_new));
+    require_device_memory(*model.backend, shape.model, model.loaded.weights, longest);
+  }
+  const MachineLimits limits = measure_limits(options, *model.backend);
   json::Value upload;
   if (device) {
-    int64_t longest = std::max(bench.prefill.back(), bench.batches.back() * (bench.context + bench.n_new));
-    require_device_memory(*model.backend, shape.model, model.loaded.weights, longest);
     Progress progress("uploading", bytes, options.quiet);
     const double start = now();
     model.loaded.weights = upload_weights(*model.backend, shape.model, model.loaded.weights,
@@ -293,7 +299,7 @@ int bench_kernels(const BenchOptions& options) {
   } else {
     Table head;
     describe(head, "kernels", *backend, limits);
-    head.add("%s\n\n%-21s %-18s %-58s %10s %10s %9s %7s\n",
+    head.add("%s\n\n%-21s %-18s %-77s %10s %10s %9s %7s\n",
              limits.device ? "us: the median of rounds; limit: share of the least time that either limit allows"
                            : "us: the fastest of several; limit: share of the least time that either limit allows",
              "op", "model", "shape", "us", "GFLOP/s", "GB/s", "limit");
@@ -319,7 +325,7 @@ int bench_kernels(const BenchOptions& options) {
       write_stdout(json::dump(line) + "\n");
     } else {
       Table row;
-      row.add("%-21s %-18s %-58s %10.1f %10.1f %9.2f %6.0f%%\n", speed.op.c_str(), speed.model.c_str(),
+      row.add("%-21s %-18s %-77s %10.1f %10.1f %9.2f %6.0f%%\n", speed.op.c_str(), speed.model.c_str(),
               speed.shape.c_str(), speed.seconds * 1e6, speed.gflops(), speed.gbytes(), 100 * share);
       write_stdout(row.text);
     }

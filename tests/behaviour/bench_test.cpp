@@ -1,0 +1,291 @@
+// The bench command: fields, units that agree with each other, clear refusals; and the device's path through the shim.
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <set>
+#include <sstream>
+
+#include "kernels/shim/shim_backend.h"
+#include "loaders/families/family.h"
+#include "loaders/json/json.h"
+#include "tests/support.h"
+#include "tools/bench/device_watch.h"
+#include "tools/bench/limits.h"
+#include "tools/bench/model_bench.h"
+#include "tools/bench/op_bench.h"
+
+namespace {
+
+using namespace signalbox;
+using test::Ran;
+
+Ran bench(const std::string& arguments) { return test::run_command(std::string(SIGNALBOX_BINARY) + " bench " + arguments); }
+
+double real(const json::Value& object, const char* key) {
+  const json::Value* found = object.find(key);
+  REQUIRE_MESSAGE(found, std::string(key));
+  REQUIRE_MESSAGE(found->is_number(), std::string(key));
+  return found->real();
+}
+
+void check_model(const json::Value& document) {
+  const double memory = real(document, "memory_gbytes_per_second"), compute = real(document, "compute_gflops");
+  CHECK(memory > 0);
+  CHECK(compute > 0);
+  CHECK(real(document, "read_gbytes_per_second") == memory);
+  CHECK(real(document, "fma_gflops") == compute);
+  for (const json::Value& line : document.find("prefill")->items()) {
+    CHECK(real(line, "tokens_per_second") == doctest::Approx(real(line, "tokens") / real(line, "seconds")));
+    const double share = std::max(real(line, "gflops") / compute, real(line, "gbytes_per_second") / memory);
+    CHECK(real(line, "share_of_limit") == doctest::Approx(share));
+  }
+  for (const json::Value& line : document.find("decode")->items()) {
+    CHECK(real(line, "tokens_per_second") == doctest::Approx(real(line, "batch") / real(line, "seconds_per_step")));
+    CHECK(real(line, "gbytes_per_second") ==
+          doctest::Approx(real(line, "bytes_per_step") / real(line, "seconds_per_step") * 1e-9));
+    const double share = std::max(real(line, "gflops") / compute, real(line, "gbytes_per_second") / memory);
+    CHECK(real(line, "share_of_limit") == doctest::Approx(share));
+    CHECK(real(line, "bytes_per_step") >= real(document, "weight_bytes_per_token"));
+  }
+  std::set<std::string> modes;
+  for (const json::Value& line : document.find("recording")->items()) {
+    modes.insert(line.find("mode")->string());
+    for (const char* key : {"prefill_cost", "decode_cost", "batch_decode_cost"}) CHECK(real(line, key) > -1);
+  }
+  CHECK(modes == std::set<std::string>{"ids", "ids, weights", "router logits", "residual stream"});
+}
+
+// A family's tiny example as a shape to measure.
+BenchShape tiny(std::string_view model_type) {
+  const families::Family* family = families::find_family(model_type);
+  REQUIRE(family);
+  return bench_shape_of(family->example, std::string(model_type));
+}
+
+OpBenchOptions tiny_options() {
+  OpBenchOptions options;
+  for (const char* family : {"deepseek_v2", "gpt_oss", "olmoe"}) options.shapes.push_back(tiny(family));
+  options.decode_rows = {1};
+  options.prefill_rows = {11};
+  options.route_tokens = {3};
+  options.moe_tokens = {1, 11};
+  options.norm_rows = {2};
+  options.sample_rows = {2};
+  options.sequences = {2};
+  options.contexts = {40};
+  options.prompts = {{5, 40}};
+  options.flush_bytes = 1;
+  options.piece_bytes = 1 << 16;
+  options.timer = {0, 1};
+  return options;
+}
+
+void check_ops(Backend& backend, const OpBenchOptions& options) {
+  std::set<std::string> ops;
+  bench_ops(backend, options, [&](const OpSpeed& speed) {
+    CAPTURE(speed.op);
+    CAPTURE(speed.model);
+    CAPTURE(speed.shape);
+    ops.insert(speed.op);
+    CHECK(speed.seconds > 0);
+    CHECK(std::isfinite(speed.seconds));
+    CHECK(speed.flops + speed.bytes > 0);
+    CHECK(speed.gbytes() == doctest::Approx(speed.bytes / speed.seconds * 1e-9));
+  });
+  for (const char* op : {"matmul q", "matmul o", "matmul kv_a", "matmul lm_head", "gated_hidden shared", "mla_absorb", "mla_expand",
+                         "route", "route recorded", "route ban", "route ban random", "moe layer", "experts_hidden",
+                         "experts_out", "combine", "attention gqa", "attention mla", "rmsnorm", "add_rmsnorm",
+                         "prepare_heads", "prepare_latent", "sample greedy", "sample", "sample top_k top_p", "log_probs"}) {
+    CAPTURE(op);
+    CHECK(ops.contains(op));
+  }
+}
+
+}  // namespace
+
+TEST_CASE("bench: a model's figures and how they hang together") {
+  const Ran ran = bench("builtin --json --quiet --prompt-tokens 24 --new-tokens 4 --batch 2 --repeats 1 --threads 1 --device cpu");
+  INFO(ran.err);
+  REQUIRE(ran.code == 0);
+  const json::Value document = json::parse(ran.out, "bench");
+  check_model(document);
+  CHECK(document.find("model")->string() == "builtin");
+  CHECK(document.find("device")->string() == "cpu");
+  CHECK(real(document, "prompt_tokens") == 24);
+  CHECK(real(document, "batch") == 2);
+  CHECK(document.find("decode")->items().size() == 2);
+  CHECK(real(document, "decode_tokens_per_second") == real(document.find("decode")->items()[0], "tokens_per_second"));
+  CHECK(real(document, "batch_decode_tokens_per_second") == real(document.find("decode")->items()[1], "tokens_per_second"));
+  CHECK(real(document, "resident_bytes") > 0);
+  CHECK(document.find("watched")->is_null());
+}
+
+TEST_CASE("bench: refusals are one line") {
+  const auto refused = [](const std::string& arguments, int code, const std::string& says) {
+    CAPTURE(arguments);
+    const Ran ran = bench(arguments);
+    INFO(ran.err);
+    CHECK(ran.code == code);
+    CHECK(ran.out.empty());
+    CHECK(std::count(ran.err.begin(), ran.err.end(), '\n') == 1);
+    CHECK(ran.err.find(says) != std::string::npos);
+  };
+  refused("", 2, "expected MODEL, --shape or --kernels");
+  refused("--shape nothing --device cpu", 1, "expected one of DeepSeek-V2-Lite, ");
+  refused("--shape olmoe-1b-7b --layers 17 --device cpu", 2, "expected at most the 16 of OLMoE-1B-7B, found 17");
+  refused("--shape DeepSeek-V2 --prompt-tokens 200000 --device cpu", 1, "positions, found 200000");
+  refused("builtin --layers 2", 2, "--shape");
+  refused("builtin --shape OLMoE-1B-7B", 2, "excludes");
+  refused("builtin --prompt-tokens 100000 --device cpu", 1, "positions, found 100064");
+  // 470 GB: no machine that runs these tests has it free.
+  if (available_memory() < 400'000'000'000)
+    refused("--shape Qwen3-235B-A22B --device cpu", 1, "layers and 1.07 GB to work in, found");
+}
+
+TEST_CASE("bench: a shape with random weights") {
+  // The smallest of the table, one layer: 1.3 GB.
+  if (available_memory() < 4'000'000'000) {
+    test::skip("bench --shape takes 1.3 GB of memory");
+    return;
+  }
+  const Ran ran = bench(
+      "--shape olmoe-1b-7b --layers 1 --json --quiet --prompt-tokens 8 --context 4 --new-tokens 2 --batch 2 --repeats 1 "
+      "--device cpu");
+  INFO(ran.err);
+  REQUIRE(ran.code == 0);
+  const json::Value document = json::parse(ran.out, "bench");
+  check_model(document);
+  CHECK(document.find("shape")->string() == "OLMoE-1B-7B");
+  CHECK(real(document, "layers") == 1);
+  CHECK(real(document, "of_layers") == 16);
+  CHECK(document.find("upload")->is_null());
+  // Embedding and output layer, attention, router, 64 experts, norms: in bf16 but for the norms.
+  const double d = 2048, vocabulary = 50304, norms = 5;
+  CHECK(real(document, "host_weight_bytes") ==
+        2 * (2 * vocabulary * d + 4 * d * d + 64 * d + 64 * 3 * 1024 * d) + 4 * norms * d);
+  // One token reads eight experts and a row of the embedding.
+  CHECK(real(document, "weight_bytes_per_token") ==
+        doctest::Approx(2 * (vocabulary * d + d + 4 * d * d + 64 * d + 8 * 3 * 1024 * d) + 4 * norms * d));
+  CHECK(!document.find("moe_layer")->items().empty());
+}
+
+TEST_CASE("bench: random routers spread tokens over all experts") {
+  for (const char* family : {"olmoe", "gpt_oss", "deepseek_v2", "mixtral"}) {
+    CAPTURE(family);
+    BenchShape shape = tiny(family);
+    RandomMemory memory(false, 1 << 20);
+    const Weights weights = random_weights(shape, memory);
+    const auto backend = make_cpu_backend({1, "auto"});
+    Forward forward(*backend, shape.model, weights, 0);
+    KvPool pool(*backend, shape.model, 64);
+    KvSlots kv(pool);
+    std::vector<int32_t> tokens;
+    for (int32_t t = 0; t < 64; ++t) tokens.push_back(t * 7 % static_cast<int32_t>(shape.model.n_vocab));
+    Batch batch;
+    batch.append(kv, nullptr, 0, tokens, {}, 64, 0);
+    test::MemorySink sink(PointSet::parse("*.router.ids", probe_shape(shape.model)));
+    forward.run(batch, &sink);
+    forward.flush(sink);
+    for (const auto& recorded : sink.samples[0]) {
+      const std::string& name = recorded.first;
+      const test::MemorySink::Values& values = recorded.second;
+      if (name.find("router.ids") == std::string::npos) continue;
+      std::map<int, int> counts;
+      for (const float id : values.data) ++counts[static_cast<int>(id)];
+      CAPTURE(name);
+      CHECK(static_cast<int32_t>(counts.size()) >= shape.model.n_experts() * 3 / 4);
+      for (const auto& [expert, count] : counts)
+        CHECK(count < 6 * static_cast<int>(values.data.size()) / shape.model.n_experts());
+    }
+  }
+}
+
+TEST_CASE("bench: shapes store experts as their checkpoints do") {
+  CHECK(bench_shape("gpt-oss-20b").mxfp4);
+  CHECK(bench_shape("gpt-oss-20b").interleaved);
+  CHECK(!bench_shape("Mixtral-8x7B").mxfp4);
+  // reference: 13.75 GB and 93.41 GB
+  CHECK(random_weight_bytes(bench_shape("gpt-oss-20b")) == doctest::Approx(13.75e9).epsilon(0.005));
+  CHECK(random_weight_bytes(bench_shape("Mixtral-8x7B")) == doctest::Approx(93.41e9).epsilon(0.005));
+  BenchShape two = bench_shape("OLMoE-1B-7B");
+  const int64_t whole = random_weight_bytes(two);
+  CHECK(layers_that_fit(two, whole) == 16);
+  CHECK(layers_that_fit(two, whole - 1) == 15);
+  two.model.layers.resize(2);
+  CHECK(layers_that_fit(bench_shape("OLMoE-1B-7B"), random_weight_bytes(two)) == 2);
+}
+
+TEST_CASE("bench: aliased random memory repeats one piece, own memory does too") {
+  for (const bool aliased : {true, false}) {
+    RandomMemory memory(aliased, 10000);   // rounded up to whole pages
+    const auto& piece = memory.piece(RandomMemory::Kind::weights);
+    for (const size_t bytes : {size_t{100}, size_t{50000}, size_t{300000}}) {
+      const auto view = memory.view(RandomMemory::Kind::weights, bytes);
+      const auto* data = static_cast<const unsigned char*>(view.get());
+      CHECK(reinterpret_cast<uintptr_t>(data) % 64 == 0);
+      const auto first = std::search(piece.begin(), piece.end(), data, data + 64) - piece.begin();
+      size_t wrong = 0;
+      for (size_t i = 0; i < bytes; ++i) wrong += data[i] != piece[(static_cast<size_t>(first) + i) % piece.size()];
+      CHECK(wrong == 0);
+    }
+  }
+}
+
+TEST_CASE("bench: every op on the CPU and on the kernels of the device") {
+  const OpBenchOptions options = tiny_options();
+  {
+    const auto cpu = make_cpu_backend({1, "auto"});
+    check_ops(*cpu, options);
+  }
+  const auto shim = make_shim_backend({});
+  check_ops(*shim, options);
+  const MachineLimits limits = measure_device_limits(*shim, {1 << 16, 64, 0});
+  CHECK(limits.device);
+  CHECK(limits.gbytes > 0);
+  CHECK(limits.gflops > 0);
+  // Whichever takes longer: a second of bytes, half a second of operations.
+  CHECK(limits.least_seconds(limits.gflops * 5e8, limits.gbytes * 1e9) == doctest::Approx(1));
+}
+
+TEST_CASE("bench: what a whole model of random weights does on a device") {
+  if (!test::have_gpu()) return;
+  const Ran ran = bench("--shape olmoe-1b-7b --layers 2 --json --quiet --repeats 1 --device cuda");
+  INFO(ran.err);
+  REQUIRE(ran.code == 0);
+  const json::Value document = json::parse(ran.out, "bench");
+  CHECK(real(*document.find("upload"), "gbytes_per_second") > 0);
+  CHECK(document.find("decode")->items().size() == 3);
+}
+
+TEST_CASE("bench: clocks from nvidia-smi, none where there is none") {
+  CHECK(DeviceWatch("cpu").finish().is_null());
+  CHECK(range_of({3, NAN, 1, 2}).find("median")->real() == 2);
+  CHECK(range_of({NAN}).is_null());
+  // A program of that name that prints what nvidia-smi would.
+  const test::TemporaryDirectory folder;
+  test::write_file(folder / "nvidia-smi",
+                   "#!/bin/sh\necho 'some message'\necho 'NVIDIA X, 1.2, 1000, 2600, 40, [N/A], 0'\n"
+                   "echo 'NVIDIA X, 1.2, 1980, 2619, 50, 300.5, 90'\nsleep 30\n");
+  std::filesystem::permissions(folder / "nvidia-smi", std::filesystem::perms::owner_all);
+  const std::string path = std::getenv("PATH");
+  setenv("PATH", (folder.path().string() + ":" + path).c_str(), 1);
+  DeviceWatch watch("cuda:0");
+  setenv("PATH", path.c_str(), 1);
+  const double start = now();
+  while (now() - start < 0.5) {
+  }
+  const json::Value state = watch.finish();
+  CHECK(now() - start < 5);   // ended, not waited for
+  REQUIRE(!state.is_null());
+  CHECK(state.find("name")->string() == "NVIDIA X");
+  CHECK(state.find("sm_mhz")->find("least")->real() == 1980);   // while the device worked
+  CHECK(state.find("watts")->find("median")->real() == 300.5);
+}
+
+TEST_CASE("bench: the page of measurements says what the results say") {
+  const Ran ran = test::run_command("cd " SIGNALBOX_SOURCE_DIR " && python3 tools/bench/measurements_page.py --check");
+  INFO(ran.err);
+  CHECK(ran.code == 0);
+}
