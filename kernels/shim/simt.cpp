@@ -18,6 +18,8 @@ namespace simt {
 ThreadState* current = nullptr;
 void (*atomic_hook)(const void*, size_t) = nullptr;
 void (*access_hook)(const void*, size_t, bool) = nullptr;
+
+bool watches_races() { return access_hook != nullptr; }
 Moment moment;
 
 namespace {

@@ -16,4 +16,7 @@ void set_deferred(bool deferred);
 // Kernels that were run since the start, by name, with how often.
 std::vector<std::pair<std::string, int64_t>> launches();
 
+// Whether the kernels were compiled so that races.cpp sees their accesses (race_tests).
+bool watches_races();
+
 }  // namespace simt

@@ -92,6 +92,8 @@ void for_each_device(const std::function<void(Backend&, const std::string&)>& te
                                                           {simt::Order::descending, "shim, descending"},
                                                           {simt::Order::shuffled, "shim, shuffled"}};
     for (const auto& order : orders) {
+      // Where every access is watched, one order shows all races.
+      if (simt::watches_races() && order.first != simt::Order::shuffled) continue;
       simt::set_order(order.first, 5);
       CAPTURE(std::string(order.second));
       test(*shim, order.second);

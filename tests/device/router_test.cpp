@@ -382,7 +382,7 @@ TEST_CASE("device router: random programs equal the CPU's") {
   for (const Kind kind : {Kind::none, Kind::too_few_candidates, Kind::too_many_forced, Kind::banned_expert,
                           Kind::repeated_expert, Kind::not_recorded})
     CHECK(faults[kind] > 3);
-  for (int op = 0; op <= static_cast<int>(EditOp::scale_shared); ++op) CHECK(steps[static_cast<EditOp>(op)] > 60);
+  for (int op = 0; op <= static_cast<int>(EditOp::scale_shared); ++op) CHECK(steps[static_cast<EditOp>(op)] > 30);
 }
 
 TEST_CASE("device router: thousands of experts, in shared and in global memory") {
