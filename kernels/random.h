@@ -12,11 +12,7 @@
 
 #include <Random123/philox.h>
 
-#if defined(__CUDACC__)
-#define SIGNALBOX_HOST_DEVICE __host__ __device__
-#else
-#define SIGNALBOX_HOST_DEVICE
-#endif
+#include "kernels/host_device.h"
 
 namespace signalbox {
 

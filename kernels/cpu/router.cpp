@@ -7,6 +7,7 @@
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/router_stages.h"
 #include "kernels/error.h"
+#include "kernels/router_steps.h"
 
 namespace signalbox::cpu {
 

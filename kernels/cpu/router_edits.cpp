@@ -6,6 +6,7 @@
 
 #include "kernels/cpu/router_stages.h"
 #include "kernels/random.h"
+#include "kernels/router_steps.h"
 
 namespace signalbox::cpu {
 
@@ -17,44 +18,6 @@ constexpr float infinity = std::numeric_limits<float>::infinity();
 
 [[noreturn]] void fail(Fault kind, const RouterStep& step, int32_t expert = -1) {
   throw RouteFault{kind, 0, 0, step.edit, expert};
-}
-
-enum class Stage { logits, selection, route, scales };
-
-Stage stage_of(EditOp op) {
-  switch (op) {
-    case EditOp::ban:
-    case EditOp::steermoe_down:
-    case EditOp::steermoe_up:
-    case EditOp::bias:
-    case EditOp::temperature: return Stage::logits;
-    case EditOp::top_k:
-    case EditOp::force: return Stage::selection;
-    case EditOp::scale_expert:
-    case EditOp::scale_shared: return Stage::scales;
-    default: return Stage::route;
-  }
-}
-
-// An edit whose numbers say that nothing changes does not act, whatever its weights policy.
-bool is_no_op(const RouterStep& step) {
-  switch (step.op) {
-    case EditOp::ban:
-    case EditOp::steermoe_down:
-    case EditOp::steermoe_up:
-    case EditOp::force: return step.n_listed == 0;
-    case EditOp::bias: return step.value == 0 || step.n_listed == 0;
-    case EditOp::temperature:
-    case EditOp::scale_shared: return step.value == 1;
-    case EditOp::scale_expert: return step.value == 1 || step.n_listed == 0;
-    case EditOp::shift: return step.shift == 0;
-    default: return false;
-  }
-}
-
-bool step_acts(const RouterStep& step, const uint8_t* active, float margin) {
-  if (is_no_op(step) || (active && !active[step.edit])) return false;
-  return step.margin_below == infinity || margin < step.margin_below;
 }
 
 // The steps of one program on one token, in application order, and what they have made of the route so far.
@@ -75,7 +38,7 @@ struct Edits {
   int64_t k() const { return static_cast<int64_t>(token.ids.size()); }
 
   template <class F>
-  void for_steps(Stage stage, F f) {
+  void for_steps(EditStage stage, F f) {
     for (int32_t i = 0; i < program.n_steps; ++i) {
       const RouterStep& step = program.steps[i];
       if (stage_of(step.op) == stage && step_acts(step, token.active, token.margin)) f(step);
@@ -114,7 +77,7 @@ void Edits::edit_logits() {
   scored = token.scored;
   bool edited = false, first_steer = true;
   float low = 0, high = 0;   // of the one log-softmax that all steermoe edits share
-  for_steps(Stage::logits, [&](const RouterStep& step) {
+  for_steps(EditStage::logits, [&](const RouterStep& step) {
     if (!edited) w.edited_logits.assign(token.logits, token.logits + n_experts());
     edited = true;
     last = &step;
@@ -179,7 +142,7 @@ void Edits::select() {
   const RouterStep* many = nullptr;
   w.taken.assign(static_cast<size_t>(n_experts()), 0);
   token.ids.clear();
-  for_steps(Stage::selection, [&](const RouterStep& step) {
+  for_steps(EditStage::selection, [&](const RouterStep& step) {
     if (step.op == EditOp::top_k) {
       if (step.k == count) return;
       count = step.k;
@@ -388,7 +351,7 @@ void Edits::weigh() {
 // ---- stage 5: scales
 
 void Edits::scale() {
-  for_steps(Stage::scales, [&](const RouterStep& step) {
+  for_steps(EditStage::scales, [&](const RouterStep& step) {
     if (step.op == EditOp::scale_shared) {
       token.shared_scale *= step.value;
       return;
@@ -401,20 +364,13 @@ void Edits::scale() {
 
 }  // namespace
 
-bool program_acts(const RouterProgram& program, const uint8_t* active, float margin) {
-  for (int32_t i = 0; i < program.n_steps; ++i) {
-    if (step_acts(program.steps[i], active, margin)) return true;
-  }
-  return false;
-}
-
 void apply_program(EditedToken& token, RouterWorkspace& workspace, const Router& router, const float* selection_bias,
                    const RouterProgram& program) {
   token.shared_scale = 1;
   Edits edits{token, workspace, router, selection_bias, program};
   edits.edit_logits();
   edits.select();
-  edits.for_steps(Stage::route, [&](const RouterStep& step) { edits.edit_route(step); });
+  edits.for_steps(EditStage::route, [&](const RouterStep& step) { edits.edit_route(step); });
   edits.weigh();
   edits.scale();
 }

@@ -60,7 +60,4 @@ struct RouterWorkspace {
 void apply_program(EditedToken& token, RouterWorkspace& workspace, const Router& router, const float* selection_bias,
                    const RouterProgram& program);
 
-// Whether any step of the program acts on this token.
-bool program_acts(const RouterProgram& program, const uint8_t* active, float margin);
-
 }  // namespace signalbox::cpu

@@ -3,6 +3,7 @@
 #pragma once
 #include "kernels/cuda/router_token.h"
 #include "kernels/random.h"
+#include "kernels/router_steps.h"
 
 #if defined(SIGNALBOX_SHIM)
 #define SIGNALBOX_CALLED
@@ -13,51 +14,6 @@
 namespace signalbox::DEVICE_SPACE {
 
 namespace {
-
-enum class EditStage : uint8_t { logits, selection, route, scales };
-
-__device__ inline EditStage stage_of(EditOp op) {
-  switch (op) {
-    case EditOp::ban:
-    case EditOp::steermoe_down:
-    case EditOp::steermoe_up:
-    case EditOp::bias:
-    case EditOp::temperature: return EditStage::logits;
-    case EditOp::top_k:
-    case EditOp::force: return EditStage::selection;
-    case EditOp::scale_expert:
-    case EditOp::scale_shared: return EditStage::scales;
-    default: return EditStage::route;
-  }
-}
-
-// An edit whose numbers say that nothing changes does not act, whatever its weights policy.
-__device__ inline bool is_no_op(const RouterStep& step) {
-  switch (step.op) {
-    case EditOp::ban:
-    case EditOp::steermoe_down:
-    case EditOp::steermoe_up:
-    case EditOp::force: return step.n_listed == 0;
-    case EditOp::bias: return step.value == 0 || step.n_listed == 0;
-    case EditOp::temperature:
-    case EditOp::scale_shared: return step.value == 1;
-    case EditOp::scale_expert: return step.value == 1 || step.n_listed == 0;
-    case EditOp::shift: return step.shift == 0;
-    default: return false;
-  }
-}
-
-__device__ inline bool step_acts(const RouterStep& step, const uint8_t* active, float margin) {
-  if (is_no_op(step) || (active && !active[step.edit])) return false;
-  return step.margin_below == infinity || margin < step.margin_below;
-}
-
-__device__ inline bool program_acts(RouterProgram program, const uint8_t* active, float margin) {
-  for (int i = 0; i < program.n_steps; ++i) {
-    if (step_acts(program.steps[i], active, margin)) return true;
-  }
-  return false;
-}
 
 // a + b * c, rounded twice.
 __device__ inline float add_product(float a, float b, float c) {

@@ -1,0 +1,58 @@
+// When an edit of a route acts, and in which stage: the same on every device.
+#pragma once
+#include "kernels/host_device.h"
+#include "kernels/router.h"
+
+namespace signalbox {
+
+// In order of application; within a stage, as listed.
+enum class EditStage : uint8_t { logits, selection, route, scales };
+
+SIGNALBOX_HOST_DEVICE inline EditStage stage_of(EditOp op) {
+  switch (op) {
+    case EditOp::ban:
+    case EditOp::steermoe_down:
+    case EditOp::steermoe_up:
+    case EditOp::bias:
+    case EditOp::temperature: return EditStage::logits;
+    case EditOp::top_k:
+    case EditOp::force: return EditStage::selection;
+    case EditOp::scale_expert:
+    case EditOp::scale_shared: return EditStage::scales;
+    default: return EditStage::route;
+  }
+}
+
+// An edit whose numbers say that nothing changes does not act, whatever its weights policy.
+SIGNALBOX_HOST_DEVICE inline bool is_no_op(const RouterStep& step) {
+  switch (step.op) {
+    case EditOp::ban:
+    case EditOp::steermoe_down:
+    case EditOp::steermoe_up:
+    case EditOp::force: return step.n_listed == 0;
+    case EditOp::bias: return step.value == 0 || step.n_listed == 0;
+    case EditOp::temperature:
+    case EditOp::scale_shared: return step.value == 1;
+    case EditOp::scale_expert: return step.value == 1 || step.n_listed == 0;
+    case EditOp::shift: return step.shift == 0;
+    default: return false;
+  }
+}
+
+inline constexpr float any_margin = std::numeric_limits<float>::infinity();
+
+// active: columns of the token's conditions, null: all hold. margin: the token's at this layer.
+SIGNALBOX_HOST_DEVICE inline bool step_acts(const RouterStep& step, const uint8_t* active, float margin) {
+  if (is_no_op(step) || (active && !active[step.edit])) return false;
+  return step.margin_below == any_margin || margin < step.margin_below;
+}
+
+// Whether any step of the program acts on this token.
+SIGNALBOX_HOST_DEVICE inline bool program_acts(const RouterProgram& program, const uint8_t* active, float margin) {
+  for (int32_t i = 0; i < program.n_steps; ++i) {
+    if (step_acts(program.steps[i], active, margin)) return true;
+  }
+  return false;
+}
+
+}  // namespace signalbox
