@@ -177,23 +177,27 @@ Forward::Forward(Backend& backend, const Model& model, const Weights& weights, i
 
 Forward::~Forward() { backend_.forget_graphs(); }   // they name memory of the workspace
 
-template <class T>
-T* Forward::array(int index, int64_t n) {
+// At least `bytes`; where the block has to move, `roomy`, which is no less.
+void* Forward::memory(int index, size_t bytes, size_t roomy) {
   Workspace::Block& block = workspace_->blocks[index];
-  const size_t bytes = static_cast<size_t>(n) * sizeof(T);
   if (block.bytes < bytes || !block.memory) {
     backend_.forget_graphs();
     block.memory.reset();
     block.bytes = 0;
-    // Room for as many tokens as the next power of two: prompts that grow little by little move nothing. The logits of
-    // a long chunk are too large for that.
-    const int64_t n_tokens = std::max<int64_t>(1, workspace_->view.n_tokens);
-    const size_t roomy = (bytes / static_cast<size_t>(n_tokens) + 1) * static_cast<size_t>(workspace_->token_capacity);
-    const size_t size = roomy <= max_roomy_bytes ? std::max(bytes, roomy) : bytes;
-    block.memory = backend_.allocate(size);
-    block.bytes = size;
+    block.memory = backend_.allocate(roomy);
+    block.bytes = roomy;
   }
-  return static_cast<T*>(block.memory.get());
+  return block.memory.get();
+}
+
+// n values of this step's tokens, with room for as many tokens as the next power of two: prompts that grow little by
+// little move nothing. The logits of a long chunk are too large for that.
+template <class T>
+T* Forward::array(int index, int64_t n) {
+  const Workspace& w = *workspace_;
+  const size_t bytes = static_cast<size_t>(n) * sizeof(T);
+  const size_t roomy = (bytes / static_cast<size_t>(w.view.n_tokens) + 1) * static_cast<size_t>(w.token_capacity);
+  return static_cast<T*>(memory(index, bytes, roomy <= max_roomy_bytes ? std::max(bytes, roomy) : bytes));
 }
 
 Tensor Forward::buffer(int index, int64_t rows, int64_t cols) {
@@ -223,10 +227,11 @@ void Forward::prepare_rope(int64_t n_positions) {
       }
     }
     w.rope_positions = grown;
-    float* cos = array<float>(rope_cos, grown * half);
-    float* sin = array<float>(rope_sin, grown * half);
-    backend_.upload(cos, w.cos.data(), w.cos.size() * sizeof(float));
-    backend_.upload(sin, w.sin.data(), w.sin.size() * sizeof(float));
+    const size_t bytes = w.cos.size() * sizeof(float);
+    float* cos = static_cast<float*>(memory(rope_cos, bytes, bytes));
+    float* sin = static_cast<float*>(memory(rope_sin, bytes, bytes));
+    backend_.upload(cos, w.cos.data(), bytes);
+    backend_.upload(sin, w.sin.data(), bytes);
     w.rope = {cos, sin, grown, model_.rope.n_dims(), model_.rope.adjacent};
   }
 }
@@ -448,7 +453,9 @@ void Forward::launch(const Batch& batch, ProbeSink* sink) {
   prepare(batch);
   Workspace& w = *workspace_;
   w.odd = !w.odd;
-  w.logits = Tensor(nullptr, static_cast<int64_t>(batch.logit_rows.size()), model_.n_vocab);
+  w.logits = Tensor();
+  if (!batch.logit_rows.empty())
+    w.logits = buffer(w.odd ? logits_odd : logits_even, static_cast<int64_t>(batch.logit_rows.size()), model_.n_vocab);
   const StepRows rows{batch.n_tokens(),      w.ranges,           batch.tokens.data(), batch.positions.data(),
                       batch.phase.data(), batch.spans.data()};
   const bool stops = w.any_point_edits || (sink_ && !w.ring_only);   // for points that the host reads or writes
@@ -457,7 +464,6 @@ void Forward::launch(const Batch& batch, ProbeSink* sink) {
     sink_->begin(rows);
   }
   if (!stops && batch.n_tokens() <= max_captured_tokens) {
-    if (w.logits.rows > 0) w.logits = buffer(w.odd ? logits_odd : logits_even, w.logits.rows, model_.n_vocab);
     backend_.replay(graph_key(batch), [&] { enqueue(batch); });
   } else {
     enqueue(batch);
@@ -477,8 +483,9 @@ Outputs Forward::finish() {
   }
   backend_.download(w.status_host.get(), w.inputs.device<unsigned char>(w.status_at), w.status_bytes);
   const auto* bytes = static_cast<const unsigned char*>(w.status_host.get());
-  auto at = [&]<class T>(size_t offset, const T*) { return reinterpret_cast<const T*>(bytes + (offset - w.status_at)); };
-  const uint64_t* status = at(w.status_at, static_cast<const uint64_t*>(nullptr));
+  const auto* status = reinterpret_cast<const uint64_t*>(bytes);
+  const auto* chosen = reinterpret_cast<const int32_t*>(bytes + (w.chosen_at - w.status_at));
+  const auto* log_probs = reinterpret_cast<const double*>(bytes + (w.log_probs_at - w.status_at));
   const Batch& batch = *batch_;
   sink_ = nullptr;
   batch_ = nullptr;
@@ -492,9 +499,7 @@ Outputs Forward::finish() {
   }
   if (status[1] != 0)
     throw Error("routing", "expected no suppressed expert to run, found " + std::to_string(status[1]) + " that did");
-  return {w.logits,
-          {at(w.chosen_at, static_cast<const int32_t*>(nullptr)), batch.sampling.size()},
-          {at(w.log_probs_at, static_cast<const double*>(nullptr)), batch.targets.size()}};
+  return {w.logits, {chosen, batch.sampling.size()}, {log_probs, batch.targets.size()}};
 }
 
 void Forward::flush(ProbeSink& sink) { workspace_->ring.flush(sink); }
@@ -544,7 +549,7 @@ void Forward::head(const Batch& batch, Tensor delta) {
   const PointAt last{Point::resid_out, static_cast<int32_t>(model_.n_layers()) - 1};
   const bool records_logits = sink_ && !w.ring_only && sink_->wants(Point::logits, -1);
   const bool every_row = looked_at(Point::final_normed, -1) || records_logits;
-  Tensor out = n_logits > 0 ? buffer(w.odd ? logits_odd : logits_even, n_logits, model_.n_vocab) : Tensor();
+  const Tensor out = w.logits;
   if (every_row || n_logits == n_tokens) {
     Tensor h = next_norm(delta, {&last, 1}, weights_.final_norm);
     w.route_there = false;
@@ -572,7 +577,6 @@ void Forward::head(const Batch& batch, Tensor delta) {
       backend_.matmul(out, h, weights_.lm_head, {});
     }
   }
-  w.logits = out ? out : w.logits;
   if (!batch.sampling.empty())
     backend_.sample(w.inputs.device<int32_t>(w.chosen_at), out, w.sampling);
   if (!batch.targets.empty()) backend_.log_probs(w.inputs.device<double>(w.log_probs_at), out, w.targets);

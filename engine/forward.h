@@ -98,6 +98,7 @@ class Forward {
   void edit(Point point, int64_t l, Tensor x, int32_t n_slots);
   const float* on_host(Tensor x);
   void route_on_host(int64_t n_tokens);
+  void* memory(int index, size_t bytes, size_t roomy);
   Tensor buffer(int index, int64_t rows, int64_t cols);
   Tensor operand(int index, int64_t rows, int64_t cols);   // in the dtype that matrix products take
   template <class T>

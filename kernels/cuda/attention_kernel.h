@@ -174,11 +174,7 @@ constexpr float log2_e = 1.44269504088896341f;
 // What is left to do when a row's maximum and mass are known: sums are multiplied by `factor` of their part and then by
 // `inverse`. Multiplications and additions are fused explicitly: they must round alike wherever they are inlined.
 __device__ inline float scaled_sink(float sink) {
-#if defined(__CUDA_ARCH__)
   return __fmul_rn(sink, log2_e);   // never contracted with the subtraction that follows
-#else
-  return sink * log2_e;
-#endif
 }
 __device__ inline float softmax_top(float maximum, bool has_sink, float sink) {
   return has_sink ? fmaxf(maximum, sink) : maximum;

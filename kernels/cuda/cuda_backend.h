@@ -118,6 +118,9 @@ class CudaBackend final : public Backend {
   // Device memory with host's bytes, valid for work that is enqueued before the next call.
   void* stage(const void* host, size_t bytes);
 
+  // x, or a copy in scratch memory whose rows asynchronous copies can read.
+  Tensor aligned_operand(Tensor x);
+
   struct State;   // pinned ring, tickets, graphs
   CudaOptions options_;
   DeviceInfo info_;

@@ -1,7 +1,6 @@
 // Routed experts: few tokens go to gemv.h, more through tiles that a map on the device assigns to experts.
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/gemv.h"
-#include "kernels/cuda/operand.h"
 #include "kernels/cuda/tile_gemm.h"
 #include "kernels/cuda/tile_map.h"
 
@@ -46,12 +45,7 @@ void CudaBackend::experts_hidden(Tensor hidden, Tensor x, const Route& route, in
     gemv_experts_hidden(stream_, hidden, x, route, n_tokens, block, activation, leaks);
     return;
   }
-  if (!is_aligned_operand(x)) {
-    const int64_t stride = round_up(x.cols, 8);
-    bf16* copy = static_cast<bf16*>(scratch(Scratch::absorb, static_cast<size_t>(n_tokens * stride) * sizeof(bf16)));
-    copy_operand(stream_, copy, stride, x.first_rows(n_tokens), 1, x.cols, x.cols);
-    x = Tensor(reinterpret_cast<float*>(copy), n_tokens, x.cols, stride, DType::bf16);
-  }
+  x = aligned_operand(x.first_rows(n_tokens));
   const TileSize size = expert_tile_size(n_pairs, block.n_experts);
   const TileMapKey key = key_of(route, n_tokens, block, size);
   void* memory = scratch(Scratch::tile_map, tile_map_bytes(key));
@@ -92,12 +86,7 @@ void CudaBackend::experts_out(Tensor out, Tensor hidden, const Route& route, int
     gemv_experts_out(stream_, out, hidden, route, n_tokens, block);
     return;
   }
-  if (!is_aligned_operand(hidden)) {
-    const int64_t stride = round_up(hidden.cols, 8);
-    bf16* copy = static_cast<bf16*>(scratch(Scratch::absorb, static_cast<size_t>(n_pairs * stride) * sizeof(bf16)));
-    copy_operand(stream_, copy, stride, hidden.first_rows(n_pairs), 1, hidden.cols, hidden.cols);
-    hidden = Tensor(reinterpret_cast<float*>(copy), n_pairs, hidden.cols, stride, DType::bf16);
-  }
+  hidden = aligned_operand(hidden.first_rows(n_pairs));
   const TileSize size = expert_tile_size(n_pairs, block.n_experts);
   const TileMapKey key = key_of(route, n_tokens, block, size);
   void* memory = scratch(Scratch::tile_map, tile_map_bytes(key));

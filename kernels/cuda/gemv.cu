@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "kernels/cuda/activation.h"
 #include "kernels/cuda/gemv_tile.h"
 
 namespace signalbox::DEVICE_SPACE {
@@ -65,7 +66,7 @@ __global__ void __launch_bounds__(gemv_bounds)
   if (!gather_sums(sums) || row >= n_rows) return;
   for (int i = 0; i < 2; ++i) {
     const int t = column + i;
-    if (t < n_tokens) hidden[t * hidden_stride + row] = to_bf16(activate(sums[i], sums[2 + i], activation));
+    if (t < n_tokens) hidden[t * hidden_stride + row] = to_bf16(activate(activation, sums[i], sums[2 + i]));
   }
 }
 

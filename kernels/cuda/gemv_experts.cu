@@ -1,6 +1,7 @@
 // Routed experts for few tokens. Blocks of y p work for pair (token, slot) p and read its expert from the route. The
 // first pair of an expert, and every eighth after it, takes the following ones along, whose blocks have nothing to do:
 // so the weights of an expert are read once for eight pairs.
+#include "kernels/cuda/activation.h"
 #include "kernels/cuda/gemv.h"
 #include "kernels/cuda/gemv_tile.h"
 
@@ -89,7 +90,7 @@ __global__ void __launch_bounds__(gemv_bounds)
   for (int i = 0; i < 2; ++i) {
     const int to = __shfl_sync(all_lanes, pair, (lane % 4 * 2 + i) * 4);
     if (to < 0 || row >= d_ff) continue;
-    hidden[to * hidden_stride + row] = to_bf16(activate(sums[i] + low_bias, sums[2 + i] + high_bias, activation));
+    hidden[to * hidden_stride + row] = to_bf16(activate(activation, sums[i] + low_bias, sums[2 + i] + high_bias));
   }
 }
 

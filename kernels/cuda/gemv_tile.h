@@ -172,13 +172,4 @@ __device__ inline bool gather_sums(float (&sums)[4]) {
   return true;
 }
 
-// NaN stays NaN.
-__device__ inline float activate(float gate, float up, const Activation& activation) {
-  if (activation.kind == Activation::Kind::silu) return gate / (1 + expf(-gate)) * up;
-  const float limit = activation.limit;
-  const float g = gate > limit ? limit : gate;
-  const float u = up > limit ? limit : up < -limit ? -limit : up;
-  return g * (1 / (1 + expf(-activation.alpha * g))) * (u + 1);
-}
-
 }  // namespace signalbox::DEVICE_SPACE

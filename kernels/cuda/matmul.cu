@@ -82,6 +82,14 @@ void copy_operand(Stream stream, bf16* to, int64_t part_stride, Tensor x, int64_
   }
 }
 
+Tensor CudaBackend::aligned_operand(Tensor x) {
+  if (is_aligned_operand(x)) return x;
+  const int64_t stride = round_up(x.cols, 8);
+  bf16* copy = static_cast<bf16*>(scratch(Scratch::absorb, static_cast<size_t>(x.rows * stride) * sizeof(bf16)));
+  copy_operand(stream_, copy, stride, x, 1, x.cols, x.cols);
+  return Tensor(reinterpret_cast<float*>(copy), x.rows, x.cols, stride, DType::bf16);
+}
+
 void CudaBackend::matmul(Tensor out, Tensor x, const Matrix& w, Vector bias) {
   const Product product{out, &w, bias};
   matmul_many(x, {&product, 1});
@@ -93,12 +101,7 @@ void CudaBackend::matmul_many(Tensor x, std::span<const Product> products) {
     gemv(stream_, x, products);
     return;
   }
-  if (!is_aligned_operand(x)) {
-    const int64_t stride = round_up(x.cols, 8);
-    bf16* copy = static_cast<bf16*>(scratch(Scratch::absorb, static_cast<size_t>(x.rows * stride) * sizeof(bf16)));
-    copy_operand(stream_, copy, stride, x, 1, x.cols, x.cols);
-    x = Tensor(reinterpret_cast<float*>(copy), x.rows, x.cols, stride, DType::bf16);
-  }
+  x = aligned_operand(x);
   for (const Product& p : products) {
     const TileGemm g = dense(p.out, x, *p.w, p.bias);
     if (!invariant() && x.rows >= cublas_min_tokens && p.out.dtype == DType::f32 && cublas_available()) {
@@ -118,12 +121,7 @@ void CudaBackend::gated_hidden(Tensor hidden, Tensor x, const Matrix& gate, cons
     gemv_gated(stream_, hidden, x, gate, up, activation);
     return;
   }
-  if (!is_aligned_operand(x)) {
-    const int64_t stride = round_up(x.cols, 8);
-    bf16* copy = static_cast<bf16*>(scratch(Scratch::absorb, static_cast<size_t>(x.rows * stride) * sizeof(bf16)));
-    copy_operand(stream_, copy, stride, x, 1, x.cols, x.cols);
-    x = Tensor(reinterpret_cast<float*>(copy), x.rows, x.cols, stride, DType::bf16);
-  }
+  x = aligned_operand(x);
   expect_bf16(up);
   TileGemm g = dense(hidden, x, gate, {});
   g.b[1] = up.data;

@@ -17,11 +17,7 @@ namespace {
 
 // a + b * c, rounded twice.
 __device__ inline float add_product(float a, float b, float c) {
-#if defined(__CUDA_ARCH__)
   return __fadd_rn(a, __fmul_rn(b, c));
-#else
-  return a + b * c;
-#endif
 }
 
 __device__ inline bool sorted_list_has(const int32_t* list, int n, int32_t x) {

@@ -1,5 +1,6 @@
 // The kernel of tile_gemm.h.
 #pragma once
+#include "kernels/cuda/activation.h"
 #include "kernels/cuda/mxfp4.h"
 #include "kernels/cuda/tile_gemm.h"
 
@@ -32,15 +33,6 @@ constexpr size_t tile_shared_bytes() {
   const size_t b = shared_bytes_of<bf16>(size_t{weights == Weights::mxfp4 ? 2 : Shape::stages} * Shape::n * Shape::k);
   return a + b +
          (weights == Weights::mxfp4 ? shared_bytes_of<uint4>(size_t{Shape::stages} * Shape::n * Shape::k / 32) : 0);
-}
-
-// hidden = activate(gate) * up. NaN stays NaN.
-__device__ inline float activate(const Activation& activation, float gate, float up) {
-  if (activation.kind == Activation::Kind::silu) return gate / (1.f + expf(-gate)) * up;
-  const float limit = activation.limit;
-  const float g = gate > limit ? limit : gate;
-  const float u = up > limit ? limit : up < -limit ? -limit : up;
-  return g * (1.f / (1.f + expf(-activation.alpha * g))) * (u + 1.f);
 }
 
 __device__ inline void store_pair(const TileGemm& g, int64_t at, int column, float x, float y) {

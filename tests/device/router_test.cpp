@@ -362,9 +362,11 @@ TEST_CASE("device router: routes of every family equal the CPU's") {
 TEST_CASE("device router: random programs equal the CPU's") {
   const auto host = cpu("auto", 1);
   uint64_t seed = 0;
+  int n_runs = 0;
   std::map<RouteFault::Kind, int> faults;
   std::map<EditOp, int> steps;
   for_each_device([&](Backend& device, const std::string&) {
+    ++n_runs;
     for (int i = 0; i < 260; ++i) {
       ++seed;
       const RouteCase c = random_case(seed, 1 + static_cast<int64_t>(seed % 4));
@@ -382,7 +384,7 @@ TEST_CASE("device router: random programs equal the CPU's") {
   for (const Kind kind : {Kind::none, Kind::too_few_candidates, Kind::too_many_forced, Kind::banned_expert,
                           Kind::repeated_expert, Kind::not_recorded})
     CHECK(faults[kind] > 3);
-  for (int op = 0; op <= static_cast<int>(EditOp::scale_shared); ++op) CHECK(steps[static_cast<EditOp>(op)] > 30);
+  for (int op = 0; op <= static_cast<int>(EditOp::scale_shared); ++op) CHECK(steps[static_cast<EditOp>(op)] > 40 * n_runs);
 }
 
 TEST_CASE("device router: thousands of experts, in shared and in global memory") {

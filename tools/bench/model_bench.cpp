@@ -156,7 +156,6 @@ ModelBench::Prefill ModelBench::measure_prefill(int64_t n_tokens, const std::str
   run.chunk = result.chunk;
   const bool device = !model_.backend->shares_host_memory();
   for (int r = device ? -1 : 0; r < bench_.repeats; ++r) {   // on a device the first run takes memory and is not counted
-    model_.backend->forget_graphs();   // of caches that are gone
     TemporaryTrace directory;
     const std::unique_ptr<TraceWriter> trace = make_trace(points, directory.path.string());
     RunEvents events;
@@ -188,7 +187,6 @@ ModelBench::Decode ModelBench::measure_decode(int64_t batch, const std::string& 
   result.batch = batch;
   result.seconds = INFINITY;
   for (int r = 0; r < bench_.repeats; ++r) {
-    model_.backend->forget_graphs();   // of caches that are gone
     TemporaryTrace directory;
     const std::unique_ptr<TraceWriter> trace = make_trace(points, directory.path.string());
     std::vector<std::vector<double>> times(jobs.size());
