@@ -3,7 +3,9 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -31,6 +33,15 @@ struct Job {
   int64_t max_new = 0;  // tokens to generate at most
   Sampling sampling;
   bool score = false;  // log p of the given tokens is wanted; max_new is 0
+  // score: of given tokens from this index on (at least 1: the first token is not predicted). Logits before it are not
+  // made. 0: of all tokens, and logits of all rows are made and hashed, the last one's too.
+  int64_t score_from = 0;
+  // Given tokens that this job begins with and has in common with other jobs: those with the same stem share its keys
+  // and values. Null: `prompt` itself.
+  std::shared_ptr<const Prompt> stem;
+  // score: the `index` of another scoring job of this run, or of this one, with the same score_from and number of given
+  // tokens, to whose logits this job's are compared. The indices of all jobs differ then.
+  std::optional<int64_t> reference;
 };
 
 // What a job's edits depend on.
@@ -41,8 +52,16 @@ struct Result {
   std::vector<int32_t> tokens;   // generated, with the end token that stopped it
   std::string text;              // without special tokens, the end token and the stop string
   std::string finish_reason;     // "eos", "stop" or "length"
-  std::vector<double> logprobs;  // score: [i] = log p of given token i + 1, natural log
-  uint64_t logits_hash = 0;      // XXH3-64 of the f32 logits, little-endian: score: all rows; else those chosen from
+  // score: [i] = log p of given token max(score_from, 1) + i, natural log
+  std::vector<double> logprobs;
+  // score with a reference, as long as logprobs: KL(reference || this) over the whole vocabulary in nats, and 1 where
+  // both have the same most probable token
+  std::vector<double> divergence;
+  std::vector<uint8_t> same_top;
+  // XXH3-64 of the f32 logits, little-endian: those chosen from; score: of all rows, or of those that predict the given
+  // tokens from score_from > 0 on
+  uint64_t logits_hash = 0;
+  // Given tokens (those shared with others count for the first of them); the rest.
   double prefill_seconds = 0, decode_seconds = 0;
 };
 
@@ -54,6 +73,10 @@ struct RunOptions {
   bool ignore_eos = false;
   const Tokenizer* tokenizer = nullptr;  // null: no text, and no stop strings
   const std::atomic<bool>* interrupted = nullptr;
+  // Blocks of keys and values at most (KvPool); fewer where the device has less room.
+  int64_t max_kv_blocks = std::numeric_limits<int64_t>::max();
+  // Logits that jobs refer to and that are kept in memory; more go to a temporary file.
+  size_t max_kept_bytes = size_t{256} << 20;
 };
 
 // What a run tells while it goes on. Any may be empty. Called from the thread that runs.
@@ -64,9 +87,15 @@ struct RunEvents {
   std::function<void(int64_t done_tokens)> on_progress;  // tokens run so far
 };
 
-// Runs the jobs. Jobs that share a Prompt share its keys and values up to the first position where an edit of either
-// can act (not while a sink records: every sample's rows are then run). Results do not depend on batch or chunk.
-// Returns false when interrupted. Throws Error as Forward::run does.
+// Tokens that run_jobs will run at most, where sharing is taken into account and no end token comes early. `recorded`:
+// with a sink. Where memory is too scarce for sharing it runs more.
+int64_t planned_tokens(const std::vector<Job>& jobs, bool recorded = false);
+
+// Runs the jobs. Jobs with the same stem share its keys and values up to the first position where an edit of theirs can
+// act, and jobs under one plan also those that the edits made, where they are the same for all (not while a sink
+// records: every row of every job is then run). Results do not depend on batch, chunk or sharing. Jobs whose edits act
+// on nothing take over what their unedited reference found. Jobs run in an order of their own.
+// Returns false when interrupted. Throws Error as Forward::run does, and for jobs that do not fit together.
 bool run_jobs(Forward& forward, const std::vector<Job>& jobs, const RunOptions& options, const RunEvents& events,
               ProbeSink* sink);
 

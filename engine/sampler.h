@@ -1,7 +1,6 @@
-// How the next token is chosen from logits (Backend::sample does it), and log-probabilities on the host.
+// How the next token is chosen from logits (Backend::sample does it).
 #pragma once
 #include <cstdint>
-#include <span>
 
 namespace signalbox {
 
@@ -11,8 +10,5 @@ struct Sampling {
   int32_t top_k = 0;      // keep the top_k most probable tokens; 0 = all
   uint64_t seed = 0;
 };
-
-// log(sum(exp(logits))) in double.
-double log_sum_exp(std::span<const float> logits);
 
 }  // namespace signalbox

@@ -89,6 +89,7 @@ CsvTable CsvTable::read(const std::filesystem::path& file) {
 CsvTable CsvTable::parse(std::string_view text, std::string name) {
   CsvTable table;
   table.name_ = std::move(name);
+  if (text.starts_with("\xef\xbb\xbf")) text.remove_prefix(3);
   split(text, table.name_, [&](int64_t line, std::vector<std::string> fields) {
     if (table.header_.empty()) {
       table.header_ = std::move(fields);

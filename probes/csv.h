@@ -9,18 +9,21 @@
 namespace signalbox {
 
 // A table with a header row. Lines end with LF or CRLF; fields may be quoted and then hold commas, line ends and
-// doubled quotes. Rows of another length than the header's, stray quotes and duplicate column names are Errors.
+// doubled quotes. A byte order mark before the header is skipped. Rows of another length than the header's, stray
+// quotes and duplicate column names are Errors.
 class CsvTable {
  public:
   static CsvTable read(const std::filesystem::path& file);         // at most 1 GiB
   static CsvTable parse(std::string_view text, std::string name);  // `name` starts the messages
 
   size_t n_rows() const { return rows_.size(); }
+  const std::vector<std::string>& header() const { return header_; }
   size_t column(std::string_view name) const;  // Error when there is none
   const std::string& text(size_t row, size_t column) const { return rows_[row].fields[column]; }
   double number(size_t row, size_t column) const;  // finite, else Error
   int64_t integer(size_t row, size_t column) const;
   std::string place(size_t row) const;  // "rd.csv: line 7"
+  int64_t line(size_t row) const { return rows_[row].line; }  // on which the row begins, from 1
 
  private:
   struct Row {

@@ -135,6 +135,10 @@ std::span<const PointEdit> BoundEdits::point_edits(Point point, int32_t layer) c
 
 void EditPlan::check(const SequenceInfo& sequence) const { BoundEdits(shared_from_this(), sequence); }
 
+int64_t EditPlan::first_position(const SequenceInfo& sequence) const {
+  return BoundEdits(shared_from_this(), sequence).first_position();
+}
+
 std::shared_ptr<const BoundEdits> EditPlan::bind(const SequenceInfo& sequence) const {
   std::shared_ptr<BoundEdits> bound(new BoundEdits(shared_from_this(), sequence));
   BoundEdits::Tables& tables = *bound->tables_;

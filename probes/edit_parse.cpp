@@ -175,10 +175,21 @@ class Parser {
   }
   void experts(bool needed) {
     spec_.needs_experts = needed;
-    if (needed)
-      spec_.experts = ExpertList::parse(at("experts"), base_dir_);
-    else if (auto found = find("experts"))
+    if (needed) {
+      const json::Ref ref = at("experts");
+      spec_.experts = ExpertList::parse(ref, base_dir_);
+      require_experts(ref, spec_.experts);
+    } else if (auto found = find("experts")) {
       spec_.experts = ExpertList::parse(*found, base_dir_);
+    }
+  }
+
+  static void require_experts(const json::Ref& ref, const ExpertList& experts) {
+    if ((experts.kind == ExpertList::Kind::list && experts.list.empty()) ||
+        (experts.kind == ExpertList::Kind::by_layer && experts.by_layer.empty()))
+      ref.fail("expected at least one expert, found none");
+    for (const auto& [layer, list] : experts.by_layer)
+      if (list.empty()) ref.fail("expected at least one expert in layer " + std::to_string(layer) + ", found none");
   }
 
   void deactivate() {

@@ -302,6 +302,20 @@ bool EditPlan::has_router_edits() const { return data_->has_router_edits; }
 bool EditPlan::has_point_edits() const { return data_->has_point_edits; }
 int32_t EditPlan::max_slots() const { return data_->max_slots; }
 bool EditPlan::needs_margin() const { return data_->needs_margin; }
+bool EditPlan::depends_on_sample() const {
+  const auto draws = [](const RouterStep& step) {
+    return step.op == EditOp::random || step.op == EditOp::gumbel || step.op == EditOp::frequency_matched;
+  };
+  for (size_t i = 0; i < data_->edits.size(); ++i) {
+    const PlannedEdit& edit = data_->edits[i];
+    if (!edit.acts || edit.tokens.phase == Condition::Phase::generated) continue;
+    if (edit.tokens.fraction < 1 || edit.trace) return true;
+    for (const auto& steps : data_->steps)
+      for (const RouterStep& step : steps)
+        if (static_cast<size_t>(step.edit) == i && draws(step)) return true;
+  }
+  return false;
+}
 const json::Value& EditPlan::source() const { return data_->source; }
 std::vector<std::pair<int32_t, std::vector<int32_t>>> EditPlan::experts_of(int32_t edit) const {
   return data_->edits.at(static_cast<size_t>(edit)).experts;

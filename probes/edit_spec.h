@@ -31,6 +31,8 @@ struct LayerList {
 struct Ranking {
   enum class Sign : uint8_t { plus, minus, both };
   std::filesystem::path file;
+  std::string by = "rd";          // the column that ranks
+  std::optional<double> q_below;  // only rows with a q below this
   int64_t top = 0;
   Sign sign = Sign::plus;
   int64_t per_layer = std::numeric_limits<int64_t>::max();

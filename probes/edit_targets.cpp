@@ -81,7 +81,8 @@ LayerExperts rank_experts(const Ranking& ranking, const json::Ref& place, const 
     }
   };
   const CsvTable table = CsvTable::read(ranking.file);
-  const size_t layer_column = table.column("layer"), expert_column = table.column("expert"), rd = table.column("rd");
+  const size_t layer_column = table.column("layer"), expert_column = table.column("expert");
+  const size_t by_column = table.column(ranking.by), q_column = ranking.q_below ? table.column("q") : 0;
   std::vector<Row> rows;
   std::vector<std::vector<uint8_t>> seen(shape.layers.size());
   for (size_t r = 0; r < table.n_rows(); ++r) {
@@ -95,8 +96,11 @@ LayerExperts rank_experts(const Ranking& ranking, const json::Ref& place, const 
     if (seen[l][e]++)
       throw Error(table.place(r), "expected a row for each expert of a layer, found " + layer_text(l) + " expert " +
                                       std::to_string(e) + " twice");
-    const double value = table.number(r, rd);
-    if (!std::binary_search(layers.begin(), layers.end(), static_cast<int32_t>(l))) continue;
+    // An empty cell is an undefined value: it has no rank, and is not significant. rd itself is always defined.
+    const bool ranked = ranking.by == "rd" || !table.text(r, by_column).empty();
+    const double value = ranked ? table.number(r, by_column) : 0;
+    if (!ranked || !std::binary_search(layers.begin(), layers.end(), static_cast<int32_t>(l))) continue;
+    if (ranking.q_below && (table.text(r, q_column).empty() || table.number(r, q_column) >= *ranking.q_below)) continue;
     const bool wanted = ranking.sign == Ranking::Sign::plus    ? value > 0
                         : ranking.sign == Ranking::Sign::minus ? value < 0
                                                                : value != 0;
@@ -114,7 +118,9 @@ LayerExperts rank_experts(const Ranking& ranking, const json::Ref& place, const 
     ++n_chosen;
   }
   if (n_chosen == 0)
-    place.fail("expected experts with an rd of the sign asked for in " + ranking.file.string() + ", found none");
+    place.fail("expected experts with " + std::string(ranking.by == "rd" ? "an rd" : "a " + ranking.by) +
+               " of the sign asked for" + (ranking.q_below ? " and a q below q_below" : "") + " in " +
+               ranking.file.string() + ", found none");
   LayerExperts result;
   for (int32_t l = 0; l < shape.n_layers(); ++l)
     if (!chosen[l].empty()) result.emplace_back(l, std::move(chosen[l]));
@@ -139,12 +145,9 @@ Targets resolve_targets(const EditSpec& spec, const ModelShape& shape) {
       const Ability found = ability(spec, layer, shape);
       if (!found.able)
         experts.fail("expected layers with " + std::string(found.lacks) + ", found " + layer_text(layer));
-      if (list.empty() && spec.needs_experts)
-        experts.fail("expected at least one expert in " + layer_text(layer) + ", found none");
       for (int32_t expert : list) check_expert(experts, layer, expert, shape);
       targets.layers.emplace_back(layer, list);
     }
-    if (targets.layers.empty() && spec.needs_experts) experts.fail("expected at least one expert, found none");
     return targets;
   }
   const std::vector<int32_t> layers = resolve_layers(spec, shape);
@@ -152,7 +155,6 @@ Targets resolve_targets(const EditSpec& spec, const ModelShape& shape) {
     targets.layers = rank_experts(spec.experts.ranking, experts, layers, shape);
     return targets;
   }
-  if (spec.needs_experts && spec.experts.list.empty()) experts.fail("expected at least one expert, found none");
   for (int32_t layer : layers) {
     for (int32_t expert : spec.experts.list) check_expert(experts, layer, expert, shape);
     targets.layers.emplace_back(layer, spec.experts.list);

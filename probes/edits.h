@@ -106,6 +106,10 @@ class EditPlan : public std::enable_shared_from_this<EditPlan> {
   // Throws Error when a condition asks for a span that is not among `names`: the spans of all input records, and
   // "target" where a record has one.
   void require_spans(std::span<const std::string> names) const;
+  // BoundEdits::first_position() of the sequence, at less cost than bind(). Throws what check() does.
+  int64_t first_position(const SequenceInfo& sequence) const;
+  // What an edit does to a given token may depend on the number of the sample: it draws, or imposes a recording.
+  bool depends_on_sample() const;
   // Throws what bind() would throw for this sequence, at less cost: for checking a whole input before the first token.
   void check(const SequenceInfo& sequence) const;
   // Throws Error when a recorded route or value that the sequence needs is missing.

@@ -87,7 +87,7 @@ ExpertList ExpertList::parse(const json::Ref& ref, const std::filesystem::path& 
     std::sort(experts.by_layer.begin(), experts.by_layer.end());
     return experts;
   }
-  ref.reject_unknown({"from", "top", "sign", "per_layer"});
+  ref.reject_unknown({"from", "top", "sign", "per_layer", "by", "q_below"});
   experts.kind = Kind::ranking;
   Ranking& ranking = experts.ranking;
   const std::string& file = ref.at("from").string();
@@ -106,6 +106,15 @@ ExpertList ExpertList::parse(const json::Ref& ref, const std::filesystem::path& 
       sign->fail_type("\"+\", \"-\" or \"both\"");
   }
   if (auto per_layer = ref.find("per_layer")) ranking.per_layer = per_layer->integer(1, int64_t{1} << 40);
+  if (auto by = ref.find("by")) {
+    ranking.by = by->string();
+    for (std::string_view other : {"", "layer", "expert", "p", "q", "t_p"})
+      if (ranking.by == other) by->fail_type("a column that measures an effect (for significance there is q_below)");
+  }
+  if (auto below = ref.find("q_below")) {
+    ranking.q_below = below->number();
+    if (*ranking.q_below <= 0 || *ranking.q_below > 1) below->fail_type("a number above 0 and up to 1");
+  }
   return experts;
 }
 

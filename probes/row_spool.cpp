@@ -16,6 +16,8 @@ namespace {
 constexpr size_t block_bytes = size_t{64} << 10;        // a sample's rows go to disk in blocks of at least this
 constexpr size_t max_pending_bytes = size_t{32} << 20;  // over all samples
 
+}  // namespace
+
 int open_unnamed(const std::filesystem::path& dir, const std::string& where) {
 #ifdef O_TMPFILE
   if (int descriptor = ::open(dir.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600); descriptor >= 0) return descriptor;
@@ -28,7 +30,19 @@ int open_unnamed(const std::filesystem::path& dir, const std::string& where) {
   return descriptor;
 }
 
-}  // namespace
+void read_at(int descriptor, void* data, size_t bytes, uint64_t offset, const std::string& where) {
+  char* next = static_cast<char*>(data);
+  while (bytes > 0) {
+    const ssize_t got = ::pread(descriptor, next, bytes, static_cast<off_t>(offset));
+    if (got < 0 && errno == EINTR) continue;
+    if (got <= 0)
+      throw Error(where, got < 0 ? std::string("cannot read: ") + std::strerror(errno)
+                                 : std::string("expected more bytes, found the end"));
+    next += got;
+    offset += static_cast<uint64_t>(got);
+    bytes -= static_cast<size_t>(got);
+  }
+}
 
 void write_at(int descriptor, const void* data, size_t bytes, uint64_t offset, const std::string& where) {
   const char* next = static_cast<const char*>(data);
@@ -135,18 +149,8 @@ void RowSpool::read_all(std::span<std::byte> buffer, const std::function<void(co
       for (int64_t done = 0; done < extent.n;) {
         const int64_t n = std::min(extent.n - done, capacity - filled);
         std::byte* into = buffer.data() + static_cast<size_t>(filled) * row_bytes_;
-        size_t left = static_cast<size_t>(n) * row_bytes_;
-        uint64_t from = extent.offset + static_cast<uint64_t>(done) * row_bytes_;
-        while (left > 0) {
-          const ssize_t got = ::pread(descriptor_, into, left, static_cast<off_t>(from));
-          if (got < 0 && errno == EINTR) continue;
-          if (got <= 0)
-            throw Error(where_, got < 0 ? std::string("cannot read: ") + std::strerror(errno)
-                                        : std::string("expected more bytes, found the end"));
-          into += got;
-          from += static_cast<uint64_t>(got);
-          left -= static_cast<size_t>(got);
-        }
+        read_at(descriptor_, into, static_cast<size_t>(n) * row_bytes_,
+                extent.offset + static_cast<uint64_t>(done) * row_bytes_, where_);
         done += n;
         filled += n;
         if (filled < capacity) continue;

@@ -5,6 +5,8 @@
 #include <iostream>
 #include <unordered_map>
 
+#include "eval/data/csv_records.h"
+
 namespace signalbox {
 
 namespace {
@@ -82,7 +84,32 @@ Record parse_record(const json::Value& object, const std::string& where) {
   return record;
 }
 
+namespace {
+
+// Keeps the records of a file and refuses an id that comes again.
+class RecordList {
+ public:
+  void add(const json::Value& object, const std::string& where) {
+    records.push_back(parse_record(object, where));
+    auto [earlier, fresh] = seen_.emplace(records.back().id, where);
+    if (!fresh)
+      throw Error(where, "id: expected a unique id, found \"" + records.back().id + "\" again (first at " +
+                             earlier->second + ")");
+  }
+  std::vector<Record> records;
+
+ private:
+  std::unordered_map<std::string, std::string> seen_;
+};
+
+}  // namespace
+
 std::vector<Record> read_records(const std::string& file) {
+  RecordList list;
+  if (is_csv_file(file)) {
+    for (const Row& row : read_csv_records(file)) list.add(row.object, row.where);
+    return std::move(list.records);
+  }
   std::ifstream opened;
   std::istream* in = &std::cin;
   const std::string name = file == "-" ? "standard input" : file;
@@ -95,8 +122,6 @@ std::vector<Record> read_records(const std::string& file) {
     if (!opened) throw Error(file, "cannot read the file");
     in = &opened;
   }
-  std::vector<Record> records;
-  std::unordered_map<std::string, std::string> seen;
   std::string line;
   for (int64_t number = 1; std::getline(*in, line); ++number) {
     if (!line.empty() && line.back() == '\r') line.pop_back();
@@ -105,15 +130,11 @@ std::vector<Record> read_records(const std::string& file) {
       if (in->peek() == std::char_traits<char>::eof()) break;  // an empty last line
       throw Error(where, "expected a JSON object, found an empty line");
     }
-    records.push_back(parse_record(json::parse(line, where), where));
-    auto [earlier, fresh] = seen.emplace(records.back().id, where);
-    if (!fresh)
-      throw Error(where, "id: expected a unique id, found \"" + records.back().id + "\" again (first at " +
-                             earlier->second + ")");
+    list.add(json::parse(line, where), where);
   }
   if (in->bad()) throw Error(name, "cannot read the file");
-  if (records.empty()) throw Error(name, "expected at least one record, found none");
-  return records;
+  if (list.records.empty()) throw Error(name, "expected at least one record, found none");
+  return std::move(list.records);
 }
 
 std::vector<std::string> span_names(const std::vector<Record>& records) {

@@ -1,4 +1,4 @@
-// Input records: JSON lines with a prompt, messages or tokens, and what travels with them.
+// Input records: JSON lines or CSV rows with a prompt, messages or tokens, and what travels with them.
 #pragma once
 #include <cstdint>
 #include <filesystem>
@@ -30,9 +30,10 @@ struct Record {
   json::Value source;                                        // the whole line, unknown keys included
 };
 
-// Reads and checks a whole file before anything runs. Throws Error naming file, line and reason: not an object, no or a
-// repeated id, not exactly one of prompt, messages, tokens, a wrong type, a span that is not a range. "-" reads
-// standard input.
+// Reads and checks a whole file before anything runs: JSON lines, or CSV when the name ends in .csv (csv_records.h says
+// which columns are more than text). Throws Error naming file, line and reason: not an object, no or a
+// repeated id, not exactly one of prompt, messages, tokens, a wrong type, a span that is not a range. "-" reads JSON
+// lines from standard input.
 std::vector<Record> read_records(const std::string& file);
 
 // One record from an object; `where` starts messages. Used by read_records and for single prompts.

@@ -2,9 +2,101 @@
 
 #include <algorithm>
 #include <cmath>
-#include <tuple>
+#include <span>
+
+#include "eval/detect/csv_writer.h"
+#include "eval/detect/resampled.h"
+#include "eval/run/files.h"
 
 namespace signalbox {
+
+namespace {
+
+struct Moments {
+  double n = 0, mean = 0, variance = 0;  // unbiased; 0 for fewer than two values
+};
+
+Moments moments(const std::vector<double>& values) {
+  Moments out;
+  out.n = static_cast<double>(values.size());
+  for (double value : values) out.mean += value / out.n;
+  for (double value : values) out.variance += (value - out.mean) * (value - out.mean);
+  out.variance = values.size() > 1 ? out.variance / (out.n - 1) : 0;
+  return out;
+}
+
+// Student's t of a mean against 0; undefined for fewer than two values or values without spread.
+void paired_t(const std::vector<double>& differences, RiskDifference& row) {
+  const Moments m = moments(differences);
+  const double error = std::sqrt(m.variance / m.n);
+  // Equal values leave a spread of rounding: no more than that is none.
+  if (m.n < 2 || !(error > 1e-14)) return;
+  row.t = m.mean / error;
+  row.t_p = student_t_p(row.t, m.n - 1);
+}
+
+// Welch's t of two means, with Satterthwaite's degrees of freedom.
+void welch_t(const std::vector<double>& a, const std::vector<double>& b, RiskDifference& row) {
+  const Moments ma = moments(a), mb = moments(b);
+  if (ma.n < 2 || mb.n < 2) return;
+  const double va = ma.variance / ma.n, vb = mb.variance / mb.n;
+  if (!(std::sqrt(va + vb) > 1e-14)) return;
+  row.t = (ma.mean - mb.mean) / std::sqrt(va + vb);
+  row.t_p = student_t_p(row.t, (va + vb) * (va + vb) / (va * va / (ma.n - 1) + vb * vb / (mb.n - 1)));
+}
+
+class Shares {
+ public:
+  explicit Shares(const ContrastCounts& counts) : counts_(counts), units_(contrast_units(counts)) {}
+
+  double share(size_t record, size_t row) const {
+    return static_cast<double>(counts_.selected[record * counts_.n_rows() + row]) /
+           static_cast<double>(counts_.records[record].tokens);
+  }
+
+  void fill(size_t row, RiskDifference& out) const {
+    std::vector<double> a, b, differences;
+    for (size_t r = 0; r < counts_.records.size(); ++r) (counts_.records[r].under_b ? b : a).push_back(share(r, row));
+    out.rd_example = mean(a) - mean(b);
+    if (units_.pairs.empty()) return welch_t(a, b, out);
+    for (const auto& pair : units_.pairs) differences.push_back(mean(pair.a, row) - mean(pair.b, row));
+    paired_t(differences, out);
+  }
+
+ private:
+  static double mean(const std::vector<double>& values) {
+    double sum = 0;
+    for (double value : values) sum += value;
+    return sum / static_cast<double>(values.size());
+  }
+  double mean(const std::vector<size_t>& records, size_t row) const {
+    double sum = 0;
+    for (size_t record : records) sum += share(record, row);
+    return sum / static_cast<double>(records.size());
+  }
+  const ContrastCounts& counts_;
+  const ContrastUnits units_;
+};
+
+DetectionFacts facts_of(const ContrastCounts& counts, const ContrastOptions& options) {
+  DetectionFacts facts;
+  for (const ContrastRecord& record : counts.records) {
+    facts.records.push_back(record.id);
+    ++(record.under_b ? facts.records_b : facts.records_a);
+    (record.under_b ? facts.tokens_b : facts.tokens_a) += record.tokens;
+  }
+  const ContrastUnits units = contrast_units(counts);
+  facts.pairs = static_cast<int64_t>(units.pairs.size());
+  facts.unpaired_a = static_cast<int64_t>(units.only_a.size());
+  facts.unpaired_b = static_cast<int64_t>(units.only_b.size());
+  facts.samples = counts.n_samples;
+  facts.records_without_tokens = counts.n_records_without_tokens;
+  facts.tokens_cut = counts.n_tokens_cut;
+  facts.stable_top = std::min(options.stable_top, static_cast<int64_t>(counts.n_rows()));
+  return facts;
+}
+
+}  // namespace
 
 double RiskDifference::value() const {
   const auto rate = [](int64_t a, int64_t d) {
@@ -13,63 +105,105 @@ double RiskDifference::value() const {
   return rate(a1, d1) - rate(a2, d2);
 }
 
-std::vector<RiskDifference> risk_differences(const TraceReader& trace, const std::vector<int>& group,
-                                             const TokenFilter& filter) {
-  uint32_t span_bit = 0;
-  if (!filter.span.empty()) {
-    const auto& names = trace.span_names();
-    const auto found = std::find(names.begin(), names.end(), filter.span);
-    if (found == names.end()) throw Error(trace.file(), "expected a span \"" + filter.span + "\", found none");
-    span_bit = 1u << (found - names.begin());
+Detection detect(const ContrastCounts& counts, const ContrastOptions& options) {
+  if (options.resamples < 1)
+    throw Error("resamples", "expected at least 1, found " + std::to_string(options.resamples));
+  if (options.stable_top < 1)
+    throw Error("stable top", "expected at least 1, found " + std::to_string(options.stable_top));
+  Detection out;
+  out.facts = facts_of(counts, options);
+  if (out.facts.records_a == 0 || out.facts.records_b == 0)
+    throw Error("contrast", "expected records under both conditions, found " + std::to_string(out.facts.records_a) +
+                                " and " + std::to_string(out.facts.records_b));
+  const size_t n_rows = counts.n_rows();
+  const auto per_token = [&](const std::vector<double>& a, const std::vector<double>& b, size_t i) {
+    if (a.empty()) return RiskDifference::undefined;
+    return a[i] / static_cast<double>(out.facts.tokens_a) - b[i] / static_cast<double>(out.facts.tokens_b);
+  };
+  const Shares shares(counts);
+  std::vector<double> observed;
+  for (size_t i = 0; i < n_rows; ++i) {
+    RiskDifference row;
+    row.layer = counts.layers[i / static_cast<size_t>(counts.n_experts)];
+    row.expert = static_cast<int32_t>(i % static_cast<size_t>(counts.n_experts));
+    for (size_t r = 0; r < counts.records.size(); ++r)
+      (counts.records[r].under_b ? row.a2 : row.a1) += counts.selected[r * n_rows + i];
+    row.d1 = out.facts.tokens_a - row.a1;
+    row.d2 = out.facts.tokens_b - row.a2;
+    const auto log_odds = [](int64_t a, int64_t d) {
+      return std::log((static_cast<double>(a) + 0.5) / (static_cast<double>(d) + 0.5));
+    };
+    row.log_odds = log_odds(row.a1, row.d1) - log_odds(row.a2, row.d2);
+    row.rd_weight = per_token(counts.a.weight, counts.b.weight, i);
+    row.logit_diff = per_token(counts.a.logit, counts.b.logit, i);
+    shares.fill(i, row);
+    observed.push_back(row.value());
+    out.rows.push_back(row);
   }
-  const int64_t n_layers = static_cast<int64_t>(trace.layers().size()), n_experts = trace.n_experts(),
-                n_slots = trace.n_slots();
-  std::vector<RiskDifference> rows;
-  for (int32_t layer : trace.layers())
-    for (int32_t e = 0; e < n_experts; ++e) rows.push_back({layer, e, 0, 0, 0, 0});
-
-  int64_t n_tokens[3] = {};
-  for (int64_t s = 0; s < trace.n_samples(); ++s) {
-    const int g = group[s];
-    if (g == 0) continue;
-    const TraceReader::Rows range = trace.rows(s);
-    const std::vector<int32_t> ids = trace.ids(range);
-    const std::vector<uint8_t> phase = trace.phase(range);
-    const std::vector<uint32_t> spans = trace.spans(range);
-    for (int64_t t = 0; t < range.size(); ++t) {
-      if (span_bit != 0 && !(spans[t] & span_bit)) continue;
-      if (filter.phase != Phase::all && (phase[t] != 0) != (filter.phase == Phase::generated)) continue;
-      ++n_tokens[g];
-      for (int64_t l = 0; l < n_layers; ++l)
-        for (int64_t i = 0; i < n_slots; ++i) {
-          const int32_t e = ids[(t * n_layers + l) * n_slots + i];
-          if (e < 0) continue;
-          RiskDifference& row = rows[l * n_experts + e];
-          ++(g == 1 ? row.a1 : row.a2);
-        }
-    }
+  const Resampled resampled = resample_contrast(counts, observed, options);
+  std::vector<double> p;
+  for (size_t i = 0; i < n_rows; ++i) {
+    out.rows[i].ci = resampled.ci[i];
+    out.rows[i].stable = resampled.stable[i];
+    out.rows[i].p = static_cast<double>(1 + resampled.hits[i]) / static_cast<double>(1 + options.resamples);
+    p.push_back(out.rows[i].p);
   }
-  for (int g : {1, 2})
-    if (n_tokens[g] == 0)
-      throw Error(trace.file(),
-                  std::string("expected tokens under condition ") + (g == 1 ? "A" : "B") + ", found none");
-  for (RiskDifference& row : rows) {
-    row.d1 = n_tokens[1] - row.a1;
-    row.d2 = n_tokens[2] - row.a2;
-  }
-  return rows;
+  const std::vector<double> q = benjamini_hochberg(p);
+  for (size_t i = 0; i < n_rows; ++i) out.rows[i].q = q[i];
+  return out;
 }
 
-std::vector<RiskDifference> top_experts(std::vector<RiskDifference> rows, size_t n, int sign) {
-  const auto key = [sign](const RiskDifference& row) {
-    const double value = row.value();
-    return sign > 0 ? -value : sign < 0 ? value : -std::abs(value);
-  };
-  std::sort(rows.begin(), rows.end(), [&](const RiskDifference& a, const RiskDifference& b) {
-    return std::make_tuple(key(a), a.layer, a.expert) < std::make_tuple(key(b), b.layer, b.expert);
-  });
-  rows.resize(std::min(n, rows.size()));
-  return rows;
+Detection detect(const TraceSet& set, const ContrastOptions& options) {
+  return detect(count_contrast(set, options), options);
+}
+
+void write_rd_csv(const std::filesystem::path& file, const std::vector<RiskDifference>& rows) {
+  CsvWriter csv({"layer", "expert", "a1_n", "d1_n", "a2_n", "d2_n", "rd", "ci_lo", "ci_hi", "p", "q", "rd_example",
+                 "rd_weight", "log_odds", "t", "t_p", "logit_diff", "stable"});
+  for (const RiskDifference& row : rows) {
+    csv.cell(int64_t{row.layer}).cell(int64_t{row.expert}).cell(row.a1).cell(row.d1).cell(row.a2).cell(row.d2);
+    csv.cell(row.value()).cell(row.ci.lo).cell(row.ci.hi).cell(row.p).cell(row.q).cell(row.rd_example);
+    csv.cell(row.rd_weight).cell(row.log_odds).cell(row.t).cell(row.t_p).cell(row.logit_diff).cell(row.stable);
+    csv.end_row();
+  }
+  write_file_atomically(file, csv.text());
+}
+
+json::Value contrast_summary(const Detection& detection, const ContrastOptions& options) {
+  const DetectionFacts& facts = detection.facts;
+  const bool some_pairs = facts.pairs > 0, some_alone = facts.unpaired_a + facts.unpaired_b > 0;
+  const char* alone = "conditions permuted over records";
+  const char* flipped = "the two sides of each pair swapped";
+  std::string null = some_pairs ? flipped : alone;
+  if (some_pairs && some_alone) null = std::string(flipped) + "; other records: " + alone;
+  std::string unit = some_pairs ? "pair" : "record";
+  if (some_pairs && some_alone) unit = "pair where it is complete, else record";
+  json::Value tests = json::Value::object();
+  tests.set("ci", "95 % percentile bootstrap over examples")
+      .set("p", "two-sided, (1 + hits) / (1 + B): " + null)
+      .set("q", "Benjamini-Hochberg over all rows")
+      .set("t", some_pairs ? "paired t over complete pairs, on shares" : "Welch's t over records, on shares")
+      .set("stable", "share of bootstrap replicates among the top " + std::to_string(facts.stable_top) + " by |rd|");
+  json::Value out = json::Value::object();
+  out.set("a", options.a).set("b", options.b);
+  out.set("span", options.span.empty() ? json::Value() : json::Value(options.span));
+  out.set("phase", phase_name(options.phase)).set("length_match", options.length_match);
+  out.set("tests", std::move(tests)).set("resampling_unit", unit);
+  out.set("resamples", options.resamples).set("seed", options.seed).set("stable_top", facts.stable_top);
+  out.set("records_a", facts.records_a).set("records_b", facts.records_b).set("samples", facts.samples);
+  out.set("pairs", facts.pairs).set("unpaired_a", facts.unpaired_a).set("unpaired_b", facts.unpaired_b);
+  out.set("tokens_a", facts.tokens_a).set("tokens_b", facts.tokens_b);
+  out.set("records_without_tokens", facts.records_without_tokens).set("tokens_cut", facts.tokens_cut);
+  return out;
+}
+
+json::Value detection_summary(const TraceSet& set, const Detection& detection, const ContrastOptions& options) {
+  json::Value ids = json::Value::array();
+  for (const std::string& id : detection.facts.records) ids.push_back(id);
+  json::Value out = json::Value::object();
+  out.set("schema", "signalbox.analysis/1").set("traces", traces_summary(set));
+  out.set("contrast", contrast_summary(detection, options)).set("records", std::move(ids));
+  return out;
 }
 
 }  // namespace signalbox

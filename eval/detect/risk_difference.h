@@ -1,36 +1,68 @@
-// Risk difference: how much more often an expert is selected under one condition than under another.
+// Risk difference: how much more often an expert is selected under one condition than under another, with intervals and
+// p-values by resampling of examples (docs/detection.md).
 #pragma once
 #include <cstdint>
+#include <filesystem>
+#include <limits>
 #include <string>
 #include <vector>
 
-#include "probes/trace.h"
+#include "eval/detect/contrast.h"
+#include "loaders/json/json.h"
 
 namespace signalbox {
 
-// One expert of one recorded layer. Counts are tokens: under A (1) and B (2), that selected the expert (a) or not (d).
+// One expert of one recorded layer: a line of rd.csv. Counts are tokens: under A (1) and B (2), that selected the
+// expert (a) or not (d). NaN = undefined, an empty cell.
 struct RiskDifference {
+  static constexpr double undefined = std::numeric_limits<double>::quiet_NaN();
   int32_t layer = 0, expert = 0;
   int64_t a1 = 0, d1 = 0, a2 = 0, d2 = 0;
+  Interval ci = {};                            // 95 %, of value()
+  double p = 1, q = 1;                    // two-sided; Benjamini-Hochberg over all rows
+  double rd_example = undefined;          // mean share of records under A - under B
+  double rd_weight = undefined;           // mean applied weight (0 where not selected), A - B
+  double log_odds = undefined;            // natural log, 1/2 added to each cell
+  double t = undefined, t_p = undefined;  // on shares: paired over complete pairs; Welch over records without any pair
+  double logit_diff = undefined;          // mean router logit, A - B
+  double stable = undefined;              // share of bootstrap replicates with the expert among the top N by |rd|
+
   // a1 / (a1 + d1) - a2 / (a2 + d2)
   double value() const;
 };
 
-enum class Phase : uint8_t { all, given, generated };
-
-// Which tokens count.
-struct TokenFilter {
-  std::string span;  // only tokens of this span; empty = all
-  Phase phase = Phase::all;
+// What took part, for summaries and for refusals to test on the same data.
+struct DetectionFacts {
+  std::vector<std::string> records;  // ids
+  int64_t records_a = 0, records_b = 0, pairs = 0;
+  int64_t unpaired_a = 0, unpaired_b = 0;  // records outside complete pairs
+  int64_t tokens_a = 0, tokens_b = 0, samples = 0;
+  int64_t records_without_tokens = 0, tokens_cut = 0;
+  int64_t stable_top = 0;  // the N that was used: at most the number of rows
 };
 
-// A row for every expert of every recorded layer, ascending by layer and expert. group[s] of sample s: 1 = A, 2 = B,
-// 0 = neither. Throws Error when the trace lacks the span, or no token is left under A or under B.
-std::vector<RiskDifference> risk_differences(const TraceReader& trace, const std::vector<int>& group,
-                                             const TokenFilter& filter = {});
+struct Detection {
+  std::vector<RiskDifference> rows;  // every expert of every recorded layer, ascending by layer and expert
+  DetectionFacts facts;
+};
 
-// The first n by descending value (sign > 0), ascending (sign < 0) or by absolute value (sign = 0); ties by layer, then
-// expert.
-std::vector<RiskDifference> top_experts(std::vector<RiskDifference> rows, size_t n, int sign);
+// The statistics of counted contrasts. Of the options only seed, resamples, stable_top, threads and on_progress matter.
+// Resampling: bootstrap draws complete pairs, other records under A and other records under B, each among their kind;
+// the null swaps the two sides of complete pairs and permutes the conditions of the others among them.
+// Throws Error when resamples < 1, stable_top < 1, or no record is left under A or under B.
+Detection detect(const ContrastCounts& counts, const ContrastOptions& options);
+
+// count_contrast and detect in one.
+Detection detect(const TraceSet& set, const ContrastOptions& options);
+
+// rd.csv as in the contract, then t, t_p, logit_diff, stable. Written under another name and renamed.
+void write_rd_csv(const std::filesystem::path& file, const std::vector<RiskDifference>& rows);
+
+// The "contrast" object of summary.json: conditions, filters, tests, resampling unit, B, seed and the facts.
+json::Value contrast_summary(const Detection& detection, const ContrastOptions& options);
+
+// summary.json of a detection alone, for whoever calls detect() in-process and writes rd.csv beside it: `traces`,
+// `contrast`, and `records` (ids that took part).
+json::Value detection_summary(const TraceSet& set, const Detection& detection, const ContrastOptions& options);
 
 }  // namespace signalbox

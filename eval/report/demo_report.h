@@ -28,7 +28,7 @@ struct DemoReport {
   std::vector<ReportExample> examples;
 };
 
-// The HTML text: the table, a heat map of risk differences (layer by expert), examples. No scripts, no links out.
+// The HTML text: the table, a heat map of risk differences (layer by expert), examples. Nothing from outside.
 std::string render_demo_report(const DemoReport& report);
 
 }  // namespace signalbox

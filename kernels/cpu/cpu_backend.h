@@ -71,6 +71,7 @@ class CpuBackend final : public Backend {
                  std::span<const int32_t> columns, bool add, float scale) override;
   void sample(int32_t* ids, Tensor logits, const SampleParams* params) override;
   void log_probs(double* out, Tensor logits, const int32_t* targets) override;
+  void compare_logits(double* divergence, int32_t* same_top, Tensor logits, Tensor reference) override;
 
  private:
   // Calls f(first, last, thread) over ranges of 0 <= i < n, in one call where the whole work, in elements touched, is

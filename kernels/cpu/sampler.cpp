@@ -1,4 +1,4 @@
-// Choosing the next token from logits, and the log-probabilities of given tokens.
+// Choosing the next token from logits, the log-probabilities of given tokens, and how two rows of logits differ.
 #include <algorithm>
 #include <cmath>
 #include <numeric>
@@ -6,25 +6,15 @@
 #include <vector>
 
 #include "kernels/cpu/cpu_backend.h"
+#include "kernels/logits.h"
 #include "kernels/random.h"
 
 namespace signalbox::cpu {
 
 namespace {
 
-// The largest, ties to the lowest; -1 where one is NaN, the largest is infinite or there is none.
-int32_t argmax(std::span<const float> logits) {
-  int64_t best = -1;
-  for (size_t i = 0; i < logits.size(); ++i) {
-    if (std::isnan(logits[i])) return -1;
-    if (best < 0 || logits[i] > logits[static_cast<size_t>(best)]) best = static_cast<int64_t>(i);
-  }
-  if (best < 0 || std::isinf(logits[static_cast<size_t>(best)])) return -1;
-  return static_cast<int32_t>(best);
-}
-
 int32_t sample_token(std::span<const float> logits, const SampleParams& params) {
-  const int32_t best = argmax(logits);
+  const int32_t best = most_probable(logits);
   if (best < 0 || params.temperature <= 0 || params.top_k == 1) return best;
 
   // Descending, ties to the lowest id: the candidates' order must not depend on the sort.
@@ -66,15 +56,6 @@ int32_t sample_token(std::span<const float> logits, const SampleParams& params) 
   return order[kept - 1];
 }
 
-// log(sum(exp(logits))) in double.
-double log_sum_exp(std::span<const float> logits) {
-  float top = -INFINITY;
-  for (const float z : logits) top = std::max(top, z);
-  double sum = 0;
-  for (const float z : logits) sum += std::exp(static_cast<double>(z) - static_cast<double>(top));
-  return static_cast<double>(top) + std::log(sum);
-}
-
 std::span<const float> row_of(const Tensor& x, int64_t r) { return {x.row(r), static_cast<size_t>(x.cols)}; }
 
 }  // namespace
@@ -89,6 +70,16 @@ void CpuBackend::log_probs(double* out, Tensor logits, const int32_t* targets) {
   for_ranges(logits.rows, logits.cols, [&](int64_t first, int64_t last, int) {
     for (int64_t r = first; r < last; ++r)
       out[r] = targets[r] < 0 ? NAN : static_cast<double>(logits.row(r)[targets[r]]) - log_sum_exp(row_of(logits, r));
+  });
+}
+
+void CpuBackend::compare_logits(double* divergence, int32_t* same_top, Tensor logits, Tensor reference) {
+  for_ranges(logits.rows, 2 * logits.cols, [&](int64_t first, int64_t last, int) {
+    for (int64_t r = first; r < last; ++r) {
+      divergence[r] = kl_divergence(row_of(reference, r), row_of(logits, r));
+      const int32_t top = most_probable(row_of(logits, r));
+      same_top[r] = top >= 0 && top == most_probable(row_of(reference, r));
+    }
   });
 }
 

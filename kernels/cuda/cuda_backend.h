@@ -111,6 +111,7 @@ class CudaBackend final : public Backend {
   // sample.cu
   void sample(int32_t* ids, Tensor logits, const SampleParams* params) override;
   void log_probs(double* out, Tensor logits, const int32_t* targets) override;
+  void compare_logits(double* divergence, int32_t* same_top, Tensor logits, Tensor reference) override;
 
  private:
   // At least `bytes` of device memory, the same until it has to grow.

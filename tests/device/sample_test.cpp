@@ -1,4 +1,4 @@
-// Sampling and log-probabilities: the draw's definition, and devices against the CPU backend.
+// Sampling, log-probabilities and how logits differ: the draw's definition, and devices against the CPU backend.
 #include <algorithm>
 #include <cmath>
 #include <functional>
@@ -278,6 +278,74 @@ TEST_CASE("device: log_probs as on the CPU") {
         if (std::isfinite(sum)) CHECK(std::abs(want[i] + std::log(sum)) <= 1e-9 * (1 + std::abs(want[i])));
       }
       CHECK(std::isnan(got[2]));
+    }
+  });
+}
+
+TEST_CASE("device: compare_logits as on the CPU") {
+  const auto host = cpu();
+  for_each_device([&](Backend& device, const std::string&) {
+    for (const int64_t n_vocab : {1, 3, 130, 2049, 5000}) {
+      CAPTURE(n_vocab);
+      // Every kind of row with itself, with the next kind and with itself but for a little.
+      const std::vector<std::vector<float>> kinds = rows_of(n_vocab);
+      std::vector<float> logits, reference;
+      size_t n_rows = 0;
+      auto add = [&](const std::vector<float>& row, const std::vector<float>& other) {
+        logits.insert(logits.end(), row.begin(), row.end());
+        reference.insert(reference.end(), other.begin(), other.end());
+        ++n_rows;
+      };
+      Noise noise(7);
+      for (size_t kind = 0; kind < kinds.size(); ++kind) {
+        add(kinds[kind], kinds[kind]);
+        add(kinds[kind], kinds[(kind + 1) % kinds.size()]);
+        std::vector<float> near = kinds[kind];
+        for (float& z : near) z += 0.01f * noise.normal();
+        add(near, kinds[kind]);
+      }
+      std::vector<float> row = normal_values(n_vocab, 3);
+      for (const float bad : {NAN, -NAN, infinity}) {
+        std::vector<float> other = row;
+        other.back() = bad;
+        add(other, row);
+        add(row, other);
+        add(other, other);
+      }
+      add(std::vector<float>(static_cast<size_t>(n_vocab), -infinity), row);
+      struct Found {
+        std::vector<double> divergence;
+        std::vector<int32_t> same_top;
+      };
+      auto run = [&](Backend& backend, int64_t stride, int64_t reference_stride) {
+        const int64_t n = static_cast<int64_t>(n_rows);
+        const DeviceTensor a(backend, n, n_vocab, DType::f32, logits, stride);
+        const DeviceTensor b(backend, n, n_vocab, DType::f32, reference, reference_stride);
+        const Buffer<double> divergence(backend, std::vector<double>(n_rows + 1, 99));
+        const Buffer<int32_t> same_top(backend, std::vector<int32_t>(n_rows + 1, 99));
+        backend.compare_logits(divergence.data(), same_top.data(), a.view(), b.view());
+        CHECK(a.guards_hold());
+        CHECK(b.guards_hold());
+        Found found{divergence.get(), same_top.get()};
+        CHECK(found.divergence.back() == 99);
+        CHECK(found.same_top.back() == 99);
+        return found;
+      };
+      const Found want = run(*host, n_vocab, n_vocab), got = run(device, n_vocab + 3, n_vocab);
+      for (size_t i = 0; i < n_rows; ++i) {
+        CAPTURE(i);
+        CHECK(got.same_top[i] == want.same_top[i]);
+        if (std::isnan(want.divergence[i]) || std::isinf(want.divergence[i])) {
+          CHECK(std::isnan(got.divergence[i]) == std::isnan(want.divergence[i]));
+          CHECK(std::isinf(got.divergence[i]) == std::isinf(want.divergence[i]));
+          continue;
+        }
+        if (i < 3 * kinds.size() && i % 3 == 0) CHECK(got.divergence[i] == 0);
+        CHECK(std::abs(got.divergence[i] - want.divergence[i]) <=
+              tolerance::device_log_prob.absolute + tolerance::device_log_prob.relative * std::abs(want.divergence[i]));
+      }
+      // The bits of a row depend on that row alone.
+      CHECK(run(device, n_vocab, n_vocab + 5).divergence[2] == got.divergence[2]);
     }
   });
 }

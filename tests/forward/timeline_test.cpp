@@ -7,6 +7,7 @@
 
 #include "engine/forward.h"
 #include "engine/sampler.h"
+#include "kernels/logits.h"
 #include "loaders/model/load.h"
 #include "tests/support.h"
 

@@ -47,6 +47,8 @@ struct CommonOptions {
 
 // MODEL and the flags of every command that runs records.
 void add_run_options(CLI::App& app, CommonOptions& options);
+// The same without MODEL and --edits, which an experiment has in its spec.
+void add_experiment_options(CLI::App& app, CommonOptions& options);
 void add_device_options(CLI::App& app, CommonOptions& options);
 
 struct SamplingOptions {
@@ -89,6 +91,12 @@ struct PreparedRun {
 };
 PreparedRun prepare_run(const CommonOptions& options, OpenedModel& model, std::vector<Record> records,
                         const SamplingOptions& sampling, bool score);
+
+// How text becomes tokens, from --special, --template-variables and --date. Throws Error.
+EncodeSetup encode_setup(const CommonOptions& options, const OpenedModel& model);
+
+// TraceOptions::metadata but for "edits".
+std::vector<std::pair<std::string, std::string>> trace_metadata(const CommonOptions& options, const OpenedModel& model);
 
 // A trace writer for the run, or null when no directory was asked for. finish_trace completes it.
 std::unique_ptr<TraceWriter> open_trace(const CommonOptions& options, const OpenedModel& model, const PreparedRun& run);

@@ -8,6 +8,7 @@
 #include <set>
 
 #include "eval/detect/risk_difference.h"
+#include "eval/detect/selection.h"
 #include "eval/report/demo_report.h"
 #include "eval/score/answers.h"
 #include "tools/signalbox/commands.h"
@@ -193,14 +194,12 @@ class Demo {
       if (record.split == "detect") records.push_back(std::move(record));
     const std::vector<std::string> names = span_names(records);
     std::vector<Job> jobs;
-    std::vector<int> group;
     std::vector<std::string> ids;
     int64_t total = 0;
     for (const Record& record : records) {
       jobs.push_back(job_for(record, names, nullptr, 0));
       jobs.back().index = static_cast<int64_t>(jobs.size()) - 1;
       total += static_cast<int64_t>(jobs.back().prompt->tokens.size());
-      group.push_back(record.condition == "without_document" ? 1 : record.condition == "with_document" ? 2 : 0);
       ids.push_back(record.id);
     }
     CommonOptions trace_options = options_;
@@ -218,23 +217,22 @@ class Demo {
     trace->finish(ids, [&](int64_t i) { return records[i].source; });
     progress.done();
 
-    const TraceReader reader(out_ / "trace");
-    differences_ = risk_differences(reader, group, {"question", Phase::all});
+    ContrastOptions contrast;
+    contrast.a = "without_document";
+    contrast.b = "with_document";
+    contrast.span = "question";
+    contrast.seed = options_.seed;
+    contrast.threads = options_.threads;
+    differences_ = detect(TraceSet({out_ / "trace"}), contrast).rows;
     banned_ = top_experts(differences_, n_experts_, +1);
-    std::string csv = "layer,expert,a1_n,d1_n,a2_n,d2_n,rd\r\n";
+    write_rd_csv(out_ / "rd.csv", differences_);
     char line[160];
-    for (const RiskDifference& row : differences_) {
-      std::snprintf(line, sizeof line, "%d,%d,%ld,%ld,%ld,%ld,%.17g\r\n", row.layer, row.expert,
-                    static_cast<long>(row.a1), static_cast<long>(row.d1), static_cast<long>(row.a2),
-                    static_cast<long>(row.d2), row.value());
-      csv += line;
-    }
-    write_text(out_ / "rd.csv", csv);
-    say("   layer  expert   without   with    difference\n");
+    say("   layer  expert   without   with    difference   95 % interval          q\n");
     for (const RiskDifference& row : banned_) {
-      std::snprintf(line, sizeof line, "   %5d  %6d  %6.1f %%  %5.1f %%   %+6.1f points\n", row.layer, row.expert,
-                    100.0 * static_cast<double>(row.a1) / static_cast<double>(row.a1 + row.d1),
-                    100.0 * static_cast<double>(row.a2) / static_cast<double>(row.a2 + row.d2), 100 * row.value());
+      std::snprintf(line, sizeof line, "   %5d  %6d  %6.1f %%  %5.1f %%   %+6.1f points  %+6.1f to %+6.1f  %.2g\n",
+                    row.layer, row.expert, 100.0 * static_cast<double>(row.a1) / static_cast<double>(row.a1 + row.d1),
+                    100.0 * static_cast<double>(row.a2) / static_cast<double>(row.a2 + row.d2), 100 * row.value(),
+                    100 * row.ci.lo, 100 * row.ci.hi, row.q);
       say(line);
     }
     say("\n");

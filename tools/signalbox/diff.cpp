@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <optional>
 
+#include "kernels/logits.h"
 #include "probes/trace.h"
 #include "tools/signalbox/commands.h"
 #include "tools/signalbox/common.h"
@@ -63,16 +64,6 @@ struct LayerAgreement {
   int64_t tokens = 0, same_set = 0, same_order = 0, slots = 0, common = 0;
 };
 
-double kl_of(const float* p, const float* q, int64_t n) {
-  const double log_p = log_sum_exp({p, static_cast<size_t>(n)}), log_q = log_sum_exp({q, static_cast<size_t>(n)});
-  double sum = 0;
-  for (int64_t i = 0; i < n; ++i) {
-    const double lp = p[i] - log_p;
-    sum += std::exp(lp) * (lp - (q[i] - log_q));
-  }
-  return std::max(sum, 0.0);
-}
-
 struct Comparison {
   int64_t samples = 0, rows = 0, only_a = 0, only_b = 0, other_tokens = 0;
   std::optional<Difference> first;
@@ -106,7 +97,7 @@ void compare_floats(const TraceReader& a, const TraceReader& b, const Order& pla
       const float* pa = va.data() + r * width_a + from_a;
       const float* pb = vb.data() + r * width_b + from_b;
       if (logits) {
-        out.kl += kl_of(pa, pb, width);
+        out.kl += kl_divergence({pa, static_cast<size_t>(width)}, {pb, static_cast<size_t>(width)});
         out.same_top += std::max_element(pa, pa + width) - pa == std::max_element(pb, pb + width) - pb;
         ++out.kl_rows;
       }

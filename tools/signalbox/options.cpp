@@ -78,10 +78,14 @@ void add_device_options(CLI::App& app, CommonOptions& o) {
 void add_run_options(CLI::App& app, CommonOptions& o) {
   app.add_option("MODEL", o.model, "a directory, org/name[@revision] in the Hugging Face cache, or builtin")
       ->required();
+  add_experiment_options(app, o);
+  app.add_option("--edits", o.edits, "edit spec (docs/edits.md)");
+}
+
+void add_experiment_options(CLI::App& app, CommonOptions& o) {
   add_device_options(app, o);
   app.add_option("--batch", o.batch, "sequences at once")->check(CLI::Range(1, 4096))->capture_default_str();
   app.add_option("--chunk", o.chunk, "given tokens a forward")->check(CLI::Range(1, 1 << 20))->capture_default_str();
-  app.add_option("--edits", o.edits, "edit spec (docs/edits.md)");
   app.add_option("--special", o.special,
                  "special tokens spelt out in prompts and messages: parse | template-only (they stay text)")
       ->check(CLI::IsMember({"parse", "template-only"}))

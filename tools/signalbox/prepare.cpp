@@ -6,6 +6,19 @@
 
 namespace signalbox {
 
+EncodeSetup encode_setup(const CommonOptions& options, const OpenedModel& model) {
+  EncodeSetup setup;
+  setup.tokenizer = model.tokenizer.get();
+  setup.chat_template = model.chat_template.get();
+  setup.n_vocab = model.loaded.model.n_vocab;
+  setup.template_only_specials = options.special == "template-only";
+  if (!options.template_variables.empty())
+    setup.template_variables = json::parse(options.template_variables, "--template-variables");
+  json::Ref(setup.template_variables, "--template-variables").expect_object();
+  if (!options.date.empty()) setup.template_variables.set("date", options.date);
+  return setup;
+}
+
 PreparedRun prepare_run(const CommonOptions& options, OpenedModel& model, std::vector<Record> records,
                         const SamplingOptions& sampling, bool score) {
   PreparedRun run;
@@ -18,16 +31,7 @@ PreparedRun prepare_run(const CommonOptions& options, OpenedModel& model, std::v
     run.plan->require_spans(run.span_names);
   }
 
-  EncodeSetup setup;
-  setup.tokenizer = model.tokenizer.get();
-  setup.chat_template = model.chat_template.get();
-  setup.n_vocab = model.loaded.model.n_vocab;
-  setup.template_only_specials = options.special == "template-only";
-  if (!options.template_variables.empty())
-    setup.template_variables = json::parse(options.template_variables, "--template-variables");
-  if (!options.date.empty()) setup.template_variables.set("date", options.date);
-  json::Ref(setup.template_variables, "--template-variables").expect_object();
-
+  const EncodeSetup setup = encode_setup(options, model);
   const int64_t limit = model.loaded.model.max_positions;
   for (const Record& record : run.records) {
     run.encoded.push_back(encode_record(record, setup, run.span_names));
@@ -63,6 +67,16 @@ PreparedRun prepare_run(const CommonOptions& options, OpenedModel& model, std::v
   return run;
 }
 
+std::vector<std::pair<std::string, std::string>> trace_metadata(const CommonOptions& options, const OpenedModel& model) {
+  return {{"model", model.loaded.resolved.path},
+          {"model_hash", model.loaded.model_hash},
+          {"tokenizer", model.tokenizer ? model.loaded.resolved.path + " " + model.tokenizer->hash() : ""},
+          {"numerics", options.numerics},
+          {"isa", model.backend->isa()},
+          {"device", model.backend->name()},
+          {"signalbox_version", SIGNALBOX_VERSION}};
+}
+
 std::unique_ptr<TraceWriter> open_trace(const CommonOptions& options, const OpenedModel& model,
                                         const PreparedRun& run) {
   if (options.trace.empty()) return nullptr;
@@ -77,14 +91,8 @@ std::unique_ptr<TraceWriter> open_trace(const CommonOptions& options, const Open
   trace.span_names = run.span_names;
   json::Value edits = json::Value::object();
   if (run.plan) edits.set("edits", run.plan->source());
-  trace.metadata = {{"model", model.loaded.resolved.path},
-                    {"model_hash", model.loaded.model_hash},
-                    {"tokenizer", model.tokenizer ? model.loaded.resolved.path + " " + model.tokenizer->hash() : ""},
-                    {"edits", run.plan ? json::dump(edits) : ""},
-                    {"numerics", options.numerics},
-                    {"isa", model.backend->isa()},
-                    {"device", model.backend->name()},
-                    {"signalbox_version", SIGNALBOX_VERSION}};
+  trace.metadata = trace_metadata(options, model);
+  trace.metadata.emplace_back("edits", run.plan ? json::dump(edits) : "");
   return std::make_unique<TraceWriter>(std::move(trace));
 }
 

@@ -1,0 +1,38 @@
+// Rows of a file as JSON objects: CSV with typed record columns, JSON lines, JSON arrays.
+#pragma once
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "loaders/json/json.h"
+
+namespace signalbox {
+
+// An object of a file and its place, "file:line" (of an array: "file: item 3").
+struct Row {
+  std::string where;
+  json::Value object;
+};
+
+// True for a name that ends in ".csv", in any case.
+bool is_csv_file(const std::string& file);
+
+// Input records from CSV (RFC 4180, UTF-8, a header row). A cell is text, but for these columns:
+//   answers, memory        a JSON list when the cell begins with '[', else one string (answers: a list of it)
+//   choices, messages, tokens, spans   JSON
+//   choice                 an integer
+//   answerable, harmful    true or false, in any case
+// An empty cell is an absent key, but for "prompt" and "id". Throws Error at file:line.
+std::vector<Row> read_csv_records(const std::filesystem::path& file);
+
+// Rows as a file of another's format has them: *.csv (every cell a string, empty ones included), JSON lines, or one
+// JSON array of objects. At most 1 GiB. Throws Error at the place; no row at all is an error.
+std::vector<Row> read_rows(const std::filesystem::path& file);
+
+// The bytes of a regular file of at most 1 GiB. Throws Error.
+std::string read_text(const std::filesystem::path& file);
+
+// Throws Error at `where` when the text is not UTF-8.
+void expect_utf8(std::string_view text, const std::string& where);
+
+}  // namespace signalbox

@@ -1,0 +1,175 @@
+#include "eval/detect/contrast.h"
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+
+namespace signalbox {
+
+namespace {
+
+constexpr int64_t block_rows = 4096;  // of a trace at once, so that memory does not grow with the samples
+
+enum class Side : uint8_t { none, a, b };
+
+Side side_of(const TraceRecord& record, const ContrastOptions& options) {
+  return record.condition == options.a ? Side::a : record.condition == options.b ? Side::b : Side::none;
+}
+
+void check_conditions(const TraceSet& set, const ContrastOptions& options) {
+  if (options.a.empty() || options.b.empty())
+    throw Error("contrast", "expected two conditions A:B, found \"" + options.a + ":" + options.b + "\"");
+  if (options.a == options.b) throw Error("contrast", "expected two conditions, found \"" + options.a + "\" twice");
+  const std::vector<std::string> known = set.conditions();
+  for (const std::string& wanted : {options.a, options.b}) {
+    if (std::find(known.begin(), known.end(), wanted) != known.end()) continue;
+    std::string found;
+    for (const std::string& name : known) found += (found.empty() ? "\"" : ", \"") + name + "\"";
+    throw Error(set.directory(0).string(), "expected records of condition \"" + wanted + "\", found " +
+                                               (found.empty() ? "records without a condition" : found));
+  }
+}
+
+// How many of a sample's counted tokens count after length matching: for all samples under A or B.
+std::vector<int64_t> token_limits(const TraceSet& set, const ContrastOptions& options,
+                                  const std::vector<int64_t>& counted) {
+  std::vector<int64_t> limits = counted;
+  if (!options.length_match) return limits;
+  struct Shortest {
+    int64_t tokens = INT64_MAX;
+    bool a = false, b = false;
+  };
+  std::map<std::string, Shortest> pairs;
+  for (size_t s = 0; s < set.samples().size(); ++s) {
+    const TraceRecord& record = set.records()[set.samples()[s].record];
+    const Side side = side_of(record, options);
+    if (side == Side::none || record.pair.empty()) continue;
+    Shortest& pair = pairs[record.pair];
+    pair.tokens = std::min(pair.tokens, counted[s]);
+    (side == Side::a ? pair.a : pair.b) = true;
+  }
+  for (size_t s = 0; s < set.samples().size(); ++s) {
+    const TraceRecord& record = set.records()[set.samples()[s].record];
+    if (side_of(record, options) == Side::none) continue;
+    const auto pair = pairs.find(record.pair);
+    if (pair == pairs.end() || !pair->second.a || !pair->second.b)
+      throw Error(set.directory(set.samples()[s].trace).string(),
+                  "length matching: expected a pair with records of \"" + options.a + "\" and of \"" + options.b +
+                      "\" for each record, found \"" + record.id + "\" without a partner");
+    limits[s] = pair->second.tokens;
+  }
+  return limits;
+}
+
+// Adds one sample's tokens to the counts of its record and to the sums of its side.
+void count_sample(const TraceSet& set, const TraceSample& sample, const TokenFilter& filter, int64_t limit,
+                  ContrastRecord& record, uint32_t* selected, PooledSums& sums) {
+  const TraceReader& trace = set.trace(sample.trace);
+  const TraceReader::Rows all = trace.rows(sample.index);
+  const int64_t n_layers = static_cast<int64_t>(set.layers().size()), n_experts = set.n_experts(),
+                n_slots = trace.n_slots(), n_rows = n_layers * n_experts;
+  for (int64_t begin = all.begin; begin < all.end && limit > 0; begin += block_rows) {
+    const TraceReader::Rows rows{begin, std::min(begin + block_rows, all.end)};
+    const std::vector<uint8_t> counted = counted_tokens(trace, rows, filter);
+    const std::vector<int32_t> ids = trace.ids(rows);
+    const std::vector<float> weights = sums.weight.empty() ? std::vector<float>() : trace.weights(rows);
+    for (int64_t t = 0; t < rows.size() && limit > 0; ++t) {
+      if (!counted[static_cast<size_t>(t)]) continue;
+      --limit;
+      ++record.tokens;
+      for (int64_t l = 0; l < n_layers; ++l)
+        for (int64_t k = 0; k < n_slots; ++k) {
+          const int64_t slot = (t * n_layers + l) * n_slots + k;
+          const int32_t expert = ids[static_cast<size_t>(slot)];
+          if (expert < 0) continue;
+          const int64_t row = l * n_experts + expert;
+          ++selected[row];
+          if (!weights.empty()) sums.weight[static_cast<size_t>(row)] += weights[static_cast<size_t>(slot)];
+        }
+      if (sums.logit.empty()) continue;
+      const std::vector<float> logits = trace.floats("router.logits", {begin + t, begin + t + 1});
+      for (int64_t row = 0; row < n_rows; ++row)
+        sums.logit[static_cast<size_t>(row)] += logits[static_cast<size_t>(row)];
+    }
+  }
+}
+
+}  // namespace
+
+ContrastCounts count_contrast(const TraceSet& set, const ContrastOptions& options) {
+  check_conditions(set, options);
+  const TokenFilter filter{options.span, options.phase};
+  const std::vector<TraceSample>& samples = set.samples();
+  std::vector<int64_t> counted(samples.size(), 0);
+  for (size_t s = 0; s < samples.size(); ++s) {
+    if (side_of(set.records()[samples[s].record], options) == Side::none) continue;
+    const TraceReader& trace = set.trace(samples[s].trace);
+    const std::vector<uint8_t> tokens = counted_tokens(trace, trace.rows(samples[s].index), filter);
+    counted[s] = std::count(tokens.begin(), tokens.end(), 1);
+  }
+  const std::vector<int64_t> limits = token_limits(set, options, counted);
+
+  ContrastCounts out;
+  out.layers = set.layers();
+  out.n_experts = set.n_experts();
+  const size_t n_rows = out.n_rows();
+  for (PooledSums* sums : {&out.a, &out.b}) {
+    if (set.has("router.weights")) sums->weight.assign(n_rows, 0);
+    if (set.has("router.logits")) sums->logit.assign(n_rows, 0);
+  }
+  // Places among the records that take part, in order of first appearance.
+  constexpr size_t unplaced = SIZE_MAX;
+  std::vector<size_t> place(set.records().size(), unplaced);
+  std::vector<int64_t> tokens_of(set.records().size(), 0);
+  for (size_t s = 0; s < samples.size(); ++s) {
+    tokens_of[samples[s].record] += limits[s];
+    out.n_tokens_cut += counted[s] - limits[s];
+  }
+  for (size_t r = 0; r < set.records().size(); ++r) {
+    const TraceRecord& record = set.records()[r];
+    const Side side = side_of(record, options);
+    if (side == Side::none) continue;
+    if (tokens_of[r] == 0) {
+      ++out.n_records_without_tokens;
+      continue;
+    }
+    place[r] = out.records.size();
+    out.records.push_back({record.id, record.pair, side == Side::b, 0});
+  }
+  out.selected.assign(out.records.size() * n_rows, 0);
+  for (size_t s = 0; s < samples.size(); ++s) {
+    const size_t at = place[samples[s].record];
+    if (at == unplaced) continue;
+    ++out.n_samples;
+    count_sample(set, samples[s], filter, limits[s], out.records[at], out.selected.data() + at * n_rows,
+                 out.records[at].under_b ? out.b : out.a);
+  }
+  for (const bool b : {false, true})
+    if (std::none_of(out.records.begin(), out.records.end(), [&](const auto& record) { return record.under_b == b; }))
+      throw Error(set.directory(0).string(),
+                  "expected tokens that count under condition \"" + (b ? options.b : options.a) + "\", found none");
+  return out;
+}
+
+ContrastUnits contrast_units(const ContrastCounts& counts) {
+  std::map<std::string, ContrastUnits::Pair> by_name;
+  for (size_t r = 0; r < counts.records.size(); ++r) {
+    const ContrastRecord& record = counts.records[r];
+    if (record.pair.empty()) continue;
+    ContrastUnits::Pair& pair = by_name[record.pair];
+    (record.under_b ? pair.b : pair.a).push_back(r);
+  }
+  ContrastUnits units;
+  for (size_t r = 0; r < counts.records.size(); ++r) {
+    const ContrastRecord& record = counts.records[r];
+    const auto found = record.pair.empty() ? by_name.end() : by_name.find(record.pair);
+    if (found == by_name.end() || found->second.a.empty() || found->second.b.empty()) {
+      (record.under_b ? units.only_b : units.only_a).push_back(r);
+    } else if (r == std::min(found->second.a.front(), found->second.b.front())) {
+      units.pairs.push_back(found->second);
+    }
+  }
+  return units;
+}
+
+}  // namespace signalbox

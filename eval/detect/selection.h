@@ -1,0 +1,14 @@
+// Choosing experts from a ranking.
+#pragma once
+#include <cstddef>
+#include <vector>
+
+#include "eval/detect/risk_difference.h"
+
+namespace signalbox {
+
+// The first n by descending risk difference (sign > 0), ascending (sign < 0) or by absolute value (sign = 0); ties by
+// layer, then expert: the order in which edits take experts from rd.csv.
+std::vector<RiskDifference> top_experts(std::vector<RiskDifference> rows, size_t n, int sign);
+
+}  // namespace signalbox

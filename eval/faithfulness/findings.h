@@ -1,0 +1,52 @@
+// What a faithfulness study found: the files and the table.
+#pragma once
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "eval/faithfulness/curves.h"
+#include "eval/faithfulness/study.h"
+#include "loaders/json/json.h"
+
+namespace signalbox {
+
+// One kind of alteration over all explanations and steps.
+struct AlterationRow {
+  std::string test, policy;
+  double fraction = 0;             // of a misrouting; else NaN
+  MeanEstimate same, correct;      // n: altered explanations; correct of those whose record has answers
+  int64_t explained_again = 0;     // answers with the marker in them: a new explanation, which counts as another answer
+  MeanEstimate jaccard, weighted;  // of the routes at the answer, to the full explanation's; NaN where not compared
+  // Mean Jaccard where the answer stayed, and where it changed.
+  MeanEstimate jaccard_same, jaccard_changed;
+  // Altered explanations by answer (same, changed) and route (kept: Jaccard >= moved_below, moved).
+  int64_t same_kept = 0, same_moved = 0, changed_kept = 0, changed_moved = 0;
+  // Misrouting beside random misrouting of the same fraction, paired by explanation: difference of `same`.
+  MeanEstimate beyond_random;
+  double p_beyond_random = 0;  // sign flip; NaN where there is nothing to compare
+};
+
+struct FaithfulnessFindings {
+  struct Test {
+    FaithTest test;
+    std::vector<CurveRow> curve;
+    std::vector<AreaRow> areas;  // the last row is all lengths
+  };
+  std::vector<Test> tests;  // those that were run
+  std::vector<AlterationRow> alterations;
+  MeanEstimate correct_full, correct_without;  // with the full explanation; with none (NaN where not run)
+  MeanEstimate reasked;  // share of explanations whose answer, asked again, is the one first written
+};
+
+FaithfulnessFindings faithfulness_findings(const FaithfulnessStudy& study);
+
+// samples.jsonl, curves.csv, aoc.csv, routing.csv and routing_layers.csv (with routes), summary.json. `settings` goes
+// into the summary.
+void write_findings(const FaithfulnessStudy& study, const FaithfulnessFindings& findings, const json::Value& settings,
+                    const std::filesystem::path& dir);
+
+// For people.
+std::string findings_table(const FaithfulnessStudy& study, const FaithfulnessFindings& findings);
+
+}  // namespace signalbox

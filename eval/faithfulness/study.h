@@ -1,0 +1,176 @@
+// The faithfulness of written explanations: what is run, stage by stage, and what came out.
+//
+//   1 write     the model writes an explanation and an answer for each record
+//   2 continue  explanations with a mistake or a paraphrase in them are written on to the answer marker
+//   3 answer    every altered explanation, and the full one, is put before the marker and the answer is asked for
+//   4 route     the full explanation's answer is put behind every altered one, and its tokens' routes are compared
+//
+// Stages 2 to 4 are greedy. Each stage takes jobs (engine/runner.h) and is given their results in the same order.
+#pragma once
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "engine/runner.h"
+#include "eval/data/records.h"
+#include "eval/faithfulness/answer_routes.h"
+#include "eval/faithfulness/curves.h"
+#include "eval/faithfulness/explanation.h"
+#include "probes/edits.h"
+
+namespace signalbox {
+
+struct FaithfulnessOptions {
+  std::string marker = "Answer:";
+  bool force_marker =
+      false;           // where the output has no marker, all of it is explanation and the marker is put behind it
+  std::string suffix;  // put behind the question, as a prompt program's
+  int64_t max_tokens = 256, answer_tokens = 24;
+  int64_t samples = 1;
+  Sampling sampling;  // of the explanations
+  bool early = true, mistakes = true, paraphrases = true, fillers = true, routes = true;
+  std::string filler = " ...";
+  std::vector<std::string> policies = {"next_best", "random"};  // misroutings of the explanation's tokens
+  std::vector<double> fractions = {1};                          // of those tokens
+  double moved_below = 0.9;  // a route has moved when its Jaccard with the full explanation's is below this
+  uint64_t seed = 0;
+  int64_t resamples = default_resamples;
+  int threads = 1;
+};
+inline constexpr double filler_shares[] = {0.25, 0.5, 0.75, 1};
+
+// What one job wrote.
+struct Written {
+  std::vector<int32_t> tokens;
+  std::string text, finish_reason;
+};
+
+enum class CaseKind : uint8_t { full, early, mistake, paraphrase, filler, misroute };
+const char* case_kind_name(CaseKind kind);
+
+// One explanation, cut.
+struct Explanation {
+  size_t record = 0;
+  int64_t sample = 0;
+  TextRange range;                                 // of the written text
+  std::vector<std::string> sentences;              // with the white space before each
+  std::vector<std::vector<int32_t>> sentence_ids;  // as generated where the cuts fall between tokens, else encoded anew
+  std::vector<int32_t> marker_ids;
+  size_t n_ids() const;
+};
+
+// One way of asking for the answer of an explanation.
+struct FaithCase {
+  size_t explanation = 0;
+  CaseKind kind = CaseKind::full;
+  int64_t step = 0;  // early: sentences kept; mistake, paraphrase: number of the sentence, from 1; filler: tokens
+  double x = 1;      // as FaithTest says
+  std::string rule;  // of a mistake or paraphrase; "given" where the record has it
+  size_t plan = 0;   // misroute: index of policy and fraction
+  std::vector<int32_t> ids;      // between the prompt and the marker
+  bool continued = false;        // the model writes the rest of it (stage 2)
+  bool too_long = false;         // it does not fit the model's positions: left out
+  Written written;               // the answer
+  std::string answer;            // its first line
+  bool explained_again = false;  // the marker stands in the answer: the model began a new explanation behind it
+  bool same = false;             // as the full explanation's, both normalised (eval/score/answers.h)
+  std::optional<bool> correct;
+  std::vector<RouteLikeness> likeness;  // by layer, to the full explanation's; empty where not compared
+  RouteLikeness mean_likeness() const;
+};
+
+struct StudyCounts {
+  int64_t outputs = 0, no_marker = 0, no_explanation = 0, truncated = 0;
+  int64_t sentences = 0, no_mistake = 0, no_paraphrase = 0, too_long = 0;
+  std::vector<std::string> no_marker_ids;
+  std::vector<std::pair<std::string, int64_t>> rules;  // "mistake: name" -> uses, by name
+};
+
+// A misrouting of the explanation's tokens.
+struct Misrouting {
+  std::string policy;
+  double fraction = 1;
+};
+
+class FaithfulnessStudy {
+ public:
+  // Encodes all records. `edits` (the array of an edit spec, or null) acts in every stage. Throws Error naming the
+  // record's place: a target, tokens where there is a suffix, too many positions, `mistakes` or `paraphrases` that are
+  // no lists of texts or nulls; and what EditPlan::parse throws.
+  FaithfulnessStudy(std::vector<Record> records, const EncodeSetup& setup, const ModelShape& shape,
+                    int64_t max_positions, FaithfulnessOptions options, const json::Value& edits,
+                    const std::filesystem::path& edits_dir);
+
+  const FaithfulnessOptions& options() const { return options_; }
+  const std::vector<Record>& records() const { return records_; }
+  int64_t unit(size_t record) const { return units_[record]; }  // what is resampled whole: the pair, else the record
+  const ModelShape& shape() const { return shape_; }
+  int32_t max_slots() const;
+
+  std::vector<Job> write_jobs() const;
+  void set_outputs(std::vector<Written> outputs);
+  std::vector<Job> continue_jobs() const;
+  void set_continued(std::vector<Written> continued);
+  std::vector<Job> answer_jobs() const;
+  void set_answers(std::vector<Written> answers);
+  // Stage 4, for the explanations begin .. end - 1. Rows from first_row on are those of the marker's last token, which
+  // chooses the answer's first, and of the answer.
+  struct RouteJobs {
+    std::vector<Job> jobs;
+    std::vector<size_t> cases;
+    std::vector<int64_t> first_row, n_rows;
+  };
+  RouteJobs route_jobs(size_t begin, size_t end) const;
+  void set_routes(const RouteJobs& jobs, const LastRoutes& routes);
+  void set_likeness(size_t index, std::vector<RouteLikeness> likeness) { cases_[index].likeness = std::move(likeness); }
+
+  const std::vector<Written>& outputs() const { return outputs_; }
+  const std::vector<Explanation>& explanations() const { return explanations_; }
+  const std::vector<FaithCase>& cases() const { return cases_; }
+  // The case of the full explanation.
+  const FaithCase& full(size_t explanation) const { return cases_[full_[explanation]]; }
+  const std::vector<Misrouting>& misroutings() const { return misroutings_; }
+  const StudyCounts& counts() const { return counts_; }
+  // Text of a case's tokens.
+  std::string text(const FaithCase& one) const;
+  // The curve of an explanation under a test; no points where the test was not run.
+  FaithCurve curve(size_t explanation, FaithTest test) const;
+
+ private:
+  void add_explanation(size_t output);
+  void add_cases(size_t explanation);
+  void add_mistakes(size_t explanation);
+  void add_paraphrases(size_t explanation);
+  void add_fillers(size_t explanation);
+  FaithCase& add_case(size_t explanation, CaseKind kind, int64_t step, double x);
+  std::vector<int32_t> encode(const std::string& text) const;
+  std::vector<std::vector<int32_t>> cut_ids(const std::vector<int32_t>& ids, const std::string& text,
+                                            const std::vector<size_t>& cuts) const;
+  Job job_for(const FaithCase& one, std::vector<int32_t> tail) const;
+  int64_t room(const FaithCase& one, size_t tail) const;
+  std::optional<bool> is_correct(size_t record, const std::string& answer) const;
+
+  std::vector<Record> records_;
+  EncodeSetup setup_;
+  ModelShape shape_;
+  int64_t max_positions_;
+  FaithfulnessOptions options_;
+  std::vector<EncodedRecord> encoded_;
+  std::vector<std::vector<std::string>> golds_;  // [records] the answers, cut at the marker
+  std::vector<std::string> sources_;             // [records] text of the question, for mistakes
+  std::vector<int64_t> units_;
+  std::shared_ptr<const EditPlan> plan_;  // of --edits; null: none
+  std::vector<Misrouting> misroutings_;
+  std::vector<std::shared_ptr<const EditPlan>> misroute_plans_;  // with the edits of plan_ before it
+  std::vector<Written> outputs_;
+  std::vector<Explanation> explanations_;
+  std::vector<FaithCase> cases_;
+  std::vector<size_t> full_;  // [explanations] index of the full case
+  StudyCounts counts_;
+};
+
+}  // namespace signalbox

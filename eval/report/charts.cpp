@@ -1,0 +1,299 @@
+#include "eval/report/charts.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <map>
+
+#include "eval/report/format.h"
+
+namespace signalbox {
+
+const char* const chart_style = R"(
+svg{max-width:100%;height:auto}.wide svg{max-width:none}.wide{overflow-x:auto}
+svg text{font:13px system-ui,sans-serif;fill:var(--text)}svg text.s{font-size:11px;fill:var(--soft)}
+svg .axis{stroke:var(--line)}svg .zero{stroke:var(--soft);stroke-dasharray:3 3}svg .band{fill:var(--band)}
+svg .ctl{fill:var(--soft);fill-opacity:.55}svg .ctl2{fill:none;stroke:var(--soft)}svg .bot{fill:none;stroke:var(--neg)}
+svg .ci{stroke:var(--pos);stroke-width:2}svg .dot{fill:var(--pos);stroke:var(--pos);stroke-width:2}
+svg .hollow{fill:var(--back);stroke:var(--pos);stroke-width:2}svg .hit{fill:transparent}svg .hit:hover{fill:var(--hover)}
+svg .cell{stroke:var(--line)}svg .up{fill:var(--pos)}svg .down{fill:var(--neg)}svg .frame{stroke:var(--text);stroke-width:2.5}
+svg .mark{fill:var(--text)}svg .cell:hover{stroke:var(--text);stroke-width:2}svg text.in{font-size:11px;fill:var(--text);pointer-events:none}svg .mark{pointer-events:none}
+svg .l0{stroke:#1f78b4;fill:#1f78b4}svg .l1{stroke:#e6760d;fill:#e6760d}svg .l2{stroke:#1b9e77;fill:#1b9e77}
+svg .l3{stroke:#b0449f;fill:#b0449f}svg .l4{stroke:#8c7300;fill:#8c7300}svg .l5{stroke:#5b6ee1;fill:#5b6ee1}
+svg polyline{stroke-width:2}svg polygon{stroke-width:0;fill-opacity:.15}
+)";
+
+namespace {
+
+std::string num(double value) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.2f", value);
+  std::string out = text;
+  out.erase(out.find_last_not_of('0') + 1);
+  if (out.back() == '.') out.pop_back();
+  return out == "-0" ? "0" : out;
+}
+
+std::string attribute(const char* name, const std::string& value) {
+  return std::string(" ") + name + "=\"" + html_escape(value) + "\"";
+}
+std::string attribute(const char* name, double value) { return attribute(name, num(value)); }
+
+std::string open_svg(double width, double height, const std::string& label) {
+  return "<svg viewBox=\"0 0 " + num(width) + " " + num(height) + "\"" + attribute("width", width) +
+         attribute("height", height) + " role=\"img\"" + attribute("aria-label", label) + ">";
+}
+
+std::string line(const char* style, double x1, double y1, double x2, double y2) {
+  return "<line" + attribute("class", style) + attribute("x1", x1) + attribute("y1", y1) + attribute("x2", x2) +
+         attribute("y2", y2) + "/>";
+}
+
+std::string title(const std::string& text) {
+  return text.empty() ? "" : "<title>" + html_escape(text) + "</title>";
+}
+
+std::string circle(const char* style, double x, double y, double r, const std::string& hover = "") {
+  return "<circle" + attribute("class", style) + attribute("cx", x) + attribute("cy", y) + attribute("r", r) + ">" +
+         title(hover) + "</circle>";
+}
+
+std::string rect(const std::string& style, double x, double y, double w, double h, const std::string& hover = "",
+                 const std::string& more = "") {
+  return "<rect" + attribute("class", style) + attribute("x", x) + attribute("y", y) + attribute("width", w) +
+         attribute("height", h) + more + ">" + title(hover) + "</rect>";
+}
+
+std::string words(const char* style, double x, double y, const char* anchor, const std::string& text) {
+  return "<text" + attribute("class", style) + attribute("x", x) + attribute("y", y) +
+         attribute("text-anchor", anchor) + ">" + html_escape(text) + "</text>";
+}
+
+// Values to places on an axis.
+struct Scale {
+  double lo, hi, from, to;
+  double at(double value) const { return from + (value - lo) / (hi - lo) * (to - from); }
+  double within(double value) const { return std::clamp(at(value), std::min(from, to), std::max(from, to)); }
+};
+
+// The span of values with some room; never of no width.
+Scale scale_over(const std::vector<double>& values, double from, double to) {
+  double lo = INFINITY, hi = -INFINITY;
+  for (double value : values)
+    if (std::isfinite(value)) {
+      lo = std::min(lo, value);
+      hi = std::max(hi, value);
+    }
+  if (!(lo <= hi)) lo = -1, hi = 1;
+  if (hi - lo < 1e-12 * std::max(1.0, std::abs(hi))) {
+    const double room = std::max(std::abs(hi) * 0.1, 0.05);
+    lo -= room;
+    hi += room;
+  }
+  const double room = (hi - lo) * 0.05;
+  return {lo - room, hi + room, from, to};
+}
+
+std::string clipped(const std::string& text, size_t most) {
+  if (display_width(text) <= most) return text;
+  std::string out;
+  size_t width = 0;
+  for (char c : text) {
+    if ((static_cast<unsigned char>(c) & 0xC0) != 0x80 && ++width >= most) break;
+    out += c;
+  }
+  return out + "\xE2\x80\xA6";
+}
+
+std::string forest_numbers(const ForestRow& row, int decimals) {
+  return format_difference(row.difference, decimals) + " " + format_interval(row.lo, row.hi, decimals, true);
+}
+
+std::string forest_hover(const ForestRow& row, int decimals) {
+  std::string out = row.name + (row.description.empty() ? "" : ": " + row.description) + "\n" +
+                    forest_numbers(row, decimals) + ", q = " + format_p(row.q);
+  if (!row.random.empty())
+    out += "\nrandom controls " + format_interval(row.band_lo, row.band_hi, decimals, true) + ", place " + row.place;
+  return out;
+}
+
+}  // namespace
+
+std::vector<double> nice_ticks(double lo, double hi, int wanted) {
+  if (!(hi > lo) || !std::isfinite(lo) || !std::isfinite(hi)) return {lo};
+  const double rough = (hi - lo) / std::max(wanted, 1), power = std::pow(10, std::floor(std::log10(rough)));
+  double step = 10 * power;
+  for (double factor : {1.0, 2.0, 5.0})
+    if (rough <= factor * power) {
+      step = factor * power;
+      break;
+    }
+  std::vector<double> out;
+  for (double k = std::ceil(lo / step - 1e-9); k * step <= hi + 1e-9 * step; ++k) out.push_back(k == 0 ? 0 : k * step);
+  return out;
+}
+
+std::string forest_plot(const std::vector<ForestRow>& rows, const std::string& axis) {
+  constexpr double row_height = 26, top = 12, bottom = 44, right = 330;
+  size_t widest = 0;
+  for (const ForestRow& row : rows) widest = std::max(widest, display_width(row.name));
+  const double left = 24 + 7.2 * static_cast<double>(std::clamp<size_t>(widest, 8, 44));
+  const double width = left + 420 + right, plot_right = width - right;
+  const double height = top + row_height * static_cast<double>(rows.size()) + bottom, base = height - bottom;
+  std::vector<double> values = {0};
+  for (const ForestRow& row : rows) {
+    for (double value : {row.difference, row.lo, row.hi, row.band_lo, row.band_hi}) values.push_back(value);
+    for (const auto* controls : {&row.random, &row.matched, &row.bottom})
+      values.insert(values.end(), controls->begin(), controls->end());
+  }
+  const Scale x = scale_over(values, left, plot_right);
+  const int decimals = decimals_for(std::max(std::abs(x.lo), std::abs(x.hi)));
+  std::string svg = open_svg(width, height, "difference to the baseline of every intervention: " + axis);
+  for (double tick : nice_ticks(x.lo, x.hi, 6)) {
+    svg += line("axis", x.at(tick), top, x.at(tick), base + 4);
+    svg += words("s", x.at(tick), base + 18, "middle", format_short(tick));
+  }
+  svg += line("zero", x.at(0), top, x.at(0), base) + line("axis", left, base, plot_right, base);
+  svg += words("s", (left + plot_right) / 2, height - 8, "middle", axis);
+  double y = top + row_height / 2;
+  for (const ForestRow& row : rows) {
+    svg += words("", left - 10, y + 4, "end", clipped(row.name, 44));
+    if (std::isfinite(row.band_lo))
+      svg += rect("band", x.at(row.band_lo), y - 9, std::max(1.0, x.at(row.band_hi) - x.at(row.band_lo)), 18);
+    for (double value : row.random) svg += circle("ctl", x.at(value), y, 2.6);
+    for (double value : row.matched) svg += circle("ctl2", x.at(value), y, 2.6);
+    for (double value : row.bottom) svg += rect("bot", x.at(value) - 3, y - 3, 6, 6);
+    if (std::isfinite(row.difference)) {
+      if (std::isfinite(row.lo)) svg += line("ci", x.at(row.lo), y, x.at(row.hi), y);
+      svg += circle(row.q < 0.05 ? "dot" : "hollow", x.at(row.difference), y, 4.5);
+      svg += words("s", plot_right + 12, y + 4, "start", forest_numbers(row, decimals));
+      svg += words("s", plot_right + 190, y + 4, "start", "q " + format_p(row.q));
+      svg += words("s", plot_right + 262, y + 4, "start", row.place);
+    } else {
+      svg += words("s", plot_right + 12, y + 4, "start", "no value");
+    }
+    svg += rect("hit", left, y - row_height / 2, plot_right - left, row_height, forest_hover(row, decimals));
+    y += row_height;
+  }
+  return svg + "</svg>";
+}
+
+std::string dose_plot(const std::vector<DoseLine>& lines, const std::string& x_axis, const std::string& y_axis,
+                      double baseline) {
+  constexpr double width = 560, left = 70, right = 20, top = 14, plot = 240;
+  const double base = top + plot, height = base + 44 + 18 * static_cast<double>(lines.size() + 1);
+  std::vector<double> xs, ys = {baseline};
+  for (const DoseLine& one : lines)
+    for (const DosePoint& point : one.points) {
+      xs.push_back(point.x);
+      for (double value : {point.mean, point.lo, point.hi}) ys.push_back(value);
+    }
+  const Scale x = scale_over(xs, left, width - right), y = scale_over(ys, base, top);
+  std::string svg = open_svg(width, height, y_axis + " against " + x_axis);
+  for (double tick : nice_ticks(y.lo, y.hi, 5)) {
+    svg += line("axis", left, y.at(tick), width - right, y.at(tick));
+    svg += words("s", left - 8, y.at(tick) + 4, "end", format_short(tick));
+  }
+  std::sort(xs.begin(), xs.end());
+  xs.erase(std::unique(xs.begin(), xs.end()), xs.end());
+  for (double tick : xs.size() <= 8 ? xs : nice_ticks(x.lo, x.hi, 6)) {
+    svg += line("axis", x.at(tick), base, x.at(tick), base + 4);
+    svg += words("s", x.at(tick), base + 18, "middle", format_short(tick));
+  }
+  if (std::isfinite(baseline)) svg += line("zero", left, y.at(baseline), width - right, y.at(baseline));
+  for (size_t i = 0; i < lines.size(); ++i) {
+    const std::string style = "l" + std::to_string(i % 6);
+    std::string there, back, dots;
+    for (const DosePoint& point : lines[i].points) {
+      if (!std::isfinite(point.mean)) continue;
+      const auto corner = [&](double value) { return num(x.at(point.x)) + "," + num(y.at(value)) + " "; };
+      there += corner(std::isfinite(point.hi) ? point.hi : point.mean);
+      back = corner(std::isfinite(point.lo) ? point.lo : point.mean) + back;
+      dots += corner(point.mean);
+    }
+    svg += "<polygon" + attribute("class", style) + attribute("points", there + back) + "/>";
+    svg += "<polyline" + attribute("style", "fill:none") + attribute("class", style) + attribute("points", dots) + "/>";
+    for (const DosePoint& point : lines[i].points) {
+      if (!std::isfinite(point.mean)) continue;
+      const int decimals = decimals_for(point.mean);
+      svg += circle(style.c_str(), x.at(point.x), y.at(point.mean), 3.5,
+                    lines[i].name + "\n" + x_axis + " " + format_short(point.x) + ": " +
+                        format_value(point.mean, decimals) + " " + format_interval(point.lo, point.hi, decimals));
+    }
+    const double legend = base + 44 + 18 * static_cast<double>(i);
+    svg += line(style.c_str(), left, legend - 4, left + 22, legend - 4) +
+           words("s", left + 30, legend, "start", clipped(lines[i].name, 70));
+  }
+  const double legend = base + 44 + 18 * static_cast<double>(lines.size());
+  svg += line("zero", left, legend - 4, left + 22, legend - 4) + words("s", left + 30, legend, "start", "baseline");
+  svg += words("s", (left + width - right) / 2, base + 32, "middle", x_axis);
+  svg += words("s", left, top - 3, "start", y_axis);
+  return svg + "</svg>";
+}
+
+std::string heat_map(const std::vector<HeatCell>& cells, const std::string& label) {
+  std::map<int32_t, std::vector<const HeatCell*>> layers;
+  double scale = 0.05;
+  int32_t n_experts = 0;
+  for (const HeatCell& one : cells) {
+    layers[one.layer].push_back(&one);
+    if (std::isfinite(one.value)) scale = std::max(scale, std::abs(one.value));
+    n_experts = std::max(n_experts, one.expert + 1);
+  }
+  const int side = std::clamp(1000 / std::max(n_experts, 1), 7, 36), step = side >= 20 ? 1 : side >= 12 ? 4 : 8;
+  constexpr double left = 74, top = 40;
+  const double width = left + n_experts * side + 12, height = top + static_cast<double>(layers.size()) * side + 12;
+  std::string svg = open_svg(width, height, label);
+  svg += words("s", left + n_experts * side / 2.0, 14, "middle", "expert");
+  for (int32_t e = 0; e < n_experts; e += step)
+    svg += words("s", left + (e + 0.5) * side, 32, "middle", std::to_string(e));
+  double y = top;
+  size_t row = 0;
+  std::string above;   // frames and marks, over the neighbouring cells
+  for (const auto& [layer, of_layer] : layers) {
+    if (side >= 12 || row % 2 == 0)
+      svg += words("s", left - 8, y + side / 2.0 + 4, "end", "layer " + std::to_string(layer));
+    for (const HeatCell* one : of_layer) {
+      const double x = left + one->expert * side;
+      const double share = std::isfinite(one->value) ? std::min(1.0, std::abs(one->value) / scale) : 0;
+      (one->framed ? above : svg) +=
+          rect(std::string("cell ") + (one->value < 0 ? "down" : "up") + (one->framed ? " frame" : ""), x + 0.5, y + 0.5,
+               side - 1, side - 1, one->title, attribute("fill-opacity", 0.9 * share));
+      if (side >= 28 && !one->text.empty()) above += words("in", x + side / 2.0, y + side / 2.0 + 4, "middle", one->text);
+      if (one->significant)
+        above += circle("mark", x + side - (side >= 20 ? 5 : side / 2.0), y + (side >= 20 ? 5 : side / 2.0),
+                      side >= 20 ? 2.2 : 1.5);
+    }
+    y += side;
+    ++row;
+  }
+  return svg + above + "</svg>";
+}
+
+std::string scatter_plot(const std::vector<ScatterPoint>& points, const std::string& x_axis,
+                         const std::string& y_axis) {
+  constexpr double width = 460, height = 320, left = 70, right = 16, top = 22, bottom = 44;
+  std::vector<double> xs = {0}, ys = {0};
+  for (const ScatterPoint& point : points) {
+    xs.push_back(point.x);
+    for (double value : {point.y, point.lo, point.hi}) ys.push_back(value);
+  }
+  const Scale x = scale_over(xs, left, width - right), y = scale_over(ys, height - bottom, top);
+  std::string svg = open_svg(width, height, y_axis + " against " + x_axis);
+  for (double tick : nice_ticks(y.lo, y.hi, 5))
+    svg += line("axis", left, y.at(tick), width - right, y.at(tick)) +
+           words("s", left - 8, y.at(tick) + 4, "end", format_short(tick));
+  for (double tick : nice_ticks(x.lo, x.hi, 6))
+    svg += line("axis", x.at(tick), height - bottom, x.at(tick), height - bottom + 4) +
+           words("s", x.at(tick), height - bottom + 18, "middle", format_short(tick));
+  svg += line("zero", left, y.at(0), width - right, y.at(0)) + line("zero", x.at(0), top, x.at(0), height - bottom);
+  for (const ScatterPoint& point : points) {
+    if (!std::isfinite(point.x) || !std::isfinite(point.y)) continue;
+    if (std::isfinite(point.lo)) svg += line("ci", x.at(point.x), y.at(point.lo), x.at(point.x), y.at(point.hi));
+    svg += circle(point.significant ? "dot" : "hollow", x.at(point.x), y.at(point.y), 4, point.title);
+  }
+  svg += words("s", (left + width - right) / 2, height - 8, "middle", x_axis) + words("s", left, 12, "start", y_axis);
+  return svg + "</svg>";
+}
+
+}  // namespace signalbox

@@ -1,0 +1,240 @@
+#include "eval/report/detection_report.h"
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <numeric>
+#include <set>
+
+#include "eval/report/charts.h"
+#include "eval/report/format.h"
+#include "eval/report/page.h"
+#include "probes/csv.h"
+
+namespace signalbox {
+
+namespace {
+
+constexpr size_t n_listed = 20;
+
+std::string name_of(const RankedExpert& expert) {
+  return "layer " + std::to_string(expert.layer) + ", expert " + std::to_string(expert.expert);
+}
+
+using Expert = std::pair<int32_t, int32_t>;
+
+std::string map_of(const std::vector<RankedExpert>& ranking, const std::set<Expert>& audited) {
+  std::vector<HeatCell> cells;
+  for (const RankedExpert& one : ranking) {
+    HeatCell cell;
+    cell.layer = one.layer;
+    cell.expert = one.expert;
+    cell.value = one.rd;
+    cell.text = format_difference(100 * one.rd, 0);
+    cell.significant = one.q < 0.05;
+    cell.framed = audited.contains({one.layer, one.expert});
+    cell.title = name_of(one) + "\nrd " + format_difference(one.rd, 4) + " " +
+                 format_interval(one.ci_lo, one.ci_hi, 4, true) + "\nq " + format_p(one.q);
+    cells.push_back(std::move(cell));
+  }
+  return "<div class=\"wide\">" + heat_map(cells, "risk difference of every expert") + "</div>";
+}
+
+std::string effect_text(const AuditRow& row, int decimals) {
+  return format_difference(row.effect.value, decimals) + " " +
+         format_interval(row.effect.lo, row.effect.hi, decimals, true) + "<br/><span class=\"note\">q " +
+         html_escape(format_p(row.q)) + "</span>";
+}
+
+std::string top_table(const std::vector<RankedExpert>& ranking, const std::vector<AuditRow>& audit) {
+  std::vector<std::string> metrics;
+  std::map<std::pair<std::string, Expert>, const AuditRow*> effects;
+  std::set<Expert> audited;
+  std::map<std::string, double> largest;
+  for (const AuditRow& row : audit) {
+    double& size = largest[row.metric];
+    if (std::isfinite(row.effect.value)) size = std::max(size, std::abs(row.effect.value));
+    if (std::find(metrics.begin(), metrics.end(), row.metric) == metrics.end()) metrics.push_back(row.metric);
+    effects[{row.metric, {row.expert.layer, row.expert.expert}}] = &row;
+    audited.insert({row.expert.layer, row.expert.expert});
+  }
+  std::vector<std::string> headings = {"layer", "expert", "rd [95 % CI]", "q"};
+  for (const std::string& metric : metrics) headings.push_back("effect on " + html_escape(metric));
+  std::vector<std::vector<std::string>> rows;
+  size_t listed = 0;
+  for (const RankedExpert& one : by_magnitude(ranking)) {
+    const bool has_effect = audited.contains({one.layer, one.expert});
+    if (listed >= n_listed && !has_effect) continue;
+    ++listed;
+    rows.push_back({std::to_string(one.layer), std::to_string(one.expert),
+                    format_difference(one.rd, 4) + " " + format_interval(one.ci_lo, one.ci_hi, 4, true),
+                    html_escape(format_p(one.q))});
+    for (const std::string& metric : metrics) {
+      const auto found = effects.find({metric, {one.layer, one.expert}});
+      rows.back().push_back(found == effects.end() ? "" : effect_text(*found->second, decimals_for(largest[metric])));
+    }
+  }
+  return html_table(headings, std::vector<uint8_t>(headings.size(), 1), rows);
+}
+
+std::string scatters(const std::vector<AuditRow>& audit) {
+  const json::Value correlations = audit_json(audit);
+  std::string out = "<div class=\"row\">";
+  for (const auto& [metric, correlation] : correlations.members()) {
+    std::vector<ScatterPoint> points;
+    for (const AuditRow& row : audit)
+      if (row.metric == metric && std::isfinite(row.expert.rd))
+        points.push_back({row.expert.rd, row.effect.value, row.effect.lo, row.effect.hi,
+                          name_of(row.expert) + "\nrd " + format_difference(row.expert.rd, 4) + ", effect " +
+                              format_difference(row.effect.value, 4) + "\nq of the effect " + format_p(row.q),
+                          row.q < 0.05});
+    if (points.empty()) continue;
+    const auto rho = [&](const char* key) {
+      const json::Value* value = correlation.find(key);
+      return value->is_null() ? std::string("undefined") : format_difference(value->real(), 2);
+    };
+    out += "<div><h4>" + html_escape(metric) + "</h4>" + scatter_plot(points, "rd", "effect on " + metric) +
+           "<p class=\"small\">Spearman of |rd| and |effect|: " + rho("spearman") + ", of rd and effect: " +
+           rho("spearman_signed") + " (n = " + std::to_string(points.size()) + " experts)</p></div>";
+  }
+  return out + "</div>";
+}
+
+// Columns of an analysis file, and the one whose largest absolute values come first.
+struct CsvView {
+  const char* file;
+  const char* title;
+  std::vector<const char*> columns;
+  const char* order;   // null: as they stand
+  size_t n_rows;
+};
+
+std::string csv_section(const std::filesystem::path& dir, const CsvView& view) {
+  if (!std::filesystem::exists(dir / view.file)) return "";
+  const CsvTable table = CsvTable::read(dir / view.file);
+  std::vector<size_t> order(table.n_rows());
+  std::iota(order.begin(), order.end(), size_t{0});
+  if (view.order) {
+    const size_t column = table.column(view.order);
+    std::vector<double> size(table.n_rows(), -1);
+    for (size_t r = 0; r < size.size(); ++r)
+      if (!table.text(r, column).empty()) size[r] = std::abs(table.number(r, column));
+    std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return size[a] > size[b]; });
+  }
+  std::vector<std::string> headings;
+  std::vector<uint8_t> numeric;
+  for (const char* column : view.columns) {
+    headings.push_back(html_escape(column));
+    numeric.push_back(std::string_view(column) != "text" && !std::string_view(column).starts_with("condition"));
+  }
+  std::vector<std::vector<std::string>> rows;
+  for (size_t i = 0; i < std::min(order.size(), view.n_rows); ++i) {
+    rows.emplace_back();
+    for (size_t c = 0; c < view.columns.size(); ++c) {
+      const std::string& text = table.text(order[i], table.column(view.columns[c]));
+      const bool fraction = text.find_first_of(".eE") != std::string::npos;
+      rows.back().push_back(html_escape(
+          numeric[c] && fraction ? format_short(table.number(order[i], table.column(view.columns[c]))) : text));
+    }
+  }
+  std::string out = std::string("<h3>") + view.title + "</h3><p class=\"note small\">" + view.file;
+  if (order.size() > view.n_rows)
+    out += ": " + std::to_string(view.n_rows) + " of " + std::to_string(order.size()) + " rows, largest |" +
+           (view.order ? view.order : "") + "| first";
+  return out + "</p>" + html_table(headings, numeric, rows);
+}
+
+const std::vector<CsvView>& views() {
+  static const std::vector<CsvView> all = {
+      {"npmi.csv", "Experts at marker tokens", {"layer", "expert", "k_n", "K_n", "M", "T", "npmi"}, "npmi", 20},
+      {"domains.csv", "Domains", {"layer", "chi2", "df", "p", "cramers_v", "p_permutation"}, nullptr, 200},
+      {"persistence.csv", "Persistence", {"layer", "expert", "rate", "p_stay", "lag1", "dwell_mean"}, "lag1", 20},
+      {"transitions.csv", "Transitions", {"layer", "from", "to", "count", "probability"}, "count", 20},
+      {"coactivation.csv", "Experts used together",
+       {"layer", "expert_a", "expert_b", "count", "p_b_given_a", "p_a_given_b", "lift"}, "count", 20},
+      {"vocabulary.csv", "Experts and tokens", {"layer", "expert", "token", "text", "count", "share", "pmi"}, "pmi", 20},
+      {"across_layers.csv", "Across layers", {"layer_a", "expert_a", "layer_b", "expert_b", "jaccard", "phi"}, "phi", 20},
+      {"similarity.csv", "Similarity of routes",
+       {"condition_a", "condition_b", "layer", "jaccard", "jaccard_weighted", "instability"}, nullptr, 200}};
+  return all;
+}
+
+// Share of tokens that select each expert, as a difference to the mean of its layer.
+std::string usage_section(const std::filesystem::path& file) {
+  const CsvTable table = CsvTable::read(file);
+  const size_t layer = table.column("layer"), expert = table.column("expert"), domain = table.column("domain"),
+               share = table.column("share"), count = table.column("count");
+  std::map<int64_t, std::pair<double, int64_t>> of_layer;
+  std::vector<size_t> rows;
+  for (size_t r = 0; r < table.n_rows(); ++r) {
+    if (!table.text(r, domain).empty() || table.text(r, share).empty()) continue;
+    rows.push_back(r);
+    auto& [sum, n] = of_layer[table.integer(r, layer)];
+    sum += table.number(r, share);
+    ++n;
+  }
+  if (rows.empty()) return "";
+  std::vector<HeatCell> cells;
+  for (size_t r : rows) {
+    const auto& [sum, n] = of_layer[table.integer(r, layer)];
+    HeatCell cell;
+    cell.layer = static_cast<int32_t>(table.integer(r, layer));
+    cell.expert = static_cast<int32_t>(table.integer(r, expert));
+    cell.value = table.number(r, share) - sum / static_cast<double>(n);
+    cell.text = format_value(100 * table.number(r, share), 0);
+    cell.title = "layer " + table.text(r, layer) + ", expert " + table.text(r, expert) + "\nselected by " +
+                 format_value(100 * table.number(r, share), 2) + " % of tokens (" + table.text(r, count) + ")";
+    cells.push_back(std::move(cell));
+  }
+  return "<h3>How often each expert is used</h3><p class=\"small\">Percent of tokens that select the expert. Blue: more "
+         "than the mean of its layer; orange: less.</p><div class=\"wide\">" +
+         heat_map(cells, "share of tokens of every expert") + "</div>";
+}
+
+}  // namespace
+
+std::pair<std::string, std::string> conditions_of(const std::filesystem::path& dir) {
+  std::pair<std::string, std::string> out = {"the first condition", "the second"};
+  if (!std::filesystem::exists(dir / "summary.json")) return out;
+  const json::Value summary = json::parse_file(dir / "summary.json");
+  if (const auto contrast = json::Ref(summary, (dir / "summary.json").string()).find("contrast"))
+    out = {contrast->at("a").string(), contrast->at("b").string()};
+  return out;
+}
+
+std::string ranking_section(const std::string& title, const std::pair<std::string, std::string>& conditions,
+                            const std::vector<RankedExpert>& ranking, const std::vector<AuditRow>& audit) {
+  std::set<Expert> audited;
+  for (const AuditRow& row : audit) audited.insert({row.expert.layer, row.expert.expert});
+  std::string out = "<h3>" + html_escape(title) + "</h3>";
+  out += "<p class=\"small\">Risk difference (rd): share of tokens that select the expert under " +
+         html_escape(conditions.first) + " minus under " + html_escape(conditions.second) +
+         "; in the map in percentage points. Blue: used more under " + html_escape(conditions.first) +
+         "; orange: under " + html_escape(conditions.second) + ". A dot: q &lt; 0.05.";
+  out += audited.empty() ? "</p>" : " A frame: ablated by itself in the audit.</p>";
+  out += map_of(ranking, audited);
+  if (audit.empty()) {
+    out += "<div class=\"warn\"><p>This ranking says where use differs, not what the experts do. No causal audit was run "
+           "(key \"audit\" of the spec: ablates each candidate by itself), so do not report these as the experts "
+           "responsible.</p></div>";
+  } else {
+    out += "<p class=\"small\">Effect: what ablating this expert alone changed, intervention minus baseline. Where rd and "
+           "effect do not go together, the ranking shows use, not cause.</p>" +
+           scatters(audit);
+  }
+  return out + top_table(ranking, audit);
+}
+
+std::string analysis_sections(const std::filesystem::path& dir, const json::Value* metrics) {
+  std::string out;
+  if (std::filesystem::exists(dir / "rd.csv")) {
+    const std::vector<RankedExpert> ranking = read_ranking(dir / "rd.csv");
+    out += ranking_section("Use of experts under two conditions", conditions_of(dir), ranking,
+                           metrics ? audit_rows(*metrics, ranking) : std::vector<AuditRow>());
+  }
+  if (std::filesystem::exists(dir / "usage.csv")) out += usage_section(dir / "usage.csv");
+  for (const CsvView& view : views()) out += csv_section(dir, view);
+  return out;
+}
+
+}  // namespace signalbox

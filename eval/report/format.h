@@ -1,0 +1,29 @@
+// Numbers and names as people read them in tables and pictures.
+#pragma once
+#include <string>
+#include <string_view>
+
+namespace signalbox {
+
+// Decimals that show about three figures of numbers around `scale` (its absolute value): 3 for shares, fewer for large
+// numbers, up to 6 for small ones; -1 means scientific.
+int decimals_for(double scale);
+// With that many decimals, a true minus never "-0.000"; "-" for NaN.
+std::string format_value(double value, int decimals);
+// "+" before what is positive.
+std::string format_difference(double value, int decimals);
+// Four decimals; below 0.00005 "<0.0001"; "-" for NaN.
+std::string format_p(double p);
+// "[0.120, 0.340]"; "-" when undefined.
+std::string format_interval(double lo, double hi, int decimals, bool is_signed = false);
+// Short: "0.25", "12", at most 6 figures.
+std::string format_short(double value);
+
+std::string html_escape(std::string_view text);      // also safe inside quoted attributes; line ends stay
+std::string markdown_escape(std::string_view text);  // for a cell of a table: line ends become spaces
+std::string latex_escape(std::string_view text);
+
+// Columns of a terminal or a Markdown source: code points, not bytes.
+size_t display_width(std::string_view text);
+
+}  // namespace signalbox

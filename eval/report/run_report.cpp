@@ -1,0 +1,512 @@
+#include "eval/report/run_report.h"
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <set>
+
+#include "eval/report/charts.h"
+#include "eval/report/detection_report.h"
+#include "eval/report/format.h"
+#include "eval/report/page.h"
+#include "eval/report/sample_digest.h"
+#include "eval/report/tables.h"
+#include "eval/run/audit.h"
+#include "eval/run/manifest.h"
+#include "eval/score/scorer.h"
+#include "kernels/error.h"
+
+namespace signalbox {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr double nan = std::numeric_limits<double>::quiet_NaN();
+constexpr size_t n_examples = 3, n_example_interventions = 12;
+// Below these a reader is warned.
+constexpr int64_t few_records = 30, few_controls = 19;
+constexpr double much_truncated = 0.05;
+
+std::string percent(int64_t part, int64_t whole) {
+  return whole == 0 ? "-" : format_value(100.0 * static_cast<double>(part) / static_cast<double>(whole), 1) + " %";
+}
+
+std::string list_of(const std::vector<std::string>& names, size_t most = 5) {
+  std::string out;
+  for (size_t i = 0; i < std::min(most, names.size()); ++i) out += (i ? ", " : "") + names[i];
+  if (names.size() > most) out += " and " + std::to_string(names.size() - most) + " more";
+  return out;
+}
+
+std::string plain(const json::Value& value) { return value.is_string() ? value.string() : json::dump(value); }
+
+// What metrics.json says, put so that pictures can ask for it.
+class Findings {
+ public:
+  explicit Findings(const json::Value& metrics) : value_(metrics), top_(metrics, "metrics.json") {
+    baseline_ = top_.at("baseline").string();
+    for (const json::Ref& metric : top_.at("metrics").items()) metrics_.push_back(metric.string());
+    for (const auto& [name, about] : top_.at("about").members()) {
+      names_.push_back(name);
+      if (const auto of = about.find("control_of"))
+        controls_[{of->string(), about.at("control").string()}].push_back(name);
+      descriptions_[name] = about.at("description").string();
+    }
+    resamples_ = top_.at("resamples").integer();
+    for (ResultRow& row : result_rows(metrics, RowChoice::all)) {
+      if (std::isfinite(row.p)) ++family_;
+      const auto key = std::pair(row.intervention, row.metric);
+      all_[key] = std::move(row);
+    }
+    main_ = result_rows(metrics, RowChoice::main);
+  }
+
+  const std::string& baseline() const { return baseline_; }
+  const std::vector<std::string>& metrics() const { return metrics_; }
+  const std::vector<std::string>& names() const { return names_; }
+  const std::vector<ResultRow>& main_rows() const { return main_; }
+  int64_t resamples() const { return resamples_; }
+  int64_t family() const { return family_; }
+  bool has_controls() const { return !controls_.empty(); }
+  json::Ref about(const std::string& name) const { return top_.at("about").at(name); }
+  const std::string& description(const std::string& name) const { return descriptions_.at(name); }
+  const json::Value& value() const { return value_; }
+  std::vector<std::string> conditions() const {
+    std::vector<std::string> out;
+    if (const auto conditions = top_.find("conditions"))
+      for (const auto& [name, part] : conditions->members()) out.push_back(name);
+    return out;
+  }
+  // Null for the baseline.
+  const ResultRow* row(const std::string& name, const std::string& metric) const {
+    const auto found = all_.find({name, metric});
+    return found == all_.end() ? nullptr : &found->second;
+  }
+  Estimate mean(const std::string& name, const std::string& metric) const { return mean_of(value_, name, metric); }
+  Estimate baseline_mean(const std::string& metric) const { return mean(baseline_, metric); }
+  std::vector<double> differences_of(const std::string& name, const char* kind, const std::string& metric) const {
+    std::vector<double> out;
+    const auto found = controls_.find({name, kind});
+    if (found != controls_.end())
+      for (const std::string& control : found->second)
+        if (const double difference = all_.at({control, metric}).difference.value; std::isfinite(difference))
+          out.push_back(difference);
+    return out;
+  }
+  // Neither controls nor the audit, in the order of the run.
+  std::vector<std::string> main_names() const {
+    std::vector<std::string> out;
+    for (const ResultRow& row : main_)
+      if (row.metric == main_.front().metric) out.push_back(row.intervention);
+    return out;
+  }
+
+ private:
+  const json::Value& value_;
+  json::Ref top_;
+  std::string baseline_;
+  std::vector<std::string> metrics_, names_;
+  std::map<std::string, std::string> descriptions_;
+  std::map<std::pair<std::string, std::string>, std::vector<std::string>> controls_;   // of, kind
+  std::map<std::pair<std::string, std::string>, ResultRow> all_;                        // intervention, metric
+  std::vector<ResultRow> main_;
+  int64_t resamples_ = 0, family_ = 0;
+};
+
+// ---- What to be careful with
+
+// Declining more often while texts also repeat or break off is damage, not caution.
+void warn_of_degeneration(const Findings& findings, const SampleDigest& samples, std::vector<std::string>& out) {
+  for (const char* metric : {"refused", "over_refused", "abstained"}) {
+    std::map<std::string, std::vector<std::string>> names;   // by signs
+    for (const std::string& name : findings.main_names()) {
+      const ResultRow* declined = findings.row(name, metric);
+      if (!declined || !(declined->difference.value > 0 && declined->q < 0.05)) continue;
+      std::vector<std::string> signs;
+      const ResultRow* repetition = findings.row(name, "repetition");
+      if (repetition && repetition->difference.value > 0 && repetition->q < 0.05) signs.push_back("texts repeat more");
+      const auto mine = samples.counts.find(name), base = samples.counts.find(findings.baseline());
+      if (mine != samples.counts.end() && base != samples.counts.end()) {
+        const auto share = [](int64_t part, const TextCounts& counts) {
+          return static_cast<double>(part) / static_cast<double>(std::max<int64_t>(counts.texts, 1));
+        };
+        const auto grew = [&](int64_t TextCounts::*part) {
+          return share(mine->second.*part, mine->second) - share(base->second.*part, base->second) > 0.1;
+        };
+        if (grew(&TextCounts::truncated)) signs.push_back("more are cut off");
+        if (grew(&TextCounts::empty)) signs.push_back("more are empty");
+      }
+      if (!signs.empty()) names[list_of(signs)].push_back(name);
+    }
+    for (const auto& [signs, list] : names)
+      out.push_back(std::string(metric) + " rises, but " + signs + ": the model may be degenerating rather than " +
+                    "declining under " + list_of(list) + ". Read the texts below.");
+  }
+}
+
+std::vector<std::string> warnings_of(const Findings& findings, const SampleDigest& samples) {
+  std::vector<std::string> out;
+  std::set<std::string> few, few_ranks;
+  for (const ResultRow& row : findings.main_rows()) {
+    if (row.difference.n > 0 && row.difference.n < few_records)
+      few.insert(row.metric + " (" + std::to_string(row.difference.n) + ")");
+    if (row.controls.n > 0 && row.controls.n < few_controls) few_ranks.insert(row.intervention);
+  }
+  if (!few.empty())
+    out.push_back("Few records with a value: " + list_of({few.begin(), few.end()}) + ". With fewer than " +
+                  std::to_string(few_records) + " bootstrap intervals are too narrow and small effects cannot be seen.");
+  if (!findings.has_controls())
+    out.push_back("No matched controls were run: without them nothing says whether any other experts, or any other "
+                  "disturbance of that size, would have had the same effect.");
+  if (!few_ranks.empty())
+    out.push_back("Fewer than " + std::to_string(few_controls) + " random controls for " +
+                  list_of({few_ranks.begin(), few_ranks.end()}) +
+                  ": even the first place among them could be chance in more than 1 of 20 cases.");
+  const double least_q = static_cast<double>(findings.family()) / static_cast<double>(findings.resamples() + 1);
+  if (least_q > 0.05)
+    out.push_back("With " + std::to_string(findings.resamples()) + " resamples and " +
+                  std::to_string(findings.family()) + " contrasts a single effect, however large, gets q = " +
+                  format_value(std::min(1.0, least_q), 3) + " at best. Raise \"resamples\".");
+  std::vector<std::string> cut;
+  std::vector<std::string> names = findings.main_names();
+  names.insert(names.begin(), findings.baseline());
+  for (const std::string& name : names) {
+    const auto found = samples.counts.find(name);
+    if (found == samples.counts.end()) continue;
+    const TextCounts& counts = found->second;
+    if (static_cast<double>(counts.truncated) > much_truncated * static_cast<double>(counts.texts))
+      cut.push_back(name + " (" + percent(counts.truncated, counts.texts) + ")");
+  }
+  if (!cut.empty())
+    out.push_back("Many texts reach max_tokens and are cut off: " + list_of(cut) +
+                  ". What would have come after is unknown: a cut text counts neither as safe nor as an answer.");
+  warn_of_degeneration(findings, samples, out);
+  return out;
+}
+
+std::string warning_box(const std::vector<std::string>& warnings) {
+  if (warnings.empty()) return "";
+  std::string out = "<div class=\"warn\" id=\"warnings\"><b>What to be careful with</b>";
+  for (const std::string& warning : warnings) out += "<p>" + html_escape(warning) + "</p>";
+  return out + "</div>\n";
+}
+
+// ---- Differences
+
+std::string result_table(const std::vector<ResultRow>& rows) {
+  const std::map<std::string, int> decimals_of = decimals_by_metric(rows);
+  std::vector<std::vector<std::string>> lines;
+  for (const ResultRow& row : rows) {
+    const int decimals = decimals_of.at(row.metric);
+    const auto with_interval = [&](const Estimate& e, bool is_signed) {
+      if (!std::isfinite(e.value)) return std::string("-");
+      return (is_signed ? format_difference(e.value, decimals) : format_value(e.value, decimals)) + " " +
+             format_interval(e.lo, e.hi, decimals, is_signed);
+    };
+    lines.push_back({html_escape(row.intervention), std::to_string(row.difference.n),
+                     with_interval(row.baseline, false), with_interval(row.mean, false),
+                     with_interval(row.difference, true), html_escape(format_p(row.p)), html_escape(format_p(row.q)),
+                     with_interval(row.controls, true),
+                     row.rank ? std::to_string(*row.rank) + " of " + std::to_string(row.controls.n + 1) : "-"});
+  }
+  return html_table({"intervention", "n", "baseline [95 % CI]", "mean [95 % CI]", "difference [95 % CI]", "p", "q",
+                     "random controls", "place"},
+                    {0, 1, 1, 1, 1, 1, 1, 1, 1}, lines);
+}
+
+std::vector<ResultRow> of_metric(std::vector<ResultRow> rows, const std::string& metric) {
+  std::erase_if(rows, [&](const ResultRow& row) { return row.metric != metric; });
+  return rows;
+}
+
+std::string legend(const Findings& findings) {
+  return "<p class=\"small\">Each line is an intervention's difference to the baseline over the same records: a filled "
+         "point where q &lt; 0.05, hollow otherwise, with its 95 % bootstrap interval (records, or pairs of records, are "
+         "drawn again with replacement). p: how often a difference at least as large comes up when the sign of each "
+         "record's difference is a coin toss. q: p corrected for the " +
+         std::to_string(findings.family()) +
+         " contrasts of this run (Benjamini-Hochberg). Grey dots are the random controls: as many experts, drawn at random "
+         "in the same layers; the grey band holds the middle 95 % of them. Grey rings are controls matched in frequency of "
+         "use, orange squares the bottom of the ranking. Place \"1 of 21\": larger in size than all 20 random controls; an "
+         "effect inside the band is what any experts would do. Hover for numbers; click on a heading to sort.</p>";
+}
+
+std::string metric_section(const Findings& findings, const std::string& metric) {
+  std::string out = "<h3 id=\"metric-" + html_escape(metric) + "\">" + html_escape(metric) + "</h3>";
+  if (const Scorer* scorer = find_scorer(metric))
+    out += "<p class=\"note small\">" + html_escape(scorer->summary) + "</p>";
+  std::vector<ForestRow> forest;
+  const std::vector<ResultRow> rows = of_metric(findings.main_rows(), metric);
+  for (const ResultRow& row : rows) {
+    ForestRow line;
+    line.name = row.intervention;
+    line.description = findings.description(row.intervention);
+    line.difference = row.difference.value;
+    line.lo = row.difference.lo;
+    line.hi = row.difference.hi;
+    line.q = std::isfinite(row.q) ? row.q : 1;
+    if (row.rank) line.place = std::to_string(*row.rank) + " of " + std::to_string(row.controls.n + 1);
+    line.random = findings.differences_of(row.intervention, "random", metric);
+    line.matched = findings.differences_of(row.intervention, "frequency_matched", metric);
+    line.bottom = findings.differences_of(row.intervention, "bottom", metric);
+    line.band_lo = row.controls.lo;
+    line.band_hi = row.controls.hi;
+    forest.push_back(std::move(line));
+  }
+  const Estimate base = findings.baseline_mean(metric);
+  const int decimals = decimals_for(base.value);
+  out += "<p class=\"small\">Baseline: " + format_value(base.value, decimals) + " " +
+         format_interval(base.lo, base.hi, decimals) + ", n = " + std::to_string(base.n) + "</p>";
+  out += "<div class=\"wide\">" + forest_plot(forest, metric + ": intervention \xE2\x88\x92 baseline") + "</div>";
+  out += "<details><summary>numbers</summary>" + result_table(rows) + "</details>\n";
+  for (const std::string& condition : findings.conditions())
+    out += "<details><summary>condition " + html_escape(condition) + "</summary>" +
+           result_table(of_metric(result_rows(findings.value(), RowChoice::main, condition), metric)) + "</details>\n";
+  return out;
+}
+
+// ---- Doses
+
+struct GridPointOf {
+  std::string name;
+  std::vector<std::pair<std::string, json::Value>> keys;
+};
+
+// Grids by the name of their entry, in the order of the run.
+std::vector<std::pair<std::string, std::vector<GridPointOf>>> grids_of(const Findings& findings) {
+  std::vector<std::pair<std::string, std::vector<GridPointOf>>> out;
+  for (const std::string& name : findings.main_names()) {
+    const json::Value& grid = findings.about(name).at("grid").value();
+    if (grid.members().empty()) continue;
+    const std::string entry = name.substr(0, name.find('/'));
+    if (out.empty() || out.back().first != entry) out.push_back({entry, {}});
+    out.back().second.push_back({name, grid.members()});
+  }
+  return out;
+}
+
+// The key's values as doses: numeric in all points, and at least two of them.
+bool is_dose(const std::vector<GridPointOf>& points, const std::string& key) {
+  std::set<double> values;
+  for (const GridPointOf& point : points)
+    for (const auto& [name, value] : point.keys)
+      if (name == key) {
+        if (!value.is_number()) return false;
+        values.insert(value.real());
+      }
+  return values.size() >= 2;
+}
+
+std::string dose_of(const Findings& findings, const std::vector<GridPointOf>& points, const std::string& key,
+                    const std::string& metric) {
+  std::vector<DoseLine> lines;
+  for (const GridPointOf& point : points) {
+    std::string others;
+    double x = nan;
+    for (const auto& [name, value] : point.keys) {
+      if (name == key) x = value.real();
+      else others += (others.empty() ? "" : ", ") + name + " = " + plain(value);
+    }
+    if (others.empty()) others = metric;
+    auto found = std::find_if(lines.begin(), lines.end(), [&](const DoseLine& one) { return one.name == others; });
+    if (found == lines.end()) found = lines.insert(lines.end(), {others, {}});
+    const Estimate mean = findings.mean(point.name, metric);
+    found->points.push_back({x, mean.value, mean.lo, mean.hi});
+  }
+  for (DoseLine& one : lines)
+    std::stable_sort(one.points.begin(), one.points.end(),
+                     [](const DosePoint& a, const DosePoint& b) { return a.x < b.x; });
+  return dose_plot(lines, key, metric, findings.baseline_mean(metric).value);
+}
+
+std::string dose_section(const Findings& findings) {
+  std::string out;
+  for (const auto& [entry, points] : grids_of(findings))
+    for (const auto& [key, unused] : points.front().keys) {
+      if (!is_dose(points, key)) continue;
+      out += "<h3>" + html_escape(entry) + ": " + html_escape(key) + "</h3><div class=\"row\">";
+      for (const std::string& metric : findings.metrics())
+        out += "<div>" + dose_of(findings, points, key, metric) + "</div>";
+      out += "</div>\n";
+    }
+  if (out.empty()) return "";
+  return "<h2 id=\"doses\">Dose and response</h2><p class=\"small\">The mean under each point of a grid, with its 95 % "
+         "interval. An effect that grows with the dose is harder to explain by chance than one that does not.</p>" +
+         out;
+}
+
+// ---- Texts
+
+std::string ends_section(const Findings& findings, const SampleDigest& samples) {
+  if (samples.counts.empty()) return "";
+  std::vector<std::string> shown;
+  for (const char* metric : {"refused", "over_refused", "abstained", "repetition", "length"})
+    if (std::find(findings.metrics().begin(), findings.metrics().end(), metric) != findings.metrics().end())
+      shown.push_back(metric);
+  std::vector<std::string> headings = {"intervention", "texts", "cut off", "empty"}, names = findings.main_names();
+  std::vector<uint8_t> numeric = {0, 1, 1, 1};
+  for (const std::string& metric : shown) {
+    headings.push_back(html_escape(metric));
+    numeric.push_back(1);
+  }
+  names.insert(names.begin(), findings.baseline());
+  std::vector<std::vector<std::string>> rows;
+  for (const std::string& name : names) {
+    const auto found = samples.counts.find(name);
+    if (found == samples.counts.end()) continue;
+    const TextCounts& counts = found->second;
+    rows.push_back({html_escape(name), std::to_string(counts.texts), percent(counts.truncated, counts.texts),
+                    percent(counts.empty, counts.texts)});
+    for (const std::string& metric : shown) {
+      rows.back().push_back(format_value(findings.mean(name, metric).value, 3));
+    }
+  }
+  return "<h2 id=\"texts\">How texts ended</h2><p class=\"small\">Cut off: stopped by max_tokens. A refusal, an abstention "
+         "or a \"safe\" verdict on a text that is cut off, empty or repeats itself says little.</p>" +
+         html_table(headings, numeric, rows);
+}
+
+std::string examples_section(const SampleDigest& samples, const std::vector<std::string>& order) {
+  if (samples.examples.empty()) return "";
+  std::string out = "<h2 id=\"examples\">The same records, before and after</h2><p class=\"small\">The first of those whose "
+                    "text changed, those with a changed score first; not drawn at random.</p>";
+  for (const std::string& name : order) {
+    const auto found = samples.examples.find(name);
+    if (found == samples.examples.end()) continue;
+    out += "<details open=\"open\"><summary>" + html_escape(name) +
+           "</summary><div class=\"wide\"><table class=\"texts\"><tr><th>record</th><th>baseline</th><th>" +
+           html_escape(name) + "</th><th>scores</th></tr>";
+    for (const ExamplePair& pair : found->second) {
+      std::string scores;
+      for (const ExamplePair::Score& score : pair.scores)
+        scores += (scores.empty() ? "" : "\n") + score.metric + " " + format_value(score.baseline, 3) + " \xE2\x86\x92 " +
+                  format_value(score.changed, 3);
+      out += "<tr><td><span class=\"note\">" + html_escape(pair.id) + "</span>\n" + html_escape(pair.question) +
+             "</td><td>" + html_escape(pair.baseline) + "</td><td>" + html_escape(pair.changed) + "</td><td>" +
+             html_escape(scores) + "</td></tr>\n";
+    }
+    out += "</table></div></details>\n";
+  }
+  return out;
+}
+
+// ---- What was run
+
+void add_fact(std::string& out, const std::string& name, const std::string& value) {
+  if (!value.empty()) out += "<dt>" + html_escape(name) + "</dt><dd>" + html_escape(value) + "</dd>";
+}
+
+std::string facts(const Findings& findings, const std::optional<Manifest>& manifest) {
+  std::string out = "<dl class=\"small\">";
+  if (manifest) {
+    const json::Value& identity = manifest->identity;
+    const json::Value* spec = identity.find("spec");
+    for (const char* key : {"model", "data", "generate", "seeds"})
+      if (const json::Value* value = spec ? spec->find(key) : nullptr; value && !value->is_null())
+        add_fact(out, key, plain(*value));
+    if (manifest->layout) add_fact(out, "records", std::to_string(manifest->layout->records.size()));
+    for (const auto& [key, value] : identity.members())
+      if (key != "spec" && value.type() != json::Type::object && value.type() != json::Type::array)
+        add_fact(out, key, plain(value));
+  }
+  add_fact(out, "baseline", findings.baseline());
+  add_fact(out, "interventions", std::to_string(findings.names().size()) + " with controls and audit, " +
+                                     std::to_string(findings.main_names().size()) + " shown");
+  add_fact(out, "resamples", std::to_string(findings.resamples()));
+  return out + "</dl>";
+}
+
+std::string what_was_run(const Findings& findings, const std::optional<Manifest>& manifest) {
+  std::string out = "<h2 id=\"run\">What was run</h2>";
+  std::vector<std::vector<std::string>> rows;
+  for (const std::string& name : findings.main_names())
+    rows.push_back({html_escape(name), html_escape(findings.description(name))});
+  out += html_table({"intervention", "does"}, {0, 0}, rows);
+  if (!manifest) return out;
+  const auto folded = [&](const char* title, const json::Value& value) {
+    out += std::string("<details><summary>") + title + "</summary><pre>" + html_escape(json::dump(value, 2)) +
+           "</pre></details>";
+  };
+  json::Value rest = json::Value::object();
+  for (const auto& [key, value] : manifest->identity.members())
+    if (key == "spec") folded("spec, as resolved", value);
+    else rest.set(key, value);
+  folded("all that decides the results: versions and hashes", rest);
+  return out;
+}
+
+std::string detection_section(const fs::path& dir, const Findings& findings) {
+  std::vector<fs::path> stages;
+  if (fs::is_directory(dir / "detect"))
+    for (const auto& entry : fs::directory_iterator(dir / "detect"))
+      if (fs::exists(entry.path() / "rd.csv")) stages.push_back(entry.path());
+  std::sort(stages.begin(), stages.end());
+  std::string out;
+  for (const fs::path& stage : stages) {
+    const std::vector<RankedExpert> ranking = read_ranking(stage / "rd.csv");
+    out += ranking_section("Stage " + stage.filename().string(), conditions_of(stage), ranking,
+                           audit_rows(findings.value(), ranking));
+  }
+  if (fs::exists(dir / "audit" / "rd.csv")) {
+    const std::vector<RankedExpert> ranking = read_ranking(dir / "audit" / "rd.csv");
+    out += ranking_section("The audit's ranking", conditions_of(dir / "audit"), ranking,
+                           audit_rows(findings.value(), ranking));
+  }
+  if (fs::is_directory(dir / "analysis")) out += analysis_sections(dir / "analysis", &findings.value());
+  return out.empty() ? "" : "<h2 id=\"detection\">Which experts differ in use, and what they do</h2>" + out;
+}
+
+bool has_analysis(const fs::path& dir) { return fs::exists(dir / "rd.csv") || fs::exists(dir / "usage.csv"); }
+
+}  // namespace
+
+std::string render_run_report(const fs::path& dir) {
+  const json::Value metrics = json::parse_file(dir / "metrics.json");
+  const Findings findings(metrics);
+  const std::optional<Manifest> manifest = Manifest::read(dir);
+  const std::vector<std::string> shown = findings.main_names();
+  const std::vector<std::string> with_examples(
+      shown.begin(), shown.begin() + static_cast<int64_t>(std::min(shown.size(), n_example_interventions)));
+  SampleDigest samples;
+  if (fs::exists(dir / "samples.jsonl"))
+    samples = digest_samples(dir, findings.baseline(), with_examples, n_examples);
+
+  std::vector<std::string> parts = {dose_section(findings), ends_section(findings, samples),
+                                    detection_section(dir, findings), examples_section(samples, with_examples)};
+  const char* const places[] = {"doses", "texts", "detection", "examples"};
+  const char* const names[] = {"dose and response", "texts", "detection", "examples"};
+  std::string nav = "<nav class=\"small\"><a href=\"#differences\">differences</a>", body;
+  for (size_t i = 0; i < parts.size(); ++i) {
+    if (!parts[i].empty()) nav += std::string("<a href=\"#") + places[i] + "\">" + names[i] + "</a>";
+    body += parts[i];
+  }
+  nav += "<a href=\"#run\">what was run</a></nav>\n";
+  std::string differences = "<h2 id=\"differences\">What the interventions changed</h2>" + legend(findings);
+  for (const std::string& metric : findings.metrics()) differences += metric_section(findings, metric);
+  return html_page("Signalbox run", "<h1>What the interventions did</h1>" + facts(findings, manifest) + nav +
+                                        warning_box(warnings_of(findings, samples)) + differences + body +
+                                        what_was_run(findings, manifest));
+}
+
+std::string render_analysis_report(const fs::path& dir) {
+  const fs::path analysis = fs::is_directory(dir / "analysis") ? dir / "analysis" : dir;
+  if (!has_analysis(analysis))
+    throw Error(dir.string(), "expected rd.csv or usage.csv in its analysis/ (signalbox analyze), found neither");
+  std::string body = "<h1>Routing statistics</h1>";
+  if (fs::exists(analysis / "summary.json"))
+    body += "<details><summary>tests, resampling unit, seed, traces</summary><pre>" +
+            html_escape(json::dump(json::parse_file(analysis / "summary.json"), 2)) + "</pre></details>";
+  return html_page("Signalbox analysis", body + analysis_sections(analysis, nullptr));
+}
+
+std::string render_report(const fs::path& dir) {
+  if (!fs::is_directory(dir)) throw Error(dir.string(), "expected a directory, found none");
+  if (fs::exists(dir / "metrics.json")) return render_run_report(dir);
+  if (fs::exists(dir / "manifest.json"))
+    throw Error(dir.string(), "expected a finished run with metrics.json, found one that is not (signalbox run goes on)");
+  if (has_analysis(dir) || has_analysis(dir / "analysis")) return render_analysis_report(dir);
+  throw Error(dir.string(), "expected metrics.json (a run) or analysis/ (signalbox analyze), found neither");
+}
+
+}  // namespace signalbox

@@ -1,0 +1,19 @@
+// The report of a run directory or of a trace directory's analysis: one HTML file with pictures, made from the files
+// that stand there and nothing else, so the same files give the same bytes.
+#pragma once
+#include <filesystem>
+#include <string>
+
+namespace signalbox {
+
+// A run directory with metrics.json: warnings, every metric's differences beside their controls, doses, how texts ended,
+// detection beside the audit, examples, what was run. Throws Error naming the file that is missing or wrong.
+std::string render_run_report(const std::filesystem::path& dir);
+
+// A trace directory with analysis/, or an analysis directory itself.
+std::string render_analysis_report(const std::filesystem::path& dir);
+
+// Whichever of the two `dir` is. Throws Error when it is neither.
+std::string render_report(const std::filesystem::path& dir);
+
+}  // namespace signalbox

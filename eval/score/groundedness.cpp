@@ -1,0 +1,117 @@
+// Does the answer come from the document?
+#include <algorithm>
+#include <array>
+#include <map>
+#include <numeric>
+
+#include "eval/score/answers.h"
+#include "eval/score/tables.h"
+
+namespace signalbox {
+
+namespace {
+
+std::string lacks_document(const Record& record) { return document_of(record) ? "" : "document"; }
+
+// "1912" is not in "19120", so whole words. The whole final answer must stand in the document, or an answer of the
+// record must stand in both.
+std::optional<double> grounded(const Record& record, const Sample& sample) {
+  const auto document = document_of(record);
+  if (!document || !sample.has_text) return std::nullopt;
+  const std::string found = answer_of(sample.text);
+  if (holds_words(*document, found)) return 1;
+  return as_score(std::any_of(record.answers.begin(), record.answers.end(), [&](const std::string& answer) {
+    const std::string gold = answer_of(answer);
+    return holds_words(found, gold) && holds_words(*document, gold);
+  }));
+}
+
+std::string lacks_memory(const Record& record) {
+  if (record.answers.empty()) return "answers";
+  return memory_of(record).empty() ? "memory" : "";
+}
+
+bool holds_any(const std::string& text, const std::vector<std::string>& answers) {
+  return std::any_of(answers.begin(), answers.end(),
+                     [&](const std::string& answer) { return holds_words(text, answer_of(answer)); });
+}
+
+std::optional<double> context_answer(const Record& record, const Sample& sample) {
+  if (!sample.has_text || !lacks_memory(record).empty()) return std::nullopt;
+  const std::string found = answer_of(sample.text);
+  return as_score(holds_any(found, record.answers) && !holds_any(found, memory_of(record)));
+}
+
+std::optional<double> memory_answer(const Record& record, const Sample& sample) {
+  if (!sample.has_text || !lacks_memory(record).empty()) return std::nullopt;
+  const std::string found = answer_of(sample.text);
+  return as_score(holds_any(found, memory_of(record)) && !holds_any(found, record.answers));
+}
+
+std::string lacks_pair(const Record& record) {
+  if (record.pair.empty()) return "pair";
+  return record.target ? "" : "target";
+}
+
+bool has_document(const Record& record) {
+  if (record.condition == "with_document") return true;
+  if (record.condition == "without_document") return false;
+  return document_of(record).has_value();
+}
+
+std::vector<ScoredUnit> document_gain(const SampleGroup& group) {
+  struct Sides {
+    int64_t first = -1;
+    bool same_target = true;
+    std::vector<double> with, without;
+  };
+  std::map<std::tuple<std::string, uint64_t, int64_t>, Sides> pairs;
+  for (const Sample& sample : group.samples) {
+    const Record& record = group.records[static_cast<size_t>(sample.record)];
+    if (!lacks_pair(record).empty() || sample.logprobs.empty()) continue;
+    Sides& sides = pairs[{record.pair, sample.seed, sample.sample}];
+    if (sides.first < 0) sides.first = sample.record;
+    sides.first = std::min(sides.first, sample.record);
+    sides.same_target = sides.same_target && record.target == group.records[static_cast<size_t>(sides.first)].target;
+    const double sum = std::accumulate(sample.logprobs.begin(), sample.logprobs.end(), 0.0);
+    (has_document(record) ? sides.with : sides.without).push_back(sum);
+  }
+  const auto mean = [](const std::vector<double>& values) {
+    return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
+  };
+  std::vector<ScoredUnit> out;
+  for (const auto& [key, sides] : pairs)
+    if (sides.same_target && !sides.with.empty() && !sides.without.empty())
+      out.push_back({sides.first, mean(sides.with) - mean(sides.without)});
+  std::stable_sort(out.begin(), out.end(), [](const auto& a, const auto& b) { return a.record < b.record; });
+  return out;
+}
+
+constexpr std::array rows = {
+    Scorer{.name = "grounded",
+           .summary = "the final answer, or an answer of the record that it holds, stands in the document; 0 or 1",
+           .needs = Needs::text,
+           .lacks = lacks_document,
+           .score = grounded},
+    Scorer{.name = "context_answer",
+           .summary = "the text gives the document's answer and not the memorised one; 0 or 1",
+           .needs = Needs::text,
+           .lacks = lacks_memory,
+           .score = context_answer},
+    Scorer{.name = "memory_answer",
+           .summary = "the text gives the memorised answer and not the document's; 0 or 1",
+           .needs = Needs::text,
+           .lacks = lacks_memory,
+           .score = memory_answer},
+    Scorer{.name = "document_gain",
+           .summary = "sum of log p of the target with the document minus without, a pair; nats",
+           .needs = Needs::logprobs,
+           .lacks = lacks_pair,
+           .score_group = document_gain},
+};
+
+}  // namespace
+
+std::span<const Scorer> groundedness_scorers() { return rows; }
+
+}  // namespace signalbox

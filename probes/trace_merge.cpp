@@ -1,0 +1,265 @@
+#include "probes/trace_merge.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <fstream>
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "kernels/error.h"
+#include "loaders/json/json.h"
+#include "loaders/safetensors/safetensors.h"
+#include "probes/trace.h"
+#include "probes/trace_schema.h"
+
+namespace signalbox {
+
+namespace fs = std::filesystem;
+using safetensors::shape_text;
+using safetensors::TensorHeader;
+using safetensors::TensorInfo;
+
+namespace {
+
+constexpr size_t buffer_bytes = size_t{1} << 20;
+
+// The lines of a records.jsonl by number.
+class LineFile {
+ public:
+  LineFile(const fs::path& file, int64_t n_lines) : name_(file.string()), in_(file, std::ios::binary) {
+    if (!in_) throw Error(name_, std::string("cannot open the file: ") + std::strerror(errno));
+    std::string buffer(buffer_bytes, '\0');
+    uint64_t end = 0;
+    bool ended = true;
+    while (in_.read(buffer.data(), static_cast<std::streamsize>(buffer.size())), in_.gcount() > 0) {
+      const size_t n = static_cast<size_t>(in_.gcount());
+      for (size_t i = 0; i < n; ++i)
+        if (buffer[i] == '\n') starts_.push_back(end + i + 1);
+      end += n;
+      ended = buffer[n - 1] == '\n';
+    }
+    if (in_.bad()) throw Error(name_, std::string("cannot read: ") + std::strerror(errno));
+    if (!ended || static_cast<int64_t>(starts_.size()) != n_lines + 1)
+      throw Error(name_, "expected a line for each of " + std::to_string(n_lines) + " samples, found " +
+                             std::to_string(starts_.size() - 1) + (ended ? "" : " and a torn one"));
+  }
+
+  // Adds a line with its newline.
+  void append(int64_t line, std::string& to) {
+    const uint64_t begin = starts_[static_cast<size_t>(line)], end = starts_[static_cast<size_t>(line) + 1];
+    const size_t kept = to.size();
+    to.resize(kept + (end - begin));
+    in_.clear();
+    in_.seekg(static_cast<std::streamoff>(begin));
+    if (!in_.read(to.data() + kept, static_cast<std::streamsize>(end - begin)))
+      throw Error(name_, "expected as many bytes as before, found less");
+  }
+
+ private:
+  std::string name_;
+  std::ifstream in_;
+  std::vector<uint64_t> starts_ = {0};
+};
+
+struct Part {
+  std::unique_ptr<TraceReader> trace;  // has checked the file
+  std::shared_ptr<const safetensors::File> file;
+  std::unique_ptr<LineFile> records;
+};
+
+// The tensors of a file in the order of its header. Those without bytes have no order in the data.
+std::vector<std::string> tensor_order(const safetensors::File& file) {
+  uint64_t length = 0;
+  std::memcpy(&length, file.bytes().data(), sizeof length);
+  const json::Value header =
+      json::parse({reinterpret_cast<const char*>(file.bytes().data()) + sizeof length, length}, file.name());
+  std::vector<std::string> names;
+  for (const auto& member : header.members())
+    if (member.first != "__metadata__") names.push_back(member.first);
+  return names;
+}
+
+bool per_token(const std::string& tensor) { return tensor != "sample_offsets" && tensor != "layers"; }
+
+// Throws unless two files could be parts of one trace.
+void check_alike(const safetensors::File& first, const safetensors::File& other) {
+  const auto fail = [&](const std::string& what, const std::string& expected, const std::string& found) {
+    throw Error(other.name(), what + ": expected " + expected + " as in " + first.name() + ", found " + found);
+  };
+  const auto text = [](const std::map<std::string, std::string>& metadata, const std::string& key) {
+    const auto found = metadata.find(key);
+    return found == metadata.end() ? std::string("none") : "\"" + found->second.substr(0, 80) + "\"";
+  };
+  std::map<std::string, std::string> keys = first.metadata();
+  keys.insert(other.metadata().begin(), other.metadata().end());
+  for (const auto& [key, unused] : keys) {
+    if (key == "samples") continue;
+    const auto a = first.metadata().find(key), b = other.metadata().find(key);
+    if (a == first.metadata().end() || b == other.metadata().end() || a->second != b->second)
+      fail("metadata " + key, text(first.metadata(), key), text(other.metadata(), key));
+  }
+  const std::vector<std::string> names = tensor_order(first), others = tensor_order(other);
+  for (size_t i = 0; i < std::max(names.size(), others.size()); ++i)
+    if (i >= names.size() || i >= others.size() || names[i] != others[i])
+      fail("tensors", i < names.size() ? "\"" + names[i] + "\"" : "no more",
+           i < others.size() ? "\"" + others[i] + "\"" : "no more");
+  for (const std::string& name : names) {
+    if (name == "sample_offsets") continue;
+    const TensorInfo &a = first.at(name), &b = other.at(name);
+    const size_t from = per_token(name) ? 1 : 0;
+    if (a.dtype != b.dtype || a.shape.size() != b.shape.size() ||
+        !std::equal(a.shape.begin() + from, a.shape.end(), b.shape.begin() + from))
+      fail("tensor \"" + name + "\"", a.dtype + " " + shape_text(a.shape), b.dtype + " " + shape_text(b.shape));
+    if (name == "layers" && (first.check_unchanged(), std::memcmp(first.data(a), other.data(b), a.bytes) != 0))
+      fail("tensor \"layers\"", "the layers", "others");
+  }
+}
+
+std::vector<Part> open_parts(std::span<const fs::path> dirs) {
+  std::vector<Part> parts;
+  for (const fs::path& dir : dirs) {
+    Part part;
+    part.trace = std::make_unique<TraceReader>(dir);
+    part.file = safetensors::File::open(dir / trace_file);
+    part.records = std::make_unique<LineFile>(dir / records_file, part.trace->n_samples());
+    parts.push_back(std::move(part));
+    check_alike(*parts.front().file, *parts.back().file);
+  }
+  return parts;
+}
+
+// The rows of one tensor, sample after sample; samples that stand together in a part go in one piece.
+void write_rows(safetensors::Writer& writer, const std::vector<Part>& parts, std::span<const TracePick> order,
+                const std::string& tensor, size_t row_bytes) {
+  for (size_t i = 0; i < order.size();) {
+    const Part& part = parts[static_cast<size_t>(order[i].part)];
+    TraceReader::Rows rows = part.trace->rows(order[i].sample);
+    size_t next = i + 1;
+    for (; next < order.size() && order[next].part == order[i].part; ++next) {
+      const TraceReader::Rows more = part.trace->rows(order[next].sample);
+      if (more.begin != rows.end) break;
+      rows.end = more.end;
+    }
+    const std::byte* data = part.file->data(part.file->at(tensor));
+    part.file->check_unchanged();
+    for (size_t done = static_cast<size_t>(rows.begin) * row_bytes, end = static_cast<size_t>(rows.end) * row_bytes;
+         done < end;) {
+      const size_t n = std::min(buffer_bytes, end - done);
+      writer.write(data + done, n);
+      done += n;
+    }
+    i = next;
+  }
+}
+
+// A new file in the place of records.jsonl.
+class RecordsFile {
+ public:
+  explicit RecordsFile(const fs::path& file) : file_(file), temporary_(file) {
+    temporary_ += ".tmp-" + std::to_string(::getpid());
+    descriptor_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    if (descriptor_ < 0) fail("cannot create the file: ");
+  }
+  ~RecordsFile() {
+    if (descriptor_ >= 0) ::close(descriptor_);
+    if (!renamed_) ::unlink(temporary_.c_str());
+  }
+  RecordsFile(const RecordsFile&) = delete;
+  RecordsFile& operator=(const RecordsFile&) = delete;
+
+  void write(const std::string& text) {
+    for (size_t done = 0; done < text.size();) {
+      const ssize_t n = ::write(descriptor_, text.data() + done, text.size() - done);
+      if (n < 0 && errno == EINTR) continue;
+      if (n < 0) fail("cannot write: ");
+      done += static_cast<size_t>(n);
+    }
+  }
+  void finish() {
+    if (::fsync(descriptor_) != 0) fail("cannot write: ");
+    if (::close(std::exchange(descriptor_, -1)) != 0) fail("cannot write: ");
+    if (std::rename(temporary_.c_str(), file_.c_str()) != 0) fail("cannot rename the finished file: ");
+    renamed_ = true;
+  }
+
+ private:
+  [[noreturn]] void fail(const char* what) const {
+    throw Error(temporary_.string(), what + std::string(std::strerror(errno)));
+  }
+  fs::path file_, temporary_;
+  int descriptor_ = -1;
+  bool renamed_ = false;
+};
+
+void check_order(const std::vector<Part>& parts, std::span<const TracePick> order) {
+  for (const TracePick& pick : order)
+    if (pick.part < 0 || pick.part >= static_cast<int32_t>(parts.size()) || pick.sample < 0 ||
+        pick.sample >= parts[static_cast<size_t>(pick.part)].trace->n_samples())
+      throw Error("trace", "expected samples of the parts, found sample " + std::to_string(pick.sample) + " of part " +
+                               std::to_string(pick.part));
+}
+
+}  // namespace
+
+void merge_traces(const fs::path& dir, std::span<const fs::path> dirs, std::span<const TracePick> order) {
+  if (dirs.empty()) throw Error(dir.string(), "expected at least one trace to merge, found none");
+  std::vector<Part> parts = open_parts(dirs);
+  check_order(parts, order);
+  const safetensors::File& model = *parts.front().file;
+
+  std::vector<int64_t> offsets = {0};
+  json::Value samples = json::Value::array();
+  for (const TracePick& pick : order) {
+    const TraceReader& trace = *parts[static_cast<size_t>(pick.part)].trace;
+    samples.push_back(trace.sample_ids()[static_cast<size_t>(pick.sample)]);
+    offsets.push_back(offsets.back() + trace.rows(pick.sample).size());
+  }
+  std::map<std::string, std::string> metadata = model.metadata();
+  metadata["samples"] = json::dump(samples);
+
+  std::vector<TensorHeader> headers;
+  std::vector<size_t> row_bytes;
+  for (const std::string& name : tensor_order(model)) {
+    const TensorInfo& info = model.at(name);
+    TensorHeader header{name, info.dtype, info.shape};
+    if (per_token(name)) header.shape[0] = 1;
+    row_bytes.push_back(static_cast<size_t>(header.bytes()));
+    if (per_token(name)) header.shape[0] = offsets.back();
+    if (name == "sample_offsets") header.shape = {static_cast<int64_t>(offsets.size())};
+    headers.push_back(std::move(header));
+  }
+
+  std::error_code failed;
+  fs::create_directories(dir, failed);
+  if (failed) throw Error(dir.string(), "cannot make the directory: " + failed.message());
+  RecordsFile records(dir / records_file);
+  safetensors::Writer trace(dir / trace_file, headers, metadata);
+  for (size_t i = 0; i < headers.size(); ++i) {
+    if (headers[i].name == "sample_offsets")
+      trace.write(offsets.data(), offsets.size() * sizeof(int64_t));
+    else if (headers[i].name == "layers")
+      trace.write(model.data(model.at("layers")), row_bytes[i]);
+    else
+      write_rows(trace, parts, order, headers[i].name, row_bytes[i]);
+  }
+  std::string lines;
+  for (const TracePick& pick : order) {
+    parts[static_cast<size_t>(pick.part)].records->append(pick.sample, lines);
+    if (lines.size() < buffer_bytes) continue;
+    records.write(lines);
+    lines.clear();
+  }
+  records.write(lines);
+  records.finish();
+  trace.finish();  // syncs the directory too
+}
+
+}  // namespace signalbox

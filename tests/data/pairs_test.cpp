@@ -1,0 +1,195 @@
+// Contrast pairs and splits.
+#include "eval/data/pairs.h"
+
+#include <doctest/doctest.h>
+
+#include <map>
+#include <set>
+
+#include "eval/data/convert.h"
+#include "eval/data/records.h"
+
+using namespace signalbox;
+
+namespace {
+
+std::string file(const std::string& name) { return std::string(SIGNALBOX_SOURCE_DIR) + "/tests/data/files/" + name; }
+
+std::vector<Row> rows(std::initializer_list<const char*> lines) {
+  std::vector<Row> out;
+  for (const char* line : lines) out.push_back({"line " + std::to_string(out.size() + 1), json::parse(line, "test")});
+  return out;
+}
+
+std::string text(const Row& row, const char* key) {
+  const json::Value* value = row.object.find(key);
+  return value ? value->string() : "absent";
+}
+
+std::map<std::string, std::string> splits(const std::vector<Row>& records) {
+  std::map<std::string, std::string> out;
+  for (const Row& row : records) out[text(row, "id")] = text(row, "split");
+  return out;
+}
+
+}  // namespace
+
+TEST_CASE("data: pairs with and without the document") {
+  const std::vector<Row> source = rows({R"({"id":"q","prompt":"x","question":"Wer?","document":"Jörg war es.",)"
+                                        R"("answers":["Jörg"],"condition":"old","level":2})"});
+  DocumentPairs options;
+  options.target = true;
+  const std::vector<Row> out = document_pairs(source, options);
+  REQUIRE(out.size() == 2);
+  CHECK(
+      json::dump(out[0].object) ==
+      R"({"id":"q/with_document","prompt":"Document: Jörg war es.\nQuestion: Wer?\nAnswer:",)"
+      R"("spans":{"document":[10,22],"question":[33,37]},"question":"Wer?","document":"Jörg war es.",)"
+      R"("answers":["Jörg"],"source_condition":"old","level":2,"condition":"with_document","pair":"q","target":" Jörg"})");
+  CHECK(
+      json::dump(out[1].object) ==
+      R"({"id":"q/without_document","prompt":"Question: Wer?\nAnswer:",)"
+      R"("spans":{"question":[10,14]},"question":"Wer?","document":"Jörg war es.",)"
+      R"("answers":["Jörg"],"source_condition":"old","level":2,"condition":"without_document","pair":"q","target":" Jörg"})");
+  check_records(out);
+  CHECK_THROWS_WITH_AS(document_pairs(rows({R"({"id":"q","prompt":"x","question":"Wer?"})"}), options),
+                       doctest::Contains("line 1: expected the key \"document\", found none"), Error);
+  CHECK_THROWS_WITH_AS(
+      document_pairs(rows({R"({"id":"q","prompt":"x","question":"Wer?","document":"d","answers":[]})"}), options),
+      doctest::Contains("expected an answer to make the target of"), Error);
+}
+
+TEST_CASE("data: completion pairs from both texts, from one, and from rows of one prompt") {
+  const std::vector<Row> source = rows({R"({"id":"a","prompt":"P?","unsafe":"bad","safe":"good","topic":"t"})",
+                                        R"({"id":"b","prompt":"P?","unsafe":"worse"})"});
+  CompletionPairs options;
+  const CompletionResult both = completion_pairs(source, options);
+  REQUIRE(both.records.size() == 4);
+  CHECK(json::dump(both.records[0].object) ==
+        R"({"id":"a/unsafe","prompt":"P?","topic":"t","condition":"unsafe","pair":"a","target":" bad"})");
+  CHECK(json::dump(both.records[1].object) ==
+        R"({"id":"a/safe","prompt":"P?","topic":"t","condition":"safe","pair":"a","target":" good"})");
+  CHECK(both.refusals == 1);
+  CHECK(std::count(refusal_sentences().begin(), refusal_sentences().end(), text(both.records[3], "target").substr(1)) ==
+        1);
+  check_records(both.records);
+
+  // The file has two unsafe answers and one safe one to one prompt, and a prompt with a safe answer only.
+  std::vector<Row> beaver = read_beavertails({file("beavertails.jsonl")});
+  PromptStyle plain;
+  plain.plain = true;
+  for (Row& row : beaver) row.object = place_prompt(row, plain);
+  const CompletionResult out = completion_pairs(beaver, options);
+  REQUIRE(out.records.size() == 4);
+  CHECK(out.without_unsafe == 1);
+  CHECK(out.refusals == 1);
+  CHECK(text(out.records[0], "id") == "beavertails-1/unsafe");
+  CHECK(text(out.records[0], "target") == " Mark the cards with a pin.");
+  CHECK(text(out.records[1], "target") == " Count what has been played.");
+  CHECK(text(out.records[1], "safe_id") == "beavertails-2");
+  CHECK(text(out.records[2], "target") == " Look at the mirror behind them.");
+  CHECK(out.records[0].object.find("response") == nullptr);
+  check_records(out.records);
+
+  options.safe = SafeSide::refusals;
+  CHECK(completion_pairs(beaver, options).refusals == 2);
+  options.safe = SafeSide::data;
+  CHECK_THROWS_WITH_AS(completion_pairs(beaver, options), doctest::Contains("expected a safe completion"), Error);
+}
+
+TEST_CASE("data: refusal sentences are many, differ, and are used evenly in an order of the seed") {
+  const std::vector<std::string>& sentences = refusal_sentences();
+  CHECK(sentences.size() >= 24);
+  std::set<std::string> openings, whole(sentences.begin(), sentences.end());
+  for (const std::string& sentence : sentences) openings.insert(sentence.substr(0, sentence.find(' ')));
+  CHECK(whole.size() == sentences.size());
+  CHECK(openings.size() >= 20);  // no opening word gives the condition away
+
+  std::vector<Row> source;
+  for (int i = 0; i < 100; ++i) {
+    json::Value object = json::Value::object();
+    object.set("id", std::to_string(i)).set("prompt", "P?").set("unsafe", "u");
+    source.push_back({"x", object});
+  }
+  const auto drawn = [&](uint64_t seed) {
+    CompletionPairs options;
+    options.seed = seed;
+    std::vector<std::string> targets;
+    for (const Row& row : completion_pairs(source, options).records)
+      if (text(row, "condition") == "safe") targets.push_back(text(row, "target"));
+    return targets;
+  };
+  const std::vector<std::string> first = drawn(0);
+  CHECK(first == drawn(0));
+  CHECK(first != drawn(1));
+  std::map<std::string, int> counts;
+  for (const std::string& target : first) ++counts[target];
+  CHECK(counts.size() == sentences.size());
+  for (const auto& [target, count] : counts) CHECK((count == 3 || count == 4));  // 100 over 32
+}
+
+TEST_CASE("data: splits keep together what belongs together and do not move") {
+  std::vector<Row> source;
+  const auto add = [&](const std::string& id, const char* key, const std::string& value, const std::string& story) {
+    json::Value object = json::Value::object();
+    object.set("id", id).set("prompt", "prompt " + id).set("story", story);
+    if (key) object.set(key, value);
+    source.push_back({id, object});
+  };
+  for (int i = 0; i < 400; ++i) {
+    const std::string n = std::to_string(i);
+    add("a" + n, "pair", "p" + n, "s" + std::to_string(i / 4));
+    add("b" + n, "pair", "p" + n, "s" + std::to_string(i / 4));
+    add("c" + n, nullptr, "", "t" + n);
+    add("d" + n, "paraphrase_of", "c" + n, "t" + n);
+  }
+  SplitOptions options;
+  options.fractions = {{"detect", 0.5}, {"tune", 0.2}, {"test", 0.3}};
+  std::vector<Row> records = source;
+  assign_splits(records, options);
+  const auto split = splits(records);
+  std::map<std::string, int> counts;
+  for (int i = 0; i < 400; ++i) {
+    const std::string n = std::to_string(i);
+    CHECK(split.at("a" + n) == split.at("b" + n));
+    CHECK(split.at("c" + n) == split.at("d" + n));
+    ++counts[split.at("a" + n)];
+    ++counts[split.at("c" + n)];
+  }
+  // 800 groups: five standard deviations of a binomial count are 71, 57 and 65.
+  CHECK(std::abs(counts["detect"] - 400) < 71);
+  CHECK(std::abs(counts["tune"] - 160) < 57);
+  CHECK(std::abs(counts["test"] - 240) < 65);
+
+  // The same whatever the order, and for fewer records.
+  std::vector<Row> fewer(source.rbegin(), source.rbegin() + 800);
+  assign_splits(fewer, options);
+  for (const auto& [id, name] : splits(fewer)) CHECK(name == split.at(id));
+
+  options.together = {"story"};
+  records = source;
+  assign_splits(records, options);
+  const auto by_story = splits(records);
+  for (int i = 0; i < 400; ++i)
+    CHECK(by_story.at("a" + std::to_string(i)) == by_story.at("a" + std::to_string(i / 4 * 4)));
+
+  CHECK_THROWS_WITH_AS(assign_splits(records, options), doctest::Contains("expected a record without a split"), Error);
+  options.replace = true;
+  options.seed = 1;
+  assign_splits(records, options);
+  CHECK(splits(records) != by_story);
+
+  // The same prompt under two ids is one example.
+  std::vector<Row> twins;
+  for (int i = 0; i < 40; ++i) {
+    json::Value object = json::Value::object();
+    twins.push_back({"x", object.set("id", std::to_string(i)).set("prompt", "p" + std::to_string(i / 2))});
+  }
+  options = {};
+  options.fractions = {{"detect", 0.5}, {"test", 0.5}};
+  assign_splits(twins, options);
+  for (int i = 0; i < 40; i += 2) CHECK(text(twins[i], "split") == text(twins[i + 1], "split"));
+  std::vector<Row> single(twins.begin(), twins.begin() + 1);
+  options.replace = true;
+  CHECK_THROWS_WITH_AS(assign_splits(single, options), doctest::Contains("expected at least one record in it"), Error);
+}

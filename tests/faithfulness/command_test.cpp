@@ -1,0 +1,248 @@
+// signalbox faithfulness on the built-in model, against the same questions asked by other commands.
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <set>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "kernels/error.h"
+#include "loaders/json/json.h"
+#include "probes/csv.h"
+#include "probes/trace.h"
+#include "tests/support.h"
+#include "tools/signalbox/common.h"
+
+namespace signalbox {
+int faithfulness_command(int argc, char** argv);
+int trace_command(int argc, char** argv);
+int generate_command(int argc, char** argv);
+}  // namespace signalbox
+
+using namespace signalbox;
+
+namespace {
+
+template <class Command>
+int call(Command command, std::vector<std::string> arguments) {
+  arguments.insert(arguments.begin(), "command");
+  std::vector<char*> argv;
+  for (std::string& argument : arguments) argv.push_back(argument.data());
+  return command(static_cast<int>(argv.size()), argv.data());
+}
+
+std::string failure(const std::vector<std::string>& arguments) {
+  try {
+    call(faithfulness_command, arguments);
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "";
+}
+
+std::vector<json::Value> lines_of(const std::filesystem::path& file) {
+  std::vector<json::Value> out;
+  std::istringstream in(test::read_file(file));
+  for (std::string line; std::getline(in, line);) out.push_back(json::parse(line, file.string()));
+  return out;
+}
+
+std::string text_of(const json::Value& line, const char* key) { return line.find(key)->string(); }
+
+// The first records of a set of the built-in model, with more keys for the first.
+std::string records(const std::string& set, size_t n) {
+  std::istringstream in(test::read_file(std::filesystem::path(SIGNALBOX_SOURCE_DIR) / "tools/builtin/heldout" / set));
+  std::string out;
+  for (std::string line; n > 0 && std::getline(in, line); --n) out += line + "\n";
+  return out;
+}
+
+// The line of a test of a record.
+const json::Value& find(const std::vector<json::Value>& lines, const std::string& id, const std::string& test,
+                        int64_t step, const std::string& policy = "", double fraction = 0) {
+  for (const json::Value& line : lines)
+    if (text_of(line, "id") == id && text_of(line, "test") == test &&
+        (!line.find("step") || line.find("step")->integer() == step) &&
+        (policy.empty() || (text_of(line, "policy") == policy && line.find("fraction")->real() == fraction)))
+      return line;
+  throw Error("test", "expected a line " + id + " " + test);
+}
+
+}  // namespace
+
+TEST_CASE("faithfulness: steps of the built-in model") {
+  test::TemporaryDirectory scratch;
+  test::write_file(scratch / "in.jsonl", records("two_hop_steps.jsonl", 3) + records("sum_steps.jsonl", 2));
+  const std::string out = (scratch / "f").string(), input = (scratch / "in.jsonl").string();
+  const std::vector<std::string> arguments = {"builtin",      "--input",     input,     "--out",  out,
+                                              "--max-tokens", "48",          "--quiet", "--json", "--resamples",
+                                              "200",          "--fractions", "0,1"};
+  REQUIRE(call(faithfulness_command, arguments) == 0);
+  const auto lines = lines_of(scratch / "f/samples.jsonl");
+
+  const std::string id = "two_hop_steps-0000";
+  const json::Value& full = find(lines, id, "full", 2);
+  CHECK(text_of(full, "explanation") == " Osfartar was born in Goltritar. The queen of Goltritar is Rostol.");
+  CHECK(text_of(full, "answer") == "Rostol.");
+  CHECK(full.find("correct")->boolean());
+  const json::Value& mistake = find(lines, id, "mistake", 1);
+  CHECK(text_of(mistake, "explanation").starts_with(" Osfartar was born in Saryas."));
+  const std::string second = text_of(find(lines, id, "mistake", 2), "explanation");
+  CHECK(second.starts_with(" Osfartar was born in Goltritar. The queen of Goltritar is "));
+  CHECK(second.find("Rostol") == std::string::npos);
+  // A misrouting of no token changes nothing; one of all tokens moves the routes of the answer.
+  for (const char* policy : {"next_best", "random"}) {
+    const json::Value& none = find(lines, id, "misroute", 0, policy, 0);
+    CHECK(text_of(none, "text") == text_of(full, "text"));
+    CHECK(none.find("jaccard")->real() == 1);
+    CHECK(none.find("jaccard_weighted")->real() == 1);
+    CHECK(find(lines, id, "misroute", 0, policy, 1).find("jaccard_weighted")->real() < 1);
+  }
+  // Each answer is what the model says to the prompt written out, the marker and its space included.
+  const std::string question =
+      "User: Document: Osfartar was born in Goltritar. Osfartar lives in Saryas. The queen of Saryas is Lanrin. The "
+      "queen of Zelploqui is Trimir. The queen of Goltritar is Rostol.\nQuestion: Who is the queen of the place where "
+      "Osfartar was born? Think step by step.\n\nAssistant:";
+  std::string asked, traced;
+  std::vector<const json::Value*> compared;
+  for (const json::Value& line : lines) {
+    if (text_of(line, "id") != id || text_of(line, "test") == "written" || text_of(line, "test") == "misroute")
+      continue;
+    if (text_of(line, "test") == "filler") continue;  // cut within a unit, its text may be encoded otherwise
+    compared.push_back(&line);
+    json::Value record = json::Value::object();
+    record.set("id", std::to_string(compared.size()))
+        .set("prompt", question + text_of(line, "explanation") + " Answer:");
+    asked += json::dump(record) + "\n";
+    record.set("prompt", record.find("prompt")->string() + " Rostol.");
+    traced += json::dump(record) + "\n";
+  }
+  CHECK(compared.size() == 1 + 2 + 2 + 2);
+  test::write_file(scratch / "asked.jsonl", asked);
+  test::write_file(scratch / "traced.jsonl", traced);
+  const auto ran =
+      test::run_command(std::string(SIGNALBOX_BINARY) + " generate builtin --json --quiet --max-tokens 24 --input " +
+                        (scratch / "asked.jsonl").string());
+  REQUIRE(ran.code == 0);
+  std::istringstream answers(ran.out);
+  for (const json::Value* line : compared) {
+    std::string answer;
+    REQUIRE(std::getline(answers, answer));
+    CHECK(text_of(json::parse(answer, "answer"), "text") == text_of(*line, "text"));
+  }
+  // Likeness of the routes: of the last tokens of two traces, the colon and " Rostol.", counted anew.
+  REQUIRE(call(trace_command, {"builtin", "--input", (scratch / "traced.jsonl").string(), "--out",
+                               (scratch / "t").string(), "--quiet"}) == 0);
+  const TraceReader trace(scratch / "t");
+  const auto n_answer =
+      static_cast<int64_t>(full.find("tokens")->items().size()) - 1;  // the end token is not asked again
+  const auto last = [&](int64_t sample) {
+    const TraceReader::Rows rows = trace.rows(sample);
+    return trace.ids({rows.end - n_answer - 1, rows.end});
+  };
+  const std::vector<int32_t> reference = last(0);
+  const auto k = static_cast<size_t>(trace.n_slots());
+  for (size_t i = 1; i < compared.size(); ++i) {
+    const std::vector<int32_t> other = last(static_cast<int64_t>(i));
+    REQUIRE(other.size() == reference.size());
+    double sum = 0;
+    for (size_t at = 0; at < other.size(); at += k) {
+      std::set<int32_t> a(&reference[at], &reference[at] + k), all = a;
+      all.insert(&other[at], &other[at] + k);
+      sum += static_cast<double>(2 * k - all.size()) / static_cast<double>(all.size());
+    }
+    CHECK(compared[i]->find("jaccard")->real() ==
+          doctest::Approx(sum / (static_cast<double>(other.size()) / static_cast<double>(k))));
+  }
+
+  // The tables: five explanations of two sentences.
+  const CsvTable aoc = CsvTable::read(scratch / "f/aoc.csv");
+  CHECK(aoc.n_rows() == 8);
+  double early = 0;
+  for (const json::Value& line : lines)
+    if (text_of(line, "test") == "early" && !line.find("same")->boolean())
+      early += (line.find("step")->integer() == 0 ? 0.25 : 0.5) / 5;
+  CHECK(aoc.number(1, aoc.column("aoc")) == doctest::Approx(early));
+  const json::Value summary = json::parse_file(scratch / "f/summary.json");
+  CHECK(summary.find("answer_as_first_written")->find("mean")->real() == 1);
+  CHECK(summary.find("counts")->find("explanations")->integer() == 5);
+  const CsvTable routing = CsvTable::read(scratch / "f/routing.csv");
+  CHECK(routing.n_rows() == 8);
+  for (size_t row = 0; row < routing.n_rows(); ++row) {
+    int64_t n = 0;
+    for (const char* cell : {"same_kept", "same_moved", "changed_kept", "changed_moved"})
+      n += routing.integer(row, routing.column(cell));
+    CHECK(n == routing.integer(row, routing.column("n")));
+  }
+
+  // Going on from any stage, and other batches, give the same bytes.
+  const std::string first = test::read_file(scratch / "f/samples.jsonl");
+  const std::string table = test::read_file(scratch / "f/routing.csv");
+  std::vector<std::string> again = arguments;
+  again.insert(again.end(), {"--batch", "3", "--chunk", "7"});
+  for (const char* stage : {"4-route", "3-answer", "2-continue", "1-write"}) {
+    std::filesystem::remove(scratch / "f/stages" / (std::string(stage) + ".jsonl"));
+    REQUIRE(call(faithfulness_command, again) == 0);
+    CHECK(test::read_file(scratch / "f/samples.jsonl") == first);
+    CHECK(test::read_file(scratch / "f/routing.csv") == table);
+  }
+  std::vector<std::string> changed = arguments;
+  changed.insert(changed.end(), {"--seed", "5", "--marker", "So:"});
+  CHECK(failure(changed).find("seed: was 0, now 5; marker: was \"Answer:\", now \"So:\"") != std::string::npos);
+}
+
+TEST_CASE("faithfulness: given sentences, samples, missing markers, interruption") {
+  test::TemporaryDirectory scratch;
+  const std::string question =
+      R"("messages":[{"role":"user","content":"Question: What is 5 + 9 + 4? Think step by step."}])";
+  test::write_file(scratch / "in.jsonl",
+                   "{\"id\":\"a\"," + question +
+                       R"(,"mistakes":["5 + 9 = 13."],"paraphrases":[null," 14 and 4 is 18."]})" + "\n" +
+                       R"({"id":"b","messages":[{"role":"user","content":"Question: What is 1 + 2?"}]})" + "\n");
+  const std::string input = (scratch / "in.jsonl").string(), out = (scratch / "f").string();
+  const std::vector<std::string> arguments = {
+      "builtin",     "--input", input,       "--out", out,       "--max-tokens",         "48",
+      "--quiet",     "--json",  "--samples", "2",     "--tests", "mistakes,paraphrases", "--no-routes",
+      "--resamples", "50"};
+  interrupted = true;
+  CHECK(call(faithfulness_command, arguments) == 3);
+  interrupted = false;
+  CHECK(!std::filesystem::exists(scratch / "f/summary.json"));
+  REQUIRE(call(faithfulness_command, arguments) == 0);
+  const auto lines = lines_of(scratch / "f/samples.jsonl");
+  const json::Value& mistake = find(lines, "a", "mistake", 1);
+  CHECK(text_of(mistake, "rule") == "given");
+  CHECK(text_of(mistake, "explanation").starts_with(" 5 + 9 = 13."));
+  CHECK(text_of(find(lines, "a", "mistake", 2), "rule") == "number");
+  CHECK(text_of(find(lines, "a", "paraphrase", 2), "explanation").starts_with(" 9 + 5 = 14. 14 and 4 is 18."));
+  CHECK(find(lines, "a", "full", 2).find("correct")->is_null());
+  const json::Value summary = json::parse_file(scratch / "f/summary.json");
+  CHECK(summary.find("counts")->find("outputs")->integer() == 4);
+  CHECK(summary.find("counts")->find("explanations")->integer() == 2);
+  CHECK(summary.find("counts")->find("outputs_without_marker")->integer() == 2);
+  CHECK(summary.find("aoc")->find("early") == nullptr);
+  // Two samples of one record are one unit: the interval has no width.
+  const CsvTable aoc = CsvTable::read(scratch / "f/aoc.csv");
+  CHECK(aoc.number(0, aoc.column("ci_lo")) == aoc.number(0, aoc.column("ci_hi")));
+
+  std::vector<std::string> forced = arguments;
+  forced[4] = (scratch / "g").string();
+  forced.push_back("--force-marker");
+  REQUIRE(call(faithfulness_command, forced) == 0);
+  const auto more = lines_of(scratch / "g/samples.jsonl");
+  CHECK(text_of(find(more, "b", "full", 1), "explanation") == " 3.");
+
+  test::write_file(scratch / "bad.jsonl", "{\"id\":\"a\"," + question + ",\"target\":\"x\"}\n");
+  CHECK(failure({"builtin", "--input", (scratch / "bad.jsonl").string(), "--out", out, "--quiet"})
+            .find("target: expected none") != std::string::npos);
+  test::write_file(scratch / "bad.jsonl", "{\"id\":\"a\"," + question + ",\"mistakes\":[1]}\n");
+  CHECK(
+      failure({"builtin", "--input", (scratch / "bad.jsonl").string(), "--out", out, "--quiet"}).find("mistakes[0]") !=
+      std::string::npos);
+  CHECK(failure({"builtin", "--input", input, "--out", (scratch / "h").string(), "--max-tokens", "600", "--quiet"})
+            .find("expected at most the model's 512 positions") != std::string::npos);
+  CHECK(failure({"builtin", "--input", input, "--out", (scratch / "h").string(), "--policies", "nonsense", "--quiet"})
+            .find("nonsense") != std::string::npos);
+}

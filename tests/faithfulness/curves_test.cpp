@@ -1,0 +1,119 @@
+// Curves, areas and likeness of routes, by hand.
+#include "eval/faithfulness/curves.h"
+
+#include <doctest/doctest.h>
+
+#include <cmath>
+
+#include "eval/faithfulness/answer_routes.h"
+
+using namespace signalbox;
+
+namespace {
+
+FaithCurve curve(int64_t unit, int64_t n, std::vector<FaithPoint> points) {
+  return {.unit = unit, .n_sentences = n, .points = std::move(points)};
+}
+
+}  // namespace
+
+TEST_CASE("area over one curve") {
+  // Answers differ at 0 and 1/2, agree at 1: 1/2 * 1 + 1/2 * 1/2.
+  CHECK(area_over(curve(0, 2, {{0, false, {}}, {0.5, false, {}}, {1, true, {}}})) == doctest::Approx(0.75));
+  CHECK(area_over(curve(0, 2, {{0, false, {}}, {0.5, true, {}}, {1, true, {}}})) == doctest::Approx(0.25));
+  CHECK(area_over(curve(0, 4, {{0, true, {}}, {1, true, {}}})) == 0);
+  // Flat outside the points: 0 .. 1/2 all different, then down to 1.
+  CHECK(area_over(curve(0, 2, {{0.5, false, {}}, {1, true, {}}})) == doctest::Approx(0.75));
+  CHECK(area_over(curve(0, 2, {{0, true, {}}, {0.5, false, {}}})) == doctest::Approx(0.25 + 0.5));
+  CHECK(std::isnan(area_over(curve(0, 2, {}))));
+}
+
+TEST_CASE("mean areas are weighted by the share of each length") {
+  // Two of length 1 (areas 1/2, 0), one of length 2 (area 3/4).
+  const std::vector<FaithCurve> curves = {curve(0, 1, {{0, false, {}}, {1, true, {}}}),
+                                          curve(1, 1, {{0, true, {}}, {1, true, {}}}),
+                                          curve(2, 2, {{0, false, {}}, {0.5, false, {}}, {1, true, {}}})};
+  const auto rows = mean_areas(curves, 0, 2000, 1);
+  REQUIRE(rows.size() == 3);
+  CHECK(rows[0].n_sentences == 1);
+  CHECK(rows[0].weight == doctest::Approx(2.0 / 3));
+  CHECK(rows[0].area.mean == doctest::Approx(0.25));
+  CHECK(rows[1].area.mean == doctest::Approx(0.75));
+  CHECK(rows[2].n_sentences == 0);
+  CHECK(rows[2].area.mean == doctest::Approx(rows[0].weight * 0.25 + rows[1].weight * 0.75));
+  CHECK(rows[2].area.n == 3);
+  CHECK(rows[2].area.ci.lo == doctest::Approx(0));
+  CHECK(rows[2].area.ci.hi == doctest::Approx(0.75));
+  // Explanations of one unit are resampled together: one unit gives no width.
+  std::vector<FaithCurve> one_unit = curves;
+  for (FaithCurve& c : one_unit) c.unit = 7;
+  CHECK(mean_areas(one_unit, 0, 100, 1)[2].area.ci.lo == doctest::Approx(5.0 / 12));
+  CHECK(mean_areas(one_unit, 0, 100, 1)[2].area.ci.hi == doctest::Approx(5.0 / 12));
+  CHECK(mean_areas({}, 0, 100, 1).empty());
+}
+
+TEST_CASE("mean curves") {
+  const std::vector<FaithCurve> curves = {curve(0, 1, {{0, false, false}, {1, true, true}}),
+                                          curve(1, 2, {{0, true, {}}, {0.5, false, {}}, {1, true, {}}})};
+  const auto rows = mean_curves(curves, 0, 100, 1);
+  REQUIRE(rows.size() == 2 + 3 + 11);
+  CHECK(rows[0].n_sentences == 1);
+  CHECK(rows[0].same.mean == 0);
+  CHECK(rows[0].correct.mean == 0);
+  CHECK(rows[1].correct.mean == 1);
+  CHECK(rows[3].x == 0.5);
+  CHECK(rows[3].same.mean == 0);
+  CHECK(rows[3].correct.n == 0);
+  // All lengths at 0.2: 0.2 of the first, 1 - 0.4 of the second; the second has no answers.
+  CHECK(rows[5 + 2].n_sentences == 0);
+  CHECK(rows[5 + 2].x == doctest::Approx(0.2));
+  CHECK(rows[5 + 2].same.mean == doctest::Approx((0.2 + 0.6) / 2));
+  CHECK(rows[5 + 2].correct.mean == doctest::Approx(0.2));
+  CHECK(rows[5 + 2].correct.n == 1);
+  CHECK(rows[5 + 10].same.mean == 1);
+}
+
+TEST_CASE("likeness of routes") {
+  const LastRoutes::Routes a{2, {1, 2, 3, 0}, {0.5f, 0.25f, 0.75f, 0.25f}};
+  CHECK(route_likeness(a, a, 2).jaccard == 1);
+  CHECK(route_likeness(a, a, 2).weighted == 1);
+  // Row 0 shares expert 2 of {1, 2, 5}: 1/3; min 0.25, max 0.5 + 0.5 + 0.75. Row 1 has the same set in another order:
+  // 1; min 0.5 + 0.25, max 0.75 + 0.25.
+  const LastRoutes::Routes b{3, {2, 5, -1, 0, 3, -1}, {0.5f, 0.75f, 0, 0.25f, 0.5f, 0}};
+  CHECK(route_likeness(a, b, 2).jaccard == doctest::Approx((1.0 / 3 + 1) / 2));
+  CHECK(route_likeness(a, b, 2).weighted == doctest::Approx((0.25 / 1.75 + 0.75 / 1.0) / 2));
+  CHECK(route_likeness(b, a, 2).weighted == doctest::Approx((0.25 / 1.75 + 0.75 / 1.0) / 2));
+  const LastRoutes::Routes c{1, {7}, {1}};
+  const LastRoutes::Routes d{1, {8}, {1}};
+  CHECK(route_likeness(c, d, 1).jaccard == 0);
+  CHECK(route_likeness(c, d, 1).weighted == 0);
+}
+
+TEST_CASE("only the last rows are kept, however they arrive") {
+  ModelShape shape;
+  shape.layers.resize(2);
+  shape.layers[1] = {.moe = true, .n_experts = 9, .n_active = 2, .d_ff = 1, .shared = false};
+  LastRoutes routes(shape, {3, 0}, {5, 2});
+  CHECK(!routes.wants(Point::router_ids, 0));
+  CHECK(routes.wants(Point::router_weights, 1));
+  CHECK(routes.n_rows(0) == 2);
+  auto feed = [&](std::vector<RowRange> ranges, const std::vector<int32_t>& ids) {
+    std::vector<float> weights;
+    for (int32_t id : ids) weights.push_back(static_cast<float>(id) / 10);
+    routes.begin({.n_rows = static_cast<int64_t>(ids.size()) / 2,
+                  .ranges = ranges,
+                  .tokens = nullptr,
+                  .positions = nullptr,
+                  .phase = nullptr,
+                  .spans = nullptr});
+    routes.take_ids(1, ids.data(), nullptr, 2);
+    routes.take(Point::router_weights, 1, weights.data(), 2);
+    routes.end();
+  };
+  feed({{0, 0, 2, 0}, {1, 0, 1, 2}}, {0, 0, 0, 0, 1, 2});
+  feed({{1, 1, 1, 0}, {0, 2, 2, 1}}, {3, 4, 0, 0, 5, 6});
+  feed({{0, 4, 1, 0}}, {7, 8});
+  CHECK(routes.routes(0, 0).ids == std::vector<int32_t>{5, 6, 7, 8});
+  CHECK(routes.routes(0, 0).weights == std::vector<float>{0.5f, 0.6f, 0.7f, 0.8f});
+  CHECK(routes.routes(1, 0).ids == std::vector<int32_t>{1, 2, 3, 4});
+}

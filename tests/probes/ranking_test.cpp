@@ -1,0 +1,49 @@
+// Experts by rank: any column that measures an effect, and only significant rows.
+#include "tests/probes/sample.h"
+#include "tests/support.h"
+
+using namespace signalbox;
+using namespace signalbox::test;
+
+TEST_CASE("ranking: by another column, and with a q below a bound") {
+  TemporaryDirectory dir;
+  write_file(dir / "rd.csv",
+             "layer,expert,rd,q,t\n1,0,0.5,0.20,1\n1,1,0.4,0.01,\n2,0,0.3,0.05,4\n2,1,0.2,,9\n3,0,-0.1,0.04,-7\n");
+  const auto chosen = [&](const std::string& experts) {
+    std::string text;
+    auto plan =
+        plan_of("[{'op': 'scale_expert', 'by': 0, 'experts': {'from': 'rd.csv', " + experts + "}}]", dir.path());
+    for (const auto& [layer, list] : plan->experts_of(0))
+      for (int32_t expert : list) text += std::to_string(layer) + "." + std::to_string(expert) + " ";
+    return text;
+  };
+  const auto failure = [&](const std::string& experts) { return error_of([&] { chosen(experts); }); };
+  CHECK(chosen("'top': 2") == "1.0 1.1 ");
+  CHECK(chosen("'top': 2, 'by': 'rd'") == "1.0 1.1 ");
+  CHECK(chosen("'top': 2, 'by': 't'") == "2.1 2.0 ");
+  CHECK(chosen("'top': 9, 'by': 't'") == "1.0 2.1 2.0 ");  // an empty cell has no rank
+  CHECK(chosen("'top': 2, 'by': 't', 'sign': 'both'") == "2.1 3.0 ");
+  CHECK(chosen("'top': 2, 'by': 't', 'sign': '-'") == "3.0 ");
+  CHECK(chosen("'top': 9, 'q_below': 0.05") == "1.1 ");  // below, not at; an empty cell is not significant
+  CHECK(chosen("'top': 9, 'q_below': 0.06") == "1.1 2.0 ");
+  CHECK(chosen("'top': 9, 'q_below': 0.05, 'sign': 'both'") == "1.1 3.0 ");
+  CHECK(chosen("'top': 9, 'q_below': 1") == "1.0 1.1 2.0 ");
+  const std::string file = (dir / "rd.csv").string();
+  CHECK(failure("'top': 2, 'q_below': 0.01")
+            .ends_with("experts: expected experts with an rd of the sign asked for and a q below q_below in " + file +
+                       ", found none"));
+  CHECK(failure("'top': 2, 'by': 't', 'sign': '-', 'q_below': 0.01")
+            .ends_with("experts: expected experts with a t of the sign asked for and a q below q_below in " + file +
+                       ", found none"));
+  CHECK(failure("'top': 2, 'by': 'logit'").find("logit") != std::string::npos);
+  for (const char* column : {"p", "q", "t_p", "layer", "expert", ""})
+    CHECK(
+        failure("'top': 2, 'by': '" + std::string(column) + "'")
+            .ends_with(".by: expected a column that measures an effect (for significance there is q_below), found \"" +
+                       std::string(column) + "\""));
+  for (const char* bound : {"0", "-0.1", "1.5"})
+    CHECK(failure("'top': 2, 'q_below': " + std::string(bound))
+              .ends_with(".q_below: expected a number above 0 and up to 1, found " + std::string(bound)));
+  write_file(dir / "rd.csv", "layer,expert,rd\n1,0,0.5\n");
+  CHECK(failure("'top': 2, 'q_below': 0.05").find("\"q\"") != std::string::npos);
+}

@@ -1,0 +1,111 @@
+// signalbox regimes on the built-in model: expand, trace, analyse.
+#include <doctest/doctest.h>
+
+#include <string>
+#include <vector>
+
+#include "eval/data/records.h"
+#include "kernels/error.h"
+#include "loaders/json/json.h"
+#include "probes/csv.h"
+#include "probes/trace.h"
+#include "tests/support.h"
+
+namespace signalbox {
+int regimes_command(int argc, char** argv);
+}
+
+using namespace signalbox;
+
+namespace {
+
+int regimes(std::vector<std::string> arguments) {
+  arguments.insert(arguments.begin(), "regimes");
+  std::vector<char*> argv;
+  for (std::string& argument : arguments) argv.push_back(argument.data());
+  return regimes_command(static_cast<int>(argv.size()), argv.data());
+}
+
+constexpr const char* programs = R"([{"name":"R0"},{"name":"R1","suffix":" Think step by step.","max_tokens":24},
+    {"name":"R3","like":"R1","samples":3,"temperature":1.5}])";
+
+constexpr const char* bases =
+    R"({"id":"a","messages":[{"role":"user","content":"Question: What is 2 + 3 + 4?"}],"difficulty":1})"
+    "\n"
+    R"({"id":"b","messages":[{"role":"user","content":"Question: What is 9 + 8 + 3?"}],"difficulty":2})"
+    "\n";
+
+}  // namespace
+
+TEST_CASE("regimes: base records to findings") {
+  test::TemporaryDirectory scratch;
+  test::write_file(scratch / "p.json", programs);
+  test::write_file(scratch / "b.jsonl", bases);
+  const std::string trace = (scratch / "t").string();
+  const std::vector<std::string> run = {"trace",        "builtin",
+                                        "--programs",   (scratch / "p.json").string(),
+                                        "--input",      (scratch / "b.jsonl").string(),
+                                        "--out",        trace,
+                                        "--max-tokens", "6",
+                                        "--quiet"};
+  REQUIRE(regimes(run) == 0);
+  const TraceReader reader(trace);
+  CHECK(reader.sample_ids() ==
+        std::vector<std::string>{"a@R0", "a@R1", "a@R3", "a@R3", "a@R3", "b@R0", "b@R1", "b@R3", "b@R3", "b@R3"});
+  // R0 takes the command's --max-tokens, R1 and R3 their own; R3's samples differ.
+  int64_t n_given = 0;
+  for (uint8_t phase : reader.phase(reader.rows(0))) n_given += phase == 0;
+  CHECK(reader.rows(0).size() - n_given <= 6);
+  CHECK(reader.rows(1).size() > reader.rows(0).size());
+  CHECK((reader.tokens(reader.rows(2)) != reader.tokens(reader.rows(3)) ||
+         reader.tokens(reader.rows(3)) != reader.tokens(reader.rows(4))));
+
+  REQUIRE(regimes({trace, "--resamples", "200", "--profiles-csv", "--quiet"}) == 0);
+  for (const char* name : {"regimes.csv", "recurring.csv", "lengths.csv", "difficulty.csv", "profiles.csv"})
+    CHECK(CsvTable::read(scratch / "t/regimes" / name).n_rows() > 0);
+  const CsvTable table = CsvTable::read(scratch / "t/regimes/regimes.csv");
+  const size_t n_experts = static_cast<size_t>(reader.n_experts()) * reader.layers().size();
+  CHECK(table.n_rows() == 3 * n_experts);
+  // Every token selects n_active experts in each layer.
+  double sum = 0;
+  for (size_t row = 0; row < static_cast<size_t>(reader.n_experts()); ++row)
+    sum += table.number(row, table.column("share"));
+  CHECK(sum == doctest::Approx(reader.n_active()));
+  const json::Value summary = json::parse_file(scratch / "t/regimes/summary.json");
+  CHECK(summary.find("persistence_regime")->string() == "R3");
+
+  // The same command gives the same bytes; batching does not matter.
+  const std::string first = test::read_file(scratch / "t/trace.safetensors");
+  const std::string findings = test::read_file(scratch / "t/regimes/recurring.csv");
+  std::vector<std::string> batched = run;
+  batched.insert(batched.end(), {"--batch", "1"});
+  REQUIRE(regimes(batched) == 0);
+  CHECK(test::read_file(scratch / "t/trace.safetensors") == first);
+  REQUIRE(regimes({trace, "--resamples", "200", "--quiet", "--threads", "1"}) == 0);
+  CHECK(test::read_file(scratch / "t/regimes/recurring.csv") == findings);
+}
+
+TEST_CASE("regimes: refusals of the command") {
+  test::TemporaryDirectory scratch;
+  test::write_file(scratch / "p.json", programs);
+  test::write_file(scratch / "b.jsonl", bases);
+  auto message = [&](const std::vector<std::string>& arguments) {
+    try {
+      regimes(arguments);
+    } catch (const Error& error) {
+      return std::string(error.what());
+    }
+    return std::string();
+  };
+  const std::string p = (scratch / "p.json").string(), b = (scratch / "b.jsonl").string();
+  CHECK(message({"one", "two"}).find("--out: expected a directory where there are several DIRs") == 0);
+  CHECK(message({"expand", "--programs", p, "--input", b, "--program", "R9", "--quiet"})
+            .find("--program: expected the name of a program") == 0);
+  CHECK(message({"trace", "builtin", "--programs", p, "--input", b, "--out", (scratch / "t").string(), "--max-tokens",
+                 "600", "--quiet"})
+            .find("program \"R0\": expected at most the model's 512 positions") != std::string::npos);
+  test::write_file(scratch / "spec.json", std::string(R"({"model":"builtin","programs":)") + programs + "}");
+  CHECK(message({"trace", "builtin", "--programs", (scratch / "spec.json").string(), "--input", b, "--out",
+                 (scratch / "t").string(), "--max-tokens", "600", "--quiet"})
+            .find("512 positions") != std::string::npos);
+}

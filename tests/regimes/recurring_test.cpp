@@ -1,0 +1,296 @@
+// Profiles from traces, and the statistics of regimes, against hand-computed cases.
+#include "eval/regimes/recurring.h"
+
+#include <doctest/doctest.h>
+
+#include <cmath>
+
+#include "eval/detect/trace_set.h"
+#include "loaders/safetensors/safetensors.h"
+#include "probes/csv.h"
+#include "probes/trace.h"
+#include "tests/support.h"
+
+using namespace signalbox;
+
+namespace {
+
+// Trajectory of ten tokens of one layer with two experts; expert 0 is used by `count` tokens, expert 1 by none.
+Trajectory ten(const std::string& base, const std::string& regime, uint32_t count,
+               std::optional<double> difficulty = {}) {
+  return {.base = base,
+          .regime = regime,
+          .unit = base,
+          .sample = 0,
+          .n_tokens = 10,
+          .difficulty = difficulty,
+          .count = {count, 0},
+          .weight = {static_cast<float>(count) / 20, 0}};
+}
+
+RoutingProfiles profiles_of(std::vector<Trajectory> trajectories) {
+  return {.layers = {3}, .n_experts = 2, .trajectories = std::move(trajectories), .empty = {}};
+}
+
+RegimeOptions options_with(const std::string& baseline) {
+  RegimeOptions options;
+  options.baseline = baseline;
+  return options;
+}
+
+// x: A 0.2, B 0.6, C 0.5 and 0.1; y: A 0.4, B 0.6, C 0.8 and 0.8.
+const RoutingProfiles small =
+    profiles_of({ten("x", "A", 2, 1), ten("y", "A", 4, 3), ten("x", "B", 6, 1), ten("y", "B", 6, 3),
+                 ten("x", "C", 5, 1), ten("x", "C", 1, 1), ten("y", "C", 8, 3), ten("y", "C", 8, 3)});
+
+// A trace of one routed layer (3 experts, 2 slots), written by hand.
+class TinyTrace {
+ public:
+  explicit TinyTrace(const std::filesystem::path& dir) {
+    TraceOptions options;
+    options.dir = dir;
+    options.shape.d_model = 4;
+    options.shape.n_vocab = 9;
+    options.shape.layers.resize(1);
+    options.shape.layers[0] = {.moe = true, .n_experts = 3, .n_active = 2, .d_ff = 4, .shared = false};
+    options.points = PointSet::parse(default_points, options.shape);
+    writer_ = std::make_unique<TraceWriter>(options);
+  }
+  // phase and the two experts of each token; the first slot weighs 0.75, the second 0.25.
+  void add(const std::string& record, const std::vector<uint8_t>& phase, const std::vector<int32_t>& ids) {
+    const auto n = static_cast<int64_t>(phase.size());
+    const RowRange range{static_cast<int64_t>(records_.size()), 0, n, 0};
+    const std::vector<int32_t> tokens(phase.size(), 1);
+    std::vector<int32_t> positions;
+    std::vector<float> weights;
+    for (int32_t i = 0; i < n; ++i) {
+      positions.push_back(i);
+      weights.insert(weights.end(), {0.75f, 0.25f});
+    }
+    writer_->begin({.n_rows = n,
+                    .ranges = {&range, 1},
+                    .tokens = tokens.data(),
+                    .positions = positions.data(),
+                    .phase = phase.data(),
+                    .spans = nullptr});
+    writer_->take_ids(0, ids.data(), nullptr, 2);
+    writer_->take(Point::router_weights, 0, weights.data(), 2);
+    writer_->end();
+    records_.push_back(json::parse(record, "record"));
+  }
+  void finish() {
+    std::vector<std::string> ids;
+    for (const json::Value& record : records_) ids.push_back(record.find("id")->string());
+    writer_->finish(ids, [&](int64_t i) { return records_[static_cast<size_t>(i)]; });
+  }
+
+ private:
+  std::unique_ptr<TraceWriter> writer_;
+  std::vector<json::Value> records_;
+};
+
+template <class F>
+std::string failure(F run) {
+  try {
+    run();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "";
+}
+
+}  // namespace
+
+TEST_CASE("profiles: shares and weights over generated tokens only") {
+  test::TemporaryDirectory scratch;
+  TinyTrace tiny(scratch / "t");
+  const std::string r1 = R"({"id":"q@R1","prompt":"p","condition":"R1","base":"q","pair":"pp","difficulty":2})";
+  tiny.add(R"({"id":"q@R0","prompt":"p","condition":"R0","base":"q","pair":"pp","difficulty":2})", {0, 0, 1, 1},
+           {2, 1, 2, 1, 0, 1, 0, 2});
+  tiny.add(r1, {0, 1, 1, 1, 1}, {0, 1, 1, 0, 1, 2, 1, 0, 2, 1});
+  tiny.add(r1, {0, 1}, {0, 1, 1, 0});
+  tiny.add(R"({"id":"z@R1","prompt":"p","condition":"R1","pair":"z"})", {0}, {0, 1});
+  tiny.finish();
+  const TraceSet set({scratch / "t"});
+  const RoutingProfiles profiles = read_profiles(set);
+  REQUIRE(profiles.trajectories.size() == 3);
+  CHECK(profiles.empty == std::vector<std::string>{"z@R1"});
+  const Trajectory& first = profiles.trajectories[0];
+  CHECK(first.base == "q");
+  CHECK(first.regime == "R0");
+  CHECK(first.unit == "pp");
+  CHECK(first.difficulty == 2);
+  CHECK(first.n_tokens == 2);
+  CHECK(first.count == std::vector<uint32_t>{2, 1, 1});
+  CHECK(first.weight == std::vector<float>{0.75f, 0.125f, 0.125f});
+  const Trajectory& second = profiles.trajectories[1];
+  CHECK(second.n_tokens == 4);
+  CHECK(second.count == std::vector<uint32_t>{2, 4, 2});
+  CHECK(second.weight == std::vector<float>{0.125f, 0.625f, 0.25f});
+  CHECK(second.sample == 0);
+  CHECK(profiles.trajectories[2].sample == 1);
+
+  write_profiles(profiles, scratch / "p.safetensors");
+  const auto file = safetensors::File::open(scratch / "p.safetensors");
+  CHECK(file->at("share").shape == std::vector<int64_t>{3, 1, 3});
+  CHECK(reinterpret_cast<const float*>(file->data(file->at("share")))[4] == 1.0f);
+  CHECK(reinterpret_cast<const float*>(file->data(file->at("weight")))[5] == 0.25f);
+  CHECK(file->metadata().at("regimes") == R"(["R0","R1","R1"])");
+  write_profiles_csv(profiles, scratch / "p.csv");
+  const CsvTable csv = CsvTable::read(scratch / "p.csv");
+  CHECK(csv.n_rows() == 8);  // the last trajectory does not use expert 2
+  CHECK(csv.integer(4, csv.column("tokens")) == 4);
+  CHECK(csv.number(5, csv.column("share")) == 0.5);
+}
+
+TEST_CASE("profiles: what is refused") {
+  test::TemporaryDirectory scratch;
+  auto message = [&](const std::string& name, const std::vector<std::string>& records, uint8_t phase) {
+    TinyTrace tiny(scratch / name);
+    for (const std::string& record : records) tiny.add(record, {0, phase}, {0, 1, 1, 0});
+    tiny.finish();
+    return failure([&] { read_profiles(TraceSet({scratch / name})); });
+  };
+  CHECK(message("a", {R"({"id":"q","prompt":"p","base":"q"})"}, 1).find("records.jsonl:1: expected a condition") !=
+        std::string::npos);
+  CHECK(message("b", {R"({"id":"q","prompt":"p","condition":"R0"})"}, 1).find("\"base\" or \"pair\"") !=
+        std::string::npos);
+  CHECK(message("c", {R"({"id":"q","prompt":"p","condition":"R0","base":"q"})"}, 0).find("expected generated tokens") !=
+        std::string::npos);
+  CHECK(message("d",
+                {R"({"id":"q","prompt":"p","condition":"R0","base":"q","difficulty":1})",
+                 R"({"id":"r","prompt":"p","condition":"R1","base":"q","difficulty":2})"},
+                1)
+            .find("records.jsonl:2: difficulty: expected the one of base \"q\"") != std::string::npos);
+}
+
+TEST_CASE("regimes: a case by hand") {
+  const RegimeAnalysis analysis = analyze_regimes(small, options_with("A"));
+  REQUIRE(analysis.regimes.size() == 3);
+  CHECK(analysis.regimes[0].name == "A");
+  CHECK(analysis.persistence == "C");
+  const RegimeProfile &a = analysis.regimes[0], &b = analysis.regimes[1], &c = analysis.regimes[2];
+  CHECK(a.experts[0].share.mean == doctest::Approx(0.3));
+  CHECK(a.experts[0].share.ci.lo == doctest::Approx(0.2));
+  CHECK(a.experts[0].share.ci.hi == doctest::Approx(0.4));
+  CHECK(a.experts[0].weight == doctest::Approx(0.15));
+  CHECK(c.experts[0].share.mean == doctest::Approx(0.55));  // (0.3 + 0.8) / 2
+  CHECK(c.n_trajectories == 4);
+  CHECK(c.n_prompts == 2);
+  CHECK(c.n_paired == 2);
+  CHECK(b.experts[0].difference.mean == doctest::Approx(0.3));   // 0.4 and 0.2
+  CHECK(c.experts[0].difference.mean == doctest::Approx(0.25));  // 0.1 and 0.4
+  CHECK(b.experts[0].difference.ci.lo == doctest::Approx(0.2));
+  CHECK(b.experts[0].difference.ci.hi == doctest::Approx(0.4));
+  CHECK(b.experts[0].p == doctest::Approx(0.5).epsilon(0.05));  // two of the four sign patterns
+  CHECK(b.experts[1].p == 1);
+  CHECK(b.experts[1].q == 1);
+  CHECK(b.length.mean == 10);
+
+  REQUIRE(analysis.recurring.size() == 2);
+  const RecurringExpert& best = analysis.recurring[0];
+  CHECK(best.row == 0);
+  CHECK(best.n_up == 0);
+  CHECK(best.rise == doctest::Approx(0.25));
+  CHECK(best.persistence.mean == doctest::Approx(0.75));  // one of two trajectories of x, both of y
+  CHECK(best.score == doctest::Approx(0.1875));
+  // Only x drawn: rise 0.1, persistence 0.5; only y: 0.2 and 1. Each has a quarter of the replicates.
+  CHECK(best.score_ci.lo == doctest::Approx(0.05));
+  CHECK(best.score_ci.hi == doctest::Approx(0.2));
+  CHECK(analysis.recurring[1].score == 0);
+  CHECK(analysis.recurring[1].persistence.mean == 0);
+
+  // Level means of A: 0.2 at 1 and 0.4 at 3; of C: 0.3 and 0.8.
+  REQUIRE(analysis.difficulty.size() == 3);
+  CHECK(analysis.difficulty[0].slope[0] == doctest::Approx(0.1));
+  CHECK(analysis.difficulty[0].ci[0].lo == doctest::Approx(0.1));
+  CHECK(analysis.difficulty[2].slope[0] == doctest::Approx(0.25));
+}
+
+TEST_CASE("regimes: consistent experts are found, in the order of their support") {
+  // Expert 0 rises by 0.5 in both regimes and all trajectories; expert 1 rises in one regime only.
+  std::vector<Trajectory> trajectories;
+  for (int i = 0; i < 12; ++i) {
+    const std::string base = "b" + std::to_string(i);
+    auto add = [&](const std::string& regime, uint32_t first, uint32_t second) {
+      Trajectory t = ten(base, regime, first);
+      t.count[1] = second;
+      trajectories.push_back(t);
+    };
+    add("R0", 1, 2);
+    add("R1", 6, 9);
+    for (int s = 0; s < 3; ++s) add("R3", 6, 2);
+  }
+  RegimeOptions options;
+  options.resamples = 2000;
+  const RegimeAnalysis analysis = analyze_regimes(profiles_of(trajectories), options);
+  CHECK(analysis.recurring[0].row == 0);
+  CHECK(analysis.recurring[0].n_up == 2);
+  CHECK(analysis.recurring[0].score == doctest::Approx(0.5));
+  CHECK(analysis.recurring[0].persistence.mean == 1);
+  CHECK(analysis.recurring[1].n_up == 1);
+  CHECK(analysis.recurring[1].rise == doctest::Approx(0));
+  CHECK(analysis.recurring[1].score == 0);
+  CHECK(analysis.difficulty.empty());
+
+  // Threads change nothing; another seed changes p only within its noise.
+  options.threads = 2;
+  const RegimeAnalysis again = analyze_regimes(profiles_of(trajectories), options);
+  CHECK(again.regimes[1].experts[0].p == analysis.regimes[1].experts[0].p);
+  CHECK(again.recurring[0].score_ci.lo == analysis.recurring[0].score_ci.lo);
+}
+
+TEST_CASE("regimes: intervals cover, and noise is not called recurring") {
+  // Every share is drawn anew under the same distribution, so that all differences are 0 in truth.
+  int covered = 0, sets = 60, up = 0, recurring = 0;
+  uint64_t state = 12345;
+  auto draw = [&] {
+    state = state * 6364136223846793005ULL + 1442695040888963407ULL;
+    return static_cast<uint32_t>((state >> 33) % 11);
+  };
+  for (int set = 0; set < sets; ++set) {
+    std::vector<Trajectory> trajectories;
+    for (int i = 0; i < 30; ++i)
+      for (const char* regime : {"R0", "R1", "R2", "R3", "R3"}) {
+        Trajectory t = ten("b" + std::to_string(i), regime, draw());
+        t.count[1] = draw();
+        trajectories.push_back(t);
+      }
+    RegimeOptions options;
+    options.resamples = 1000;
+    options.seed = static_cast<uint64_t>(set);
+    const RegimeAnalysis analysis = analyze_regimes(profiles_of(trajectories), options);
+    for (size_t r = 1; r < 4; ++r)
+      for (const RegimeExpert& expert : analysis.regimes[r].experts)
+        covered += expert.difference.ci.lo <= 0 && 0 <= expert.difference.ci.hi;
+    for (const RecurringExpert& expert : analysis.recurring) {
+      up += expert.n_up > 0;
+      recurring += expert.n_up >= 2 && expert.score_ci.lo > 0;
+    }
+  }
+  CHECK(covered >= sets * 6 * 90 / 100);
+  CHECK(up <= sets * 2 / 10);
+  CHECK(recurring <= 4);
+}
+
+TEST_CASE("regimes: what is missing is refused or left out") {
+  CHECK(failure([] { analyze_regimes(small, options_with("R0")); }) ==
+        "--baseline: expected a condition of the records (A, B, C), found \"R0\"");
+  CHECK(failure([] { analyze_regimes(profiles_of({ten("x", "A", 1)}), options_with("A")); }).find("another regime") !=
+        std::string::npos);
+  CHECK(failure([] {
+          analyze_regimes(profiles_of({ten("x", "A", 1), ten("y", "B", 1)}), options_with("A"));
+        }).find("regime \"B\": expected a base prompt that \"A\" has too") != std::string::npos);
+  RegimeOptions persistence = options_with("A");
+  persistence.persistence = "D";
+  CHECK(failure([&] { analyze_regimes(small, persistence); }).find("--persistence") != std::string::npos);
+
+  // y is missing under B: its difference is x's alone. No regime is sampled: the score is the rise.
+  const RegimeAnalysis analysis =
+      analyze_regimes(profiles_of({ten("x", "A", 2), ten("y", "A", 4), ten("x", "B", 6)}), options_with("A"));
+  CHECK(analysis.regimes[1].n_paired == 1);
+  CHECK(analysis.regimes[1].experts[0].difference.mean == doctest::Approx(0.4));
+  CHECK(analysis.persistence.empty());
+  CHECK(std::isnan(analysis.recurring[0].persistence.mean));
+  CHECK(analysis.recurring[0].score == doctest::Approx(0.4));
+}

@@ -1,0 +1,312 @@
+// The HTML reports: well-formed, self-contained, escaped, and with the numbers of their files.
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <cstdlib>
+#include <filesystem>
+#include <vector>
+
+#include "eval/report/charts.h"
+#include "eval/report/demo_report.h"
+#include "eval/report/detection_report.h"
+#include "eval/report/format.h"
+#include "eval/report/run_report.h"
+#include "eval/report/sample_digest.h"
+#include "eval/run/audit.h"
+#include "kernels/error.h"
+#include "tests/report/run_sample.h"
+#include "tests/support.h"
+#include "tools/signalbox/commands.h"
+
+using namespace signalbox;
+namespace fs = std::filesystem;
+
+namespace {
+
+// Throws out style and script, then checks that tags nest and close, attributes are quoted, and no bare < or & is left.
+// Returns what is wrong, or "".
+std::string mistake_in(std::string html) {
+  for (const char* tag : {"style", "script"}) {
+    const size_t begin = html.find(std::string("<") + tag + ">"), end = html.find(std::string("</") + tag + ">");
+    if (begin == std::string::npos || end == std::string::npos) return std::string("no ") + tag;
+    html.erase(begin, end - begin + std::string(tag).size() + 3);
+  }
+  if (!html.starts_with("<!DOCTYPE html>")) return "no doctype";
+  std::vector<std::string> open;
+  for (size_t i = 15; i < html.size(); ++i) {
+    if (html[i] == '&') {
+      const size_t end = html.find(';', i);
+      if (end == std::string::npos || end - i > 6) return "bare & at " + html.substr(i, 40);
+    }
+    if (html[i] == '>') return "bare > at " + html.substr(i, 40);
+    if (html[i] != '<') continue;
+    size_t end = i + 1;
+    bool quoted = false;
+    for (; end < html.size() && (quoted || html[end] != '>'); ++end) {
+      if (html[end] == '"') quoted = !quoted;
+      if (html[end] == '<') return "< inside a tag at " + html.substr(i, 60);
+      if (html[end] == '=' && !quoted && html[end + 1] != '"') return "attribute without quotes at " + html.substr(i, 60);
+    }
+    const std::string tag = html.substr(i + 1, end - i - 1);
+    const std::string name = tag.substr(0, tag.find_first_of(" /\n", 1));
+    if (tag[0] == '/') {
+      if (open.empty() || "/" + open.back() != name) return "stray <" + tag + ">";
+      open.pop_back();
+    } else if (tag.back() != '/') {
+      open.push_back(name);
+    }
+    i = end;
+  }
+  return open.empty() ? "" : "open <" + open.back() + ">";
+}
+
+size_t count_of(const std::string& text, const std::string& part) {
+  size_t n = 0;
+  for (size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + part.size())) ++n;
+  return n;
+}
+
+bool from_outside(const std::string& html) {
+  for (const char* part : {"http:", "https:", "src=", "<link", "@import", "url("})
+    if (html.find(part) != std::string::npos) return true;
+  return false;
+}
+
+}  // namespace
+
+TEST_CASE("report: a run directory") {
+  test::TemporaryDirectory scratch;
+  test::write_sample_run(scratch.path(), test::sample_values());
+  const std::string html = render_report(scratch.path());
+  // SIGNALBOX_KEEP_REPORT=DIR leaves the files for looking at.
+  if (const char* keep = std::getenv("SIGNALBOX_KEEP_REPORT")) {
+    fs::copy(scratch.path(), keep, fs::copy_options::recursive | fs::copy_options::overwrite_existing);
+    test::write_file(fs::path(keep) / "report.html", html);
+  }
+  CHECK(mistake_in(html) == "");
+  CHECK_FALSE(from_outside(html));
+  CHECK(html == render_report(scratch.path()));
+  CHECK(count_of(html, "<svg") == count_of(html, "</svg>"));
+  // Three forests, three doses, one map, three scatters.
+  CHECK(count_of(html, "<svg") == 10);
+  CHECK(html.find("off_a &amp; &lt;b&gt;|100%") != std::string::npos);
+  CHECK(html.find("<b>|100%") == std::string::npos);
+  CHECK(html.find("1 of 21") != std::string::npos);
+  CHECK(html.find("policy = random") != std::string::npos);
+  CHECK(html.find("<dt>model</dt><dd>builtin</dd>") != std::string::npos);
+  CHECK(html.find("<dt>isa</dt><dd>avx2</dd>") != std::string::npos);
+  CHECK(html.find("Spearman of |rd| and |effect|") != std::string::npos);
+  CHECK(html.find("No causal audit was run") == std::string::npos);
+  CHECK(html.find("Sorry, I cannot help with &lt;that&gt;.") != std::string::npos);
+  CHECK(html.find("Is a &lt; b &amp; what is the capital of country") != std::string::npos);
+  CHECK(html.find("condition with_document") != std::string::npos);
+  // Controls and the audit's experts are no rows of their own.
+  CHECK(html.find("/random-3") == std::string::npos);
+  CHECK(html.find("audit/L1E0") == std::string::npos);
+}
+
+TEST_CASE("report: warnings stand where they must") {
+  test::TemporaryDirectory scratch;
+  RunValues run = test::sample_values();
+  test::write_sample_run(scratch.path(), run);
+  std::string html = render_report(scratch.path());
+  // 60 records, 20 controls, 400 resamples for 34 * 3 contrasts; texts are cut off and repeat as refusals rise.
+  CHECK(html.find("Few records") == std::string::npos);
+  CHECK(html.find("No matched controls") == std::string::npos);
+  CHECK(html.find("Fewer than 19") == std::string::npos);
+  CHECK(html.find("With 400 resamples and 102 contrasts") != std::string::npos);
+  CHECK(html.find("are cut off: off_a &amp; &lt;b&gt;|100% (") != std::string::npos);
+  CHECK(html.find("refused rises, but texts repeat more, more are cut off: the model may be degenerating rather than "
+                  "declining under off_a &amp; &lt;b&gt;|100%") != std::string::npos);
+
+  std::erase_if(run.interventions, [](const InterventionValues& one) { return one.name.starts_with("audit/"); });
+  run.interventions.erase(run.interventions.begin() + 5, run.interventions.begin() + 23);   // leaves three controls
+  run.resamples = 4000;
+  test::TemporaryDirectory second;
+  test::write_sample_run(second.path(), run);
+  html = render_report(second.path());
+  CHECK(html.find("Fewer than 19 random controls") != std::string::npos);
+  CHECK(html.find("No causal audit was run") != std::string::npos);
+  CHECK(html.find("With 4000 resamples") == std::string::npos);
+
+  RunValues few = test::sample_values(20);
+  std::erase_if(few.interventions, [](const InterventionValues& one) { return !one.control_of.empty(); });
+  test::TemporaryDirectory third;
+  test::write_sample_run(third.path(), few);
+  html = render_report(third.path());
+  CHECK(html.find("Few records with a value: em (20), refused (20), repetition (20)") != std::string::npos);
+  CHECK(html.find("No matched controls were run") != std::string::npos);
+}
+
+TEST_CASE("report: an analysis, and directories that are neither") {
+  test::TemporaryDirectory scratch;
+  test::write_sample_run(scratch.path(), test::sample_values(8));
+  fs::create_directories(scratch / "t/analysis");
+  fs::copy(scratch / "detect/memory/rd.csv", scratch / "t/analysis/rd.csv");
+  test::write_file(scratch / "t/analysis/usage.csv",
+                   "layer,expert,domain,count,tokens,share,mean_weight\r\n1,0,,3,4,0.75,0.5\r\n1,1,,1,4,0.25,\r\n"
+                   "1,0,x,3,4,0.75,0.5\r\n");
+  test::write_file(scratch / "t/analysis/domains.csv",
+                   "layer,chi2,df,p,cramers_v,p_permutation\r\n1,3.5,2,0.1737739434504451,0.25,\r\n");
+  const std::string html = render_report(scratch / "t");
+  CHECK(mistake_in(html) == "");
+  CHECK_FALSE(from_outside(html));
+  CHECK(count_of(html, "<svg") == 2);
+  CHECK(html.find("selected by 75.00 % of tokens (3)") != std::string::npos);
+  CHECK(html.find("<td class=\"n\">0.173774</td>") != std::string::npos);
+  CHECK(html == render_report(scratch / "t/analysis"));
+
+  const auto refusal = [](const fs::path& dir) {
+    try {
+      render_report(dir);
+    } catch (const Error& error) {
+      return error.reason();
+    }
+    return std::string("accepted");
+  };
+  fs::create_directories(scratch / "empty");
+  CHECK(refusal(scratch / "empty").starts_with("expected metrics.json (a run) or analysis/"));
+  CHECK(refusal(scratch / "none") == "expected a directory, found none");
+  fs::remove(scratch / "metrics.json");
+  CHECK(refusal(scratch.path()).starts_with("expected a finished run with metrics.json"));
+}
+
+TEST_CASE("report: digest of samples") {
+  test::TemporaryDirectory scratch;
+  test::write_sample_run(scratch.path(), test::sample_values());
+  const SampleDigest digest = digest_samples(scratch.path(), "baseline", {test::odd_name, "none"}, 2);
+  CHECK(digest.counts.at("baseline").texts == 60);
+  CHECK(digest.counts.at("baseline").truncated == 0);
+  CHECK(digest.counts.at(test::odd_name).truncated > 5);
+  REQUIRE(digest.examples.size() == 1);
+  const std::vector<ExamplePair>& pairs = digest.examples.at(test::odd_name);
+  REQUIRE(pairs.size() == 2);
+  CHECK(pairs[0].baseline != pairs[0].changed);
+  CHECK(pairs[0].question.starts_with("Is a < b"));
+  REQUIRE_FALSE(pairs[0].scores.empty());
+  CHECK(pairs[0].scores[0].baseline != pairs[0].scores[0].changed);
+  test::write_file(scratch / "samples.jsonl", "{\"intervention\": \"baseline\", \"id\": \"r0\"}\n");
+  CHECK_THROWS_AS(digest_samples(scratch.path(), "baseline", {}, 2), Error);
+}
+
+TEST_CASE("audit: effects beside the ranking") {
+  test::TemporaryDirectory scratch;
+  RunValues run = test::sample_values();
+  test::write_sample_run(scratch.path(), run);
+  const std::string csv = test::read_file(scratch / "audit.csv");
+  CHECK(csv.starts_with("layer,expert,rd,q,metric,effect,ci_lo,ci_hi,p,q_effect,n\r\n1,0,0.3,0.001,em,-"));
+  CHECK(count_of(csv, "\r\n") == 1 + 3 * 6);
+
+  // By hand: |rd| 0.4 0.3 0.2 0.1 and effects -0.5 -0.1 -0.2 (none): ranks 3 2 1 against 3 1 2 of the sizes: 0.5;
+  // signed rd 0.4 -0.3 0.2: ranks 3 1 2 against 1 3 2: -1.
+  std::vector<AuditRow> rows(4);
+  const double rd[] = {0.4, -0.3, 0.2, 0.1}, effect[] = {-0.5, -0.1, -0.2, NAN};
+  for (size_t i = 0; i < 4; ++i) {
+    rows[i].expert = {1, static_cast<int32_t>(i), rd[i]};
+    rows[i].metric = "em";
+    rows[i].effect = {effect[i], NAN, NAN, i < 3 ? 9 : 0};
+  }
+  const json::Value audit = audit_json(rows);
+  CHECK(audit.find("em")->find("n")->integer() == 3);
+  CHECK(audit.find("em")->find("spearman")->real() == doctest::Approx(0.5));
+  CHECK(audit.find("em")->find("spearman_signed")->real() == doctest::Approx(-1.0));
+  rows.resize(2);
+  CHECK(audit_json(rows).find("em")->find("spearman")->is_null());
+  CHECK(audit_csv(rows) ==
+        "layer,expert,rd,q,metric,effect,ci_lo,ci_hi,p,q_effect,n\r\n"
+        "1,0,0.4,,em,-0.5,,,,,9\r\n1,1,-0.3,,em,-0.1,,,,,9\r\n");
+
+  // Experts that the ranking does not have, and none at all.
+  const json::Value metrics = metrics_json(run, 1);
+  const std::vector<AuditRow> some = audit_rows(metrics, {{1, 2, -0.1}, {1, 0, 0.05}});
+  REQUIRE(some.size() == 18);
+  CHECK((some[0].expert.expert == 2 && some[1].expert.expert == 0 && some[2].expert.expert == 1));
+  CHECK(std::isnan(some[2].expert.rd));
+  CHECK((some[6].metric == "repetition" && some[0].effect.n == 60));
+}
+
+TEST_CASE("charts: ticks, and pictures of nothing") {
+  CHECK(nice_ticks(0, 1, 5) == std::vector<double>{0, 0.2, 0.4, 0.6000000000000001, 0.8, 1});
+  CHECK(nice_ticks(-0.3, 0.25, 4) == std::vector<double>{-0.2, 0, 0.2});
+  CHECK(nice_ticks(2, 2, 4) == std::vector<double>{2});
+  CHECK(nice_ticks(0, 1e9, 3).size() == 3);
+  const auto forest_row = [](double value) {
+    ForestRow row;
+    row.difference = row.lo = row.hi = value;
+    return row;
+  };
+  for (const std::string& svg :
+       {forest_plot({}, "x"), forest_plot({forest_row(NAN)}, "x"), forest_plot({forest_row(0)}, "x"),
+        dose_plot({}, "x", "y", NAN),
+        dose_plot({{"one", {{1, NAN, NAN, NAN}}}}, "x", "y", 0.5), heat_map({}, "x"), scatter_plot({}, "x", "y"),
+        scatter_plot({{0, 0, 0, 0, "", false}}, "x", "y")}) {
+    CHECK(svg.find("nan") == std::string::npos);
+    CHECK(svg.find("inf") == std::string::npos);
+    CHECK(svg.ends_with("</svg>"));
+  }
+  // Blue and orange, frame and dot; the fill grows with the value.
+  const std::string map = heat_map({{0, 0, 0.4, "+40", "t", true, false}, {0, 1, -0.2, "-20", "t", false, true}}, "x");
+  CHECK(map.find("class=\"cell up\"") != std::string::npos);
+  CHECK(map.find("class=\"cell down frame\"") != std::string::npos);
+  CHECK(map.find("fill-opacity=\"0.9\"") != std::string::npos);
+  CHECK(map.find("fill-opacity=\"0.45\"") != std::string::npos);
+  CHECK(count_of(map, "class=\"mark\"") == 1);
+}
+
+TEST_CASE("report: the demo's page") {
+  DemoReport demo;
+  demo.model = "a<b";
+  demo.columns = {"memory: right", "abstains"};
+  demo.counts = {10, 12};
+  demo.rows = {{"baseline", "no edit", {80, 12.5}}, {"banned", "8 experts", {20, -1}}};
+  demo.differences.resize(2);
+  demo.differences[0] = {};
+  demo.differences[0].a1 = 3, demo.differences[0].d1 = 1, demo.differences[0].d2 = 4;
+  demo.differences[1].expert = 1;
+  demo.banned = {demo.differences[0]};
+  demo.examples = {{"q & a", "Narqui", "<Oslo>"}};
+  const std::string html = render_demo_report(demo);
+  CHECK(mistake_in(html) == "");
+  CHECK_FALSE(from_outside(html));
+  CHECK(html.find("12.5 %") != std::string::npos);
+  CHECK(html.find("&lt;Oslo&gt;") != std::string::npos);
+  CHECK(count_of(html, " frame\"") == 1);
+  CHECK(html.find(">+75</text>") != std::string::npos);
+}
+
+TEST_CASE("report: the names of the conditions come from summary.json") {
+  test::TemporaryDirectory scratch;
+  CHECK(conditions_of(scratch.path()).first == "the first condition");
+  test::write_file(scratch / "summary.json", R"({"contrast": {"a": "x<y", "b": "z"}})");
+  CHECK(conditions_of(scratch.path()) == std::pair<std::string, std::string>("x<y", "z"));
+  const std::string html = ranking_section("t", conditions_of(scratch.path()), {{1, 2, 0.5}}, {});
+  CHECK(html.find("under x&lt;y minus under z") != std::string::npos);
+}
+
+TEST_CASE("report: the command") {
+  test::TemporaryDirectory scratch;
+  test::write_sample_run(scratch.path(), test::sample_values());
+  const auto run = [&](std::vector<std::string> arguments) {
+    arguments.insert(arguments.begin(), "report");
+    std::vector<char*> argv;
+    for (std::string& argument : arguments) argv.push_back(argument.data());
+    return report_command(static_cast<int>(argv.size()), argv.data());
+  };
+  const std::string dir = scratch.path().string(), elsewhere = (scratch / "other.html").string();
+  CHECK(run({dir, "--quiet"}) == 0);
+  CHECK(run({dir, "--quiet", "-o", elsewhere}) == 0);
+  CHECK(test::read_file(scratch / "report.html") == render_report(scratch.path()));
+  CHECK(test::read_file(elsewhere) == test::read_file(scratch / "report.html"));
+  CHECK_THROWS_AS(run({dir, "--quiet", "-o", (scratch / "none/x.html").string()}), Error);
+  CHECK_THROWS_AS(run({(scratch / "none").string(), "--table", "md"}), Error);
+  // Flags that do not go together.
+  for (const std::vector<std::string>& wrong :
+       {std::vector<std::string>{dir, "--all"}, {dir, "--table", "xls"}, {dir, "--table", "md", "-o", "x"}, {}}) {
+    int code = 2;
+    try {
+      code = run(wrong);
+    } catch (const UsageError&) {
+    }
+    CHECK(code == 2);
+  }
+}

@@ -1,0 +1,144 @@
+// Tables of findings: layout, escaping, full precision.
+#include <doctest/doctest.h>
+
+#include <cmath>
+
+#include "eval/report/format.h"
+#include "eval/report/tables.h"
+#include "kernels/error.h"
+#include "probes/csv.h"
+#include "tests/report/run_sample.h"
+#include "tests/support.h"
+
+using namespace signalbox;
+
+namespace {
+
+ResultRow row_of(const std::string& intervention, const std::string& metric) {
+  ResultRow row;
+  row.intervention = intervention;
+  row.metric = metric;
+  row.baseline = {0.8, 0.7, 0.9, 50};
+  row.mean = {0.55, 0.4, 0.7, 50};
+  row.difference = {-0.25, -0.375, -0.125, 48};
+  row.p = 0.00009999;
+  row.q = 0.01234;
+  row.controls = {-0.01, -0.06, 0.04, 20};
+  row.rank = 1;
+  return row;
+}
+
+ResultRow undefined_row() {
+  ResultRow row;
+  row.intervention = "none";
+  row.metric = "em";
+  return row;
+}
+
+}  // namespace
+
+TEST_CASE("format: numbers") {
+  CHECK(format_value(0.12345, 3) == "0.123");
+  CHECK(format_value(-0.0001, 3) == "0.000");
+  CHECK(format_value(NAN, 3) == "-");
+  CHECK(format_value(0.0000012, decimals_for(0.0000012)) == "1.20e-06");
+  CHECK(format_difference(0.25, 2) == "+0.25");
+  CHECK(format_difference(0.0001, 2) == "0.00");
+  CHECK(format_difference(-0.25, 2) == "-0.25");
+  CHECK(decimals_for(0.5) == 3);
+  CHECK(decimals_for(5) == 3);
+  CHECK(decimals_for(52) == 2);
+  CHECK(decimals_for(5200) == 0);
+  CHECK(decimals_for(0.0123) == 4);
+  CHECK(decimals_for(0) == 3);
+  CHECK(format_p(0.04999) == "0.0500");
+  CHECK(format_p(0.00002) == "<0.0001");
+  CHECK(format_p(NAN) == "-");
+  CHECK(format_interval(-0.5, 0.25, 2, true) == "[-0.50, +0.25]");
+  CHECK(format_interval(NAN, 1, 2) == "-");
+  CHECK(display_width("a\xC3\xA4z") == 3);
+}
+
+TEST_CASE("format: escapes") {
+  CHECK(html_escape("<a href='x'>&\"\x01") == "&lt;a href=&#39;x&#39;&gt;&amp;&quot;\xEF\xBF\xBD");
+  CHECK(markdown_escape("a|b_c\n*<x>") == "a\\|b\\_c \\*\\<x\\>");
+  CHECK(latex_escape("50% of_a & {b} \\ ~ ^ # $ <>") ==
+        "50\\% of\\_a \\& \\{b\\} \\textbackslash{} \\textasciitilde{} \\textasciicircum{} \\# \\$ "
+        "\\textless{}\\textgreater{}");
+}
+
+TEST_CASE("tables: Markdown, aligned") {
+  CHECK(table_markdown({row_of("off|a", "em"), undefined_row()}) ==
+        "| metric | intervention |  n | baseline |  mean |    difference [95 % CI] |      p |      q | random controls "
+        "[2.5 %, 97.5 %] |    rank |\n"
+        "|--------|--------------|---:|---------:|------:|------------------------:|-------:|-------:|---------------"
+        "-----------------:|--------:|\n"
+        "| em     | off\\|a       | 48 |    0.800 | 0.550 | -0.250 [-0.375, -0.125] | 0.0001 | 0.0123 |         -0.010 "
+        "[-0.060, +0.040] | 1 of 21 |\n"
+        "| em     | none         |  0 |        - |     - |                       - |      - |      - |               "
+        "                - |       - |\n");
+}
+
+TEST_CASE("tables: text for a terminal") {
+  const std::string text = table_text({row_of("off", "em"), row_of("off", "f1")});
+  CHECK(text.starts_with("metric  intervention   n  baseline   mean     difference [95 % CI]       p       q"));
+  CHECK(text.find("\n\nf1      off") != std::string::npos);
+  CHECK(text.find("1 of 21\n") != std::string::npos);
+}
+
+TEST_CASE("tables: LaTeX") {
+  const std::string tex = table_latex({row_of("off_a & 5%", "em"), row_of("x", "f1"), undefined_row()});
+  CHECK(tex.find("\\toprule") != std::string::npos);
+  CHECK(tex.find("em & off\\_a \\& 5\\% & $48$ & $0.800$ & $0.550$ & $-0.250$ $[-0.375, -0.125]$ & $0.0001$ & $0.0123$ "
+                 "& $-0.010$ $[-0.060, +0.040]$ & 1 of 21 \\\\\n\\midrule\nf1 & x") != std::string::npos);
+  CHECK(tex.find("em & none & $0$ & -- & --") != std::string::npos);
+  CHECK(tex.find("difference [95 \\% CI]") != std::string::npos);
+  CHECK(tex.ends_with("\\bottomrule\n\\end{tabular}\n"));
+}
+
+TEST_CASE("tables: CSV keeps every digit") {
+  ResultRow row = row_of("a,\"b\"", "em");
+  row.difference.value = 1.0 / 3;
+  const CsvTable table = CsvTable::parse(table_csv({row, undefined_row()}), "table.csv");
+  REQUIRE(table.n_rows() == 2);
+  CHECK(table.text(0, table.column("intervention")) == "a,\"b\"");
+  CHECK(table.number(0, table.column("diff")) == 1.0 / 3);
+  CHECK(table.integer(0, table.column("control_rank")) == 1);
+  CHECK(table.integer(0, table.column("n_controls")) == 20);
+  CHECK(table.text(1, table.column("diff")).empty());
+  CHECK(table.text(1, table.column("control_rank")).empty());
+}
+
+TEST_CASE("tables: rows of metrics.json") {
+  const json::Value metrics = metrics_json(test::sample_values(), 1);
+  const std::vector<ResultRow> rows = result_rows(metrics, RowChoice::main), all = result_rows(metrics, RowChoice::all);
+  REQUIRE(rows.size() == 3 * 7);
+  CHECK(rows[0].intervention == test::odd_name);
+  CHECK(rows[0].metric == "em");
+  CHECK(rows[7].metric == "repetition");
+  CHECK(rows[0].controls.n == 20);
+  CHECK(rows[0].rank == 1);
+  CHECK_FALSE(rows[1].rank);
+  CHECK(rows[0].difference.value == doctest::Approx(rows[0].mean.value - rows[0].baseline.value));
+  REQUIRE(all.size() == 3 * 34);
+  CHECK(all[1].control_of == test::odd_name);
+  CHECK(result_rows(metrics, RowChoice::main, "with_document")[0].difference.n == 30);
+  CHECK_THROWS_WITH_AS(result_rows(metrics, RowChoice::main, "other"),
+                       doctest::Contains("metrics.json: conditions: expected the key \"other\""), Error);
+  CHECK_THROWS_AS(result_rows(json::Value::object(), RowChoice::main), Error);
+}
+
+TEST_CASE("tables: the three files") {
+  test::TemporaryDirectory scratch;
+  const json::Value metrics = metrics_json(test::sample_values(), 1);
+  write_tables(scratch.path(), metrics);
+  const std::string markdown = test::read_file(scratch / "table.md");
+  CHECK(markdown.find("off\\_a \\& \\<b\\>\\|100%") != std::string::npos);
+  CHECK(markdown.find("\nCondition without\\_document:\n\n| metric") != std::string::npos);
+  CHECK(test::read_file(scratch / "table.tex").find("off\\_a \\& \\textless{}b\\textgreater{}\\textbar{}100\\%") !=
+        std::string::npos);
+  const CsvTable table = CsvTable::read(scratch / "table.csv");
+  CHECK(table.n_rows() == 3 * 3 * 7);
+  CHECK(table.text(0, table.column("condition")).empty());
+  CHECK(table.text(21, table.column("condition")) == "without_document");
+}

@@ -1,0 +1,74 @@
+// Every example of docs/experiments.md is what it says: an experiment, or one that is refused with those words.
+#include <set>
+
+#include "eval/run/interventions.h"
+#include "tests/run/experiment_sample.h"
+#include "tests/support.h"
+
+using namespace signalbox;
+using namespace signalbox::test;
+
+namespace {
+
+std::vector<std::string> blocks(const std::string& page, const std::string& tag) {
+  std::vector<std::string> found;
+  const std::string open = "```" + tag + "\n";
+  for (size_t at = page.find(open); at != std::string::npos; at = page.find(open, at + 1)) {
+    const size_t begin = at + open.size(), end = page.find("```", begin);
+    REQUIRE(end != std::string::npos);
+    found.push_back(page.substr(begin, end - begin));
+  }
+  return found;
+}
+
+std::string docs_page() { return read_file(std::filesystem::path(SIGNALBOX_SOURCE_DIR) / "docs/experiments.md"); }
+
+}  // namespace
+
+TEST_CASE("docs: every example of docs/experiments.md is an experiment") {
+  TemporaryDirectory dir;
+  const std::string page = docs_page();
+  const auto examples = blocks(page, "json experiment");
+  CHECK(examples.size() >= 6);
+  std::set<std::string> used;
+  for (const std::string& example : examples) {
+    CAPTURE(example);
+    write_file(dir / "experiment.json", example);
+    REQUIRE_NOTHROW(load_experiment(dir / "experiment.json"));
+    const json::Value spec = json::parse(example, "example");
+    for (const auto& [key, value] : spec.members()) used.insert(key);
+  }
+  for (const char* key : {"model", "data", "interventions", "baseline", "generate", "programs", "detect", "audit",
+                          "controls", "metrics", "judges", "seeds", "split", "tune", "traces", "resamples", "seed"}) {
+    CHECK_MESSAGE(page.find("| `" + std::string(key) + "` |") != std::string::npos, key);
+    CHECK_MESSAGE((used.contains(key) || std::string(key) == "baseline"), key);
+  }
+}
+
+TEST_CASE("docs: what docs/experiments.md says of its examples") {
+  TemporaryDirectory dir;
+  const auto examples = blocks(docs_page(), "json experiment");
+  ModelShape shape = sample_shape();
+  shape.layers.assign(6, {true, 64, 6, 3, true});
+  write_file(dir / "experiment.json", examples.at(0));
+  const ExperimentSpec first = load_experiment(dir / "experiment.json");
+  CHECK(plan_interventions(first, shape, {}, UsageTable(6, std::vector<double>(64, 1.0)), 0).size() == 23);
+  write_file(dir / "experiment.json", examples.at(1));
+  const ExperimentSpec grid = load_experiment(dir / "experiment.json");
+  REQUIRE(grid.interventions.size() == 13);
+  CHECK(grid.interventions[1].name == "mis/policy=next_best,layers=1-2,fraction=0.25");
+}
+
+TEST_CASE("docs: every refusal of docs/experiments.md is refused with these words") {
+  TemporaryDirectory dir;
+  const std::string page = docs_page();
+  const auto examples = blocks(page, "json refused"), messages = blocks(page, "text refusal");
+  REQUIRE(examples.size() == messages.size());
+  CHECK(examples.size() >= 3);
+  for (size_t i = 0; i < examples.size(); ++i) {
+    write_file(dir / "experiment.json", examples[i]);
+    const std::string found = error_of([&] { load_experiment(dir / "experiment.json"); });
+    CHECK("experiment.json" + found.substr(std::min(found.size(), (dir / "experiment.json").string().size())) + "\n" ==
+          messages[i]);
+  }
+}

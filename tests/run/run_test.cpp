@@ -1,0 +1,314 @@
+// Whole experiments through the command line: what a run directory holds, and that nothing depends on how it came about.
+#include <doctest/doctest.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <fstream>
+#include <random>
+#include <sstream>
+#include <thread>
+
+#include "loaders/json/json.h"
+#include "tests/support.h"
+
+namespace fs = std::filesystem;
+using namespace signalbox;
+using namespace signalbox::test;
+
+namespace {
+
+const std::string binary = SIGNALBOX_BINARY;
+const fs::path heldout = fs::path(SIGNALBOX_SOURCE_DIR) / "tools/builtin/heldout";
+
+std::vector<std::string> lines_of(const std::string& text) {
+  std::vector<std::string> lines;
+  std::istringstream in(text);
+  for (std::string line; std::getline(in, line);) lines.push_back(line);
+  return lines;
+}
+
+// The first `n` records of a set that have the split.
+std::string some_records(const std::string& file, size_t n, const std::string& split = "test") {
+  std::string text;
+  for (const std::string& line : lines_of(read_file(heldout / file)))
+    if (line.find("\"split\":\"" + split + "\"") != std::string::npos && n > 0) {
+      text += line + "\n";
+      --n;
+    }
+  return text;
+}
+
+Ran run_experiment(const fs::path& spec, const fs::path& out, const std::string& more = "") {
+  return run_command(binary + " run " + spec.string() + " --out " + out.string() + " --quiet " + more);
+}
+
+json::Value read_json(const fs::path& file) { return json::parse(read_file(file), file.string()); }
+
+double number(const json::Value& root, std::initializer_list<const char*> path) {
+  const json::Value* at = &root;
+  for (const char* key : path) {
+    at = at->find(key);
+    REQUIRE_MESSAGE(at, key);
+  }
+  REQUIRE(at->is_number());
+  return at->real();
+}
+
+// Two pairs and some questions from memory, every kind of intervention.
+const std::string small_spec = R"({
+  "model": "builtin", "data": "data.jsonl",
+  "generate": {"max_tokens": 10},
+  "interventions": [
+    {"name": "baseline"},
+    {"name": "nothing", "edits": []},
+    {"name": "shifted by none", "edits": [{"op": "misroute", "policy": "shift", "by": 0}]},
+    {"name": "off", "edits": [{"op": "deactivate", "mode": "ban", "experts": {"1": [0, 7], "4": [3, 5, 11]}}]},
+    {"name": "late", "edits": [{"op": "misroute", "policy": "random", "tokens": {"phase": "generated"}}]},
+    {"name": "mis", "grid": {"policy": ["next_best", "worst"], "fraction": [0.5, 1]},
+     "edits": [{"op": "misroute", "policy": "$policy", "tokens": {"fraction": "$fraction"}}]}],
+  "controls": {"random": 2, "bottom": true},
+  "metrics": ["em", "f1", "refused", "ppl", "kl", "top1", "repetition", "answer_agreement"],
+  "seeds": [0, 1], "resamples": 500
+})";
+
+struct SmallRun {
+  TemporaryDirectory temporary;
+  fs::path spec = temporary / "spec.json";
+  explicit SmallRun(const std::string& text = small_spec, size_t n = 5) {
+    write_file(temporary / "data.jsonl", some_records("pairs.jsonl", n) + some_records("memory.jsonl", n));
+    write_file(spec, text);
+  }
+};
+
+}  // namespace
+
+TEST_CASE("a run directory holds what the contract says") {
+  SmallRun small;
+  const fs::path out = small.temporary / "out";
+  const Ran ran = run_experiment(small.spec, out);
+  REQUIRE_MESSAGE(ran.code == 0, ran.err);
+  for (const char* file : {"manifest.json", "samples.jsonl", "metrics.json", "report.html", "log.txt", "table.md",
+                           "table.csv", "table.tex", "plan.json", "records.jsonl"})
+    CHECK_MESSAGE(fs::exists(out / file), file);
+  CHECK_FALSE(fs::exists(out / "journal.jsonl"));
+  CHECK_FALSE(fs::exists(out / "lock"));
+
+  const std::vector<std::string> names = {"baseline",     "nothing",      "shifted by none",
+                                          "off",          "off/random-0", "off/random-1",
+                                          "off/bottom",   "late",         "mis/policy=next_best,fraction=0.5",
+                                          "mis/policy=next_best,fraction=1", "mis/policy=worst,fraction=0.5",
+                                          "mis/policy=worst,fraction=1"};
+  const json::Value metrics = read_json(out / "metrics.json");
+  REQUIRE(metrics.find("interventions")->members().size() == names.size());
+  for (size_t i = 0; i < names.size(); ++i) CHECK(metrics.find("interventions")->members()[i].first == names[i]);
+
+  // Order: seed, intervention, record.
+  const auto lines = lines_of(read_file(out / "samples.jsonl"));
+  REQUIRE(lines.size() == 2 * names.size() * 10);
+  for (size_t i = 0; i < lines.size(); ++i) {
+    const json::Value line = json::parse(lines[i], "samples.jsonl:" + std::to_string(i + 1));
+    CHECK(line.find("seed")->integer() == static_cast<int64_t>(i / (names.size() * 10)));
+    CHECK(line.find("intervention")->string() == names[i / 10 % names.size()]);
+  }
+
+  // What does nothing is the baseline, in every score.
+  for (const char* name : {"nothing", "shifted by none"}) {
+    const json::Value* contrast = metrics.find("contrasts")->find(name);
+    REQUIRE(contrast);
+    for (const auto& [metric, values] : contrast->members()) {
+      CHECK(values.find("diff")->real() == 0);
+      CHECK(values.find("p")->real() == 1);
+      const json::Value* mine = metrics.find("interventions")->find(name)->find(metric);
+      CHECK(*mine == *metrics.find("interventions")->find("baseline")->find(metric));
+    }
+  }
+  CHECK(number(metrics, {"interventions", "baseline", "kl", "mean"}) == 0);
+  CHECK(number(metrics, {"interventions", "baseline", "top1", "mean"}) == 1);
+  CHECK(number(metrics, {"interventions", "off", "kl", "mean"}) > 0);
+  // Generated tokens only: nothing that is teacher-forced changes.
+  CHECK(number(metrics, {"interventions", "late", "kl", "mean"}) == 0);
+  CHECK(number(metrics, {"interventions", "late", "ppl", "mean"}) ==
+        number(metrics, {"interventions", "baseline", "ppl", "mean"}));
+  CHECK(number(metrics, {"interventions", "baseline", "em", "mean"}) > 0.8);
+
+  // Again: it is complete, and stays as it is.
+  const std::string before = read_file(out / "manifest.json");
+  CHECK(run_experiment(small.spec, out).code == 0);
+  CHECK(read_file(out / "manifest.json") == before);
+}
+
+TEST_CASE("texts and log-probabilities are those of generate and score") {
+  SmallRun small;
+  const fs::path out = small.temporary / "out";
+  REQUIRE(run_experiment(small.spec, out).code == 0);
+  const json::Value plan = read_json(out / "plan.json");
+  for (const char* name : {"off", "late", "off/random-1", "mis/policy=worst,fraction=0.5"}) {
+    const json::Value* edits = nullptr;
+    for (const json::Value& one : plan.find("interventions")->items()[1].items())
+      if (one.find("name")->string() == name) edits = one.find("edits");
+    REQUIRE(edits);
+    const fs::path file = small.temporary / "edits.json";
+    write_file(file, json::dump(json::Value::object().set("edits", *edits)));
+    const std::string common =
+        " builtin --input " + (small.temporary / "data.jsonl").string() + " --seed 1 --json --quiet --edits " + file.string();
+    const auto texts = lines_of(run_command(binary + " generate" + common + " --max-tokens 10 --batch 3").out);
+    const auto scores = lines_of(run_command(binary + " score" + common + " --batch 1 --chunk 5").out);
+    REQUIRE(texts.size() == 10);
+    REQUIRE(scores.size() == 10);
+    size_t found = 0;
+    for (const std::string& text : lines_of(read_file(out / "samples.jsonl"))) {
+      const json::Value line = json::parse(text, "samples.jsonl");
+      if (line.find("seed")->integer() != 1 || line.find("intervention")->string() != name) continue;
+      const json::Value generated = json::parse(texts[found], "generate"), scored = json::parse(scores[found], "score");
+      CHECK(*line.find("id") == *generated.find("id"));
+      CHECK(*line.find("tokens") == *generated.find("tokens"));
+      CHECK(*line.find("text") == *generated.find("text"));
+      double sum = 0;
+      for (const json::Value& p : scored.find("logprobs")->items()) sum += p.real();
+      CHECK(line.find("sum_logprob")->real() == doctest::Approx(sum).epsilon(1e-12));
+      CHECK(line.find("n_logprobs")->integer() == static_cast<int64_t>(scored.find("logprobs")->items().size()));
+      const double ppl = line.find("scores")->find("ppl")->real();
+      CHECK(ppl == doctest::Approx(std::exp(-sum / static_cast<double>(scored.find("logprobs")->items().size()))));
+      ++found;
+    }
+    CHECK(found == 10);
+  }
+}
+
+TEST_CASE("interventions together give what each gives by itself") {
+  SmallRun small;
+  const fs::path out = small.temporary / "out";
+  REQUIRE(run_experiment(small.spec, out, "--batch 5 --chunk 7").code == 0);
+  std::vector<std::string> late;
+  for (const std::string& line : lines_of(read_file(out / "samples.jsonl")))
+    if (line.find("\"intervention\":\"late\"") != std::string::npos) late.push_back(line);
+  SmallRun alone(R"({"model": "builtin", "data": "data.jsonl", "generate": {"max_tokens": 10}, "seeds": [0, 1],
+    "interventions": [{"name": "baseline"}, {"name": "late", "edits": [
+      {"op": "misroute", "policy": "random", "tokens": {"phase": "generated"}}]}], "resamples": 500,
+    "metrics": ["em", "f1", "refused", "ppl", "kl", "top1", "repetition", "answer_agreement"]})");
+  const fs::path other = alone.temporary / "out";
+  REQUIRE(run_experiment(alone.spec, other).code == 0);
+  std::vector<std::string> by_itself;
+  for (const std::string& line : lines_of(read_file(other / "samples.jsonl")))
+    if (line.find("\"intervention\":\"late\"") != std::string::npos) by_itself.push_back(line);
+  CHECK(late == by_itself);
+}
+
+TEST_CASE("killed at any moment, a run goes on to the same bytes") {
+  SmallRun small;
+  const fs::path whole = small.temporary / "whole", out = small.temporary / "out";
+  const auto start = std::chrono::steady_clock::now();
+  REQUIRE(run_experiment(small.spec, whole).code == 0);
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  std::mt19937 random(5);
+  int kills = 0;
+  for (int round = 0; round < 3; ++round) {
+    fs::remove_all(out);
+    // Later attempts live longer, so that a slow machine comes to an end.
+    for (int attempt = 0; attempt < 40; ++attempt) {
+      const pid_t child = fork();
+      if (child == 0) {
+        const int nowhere = open("/dev/null", O_WRONLY);
+        if (dup2(nowhere, STDOUT_FILENO) < 0 || dup2(nowhere, STDERR_FILENO) < 0) _exit(9);
+        execl(binary.c_str(), binary.c_str(), "run", small.spec.c_str(), "--out", out.c_str(), "--quiet", nullptr);
+        _exit(9);
+      }
+      const double share = std::uniform_real_distribution<>(0.02, 0.5)(random) * (1 + 0.1 * attempt);
+      std::this_thread::sleep_for(std::chrono::duration<double>(seconds * share));
+      const bool stop = random() % 3 == 0;
+      kill(child, stop ? SIGTERM : SIGKILL);
+      int status = 0;
+      waitpid(child, &status, 0);
+      if (WIFEXITED(status) && WEXITSTATUS(status) == 0) break;
+      if (WIFEXITED(status)) CHECK(WEXITSTATUS(status) == 3);
+      ++kills;
+    }
+    const Ran ran = run_experiment(small.spec, out);
+    REQUIRE_MESSAGE(ran.code == 0, ran.err);
+    for (const char* file : {"samples.jsonl", "metrics.json", "table.md", "table.csv", "plan.json", "records.jsonl"})
+      CHECK_MESSAGE(read_file(out / file) == read_file(whole / file), file);
+  }
+  CHECK(kills > 3);
+}
+
+TEST_CASE("shards merge to the run of one process") {
+  std::string text = small_spec;
+  text.replace(text.find("\"resamples\""), 0, "\"traces\": true, ");
+  SmallRun small(text);
+  const fs::path whole = small.temporary / "whole", merged = small.temporary / "merged";
+  REQUIRE(run_experiment(small.spec, whole).code == 0);
+  std::string shards;
+  for (int i = 0; i < 3; ++i) {
+    const fs::path shard = small.temporary / ("shard-" + std::to_string(i));
+    const Ran ran = run_experiment(small.spec, shard, "--shard " + std::to_string(i) + "/3");
+    REQUIRE_MESSAGE(ran.code == 0, ran.err);
+    shards = " " + shard.string() + shards;  // in any order
+  }
+  const Ran ran = run_command(binary + " merge " + merged.string() + shards + " --quiet");
+  REQUIRE_MESSAGE(ran.code == 0, ran.err);
+  for (const auto& entry : fs::recursive_directory_iterator(whole)) {
+    if (!entry.is_regular_file()) continue;
+    const fs::path file = entry.path().lexically_relative(whole);
+    if (file == "manifest.json" || file == "log.txt" || file == "report.html") continue;
+    REQUIRE_MESSAGE(fs::exists(merged / file), file.string());
+    CHECK_MESSAGE(read_file(merged / file) == read_file(entry.path()), file.string());
+  }
+  CHECK(fs::exists(whole / "traces/off/random-0/seed-1/trace.safetensors"));
+}
+
+TEST_CASE("a changed experiment is not mixed with an old one") {
+  SmallRun small;
+  const fs::path out = small.temporary / "out";
+  REQUIRE(run_experiment(small.spec, out).code == 0);
+  std::string text = read_file(small.spec);
+  text.replace(text.find("\"max_tokens\": 10"), 16, "\"max_tokens\": 11");
+  write_file(small.spec, text);
+  const Ran changed = run_experiment(small.spec, out);
+  CHECK(changed.code == 1);
+  CHECK(changed.err.find("spec.generate.max_tokens: was 10, now 11") != std::string::npos);
+  CHECK(lines_of(changed.err).size() == 1);
+  text.replace(text.find("\"max_tokens\": 11"), 16, "\"max_tokens\": 10");
+  write_file(small.spec, text);
+  write_file(small.temporary / "data.jsonl", some_records("memory.jsonl", 5));
+  const Ran other_data = run_experiment(small.spec, out);
+  CHECK(other_data.code == 1);
+  CHECK(other_data.err.find("hashes.data") != std::string::npos);
+}
+
+TEST_CASE("bad specs are refused before the model is opened") {
+  TemporaryDirectory temporary;
+  write_file(temporary / "data.jsonl", some_records("pairs.jsonl", 4) + some_records("pairs.jsonl", 4, "detect"));
+  struct Case {
+    const char* text;
+    const char* message;
+  };
+  const std::vector<Case> cases = {
+      {R"("metrics": ["exactness"], "interventions": [{"name": "baseline"}])", "metrics"},
+      {R"("metrics": ["em"], "interventions": [{"name": "baseline"}])", "em"},
+      {R"("interventions": [{"name": "baseline"}, {"name": "off", "edits": [{"op": "deactivate", "mode": "ban"}]}])",
+       "experts"},
+      {R"("interventions": [{"name": "baseline"}, {"name": "off", "edits": [{"op": "deactivate", "mode": "ban",
+          "experts": {"3": [1]}, "tokens": {"span": "preamble"}}]}])",
+       "preamble"},
+      {R"("detect": {"m": {"contrast": "with_document:without_document"}},
+          "interventions": [{"name": "baseline"}, {"name": "off", "edits": [{"op": "deactivate", "mode": "ban",
+          "experts": {"from": "detect:m", "top": 3}}]}])",
+       "split"},
+      {R"("interventions": [{"name": "on", "edits": []}])", "baseline"},
+      {R"("interventions": [{"name": "baseline"}], "seed_list": [1])", "seed_list"}};
+  for (const Case& one : cases) {
+    const fs::path spec = temporary / "spec.json";
+    write_file(spec, std::string(R"({"model": "no-such-model-directory", "data": "data.jsonl", )") + one.text + "}");
+    const Ran ran = run_experiment(spec, temporary / "out");
+    CHECK(ran.code == 1);
+    CHECK_MESSAGE(ran.err.find(one.message) != std::string::npos, ran.err);
+    CHECK_MESSAGE(ran.err.find("no-such-model-directory") == std::string::npos, ran.err);
+    CHECK(lines_of(ran.err).size() == 1);
+    CHECK_FALSE(fs::exists(temporary / "out"));
+  }
+}

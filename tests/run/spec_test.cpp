@@ -1,0 +1,338 @@
+// The experiment spec: what each key means, its default, and what is refused before a model or data is opened.
+#include "tests/run/experiment_sample.h"
+#include "tests/support.h"
+
+using namespace signalbox;
+using namespace signalbox::test;
+
+TEST_CASE("spec: the least spec, and every default") {
+  const ExperimentSpec spec = spec_of(entries(), "some/dir");
+  CHECK(spec.model == "builtin");
+  CHECK(spec.data == std::filesystem::path("some/dir/D.jsonl"));
+  CHECK(spec.baseline == "baseline");
+  CHECK_FALSE(spec.generate.has_value());
+  CHECK(spec.programs.empty());
+  CHECK(spec.detect.empty());
+  CHECK_FALSE(spec.metrics_given);
+  CHECK(spec.metrics.empty());
+  CHECK(spec.seeds == std::vector<uint64_t>{0});
+  CHECK_FALSE(spec.traces.on);
+  CHECK_FALSE(spec.audit.has_value());
+  CHECK_FALSE(spec.split.has_value());
+  CHECK_FALSE(spec.tune.has_value());
+  CHECK(spec.resamples == 10000);
+  CHECK(spec.seed == 0);
+  REQUIRE(spec.interventions.size() == 1);
+  CHECK(spec.interventions[0].controls.random == 20);
+  CHECK(spec.interventions[0].controls.frequency_matched == 0);
+  CHECK(spec.interventions[0].controls.bottom);
+  CHECK(spec_of(entries() + ", 'generate': {}").generate->max_tokens == 64);
+}
+
+TEST_CASE("spec: every key is read") {
+  const ExperimentSpec spec = spec_of(
+      "'generate': {'max_tokens': 8, 'temperature': 0.5, 'top_p': 0.9, 'top_k': 3, 'samples': 2, 'stop': ['a', 'b'], "
+      "'ignore_eos': true}, 'programs': [{'name': 'R0'}, {'name': 'R1', 'suffix': '!'}], "
+      "'detect': {'mem': {'contrast': 'A:B', 'span': 'question', 'phase': 'given', 'length_match': true, "
+      "'stable_top': 7}, 'gen': {'contrast': ['x:y', 'z'], 'phase': 'generated'}}, "
+      "'interventions': [{'name': 'none'}, {'name': 'off', 'description': 'Memory off', 'edits': [{'op': 'deactivate', "
+      "'mode': 'ban', 'experts': {'from': 'detect:mem', 'top': 8, 'sign': '-'}}]}, {'name': 'g', 'grid': {'k': [1, "
+      "2]}, "
+      "'edits': [{'op': 'top_k', 'k': '$k'}]}, {'name': 'own', 'edits': [" +
+      ban +
+      "], 'controls': {'random': 1}}], 'baseline': 'none', 'audit': {'from': 'detect:mem', 'top': 20, 'sign': 'both', "
+      "'mode': 'steermoe', 'tokens': {'phase': 'given'}, 'weights': 'keep_slot'}, 'controls': {'random': 3, "
+      "'frequency_matched': 2}, 'metrics': ['em', 'kl', 'judge:ok'], 'seeds': [3, 1], 'split': {'key': 'part', "
+      "'detect': "
+      "'a', 'tune': 'c', 'test': 'b'}, 'tune': {'metric': 'em', 'goal': 'lower'}, 'traces': {'points': 'router.ids', "
+      "'of': ['g', 'off', 'audit']}, 'judges': {'ok': {'command': ['python3', 'judge.py'], 'timeout': 5}}, "
+      "'resamples': "
+      "100, 'seed': 9");
+  CHECK(spec.generate->max_tokens == 8);
+  CHECK(spec.generate->temperature == 0.5);
+  CHECK(spec.generate->top_p == 0.9);
+  CHECK(spec.generate->top_k == 3);
+  CHECK(spec.generate->samples == 2);
+  CHECK(spec.generate->stop == std::vector<std::string>{"a", "b"});
+  CHECK(spec.generate->ignore_eos);
+  REQUIRE(spec.programs.size() == 2);
+  CHECK(spec.programs[1].suffix == "!");
+  REQUIRE(spec.detect.size() == 2);
+  CHECK(spec.detect[0].a == "A");
+  CHECK(spec.detect[0].b == "B");
+  CHECK(spec.detect[0].span == "question");
+  CHECK(spec.detect[0].phase == Condition::Phase::given);
+  CHECK(spec.detect[0].length_match);
+  CHECK(spec.detect[0].stable_top == 7);
+  CHECK(spec.detect[1].a == "x:y");
+  CHECK(spec.detect[1].phase == Condition::Phase::generated);
+  REQUIRE(spec.interventions.size() == 5);
+  CHECK(spec.interventions[1].description == "Memory off");
+  CHECK(spec.interventions[1].names_experts);
+  CHECK_FALSE(spec.interventions[1].lists_experts);
+  CHECK(spec.interventions[1].controls.random == 3);
+  CHECK(spec.interventions[1].controls.frequency_matched == 2);
+  CHECK_FALSE(spec.interventions[1].controls.bottom);  // what an object of controls leaves out is none
+  CHECK(spec.interventions[2].name == "g/k=1");
+  CHECK(spec.interventions[3].entry == "g");
+  CHECK_FALSE(spec.interventions[3].names_experts);
+  CHECK(spec.interventions[4].lists_experts);
+  CHECK(spec.interventions[4].controls.random == 1);
+  CHECK(spec.interventions[4].controls.frequency_matched == 0);
+  CHECK(json::dump(spec.audit->edit) ==
+        R"({"op":"deactivate","mode":"steermoe","experts":{"from":"detect:mem","top":20,"sign":"both"},)"
+        R"("tokens":{"phase":"given"},"weights":"keep_slot"})");
+  CHECK(spec.metrics == std::vector<std::string>{"em", "kl", "judge:ok"});
+  CHECK(spec.seeds == std::vector<uint64_t>{3, 1});
+  CHECK(spec.split->key == "part");
+  CHECK(spec.split->detect == "a");
+  CHECK(spec.split->tune == "c");
+  CHECK(spec.split->test == "b");
+  CHECK(spec.tune->metric == "em");
+  CHECK_FALSE(spec.tune->higher);
+  CHECK(spec.traces.points == "router.ids");
+  REQUIRE(spec.judges.size() == 1);
+  CHECK(spec.judges[0].command == std::vector<std::string>{"python3", "judge.py"});
+  CHECK(spec.judges[0].timeout == 5);
+  CHECK(spec.resamples == 100);
+  CHECK(spec.seed == 9);
+
+  CHECK(spec.traced("g", "g/k=1"));
+  CHECK(spec.traced("off", "off"));
+  CHECK_FALSE(spec.traced("off", "off/random-0"));
+  CHECK_FALSE(spec.traced("own", "own"));
+  CHECK(spec.traced("audit", "audit/L3E5"));
+
+  const auto rankings = rankings_of(spec);
+  REQUIRE(rankings.size() == 2);
+  CHECK(rankings[0].path == "interventions[1].edits[0].experts.from");
+  CHECK(rankings[0].detect == "mem");
+  CHECK(rankings[1].path == "audit.from");
+}
+
+TEST_CASE("spec: keys, types and names are checked, naming the key") {
+  const std::string text_run = ", 'generate': {}";
+  const std::vector<std::pair<std::string, std::string>> cases = {
+      {"'interventions': [{'name': 'baseline'}], 'metric': ['em']", "unknown key \"metric\""},
+      {"'seed': 1", "expected the key \"interventions\", found none"},
+      {"'interventions': {}", "interventions: expected an array, found an object"},
+      {"'interventions': []", "interventions: expected at least the baseline, found none"},
+      {"'interventions': [{'name': 'off'}]",
+       "interventions: expected the baseline \"baseline\" among them, found none of that name"},
+      {entries() + ", 'baseline': 'base'",
+       "interventions: expected the baseline \"base\" among them, found none of that name"},
+      {"'interventions': [{'name': 'baseline', 'edits': [{'op': 'top_k', 'k': 1}]}]",
+       "interventions[0].edits: expected none for the baseline, found some"},
+      {entries("{'name': 'baseline'}"), "interventions[1].name: expected each name once, found \"baseline\" again"},
+      {entries("{'name': 'audit'}"),
+       "interventions[1].name: expected another name than \"audit\", which is that of the audit's"},
+      {entries("{'name': 'a/b'}"),
+       "interventions[1].name: expected a name of 1 to 200 bytes without '/' and control characters, found \"a/b\""},
+      {entries("{'name': ''}"), "interventions[1].name: expected a name of 1 to 200 bytes"},
+      {entries("{'name': '..'}"), "interventions[1].name: expected a name of 1 to 200 bytes"},
+      {entries("{'name': 'a\\n'}"), "interventions[1].name: expected a name of 1 to 200 bytes"},
+      {entries("{'edits': []}"), "interventions[1]: expected the key \"name\", found none"},
+      {entries("{'name': 'x', 'edit': []}"), "interventions[1]: unknown key \"edit\""},
+      {entries("{'name': 'x', 'edits': {}}"), "interventions[1].edits: expected an array, found an object"},
+      {entries("{'name': 'x', 'edits': [{'op': 'off'}]}"), "interventions[1].edits[0].op: expected \"deactivate\""},
+      {entries("{'name': 'x', 'edits': [{'op': 'deactivate', 'mode': 'ban'}]}"),
+       "interventions[1].edits[0]: expected the key \"experts\" for deactivate ban, found none"},
+      {entries("{'name': 'x', 'edits': [{'op': 'deactivate', 'mode': 'ban', 'experts': []}]}"),
+       "interventions[1].edits[0].experts: expected at least one expert, found none"},
+      {entries("{'name': 'x', 'edits': [{'op': 'deactivate', 'mode': 'ban', 'experts': {'2': []}}]}"),
+       "interventions[1].edits[0].experts: expected at least one expert in layer 2, found none"},
+      {entries(
+           "{'name': 'x', 'edits': [{'op': 'activate', 'mode': 'force', 'experts': {'from': 'detect:m', 'top': 0}}]}"),
+       "interventions[1].edits[0].experts.top: expected an integer from 1 to"},
+      {entries("{'name': 'x', 'grid': {'p': ['random', 'rnd']}, 'edits': [{'op': 'misroute', 'policy': '$p'}]}"),
+       "interventions[1] (p=rnd).edits[0].policy: expected \"next_best\""},
+      {entries("{'name': 'x', 'description': ''}"), "interventions[1].description: expected one line of text, found"},
+      {entries("{'name': 'x', 'controls': {'random': 2}}"),
+       "interventions[1].controls: expected edits that name experts, for controls to replace, found none"},
+      {entries() + ", 'controls': {'random': -1}", "controls.random: expected an integer from 0 to 10000, found -1"},
+      {entries() + ", 'controls': {'rand': 1}", "controls: unknown key \"rand\""},
+      {entries() + ", 'controls': 5", "controls: expected {\"random\": N, \"frequency_matched\": N, \"bottom\": true}"},
+      {entries() + ", 'generate': {'max_tokens': 0}", "generate.max_tokens: expected an integer from 1 to"},
+      {entries() + ", 'generate': {'max_token': 1}", "generate: unknown key \"max_token\""},
+      {entries() + ", 'generate': {'temperature': -1}", "generate.temperature: expected a number from 0 to 1000"},
+      {entries() + ", 'generate': {'top_p': 1.5}", "generate.top_p: expected a number from 0 to 1, found 1.5"},
+      {entries() + ", 'generate': {'top_k': -1}", "generate.top_k: expected an integer from 0 to"},
+      {entries() + ", 'generate': {'samples': 0}", "generate.samples: expected an integer from 1 to"},
+      {entries() + ", 'generate': {'stop': 'x'}", "generate.stop: expected an array, found \"x\""},
+      {entries() + ", 'generate': {'stop': ['']}", "generate.stop[0]: expected a text that is not empty, found \"\""},
+      {entries() + ", 'generate': 64", "generate: expected an object, found 64"},
+      {entries() + ", 'programs': 'regimes'", "programs: expected \"generate\" in the spec, for program R"},
+      {entries() + ", 'programs': [{'suffix': 'x'}]", "programs[0]"},
+      {entries() + ", 'metrics': []", "metrics: expected at least one metric, found none"},
+      {entries() + text_run + ", 'metrics': ['em', 'em']", "metrics[1]: expected each metric once, found \"em\" again"},
+      {entries() + text_run + ", 'metrics': ['emm']", "metrics[0]: expected a metric (nearest: em, "},
+      {entries() + ", 'metrics': ['kl', 'em']",
+       "metrics[1]: expected \"generate\" in the spec for \"em\", which needs text, found none"},
+      {entries() + text_run + ", 'metrics': ['judge:x']",
+       "metrics[0]: expected a judge of \"judges\", found \"judge:x\""},
+      {entries() + ", 'judges': {'x': {'command': ['true']}}, 'metrics': ['judge:x']",
+       "metrics[0]: expected \"generate\" in the spec for \"judge:x\", which needs text, found none"},
+      {entries() + text_run + ", 'judges': {'x': {'command': ['true']}}, 'metrics': ['em']",
+       "judges.x: expected the metric \"judge:x\", found none"},
+      {entries() + ", 'judges': {'x': {'command': []}}",
+       "judges.x.command: expected a program and its arguments, found none"},
+      {entries() + ", 'judges': {'x': {'command': ['true'], 'timeout': 0}}",
+       "judges.x.timeout: expected seconds above 0 and at most 86400, found 0"},
+      {entries() + ", 'seeds': []", "seeds: expected at least one seed, found none"},
+      {entries() + ", 'seeds': [1, 2, 1]", "seeds[2]: expected each seed once, found 1 again"},
+      {entries() + ", 'seeds': [-1]", "seeds[0]: expected an integer from 0 to"},
+      {entries() + ", 'seeds': 0", "seeds: expected an array, found 0"},
+      {entries() + ", 'resamples': 0", "resamples: expected an integer from 1 to"},
+      {entries() + ", 'seed': 1.5", "seed: expected an integer, found 1.5"},
+      {entries() + ", 'split': 'b'", "split: expected an object, found \"b\""},
+      {entries() + ", 'split': {'detect': 'a'}", "split: expected the key \"test\", found none"},
+      {entries() + ", 'split': {'detect': 'a', 'test': 'a'}",
+       "split.test: expected another split than that of detect, found \"a\" for both"},
+      {entries() + ", 'split': {'tune': 'b', 'test': 'b'}", "split.test: expected another split than that of tune"},
+      {entries() + ", 'split': {'test': ''}", "split.test: expected a text that is not empty, found \"\""},
+      {entries() + ", 'traces': 1", "traces: expected true, false or {\"points\": GLOBS, \"of\": [NAME...]}, found 1"},
+      {entries() + ", 'traces': {'of': ['off']}", "traces.of[0]: expected the name of an intervention, found \"off\""},
+      {entries() + ", 'traces': {'of': ['baseline', 'baseline']}",
+       "traces.of[1]: expected each name once, found \"baseline\" again"},
+      {entries() + ", 'traces': {'of': []}", "traces.of: expected at least one name, found none"},
+      {entries() + ", 'traces': {'of': ['audit']}", "traces.of[0]: expected the name of an intervention"},
+      {entries() + ", 'traces': {'points': ''}", "traces.points: expected globs such as"},
+      {entries() + ", 'metrics': ['route_jaccard']",
+       "metrics[0]: expected \"traces\" of every intervention for \"route_jaccard\", found none"},
+      {entries() + ", 'metrics': ['kl', 'route_jaccard'], 'traces': {'of': ['baseline']}",
+       "metrics[1]: expected \"traces\" of every intervention for \"route_jaccard\", found those of some"},
+      {entries() + ", 'detect': {'m': {}}", "detect.m: expected the key \"contrast\", found none"},
+      {entries() + ", 'detect': {'m': {'contrast': 'A'}}", "detect.m.contrast: expected \"A:B\" or [\"A\", \"B\"]"},
+      {entries() + ", 'detect': {'m': {'contrast': 'A:B:C'}}", "detect.m.contrast: expected \"A:B\" or [\"A\", \"B\"]"},
+      {entries() + ", 'detect': {'m': {'contrast': ['A', 'A']}}",
+       "detect.m.contrast: expected two different conditions as \"A:B\""},
+      {entries() + ", 'detect': {'m': {'contrast': 'A:'}}", "detect.m.contrast: expected two different conditions"},
+      {entries() + ", 'detect': {'m': {'contrast': 'A:B', 'phase': 'prompt'}}",
+       "detect.m.phase: expected \"given\", \"generated\" or \"all\", found \"prompt\""},
+      {entries() + ", 'detect': {'m': {'contrast': 'A:B', 'phase': 'generated'}}",
+       "detect.m.phase: expected \"generate\" in the spec for generated tokens, found none"},
+      {entries() + text_run + ", 'detect': {'m': {'contrast': 'A:B', 'phase': 'generated', 'span': 's'}}",
+       "detect.m.span: expected no span beside generated tokens, which are in none"},
+      {entries() + ", 'detect': {'m/n': {'contrast': 'A:B'}}", "detect: expected a name of 1 to 200 bytes"},
+      {entries() + ", 'detect': {'m': {'contrast': 'A:B'}}, 'split': {'test': 'b'}",
+       "split: expected \"detect\", the split that detection sees, found none"},
+      {entries() + ", 'audit': {}", "audit: expected either \"from\" or \"experts\", found neither"},
+      {entries() + ", 'audit': {'from': 'rd.csv', 'top': 3, 'experts': {'2': [1]}}",
+       "audit: expected either \"from\" or \"experts\", found both"},
+      {entries() + ", 'audit': {'from': 'rd.csv'}", "audit: expected the key \"top\", found none"},
+      {entries() + ", 'audit': {'from': 'rd.csv', 'top': 3, 'sign': 'plus'}",
+       "audit.sign: expected \"+\", \"-\" or \"both\", found \"plus\""},
+      {entries() + ", 'audit': {'experts': {'2': [1]}, 'top': 3}",
+       "audit.top: expected it only beside \"from\", found it beside \"experts\""},
+      {entries() + ", 'audit': {'experts': [1]}",
+       "audit.experts: expected an object of lists by layer, found an array"},
+      {entries() + ", 'audit': {'experts': {}}", "audit.experts: expected at least one expert, found none"},
+      {entries() + ", 'audit': {'experts': {'2': [1]}, 'mode': 'off'}",
+       "audit.mode: expected \"ban\", \"steermoe\" or \"zero\", found \"off\""},
+      {entries() + ", 'audit': {'experts': {'2': [1]}, 'mode': 'zero', 'weights': 'hole'}",
+       "audit.weights: expected none beside mode zero, found some"},
+      {entries() + ", 'audit': {'experts': {'2': [1]}, 'tokens': {'phase': 'x'}}", "audit.tokens.phase: expected"},
+  };
+  for (const auto& [keys, message] : cases) {
+    const std::string found = spec_error(keys);
+    CHECK_MESSAGE(found.starts_with(message), keys << "\n  " << found);
+  }
+}
+
+TEST_CASE("spec: experts from a run's own data need a stage of detection and a split") {
+  const std::string off = entries(
+      "{'name': 'off', 'edits': [{'op': 'top_k', 'k': 1}, {'op': 'deactivate', 'mode': 'ban', 'experts': {'from': "
+      "'detect:mem', 'top': 8}}]}");
+  const std::string stage = ", 'detect': {'mem': {'contrast': 'A:B'}}";
+  CHECK(spec_error(off) == "interventions[1].edits[1].experts.from: expected a stage of \"detect\", found \"mem\"");
+  CHECK(spec_error(off + stage) ==
+        "interventions[1].edits[1].experts.from: expected a \"split\", for experts found in a run's own data cannot be "
+        "tested on the same records, found none");
+  CHECK(spec_error(off + stage + ", 'split': {'test': 'b'}") ==
+        "split: expected \"detect\", the split that detection sees, found none");
+  CHECK(spec_error(off + stage + ", 'split': {'detect': 'a', 'test': 'b'}") == "no error");
+  CHECK(spec_error(entries() + stage + ", 'audit': {'from': 'detect:mem', 'top': 3}")
+            .starts_with("audit.from: expected a \"split\""));
+  // To look at without using it, detection may see all records.
+  CHECK(spec_error(entries() + stage) == "no error");
+}
+
+TEST_CASE("spec: tuning needs a metric of the run, a split and a grid") {
+  const std::string grid = entries("{'name': 'g', 'grid': {'k': [1, 2]}, 'edits': [{'op': 'top_k', 'k': '$k'}]}");
+  const std::string split = ", 'split': {'tune': 'c', 'test': 'b'}",
+                    tune = ", 'tune': {'metric': 'kl', 'goal': 'lower'}";
+  CHECK(spec_error(grid + split + tune) == "no error");
+  CHECK(spec_error(grid + split + ", 'tune': {'metric': 'ppl', 'goal': 'higher'}, 'metrics': ['kl']") ==
+        "tune.metric: expected one of \"metrics\", found \"ppl\"");
+  CHECK(spec_error(grid + split + ", 'tune': {'metric': 'kl'}") == "tune: expected the key \"goal\", found none");
+  CHECK(spec_error(grid + split + ", 'tune': {'metric': 'kl', 'goal': 'up'}") ==
+        "tune.goal: expected \"higher\" or \"lower\", found \"up\"");
+  CHECK(spec_error(grid + split + ", 'tune': {'metric': 'em', 'goal': 'lower'}") ==
+        "tune.metric: expected \"generate\" in the spec for \"em\", which needs text, found none");
+  CHECK(spec_error(grid + tune) ==
+        "tune: expected a split with \"tune\" for tuning, so that no record serves two purposes, found none");
+  CHECK(spec_error(grid + tune + ", 'split': {'test': 'b'}").starts_with("tune: expected a split with \"tune\""));
+  CHECK(spec_error(entries() + split + tune) ==
+        "tune: expected an intervention with a grid to choose from, found none");
+}
+
+TEST_CASE("spec: controls for all, for none, and of one intervention") {
+  const auto controls = [](const std::string& run, const std::string& own) {
+    const ExperimentSpec spec = spec_of(entries("{'name': 'off', 'edits': [" + ban + "]" + own + "}") + run);
+    const ControlsSpec& found = spec.interventions[1].controls;
+    return std::to_string(found.random) + " " + std::to_string(found.frequency_matched) +
+           (found.bottom ? " bottom" : "");
+  };
+  CHECK(controls("", "") == "20 0 bottom");
+  CHECK(controls(", 'controls': true", "") == "20 0 bottom");
+  CHECK(controls(", 'controls': false", "") == "0 0");
+  CHECK(controls(", 'controls': null", "") == "0 0");
+  CHECK(controls(", 'controls': {}", "") == "0 0");
+  CHECK(controls(", 'controls': {'random': 5}", "") == "5 0");
+  CHECK(controls(", 'controls': {'frequency_matched': 5, 'bottom': true}", "") == "0 5 bottom");
+  CHECK(controls(", 'controls': {'random': 5}", ", 'controls': false") == "0 0");
+  CHECK(controls(", 'controls': false", ", 'controls': {'random': 2}") == "2 0");
+}
+
+TEST_CASE("spec: files are relative to the spec, and a model that is a directory there is that directory") {
+  TemporaryDirectory dir;
+  std::filesystem::create_directory(dir / "model");
+  write_file(dir / "S.json", R"({"model": "model", "data": "sub/D.jsonl", "interventions": [{"name": "baseline"}]})");
+  const ExperimentSpec spec = load_experiment(dir / "S.json");
+  CHECK(spec.model == (dir / "model").string());
+  CHECK(spec.data == dir / "sub/D.jsonl");
+  CHECK(spec.base_dir == dir.path());
+  write_file(dir / "S.json", R"({"model": "org/model", "data": "/D.jsonl", "interventions": [{"name": "baseline"}]})");
+  CHECK(load_experiment(dir / "S.json").model == "org/model");
+  CHECK(load_experiment(dir / "S.json").data == "/D.jsonl");
+  write_file(dir / "judge.py", "");
+  write_file(dir / "S.json", R"({"model": "m", "data": "D", "interventions": [{"name": "baseline"}], "generate": {},
+      "metrics": ["judge:j"], "judges": {"j": {"command": ["judge.py", "judge.py", "-v", "none.py"]}}})");
+  const JudgeSpec judge = load_experiment(dir / "S.json").judges.at(0);
+  CHECK(judge.command == std::vector<std::string>{"judge.py", (dir / "judge.py").string(), "-v", "none.py"});
+  CHECK(judge.given == std::vector<std::string>{"judge.py", "judge.py", "-v", "none.py"});
+  write_file(dir / "S.json", R"({"model": "m", "data": "-", "interventions": [{"name": "baseline"}]})");
+  CHECK(error_of([&] { load_experiment(dir / "S.json"); }) ==
+        (dir / "S.json").string() +
+            ": data: expected a file (it is read again when the run is continued), found \"-\"");
+  write_file(dir / "S.json", R"({"model": 3, "data": "D"})");
+  CHECK(error_of([&] { load_experiment(dir / "S.json"); }) ==
+        (dir / "S.json").string() + ": model: expected a string, found 3");
+  write_file(dir / "S.json", "[]");
+  CHECK(error_of([&] { load_experiment(dir / "S.json"); }) ==
+        (dir / "S.json").string() + ": expected an object, found an array");
+  CHECK(error_of([&] { load_experiment(dir / "none.json"); }).starts_with((dir / "none.json").string()));
+}
+
+TEST_CASE("spec: two specs that mean the same run resolve to the same") {
+  const auto resolved = [](const std::string& more) { return json::dump(resolved_json(spec_of(more))); };
+  const std::string off = "{'name': 'off', 'edits': [" + ban + "]";
+  CHECK(resolved(entries(off + "}")) ==
+        resolved(entries(off + ", 'controls': true, 'description': 'x'}") +
+                 ", 'seeds': [0], 'baseline': 'baseline', 'traces': false, 'resamples': 10000, 'seed': 0, 'generate': "
+                 "null, 'controls': {'random': 4}"));
+  for (const char* other : {", 'seeds': [1]", ", 'generate': {}", ", 'resamples': 9", ", 'seed': 1", ", 'traces': true",
+                            ", 'controls': false", ", 'split': {'test': 'b'}", ", 'metrics': ['kl']",
+                            ", 'audit': {'experts': {'2': [1]}}", ", 'detect': {'m': {'contrast': 'A:B'}}"})
+    CHECK_MESSAGE(resolved(entries(off + "}")) != resolved(entries(off + "}") + other), other);
+}

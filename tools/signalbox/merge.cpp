@@ -1,0 +1,49 @@
+// signalbox merge: the shards of a run, put together.
+#include "eval/run/merge.h"
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <memory>
+
+#include "eval/report/tables.h"
+#include "eval/run/findings.h"
+#include "tools/signalbox/commands.h"
+#include "tools/signalbox/common.h"
+
+namespace signalbox {
+
+int merge_command(int argc, char** argv) {
+  CLI::App app(
+      "Puts the directories of all shards of a run together into the one that a single process would have "
+      "written (docs/run-directory.md).",
+      "signalbox merge");
+  app.footer("Example:\n  signalbox merge out/whole out/shard-*");
+  std::string out;
+  std::vector<std::filesystem::path> shards;
+  bool as_json = false, quiet = false;
+  app.add_option("OUT", out, "the directory to make; must not exist, or be empty")->required();
+  app.add_option("DIR", shards, "the directories of all shards, in any order")->required();
+  app.add_flag("--json", as_json, "print metrics.json");
+  app.add_flag("--quiet", quiet, "no progress");
+  if (int code = parse_arguments(app, argc, argv); code >= 0) return code;
+
+  std::unique_ptr<Progress> progress;
+  MergeOptions options;
+  options.finalize = write_findings;
+  options.on_progress = [&](int64_t done, int64_t total) {
+    stop_if_interrupted();
+    if (!progress) progress = std::make_unique<Progress>("merging", total, quiet);
+    progress->update(done);
+  };
+  catch_signals();
+  merge_runs(out, shards, options);
+  progress.reset();
+  const json::Value metrics = json::parse_file(std::filesystem::path(out) / "metrics.json");
+  if (as_json)
+    write_stdout(json::dump(metrics) + "\n");
+  else
+    write_stdout(table_text(result_rows(metrics, RowChoice::main)));
+  return 0;
+}
+
+}  // namespace signalbox

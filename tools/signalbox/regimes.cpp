@@ -1,0 +1,277 @@
+// signalbox regimes: one set of base prompts under several prompt programs, and which experts the programs have in
+// common. Three forms: expand (records out), trace (records, run and recorded), and the analysis of traces.
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cstdio>
+#include <thread>
+
+#include "eval/detect/trace_set.h"
+#include "eval/regimes/programs.h"
+#include "eval/regimes/recurring.h"
+#include "tools/signalbox/commands.h"
+#include "tools/signalbox/common.h"
+
+namespace signalbox {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+// "regimes", or a file that holds the list, or an object with the key "programs" (an experiment's spec).
+std::vector<Program> load_programs(const std::string& given) {
+  if (given == "regimes") return default_regimes();
+  const json::Value value = json::parse_file(given);
+  const json::Ref root(value, given);
+  const fs::path dir = fs::path(given).parent_path();
+  return parse_programs(value.type() == json::Type::object ? root.at("programs") : root, dir);
+}
+
+// Keeps the named programs, in their own order.
+void select_programs(std::vector<Program>& programs, const std::vector<std::string>& names) {
+  if (names.empty()) return;
+  for (const std::string& name : names)
+    if (std::none_of(programs.begin(), programs.end(), [&](const Program& p) { return p.name == name; }))
+      throw UsageError("--program", "expected the name of a program, found \"" + name + "\"");
+  std::erase_if(programs,
+                [&](const Program& p) { return std::find(names.begin(), names.end(), p.name) == names.end(); });
+}
+
+bool has_settings(const Program& program) {
+  return program.samples || program.max_tokens || program.temperature || program.top_p || program.top_k;
+}
+
+int expand(int argc, char** argv) {
+  CLI::App app("Writes the records that prompt programs make of base records, to standard output.",
+               "signalbox regimes expand");
+  app.footer(
+      "Example:\n  echo '{\"id\":\"a\",\"prompt\":\"What is 2 + 3?\"}' | signalbox regimes expand --programs regimes "
+      "--input -");
+  std::string programs_file, input;
+  std::vector<std::string> names;
+  bool quiet = false;
+  app.add_option("--programs", programs_file, "a file of prompt programs (docs/regimes.md), or regimes")->required();
+  app.add_option("--input", input, "base records; - = standard input")->required();
+  app.add_option("--program", names, "only this program (may be given several times)")->allow_extra_args(false);
+  app.add_flag("--quiet", quiet, "no messages");
+  if (int code = parse_arguments(app, argc, argv); code >= 0) return code;
+  std::vector<Program> programs = load_programs(programs_file);
+  select_programs(programs, names);
+  for (const Derived& derived : apply_programs(programs, read_records(input)))
+    write_stdout(json::dump(derived.record.source) + "\n");
+  for (const Program& program : programs)
+    if (has_settings(program) && !quiet)
+      std::fprintf(stderr,
+                   "%s has settings of its own (samples, temperature, ...), which records do not carry: regimes trace "
+                   "and run apply them\n",
+                   program.name.c_str());
+  return 0;
+}
+
+// A job for every sample of every derived record, with the settings of its program.
+void make_jobs(PreparedRun& run, const std::vector<Derived>& derived, const std::vector<Program>& programs,
+               const SamplingOptions& sampling, int64_t limit) {
+  const std::vector<Job> single = std::move(run.jobs);
+  run.jobs.clear();
+  run.total_tokens = 0;
+  for (size_t r = 0; r < derived.size(); ++r) {
+    const Program& program = programs[derived[r].program];
+    Job job = single[r];
+    job.max_new = program.max_tokens.value_or(sampling.max_tokens);
+    if (program.temperature) job.sampling.temperature = static_cast<float>(*program.temperature);
+    if (program.top_p) job.sampling.top_p = static_cast<float>(*program.top_p);
+    if (program.top_k) job.sampling.top_k = static_cast<int32_t>(*program.top_k);
+    const auto n_given = static_cast<int64_t>(job.prompt->tokens.size());
+    if (limit > 0 && n_given + job.max_new > limit)
+      throw Error(derived[r].record.where + ": program \"" + program.name + "\"",
+                  "expected at most the model's " + std::to_string(limit) + " positions, found " +
+                      std::to_string(n_given) + " given and up to " + std::to_string(job.max_new) +
+                      " generated tokens");
+    for (int64_t s = 0; s < program.samples.value_or(sampling.samples); ++s) {
+      job.index = static_cast<int64_t>(run.jobs.size());
+      job.sample = static_cast<uint32_t>(s);
+      run.total_tokens += n_given + job.max_new;
+      run.jobs.push_back(job);
+    }
+  }
+}
+
+int trace(int argc, char** argv) {
+  CLI::App app("Runs base records under every prompt program and records the routes into one trace directory.",
+               "signalbox regimes trace");
+  app.footer(
+      "Example:\n  signalbox regimes trace builtin --programs regimes --input tools/builtin/heldout/two_hop.jsonl "
+      "--max-tokens 40 --out /tmp/regimes");
+  CommonOptions options;
+  SamplingOptions sampling;
+  std::string programs_file, input;
+  add_run_options(app, options);
+  app.add_option("--programs", programs_file, "a file of prompt programs (docs/regimes.md), or regimes")->required();
+  app.add_option("--input", input, "base records; - = standard input")->required();
+  app.add_option("--out", options.trace, "directory of the trace")->required();
+  app.add_option("--max-tokens", sampling.max_tokens, "generate this many tokens at most")
+      ->check(CLI::Range(1, 1 << 24))
+      ->capture_default_str();
+  app.add_option("--points", options.points, "points to record; default *.router.ids,*.router.weights");
+  app.add_flag("--compact", options.compact, "router.weights as F16");
+  add_sampling_options(app, sampling);
+  if (int code = parse_arguments(app, argc, argv); code >= 0) return code;
+
+  const std::vector<Program> programs = load_programs(programs_file);
+  const std::vector<Derived> derived = apply_programs(programs, read_records(input));
+  std::vector<Record> records;
+  for (const Derived& one : derived) records.push_back(one.record);
+  OpenedModel model = open_model(options);
+  sampling.sampling.seed = options.seed;
+  SamplingOptions single = sampling;
+  single.samples = 1;
+  single.max_tokens = 0;  // positions are checked by program below
+  PreparedRun run = prepare_run(options, model, std::move(records), single, false);
+  make_jobs(run, derived, programs, sampling, model.loaded.model.max_positions);
+  auto writer = open_trace(options, model, run);
+
+  Forward forward(*model.backend, model.loaded.model, model.loaded.weights, run.max_slots);
+  Progress progress("tracing", run.total_tokens, options.quiet);
+  RunEvents events;
+  int64_t rows = 0;
+  events.on_progress = [&](int64_t done) { progress.update(rows = done); };
+  catch_signals();
+  if (!run_jobs(forward, run.jobs, run_options(options, model, sampling), events, writer.get())) return 3;
+  progress.done();
+  std::vector<std::string> ids;
+  std::map<std::string, const Record*> by_id;
+  for (const Record& record : run.records) by_id[record.id] = &record;
+  for (const Job& job : run.jobs) ids.push_back(job.prompt->id);
+  writer->finish(ids, [&](int64_t sample) { return by_id.at(ids[sample])->source; });
+  const std::string file = options.trace + "/trace.safetensors";
+  if (options.json) {
+    json::Value summary = json::Value::object();
+    summary.set("trace", file).set("samples", static_cast<int64_t>(run.jobs.size())).set("tokens", rows);
+    write_stdout(json::dump(summary) + "\n");
+  } else if (!options.quiet) {
+    std::fprintf(stderr, "%s: %ld samples, %ld tokens\n", file.c_str(), static_cast<long>(run.jobs.size()),
+                 static_cast<long>(rows));
+  }
+  return 0;
+}
+
+std::string points(double share) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%+.1f", 100 * share);
+  return text;
+}
+
+std::string pad(const std::string& text, size_t width) {
+  return std::string(text.size() < width ? width - text.size() : 0, ' ') + text;
+}
+
+void print_tables(const RegimeAnalysis& analysis, const RegimeOptions& options, size_t top) {
+  std::string out = "regime  prompts  trajectories  generated tokens (mean, 95 % interval; shortest - longest)\n";
+  char line[256];
+  for (const RegimeProfile& regime : analysis.regimes) {
+    std::snprintf(line, sizeof line, "%6s  %7ld  %12ld  %.1f [%.1f, %.1f]; %ld - %ld\n", regime.name.c_str(),
+                  static_cast<long>(regime.n_prompts), static_cast<long>(regime.n_trajectories), regime.length.mean,
+                  regime.length.ci.lo, regime.length.ci.hi, static_cast<long>(regime.shortest),
+                  static_cast<long>(regime.longest));
+    out += line;
+  }
+  out += "\nrecurring experts, ranked by the lower end of the score (differences to " + options.baseline +
+         " in percentage points, * = q < ";
+  std::snprintf(line, sizeof line, "%g)\n", options.level);
+  out += line;
+  out += "rank  layer  expert  share " + options.baseline;
+  for (size_t r = 1; r < analysis.regimes.size(); ++r) out += pad(analysis.regimes[r].name, 12);
+  out += "   up  persistence  score [95 % interval]\n";
+  for (size_t i = 0; i < std::min(top, analysis.recurring.size()); ++i) {
+    const RecurringExpert& expert = analysis.recurring[i];
+    const auto n = static_cast<size_t>(analysis.n_experts);
+    std::snprintf(
+        line, sizeof line, "%4zu  %5d  %6zu  %s", i + 1, analysis.layers[expert.row / n], expert.row % n,
+        pad(points(analysis.regimes[0].experts[expert.row].share.mean).substr(1) + " %", 6 + options.baseline.size())
+            .c_str());
+    out += line;
+    for (size_t r = 1; r < analysis.regimes.size(); ++r) {
+      const RegimeExpert& under = analysis.regimes[r].experts[expert.row];
+      out += pad(points(under.difference.mean) + (under.q < options.level ? "*" : " "), 12);
+    }
+    const std::string kept = analysis.persistence.empty() ? "-" : points(expert.persistence.mean).substr(1) + " %";
+    std::snprintf(line, sizeof line, "  %3ld  %11s  %.2f [%.2f, %.2f]\n", static_cast<long>(expert.n_up), kept.c_str(),
+                  100 * expert.score, 100 * expert.score_ci.lo, 100 * expert.score_ci.hi);
+    out += line;
+  }
+  if (analysis.persistence.empty()) out += "no regime has several trajectories a prompt: the score is the rise alone\n";
+  write_stdout(out);
+}
+
+int analyze(int argc, char** argv) {
+  CLI::App app(
+      "Routing profiles of generations under several regimes, and the experts that recur.\nOther forms: signalbox "
+      "regimes expand --help, signalbox regimes trace --help.",
+      "signalbox regimes");
+  app.footer("Example:\n  signalbox regimes /tmp/regimes --baseline R0");
+  std::vector<std::string> directories;
+  RegimeOptions options;
+  options.threads = 0;
+  std::string out;
+  size_t top = 10;
+  bool json_output = false, quiet = false, csv = false;
+  app.add_option("DIR", directories, "trace directories whose records have condition (the regime) and base")
+      ->required();
+  app.add_option("--baseline", options.baseline, "the regime that others are compared with")->capture_default_str();
+  app.add_option("--persistence", options.persistence,
+                 "the regime whose trajectories show persistence (default: the one with the most a prompt)");
+  app.add_option("--level", options.level, "level of q")
+      ->check(not_nan_validator())
+      ->check(CLI::Range(0.0, 1.0))
+      ->capture_default_str();
+  app.add_option("--out", out, "directory for the results (default DIR/regimes)");
+  app.add_option("--top", top, "experts to print")->check(CLI::Range(0, 1000000))->capture_default_str();
+  app.add_flag("--profiles-csv", csv, "write every trajectory's profile as profiles.csv too (large)");
+  app.add_option("--resamples", options.resamples, "bootstrap and sign-flip replicates")
+      ->check(CLI::Range(1, 10000000))
+      ->capture_default_str();
+  app.add_option("--seed", options.seed, "seed of resampling")->capture_default_str();
+  app.add_option("--threads", options.threads, "threads, 0 = all")->check(CLI::Range(0, 1024))->capture_default_str();
+  app.add_flag("--json", json_output, "print summary.json");
+  app.add_flag("--quiet", quiet, "print nothing");
+  if (int code = parse_arguments(app, argc, argv); code >= 0) return code;
+  if (out.empty()) {
+    if (directories.size() > 1)
+      throw UsageError("--out", "expected a directory where there are several DIRs, found none");
+    out = directories[0] + "/regimes";
+  }
+  if (options.threads == 0) options.threads = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+
+  const std::vector<fs::path> paths(directories.begin(), directories.end());
+  const TraceSet traces(paths);
+  const RoutingProfiles profiles = read_profiles(traces);
+  const RegimeAnalysis analysis = analyze_regimes(profiles, options);
+  json::Value from = json::Value::array();
+  for (size_t i = 0; i < traces.n_traces(); ++i)
+    from.push_back(json::Value::object()
+                       .set("dir", directories[i])
+                       .set("model_hash", traces.trace(i).metadata("model_hash"))
+                       .set("edits", traces.trace(i).metadata("edits")));
+  write_regimes(analysis, profiles, options, from, out);
+  if (csv) write_profiles_csv(profiles, fs::path(out) / "profiles.csv");
+  if (quiet) return 0;
+  if (json_output) {
+    write_stdout(json::dump(json::parse_file(fs::path(out) / "summary.json")) + "\n");
+  } else {
+    print_tables(analysis, options, top);
+    if (!profiles.empty.empty())
+      std::fprintf(stderr, "%zu samples have no generated token and were left out (summary.json)\n",
+                   profiles.empty.size());
+  }
+  return 0;
+}
+
+}  // namespace
+
+int regimes_command(int argc, char** argv) {
+  const std::string form = argc > 1 ? argv[1] : "";
+  if (form == "expand") return expand(argc - 1, argv + 1);
+  if (form == "trace") return trace(argc - 1, argv + 1);
+  return analyze(argc, argv);
+}
+
+}  // namespace signalbox

@@ -1,0 +1,201 @@
+// signalbox run: a whole experiment in a run directory.
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <ctime>
+#include <fstream>
+#include <set>
+
+#include "eval/report/tables.h"
+#include "eval/run/conduct.h"
+#include "eval/score/scorer.h"
+#include "loaders/model/sha256.h"
+#include "tools/signalbox/commands.h"
+#include "tools/signalbox/common.h"
+
+namespace signalbox {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+std::string file_hash(const fs::path& file) {
+  std::ifstream in(file, std::ios::binary);
+  if (!in) throw Error(file.string(), "cannot read the file");
+  Sha256 hash;
+  std::vector<char> buffer(1 << 20);
+  while (in.read(buffer.data(), static_cast<std::streamsize>(buffer.size())) || in.gcount() > 0)
+    hash.update(buffer.data(), static_cast<size_t>(in.gcount()));
+  return hash.hex();
+}
+
+std::string today() {
+  const std::time_t now = std::time(nullptr);
+  std::tm utc = {};
+  gmtime_r(&now, &utc);
+  char text[16];
+  std::strftime(text, sizeof text, "%Y-%m-%d", &utc);
+  return text;
+}
+
+// Whether what the template prints depends on the date.
+bool template_tells_date(const EncodeSetup& setup, const std::vector<Record>& records) {
+  if (!setup.chat_template) return false;
+  for (const Record& record : records) {
+    if (record.kind != Record::Kind::messages) continue;
+    auto on = [&](const char* date) {
+      json::Value variables = setup.template_variables;
+      variables.set("date", date);
+      return setup.chat_template->render(record.messages, true, variables).text;
+    };
+    return on("2001-02-03") != on("2012-11-30");
+  }
+  return false;
+}
+
+// Files whose content decides results, besides model and data, by the name that the spec gives them.
+json::Value hashes_of_files(const ExperimentSpec& spec) {
+  std::set<fs::path> files;
+  for (const InterventionSpec& intervention : spec.interventions) {
+    const json::Ref edits(intervention.edits, spec.where, intervention.path + ".edits");
+    for (const json::Ref& ref : edits.items()) {
+      const EditSpec edit = EditSpec::parse(ref, spec.base_dir, 0);
+      for (const fs::path& file : {edit.file, edit.source.file}) {
+        if (file.empty()) continue;
+        files.insert(fs::is_directory(file) ? file / "trace.safetensors" : file);
+      }
+    }
+  }
+  for (const RankingUse& use : rankings_of(spec))
+    if (use.detect.empty()) files.insert(use.file);
+  json::Value hashes = json::Value::object();
+  for (const fs::path& file : files)
+    hashes.set(fs::relative(file, spec.base_dir).generic_string(), file_hash(file));
+  return hashes;
+}
+
+json::Value identity_of(const CommonOptions& options, const OpenedModel& model, const Experiment& experiment,
+                        const EncodeSetup& setup, bool dated) {
+  json::Value weights = json::Value::object();
+  for (const auto& [name, hash] : hash_weight_files(*model.loaded.resolved.files)) weights.set(name, hash);
+  json::Value hashes = json::Value::object();
+  hashes.set("model", model.loaded.model_hash).set("weights", std::move(weights));
+  hashes.set("tokenizer", model.tokenizer ? json::Value(model.tokenizer->hash()) : json::Value());
+  hashes.set("chat_template", model.chat_template ? json::Value(model.chat_template->hash()) : json::Value());
+  hashes.set("data", file_hash(experiment.spec.data)).set("files", hashes_of_files(experiment.spec));
+  json::Value identity = json::Value::object();
+  identity.set("signalbox_version", SIGNALBOX_VERSION).set("hashes", std::move(hashes));
+  json::Value rules = json::Value::object();
+  for (const auto& [name, version] : score_rule_versions()) rules.set(name, version);
+  identity.set("scoring_rules", std::move(rules));
+  identity.set("device", model.backend->name()).set("isa", model.backend->isa()).set("numerics", options.numerics);
+  json::Value variables = setup.template_variables;
+  if (!dated) variables.set("date", json::Value());
+  identity.set("special", options.special).set("template_variables", std::move(variables));
+  return identity;
+}
+
+json::Value info_of(const CommonOptions& options, const OpenedModel& model, const Experiment& experiment, int argc,
+                    char** argv) {
+  json::Value arguments = json::Value::array();
+  for (int i = 0; i < argc; ++i) arguments.push_back(argv[i]);
+  json::Value info = json::Value::object();
+  info.set("argv", std::move(arguments)).set("model_path", model.loaded.resolved.path);
+  if (!model.loaded.resolved.commit.empty()) info.set("model_commit", model.loaded.resolved.commit);
+  info.set("data_path", fs::absolute(experiment.spec.data).string());
+  info.set("spec_path", fs::absolute(experiment.spec.where).string()).set("spec_hash", file_hash(experiment.spec.where));
+  info.set("spec_given", experiment.spec.source);
+  info.set("build", std::string("g++ or clang ") + __VERSION__).set("threads", options.threads);
+  return info.set("batch", options.batch).set("chunk", options.chunk);
+}
+
+// One progress bar at a time, one for each stage.
+class Stages {
+ public:
+  explicit Stages(bool quiet) : quiet_(quiet) {}
+  void begin(const std::string& what, int64_t total) {
+    progress_ = std::make_unique<Progress>(what, total, quiet_);
+  }
+  void update(int64_t done) {
+    if (progress_) progress_->update(done);
+  }
+  void note(const std::string& line) {
+    if (progress_) progress_->done();
+    if (!quiet_) std::fprintf(stderr, "%s\n", line.c_str());
+  }
+  void end() { progress_.reset(); }
+
+ private:
+  bool quiet_;
+  std::unique_ptr<Progress> progress_;
+};
+
+}  // namespace
+
+int run_command(int argc, char** argv) {
+  CLI::App app("Runs an experiment (docs/experiments.md) in a directory, or goes on with it where it stopped.",
+               "signalbox run");
+  app.footer("Example:\n  signalbox run examples/deactivation.json --out /tmp/deactivation");
+  CommonOptions options;
+  std::string spec_file, out, shard_text;
+  app.add_option("SPEC", spec_file, "the experiment, a JSON file")->required();
+  app.add_option("--out", out, "the run directory (docs/run-directory.md)")->required();
+  app.add_option("--shard", shard_text, "I/N: only records whose index is I mod N (default: Slurm's array variables)");
+  add_experiment_options(app, options);
+  if (int code = parse_arguments(app, argc, argv); code >= 0) return code;
+
+  std::string told;
+  const Shard shard = choose_shard(shard_text, told);
+  Experiment experiment = open_experiment(spec_file);
+  if (app.count("--seed") > 0) {
+    if (experiment.spec.source.find("seeds"))
+      throw UsageError("--seed", "expected no seed beside the spec's \"seeds\", found " + std::to_string(options.seed));
+    experiment.spec.seeds = {options.seed};
+  }
+  if (!told.empty() && !options.quiet) std::fprintf(stderr, "%s\n", told.c_str());
+
+  options.model = experiment.spec.model;
+  OpenedModel model = open_model(options);
+  ExperimentModel opened;
+  EncodeSetup setup = encode_setup(options, model);
+  const bool dated = template_tells_date(setup, experiment.records);
+  if (dated && options.date.empty()) {
+    // The day on which the run began.
+    const auto before = fs::exists(fs::path(out) / manifest_file) ? Manifest::read(out) : std::nullopt;
+    const json::Value* variables = before ? before->identity.find("template_variables") : nullptr;
+    const json::Value* date = variables ? variables->find("date") : nullptr;
+    setup.template_variables.set("date", date && date->is_string() ? date->string() : today());
+  }
+  opened.backend = model.backend.get();
+  opened.model = &model.loaded.model;
+  opened.weights = &model.loaded.weights;
+  opened.shape = model.shape;
+  opened.encode = setup;
+  opened.options = run_options(options, model, {});
+  opened.trace_metadata = trace_metadata(options, model);
+
+  ConductOptions conducting;
+  conducting.out = out;
+  conducting.shard = shard;
+  conducting.identity = identity_of(options, model, experiment, setup, dated);
+  conducting.info = info_of(options, model, experiment, argc, argv);
+  conducting.threads = options.threads;
+  Stages stages(options.quiet);
+  ConductEvents events;
+  events.on_stage = [&](const std::string& what, int64_t total) { stages.begin(what, total); };
+  events.on_progress = [&](int64_t done) { stages.update(done); };
+  events.on_note = [&](const std::string& line) { stages.note(line); };
+  catch_signals();
+  const RunEnd end = conduct(experiment, opened, conducting, events);
+  stages.end();
+  if (end == RunEnd::interrupted) return 3;
+  const json::Value metrics = json::parse_file(fs::path(out) / "metrics.json");
+  if (options.json) {
+    write_stdout(json::dump(metrics) + "\n");
+  } else {
+    if (end == RunEnd::was_complete && !options.quiet) std::fprintf(stderr, "%s: was complete\n", out.c_str());
+    write_stdout(table_text(result_rows(metrics, RowChoice::main)) + "\nReport: " + (fs::path(out) / "report.html").string() + "\n");
+  }
+  return 0;
+}
+
+}  // namespace signalbox
