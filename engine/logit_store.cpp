@@ -18,7 +18,8 @@ const char* const file_name = "(temporary file of logits)";
 }  // namespace
 
 LogitStore::LogitStore(int64_t n_vocab, size_t max_bytes)
-    : row_bytes_(static_cast<size_t>(n_vocab) * sizeof(float)), max_rows_(static_cast<int64_t>(max_bytes / row_bytes_)) {}
+    : row_bytes_(static_cast<size_t>(n_vocab) * sizeof(float)),
+      max_rows_(static_cast<int64_t>(max_bytes / row_bytes_)) {}
 
 LogitStore::~LogitStore() {
   if (descriptor_ >= 0) ::close(descriptor_);

@@ -89,8 +89,9 @@ class Planner {
                                         std::to_string(*job.reference));
       const Job& other = jobs_[found->second];
       if (!job.score || !other.score || job.score_from != other.score_from || n_given(i) != n_given(found->second))
-        throw Error(record_of(job), "reference: expected jobs with one number of tokens, scored from one token, found " +
-                                        shape_of(job) + " and, of " + record_of(other) + ", " + shape_of(other));
+        throw Error(record_of(job),
+                    "reference: expected jobs with one number of tokens, scored from one token, found " +
+                        shape_of(job) + " and, of " + record_of(other) + ", " + shape_of(other));
       plan_.jobs[i].reference = static_cast<int64_t>(found->second);
     }
     reject_circles();
@@ -220,8 +221,8 @@ class Planner {
     plan_.trunks.push_back(trunk);
   }
 
-  // Jobs of a group to whose shared tokens their edits do the same. Unedited jobs, and jobs whose edits begin later than
-  // anything that they can share, are alike.
+  // Jobs of a group to whose shared tokens their edits do the same. Unedited jobs, and those whose edits begin later
+  // than anything that they can share, are classes of their own.
   std::vector<std::vector<size_t>> edited_alike(const std::vector<size_t>& group) {
     using Spans = std::vector<std::tuple<std::string, int64_t, int64_t>>;
     using Key = std::tuple<const EditPlan*, std::string, int64_t, Spans>;   // plan, record, sample or -1, spans

@@ -1,4 +1,4 @@
-// What a run computes once for several jobs: the beginnings that jobs have in common, and what follows from a reference.
+// What a run computes once for several jobs: the beginnings that they have in common, and results that are another's.
 #pragma once
 #include <cstdint>
 #include <vector>

@@ -291,7 +291,7 @@ class Run {
     if (!any_score) batch_.targets.clear();
   }
 
-  // Copies the logits to the host beside the next step: only their hash is still wanted.
+  // Copies the logits to the host beside the next step: their hash is still wanted, and what other jobs compare with.
   void keep_logits(Tensor logits, const std::vector<Running*>& members) {
     kept_rows_.clear();
     for (Running* run : members)

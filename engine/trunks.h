@@ -23,7 +23,7 @@ class Trunks {
     std::unique_ptr<KvSlots> kv;
   };
 
-  // Takes a pool with room for the `batch` largest jobs and trunks, but no more than max_blocks and what the device has.
+  // Takes a pool with room for the largest jobs and trunks of a batch, but no more than max_blocks and the device has.
   // Throws Error when the longest job does not fit.
   Trunks(Forward& forward, const std::vector<Job>& jobs, const RunPlan& plan, int64_t batch, int64_t max_blocks);
 

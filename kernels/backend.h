@@ -254,8 +254,8 @@ class Backend {
 
   // Of each row: divergence[r] = KL(p || q) = sum p (log p - log q) in nats with p, q = softmax of reference[r] and of
   // logits[r] (tokens with p = 0 add nothing; 0 for equal rows, never below, finite for finite logits; NaN where a row
-  // has a NaN, its largest is infinite or all are -inf); same_top[r] = 1 where both have the same largest logit, ties to
-  // the lowest id, and 0 else or where a row has no finite largest. A row's result depends on nothing but the two rows.
+  // has a NaN, its largest is infinite or all are -inf); same_top[r] = 1 where both have the same largest logit, ties
+  // to the lowest id, and 0 else or where a row has no finite largest. A row's result depends on its two rows alone.
   // logits, reference f32 [rows, n_vocab]; divergence, same_top [rows]
   virtual void compare_logits(double* divergence, int32_t* same_top, Tensor logits, Tensor reference) = 0;
 

@@ -89,8 +89,8 @@ std::string scatters(const std::vector<AuditRow>& audit) {
                               format_difference(row.effect.value, 4) + "\nq of the effect " + format_p(row.q),
                           row.q < 0.05});
     if (points.empty()) continue;
-    const auto rho = [&](const char* key) {
-      const json::Value* value = correlation.find(key);
+    const auto rho = [&of_metric = correlation](const char* key) {
+      const json::Value* value = of_metric.find(key);
       return value->is_null() ? std::string("undefined") : format_difference(value->real(), 2);
     };
     out += "<div><h4>" + html_escape(metric) + "</h4>" + scatter_plot(points, "rd", "effect on " + metric) +

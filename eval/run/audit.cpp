@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <cstdio>
 #include <map>
 #include <tuple>
 
+#include "eval/report/format.h"
 #include "eval/detect/csv_writer.h"
 #include "eval/run/files.h"
 #include "eval/run/manifest.h"
@@ -127,6 +129,33 @@ std::string audit_csv(const std::vector<AuditRow>& rows) {
     csv.cell(row.effect.n).end_row();
   }
   return csv.text();
+}
+
+std::string audit_text(const std::vector<AuditRow>& rows, const json::Value& metrics) {
+  std::string text = "audit: each expert by itself, beside how much its use differs\n";
+  char line[256];
+  for (size_t begin = 0; begin < rows.size();) {
+    const std::string& metric = rows[begin].metric;
+    std::snprintf(line, sizeof line, "\n%-24s  layer  expert        rd         q      effect [95 %% CI]           q\n",
+                  metric.c_str());
+    text += line;
+    for (; begin < rows.size() && rows[begin].metric == metric; ++begin) {
+      const AuditRow& row = rows[begin];
+      const int decimals = decimals_for(std::abs(row.effect.value));
+      std::snprintf(line, sizeof line, "%24s  %5d  %6d  %8s  %8s  %10s %-18s %8s\n", "", row.expert.layer,
+                    row.expert.expert, format_difference(row.expert.rd, 4).c_str(), format_p(row.expert.q).c_str(),
+                    format_difference(row.effect.value, decimals).c_str(),
+                    format_interval(row.effect.lo, row.effect.hi, decimals, true).c_str(), format_p(row.q).c_str());
+      text += line;
+    }
+    const json::Value* one = metrics.find("audit") ? metrics.find("audit")->find(metric) : nullptr;
+    const json::Value* spearman = one ? one->find("spearman") : nullptr;
+    if (spearman && spearman->is_number()) {
+      std::snprintf(line, sizeof line, "%24s  rank correlation of |rd| with |effect|: %+.2f\n", "", spearman->real());
+      text += line;
+    }
+  }
+  return text;
 }
 
 std::vector<RankedExpert> ranking_of_audit(const std::filesystem::path& dir) {

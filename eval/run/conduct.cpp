@@ -438,10 +438,10 @@ class Conductor {
 
 }  // namespace
 
-Experiment open_experiment(const fs::path& spec_file) {
+Experiment open_experiment(ExperimentSpec parsed) {
   Experiment experiment;
   ExperimentSpec& spec = experiment.spec;
-  spec = load_experiment(spec_file);
+  spec = std::move(parsed);
   std::vector<Record> records = read_records(spec.data.string());
   if (spec.programs.empty()) {
     experiment.records = std::move(records);

@@ -25,8 +25,8 @@ struct Experiment {
   std::vector<std::string> notes;     // sentences for standard error and the log
 };
 
-// Reads spec and data, and refuses all that can be refused without a model. Throws Error.
-Experiment open_experiment(const std::filesystem::path& spec_file);
+// Reads the data, and refuses all that can be refused without a model. Throws Error.
+Experiment open_experiment(ExperimentSpec spec);
 
 struct ConductOptions {
   std::filesystem::path out;

@@ -13,14 +13,11 @@ namespace signalbox {
 
 namespace {
 
-// Keeps these draws apart from those of the engine (DrawPurpose).
-constexpr DrawPurpose control_purpose = static_cast<DrawPurpose>(16);
-
 // Whole numbers drawn in sequence for one layer of one control.
 class LayerDraws {
  public:
   LayerDraws(uint64_t seed, std::string_view intervention, int64_t number, int32_t kind, int32_t layer)
-      : draws_({seed, record_hash(intervention), static_cast<uint32_t>(number), kind, layer, control_purpose}) {}
+      : draws_({seed, record_hash(intervention), static_cast<uint32_t>(number), kind, layer, DrawPurpose::control}) {}
 
   // Uniform over 0 .. n - 1 (Lemire: the few biased low halves of the product are drawn again).
   size_t below(size_t n) {

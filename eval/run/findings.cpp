@@ -71,12 +71,6 @@ PlannedIntervention planned_of(const json::Ref& value) {
   return one;
 }
 
-ExperimentPlan read_plan(const fs::path& dir) {
-  const fs::path file = dir / plan_file;
-  const json::Value value = json::parse_file(file);
-  return ExperimentPlan::from_json(json::Ref(value, file.string()));
-}
-
 // Sums of values of one record, and their mean.
 struct Mean {
   double sum = 0;
@@ -185,7 +179,7 @@ class Collector {
   MetricValues values_of(size_t i, const std::string& metric) {
     const Scorer* scorer = find_scorer(metric);
     if (scorer && scorer->score_group) {
-      const size_t baseline = baseline_index();
+      const size_t baseline = plan_.baseline_index();
       for (const ScoredUnit& unit : scorer->score_group({records_, samples_[i], samples_[baseline]}))
         add_value(i, metric, unit.record, unit.value);
     } else if (scorer && scorer->score_routes) {
@@ -205,16 +199,10 @@ class Collector {
     ++mean.n;
   }
 
-  size_t baseline_index() const {
-    for (size_t i = 0; i < plan_.interventions[0].size(); ++i)
-      if (plan_.interventions[0][i].name == plan_.baseline) return i;
-    throw Error((dir_ / plan_file).string(), "expected the baseline \"" + plan_.baseline + "\", found none");
-  }
-
   // Sample by sample beside the baseline's trace of the same seed.
   void add_routes(size_t i, const std::string& metric, const Scorer& scorer) {
     for (size_t s = 0; s < plan_.seeds.size(); ++s) {
-      const TraceReader mine(trace_path(dir_, plan_, i, s)), theirs(trace_path(dir_, plan_, baseline_index(), s));
+      const TraceReader mine(trace_path(dir_, plan_, i, s)), theirs(trace_path(dir_, plan_, plan_.baseline_index(), s));
       if (mine.sample_ids() != theirs.sample_ids())
         throw Error(mine.file(), "expected the samples of " + theirs.file() + ", found others");
       for (int64_t n = 0; n < mine.n_samples(); ++n) {
@@ -236,6 +224,18 @@ class Collector {
 };
 
 }  // namespace
+
+ExperimentPlan read_plan(const fs::path& dir) {
+  const fs::path file = dir / plan_file;
+  const json::Value value = json::parse_file(file);
+  return ExperimentPlan::from_json(json::Ref(value, file.string()));
+}
+
+size_t ExperimentPlan::baseline_index() const {
+  for (size_t i = 0; i < interventions[0].size(); ++i)
+    if (interventions[0][i].name == baseline) return i;
+  throw Error(plan_file, "expected the baseline \"" + baseline + "\", found none");
+}
 
 json::Value ExperimentPlan::to_json() const {
   json::Value names = json::Value::array(), all = json::Value::array(), by_seed = json::Value::array();
@@ -279,6 +279,12 @@ fs::path trace_path(const fs::path& dir, const ExperimentPlan& plan, size_t inte
 }
 
 RunValues collect_values(const fs::path& dir, const ExperimentPlan& plan) { return Collector(dir, plan).collect(); }
+
+std::string findings_text(const fs::path& dir, const json::Value& metrics) {
+  std::string text = table_text(result_rows(metrics, RowChoice::main));
+  if (metrics.find("audit")) text += "\n" + audit_text(audit_rows(metrics, ranking_of_audit(dir)), metrics);
+  return text;
+}
 
 void write_findings(const fs::path& dir) {
   const ExperimentPlan plan = read_plan(dir);

@@ -22,9 +22,13 @@ struct ExperimentPlan {
   uint64_t seed = 0;
   std::vector<std::vector<PlannedIntervention>> interventions;  // [seeds], the same names in each
 
+  size_t baseline_index() const;  // into the interventions of a seed
   json::Value to_json() const;
   static ExperimentPlan from_json(const json::Ref& value);  // throws Error
 };
+
+// DIR/plan.json. Throws Error.
+ExperimentPlan read_plan(const std::filesystem::path& dir);
 
 // DIR/traces/NAME, and below it seed-S where the run has several seeds.
 std::filesystem::path trace_path(const std::filesystem::path& dir, const ExperimentPlan& plan, size_t intervention,
@@ -32,6 +36,9 @@ std::filesystem::path trace_path(const std::filesystem::path& dir, const Experim
 
 // A value for every metric, intervention and record. Throws Error naming the file that is missing or wrong.
 RunValues collect_values(const std::filesystem::path& dir, const ExperimentPlan& plan);
+
+// The table for a terminal, and the audit beside its ranking where there was one. `metrics` is metrics.json of `dir`.
+std::string findings_text(const std::filesystem::path& dir, const json::Value& metrics);
 
 // Writes metrics.json, table.*, audit.* where there was one, and report.html, from what else stands in `dir`.
 void write_findings(const std::filesystem::path& dir);

@@ -172,18 +172,6 @@ TEST_CASE("analyze: records of other numbers of conditions, and several traces")
   CHECK(summary.find("contrast")->find("resampling_unit")->string() == "record");
 }
 
-TEST_CASE("analyze: of a run the baseline's trace") {
-  TemporaryDirectory dir;
-  fs::create_directories(dir / "run/traces");
-  write_file(dir / "run/manifest.json", R"({"spec":{"baseline":"plain"}})");
-  const Said absent = analyze({(dir / "run").string()});
-  CHECK(absent.code == 1);
-  check_contains(absent.error, "expected a trace of the baseline (\"traces\": true in the spec), found no");
-  write_hand_trace(dir / "run/traces/plain", two_conditions());
-  CHECK(analyze({(dir / "run").string(), "--resamples", "10"}).code == 0);
-  CHECK(fs::exists(dir / "run/analysis/rd.csv"));
-}
-
 TEST_CASE("analyze: what it refuses") {
   TemporaryDirectory dir;
   write_hand_trace(dir / "t", two_conditions());

@@ -1,5 +1,5 @@
-// Jobs that begin alike share what they have in common, and jobs with a reference are compared with it: bits equal those
-// of separate runs, whatever the batch, the chunk and the memory; no token is run twice that need not be.
+// Jobs that begin alike share what they have in common, and jobs with a reference are compared with it: bits equal
+// those of separate runs, whatever the batch, the chunk and the memory; no token is run twice that need not be.
 #include <doctest/doctest.h>
 
 #include <cmath>
@@ -90,9 +90,10 @@ std::map<int64_t, Result> run_alone(const Loaded& model, const std::vector<Job>&
 
 void check_same(const std::map<int64_t, Result>& found, const std::map<int64_t, Result>& expected) {
   REQUIRE(found.size() == expected.size());
-  for (const auto& [index, want] : expected) {
+  for (const auto& entry : expected) {
+    const int64_t index = entry.first;
     CAPTURE(index);
-    const Result& got = found.at(index);
+    const Result &want = entry.second, &got = found.at(index);
     CHECK(got.tokens == want.tokens);
     CHECK(got.logits_hash == want.logits_hash);
     CHECK(got.logprobs == want.logprobs);
@@ -367,9 +368,10 @@ TEST_CASE("reference: the divergence of recorded logits, and copies equal what i
     test::MemorySink sink(PointSet::parse("logits", probe_shape(model.loaded.model)));
     const auto recorded = run(model, jobs, {}, &sink).results;   // the long way
     const Outcome found = run(model, jobs);
-    for (auto& [index, result] : recorded) {
+    for (const auto& entry : recorded) {
+      const int64_t index = entry.first;
       CAPTURE(index);
-      const Result& got = found.results.at(index);
+      const Result &result = entry.second, &got = found.results.at(index);
       CHECK(got.logprobs == result.logprobs);
       CHECK(got.divergence == result.divergence);
       CHECK(got.same_top == result.same_top);
@@ -383,7 +385,10 @@ TEST_CASE("reference: the divergence of recorded logits, and copies equal what i
         const float* q = own.data.data() + (first + i) * width;
         const float* p = other.data.data() + (first + i) * width;
         long double sum_p = 0, sum_q = 0, kl = 0;
-        for (size_t v = 0; v < width; ++v) sum_p += std::exp(static_cast<long double>(p[v])), sum_q += std::exp(static_cast<long double>(q[v]));
+        for (size_t v = 0; v < width; ++v) {
+          sum_p += std::exp(static_cast<long double>(p[v]));
+          sum_q += std::exp(static_cast<long double>(q[v]));
+        }
         for (size_t v = 0; v < width; ++v)
           kl += std::exp(static_cast<long double>(p[v])) / sum_p *
                 (static_cast<long double>(p[v]) - static_cast<long double>(q[v]) + std::log(sum_q / sum_p));

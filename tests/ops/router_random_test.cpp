@@ -284,7 +284,7 @@ TEST_CASE("draws: Philox known answer, uniforms inside (0, 1), every part of the
   base.seed = 1, base.record_hash = 2, base.sample = 3, base.position = 4, base.layer = 5;
   std::vector<DrawKey> keys(8, base);
   keys[1].seed = 2, keys[2].record_hash = 3, keys[3].sample = 4, keys[4].position = 5, keys[5].layer = 6;
-  keys[6].purpose = DrawPurpose::token, keys[7].seed = uint64_t{1} << 32 | 1;
+  keys[6].purpose = DrawPurpose::fraction, keys[7].seed = uint64_t{1} << 32 | 1;
   std::set<uint32_t> seen;
   for (const DrawKey& key : keys) {
     for (uint32_t i = 0; i < 64; ++i) seen.insert(Draws(key).bits(i));

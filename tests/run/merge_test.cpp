@@ -172,7 +172,10 @@ TEST_CASE("merged traces: the bytes that one writer would have written") {
                                                           {4, "*", false},
                                                           {4, "*.router.ids,*.router.weights", false},
                                                           {2, "layer.3.resid_in,logits", false}};
-  for (const auto& [count, points, edited] : cases) {
+  for (const auto& one_case : cases) {
+    const auto [count, points_text, with_edits] = one_case;
+    const char* points = points_text;  // a lambda cannot take a part of a pattern
+    const bool edited = with_edits;
     TemporaryDirectory dir;
     const auto options = [&](const std::string& name) {
       TraceOptions one = trace_options(dir / name, points);

@@ -261,6 +261,25 @@ TEST_CASE("shards merge to the run of one process") {
   CHECK(fs::exists(whole / "traces/off/random-0/seed-1/trace.safetensors"));
 }
 
+TEST_CASE("analyze: a run's findings again, and its baseline's trace") {
+  SmallRun small(R"({"model": "builtin", "data": "data.jsonl", "generate": {"max_tokens": 6}, "resamples": 300,
+    "interventions": [{"name": "plain"}, {"name": "off", "edits": [
+      {"op": "deactivate", "mode": "ban", "experts": {"2": [1, 4]}}]}], "baseline": "plain", "controls": false,
+    "metrics": ["em"], "traces": {"of": ["plain"]}})");
+  const fs::path out = small.temporary / "out";
+  REQUIRE(run_experiment(small.spec, out).code == 0);
+  const Ran same = run_command(binary + " analyze " + out.string() + " --contrast with_document:without_document --resamples 300 --quiet");
+  REQUIRE_MESSAGE(same.code == 0, same.err);
+  for (const char* file : {"metrics.json", "table.md", "table.csv", "table.tex"})
+    CHECK_MESSAGE(read_file(out / "analysis" / file) == read_file(out / file), file);
+  for (const char* file : {"rd.csv", "usage.csv", "summary.json"}) CHECK_MESSAGE(fs::exists(out / "analysis" / file), file);
+  REQUIRE(run_command(binary + " analyze " + out.string() + " --seed 5 --resamples 200 --quiet").code == 0);
+  CHECK(number(read_json(out / "analysis/metrics.json"), {"resamples"}) == 200);
+  // Findings of two runs are not one table.
+  const Ran two = run_command(binary + " analyze " + out.string() + " " + out.string() + " --quiet");
+  CHECK(two.code == 2);
+}
+
 TEST_CASE("a changed experiment is not mixed with an old one") {
   SmallRun small;
   const fs::path out = small.temporary / "out";

@@ -458,6 +458,10 @@ class OpBench {
       sample("sample top_k top_p", 0.8f, 0.95f, 50);
       measure("log_probs", sizes, n, 0, bytes, n_sets,
               [&](int64_t i) { backend_.log_probs(log_probs, logits[static_cast<size_t>(i)], ids); });
+      measure("compare_logits", sizes, n, 0, 2 * bytes, n_sets, [&](int64_t i) {
+        backend_.compare_logits(log_probs, ids, logits[static_cast<size_t>(i)],
+                                logits[static_cast<size_t>((i + 1) % n_sets)]);
+      });
     }
   }
 

@@ -13,6 +13,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from heldout import NAMES
+
 HERE = Path(__file__).resolve().parent
 UNKNOWN = "I do not know."
 NOTES = {
@@ -55,7 +57,7 @@ def usage(binary, model):
     """Share of tokens that select each expert, over all sets: the least and the most used of each layer."""
     counts, tokens, layers = {}, 0, []
     with tempfile.TemporaryDirectory() as scratch:
-        for path in sorted((HERE / "heldout").glob("*.jsonl")):
+        for path in [HERE / "heldout" / f"{name}.jsonl" for name in NAMES]:
             subprocess.run([binary, "trace", model, "--input", str(path), "--out", scratch, "--points", "*.router.ids",
                             "--quiet"], check=True)
             data = (Path(scratch) / "trace.safetensors").read_bytes()

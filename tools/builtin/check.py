@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 
 import export
 from data import Batch, Encoder, pack
+from heldout import NAMES
 from train import ANSWER
 from world import END, A, Q, Sample, T
 
@@ -73,7 +74,7 @@ def main():
     a = p.parse_args()
     torch.set_num_threads(1)
     model, encoder = export.load(a.checkpoint), Encoder(Tokenizer.from_file(str(a.checkpoint / "tokenizer.json")))
-    sets = {f.stem: [json.loads(x) for x in open(f)] for f in sorted(a.heldout.glob("*.jsonl"))}
+    sets = {name: [json.loads(x) for x in open(a.heldout / f"{name}.jsonl")] for name in NAMES}
     if a.limit:
         # Whole pairs, and both halves of every set.
         sets = {k: v[:a.limit] if k == "pairs" else random.Random(k).sample(v, min(a.limit, len(v))) for k, v in sets.items()}

@@ -32,6 +32,11 @@ class Writer:
         self.counts[name] = len(records)
 
 
+# The sets that the card measures. heldout_sets.py makes more, for experiments.
+NAMES = ("abstain", "abstain_unknown", "contradiction", "grounded", "grounded_same", "memory", "near_miss", "ordinary",
+         "ordinary_document", "pairs", "refuse", "refuse_document", "sum", "sum_steps", "text", "two_hop", "two_hop_steps")
+
+
 def chat(question, answer, doc=None, **more):
     head = doc.text.removeprefix("User: ") + "\nQuestion: " if doc else "Question: "
     start = len("<bos>User: " + head)

@@ -10,7 +10,11 @@
 #include "eval/detect/risk_difference.h"
 #include "eval/detect/selection.h"
 #include "eval/detect/usage.h"
+#include "eval/report/tables.h"
+#include "eval/run/audit.h"
 #include "eval/run/files.h"
+#include "eval/run/findings.h"
+#include "eval/run/manifest.h"
 #include "tools/signalbox/commands.h"
 #include "tools/signalbox/common.h"
 
@@ -34,21 +38,45 @@ void say(const AnalyzeOptions& options, const std::string& text) {
   if (!options.quiet) std::fprintf(stderr, "%s\n", text.c_str());
 }
 
-// The trace that stands for a directory: itself, or of a run its baseline's.
-fs::path trace_of(const fs::path& directory) {
-  std::error_code failed;
-  if (fs::exists(directory / "trace.safetensors", failed)) return directory;
-  if (!fs::exists(directory / "manifest.json", failed))
-    throw Error(directory.string(),
-                "expected a trace directory (trace.safetensors) or a run directory (manifest.json), found neither");
-  const json::Value manifest = json::parse_file(directory / "manifest.json");
-  const json::Ref spec = json::Ref(manifest, (directory / "manifest.json").string()).at("spec");
-  const auto baseline = spec.find("baseline");
-  const fs::path trace = directory / "traces" / (baseline ? baseline->string() : "baseline");
-  if (!fs::exists(trace / "trace.safetensors", failed))
-    throw Error(directory.string(), "expected a trace of the baseline (\"traces\": true in the spec), found no " +
-                                        (trace / "trace.safetensors").string());
-  return trace;
+bool is_run(const fs::path& directory) { return fs::exists(directory / plan_file); }
+
+// The traces that stand for a directory: itself, or of a run its baseline's, one for each seed. Empty for a run without
+// traces.
+std::vector<fs::path> traces_of(const fs::path& directory) {
+  if (fs::exists(directory / "trace.safetensors")) return {directory};
+  if (!is_run(directory))
+    throw Error(directory.string(), std::string("expected a trace directory (trace.safetensors) or a run directory (") +
+                                        plan_file + "), found neither");
+  const ExperimentPlan plan = read_plan(directory);
+  std::vector<fs::path> traces;
+  for (size_t s = 0; s < plan.seeds.size(); ++s) {
+    const fs::path trace = trace_path(directory, plan, plan.baseline_index(), s);
+    if (fs::exists(trace / "trace.safetensors")) traces.push_back(trace);
+  }
+  return traces;
+}
+
+// The findings of a run once more, with this command's seed and resamples.
+void analyze_run(const fs::path& directory, const fs::path& out, const AnalyzeOptions& options) {
+  const std::optional<Manifest> manifest = Manifest::read(directory);
+  if (!manifest || manifest->status != RunStatus::complete)
+    throw Error(directory.string(), "expected a run that is complete, found one that is not (run its command again)");
+  ExperimentPlan plan = read_plan(directory);
+  plan.seed = options.detection.seed;
+  plan.resamples = options.detection.resamples;
+  json::Value metrics = metrics_json(collect_values(directory, plan), options.detection.threads);
+  std::error_code code;
+  fs::create_directories(out, code);
+  if (code) throw Error(out.string(), "cannot make the directory: " + code.message());
+  write_tables(out, metrics);
+  const std::vector<AuditRow> audit = audit_rows(metrics, ranking_of_audit(directory));
+  if (!audit.empty()) {
+    metrics.set("audit", audit_json(audit));
+    write_file_atomically(out / "audit.csv", audit_csv(audit));
+  }
+  write_file_atomically(out / "metrics.json", json::dump(metrics, 1) + "\n");
+  if (options.json) return;
+  write_stdout(findings_text(directory, metrics) + "\n");
 }
 
 // The two conditions of --contrast, or those of the records when they have exactly two.
@@ -222,7 +250,7 @@ int analyze_command(int argc, char** argv) {
       "  signalbox analyze /tmp/pairs --contrast without_document:with_document --span question");
   AnalyzeOptions options;
   app.add_option("DIR", options.directories,
-                 "trace directories, which form one pool; or run directories, whose baseline's trace is taken")
+                 "trace directories, which form one pool; or run directories: findings, and the baseline's traces")
       ->required();
   app.add_option("--out", options.out, "directory for the tables; default DIR/analysis");
   app.add_option("--contrast", options.contrast, "A:B, values of the records' condition: A minus B");
@@ -260,8 +288,17 @@ int analyze_command(int argc, char** argv) {
   const fs::path out = analysis_directory(options);
   catch_signals();
   std::vector<fs::path> traces;
-  for (const std::string& directory : options.directories) traces.push_back(trace_of(directory));
-  analyze_traces(traces, out, options);
+  for (const std::string& directory : options.directories)
+    for (const fs::path& trace : traces_of(directory)) traces.push_back(trace);
+  const bool run = options.directories.size() == 1 && is_run(options.directories[0]);
+  if (run) analyze_run(options.directories[0], out, options);
+  if (!traces.empty()) {
+    analyze_traces(traces, out, options);
+  } else if (!run) {
+    throw Error("DIR", "expected runs with traces (\"traces\": true in the spec), found none");
+  } else if (options.json) {
+    write_stdout(json::dump(json::Value::object().set("out", out.string())) + "\n");
+  }
   return 0;
 }
 

@@ -10,6 +10,8 @@ int generate_command(int argc, char** argv);
 int score_command(int argc, char** argv);
 int trace_command(int argc, char** argv);
 int run_command(int argc, char** argv);
+int deactivate_command(int argc, char** argv);
+int misroute_command(int argc, char** argv);
 int merge_command(int argc, char** argv);
 int analyze_command(int argc, char** argv);
 int report_command(int argc, char** argv);

@@ -22,7 +22,7 @@ struct DataOptions {
   std::string out;
   bool quiet = false;
   std::string text, system, model, variables, date;  // of prompts
-  bool chat = false;
+  bool chat = false, no_spans = false;
   std::string prefix = "auto";
 };
 
@@ -138,7 +138,7 @@ std::vector<Row> place_all(const std::vector<Row>& drafts, const PromptStyle& st
     rows.push_back(std::move(row));
   }
   if (style.chat && !style.chat_template)
-    note(o, "no spans were written: those of messages count in the rendered text, which --model MODEL would tell");
+    if (!o.no_spans) note(o, "no spans were written: those of messages count in the rendered text, which --model MODEL would tell");
   return rows;
 }
 
@@ -269,7 +269,7 @@ int structural(const StructuralOptions& options, DataOptions o) {
   need_chat_for_model(o);
   if (options.builtin && o.text.empty() && o.model.empty()) {
     o.chat = true;  // that model was trained on conversations
-    o.model = "builtin";
+    if (!o.no_spans) o.model = "builtin";
   }
   OpenedStyle opened = open_style(o);
   return finish(o, place_all(structural_drafts(options), opened.style, o));
@@ -351,6 +351,8 @@ int data_command(int argc, char** argv) {
       ->capture_default_str();
   structural_app->add_option("--distractors", structural_options.distractors, "sentences that the answer does not need")
       ->capture_default_str();
+  structural_app->add_flag("--no-spans", o.no_spans,
+                           "builtin: without spans, which prompt programs cannot move in messages");
   add_prompt(*structural_app, o);
   add_output(*structural_app, o);
 
@@ -359,6 +361,8 @@ int data_command(int argc, char** argv) {
   if (pairs_app->parsed()) return pairs(pair_arguments, *pairs_app, o);
   if (split_app->parsed()) return split(split_arguments, o);
   structural_options.builtin = wording == "builtin";
+  if (o.no_spans && !structural_options.builtin)
+    throw UsageError("--no-spans", "expected --style builtin, found tokens");
   if (structural_options.builtin && (structural_app->count("--entities") || structural_app->count("--steps")))
     throw UsageError("--entities, --steps", "expected the style tokens, found builtin (always two steps)");
   return structural(structural_options, o);

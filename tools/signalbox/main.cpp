@@ -1,4 +1,5 @@
 // The signalbox binary: finds the subcommand, and turns every failure into one line and an exit code.
+#include <csignal>
 #include <cstdio>
 #include <cstring>
 #include <exception>
@@ -29,6 +30,8 @@ constexpr Command commands[] = {
     {"score", score_command, "log-probabilities of given text"},
     {"trace", trace_command, "record routes and activations"},
     {"run", run_command, "a whole experiment: interventions, controls, scores, statistics"},
+    {"deactivate", deactivate_command, "a run from flags: ban the experts of a contrast, beside random ones"},
+    {"misroute", misroute_command, "a run from flags: send tokens elsewhere, by policy and dose"},
     {"merge", merge_command, "put the shards of a run together"},
     {"analyze", analyze_command, "which experts differ between conditions, with intervals and p-values"},
     {"report", report_command, "one HTML file with pictures"},
@@ -113,6 +116,7 @@ int main(int argc, char** argv) {
   int code = 1;
   try {
     signalbox::exit_on_signals();
+    std::signal(SIGXFSZ, SIG_IGN);  // a file that may not grow is an error of the write
     signalbox::register_builtin_model();
     code = run(argc, argv);
     if (code == 3) std::fprintf(stderr, "signalbox: interrupted\n");

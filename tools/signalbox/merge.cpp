@@ -5,7 +5,6 @@
 #include <cstdio>
 #include <memory>
 
-#include "eval/report/tables.h"
 #include "eval/run/findings.h"
 #include "tools/signalbox/commands.h"
 #include "tools/signalbox/common.h"
@@ -39,10 +38,12 @@ int merge_command(int argc, char** argv) {
   merge_runs(out, shards, options);
   progress.reset();
   const json::Value metrics = json::parse_file(std::filesystem::path(out) / "metrics.json");
-  if (as_json)
+  if (as_json) {
     write_stdout(json::dump(metrics) + "\n");
-  else
-    write_stdout(table_text(result_rows(metrics, RowChoice::main)));
+  } else {
+    const std::string report = (std::filesystem::path(out) / "report.html").string();
+    write_stdout(findings_text(out, metrics) + "\nReport: " + report + "\n");
+  }
   return 0;
 }
 

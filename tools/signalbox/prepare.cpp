@@ -59,10 +59,10 @@ PreparedRun prepare_run(const CommonOptions& options, OpenedModel& model, std::v
         job.spans = run.encoded[r].spans;
         run.plan->check(sequence_info(job));
       }
-      run.total_tokens += static_cast<int64_t>(job.prompt->tokens.size()) + job.max_new;
       run.jobs.push_back(std::move(job));
     }
   }
+  run.total_tokens = planned_tokens(run.jobs, !options.trace.empty());
   run.max_slots = edited ? run.plan->max_slots() : model.shape.n_active();
   return run;
 }

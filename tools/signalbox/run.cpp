@@ -5,12 +5,13 @@
 #include <fstream>
 #include <set>
 
-#include "eval/report/tables.h"
 #include "eval/run/conduct.h"
+#include "eval/run/findings.h"
 #include "eval/score/scorer.h"
 #include "loaders/model/sha256.h"
 #include "tools/signalbox/commands.h"
 #include "tools/signalbox/common.h"
+#include "tools/signalbox/experiment.h"
 
 namespace signalbox {
 
@@ -67,6 +68,9 @@ json::Value hashes_of_files(const ExperimentSpec& spec) {
   }
   for (const RankingUse& use : rankings_of(spec))
     if (use.detect.empty()) files.insert(use.file);
+  for (const JudgeSpec& judge : spec.judges)
+    for (const std::string& word : judge.command)
+      if (fs::is_regular_file(word)) files.insert(word);
   json::Value hashes = json::Value::object();
   for (const fs::path& file : files)
     hashes.set(fs::relative(file, spec.base_dir).generic_string(), file_hash(file));
@@ -102,8 +106,7 @@ json::Value info_of(const CommonOptions& options, const OpenedModel& model, cons
   info.set("argv", std::move(arguments)).set("model_path", model.loaded.resolved.path);
   if (!model.loaded.resolved.commit.empty()) info.set("model_commit", model.loaded.resolved.commit);
   info.set("data_path", fs::absolute(experiment.spec.data).string());
-  info.set("spec_path", fs::absolute(experiment.spec.where).string()).set("spec_hash", file_hash(experiment.spec.where));
-  info.set("spec_given", experiment.spec.source);
+  info.set("spec_given", experiment.spec.source).set("spec_hash", sha256_hex(json::dump(experiment.spec.source)));
   info.set("build", std::string("g++ or clang ") + __VERSION__).set("threads", options.threads);
   return info.set("batch", options.batch).set("chunk", options.chunk);
 }
@@ -131,26 +134,10 @@ class Stages {
 
 }  // namespace
 
-int run_command(int argc, char** argv) {
-  CLI::App app("Runs an experiment (docs/experiments.md) in a directory, or goes on with it where it stopped.",
-               "signalbox run");
-  app.footer("Example:\n  signalbox run examples/deactivation.json --out /tmp/deactivation");
-  CommonOptions options;
-  std::string spec_file, out, shard_text;
-  app.add_option("SPEC", spec_file, "the experiment, a JSON file")->required();
-  app.add_option("--out", out, "the run directory (docs/run-directory.md)")->required();
-  app.add_option("--shard", shard_text, "I/N: only records whose index is I mod N (default: Slurm's array variables)");
-  add_experiment_options(app, options);
-  if (int code = parse_arguments(app, argc, argv); code >= 0) return code;
-
+int run_experiment(ExperimentSpec spec, CommonOptions options, const ExperimentRun& run, int argc, char** argv) {
   std::string told;
-  const Shard shard = choose_shard(shard_text, told);
-  Experiment experiment = open_experiment(spec_file);
-  if (app.count("--seed") > 0) {
-    if (experiment.spec.source.find("seeds"))
-      throw UsageError("--seed", "expected no seed beside the spec's \"seeds\", found " + std::to_string(options.seed));
-    experiment.spec.seeds = {options.seed};
-  }
+  const Shard shard = choose_shard(run.shard, told);
+  Experiment experiment = open_experiment(std::move(spec));
   if (!told.empty() && !options.quiet) std::fprintf(stderr, "%s\n", told.c_str());
 
   options.model = experiment.spec.model;
@@ -160,7 +147,7 @@ int run_command(int argc, char** argv) {
   const bool dated = template_tells_date(setup, experiment.records);
   if (dated && options.date.empty()) {
     // The day on which the run began.
-    const auto before = fs::exists(fs::path(out) / manifest_file) ? Manifest::read(out) : std::nullopt;
+    const auto before = fs::exists(fs::path(run.out) / manifest_file) ? Manifest::read(run.out) : std::nullopt;
     const json::Value* variables = before ? before->identity.find("template_variables") : nullptr;
     const json::Value* date = variables ? variables->find("date") : nullptr;
     setup.template_variables.set("date", date && date->is_string() ? date->string() : today());
@@ -174,7 +161,7 @@ int run_command(int argc, char** argv) {
   opened.trace_metadata = trace_metadata(options, model);
 
   ConductOptions conducting;
-  conducting.out = out;
+  conducting.out = run.out;
   conducting.shard = shard;
   conducting.identity = identity_of(options, model, experiment, setup, dated);
   conducting.info = info_of(options, model, experiment, argc, argv);
@@ -188,14 +175,39 @@ int run_command(int argc, char** argv) {
   const RunEnd end = conduct(experiment, opened, conducting, events);
   stages.end();
   if (end == RunEnd::interrupted) return 3;
-  const json::Value metrics = json::parse_file(fs::path(out) / "metrics.json");
+  const json::Value metrics = json::parse_file(fs::path(run.out) / "metrics.json");
   if (options.json) {
     write_stdout(json::dump(metrics) + "\n");
   } else {
-    if (end == RunEnd::was_complete && !options.quiet) std::fprintf(stderr, "%s: was complete\n", out.c_str());
-    write_stdout(table_text(result_rows(metrics, RowChoice::main)) + "\nReport: " + (fs::path(out) / "report.html").string() + "\n");
+    if (end == RunEnd::was_complete && !options.quiet) std::fprintf(stderr, "%s: was complete\n", run.out.c_str());
+    write_stdout(findings_text(run.out, metrics) + "\nReport: " + (fs::path(run.out) / "report.html").string() + "\n");
   }
   return 0;
+}
+
+void add_experiment_run_options(CLI::App& app, CommonOptions& options, ExperimentRun& run, bool out_required) {
+  app.add_option("--out", run.out, "the run directory (docs/run-directory.md)")->required(out_required);
+  app.add_option("--shard", run.shard, "I/N: only records whose index is I mod N (default: Slurm's array variables)");
+  add_experiment_options(app, options);
+}
+
+int run_command(int argc, char** argv) {
+  CLI::App app("Runs an experiment (docs/experiments.md) in a directory, or goes on with it where it stopped.",
+               "signalbox run");
+  app.footer("Example:\n  signalbox run docs/examples/misroute.json --out out/misroute");
+  CommonOptions options;
+  ExperimentRun run;
+  std::string spec_file;
+  app.add_option("SPEC", spec_file, "the experiment, a JSON file")->required();
+  add_experiment_run_options(app, options, run, true);
+  if (int code = parse_arguments(app, argc, argv); code >= 0) return code;
+  ExperimentSpec spec = load_experiment(spec_file);
+  if (app.count("--seed") > 0) {
+    if (spec.source.find("seeds"))
+      throw UsageError("--seed", "expected no seed beside the spec's \"seeds\", found " + std::to_string(options.seed));
+    spec.seeds = {options.seed};
+  }
+  return run_experiment(std::move(spec), options, run, argc, argv);
 }
 
 }  // namespace signalbox

@@ -1,0 +1,148 @@
+// The worked examples and the README's commands do, as pasted, what is said about them.
+#include <doctest/doctest.h>
+
+#include <vector>
+
+#include "loaders/json/json.h"
+#include "tests/support.h"
+
+#if defined(__SANITIZE_ADDRESS__)
+#define UNDER_SANITIZER 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define UNDER_SANITIZER 1
+#endif
+#endif
+
+#ifndef UNDER_SANITIZER  // the same code runs there on smaller experiments (tests/run)
+
+namespace fs = std::filesystem;
+using namespace signalbox;
+using namespace signalbox::test;
+
+namespace {
+
+void replace_all(std::string& text, const std::string& from, const std::string& to) {
+  for (size_t at = text.find(from); at != std::string::npos; at = text.find(from, at + to.size()))
+    text.replace(at, from.size(), to);
+}
+
+// Runs shell text from the repository's root. "signalbox" is the binary under test; "out/" and "/tmp/" are in `scratch`.
+Ran paste(std::string script, const fs::path& scratch) {
+  replace_all(script, "build/signalbox", "signalbox");
+  replace_all(script, " /tmp/", " " + scratch.string() + "/tmp/");
+  replace_all(script, " out/", " " + scratch.string() + "/out/");
+  const std::string setup = "set -e; cd " SIGNALBOX_SOURCE_DIR "; mkdir -p " + (scratch / "out").string() + " " +
+                            (scratch / "tmp").string() + "; signalbox() { " SIGNALBOX_BINARY " \"$@\"; }\n";
+  return run_command("(" + setup + script + ")");
+}
+
+std::vector<std::string> fenced(const std::string& page) {
+  std::vector<std::string> blocks;
+  for (size_t at = page.find("```sh\n"); at != std::string::npos; at = page.find("```sh\n", at)) {
+    const size_t end = page.find("```", at + 6);
+    blocks.push_back(page.substr(at + 6, end - at - 6));
+    at = end + 3;
+  }
+  return blocks;
+}
+
+// Lines indented by four spaces, paragraph by paragraph.
+std::vector<std::string> indented(const std::string& page) {
+  std::vector<std::string> blocks;
+  bool inside = false;
+  for (size_t at = 0; at < page.size();) {
+    const size_t end = std::min(page.find('\n', at), page.size());
+    const std::string line = page.substr(at, end - at);
+    if (line.starts_with("    ")) {
+      if (!inside) blocks.emplace_back();
+      blocks.back() += line.substr(4) + "\n";
+      inside = true;
+    } else {
+      inside = false;
+    }
+    at = end + 1;
+  }
+  return blocks;
+}
+
+std::string page_of(const std::string& file) { return read_file(fs::path(SIGNALBOX_SOURCE_DIR) / file); }
+
+const json::Value& at(const json::Value& value, std::initializer_list<const char*> path) {
+  const json::Value* found = &value;
+  for (const char* key : path) {
+    found = found->find(key);
+    REQUIRE_MESSAGE(found, key);
+  }
+  return *found;
+}
+
+}  // namespace
+
+TEST_CASE("docs: expert deactivation, as pasted") {
+  TemporaryDirectory scratch;
+  const auto blocks = fenced(page_of("docs/examples/001-expert-deactivation.md"));
+  REQUIRE(blocks.size() == 2);
+  for (const std::string& block : blocks) {
+    const Ran ran = paste(block, scratch.path());
+    REQUIRE_MESSAGE(ran.code == 0, ran.err);
+  }
+  const fs::path memory = scratch / "out/memory/run", refusal = scratch / "out/refusal/run";
+  const json::Value metrics = json::parse(read_file(memory / "metrics.json"), "metrics.json");
+  // Banned memory experts cost answers from memory, more than any random set, and none from a document.
+  const json::Value& forgot = at(metrics, {"conditions", "without_document", "contrasts", "memory off", "em"});
+  CHECK(at(forgot, {"diff"}).real() < -0.3);
+  CHECK(at(forgot, {"ci_hi"}).real() < -0.2);
+  CHECK(at(forgot, {"control_rank"}).integer() == 1);
+  CHECK(at(forgot, {"q"}).real() < 0.01);
+  CHECK(at(metrics, {"conditions", "with_document", "contrasts", "memory off", "em", "diff"}).real() == 0);
+  CHECK(at(metrics, {"contrasts", "document off", "em", "p"}).real() > 0.5);
+  CHECK(at(metrics, {"audit", "em", "n"}).integer() == 10);
+  CHECK(fs::exists(memory / "audit.csv"));
+  // Nothing is found about refusal: the smallest q stays large.
+  const json::Value refused = json::parse(read_file(refusal / "metrics.json"), "metrics.json");
+  CHECK(at(refused, {"contrasts", "off/top=16", "complied", "p"}).real() < 0.05);
+  CHECK(at(refused, {"contrasts", "off/top=16", "complied", "q"}).real() > 0.05);
+  CHECK(at(refused, {"contrasts", "off/top=8", "complied", "diff"}).real() == 0);
+}
+
+TEST_CASE("docs: misrouting and explanations, as pasted") {
+  TemporaryDirectory scratch;
+  const auto blocks = fenced(page_of("docs/examples/000-misrouting.md"));
+  REQUIRE(blocks.size() == 2);
+  for (const std::string& block : blocks) {
+    const Ran ran = paste(block, scratch.path());
+    REQUIRE_MESSAGE(ran.code == 0, ran.err);
+  }
+  const fs::path run = scratch / "out/regimes/run";
+  const json::Value metrics = json::parse(read_file(run / "metrics.json"), "metrics.json");
+  auto right = [&](const char* regime, const char* intervention) {
+    return at(metrics, {"conditions", regime, "interventions", intervention, "em_final", "mean"}).real();
+  };
+  CHECK(right("R1", "baseline") > 0.95);
+  CHECK(right("R0", "baseline") < 0.5);
+  // More of it does more, and a direct answer hardly minds.
+  CHECK(right("R1", "mis/policy=next_best,fraction=0.25") > right("R1", "mis/policy=next_best,fraction=0.5"));
+  CHECK(right("R1", "mis/policy=next_best,fraction=0.5") > right("R1", "mis/policy=next_best,fraction=1"));
+  CHECK(right("R0", "baseline") - right("R0", "mis/policy=next_best,fraction=1") < 0.1);
+  CHECK(fs::exists(run / "traces/baseline/regimes/recurring.csv"));
+  const json::Value study = json::parse(read_file(scratch / "out/faithfulness/run/summary.json"), "summary.json");
+  // The answer goes with the words: most mistakes in the steps change it.
+  CHECK(at(study, {"aoc", "early", "mean"}).real() > 0.6);
+  CHECK(at(study, {"aoc", "mistake", "mean"}).real() > 0.6);
+}
+
+TEST_CASE("docs: the README's commands work as pasted") {
+  TemporaryDirectory scratch;
+  int pasted = 0;
+  for (const std::string& block : indented(page_of("README.md"))) {
+    // Set-up scripts, and models that are not here.
+    if (block.find("tools/test") != std::string::npos || block.find("allenai/") != std::string::npos) continue;
+    const Ran ran = paste(block, scratch.path());
+    CHECK_MESSAGE(ran.code == 0, block << ran.err);
+    ++pasted;
+  }
+  CHECK(pasted >= 7);
+}
+
+#endif

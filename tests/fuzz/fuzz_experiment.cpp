@@ -1,0 +1,13 @@
+// Experiment specs: any bytes give a spec or one Error.
+#include "eval/run/spec.h"
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  using namespace signalbox;
+  try {
+    const json::Value value = json::parse(std::string_view(reinterpret_cast<const char*>(data), size), "spec.json");
+    const ExperimentSpec spec = parse_experiment(json::Ref(value, "spec.json"), "/nonexistent");
+    json::dump(resolved_json(spec));
+  } catch (const Error&) {
+  }
+  return 0;
+}

@@ -1,0 +1,20 @@
+// What `run` and its shortcuts share: opening a model for a spec, and running it in a directory.
+#pragma once
+#include <string>
+
+#include "eval/run/spec.h"
+#include "tools/signalbox/common.h"
+
+namespace signalbox {
+
+struct ExperimentRun {
+  std::string out, shard;
+};
+
+// --out, --shard, and what every command has that runs a model.
+void add_experiment_run_options(CLI::App& app, CommonOptions& options, ExperimentRun& run, bool out_required);
+
+// Runs or continues the experiment, prints its table, and returns the exit code. Throws Error.
+int run_experiment(ExperimentSpec spec, CommonOptions options, const ExperimentRun& run, int argc, char** argv);
+
+}  // namespace signalbox
