@@ -32,15 +32,24 @@ constexpr size_t n_columns = headings.size();
 using Cells = std::array<std::string, n_columns>;
 
 Cells cells_of(const ResultRow& row, int decimals) {
+  // More of them where all would be zeros.
+  const auto enough = [&](std::initializer_list<double> values) {
+    double largest = 0;
+    for (const double value : values)
+      if (std::isfinite(value)) largest = std::max(largest, std::abs(value));
+    const bool vanishes = largest > 0 && decimals >= 0 && largest < 0.5 * std::pow(10.0, -decimals);
+    return vanishes ? decimals_for(largest) : decimals;
+  };
   const auto with_interval = [&](const Estimate& e) {
     if (!std::isfinite(e.value)) return std::string("-");
-    return format_difference(e.value, decimals) + " " + format_interval(e.lo, e.hi, decimals, true);
+    const int places = enough({e.value, e.lo, e.hi});
+    return format_difference(e.value, places) + " " + format_interval(e.lo, e.hi, places, true);
   };
   return {row.metric,
           row.intervention,
           std::to_string(row.difference.n),
-          format_value(row.baseline.value, decimals),
-          format_value(row.mean.value, decimals),
+          format_value(row.baseline.value, enough({row.baseline.value})),
+          format_value(row.mean.value, enough({row.mean.value})),
           with_interval(row.difference),
           format_p(row.p),
           format_p(row.q),
@@ -78,11 +87,21 @@ std::vector<ResultRow> result_rows(const json::Value& metrics, RowChoice choice,
   const json::Ref part = condition.empty() ? top : top.at("conditions").at(condition);
   const json::Ref means = part.at("interventions"), contrasts = part.at("contrasts"), about = top.at("about");
   std::vector<ResultRow> out;
-  for (const json::Ref& metric : top.at("metrics").items())
+  for (const json::Ref& metric : top.at("metrics").items()) {
+    if (contrasts.members().empty()) {
+      ResultRow row;
+      row.intervention = baseline;
+      row.metric = metric.string();
+      row.condition = condition;
+      row.baseline = row.mean = estimate(means.at(baseline).at(row.metric), "mean");
+      row.difference.n = row.mean.n;
+      out.push_back(std::move(row));
+    }
     for (const auto& [name, by_metric] : contrasts.members()) {
       ResultRow row;
       row.intervention = name;
       row.metric = metric.string();
+      row.condition = condition;
       if (const auto of = about.at(name).find("control_of")) row.control_of = of->string();
       if (choice == RowChoice::main && (!row.control_of.empty() || name.starts_with(audit_prefix))) continue;
       const json::Ref contrast = by_metric.at(row.metric);
@@ -96,6 +115,7 @@ std::vector<ResultRow> result_rows(const json::Value& metrics, RowChoice choice,
       if (const auto rank = contrast.find("control_rank")) row.rank = rank->integer();
       out.push_back(std::move(row));
     }
+  }
   return out;
 }
 
@@ -187,14 +207,13 @@ std::string table_latex(const std::vector<ResultRow>& rows) {
 
 namespace {
 
-// `with_condition`: a first column says which records a row is of.
 std::string csv_of(const std::vector<std::pair<std::string, std::vector<ResultRow>>>& parts) {
   CsvWriter csv({"condition", "metric", "intervention", "control_of", "n", "baseline", "baseline_lo", "baseline_hi",
                  "mean", "mean_lo", "mean_hi", "diff", "ci_lo", "ci_hi", "p", "q", "control_mean", "control_lo",
                  "control_hi", "n_controls", "control_rank"});
-  for (const auto& [condition, rows] : parts)
-    for (const ResultRow& row : rows) {
-      csv.cell(condition).cell(row.metric).cell(row.intervention).cell(row.control_of).cell(row.difference.n);
+  for (const auto& part : parts)
+    for (const ResultRow& row : part.second) {
+      csv.cell(row.condition).cell(row.metric).cell(row.intervention).cell(row.control_of).cell(row.difference.n);
       for (const Estimate* e : {&row.baseline, &row.mean, &row.difference}) csv.cell(e->value).cell(e->lo).cell(e->hi);
       csv.cell(row.p).cell(row.q).cell(row.controls.value).cell(row.controls.lo).cell(row.controls.hi);
       csv.cell(row.controls.n);

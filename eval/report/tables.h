@@ -23,6 +23,7 @@ struct Estimate {
 struct ResultRow {
   std::string intervention, metric;
   std::string control_of;             // empty: not a control
+  std::string condition;              // of the records; empty: all
   Estimate baseline, mean, difference;
   double p = Estimate::undefined, q = Estimate::undefined;
   Estimate controls;                  // of random controls' differences: mean, percentiles, how many
@@ -34,7 +35,7 @@ enum class RowChoice : uint8_t {
   all,
 };
 
-// Metric by metric, interventions in the order of the run. `condition` chooses one of "conditions"; empty = all records.
+// Metric by metric, interventions in the order of the run; the baseline's means alone where there is nothing to compare. `condition` chooses one of "conditions"; empty = all records.
 // Throws Error naming metrics.json and the key when the object is not one.
 std::vector<ResultRow> result_rows(const json::Value& metrics, RowChoice choice, const std::string& condition = "");
 

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <fstream>
+#include <iterator>
 #include <map>
 #include <numeric>
 
@@ -17,6 +19,13 @@ namespace signalbox {
 namespace {
 
 namespace fs = std::filesystem;
+
+std::string read_whole(const fs::path& file) {
+  std::ifstream in(file, std::ios::binary);
+  std::string text{std::istreambuf_iterator<char>(in), {}};
+  if (!in) throw Error(file.string(), "cannot read the file");
+  return text;
+}
 
 void make_directory(const fs::path& dir) {
   std::error_code code;
@@ -83,7 +92,7 @@ class Conductor {
       return interrupted();
     }
     plan_interventions_of_run();
-    Evaluation evaluation = evaluation_of(tested_records(), plans_, true);
+    Evaluation evaluation = evaluation_of(tested_records(), spec_, plans_, true);
     if (spec_.traces.on) check_traces(evaluation);
     directory_.begin(layout_of(evaluation));
     write_records();
@@ -136,10 +145,10 @@ class Conductor {
   }
 
   // Everything but the interventions of a stage.
-  Evaluation work_on(const std::vector<int64_t>& records) {
+  Evaluation work_on(const std::vector<int64_t>& records, const ExperimentSpec& spec) {
     Evaluation evaluation;
     evaluation.seeds = spec_.seeds;
-    choose_work(spec_, evaluation);
+    choose_work(spec, evaluation);
     evaluation.span_names = span_names_;
     for (const int64_t r : records) {
       const size_t at = static_cast<size_t>(r);
@@ -151,9 +160,9 @@ class Conductor {
   }
 
   // [seeds][interventions] to an evaluation of them.
-  Evaluation evaluation_of(const std::vector<int64_t>& records,
+  Evaluation evaluation_of(const std::vector<int64_t>& records, const ExperimentSpec& spec,
                            const std::vector<std::vector<PlannedIntervention>>& planned, bool with_traces) {
-    Evaluation evaluation = work_on(records);
+    Evaluation evaluation = work_on(records, spec);
     for (size_t i = 0; i < planned[0].size(); ++i) {
       BoundIntervention bound;
       bound.name = planned[0][i].name;
@@ -209,8 +218,7 @@ class Conductor {
   bool detect() {
     const bool usage = needs_usage(spec_);
     bool given = usage, generated = false;
-    for (const DetectSpec& one : spec_.detect)
-      (one.phase == Condition::Phase::generated ? generated : given) = true;
+    for (const DetectSpec& one : spec_.detect) (looks_at_generated(one) ? generated : given) = true;
     const fs::path stage_dir = directory_.path() / "detect";
     if (given && !trace_baseline(stage_dir / "trace", false)) return false;
     if (generated && !trace_baseline(stage_dir / "trace-generated", true)) return false;
@@ -220,7 +228,7 @@ class Conductor {
       if (fs::exists(dir / "rd.csv")) continue;
       make_directory(dir);
       stage("detecting " + one.name, 2 * spec_.resamples);
-      const TraceSet set({stage_dir / (one.phase == Condition::Phase::generated ? "trace-generated" : "trace")});
+      const TraceSet set({stage_dir / (looks_at_generated(one) ? "trace-generated" : "trace")});
       const ContrastOptions options = contrast_of(one);
       const Detection found = signalbox::detect(set, options);
       write_file_atomically(dir / "summary.json", json::dump(detection_summary(set, found, options), 2) + "\n");
@@ -238,6 +246,12 @@ class Conductor {
       if (!fs::exists(stage_dir / "usage.csv")) write_usage_csv(stage_dir / "usage.csv", rows);
     }
     return true;
+  }
+
+  // Tokens of a span are given ones.
+  bool looks_at_generated(const DetectSpec& one) const {
+    return one.phase == Condition::Phase::generated ||
+           (one.phase == Condition::Phase::all && spec_.generate && one.span.empty());
   }
 
   ContrastOptions contrast_of(const DetectSpec& one) {
@@ -260,15 +274,32 @@ class Conductor {
     return options;
   }
 
+  // Whether some ranking is by a column that needs the router's logits.
+  bool ranks_by_logits() const {
+    const auto asks = [](const json::Value& edit) {
+      const json::Value* experts = edit.find("experts");
+      const json::Value* by = experts && experts->type() == json::Type::object ? experts->find("by") : nullptr;
+      return by && by->is_string() && by->string() == "logit_diff";
+    };
+    return std::any_of(spec_.interventions.begin(), spec_.interventions.end(), [&](const InterventionSpec& one) {
+      return std::any_of(one.edits.items().begin(), one.edits.items().end(), asks);
+    }) || (spec_.audit && asks(spec_.audit->edit));
+  }
+
   bool trace_baseline(const fs::path& dir, bool generated) {
     if (fs::exists(dir / "trace.safetensors") && fs::exists(dir / "records.jsonl")) return true;
-    stage("tracing the baseline for detection", static_cast<int64_t>(seen_records().size()));
-    Evaluation evaluation = work_on(seen_records());
+    ExperimentSpec nothing_scored = spec_;
+    nothing_scored.metrics.clear();
+    nothing_scored.judges.clear();
+    Evaluation evaluation = work_on(seen_records(), nothing_scored);
     evaluation.generates = generated;
     evaluation.interventions = {{spec_.baseline, std::vector<std::shared_ptr<const EditPlan>>(spec_.seeds.size())}};
-    evaluation.points = PointSet::parse(default_points, model_.shape);
+    evaluation.points = PointSet::parse(
+        std::string(default_points) + (ranks_by_logits() ? ",*.router.logits" : ""), model_.shape);
     make_directory(dir.parent_path());
-    int64_t done = 0;
+    int64_t done = 0, total = 0;
+    for (const PreparedRecord& record : evaluation.records) total += generated ? record.generation.samples : 1;
+    stage("tracing the baseline for detection", total);
     return trace_evaluation(model_, evaluation, 0, 0, dir, [&](int64_t, Result, int64_t) {
       if (events_.on_progress) events_.on_progress(++done);
     });
@@ -286,9 +317,10 @@ class Conductor {
     });
     for (InterventionSpec& one : grids.interventions) one.controls = {};
     grids.metrics = {spec_.tune->metric};
+    std::erase_if(grids.judges, [&](const JudgeSpec& judge) { return "judge:" + judge.name != spec_.tune->metric; });
     const fs::path dir = directory_.path() / "tune";
     make_directory(dir);
-    Evaluation evaluation = evaluation_of(experiment_.splits.tune, plans_of(grids), false);
+    Evaluation evaluation = evaluation_of(experiment_.splits.tune, grids, plans_of(grids), false);
     {
       SampleLog log(dir, layout_of(evaluation));
       stage("tuning", log.n_lines());
@@ -412,7 +444,7 @@ class Conductor {
       const fs::path kept = directory_.path() / "audit" / "rd.csv";
       if (!use.path.starts_with("audit") || !use.detect.empty() || fs::exists(kept)) continue;
       make_directory(kept.parent_path());
-      copy_file_durably(use.file, kept);
+      write_file_atomically(kept, read_whole(use.file));
     }
   }
 
@@ -456,11 +488,47 @@ Experiment open_experiment(ExperimentSpec parsed) {
   std::vector<Record> tested;
   for (const int64_t r : experiment.splits.test) tested.push_back(experiment.records[static_cast<size_t>(r)]);
   if (!spec.metrics_given) spec.metrics = default_metrics(spec, tested);
+  const bool controlled = std::any_of(spec.interventions.begin(), spec.interventions.end(), [](const auto& one) {
+    return one.names_experts && one.controls.random > 0;
+  });
+  if (controlled && spec.seeds.size() > 1)
+    experiment.notes.push_back("each seed draws its own controls, so ranks among them are too good: use one seed for ranks");
+  if (spec.generate && spec.generate->samples > 1 && spec.generate->temperature == 0 && spec.programs.empty())
+    experiment.notes.push_back("samples of one record are alike at temperature 0");
   return experiment;
 }
 
+namespace {
+
+// What the model refuses of the interventions that do not wait for detection, and of the records: before anything is
+// written.
+void check_early(const Experiment& experiment, const ExperimentModel& model) {
+  const ExperimentSpec& spec = experiment.spec;
+  const auto waits = [](const json::Value& edit) {
+    const json::Value* experts = edit.find("experts");
+    const json::Value* from = experts && experts->type() == json::Type::object ? experts->find("from") : nullptr;
+    return from && from->is_string() && from->string().starts_with("detect:");
+  };
+  const auto check = [&](const json::Value& edits, const std::string& path) {
+    if (!edits.items().empty() && std::none_of(edits.items().begin(), edits.items().end(), waits))
+      EditPlan::parse(json::Ref(edits, spec.where, path), spec.base_dir, model.shape, spec.seeds[0]);
+  };
+  for (const InterventionSpec& one : spec.interventions) check(one.edits, one.path + ".edits");
+  if (spec.audit) check(json::Value::array().push_back(spec.audit->edit), spec.audit->path);
+  Evaluation wanted;
+  choose_work(spec, wanted);
+  const std::vector<std::string> names = span_names(experiment.records);
+  for (const auto* part : {&experiment.splits.detect, &experiment.splits.tune, &experiment.splits.test})
+    for (const int64_t r : *part)
+      prepare_record(experiment.records[static_cast<size_t>(r)], model, names,
+                     generation_of(experiment, static_cast<size_t>(r)), wanted.logprobs, wanted.options);
+}
+
+}  // namespace
+
 RunEnd conduct(const Experiment& experiment, const ExperimentModel& model, const ConductOptions& options,
                const ConductEvents& events) {
+  check_early(experiment, model);
   return Conductor(experiment, model, options, events).run();
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <tuple>
 
 #include "eval/score/fields.h"
 
@@ -79,16 +80,15 @@ class Evaluator {
   bool go() {
     tell();
     for (int64_t s = 0; s < n_seeds(); ++s) {
-      generated_.clear();
-      for (const int64_t i : evaluation_.traced)
-        if (!trace(i, s)) return false;
-      for (int64_t r = 0; r < n_records();) {
-        jobs_.clear();
-        uses_.clear();
-        units_.clear();
-        for (; r < n_records() && jobs_.size() < jobs_a_slice; ++r) add_record(s, r);
-        if (!run_slice()) return false;
+      // A recorded intervention shares nothing with others: its lines follow its trace.
+      for (const int64_t i : evaluation_.traced) {
+        generated_.clear();
+        if (!trace(i, s) || !run_records(s, {i})) return false;
       }
+      std::vector<int64_t> all = {evaluation_.baseline};
+      for (int64_t i = 0; i < n_interventions(); ++i)
+        if (i != evaluation_.baseline) all.push_back(i);
+      if (!run_records(s, all)) return false;
     }
     return true;
   }
@@ -121,24 +121,33 @@ class Evaluator {
     return jobs_.back().index;
   }
 
-  // The jobs of one record under all interventions, the baseline's first: others are compared with it.
-  void add_record(int64_t s, int64_t r) {
+  // What is missing of these interventions of all records.
+  bool run_records(int64_t s, const std::vector<int64_t>& interventions) {
+    for (int64_t r = 0; r < n_records();) {
+      jobs_.clear();
+      uses_.clear();
+      units_.clear();
+      for (; r < n_records() && jobs_.size() < jobs_a_slice; ++r) add_record(s, r, interventions);
+      if (!run_slice()) return false;
+    }
+    return true;
+  }
+
+  // The jobs of one record, the baseline's first: others are compared with it.
+  void add_record(int64_t s, int64_t r, const std::vector<int64_t>& interventions) {
     const PreparedRecord& record = evaluation_.records[static_cast<size_t>(r)];
     std::optional<int64_t> reference;
-    std::vector<int64_t> order = {evaluation_.baseline};
-    for (int64_t i = 0; i < n_interventions(); ++i)
-      if (i != evaluation_.baseline) order.push_back(i);
-    const bool compares = evaluation_.divergence && std::any_of(order.begin(), order.end(), [&](int64_t i) {
-      return !log_.has(Place{s, i, r, 0});
-    });
-    for (const int64_t i : order) {
+    const auto missing = [&](int64_t i) { return !log_.has(Place{s, i, r, 0}); };
+    const bool compares =
+        evaluation_.divergence && std::any_of(interventions.begin(), interventions.end(), missing);
+    if (compares && (interventions[0] != evaluation_.baseline || !missing(evaluation_.baseline))) {
+      // The baseline's line is not of this pass, or known; its logits are wanted.
+      Job job = score_job(record.scored, record, record.score_from, plan_of(evaluation_, evaluation_.baseline, s));
+      job.reference = static_cast<int64_t>(jobs_.size());
+      reference = add_job(std::move(job), {0, Part::reference, 0});
+    }
+    for (const int64_t i : interventions) {
       const auto plan = plan_of(evaluation_, i, s);
-      if (i == evaluation_.baseline && compares && log_.has(Place{s, i, r, 0})) {
-        // Its line is known, its logits are not.
-        Job job = score_job(record.scored, record, record.score_from, plan);
-        job.reference = static_cast<int64_t>(jobs_.size());
-        reference = add_job(std::move(job), {0, Part::reference, 0});
-      }
       for (int64_t k = 0; k < record.generation.samples; ++k) {
         const Place place = {s, i, r, k};
         if (!log_.has(place)) add_unit(place, record, plan, reference);
@@ -187,8 +196,9 @@ class Evaluator {
     return run_jobs(forward_, jobs_, run_options(model_, evaluation_), events, nullptr);
   }
 
-  static void take_text(Sample& sample, Result result) {
+  void take_text(Sample& sample, Result result) const {
     sample.has_text = true;
+    sample.decoded = model_.options.tokenizer != nullptr;
     sample.text = std::move(result.text);
     sample.tokens = std::move(result.tokens);
     sample.finish_reason = std::move(result.finish_reason);
@@ -226,8 +236,19 @@ class Evaluator {
     const PreparedRecord& record = evaluation_.records[static_cast<size_t>(unit.place.record)];
     const std::string& prompt =
         record.record->kind == Record::Kind::messages ? record.prompt.text : record.record->prompt;
-    for (const JudgeCommand& judge : evaluation_.judges)
-      unit.sample.judged.emplace_back(judge.name, run_judge(judge, record.record->id, prompt, unit.sample.text));
+    for (const JudgeCommand& judge : evaluation_.judges) {
+      // One verdict for one text, however many interventions and samples wrote it.
+      const auto [verdict, fresh] = verdicts_.try_emplace({judge.name, unit.place.record, unit.sample.text}, 0.0);
+      if (fresh) {
+        try {
+          verdict->second = run_judge(judge, record.record->id, prompt, unit.sample.text);
+        } catch (...) {
+          verdicts_.erase(verdict);
+          throw;
+        }
+      }
+      unit.sample.judged.emplace_back(judge.name, verdict->second);
+    }
     std::vector<std::pair<std::string, std::optional<double>>> scores;
     for (size_t n = 0; n < evaluation_.scorers.size(); ++n) {
       const Scorer* scorer = evaluation_.scorers[n];
@@ -266,6 +287,7 @@ class Evaluator {
   std::vector<Job> jobs_;
   std::vector<Use> uses_;    // [jobs]
   std::vector<Unit> units_;  // of this slice
+  std::map<std::tuple<std::string, int64_t, std::string>, double> verdicts_;  // of judges, by record and text
   std::vector<std::vector<bool>> lacks_;  // [scorers][records]
   std::map<int64_t, Result> generated_;   // line -> text made while tracing
 };

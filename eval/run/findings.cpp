@@ -11,6 +11,7 @@
 #include "eval/run/evaluate.h"
 #include "eval/run/files.h"
 #include "eval/run/journal.h"
+#include "eval/score/fields.h"
 #include "eval/score/scorer.h"
 #include "probes/trace.h"
 
@@ -120,7 +121,10 @@ class Collector {
     run.seed = plan_.seed;
     run.resamples = plan_.resamples;
     for (const Record& record : records_) {
-      run.clusters.push_back(record.pair.empty() ? "id " + record.id : "pair " + record.pair);
+      // A record with those that rephrase it is one example.
+      const std::string rephrased = paraphrase_of(record);
+      run.clusters.push_back(!record.pair.empty() ? "pair " + record.pair
+                                                  : "id " + (rephrased.empty() ? record.id : rephrased));
       run.conditions.push_back(record.condition);
     }
     for (size_t i = 0; i < samples_.size(); ++i) {

@@ -52,7 +52,7 @@ std::string action_text(const EditSpec& spec, const std::string& experts) {
     case EditOp::steermoe_up:
       return "steer towards " + experts;
     case EditOp::bias:
-      return "add " + number_text(spec.by) + " to the logits of " + experts;
+      return "add " + number_text(spec.by + 0.0) + " to the logits of " + experts;
     case EditOp::temperature:
       return "temperature " + number_text(spec.by);
     case EditOp::top_k:

@@ -8,8 +8,11 @@ namespace signalbox {
 
 namespace {
 
-// Keys of a record that are input and stay in the data; the others travel with every line.
-constexpr std::array inputs = {"prompt", "messages", "tokens", "target", "document", "spans", "choices"};
+// Keys of a record that are input and stay in the data, and keys that a line has of its own, in some runs if not in this
+// one; the others travel with every line.
+constexpr std::array inputs = {"prompt",      "messages",  "tokens",     "target",   "document",   "spans",
+                               "choices",     "text",      "options",    "judged",   "scores",     "logprobs",
+                               "sum_logprob", "divergence", "n_logprobs", "same_top", "mean_divergence", "finish_reason"};
 
 json::Value numbers(const std::vector<double>& values) {
   json::Value list = json::Value::array();
@@ -38,7 +41,7 @@ json::Value sample_line(const Record& record, const Sample& sample, std::string_
   if (sample.has_text) {
     json::Value tokens = json::Value::array();
     for (const int32_t token : sample.tokens) tokens.push_back(int64_t{token});
-    line.set("text", sample.text).set("tokens", std::move(tokens)).set("finish_reason", sample.finish_reason);
+    line.set("text", sample.decoded ? json::Value(sample.text) : json::Value()).set("tokens", std::move(tokens)).set("finish_reason", sample.finish_reason);
   }
   if (sample.n_logprobs > 0) {
     line.set("sum_logprob", sample.sum_logprob).set("n_logprobs", sample.n_logprobs);
@@ -81,12 +84,14 @@ Sample read_sample(const json::Ref& line) {
   sample.seed = static_cast<uint64_t>(seed.value().is_unsigned() ? seed.value().integer() : seed.integer(0, INT64_MAX));
   sample.id = line.at("id").string();
   sample.sample = line.at("sample").size();
-  if (const auto text = line.find("text")) {
+  if (const auto reason = line.find("finish_reason")) {
     sample.has_text = true;
-    sample.text = text->string();
+    const auto text = line.find("text");
+    sample.decoded = text.has_value();
+    if (text) sample.text = text->string();
     for (const json::Ref& token : line.at("tokens").items())
       sample.tokens.push_back(static_cast<int32_t>(token.integer(0, INT32_MAX)));
-    sample.finish_reason = line.at("finish_reason").string();
+    sample.finish_reason = reason->string();
   }
   if (const auto sum = line.find("sum_logprob")) {
     sample.sum_logprob = sum->number();

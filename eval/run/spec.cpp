@@ -161,7 +161,7 @@ class SpecParser {
       if (auto found = ref.find(key)) tokens.set(key, found->value());
     const Condition condition = Condition::parse(json::Ref(tokens, ref.where(), ref.path()));
     out.span = condition.span;
-    out.phase = condition.phase;
+    out.phase = ref.find("phase") ? condition.phase : Condition::Phase::given;
     if (auto match = ref.find("length_match")) out.length_match = match->boolean();
     if (auto top = ref.find("stable_top")) out.stable_top = top->integer(1, int64_t{1} << 40);
     if (out.phase == Condition::Phase::generated) {
@@ -391,6 +391,8 @@ class SpecParser {
     const json::Ref metric = ref.at("metric"), goal = ref.at("goal");
     check_metric(metric);
     out.metric = metric.string();
+    if (metric_needs(out.metric) == Needs::routes)
+      metric.fail("expected a metric of samples, found \"" + out.metric + "\", which needs traces (tuning makes none)");
     if (spec_.metrics_given && !contains(spec_.metrics, out.metric))
       metric.fail("expected one of \"metrics\", found \"" + out.metric + "\"");
     if (goal.string() != "higher" && goal.string() != "lower") goal.fail_type("\"higher\" or \"lower\"");
@@ -517,7 +519,7 @@ ExperimentSpec parse_experiment(const json::Ref& spec, const std::filesystem::pa
 
 ExperimentSpec load_experiment(const std::filesystem::path& file) {
   const json::Value spec = json::parse_file(file, uint64_t{64} << 20);
-  return parse_experiment(json::Ref(spec, file.string()), file.parent_path());
+  return parse_experiment(json::Ref(spec, file.string()), std::filesystem::absolute(file).parent_path());
 }
 
 std::vector<RankingUse> rankings_of(const ExperimentSpec& spec) {

@@ -247,10 +247,19 @@ bool any_has(const Scorer& scorer, const std::vector<Record>& records) {
   return found;
 }
 
+std::string lacking_together(const Scorer& scorer, const std::vector<Record>& records) {
+  return scorer.lacks_all ? scorer.lacks_all(records) : std::string();
+}
+
 void check_metric(const ExperimentSpec& spec, const std::string& path, const std::string& metric,
                   const std::vector<Record>& records) {
   const Scorer* scorer = find_scorer(metric);  // none: a judge
-  if (!scorer || any_has(*scorer, records)) return;
+  if (!scorer) return;
+  const bool any = any_has(*scorer, records);
+  if (const std::string lacking = lacking_together(*scorer, records); any && !lacking.empty())
+    throw Error(spec.where, path + ": expected records that have what " + quoted(metric) + " needs, found none (they " +
+                                "lack " + lacking + ")");
+  if (any) return;
   throw Error(spec.where, path + ": expected a record that has what " + quoted(metric) + " needs, found none (" +
                               quoted(records.front().id) + " lacks " + scorer->lacks(records.front()) + ")");
 }
@@ -303,7 +312,7 @@ std::vector<std::string> default_metrics(const ExperimentSpec& spec, const std::
   for (const char* name : {"em", "f1", "grounded", "abstained", "refused", "ppl", "kl", "repetition"}) {
     const Scorer* scorer = find_scorer(name);
     if (!scorer || (scorer->needs == Needs::text && !spec.generate)) continue;
-    if (any_has(*scorer, records)) metrics.push_back(name);
+    if (any_has(*scorer, records) && lacking_together(*scorer, records).empty()) metrics.push_back(name);
   }
   if (spec.tune && std::find(metrics.begin(), metrics.end(), spec.tune->metric) == metrics.end())
     metrics.push_back(spec.tune->metric);

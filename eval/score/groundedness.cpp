@@ -59,6 +59,24 @@ bool has_document(const Record& record) {
   return document_of(record).has_value();
 }
 
+std::string lacks_whole_pair(std::span<const Record> records) {
+  struct Sides {
+    const Record* first = nullptr;
+    bool same_target = true, with = false, without = false;
+  };
+  std::map<std::string, Sides> pairs;
+  for (const Record& record : records) {
+    if (!lacks_pair(record).empty()) continue;
+    Sides& sides = pairs[record.pair];
+    if (!sides.first) sides.first = &record;
+    sides.same_target = sides.same_target && record.target == sides.first->target;
+    (has_document(record) ? sides.with : sides.without) = true;
+  }
+  for (const auto& [pair, sides] : pairs)
+    if (sides.same_target && sides.with && sides.without) return {};
+  return "a pair with and without a document and with one target";
+}
+
 std::vector<ScoredUnit> document_gain(const SampleGroup& group) {
   struct Sides {
     int64_t first = -1;
@@ -107,6 +125,7 @@ constexpr std::array rows = {
            .summary = "sum of log p of the target with the document minus without, a pair; nats",
            .needs = Needs::logprobs,
            .lacks = lacks_pair,
+           .lacks_all = lacks_whole_pair,
            .score_group = document_gain},
 };
 

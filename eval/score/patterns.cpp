@@ -34,6 +34,34 @@ bool fits(std::string_view word, std::string_view alternatives) {
   return false;
 }
 
+// The marks that close what `mark` opens; empty for what opens nothing.
+std::u32string_view closing_marks(char32_t mark) {
+  if (mark == U'"') return U"\"";
+  if (mark == 0x201C) return U"\u201D";
+  if (mark == 0x201E) return U"\u201C\u201D";
+  if (mark == 0xAB) return U"\u00BB";
+  return {};
+}
+
+bool is_word_at(std::u32string_view text, size_t at) { return at < text.size() && is_word_character(text[at]); }
+
+// The place of the mark that closes the quotation opened at `open`; npos: none is opened, or not closed on its line.
+size_t closing_mark(std::u32string_view text, size_t open) {
+  const std::u32string_view marks = closing_marks(text[open]);
+  const bool straight = text[open] == U'"';
+  if (marks.empty() || (straight && open > 0 && is_word_at(text, open - 1))) return std::u32string_view::npos;
+  for (size_t i = open + 1; i < text.size() && text[i] != U'\n'; ++i)
+    if (marks.find(text[i]) != std::u32string_view::npos && !(straight && is_word_at(text, i + 1))) return i;
+  return std::u32string_view::npos;
+}
+
+size_t count_words(std::string_view text) {
+  size_t count = 0;
+  for (const Sentence& sentence : sentences(text))
+    for (const std::string& word : sentence) count += is_pause(word) ? 0 : 1;
+  return count;
+}
+
 // Adds the places behind the words that the rest of a rule takes from word `at` on.
 void add_ends(const Sentence& words, size_t at, std::string_view rule, std::set<size_t>& ends) {
   rule.remove_prefix(std::min(rule.find_first_not_of(' '), rule.size()));
@@ -48,6 +76,8 @@ void add_ends(const Sentence& words, size_t at, std::string_view rule, std::set<
     if (at == words.size() || !fits(words[at], item.substr(1))) add_ends(words, at, rest, ends);
   } else if (item == "$") {
     if (at == words.size() || is_pause(words[at])) add_ends(words, at, rest, ends);
+  } else if (item == ".") {
+    if (at == words.size()) add_ends(words, at, rest, ends);
   } else if (item == "^") {
     if (at == 0) add_ends(words, at, rest, ends);
   } else if (item == "..") {
@@ -100,6 +130,23 @@ std::vector<Sentence> sentences(std::string_view text, size_t limit) {
   }
   end_sentence();
   return out;
+}
+
+std::string without_quotations(std::string_view text) {
+  const std::u32string all = code_points(text);
+  std::u32string out;
+  for (size_t i = 0; i < all.size(); ++i) {
+    const size_t close = closing_mark(all, i);
+    if (close == std::u32string::npos || count_words(to_utf8(all.substr(i + 1, close - i - 1))) < 2) {
+      out += all[i];
+      continue;
+    }
+    // A sentence that ends inside the marks still ends.
+    out += all[close - 1] == U'.' || all[close - 1] == U'!' || all[close - 1] == U'?' ? all[close - 1] : U' ';
+    i = close;
+  }
+  std::string rest = to_utf8(out);
+  return count_words(rest) == 0 ? std::string(text) : rest;
 }
 
 std::set<size_t> rule_ends(const Sentence& sentence, const std::set<size_t>& starts, std::string_view rule) {

@@ -22,9 +22,14 @@ std::vector<Sentence> sentences(std::string_view text, size_t limit = std::strin
 //   *ing             any word that ends so
 //   ..               up to three words of any kind
 //   ^  $             the sentence's beginning, its end (a comma or colon counts as an end)
+//   .                the sentence's end and nothing else
 //   !but|*ing        the next word is none of these (or there is none); takes no word
 // Commas and colons between the words of a rule are passed over, but not in front of "!".
 bool matches_rule(const Sentence& sentence, std::string_view rule);
+
+// The text without what it quotes between double quotation marks ("", “”, „“, «») on one line. A single word in them is
+// emphasis and stays, and so does everything where the whole text is quoted.
+std::string without_quotations(std::string_view text);
 
 // The places behind the words that a rule takes when it begins at one of `starts` (indices into the sentence, its
 // length included); for rules of several parts that are told apart. all_places: every index.

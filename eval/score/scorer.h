@@ -40,10 +40,14 @@ struct Scorer {
   std::string_view name;     // in "metrics"
   std::string_view summary;  // one line: what it is, and its unit
   Needs needs = Needs::text;
+  bool tokens_only = false;  // text: looks at tokens and at how they ended, so it works without a tokenizer
   // What a record lacks for this scorer ("answers"); empty = nothing. A run in which every record lacks something is
   // refused before the model is loaded; records that lack it are left out of the mean. Throws Error when the record has
   // what is needed in a wrong type.
   std::string (*lacks)(const Record& record) = nullptr;
+  // Optional: what the records of a run lack together for there to be any value ("two wordings of one question");
+  // empty = nothing. Refused like the above.
+  std::string (*lacks_all)(std::span<const Record> records) = nullptr;
   // Exactly one of the three. score: one sample; nullopt = undefined for it.
   std::optional<double> (*score)(const Record& record, const Sample& sample) = nullptr;
   std::vector<ScoredUnit> (*score_group)(const SampleGroup& group) = nullptr;

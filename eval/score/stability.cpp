@@ -57,12 +57,13 @@ std::vector<ScoredUnit> sample_agreement(const SampleGroup& group) {
 std::string lacks_paraphrase(const Record& record) { return paraphrase_of(record).empty() ? "paraphrase_of" : ""; }
 
 // The id that a record's wordings share: the end of the chain of paraphrase_of, the least id of one that is a circle.
-std::string family_of(const SampleGroup& group, const std::unordered_map<std::string, int64_t>& by_id, int64_t record) {
-  std::vector<std::string> chain = {group.records[static_cast<size_t>(record)].id};
+std::string family_of(std::span<const Record> records, const std::unordered_map<std::string, int64_t>& by_id,
+                      int64_t record) {
+  std::vector<std::string> chain = {records[static_cast<size_t>(record)].id};
   for (;;) {
     const auto at = by_id.find(chain.back());
     if (at == by_id.end()) return chain.back();
-    const std::string base = paraphrase_of(group.records[static_cast<size_t>(at->second)]);
+    const std::string base = paraphrase_of(records[static_cast<size_t>(at->second)]);
     if (base.empty()) return chain.back();
     const auto seen = std::find(chain.begin(), chain.end(), base);
     if (seen != chain.end()) return *std::min_element(seen, chain.end());
@@ -70,14 +71,28 @@ std::string family_of(const SampleGroup& group, const std::unordered_map<std::st
   }
 }
 
-std::vector<ScoredUnit> paraphrase_agreement(const SampleGroup& group) {
+// [record] its family.
+std::vector<std::string> families_of(std::span<const Record> records) {
   std::unordered_map<std::string, int64_t> by_id;
-  for (size_t i = 0; i < group.records.size(); ++i) by_id.emplace(group.records[i].id, static_cast<int64_t>(i));
+  for (size_t i = 0; i < records.size(); ++i) by_id.emplace(records[i].id, static_cast<int64_t>(i));
   std::vector<std::string> families;
+  for (size_t i = 0; i < records.size(); ++i) families.push_back(family_of(records, by_id, static_cast<int64_t>(i)));
+  return families;
+}
+
+std::string lacks_wordings(std::span<const Record> records) {
+  std::map<std::string, int64_t> sizes;
+  for (const std::string& family : families_of(records))
+    if (++sizes[family] > 1) return {};
+  return "two wordings of one question";
+}
+
+std::vector<ScoredUnit> paraphrase_agreement(const SampleGroup& group) {
+  const std::vector<std::string> families = families_of(group.records);
   std::map<std::string, int64_t> unit;  // the first record of the family that names another
   for (int64_t i = 0; i < static_cast<int64_t>(group.records.size()); ++i) {
-    families.push_back(family_of(group, by_id, i));
-    if (!paraphrase_of(group.records[static_cast<size_t>(i)]).empty()) unit.emplace(families.back(), i);
+    const auto at = static_cast<size_t>(i);
+    if (!paraphrase_of(group.records[at]).empty()) unit.emplace(families[at], i);
   }
   std::map<std::tuple<int64_t, uint64_t, int64_t>, std::vector<std::string>> answers;
   for (const Sample& sample : group.samples) {
@@ -163,6 +178,7 @@ constexpr std::array rows = {
            .summary = "share of pairs of wordings of a question with the same normalised final answer; 0 to 1",
            .needs = Needs::text,
            .lacks = lacks_paraphrase,
+           .lacks_all = lacks_wordings,
            .score_group = paraphrase_agreement},
     Scorer{
         .name = "route_jaccard",

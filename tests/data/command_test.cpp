@@ -74,7 +74,8 @@ TEST_CASE("data command: every format becomes records that the reader takes") {
            {"mctest", "stories.tsv", 4},
            {"csv", "records.csv", 2},
            {"jsonl", "squad_rows.jsonl", 2}}) {
-    CAPTURE(format);
+    const std::string of_format = format;  // a structured binding cannot be captured
+    CAPTURE(of_format);
     const std::string map = format == "jsonl" ? " --map document=context,answers=answers.text" : "";
     CHECK(run("convert " + format + " " + file(name) + " --out " + out + map) == 0);
     CHECK(read_records(out).size() == n);

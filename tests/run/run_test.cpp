@@ -331,3 +331,51 @@ TEST_CASE("bad specs are refused before the model is opened") {
     CHECK_FALSE(fs::exists(temporary / "out"));
   }
 }
+
+TEST_CASE("keys of the data never pass for results") {
+  TemporaryDirectory temporary;
+  write_file(temporary / "data.jsonl",
+             R"({"id":"a","prompt":"User: hello","answers":["x"],"judged":"yes","options":["a"],"text":"t","sum_logprob":"x","note":1})"
+             "\n");
+  write_file(temporary / "spec.json", R"({"model": "builtin", "data": "data.jsonl", "generate": {"max_tokens": 3},
+    "interventions": [{"name": "baseline"}], "metrics": ["em", "answer_agreement", "ppl"], "resamples": 50})");
+  const Ran ran = run_experiment(temporary / "spec.json", temporary / "out");
+  REQUIRE_MESSAGE(ran.code == 0, ran.err);
+  const json::Value line = json::parse(read_file(temporary / "out/samples.jsonl"), "samples.jsonl");
+  CHECK(line.find("note")->integer() == 1);
+  CHECK(!line.find("judged"));
+  CHECK(line.find("sum_logprob")->is_number());
+  // A run of the baseline alone shows its means.
+  CHECK(ran.out.find("baseline") != std::string::npos);
+}
+
+TEST_CASE("what a model refuses leaves no directory behind") {
+  TemporaryDirectory temporary;
+  write_file(temporary / "data.jsonl", some_records("pairs.jsonl", 4));
+  const auto refused = [&](const std::string& intervention, const char* message) {
+    write_file(temporary / "spec.json", R"({"model": "builtin", "data": "data.jsonl", "interventions": [
+      {"name": "baseline"}, )" + intervention + R"(], "metrics": ["ppl"]})");
+    const Ran ran = run_experiment(temporary / "spec.json", temporary / "out");
+    CHECK(ran.code == 1);
+    CHECK_MESSAGE(ran.err.find(message) != std::string::npos, ran.err);
+    CHECK_FALSE(fs::exists(temporary / "out"));
+  };
+  refused(R"({"name": "off", "edits": [{"op": "deactivate", "mode": "ban", "experts": {"1": [24]}}]})", "experts below 24");
+  refused(R"({"name": "off", "edits": [{"op": "deactivate", "mode": "ban", "experts": {"0": [1]}}]})", "router");
+}
+
+TEST_CASE("a spec is the same by any path, and its files are looked at") {
+  TemporaryDirectory temporary;
+  write_file(temporary / "data.jsonl", some_records("pairs.jsonl", 2));
+  write_file(temporary / "rd.csv", "layer,expert,rd\n1,3,0.5\n2,4,0.4\n");
+  write_file(temporary / "spec.json", R"({"model": "builtin", "data": "data.jsonl", "interventions": [{"name": "baseline"},
+    {"name": "off", "edits": [{"op": "deactivate", "mode": "ban", "experts": {"from": "rd.csv", "top": 1}}]}],
+    "controls": false, "metrics": ["ppl"], "resamples": 50})");
+  const std::string there = "cd " + temporary.path().string() + "; ";
+  REQUIRE(run_command(there + binary + " run spec.json --out out --quiet").code == 0);
+  CHECK(run_experiment(temporary / "spec.json", temporary / "out").code == 0);
+  write_file(temporary / "rd.csv", "layer,expert,rd\n1,5,0.5\n2,4,0.4\n");
+  const Ran changed = run_command(there + binary + " run spec.json --out out --quiet");
+  CHECK(changed.code == 1);
+  CHECK_MESSAGE(changed.err.find("hashes.files.rd.csv") != std::string::npos, changed.err);
+}

@@ -257,6 +257,27 @@ TEST_CASE("data: metrics for which every record lacks something") {
         "S.json: tune.metric: expected a record that has what \"em\" needs, found none (\"1\" lacks answers)");
 }
 
+TEST_CASE("data: metrics for which the records lack something together") {
+  const std::string with = "'id': '0', 'prompt': 'p', 'pair': '1', 'document': 'd', 'target': 't'",
+                    without = "'id': '1', 'prompt': 'q', 'pair': '1', 'target': 't'",
+                    other = "'id': '1', 'prompt': 'q', 'pair': '1', 'target': 'u'";
+  const std::string gain = entries() + ", 'metrics': ['document_gain']";
+  const std::string error =
+      "S.json: metrics[0]: expected records that have what \"document_gain\" needs, found none (they lack a pair with "
+      "and without a document and with one target)";
+  CHECK(data_error(gain, {with, without}) == "no error");
+  CHECK(data_error(gain, {with, other}) == error);
+  CHECK(data_error(gain, {with}) == error);
+  CHECK(data_error(gain, {"'id': '0', 'prompt': 'p'"}) ==
+        "S.json: metrics[0]: expected a record that has what \"document_gain\" needs, found none (\"0\" lacks pair)");
+  const std::string wordings = entries() + ", 'generate': {}, 'metrics': ['paraphrase_agreement']";
+  CHECK(data_error(wordings, {"'id': '0', 'prompt': 'p'", "'id': '1', 'prompt': 'q', 'paraphrase_of': '0'"}) ==
+        "no error");
+  CHECK(data_error(wordings, {"'id': '0', 'prompt': 'p'", "'id': '1', 'prompt': 'q', 'paraphrase_of': '9'"}) ==
+        "S.json: metrics[0]: expected records that have what \"paraphrase_agreement\" needs, found none (they lack two "
+        "wordings of one question)");
+}
+
 TEST_CASE("data: a spec without metrics gets those of the contract that it and the records allow") {
   const auto metrics = [](const std::string& more, const std::string& record) {
     std::string text;

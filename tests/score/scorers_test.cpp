@@ -253,6 +253,14 @@ TEST_CASE("what the document adds to the target's log p") {
   CHECK(group.units("document_gain") == Units{{0, 3.25}, {0, 0.5}, {2, 6}});
   CHECK(lacks("document_gain", R"("target": "t")") == "pair");
   CHECK(lacks("document_gain", R"("pair": "t")") == "target");
+  const auto together = [&](size_t begin, size_t count) {
+    return find_scorer("document_gain")->lacks_all(std::span<const Record>(group.records).subspan(begin, count));
+  };
+  const std::string whole = "a pair with and without a document and with one target";
+  CHECK(together(0, 7) == "");
+  CHECK(together(2, 2) == "");
+  CHECK(together(1, 2) == whole);  // one side of two pairs
+  CHECK(together(4, 3) == whole);  // alone, and another target
 }
 
 TEST_CASE("abstention, hallucination, and answers that were missed") {
@@ -397,6 +405,13 @@ TEST_CASE("agreement over seeds, samples and paraphrases") {
   circle.add_record(R"("paraphrase_of": "r1")");
   for (int64_t i = 0; i < 3; ++i) circle.add(i, i == 0 ? "a" : "b");
   CHECK(circle.units("paraphrase_agreement") == Units{{0, 1.0 / 3}});
+  const auto together = [](const Group& of, size_t count) {
+    return find_scorer("paraphrase_agreement")->lacks_all(std::span<const Record>(of.records).first(count));
+  };
+  CHECK(together(others, 2) == "");
+  CHECK(together(circle, 3) == "");
+  CHECK(together(others, 1) == "two wordings of one question");
+  CHECK(together(circle, 1) == "two wordings of one question");
 }
 
 TEST_CASE("routes compared: sets, weights, positions that both have") {

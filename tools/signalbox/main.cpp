@@ -54,7 +54,7 @@ void print_help() {
       "\nMODEL is a directory in Hugging Face layout, org/name[@revision] in the local Hugging Face cache, or "
       "builtin.\n"
       "Each command has --help with an example; signalbox --version [--json] tells what this binary holds.\n\n"
-      "Example:\n  signalbox generate builtin --chat \"What is the capital of Velmora?\"\n");
+      "Example:\n  signalbox generate builtin --chat \"What is the capital of Beltri?\"\n");
 }
 
 int print_version(bool as_json) {

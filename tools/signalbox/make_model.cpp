@@ -4,6 +4,7 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 
+#include "eval/run/files.h"
 #include "loaders/families/family.h"
 #include "loaders/families/real_shapes.h"
 #include "tools/signalbox/commands.h"
@@ -52,6 +53,17 @@ std::string fill(std::string text) {
   return text;
 }
 
+// The spec that a directory was made from. A directory with other content is not ours to write into.
+constexpr const char* marker = "make-model.json";
+
+void refuse_foreign_directory(const std::filesystem::path& dir) {
+  namespace fs = std::filesystem;
+  std::error_code failed;
+  if (!fs::is_directory(dir, failed) || fs::is_empty(dir, failed) || fs::exists(dir / marker, failed)) return;
+  throw Error(dir.string(), std::string("expected a new directory, or one that make-model wrote (") + marker +
+                                "), found other files");
+}
+
 }  // namespace
 
 int make_model_command(int argc, char** argv) {
@@ -67,12 +79,14 @@ int make_model_command(int argc, char** argv) {
 
   catch_signals();
   const json::Value value = json::parse_file(spec);
+  refuse_foreign_directory(out);
   Progress progress("writing", 1000, quiet);
   const synthetic::Summary summary = synthetic::make_model(value, spec, out, [&](uint64_t done, uint64_t total) {
     stop_if_interrupted();
     progress.update(static_cast<int64_t>(1000.0 * static_cast<double>(done) / static_cast<double>(total)));
   });
   progress.done();
+  write_file_atomically(std::filesystem::path(out) / marker, json::dump(value, 2) + "\n");
   if (json_output) {
     json::Value line = json::Value::object();
     line.set("path", json::Value(out)).set("family", json::Value(summary.family));

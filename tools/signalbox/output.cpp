@@ -90,11 +90,11 @@ void Progress::update(int64_t count) {
     constexpr int width = 30;
     std::string bar(static_cast<size_t>(share * width), '#');
     bar.resize(width, '.');
-    std::fprintf(stderr, "\r%s [%s] %3.0f %%  %.0f/s  at most %s left \033[K", what_.c_str(), bar.c_str(), share * 100,
+    std::fprintf(stderr, "\r%s [%s] %3.0f %%  %.0f/s  about %s left \033[K", what_.c_str(), bar.c_str(), share * 100,
                  rate, left.c_str());
     drawn_ = true;
   } else {
-    std::fprintf(stderr, "%s: %.0f %%, %.0f/s, at most %s left\n", what_.c_str(), share * 100, rate, left.c_str());
+    std::fprintf(stderr, "%s: %.0f %%, %.0f/s, about %s left\n", what_.c_str(), share * 100, rate, left.c_str());
   }
   std::fflush(stderr);
 }

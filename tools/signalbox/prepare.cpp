@@ -67,10 +67,11 @@ PreparedRun prepare_run(const CommonOptions& options, OpenedModel& model, std::v
   return run;
 }
 
-std::vector<std::pair<std::string, std::string>> trace_metadata(const CommonOptions& options, const OpenedModel& model) {
-  return {{"model", model.loaded.resolved.path},
+std::vector<std::pair<std::string, std::string>> trace_metadata(const CommonOptions& options, const OpenedModel& model,
+                                                              const std::string& name) {
+  return {{"model", name},
           {"model_hash", model.loaded.model_hash},
-          {"tokenizer", model.tokenizer ? model.loaded.resolved.path + " " + model.tokenizer->hash() : ""},
+          {"tokenizer", model.tokenizer ? name + " " + model.tokenizer->hash() : ""},
           {"numerics", options.numerics},
           {"isa", model.backend->isa()},
           {"device", model.backend->name()},
@@ -91,7 +92,7 @@ std::unique_ptr<TraceWriter> open_trace(const CommonOptions& options, const Open
   trace.span_names = run.span_names;
   json::Value edits = json::Value::object();
   if (run.plan) edits.set("edits", run.plan->source());
-  trace.metadata = trace_metadata(options, model);
+  trace.metadata = trace_metadata(options, model, model.loaded.resolved.path);
   trace.metadata.emplace_back("edits", run.plan ? json::dump(edits) : "");
   return std::make_unique<TraceWriter>(std::move(trace));
 }

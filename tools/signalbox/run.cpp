@@ -1,5 +1,6 @@
 // signalbox run: a whole experiment in a run directory.
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
 #include <ctime>
 #include <fstream>
@@ -41,16 +42,15 @@ std::string today() {
 // Whether what the template prints depends on the date.
 bool template_tells_date(const EncodeSetup& setup, const std::vector<Record>& records) {
   if (!setup.chat_template) return false;
-  for (const Record& record : records) {
-    if (record.kind != Record::Kind::messages) continue;
-    auto on = [&](const char* date) {
+  return std::any_of(records.begin(), records.end(), [&](const Record& record) {
+    if (record.kind != Record::Kind::messages) return false;
+    const auto on = [&](const char* date) {
       json::Value variables = setup.template_variables;
       variables.set("date", date);
       return setup.chat_template->render(record.messages, true, variables).text;
     };
     return on("2001-02-03") != on("2012-11-30");
-  }
-  return false;
+  });
 }
 
 // Files whose content decides results, besides model and data, by the name that the spec gives them.
@@ -73,7 +73,7 @@ json::Value hashes_of_files(const ExperimentSpec& spec) {
       if (fs::is_regular_file(word)) files.insert(word);
   json::Value hashes = json::Value::object();
   for (const fs::path& file : files)
-    hashes.set(fs::relative(file, spec.base_dir).generic_string(), file_hash(file));
+    hashes.set(fs::absolute(file).lexically_relative(fs::absolute(spec.base_dir)).generic_string(), file_hash(file));
   return hashes;
 }
 
@@ -91,6 +91,9 @@ json::Value identity_of(const CommonOptions& options, const OpenedModel& model, 
   json::Value rules = json::Value::object();
   for (const auto& [name, version] : score_rule_versions()) rules.set(name, version);
   identity.set("scoring_rules", std::move(rules));
+  json::Value stop_tokens = json::Value::array();
+  for (const int32_t token : model.stop_tokens) stop_tokens.push_back(int64_t{token});
+  identity.set("stop_tokens", std::move(stop_tokens));
   identity.set("device", model.backend->name()).set("isa", model.backend->isa()).set("numerics", options.numerics);
   json::Value variables = setup.template_variables;
   if (!dated) variables.set("date", json::Value());
@@ -109,6 +112,20 @@ json::Value info_of(const CommonOptions& options, const OpenedModel& model, cons
   info.set("spec_given", experiment.spec.source).set("spec_hash", sha256_hex(json::dump(experiment.spec.source)));
   info.set("build", std::string("g++ or clang ") + __VERSION__).set("threads", options.threads);
   return info.set("batch", options.batch).set("chunk", options.chunk);
+}
+
+// What needs text in a model that has none.
+void refuse_without_tokenizer(const ExperimentSpec& spec, const OpenedModel& model) {
+  if (model.tokenizer) return;
+  const auto refuse = [&](const std::string& what) {
+    throw Error(spec.where, what + ": expected a model with a tokenizer, found none");
+  };
+  if (spec.generate && !spec.generate->stop.empty()) refuse("generate.stop");
+  if (!spec.judges.empty()) refuse("judges");
+  for (const std::string& metric : spec.metrics) {
+    const Scorer* scorer = find_scorer(metric);
+    if (scorer && scorer->needs == Needs::text && !scorer->tokens_only) refuse("metrics: " + metric);
+  }
 }
 
 // One progress bar at a time, one for each stage.
@@ -158,7 +175,9 @@ int run_experiment(ExperimentSpec spec, CommonOptions options, const ExperimentR
   opened.shape = model.shape;
   opened.encode = setup;
   opened.options = run_options(options, model, {});
-  opened.trace_metadata = trace_metadata(options, model);
+  // The model by the name that the spec gives it: traces of shards must be alike wherever it lies.
+  opened.trace_metadata = trace_metadata(options, model, experiment.spec.source.find("model")->string());
+  refuse_without_tokenizer(experiment.spec, model);
 
   ConductOptions conducting;
   conducting.out = run.out;
@@ -174,7 +193,10 @@ int run_experiment(ExperimentSpec spec, CommonOptions options, const ExperimentR
   catch_signals();
   const RunEnd end = conduct(experiment, opened, conducting, events);
   stages.end();
-  if (end == RunEnd::interrupted) return 3;
+  if (end == RunEnd::interrupted) {
+    if (!options.quiet) std::fprintf(stderr, "%s: the same command goes on from here\n", run.out.c_str());
+    return 3;
+  }
   const json::Value metrics = json::parse_file(fs::path(run.out) / "metrics.json");
   if (options.json) {
     write_stdout(json::dump(metrics) + "\n");
@@ -188,13 +210,15 @@ int run_experiment(ExperimentSpec spec, CommonOptions options, const ExperimentR
 void add_experiment_run_options(CLI::App& app, CommonOptions& options, ExperimentRun& run, bool out_required) {
   app.add_option("--out", run.out, "the run directory (docs/run-directory.md)")->required(out_required);
   app.add_option("--shard", run.shard, "I/N: only records whose index is I mod N (default: Slurm's array variables)");
+  // Bytes must not depend on where a run stopped and went on.
+  options.numerics = "invariant";
   add_experiment_options(app, options);
 }
 
 int run_command(int argc, char** argv) {
   CLI::App app("Runs an experiment (docs/experiments.md) in a directory, or goes on with it where it stopped.",
                "signalbox run");
-  app.footer("Example:\n  signalbox run docs/examples/misroute.json --out out/misroute");
+  app.footer("Example:\n  signalbox run docs/examples/misroute.json --out out/first-run");
   CommonOptions options;
   ExperimentRun run;
   std::string spec_file;

@@ -76,7 +76,7 @@ int deactivate_command(int argc, char** argv) {
       "Example:\n  signalbox deactivate builtin --data tools/builtin/heldout/pairs.jsonl --span question \\\n"
       "    --contrast without_document:with_document --top 8 --max-tokens 16 --metrics em --out out/deactivate");
   Shortcut shortcut;
-  std::string contrast, span, sign = "+", phase = "all";
+  std::string contrast, span, sign = "+", phase = "given";
   int64_t top = 8, audit = 0;
   add_shortcut_options(app, shortcut);
   app.add_option("--contrast", contrast, "A:B, values of the records' condition")->required();
