@@ -18,7 +18,8 @@ inline constexpr const char* faitheval_rules_version = "faitheval 1.0";
 bool abstained(std::string_view text);
 
 // True when the text declines to help ("Sorry, I cannot help with that", "I won't assist", "I must decline"). Looked
-// for in the first three sentences, quotations and drafts aside as for abstained. Idioms are no refusals ("I cannot recommend it enough", "I can't help but smile").
+// for in the first three sentences, quotations and drafts aside as for abstained. Idioms are no refusals ("I cannot
+// recommend it enough", "I can't help but smile").
 bool refused(std::string_view text);
 
 // FaithEval's own rules: whether one of its phrases is a substring of the text as its script normalises it. Not
