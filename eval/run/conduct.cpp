@@ -27,13 +27,20 @@ std::string read_whole(const fs::path& file) {
   return text;
 }
 
+// A text among the keys of an edit's ranking: "from", "by"; empty where the edit has none.
+std::string ranking_text(const json::Value& edit, const char* key) {
+  const json::Value* experts = edit.find("experts");
+  const json::Value* found = experts && experts->type() == json::Type::object ? experts->find(key) : nullptr;
+  return found && found->is_string() ? found->string() : std::string();
+}
+
 void make_directory(const fs::path& dir) {
   std::error_code code;
   fs::create_directories(dir, code);
   if (code) throw Error(dir.string(), "cannot make the directory: " + code.message());
 }
 
-// Sets `on` for what the metrics look at.
+// Asks for what the metrics look at, and no more.
 void choose_work(const ExperimentSpec& spec, Evaluation& evaluation) {
   evaluation.generates = spec.generate.has_value();
   for (const std::string& metric : spec.metrics) {
@@ -276,11 +283,7 @@ class Conductor {
 
   // Whether some ranking is by a column that needs the router's logits.
   bool ranks_by_logits() const {
-    const auto asks = [](const json::Value& edit) {
-      const json::Value* experts = edit.find("experts");
-      const json::Value* by = experts && experts->type() == json::Type::object ? experts->find("by") : nullptr;
-      return by && by->is_string() && by->string() == "logit_diff";
-    };
+    const auto asks = [](const json::Value& edit) { return ranking_text(edit, "by") == "logit_diff"; };
     return std::any_of(spec_.interventions.begin(), spec_.interventions.end(), [&](const InterventionSpec& one) {
       return std::any_of(one.edits.items().begin(), one.edits.items().end(), asks);
     }) || (spec_.audit && asks(spec_.audit->edit));
@@ -397,12 +400,9 @@ class Conductor {
 
   // Whether some edit takes its experts from a stage of detection.
   bool ranks_by_detection(const json::Value& edits) const {
-    for (const json::Value& edit : edits.items()) {
-      const json::Value* experts = edit.find("experts");
-      const json::Value* from = experts && experts->type() == json::Type::object ? experts->find("from") : nullptr;
+    for (const json::Value& edit : edits.items())
       for (const auto& [name, file] : detect_files_)
-        if (from && from->is_string() && from->string() == file.string()) return true;
-    }
+        if (ranking_text(edit, "from") == file.string()) return true;
     return false;
   }
 
@@ -504,11 +504,7 @@ namespace {
 // written.
 void check_early(const Experiment& experiment, const ExperimentModel& model) {
   const ExperimentSpec& spec = experiment.spec;
-  const auto waits = [](const json::Value& edit) {
-    const json::Value* experts = edit.find("experts");
-    const json::Value* from = experts && experts->type() == json::Type::object ? experts->find("from") : nullptr;
-    return from && from->is_string() && from->string().starts_with("detect:");
-  };
+  const auto waits = [](const json::Value& edit) { return ranking_text(edit, "from").starts_with("detect:"); };
   const auto check = [&](const json::Value& edits, const std::string& path) {
     if (!edits.items().empty() && std::none_of(edits.items().begin(), edits.items().end(), waits))
       EditPlan::parse(json::Ref(edits, spec.where, path), spec.base_dir, model.shape, spec.seeds[0]);

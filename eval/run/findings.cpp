@@ -169,15 +169,11 @@ class Collector {
   }
 
   void add_scores(size_t intervention, int64_t record, const json::Ref& line) {
-    auto add = [&](const std::string& metric, double value) {
-      Mean& mean = means_[intervention][metric][record];
-      mean.sum += value;
-      ++mean.n;
-    };
     for (const auto& [metric, value] : line.at("scores").members())
-      if (!value.is_null()) add(metric, value.number());
+      if (!value.is_null()) add_value(intervention, metric, record, value.number());
     if (const auto judged = line.find("judged"))
-      for (const auto& [judge, value] : judged->members()) add("judge:" + judge, value.number());
+      for (const auto& [judge, value] : judged->members())
+        add_value(intervention, "judge:" + judge, record, value.number());
   }
 
   MetricValues values_of(size_t i, const std::string& metric) {

@@ -110,7 +110,7 @@ json::Value info_of(const CommonOptions& options, const OpenedModel& model, cons
   if (!model.loaded.resolved.commit.empty()) info.set("model_commit", model.loaded.resolved.commit);
   info.set("data_path", fs::absolute(experiment.spec.data).string());
   info.set("spec_given", experiment.spec.source).set("spec_hash", sha256_hex(json::dump(experiment.spec.source)));
-  info.set("build", std::string("g++ or clang ") + __VERSION__).set("threads", options.threads);
+  info.set("compiler", __VERSION__).set("threads", options.threads);
   return info.set("batch", options.batch).set("chunk", options.chunk);
 }
 
