@@ -36,7 +36,7 @@ class Image {
 // A pointer that becomes `base + offset` once the base is known; null where there is nothing.
 template <class T>
 const T* as_offset(Image& image, const T* values, int64_t n) {
-  return values && n > 0 ? reinterpret_cast<const T*>(image.add(values, n) + 1) : nullptr;   // + 1: never null
+  return values && n > 0 ? reinterpret_cast<const T*>(image.add(values, n) + 1) : nullptr;  // + 1: never null
 }
 template <class T>
 void rebase(const T*& pointer, unsigned char* base) {

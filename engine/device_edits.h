@@ -14,8 +14,7 @@ namespace signalbox {
 // memory the programs themselves are given out.
 class DeviceEdits {
  public:
-  DeviceEdits(Backend& backend, std::vector<int32_t> moe_layers)
-      : backend_(backend), layers_(std::move(moe_layers)) {}
+  DeviceEdits(Backend& backend, std::vector<int32_t> moe_layers) : backend_(backend), layers_(std::move(moe_layers)) {}
 
   // The programs of `edits`, one a layer of moe_layers, in memory of the device. Valid until keep_only().
   const std::vector<RouterProgram>& programs(const BoundEdits& edits);
@@ -36,8 +35,8 @@ class DeviceEdits {
 
   Backend& backend_;
   std::vector<int32_t> layers_;
-  std::map<uint64_t, Copy> copies_;   // by BoundEdits::serial()
-  std::vector<Memory> spare_;         // of sequences that have ended
+  std::map<uint64_t, Copy> copies_;  // by BoundEdits::serial()
+  std::vector<Memory> spare_;        // of sequences that have ended
 };
 
 }  // namespace signalbox

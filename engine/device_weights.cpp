@@ -55,7 +55,7 @@ void require_device_memory(const Backend& backend, const Model& model, const Wei
   const int64_t need = device_weight_bytes(model, weights);
   const int64_t block = KvPool::block_bytes(model, backend.kv_dtype());
   const int64_t cache = KvPool::blocks_for(n_positions) * block;
-  const int64_t work = std::max<int64_t>(512 << 20, free / 50);   // activations, logits, library workspaces
+  const int64_t work = std::max<int64_t>(512 << 20, free / 50);  // activations, logits, library workspaces
   if (need + cache + work <= free) return;
   std::string fits;
   if (need + work + block <= free) {
@@ -84,7 +84,7 @@ Weights upload_weights(Backend& backend, const Model& model, const Weights& host
   };
   for_each_tensor(model, device, [&](const TensorSlot& slot) {
     if (slot.matrix) {
-      if (slot.id.expert >= 0) return;   // packed below
+      if (slot.id.expert >= 0) return;  // packed below
       const Backend::Uploaded uploaded = backend.upload_matrix(*slot.matrix, slot.id.role == Role::router);
       advance(matrix_bytes(*slot.matrix));
       *slot.matrix = uploaded.matrix;
@@ -105,7 +105,7 @@ Weights upload_weights(Backend& backend, const Model& model, const Weights& host
     for (auto* list : {&moe->gate, &moe->up, &moe->down}) {
       for (Matrix& matrix : *list) {
         advance(matrix_bytes(matrix));
-        matrix.data = nullptr;   // the host's: not for the device
+        matrix.data = nullptr;  // the host's: not for the device
         matrix.scales = nullptr;
       }
     }

@@ -140,8 +140,8 @@ struct Forward::Workspace {
   const int32_t *tokens = nullptr, *logit_rows = nullptr, *targets = nullptr;
   const SampleParams* sampling = nullptr;
   const uint32_t* step = nullptr;
-  RouteBatch route_batch;              // but for its layer and programs
-  const RouterProgram* programs = nullptr;   // [moe layer][sequence_capacity]
+  RouteBatch route_batch;                   // but for its layer and programs
+  const RouterProgram* programs = nullptr;  // [moe layer][sequence_capacity]
   // Written by the step and read back at its end, in one transfer: fault and leaks, chosen tokens, log p.
   size_t status_at = 0, status_bytes = 0, chosen_at = 0, log_probs_at = 0;
   std::shared_ptr<void> status_host;
@@ -150,10 +150,10 @@ struct Forward::Workspace {
   std::vector<int32_t> moe_layers;
   DeviceEdits edits;
   RouteRing ring;
-  bool ring_only = false;              // the sink wants nothing but routes
-  bool records = false;                // routes go to the ring
+  bool ring_only = false;  // the sink wants nothing but routes
+  bool records = false;    // routes go to the ring
 
-  std::vector<uint8_t> active;         // [n_tokens, edit_capacity]
+  std::vector<uint8_t> active;  // [n_tokens, edit_capacity]
   int32_t edit_capacity = 0;
   bool any_point_edits = false, any_router_edits = false;
   // Of the layer that runs, where an edit or a point looks at them.
@@ -163,7 +163,7 @@ struct Forward::Workspace {
   std::vector<RowRange> ranges;
   std::vector<unsigned char> raw;
   std::vector<float> host_values;
-  bool odd = false;                    // which of the two buffers of logits this step uses
+  bool odd = false;  // which of the two buffers of logits this step uses
   Tensor logits;
   uint64_t leaks = 0;
 };
@@ -175,7 +175,7 @@ Forward::Forward(Backend& backend, const Model& model, const Weights& weights, i
       max_slots_(std::max(max_slots, model.n_active())),
       workspace_(std::make_shared<Workspace>(backend, model, max_slots_)) {}
 
-Forward::~Forward() { backend_.forget_graphs(); }   // they name memory of the workspace
+Forward::~Forward() { backend_.forget_graphs(); }  // they name memory of the workspace
 
 // At least `bytes`; where the block has to move, `roomy`, which is no less.
 void* Forward::memory(int index, size_t bytes, size_t roomy) {
@@ -206,7 +206,7 @@ Tensor Forward::buffer(int index, int64_t rows, int64_t cols) {
 
 Tensor Forward::operand(int index, int64_t rows, int64_t cols) {
   if (backend_.operand_dtype() == DType::f32) return buffer(index, rows, cols);
-  const int64_t stride = (cols + 7) / 8 * 8;   // rows begin at multiples of 16 bytes
+  const int64_t stride = (cols + 7) / 8 * 8;  // rows begin at multiples of 16 bytes
   return Tensor(reinterpret_cast<float*>(array<uint16_t>(index, rows * stride)), rows, cols, stride, DType::bf16);
 }
 
@@ -456,9 +456,9 @@ void Forward::launch(const Batch& batch, ProbeSink* sink) {
   w.logits = Tensor();
   if (!batch.logit_rows.empty())
     w.logits = buffer(w.odd ? logits_odd : logits_even, static_cast<int64_t>(batch.logit_rows.size()), model_.n_vocab);
-  const StepRows rows{batch.n_tokens(),      w.ranges,           batch.tokens.data(), batch.positions.data(),
-                      batch.phase.data(), batch.spans.data()};
-  const bool stops = w.any_point_edits || (sink_ && !w.ring_only);   // for points that the host reads or writes
+  const StepRows rows{batch.n_tokens(),       w.ranges,           batch.tokens.data(),
+                      batch.positions.data(), batch.phase.data(), batch.spans.data()};
+  const bool stops = w.any_point_edits || (sink_ && !w.ring_only);  // for points that the host reads or writes
   if (sink_ && !w.ring_only) {
     w.ring.flush(*sink_);
     sink_->begin(rows);
@@ -577,8 +577,7 @@ void Forward::head(const Batch& batch, Tensor delta) {
       backend_.matmul(out, h, weights_.lm_head, {});
     }
   }
-  if (!batch.sampling.empty())
-    backend_.sample(w.inputs.device<int32_t>(w.chosen_at), out, w.sampling);
+  if (!batch.sampling.empty()) backend_.sample(w.inputs.device<int32_t>(w.chosen_at), out, w.sampling);
   if (!batch.targets.empty()) backend_.log_probs(w.inputs.device<double>(w.log_probs_at), out, w.targets);
 }
 

@@ -48,9 +48,9 @@ class Batch {
 
 // What a forward leaves behind.
 struct Outputs {
-  Tensor logits;                     // [batch.logit_rows.size(), n_vocab] on the device, valid until the run after next
-  std::span<const int32_t> tokens;   // [batch.sampling.size()] chosen; valid until the next run
-  std::span<const double> log_probs; // [batch.targets.size()]
+  Tensor logits;                    // [batch.logit_rows.size(), n_vocab] on the device, valid until the run after next
+  std::span<const int32_t> tokens;  // [batch.sampling.size()] chosen; valid until the next run
+  std::span<const double> log_probs;  // [batch.targets.size()]
 };
 
 class Forward {
@@ -62,14 +62,14 @@ class Forward {
   Forward& operator=(const Forward&) = delete;
 
   // Runs the batch: writes its keys and values, applies its edits, hands wanted points to `sink` (may be null). Throws
-  // Error when an edit cannot be applied (naming record, layer and edit), a value is not finite, or an expert ran that a
-  // ban forbids.
+  // Error when an edit cannot be applied (naming record, layer and edit), a value is not finite, or an expert ran that
+  // a ban forbids.
   Outputs run(const Batch& batch, ProbeSink* sink) {
     launch(batch, sink);
     return finish();
   }
-  // run() in two steps: launch() enqueues the work, so that the host has time for something else while a device computes;
-  // finish() waits for it. `batch` must live until then.
+  // run() in two steps: launch() enqueues the work, so that the host has time for something else while a device
+  // computes; finish() waits for it. `batch` must live until then.
   void launch(const Batch& batch, ProbeSink* sink);
   Outputs finish();
   // Hands over what is still on its way to the sink. Call it after the last run that was given it.
@@ -100,7 +100,7 @@ class Forward {
   void route_on_host(int64_t n_tokens);
   void* memory(int index, size_t bytes, size_t roomy);
   Tensor buffer(int index, int64_t rows, int64_t cols);
-  Tensor operand(int index, int64_t rows, int64_t cols);   // in the dtype that matrix products take
+  Tensor operand(int index, int64_t rows, int64_t cols);  // in the dtype that matrix products take
   template <class T>
   T* array(int index, int64_t n);
 

@@ -16,7 +16,7 @@ class KvPool {
 
   // Throws Error when the device cannot hold the pool.
   KvPool(Backend& backend, const Model& model, int64_t n_blocks);
-  ~KvPool() { backend_.forget_graphs(); }   // they name its memory
+  ~KvPool() { backend_.forget_graphs(); }  // they name its memory
   KvPool(const KvPool&) = delete;
   KvPool& operator=(const KvPool&) = delete;
 

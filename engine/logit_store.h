@@ -26,10 +26,10 @@ class LogitStore {
 
  private:
   size_t row_bytes_;
-  int64_t max_rows_;                            // numbers below are in memory, the others in the file
+  int64_t max_rows_;  // numbers below are in memory, the others in the file
   std::vector<std::unique_ptr<float[]>> rows_;
   std::vector<int64_t> free_rows_, free_places_;
-  int64_t n_places_ = 0;                        // of the file
+  int64_t n_places_ = 0;  // of the file
   int descriptor_ = -1;
 };
 
@@ -52,7 +52,7 @@ class LogitComparer {
  private:
   Backend& backend_;
   const LogitStore& store_;
-  int64_t n_vocab_, capacity_ = 0;   // rows
+  int64_t n_vocab_, capacity_ = 0;  // rows
   std::shared_ptr<void> staged_, reference_, divergence_, same_top_;
 };
 

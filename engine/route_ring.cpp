@@ -81,7 +81,7 @@ uint32_t RouteRing::begin(ProbeSink& sink, int64_t n_tokens, bool edited) {
   for (int a = 0; a < n_arrays; ++a) grows = grows || (has(static_cast<Array>(a)) && !device_[a]);
   if (grows || wanted_ != before) {
     const unsigned now = wanted_;
-    wanted_ = before;   // what is on its way was recorded under the old list
+    wanted_ = before;  // what is on its way was recorded under the old list
     flush(sink);
     wanted_ = now;
     reserve(n_tokens);

@@ -21,7 +21,8 @@ class RouteRing {
   static bool serves(const ProbeSink& sink, std::span<const int32_t> layers, int64_t n_layers);
 
   // Makes room for the routes of n_tokens tokens; waits for the oldest step where the ring is full, and hands it to the
-  // sink. `edited`: original ids are kept apart. Returns the number of the step, which the kernel reads from the device.
+  // sink. `edited`: original ids are kept apart. Returns the number of the step, which the kernel reads from the
+  // device.
   uint32_t begin(ProbeSink& sink, int64_t n_tokens, bool edited);
   // Where the kernel writes the route of layer `index` (of the constructor's list); `step`: begin()'s number, in memory
   // of the device. The same for all steps of as many tokens, until generation() changes.
@@ -53,20 +54,20 @@ class RouteRing {
   };
   bool has(Array array) const { return wanted_ >> array & 1; }
   int64_t width(Array array) const;
-  size_t array_bytes(Array array, int64_t n_tokens) const;   // of one step
+  size_t array_bytes(Array array, int64_t n_tokens) const;  // of one step
   void want(const ProbeSink& sink, bool edited);
   void reserve(int64_t n_tokens);
   void download(Step& step);
   void hand_over(ProbeSink& sink, const Step& step) const;
-  void deliver(ProbeSink& sink);   // the oldest step
+  void deliver(ProbeSink& sink);  // the oldest step
 
   static constexpr uint32_t n_steps = 4;
   Backend& backend_;
   std::vector<int32_t> layers_;
   int64_t n_experts_;
   int32_t n_slots_;
-  unsigned wanted_ = 0;            // bits of Array
-  int64_t capacity_ = 0;           // tokens of a step
+  unsigned wanted_ = 0;   // bits of Array
+  int64_t capacity_ = 0;  // tokens of a step
   int64_t generation_ = 0;
   std::shared_ptr<void> device_[n_arrays], host_[n_steps];
   std::deque<Step> pending_;

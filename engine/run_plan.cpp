@@ -85,8 +85,8 @@ class Planner {
       if (!job.reference) continue;
       const auto found = by_index.find(*job.reference);
       if (found == by_index.end())
-        throw Error(record_of(job), "reference: expected the index of a job of this run, found " +
-                                        std::to_string(*job.reference));
+        throw Error(record_of(job),
+                    "reference: expected the index of a job of this run, found " + std::to_string(*job.reference));
       const Job& other = jobs_[found->second];
       if (!job.score || !other.score || job.score_from != other.score_from || n_given(i) != n_given(found->second))
         throw Error(record_of(job),
@@ -98,7 +98,7 @@ class Planner {
   }
 
   void reject_circles() const {
-    std::vector<size_t> seen(jobs_.size(), 0);   // the walk that came by, from 1
+    std::vector<size_t> seen(jobs_.size(), 0);  // the walk that came by, from 1
     for (size_t i = 0; i < jobs_.size(); ++i) {
       for (size_t at = i; seen[at] == 0;) {
         seen[at] = i + 1;
@@ -168,8 +168,8 @@ class Planner {
 
   struct Member {
     bool is_trunk = false;
-    size_t at = 0;        // job or trunk
-    int64_t reach = 0;    // positions that it may take
+    size_t at = 0;      // job or trunk
+    int64_t reach = 0;  // positions that it may take
   };
 
   void share_group(const std::vector<size_t>& group) {
@@ -225,7 +225,7 @@ class Planner {
   // than anything that they can share, are classes of their own.
   std::vector<std::vector<size_t>> edited_alike(const std::vector<size_t>& group) {
     using Spans = std::vector<std::tuple<std::string, int64_t, int64_t>>;
-    using Key = std::tuple<const EditPlan*, std::string, int64_t, Spans>;   // plan, record, sample or -1, spans
+    using Key = std::tuple<const EditPlan*, std::string, int64_t, Spans>;  // plan, record, sample or -1, spans
     std::vector<std::vector<size_t>> classes;
     std::map<Key, size_t> class_of;
     for (const size_t i : group) {

@@ -9,30 +9,30 @@ namespace signalbox {
 
 // Given tokens whose keys and values several jobs start from. They are run by themselves, without logits.
 struct Trunk {
-  size_t job = 0;        // a job that begins so: its tokens are run
-  bool edited = false;   // with its edits; else without
-  int64_t parent = -1;   // the trunk that it starts from; -1: none
-  int64_t start = 0;     // positions taken from the parent
-  int64_t length = 0;    // positions that it holds
-  int64_t n_users = 0;   // jobs and trunks that start from it
+  size_t job = 0;       // a job that begins so: its tokens are run
+  bool edited = false;  // with its edits; else without
+  int64_t parent = -1;  // the trunk that it starts from; -1: none
+  int64_t start = 0;    // positions taken from the parent
+  int64_t length = 0;   // positions that it holds
+  int64_t n_users = 0;  // jobs and trunks that start from it
 };
 
 struct PlannedJob {
-  int64_t n_rows = 0;            // given tokens that are run, those of the trunk included
-  int64_t first_logits = 0;      // score: logits are made of rows first_logits ..
-  int64_t n_logits = 0;          // score: of so many
-  int64_t n_scored = 0;          // score: log-probabilities that come of them
+  int64_t n_rows = 0;              // given tokens that are run, those of the trunk included
+  int64_t first_logits = 0;        // score: logits are made of rows first_logits ..
+  int64_t n_logits = 0;            // score: of so many
+  int64_t n_scored = 0;            // score: log-probabilities that come of them
   int64_t trunk = -1, shared = 0;  // starts with `shared` positions of a trunk
-  int64_t reference = -1;        // place in the list of jobs; -1: none
-  bool copies = false;           // the results are the reference's: no edit acts on either, and the tokens are the same
-  int64_t n_followers = 0;       // other jobs whose reference this is
-  bool rows_wanted = false;      // one of them compares its logits with this job's
+  int64_t reference = -1;          // place in the list of jobs; -1: none
+  bool copies = false;       // the results are the reference's: no edit acts on either, and the tokens are the same
+  int64_t n_followers = 0;   // other jobs whose reference this is
+  bool rows_wanted = false;  // one of them compares its logits with this job's
 };
 
 struct RunPlan {
   std::vector<PlannedJob> jobs;  // in the order of the list
   std::vector<Trunk> trunks;
-  std::vector<size_t> order;     // all jobs: those that share next to each other, references before their followers
+  std::vector<size_t> order;  // all jobs: those that share next to each other, references before their followers
 };
 
 // `recorded`: a sink takes every row of every job, so that nothing is shared. Throws Error for jobs without tokens, a

@@ -31,8 +31,8 @@ struct HashDeleter {
 // A job, or a trunk, that has been admitted.
 struct Running {
   const Job* job;
-  size_t place;           // of the job in the list
-  int64_t trunk = -1;     // this is a trunk: nothing but its keys and values is wanted
+  size_t place;        // of the job in the list
+  int64_t trunk = -1;  // this is a trunk: nothing but its keys and values is wanted
   std::shared_ptr<const BoundEdits> edits;
   KvSlots kv;
   int64_t reserved = 0;   // blocks that this timeline may come to own
@@ -60,10 +60,10 @@ struct Running {
 
 // What is kept of a job for those that refer to it.
 struct Kept {
-  std::vector<int64_t> rows;   // of the store
+  std::vector<int64_t> rows;  // of the store
   std::vector<double> logprobs;
   uint64_t logits_hash = 0;
-  int64_t n_followers = 0;     // not yet done
+  int64_t n_followers = 0;  // not yet done
   bool done = false;
 };
 
@@ -238,7 +238,7 @@ class Run {
 
     ask(members);
     forward_.launch(batch_, sink_);
-    hash_logits();   // of the step before, while the device computes this one
+    hash_logits();  // of the step before, while the device computes this one
     const Outputs outputs = forward_.finish();
     keep_logits(outputs.logits, members);
     compare(outputs.logits, members);
@@ -359,8 +359,8 @@ class Run {
 
   void choose(Running& run, int32_t id) {
     if (id < 0)
-      throw Error("logits", "expected finite numbers, found NaN or none that is finite (record \"" +
-                                run.job->prompt->id + "\")");
+      throw Error("logits",
+                  "expected finite numbers, found NaN or none that is finite (record \"" + run.job->prompt->id + "\")");
     run.generated.push_back(id);
     std::string fresh;
     const bool ends = !options_.ignore_eos && std::find(options_.stop_tokens.begin(), options_.stop_tokens.end(), id) !=
@@ -439,18 +439,18 @@ class Run {
   const RunEvents& events_;
   ProbeSink* sink_;
   const RunPlan plan_;
-  Trunks trunks_;   // before all that hold blocks of its pool
-  std::vector<Kept> kept_;          // [job]
-  std::list<size_t> pending_;       // jobs not yet admitted
+  Trunks trunks_;              // before all that hold blocks of its pool
+  std::vector<Kept> kept_;     // [job]
+  std::list<size_t> pending_;  // jobs not yet admitted
   LogitStore store_;
   LogitComparer comparer_;
   std::list<Running> running_;
   Batch batch_;
-  std::shared_ptr<void> kept_logits_;   // of the last step, for its hash
+  std::shared_ptr<void> kept_logits_;  // of the last step, for its hash
   size_t kept_bytes_ = 0;
   uint64_t kept_ticket_ = 0;
-  std::vector<Running*> kept_rows_;     // whose row it is
-  bool scarce_ = false;   // a job before those that are looked at waits for memory
+  std::vector<Running*> kept_rows_;  // whose row it is
+  bool scarce_ = false;              // a job before those that are looked at waits for memory
   int64_t n_done_ = 0;
 };
 

@@ -49,9 +49,9 @@ SequenceInfo sequence_info(const Job& job);
 
 struct Result {
   int64_t index = 0;
-  std::vector<int32_t> tokens;   // generated, with the end token that stopped it
-  std::string text;              // without special tokens, the end token and the stop string
-  std::string finish_reason;     // "eos", "stop" or "length"
+  std::vector<int32_t> tokens;  // generated, with the end token that stopped it
+  std::string text;             // without special tokens, the end token and the stop string
+  std::string finish_reason;    // "eos", "stop" or "length"
   // score: [i] = log p of given token max(score_from, 1) + i, natural log
   std::vector<double> logprobs;
   // score with a reference, as long as logprobs: KL(reference || this) over the whole vocabulary in nats, and 1 where

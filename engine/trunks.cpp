@@ -25,10 +25,10 @@ Trunks::Trunks(Forward& forward, const std::vector<Job>& jobs, const RunPlan& pl
     blocks.resize(std::min(blocks.size(), static_cast<size_t>(n)));
     return std::accumulate(blocks.begin(), blocks.end(), int64_t{0});
   };
-  const int64_t wanted = sum_of_largest(of_jobs, batch) + sum_of_largest(of_trunks, 2 * batch);   // and their parents
+  const int64_t wanted = sum_of_largest(of_jobs, batch) + sum_of_largest(of_trunks, 2 * batch);  // and their parents
   const int64_t affordable = affordable_blocks(forward, of_jobs.empty() ? 0 : of_jobs.front(), max_blocks);
-  pool_ = std::make_unique<KvPool>(forward.backend(), forward.model(),
-                                   std::max<int64_t>(1, std::min(wanted, affordable)));
+  pool_ =
+      std::make_unique<KvPool>(forward.backend(), forward.model(), std::max<int64_t>(1, std::min(wanted, affordable)));
   unreserved_ = pool_->n_blocks();
   measure_users(jobs);
 }
@@ -84,7 +84,7 @@ Trunks::State* Trunks::open(int64_t t, bool may_start, const Start& start, bool&
   State* parent = open(trunk.parent, may_start, start, short_of_memory);
   if (parent && parent->phase != Phase::ready) return &state;
   const int64_t first = parent ? trunk.start : 0, needed = own_blocks(trunk.length, first);
-  if (!parent && needed + state.largest > pool_->n_blocks()) {   // it could never stand beside those who want it
+  if (!parent && needed + state.largest > pool_->n_blocks()) {  // it could never stand beside those who want it
     close(t);
     return nullptr;
   }

@@ -16,10 +16,10 @@ class Trunks {
   enum class Phase : uint8_t { closed, running, ready, gone };
   struct State {
     Phase phase = Phase::closed;
-    int64_t n_users = 0;    // not yet done
-    int64_t reserved = 0;   // blocks
-    int64_t largest = 0;    // blocks that the largest of its users owns beside it, trunks in between included
-    double seconds = 0;     // that it took; until a user is charged with them
+    int64_t n_users = 0;   // not yet done
+    int64_t reserved = 0;  // blocks
+    int64_t largest = 0;   // blocks that the largest of its users owns beside it, trunks in between included
+    double seconds = 0;    // that it took; until a user is charged with them
     std::unique_ptr<KvSlots> kv;
   };
 
@@ -31,7 +31,7 @@ class Trunks {
   int64_t n_unreserved() const { return unreserved_; }
   // Blocks that a job owns beside `n_shared` positions of a trunk.
   int64_t job_blocks(const Job& job, int64_t n_shared) const;
-  bool reserve(int64_t n_blocks);   // false: fewer are left
+  bool reserve(int64_t n_blocks);  // false: fewer are left
   void give_back(int64_t n_blocks) { unreserved_ += n_blocks; }
 
   // The state of a trunk; null for -1 and for one that is gone. One that is closed is started where there is memory and
@@ -53,9 +53,9 @@ class Trunks {
   void close(int64_t trunk);
 
   const RunPlan& plan_;
-  std::unique_ptr<KvPool> pool_;     // before all that hold blocks of it
+  std::unique_ptr<KvPool> pool_;  // before all that hold blocks of it
   std::vector<State> states_;
-  std::vector<int64_t> standing_;    // trunks that hold memory
+  std::vector<int64_t> standing_;  // trunks that hold memory
   int64_t unreserved_ = 0;
 };
 

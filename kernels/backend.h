@@ -4,8 +4,8 @@
 // Shapes use the glossary of docs/architecture.md: n_tokens, n_experts, n_active, d_model, d_ff, d_latent, n_heads,
 // n_kv_heads, d_head. Outputs come first. An output never aliases an input unless the comment says so.
 //
-// Every pointer an op takes, inside tensors, tables and batches too, is memory of the device, which on the CPU is memory
-// like any other; host arguments say so. Ops are enqueued in order; download() and wait() are what waits.
+// Every pointer an op takes, inside tensors, tables and batches too, is memory of the device, which on the CPU is
+// memory like any other; host arguments say so. Ops are enqueued in order; download() and wait() are what waits.
 //
 // Numerics (CPU): f32 arithmetic; each output element is computed whole by one thread in an order that depends only on
 // the reduction's length, never on the number of rows, on other rows, on the number of threads or on the instruction
@@ -37,17 +37,17 @@ struct RopeTable {
   const float* cos = nullptr;
   const float* sin = nullptr;
   int64_t n_positions = 0;
-  int64_t n_dims = 0;      // rotated dimensions of a head, even
-  bool adjacent = false;   // pairs (2i, 2i+1); else (i, i + n_dims / 2)
+  int64_t n_dims = 0;     // rotated dimensions of a head, even
+  bool adjacent = false;  // pairs (2i, 2i+1); else (i, i + n_dims / 2)
 };
 
 // The keys and values of one layer, in blocks of positions that sequences own through block tables. Row r of a cache
 // holds position p of a sequence s where r = block_tables[s][p / block_size] * block_size + p % block_size.
 struct KvCache {
-  void* keys = nullptr;      // [n_rows, key_stride]
-  void* values = nullptr;    // [n_rows, value_stride]; MLA: aliases keys (the latent is both)
-  int64_t key_stride = 0, value_stride = 0;   // elements
-  DType dtype = DType::f32;  // Backend::kv_dtype()
+  void* keys = nullptr;                      // [n_rows, key_stride]
+  void* values = nullptr;                    // [n_rows, value_stride]; MLA: aliases keys (the latent is both)
+  int64_t key_stride = 0, value_stride = 0;  // elements
+  DType dtype = DType::f32;                  // Backend::kv_dtype()
 };
 
 // Where the tokens of a batch stand.
@@ -59,15 +59,15 @@ struct BatchView {
   const int32_t* block_tables = nullptr;  // [n_sequences, max_blocks]
   int64_t max_blocks = 0;
   int64_t block_size = 0;
-  int64_t max_keys = 0;                   // no token sees more keys than this; sizes grids, never results
+  int64_t max_keys = 0;  // no token sees more keys than this; sizes grids, never results
 };
 
 struct AttentionParams {
   int64_t n_heads = 0, n_kv_heads = 0;
-  int64_t d_key = 0, d_value = 0;         // of one head; head h reads key head h / (n_heads / n_kv_heads)
+  int64_t d_key = 0, d_value = 0;  // of one head; head h reads key head h / (n_heads / n_kv_heads)
   float scale = 1;
-  int64_t window = 0;                     // 0: all keys 0..q; w: keys q-w+1..q
-  const float* sinks = nullptr;           // [n_heads] an extra logit a head that takes mass and adds no value
+  int64_t window = 0;            // 0: all keys 0..q; w: keys q-w+1..q
+  const float* sinks = nullptr;  // [n_heads] an extra logit a head that takes mass and adds no value
 };
 
 // The experts of one layer in the layout of a device; made by Backend::pack_experts, read by no one else.
@@ -78,11 +78,11 @@ class PackedExperts {
 
 // Matrices of the experts of one layer; index = expert. Biases are absent (empty spans) or complete.
 struct ExpertMatrices {
-  std::span<const Matrix> gate, up;             // [d_ff, d_model]
-  std::span<const Matrix> down;                 // [d_model, d_ff]
-  std::span<const Vector> gate_bias, up_bias;   // [d_ff]
-  std::span<const Vector> down_bias;            // [d_model]
-  const PackedExperts* packed = nullptr;        // device layout; null on the CPU, which reads the matrices in place
+  std::span<const Matrix> gate, up;            // [d_ff, d_model]
+  std::span<const Matrix> down;                // [d_model, d_ff]
+  std::span<const Vector> gate_bias, up_bias;  // [d_ff]
+  std::span<const Vector> down_bias;           // [d_model]
+  const PackedExperts* packed = nullptr;       // device layout; null on the CPU, which reads the matrices in place
   int64_t n_experts() const { return static_cast<int64_t>(gate.size()); }
 };
 
@@ -91,10 +91,10 @@ struct ExpertMatrices {
 struct SampleParams {
   float temperature = 0;  // 0: the largest logit, ties to the lowest id
   float top_p = 1;
-  int32_t top_k = 0;      // 0: all
+  int32_t top_k = 0;  // 0: all
   uint32_t sample = 0;
   uint64_t seed = 0, record_hash = 0;
-  int32_t position = 0;   // of the token being chosen
+  int32_t position = 0;  // of the token being chosen
 };
 
 // Matrix products of the same x: outs[i] = x * w[i]^T + bias[i].
@@ -107,8 +107,8 @@ struct Product {
 class Backend {
  public:
   virtual ~Backend() = default;
-  virtual std::string name() const = 0;      // "cpu", "cuda:0"
-  virtual std::string isa() const = 0;       // "avx512", "avx2", "scalar"; "sm_90"
+  virtual std::string name() const = 0;  // "cpu", "cuda:0"
+  virtual std::string isa() const = 0;   // "avx512", "avx2", "scalar"; "sm_90"
   virtual int n_threads() const = 0;
   // False: results may depend on the composition of batches (--numerics fast on a GPU).
   virtual bool invariant() const { return true; }
@@ -128,7 +128,7 @@ class Backend {
   virtual std::shared_ptr<void> allocate_host(size_t bytes) { return allocate(bytes); }
   // host may be changed as soon as upload returns.
   virtual void upload(void* device, const void* host, size_t bytes) = 0;
-  virtual void download(void* host, const void* device, size_t bytes) = 0;   // waits for the work that made it
+  virtual void download(void* host, const void* device, size_t bytes) = 0;  // waits for the work that made it
   // The same without waiting: host (of allocate_host) is valid after wait(ticket). The copy runs beside later ops, so
   // `device` must not be written before that.
   virtual uint64_t download_later(void* host, const void* device, size_t bytes) {
@@ -136,7 +136,7 @@ class Backend {
     return 0;
   }
   virtual void wait(uint64_t) {}
-  virtual void copy(void* to, const void* from, size_t bytes) = 0;           // within the device
+  virtual void copy(void* to, const void* from, size_t bytes) = 0;  // within the device
   virtual void fill(void* device, uint8_t byte, size_t bytes) = 0;
   virtual void synchronize() = 0;
 
@@ -227,8 +227,8 @@ class Backend {
                      const Router& router, const float* selection_bias, const RouteBatch& batch) = 0;
 
   // hidden[t, i] = activate(x[t] gate_e^T + b) * (x[t] up_e^T + b) for e = route.ids[t, i]; slots with id -1 become 0.
-  // x operand [n_tokens, d_model], hidden operand [n_tokens * n_slots, d_ff]. Adds to *leaks each (token, slot) that ran
-  // an expert which route.banned forbids.
+  // x operand [n_tokens, d_model], hidden operand [n_tokens * n_slots, d_ff]. Adds to *leaks each (token, slot) that
+  // ran an expert which route.banned forbids.
   virtual void experts_hidden(Tensor hidden, Tensor x, const Route& route, int64_t n_tokens,
                               const ExpertMatrices& experts, const Activation& activation, uint64_t* leaks) = 0;
 
@@ -315,8 +315,8 @@ class Backend {
 };
 
 struct CpuOptions {
-  int n_threads = 0;          // 0: all hardware threads
-  std::string isa = "auto";   // auto | scalar | avx2 | avx512
+  int n_threads = 0;         // 0: all hardware threads
+  std::string isa = "auto";  // auto | scalar | avx2 | avx512
 };
 
 // Throws Error when the machine lacks the instruction set asked for.
@@ -325,8 +325,8 @@ std::unique_ptr<Backend> make_cpu_backend(const CpuOptions& options);
 // An NVIDIA GPU. kernels/cuda holds the kernels; a build without a CUDA toolkit has none of these.
 struct CudaOptions {
   int device = 0;
-  bool invariant = false;     // bits that depend neither on the composition of batches nor on chunks
-  bool graphs = true;         // false: replay() only does its work
+  bool invariant = false;  // bits that depend neither on the composition of batches nor on chunks
+  bool graphs = true;      // false: replay() only does its work
 };
 bool built_with_cuda();
 // What this build has code for: "sm_80 sm_90a compute_80" (the last for the driver to compile), or empty.

@@ -27,7 +27,7 @@ inline double kl_divergence(std::span<const float> p_logits, std::span<const flo
     const double lp = static_cast<double>(p_logits[i]) - log_p, p = std::exp(lp);
     if (p > 0) sum += p * (lp - (static_cast<double>(q_logits[i]) - log_q));
   }
-  return std::max(sum, 0.0);   // rounding may leave less than nothing
+  return std::max(sum, 0.0);  // rounding may leave less than nothing
 }
 
 // The index of the largest, ties to the lowest; -1 where one is NaN, the largest is infinite or there is none.

@@ -7,19 +7,19 @@
 // and draw number `index` is block[index % 4], 32 bits. A uniform is (bits + 1/2) / 2^32, exact in double and never 0
 // or 1; a Gumbel is -log(-log(uniform)), computed in double and rounded to float.
 #pragma once
+#include <Random123/philox.h>
+
 #include <cmath>
 #include <cstdint>
-
-#include <Random123/philox.h>
 
 #include "kernels/host_device.h"
 
 namespace signalbox {
 
 enum class DrawPurpose : uint32_t {
-  route = 0,      // random experts of a token at a layer
-  fraction = 1,   // whether an edit takes in a token; layer = -1, so that all layers agree
-  control = 16,   // the experts of a matched control (eval/run/controls)
+  route = 0,     // random experts of a token at a layer
+  fraction = 1,  // whether an edit takes in a token; layer = -1, so that all layers agree
+  control = 16,  // the experts of a matched control (eval/run/controls)
 };
 
 struct DrawKey {

@@ -13,14 +13,14 @@ std::string_view dtype_name(DType dtype);
 // Bytes of one element; 0 for mxfp4, whose blocks of 32 take 16 bytes and one scale byte.
 size_t dtype_size(DType dtype);
 
-// Activations: a row-major view [rows, cols] with `stride` elements from one row to the next. f32 everywhere on the CPU;
-// on a device, what feeds a matrix product may be bf16 (Backend::operand_dtype), and `data` is then only the address of
-// the first element: as<T>() gives it its type. Higher ranks are folded: [n_tokens, n_active, d_model] is
+// Activations: a row-major view [rows, cols] with `stride` elements from one row to the next. f32 everywhere on the
+// CPU; on a device, what feeds a matrix product may be bf16 (Backend::operand_dtype), and `data` is then only the
+// address of the first element: as<T>() gives it its type. Higher ranks are folded: [n_tokens, n_active, d_model] is
 // rows = n_tokens * n_active.
 struct Tensor {
   float* data = nullptr;
   int64_t rows = 0, cols = 0, stride = 0;
-  DType dtype = DType::f32;        // f32 or bf16
+  DType dtype = DType::f32;  // f32 or bf16
 
   Tensor() = default;
   Tensor(float* data, int64_t rows, int64_t cols) : Tensor(data, rows, cols, cols) {}
@@ -30,7 +30,7 @@ struct Tensor {
   T* as() const {
     return reinterpret_cast<T*>(data);
   }
-  float* row(int64_t r) const { return data + r * stride; }   // f32 only
+  float* row(int64_t r) const { return data + r * stride; }  // f32 only
   bool contiguous() const { return stride == cols; }
   // The same contiguous memory seen as [rows * factor, cols / factor]: heads or slots as rows.
   Tensor split(int64_t factor) const { return Tensor(data, rows * factor, cols / factor, cols / factor, dtype); }
@@ -50,9 +50,9 @@ struct Tensor {
 // A weight matrix [rows = outputs, cols = inputs] in its stored dtype, read in place (memory-mapped files included).
 struct Matrix {
   const void* data = nullptr;
-  DType dtype = DType::f32;        // f32, f16, bf16 or mxfp4
+  DType dtype = DType::f32;  // f32, f16, bf16 or mxfp4
   int64_t rows = 0, cols = 0;
-  int64_t row_stride = 0;          // elements from one row to the next; interleaved gate and up rows have 2 * cols
+  int64_t row_stride = 0;  // elements from one row to the next; interleaved gate and up rows have 2 * cols
   // mxfp4 only: data holds two e2m1 values a byte, low nibble first; scales[r * scale_stride + c / 32] is the exponent
   // byte s of a block, whose values are e2m1 * 2^(s - 127).
   const uint8_t* scales = nullptr;

@@ -22,7 +22,7 @@ class CsvTable {
   const std::string& text(size_t row, size_t column) const { return rows_[row].fields[column]; }
   double number(size_t row, size_t column) const;  // finite, else Error
   int64_t integer(size_t row, size_t column) const;
-  std::string place(size_t row) const;  // "rd.csv: line 7"
+  std::string place(size_t row) const;                        // "rd.csv: line 7"
   int64_t line(size_t row) const { return rows_[row].line; }  // on which the row begins, from 1
 
  private:

@@ -232,9 +232,7 @@ Error BoundEdits::fault_error(const RouteFault& fault, int32_t layer, int64_t po
     case RouteFault::Kind::too_many_forced:
       reason = "expected no more forced experts than the route has slots, found more";
       break;
-    case RouteFault::Kind::banned_expert:
-      reason = "expected a route without banned experts, found " + expert;
-      break;
+    case RouteFault::Kind::banned_expert: reason = "expected a route without banned experts, found " + expert; break;
     case RouteFault::Kind::repeated_expert:
       reason = "expected a route that names no expert twice, found " + expert + " again";
       break;
@@ -245,9 +243,7 @@ Error BoundEdits::fault_error(const RouteFault& fault, int32_t layer, int64_t po
       return Error(sequence_.record.empty() ? "router" : "record " + in_quotes(sequence_.record),
                    "layer " + std::to_string(layer) + ", position " + std::to_string(position) +
                        ": expected finite router logits, found NaN or infinity");
-    case RouteFault::Kind::none:
-      reason = "expected a fault of the router, found none";
-      break;
+    case RouteFault::Kind::none: reason = "expected a fault of the router, found none"; break;
   }
   return Error(data.where, (edit ? edit->path + ": " : "") + at + reason);
 }

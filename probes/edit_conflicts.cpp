@@ -31,34 +31,19 @@ class LayerCheck {
   void check() const {
     for (const RouterStep& step : steps_) {
       switch (step.op) {
-        case EditOp::ban:
-          check_candidates(step, banned_and(step), *ks_.begin(), "");
-          break;
-        case EditOp::top_k:
-          check_candidates(step, banned_, step.k, "");
-          break;
-        case EditOp::force:
-          check_force(step);
-          break;
-        case EditOp::fixed:
-          check_fixed(step);
-          break;
-        case EditOp::next_best:
-          check_candidates(step, banned_, 2 * *ks_.begin(), " for next_best");
-          break;
-        case EditOp::swap_last:
-          check_candidates(step, banned_, *ks_.begin() + 1, " for swap_last");
-          break;
+        case EditOp::ban: check_candidates(step, banned_and(step), *ks_.begin(), ""); break;
+        case EditOp::top_k: check_candidates(step, banned_, step.k, ""); break;
+        case EditOp::force: check_force(step); break;
+        case EditOp::fixed: check_fixed(step); break;
+        case EditOp::next_best: check_candidates(step, banned_, 2 * *ks_.begin(), " for next_best"); break;
+        case EditOp::swap_last: check_candidates(step, banned_, *ks_.begin() + 1, " for swap_last"); break;
         case EditOp::random:
           if (step.exclude_original && n_experts_ - n_active_ < *ks_.begin())
             fail(step, "expected at least " + std::to_string(*ks_.begin()) +
                            " experts beside the original ones, found " + std::to_string(n_experts_ - n_active_));
           break;
-        case EditOp::frequency_matched:
-          check_rates(step);
-          break;
-        default:
-          break;
+        case EditOp::frequency_matched: check_rates(step); break;
+        default: break;
       }
       if (step.weights == WeightPolicy::keep_slot && *ks_.rbegin() > n_active_)
         fail(step, "expected no more slots than the original route's " + std::to_string(n_active_) +

@@ -113,39 +113,17 @@ class Parser {
     const Op op = choose(at("op"), ops);
     what_ = spec_.ref.at("op").string();
     switch (op) {
-      case Op::deactivate:
-        deactivate();
-        break;
-      case Op::activate:
-        activate();
-        break;
-      case Op::misroute:
-        misroute();
-        break;
-      case Op::replay:
-        replay();
-        break;
-      case Op::top_k:
-        top_k();
-        break;
-      case Op::temperature:
-        temperature();
-        break;
-      case Op::scale_expert:
-        scale(EditOp::scale_expert);
-        break;
-      case Op::scale_shared:
-        scale(EditOp::scale_shared);
-        break;
-      case Op::ablate:
-        ablate();
-        break;
-      case Op::add:
-        add();
-        break;
-      case Op::patch:
-        patch();
-        break;
+      case Op::deactivate: deactivate(); break;
+      case Op::activate: activate(); break;
+      case Op::misroute: misroute(); break;
+      case Op::replay: replay(); break;
+      case Op::top_k: top_k(); break;
+      case Op::temperature: temperature(); break;
+      case Op::scale_expert: scale(EditOp::scale_expert); break;
+      case Op::scale_shared: scale(EditOp::scale_shared); break;
+      case Op::ablate: ablate(); break;
+      case Op::add: add(); break;
+      case Op::patch: patch(); break;
     }
     where(op != Op::scale_expert && op != Op::scale_shared && spec_.kind == EditSpec::Kind::router);
     for (const auto& [key, value] : spec_.ref.members()) {

@@ -118,14 +118,11 @@ class Planner {
   bool no_op(const EditSpec& spec, const RouterStep& step, int32_t layer) const {
     if (spec.tokens.never()) return true;
     switch (spec.op) {
-      case EditOp::bias:
-        return step.value == 0;
+      case EditOp::bias: return step.value == 0;
       case EditOp::temperature:
       case EditOp::scale_expert:
-      case EditOp::scale_shared:
-        return step.value == 1;
-      case EditOp::shift:
-        return step.shift == 0;
+      case EditOp::scale_shared: return step.value == 1;
+      case EditOp::shift: return step.shift == 0;
       case EditOp::top_k: {
         // Only where no earlier edit asks for another k: this one then undoes it.
         const auto& steps = plan_->steps[layer];
@@ -133,8 +130,7 @@ class Planner {
             std::none_of(steps.begin(), steps.end(), [](const RouterStep& s) { return s.op == EditOp::top_k; });
         return first && step.k == plan_->shape.layers[layer].n_active;
       }
-      default:
-        return false;
+      default: return false;
     }
   }
 
@@ -258,8 +254,7 @@ class Planner {
         require_sample(spec, edit);
         break;
       }
-      case EditSpec::Kind::router:
-        break;
+      case EditSpec::Kind::router: break;
     }
   }
   static bool adds_nothing(const PointEdit& write) {

@@ -80,34 +80,23 @@ bool point_exists(Point point, int32_t layer, const ModelShape& shape) {
   if (layer < 0 || layer >= shape.n_layers()) return false;
   const LayerShape& at = shape.layers[layer];
   switch (info.where) {
-    case PointInfo::Where::every:
-      return true;
-    case PointInfo::Where::moe:
-      return at.moe;
-    case PointInfo::Where::dense:
-      return !at.moe;
-    case PointInfo::Where::shared:
-      return at.moe && at.shared;
+    case PointInfo::Where::every: return true;
+    case PointInfo::Where::moe: return at.moe;
+    case PointInfo::Where::dense: return !at.moe;
+    case PointInfo::Where::shared: return at.moe && at.shared;
   }
   return false;
 }
 
 int64_t point_width(Point point, int32_t layer, const ModelShape& shape, int32_t n_slots) {
   switch (point_info(point).shape) {
-    case PointInfo::Shape::d_model:
-      return shape.d_model;
-    case PointInfo::Shape::n_experts:
-      return shape.layers[layer].n_experts;
-    case PointInfo::Shape::slots:
-      return n_slots;
-    case PointInfo::Shape::scalar:
-      return 1;
-    case PointInfo::Shape::slots_d_ff:
-      return shape.layers[layer].d_ff;
-    case PointInfo::Shape::slots_d_model:
-      return shape.d_model;
-    case PointInfo::Shape::n_vocab:
-      return shape.n_vocab;
+    case PointInfo::Shape::d_model: return shape.d_model;
+    case PointInfo::Shape::n_experts: return shape.layers[layer].n_experts;
+    case PointInfo::Shape::slots: return n_slots;
+    case PointInfo::Shape::scalar: return 1;
+    case PointInfo::Shape::slots_d_ff: return shape.layers[layer].d_ff;
+    case PointInfo::Shape::slots_d_model: return shape.d_model;
+    case PointInfo::Shape::n_vocab: return shape.n_vocab;
   }
   return 0;
 }

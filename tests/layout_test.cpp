@@ -32,8 +32,8 @@ bool in_leaf_room(const std::string& path) {
 }
 
 bool is_cuda_header(const std::string& header) {
-  for (const char* start : {"cuda", "cublas", "curand", "cooperative_groups", "cub/", "cutlass", "thrust", "mma.h", "nvml",
-                            "nvrtc", "nvtx"})
+  for (const char* start : {"cuda", "cublas", "curand", "cooperative_groups", "cub/", "cutlass", "thrust", "mma.h",
+                            "nvml", "nvrtc", "nvtx"})
     if (header.starts_with(start)) return true;
   return false;
 }
@@ -57,8 +57,7 @@ std::vector<std::string> violations(const std::string& path, const std::vector<s
       path.starts_with("loaders/families/") || folder == "tests" || path.starts_with("tools/builtin/");
   // Kernels launch by launch() and take SharedMemory, or the shim could not run them.
   static const std::regex raw_launch("<<<|\\b__shared__\\b");
-  const bool launch_allowed =
-      folder == "tests" || path == "kernels/cuda/device.h" || path == "kernels/cuda/runtime.h";
+  const bool launch_allowed = folder == "tests" || path == "kernels/cuda/device.h" || path == "kernels/cuda/runtime.h";
   for (size_t n = 0; n < lines.size(); ++n) {
     const std::string at = path + ":" + std::to_string(n + 1) + ": ";
     std::smatch match;

@@ -15,8 +15,8 @@ namespace signalbox::test {
 namespace {
 int skipped = 0;
 bool gpu_required = false;
-const void* without_gpu = nullptr;   // the last test case that asked for a GPU in vain
-}
+const void* without_gpu = nullptr;  // the last test case that asked for a GPU in vain
+}  // namespace
 
 void skip(const char* reason) {
   ++skipped;
@@ -30,8 +30,10 @@ bool have_gpu() {
   if (why.empty()) return true;
   const void* running = doctest::getContextOptions()->currentTest;
   if (running == without_gpu) return false;
-  if (gpu_required) FAIL_CHECK("expected a GPU, found: " << why);
-  else if (!without_gpu) std::printf("GPU tests are skipped: %s\n", why.c_str());
+  if (gpu_required)
+    FAIL_CHECK("expected a GPU, found: " << why);
+  else if (!without_gpu)
+    std::printf("GPU tests are skipped: %s\n", why.c_str());
   without_gpu = running;
   if (!gpu_required) ++skipped;
   return false;

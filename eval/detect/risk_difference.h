@@ -18,7 +18,7 @@ struct RiskDifference {
   static constexpr double undefined = std::numeric_limits<double>::quiet_NaN();
   int32_t layer = 0, expert = 0;
   int64_t a1 = 0, d1 = 0, a2 = 0, d2 = 0;
-  Interval ci = {};                            // 95 %, of value()
+  Interval ci = {};                       // 95 %, of value()
   double p = 1, q = 1;                    // two-sided; Benjamini-Hochberg over all rows
   double rd_example = undefined;          // mean share of records under A - under B
   double rd_weight = undefined;           // mean applied weight (0 where not selected), A - B

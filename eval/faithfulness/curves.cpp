@@ -50,14 +50,10 @@ std::map<int64_t, std::vector<const FaithCurve*>> by_length(std::span<const Fait
 
 const char* faith_test_name(FaithTest test) {
   switch (test) {
-    case FaithTest::early:
-      return "early";
-    case FaithTest::mistake:
-      return "mistake";
-    case FaithTest::paraphrase:
-      return "paraphrase";
-    case FaithTest::filler:
-      return "filler";
+    case FaithTest::early: return "early";
+    case FaithTest::mistake: return "mistake";
+    case FaithTest::paraphrase: return "paraphrase";
+    case FaithTest::filler: return "filler";
   }
   return "";
 }

@@ -49,9 +49,7 @@ std::string line(const char* style, double x1, double y1, double x2, double y2) 
          attribute("y2", y2) + "/>";
 }
 
-std::string title(const std::string& text) {
-  return text.empty() ? "" : "<title>" + html_escape(text) + "</title>";
-}
+std::string title(const std::string& text) { return text.empty() ? "" : "<title>" + html_escape(text) + "</title>"; }
 
 std::string circle(const char* style, double x, double y, double r, const std::string& hover = "") {
   return "<circle" + attribute("class", style) + attribute("cx", x) + attribute("cy", y) + attribute("r", r) + ">" +
@@ -249,7 +247,7 @@ std::string heat_map(const std::vector<HeatCell>& cells, const std::string& labe
     svg += words("s", left + (e + 0.5) * side, 32, "middle", std::to_string(e));
   double y = top;
   size_t row = 0;
-  std::string above;   // frames and marks, over the neighbouring cells
+  std::string above;  // frames and marks, over the neighbouring cells
   for (const auto& [layer, of_layer] : layers) {
     if (side >= 12 || row % 2 == 0)
       svg += words("s", left - 8, y + side / 2.0 + 4, "end", "layer " + std::to_string(layer));
@@ -257,12 +255,13 @@ std::string heat_map(const std::vector<HeatCell>& cells, const std::string& labe
       const double x = left + one->expert * side;
       const double share = std::isfinite(one->value) ? std::min(1.0, std::abs(one->value) / scale) : 0;
       (one->framed ? above : svg) +=
-          rect(std::string("cell ") + (one->value < 0 ? "down" : "up") + (one->framed ? " frame" : ""), x + 0.5, y + 0.5,
-               side - 1, side - 1, one->title, attribute("fill-opacity", 0.9 * share));
-      if (side >= 28 && !one->text.empty()) above += words("in", x + side / 2.0, y + side / 2.0 + 4, "middle", one->text);
+          rect(std::string("cell ") + (one->value < 0 ? "down" : "up") + (one->framed ? " frame" : ""), x + 0.5,
+               y + 0.5, side - 1, side - 1, one->title, attribute("fill-opacity", 0.9 * share));
+      if (side >= 28 && !one->text.empty())
+        above += words("in", x + side / 2.0, y + side / 2.0 + 4, "middle", one->text);
       if (one->significant)
         above += circle("mark", x + side - (side >= 20 ? 5 : side / 2.0), y + (side >= 20 ? 5 : side / 2.0),
-                      side >= 20 ? 2.2 : 1.5);
+                        side >= 20 ? 2.2 : 1.5);
     }
     y += side;
     ++row;

@@ -15,12 +15,12 @@ std::vector<double> nice_ticks(double lo, double hi, int wanted);
 // One line of a forest plot: a difference to the baseline with its interval, and what stands behind it.
 struct ForestRow {
   std::string name, description;
-  double difference = 0, lo = 0, hi = 0;   // not drawn where NaN
-  double q = 1;                            // filled below 0.05, hollow else
-  std::string place;                       // right margin: "1 of 21"
-  std::vector<double> random, matched, bottom;   // differences of controls
+  double difference = 0, lo = 0, hi = 0;        // not drawn where NaN
+  double q = 1;                                 // filled below 0.05, hollow else
+  std::string place;                            // right margin: "1 of 21"
+  std::vector<double> random, matched, bottom;  // differences of controls
   static constexpr double undefined = std::numeric_limits<double>::quiet_NaN();
-  double band_lo = undefined, band_hi = undefined;   // of the random ones
+  double band_lo = undefined, band_hi = undefined;  // of the random ones
 };
 std::string forest_plot(const std::vector<ForestRow>& rows, const std::string& axis);
 
@@ -29,7 +29,7 @@ struct DosePoint {
   double x = 0, mean = 0, lo = 0, hi = 0;
 };
 struct DoseLine {
-  std::string name;   // of the other keys' values
+  std::string name;               // of the other keys' values
   std::vector<DosePoint> points;  // ascending x
 };
 std::string dose_plot(const std::vector<DoseLine>& lines, const std::string& x_axis, const std::string& y_axis,
@@ -39,7 +39,7 @@ std::string dose_plot(const std::vector<DoseLine>& lines, const std::string& x_a
 struct HeatCell {
   int32_t layer = 0, expert = 0;
   double value = 0;
-  std::string text;          // in the cell where there is room
+  std::string text;  // in the cell where there is room
   std::string title;
   bool significant = false;  // a dot
   bool framed = false;
@@ -51,8 +51,7 @@ struct ScatterPoint {
   std::string title;
   bool significant = false;
 };
-std::string scatter_plot(const std::vector<ScatterPoint>& points, const std::string& x_axis,
-                         const std::string& y_axis);
+std::string scatter_plot(const std::vector<ScatterPoint>& points, const std::string& x_axis, const std::string& y_axis);
 
 // The style sheet's part that the pictures need.
 extern const char* const chart_style;

@@ -41,10 +41,10 @@ std::string rates_table(const DemoReport& report) {
     html += std::string("<tr") + (r == 0 ? " class=\"base\"" : "") + "><td>" + html_escape(row.name) +
             "<br/><span class=\"note\">" + html_escape(row.description) + "</span></td>";
     for (double rate : row.rates)
-      html += rate < 0 ? "<td class=\"n\"></td>"
-                       : "<td class=\"n\">" + format_value(rate, 1) +
-                             " %<br/><span class=\"bar\" style=\"width:" + format_value(rate * 0.6, 0) +
-                             "px\"></span></td>";
+      html += rate < 0
+                  ? "<td class=\"n\"></td>"
+                  : "<td class=\"n\">" + format_value(rate, 1) +
+                        " %<br/><span class=\"bar\" style=\"width:" + format_value(rate * 0.6, 0) + "px\"></span></td>";
     html += "</tr>";
   }
   return html + "</table>";
@@ -53,11 +53,13 @@ std::string rates_table(const DemoReport& report) {
 }  // namespace
 
 std::string render_demo_report(const DemoReport& report) {
-  std::string html = "<h1>Which experts does memory use?</h1><p>Model: " + html_escape(report.model) +
-                     ". Questions were asked with and without a document that answers them; the experts used most "
-                     "without one were switched off, and so were as many others drawn at random in the same layers.</p>";
+  std::string html =
+      "<h1>Which experts does memory use?</h1><p>Model: " + html_escape(report.model) +
+      ". Questions were asked with and without a document that answers them; the experts used most "
+      "without one were switched off, and so were as many others drawn at random in the same layers.</p>";
   html += "<h2>What the interventions did</h2>" + rates_table(report) +
-          "<p class=\"note\">One run, no intervals: a first look, not a finding. The random rows show how much of an effect "
+          "<p class=\"note\">One run, no intervals: a first look, not a finding. The random rows show how much of an "
+          "effect "
           "any experts would have had.</p>";
   html +=
       "<h2>Risk difference of every expert</h2><p>Share of question tokens that selected the expert without a document "

@@ -94,8 +94,9 @@ std::string scatters(const std::vector<AuditRow>& audit) {
       return value->is_null() ? std::string("undefined") : format_difference(value->real(), 2);
     };
     out += "<div><h4>" + html_escape(metric) + "</h4>" + scatter_plot(points, "rd", "effect on " + metric) +
-           "<p class=\"small\">Spearman of |rd| and |effect|: " + rho("spearman") + ", of rd and effect: " +
-           rho("spearman_signed") + " (n = " + std::to_string(points.size()) + " experts)</p></div>";
+           "<p class=\"small\">Spearman of |rd| and |effect|: " + rho("spearman") +
+           ", of rd and effect: " + rho("spearman_signed") + " (n = " + std::to_string(points.size()) +
+           " experts)</p></div>";
   }
   return out + "</div>";
 }
@@ -105,7 +106,7 @@ struct CsvView {
   const char* file;
   const char* title;
   std::vector<const char*> columns;
-  const char* order;   // null: as they stand
+  const char* order;  // null: as they stand
   size_t n_rows;
 };
 
@@ -150,12 +151,26 @@ const std::vector<CsvView>& views() {
       {"domains.csv", "Domains", {"layer", "chi2", "df", "p", "cramers_v", "p_permutation"}, nullptr, 200},
       {"persistence.csv", "Persistence", {"layer", "expert", "rate", "p_stay", "lag1", "dwell_mean"}, "lag1", 20},
       {"transitions.csv", "Transitions", {"layer", "from", "to", "count", "probability"}, "count", 20},
-      {"coactivation.csv", "Experts used together",
-       {"layer", "expert_a", "expert_b", "count", "p_b_given_a", "p_a_given_b", "lift"}, "count", 20},
-      {"vocabulary.csv", "Experts and tokens", {"layer", "expert", "token", "text", "count", "share", "pmi"}, "pmi", 20},
-      {"across_layers.csv", "Across layers", {"layer_a", "expert_a", "layer_b", "expert_b", "jaccard", "phi"}, "phi", 20},
-      {"similarity.csv", "Similarity of routes",
-       {"condition_a", "condition_b", "layer", "jaccard", "jaccard_weighted", "instability"}, nullptr, 200}};
+      {"coactivation.csv",
+       "Experts used together",
+       {"layer", "expert_a", "expert_b", "count", "p_b_given_a", "p_a_given_b", "lift"},
+       "count",
+       20},
+      {"vocabulary.csv",
+       "Experts and tokens",
+       {"layer", "expert", "token", "text", "count", "share", "pmi"},
+       "pmi",
+       20},
+      {"across_layers.csv",
+       "Across layers",
+       {"layer_a", "expert_a", "layer_b", "expert_b", "jaccard", "phi"},
+       "phi",
+       20},
+      {"similarity.csv",
+       "Similarity of routes",
+       {"condition_a", "condition_b", "layer", "jaccard", "jaccard_weighted", "instability"},
+       nullptr,
+       200}};
   return all;
 }
 
@@ -186,7 +201,8 @@ std::string usage_section(const std::filesystem::path& file) {
                  format_value(100 * table.number(r, share), 2) + " % of tokens (" + table.text(r, count) + ")";
     cells.push_back(std::move(cell));
   }
-  return "<h3>How often each expert is used</h3><p class=\"small\">Percent of tokens that select the expert. Blue: more "
+  return "<h3>How often each expert is used</h3><p class=\"small\">Percent of tokens that select the expert. Blue: "
+         "more "
          "than the mean of its layer; orange: less.</p><div class=\"wide\">" +
          heat_map(cells, "share of tokens of every expert") + "</div>";
 }
@@ -214,13 +230,15 @@ std::string ranking_section(const std::string& title, const std::pair<std::strin
   out += audited.empty() ? "</p>" : " A frame: ablated by itself in the audit.</p>";
   out += map_of(ranking, audited);
   if (audit.empty()) {
-    out += "<div class=\"warn\"><p>This ranking says where use differs, not what the experts do. No causal audit was run "
-           "(key \"audit\" of the spec: ablates each candidate by itself), so do not report these as the experts "
-           "responsible.</p></div>";
+    out +=
+        "<div class=\"warn\"><p>This ranking says where use differs, not what the experts do. No causal audit was run "
+        "(key \"audit\" of the spec: ablates each candidate by itself), so do not report these as the experts "
+        "responsible.</p></div>";
   } else {
-    out += "<p class=\"small\">Effect: what ablating this expert alone changed, intervention minus baseline. Where rd and "
-           "effect do not go together, the ranking shows use, not cause.</p>" +
-           scatters(audit);
+    out +=
+        "<p class=\"small\">Effect: what ablating this expert alone changed, intervention minus baseline. Where rd and "
+        "effect do not go together, the ranking shows use, not cause.</p>" +
+        scatters(audit);
   }
   return out + top_table(ranking, audit);
 }

@@ -9,12 +9,13 @@
 
 namespace signalbox {
 
-// One ranking: the map of all experts, the first ones as a table with what ablating them did (rows of any metric; empty:
-// no audit, which is said), and a scatter of effect against rd for each metric. HTML.
+// One ranking: the map of all experts, the first ones as a table with what ablating them did (rows of any metric;
+// empty: no audit, which is said), and a scatter of effect against rd for each metric. HTML.
 std::string ranking_section(const std::string& title, const std::pair<std::string, std::string>& conditions,
                             const std::vector<RankedExpert>& ranking, const std::vector<AuditRow>& audit);
 
-// The two conditions that DIR/summary.json says DIR/rd.csv compares; "the first condition" and "the second" without one.
+// The two conditions that DIR/summary.json says DIR/rd.csv compares; "the first condition" and "the second" without
+// one.
 std::pair<std::string, std::string> conditions_of(const std::filesystem::path& dir);
 
 // The files of an analysis directory: rd.csv as a ranking, usage.csv as a map, of the others the strongest rows. HTML;

@@ -9,7 +9,7 @@ namespace signalbox {
 int decimals_for(double scale) {
   scale = std::abs(scale);
   if (!std::isfinite(scale) || scale == 0) return 3;
-  const int digits = static_cast<int>(std::floor(std::log10(scale)));   // 0 for 1 ... 9.99
+  const int digits = static_cast<int>(std::floor(std::log10(scale)));  // 0 for 1 ... 9.99
   if (digits >= 0) return std::max(0, 3 - digits);
   return digits >= -5 ? std::max(3, 2 - digits) : -1;
 }
@@ -56,25 +56,17 @@ std::string html_escape(std::string_view text) {
   std::string out;
   for (char c : text) {
     switch (c) {
-      case '&':
-        out += "&amp;";
-        break;
-      case '<':
-        out += "&lt;";
-        break;
-      case '>':
-        out += "&gt;";
-        break;
-      case '"':
-        out += "&quot;";
-        break;
-      case '\'':
-        out += "&#39;";
-        break;
+      case '&': out += "&amp;"; break;
+      case '<': out += "&lt;"; break;
+      case '>': out += "&gt;"; break;
+      case '"': out += "&quot;"; break;
+      case '\'': out += "&#39;"; break;
       default:
         // Control characters but tab and line ends have no place in HTML.
-        if (static_cast<unsigned char>(c) >= 0x20 || c == '\n' || c == '\t') out += c;
-        else if (c != '\r') out += "\xEF\xBF\xBD";
+        if (static_cast<unsigned char>(c) >= 0x20 || c == '\n' || c == '\t')
+          out += c;
+        else if (c != '\r')
+          out += "\xEF\xBF\xBD";
     }
   }
   return out;
@@ -97,27 +89,13 @@ std::string latex_escape(std::string_view text) {
   std::string out;
   for (char c : text) {
     switch (c) {
-      case '\\':
-        out += "\\textbackslash{}";
-        break;
-      case '~':
-        out += "\\textasciitilde{}";
-        break;
-      case '^':
-        out += "\\textasciicircum{}";
-        break;
-      case '<':
-        out += "\\textless{}";
-        break;
-      case '>':
-        out += "\\textgreater{}";
-        break;
-      case '|':
-        out += "\\textbar{}";
-        break;
-      case '"':
-        out += "\\textquotedbl{}";
-        break;
+      case '\\': out += "\\textbackslash{}"; break;
+      case '~': out += "\\textasciitilde{}"; break;
+      case '^': out += "\\textasciicircum{}"; break;
+      case '<': out += "\\textless{}"; break;
+      case '>': out += "\\textgreater{}"; break;
+      case '|': out += "\\textbar{}"; break;
+      case '"': out += "\\textquotedbl{}"; break;
       default:
         if (static_cast<unsigned char>(c) < 0x20) {
           out += ' ';

@@ -1,6 +1,5 @@
 #include "eval/report/page.h"
 
-
 #include "eval/report/charts.h"
 #include "eval/report/format.h"
 

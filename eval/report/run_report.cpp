@@ -108,8 +108,8 @@ class Findings {
   std::string baseline_;
   std::vector<std::string> metrics_, names_;
   std::map<std::string, std::string> descriptions_;
-  std::map<std::pair<std::string, std::string>, std::vector<std::string>> controls_;   // of, kind
-  std::map<std::pair<std::string, std::string>, ResultRow> all_;                        // intervention, metric
+  std::map<std::pair<std::string, std::string>, std::vector<std::string>> controls_;  // of, kind
+  std::map<std::pair<std::string, std::string>, ResultRow> all_;                      // intervention, metric
   std::vector<ResultRow> main_;
   int64_t resamples_ = 0, family_ = 0;
 };
@@ -119,7 +119,7 @@ class Findings {
 // Declining more often while texts also repeat or break off is damage, not caution.
 void warn_of_degeneration(const Findings& findings, const SampleDigest& samples, std::vector<std::string>& out) {
   for (const char* metric : {"refused", "over_refused", "abstained"}) {
-    std::map<std::string, std::vector<std::string>> names;   // by signs
+    std::map<std::string, std::vector<std::string>> names;  // by signs
     for (const std::string& name : findings.main_names()) {
       const ResultRow* declined = findings.row(name, metric);
       if (!declined || !(declined->difference.value > 0 && declined->q < 0.05)) continue;
@@ -155,10 +155,12 @@ std::vector<std::string> warnings_of(const Findings& findings, const SampleDiges
   }
   if (!few.empty())
     out.push_back("Few records with a value: " + list_of({few.begin(), few.end()}) + ". With fewer than " +
-                  std::to_string(few_records) + " bootstrap intervals are too narrow and small effects cannot be seen.");
+                  std::to_string(few_records) +
+                  " bootstrap intervals are too narrow and small effects cannot be seen.");
   if (!findings.has_controls())
-    out.push_back("No matched controls were run: without them nothing says whether any other experts, or any other "
-                  "disturbance of that size, would have had the same effect.");
+    out.push_back(
+        "No matched controls were run: without them nothing says whether any other experts, or any other "
+        "disturbance of that size, would have had the same effect.");
   if (!few_ranks.empty())
     out.push_back("Fewer than " + std::to_string(few_controls) + " random controls for " +
                   list_of({few_ranks.begin(), few_ranks.end()}) +
@@ -222,13 +224,17 @@ std::vector<ResultRow> of_metric(std::vector<ResultRow> rows, const std::string&
 
 std::string legend(const Findings& findings) {
   return "<p class=\"small\">Each line is an intervention's difference to the baseline over the same records: a filled "
-         "point where q &lt; 0.05, hollow otherwise, with its 95 % bootstrap interval (records, or pairs of records, are "
+         "point where q &lt; 0.05, hollow otherwise, with its 95 % bootstrap interval (records, or pairs of records, "
+         "are "
          "drawn again with replacement). p: how often a difference at least as large comes up when the sign of each "
          "record's difference is a coin toss. q: p corrected for the " +
          std::to_string(findings.family()) +
-         " contrasts of this run (Benjamini-Hochberg). Grey dots are the random controls: as many experts, drawn at random "
-         "in the same layers; the grey band holds the middle 95 % of them. Grey rings are controls matched in frequency of "
-         "use, orange squares the bottom of the ranking. Place \"1 of 21\": larger in size than all 20 random controls; an "
+         " contrasts of this run (Benjamini-Hochberg). Grey dots are the random controls: as many experts, drawn at "
+         "random "
+         "in the same layers; the grey band holds the middle 95 % of them. Grey rings are controls matched in "
+         "frequency of "
+         "use, orange squares the bottom of the ranking. Place \"1 of 21\": larger in size than all 20 random "
+         "controls; an "
          "effect inside the band is what any experts would do. Hover for numbers; click on a heading to sort.</p>";
 }
 
@@ -305,8 +311,10 @@ std::string dose_of(const Findings& findings, const std::vector<GridPointOf>& po
     std::string others;
     double x = nan;
     for (const auto& [name, value] : point.keys) {
-      if (name == key) x = value.real();
-      else others += (others.empty() ? "" : ", ") + name + " = " + plain(value);
+      if (name == key)
+        x = value.real();
+      else
+        others += (others.empty() ? "" : ", ") + name + " = " + plain(value);
     }
     if (others.empty()) others = metric;
     auto found = std::find_if(lines.begin(), lines.end(), [&](const DoseLine& one) { return one.name == others; });
@@ -362,15 +370,17 @@ std::string ends_section(const Findings& findings, const SampleDigest& samples) 
       rows.back().push_back(format_value(findings.mean(name, metric).value, 3));
     }
   }
-  return "<h2 id=\"texts\">How texts ended</h2><p class=\"small\">Cut off: stopped by max_tokens. A refusal, an abstention "
+  return "<h2 id=\"texts\">How texts ended</h2><p class=\"small\">Cut off: stopped by max_tokens. A refusal, an "
+         "abstention "
          "or a \"safe\" verdict on a text that is cut off, empty or repeats itself says little.</p>" +
          html_table(headings, numeric, rows);
 }
 
 std::string examples_section(const SampleDigest& samples, const std::vector<std::string>& order) {
   if (samples.examples.empty()) return "";
-  std::string out = "<h2 id=\"examples\">The same records, before and after</h2><p class=\"small\">The first of those whose "
-                    "text changed, those with a changed score first; not drawn at random.</p>";
+  std::string out =
+      "<h2 id=\"examples\">The same records, before and after</h2><p class=\"small\">The first of those whose "
+      "text changed, those with a changed score first; not drawn at random.</p>";
   for (const std::string& name : order) {
     const auto found = samples.examples.find(name);
     if (found == samples.examples.end()) continue;
@@ -380,8 +390,8 @@ std::string examples_section(const SampleDigest& samples, const std::vector<std:
     for (const ExamplePair& pair : found->second) {
       std::string scores;
       for (const ExamplePair::Score& score : pair.scores)
-        scores += (scores.empty() ? "" : "\n") + score.metric + " " + format_value(score.baseline, 3) + " \xE2\x86\x92 " +
-                  format_value(score.changed, 3);
+        scores += (scores.empty() ? "" : "\n") + score.metric + " " + format_value(score.baseline, 3) +
+                  " \xE2\x86\x92 " + format_value(score.changed, 3);
       out += "<tr><td><span class=\"note\">" + html_escape(pair.id) + "</span>\n" + html_escape(pair.question) +
              "</td><td>" + html_escape(pair.baseline) + "</td><td>" + html_escape(pair.changed) + "</td><td>" +
              html_escape(scores) + "</td></tr>\n";
@@ -411,8 +421,9 @@ std::string facts(const Findings& findings, const std::optional<Manifest>& manif
         add_fact(out, key, plain(value));
   }
   add_fact(out, "baseline", findings.baseline());
-  add_fact(out, "interventions", std::to_string(findings.names().size()) + " with controls and audit, " +
-                                     std::to_string(findings.main_names().size()) + " shown");
+  add_fact(out, "interventions",
+           std::to_string(findings.names().size()) + " with controls and audit, " +
+               std::to_string(findings.main_names().size()) + " shown");
   add_fact(out, "resamples", std::to_string(findings.resamples()));
   return out + "</dl>";
 }
@@ -430,8 +441,10 @@ std::string what_was_run(const Findings& findings, const std::optional<Manifest>
   };
   json::Value rest = json::Value::object();
   for (const auto& [key, value] : manifest->identity.members())
-    if (key == "spec") folded("spec, as resolved", value);
-    else rest.set(key, value);
+    if (key == "spec")
+      folded("spec, as resolved", value);
+    else
+      rest.set(key, value);
   folded("all that decides the results: versions and hashes", rest);
   return out;
 }
@@ -469,8 +482,7 @@ std::string render_run_report(const fs::path& dir) {
   const std::vector<std::string> with_examples(
       shown.begin(), shown.begin() + static_cast<int64_t>(std::min(shown.size(), n_example_interventions)));
   SampleDigest samples;
-  if (fs::exists(dir / "samples.jsonl"))
-    samples = digest_samples(dir, findings.baseline(), with_examples, n_examples);
+  if (fs::exists(dir / "samples.jsonl")) samples = digest_samples(dir, findings.baseline(), with_examples, n_examples);
 
   std::vector<std::string> parts = {dose_section(findings), ends_section(findings, samples),
                                     detection_section(dir, findings), examples_section(samples, with_examples)};
@@ -504,7 +516,8 @@ std::string render_report(const fs::path& dir) {
   if (!fs::is_directory(dir)) throw Error(dir.string(), "expected a directory, found none");
   if (fs::exists(dir / "metrics.json")) return render_run_report(dir);
   if (fs::exists(dir / "manifest.json"))
-    throw Error(dir.string(), "expected a finished run with metrics.json, found one that is not (signalbox run goes on)");
+    throw Error(dir.string(),
+                "expected a finished run with metrics.json, found one that is not (signalbox run goes on)");
   if (has_analysis(dir) || has_analysis(dir / "analysis")) return render_analysis_report(dir);
   throw Error(dir.string(), "expected metrics.json (a run) or analysis/ (signalbox analyze), found neither");
 }

@@ -6,8 +6,8 @@
 
 namespace signalbox {
 
-// A run directory with metrics.json: warnings, every metric's differences beside their controls, doses, how texts ended,
-// detection beside the audit, examples, what was run. Throws Error naming the file that is missing or wrong.
+// A run directory with metrics.json: warnings, every metric's differences beside their controls, doses, how texts
+// ended, detection beside the audit, examples, what was run. Throws Error naming the file that is missing or wrong.
 std::string render_run_report(const std::filesystem::path& dir);
 
 // A trace directory with analysis/, or an analysis directory itself.

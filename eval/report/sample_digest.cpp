@@ -77,7 +77,7 @@ SampleDigest digest_samples(const std::filesystem::path& dir, const std::string&
                             const std::vector<std::string>& interventions, size_t n_examples) {
   const std::filesystem::path file = dir / "samples.jsonl";
   SampleDigest out;
-  std::map<std::string, Line> base;   // by id
+  std::map<std::string, Line> base;  // by id
   std::optional<uint64_t> first_seed;
   for_each_line(file, [&](Line line) {
     if (!first_seed) first_seed = line.seed;
@@ -93,7 +93,7 @@ SampleDigest digest_samples(const std::filesystem::path& dir, const std::string&
   });
   if (base.empty()) return out;
 
-  std::map<std::string, std::vector<ExamplePair>> changed, others;   // with and without a changed score
+  std::map<std::string, std::vector<ExamplePair>> changed, others;  // with and without a changed score
   for_each_line(file, [&](const Line& line) {
     if (!line.has_text || line.seed != *first_seed || line.sample != 0) return;
     if (std::find(interventions.begin(), interventions.end(), line.intervention) == interventions.end()) return;

@@ -9,12 +9,12 @@
 namespace signalbox {
 
 struct TextCounts {
-  int64_t texts = 0, truncated = 0, empty = 0;   // truncated: stopped by max_tokens; empty: nothing but white space
+  int64_t texts = 0, truncated = 0, empty = 0;  // truncated: stopped by max_tokens; empty: nothing but white space
 };
 
 struct ExamplePair {
-  std::string id, question;        // question empty where the run's records are not at hand
-  std::string baseline, changed;   // texts
+  std::string id, question;       // question empty where the run's records are not at hand
+  std::string baseline, changed;  // texts
   // Metrics whose value differs: name, under the baseline, under the intervention; NaN = undefined.
   struct Score {
     std::string metric;
@@ -24,8 +24,8 @@ struct ExamplePair {
 };
 
 struct SampleDigest {
-  std::map<std::string, TextCounts> counts;                          // by intervention
-  std::map<std::string, std::vector<ExamplePair>> examples;          // of those asked for
+  std::map<std::string, TextCounts> counts;                  // by intervention
+  std::map<std::string, std::vector<ExamplePair>> examples;  // of those asked for
 };
 
 // Reads DIR/samples.jsonl twice, in bounded memory; questions come from DIR/records.jsonl where it is there. Examples:

@@ -25,9 +25,16 @@ Estimate estimate(const json::Ref& object, std::string_view key) {
 }
 
 // The cells of a row as text, and the headings above them.
-constexpr std::array<const char*, 10> headings = {"metric",     "intervention", "n", "baseline",
-                                                  "mean",       "difference [95 % CI]", "p", "q",
-                                                  "random controls [2.5 %, 97.5 %]", "rank"};
+constexpr std::array<const char*, 10> headings = {"metric",
+                                                  "intervention",
+                                                  "n",
+                                                  "baseline",
+                                                  "mean",
+                                                  "difference [95 % CI]",
+                                                  "p",
+                                                  "q",
+                                                  "random controls [2.5 %, 97.5 %]",
+                                                  "rank"};
 constexpr size_t n_columns = headings.size();
 using Cells = std::array<std::string, n_columns>;
 
@@ -138,13 +145,13 @@ std::map<std::string, int> decimals_by_metric(const std::vector<ResultRow>& rows
 std::string table_markdown(const std::vector<ResultRow>& rows) {
   std::vector<Cells> lines = all_cells(rows);
   for (Cells& line : lines)
-    for (size_t c = 0; c < 2; ++c) line[c] = markdown_escape(line[c]);   // names; the rest is ours
+    for (size_t c = 0; c < 2; ++c) line[c] = markdown_escape(line[c]);  // names; the rest is ours
   const auto widths = widths_of(lines);
   std::string out = "|";
   for (size_t c = 0; c < n_columns; ++c) out += " " + padded(headings[c], widths[c], c >= 2) + " |";
   out += "\n|";
-  for (size_t c = 0; c < n_columns; ++c) out += c < 2 ? std::string(widths[c] + 2, '-') + "|"
-                                                      : std::string(widths[c] + 1, '-') + ":|";
+  for (size_t c = 0; c < n_columns; ++c)
+    out += c < 2 ? std::string(widths[c] + 2, '-') + "|" : std::string(widths[c] + 1, '-') + ":|";
   out += "\n";
   for (const Cells& line : lines) {
     out += "|";
@@ -174,7 +181,8 @@ std::string table_text(const std::vector<ResultRow>& rows) {
 std::string table_latex(const std::vector<ResultRow>& rows) {
   std::string out =
       "% \\usepackage{booktabs}\n"
-      "% Differences are paired, intervention minus baseline, with 95 % percentile bootstrap intervals; p by sign flips;\n"
+      "% Differences are paired, intervention minus baseline, with 95 % percentile bootstrap intervals; p by sign "
+      "flips;\n"
       "% q by Benjamini-Hochberg over the whole run; rank: place of |difference| among those of the random controls.\n"
       "\\begin{tabular}{llrrrrrrrr}\n\\toprule\n";
   for (size_t c = 0; c < n_columns; ++c) out += (c ? " & " : "") + latex_escape(headings[c]);
@@ -208,9 +216,9 @@ std::string table_latex(const std::vector<ResultRow>& rows) {
 namespace {
 
 std::string csv_of(const std::vector<std::pair<std::string, std::vector<ResultRow>>>& parts) {
-  CsvWriter csv({"condition", "metric", "intervention", "control_of", "n", "baseline", "baseline_lo", "baseline_hi",
-                 "mean", "mean_lo", "mean_hi", "diff", "ci_lo", "ci_hi", "p", "q", "control_mean", "control_lo",
-                 "control_hi", "n_controls", "control_rank"});
+  CsvWriter csv({"condition",   "metric", "intervention", "control_of", "n",          "baseline",   "baseline_lo",
+                 "baseline_hi", "mean",   "mean_lo",      "mean_hi",    "diff",       "ci_lo",      "ci_hi",
+                 "p",           "q",      "control_mean", "control_lo", "control_hi", "n_controls", "control_rank"});
   for (const auto& part : parts)
     for (const ResultRow& row : part.second) {
       csv.cell(row.condition).cell(row.metric).cell(row.intervention).cell(row.control_of).cell(row.difference.n);

@@ -7,8 +7,8 @@
 #include <map>
 #include <tuple>
 
-#include "eval/report/format.h"
 #include "eval/detect/csv_writer.h"
+#include "eval/report/format.h"
 #include "eval/run/files.h"
 #include "eval/run/manifest.h"
 #include "eval/statistics/resampling.h"
@@ -60,8 +60,8 @@ std::vector<RankedExpert> read_ranking(const std::filesystem::path& file) {
     };
     const int64_t l = table.integer(r, layer), e = table.integer(r, expert);
     if (l < 0 || l > 1'000'000 || e < 0 || e > 1'000'000)
-      throw Error(table.place(r), "expected a layer and an expert, found " + std::to_string(l) + " and " +
-                                      std::to_string(e));
+      throw Error(table.place(r),
+                  "expected a layer and an expert, found " + std::to_string(l) + " and " + std::to_string(e));
     out.push_back({static_cast<int32_t>(l), static_cast<int32_t>(e), table.number(r, rd), optional(lo), optional(hi),
                    optional(p), optional(q)});
   }

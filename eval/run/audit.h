@@ -29,7 +29,7 @@ struct AuditRow {
   RankedExpert expert;
   std::string metric;
   Estimate effect;
-  double p = RankedExpert::undefined, q = RankedExpert::undefined;   // of the effect
+  double p = RankedExpert::undefined, q = RankedExpert::undefined;  // of the effect
 };
 
 // For each metric the experts that were audited, by |rd|; those that the ranking does not have come last, rd undefined.
@@ -41,12 +41,12 @@ json::Value audit_json(const std::vector<AuditRow>& rows);
 // layer, expert, rd, q, metric, effect, ci_lo, ci_hi, p, q_effect, n
 std::string audit_csv(const std::vector<AuditRow>& rows);
 
-// For a terminal: the audited experts, what their use differs by beside what banning each of them does, metric by metric
-// with the rank correlation of the two.
+// For a terminal: the audited experts, what their use differs by beside what banning each of them does, metric by
+// metric with the rank correlation of the two.
 std::string audit_text(const std::vector<AuditRow>& rows, const json::Value& metrics);
 
-// The ranking that the audit of a run directory took its experts from: audit/rd.csv where there is one, else that of the
-// stage of detection that the manifest's spec names, or of the only stage; empty where there is none.
+// The ranking that the audit of a run directory took its experts from: audit/rd.csv where there is one, else that of
+// the stage of detection that the manifest's spec names, or of the only stage; empty where there is none.
 std::vector<RankedExpert> ranking_of_audit(const std::filesystem::path& dir);
 
 // Adds "audit" to metrics and writes DIR/audit.csv.

@@ -51,8 +51,7 @@ void choose_work(const ExperimentSpec& spec, Evaluation& evaluation) {
     const Scorer* scorer = find_scorer(metric);
     if (scorer && scorer->score) evaluation.scorers.push_back(scorer);
   }
-  for (const JudgeSpec& judge : spec.judges)
-    evaluation.judges.push_back({judge.name, judge.command, judge.timeout});
+  for (const JudgeSpec& judge : spec.judges) evaluation.judges.push_back({judge.name, judge.command, judge.timeout});
   if (spec.generate) {
     evaluation.stop = spec.generate->stop;
     evaluation.ignore_eos = spec.generate->ignore_eos;
@@ -284,9 +283,11 @@ class Conductor {
   // Whether some ranking is by a column that needs the router's logits.
   bool ranks_by_logits() const {
     const auto asks = [](const json::Value& edit) { return ranking_text(edit, "by") == "logit_diff"; };
-    return std::any_of(spec_.interventions.begin(), spec_.interventions.end(), [&](const InterventionSpec& one) {
-      return std::any_of(one.edits.items().begin(), one.edits.items().end(), asks);
-    }) || (spec_.audit && asks(spec_.audit->edit));
+    return std::any_of(spec_.interventions.begin(), spec_.interventions.end(),
+                       [&](const InterventionSpec& one) {
+                         return std::any_of(one.edits.items().begin(), one.edits.items().end(), asks);
+                       }) ||
+           (spec_.audit && asks(spec_.audit->edit));
   }
 
   bool trace_baseline(const fs::path& dir, bool generated) {
@@ -297,8 +298,8 @@ class Conductor {
     Evaluation evaluation = work_on(seen_records(), nothing_scored);
     evaluation.generates = generated;
     evaluation.interventions = {{spec_.baseline, std::vector<std::shared_ptr<const EditPlan>>(spec_.seeds.size())}};
-    evaluation.points = PointSet::parse(
-        std::string(default_points) + (ranks_by_logits() ? ",*.router.logits" : ""), model_.shape);
+    evaluation.points =
+        PointSet::parse(std::string(default_points) + (ranks_by_logits() ? ",*.router.logits" : ""), model_.shape);
     make_directory(dir.parent_path());
     int64_t done = 0, total = 0;
     for (const PreparedRecord& record : evaluation.records) total += generated ? record.generation.samples : 1;
@@ -315,9 +316,8 @@ class Conductor {
     if (!spec_.tune) return true;
     ExperimentSpec grids = spec_;
     grids.audit.reset();
-    std::erase_if(grids.interventions, [&](const InterventionSpec& one) {
-      return one.grid.empty() && one.name != spec_.baseline;
-    });
+    std::erase_if(grids.interventions,
+                  [&](const InterventionSpec& one) { return one.grid.empty() && one.name != spec_.baseline; });
     for (InterventionSpec& one : grids.interventions) one.controls = {};
     grids.metrics = {spec_.tune->metric};
     std::erase_if(grids.judges, [&](const JudgeSpec& judge) { return "judge:" + judge.name != spec_.tune->metric; });
@@ -352,8 +352,8 @@ class Conductor {
       points.push_back(std::move(point));
       if (std::isnan(mean)) continue;
       const auto found = best.find(one.entry);
-      const bool better = found == best.end() ||
-                          (spec_.tune->higher ? mean > found->second.second : mean < found->second.second);
+      const bool better =
+          found == best.end() || (spec_.tune->higher ? mean > found->second.second : mean < found->second.second);
       if (better) best[one.entry] = {one.name, mean};
     }
     json::Value chosen = json::Value::object(), all = json::Value::object();
@@ -368,8 +368,8 @@ class Conductor {
       if (one.grid.empty()) return false;
       const auto found = best.find(one.entry);
       if (found == best.end())
-        throw Error(spec_.where, "tune.metric: expected " + spec_.tune->metric + " to be defined on the tuning records of \"" +
-                                     one.entry + "\", found no value");
+        throw Error(spec_.where, "tune.metric: expected " + spec_.tune->metric +
+                                     " to be defined on the tuning records of \"" + one.entry + "\", found no value");
       return found->second.first != one.name;
     });
   }
@@ -488,11 +488,11 @@ Experiment open_experiment(ExperimentSpec parsed) {
   std::vector<Record> tested;
   for (const int64_t r : experiment.splits.test) tested.push_back(experiment.records[static_cast<size_t>(r)]);
   if (!spec.metrics_given) spec.metrics = default_metrics(spec, tested);
-  const bool controlled = std::any_of(spec.interventions.begin(), spec.interventions.end(), [](const auto& one) {
-    return one.names_experts && one.controls.random > 0;
-  });
+  const bool controlled = std::any_of(spec.interventions.begin(), spec.interventions.end(),
+                                      [](const auto& one) { return one.names_experts && one.controls.random > 0; });
   if (controlled && spec.seeds.size() > 1)
-    experiment.notes.push_back("each seed draws its own controls, so ranks among them are too good: use one seed for ranks");
+    experiment.notes.push_back(
+        "each seed draws its own controls, so ranks among them are too good: use one seed for ranks");
   if (spec.generate && spec.generate->samples > 1 && spec.generate->temperature == 0 && spec.programs.empty())
     experiment.notes.push_back("samples of one record are alike at temperature 0");
   return experiment;

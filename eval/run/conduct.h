@@ -18,11 +18,11 @@ namespace signalbox {
 
 // Everything of an experiment that is known before a model is opened.
 struct Experiment {
-  ExperimentSpec spec;                // with its metrics chosen
-  std::vector<Record> records;        // after prompt programs
-  std::vector<int64_t> program_of;    // [records] index into spec.programs, or empty
+  ExperimentSpec spec;              // with its metrics chosen
+  std::vector<Record> records;      // after prompt programs
+  std::vector<int64_t> program_of;  // [records] index into spec.programs, or empty
   Splits splits;
-  std::vector<std::string> notes;     // sentences for standard error and the log
+  std::vector<std::string> notes;  // sentences for standard error and the log
 };
 
 // Reads the data, and refuses all that can be refused without a model. Throws Error.
@@ -31,16 +31,16 @@ Experiment open_experiment(ExperimentSpec spec);
 struct ConductOptions {
   std::filesystem::path out;
   Shard shard;
-  // Manifest::identity and info, of which the command knows more than we do: model, device, files, argv, ... The spec is
-  // added here.
+  // Manifest::identity and info, of which the command knows more than we do: model, device, files, argv, ... The spec
+  // is added here.
   json::Value identity = json::Value::object(), info = json::Value::object();
   int threads = 0;  // of statistics
 };
 
 struct ConductEvents {
-  std::function<void(const std::string& what, int64_t total)> on_stage;   // a stage begins: "detecting", lines to come
+  std::function<void(const std::string& what, int64_t total)> on_stage;  // a stage begins: "detecting", lines to come
   std::function<void(int64_t done)> on_progress;
-  std::function<void(const std::string& line)> on_note;                   // for people
+  std::function<void(const std::string& line)> on_note;  // for people
 };
 
 enum class RunEnd : uint8_t { complete, was_complete, interrupted };

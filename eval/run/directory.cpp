@@ -56,7 +56,7 @@ Manifest begun(const fs::path& dir, Manifest manifest) {
   if (const auto changes = differences(*before, manifest); !changes.empty())
     throw Error((dir / manifest_file).string(),
                 "expected the run that was begun there, found another (take another directory, or remove this one): " +
-                      joined(changes));
+                    joined(changes));
   remove_temporaries(dir);
   if (before->status == RunStatus::complete) return *before;
   if (!manifest.layout) manifest.layout = before->layout;
@@ -99,9 +99,10 @@ void RunDirectory::begin(Layout layout) {
   if (manifest_.layout) {
     const auto changes = differences(manifest_.layout->to_json(), layout.to_json(), "layout");
     if (!changes.empty())
-      throw Error((dir_ / manifest_file).string(),
-                  "expected the run that was begun there, found another (take another directory, or remove this one): " +
-                      joined(changes));
+      throw Error(
+          (dir_ / manifest_file).string(),
+          "expected the run that was begun there, found another (take another directory, or remove this one): " +
+              joined(changes));
   } else {
     manifest_.layout = layout;
     manifest_.write(dir_);

@@ -138,8 +138,7 @@ class Evaluator {
     const PreparedRecord& record = evaluation_.records[static_cast<size_t>(r)];
     std::optional<int64_t> reference;
     const auto missing = [&](int64_t i) { return !log_.has(Place{s, i, r, 0}); };
-    const bool compares =
-        evaluation_.divergence && std::any_of(interventions.begin(), interventions.end(), missing);
+    const bool compares = evaluation_.divergence && std::any_of(interventions.begin(), interventions.end(), missing);
     if (compares && (interventions[0] != evaluation_.baseline || !missing(evaluation_.baseline))) {
       // The baseline's line is not of this pass, or known; its logits are wanted.
       Job job = score_job(record.scored, record, record.score_from, plan_of(evaluation_, evaluation_.baseline, s));
@@ -209,9 +208,7 @@ class Evaluator {
     if (use.part == Part::reference) return;
     Unit& unit = units_[use.unit];
     switch (use.part) {
-      case Part::text:
-        take_text(unit.sample, std::move(result));
-        break;
+      case Part::text: take_text(unit.sample, std::move(result)); break;
       case Part::target:
         unit.sample.set_logprobs(std::move(result.logprobs));
         unit.sample.divergence = std::move(result.divergence);
@@ -225,8 +222,7 @@ class Evaluator {
         option.n_bytes = static_cast<int64_t>(choices_of(*record.record)->options[use.option].size());
         break;
       }
-      case Part::reference:
-        break;
+      case Part::reference: break;
     }
     if (--unit.pending == 0) finish(unit);
   }
@@ -252,7 +248,7 @@ class Evaluator {
     std::vector<std::pair<std::string, std::optional<double>>> scores;
     for (size_t n = 0; n < evaluation_.scorers.size(); ++n) {
       const Scorer* scorer = evaluation_.scorers[n];
-      const bool has = scorer->needs == Needs::text ? unit.sample.has_text
+      const bool has = scorer->needs == Needs::text      ? unit.sample.has_text
                        : scorer->needs == Needs::options ? !unit.sample.options.empty()
                                                          : unit.sample.n_logprobs > 0;
       if (!has) continue;
@@ -285,11 +281,11 @@ class Evaluator {
   const EvaluationEvents& events_;
   Forward forward_;
   std::vector<Job> jobs_;
-  std::vector<Use> uses_;    // [jobs]
-  std::vector<Unit> units_;  // of this slice
+  std::vector<Use> uses_;                                                     // [jobs]
+  std::vector<Unit> units_;                                                   // of this slice
   std::map<std::tuple<std::string, int64_t, std::string>, double> verdicts_;  // of judges, by record and text
-  std::vector<std::vector<bool>> lacks_;  // [scorers][records]
-  std::map<int64_t, Result> generated_;   // line -> text made while tracing
+  std::vector<std::vector<bool>> lacks_;                                      // [scorers][records]
+  std::map<int64_t, Result> generated_;                                       // line -> text made while tracing
 };
 
 }  // namespace
@@ -372,9 +368,8 @@ bool trace_evaluation(const ExperimentModel& model, const Evaluation& evaluation
     const PreparedRecord& record = evaluation.records[r];
     const int64_t samples = evaluation.generates ? record.generation.samples : 1;
     for (int64_t k = 0; k < samples; ++k) {
-      Job job = evaluation.generates
-                    ? generation_job(record, plan, evaluation.seeds[static_cast<size_t>(seed)], k)
-                    : job_on(record.scored, record, plan);
+      Job job = evaluation.generates ? generation_job(record, plan, evaluation.seeds[static_cast<size_t>(seed)], k)
+                                     : job_on(record.scored, record, plan);
       job.index = static_cast<int64_t>(jobs.size());
       jobs.push_back(std::move(job));
       uses.emplace_back(static_cast<int64_t>(r), k);

@@ -15,8 +15,8 @@
 #include "eval/run/journal.h"
 #include "eval/score/judge.h"
 #include "eval/score/scorer.h"
-#include "probes/trace.h"
 #include "probes/edits.h"
+#include "probes/trace.h"
 
 namespace signalbox {
 
@@ -47,8 +47,8 @@ struct PreparedRecord {
   Generation generation;
 };
 
-// Encodes; throws Error naming the record's place: more positions than the model has, an empty prompt, or one token with
-// nothing to predict where log-probabilities are wanted.
+// Encodes; throws Error naming the record's place: more positions than the model has, an empty prompt, or one token
+// with nothing to predict where log-probabilities are wanted.
 PreparedRecord prepare_record(const Record& record, const ExperimentModel& model,
                               const std::vector<std::string>& span_names, const Generation& generation, bool scores,
                               bool options);
@@ -67,7 +67,7 @@ struct Evaluation {
   std::vector<std::string> stop;
   bool ignore_eos = false;
   bool generates = false, logprobs = false, divergence = false, options = false;  // what is run
-  std::vector<const Scorer*> scorers;  // of single samples
+  std::vector<const Scorer*> scorers;                                             // of single samples
   std::vector<JudgeCommand> judges;
   // Traces: of these interventions (indices), into dir(intervention, seed).
   std::vector<int64_t> traced;

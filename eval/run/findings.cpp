@@ -49,8 +49,8 @@ json::Value planned_json(const PlannedIntervention& one) {
     value.set("grid", std::move(grid));
   }
   if (one.audited)
-    value.set("audited", json::Value::array().push_back(int64_t{one.audited->first}).push_back(
-                             int64_t{one.audited->second}));
+    value.set("audited",
+              json::Value::array().push_back(int64_t{one.audited->first}).push_back(int64_t{one.audited->second}));
   return value.set("edits", one.edits);
 }
 
@@ -100,8 +100,7 @@ class SampleRoutes {
 // What is known of the samples while the file is read.
 class Collector {
  public:
-  Collector(const fs::path& dir, const ExperimentPlan& plan)
-      : dir_(dir), plan_(plan) {
+  Collector(const fs::path& dir, const ExperimentPlan& plan) : dir_(dir), plan_(plan) {
     // A shard may have no record at all.
     if (fs::file_size(dir / records_file) > 0) records_ = read_records((dir / records_file).string());
     for (const std::string& metric : plan.metrics) {
@@ -154,8 +153,9 @@ class Collector {
       const json::Ref line(parsed, name + ":" + std::to_string(number));
       const auto found = intervention_of.find(line.at("intervention").string());
       if (found == intervention_of.end())
-        line.at("intervention").fail("expected an intervention of " + std::string(plan_file) + ", found \"" +
-                                     line.at("intervention").string() + "\"");
+        line.at("intervention")
+            .fail("expected an intervention of " + std::string(plan_file) + ", found \"" +
+                  line.at("intervention").string() + "\"");
       const auto record = record_of_.find(line.at("id").string());
       if (record == record_of_.end())
         line.at("id").fail("expected a record of " + std::string(records_file) + ", found \"" + line.at("id").string() +
@@ -218,8 +218,8 @@ class Collector {
   const ExperimentPlan& plan_;
   std::vector<Record> records_;
   std::map<std::string, int64_t> record_of_;
-  bool groups_ = false;                        // some metric looks at more than one sample
-  std::vector<std::vector<Sample>> samples_;   // [interventions], empty unless groups_
+  bool groups_ = false;                                                // some metric looks at more than one sample
+  std::vector<std::vector<Sample>> samples_;                           // [interventions], empty unless groups_
   std::vector<std::map<std::string, std::map<int64_t, Mean>>> means_;  // [interventions][metric][record]
 };
 
@@ -257,7 +257,8 @@ ExperimentPlan ExperimentPlan::from_json(const json::Ref& value) {
   if (value.at("schema").string() != "signalbox.plan/1")
     value.at("schema").fail("expected \"signalbox.plan/1\", found \"" + value.at("schema").string() + "\"");
   auto whole = [](const json::Ref& number) {
-    return static_cast<uint64_t>(number.value().is_unsigned() ? number.value().integer() : number.integer(0, INT64_MAX));
+    return static_cast<uint64_t>(number.value().is_unsigned() ? number.value().integer()
+                                                              : number.integer(0, INT64_MAX));
   };
   plan.baseline = value.at("baseline").string();
   for (const json::Ref& metric : value.at("metrics").items()) plan.metrics.push_back(metric.string());

@@ -10,8 +10,8 @@
 
 namespace signalbox {
 
-inline constexpr const char* plan_file = "plan.json";        // metrics, seeds and the interventions of each seed
-inline constexpr const char* records_file = "records.jsonl"; // the records that are tested, in order
+inline constexpr const char* plan_file = "plan.json";         // metrics, seeds and the interventions of each seed
+inline constexpr const char* records_file = "records.jsonl";  // the records that are tested, in order
 
 // What a run does, as plan.json holds it: findings are made from it, the records and the samples alone.
 struct ExperimentPlan {

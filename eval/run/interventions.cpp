@@ -43,30 +43,19 @@ std::string action_text(const EditSpec& spec, const std::string& experts) {
     return "set " + of + (spec.value == EditSpec::Value::mean ? " to its mean" : " to " + spec.source.tensor);
   }
   switch (spec.op) {
-    case EditOp::ban:
-      return "ban " + experts;
-    case EditOp::force:
-      return "force " + experts;
-    case EditOp::steermoe_down:
-      return "steer away from " + experts;
-    case EditOp::steermoe_up:
-      return "steer towards " + experts;
-    case EditOp::bias:
-      return "add " + number_text(spec.by + 0.0) + " to the logits of " + experts;
-    case EditOp::temperature:
-      return "temperature " + number_text(spec.by);
-    case EditOp::top_k:
-      return "top_k " + std::to_string(spec.k);
-    case EditOp::scale_expert:
-      return "scale " + experts + " by " + number_text(spec.by);
-    case EditOp::scale_shared:
-      return "scale the shared expert by " + number_text(spec.by);
+    case EditOp::ban: return "ban " + experts;
+    case EditOp::force: return "force " + experts;
+    case EditOp::steermoe_down: return "steer away from " + experts;
+    case EditOp::steermoe_up: return "steer towards " + experts;
+    case EditOp::bias: return "add " + number_text(spec.by + 0.0) + " to the logits of " + experts;
+    case EditOp::temperature: return "temperature " + number_text(spec.by);
+    case EditOp::top_k: return "top_k " + std::to_string(spec.k);
+    case EditOp::scale_expert: return "scale " + experts + " by " + number_text(spec.by);
+    case EditOp::scale_shared: return "scale the shared expert by " + number_text(spec.by);
     case EditOp::replay:
       return "replay " + spec.file.filename().string() + (spec.sample ? " of " + *spec.sample : std::string());
-    case EditOp::fixed:
-      return "misroute fixed to " + experts;
-    default:
-      break;
+    case EditOp::fixed: return "misroute fixed to " + experts;
+    default: break;
   }
   std::string text = "misroute " + (policy ? policy->string() : std::string());
   if (spec.op == EditOp::shift) text += " by " + number_text(spec.by);

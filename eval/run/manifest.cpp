@@ -108,14 +108,10 @@ json::Value attempts_json(const std::vector<RunAttempt>& attempts) {
 
 const char* run_status_name(RunStatus status) {
   switch (status) {
-    case RunStatus::running:
-      return "running";
-    case RunStatus::interrupted:
-      return "interrupted";
-    case RunStatus::failed:
-      return "failed";
-    case RunStatus::complete:
-      return "complete";
+    case RunStatus::running: return "running";
+    case RunStatus::interrupted: return "interrupted";
+    case RunStatus::failed: return "failed";
+    case RunStatus::complete: return "complete";
   }
   return "";
 }

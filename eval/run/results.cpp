@@ -40,8 +40,8 @@ void check(const RunValues& run) {
         if (values.records[i] < 0 || values.records[i] >= static_cast<int64_t>(run.clusters.size()))
           throw Error(at, "expected records of the run, found index " + std::to_string(values.records[i]));
         if (i > 0 && values.records[i] <= values.records[i - 1])
-          throw Error(at, "expected records in ascending order, found " + std::to_string(values.records[i]) + " after " +
-                              std::to_string(values.records[i - 1]));
+          throw Error(at, "expected records in ascending order, found " + std::to_string(values.records[i]) +
+                              " after " + std::to_string(values.records[i - 1]));
       }
     }
   }
@@ -57,7 +57,8 @@ void check(const RunValues& run) {
 std::vector<int64_t> label(const std::vector<std::string>& names) {
   std::map<std::string, int64_t> seen;
   std::vector<int64_t> out;
-  for (const std::string& name : names) out.push_back(seen.emplace(name, static_cast<int64_t>(seen.size())).first->second);
+  for (const std::string& name : names)
+    out.push_back(seen.emplace(name, static_cast<int64_t>(seen.size())).first->second);
   return out;
 }
 
@@ -178,13 +179,12 @@ ControlBand band_of(std::vector<double> controls, double difference) {
   if (!std::isfinite(difference)) return out;
   // Differences that are equal but for rounding count as equal: a tie never makes an effect look special.
   const double bound = std::abs(difference) - 1e-12 * std::max(1.0, std::abs(difference));
-  out.rank = 1 + std::count_if(controls.begin(), controls.end(), [&](double value) { return std::abs(value) >= bound; });
+  out.rank =
+      1 + std::count_if(controls.begin(), controls.end(), [&](double value) { return std::abs(value) >= bound; });
   return out;
 }
 
-json::Value rank_value(const ControlBand& band) {
-  return band.rank ? json::Value(*band.rank) : json::Value(nullptr);
-}
+json::Value rank_value(const ControlBand& band) { return band.rank ? json::Value(*band.rank) : json::Value(nullptr); }
 
 class Writer {
  public:
@@ -270,14 +270,10 @@ class Writer {
 
 const char* control_name(ControlKind kind) {
   switch (kind) {
-    case ControlKind::random:
-      return "random";
-    case ControlKind::frequency_matched:
-      return "frequency_matched";
-    case ControlKind::bottom:
-      return "bottom";
-    case ControlKind::none:
-      break;
+    case ControlKind::random: return "random";
+    case ControlKind::frequency_matched: return "frequency_matched";
+    case ControlKind::bottom: return "bottom";
+    case ControlKind::none: break;
   }
   return nullptr;
 }
@@ -319,7 +315,7 @@ json::Value metrics_json(const RunValues& run, int n_threads) {
   set_q({&all});
   writer.write(out, all);
 
-  std::vector<std::string> conditions;   // in order of first appearance
+  std::vector<std::string> conditions;  // in order of first appearance
   for (const std::string& condition : run.conditions)
     if (!condition.empty() && std::find(conditions.begin(), conditions.end(), condition) == conditions.end())
       conditions.push_back(condition);

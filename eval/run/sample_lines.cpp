@@ -8,11 +8,12 @@ namespace signalbox {
 
 namespace {
 
-// Keys of a record that are input and stay in the data, and keys that a line has of its own, in some runs if not in this
-// one; the others travel with every line.
-constexpr std::array inputs = {"prompt",      "messages",  "tokens",     "target",   "document",   "spans",
-                               "choices",     "text",      "options",    "judged",   "scores",     "logprobs",
-                               "sum_logprob", "divergence", "n_logprobs", "same_top", "mean_divergence", "finish_reason"};
+// Keys of a record that are input and stay in the data, and keys that a line has of its own, in some runs if not in
+// this one; the others travel with every line.
+constexpr std::array inputs = {"prompt",   "messages",        "tokens",       "target",     "document",
+                               "spans",    "choices",         "text",         "options",    "judged",
+                               "scores",   "logprobs",        "sum_logprob",  "divergence", "n_logprobs",
+                               "same_top", "mean_divergence", "finish_reason"};
 
 json::Value numbers(const std::vector<double>& values) {
   json::Value list = json::Value::array();
@@ -41,7 +42,9 @@ json::Value sample_line(const Record& record, const Sample& sample, std::string_
   if (sample.has_text) {
     json::Value tokens = json::Value::array();
     for (const int32_t token : sample.tokens) tokens.push_back(int64_t{token});
-    line.set("text", sample.decoded ? json::Value(sample.text) : json::Value()).set("tokens", std::move(tokens)).set("finish_reason", sample.finish_reason);
+    line.set("text", sample.decoded ? json::Value(sample.text) : json::Value())
+        .set("tokens", std::move(tokens))
+        .set("finish_reason", sample.finish_reason);
   }
   if (sample.n_logprobs > 0) {
     line.set("sum_logprob", sample.sum_logprob).set("n_logprobs", sample.n_logprobs);
@@ -103,8 +106,8 @@ Sample read_sample(const json::Ref& line) {
   }
   if (const auto options = line.find("options"))
     for (const json::Ref& option : options->items())
-      sample.options.push_back({option.at("sum_logprob").number(), option.at("n_tokens").size(),
-                                option.at("n_bytes").size()});
+      sample.options.push_back(
+          {option.at("sum_logprob").number(), option.at("n_tokens").size(), option.at("n_bytes").size()});
   if (const auto judged = line.find("judged"))
     for (const auto& [name, value] : judged->members()) sample.judged.emplace_back(name, value.number());
   return sample;

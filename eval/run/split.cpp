@@ -32,12 +32,9 @@ json::Value sorted_members(const json::Value& value) {
 // What the model is asked, whatever the record's id.
 std::string content_of(const Record& record) {
   switch (record.kind) {
-    case Record::Kind::prompt:
-      return "p" + record.prompt;
-    case Record::Kind::messages:
-      return "m" + json::dump(sorted_members(record.messages));
-    case Record::Kind::tokens:
-      break;
+    case Record::Kind::prompt: return "p" + record.prompt;
+    case Record::Kind::messages: return "m" + json::dump(sorted_members(record.messages));
+    case Record::Kind::tokens: break;
   }
   std::string text = "t";
   for (int32_t token : record.tokens) text += std::to_string(token) + " ";

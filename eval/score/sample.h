@@ -20,7 +20,7 @@ struct Sample {
   int64_t sample = 0;
   // generated
   bool has_text = false;
-  bool decoded = true;          // false: the model has no tokenizer, and `text` is empty
+  bool decoded = true;  // false: the model has no tokenizer, and `text` is empty
   std::string text;
   std::vector<int32_t> tokens;  // generated, end token included
   std::string finish_reason;    // "eos", "stop" or "length"

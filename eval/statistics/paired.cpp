@@ -23,9 +23,9 @@ namespace signalbox {
 namespace {
 
 constexpr double nan = std::numeric_limits<double>::quiet_NaN();
-constexpr int64_t n_lanes = 8;      // replicates of a block
-constexpr int64_t n_side = 4;       // columns that share a load of the draws
-constexpr int64_t group_columns = 512;   // columns whose replicates are held at once: 41 MB for 10,000 replicates
+constexpr int64_t n_lanes = 8;          // replicates of a block
+constexpr int64_t n_side = 4;           // columns that share a load of the draws
+constexpr int64_t group_columns = 512;  // columns whose replicates are held at once: 41 MB for 10,000 replicates
 
 typedef double Lanes __attribute__((vector_size(n_lanes * sizeof(double))));
 
@@ -134,7 +134,7 @@ std::vector<std::vector<double>> replicate_sums(const std::vector<const std::vec
 
 ClusteredValues cluster_values(std::span<const double> values, std::span<const int64_t> cluster_of) {
   ClusteredValues out;
-  std::unordered_map<int64_t, size_t> unit_of;   // looked up only
+  std::unordered_map<int64_t, size_t> unit_of;  // looked up only
   for (size_t i = 0; i < values.size(); ++i) {
     const auto [found, is_new] = unit_of.emplace(cluster_of[i], out.sums.size());
     if (is_new) {
@@ -165,7 +165,7 @@ std::vector<MeanEstimate> bootstrap_means(std::span<const ClusteredValues> colum
       const ClusteredValues& column = columns[group[g]];
       if (counts_are_one(column)) continue;
       if (g > 0 && counts_at[g - 1] >= 0 && column.counts == columns[group[g - 1]].counts) {
-        counts_at[g] = counts_at[g - 1];   // the same records, as a rule
+        counts_at[g] = counts_at[g - 1];  // the same records, as a rule
         continue;
       }
       counts_at[g] = static_cast<int64_t>(vectors.size());
@@ -194,17 +194,17 @@ std::vector<double> sign_flip_ps(std::span<const ClusteredValues> columns, uint6
     const auto n = static_cast<int64_t>(columns[group[0]].sums.size());
     std::vector<const std::vector<double>*> vectors;
     for (size_t c : group) vectors.push_back(&columns[c].sums);
-    const std::vector<std::vector<double>> sums =
-        replicate_sums(vectors, n, resamples, pool, [&](double* draws, std::vector<uint32_t>& bits, int64_t begin) {
-          draw_signs(draws, bits, seed, begin);
-        });
+    const std::vector<std::vector<double>> sums = replicate_sums(
+        vectors, n, resamples, pool,
+        [&](double* draws, std::vector<uint32_t>& bits, int64_t begin) { draw_signs(draws, bits, seed, begin); });
     for (size_t g = 0; g < group.size(); ++g) {
       const ClusteredValues& column = columns[group[g]];
       double largest = 0;
       for (double sum : column.sums) largest += std::abs(sum);
       // Rounding must not turn a tie into a miss.
       const double bound = std::abs(sum_of(column.sums)) - 1e-12 * largest;
-      const auto hits = std::count_if(sums[g].begin(), sums[g].end(), [&](double sum) { return std::abs(sum) >= bound; });
+      const auto hits =
+          std::count_if(sums[g].begin(), sums[g].end(), [&](double sum) { return std::abs(sum) >= bound; });
       out[group[g]] = static_cast<double>(1 + hits) / static_cast<double>(1 + resamples);
     }
   }

@@ -1,5 +1,5 @@
-// Resampling over examples: percentile bootstrap intervals, sign-flip and permutation p-values. Every draw is a function
-// of (seed, replicate, unit), so results depend on neither threads nor order.
+// Resampling over examples: percentile bootstrap intervals, sign-flip and permutation p-values. Every draw is a
+// function of (seed, replicate, unit), so results depend on neither threads nor order.
 #pragma once
 #include <cstdint>
 #include <optional>

@@ -14,7 +14,7 @@ namespace {
 struct Tile {
   int64_t first_token, n_tokens;
   int64_t kv_head, first_head, n_heads;
-  int64_t first_key, last_key;   // keys that any of its rows sees
+  int64_t first_key, last_key;  // keys that any of its rows sees
   int64_t n_rows() const { return n_tokens * n_heads; }
 };
 
@@ -76,8 +76,10 @@ struct Walk {
     const int32_t* table = batch.block_tables + batch.sequences[tile.first_token] * batch.max_blocks;
     for (int64_t p = args.first; p < args.last; ++p) {
       const int64_t row = int64_t{table[p / batch.block_size]} * batch.block_size + p % batch.block_size;
-      keys[p - args.first] = static_cast<const float*>(cache.keys) + row * cache.key_stride + tile.kv_head * params.d_key;
-      values[p - args.first] = static_cast<const float*>(cache.values) + row * cache.value_stride + tile.kv_head * params.d_value;
+      keys[p - args.first] =
+          static_cast<const float*>(cache.keys) + row * cache.key_stride + tile.kv_head * params.d_key;
+      values[p - args.first] =
+          static_cast<const float*>(cache.values) + row * cache.value_stride + tile.kv_head * params.d_value;
     }
     args.keys = keys;
     args.values = values;
@@ -92,8 +94,8 @@ struct Walk {
   // The state of a row before its first chunk: the sink, if it has one.
   void begin(const Tile& tile, float* maximum, float* mass, float* sums) const {
     for (int64_t r = 0; r < tile.n_rows(); ++r) {
-      const float sink = params.sinks ? params.sinks[tile.first_head + r % tile.n_heads]
-                                      : -std::numeric_limits<float>::infinity();
+      const float sink =
+          params.sinks ? params.sinks[tile.first_head + r % tile.n_heads] : -std::numeric_limits<float>::infinity();
       maximum[r] = sink;
       mass[r] = sink == -std::numeric_limits<float>::infinity() ? 0.f : 1.f;
     }
@@ -124,7 +126,7 @@ void CpuBackend::attention(Tensor out, Tensor q, const KvCache& cache, const Bat
   const Walk walk{kernels_, q, cache, batch, params};
   const std::vector<Tile> tiles = make_tiles(batch, params);
   const int64_t n_tiles = static_cast<int64_t>(tiles.size());
-  const int64_t state = attend_max_rows * (params.d_value + 2);   // floats of one state of a tile
+  const int64_t state = attend_max_rows * (params.d_value + 2);  // floats of one state of a tile
   const auto chunks_of = [](const Tile& tile) {
     return (tile.last_key - 1) / attend_chunk - tile.first_key / attend_chunk + 1;
   };
@@ -159,7 +161,7 @@ void CpuBackend::attention(Tensor out, Tensor q, const KvCache& cache, const Bat
 
   // Few tiles, many keys: a task a chunk, at most 4 * n_threads tiles. Neighbouring tasks share a chunk: the heads of a
   // position lie in one page of the cache.
-  std::vector<std::pair<int64_t, int64_t>> tasks;   // tile, its chunk
+  std::vector<std::pair<int64_t, int64_t>> tasks;  // tile, its chunk
   std::vector<int64_t> first_state(1, 0);
   for (const Tile& tile : tiles) first_state.push_back(first_state.back() + chunks_of(tile));
   for (int64_t c = 0; c < most_chunks; ++c) {

@@ -15,7 +15,8 @@ namespace signalbox {
 
 std::unique_ptr<Backend> make_cpu_backend(const CpuOptions& options) {
   int n_threads = options.n_threads;
-  if (n_threads < 0) throw Error("--threads", "expected 0 (all) or a number of threads, found " + std::to_string(n_threads));
+  if (n_threads < 0)
+    throw Error("--threads", "expected 0 (all) or a number of threads, found " + std::to_string(n_threads));
   if (n_threads == 0) n_threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   return std::make_unique<cpu::CpuBackend>(cpu::choose_kernels(options.isa), n_threads);
 }
@@ -34,7 +35,7 @@ std::shared_ptr<void> CpuBackend::allocate(size_t bytes) {
   void* memory = std::aligned_alloc(alignment, size);
   if (!memory) throw std::bad_alloc();
 #if defined(__linux__)
-  if (alignment == huge) madvise(memory, size, MADV_HUGEPAGE);   // a wish: refusal changes nothing
+  if (alignment == huge) madvise(memory, size, MADV_HUGEPAGE);  // a wish: refusal changes nothing
 #endif
   return std::shared_ptr<void>(memory, [](void* p) { std::free(p); });
 }
@@ -115,7 +116,8 @@ void CpuBackend::sigmoid_scale(Tensor x, Tensor gate) {
 
 void CpuBackend::store_rows(void* cache, int64_t stride, Tensor x, const int32_t* kv_rows) {
   for_ranges(x.rows, x.cols, [&](int64_t first, int64_t last, int) {
-    for (int64_t t = first; t < last; ++t) std::copy_n(x.row(t), x.cols, static_cast<float*>(cache) + kv_rows[t] * stride);
+    for (int64_t t = first; t < last; ++t)
+      std::copy_n(x.row(t), x.cols, static_cast<float*>(cache) + kv_rows[t] * stride);
   });
 }
 

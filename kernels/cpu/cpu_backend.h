@@ -12,19 +12,19 @@ namespace signalbox::cpu {
 
 // out = x w^T (+ bias), or with `up` hidden = activate(x w^T + bias) * (x up^T + up_bias).
 struct Task {
-  float* out = nullptr;             // [m, n]
+  float* out = nullptr;  // [m, n]
   int64_t out_stride = 0;
-  const int32_t* out_rows = nullptr;   // row of out for row i; null: i
-  const float* x = nullptr;         // [m, k]
+  const int32_t* out_rows = nullptr;  // row of out for row i; null: i
+  const float* x = nullptr;           // [m, k]
   int64_t x_stride = 0;
   const int32_t* x_rows = nullptr;
   int64_t m = 0;
-  const Matrix* w = nullptr;        // [n, k]
-  const float* bias = nullptr;      // [n]
-  const Matrix* up = nullptr;       // [n, k]
-  const float* up_bias = nullptr;   // [n]
+  const Matrix* w = nullptr;       // [n, k]
+  const float* bias = nullptr;     // [n]
+  const Matrix* up = nullptr;      // [n, k]
+  const float* up_bias = nullptr;  // [n]
   const Activation* activation = nullptr;
-  int64_t first_row = 0, n = 0;     // rows of w that are used
+  int64_t first_row = 0, n = 0;  // rows of w that are used
 };
 
 class CpuBackend final : public Backend {
@@ -92,8 +92,8 @@ class CpuBackend final : public Backend {
 
   const Kernels& kernels_;
   ThreadPool pool_;
-  std::vector<Scratch> scratch_;        // one a thread
-  Scratch shared_scratch_;              // partial states of split attention
+  std::vector<Scratch> scratch_;  // one a thread
+  Scratch shared_scratch_;        // partial states of split attention
   // experts_*: the (token, slot) pairs of expert e are sorted_pairs_[expert_start_[e] .. expert_start_[e + 1]),
   // ascending; sorted_tokens_ holds their tokens.
   std::vector<int32_t> sorted_pairs_, sorted_tokens_;
@@ -103,7 +103,7 @@ class CpuBackend final : public Backend {
     int32_t product;
     int64_t m_first, m_last, n_first, n_last;
   };
-  std::vector<Block> blocks_;           // tasks of run_products
+  std::vector<Block> blocks_;  // tasks of run_products
 };
 
 // The inner loops' view of a stored matrix. Throws Error for a dtype that has no kernels.

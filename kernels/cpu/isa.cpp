@@ -51,8 +51,9 @@ bool has_isa(const std::string& name) {
 
 const Kernels& choose_kernels(const std::string& name) {
   if (name != "auto" && name != "scalar" && name != "avx2" && name != "avx512") {
-    throw Error("--isa", name == "amx" ? "expected auto, scalar, avx2 or avx512, found amx, for which this build has no kernels"
-                                       : "expected auto, scalar, avx2 or avx512, found " + name);
+    throw Error("--isa", name == "amx"
+                             ? "expected auto, scalar, avx2 or avx512, found amx, for which this build has no kernels"
+                             : "expected auto, scalar, avx2 or avx512, found " + name);
   }
   if (name != "auto" && !has_isa(name)) {
     throw Error("--isa", "expected an instruction set of this processor, found " + name + ", which it lacks");

@@ -30,8 +30,8 @@ struct GemmArgs {
   int64_t m, k;
   WeightRows w;
   int64_t n_first, n_last;
-  const float* bias;   // [all n], or null
-  float* scratch;      // gemm_scratch(m, n_last - n_first, k) floats; unused while m <= gemm_direct_rows
+  const float* bias;  // [all n], or null
+  float* scratch;     // gemm_scratch(m, n_last - n_first, k) floats; unused while m <= gemm_direct_rows
 };
 
 // out[i, c] = sum_d x[i, d] * w[first_row + d, c], d ascending.   x [m, n_rows], out [m, cols]
@@ -50,17 +50,17 @@ struct RowSumArgs {
 // [row_first[r], row_last[r]) that lie in [first, last). A row without keys here is left alone.
 struct AttendArgs {
   int64_t n_rows;
-  const float* const* q;         // [n_rows] -> [d_key]
+  const float* const* q;  // [n_rows] -> [d_key]
   int64_t d_key, d_value;
   float scale;
-  int64_t first, last;           // positions of the keys below
-  const float* const* keys;      // [last - first] -> [d_key]
-  const float* const* values;    // [last - first] -> [d_value]
-  const int64_t* row_first;      // [n_rows]
-  const int64_t* row_last;       // [n_rows]
-  float* maximum;                // [n_rows]
-  float* mass;                   // [n_rows]
-  float* sums;                   // [n_rows, d_value]
+  int64_t first, last;         // positions of the keys below
+  const float* const* keys;    // [last - first] -> [d_key]
+  const float* const* values;  // [last - first] -> [d_value]
+  const int64_t* row_first;    // [n_rows]
+  const int64_t* row_last;     // [n_rows]
+  float* maximum;              // [n_rows]
+  float* mass;                 // [n_rows]
+  float* sums;                 // [n_rows, d_value]
 };
 
 // Keys are taken in blocks and chunks that lie at multiples of these positions, whatever the query.
@@ -80,7 +80,7 @@ struct ActivationArgs {
 
 struct Kernels {
   const char* name;
-  int64_t n_tile;                // rows of w that one tile of gemm takes; n_last - n_first is best a multiple
+  int64_t n_tile;  // rows of w that one tile of gemm takes; n_last - n_first is best a multiple
   void (*gemm)(const GemmArgs& args);
   void (*row_sum)(const RowSumArgs& args);
   void (*attend)(const AttendArgs& args);

@@ -85,7 +85,7 @@ void CpuBackend::run_products(const std::vector<Task>& products) {
     const Task& p = products[static_cast<size_t>(b.product)];
     const int64_t m = b.m_last - b.m_first, n = b.n_last - b.n_first;
     float* scratch = scratch_[static_cast<size_t>(thread)].floats(scratch_floats);
-    float* up = scratch;   // [m, n]
+    float* up = scratch;  // [m, n]
     if (p.up) scratch += (m * n + 15) / 16 * 16;
     float* out = p.out + b.n_first + (p.out_rows ? 0 : b.m_first * p.out_stride);
     const int32_t* out_rows = p.out_rows ? p.out_rows + b.m_first : nullptr;

@@ -166,9 +166,8 @@ void rank_experts(std::vector<int32_t>& order, const float* values, const uint8_
     if (!banned || !banned[e]) order.push_back(e);
   }
   const int64_t n = std::min<int64_t>(n_ranked, static_cast<int64_t>(order.size()));
-  std::partial_sort(order.begin(), order.begin() + n, order.end(), [&](int32_t a, int32_t b) {
-    return values[a] > values[b] || (values[a] == values[b] && a < b);
-  });
+  std::partial_sort(order.begin(), order.begin() + n, order.end(),
+                    [&](int32_t a, int32_t b) { return values[a] > values[b] || (values[a] == values[b] && a < b); });
   order.resize(static_cast<size_t>(n));
 }
 

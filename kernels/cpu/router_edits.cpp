@@ -28,11 +28,11 @@ struct Edits {
   const float* selection_bias;
   const RouterProgram& program;
 
-  const float* logits = nullptr;      // edited
-  const Scored* scored = nullptr;     // of the edited logits
-  const RouterStep* ban = nullptr;    // the last ban, to name where too few experts are left
-  const RouterStep* last = nullptr;   // the last step that acted on route or selection: its weights policy holds
-  const float* recorded = nullptr;    // weights of the recording that `last` replays
+  const float* logits = nullptr;     // edited
+  const Scored* scored = nullptr;    // of the edited logits
+  const RouterStep* ban = nullptr;   // the last ban, to name where too few experts are left
+  const RouterStep* last = nullptr;  // the last step that acted on route or selection: its weights policy holds
+  const float* recorded = nullptr;   // weights of the recording that `last` replays
 
   int64_t n_experts() const { return router.n_experts; }
   int64_t k() const { return static_cast<int64_t>(token.ids.size()); }
@@ -76,7 +76,7 @@ void Edits::edit_logits() {
   logits = token.logits;
   scored = token.scored;
   bool edited = false, first_steer = true;
-  float low = 0, high = 0;   // of the one log-softmax that all steermoe edits share
+  float low = 0, high = 0;  // of the one log-softmax that all steermoe edits share
   for_steps(EditStage::logits, [&](const RouterStep& step) {
     if (!edited) w.edited_logits.assign(token.logits, token.logits + n_experts());
     edited = true;
@@ -138,7 +138,7 @@ void Edits::steer(float* z, const RouterStep& step, bool& first, float& low, flo
 
 void Edits::select() {
   int64_t count = router.n_active;
-  const RouterStep* few = ban;        // what to name for too few candidates, for too many forced
+  const RouterStep* few = ban;  // what to name for too few candidates, for too many forced
   const RouterStep* many = nullptr;
   w.taken.assign(static_cast<size_t>(n_experts()), 0);
   token.ids.clear();
@@ -277,7 +277,7 @@ void Edits::frequency_matched(const RouterStep& step) {
     if (!(total > 0)) fail(Fault::too_few_candidates, step);
     const double point = source.uniform(static_cast<uint32_t>(i)) * total;
     double below = 0;
-    int32_t chosen = -1;   // the last one with a rate stays if rounding carries the point past the end
+    int32_t chosen = -1;  // the last one with a rate stays if rounding carries the point past the end
     for (int32_t e = 0; e < n_experts(); ++e) {
       if (w.taken[static_cast<size_t>(e)] || !(step.rates[e] > 0)) continue;
       chosen = e;
@@ -296,7 +296,8 @@ void Edits::fixed(const RouterStep& step) {
 
 // The recorded route of the position, its own k included. False: nothing was recorded here and the route stays.
 bool Edits::replay(const RouterStep& step) {
-  const int32_t row = token.position >= 0 && token.position < step.replay_positions ? step.replay_index[token.position] : -1;
+  const int32_t row =
+      token.position >= 0 && token.position < step.replay_positions ? step.replay_index[token.position] : -1;
   if (row < 0) {
     if (step.leave_past) return false;
     fail(Fault::not_recorded, step);

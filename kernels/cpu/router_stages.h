@@ -10,8 +10,8 @@ namespace signalbox::cpu {
 
 // What a row of logits says about every expert.
 struct Scored {
-  std::vector<float> scores;   // [n_experts] what weights are made of; 0 for experts of groups that are not kept
-  std::vector<float> values;   // [n_experts] what the top-k sees
+  std::vector<float> scores;  // [n_experts] what weights are made of; 0 for experts of groups that are not kept
+  std::vector<float> values;  // [n_experts] what the top-k sees
 };
 
 // scores and values of logits [n_experts]. Experts with banned[e] (null: none) do not speak for their group.
@@ -30,21 +30,21 @@ void weigh_experts(float* weights, const Router& router, const Scored& scored, c
 // A token's route and everything the edits of one layer need to know about it.
 struct EditedToken {
   // What the unedited router made of the token.
-  const float* logits = nullptr;          // [n_experts]
+  const float* logits = nullptr;  // [n_experts]
   const Scored* scored = nullptr;
-  const int32_t* original_ids = nullptr;  // [n_active]
+  const int32_t* original_ids = nullptr;    // [n_active]
   const float* original_weights = nullptr;  // [n_active]
   float margin = 0;
   // Where the token stands.
   int32_t position = 0, layer = 0;
   uint64_t record_hash = 0;
   uint32_t sample = 0;
-  const uint8_t* active = nullptr;        // [n_edits] conditions that hold, null: all
+  const uint8_t* active = nullptr;  // [n_edits] conditions that hold, null: all
   // Results.
   std::vector<int32_t> ids;
   std::vector<float> weights;
   float shared_scale = 1;
-  uint8_t* banned = nullptr;              // [n_experts], zero on entry
+  uint8_t* banned = nullptr;  // [n_experts], zero on entry
 };
 
 // Memory of one thread, kept between tokens.

@@ -27,7 +27,8 @@ class ThreadPool {
   template <class F>
   void parallel_for(int64_t n_tasks, F&& f) {
     using Body = std::remove_reference_t<F>;
-    run(n_tasks, [](void* body, int64_t task, int thread) { (*static_cast<Body*>(body))(task, thread); },
+    run(
+        n_tasks, [](void* body, int64_t task, int thread) { (*static_cast<Body*>(body))(task, thread); },
         const_cast<void*>(static_cast<const void*>(&f)));
   }
 
@@ -39,7 +40,7 @@ class ThreadPool {
   void worker(int thread);
 
   std::vector<std::thread> workers_;
-  std::mutex run_mutex_;             // one parallel_for at a time
+  std::mutex run_mutex_;  // one parallel_for at a time
 
   // The current job. Written before generation_ is raised, read after it is seen.
   Call call_ = nullptr;
@@ -47,9 +48,9 @@ class ThreadPool {
   int64_t n_tasks_ = 0;
   std::atomic<int64_t> next_task_{0};
   std::atomic<uint64_t> generation_{0};
-  std::atomic<int> n_running_{0};    // workers that have not finished the current job
+  std::atomic<int> n_running_{0};  // workers that have not finished the current job
 
-  std::mutex mutex_;                 // parking, and the exception
+  std::mutex mutex_;  // parking, and the exception
   std::condition_variable wake_, done_;
   std::exception_ptr exception_;
   bool stop_ = false;

@@ -184,7 +184,7 @@ struct Vec {
   float v[16];
 };
 struct Ints {
-  uint32_t v[16];   // two's complement; unsigned so that wrap-around is defined
+  uint32_t v[16];  // two's complement; unsigned so that wrap-around is defined
 };
 
 template <class F>
@@ -316,7 +316,7 @@ inline void sum4(float* out, const Vec& a, const Vec& b, const Vec& c, const Vec
   const __m128 fb = _mm_add_ps(_mm256_castps256_ps128(eb), _mm256_extractf128_ps(eb, 1));
   const __m128 fc = _mm_add_ps(_mm256_castps256_ps128(ec), _mm256_extractf128_ps(ec, 1));
   const __m128 fd = _mm_add_ps(_mm256_castps256_ps128(ed), _mm256_extractf128_ps(ed, 1));
-  const __m128 ab = _mm_add_ps(_mm_movelh_ps(fa, fb), _mm_movehl_ps(fb, fa));   // a0 a1 b0 b1
+  const __m128 ab = _mm_add_ps(_mm_movelh_ps(fa, fb), _mm_movehl_ps(fb, fa));  // a0 a1 b0 b1
   const __m128 cd = _mm_add_ps(_mm_movelh_ps(fc, fd), _mm_movehl_ps(fd, fc));
   _mm_storeu_ps(out, _mm_add_ps(_mm_shuffle_ps(ab, cd, 0x88), _mm_shuffle_ps(ab, cd, 0xdd)));
 #else
@@ -335,7 +335,7 @@ inline float max_lane(const Vec& a) {
 // e^x within 2 ulp; 0 below -104, inf above 88.73, NaN stays NaN. x = n ln 2 + r, |r| <= ln 2 / 2; the exponent is
 // applied in two halves so that subnormal results round once.
 inline Vec exp(const Vec& x) {
-  const Vec magic = set1(12582912.f);   // 1.5 * 2^23: adding it rounds to an integer in the low mantissa bits
+  const Vec magic = set1(12582912.f);  // 1.5 * 2^23: adding it rounds to an integer in the low mantissa bits
   const Vec clamped = max(set1(-105.f), min(set1(89.f), x));
   const Vec t = fma(clamped, set1(1.44269504f), magic);
   const Vec n = sub(t, magic);

@@ -58,17 +58,20 @@ void launch_attend(AttendArgs args, int64_t n_tokens, int64_t n_kv_heads, int64_
 
 // What the plan needs to know of the kernels of one class of heads.
 struct Kernels {
-  int64_t max_key, max_value;   // dims that they hold
+  int64_t max_key, max_value;  // dims that they hold
   bool alias;
   size_t shared_of_64;
   size_t (*part_bytes)(int64_t n_slots, bool large);
-  void (*launch)(bool large, AttendArgs args, int64_t n_tokens, int64_t n_kv_heads, int64_t tiles_a_launch,
-                 void* parts, Stream stream);
+  void (*launch)(bool large, AttendArgs args, int64_t n_tokens, int64_t n_kv_heads, int64_t tiles_a_launch, void* parts,
+                 Stream stream);
 };
 
 template <class Small, class Large>
 constexpr Kernels kernels_of() {
-  return {Small::DK, Small::DV, Small::ALIAS, Large::shared(),
+  return {Small::DK,
+          Small::DV,
+          Small::ALIAS,
+          Large::shared(),
           [](int64_t n_slots, bool large) { return large ? part_bytes<Large>(n_slots) : part_bytes<Small>(n_slots); },
           [](bool large, AttendArgs args, int64_t n_tokens, int64_t n_kv_heads, int64_t tiles_a_launch, void* parts,
              Stream stream) {
@@ -96,9 +99,10 @@ void CudaBackend::attention(Tensor out, Tensor q, const KvCache& cache, const Ba
     if (!kernels && params.d_key <= k.max_key && params.d_value <= k.max_value && (latent || !k.alias)) kernels = &k;
   }
   if (!kernels) {
-    throw Error("attention on a GPU", "expected heads of at most 256 dimensions, or latent keys of at most 576 with "
-                                      "values of at most 512, found keys of " + std::to_string(params.d_key) +
-                                          " and values of " + std::to_string(params.d_value));
+    throw Error("attention on a GPU",
+                "expected heads of at most 256 dimensions, or latent keys of at most 576 with "
+                "values of at most 512, found keys of " +
+                    std::to_string(params.d_key) + " and values of " + std::to_string(params.d_value));
   }
 
   const int64_t n_tokens = batch.n_tokens, group = params.n_heads / params.n_kv_heads;

@@ -17,23 +17,23 @@ namespace signalbox::DEVICE_SPACE {
 namespace {
 
 struct AttendArgs {
-  bf16* out;                  // [n_tokens, n_heads * d_value]
-  float* part_sums;           // [tiles, head tiles, n_slots, rows, DV], where n_slots > 1
-  float* part_stats;          // [tiles, head tiles, n_slots, rows, 2] maximum (times log2 e) and mass
-  const float* q;             // [n_tokens, n_heads * d_key]
+  bf16* out;          // [n_tokens, n_heads * d_value]
+  float* part_sums;   // [tiles, head tiles, n_slots, rows, DV], where n_slots > 1
+  float* part_stats;  // [tiles, head tiles, n_slots, rows, 2] maximum (times log2 e) and mass
+  const float* q;     // [n_tokens, n_heads * d_key]
   const bf16* keys;
   const bf16* values;
   const int32_t* positions;
   const int32_t* sequences;
   const int32_t* block_tables;
-  const float* sinks;         // [n_heads] or null
+  const float* sinks;  // [n_heads] or null
   int64_t out_stride, q_stride, key_stride, value_stride, max_blocks;
-  float scale;                // times log2 e
+  float scale;  // times log2 e
   int first_token, last_token;
   int group, d_key, d_value, window, block_size;
-  int tokens, heads, head_tiles;     // of a tile; head tiles of a group
+  int tokens, heads, head_tiles;  // of a tile; head tiles of a group
   int split_keys, n_slots;
-  bool vector_q, vector_keys, vector_values, paired_out;   // what alignment allows
+  bool vector_q, vector_keys, vector_values, paired_out;  // what alignment allows
 };
 
 // KEYS keys a tile; STAGES tiles of keys and values in shared memory. One: the next keys are loaded during the second
@@ -44,14 +44,14 @@ struct AttendShape {
   static constexpr int DK = DK_, DV = DV_, ROWS = ROWS_, KEYS = KEYS_, WARPS = WARPS_, STAGES = STAGES_;
   static constexpr bool ALIAS = ALIAS_;
   static constexpr int threads = WARPS * warp_size;
-  static constexpr int key_groups = 4;                        // warps that divide the keys of a tile
+  static constexpr int key_groups = 4;  // warps that divide the keys of a tile
   static constexpr int row_groups = WARPS / key_groups;
   static constexpr int row_tiles = ROWS / 16;                 // of the sums of a warp
   static constexpr int score_tiles = row_tiles / row_groups;  // of the scores of a warp
   static constexpr int key_steps = KEYS / key_groups / 8;     // columns of 8 keys of the scores of a warp
   static constexpr int columns = DV / WARPS;                  // of the sums of a warp
   static constexpr int key_elements = KEYS * DK * STAGES, value_elements = ALIAS ? 0 : KEYS * DV * STAGES;
-  static constexpr int min_blocks = ROWS > 16 ? 1 : ALIAS ? 2 : 3;   // of a processor: bounds registers
+  static constexpr int min_blocks = ROWS > 16 ? 1 : ALIAS ? 2 : 3;  // of a processor: bounds registers
   static_assert(row_tiles % row_groups == 0 && columns % 16 == 0 && (key_steps == 1 || key_steps == 2));
   static_assert(STAGES == 2 || (STAGES == 1 && !ALIAS));
 
@@ -77,10 +77,10 @@ __device__ inline int chunk_at(int row, int c) {
 
 // Neighbouring tokens of the tile, of one sequence at neighbouring positions, and the keys that this block shows them.
 struct KeyRun {
-  int token, n_tokens;         // within the tile
-  int position;                // of the first token
-  int first, last;             // keys first .. last - 1
-  int key;                     // of the tile that is next
+  int token, n_tokens;  // within the tile
+  int position;         // of the first token
+  int first, last;      // keys first .. last - 1
+  int key;              // of the tile that is next
   const int32_t* table;
 };
 
@@ -174,7 +174,7 @@ constexpr float log2_e = 1.44269504088896341f;
 // What is left to do when a row's maximum and mass are known: sums are multiplied by `factor` of their part and then by
 // `inverse`. Multiplications and additions are fused explicitly: they must round alike wherever they are inlined.
 __device__ inline float scaled_sink(float sink) {
-  return __fmul_rn(sink, log2_e);   // never contracted with the subtraction that follows
+  return __fmul_rn(sink, log2_e);  // never contracted with the subtraction that follows
 }
 __device__ inline float softmax_top(float maximum, bool has_sink, float sink) {
   return has_sink ? fmaxf(maximum, sink) : maximum;
@@ -191,8 +191,8 @@ __global__ void __launch_bounds__(S::threads, S::min_blocks) attend(AttendArgs a
   bf16* value_tile = key_tile;
   if constexpr (!S::ALIAS) value_tile = memory.take<bf16>(S::value_elements);
   bf16* p_tile = memory.take<bf16>(S::ROWS * S::KEYS);
-  float* group_stats = memory.take<float>(S::key_groups * S::ROWS);   // maxima of a tile, at last the masses
-  float* row_scale = memory.take<float>(S::ROWS);                     // of the sums, before a tile's are added
+  float* group_stats = memory.take<float>(S::key_groups * S::ROWS);  // maxima of a tile, at last the masses
+  float* row_scale = memory.take<float>(S::ROWS);                    // of the sums, before a tile's are added
   float* row_max = memory.take<float>(S::ROWS);
   int* row_token = memory.take<int>(S::ROWS);
   int* cache_rows = memory.take<int>(2 * S::KEYS);
@@ -246,7 +246,7 @@ __global__ void __launch_bounds__(S::threads, S::min_blocks) attend(AttendArgs a
                                                  a.vector_values);
   };
 
-  const int g = lane / 4, c2 = lane % 4 * 2;                           // place in a fragment
+  const int g = lane / 4, c2 = lane % 4 * 2;  // place in a fragment
   const int key_group = warp % S::key_groups, row_group = warp / S::key_groups;
   float sums[S::row_tiles][S::columns / 8][4] = {};
   float maximum[S::score_tiles][2], mass[S::score_tiles][2];
@@ -273,7 +273,7 @@ __global__ void __launch_bounds__(S::threads, S::min_blocks) attend(AttendArgs a
     } else {
       wait_copies<0>();
     }
-    __syncthreads();   // this tile's keys are there; nobody reads the tile before any more
+    __syncthreads();  // this tile's keys are there; nobody reads the tile before any more
     KeyRun next = run;
     next.key += S::KEYS;
     more = next.key < next.last;
@@ -364,7 +364,7 @@ __global__ void __launch_bounds__(S::threads, S::min_blocks) attend(AttendArgs a
         if (lane % 4 == 0) group_stats[key_group * S::ROWS + row] = top;
       }
     }
-    __syncthreads();   // the maxima are there, and the rows of the next tile; its keys may come
+    __syncthreads();  // the maxima are there, and the rows of the next tile; its keys may come
     if (more) load_keys(buffer ^ 1);
     commit_copies();
     if constexpr (!S::ALIAS && S::STAGES == 2) {
@@ -404,7 +404,7 @@ __global__ void __launch_bounds__(S::threads, S::min_blocks) attend(AttendArgs a
       }
     }
     if constexpr (!S::ALIAS) wait_copies<S::STAGES>();
-    __syncthreads();   // probabilities and values are there
+    __syncthreads();  // probabilities and values are there
 
     // Sums of all rows and this warp's columns.
     constexpr int tile_chunks = S::ALIAS ? key_chunks : value_chunks;
@@ -511,7 +511,7 @@ __global__ void __launch_bounds__(128) merge_parts(AttendArgs a, int n_heads, in
   const int lane = static_cast<int>(threadIdx.x) % warp_size;
   const int columns = static_cast<int>(ceil_div(part_width, 4 * warp_size));
   const int64_t item = int64_t{blockIdx.x} * (blockDim.x / warp_size) + threadIdx.x / warp_size;
-  const int64_t place = item / columns / n_heads;      // of the token in this launch
+  const int64_t place = item / columns / n_heads;  // of the token in this launch
   const int64_t token = a.first_token + place;
   const int head = static_cast<int>(item / columns % n_heads);
   const int c = (static_cast<int>(item % columns) * warp_size + lane) * 4;
@@ -523,7 +523,7 @@ __global__ void __launch_bounds__(128) merge_parts(AttendArgs a, int n_heads, in
   const int low = (a.window > 0 ? max(0, position - a.window + 1) : 0) / a.split_keys;
   const int high = position / a.split_keys;
   const auto row_of = [&](int split) { return (tile * a.n_slots + split % a.n_slots) * tile_rows + row_in_tile; };
-  const auto load = [&](float4 (&x)[ahead], float2 (&stats)[ahead], int split) {
+  const auto load = [&](float4(&x)[ahead], float2(&stats)[ahead], int split) {
 #pragma unroll
     for (int i = 0; i < ahead; ++i) {
       x[i] = make_float4(0, 0, 0, 0);

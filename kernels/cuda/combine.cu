@@ -46,7 +46,7 @@ __global__ void combine_kernel(float* out, int64_t out_stride, const float* expe
 #pragma unroll
       for (int i = 0; i < chunk; ++i) {
         const int64_t slot = t * n_slots + min(first + i, n_slots - 1);
-        const float weight = weights[slot];   // of an unused slot: not looked at
+        const float weight = weights[slot];  // of an unused slot: not looked at
         factors[i] = first + i < n_slots && ids[slot] >= 0 ? weight : 0.f;
       }
 #pragma unroll

@@ -59,7 +59,7 @@ struct Handle {
   void* workspace = nullptr;
 };
 std::mutex handles_mutex;
-std::map<int, Handle> handles;   // by device
+std::map<int, Handle> handles;  // by device
 
 // Null: there is none, and, while `stream` is being captured, none can be made.
 Handle* handle_of(Stream stream) {
@@ -73,7 +73,7 @@ Handle* handle_of(Stream stream) {
     h.tried = true;
     try {
       h.workspace = allocate_device(workspace_bytes);
-    } catch (const Error&) {   // no room: the products are made without the library
+    } catch (const Error&) {  // no room: the products are made without the library
       return nullptr;
     }
     if (library().create(&h.handle) != CUBLAS_STATUS_SUCCESS) h.handle = nullptr;

@@ -1,12 +1,11 @@
 // Memory, transfers and graphs of the CUDA backend. The ops stand in the files that cuda_backend.h names.
-#include "kernels/cuda/cuda_backend.h"
-
 #include <algorithm>
 #include <cstring>
 #include <deque>
 #include <thread>
 
 #include "kernels/cuda/cublas.h"
+#include "kernels/cuda/cuda_backend.h"
 
 namespace signalbox::DEVICE_SPACE {
 
@@ -90,7 +89,7 @@ struct CudaBackend::State {
   uint64_t last_ticket = 0;
   Event produced;
   struct Kept {
-    std::unique_ptr<Graph> graph;   // null: its work has been done once, uncaptured
+    std::unique_ptr<Graph> graph;  // null: its work has been done once, uncaptured
   };
   std::map<std::vector<int64_t>, Kept> graphs;
   bool capturing = false;
@@ -107,14 +106,14 @@ CudaBackend::CudaBackend(const CudaOptions& options) : options_(options), info_(
   stream_ = make_stream();
   drain_ = make_stream();
   state_ = std::make_unique<State>();
-  if (!options_.invariant) cublas_available();   // loads it now, not in the middle of the first prompt
+  if (!options_.invariant) cublas_available();  // loads it now, not in the middle of the first prompt
 }
 
 CudaBackend::~CudaBackend() {
   try {
     DEVICE_SPACE::synchronize(stream_);
     DEVICE_SPACE::synchronize(drain_);
-  } catch (const Error&) {   // the error has been thrown where it was met
+  } catch (const Error&) {  // the error has been thrown where it was met
   }
   state_.reset();
   for (ScratchBlock& block : scratch_) block.memory.reset();
@@ -136,7 +135,7 @@ std::shared_ptr<void> CudaBackend::allocate(size_t bytes) {
   }
   void* p = static_cast<char*>(state_->slab.get()) + state_->slab_used;
   state_->slab_used += rounded;
-  return std::shared_ptr<void>(state_->slab, p);   // keeps the slab
+  return std::shared_ptr<void>(state_->slab, p);  // keeps the slab
 }
 
 std::shared_ptr<void> CudaBackend::allocate_host(size_t bytes) {
@@ -144,7 +143,7 @@ std::shared_ptr<void> CudaBackend::allocate_host(size_t bytes) {
   return std::shared_ptr<void>(allocate_pinned(std::max<size_t>(bytes, 1)), [drain = drain_](void* p) {
     try {
       DEVICE_SPACE::synchronize(drain);
-    } catch (const Error&) {   // it has been told, or will be
+    } catch (const Error&) {  // it has been told, or will be
     }
     free_pinned(p);
   });
@@ -195,12 +194,12 @@ void* CudaBackend::scratch(Scratch use, size_t bytes) {
   if (block.bytes < bytes) {
     if (state_->capturing) throw Error("CUDA graph", "expected scratch memory to be there, found it too small");
     forget_graphs();
-    DEVICE_SPACE::synchronize(stream_);   // work that still uses the old block
+    DEVICE_SPACE::synchronize(stream_);  // work that still uses the old block
     block.memory.reset();
     block.bytes = 0;
     block.memory = allocate(bytes);
     block.bytes = bytes;
-    fill(block.memory.get(), 0, bytes);   // counters begin at 0
+    fill(block.memory.get(), 0, bytes);  // counters begin at 0
   }
   return block.memory.get();
 }
@@ -219,7 +218,7 @@ void CudaBackend::replay(std::span<const int64_t> key, const std::function<void(
   std::vector<int64_t> name(key.begin(), key.end());
   auto found = state_->graphs.find(name);
   if (found == state_->graphs.end()) {
-    work();   // may allocate, and so forget graphs
+    work();  // may allocate, and so forget graphs
     if (state_->graphs.size() >= max_graphs) forget_graphs();
     state_->graphs.emplace(std::move(name), State::Kept{});
     return;
@@ -237,12 +236,12 @@ void CudaBackend::replay(std::span<const int64_t> key, const std::function<void(
         state_->capturing = false;
         try {
           Graph::end(stream_);
-        } catch (const Error&) {   // what ended the capture is thrown below
+        } catch (const Error&) {  // what ended the capture is thrown below
         }
       }
       throw;
     }
-    if (!graph) {   // no memory for it: give back the others, and do without
+    if (!graph) {  // no memory for it: give back the others, and do without
       forget_graphs();
       work();
       return;
@@ -256,7 +255,7 @@ void CudaBackend::forget_graphs() {
   if (state_->graphs.empty()) return;
   try {
     DEVICE_SPACE::synchronize(stream_);
-  } catch (const Error&) {   // destructors come here after a failed kernel; the next op tells of it again
+  } catch (const Error&) {  // destructors come here after a failed kernel; the next op tells of it again
   }
   state_->graphs.clear();
 }

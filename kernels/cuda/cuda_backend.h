@@ -1,8 +1,8 @@
 // The op vocabulary on an NVIDIA GPU. Each op lives in the file named after it.
 //
-// Layouts: activations that feed matrix products (operands) are bf16, everything else f32; weight matrices are bf16 with
-// rows of a multiple of 8 elements (16 bytes), zeros behind the last column; the router's matrix is f32; keys and values
-// are bf16. All sums in f32 or wider.
+// Layouts: activations that feed matrix products (operands) are bf16, everything else f32; weight matrices are bf16
+// with rows of a multiple of 8 elements (16 bytes), zeros behind the last column; the router's matrix is f32; keys and
+// values are bf16. All sums in f32 or wider.
 #pragma once
 #include <map>
 #include <memory>
@@ -20,19 +20,19 @@ struct ExpertBlock final : PackedExperts {
   enum class Format : uint8_t { bf16, mxfp4 };
   Format format = Format::bf16;
   int64_t n_experts = 0, d_model = 0, d_ff = 0;
-  // Rows of gate and up take turns by 8: rows 16 b .. 16 b + 7 are gate rows 8 b .., the next 8 the up rows 8 b ..; d_ff
-  // is filled up to a multiple of 8 with rows of zeros.
-  int64_t gate_up_rows = 0;        // of one expert: 2 * round_up(d_ff, 8)
-  int64_t gate_up_stride = 0;      // elements of a row: d_model, filled up to a multiple of 8 (mxfp4: of 32)
-  int64_t down_stride = 0;         // elements of a row of down: d_ff, filled up likewise; down has d_model rows
+  // Rows of gate and up take turns by 8: rows 16 b .. 16 b + 7 are gate rows 8 b .., the next 8 the up rows 8 b ..;
+  // d_ff is filled up to a multiple of 8 with rows of zeros.
+  int64_t gate_up_rows = 0;    // of one expert: 2 * round_up(d_ff, 8)
+  int64_t gate_up_stride = 0;  // elements of a row: d_model, filled up to a multiple of 8 (mxfp4: of 32)
+  int64_t down_stride = 0;     // elements of a row of down: d_ff, filled up likewise; down has d_model rows
   // bf16: the elements. mxfp4: four bits each, eight to a 32-bit word in the order that unpack_mxfp4 (mxfp4.h) wants.
-  const void* gate_up = nullptr;   // [n_experts, gate_up_rows, gate_up_stride]
-  const void* down = nullptr;      // [n_experts, d_model, down_stride]
-  const uint8_t* gate_up_scales = nullptr;   // mxfp4: [n_experts, gate_up_rows, gate_up_stride / 32]
-  const uint8_t* down_scales = nullptr;      // mxfp4: [n_experts, d_model, down_stride / 32]
-  const float* gate_bias = nullptr;          // [n_experts, d_ff] or null
+  const void* gate_up = nullptr;            // [n_experts, gate_up_rows, gate_up_stride]
+  const void* down = nullptr;               // [n_experts, d_model, down_stride]
+  const uint8_t* gate_up_scales = nullptr;  // mxfp4: [n_experts, gate_up_rows, gate_up_stride / 32]
+  const uint8_t* down_scales = nullptr;     // mxfp4: [n_experts, d_model, down_stride / 32]
+  const float* gate_bias = nullptr;         // [n_experts, d_ff] or null
   const float* up_bias = nullptr;
-  const float* down_bias = nullptr;          // [n_experts, d_model] or null
+  const float* down_bias = nullptr;  // [n_experts, d_model] or null
   std::vector<std::shared_ptr<void>> owners;
 };
 
@@ -122,7 +122,7 @@ class CudaBackend final : public Backend {
   // x, or a copy in scratch memory whose rows asynchronous copies can read.
   Tensor aligned_operand(Tensor x);
 
-  struct State;   // pinned ring, tickets, graphs
+  struct State;  // pinned ring, tickets, graphs
   CudaOptions options_;
   DeviceInfo info_;
   Stream stream_ = {}, drain_ = {};
@@ -132,7 +132,7 @@ class CudaBackend final : public Backend {
     size_t bytes = 0;
   };
   ScratchBlock scratch_[static_cast<size_t>(Scratch::n)];
-  TileMapKey map_key_;   // what the tile map in scratch memory was made of
+  TileMapKey map_key_;  // what the tile map in scratch memory was made of
 };
 
 }  // namespace signalbox::DEVICE_SPACE

@@ -73,9 +73,13 @@ __host__ __device__ inline float high_float(uint32_t packed) {
 template <class T>
 __host__ __device__ inline T from_float(float x);
 template <>
-__host__ __device__ inline float from_float<float>(float x) { return x; }
+__host__ __device__ inline float from_float<float>(float x) {
+  return x;
+}
 template <>
-__host__ __device__ inline bf16 from_float<bf16>(float x) { return to_bf16(x); }
+__host__ __device__ inline bf16 from_float<bf16>(float x) {
+  return to_bf16(x);
+}
 
 // ---- shared memory
 
@@ -149,9 +153,9 @@ __device__ inline void load_matrices_transposed(uint32_t (&r)[4], const void* ro
                : "memory");
 }
 
-// d += a b for a [16, 16] row-major, b [16, 8] column-major, bf16, d [16, 8] f32. With g = lane / 4 and c = lane % 4 * 2:
-// a[0] = A[g][c, c+1], a[1] = A[g+8][c, c+1], a[2] = A[g][c+8, c+9], a[3] = A[g+8][c+8, c+9];
-// b[0] = B[c, c+1][g], b[1] = B[c+8, c+9][g]; d[0], d[1] = D[g][c, c+1], d[2], d[3] = D[g+8][c, c+1].
+// d += a b for a [16, 16] row-major, b [16, 8] column-major, bf16, d [16, 8] f32. With g = lane / 4 and c = lane % 4 *
+// 2: a[0] = A[g][c, c+1], a[1] = A[g+8][c, c+1], a[2] = A[g][c+8, c+9], a[3] = A[g+8][c+8, c+9]; b[0] = B[c, c+1][g],
+// b[1] = B[c+8, c+9][g]; d[0], d[1] = D[g][c, c+1], d[2], d[3] = D[g+8][c, c+1].
 __device__ inline void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   asm volatile(
       "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "

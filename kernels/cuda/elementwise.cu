@@ -27,8 +27,8 @@ struct Cover {
     while (across < 256 && across < n_across) across *= 2;
     block = dim3(across, 256 / across);
     const int64_t down = ceil_div(rows, block.y);
-    grid = dim3(static_cast<unsigned>(ceil_div(n_across, across)),
-                static_cast<unsigned>(std::min<int64_t>(down, 65535)));
+    grid =
+        dim3(static_cast<unsigned>(ceil_div(n_across, across)), static_cast<unsigned>(std::min<int64_t>(down, 65535)));
   }
   dim3 grid, block;
 };
@@ -91,8 +91,8 @@ struct Scale {
   int64_t gate_stride;
   bool wide;
   __device__ void operator()(int64_t r, int64_t c, int n) const {
-    const float by = factor ? factor[r]
-                            : static_cast<float>(1 / (1 + exp(-static_cast<double>(gate[r * gate_stride]))));
+    const float by =
+        factor ? factor[r] : static_cast<float>(1 / (1 + exp(-static_cast<double>(gate[r * gate_stride]))));
     float* p = x + r * stride + c;
     Four v = load_four(p, n, wide);
 #pragma unroll
@@ -155,12 +155,12 @@ __global__ void rope_kernel(float* x, int64_t stride, const float* cos, const fl
 // The edits of one call, grouped by the row that they change; those of group g are value_rows[starts[g]] and on, in
 // listed order. columns null: all; else column columns[j] is taken repeats[j] times, as often as it is listed.
 struct EditLists {
-  const int32_t* rows;         // [n_groups]
-  const int32_t* starts;       // [n_groups + 1]
+  const int32_t* rows;    // [n_groups]
+  const int32_t* starts;  // [n_groups + 1]
   const int32_t* value_rows;
-  const int32_t* columns;      // [n_columns]
+  const int32_t* columns;  // [n_columns]
   const int32_t* repeats;
-  const float* values;         // [.., value_stride]
+  const float* values;  // [.., value_stride]
 };
 
 // One thread a column and group: it walks the group's edits in order.

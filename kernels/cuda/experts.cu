@@ -91,7 +91,7 @@ void CudaBackend::experts_out(Tensor out, Tensor hidden, const Route& route, int
   const TileMapKey key = key_of(route, n_tokens, block, size);
   void* memory = scratch(Scratch::tile_map, tile_map_bytes(key));
   const TileMap map = tile_map_at(memory, key);
-  if (map_key_ != key) {   // experts_hidden has left the map of its route
+  if (map_key_ != key) {  // experts_hidden has left the map of its route
     build_tile_map(stream_, map, key, nullptr, nullptr);
     map_key_ = key;
   }

@@ -1,9 +1,8 @@
 // Few rows of x times dense matrices.
-#include "kernels/cuda/gemv.h"
-
 #include <algorithm>
 
 #include "kernels/cuda/activation.h"
+#include "kernels/cuda/gemv.h"
 #include "kernels/cuda/gemv_tile.h"
 
 namespace signalbox::DEVICE_SPACE {
@@ -16,7 +15,7 @@ struct ProductTable {
   struct Entry {
     const bf16* w;
     int64_t w_stride;
-    const float* bias;   // or null
+    const float* bias;  // or null
     float* out;
     int64_t out_stride;
     int n_rows;
@@ -96,11 +95,11 @@ constexpr int absorb_warps = 8, absorb_columns = 64, absorb_slices = absorb_warp
 // out[t, h, c] = sum_n q[t, h, n] * kv_b[h, n, c], and the rest of q's head copied. A block sums 64 columns of one head
 // (y): eight lanes take a row, eight columns each, and the rows n go round the 32 slices that remain of the block.
 template <int n_max>
-__global__ void __launch_bounds__(absorb_warps * warp_size)
+__global__ void __launch_bounds__(absorb_warps* warp_size)
     gemv_absorb_kernel(float* out, int64_t out_stride, const float* q, int64_t q_stride, DenseRows kv_b, int n_tokens,
                        int64_t d_nope, int64_t d_rope, int64_t d_value, int64_t d_latent) {
   SharedMemory shared;
-  float* parts = shared.take<float>(absorb_warps * n_max * absorb_columns);   // [warp, token, column]
+  float* parts = shared.take<float>(absorb_warps * n_max * absorb_columns);  // [warp, token, column]
   const int lane = static_cast<int>(threadIdx.x) % warp_size, warp = static_cast<int>(threadIdx.x) / warp_size;
   const int slice = warp * 4 + lane / 8;
   const int64_t h = blockIdx.y, c = int64_t{blockIdx.x} * absorb_columns + lane % 8 * 8;
@@ -172,8 +171,13 @@ void gemv(Stream stream, Tensor x, std::span<const Product> products) {
     int64_t n_blocks = 0;
     for (const Product& p : products.subspan(first, std::min<size_t>(max_products, products.size() - first))) {
       if (p.w->rows == 0) continue;
-      table.entries[table.n++] = {static_cast<const bf16*>(p.w->data), p.w->row_stride, p.bias.data, p.out.data,
-                                  p.out.stride, static_cast<int>(p.w->rows), static_cast<unsigned>(n_blocks)};
+      table.entries[table.n++] = {static_cast<const bf16*>(p.w->data),
+                                  p.w->row_stride,
+                                  p.bias.data,
+                                  p.out.data,
+                                  p.out.stride,
+                                  static_cast<int>(p.w->rows),
+                                  static_cast<unsigned>(n_blocks)};
       n_blocks += ceil_div(p.w->rows, gemv_rows);
     }
     const int n_warps = gemv_warps(x.cols, n_blocks, false);
@@ -189,8 +193,8 @@ void gemv_gated(Stream stream, Tensor hidden, Tensor x, const Matrix& gate, cons
   const int64_t n_blocks = ceil_div(gate.rows, 8);
   const int n_warps = gemv_warps(x.cols, n_blocks, false);
   launch("gemv_gated", gemv_gated_kernel, grid_of(n_blocks), block_of(n_warps), gemv_shared_bytes(n_warps), stream,
-         hidden.as<bf16>(), hidden.stride, x.as<const bf16>(), x.stride, gemv_aligned(x.data, x.stride),
-         rows_of(gate), rows_of(up), activation, static_cast<int>(x.rows), gate.rows, static_cast<int>(x.cols));
+         hidden.as<bf16>(), hidden.stride, x.as<const bf16>(), x.stride, gemv_aligned(x.data, x.stride), rows_of(gate),
+         rows_of(up), activation, static_cast<int>(x.rows), gate.rows, static_cast<int>(x.cols));
 }
 
 void gemv_mla_expand(Stream stream, Tensor out, Tensor latent, const Matrix& kv_b, int64_t n_heads, int64_t d_nope,

@@ -45,7 +45,7 @@ struct WideRows {
   const bf16 *low, *high;
 };
 struct PackedRows {
-  const uint32_t *low, *high;              // mxfp4.h
+  const uint32_t *low, *high;  // mxfp4.h
   const uint8_t *low_scales, *high_scales;
 };
 
@@ -106,8 +106,8 @@ __device__ inline void multiply_rows(float (&sums)[4], const WideRows& rows, con
 
 // Two turns, `step` apart: a lane's sixteen bytes are a block of 32 elements, so that a turn is one load of each row.
 template <bool whole>
-__device__ inline void multiply_turns(float (&sums)[4], const PackedRows& rows, const bf16* x, int first,
-                                      int step, int n_k, bool aligned) {
+__device__ inline void multiply_turns(float (&sums)[4], const PackedRows& rows, const bf16* x, int first, int step,
+                                      int n_k, bool aligned) {
   constexpr int n_turns = 2;
   const int quad = static_cast<int>(threadIdx.x) % 4;
   uint4 low[n_turns], high[n_turns];
@@ -126,14 +126,14 @@ __device__ inline void multiply_turns(float (&sums)[4], const PackedRows& rows, 
   }
 #pragma unroll
   for (int i = 0; i < n_turns; ++i) {
-    if (!whole && first + i * step >= n_k) break;   // the same for the whole warp
+    if (!whole && first + i * step >= n_k) break;  // the same for the whole warp
     const int k = first + i * step + quad * 32;
     const uint32_t low_words[4] = {low[i].x, low[i].y, low[i].z, low[i].w};
     const uint32_t high_words[4] = {high[i].x, high[i].y, high[i].z, high[i].w};
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
-      const uint4 operand = whole ? *reinterpret_cast<const uint4*>(x + k + j * 8)
-                                  : load_operand(x, k + j * 8, n_k, aligned);
+      const uint4 operand =
+          whole ? *reinterpret_cast<const uint4*>(x + k + j * 8) : load_operand(x, k + j * 8, n_k, aligned);
       uint32_t a[4], b[4];
       unpack_mxfp4(low_words[j], low_scale[i], a);
       unpack_mxfp4(high_words[j], high_scale[i], b);
@@ -143,8 +143,7 @@ __device__ inline void multiply_turns(float (&sums)[4], const PackedRows& rows, 
 }
 
 // Weights are readable, and zero, from n_k to the next multiple of 32.
-__device__ inline void multiply_rows(float (&sums)[4], const PackedRows& rows, const bf16* x, int n_k,
-                                     bool aligned) {
+__device__ inline void multiply_rows(float (&sums)[4], const PackedRows& rows, const bf16* x, int n_k, bool aligned) {
   const int part = static_cast<int>(threadIdx.x) / warp_size;
   const int step = static_cast<int>(blockDim.x) / warp_size * gemv_group_k;
   int first = part * gemv_group_k;

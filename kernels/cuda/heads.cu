@@ -40,7 +40,7 @@ struct HeadSteps {
   float inverse = 1, clip = 0;
   int n_pairs = 0;
   bool adjacent = false;
-  const float* cos = nullptr;   // [n_pairs] of the token's position
+  const float* cos = nullptr;  // [n_pairs] of the token's position
   const float* sin = nullptr;
 };
 
@@ -138,7 +138,7 @@ struct HeadsTask {
   float eps, clip;
   HeadNorm norm;
   bool adjacent;
-  bool wide_four;   // sums of squares
+  bool wide_four;  // sums of squares
   bool wide_two;
 };
 
@@ -212,7 +212,7 @@ struct LatentTask {
   const int32_t* positions;
   const int32_t* kv_rows;
   int64_t n_tokens;
-  int32_t n_heads, d_query, d_nope, d_latent, d_rest, n_pairs;   // d_query: of one head; d_rest: behind the latent
+  int32_t n_heads, d_query, d_nope, d_latent, d_rest, n_pairs;  // d_query: of one head; d_rest: behind the latent
   float eps;
   bool adjacent, wide_four, wide_two;
 };

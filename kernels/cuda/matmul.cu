@@ -159,8 +159,7 @@ void CudaBackend::mla_absorb(Tensor out, Tensor q, const Matrix& kv_b, int64_t n
   g.n = static_cast<int32_t>(d_latent);
   g.k = static_cast<int32_t>(d_nope);
   g.n_batches = static_cast<int32_t>(n_heads);
-  run_tile_gemm(stream_, "mla_absorb", g, Weights::columns, false,
-                tile_size(g.m, g.n, n_heads, info_.n_processors));
+  run_tile_gemm(stream_, "mla_absorb", g, Weights::columns, false, tile_size(g.m, g.n, n_heads, info_.n_processors));
 }
 
 void CudaBackend::mla_expand(Tensor out, Tensor latent, const Matrix& kv_b, int64_t n_heads, int64_t d_nope,

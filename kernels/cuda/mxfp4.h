@@ -31,7 +31,7 @@ __host__ __device__ inline uint32_t pack_mxfp4(uint32_t nibbles) {
 __device__ inline uint32_t multiply_bf16(uint32_t pair, uint32_t factor) {
 #if defined(__CUDA_ARCH__)
   uint32_t product;
-  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(product) : "r"(pair), "r"(factor), "r"(0x80008000u));   // + -0
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(product) : "r"(pair), "r"(factor), "r"(0x80008000u));  // + -0
   return product;
 #else
   return pack_bf16(low_float(pair) * low_float(factor), high_float(pair) * high_float(factor));

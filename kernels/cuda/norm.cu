@@ -9,11 +9,11 @@ namespace signalbox::DEVICE_SPACE {
 namespace {
 
 struct NormArgs {
-  void* out;               // f32 or bf16
+  void* out;  // f32 or bf16
   int64_t out_stride;
-  float* x;                // with delta: x += delta first
+  float* x;  // with delta: x += delta first
   int64_t x_stride;
-  const float* delta;      // or null
+  const float* delta;  // or null
   int64_t delta_stride;
   const float* weight;
   int64_t rows, cols;
@@ -54,7 +54,7 @@ __global__ void __launch_bounds__(1024) norm_kernel(NormArgs a) {
   SharedMemory memory;
   float* scratch = memory.take<float>(warp_size);
   const int64_t r = int64_t{blockIdx.x} * blockDim.y + threadIdx.y;
-  if (r >= a.rows) return;   // whole warps, and never in a block of one row
+  if (r >= a.rows) return;  // whole warps, and never in a block of one row
   const int64_t step = 4 * int64_t{blockDim.x}, first = 4 * int64_t{threadIdx.x};
   float* x = a.x + r * a.x_stride;
   const float* delta = a.delta ? a.delta + r * a.delta_stride : nullptr;

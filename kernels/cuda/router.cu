@@ -7,17 +7,17 @@
 #include <type_traits>
 
 #include "kernels/cuda/cuda_backend.h"
-#include "kernels/cuda/router_token.h"
 #include "kernels/cuda/router_edits.h"
 #include "kernels/cuda/router_logits.h"
+#include "kernels/cuda/router_token.h"
 
 namespace signalbox::DEVICE_SPACE {
 
 namespace {
 
-constexpr size_t shared_limit = 96 << 10;       // of a block
-constexpr size_t comfortable_shared = 32 << 10; // beyond this a block has fewer warps
-constexpr int64_t few_tokens = 128;             // no more than this: one launch
+constexpr size_t shared_limit = 96 << 10;        // of a block
+constexpr size_t comfortable_shared = 32 << 10;  // beyond this a block has fewer warps
+constexpr int64_t few_tokens = 128;              // no more than this: one launch
 constexpr int route_warps = 8;
 
 // ---- a token
@@ -75,23 +75,23 @@ __device__ void route_token(const RouteArgs& args, int64_t t, unsigned char* mem
     }
   }
   write_route(args, t, route);
-  __syncwarp();   // the memory is free for the next token
+  __syncwarp();  // the memory is free for the next token
 }
 
 // Warp w of the block routes tokens first + w, first + w + stride, ... below `end`. Memory of a token is shared, or
 // global where it is too much for that.
 struct TokenWorkspace {
-  size_t bytes;            // of a token
-  int n_warps;             // of a block that route
-  unsigned char* global;   // [n_blocks * n_warps, bytes], null: shared
+  size_t bytes;           // of a token
+  int n_warps;            // of a block that route
+  unsigned char* global;  // [n_blocks * n_warps, bytes], null: shared
 };
 
 template <bool edited>
-__global__ void __launch_bounds__(route_warps * warp_size, 2)
+__global__ void __launch_bounds__(route_warps* warp_size, 2)
     route_tokens(const __grid_constant__ RouteArgs args, TokenWorkspace workspace) {
   SharedMemory shared;
-  unsigned char* memory = shared.take<unsigned char>(
-      workspace.global ? 0 : static_cast<size_t>(workspace.n_warps) * workspace.bytes);
+  unsigned char* memory =
+      shared.take<unsigned char>(workspace.global ? 0 : static_cast<size_t>(workspace.n_warps) * workspace.bytes);
   const int warp = static_cast<int>(threadIdx.x) / warp_size;
   const int64_t at = static_cast<int64_t>(blockIdx.x) * workspace.n_warps + warp;
   const int64_t n_warps = static_cast<int64_t>(gridDim.x) * workspace.n_warps;
@@ -125,7 +125,7 @@ __global__ void __launch_bounds__(few_threads, 4)
   }
   __syncthreads();
   if (!*is_last) return;
-  __threadfence();   // the logits that other blocks have written
+  __threadfence();  // the logits that other blocks have written
   const int warp = static_cast<int>(threadIdx.x) / warp_size;
   if (warp >= workspace.n_warps) return;
   memory += static_cast<size_t>(warp) * workspace.bytes;
@@ -153,7 +153,7 @@ void launch_route_tokens(const RouteArgs& args, TokenWorkspace workspace, int64_
 
 // Blocks of route_few: one expert and token, or a pair of experts and a tile of tokens.
 constexpr int few_rows = 2, few_columns = 8;
-constexpr int64_t max_tiles = 4096;   // with a counter
+constexpr int64_t max_tiles = 4096;  // with a counter
 constexpr size_t counter_bytes = max_tiles * sizeof(unsigned);
 
 // Calls f with the variant as constants.
@@ -190,8 +190,8 @@ void CudaBackend::route(const Route& out, Tensor logits, Tensor x, const Matrix&
   RouteArgs args = {out, router, batch, logits.data, logits.stride, router.selection_bias ? selection_bias : nullptr};
   args.batch.n_tokens = n_tokens;
   const float* matrix = static_cast<const float*>(w.data);
-  LogitsArgs a = {logits.data, logits.stride, x.as<const bf16>(), x.stride, matrix, w.row_stride, bias, n_tokens,
-                  router.n_experts, static_cast<int>(x.cols), false};
+  LogitsArgs a = {logits.data, logits.stride,    x.as<const bf16>(),       x.stride, matrix, w.row_stride, bias,
+                  n_tokens,    router.n_experts, static_cast<int>(x.cols), false};
   a.aligned = aligned_to_16(a.x) && aligned_to_16(a.w) && x.stride % 8 == 0 && w.row_stride % 4 == 0;
 
   const bool edited = batch.programs != nullptr, biased = args.selection_bias != nullptr;
@@ -203,8 +203,9 @@ void CudaBackend::route(const Route& out, Tensor logits, Tensor x, const Matrix&
   const int64_t n_tiles = one_by_one ? n_tokens : ceil_div(n_tokens, few_columns);
   const bool few = x && (n_tokens <= few_tokens || invariant());
   const bool one_launch = few && in_shared && n_tiles <= max_tiles;
-  workspace.n_warps = !in_shared ? 1 : one_launch ? warps_that_fit(workspace.bytes, one_by_one ? 1 : few_warps)
-                                                  : warps_that_fit(workspace.bytes, route_warps);
+  workspace.n_warps = !in_shared   ? 1
+                      : one_launch ? warps_that_fit(workspace.bytes, one_by_one ? 1 : few_warps)
+                                   : warps_that_fit(workspace.bytes, route_warps);
   int64_t n_blocks = ceil_div(n_tokens, workspace.n_warps);
   if (!in_shared) n_blocks = std::min<int64_t>(n_blocks, 2 * info_.n_processors);
 
@@ -222,7 +223,7 @@ void CudaBackend::route(const Route& out, Tensor logits, Tensor x, const Matrix&
       launch_route_few<edits.value, 1, 1>(args, a, workspace, counters, stream_);
     } else if (few) {
       launch_route_few<edits.value, few_rows, few_columns>(args, a, workspace, counters, stream_);
-    } else if (x) {   // without x the logits are there already
+    } else if (x) {  // without x the logits are there already
       launch_tile_logits(a, stream_);
     }
   });

@@ -16,9 +16,7 @@ namespace signalbox::DEVICE_SPACE {
 namespace {
 
 // a + b * c, rounded twice.
-__device__ inline float add_product(float a, float b, float c) {
-  return __fadd_rn(a, __fmul_rn(b, c));
-}
+__device__ inline float add_product(float a, float b, float c) { return __fadd_rn(a, __fmul_rn(b, c)); }
 
 __device__ inline bool sorted_list_has(const int32_t* list, int n, int32_t x) {
   int low = 0, high = n;
@@ -53,8 +51,17 @@ class Edits {
  public:
   __device__ Edits(const RouteArgs& args, const TokenMemory& m, const RouterProgram& program, int64_t t, int sequence,
                    const uint8_t* active, float margin)
-      : args_(args), router_(args.router), m_(m), program_(program), active_(active), t_(t), sequence_(sequence),
-        margin_(margin), logits_(m.logits), scores_(m.scores), values_(m.values) {}
+      : args_(args),
+        router_(args.router),
+        m_(m),
+        program_(program),
+        active_(active),
+        t_(t),
+        sequence_(sequence),
+        margin_(margin),
+        logits_(m.logits),
+        scores_(m.scores),
+        values_(m.values) {}
 
   // Not inlined: the kernels with edits share one copy, which is most of what there is to compile.
   __device__ SIGNALBOX_CALLED bool apply() {
@@ -102,7 +109,7 @@ class Edits {
     for (int e = lane; e < n_experts; e += warp_size) m_.banned[e] = 0;
     n_candidates_ = n_experts;
     bool edited = false, steered = false;
-    float low = 0, high = 0;   // of the one log-softmax that all steermoe edits share
+    float low = 0, high = 0;  // of the one log-softmax that all steermoe edits share
     float* z = m_.edited_logits;
     for (int i = 0; i < program_.n_steps; ++i) {
       if (!acts(i, EditStage::logits)) continue;
@@ -154,7 +161,7 @@ class Edits {
     if (__any_sync(all_lanes, any)) {
       score_experts(m_.edited_scores, m_.edited_values, reinterpret_cast<float*>(m_.keys), router_, z,
                     args_.selection_bias, m_.banned);
-    } else {   // nothing is left to score; the selection says so
+    } else {  // nothing is left to score; the selection says so
       for (int e = lane; e < n_experts; e += warp_size) m_.edited_scores[e] = m_.edited_values[e] = 0;
       __syncwarp();
     }
@@ -186,7 +193,7 @@ class Edits {
   __device__ bool select() {
     const int lane = lane_index(), n_experts = router_.n_experts;
     int count = router_.n_active;
-    const RouterStep* few = ban_;        // what to name for too few candidates, for too many forced
+    const RouterStep* few = ban_;  // what to name for too few candidates, for too many forced
     const RouterStep* many = nullptr;
     for (int e = lane; e < n_experts; e += warp_size) m_.taken[e] = 0;
     __syncwarp();
@@ -219,8 +226,7 @@ class Edits {
     }
     __syncwarp();
     if (k_ > count) return fail(RouteFault::Kind::too_many_forced, many, m_.ids[count]);
-    for (int e = lane; e < n_experts; e += warp_size)
-      m_.keys[e] = m_.banned[e] || m_.taken[e] ? 0 : key_of(values_[e]);
+    for (int e = lane; e < n_experts; e += warp_size) m_.keys[e] = m_.banned[e] || m_.taken[e] ? 0 : key_of(values_[e]);
     k_ += rank_keys(m_.ids + k_, m_.keys, n_experts, count - k_);
     if (k_ < count) return fail(RouteFault::Kind::too_few_candidates, few ? few : last_);
     return true;
@@ -379,7 +385,7 @@ class Edits {
       if (!(total > 0)) return fail(RouteFault::Kind::too_few_candidates, &step);
       const double point = source.next() * total;
       double below = 0;
-      int chosen = -1;   // the last one with a rate stays if rounding carries the point past the end
+      int chosen = -1;  // the last one with a rate stays if rounding carries the point past the end
       for (int first = 0; first < n_experts; first += warp_size) {
         const int e = first + lane;
         const bool mine = e < n_experts && !m_.taken[e] && step.rates[e] > 0;
@@ -423,7 +429,7 @@ class Edits {
     const int64_t first = int64_t{row} * step.replay_k;
     const int32_t* ids = step.replay_ids + first;
     int n = 0;
-    while (n < step.replay_k && n <= router_.n_experts && ids[n] >= 0) ++n;   // more than all experts: one is repeated
+    while (n < step.replay_k && n <= router_.n_experts && ids[n] >= 0) ++n;  // more than all experts: one is repeated
     for (int i = lane_index(); i < n; i += warp_size) m_.ids[i] = ids[i];
     k_ = n;
     recorded_ = step.replay_weights ? step.replay_weights + first : nullptr;
@@ -484,15 +490,15 @@ class Edits {
   int sequence_;
   float margin_;
 
-  const float* logits_;   // edited
-  const float* scores_;   // of the edited logits
+  const float* logits_;  // edited
+  const float* scores_;  // of the edited logits
   const float* values_;
   int n_candidates_ = 0;  // experts that are not banned
   int k_ = 0;
   float shared_scale_ = 1;
-  const RouterStep* ban_ = nullptr;    // the last ban, to name where too few experts are left
-  const RouterStep* last_ = nullptr;   // the last step that acted on route or selection: its weights policy holds
-  const float* recorded_ = nullptr;    // weights of the recording that last_ replays
+  const RouterStep* ban_ = nullptr;   // the last ban, to name where too few experts are left
+  const RouterStep* last_ = nullptr;  // the last step that acted on route or selection: its weights policy holds
+  const float* recorded_ = nullptr;   // weights of the recording that last_ replays
   RouteFault::Kind kind_ = RouteFault::Kind::none;
   int32_t edit_ = -1, expert_ = -1;
 };

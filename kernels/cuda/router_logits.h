@@ -7,16 +7,16 @@ namespace signalbox::DEVICE_SPACE {
 namespace {
 
 struct LogitsArgs {
-  float* logits;           // [n_tokens, logits_stride]
+  float* logits;  // [n_tokens, logits_stride]
   int64_t logits_stride;
-  const bf16* x;           // [n_tokens, x_stride]
+  const bf16* x;  // [n_tokens, x_stride]
   int64_t x_stride;
-  const float* w;          // [n_experts, w_stride]
+  const float* w;  // [n_experts, w_stride]
   int64_t w_stride;
-  const float* bias;       // [n_experts] or null
+  const float* bias;  // [n_experts] or null
   int64_t n_tokens;
   int n_experts, d_model;
-  bool aligned;            // rows of x and w begin at multiples of 16 bytes
+  bool aligned;  // rows of x and w begin at multiples of 16 bytes
 };
 
 // ---- few tokens: a block takes a few experts and tokens, its four warps the columns
@@ -34,7 +34,7 @@ __device__ inline float sum_lanes(float* v, int lane) {
     v[0] += __shfl_xor_sync(all_lanes, v[0], distance);
     return sum_lanes<1, distance / 2>(v, lane);
   } else {
-    const bool upper = lane & distance;   // keeps the upper half of the sums
+    const bool upper = lane & distance;  // keeps the upper half of the sums
 #pragma unroll
     for (int i = 0; i < n / 2; ++i) {
       const float mine = upper ? v[i + n / 2] : v[i], other = upper ? v[i] : v[i + n / 2];
@@ -101,7 +101,7 @@ __device__ inline void few_logits(const LogitsArgs& a, float* sums, int first_ex
       }
     }
   }
-  for (; c < n_chunks; c += few_warps) {   // ragged or unaligned
+  for (; c < n_chunks; c += few_warps) {  // ragged or unaligned
     const int k = c * warp_columns + lane * lane_columns;
     for (int i = k; i < min(k + lane_columns, a.d_model); ++i) {
 #pragma unroll
@@ -129,8 +129,8 @@ __device__ inline void few_logits(const LogitsArgs& a, float* sums, int first_ex
 // ---- many tokens: tiles on tensor cores
 
 constexpr int tile_tokens = 64, tile_experts = 32, tile_columns = 64, tile_threads = 128;
-constexpr int tile_pitch = tile_columns + 8;   // elements; rows begin in other banks
-constexpr int n_parts = 3;                     // a router weight is the sum of three bf16: 24 bits
+constexpr int tile_pitch = tile_columns + 8;  // elements; rows begin in other banks
+constexpr int n_parts = 3;                    // a router weight is the sum of three bf16: 24 bits
 
 // Eight elements of a row of `n` from column k on; zeros behind the end.
 __device__ inline uint4 load_eight(const bf16* row, int k, int n, bool aligned) {
@@ -244,8 +244,8 @@ __global__ void __launch_bounds__(tile_threads) router_tile_logits(LogitsArgs a)
 }
 
 inline void launch_tile_logits(const LogitsArgs& a, Stream stream) {
-  const size_t bytes = shared_bytes_of<bf16>(tile_tokens * tile_pitch) +
-                       shared_bytes_of<bf16>(n_parts * tile_experts * tile_pitch);
+  const size_t bytes =
+      shared_bytes_of<bf16>(tile_tokens * tile_pitch) + shared_bytes_of<bf16>(n_parts * tile_experts * tile_pitch);
   const dim3 grid(static_cast<unsigned>(ceil_div(a.n_tokens, tile_tokens)),
                   static_cast<unsigned>(ceil_div(a.n_experts, tile_experts)));
   launch("router_tile_logits", router_tile_logits, grid, dim3(tile_threads), bytes, stream, a);

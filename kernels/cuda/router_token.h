@@ -18,9 +18,9 @@ struct RouteArgs {
   Route out;
   Router router;
   RouteBatch batch;
-  float* logits;                 // [n_tokens, logits_stride]
+  float* logits;  // [n_tokens, logits_stride]
   int64_t logits_stride;
-  const float* selection_bias;   // null: none
+  const float* selection_bias;  // null: none
 };
 
 __device__ inline int lane_index() { return static_cast<int>(threadIdx.x) % warp_size; }
@@ -51,28 +51,26 @@ __device__ inline uint32_t key_of(float x) {
   const uint32_t bits = __float_as_uint(x + 0.f);
   return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
 }
-__device__ inline float value_of(uint32_t key) {
-  return __uint_as_float(key & 0x80000000u ? key & 0x7fffffffu : ~key);
-}
+__device__ inline float value_of(uint32_t key) { return __uint_as_float(key & 0x80000000u ? key & 0x7fffffffu : ~key); }
 
 // ---- memory of one token
 
 struct TokenMemory {
-  float* logits;             // [n_experts]
-  float* scores;             // [n_experts] what weights are made of
-  float* values;             // [n_experts] what the top-k sees; scores where there is no selection bias
-  uint32_t* keys;            // [n_experts] destroyed by ranking
-  int32_t* original_ids;     // [n_active + 1]
-  float* original_weights;   // [n_active + 1]
+  float* logits;            // [n_experts]
+  float* scores;            // [n_experts] what weights are made of
+  float* values;            // [n_experts] what the top-k sees; scores where there is no selection bias
+  uint32_t* keys;           // [n_experts] destroyed by ranking
+  int32_t* original_ids;    // [n_active + 1]
+  float* original_weights;  // [n_active + 1]
   // Of edits only.
   float* edited_logits;
   float* edited_scores;
   float* edited_values;
-  int32_t* ids;              // [n_experts + 1]
-  float* weights;            // [n_experts + 1]
-  int32_t* ranking;          // [n_experts]
-  uint8_t* banned;           // [n_experts]
-  uint8_t* taken;            // [n_experts]
+  int32_t* ids;      // [n_experts + 1]
+  float* weights;    // [n_experts + 1]
+  int32_t* ranking;  // [n_experts]
+  uint8_t* banned;   // [n_experts]
+  uint8_t* taken;    // [n_experts]
 };
 
 // Bytes of a token's memory; a multiple of 16.
@@ -81,8 +79,8 @@ __host__ __device__ constexpr size_t token_bytes(int n_experts, int n_active, bo
   const size_t e = static_cast<size_t>(n_experts), k = static_cast<size_t>(n_active) + 1;
   size_t bytes = (selection_bias ? 4 : 3) * shared_bytes_of<float>(e) + 2 * shared_bytes_of<float>(k);
   if (edited) {
-    bytes += (selection_bias ? 4 : 3) * shared_bytes_of<float>(e) + 2 * shared_bytes_of<float>(e + 1) +
-             2 * shared_bytes(e);
+    bytes +=
+        (selection_bias ? 4 : 3) * shared_bytes_of<float>(e) + 2 * shared_bytes_of<float>(e + 1) + 2 * shared_bytes(e);
   }
   return bytes;
 }
@@ -176,7 +174,7 @@ struct BestTwo {
 __device__ inline void limit_groups(float* scores, float* values, float* groups, const Router& router,
                                     const uint8_t* banned) {
   const int lane = lane_index(), n_groups = router.n_groups, size = router.n_experts / n_groups;
-  int n_lanes = 1;   // of a group
+  int n_lanes = 1;  // of a group
   while (n_lanes * 2 * n_groups <= warp_size) n_lanes *= 2;
   const int in_group = lane % n_lanes;
   __syncwarp();
@@ -185,7 +183,7 @@ __device__ inline void limit_groups(float* scores, float* values, float* groups,
     BestTwo best;
     if (g < n_groups) {
       for (int i = in_group; i < size; i += n_lanes) {
-        int turned = i + g * n_lanes;   // groups begin in other banks of shared memory
+        int turned = i + g * n_lanes;  // groups begin in other banks of shared memory
         turned -= turned / size * size;
         const int e = g * size + turned;
         if (!(banned && banned[e])) best.see(values[e]);
@@ -310,7 +308,7 @@ __device__ inline float route_margin(const TokenMemory& m, const Router& router,
     }
     return -value_of(warp_max_bits(key_of(-low))) - value_of(warp_max_bits(key_of(high)));
   }
-  int32_t* order = reinterpret_cast<int32_t*>(m.original_weights);   // not yet in use
+  int32_t* order = reinterpret_cast<int32_t*>(m.original_weights);  // not yet in use
   fill_keys(m.keys, m.logits, nullptr, n_experts);
   rank_keys(order, m.keys, n_experts, k + 1);
   const float margin = m.logits[order[k - 1]] - m.logits[order[k]];
@@ -340,7 +338,7 @@ struct TokenRoute {
   const int32_t* original_ids;
   int n_original;
   float margin;
-  const float* values;   // null: zeros
+  const float* values;  // null: zeros
   const float* logits;
 };
 

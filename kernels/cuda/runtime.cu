@@ -1,9 +1,9 @@
 // runtime.h on the CUDA runtime. Each failing call ends as one Error that says what was being done.
-#include "kernels/cuda/runtime.h"
-
 #include <map>
 #include <mutex>
 #include <utility>
+
+#include "kernels/cuda/runtime.h"
 
 // "sm_80 sm_90a compute_80", from the build.
 #if !defined(SIGNALBOX_GPU_ARCHITECTURES)
@@ -14,7 +14,7 @@ namespace signalbox::cuda {
 
 namespace {
 
-constexpr int least_major = 8, least_minor = 0;   // bf16 matrix instructions, asynchronous copies
+constexpr int least_major = 8, least_minor = 0;  // bf16 matrix instructions, asynchronous copies
 
 // Errors that the oldest toolkits have no names for.
 constexpr auto contained = static_cast<cudaError_t>(226), tensor_memory_leak = static_cast<cudaError_t>(721);
@@ -36,8 +36,7 @@ const char* advice(cudaError_t code) {
     case cudaErrorECCUncorrectable:
     case cudaErrorNvlinkUncorrectable:
     case cudaErrorHardwareStackError:
-    case contained:
-      return "; the device must be reset (nvidia-smi --gpu-reset) and this process started again";
+    case contained: return "; the device must be reset (nvidia-smi --gpu-reset) and this process started again";
     case cudaErrorIllegalAddress:
     case cudaErrorIllegalInstruction:
     case cudaErrorMisalignedAddress:
@@ -51,14 +50,11 @@ const char* advice(cudaError_t code) {
       return "; a kernel that ran before this has failed, and this process cannot use the device any more";
     case cudaErrorDevicesUnavailable:
       return "; another process has the device for itself (nvidia-smi --query-gpu=compute_mode)";
-    case cudaErrorSystemNotReady:
-      return "; the system's fabric manager does not run yet";
+    case cudaErrorSystemNotReady: return "; the system's fabric manager does not run yet";
     case cudaErrorSystemDriverMismatch:
       return "; the driver's kernel module and its libraries are of two versions: restart the machine";
-    case cudaErrorCompatNotSupportedOnDevice:
-      return "; the CUDA compatibility libraries do not support this device";
-    default:
-      return "";
+    case cudaErrorCompatNotSupportedOnDevice: return "; the CUDA compatibility libraries do not support this device";
+    default: return "";
   }
 }
 
@@ -79,7 +75,7 @@ std::string no_image_text(int index) {
 // Throws unless code is success. `where` is what was being done.
 void check(cudaError_t code, const std::string& where, const std::string& expected = "success") {
   if (code == cudaSuccess) return;
-  cudaGetLastError();   // the next call must not find it again
+  cudaGetLastError();  // the next call must not find it again
   int index = 0;
   if (code == cudaErrorNoKernelImageForDevice && cudaGetDevice(&index) == cudaSuccess)
     throw Error(where, no_image_text(index));
@@ -154,7 +150,7 @@ DeviceInfo open_device(int index) {
   const std::string why = unsupported(index);
   if (!why.empty()) throw Error(where, why);
   check(cudaSetDevice(index), where, "to open the device");
-  check(cudaFree(nullptr), where, "to open the device");   // makes the context, where setting the device has not
+  check(cudaFree(nullptr), where, "to open the device");  // makes the context, where setting the device has not
   cudaFuncAttributes attributes;
   const cudaError_t probed = cudaFuncGetAttributes(&attributes, probe_kernel);
   if (probed == cudaErrorNoKernelImageForDevice || probed == cudaErrorInvalidDeviceFunction) {
@@ -243,9 +239,7 @@ Event::~Event() {
   if (cudaEventDestroy(state_->event) != cudaSuccess) cudaGetLastError();
 }
 void Event::record(Stream stream) { check(cudaEventRecord(state_->event, stream), "recording a CUDA event"); }
-void Event::synchronize() {
-  check(cudaEventSynchronize(state_->event), "waiting for the device", "its work done");
-}
+void Event::synchronize() { check(cudaEventSynchronize(state_->event), "waiting for the device", "its work done"); }
 bool Event::done() const {
   const cudaError_t code = cudaEventQuery(state_->event);
   if (code == cudaErrorNotReady) {
@@ -301,7 +295,7 @@ void check_launch(const char* name) {
 
 void allow_shared_memory(const void* kernel, size_t bytes, const char* name) {
   static std::mutex mutex;
-  static std::map<std::pair<const void*, int>, size_t> allowed;   // by kernel and device
+  static std::map<std::pair<const void*, int>, size_t> allowed;  // by kernel and device
   const std::string where = std::string("kernel ") + name;
   int index = 0;
   check(cudaGetDevice(&index), where);

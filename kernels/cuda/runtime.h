@@ -22,9 +22,9 @@ using Stream = cudaStream_t;
 struct DeviceInfo {
   std::string name;
   int index = 0, major = 0, minor = 0;
-  int n_processors = 0;                 // streaming multiprocessors
-  size_t total_bytes = 0, l2_bytes = 0, shared_bytes = 0;   // shared_bytes: most that a block may ask for
-  int driver_version = 0;               // 13000 = 13.0
+  int n_processors = 0;                                    // streaming multiprocessors
+  size_t total_bytes = 0, l2_bytes = 0, shared_bytes = 0;  // shared_bytes: most that a block may ask for
+  int driver_version = 0;                                  // 13000 = 13.0
   int clock_khz = 0, memory_clock_khz = 0;
 };
 
@@ -34,7 +34,7 @@ std::string unavailable();
 DeviceInfo open_device(int index);
 size_t free_device_bytes();
 
-void* allocate_device(size_t bytes);    // 256-byte aligned; Error when it does not fit, with what is free
+void* allocate_device(size_t bytes);  // 256-byte aligned; Error when it does not fit, with what is free
 void free_device(void* p) noexcept;
 void* allocate_pinned(size_t bytes);
 void free_pinned(void* p) noexcept;
@@ -55,10 +55,10 @@ class Event {
   Event(const Event&) = delete;
   Event& operator=(const Event&) = delete;
   void record(Stream stream);
-  void synchronize();                            // the host waits
+  void synchronize();  // the host waits
   bool done() const;
-  void hold(Stream stream);                      // later work of `stream` waits
-  static double seconds(Event& from, Event& to); // between two recorded and reached events
+  void hold(Stream stream);                       // later work of `stream` waits
+  static double seconds(Event& from, Event& to);  // between two recorded and reached events
 
  private:
   struct State;
@@ -106,7 +106,7 @@ void launch(const char* name, void (*kernel)(P...), dim3 grid, dim3 block, size_
             A... arguments) {
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
   if (shared_memory > 48 * 1024) allow_shared_memory(reinterpret_cast<const void*>(kernel), shared_memory, name);
-  kernel<<<grid, block, shared_memory, stream>>>(static_cast<P>(arguments)...);
+  kernel<<<grid, block, shared_memory, stream> > >(static_cast<P>(arguments)...);
   check_launch(name);
 }
 

@@ -22,10 +22,10 @@ namespace signalbox::DEVICE_SPACE {
 namespace {
 
 constexpr int n_bins = 2048;
-constexpr double farthest = 48;         // in units of the temperature
+constexpr double farthest = 48;  // in units of the temperature
 constexpr int mass_bits = 43;
-constexpr int64_t max_logits = 1 << 20; // so that 2^20 masses of 2^43 fit 64 bits
-constexpr int max_chunks = 32;          // parts of a row; one warp looks at all
+constexpr int64_t max_logits = 1 << 20;  // so that 2^20 masses of 2^43 fit 64 bits
+constexpr int max_chunks = 32;           // parts of a row; one warp looks at all
 constexpr int draw_threads = n_bins / 2;
 
 // Ascending like the float; -0 is 0.
@@ -33,9 +33,7 @@ __device__ inline uint32_t order_key(float z) {
   const uint32_t bits = __float_as_uint(z + 0.f);
   return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
 }
-__device__ inline float logit_of(uint32_t key) {
-  return __uint_as_float(key & 0x80000000u ? key & 0x7fffffffu : ~key);
-}
+__device__ inline float logit_of(uint32_t key) { return __uint_as_float(key & 0x80000000u ? key & 0x7fffffffu : ~key); }
 
 // f(logit, id) for the logits first .. last of a row, shared out to the threads of the block.
 template <class F>
@@ -54,7 +52,7 @@ constexpr uint64_t has_nan = ~uint64_t{0};
 
 struct Extremes {
   uint64_t best = 0;
-  uint32_t lowest = 0xffffffffu;   // key of the smallest logit
+  uint32_t lowest = 0xffffffffu;  // key of the smallest logit
 };
 
 __device__ inline Extremes warp_extremes(Extremes e) {
@@ -69,7 +67,7 @@ __device__ inline Extremes warp_extremes(Extremes e) {
 
 struct Chunks {
   int64_t cols, stride;
-  int64_t length;        // a multiple of 4
+  int64_t length;  // a multiple of 4
   int32_t n;
   bool wide;
 };
@@ -271,12 +269,12 @@ struct Search {
   bool wide;
   float temperature;
   Bins bins;
-  uint32_t* count_end;   // [n_bins] elements in this bin and those before
+  uint32_t* count_end;  // [n_bins] elements in this bin and those before
   double* mass_end;
   Histogram part;
-  uint64_t* keys;        // [n_bins] sorted elements: inverted key high, id low
-  double* mass_at;       // [n_bins] mass up to and with an element, from the first of keys
-  double* scratch;       // [32]
+  uint64_t* keys;   // [n_bins] sorted elements: inverted key high, id low
+  double* mass_at;  // [n_bins] mass up to and with an element, from the first of keys
+  double* scratch;  // [32]
   uint32_t* count_scratch;
   int* slot;
   uint32_t* n_gathered;
@@ -381,7 +379,7 @@ struct Search {
       }
       before += static_cast<uint32_t>(__popc(ties & ((1u << lane) - 1)));
       if (tie && before == at) *slot = static_cast<int>(first + t);
-      if (found > at) break;   // the same in all threads
+      if (found > at) break;  // the same in all threads
     }
     __syncthreads();
     return {rank_before + at + 1, mass_before + (at + 1) * each, *slot};
@@ -442,7 +440,7 @@ __global__ void __launch_bounds__(draw_threads, 1)
   const int64_t r = blockIdx.x;
   const Extremes e = row_extremes(extremes, chunks.n);
   int32_t id;
-  if (settled(&id, e, params[r])) return;   // bins_kernel has written it
+  if (settled(&id, e, params[r])) return;  // bins_kernel has written it
   const SampleParams mine = params[r];
   const Bins bins(e, mine.temperature);
   for (int i = static_cast<int>(threadIdx.x); i < n_bins; i += draw_threads) {
@@ -459,8 +457,20 @@ __global__ void __launch_bounds__(draw_threads, 1)
   prefix_sums(count_end, count_scratch);
   prefix_sums(mass_end, scratch);
 
-  Search search = {logits + r * chunks.stride, chunks.cols, chunks.wide, mine.temperature, bins, count_end, mass_end,
-                   {part_count, part_low, part_high}, keys, mass_at, scratch, count_scratch, slot, n_gathered};
+  Search search = {logits + r * chunks.stride,
+                   chunks.cols,
+                   chunks.wide,
+                   mine.temperature,
+                   bins,
+                   count_end,
+                   mass_end,
+                   {part_count, part_low, part_high},
+                   keys,
+                   mass_at,
+                   scratch,
+                   count_scratch,
+                   slot,
+                   n_gathered};
   uint32_t kept = count_end[n_bins - 1];
   double sum = mass_end[n_bins - 1];
   const double uniform = sample_uniform(mine.seed, mine.record_hash, mine.sample, mine.position);
@@ -610,8 +620,8 @@ __global__ void compare_logits_kernel(double* divergence, int32_t* same_top, Row
 void CudaBackend::sample(int32_t* ids, Tensor logits, const SampleParams* params) {
   if (logits.rows == 0) return;
   if (logits.cols >= max_logits)
-    throw Error("sample", "expected fewer than " + std::to_string(max_logits) + " logits, found " +
-                              std::to_string(logits.cols));
+    throw Error("sample",
+                "expected fewer than " + std::to_string(max_logits) + " logits, found " + std::to_string(logits.cols));
   // Enough blocks for all processors, none with less than a few thousand logits.
   int64_t n_chunks = std::min<int64_t>(max_chunks, ceil_div(2 * info_.n_processors, logits.rows));
   n_chunks = std::max<int64_t>(1, std::min(n_chunks, ceil_div(logits.cols, 2048)));

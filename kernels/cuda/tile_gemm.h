@@ -14,12 +14,12 @@ namespace signalbox::DEVICE_SPACE {
 
 // A product as the kernel sees it. Strides count elements. A "batch" is a head, or an expert of a routed product.
 struct TileGemm {
-  void* out = nullptr;                      // f32 or bf16, rows of out_stride
+  void* out = nullptr;  // f32 or bf16, rows of out_stride
   int64_t out_stride = 0, out_batch = 0;
   bool out_bf16 = false;
-  bool out_pairs = false;                   // neighbouring columns may be stored as one word (set by run_tile_gemm)
+  bool out_pairs = false;  // neighbouring columns may be stored as one word (set by run_tile_gemm)
 
-  const bf16* a = nullptr;                  // [m, k], rows and base 16-byte aligned
+  const bf16* a = nullptr;  // [m, k], rows and base 16-byte aligned
   int64_t a_batch = 0;
   int32_t a_stride = 0;
 
@@ -29,15 +29,15 @@ struct TileGemm {
   int64_t b_batch = 0;
   int32_t b_stride[2] = {};
   int32_t b_group = 8;
-  const uint8_t* scales[2] = {};            // mxfp4: one a row and 32 columns
+  const uint8_t* scales[2] = {};  // mxfp4: one a row and 32 columns
   int64_t scale_stride = 0, scale_batch = 0;
-  const float* bias[2] = {};                // [n] or null
+  const float* bias[2] = {};  // [n] or null
   int64_t bias_batch = 0;
 
-  int64_t m = 0;                            // rows of A (routed: set by the map)
-  int32_t n = 0, k = 0;                     // n: columns of out, half the rows of B of a gated product
-  int32_t n_batches = 1;                    // not routed
-  Activation activation;                    // gated
+  int64_t m = 0;          // rows of A (routed: set by the map)
+  int32_t n = 0, k = 0;   // n: columns of out, half the rows of B of a gated product
+  int32_t n_batches = 1;  // not routed
+  Activation activation;  // gated
 
   // Routed: tile t = {expert, first, rows, 0} covers pairs[first .. first + rows). The row of out is the pair, the row
   // of A pair / pairs_a_row. Tiles of expert n_experts hold unused pairs, whose results are 0.

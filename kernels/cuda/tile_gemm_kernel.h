@@ -12,9 +12,9 @@ namespace {
 template <int m_, int n_, int k_, int warps_m_, int warps_n_, int stages_, int blocks_>
 struct TileShape {
   static constexpr int m = m_, n = n_, k = k_, warps_m = warps_m_, warps_n = warps_n_, stages = stages_;
-  static constexpr int blocks = blocks_;   // that a processor should hold at once
+  static constexpr int blocks = blocks_;  // that a processor should hold at once
   static constexpr int n_threads = warps_m * warps_n * warp_size;
-  static constexpr int fragments_m = m / warps_m / 16, fragments_n = n / warps_n / 8;   // of a warp
+  static constexpr int fragments_m = m / warps_m / 16, fragments_n = n / warps_n / 8;  // of a warp
 };
 using SmallTile = TileShape<16, 32, 128, 1, 2, 4, 4>;
 using MediumTile = TileShape<64, 64, 64, 2, 2, 3, 3>;
@@ -70,8 +70,11 @@ struct RowLoader {
   bf16* ring;
 
   __device__ RowLoader(const TileGemm& g, int64_t batch, int n_first, bf16* b, uint4*)
-      : g(g), n_first(n_first), row(static_cast<int>(threadIdx.x) / chunks),
-        chunk(static_cast<int>(threadIdx.x) % chunks), ring(b) {
+      : g(g),
+        n_first(n_first),
+        row(static_cast<int>(threadIdx.x) / chunks),
+        chunk(static_cast<int>(threadIdx.x) % chunks),
+        ring(b) {
     base = reinterpret_cast<const char*>(static_cast<const bf16*>(g.b[0]) + batch * g.b_batch);
     up_base = gated ? reinterpret_cast<const char*>(static_cast<const bf16*>(g.b[1]) + batch * g.b_batch) : base;
     stride = g.b_stride[0];
@@ -135,7 +138,7 @@ struct Mxfp4Loader {
   int n_first;
   bf16* tiles;
   uint4* ring;
-  uint8_t scales[passes];   // of the next step to be expanded
+  uint8_t scales[passes];  // of the next step to be expanded
 
   __device__ Mxfp4Loader(const TileGemm& g, int64_t batch, int n_first, bf16* b, uint4* packed)
       : g(g), n_first(n_first), tiles(b), ring(packed) {

@@ -84,7 +84,7 @@ __device__ void make_tiles(int4* tiles, int32_t* n_tiles, int32_t* starts, int32
   __syncthreads();
   if (thread == 0) *n_tiles = total;
   for (int t = thread; t < total; t += n_threads) {
-    int low = 0, high = n_buckets;   // the last bucket whose tiles start at t or before is in low .. high - 1
+    int low = 0, high = n_buckets;  // the last bucket whose tiles start at t or before is in low .. high - 1
     while (high - low > 1) {
       const int middle = (low + high) / 2;
       (tile_starts[middle] <= t ? low : high) = middle;
@@ -136,7 +136,7 @@ __global__ void scan_kernel(TileMap map, int n_chunks, int n_pairs, int n_expert
     int32_t* counts = map.counts + e;
     const int64_t stride = n_experts + 1;
     for (int first = 0; first < n_chunks; first += chunks_ahead) {
-      int n[chunks_ahead];   // read together: a load does not pass the stores before it
+      int n[chunks_ahead];  // read together: a load does not pass the stores before it
 #pragma unroll
       for (int i = 0; i < chunks_ahead; ++i) n[i] = counts[min(first + i, n_chunks - 1) * stride];
 #pragma unroll

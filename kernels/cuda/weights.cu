@@ -22,7 +22,7 @@ constexpr int64_t stage_bytes = int64_t{32} << 20;
 
 // Where row r of a matrix goes: eight neighbours stay together, and the next eight begin `step` rows later.
 struct RowMap {
-  int64_t first = 0;          // row of the matrix that is row 0 here
+  int64_t first = 0;  // row of the matrix that is row 0 here
   int64_t step = 8, at = 0;
   __device__ int64_t operator()(int64_t r) const { return (first + r) / 8 * step + (first + r) % 8 + at; }
 };
@@ -31,15 +31,15 @@ struct RowMap {
 struct Source {
   const uint8_t* data = nullptr;
   DType dtype = DType::f32;
-  int64_t stride = 0;         // elements
-  const uint8_t* scales = nullptr;   // mxfp4
+  int64_t stride = 0;               // elements
+  const uint8_t* scales = nullptr;  // mxfp4
   int64_t scale_stride = 0;
   int64_t rows = 0, cols = 0;
 };
 
 __device__ inline float half_to_float(uint16_t half) {
   const uint32_t sign = (half & 0x8000u) << 16, rest = half & 0x7fffu;
-  if (rest >= 0x7c00u) return __uint_as_float(sign | 0x7f800000u | (rest & 0x3ffu) << 13);   // infinite, NaN
+  if (rest >= 0x7c00u) return __uint_as_float(sign | 0x7f800000u | (rest & 0x3ffu) << 13);  // infinite, NaN
   // As a float it is 2^112 too small; the product is exact, for subnormals too.
   return __uint_as_float(sign | __float_as_uint(__uint_as_float(rest << 13) * 0x1p112f));
 }
@@ -48,8 +48,8 @@ __device__ inline uint32_t nibble(const uint8_t* data, int64_t i) { return data[
 
 __device__ inline float mxfp4_to_float(uint32_t value, uint8_t scale) {
   const uint32_t exponent = value >> 1 & 3, fraction = value & 1;
-  const float magnitude = exponent == 0 ? 0.5f * static_cast<float>(fraction)
-                                        : static_cast<float>((2 + fraction) << exponent) * 0.25f;
+  const float magnitude =
+      exponent == 0 ? 0.5f * static_cast<float>(fraction) : static_cast<float>((2 + fraction) << exponent) * 0.25f;
   const float factor = __uint_as_float(scale == 0 ? 0x00400000u : uint32_t{scale} << 23);
   return (value & 8 ? -magnitude : magnitude) * factor;
 }
@@ -117,8 +117,8 @@ __global__ void scales_kernel(uint8_t* to, RowMap map, const uint8_t* from, int6
 dim3 grid_for(int64_t n_threads) { return dim3(static_cast<unsigned>(ceil_div(n_threads, threads))); }
 
 void convert(Stream stream, bf16* to, int64_t to_stride, RowMap map, const Source& from) {
-  const bool fast = from.dtype == DType::bf16 && reinterpret_cast<uintptr_t>(from.data) % 16 == 0 &&
-                    from.stride % 8 == 0;
+  const bool fast =
+      from.dtype == DType::bf16 && reinterpret_cast<uintptr_t>(from.data) % 16 == 0 && from.stride % 8 == 0;
   launch("convert_weights", convert_kernel<bf16>, grid_for(from.rows * ceil_div(to_stride, 8)), threads, 0, stream, to,
          to_stride, map, from, fast);
 }
@@ -272,7 +272,7 @@ std::shared_ptr<const PackedExperts> CudaBackend::pack_experts(const ExpertMatri
     return block->owners.back().get();
   };
   const DType stored = packed ? DType::mxfp4 : DType::bf16;
-  const int64_t gate_up_elements = block->gate_up_rows * block->gate_up_stride;   // of one expert
+  const int64_t gate_up_elements = block->gate_up_rows * block->gate_up_stride;  // of one expert
   const int64_t down_elements = block->d_model * block->down_stride;
   const int64_t gate_up_bytes = bytes_of(stored, gate_up_elements), down_bytes = bytes_of(stored, down_elements);
   uint8_t* gate_up = static_cast<uint8_t*>(take(block->n_experts * gate_up_bytes));
@@ -282,7 +282,7 @@ std::shared_ptr<const PackedExperts> CudaBackend::pack_experts(const ExpertMatri
     gate_up_scales = static_cast<uint8_t*>(take(block->n_experts * gate_up_elements / 32));
     down_scales = static_cast<uint8_t*>(take(block->n_experts * down_elements / 32));
   }
-  if (block->d_ff % 8 != 0) {   // the rows behind the last
+  if (block->d_ff % 8 != 0) {  // the rows behind the last
     fill(gate_up, 0, static_cast<size_t>(block->n_experts * gate_up_bytes));
     if (packed) fill(gate_up_scales, 0, static_cast<size_t>(block->n_experts * gate_up_elements / 32));
   }

@@ -14,12 +14,12 @@ namespace simt {
 
 namespace {
 
-constexpr size_t stack_bytes = 256 << 10;   // pages are taken as they are touched
+constexpr size_t stack_bytes = 256 << 10;  // pages are taken as they are touched
 constexpr size_t guard_bytes = 4096;
 constexpr size_t line_bytes = 64, n_lines = 64;
 
 #if defined(SIMT_ASAN)
-Fiber* left = nullptr;   // the fiber that was left last: whoever goes on learns its stack's bounds
+Fiber* left = nullptr;  // the fiber that was left last: whoever goes on learns its stack's bounds
 #endif
 
 #if defined(__x86_64__)
@@ -65,7 +65,7 @@ void make_fiber(Fiber& fiber, void (*main)(), size_t n) {
   const size_t used = stack_bytes - n * 9 % n_lines * line_bytes;
 #if defined(__x86_64__)
   auto* top = reinterpret_cast<uint64_t*>(stack + used);
-  *--top = 0;   // keeps the stack aligned as if main had been called
+  *--top = 0;  // keeps the stack aligned as if main had been called
   *--top = reinterpret_cast<uint64_t>(main);
   for (int i = 0; i < 6; ++i) *--top = 0;
   fiber.pointer = top;

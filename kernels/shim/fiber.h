@@ -19,7 +19,7 @@ namespace simt {
 
 struct Fiber {
 #if defined(__x86_64__)
-  void* pointer = nullptr;      // of its stack, while it is left
+  void* pointer = nullptr;  // of its stack, while it is left
 #else
   ucontext_t context;
 #endif

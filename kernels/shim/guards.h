@@ -16,7 +16,7 @@
 namespace simt {
 
 constexpr size_t guard_bytes = 1024;
-constexpr uint16_t guard_value = 0xffa5;   // NaN as bf16 and, twice, as f32
+constexpr uint16_t guard_value = 0xffa5;  // NaN as bf16 and, twice, as f32
 
 inline void fill_guard(unsigned char* from, const unsigned char* to) {
   const auto* value = reinterpret_cast<const unsigned char*>(&guard_value);

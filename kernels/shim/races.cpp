@@ -30,14 +30,14 @@ enum class Kind : uint8_t { read, write, atomic };
 
 struct Access {
   uint64_t block = 0, time = 0;
-  uint32_t phase = 0, warp_phase = 0;   // warp_phase: of reads warp_meets, else warp_syncs
+  uint32_t phase = 0, warp_phase = 0;  // warp_phase: of reads warp_meets, else warp_syncs
   uint16_t thread = 0;
   bool atomic = false;
   // Of reads: others have read it too since the last write, in other lanes, warps, blocks.
   bool lanes = false, warps = false, blocks = false;
 };
 struct Cell {
-  Access written, read;   // the last of each
+  Access written, read;  // the last of each
 };
 constexpr uintptr_t page_bytes = 1024;
 struct Page {
@@ -49,7 +49,7 @@ std::unordered_map<uintptr_t, std::unique_ptr<Page>>& pages() {
   return *all;
 }
 uint64_t now = 0;
-std::unordered_map<uint64_t, uint64_t>& last_atomic() {   // of each block of this launch
+std::unordered_map<uint64_t, uint64_t>& last_atomic() {  // of each block of this launch
   static auto* all = new std::unordered_map<uint64_t, uint64_t>;
   return *all;
 }
@@ -187,12 +187,12 @@ void __tsan_func_entry(void*) {}
 void __tsan_func_exit() {}
 void __tsan_vptr_update(void**, void*) {}
 void __tsan_vptr_read(void**) {}
-#define SIMT_ACCESS(n)                                                                                              \
-  void __tsan_read##n(void* p) { simt::access(p, n, simt::Kind::read, __builtin_return_address(0)); }               \
-  void __tsan_write##n(void* p) { simt::access(p, n, simt::Kind::write, __builtin_return_address(0)); }             \
-  void __tsan_unaligned_read##n(void* p) { simt::access(p, n, simt::Kind::read, __builtin_return_address(0)); }     \
-  void __tsan_unaligned_write##n(void* p) { simt::access(p, n, simt::Kind::write, __builtin_return_address(0)); }   \
-  void __tsan_volatile_read##n(void* p) { simt::access(p, n, simt::Kind::read, __builtin_return_address(0)); }      \
+#define SIMT_ACCESS(n)                                                                                            \
+  void __tsan_read##n(void* p) { simt::access(p, n, simt::Kind::read, __builtin_return_address(0)); }             \
+  void __tsan_write##n(void* p) { simt::access(p, n, simt::Kind::write, __builtin_return_address(0)); }           \
+  void __tsan_unaligned_read##n(void* p) { simt::access(p, n, simt::Kind::read, __builtin_return_address(0)); }   \
+  void __tsan_unaligned_write##n(void* p) { simt::access(p, n, simt::Kind::write, __builtin_return_address(0)); } \
+  void __tsan_volatile_read##n(void* p) { simt::access(p, n, simt::Kind::read, __builtin_return_address(0)); }    \
   void __tsan_volatile_write##n(void* p) { simt::access(p, n, simt::Kind::write, __builtin_return_address(0)); }
 SIMT_ACCESS(1)
 SIMT_ACCESS(2)
@@ -203,7 +203,7 @@ SIMT_ACCESS(16)
 void __tsan_read_range(void* p, size_t n) { simt::access(p, n, simt::Kind::read, __builtin_return_address(0)); }
 void __tsan_write_range(void* p, size_t n) { simt::access(p, n, simt::Kind::write, __builtin_return_address(0)); }
 // Atomic operations of the host's own code in those files, reference counts above all.
-#define SIMT_ATOMIC(n, T)                                                                                      \
+#define SIMT_ATOMIC(n, T)                                                                                        \
   T __tsan_atomic##n##_load(const volatile T* p, int) { return __atomic_load_n(p, __ATOMIC_SEQ_CST); }           \
   void __tsan_atomic##n##_store(volatile T* p, T x, int) { __atomic_store_n(p, x, __ATOMIC_SEQ_CST); }           \
   T __tsan_atomic##n##_exchange(volatile T* p, T x, int) { return __atomic_exchange_n(p, x, __ATOMIC_SEQ_CST); } \

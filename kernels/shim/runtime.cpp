@@ -31,7 +31,7 @@ struct Heap {
   struct Range {
     uintptr_t first, end;
   };
-  Range recent[4] = {};   // pieces that were asked about
+  Range recent[4] = {};  // pieces that were asked about
   size_t oldest = 0;
 };
 Heap& heap() {
@@ -128,7 +128,7 @@ void* allocate(size_t bytes, bool pinned) {
 void release(void* p) {
   if (!p) return;
   const Lock lock(mutex());
-  finish_all();   // as cudaFree waits
+  finish_all();  // as cudaFree waits
   Heap& h = heap();
   const auto found = h.all.find(reinterpret_cast<uintptr_t>(p));
   if (found == h.all.end()) fail("frees memory that was not allocated");
@@ -150,7 +150,7 @@ size_t room() {
 
 bool is_memory(const void* p, size_t bytes) {
   std::unique_lock<std::recursive_mutex> lock(mutex(), std::defer_lock);
-  if (!current) lock.lock();   // whoever runs a kernel has it
+  if (!current) lock.lock();  // whoever runs a kernel has it
   Heap& h = heap();
   const auto at = reinterpret_cast<uintptr_t>(p);
   for (const Heap::Range& range : h.recent)
@@ -232,8 +232,8 @@ void fill_async(void* to, uint8_t byte, size_t bytes, Stream stream) {
 }
 
 struct Event::State {
-  Stream stream = nullptr;   // null: not recorded
-  uint64_t n = 0;            // pieces of its work up to the record
+  Stream stream = nullptr;  // null: not recorded
+  uint64_t n = 0;           // pieces of its work up to the record
   std::shared_ptr<Clock::time_point> time;
 };
 Event::Event(bool) : state_(std::make_unique<State>()) {}

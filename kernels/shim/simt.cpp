@@ -10,7 +10,7 @@
 #include "kernels/shim/guards.h"
 
 extern "C" {
-extern const char __executable_start, end;   // of the program in memory, from the linker
+extern const char __executable_start, end;  // of the program in memory, from the linker
 }
 
 namespace simt {
@@ -40,19 +40,19 @@ struct Warp;
 struct Thread : ThreadState {
   Fiber fiber;
   Warp* warp = nullptr;
-  std::vector<Copy> copies;     // that have not landed, oldest first
-  std::vector<size_t> groups;   // where closed groups end in copies
+  std::vector<Copy> copies;    // that have not landed, oldest first
+  std::vector<size_t> groups;  // where closed groups end in copies
 };
 
 struct alignas(64) Warp {
   Thread* lanes = nullptr;
-  int n_begun = 0;                      // lanes that have run since the warp was let go
-  int first = 0, step = 1;              // lane of the n-th turn: first + n * step
+  int n_begun = 0;          // lanes that have run since the warp was let go
+  int first = 0, step = 1;  // lane of the n-th turn: first + n * step
   int parity = 0;
   int n_arrived = 0, n_at_barrier = 0, n_ended = 0;
-  Place place{};                        // where those that have arrived wait
-  void (*together)(Warp&) = nullptr;    // what the last one to arrive does for all
-  uint64_t words[2][warp_lanes];        // what lanes exchange, in turns
+  Place place{};                      // where those that have arrived wait
+  void (*together)(Warp&) = nullptr;  // what the last one to arrive does for all
+  uint64_t words[2][warp_lanes];      // what lanes exchange, in turns
   uint32_t a[warp_lanes][4], b[warp_lanes][2];
   float d[warp_lanes][4];
   const unsigned char* rows[warp_lanes];
@@ -67,11 +67,11 @@ struct Machine {
   const Launch* launch = nullptr;
   int n_threads = 0, n_warps = 0;
   Thread* threads = new Thread[max_threads];
-  int n_made = 0;                       // threads that have a fiber
+  int n_made = 0;  // threads that have a fiber
   Warp* warps = new Warp[max_warps];
   Fiber host;
-  std::vector<int> ready;               // warps that do not wait for the block; in order, the next is the last
-  size_t at = 0;                        // of the warp that runs, in ready
+  std::vector<int> ready;  // warps that do not wait for the block; in order, the next is the last
+  size_t at = 0;           // of the warp that runs, in ready
   Warp* running = nullptr;
   int n_at_barrier = 0, n_ended = 0;
   Place barrier_place{};
@@ -82,12 +82,12 @@ struct Machine {
   // Shared memory: guard, array, guard, array, guard ... Kept from block to block as long as the arrays are the same.
   unsigned char* arena = nullptr;
   Array arrays[max_arrays];
-  size_t n_laid = 0, n_arrays = 0;      // arrays that have their place, that this block has taken
+  size_t n_laid = 0, n_arrays = 0;  // arrays that have their place, that this block has taken
   size_t shared_used = 0;
 };
 
 Machine& machine() {
-  static Machine* m = new Machine;   // lives to the end of the process
+  static Machine* m = new Machine;  // lives to the end of the process
   return *m;
 }
 Machine& m = machine();
@@ -548,8 +548,8 @@ void together_load_transposed(Warp& w) {
     const int r = i % 8;
     for (int c = 0; c < 8; ++c) {
       uint32_t& word = w.a[c * 4 + r / 2][i / 8];
-      word = r % 2 == 0 ? (word & 0xffff0000u) | values[c]
-                        : (word & 0x0000ffffu) | static_cast<uint32_t>(values[c]) << 16;
+      word =
+          r % 2 == 0 ? (word & 0xffff0000u) | values[c] : (word & 0x0000ffffu) | static_cast<uint32_t>(values[c]) << 16;
     }
   }
 }

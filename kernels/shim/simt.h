@@ -34,13 +34,27 @@ struct dim3 {
   unsigned x = 1, y = 1, z = 1;
   constexpr dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
 };
-struct alignas(8) uint2 { uint32_t x, y; };
-struct alignas(16) uint4 { uint32_t x, y, z, w; };
-struct alignas(8) int2 { int32_t x, y; };
-struct alignas(16) int4 { int32_t x, y, z, w; };
-struct alignas(8) float2 { float x, y; };
-struct alignas(16) float4 { float x, y, z, w; };
-struct alignas(16) double2 { double x, y; };
+struct alignas(8) uint2 {
+  uint32_t x, y;
+};
+struct alignas(16) uint4 {
+  uint32_t x, y, z, w;
+};
+struct alignas(8) int2 {
+  int32_t x, y;
+};
+struct alignas(16) int4 {
+  int32_t x, y, z, w;
+};
+struct alignas(8) float2 {
+  float x, y;
+};
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
+struct alignas(16) double2 {
+  double x, y;
+};
 inline uint2 make_uint2(uint32_t x, uint32_t y) { return {x, y}; }
 inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) { return {x, y, z, w}; }
 inline int2 make_int2(int32_t x, int32_t y) { return {x, y}; }
@@ -57,7 +71,7 @@ struct Launch {
   const char* name = "";
   dim3 grid, block;
   size_t shared_memory = 0;
-  std::function<void()> thread;   // the kernel with its arguments
+  std::function<void()> thread;  // the kernel with its arguments
 };
 
 // What a stream is given happens at once, or when somebody waits for it (set_deferred); while the stream is captured it
@@ -78,7 +92,7 @@ class StreamState {
   std::vector<std::function<void()>> captured;
 
  private:
-  std::vector<std::function<void()>> queue_;   // from first_ on
+  std::vector<std::function<void()>> queue_;  // from first_ on
   size_t first_ = 0;
   uint64_t n_done_ = 0;
 };
@@ -97,7 +111,7 @@ void run(const Launch& launch);
 std::recursive_mutex& mutex();
 
 // Memory that kernels and copies may use: `bytes` long, between guards, filled with 0xff.
-void* allocate(size_t bytes, bool pinned);   // null: no room
+void* allocate(size_t bytes, bool pinned);  // null: no room
 void release(void* p);
 size_t room();
 // Whether [p, p + bytes) lies within one piece of it.
@@ -114,14 +128,14 @@ struct Place {
 
 struct ThreadState {
   dim3 thread, block, block_dim, grid_dim;
-  int index = 0, lane = 0;   // in the block, in the warp
+  int index = 0, lane = 0;  // in the block, in the warp
 };
 extern ThreadState* current;
 inline int lane() { return current->lane; }
 
 [[noreturn]] void fail(const std::string& what);
 
-void barrier(Place place);                                         // of the block
+void barrier(Place place);  // of the block
 enum class Vote : uint8_t { any, all, count };
 int barrier_vote(Vote vote, int predicate, Place place);
 void warp_barrier(unsigned mask, Place place);
@@ -144,13 +158,13 @@ struct Moment {
   const char* kernel = "";
   uint64_t launch = 0;
   uint64_t block = 0;
-  uint64_t first_block = 0;          // of this launch; blocks are counted from the start of the process
-  uint32_t phase = 0;                // barriers of the block so far
-  uint32_t warp_syncs[32] = {};      // __syncwarp of each warp so far
-  uint32_t warp_meets[32] = {};      // and all its warp operations
+  uint64_t first_block = 0;      // of this launch; blocks are counted from the start of the process
+  uint32_t phase = 0;            // barriers of the block so far
+  uint32_t warp_syncs[32] = {};  // __syncwarp of each warp so far
+  uint32_t warp_meets[32] = {};  // and all its warp operations
 };
 extern Moment moment;
-enum class Region : uint8_t { shared, device, own, unknown };   // own: stack, arguments, constants, the shim itself
+enum class Region : uint8_t { shared, device, own, unknown };  // own: stack, arguments, constants, the shim itself
 Region region_of(const void* p, size_t bytes);
 
 template <class To, class From>
@@ -265,15 +279,18 @@ T reduce(unsigned mask, T value, F join, Place place) {
 }  // namespace simt
 template <class T>
 T __reduce_add_sync(unsigned mask, T value, ::simt::Place place = ::simt::Place::here()) {
-  return ::simt::reduce(mask, value, [](T a, T b) { return static_cast<T>(uint32_t(a) + uint32_t(b)); }, place);
+  return ::simt::reduce(
+      mask, value, [](T a, T b) { return static_cast<T>(uint32_t(a) + uint32_t(b)); }, place);
 }
 template <class T>
 T __reduce_min_sync(unsigned mask, T value, ::simt::Place place = ::simt::Place::here()) {
-  return ::simt::reduce(mask, value, [](T a, T b) { return b < a ? b : a; }, place);
+  return ::simt::reduce(
+      mask, value, [](T a, T b) { return b < a ? b : a; }, place);
 }
 template <class T>
 T __reduce_max_sync(unsigned mask, T value, ::simt::Place place = ::simt::Place::here()) {
-  return ::simt::reduce(mask, value, [](T a, T b) { return a < b ? b : a; }, place);
+  return ::simt::reduce(
+      mask, value, [](T a, T b) { return a < b ? b : a; }, place);
 }
 inline unsigned __activemask() { return 0xffffffffu; }
 
@@ -389,9 +406,13 @@ inline unsigned atomicInc(unsigned* p, unsigned limit) {
 namespace signalbox::shim {
 
 template <class T>
-T min(T a, std::type_identity_t<T> b) { return b < a ? b : a; }
+T min(T a, std::type_identity_t<T> b) {
+  return b < a ? b : a;
+}
 template <class T>
-T max(T a, std::type_identity_t<T> b) { return a < b ? b : a; }
+T max(T a, std::type_identity_t<T> b) {
+  return a < b ? b : a;
+}
 
 // The bodies of the wrappers of device.h.
 inline void copy_async(void* to_shared, const void* from, int bytes = 16) {
@@ -399,7 +420,9 @@ inline void copy_async(void* to_shared, const void* from, int bytes = 16) {
 }
 inline void commit_copies() { ::simt::commit_copies(); }
 template <int n>
-void wait_copies() { ::simt::wait_copies(n); }
+void wait_copies() {
+  ::simt::wait_copies(n);
+}
 inline void load_matrices(uint32_t (&r)[4], const void* row, ::simt::Place place = ::simt::Place::here()) {
   ::simt::load_matrices(r, row, false, place);
 }

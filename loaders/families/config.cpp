@@ -142,8 +142,7 @@ int64_t Config::size_of(std::initializer_list<std::string_view> keys, int64_t lo
     auto found = root_.find(key);
     if (!found) continue;
     const int64_t value = found->integer(low, high);
-    if (first && *first != value)
-      refuse(key, std::to_string(*first) + " as " + std::string(first_key) + " says");
+    if (first && *first != value) refuse(key, std::to_string(*first) + " as " + std::string(first_key) + " says");
     if (!first) first_key = key;
     first = value;
   }
@@ -182,7 +181,7 @@ void refuse_unsupported(const Config& config, std::initializer_list<std::string_
     if (std::find(honoured.begin(), honoured.end(), row.key) != honoured.end()) continue;
     auto found = config.root().find(row.key);
     if (!found) continue;
-    if (row.key == "sliding_window" && config.has("use_sliding_window")) continue;   // that key has been looked at
+    if (row.key == "sliding_window" && config.has("use_sliding_window")) continue;  // that key has been looked at
     bool neutral = false;
     for (std::string_view text : row.values) neutral = neutral || same(found->value(), json::parse(text, "neutral"));
     if (neutral) continue;
@@ -227,8 +226,7 @@ Gqa read_gqa(const Config& config, const Model& model, int64_t n_kv_heads, int64
       config.refuse("hidden_size", "a multiple of num_attention_heads (" + std::to_string(gqa.n_heads) + ")");
     gqa.d_head = model.d_model / gqa.n_heads;
   }
-  if (gqa.d_head % 2 != 0)
-    config.root().fail("head_dim: expected an even number, found " + std::to_string(gqa.d_head));
+  if (gqa.d_head % 2 != 0) config.root().fail("head_dim: expected an even number, found " + std::to_string(gqa.d_head));
   gqa.scale = static_cast<float>(1 / std::sqrt(static_cast<double>(gqa.d_head)));
   return gqa;
 }
@@ -252,8 +250,9 @@ std::optional<std::vector<bool>> read_layer_types(const Config& config, int64_t 
 void expect_layer_types(const Config& config, int64_t n_layers, bool sliding) {
   auto types = read_layer_types(config, n_layers);
   if (types && std::find(types->begin(), types->end(), !sliding) != types->end())
-    config.root().find("layer_types")->fail(std::string("expected ") + (sliding ? "sliding" : "full") +
-                                            "_attention for every layer, found another");
+    config.root()
+        .find("layer_types")
+        ->fail(std::string("expected ") + (sliding ? "sliding" : "full") + "_attention for every layer, found another");
 }
 
 std::vector<bool> read_sparse_layers(const Config& config, int64_t n_layers) {

@@ -18,15 +18,15 @@ class Config {
   Config(const json::Value& root, std::string where) : root_(root, std::move(where)) { root_.expect_object(); }
 
   const json::Ref& root() const { return root_; }
-  bool has(std::string_view key) const { return root_.find(key).has_value(); }       // present and not null
-  bool is_null(std::string_view key) const;                                          // present as null
+  bool has(std::string_view key) const { return root_.find(key).has_value(); }  // present and not null
+  bool is_null(std::string_view key) const;                                     // present as null
   // A size of at least `low`. Without a fallback the key must be there.
   int64_t size(std::string_view key, int64_t low, int64_t high) const;
   int64_t size(std::string_view key, int64_t low, int64_t high, int64_t fallback) const;
   // The same for a size that goes by several names: those that are present must agree.
   int64_t size_of(std::initializer_list<std::string_view> keys, int64_t low, int64_t high) const;
   double number(std::string_view key, double fallback) const;
-  float positive(std::string_view key, double fallback) const;   // finite, above 0 as a float
+  float positive(std::string_view key, double fallback) const;  // finite, above 0 as a float
   bool boolean(std::string_view key, bool fallback) const;
   std::string string(std::string_view key, std::string_view fallback) const;
   // Error "key: expected ..., found <the value>"
@@ -70,7 +70,7 @@ Router read_router_sizes(const Config& config);
 // 0.1 * mscale_all_dim * ln(factor) + 1.
 struct RopeDefaults {
   double theta = 10000;
-  const char* scaling = nullptr;   // JSON of rope_scaling where neither key is present
+  const char* scaling = nullptr;  // JSON of rope_scaling where neither key is present
 };
 Rope read_rope(const Config& config, int64_t n_dims, int64_t max_positions, const RopeDefaults& defaults,
                double* softmax_factor = nullptr);

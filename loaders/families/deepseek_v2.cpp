@@ -47,21 +47,21 @@ Mla read_attention(const Config& config) {
   mla.n_heads = config.size("num_attention_heads", 1, 4096);
   if (config.size("num_key_value_heads", 1, 4096, mla.n_heads) != mla.n_heads)
     config.refuse("num_key_value_heads", std::to_string(mla.n_heads) + " (num_attention_heads)");
-  mla.q_rank = config.size("q_lora_rank", 1, int64_t{1} << 20, 0);   // null: one full matrix
+  mla.q_rank = config.size("q_lora_rank", 1, int64_t{1} << 20, 0);  // null: one full matrix
   mla.d_latent = config.size("kv_lora_rank", 1, int64_t{1} << 20, 512);
   mla.d_nope = config.size("qk_nope_head_dim", 1, 4096, 128);
   mla.d_rope = config.size("qk_rope_head_dim", 2, 4096, 64);
   mla.d_value = config.size("v_head_dim", 1, 4096, 128);
   if (mla.d_rope % 2 != 0) config.refuse("qk_rope_head_dim", "an even number");
   mla.bias = config.boolean("attention_bias", false);
-  mla.latent_eps = 1e-6f;   // the class default of the norm, whatever rms_norm_eps says
+  mla.latent_eps = 1e-6f;  // the class default of the norm, whatever rms_norm_eps says
   return mla;
 }
 
 Model read(const Config& config) {
-  refuse_unsupported(config, {"attention_bias", "norm_topk_prob", "routed_scaling_factor", "topk_method", "n_group",
-                              "topk_group", "first_k_dense_replace", "n_shared_experts", "q_lora_rank", "kv_lora_rank",
-                              "use_mla", "layer_types"});
+  refuse_unsupported(
+      config, {"attention_bias", "norm_topk_prob", "routed_scaling_factor", "topk_method", "n_group", "topk_group",
+               "first_k_dense_replace", "n_shared_experts", "q_lora_rank", "kv_lora_rank", "use_mla", "layer_types"});
   if (!config.boolean("use_mla", true)) config.refuse("use_mla", "true");
   Model model = read_common(config, {2048, 1e-6});
   const int64_t n_layers = read_layer_count(config), max_width = int64_t{1} << 20;
@@ -86,7 +86,8 @@ Model read(const Config& config) {
   return model;
 }
 
-constexpr std::string_view example = R"({"architectures":["DeepseekV2ForCausalLM"],"model_type":"deepseek_v2","hidden_size":64,"num_hidden_layers":3,
+constexpr std::string_view example =
+    R"({"architectures":["DeepseekV2ForCausalLM"],"model_type":"deepseek_v2","hidden_size":64,"num_hidden_layers":3,
 "num_attention_heads":4,"num_key_value_heads":4,"q_lora_rank":null,"kv_lora_rank":32,"qk_nope_head_dim":16,
 "qk_rope_head_dim":16,"v_head_dim":16,"intermediate_size":128,"moe_intermediate_size":32,"n_routed_experts":16,
 "n_shared_experts":2,"num_experts_per_tok":4,"first_k_dense_replace":1,"moe_layer_freq":1,"scoring_func":"softmax",

@@ -1,7 +1,7 @@
 // A family: how one model_type's config.json becomes a Model, and under which names its checkpoints store tensors.
 //
-// A family is a reader and a table of names. The table is read in both directions: loading asks where a tensor lies, the
-// synthetic-model maker asks what to write.
+// A family is a reader and a table of names. The table is read in both directions: loading asks where a tensor lies,
+// the synthetic-model maker asks what to write.
 #pragma once
 #include <functional>
 #include <span>
@@ -17,10 +17,10 @@ namespace signalbox::families {
 
 // How the values of a tensor lie in a stored one.
 enum class Layout : uint8_t {
-  plain,        // [rows, cols], or [n] for a vector
-  stacked,      // [n_experts, rows, cols]: all experts in one tensor
-  transposed,   // [n_experts, cols, rows]
-  mxfp4,        // [n_experts, rows, cols / 32, 16] in NAME_blocks and [n_experts, rows, cols / 32] in NAME_scales
+  plain,       // [rows, cols], or [n] for a vector
+  stacked,     // [n_experts, rows, cols]: all experts in one tensor
+  transposed,  // [n_experts, cols, rows]
+  mxfp4,       // [n_experts, rows, cols / 32, 16] in NAME_blocks and [n_experts, rows, cols / 32] in NAME_scales
 };
 
 // One way of storing the tensors of a role. `{l}` and `{e}` in the name stand for the layer and the expert.
@@ -42,9 +42,9 @@ struct Source {
 
 struct Family {
   std::string_view model_type;
-  Model (*read)(const Config& config);                  // refuses what it does not honour
-  std::span<const NameRow> names;                       // in the place of the common names for their roles
-  std::string_view example;                             // config.json of a tiny model, for make-model and tests
+  Model (*read)(const Config& config);  // refuses what it does not honour
+  std::span<const NameRow> names;       // in the place of the common names for their roles
+  std::string_view example;             // config.json of a tiny model, for make-model and tests
 };
 
 // Roles whose names all families share.

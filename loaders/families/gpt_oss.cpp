@@ -64,7 +64,8 @@ Model read(const Config& config) {
   return model;
 }
 
-constexpr std::string_view example = R"({"architectures":["GptOssForCausalLM"],"model_type":"gpt_oss","hidden_size":64,"num_hidden_layers":4,
+constexpr std::string_view example =
+    R"({"architectures":["GptOssForCausalLM"],"model_type":"gpt_oss","hidden_size":64,"num_hidden_layers":4,
 "num_attention_heads":4,"num_key_value_heads":2,"head_dim":32,"intermediate_size":64,"num_local_experts":8,
 "num_experts_per_tok":2,"vocab_size":320,"max_position_embeddings":512,"rms_norm_eps":1e-5,"rope_theta":150000,
 "rope_scaling":{"rope_type":"yarn","factor":4.0,"beta_fast":32.0,"beta_slow":1.0,"truncate":false,

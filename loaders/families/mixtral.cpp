@@ -34,7 +34,8 @@ Model read(const Config& config) {
   return model;
 }
 
-constexpr std::string_view example = R"({"architectures":["MixtralForCausalLM"],"model_type":"mixtral","hidden_size":64,"num_hidden_layers":3,
+constexpr std::string_view example =
+    R"({"architectures":["MixtralForCausalLM"],"model_type":"mixtral","hidden_size":64,"num_hidden_layers":3,
 "num_attention_heads":4,"num_key_value_heads":2,"intermediate_size":64,"num_local_experts":8,"num_experts_per_tok":2,
 "vocab_size":320,"max_position_embeddings":512,"rms_norm_eps":1e-5,"rope_theta":1000000.0,"hidden_act":"silu",
 "tie_word_embeddings":false})";

@@ -27,7 +27,8 @@ Model read(const Config& config) {
   return model;
 }
 
-constexpr std::string_view example = R"({"architectures":["OlmoeForCausalLM"],"model_type":"olmoe","hidden_size":64,"num_hidden_layers":3,
+constexpr std::string_view example =
+    R"({"architectures":["OlmoeForCausalLM"],"model_type":"olmoe","hidden_size":64,"num_hidden_layers":3,
 "num_attention_heads":4,"num_key_value_heads":4,"intermediate_size":32,"num_experts":16,"num_experts_per_tok":4,
 "norm_topk_prob":false,"vocab_size":320,"max_position_embeddings":512,"rms_norm_eps":1e-5,"rope_theta":10000.0,
 "hidden_act":"silu","tie_word_embeddings":false})";

@@ -19,7 +19,8 @@ std::vector<bool> read_sliding(const Config& config, int64_t n_layers) {
   if (auto types = read_layer_types(config, n_layers)) {
     if (!use)
       for (bool sliding : *types)
-        if (sliding) config.root().find("layer_types")->fail("expected full_attention where use_sliding_window is false");
+        if (sliding)
+          config.root().find("layer_types")->fail("expected full_attention where use_sliding_window is false");
     return *types;
   }
   const int64_t below = config.size("max_window_layers", 0, INT32_MAX, 28);
@@ -52,7 +53,8 @@ Model read(const Config& config) {
   return model;
 }
 
-constexpr std::string_view example = R"({"architectures":["Qwen2MoeForCausalLM"],"model_type":"qwen2_moe","hidden_size":64,"num_hidden_layers":3,
+constexpr std::string_view example =
+    R"({"architectures":["Qwen2MoeForCausalLM"],"model_type":"qwen2_moe","hidden_size":64,"num_hidden_layers":3,
 "num_attention_heads":4,"num_key_value_heads":4,"intermediate_size":96,"moe_intermediate_size":32,
 "shared_expert_intermediate_size":64,"num_experts":8,"num_experts_per_tok":2,"norm_topk_prob":false,
 "decoder_sparse_step":1,"mlp_only_layers":[],"vocab_size":320,"max_position_embeddings":512,"rms_norm_eps":1e-6,

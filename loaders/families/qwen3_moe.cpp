@@ -32,7 +32,8 @@ Model read(const Config& config) {
   return model;
 }
 
-constexpr std::string_view example = R"({"architectures":["Qwen3MoeForCausalLM"],"model_type":"qwen3_moe","hidden_size":64,"num_hidden_layers":3,
+constexpr std::string_view example =
+    R"({"architectures":["Qwen3MoeForCausalLM"],"model_type":"qwen3_moe","hidden_size":64,"num_hidden_layers":3,
 "num_attention_heads":4,"num_key_value_heads":2,"head_dim":32,"intermediate_size":96,"moe_intermediate_size":32,
 "num_experts":8,"num_experts_per_tok":2,"norm_topk_prob":true,"decoder_sparse_step":1,"mlp_only_layers":[],
 "vocab_size":320,"max_position_embeddings":512,"rms_norm_eps":1e-6,"rope_theta":1000000.0,"hidden_act":"silu",

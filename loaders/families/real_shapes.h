@@ -9,7 +9,7 @@ namespace signalbox::families {
 
 struct RealShape {
   std::string_view name;
-  std::string_view config;   // the keys of its config.json that shape the computation
+  std::string_view config;  // the keys of its config.json that shape the computation
 };
 
 std::span<const RealShape> real_shapes();

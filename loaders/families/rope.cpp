@@ -39,7 +39,7 @@ RopeSource find_source(const Config& config, const json::Value* default_scaling,
   for (auto* found : {&hub, &resaved}) {
     if (!*found) continue;
     (*found)->expect_object();
-    if ((*found)->value().members().empty()) found->reset();   // {} says nothing
+    if ((*found)->value().members().empty()) found->reset();  // {} says nothing
   }
   if (hub && resaved && !(hub->value() == resaved->value()))
     hub->fail("expected the same as rope_parameters, found a difference");
@@ -59,7 +59,8 @@ RopeSource find_source(const Config& config, const json::Value* default_scaling,
 
 std::string scaling_type(const json::Ref& scaling) {
   auto type = scaling.find("rope_type"), legacy = scaling.find("type");
-  if (type && legacy && type->string() != legacy->string()) legacy->fail_type("\"" + type->string() + "\" as rope_type");
+  if (type && legacy && type->string() != legacy->string())
+    legacy->fail_type("\"" + type->string() + "\" as rope_type");
   if (!type) type = legacy;
   if (!type) {
     for (const auto& [key, item] : scaling.members()) {
@@ -93,7 +94,7 @@ void apply_yarn(const Config& config, const json::Ref& scaling, double theta, in
   const double factor = positive_or(scaling, "factor", static_cast<double>(max_positions) / original);
   const auto number = [&](std::string_view key) {
     auto found = scaling.find(key);
-    return found ? found->number() : 0.0;   // 0 means absent, as in transformers
+    return found ? found->number() : 0.0;  // 0 means absent, as in transformers
   };
   const double mscale = number("mscale"), mscale_all_dim = number("mscale_all_dim");
   if (auto attention = scaling.find("attention_factor")) {
@@ -111,7 +112,8 @@ void apply_yarn(const Config& config, const json::Ref& scaling, double theta, in
   bool truncate = true;
   if (auto found = scaling.find("truncate")) truncate = found->boolean();
   const auto correction = [&](double rotations) {
-    return static_cast<double>(n_dims) * std::log(original / (rotations * 2 * std::numbers::pi)) / (2 * std::log(theta));
+    return static_cast<double>(n_dims) * std::log(original / (rotations * 2 * std::numbers::pi)) /
+           (2 * std::log(theta));
   };
   double low = correction(beta_fast), high = correction(beta_slow);
   if (truncate) {
@@ -142,8 +144,8 @@ void apply_llama3(const Config& config, const json::Ref& scaling, int64_t max_po
     if (wavelength > original / low) {
       frequency /= factor;
     } else if (wavelength >= original / high) {
-      const float smooth = (static_cast<float>(original) / wavelength - static_cast<float>(low)) /
-                           static_cast<float>(high - low);
+      const float smooth =
+          (static_cast<float>(original) / wavelength - static_cast<float>(low)) / static_cast<float>(high - low);
       frequency = (1 - smooth) * frequency / factor + smooth * frequency;
     }
   }

@@ -90,27 +90,13 @@ void append_string(std::string& out, const std::string& text) {
   out += '"';
   for (char c : text) {
     switch (c) {
-      case '"':
-        out += "\\\"";
-        break;
-      case '\\':
-        out += "\\\\";
-        break;
-      case '\n':
-        out += "\\n";
-        break;
-      case '\r':
-        out += "\\r";
-        break;
-      case '\t':
-        out += "\\t";
-        break;
-      case '\b':
-        out += "\\b";
-        break;
-      case '\f':
-        out += "\\f";
-        break;
+      case '"': out += "\\\""; break;
+      case '\\': out += "\\\\"; break;
+      case '\n': out += "\\n"; break;
+      case '\r': out += "\\r"; break;
+      case '\t': out += "\\t"; break;
+      case '\b': out += "\\b"; break;
+      case '\f': out += "\\f"; break;
       default:
         if (static_cast<unsigned char>(c) < 0x20) {
           char buffer[8];
@@ -143,12 +129,8 @@ void append(std::string& out, const Value& value, int indent, int level) {
     out.append(static_cast<size_t>(indent) * depth, ' ');
   };
   switch (value.type()) {
-    case Type::null:
-      out += "null";
-      break;
-    case Type::boolean:
-      out += value.boolean() ? "true" : "false";
-      break;
+    case Type::null: out += "null"; break;
+    case Type::boolean: out += value.boolean() ? "true" : "false"; break;
     case Type::integer:
       out += value.is_unsigned() ? std::to_string(static_cast<uint64_t>(value.integer()))
                                  : std::to_string(value.integer());
@@ -160,9 +142,7 @@ void append(std::string& out, const Value& value, int indent, int level) {
         append_real(out, value.real());
       }
       break;
-    case Type::string:
-      append_string(out, value.string());
-      break;
+    case Type::string: append_string(out, value.string()); break;
     case Type::array: {
       out += '[';
       bool first = true;
@@ -196,12 +176,9 @@ void append(std::string& out, const Value& value, int indent, int level) {
 
 std::string describe(const Value& value) {
   switch (value.type()) {
-    case Type::null:
-      return "null";
-    case Type::array:
-      return "an array";
-    case Type::object:
-      return "an object";
+    case Type::null: return "null";
+    case Type::array: return "an array";
+    case Type::object: return "an object";
     default: {
       std::string text = dump(value);
       return text.size() > 60 ? text.substr(0, 57) + "..." : text;
@@ -219,20 +196,13 @@ struct Value::Index {
 
 const char* type_name(Type type) {
   switch (type) {
-    case Type::null:
-      return "null";
-    case Type::boolean:
-      return "a boolean";
-    case Type::integer:
-      return "an integer";
-    case Type::real:
-      return "a number";
-    case Type::string:
-      return "a string";
-    case Type::array:
-      return "an array";
-    case Type::object:
-      return "an object";
+    case Type::null: return "null";
+    case Type::boolean: return "a boolean";
+    case Type::integer: return "an integer";
+    case Type::real: return "a number";
+    case Type::string: return "a string";
+    case Type::array: return "an array";
+    case Type::object: return "an object";
   }
   return "?";
 }
@@ -292,18 +262,12 @@ Value& Value::set(std::string key, Value value) {
 bool Value::operator==(const Value& other) const {
   if (type_ != other.type_) return false;
   switch (type_) {
-    case Type::null:
-      return true;
-    case Type::boolean:
-      return boolean_ == other.boolean_;
-    case Type::integer:
-      return integer_ == other.integer_ && unsigned_ == other.unsigned_;
-    case Type::real:
-      return real_ == other.real_ && string_ == other.string_;
-    case Type::string:
-      return string_ == other.string_;
-    case Type::array:
-      return items_ == other.items_;
+    case Type::null: return true;
+    case Type::boolean: return boolean_ == other.boolean_;
+    case Type::integer: return integer_ == other.integer_ && unsigned_ == other.unsigned_;
+    case Type::real: return real_ == other.real_ && string_ == other.string_;
+    case Type::string: return string_ == other.string_;
+    case Type::array: return items_ == other.items_;
     case Type::object:
       if (members_.size() != other.members_.size()) return false;
       for (const auto& [key, value] : members_) {

@@ -28,44 +28,52 @@ class Value {
  public:
   using Member = std::pair<std::string, Value>;
 
-  Value() = default;                                  // null
-  Value(std::nullptr_t) {}                            // NOLINT: implicit by intent, as are the next ones
+  Value() = default;        // null
+  Value(std::nullptr_t) {}  // NOLINT: implicit by intent, as are the next ones
   Value(bool value) : type_(Type::boolean), boolean_(value) {}
   Value(int value) : type_(Type::integer), integer_(value) {}
   Value(int64_t value) : type_(Type::integer), integer_(value) {}
-  Value(uint64_t value);                              // above INT64_MAX: kept exactly, is_unsigned()
+  Value(uint64_t value);  // above INT64_MAX: kept exactly, is_unsigned()
   Value(double value) : type_(Type::real), real_(value) {}
   Value(std::string value) : type_(Type::string), string_(std::move(value)) {}
   Value(std::string_view value) : Value(std::string(value)) {}
   Value(const char* value) : Value(std::string(value)) {}
   // An integer that 64 bits cannot hold: of type real, printed as its digits.
   static Value wide_integer(std::string digits, double value);
-  static Value array() { Value v; v.type_ = Type::array; return v; }
-  static Value object() { Value v; v.type_ = Type::object; return v; }
+  static Value array() {
+    Value v;
+    v.type_ = Type::array;
+    return v;
+  }
+  static Value object() {
+    Value v;
+    v.type_ = Type::object;
+    return v;
+  }
 
   Type type() const { return type_; }
   bool is_null() const { return type_ == Type::null; }
   bool is_string() const { return type_ == Type::string; }
   bool is_number() const { return type_ == Type::integer || type_ == Type::real; }
-  bool is_unsigned() const { return unsigned_; }      // an integer in (INT64_MAX, UINT64_MAX]
+  bool is_unsigned() const { return unsigned_; }  // an integer in (INT64_MAX, UINT64_MAX]
 
   bool is_wide() const { return type_ == Type::real && !string_.empty(); }
 
   // Unchecked access; the caller has looked at type(). For checked access with messages use Ref.
   bool boolean() const { return boolean_; }
-  int64_t integer() const { return integer_; }        // with is_unsigned(): the bits of a uint64_t
-  double real() const;                                // of an integer or a real
-  const std::string& string() const { return string_; }      // of a string; of a wide integer its digits
-  const std::vector<Value>& items() const { return items_; }      // array
+  int64_t integer() const { return integer_; }                // with is_unsigned(): the bits of a uint64_t
+  double real() const;                                        // of an integer or a real
+  const std::string& string() const { return string_; }       // of a string; of a wide integer its digits
+  const std::vector<Value>& items() const { return items_; }  // array
   std::vector<Value>& items() { return items_; }
-  const std::vector<Member>& members() const { return members_; } // object, in file order
-  const Value* find(std::string_view key) const;      // object: the member, or nullptr
+  const std::vector<Member>& members() const { return members_; }  // object, in file order
+  const Value* find(std::string_view key) const;                   // object: the member, or nullptr
 
-  Value& push_back(Value value);                      // array: append, returns this
-  Value& set(std::string key, Value value);           // object: add or replace, returns this
-  void append_member(std::string key, Value value);   // object: add a key known to be new
+  Value& push_back(Value value);                     // array: append, returns this
+  Value& set(std::string key, Value value);          // object: add or replace, returns this
+  void append_member(std::string key, Value value);  // object: add a key known to be new
 
-  bool operator==(const Value& other) const;          // 1 and 1.0 differ; objects compare without order
+  bool operator==(const Value& other) const;  // 1 and 1.0 differ; objects compare without order
 
  private:
   struct Index;
@@ -76,7 +84,7 @@ class Value {
   std::string string_;
   std::vector<Value> items_;
   std::vector<Member> members_;
-  mutable std::shared_ptr<const Index> index_;        // built on the first lookup in an object of many members
+  mutable std::shared_ptr<const Index> index_;  // built on the first lookup in an object of many members
 };
 
 // Parses one document. `where` (a file name, "file:line") starts every error message. Throws Error.
@@ -100,22 +108,22 @@ class Ref {
   const Value& value() const { return *value_; }
   const std::string& where() const { return where_; }
   const std::string& path() const { return path_; }
-  [[noreturn]] void fail(const std::string& reason) const;                // Error at this path
-  [[noreturn]] void fail_type(const std::string& expected) const;        // "expected X, found Y"
+  [[noreturn]] void fail(const std::string& reason) const;         // Error at this path
+  [[noreturn]] void fail_type(const std::string& expected) const;  // "expected X, found Y"
 
   bool is_null() const { return value_->is_null(); }
-  Ref at(std::string_view key) const;                 // object member that must be there (null counts as there)
-  std::optional<Ref> find(std::string_view key) const;  // absent and null both give nullopt
-  Ref operator[](size_t index) const;                 // array item
-  size_t length() const;                              // of an array
-  std::vector<Ref> items() const;                     // of an array
+  Ref at(std::string_view key) const;                        // object member that must be there (null counts as there)
+  std::optional<Ref> find(std::string_view key) const;       // absent and null both give nullopt
+  Ref operator[](size_t index) const;                        // array item
+  size_t length() const;                                     // of an array
+  std::vector<Ref> items() const;                            // of an array
   std::vector<std::pair<std::string, Ref>> members() const;  // of an object
 
   bool boolean() const;
-  int64_t integer() const;                            // any integer that fits int64
-  int64_t integer(int64_t low, int64_t high) const;   // within [low, high]
-  int64_t size(int64_t high = int64_t{1} << 40) const { return integer(0, high); }   // a count: whole, not negative
-  double number() const;                              // integer or real, finite
+  int64_t integer() const;                                                          // any integer that fits int64
+  int64_t integer(int64_t low, int64_t high) const;                                 // within [low, high]
+  int64_t size(int64_t high = int64_t{1} << 40) const { return integer(0, high); }  // a count: whole, not negative
+  double number() const;                                                            // integer or real, finite
   const std::string& string() const;
   void expect_object() const;
   void expect_array() const;

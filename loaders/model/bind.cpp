@@ -21,7 +21,7 @@ constexpr int64_t mxfp4_block = 32;
 float half_to_float(uint16_t half) {
   const uint32_t sign = uint32_t{half & 0x8000u} << 16, exponent = (half >> 10) & 31, fraction = half & 1023;
   float value;
-  if (exponent == 0) {   // zero and subnormals: fraction * 2^-24
+  if (exponent == 0) {  // zero and subnormals: fraction * 2^-24
     value = static_cast<float>(fraction) * 0x1p-24f;
     return sign ? -value : value;
   }
@@ -44,7 +44,8 @@ float load_float(const std::byte* data, DType dtype, int64_t index) {
   return value;
 }
 
-// Where the rows of a slot start in its stored tensor, and how far apart they are, counted in rows of the stored tensor.
+// Where the rows of a slot start in its stored tensor, and how far apart they are, counted in rows of the stored
+// tensor.
 struct RowRange {
   int64_t first = 0, step = 1, outer = 0;
 };
@@ -67,7 +68,7 @@ struct Copy {
   int64_t rows = 0, cols = 0, expert = 0;
   Matrix* matrix = nullptr;
   Vector* vector = nullptr;
-  size_t offset = 0;   // in the memory of all copies
+  size_t offset = 0;  // in the memory of all copies
 
   size_t bytes() const { return static_cast<size_t>(rows * cols) * (vector ? 4 : dtype_size(dtype)); }
 };
@@ -239,7 +240,10 @@ class Binder {
                                         std::to_string(static_cast<const std::byte*>(nan) - scales.data()));
     const RowRange range = row_range(*source.row, slot.rows, slot.id.expert);
     const int64_t row_blocks = slot.cols / mxfp4_block;
-    *slot.matrix = Matrix{blocks.data() + range.first * slot.cols / 2, DType::mxfp4, slot.rows, slot.cols,
+    *slot.matrix = Matrix{blocks.data() + range.first * slot.cols / 2,
+                          DType::mxfp4,
+                          slot.rows,
+                          slot.cols,
                           slot.cols * range.step,
                           reinterpret_cast<const uint8_t*>(scales.data()) + range.first * row_blocks,
                           row_blocks * range.step};

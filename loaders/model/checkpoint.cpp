@@ -23,7 +23,8 @@ Checkpoint Checkpoint::open(const ModelFiles& files) {
     checkpoint.index_ = files.where(single_name);
     checkpoint.files_.push_back(files.open(single_name));
     const safetensors::File& file = *checkpoint.files_.back();
-    for (const safetensors::TensorInfo& info : file.tensors()) checkpoint.tensors_.emplace(info.name, Tensor{&file, &info});
+    for (const safetensors::TensorInfo& info : file.tensors())
+      checkpoint.tensors_.emplace(info.name, Tensor{&file, &info});
     return checkpoint;
   }
   if (!files.has(index_name)) {
@@ -38,14 +39,15 @@ Checkpoint Checkpoint::open(const ModelFiles& files) {
   const json::Ref index(root, checkpoint.index_);
   const auto map = index.at("weight_map").members();
   if (map.empty()) index.at("weight_map").fail("expected at least one tensor, found none");
-  std::map<std::string, size_t> shards;   // in the order of their names
+  std::map<std::string, size_t> shards;  // in the order of their names
   for (const auto& [tensor, file] : map) {
     const std::string& name = file.string();
     if (!inside_directory(name)) file.fail("expected a file name without '/' and \"..\", found " + quoted(name));
     shards.emplace(name, 0);
   }
   for (auto& [name, position] : shards) {
-    if (!files.has(name)) throw Error(files.where(name), "expected a file as " + checkpoint.index_ + " says, found none");
+    if (!files.has(name))
+      throw Error(files.where(name), "expected a file as " + checkpoint.index_ + " says, found none");
     position = checkpoint.files_.size();
     checkpoint.files_.push_back(files.open(name));
     const safetensors::File& file = *checkpoint.files_.back();

@@ -24,9 +24,9 @@ class Checkpoint {
     std::string where() const { return file->name() + ": tensor \"" + info->name + "\""; }
     explicit operator bool() const { return info != nullptr; }
   };
-  Tensor find(std::string_view name) const;    // empty if there is none
+  Tensor find(std::string_view name) const;  // empty if there is none
   const std::vector<std::shared_ptr<const safetensors::File>>& files() const { return files_; }
-  const std::string& index() const { return index_; }   // the file that a missing tensor is missing from
+  const std::string& index() const { return index_; }  // the file that a missing tensor is missing from
 
  private:
   std::vector<std::shared_ptr<const safetensors::File>> files_;

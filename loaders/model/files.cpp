@@ -41,17 +41,19 @@ class Directory : public ModelFiles {
       ~Closer() { close(descriptor); }
     } closer{descriptor};
     struct stat status {};
-    if (fstat(descriptor, &status) != 0) throw Error(place, std::string("cannot read the size: ") + std::strerror(errno));
+    if (fstat(descriptor, &status) != 0)
+      throw Error(place, std::string("cannot read the size: ") + std::strerror(errno));
     if (!S_ISREG(status.st_mode)) throw Error(place, "expected a regular file, found something else");
     if (static_cast<uint64_t>(status.st_size) > max_bytes)
-      throw Error(place, "expected at most " + std::to_string(max_bytes) + " bytes, found " +
-                             std::to_string(status.st_size));
+      throw Error(place,
+                  "expected at most " + std::to_string(max_bytes) + " bytes, found " + std::to_string(status.st_size));
     std::string text(static_cast<size_t>(status.st_size), '\0');
     for (size_t done = 0; done < text.size();) {
       const ssize_t got = ::read(descriptor, text.data() + done, text.size() - done);
       if (got < 0 && errno == EINTR) continue;
       if (got < 0) throw Error(place, std::string("cannot read the file: ") + std::strerror(errno));
-      if (got == 0) throw Error(place, "expected " + std::to_string(text.size()) + " bytes, found " + std::to_string(done));
+      if (got == 0)
+        throw Error(place, "expected " + std::to_string(text.size()) + " bytes, found " + std::to_string(done));
       done += static_cast<size_t>(got);
     }
     return text;
@@ -66,7 +68,8 @@ class Directory : public ModelFiles {
 
  private:
   void check(const std::string& name) const {
-    if (!plain_name(name)) throw Error(directory_.string(), "expected a file name without '/' and \"..\", found \"" + name + "\"");
+    if (!plain_name(name))
+      throw Error(directory_.string(), "expected a file name without '/' and \"..\", found \"" + name + "\"");
     std::error_code code;
     if (const fs::path path = directory_ / name; !fs::exists(path, code)) {
       const bool link = fs::is_symlink(fs::symlink_status(path, code));
@@ -87,8 +90,8 @@ class Memory : public ModelFiles {
   std::string read(const std::string& name, uint64_t max_bytes) const override {
     const auto bytes = find(name);
     if (bytes.size() > max_bytes)
-      throw Error(where(name), "expected at most " + std::to_string(max_bytes) + " bytes, found " +
-                                   std::to_string(bytes.size()));
+      throw Error(where(name),
+                  "expected at most " + std::to_string(max_bytes) + " bytes, found " + std::to_string(bytes.size()));
     return std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size());
   }
   std::shared_ptr<const safetensors::File> open(const std::string& name) const override {

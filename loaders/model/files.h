@@ -44,15 +44,15 @@ bool has_builtin();
 
 // Where a MODEL argument leads.
 struct ResolvedModel {
-  std::string name;                          // as it was given
-  std::string path;                          // the directory, or "builtin"
-  std::string commit;                        // of a model in the cache: 40 hex digits; else empty
+  std::string name;    // as it was given
+  std::string path;    // the directory, or "builtin"
+  std::string commit;  // of a model in the cache: 40 hex digits; else empty
   std::shared_ptr<const ModelFiles> files;
 };
 
 // MODEL is `builtin`, a directory, or org/name[@revision] in the Hugging Face cache ($HF_HUB_CACHE, else $HF_HOME/hub,
-// else $XDG_CACHE_HOME or ~/.cache, + /huggingface/hub), never the network. A revision is a commit or a name under refs/
-// (default "main"). A snapshot with files missing is refused. Throws Error that says where it looked.
+// else $XDG_CACHE_HOME or ~/.cache, + /huggingface/hub), never the network. A revision is a commit or a name under
+// refs/ (default "main"). A snapshot with files missing is refused. Throws Error that says where it looked.
 ResolvedModel resolve_model(const std::string& model);
 
 }  // namespace signalbox

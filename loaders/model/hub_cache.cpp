@@ -35,9 +35,8 @@ fs::path cache_root() {
 // What the hub allows in a part of a name; keeps "..", '/' and control characters out of paths.
 bool name_part(const std::string& text) {
   if (text.empty() || text.size() > 96 || text.find("..") != std::string::npos || text.front() == '.') return false;
-  return std::all_of(text.begin(), text.end(), [](unsigned char c) {
-    return std::isalnum(c) || c == '-' || c == '_' || c == '.';
-  });
+  return std::all_of(text.begin(), text.end(),
+                     [](unsigned char c) { return std::isalnum(c) || c == '-' || c == '_' || c == '.'; });
 }
 
 bool revision_name(const std::string& text) {
@@ -46,15 +45,14 @@ bool revision_name(const std::string& text) {
 }
 
 bool commit_hash(const std::string& text) {
-  return text.size() == 40 && std::all_of(text.begin(), text.end(), [](unsigned char c) {
-           return std::isdigit(c) || (c >= 'a' && c <= 'f');
-         });
+  return text.size() == 40 && std::all_of(text.begin(), text.end(),
+                                          [](unsigned char c) { return std::isdigit(c) || (c >= 'a' && c <= 'f'); });
 }
 
 // The files that loading may need. A snapshot may lack others (pictures, other formats) and still be whole for us.
 bool needed(const std::string& name) {
-  static const char* const exact[] = {"config.json",        "generation_config.json",  "tokenizer.json",
-                                      "tokenizer.model",    "tokenizer_config.json",   "special_tokens_map.json",
+  static const char* const exact[] = {"config.json",         "generation_config.json", "tokenizer.json",
+                                      "tokenizer.model",     "tokenizer_config.json",  "special_tokens_map.json",
                                       "chat_template.jinja", "model.safetensors",      "model.safetensors.index.json"};
   if (std::find(std::begin(exact), std::end(exact), name) != std::end(exact)) return true;
   return name.rfind("model-", 0) == 0 && name.size() > 12 && name.substr(name.size() - 12) == ".safetensors";
@@ -70,13 +68,14 @@ void check_complete(const fs::path& repository, const fs::path& snapshot, const 
   const json::Value listing = json::parse_file(tree);
   const json::Ref root(listing, tree.string());
   auto version = root.find("format_version");
-  if (!version || version->integer() != 1) return;   // another format: a hint we cannot read
+  if (!version || version->integer() != 1) return;  // another format: a hint we cannot read
   for (const auto& [name, item] : root.at("files").members()) {
     if (!needed(name)) continue;
     const fs::path file = snapshot / name;
     if (!fs::exists(file, code))
       throw Error(file.string(), "expected a file that the commit has, found none (an incomplete download)");
-    if (auto size = item.find("size"); size && fs::file_size(file, code) != static_cast<uint64_t>(size->size()) && !code)
+    if (auto size = item.find("size");
+        size && fs::file_size(file, code) != static_cast<uint64_t>(size->size()) && !code)
       throw Error(file.string(), "expected " + std::to_string(size->integer()) + " bytes as the commit has, found " +
                                      std::to_string(fs::file_size(file, code)) + " (an incomplete download)");
   }
@@ -90,7 +89,8 @@ ResolvedModel resolve_in_cache(const std::string& model) {
   const size_t slash = id.find('/');
   const std::string first = id.substr(0, slash), second = slash == std::string::npos ? "" : id.substr(slash + 1);
   if (!name_part(first) || (slash != std::string::npos && !name_part(second)) || !revision_name(revision))
-    throw Error(model, "expected a directory, org/name[@revision] in the Hugging Face cache, or builtin; found none of them");
+    throw Error(model,
+                "expected a directory, org/name[@revision] in the Hugging Face cache, or builtin; found none of them");
 
   const fs::path root = cache_root();
   const fs::path repository = root / ("models--" + first + (second.empty() ? "" : "--" + second));
@@ -104,7 +104,8 @@ ResolvedModel resolve_in_cache(const std::string& model) {
       throw Error(model, "expected the revision in " + reference.string() + ", found none");
     commit = open_directory(reference.parent_path())->read(reference.filename().string(), 1024);
     while (!commit.empty() && static_cast<unsigned char>(commit.back()) <= ' ') commit.pop_back();
-    if (!commit_hash(commit)) throw Error(reference.string(), "expected a commit of 40 hex digits, found something else");
+    if (!commit_hash(commit))
+      throw Error(reference.string(), "expected a commit of 40 hex digits, found something else");
   }
   const fs::path snapshot = repository / "snapshots" / commit;
   if (!fs::is_directory(snapshot, code))

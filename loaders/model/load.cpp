@@ -16,7 +16,7 @@ constexpr uint64_t max_config_bytes = uint64_t{64} << 20;
 std::optional<int32_t> token_id(const json::Ref& root, std::string_view key) {
   auto found = root.find(key);
   if (!found || found->value().type() == json::Type::array) return std::nullopt;
-  const int64_t id = found->integer(-1, INT32_MAX);   // -1: none
+  const int64_t id = found->integer(-1, INT32_MAX);  // -1: none
   return id < 0 ? std::nullopt : std::optional(static_cast<int32_t>(id));
 }
 
@@ -27,8 +27,7 @@ void add_stop_tokens(const json::Ref& root, std::vector<int32_t>& stop_tokens) {
     if (auto id = token_id(root, "eos_token_id")) stop_tokens.push_back(*id);
     return;
   }
-  for (const json::Ref& item : found->items())
-    stop_tokens.push_back(static_cast<int32_t>(item.integer(0, INT32_MAX)));
+  for (const json::Ref& item : found->items()) stop_tokens.push_back(static_cast<int32_t>(item.integer(0, INT32_MAX)));
 }
 
 // A string, or {"__type": "AddedToken", "content": ...}.

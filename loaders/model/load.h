@@ -13,20 +13,20 @@ namespace signalbox {
 
 // What can be known without reading weights.
 struct LoadedConfig {
-  ResolvedModel resolved;                    // files, path, commit
+  ResolvedModel resolved;  // files, path, commit
   Model model;
-  std::string family;                        // model_type, for display only
-  // End tokens: the union of generation_config.eos_token_id and config.eos_token_id, ascending. The tokenizer adds its own
-  // (eos_text): the caller resolves the text to an id and joins it.
+  std::string family;  // model_type, for display only
+  // End tokens: the union of generation_config.eos_token_id and config.eos_token_id, ascending. The tokenizer adds its
+  // own (eos_text): the caller resolves the text to an id and joins it.
   std::vector<int32_t> stop_tokens;
-  std::optional<int32_t> bos_token, pad_token;      // config.json's
-  std::optional<std::string> bos_text, eos_text;    // tokenizer_config.json's
+  std::optional<int32_t> bos_token, pad_token;    // config.json's
+  std::optional<std::string> bos_text, eos_text;  // tokenizer_config.json's
 };
 
 struct LoadedModel : LoadedConfig {
   Weights weights;
   std::vector<std::string> unknown_tensors;  // stored, but not of this model
-  std::string model_hash;                    // SHA-256 over config.json and every tensor's name, dtype, shape and file size
+  std::string model_hash;  // SHA-256 over config.json and every tensor's name, dtype, shape and file size
 };
 
 // Cheap: reads config.json, generation_config.json and tokenizer_config.json. Throws Error naming file and key.

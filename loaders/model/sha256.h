@@ -1,5 +1,5 @@
-// SHA-256 (FIPS 180-4): the hash of manifests. That of a weight file equals what `sha256sum` prints and what the Hugging
-// Face hub lists for it.
+// SHA-256 (FIPS 180-4): the hash of manifests. That of a weight file equals what `sha256sum` prints and what the
+// Hugging Face hub lists for it.
 #pragma once
 #include <array>
 #include <cstddef>
@@ -14,7 +14,7 @@ class Sha256 {
   Sha256();
   Sha256& update(const void* data, size_t bytes);
   Sha256& update(std::string_view text) { return update(text.data(), text.size()); }
-  std::string hex();   // ends the message; 64 lower-case digits
+  std::string hex();  // ends the message; 64 lower-case digits
 
  private:
   void block(const uint8_t* data);

@@ -32,14 +32,28 @@ struct DtypeRow {
 };
 
 constexpr DtypeRow dtype_table[] = {
-    {"BOOL", 8, DType::boolean},  {"F4", 4, DType::other},          {"F6_E2M3", 6, DType::other},
-    {"F6_E3M2", 6, DType::other}, {"U8", 8, DType::u8},             {"I8", 8, DType::i8},
-    {"F8_E5M2", 8, DType::other}, {"F8_E4M3", 8, DType::other},     {"F8_E8M0", 8, DType::other},
-    {"F8_E4M3FNUZ", 8, DType::other}, {"F8_E5M2FNUZ", 8, DType::other},
-    {"I16", 16, DType::i16},      {"U16", 16, DType::u16},          {"F16", 16, DType::f16},
-    {"BF16", 16, DType::bf16},    {"I32", 32, DType::i32},          {"U32", 32, DType::u32},
-    {"F32", 32, DType::f32},      {"C64", 64, DType::other},        {"F64", 64, DType::f64},
-    {"I64", 64, DType::i64},      {"U64", 64, DType::u64},
+    {"BOOL", 8, DType::boolean},
+    {"F4", 4, DType::other},
+    {"F6_E2M3", 6, DType::other},
+    {"F6_E3M2", 6, DType::other},
+    {"U8", 8, DType::u8},
+    {"I8", 8, DType::i8},
+    {"F8_E5M2", 8, DType::other},
+    {"F8_E4M3", 8, DType::other},
+    {"F8_E8M0", 8, DType::other},
+    {"F8_E4M3FNUZ", 8, DType::other},
+    {"F8_E5M2FNUZ", 8, DType::other},
+    {"I16", 16, DType::i16},
+    {"U16", 16, DType::u16},
+    {"F16", 16, DType::f16},
+    {"BF16", 16, DType::bf16},
+    {"I32", 32, DType::i32},
+    {"U32", 32, DType::u32},
+    {"F32", 32, DType::f32},
+    {"C64", 64, DType::other},
+    {"F64", 64, DType::f64},
+    {"I64", 64, DType::i64},
+    {"U64", 64, DType::u64},
 };
 
 const DtypeRow* find_dtype(std::string_view name) {
@@ -73,7 +87,7 @@ std::string shape_text(std::span<const int64_t> shape) {
 
 int64_t TensorInfo::elements() const {
   int64_t n = 1;
-  for (int64_t size : shape) n *= size;   // checked for overflow when the file was opened
+  for (int64_t size : shape) n *= size;  // checked for overflow when the file was opened
   return n;
 }
 
@@ -189,8 +203,8 @@ void File::parse() {
       throw Error(where, "data_offsets: expected [begin, end], found " + std::to_string(offsets.length()) + " items");
     const int64_t begin = offsets[0].integer(0, INT64_MAX), end = offsets[1].integer(0, INT64_MAX);
     if (end < begin)
-      throw Error(where, "data_offsets: expected begin <= end, found " + std::to_string(begin) + " > " +
-                             std::to_string(end));
+      throw Error(where,
+                  "data_offsets: expected begin <= end, found " + std::to_string(begin) + " > " + std::to_string(end));
     info.begin = static_cast<uint64_t>(begin);
     info.bytes = static_cast<uint64_t>(end - begin);
     if (static_cast<uint64_t>(end) > data_size)
@@ -198,7 +212,8 @@ void File::parse() {
                              " (the data of the file), found " + std::to_string(end));
     uint64_t bits = static_cast<uint64_t>(dtype->bits), elements = 1;
     bool overflow = false;
-    for (int64_t size : info.shape) overflow |= __builtin_mul_overflow(elements, static_cast<uint64_t>(size), &elements);
+    for (int64_t size : info.shape)
+      overflow |= __builtin_mul_overflow(elements, static_cast<uint64_t>(size), &elements);
     overflow |= __builtin_mul_overflow(bits, elements, &bits) || elements > INT64_MAX;
     if (overflow) throw Error(where, "shape: expected a size of 64 bits, found " + shape_text(info.shape));
     if (bits % 8 != 0)

@@ -21,10 +21,10 @@ namespace signalbox::safetensors {
 
 struct TensorInfo {
   std::string name;
-  std::string dtype;            // as in the header: "BF16"
-  DType type = DType::other;    // `other` for dtypes that the engine has no name for (F8_E4M3, C64, ...)
-  std::vector<int64_t> shape;   // empty: a scalar
-  uint64_t begin = 0, bytes = 0;   // within the data section
+  std::string dtype;              // as in the header: "BF16"
+  DType type = DType::other;      // `other` for dtypes that the engine has no name for (F8_E4M3, C64, ...)
+  std::vector<int64_t> shape;     // empty: a scalar
+  uint64_t begin = 0, bytes = 0;  // within the data section
   int64_t elements() const;
 };
 
@@ -38,8 +38,8 @@ int dtype_bits(std::string_view dtype);
 class File {
  public:
   // Follows symlinks to a regular file and checks everything but the values: length prefix, JSON without duplicate
-  // keys, dtypes, shapes (rank <= 8, whole numbers), offsets that tile the data exactly, size of the file after mapping.
-  // Throws Error naming the file and, where one is at fault, the tensor.
+  // keys, dtypes, shapes (rank <= 8, whole numbers), offsets that tile the data exactly, size of the file after
+  // mapping. Throws Error naming the file and, where one is at fault, the tensor.
   static std::shared_ptr<const File> open(const std::filesystem::path& path);
 
   // The same checks on bytes that somebody else keeps alive; `name` starts the messages.
@@ -50,15 +50,15 @@ class File {
   File& operator=(const File&) = delete;
 
   const std::string& name() const { return name_; }
-  const std::vector<TensorInfo>& tensors() const { return tensors_; }      // in order of their data
-  const TensorInfo* find(std::string_view tensor) const;                   // or nullptr
-  const TensorInfo& at(std::string_view tensor) const;                     // Error naming file and tensor
+  const std::vector<TensorInfo>& tensors() const { return tensors_; }  // in order of their data
+  const TensorInfo* find(std::string_view tensor) const;               // or nullptr
+  const TensorInfo& at(std::string_view tensor) const;                 // Error naming file and tensor
   // First byte of a tensor of this file. Not aligned for its dtype if the writer did not care: see aligned().
   const std::byte* data(const TensorInfo& tensor) const { return data_ + tensor.begin; }
   bool aligned(const TensorInfo& tensor) const;
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
   uint64_t file_bytes() const { return bytes_.size(); }
-  std::span<const std::byte> bytes() const { return bytes_; }              // the whole file
+  std::span<const std::byte> bytes() const { return bytes_; }  // the whole file
   uint64_t data_bytes() const { return bytes_.size() - (data_ - bytes_.data()); }
 
   // Throws Error if the file on disk has shrunk since it was opened: reading a mapping past the end kills the process.
@@ -70,18 +70,18 @@ class File {
   std::string name_;
   std::span<const std::byte> bytes_;
   const std::byte* data_ = nullptr;
-  int descriptor_ = -1;      // of a mapped file
+  int descriptor_ = -1;  // of a mapped file
   std::vector<TensorInfo> tensors_;
-  std::unordered_map<std::string_view, size_t> index_;   // views into tensors_
+  std::unordered_map<std::string_view, size_t> index_;  // views into tensors_
   std::map<std::string, std::string> metadata_;
 };
 
 // What a writer must know of a tensor before its data.
 struct TensorHeader {
   std::string name;
-  std::string dtype;            // "F32"
+  std::string dtype;  // "F32"
   std::vector<int64_t> shape;
-  uint64_t bytes() const;       // Error for an unknown dtype, a negative size, an overflow or a part of a byte
+  uint64_t bytes() const;  // Error for an unknown dtype, a negative size, an overflow or a part of a byte
 };
 
 // The start of a file: length prefix and JSON, padded with spaces so that the data starts at a multiple of 64. Tensors
@@ -99,8 +99,8 @@ class Writer {
   Writer(const Writer&) = delete;
   Writer& operator=(const Writer&) = delete;
 
-  void write(const void* data, size_t bytes);   // Error when more than the headers promised, or the disk fails
-  void finish();                                // Error when less
+  void write(const void* data, size_t bytes);  // Error when more than the headers promised, or the disk fails
+  void finish();                               // Error when less
   uint64_t bytes_left() const { return expected_ - written_; }
 
  private:

@@ -100,8 +100,8 @@ Writer::~Writer() {
 
 void Writer::write(const void* data, size_t bytes) {
   if (bytes > bytes_left())
-    throw Error(path_.string(), "expected at most " + std::to_string(bytes_left()) + " more bytes, found " +
-                                    std::to_string(bytes));
+    throw Error(path_.string(),
+                "expected at most " + std::to_string(bytes_left()) + " more bytes, found " + std::to_string(bytes));
   written_ += bytes;
   if (buffer_.size() + bytes > buffer_bytes) flush();
   const char* first = static_cast<const char*>(data);

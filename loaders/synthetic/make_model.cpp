@@ -35,7 +35,8 @@ json::Value byte_tokenizer() {
 "normalizer":null,"pre_tokenizer":{"type":"ByteLevel","add_prefix_space":false,"trim_offsets":true,"use_regex":false},
 "post_processor":null,"decoder":{"type":"ByteLevel","add_prefix_space":false,"trim_offsets":true,"use_regex":false},
 "model":{"type":"BPE","dropout":null,"unk_token":null,"continuing_subword_prefix":null,"end_of_word_suffix":null,
-"fuse_unk":false,"byte_fallback":false}})", "tokenizer");
+"fuse_unk":false,"byte_fallback":false}})",
+                                 "tokenizer");
   json::Value added = json::Value::array();
   int64_t id = 256;
   for (const char* text : {begin_text, end_text}) {

@@ -1,5 +1,5 @@
-// Synthetic checkpoints: any family at any size, random, or with planted experts whose routing is known by construction.
-// The spec and the construction are described in docs/make-model.md.
+// Synthetic checkpoints: any family at any size, random, or with planted experts whose routing is known by
+// construction. The spec and the construction are described in docs/make-model.md.
 #pragma once
 #include <cstdint>
 #include <filesystem>
@@ -13,7 +13,7 @@ namespace signalbox::synthetic {
 struct Summary {
   std::string family;
   int64_t parameters = 0;
-  uint64_t bytes = 0;        // of the weight files
+  uint64_t bytes = 0;  // of the weight files
   int files = 0;
   size_t planted = 0;
 };

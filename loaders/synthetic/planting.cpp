@@ -125,7 +125,8 @@ void Planting::place_head(Site& site) {
       throw Error(place, "expected at most " + std::to_string(gqa->n_kv_heads) + " entries with \"begin\", found more");
     site.head = taken * static_cast<int32_t>(gqa->n_heads / gqa->n_kv_heads);
     if (gqa->clip > 0 && double{gqa->clip} * gqa->clip * gqa->scale < 20)
-      throw Error(place, "expected a clip_qkv that lets a head find the begin token, found " + std::to_string(gqa->clip));
+      throw Error(place,
+                  "expected a clip_qkv that lets a head find the begin token, found " + std::to_string(gqa->clip));
     // The slowest rotary pair keeps half of the logit up to an angle of 60 degrees.
     const float slowest = model_.rope.inv_freq.back();
     site.reach = slowest > 0 ? static_cast<int64_t>(std::numbers::pi / 3 / slowest) : 0;
@@ -191,7 +192,7 @@ void Planting::apply_gqa(const Site& site, const Gqa& gqa, const TensorSlot& slo
   const double strength = std::sqrt(found / gqa.scale);
   double gain = strength, norm_gain = 1;
   if (gqa.qk_norm == Gqa::QkNorm::per_head) {
-    gain = 50;   // the norm makes it sqrt(d)
+    gain = 50;  // the norm makes it sqrt(d)
     norm_gain = strength / std::sqrt(static_cast<double>(d));
   } else if (gqa.qk_norm == Gqa::QkNorm::whole) {
     gain = 1;
@@ -252,7 +253,7 @@ void Planting::apply_gqa(const Site& site, const Gqa& gqa, const TensorSlot& slo
 // The same through the latents: one dimension of each is the head's own, and RoPE has no part in it.
 void Planting::apply_mla(const Site& site, const Mla& mla, const TensorSlot& slot, int64_t first, int64_t n,
                          float* values) const {
-  const int64_t own = site.head;   // its dimension of the latents
+  const int64_t own = site.head;  // its dimension of the latents
   const auto row_of = [&](int64_t r) { return values + (r - first) * slot.cols; };
   const auto holds = [&](int64_t r) { return r >= first && r < first + n; };
   // Size of the own dimension after the latent's norm, the others being near 1 before it.

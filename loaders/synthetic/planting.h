@@ -9,7 +9,7 @@ namespace signalbox::synthetic {
 
 class Planting {
  public:
-  explicit Planting(const Spec& spec);   // Error when a condition cannot be built into this model
+  explicit Planting(const Spec& spec);  // Error when a condition cannot be built into this model
   bool empty() const { return plants_.empty(); }
 
   // Overwrites planted values in rows first .. first + n of a tensor (vectors: one row). `values` [n, cols].
@@ -21,23 +21,25 @@ class Planting {
  private:
   struct Site {
     Plant plant;
-    int64_t dim = 0;             // the reserved dimension that says that the condition holds
-    double on = 0, off = 0;      // the expert's logit under the condition and without it
-    bool hard = true;            // the logit has no random part
-    int32_t layer = -1, head = -1;   // from_begin: the attention head that spreads the condition
-    int64_t source_dim = 0;          // from_begin: the reserved dimension that marks the begin token
-    int64_t reach = 0;               // from_begin: tokens over which the head finds the begin token; 0 = all
+    int64_t dim = 0;                // the reserved dimension that says that the condition holds
+    double on = 0, off = 0;         // the expert's logit under the condition and without it
+    bool hard = true;               // the logit has no random part
+    int32_t layer = -1, head = -1;  // from_begin: the attention head that spreads the condition
+    int64_t source_dim = 0;         // from_begin: the reserved dimension that marks the begin token
+    int64_t reach = 0;              // from_begin: tokens over which the head finds the begin token; 0 = all
   };
   bool is_reserved(int64_t dim) const { return dim >= first_reserved_; }
   void place_head(Site& site);
   void apply_head(const Site& site, const TensorSlot& slot, int64_t first, int64_t n, float* values) const;
-  void apply_gqa(const Site& site, const Gqa& gqa, const TensorSlot& slot, int64_t first, int64_t n, float* values) const;
-  void apply_mla(const Site& site, const Mla& mla, const TensorSlot& slot, int64_t first, int64_t n, float* values) const;
+  void apply_gqa(const Site& site, const Gqa& gqa, const TensorSlot& slot, int64_t first, int64_t n,
+                 float* values) const;
+  void apply_mla(const Site& site, const Mla& mla, const TensorSlot& slot, int64_t first, int64_t n,
+                 float* values) const;
 
   const Model& model_;
-  double amplitude_ = 1;          // of a reserved dimension in the embedding
+  double amplitude_ = 1;  // of a reserved dimension in the embedding
   std::vector<Site> plants_;
-  int64_t constant_dim_ = 0;      // 1 in every embedding
+  int64_t constant_dim_ = 0;  // 1 in every embedding
   int64_t first_reserved_ = 0;
 };
 

@@ -19,7 +19,8 @@ json::Value base_config(const json::Ref& spec) {
     const families::Family* found = families::find_family(family->string());
     if (!found) {
       std::string known;
-      for (const auto& each : families::all_families()) known += (known.empty() ? "" : ", ") + std::string(each.model_type);
+      for (const auto& each : families::all_families())
+        known += (known.empty() ? "" : ", ") + std::string(each.model_type);
       family->fail_type("one of " + known);
     }
     return json::parse(found->example, "example");
@@ -88,8 +89,7 @@ Plant read_plant(const json::Ref& ref, const Model& model) {
   if (auto found = ref.find("rate")) plant.rate = rate(*found);
   if (auto found = ref.find("otherwise")) plant.otherwise = rate(*found);
   const bool drawn = (plant.rate > 0 && plant.rate < 1) || (plant.otherwise > 0 && plant.otherwise < 1);
-  if (drawn && moe->router.n_groups > 1)
-    ref.fail("expected a rate of 0 or 1 in a router with groups, found another");
+  if (drawn && moe->router.n_groups > 1) ref.fail("expected a rate of 0 or 1 in a router with groups, found another");
   if (moe->router.n_active == moe->router.n_experts)
     ref.fail("expected a router that leaves experts out, found one that selects all");
   return plant;
@@ -140,21 +140,26 @@ Spec read_spec(const json::Value& value, const std::string& where) {
     if (tokenizer->string() != "bytes") tokenizer->fail_type("\"bytes\"");
     spec.tokenizer = true;
     for (const auto& [key, id] : {std::pair("bos_token_id", begin_token), std::pair("eos_token_id", end_token)})
-      if (const json::Value* found = spec.config.find(key); !found || found->is_null()) spec.config.set(key, json::Value(id));
+      if (const json::Value* found = spec.config.find(key); !found || found->is_null())
+        spec.config.set(key, json::Value(id));
   }
-  spec.config.set("torch_dtype", spec.storage == Storage::f32 ? "float32" : spec.storage == Storage::f16 ? "float16" : "bfloat16");
+  spec.config.set("torch_dtype", spec.storage == Storage::f32   ? "float32"
+                                 : spec.storage == Storage::f16 ? "float16"
+                                                                : "bfloat16");
   if (spec.storage == Storage::mxfp4)
     spec.config.set("quantization_config",
                     json::parse(R"({"quant_method":"mxfp4","modules_to_not_convert":["model.layers.*.self_attn",
-"model.layers.*.mlp.router","model.embed_tokens","lm_head"]})", "mxfp4"));
+"model.layers.*.mlp.router","model.embed_tokens","lm_head"]})",
+                                "mxfp4"));
   if (spec.fused) spec.config = resaved(spec.config);
 
   families::Reading reading = families::read_config(spec.config, where + ": config");
   spec.family = reading.family;
   spec.model = std::move(reading.model);
   if (spec.tokenizer && spec.model.n_vocab < tokenizer_size)
-    ref.at("tokenizer").fail("expected a vocab_size of at least " + std::to_string(tokenizer_size) + ", found " +
-                             std::to_string(spec.model.n_vocab));
+    ref.at("tokenizer")
+        .fail("expected a vocab_size of at least " + std::to_string(tokenizer_size) + ", found " +
+              std::to_string(spec.model.n_vocab));
 
   // Small outputs keep the size of the residual stream near that of the embeddings at every depth.
   spec.init.output = 0.5 / std::sqrt(static_cast<double>(spec.model.n_layers()));

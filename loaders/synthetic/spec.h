@@ -9,7 +9,7 @@
 
 namespace signalbox::synthetic {
 
-enum class Storage : uint8_t { f32, bf16, f16, mxfp4 };   // mxfp4: the experts; the rest is bf16
+enum class Storage : uint8_t { f32, bf16, f16, mxfp4 };  // mxfp4: the experts; the rest is bf16
 
 // Standard deviations of what is drawn. Matrices are scaled by 1 / sqrt(fan in), so that 1 keeps a unit variance.
 struct Init {
@@ -19,15 +19,15 @@ struct Init {
 // An expert that fires by construction.
 struct Plant {
   int32_t layer = 0, expert = 0;
-  std::vector<int32_t> tokens;    // the class: its tokens themselves ...
-  bool from_begin = false;        // ... or every token from the first one of the class on
-  double rate = 1, otherwise = 0; // share of tokens in and out of the condition that select the expert
+  std::vector<int32_t> tokens;     // the class: its tokens themselves ...
+  bool from_begin = false;         // ... or every token from the first one of the class on
+  double rate = 1, otherwise = 0;  // share of tokens in and out of the condition that select the expert
 };
 
 struct Spec {
   const families::Family* family = nullptr;
   Model model;
-  json::Value config;             // as it will be written
+  json::Value config;  // as it will be written
   Storage storage = Storage::bf16;
   bool fused = false;
   int shards = 1;

@@ -17,7 +17,7 @@ namespace {
 using families::Layout;
 using families::Source;
 
-constexpr int64_t piece_values = int64_t{1} << 20;   // converted at once
+constexpr int64_t piece_values = int64_t{1} << 20;  // converted at once
 
 // What lies in one stored tensor: the slots by expert and part.
 struct StoredTensor {
@@ -25,7 +25,7 @@ struct StoredTensor {
   Layout layout = Layout::plain;
   bool interleaved = false, scales = false;
   int parts = 1;
-  std::vector<TensorSlot> slots;   // [expert][part]
+  std::vector<TensorSlot> slots;  // [expert][part]
 };
 
 // Round to nearest, ties to even, of an f32 that is finite.
@@ -40,7 +40,7 @@ uint16_t to_f16(float value) {
   std::memcpy(&bits, &value, 4);
   const auto sign = static_cast<uint16_t>((bits >> 16) & 0x8000);
   const float size = std::fabs(value);
-  if (size >= 65520.0f) return sign | 0x7bff;   // the largest number rather than infinity
+  if (size >= 65520.0f) return sign | 0x7bff;  // the largest number rather than infinity
   if (size < 0x1p-14f) return static_cast<uint16_t>(sign | static_cast<uint16_t>(std::nearbyint(size * 0x1p24f)));
   bits &= 0x7fffffff;
   bits += 0xfff + ((bits >> 13) & 1);
@@ -53,7 +53,7 @@ uint8_t quantize(const float* values, uint8_t* codes) {
   float largest = 0;
   for (int i = 0; i < 32; ++i) largest = std::max(largest, std::fabs(values[i]));
   int exponent = 0;
-  if (largest > 0) exponent = std::ilogb(largest) - 2;   // 4 <= largest / 2^exponent < 8
+  if (largest > 0) exponent = std::ilogb(largest) - 2;  // 4 <= largest / 2^exponent < 8
   if (largest > 0 && largest / std::ldexp(1.0f, exponent) > 6.5f) ++exponent;
   exponent = std::clamp(exponent, -127, 127);
   const float inverse = std::ldexp(1.0f, -exponent);
@@ -63,7 +63,7 @@ uint8_t quantize(const float* values, uint8_t* codes) {
     while (code < 7 && size > (levels[code] + levels[code + 1]) / 2) ++code;
     if (values[i] < 0) code |= 8;
     if (i % 2 == 0) {
-      codes[i / 2] = static_cast<uint8_t>(code);   // low nibble first
+      codes[i / 2] = static_cast<uint8_t>(code);  // low nibble first
     } else {
       codes[i / 2] |= static_cast<uint8_t>(code << 4);
     }
@@ -110,11 +110,12 @@ class Store {
       const size_t first = next;
       const uint64_t goal = total / static_cast<uint64_t>(spec_.shards) * static_cast<uint64_t>(shard + 1);
       const size_t left = static_cast<size_t>(spec_.shards - shard - 1);
-      while (next < tensors_.size() && (shard + 1 == spec_.shards || next == first ||
-                                        (end < goal && tensors_.size() - next > left)))
+      while (next < tensors_.size() &&
+             (shard + 1 == spec_.shards || next == first || (end < goal && tensors_.size() - next > left)))
         end += tensors_[next++].header.bytes();
-      if (first == next) throw Error("shards", "expected at most " + std::to_string(tensors_.size()) +
-                                                   " (the stored tensors), found " + std::to_string(spec_.shards));
+      if (first == next)
+        throw Error("shards", "expected at most " + std::to_string(tensors_.size()) + " (the stored tensors), found " +
+                                  std::to_string(spec_.shards));
       char name[64] = "model.safetensors";
       if (spec_.shards > 1) std::snprintf(name, sizeof name, "model-%05d-of-%05d.safetensors", shard + 1, spec_.shards);
       std::vector<safetensors::TensorHeader> headers;
@@ -199,11 +200,12 @@ class Store {
   // Rows first .. first + n of one expert's [outer, cols].
   void fill(const StoredTensor& tensor, size_t group, int64_t first, int64_t n, float* out) const {
     const TensorSlot& like = tensor.slots[group];
-    if (like.vector) {   // whole vectors: they are small
+    if (like.vector) {  // whole vectors: they are small
       std::vector<float> part(static_cast<size_t>(like.cols));
       for (int p = 0; p < tensor.parts; ++p) {
         values_.rows(tensor.slots[group + p], 0, 1, part.data());
-        for (int64_t i = 0; i < like.cols; ++i) out[tensor.interleaved ? i * tensor.parts + p : p * like.cols + i] = part[i];
+        for (int64_t i = 0; i < like.cols; ++i)
+          out[tensor.interleaved ? i * tensor.parts + p : p * like.cols + i] = part[i];
       }
       return;
     }

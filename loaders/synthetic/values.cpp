@@ -17,8 +17,9 @@ uint64_t mix(uint64_t x) {
 // Mean 0, variance 1, near normal: the sum of four uniform numbers of 16 bits. Only integer steps and one product, so
 // that every machine gets the same bits; no tails beyond 3.5, so that bounds on activations hold.
 float near_normal(uint64_t bits) {
-  const int64_t sum = static_cast<int64_t>((bits & 0xffff) + ((bits >> 16) & 0xffff) + ((bits >> 32) & 0xffff) + (bits >> 48));
-  constexpr float scale = 1.0f / 37837.23f;   // sqrt(4 * (65536^2 - 1) / 12)
+  const int64_t sum =
+      static_cast<int64_t>((bits & 0xffff) + ((bits >> 16) & 0xffff) + ((bits >> 32) & 0xffff) + (bits >> 48));
+  constexpr float scale = 1.0f / 37837.23f;  // sqrt(4 * (65536^2 - 1) / 12)
   return static_cast<float>(2 * sum - 4 * 65535) * (0.5f * scale);
 }
 

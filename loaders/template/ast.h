@@ -10,8 +10,27 @@
 namespace signalbox::jinja {
 
 enum class ExprKind {
-  constant, name, attribute_target, list, tuple, dict, negate, plus, logical_not, binary, logical_and, logical_or,
-  compare, concat, attribute, item, slice, call, filter, test, conditional,
+  constant,
+  name,
+  attribute_target,
+  list,
+  tuple,
+  dict,
+  negate,
+  plus,
+  logical_not,
+  binary,
+  logical_and,
+  logical_or,
+  compare,
+  concat,
+  attribute,
+  item,
+  slice,
+  call,
+  filter,
+  test,
+  conditional,
 };
 
 struct Expr;
@@ -27,17 +46,28 @@ struct Expr {
   ExprKind kind;
   int line = 0;
   int depth = 1;
-  int name = -1;                       // name, attribute_target: index in Template::names
-  std::string text;                    // attribute, filter, test: its name; binary: the operator
+  int name = -1;     // name, attribute_target: index in Template::names
+  std::string text;  // attribute, filter, test: its name; binary: the operator
   Value constant;
   std::vector<ExprPtr> parts;
-  std::vector<std::string> operators;  // compare
+  std::vector<std::string> operators;                     // compare
   std::vector<std::pair<std::string, ExprPtr>> keywords;  // call, filter, test
-  ExprPtr star, star_star;             // *args, **kwargs
+  ExprPtr star, star_star;                                // *args, **kwargs
 };
 
 enum class StmtKind {
-  output, for_loop, condition, set, set_block, macro, call_block, filter_block, with, scope, block, break_loop,
+  output,
+  for_loop,
+  condition,
+  set,
+  set_block,
+  macro,
+  call_block,
+  filter_block,
+  with,
+  scope,
+  block,
+  break_loop,
   continue_loop,
 };
 
@@ -51,9 +81,9 @@ struct Branch {
 };
 
 struct MacroInfo {
-  std::string name;                 // empty: a call block's
-  std::vector<int> arguments;       // names
-  std::vector<ExprPtr> defaults;    // of the last arguments
+  std::string name;                                                        // empty: a call block's
+  std::vector<int> arguments;                                              // names
+  std::vector<ExprPtr> defaults;                                           // of the last arguments
   bool wants_caller = false, wants_kwargs = false, wants_varargs = false;  // the body mentions them
 };
 

@@ -15,7 +15,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr uint64_t max_source = uint64_t{4} << 20;
-constexpr uint64_t max_file = uint64_t{64} << 20;   // tokenizer_config.json lists every added token
+constexpr uint64_t max_file = uint64_t{64} << 20;  // tokenizer_config.json lists every added token
 
 // Strings of the conversation are content.
 Value from_json(Runtime& rt, const json::Value& value) {
@@ -135,8 +135,8 @@ class SandboxedTemplate : public ChatTemplate {
  private:
   Template parse_source(std::string_view source) const {
     if (source.size() > max_source)
-      throw Error(options_.where, "expected at most " + std::to_string(max_source) + " bytes, found " +
-                                      std::to_string(source.size()));
+      throw Error(options_.where,
+                  "expected at most " + std::to_string(max_source) + " bytes, found " + std::to_string(source.size()));
     try {
       return parse(source);
     } catch (const SyntaxFailure& failure) {

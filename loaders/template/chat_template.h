@@ -36,8 +36,8 @@ std::unique_ptr<ChatTemplate> make_chat_template(std::string_view source, Templa
 
 // The files of a model, wherever they lie.
 struct TemplateFiles {
-  std::function<std::optional<std::string>(const std::string& name)> read;   // nullopt: no such file
-  std::string where;   // put in front of file names in messages: "DIR/" or "builtin/"
+  std::function<std::optional<std::string>(const std::string& name)> read;  // nullopt: no such file
+  std::string where;  // put in front of file names in messages: "DIR/" or "builtin/"
 };
 
 // The template of a model: chat_template.jinja (with additional_chat_templates/tool_use.jinja), else

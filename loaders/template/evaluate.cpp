@@ -84,16 +84,24 @@ Value Interpreter::eval_compare(const Expr& expr, const ScopePtr& scope) {
     Value right = eval(*expr.parts[i + 1], scope);
     const std::string& op = expr.operators[i];
     bool holds;
-    if (op == "==") holds = equal(left, right);
-    else if (op == "!=") holds = !equal(left, right);
-    else if (op == "in") holds = contains(right, left);
-    else if (op == "not in") holds = !contains(right, left);
+    if (op == "==")
+      holds = equal(left, right);
+    else if (op == "!=")
+      holds = !equal(left, right);
+    else if (op == "in")
+      holds = contains(right, left);
+    else if (op == "not in")
+      holds = !contains(right, left);
     else {
       const int order = compare(budget, left, right, op.c_str());
-      if (op == "<") holds = order == -1;
-      else if (op == "<=") holds = order <= 0;
-      else if (op == ">") holds = order == 1;
-      else holds = order == 0 || order == 1;
+      if (op == "<")
+        holds = order == -1;
+      else if (op == "<=")
+        holds = order <= 0;
+      else if (op == ">")
+        holds = order == 1;
+      else
+        holds = order == 0 || order == 1;
     }
     if (!holds) return Value::boolean(false);
     left = std::move(right);

@@ -194,9 +194,12 @@ ExprPtr Parser::parse_primary(bool target) {
       next();
       const std::string& name = token.text;
       ExprPtr expr = node(ExprKind::constant, line);
-      if (name == "true" || name == "True") expr->constant = Value::boolean(true);
-      else if (name == "false" || name == "False") expr->constant = Value::boolean(false);
-      else if (name == "none" || name == "None") expr->constant = Value::none();
+      if (name == "true" || name == "True")
+        expr->constant = Value::boolean(true);
+      else if (name == "false" || name == "False")
+        expr->constant = Value::boolean(false);
+      else if (name == "none" || name == "None")
+        expr->constant = Value::none();
       else {
         expr->kind = ExprKind::name;
         expr->name = intern(name);
@@ -316,18 +319,25 @@ int Parser::parse_name_target() {
 
 ExprPtr Parser::parse_postfix(ExprPtr expr) {
   while (true) {
-    if (is_op(".") || is_op("[")) expr = parse_subscript(std::move(expr));
-    else if (is_op("(")) expr = parse_call(std::move(expr));
-    else return expr;
+    if (is_op(".") || is_op("["))
+      expr = parse_subscript(std::move(expr));
+    else if (is_op("("))
+      expr = parse_call(std::move(expr));
+    else
+      return expr;
   }
 }
 
 ExprPtr Parser::parse_filters(ExprPtr expr) {
   while (true) {
-    if (is_op("|")) expr = parse_filter(std::move(expr));
-    else if (is_name("is")) expr = parse_test(std::move(expr));
-    else if (is_op("(")) expr = parse_call(std::move(expr));
-    else return expr;
+    if (is_op("|"))
+      expr = parse_filter(std::move(expr));
+    else if (is_name("is"))
+      expr = parse_test(std::move(expr));
+    else if (is_op("("))
+      expr = parse_call(std::move(expr));
+    else
+      return expr;
   }
 }
 

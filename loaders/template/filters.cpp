@@ -205,8 +205,10 @@ Value filter_indent(Runtime& rt, const Value& value, Args& args) {
   const Text& text = must_be_string(value, "indent");
   Value unit = rt.string("    ");
   if (bound.has(0)) {
-    if (bound[0]->is_string()) unit = *bound[0];
-    else unit = repeat(rt, rt.string(" ").text(), bound.integer(0, 4));
+    if (bound[0]->is_string())
+      unit = *bound[0];
+    else
+      unit = repeat(rt, rt.string(" ").text(), bound.integer(0, 4));
   }
   TextBuilder with_end(rt.budget);  // a final newline makes a final empty line
   with_end.add(text);
@@ -343,8 +345,8 @@ Value filter_striptags(Runtime& rt, const Value& value, Args& args) {
   const Value space = rt.string(" ");
   text = join(rt, space.text(), split(rt, text.text(), nullptr, -1));
   const Text& t = text.text();
-  static constexpr std::pair<const char*, const char*> entities[] = {
-      {"&amp;", "&"}, {"&lt;", "<"}, {"&gt;", ">"}, {"&quot;", "\""}, {"&#34;", "\""}, {"&#39;", "'"}};
+  static constexpr std::pair<const char*, const char*> entities[] = {{"&amp;", "&"},   {"&lt;", "<"},   {"&gt;", ">"},
+                                                                     {"&quot;", "\""}, {"&#34;", "\""}, {"&#39;", "'"}};
   TextBuilder out(rt.budget);
   size_t done = 0;
   for (size_t at = t.bytes.find('&'); at != std::string::npos; at = t.bytes.find('&', at + 1)) {
@@ -372,8 +374,10 @@ void add_quoted_url(Runtime& rt, TextBuilder& out, const Value& value, bool quer
   std::string quoted;
   for (const char c : text.text().bytes) {
     const auto u = static_cast<unsigned char>(c);
-    if (std::isalnum(u) || c == '_' || c == '.' || c == '-' || c == '~' || (c == '/' && !query)) quoted += c;
-    else if (c == ' ' && query) quoted += '+';
+    if (std::isalnum(u) || c == '_' || c == '.' || c == '-' || c == '~' || (c == '/' && !query))
+      quoted += c;
+    else if (c == ' ' && query)
+      quoted += '+';
     else {
       char code[8];
       std::snprintf(code, sizeof code, "%%%02X", u);

@@ -188,9 +188,8 @@ Value filter_groupby(Runtime& rt, const Value& value, Args& args) {
     const Value key = get(rt, items[begin]);
     size_t end = begin + 1;
     while (end < items.size() && rt.equal(get(rt, items[end]), key)) ++end;
-    std::vector<Value> pair = {get_plain(rt, items[begin]),
-                               rt.list({items.begin() + static_cast<ptrdiff_t>(begin),
-                                        items.begin() + static_cast<ptrdiff_t>(end)})};
+    std::vector<Value> pair = {get_plain(rt, items[begin]), rt.list({items.begin() + static_cast<ptrdiff_t>(begin),
+                                                                     items.begin() + static_cast<ptrdiff_t>(end)})};
     auto group = std::make_shared<List>(&rt.budget, std::move(pair));
     group->group = true;
     groups.push_back(Value::object(Kind::tuple, std::move(group)));

@@ -57,8 +57,10 @@ void add_padded(TextBuilder& out, const Layout& layout, const std::string& prefi
   std::string fill_left, fill_right;
   for (int64_t i = 0; i < left; ++i) fill_left += layout.fill;
   for (int64_t i = left; i < missing; ++i) fill_right += layout.fill;
-  if (layout.align == '=') out.add(prefix + fill_left + body + fill_right);
-  else out.add(fill_left + prefix + body + fill_right);
+  if (layout.align == '=')
+    out.add(prefix + fill_left + body + fill_right);
+  else
+    out.add(fill_left + prefix + body + fill_right);
 }
 
 void add_padded_text(Runtime& rt, TextBuilder& out, const Layout& layout, const Text& text) {
@@ -153,8 +155,10 @@ std::string format_real(double value) {
   int exponent = 0;
   bool negative = false;
   for (const char* p = buffer; p != end; ++p) {
-    if (*p == '-' && p == buffer) negative = true;
-    else if (*p >= '0' && *p <= '9') digits += *p;
+    if (*p == '-' && p == buffer)
+      negative = true;
+    else if (*p >= '0' && *p <= '9')
+      digits += *p;
     else if (*p == 'e') {
       exponent = std::atoi(std::string(p + 1, static_cast<const char*>(end)).c_str());
       break;
@@ -176,18 +180,21 @@ std::string format_real(double value) {
 void add_quoted(Budget& budget, TextBuilder& out, const Text& text) {
   budget.work(text.bytes.size() * 8);
   const std::string& bytes = text.bytes;
-  const char quote =
-      bytes.find('\'') != std::string::npos && bytes.find('"') == std::string::npos ? '"' : '\'';
+  const char quote = bytes.find('\'') != std::string::npos && bytes.find('"') == std::string::npos ? '"' : '\'';
   out.add(std::string_view(&quote, 1));
   size_t begin = 0;
   for (size_t at = 0; at < bytes.size();) {
     size_t end = at;
     const char32_t c = decode(bytes, end);
     char code[16] = "";
-    if (c == '\\' || c == static_cast<char32_t>(quote)) std::snprintf(code, sizeof code, "\\%c", static_cast<char>(c));
-    else if (c == '\n') std::snprintf(code, sizeof code, "\\n");
-    else if (c == '\r') std::snprintf(code, sizeof code, "\\r");
-    else if (c == '\t') std::snprintf(code, sizeof code, "\\t");
+    if (c == '\\' || c == static_cast<char32_t>(quote))
+      std::snprintf(code, sizeof code, "\\%c", static_cast<char>(c));
+    else if (c == '\n')
+      std::snprintf(code, sizeof code, "\\n");
+    else if (c == '\r')
+      std::snprintf(code, sizeof code, "\\r");
+    else if (c == '\t')
+      std::snprintf(code, sizeof code, "\\t");
     else if (!is_printable(c)) {
       const auto u = static_cast<unsigned>(c);
       std::snprintf(code, sizeof code, u < 0x100 ? "\\x%02x" : u < 0x10000 ? "\\u%04x" : "\\U%08x", u);
@@ -240,12 +247,18 @@ Value format_percent(Runtime& rt, const Text& format, const Value& argument) {
     }
     Directive d;
     for (; at < f.size(); ++at) {
-      if (f[at] == '-') d.left = true;
-      else if (f[at] == '+') d.plus = true;
-      else if (f[at] == ' ') d.blank = true;
-      else if (f[at] == '#') d.alternate = true;
-      else if (f[at] == '0') d.zero = true;
-      else break;
+      if (f[at] == '-')
+        d.left = true;
+      else if (f[at] == '+')
+        d.plus = true;
+      else if (f[at] == ' ')
+        d.blank = true;
+      else if (f[at] == '#')
+        d.alternate = true;
+      else if (f[at] == '0')
+        d.zero = true;
+      else
+        break;
     }
     const auto count = [&](const char* what) -> int64_t {
       if (at < f.size() && f[at] == '*') {
@@ -279,13 +292,9 @@ Value format_percent(Runtime& rt, const Text& format, const Value& argument) {
     layout.width = d.width;
     layout.align = d.left ? '<' : '>';
     switch (d.type) {
-      case 's':
-        add_padded_text(rt, out, layout, cut(rt, rt.plain_str(value), d.precision).text());
-        break;
+      case 's': add_padded_text(rt, out, layout, cut(rt, rt.plain_str(value), d.precision).text()); break;
       case 'r':
-      case 'a':
-        add_padded_text(rt, out, layout, cut(rt, repr_of(rt, value, d.type == 'a'), d.precision).text());
-        break;
+      case 'a': add_padded_text(rt, out, layout, cut(rt, repr_of(rt, value, d.type == 'a'), d.precision).text()); break;
       case 'c': {
         if (value.is_string() && value.text().length == 1) {
           add_padded_text(rt, out, layout, value.text());
@@ -299,10 +308,18 @@ Value format_percent(Runtime& rt, const Text& format, const Value& argument) {
         add_padded_text(rt, out, layout, one.finish().text());
         break;
       }
-      case 'd': case 'i': case 'u': case 'x': case 'X': case 'o':
-      case 'e': case 'E': case 'f': case 'F': case 'g': case 'G':
-        add_percent_number(out, d, value);
-        break;
+      case 'd':
+      case 'i':
+      case 'u':
+      case 'x':
+      case 'X':
+      case 'o':
+      case 'e':
+      case 'E':
+      case 'f':
+      case 'F':
+      case 'g':
+      case 'G': add_percent_number(out, d, value); break;
       default: throw Failure{std::string("unsupported format character '") + d.type + "'"};
     }
   }
@@ -381,10 +398,13 @@ void add_with_spec(Runtime& rt, TextBuilder& out, const Value& value, const std:
     const uint64_t n = magnitude(value.integer());
     unsigned base = 10;
     switch (type) {
-      case 0: case 'd': case 'n': break;
+      case 0:
+      case 'd':
+      case 'n': break;
       case 'b': base = 2; break;
       case 'o': base = 8; break;
-      case 'x': case 'X': base = 16; break;
+      case 'x':
+      case 'X': base = 16; break;
       default: throw Failure{std::string("unknown format code '") + type + "' for an integer"};
     }
     body = to_base(n, base, type == 'X');
@@ -394,13 +414,16 @@ void add_with_spec(Runtime& rt, TextBuilder& out, const Value& value, const std:
     const double x = value.number();
     negative = std::signbit(x) && !std::isnan(x);
     const double a = std::abs(x);
-    if (!type && precision < 0) body = format_real(a);
-    else if (!type) throw Failure{"a float precision without a type is not supported"};
+    if (!type && precision < 0)
+      body = format_real(a);
+    else if (!type)
+      throw Failure{"a float precision without a type is not supported"};
     else if (type == '%')
       body = print_real(a * 100, 'f', static_cast<int>(precision < 0 ? 6 : precision), alternate) + "%";
     else if (std::string_view("eEfFgG").find(type) != std::string_view::npos)
       body = print_real(a, type, static_cast<int>(precision < 0 ? 6 : precision), alternate);
-    else throw Failure{std::string("unknown format code '") + type + "' for a float"};
+    else
+      throw Failure{std::string("unknown format code '") + type + "' for a float"};
     if (separator) {
       const size_t end = std::min(body.find_first_not_of("0123456789"), body.size());
       body = group_digits(body.substr(0, end), separator, 3) + body.substr(end);
@@ -494,9 +517,12 @@ Value format_braces(Runtime& rt, const Text& format, const Args& args) {
       if (!rest.empty()) spec = rest.substr(1);
     }
     Value value = field_value(rt, field, args, automatic, numbering);
-    if (conversion == 's') value = rt.plain_str(value);
-    else if (conversion == 'r') value = repr_of(rt, value, false);
-    else if (conversion) throw Failure{std::string("format: unknown conversion '") + conversion + "'"};
+    if (conversion == 's')
+      value = rt.plain_str(value);
+    else if (conversion == 'r')
+      value = repr_of(rt, value, false);
+    else if (conversion)
+      throw Failure{std::string("format: unknown conversion '") + conversion + "'"};
     add_with_spec(rt, out, value, spec);
     done = end + 1;
   }

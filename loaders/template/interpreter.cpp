@@ -53,8 +53,10 @@ class Loop : public HostObject {
         depth0_(depth0) {
     depth = nested(iterable_.depth() + 1);
     iterator_ = in_.iterate(iterable_);
-    if (stmt.test) iterator_ = std::make_unique<TestedIterator>(in_, stmt, scope, std::move(iterator_));
-    else length_ = in_.Runtime::length(iterable_);
+    if (stmt.test)
+      iterator_ = std::make_unique<TestedIterator>(in_, stmt, scope, std::move(iterator_));
+    else
+      length_ = in_.Runtime::length(iterable_);
   }
 
   bool advance(Value& out) {
@@ -97,20 +99,26 @@ class Loop : public HostObject {
     if (name == "nextitem") return peek() ? after_ : Value::undefined("there is no next item");
     auto self = std::static_pointer_cast<const Loop>(shared_this.lock());
     if (name == "cycle")
-      return rt.function("cycle", [self](Runtime&, Args& args) {
-        if (!args.named.empty()) throw Failure{"cycle() takes no keyword arguments"};
-        if (args.positional.empty()) throw Failure{"no items for cycling given"};
-        return args.positional[static_cast<size_t>(self->index0_) % args.positional.size()];
-      }, depth);
+      return rt.function(
+          "cycle",
+          [self](Runtime&, Args& args) {
+            if (!args.named.empty()) throw Failure{"cycle() takes no keyword arguments"};
+            if (args.positional.empty()) throw Failure{"no items for cycling given"};
+            return args.positional[static_cast<size_t>(self->index0_) % args.positional.size()];
+          },
+          depth);
     if (name == "changed")
-      return rt.function("changed", [self](Runtime& r, Args& args) {
-        if (!args.named.empty()) throw Failure{"changed() takes no keyword arguments"};
-        const Value value = r.tuple(args.positional);
-        const bool changed = !self->compared_ || !r.equal(self->last_, value);
-        self->compared_ = true;
-        self->last_ = value;
-        return Value::boolean(changed);
-      }, depth);
+      return rt.function(
+          "changed",
+          [self](Runtime& r, Args& args) {
+            if (!args.named.empty()) throw Failure{"changed() takes no keyword arguments"};
+            const Value value = r.tuple(args.positional);
+            const bool changed = !self->compared_ || !r.equal(self->last_, value);
+            self->compared_ = true;
+            self->last_ = value;
+            return Value::boolean(changed);
+          },
+          depth);
     return std::nullopt;
   }
 
@@ -269,7 +277,8 @@ Interpreter::Flow Interpreter::exec(const Stmt& stmt, const ScopePtr& scope) {
     case StmtKind::output: output(stmt, scope); return Flow::normal;
     case StmtKind::for_loop: {
       const Value iterable = eval(*stmt.value, scope);
-      if (stmt.recursive) add_str(*out_, call_loop(stmt, scope, iterable, 0));
+      if (stmt.recursive)
+        add_str(*out_, call_loop(stmt, scope, iterable, 0));
       else {
         bool any = false;
         loop_body(stmt, scope, iterable, 0, any);
@@ -307,8 +316,10 @@ Interpreter::Flow Interpreter::exec(const Stmt& stmt, const ScopePtr& scope) {
 
 void Interpreter::output(const Stmt& stmt, const ScopePtr& scope) {
   for (const auto& expr : stmt.exprs) {
-    if (expr->kind == ExprKind::constant) add_str(*out_, expr->constant);
-    else add_str(*out_, eval(*expr, scope));
+    if (expr->kind == ExprKind::constant)
+      add_str(*out_, expr->constant);
+    else
+      add_str(*out_, eval(*expr, scope));
     if (page_->size() > limits_.output)
       throw Failure{"the template prints more than " + std::to_string(limits_.output) + " bytes"};
   }
@@ -379,8 +390,10 @@ Interpreter::Flow Interpreter::loop_body(const Stmt& stmt, const ScopePtr& scope
   Value item;
   while (loop->advance(item)) {
     budget.step();
-    if (inner.use_count() > 1) inner = std::make_shared<Scope>(scope);
-    else inner->variables.clear();
+    if (inner.use_count() > 1)
+      inner = std::make_shared<Scope>(scope);
+    else
+      inner->variables.clear();
     if (loop_name >= 0) store(*inner, loop_name, Value::object(Kind::object, loop));
     assign(*stmt.target, *inner, item, inner);
     const Flow flow = exec(stmt.body, inner);
@@ -405,9 +418,8 @@ Value Interpreter::call_loop(const Stmt& stmt, const ScopePtr& scope, const Valu
 
 Value Interpreter::make_macro(const Stmt& stmt, const ScopePtr& scope) {
   keep(scope);
-  auto macro = std::make_shared<Function>(stmt.macro.name, [this, &stmt, scope](Runtime&, Args& args) {
-    return call_macro(stmt, scope, args);
-  });
+  auto macro = std::make_shared<Function>(
+      stmt.macro.name, [this, &stmt, scope](Runtime&, Args& args) { return call_macro(stmt, scope, args); });
   macro->is_macro = true;
   std::vector<Value> names;
   bool explicit_caller = false;
@@ -508,8 +520,10 @@ std::string Interpreter::now(const std::string& format) {
       continue;
     }
     ++i;
-    if (format[i] == 'f') known += "000000";
-    else if (format[i] != 'z' && format[i] != 'Z') known += std::string("%") + format[i];
+    if (format[i] == 'f')
+      known += "000000";
+    else if (format[i] != 'z' && format[i] != 'Z')
+      known += std::string("%") + format[i];
   }
   known += ' ';  // so that an empty result differs from a failure
   std::string out(known.size() * 64 + 256, '\0');

@@ -13,11 +13,11 @@ namespace signalbox::jinja {
 
 // What one render may use before it ends with an error.
 struct Limits {
-  uint64_t steps = 10'000'000;               // nodes evaluated, items walked, and string work (64 bytes a step)
-  uint64_t memory = uint64_t{512} << 20;     // bytes alive at once
-  uint64_t output = uint64_t{64} << 20;      // bytes of text
-  int calls = 200;                           // macros and recursive loops inside each other
-  uint64_t stack = uint64_t{2} << 20;        // bytes of C++ stack below render()
+  uint64_t steps = 10'000'000;            // nodes evaluated, items walked, and string work (64 bytes a step)
+  uint64_t memory = uint64_t{512} << 20;  // bytes alive at once
+  uint64_t output = uint64_t{64} << 20;   // bytes of text
+  int calls = 200;                        // macros and recursive loops inside each other
+  uint64_t stack = uint64_t{2} << 20;     // bytes of C++ stack below render()
 };
 
 // Variables of a scope. A loop's body, a macro, a with block each open one; an if does not.
@@ -85,12 +85,12 @@ class Interpreter : public Runtime {
   const std::string date_;
   std::vector<std::pair<std::string, Value>> globals_;
   ScopePtr root_;
-  std::vector<Value> root_values_;     // of the root scope, by name
+  std::vector<Value> root_values_;  // of the root scope, by name
   std::vector<char> root_set_;
   TextBuilder* out_ = nullptr;
   const TextBuilder* page_ = nullptr;  // the render's own output
   std::vector<ScopePtr> kept_;
-  Value block_text_;                   // what the filter of a block works on
+  Value block_text_;  // what the filter of a block works on
   int line_ = 1, calls_ = 0;
   const char* stack_ = nullptr;
 };

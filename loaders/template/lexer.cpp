@@ -159,9 +159,12 @@ class Lexer {
       if (at_ >= s_.size()) fail("unexpected end of template inside a tag");
       if (open.empty()) {
         size_t end = std::string::npos;
-        if (block) end = close_tag(at_, "%}");
-        else if (starts("}}", at_)) end = at_ + 2;
-        else if (starts("-}}", at_)) end = skip_space(at_ + 3);
+        if (block)
+          end = close_tag(at_, "%}");
+        else if (starts("}}", at_))
+          end = at_ + 2;
+        else if (starts("-}}", at_))
+          end = skip_space(at_ + 3);
         if (end != std::string::npos) {
           push(block ? TokenType::block_end : TokenType::variable_end);
           move(end);
@@ -175,9 +178,12 @@ class Lexer {
         continue;
       }
       const char c = s_[begin];
-      if (is_digit_char(c)) lex_number();
-      else if (c == '\'' || c == '"') lex_string(c);
-      else if (!lex_name()) lex_operator(open);
+      if (is_digit_char(c))
+        lex_number();
+      else if (c == '\'' || c == '"')
+        lex_string(c);
+      else if (!lex_name())
+        lex_operator(open);
     }
   }
 
@@ -282,9 +288,9 @@ class Lexer {
   }
 
   void lex_operator(std::string& open) {
-    static constexpr std::array<std::string_view, 26> operators = {
-        "//", "**", "==", "!=", ">=", "<=", "+", "-", "/", "*", "%", "~", "[",
-        "]",  "(",  ")",  "{",  "}",  ">",  "<", "=", ".", ":", "|", ",", ";"};
+    static constexpr std::array<std::string_view, 26> operators = {"//", "**", "==", "!=", ">=", "<=", "+", "-", "/",
+                                                                   "*",  "%",  "~",  "[",  "]",  "(",  ")", "{", "}",
+                                                                   ">",  "<",  "=",  ".",  ":",  "|",  ",", ";"};
     for (std::string_view op : operators) {
       if (!starts(op, at_)) continue;
       if (op == "(" || op == "[" || op == "{") open += op == "(" ? ')' : op == "[" ? ']' : '}';
@@ -305,7 +311,7 @@ class Lexer {
   void lex_string(char quote) {
     std::string out;
     size_t at = at_ + 1;
-    for (;; ) {
+    for (;;) {
       if (at >= s_.size()) fail(std::string("unexpected character ") + quote + ": the string has no end");
       if (s_[at] == quote) break;
       if (s_[at] != '\\') {
@@ -336,7 +342,9 @@ class Lexer {
     const char c = s_[at];
     switch (c) {
       case '\n': return at + 1;
-      case '\\': case '\'': case '"': out += c; return at + 1;
+      case '\\':
+      case '\'':
+      case '"': out += c; return at + 1;
       case 'a': out += '\a'; return at + 1;
       case 'b': out += '\b'; return at + 1;
       case 'f': out += '\f'; return at + 1;

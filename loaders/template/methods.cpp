@@ -211,59 +211,124 @@ Value format_map(Runtime& rt, const Value& self, Args& args) {
 
 const std::unordered_map<std::string_view, Method>& string_methods() {
   static const std::unordered_map<std::string_view, Method> table = {
-      {"capitalize", METHOD { return no_arguments("capitalize", args, capitalize(rt, self.text())); }},
-      {"casefold", METHOD { return no_arguments("casefold", args, casefold(rt, self.text())); }},
-      {"center", METHOD { return pad_method(rt, self, args, "center", Align::center); }},
-      {"count", count_text},
-      {"endswith", METHOD { return with_affix(rt, self, args, "endswith", false); }},
-      {"expandtabs", expand_tabs},
-      {"find", METHOD { return find_text(rt, self, args, "find", false, false); }},
-      {"format", METHOD { return format_braces(rt, self.text(), args); }},
-      {"format_map", format_map},
-      {"index", METHOD { return find_text(rt, self, args, "index", false, true); }},
-      {"isalnum", PREDICATE { return is_all(self, args, "isalnum", is_alnum); }},
-      {"isalpha", PREDICATE { return is_all(self, args, "isalpha", is_alpha); }},
-      {"isascii", PREDICATE { return no_arguments("isascii", args, Value::boolean(self.text().ascii())); }},
-      {"isdecimal", PREDICATE { return is_all(self, args, "isdecimal", is_decimal); }},
-      {"isdigit", PREDICATE { return is_all(self, args, "isdigit", is_digit); }},
-      {"islower", PREDICATE { return no_arguments("islower", args, Value::boolean(text_is_lower(self.text()))); }},
-      {"isprintable", PREDICATE {
-         const bool all = self.text().bytes.empty() || all_of(self.text(), is_printable);
-         return no_arguments("isprintable", args, Value::boolean(all));
-       }},
-      {"isspace", PREDICATE { return is_all(self, args, "isspace", is_space); }},
-      {"istitle", PREDICATE { return no_arguments("istitle", args, Value::boolean(text_is_title(self.text()))); }},
-      {"isupper", PREDICATE { return no_arguments("isupper", args, Value::boolean(text_is_upper(self.text()))); }},
-      {"join", join_method},
-      {"ljust", METHOD { return pad_method(rt, self, args, "ljust", Align::left); }},
-      {"lower", METHOD { return no_arguments("lower", args, lower(rt, self.text())); }},
-      {"lstrip", METHOD { return strip_method(rt, self, args, "lstrip", true, false); }},
-      {"partition", METHOD { return partition(rt, self, args, "partition", false); }},
-      {"removeprefix", METHOD { return remove_affix(rt, self, args, "removeprefix", true); }},
-      {"removesuffix", METHOD { return remove_affix(rt, self, args, "removesuffix", false); }},
-      {"replace", METHOD {
-         const Bound bound = positional("replace", args, {"old", "new", "count"}, 2);
-         return replace(rt, self.text(), bound.text(0), bound.text(1), bound.integer(2, -1));
-       }},
-      {"rfind", METHOD { return find_text(rt, self, args, "rfind", true, false); }},
-      {"rindex", METHOD { return find_text(rt, self, args, "rindex", true, true); }},
-      {"rjust", METHOD { return pad_method(rt, self, args, "rjust", Align::right); }},
-      {"rpartition", METHOD { return partition(rt, self, args, "rpartition", true); }},
-      {"rsplit", METHOD { return split_method(rt, self, args, "rsplit", true); }},
-      {"rstrip", METHOD { return strip_method(rt, self, args, "rstrip", false, true); }},
-      {"split", METHOD { return split_method(rt, self, args, "split", false); }},
-      {"splitlines", METHOD {
-         const Bound bound("splitlines", args, {"keepends"});
-         return rt.list(split_lines(rt, self.text(), bound.flag(0, false)));
-       }},
-      {"startswith", METHOD { return with_affix(rt, self, args, "startswith", true); }},
-      {"strip", METHOD { return strip_method(rt, self, args, "strip", true, true); }},
-      {"swapcase", METHOD { return no_arguments("swapcase", args, swapcase(rt, self.text())); }},
-      {"title", METHOD { return no_arguments("title", args, title(rt, self.text())); }},
-      {"upper", METHOD { return no_arguments("upper", args, upper(rt, self.text())); }},
-      {"zfill", zfill},
-  };
-  return table;
+      {"capitalize", METHOD{return no_arguments("capitalize", args, capitalize(rt, self.text()));
+}
+}  // namespace
+, {"casefold", METHOD{return no_arguments("casefold", args, casefold(rt, self.text()));
+}  // namespace signalbox::jinja
+}
+, {"center", METHOD{return pad_method(rt, self, args, "center", Align::center);
+}
+}
+, {"count", count_text}, {"endswith", METHOD{return with_affix(rt, self, args, "endswith", false);
+}
+}
+, {"expandtabs", expand_tabs}, {"find", METHOD{return find_text(rt, self, args, "find", false, false);
+}
+}
+, {"format", METHOD{return format_braces(rt, self.text(), args);
+}
+}
+, {"format_map", format_map}, {"index", METHOD{return find_text(rt, self, args, "index", false, true);
+}
+}
+, {"isalnum", PREDICATE{return is_all(self, args, "isalnum", is_alnum);
+}
+}
+, {"isalpha", PREDICATE{return is_all(self, args, "isalpha", is_alpha);
+}
+}
+, {"isascii", PREDICATE{return no_arguments("isascii", args, Value::boolean(self.text().ascii()));
+}
+}
+, {"isdecimal", PREDICATE{return is_all(self, args, "isdecimal", is_decimal);
+}
+}
+, {"isdigit", PREDICATE{return is_all(self, args, "isdigit", is_digit);
+}
+}
+, {"islower", PREDICATE{return no_arguments("islower", args, Value::boolean(text_is_lower(self.text())));
+}
+}
+, {"isprintable", PREDICATE{const bool all = self.text().bytes.empty() || all_of(self.text(), is_printable);
+return no_arguments("isprintable", args, Value::boolean(all));
+}
+}
+, {"isspace", PREDICATE{return is_all(self, args, "isspace", is_space);
+}
+}
+, {"istitle", PREDICATE{return no_arguments("istitle", args, Value::boolean(text_is_title(self.text())));
+}
+}
+, {"isupper", PREDICATE{return no_arguments("isupper", args, Value::boolean(text_is_upper(self.text())));
+}
+}
+, {"join", join_method}, {"ljust", METHOD{return pad_method(rt, self, args, "ljust", Align::left);
+}
+}
+, {"lower", METHOD{return no_arguments("lower", args, lower(rt, self.text()));
+}
+}
+, {"lstrip", METHOD{return strip_method(rt, self, args, "lstrip", true, false);
+}
+}
+, {"partition", METHOD{return partition(rt, self, args, "partition", false);
+}
+}
+, {"removeprefix", METHOD{return remove_affix(rt, self, args, "removeprefix", true);
+}
+}
+, {"removesuffix", METHOD{return remove_affix(rt, self, args, "removesuffix", false);
+}
+}
+, {"replace", METHOD{const Bound bound = positional("replace", args, {"old", "new", "count"}, 2);
+return replace(rt, self.text(), bound.text(0), bound.text(1), bound.integer(2, -1));
+}
+}
+, {"rfind", METHOD{return find_text(rt, self, args, "rfind", true, false);
+}
+}
+, {"rindex", METHOD{return find_text(rt, self, args, "rindex", true, true);
+}
+}
+, {"rjust", METHOD{return pad_method(rt, self, args, "rjust", Align::right);
+}
+}
+, {"rpartition", METHOD{return partition(rt, self, args, "rpartition", true);
+}
+}
+, {"rsplit", METHOD{return split_method(rt, self, args, "rsplit", true);
+}
+}
+, {"rstrip", METHOD{return strip_method(rt, self, args, "rstrip", false, true);
+}
+}
+, {"split", METHOD{return split_method(rt, self, args, "split", false);
+}
+}
+, {"splitlines", METHOD{const Bound bound("splitlines", args, {"keepends"});
+return rt.list(split_lines(rt, self.text(), bound.flag(0, false)));
+}
+}
+, {"startswith", METHOD{return with_affix(rt, self, args, "startswith", true);
+}
+}
+, {"strip", METHOD{return strip_method(rt, self, args, "strip", true, true);
+}
+}
+, {"swapcase", METHOD{return no_arguments("swapcase", args, swapcase(rt, self.text()));
+}
+}
+, {"title", METHOD{return no_arguments("title", args, title(rt, self.text()));
+}
+}
+, {"upper", METHOD{return no_arguments("upper", args, upper(rt, self.text()));
+}
+}
+, {"zfill", zfill},
+}
+;
+return table;
 }
 
 Value make_view(Runtime& rt, const Value& self, View::Type type) {
@@ -275,9 +340,7 @@ Value make_view(Runtime& rt, const Value& self, View::Type type) {
   view->held = std::make_unique<Held>(&rt.budget, 96 + entries.size() * sizeof(Value));
   view->items.reserve(entries.size());
   for (const auto& [key, value] : entries)
-    view->items.push_back(type == View::Type::keys     ? key
-                          : type == View::Type::values ? value
-                                                       : rt.tuple({key, value}));
+    view->items.push_back(type == View::Type::keys ? key : type == View::Type::values ? value : rt.tuple({key, value}));
   view->depth = nested(self.depth() + 2);
   return Value::object(Kind::view, std::move(view));
 }
@@ -291,18 +354,27 @@ Value from_keys(Runtime& rt, const Value&, Args& args) {
 
 const std::unordered_map<std::string_view, Method>& dict_methods() {
   static const std::unordered_map<std::string_view, Method> table = {
-      {"copy", PREDICATE { return no_arguments("copy", args, self); }},
-      {"fromkeys", from_keys},
-      {"get", METHOD {
-         const Bound bound = positional("get", args, {"key", "default"}, 1);
-         if (const Value* found = self.dict().find(rt.budget, *bound[0])) return *found;
-         return bound.has(1) ? *bound[1] : Value::none();
-       }},
-      {"items", METHOD { return no_arguments("items", args, make_view(rt, self, View::Type::items)); }},
-      {"keys", METHOD { return no_arguments("keys", args, make_view(rt, self, View::Type::keys)); }},
-      {"values", METHOD { return no_arguments("values", args, make_view(rt, self, View::Type::values)); }},
-  };
-  return table;
+      {"copy", PREDICATE{return no_arguments("copy", args, self);
+}
+}
+, {"fromkeys", from_keys}, {"get", METHOD{const Bound bound = positional("get", args, {"key", "default"}, 1);
+if (const Value* found = self.dict().find(rt.budget, *bound[0])) return *found;
+return bound.has(1) ? *bound[1] : Value::none();
+}
+}
+, {"items", METHOD{return no_arguments("items", args, make_view(rt, self, View::Type::items));
+}
+}
+, {"keys", METHOD{return no_arguments("keys", args, make_view(rt, self, View::Type::keys));
+}
+}
+, {"values", METHOD{return no_arguments("values", args, make_view(rt, self, View::Type::values));
+}
+}
+,
+}
+;
+return table;
 }
 
 Value index_of(Runtime& rt, const Value& self, Args& args) {
@@ -344,7 +416,8 @@ Value unsupported(Runtime& rt, const Value& value, const std::string& name) {
 }
 
 Value bind_method(Runtime& rt, const Value& self, const std::string& name, Method method) {
-  return rt.function(name, [self, method](Runtime& r, Args& args) { return method(r, self, args); }, self.depth());
+  return rt.function(
+      name, [self, method](Runtime& r, Args& args) { return method(r, self, args); }, self.depth());
 }
 
 std::optional<Value> number_attribute(Runtime& rt, const Value& value, const std::string& name) {
@@ -359,9 +432,8 @@ std::optional<Value> number_attribute(Runtime& rt, const Value& value, const std
     if (name == "is_integer") {
       const double d = value.real();
       const bool whole = std::isfinite(d) && std::floor(d) == d;
-      return rt.function(name, [whole](Runtime&, Args& args) {
-        return no_arguments("is_integer", args, Value::boolean(whole));
-      });
+      return rt.function(
+          name, [whole](Runtime&, Args& args) { return no_arguments("is_integer", args, Value::boolean(whole)); });
     }
     if (one_of(name, {"as_integer_ratio", "conjugate", "fromhex", "hex"})) return unsupported(rt, value, name);
   }

@@ -58,8 +58,7 @@ std::string Parser::expect_any_name() {
 }
 
 void Parser::expect(TokenType type) {
-  if (current().type != type)
-    fail("expected " + describe({type, 0, "", Value()}) + ", found " + describe(current()));
+  if (current().type != type) fail("expected " + describe({type, 0, "", Value()}) + ", found " + describe(current()));
   next();
 }
 
@@ -75,8 +74,10 @@ int Parser::intern(const std::string& name) {
 void Parser::mention(const std::string& name, bool stored) {
   for (Mentions& m : macros_) {
     const auto note = [&](bool& read, bool& written) {
-      if (stored) written = true;
-      else if (!written) read = true;
+      if (stored)
+        written = true;
+      else if (!written)
+        read = true;
     };
     if (name == "caller") note(m.caller, m.caller_done);
     if (name == "kwargs") note(m.kwargs, m.kwargs_done);
@@ -108,8 +109,8 @@ Body Parser::parse_body(std::initializer_list<std::string_view> ends) {
     switch (token.type) {
       case TokenType::data: {
         ExprPtr data = node(ExprKind::constant, token.line);
-        data->constant = Value::object(
-            Kind::string, std::make_shared<const Text>(nullptr, token.text, std::vector<Span>(), false));
+        data->constant =
+            Value::object(Kind::string, std::make_shared<const Text>(nullptr, token.text, std::vector<Span>(), false));
         output(token.line).push_back(std::move(data));
         next();
         break;
@@ -260,8 +261,10 @@ void Parser::parse_signature(MacroInfo& macro) {
     const int name = parse_name_target();
     if (std::find(macro.arguments.begin(), macro.arguments.end(), name) != macro.arguments.end())
       fail("duplicate argument '" + result_.names[static_cast<size_t>(name)] + "'");
-    if (skip_op("=")) macro.defaults.push_back(parse_expression());
-    else if (!macro.defaults.empty()) fail("an argument without default follows one with a default");
+    if (skip_op("="))
+      macro.defaults.push_back(parse_expression());
+    else if (!macro.defaults.empty())
+      fail("an argument without default follows one with a default");
     macro.arguments.push_back(name);
   }
   expect_op(")");

@@ -26,8 +26,8 @@ class Parser {
   };
   // A macro body while it is parsed: jinja decides by what the body mentions which special arguments a macro takes.
   struct Mentions {
-    bool caller = false, kwargs = false, varargs = false;                        // read before it was written
-    bool caller_done = false, kwargs_done = false, varargs_done = false;        // written
+    bool caller = false, kwargs = false, varargs = false;                 // read before it was written
+    bool caller_done = false, kwargs_done = false, varargs_done = false;  // written
   };
 
   // tokens

@@ -127,7 +127,7 @@ Bound::Bound(const char* function, const Args& args, std::initializer_list<const
                   std::to_string(args.positional.size())};
   for (size_t i = 0; i < args.positional.size(); ++i) slots_[i] = &args.positional[i];
   for (const auto& [name_of, value] : args.named) {
-    const auto& name = name_of;   // a lambda of C++20's first compilers cannot capture a binding
+    const auto& name = name_of;  // a lambda of C++20's first compilers cannot capture a binding
     const auto at = std::find_if(names_.begin(), names_.end(), [&](const char* n) { return name == n; });
     if (!keywords || at == names_.end())
       throw Failure{std::string(function) + "() has no keyword argument '" + name + "'"};
@@ -377,8 +377,10 @@ Value Runtime::slice(const Value& value, const Value& start, const Value& stop, 
   TextBuilder out(budget);
   for (int64_t i = 0; i < count; ++i) {
     const auto at = static_cast<size_t>(picked.at(i));
-    if (text.ascii()) out.add(text, at, at + 1);
-    else out.add(text, offsets[at], offsets[at + 1]);
+    if (text.ascii())
+      out.add(text, at, at + 1);
+    else
+      out.add(text, offsets[at], offsets[at + 1]);
   }
   return out.finish(text.markup);
 }
@@ -465,8 +467,10 @@ Value Runtime::plain_str(const Value& value) {
 }
 
 void Runtime::add_str(TextBuilder& out, const Value& value) {
-  if (value.is_string()) out.add(value.text());
-  else if (!value.is_undefined()) add_repr(out, value);
+  if (value.is_string())
+    out.add(value.text());
+  else if (!value.is_undefined())
+    add_repr(out, value);
 }
 
 void Runtime::add_repr(TextBuilder& out, const Value& value, int level) {

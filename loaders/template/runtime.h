@@ -33,7 +33,7 @@ class Bound {
   bool given(size_t i) const { return slots_[i] && !slots_[i]->is_none(); }  // present and not None
   int64_t integer(size_t i, int64_t otherwise) const;  // an argument that Python takes as an index
   bool flag(size_t i, bool otherwise) const { return slots_[i] ? truth(*slots_[i]) : otherwise; }
-  const Text& text(size_t i) const;                    // must be a string
+  const Text& text(size_t i) const;  // must be a string
 
  private:
   const char* function_;
@@ -94,11 +94,11 @@ class Runtime {
 
   // Python's protocols.
   std::unique_ptr<Iterator> iterate(const Value& value);
-  std::vector<Value> collect(const Value& value);                  // list(value)
-  std::optional<int64_t> length(const Value& value);               // len(value); nullopt where Python raises
-  Value attribute(const Value& value, const std::string& name);    // value.name of a template
+  std::vector<Value> collect(const Value& value);                // list(value)
+  std::optional<int64_t> length(const Value& value);             // len(value); nullopt where Python raises
+  Value attribute(const Value& value, const std::string& name);  // value.name of a template
   std::optional<Value> own_attribute(const Value& value, const std::string& name);  // getattr alone
-  Value item(const Value& value, const Value& key);                // value[key] of a template
+  Value item(const Value& value, const Value& key);                                 // value[key] of a template
   Value slice(const Value& value, const Value& start, const Value& stop, const Value& step);
   bool contains(const Value& container, const Value& item);
   Value call(const Value& callee, Args& args);
@@ -108,11 +108,11 @@ class Runtime {
 
   // str(value) and repr(value); `str` gives a string as it is, markup and all.
   Value str(const Value& value);
-  Value plain_str(const Value& value);                             // without the markup flag
+  Value plain_str(const Value& value);  // without the markup flag
   void add_str(TextBuilder& out, const Value& value);
   void add_repr(TextBuilder& out, const Value& value, int level = 0);
 
-  virtual std::string now(const std::string& format) = 0;          // strftime of the render's date
+  virtual std::string now(const std::string& format) = 0;  // strftime of the render's date
 
  private:
   std::vector<std::shared_ptr<Namespace>> namespaces_;
@@ -130,7 +130,7 @@ Value negate(Runtime& rt, const Value& a);
 Value plus(Runtime& rt, const Value& a);
 
 // format.cpp
-std::string format_real(double value);  // repr of a float
+std::string format_real(double value);                                // repr of a float
 void add_quoted(Budget& budget, TextBuilder& out, const Text& text);  // repr of a string
 Value format_percent(Runtime& rt, const Text& format, const Value& argument);
 Value format_braces(Runtime& rt, const Text& format, const Args& args);

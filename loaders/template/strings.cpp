@@ -69,8 +69,10 @@ bool final_sigma(const std::string& bytes, size_t begin, size_t end) {
 }
 
 void append_lower_at(const Text& text, const Walker& at, std::string& out) {
-  if (at.c() == 0x3A3) encode(final_sigma(text.bytes, at.begin(), at.end()) ? 0x3C2 : 0x3C3, out);
-  else append_lower(at.c(), out);
+  if (at.c() == 0x3A3)
+    encode(final_sigma(text.bytes, at.begin(), at.end()) ? 0x3C2 : 0x3C3, out);
+  else
+    append_lower(at.c(), out);
 }
 
 bool in_set(const Text* chars, char32_t c) {
@@ -146,25 +148,32 @@ Value lower(Runtime& rt, const Text& text) {
 
 Value capitalize(Runtime& rt, const Text& text) {
   return map_text(rt, text, [&](const Walker& at, std::string& out) {
-    if (at.begin() == 0) append_title(at.c(), out);
-    else append_lower_at(text, at, out);
+    if (at.begin() == 0)
+      append_title(at.c(), out);
+    else
+      append_lower_at(text, at, out);
   });
 }
 
 Value title(Runtime& rt, const Text& text) {
   bool in_word = false;
   return map_text(rt, text, [&](const Walker& at, std::string& out) {
-    if (in_word) append_lower_at(text, at, out);
-    else append_title(at.c(), out);
+    if (in_word)
+      append_lower_at(text, at, out);
+    else
+      append_title(at.c(), out);
     in_word = is_cased(at.c());
   });
 }
 
 Value swapcase(Runtime& rt, const Text& text) {
   return map_text(rt, text, [&](const Walker& at, std::string& out) {
-    if (is_upper(at.c())) append_lower_at(text, at, out);
-    else if (is_lower(at.c())) append_upper(at.c(), out);
-    else encode(at.c(), out);
+    if (is_upper(at.c()))
+      append_lower_at(text, at, out);
+    else if (is_lower(at.c()))
+      append_upper(at.c(), out);
+    else
+      encode(at.c(), out);
   });
 }
 
@@ -189,8 +198,10 @@ Value join(Runtime& rt, const Text& separator, const std::vector<Value>& parts) 
   for (size_t i = 0; i < parts.size(); ++i) {
     rt.budget.step();
     if (i) out.add(separator);
-    if (separator.markup) out.add(escape(rt, parts[i]).text());
-    else out.add(parts[i].text());
+    if (separator.markup)
+      out.add(escape(rt, parts[i]).text());
+    else
+      out.add(parts[i].text());
   }
   return out.finish(separator.markup);
 }

@@ -12,8 +12,8 @@ void encode(char32_t c, std::string& out);
 size_t count_code_points(std::string_view text);
 bool valid_utf8(std::string_view text);
 
-bool is_space(char32_t c);        // str.isspace
-bool is_line_break(char32_t c);   // where str.splitlines breaks
+bool is_space(char32_t c);       // str.isspace
+bool is_line_break(char32_t c);  // where str.splitlines breaks
 bool is_alpha(char32_t c);
 bool is_alnum(char32_t c);
 bool is_decimal(char32_t c);
@@ -22,7 +22,7 @@ bool is_lower(char32_t c);
 bool is_upper(char32_t c);
 bool is_title(char32_t c);
 bool is_printable(char32_t c);
-bool is_word(char32_t c);         // \w of a regular expression
+bool is_word(char32_t c);  // \w of a regular expression
 
 // Full mappings (ß becomes SS); the sigma that ends a word is lower()'s concern.
 void append_upper(char32_t c, std::string& out);

@@ -45,8 +45,7 @@ int compare_mixed(int64_t i, double d) {
 }
 
 int compare_numbers(const Value& a, const Value& b) {
-  if (a.is_integral() && b.is_integral())
-    return a.integer() < b.integer() ? -1 : a.integer() > b.integer() ? 1 : 0;
+  if (a.is_integral() && b.is_integral()) return a.integer() < b.integer() ? -1 : a.integer() > b.integer() ? 1 : 0;
   if (std::isnan(a.number()) || std::isnan(b.number())) return 2;
   if (a.is_integral()) return compare_mixed(a.integer(), b.real());
   if (b.is_integral()) return -compare_mixed(b.integer(), a.real());
@@ -165,8 +164,9 @@ const char* type_name(const Value& value) {
     case Kind::tuple: return "tuple";
     case Kind::dict: return "dict";
     case Kind::view:
-      return value.view().type == View::Type::items ? "dict_items"
-             : value.view().type == View::Type::keys ? "dict_keys" : "dict_values";
+      return value.view().type == View::Type::items  ? "dict_items"
+             : value.view().type == View::Type::keys ? "dict_keys"
+                                                     : "dict_values";
     case Kind::range: return "range";
     case Kind::generator: return "generator";
     case Kind::function: return "function";
@@ -267,9 +267,7 @@ size_t hash(Budget& budget, const Value& value) {
       if (d == std::floor(d) && std::abs(d) < 9e18) return std::hash<int64_t>()(static_cast<int64_t>(d));
       return std::hash<double>()(d);
     }
-    case Kind::string:
-      budget.work(value.text().bytes.size());
-      return std::hash<std::string_view>()(value.text().bytes);
+    case Kind::string: budget.work(value.text().bytes.size()); return std::hash<std::string_view>()(value.text().bytes);
     case Kind::tuple: {
       size_t h = value.list().items.size();
       for (const Value& item : value.list().items) h = mix(h, hash(budget, item));

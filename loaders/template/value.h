@@ -65,7 +65,20 @@ class Held {
 };
 
 enum class Kind : uint8_t {
-  undefined, none, boolean, integer, real, string, list, tuple, dict, view, range, generator, function, object,
+  undefined,
+  none,
+  boolean,
+  integer,
+  real,
+  string,
+  list,
+  tuple,
+  dict,
+  view,
+  range,
+  generator,
+  function,
+  object,
 };
 
 // What a Value can point to. `depth` is the nesting below it; bounded, so that destruction and printing may recurse.
@@ -153,17 +166,17 @@ struct Span {
 // An immutable string.
 struct Text : Object {
   Text(Budget* budget, std::string bytes, std::vector<Span> content, bool markup);
-  std::string bytes;           // valid UTF-8
-  std::vector<Span> content;   // bytes that came from the conversation: sorted, disjoint, not adjacent
-  size_t length;               // code points
-  bool markup;                 // made by |safe or |escape: `+` escapes the other side
+  std::string bytes;          // valid UTF-8
+  std::vector<Span> content;  // bytes that came from the conversation: sorted, disjoint, not adjacent
+  size_t length;              // code points
+  bool markup;                // made by |safe or |escape: `+` escapes the other side
   Held held;
 
   bool ascii() const { return length == bytes.size(); }
-  size_t offset(size_t index) const;               // byte offset of a code point index in 0…length
-  size_t index(size_t offset) const;               // and back
+  size_t offset(size_t index) const;  // byte offset of a code point index in 0…length
+  size_t index(size_t offset) const;  // and back
   bool has_content() const { return !content.empty(); }
-  bool is_content(size_t offset) const;            // whether that byte came from the conversation
+  bool is_content(size_t offset) const;  // whether that byte came from the conversation
 };
 
 // Builds strings and keeps account of what came from the conversation.
@@ -204,7 +217,7 @@ struct Dict : Object {
   using Entry = std::pair<Value, Value>;
   Dict(Budget* budget, std::vector<Entry> entries);  // a later entry of an equal key replaces the value of the first
   std::vector<Entry> entries;
-  std::unordered_multimap<size_t, size_t> index;     // hash of key -> entry, for more than a few entries
+  std::unordered_multimap<size_t, size_t> index;  // hash of key -> entry, for more than a few entries
   Held held;
 
   const Value* find(Budget& budget, const Value& key) const;
@@ -238,12 +251,12 @@ struct Generator : Object {
 };
 
 // Results of comparison; Python raises for values without an order.
-const char* type_name(const Value& value);         // Python's name of the type
+const char* type_name(const Value& value);  // Python's name of the type
 bool truth(const Value& value);
-bool identical(const Value& a, const Value& b);    // `is`
+bool identical(const Value& a, const Value& b);  // `is`
 bool equal(Budget& budget, const Value& a, const Value& b);
 int compare(Budget& budget, const Value& a, const Value& b, const char* op);  // <0, 0, >0; 2 = unordered (NaN)
-size_t hash(Budget& budget, const Value& value);   // fails for what Python cannot hash
+size_t hash(Budget& budget, const Value& value);                              // fails for what Python cannot hash
 
 // Fails when nesting gets deeper than any sensible data.
 int nested(int depth);

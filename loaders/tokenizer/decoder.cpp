@@ -294,18 +294,12 @@ class ChainDecoding : public Decoding {
     const Step& step = steps[i];
     const bool fragments = takes_fragments(steps, i + 1);
     switch (step.kind) {
-      case Step::Kind::byte_level:
-        return std::make_unique<ByteLevelStage>(fragments);
-      case Step::Kind::fuse:
-        return std::make_unique<FuseStage>(fragments);
-      case Step::Kind::replace:
-        return std::make_unique<ReplaceStage>(*step.pattern, step.content);
-      case Step::Kind::byte_fallback:
-        return std::make_unique<ByteFallbackStage>();
-      case Step::Kind::metaspace:
-        return std::make_unique<MetaspaceStage>(step.character, step.prefixed);
-      case Step::Kind::suffix:
-        return std::make_unique<SuffixStage>(step.content);
+      case Step::Kind::byte_level: return std::make_unique<ByteLevelStage>(fragments);
+      case Step::Kind::fuse: return std::make_unique<FuseStage>(fragments);
+      case Step::Kind::replace: return std::make_unique<ReplaceStage>(*step.pattern, step.content);
+      case Step::Kind::byte_fallback: return std::make_unique<ByteFallbackStage>();
+      case Step::Kind::metaspace: return std::make_unique<MetaspaceStage>(step.character, step.prefixed);
+      case Step::Kind::suffix: return std::make_unique<SuffixStage>(step.content);
       case Step::Kind::strip: {
         // Behind a joining step, all strips up to here see one token.
         size_t before = i;

@@ -67,15 +67,10 @@ class Cutter {
       case Behavior::removed:
         if (part.match) return;
         break;
-      case Behavior::isolated:
-        break;
-      case Behavior::contiguous:
-        join = part.match == previous_;
-        break;
+      case Behavior::isolated: break;
+      case Behavior::contiguous: join = part.match == previous_; break;
       case Behavior::merged_with_previous:
-      case Behavior::merged_with_next:
-        join = part.match && !previous_;
-        break;
+      case Behavior::merged_with_next: join = part.match && !previous_; break;
     }
     const ByteRange range{base_ + part.range.begin, base_ + part.range.end};
     if (join && !fresh_) {

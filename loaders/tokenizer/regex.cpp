@@ -167,19 +167,16 @@ class Translation {
     const std::string shown = std::string("\\") + c;
     switch (c) {
       case 'w':
-      case 'W':
-        return write_property("word", c == 'W', shown);
+      case 'W': return write_property("word", c == 'W', shown);
       case 'd':
-      case 'D':
-        return write_property("nd", c == 'D', shown);
+      case 'D': return write_property("nd", c == 'D', shown);
       case 'b':
       case 'B':
         if (depth == 0) refuse(shown);  // a word boundary; in a bracket \b is a backspace
         break;
       case 'X':
       case 'y':
-      case 'Y':
-        refuse(shown);
+      case 'Y': refuse(shown);
       case 'p':
       case 'P': {
         if (at_ >= in_.size() || in_[at_] != '{') break;
@@ -199,8 +196,7 @@ class Translation {
         }
         return write_property(name, negated, shown + "{" + name + "}");
       }
-      default:
-        break;
+      default: break;
     }
     out_ += shown;
   }
@@ -314,13 +310,9 @@ Regex::Regex(const std::string& pattern, const std::string& where) : pattern_(pa
 void Regex::find_all(std::string_view text, std::vector<ByteRange>& matches) const {
   if (text.size() == 1 && !(text[0] & 0x80)) {
     switch (compiled_->ascii[static_cast<unsigned char>(text[0])]) {
-      case Alone::matches:
-        matches.push_back({0, 1});
-        return;
-      case Alone::does_not:
-        return;
-      case Alone::other:
-        break;
+      case Alone::matches: matches.push_back({0, 1}); return;
+      case Alone::does_not: return;
+      case Alone::other: break;
     }
   }
   search(text, matches);

@@ -18,8 +18,8 @@ namespace {
 struct ConfigCase {
   const char* family;
   const char* key;
-  const char* value;      // JSON text, or "absent"
-  const char* expected;   // "": must be accepted
+  const char* value;     // JSON text, or "absent"
+  const char* expected;  // "": must be accepted
 };
 
 const ConfigCase config_cases[] = {
@@ -54,7 +54,8 @@ const ConfigCase config_cases[] = {
     {"mixtral", "num_hidden_layers", "4294967299", "num_hidden_layers: expected an integer from 1"},
     {"mixtral", "num_attention_heads", "0", "num_attention_heads: expected an integer from 1"},
     {"mixtral", "num_attention_heads", "4097", "num_attention_heads: expected an integer from 1 to 4096"},
-    {"mixtral", "num_key_value_heads", "3", "num_key_value_heads: expected a divisor of num_attention_heads (4), found 3"},
+    {"mixtral", "num_key_value_heads", "3",
+     "num_key_value_heads: expected a divisor of num_attention_heads (4), found 3"},
     {"mixtral", "num_key_value_heads", "0", "num_key_value_heads: expected an integer from 1"},
     {"mixtral", "num_key_value_heads", "8", "num_key_value_heads: expected a divisor"},
     {"mixtral", "num_attention_heads", "64", "head_dim"},
@@ -83,7 +84,8 @@ const ConfigCase config_cases[] = {
     {"mixtral", "norm_topk_prob", "false", "norm_topk_prob: expected true"},
     {"mixtral", "sliding_window", "0", "sliding_window: expected an integer from 1"},
     {"mixtral", "sliding_window", "-1", "sliding_window: expected an integer from 1"},
-    {"mixtral", "layer_types", "[\"sliding_attention\",\"full_attention\",\"full_attention\"]", "layer_types: expected full_attention"},
+    {"mixtral", "layer_types", "[\"sliding_attention\",\"full_attention\",\"full_attention\"]",
+     "layer_types: expected full_attention"},
     {"mixtral", "layer_types", "[\"full_attention\"]", "layer_types: expected 3 items"},
     {"mixtral", "partial_rotary_factor", "0.5", "partial_rotary_factor: expected 1"},
     {"mixtral", "clip_qkv", "8.0", "clip_qkv: expected none"},
@@ -97,17 +99,20 @@ const ConfigCase config_cases[] = {
     {"mixtral", "alibi", "true", "alibi: expected false"},
     {"mixtral", "is_encoder_decoder", "true", "is_encoder_decoder: expected false"},
     {"mixtral", "vision_config", "{}", "vision_config: expected none"},
-    {"mixtral", "quantization_config", "{\"quant_method\":\"gptq\",\"bits\":4}", "quantization_config: expected none for this model_type, found quant_method \"gptq\""},
+    {"mixtral", "quantization_config", "{\"quant_method\":\"gptq\",\"bits\":4}",
+     "quantization_config: expected none for this model_type, found quant_method \"gptq\""},
     {"mixtral", "quantization_config", "{\"quant_method\":\"mxfp4\"}", "quantization_config: expected none"},
     {"olmoe", "clip_qkv", "0", "clip_qkv: expected a number above 0"},
     {"olmoe", "clip_qkv", "-1.0", "clip_qkv: expected a number above 0"},
     {"olmoe", "head_dim", "32", "head_dim: expected hidden_size / num_attention_heads"},
     {"olmoe", "sliding_window", "128", "sliding_window: expected none"},
-    {"qwen2_moe", "layer_types", "[\"sliding_attention\",\"full_attention\",\"full_attention\"]", "expected full_attention where use_sliding_window is false"},
+    {"qwen2_moe", "layer_types", "[\"sliding_attention\",\"full_attention\",\"full_attention\"]",
+     "expected full_attention where use_sliding_window is false"},
     {"qwen2_moe", "decoder_sparse_step", "0", "decoder_sparse_step: expected an integer from 1"},
     {"qwen2_moe", "mlp_only_layers", "[-1]", "mlp_only_layers[0]: expected an integer from 0"},
     {"qwen2_moe", "mlp_only_layers", "1", "mlp_only_layers: expected an array"},
-    {"qwen2_moe", "shared_expert_intermediate_size", "-1", "shared_expert_intermediate_size: expected an integer from 0"},
+    {"qwen2_moe", "shared_expert_intermediate_size", "-1",
+     "shared_expert_intermediate_size: expected an integer from 0"},
     {"qwen2_moe", "qkv_bias", "\"yes\"", "qkv_bias: expected true or false"},
     {"qwen3_moe", "head_dim", "31", "head_dim: expected an even number"},
     {"qwen3_moe", "use_qk_norm", "false", "use_qk_norm: expected true"},
@@ -125,7 +130,8 @@ const ConfigCase config_cases[] = {
     {"deepseek_v2", "first_k_dense_replace", "-1", "first_k_dense_replace: expected an integer from 0"},
     {"deepseek_v2", "n_shared_experts", "2.5", "n_shared_experts: expected an integer"},
     {"gpt_oss", "sliding_window", "0", "sliding_window: expected an integer from 1"},
-    {"gpt_oss", "layer_types", "[\"full_attention\",\"chunked_attention\",\"full_attention\",\"full_attention\"]", "layer_types[1]: expected \"full_attention\" or \"sliding_attention\""},
+    {"gpt_oss", "layer_types", "[\"full_attention\",\"chunked_attention\",\"full_attention\",\"full_attention\"]",
+     "layer_types[1]: expected \"full_attention\" or \"sliding_attention\""},
     {"gpt_oss", "swiglu_limit", "0", "swiglu_limit: expected a number above 0"},
     {"gpt_oss", "quantization_config", "{\"quant_method\":\"fp8\"}", "quant_method: expected \"mxfp4\""},
     {"gpt_oss", "quantization_config", "{}", "the key \"quant_method\", found none"},
@@ -133,23 +139,34 @@ const ConfigCase config_cases[] = {
     {"mixtral", "rope_theta", "0", "rope_theta: expected a number above 0"},
     {"mixtral", "rope_theta", "1", "rope_theta: expected a number above 1"},
     {"mixtral", "rope_theta", "\"1e6\"", "rope_theta: expected a number"},
-    {"mixtral", "rope_scaling", "{\"rope_type\":\"dynamic\",\"factor\":2.0}", "rope_type: expected \"default\", \"linear\", \"yarn\" or \"llama3\", found \"dynamic\""},
+    {"mixtral", "rope_scaling", "{\"rope_type\":\"dynamic\",\"factor\":2.0}",
+     "rope_type: expected \"default\", \"linear\", \"yarn\" or \"llama3\", found \"dynamic\""},
     {"mixtral", "rope_scaling", "{\"type\":\"longrope\"}", "rope_scaling.type: expected"},
     {"mixtral", "rope_scaling", "{\"factor\":2.0}", "rope_scaling: expected the key \"rope_type\", found none"},
     {"mixtral", "rope_scaling", "{\"type\":\"linear\"}", "rope_scaling: expected the key \"factor\", found none"},
     {"mixtral", "rope_scaling", "{\"type\":\"linear\",\"factor\":0}", "rope_scaling.factor: expected a number above 0"},
-    {"mixtral", "rope_scaling", "{\"type\":\"linear\",\"factor\":-2}", "rope_scaling.factor: expected a number above 0"},
-    {"mixtral", "rope_scaling", "{\"type\":\"linear\",\"rope_type\":\"yarn\",\"factor\":2}", "rope_scaling.type: expected \"yarn\" as rope_type"},
+    {"mixtral", "rope_scaling", "{\"type\":\"linear\",\"factor\":-2}",
+     "rope_scaling.factor: expected a number above 0"},
+    {"mixtral", "rope_scaling", "{\"type\":\"linear\",\"rope_type\":\"yarn\",\"factor\":2}",
+     "rope_scaling.type: expected \"yarn\" as rope_type"},
     {"mixtral", "rope_scaling", "\"yarn\"", "rope_scaling: expected an object"},
-    {"mixtral", "rope_scaling", "{\"type\":\"yarn\",\"factor\":4,\"truncate\":1}", "rope_scaling.truncate: expected true or false"},
-    {"mixtral", "rope_scaling", "{\"type\":\"yarn\",\"factor\":4,\"original_max_position_embeddings\":0}", "original_max_position_embeddings: expected an integer from 1"},
-    {"mixtral", "rope_scaling", "{\"type\":\"yarn\",\"factor\":4,\"attention_factor\":0}", "attention_factor: expected a number above 0"},
-    {"mixtral", "rope_scaling", "{\"type\":\"llama3\",\"factor\":8,\"low_freq_factor\":1}", "the key \"high_freq_factor\", found none"},
-    {"mixtral", "rope_scaling", "{\"type\":\"llama3\",\"factor\":8,\"low_freq_factor\":4,\"high_freq_factor\":4}", "high_freq_factor: expected a number above low_freq_factor"},
+    {"mixtral", "rope_scaling", "{\"type\":\"yarn\",\"factor\":4,\"truncate\":1}",
+     "rope_scaling.truncate: expected true or false"},
+    {"mixtral", "rope_scaling", "{\"type\":\"yarn\",\"factor\":4,\"original_max_position_embeddings\":0}",
+     "original_max_position_embeddings: expected an integer from 1"},
+    {"mixtral", "rope_scaling", "{\"type\":\"yarn\",\"factor\":4,\"attention_factor\":0}",
+     "attention_factor: expected a number above 0"},
+    {"mixtral", "rope_scaling", "{\"type\":\"llama3\",\"factor\":8,\"low_freq_factor\":1}",
+     "the key \"high_freq_factor\", found none"},
+    {"mixtral", "rope_scaling", "{\"type\":\"llama3\",\"factor\":8,\"low_freq_factor\":4,\"high_freq_factor\":4}",
+     "high_freq_factor: expected a number above low_freq_factor"},
     {"mixtral", "rope_scaling", "{\"type\":\"default\",\"mrope_section\":[1,2,3]}", "mrope_section: expected none"},
-    {"mixtral", "rope_parameters", "{\"rope_theta\":5.0,\"rope_type\":\"default\"}", "rope_theta: expected 5.0 as rope_parameters says"},
-    {"mixtral", "rope_parameters", "{\"rope_theta\":1000000.0,\"partial_rotary_factor\":0.5,\"rope_type\":\"default\"}", "partial_rotary_factor: expected 1"},
-    {"mixtral", "rope_parameters", "{\"full_attention\":{\"rope_theta\":1e4}}", "expected one rotary embedding for all layers"},
+    {"mixtral", "rope_parameters", "{\"rope_theta\":5.0,\"rope_type\":\"default\"}",
+     "rope_theta: expected 5.0 as rope_parameters says"},
+    {"mixtral", "rope_parameters", "{\"rope_theta\":1000000.0,\"partial_rotary_factor\":0.5,\"rope_type\":\"default\"}",
+     "partial_rotary_factor: expected 1"},
+    {"mixtral", "rope_parameters", "{\"full_attention\":{\"rope_theta\":1e4}}",
+     "expected one rotary embedding for all layers"},
     {"gpt_oss", "rope_parameters", "{\"rope_type\":\"default\"}", "rope_scaling: expected the same as rope_parameters"},
     // Token ids.
     {"mixtral", "eos_token_id", "-2", "eos_token_id: expected an integer from -1"},
@@ -206,7 +223,8 @@ TEST_CASE("configs are accepted or refused by key and value") {
     const std::string message = load_message({{"config.json", example_config(test.family, changes)}});
     CAPTURE(message);
     // A config that is accepted goes on to the weights, which are not there.
-    const std::string expected = std::string(test.expected) == "missing" ? "model.safetensors: expected this file" : test.expected;
+    const std::string expected =
+        std::string(test.expected) == "missing" ? "model.safetensors: expected this file" : test.expected;
     CHECK(good_message(message, expected));
   }
 }
@@ -218,10 +236,12 @@ TEST_CASE("configs that are refused for two keys together") {
   CHECK(good_message(message("deepseek_v2", {{"norm_topk_prob", "true"}, {"routed_scaling_factor", "16.0"}}),
                      "norm_topk_prob: expected false with a routed_scaling_factor"));
   CHECK(good_message(message("deepseek_v2", {{"norm_topk_prob", "true"}}), "model.safetensors"));
-  CHECK(good_message(message("deepseek_v2", {{"topk_method", "\"group_limited_greedy\""}, {"n_group", "3"}, {"topk_group", "1"}}),
-                     "n_group: expected a divisor of 16 experts"));
-  CHECK(good_message(message("deepseek_v2", {{"topk_method", "\"group_limited_greedy\""}, {"n_group", "4"}, {"topk_group", "5"}}),
-                     "topk_group: expected an integer from 1 to 4"));
+  CHECK(good_message(
+      message("deepseek_v2", {{"topk_method", "\"group_limited_greedy\""}, {"n_group", "3"}, {"topk_group", "1"}}),
+      "n_group: expected a divisor of 16 experts"));
+  CHECK(good_message(
+      message("deepseek_v2", {{"topk_method", "\"group_limited_greedy\""}, {"n_group", "4"}, {"topk_group", "5"}}),
+      "topk_group: expected an integer from 1 to 4"));
   CHECK(good_message(message("deepseek_v2", {{"topk_method", "\"group_limited_greedy\""}, {"n_group", "null"}}),
                      "the key \"n_group\", found none"));
 }
@@ -259,11 +279,16 @@ TEST_CASE("bad indexes") {
       {"\"model.norm.weight\": \"model", "\"model.norm.weight\": \"../model", "without '/' and \"..\""},
       {"\"model.norm.weight\": \"model", "\"model.norm.weight\": \"/model", "without '/' and \"..\""},
       {"\"model.norm.weight\": \"model", "\"model.norm.weight\": \"sub/model", "without '/' and \"..\""},
-      {"\"model.norm.weight\": \"model-00002-of-00002.safetensors\"", "\"model.norm.weight\": \"\"", "expected a file name"},
-      {"\"model.norm.weight\": \"model-00002-of-00002.safetensors\"", "\"model.norm.weight\": \"..\"", "expected a file name"},
-      {"\"model.norm.weight\": \"model-00002-of-00002.safetensors\"", "\"model.norm.weight\": 2", "expected a string, found 2"},
-      {"\"model.norm.weight\": \"model-00002-of-00002.safetensors\"", "\"model.norm.weight\": \"other.safetensors\"", "other.safetensors: expected a file as"},
-      {"\"model.norm.weight\": \"model-00002-of-00002.safetensors\"", "\"model.norm.weight\": \"model-00001-of-00002.safetensors\"", "expected the tensor \"model.norm.weight\" as"},
+      {"\"model.norm.weight\": \"model-00002-of-00002.safetensors\"", "\"model.norm.weight\": \"\"",
+       "expected a file name"},
+      {"\"model.norm.weight\": \"model-00002-of-00002.safetensors\"", "\"model.norm.weight\": \"..\"",
+       "expected a file name"},
+      {"\"model.norm.weight\": \"model-00002-of-00002.safetensors\"", "\"model.norm.weight\": 2",
+       "expected a string, found 2"},
+      {"\"model.norm.weight\": \"model-00002-of-00002.safetensors\"", "\"model.norm.weight\": \"other.safetensors\"",
+       "other.safetensors: expected a file as"},
+      {"\"model.norm.weight\": \"model-00002-of-00002.safetensors\"",
+       "\"model.norm.weight\": \"model-00001-of-00002.safetensors\"", "expected the tensor \"model.norm.weight\" as"},
       {"\"model.norm.weight\"", "\"model.norm.wait\"", "expected the tensor \"model.norm.wait\" as"},
       {"\"model.norm.weight\"", "\"lm_head.weight\"", "duplicate key"},
       {"\"total_size\": ", "\"total_size\": 1", "metadata.total_size: expected"},
@@ -305,23 +330,29 @@ TEST_CASE("bad weights") {
   };
   // Edits of the header that keep its length.
   const WeightCase cases[] = {
-      {"mixtral", "bf16", "\"model.norm.weight\"", "\"model.norm.wright\"", "expected the tensor \"model.norm.weight\", found none"},
+      {"mixtral", "bf16", "\"model.norm.weight\"", "\"model.norm.wright\"",
+       "expected the tensor \"model.norm.weight\", found none"},
       {"mixtral", "bf16", "experts.7.w2", "experts.9.w2", "experts.7.w2.weight\""},
       {"mixtral", "bf16", "\"lm_head.weight\"", "\"lm_hood.weight\"", "expected the tensor \"lm_head.weight\""},
-      {"mixtral", "bf16", "\"dtype\":\"BF16\",\"shape\":[320,64]", "\"dtype\":\"I16\",\"shape\":[320,64] ", "expected F32, F16 or BF16, found I16"},
+      {"mixtral", "bf16", "\"dtype\":\"BF16\",\"shape\":[320,64]", "\"dtype\":\"I16\",\"shape\":[320,64] ",
+       "expected F32, F16 or BF16, found I16"},
       {"mixtral", "bf16", "\"shape\":[320,64]", "\"shape\":[64,320]", "expected the shape [320, 64], found [64, 320]"},
       {"mixtral", "bf16", "\"shape\":[320,64]", "\"shape\":[640,32]", "expected the shape [320, 64], found [640, 32]"},
-      {"mixtral", "bf16", "\"shape\":[32,64]", "\"shape\":[64,32]", "k_proj.weight\": expected the shape [32, 64], found [64, 32]"},
+      {"mixtral", "bf16", "\"shape\":[32,64]", "\"shape\":[64,32]",
+       "k_proj.weight\": expected the shape [32, 64], found [64, 32]"},
       {"olmoe", "bf16", "q_norm.weight", "q_nerm.weight", "q_norm.weight\", found none"},
       {"qwen2_moe", "bf16", "q_proj.bias", "q_proj.bios", "q_proj.bias\", found none"},
       {"qwen2_moe", "bf16", "shared_expert_gate", "shared_expert_gait", "shared_expert_gate.weight\", found none"},
       {"deepseek_v2", "bf16", "kv_a_layernorm", "kv_a_layernerm", "kv_a_layernorm.weight\", found none"},
       {"gpt_oss", "bf16", "self_attn.sinks", "self_attn.sonks", "self_attn.sinks\", found none"},
-      {"gpt_oss", "bf16", "\"shape\":[8,64,128]", "\"shape\":[8,128,64]", "expected the shape [8, 64, 128], found [8, 128, 64]"},
+      {"gpt_oss", "bf16", "\"shape\":[8,64,128]", "\"shape\":[8,128,64]",
+       "expected the shape [8, 64, 128], found [8, 128, 64]"},
       {"gpt_oss", "mxfp4", "gate_up_proj_scales", "gate_up_proj_scoles", "gate_up_proj_scales\" beside the blocks"},
       {"gpt_oss", "mxfp4", "down_proj_blocks", "down_proj_blacks", "down_proj_blocks\" or"},
-      {"gpt_oss", "mxfp4", "\"shape\":[8,128,2,16]", "\"shape\":[8,128,1,32]", "expected the shape [8, 128, 2, 16], found [8, 128, 1, 32]"},
-      {"gpt_oss", "mxfp4", "\"shape\":[8,128,2]", "\"shape\":[8,2,128]", "expected the shape [8, 128, 2], found [8, 2, 128]"},
+      {"gpt_oss", "mxfp4", "\"shape\":[8,128,2,16]", "\"shape\":[8,128,1,32]",
+       "expected the shape [8, 128, 2, 16], found [8, 128, 1, 32]"},
+      {"gpt_oss", "mxfp4", "\"shape\":[8,128,2]", "\"shape\":[8,2,128]",
+       "expected the shape [8, 128, 2], found [8, 2, 128]"},
       {"gpt_oss", "mxfp4", "\"dtype\":\"U8\"", "\"dtype\":\"I8\"", "expected U8, found I8"},
   };
   for (const WeightCase& test : cases) {

@@ -14,7 +14,7 @@ using namespace signalbox::test;
 namespace {
 
 struct Case {
-  std::string name, bytes, expected;   // expected "": must open
+  std::string name, bytes, expected;  // expected "": must open
 };
 
 std::string entry(const std::string& dtype, const std::string& shape, const std::string& offsets) {
@@ -63,7 +63,8 @@ std::vector<Case> cases() {
       {"deep nesting", header(std::string(5000, '[')), "128 levels"},
       {"data without tensors", header("{}", 1), "expected 0 bytes of data as the tensors say, found 1"},
       {"duplicate tensor", header("{\"a\":" + f32 + ",\"a\":" + f32 + "}", 8), "duplicate key \"a\""},
-      {"duplicate dtype", header("{\"a\":{\"dtype\":\"F32\",\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}}", 8),
+      {"duplicate dtype",
+       header("{\"a\":{\"dtype\":\"F32\",\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}}", 8),
        "duplicate key \"dtype\""},
       {"duplicate metadata", header("{\"__metadata__\":{\"x\":\"1\",\"x\":\"2\"}}"), "duplicate key"},
       {"metadata number", header("{\"__metadata__\":{\"x\":1}}"), "__metadata__.x: expected a string, found 1"},
@@ -77,7 +78,8 @@ std::vector<Case> cases() {
       {"no offsets", header("{\"a\":{\"dtype\":\"F32\",\"shape\":[2]}}", 8), "the key \"data_offsets\", found none"},
       {"unknown key", header("{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8],\"x\":1}}", 8),
        "unknown key \"x\""},
-      {"dtype number", header("{\"a\":{\"dtype\":1,\"shape\":[2],\"data_offsets\":[0,8]}}", 8), "dtype: expected a string"},
+      {"dtype number", header("{\"a\":{\"dtype\":1,\"shape\":[2],\"data_offsets\":[0,8]}}", 8),
+       "dtype: expected a string"},
       {"dtype unknown", one("F33", "[2]", "[0,8]", 8), "dtype: expected a dtype of the format, found \"F33\""},
       {"dtype lower case", one("f32", "[2]", "[0,8]", 8), "found \"f32\""},
       {"dtype empty", one("", "[2]", "[0,8]", 8), "dtype: expected a dtype"},
@@ -95,8 +97,10 @@ std::vector<Case> cases() {
       {"boolean size", one("F32", "[true]", "[0,8]", 8), "shape[0]: expected an integer"},
       {"size of 2^63", one("U8", "[9223372036854775808]", "[0,8]", 8), "shape[0]"},
       {"size of 2^64", one("U8", "[18446744073709551616]", "[0,8]", 8), "shape[0]: expected an integer"},
-      {"product that overflows", one("F32", "[4294967296,4294967296]", "[0,8]", 8), "shape: expected a size of 64 bits"},
-      {"product that wraps to 8", one("F32", "[2305843009213693952,8]", "[0,8]", 8), "shape: expected a size of 64 bits"},
+      {"product that overflows", one("F32", "[4294967296,4294967296]", "[0,8]", 8),
+       "shape: expected a size of 64 bits"},
+      {"product that wraps to 8", one("F32", "[2305843009213693952,8]", "[0,8]", 8),
+       "shape: expected a size of 64 bits"},
       {"bits that overflow", one("F64", "[1152921504606846976]", "[0,8]", 8), "shape: expected a size of 64 bits"},
       {"shape object", one("F32", "{}", "[0,8]", 8), "shape: expected an array"},
       {"size too small by one", one("F32", "[1]", "[0,8]", 8), "expected 4 bytes for F32 [1], found 8"},
@@ -120,12 +124,14 @@ std::vector<Case> cases() {
       {"a hole of one", two(f32, entry("U8", "[3]", "[9,12]"), 12), "expected a begin of 8"},
       {"an overlap of one", two(f32, entry("U8", "[5]", "[7,12]"), 12), "expected a begin of 8"},
       {"the same bytes twice", two(f32, f32, 8), "expected a begin of 8"},
-      {"one inside the other", two(entry("U8", "[12]", "[0,12]"), entry("U8", "[2]", "[4,6]"), 12), "expected a begin of 12"},
+      {"one inside the other", two(entry("U8", "[12]", "[0,12]"), entry("U8", "[2]", "[4,6]"), 12),
+       "expected a begin of 12"},
       {"empty between", two(f32, entry("U8", "[0]", "[8,8]"), 8), ""},
       {"empty inside another", two(f32, entry("U8", "[0]", "[4,4]"), 8), "expected a begin of 8"},
       {"control character in a name", header("{\"a\\u0001\":" + f32 + "}", 8), "without control characters"},
       {"name of 1024 bytes", header("{\"" + std::string(1024, 'n') + "\":" + f32 + "}", 8), ""},
-      {"name of 1025 bytes", header("{\"" + std::string(1025, 'n') + "\":" + f32 + "}", 8), "at most 1024 bytes, found 1025"},
+      {"name of 1025 bytes", header("{\"" + std::string(1025, 'n') + "\":" + f32 + "}", 8),
+       "at most 1024 bytes, found 1025"},
       {"NaN in JSON", header("{\"a\":NaN}"), "JSON"},
       {"single quotes", header("{'a':1}"), "JSON"},
       {"trailing comma", header("{\"a\":" + f32 + ",}", 8), "JSON"},
@@ -179,7 +185,7 @@ TEST_CASE("every prefix and every flipped bit of the header is refused or opens 
   const size_t header_bytes = whole.size() - original->data_bytes();
   for (size_t n = 0; n < whole.size(); n += n < header_bytes + 64 ? 1 : 97)
     if (opens(whole.substr(0, n))) ++opened;
-  CHECK(opened == 0);   // no prefix is a whole file
+  CHECK(opened == 0);  // no prefix is a whole file
   int equal = 0, renamed = 0;
   for (size_t at = 0; at < header_bytes; ++at) {
     const int bit = static_cast<int>(at % 8);
@@ -187,7 +193,8 @@ TEST_CASE("every prefix and every flipped bit of the header is refused or opens 
     bytes[at] = static_cast<char>(bytes[at] ^ (1 << bit));
     const auto file = opens(bytes);
     if (!file) continue;
-    // What opens still tiles the data: sizes and offsets are as they were, only a name or a dtype of the same size moved.
+    // What opens still tiles the data: sizes and offsets are as they were, only a name or a dtype of the same size
+    // moved.
     REQUIRE(file->tensors().size() == original->tensors().size());
     bool same = true;
     for (size_t i = 0; i < file->tensors().size(); ++i) {

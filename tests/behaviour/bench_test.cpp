@@ -21,7 +21,9 @@ namespace {
 using namespace signalbox;
 using test::Ran;
 
-Ran bench(const std::string& arguments) { return test::run_command(std::string(SIGNALBOX_BINARY) + " bench " + arguments); }
+Ran bench(const std::string& arguments) {
+  return test::run_command(std::string(SIGNALBOX_BINARY) + " bench " + arguments);
+}
 
 double real(const json::Value& object, const char* key) {
   const json::Value* found = object.find(key);
@@ -94,11 +96,13 @@ void check_ops(Backend& backend, const OpBenchOptions& options) {
     CHECK(speed.flops + speed.bytes > 0);
     CHECK(speed.gbytes() == doctest::Approx(speed.bytes / speed.seconds * 1e-9));
   });
-  for (const char* op : {"matmul q", "matmul o", "matmul kv_a", "matmul lm_head", "gated_hidden shared", "mla_absorb", "mla_expand",
-                         "route", "route recorded", "route ban", "route ban random", "moe layer", "experts_hidden",
-                         "experts_out", "combine", "attention gqa", "attention mla", "rmsnorm", "add_rmsnorm",
-                         "prepare_heads", "prepare_latent", "sample greedy", "sample", "sample top_k top_p", "log_probs",
-                         "compare_logits"}) {
+  for (const char* op :
+       {"matmul q",         "matmul o",      "matmul kv_a",    "matmul lm_head",     "gated_hidden shared",
+        "mla_absorb",       "mla_expand",    "route",          "route recorded",     "route ban",
+        "route ban random", "moe layer",     "experts_hidden", "experts_out",        "combine",
+        "attention gqa",    "attention mla", "rmsnorm",        "add_rmsnorm",        "prepare_heads",
+        "prepare_latent",   "sample greedy", "sample",         "sample top_k top_p", "log_probs",
+        "compare_logits"}) {
     CAPTURE(op);
     CHECK(ops.contains(op));
   }
@@ -107,7 +111,8 @@ void check_ops(Backend& backend, const OpBenchOptions& options) {
 }  // namespace
 
 TEST_CASE("bench: a model's figures and how they hang together") {
-  const Ran ran = bench("builtin --json --quiet --prompt-tokens 24 --new-tokens 4 --batch 2 --repeats 1 --threads 1 --device cpu");
+  const Ran ran =
+      bench("builtin --json --quiet --prompt-tokens 24 --new-tokens 4 --batch 2 --repeats 1 --threads 1 --device cpu");
   INFO(ran.err);
   REQUIRE(ran.code == 0);
   const json::Value document = json::parse(ran.out, "bench");
@@ -118,7 +123,8 @@ TEST_CASE("bench: a model's figures and how they hang together") {
   CHECK(real(document, "batch") == 2);
   CHECK(document.find("decode")->items().size() == 2);
   CHECK(real(document, "decode_tokens_per_second") == real(document.find("decode")->items()[0], "tokens_per_second"));
-  CHECK(real(document, "batch_decode_tokens_per_second") == real(document.find("decode")->items()[1], "tokens_per_second"));
+  CHECK(real(document, "batch_decode_tokens_per_second") ==
+        real(document.find("decode")->items()[1], "tokens_per_second"));
   CHECK(real(document, "resident_bytes") > 0);
   CHECK(document.find("watched")->is_null());
 }
@@ -152,7 +158,8 @@ TEST_CASE("bench: a shape with random weights") {
     return;
   }
   const Ran ran = bench(
-      "--shape olmoe-1b-7b --layers 1 --json --quiet --prompt-tokens 8 --context 4 --new-tokens 2 --batch 2 --repeats 1 "
+      "--shape olmoe-1b-7b --layers 1 --json --quiet --prompt-tokens 8 --context 4 --new-tokens 2 --batch 2 --repeats "
+      "1 "
       "--device cpu");
   INFO(ran.err);
   REQUIRE(ran.code == 0);
@@ -220,7 +227,7 @@ TEST_CASE("bench: shapes store experts as their checkpoints do") {
 
 TEST_CASE("bench: aliased random memory repeats one piece, own memory does too") {
   for (const bool aliased : {true, false}) {
-    RandomMemory memory(aliased, 10000);   // rounded up to whole pages
+    RandomMemory memory(aliased, 10000);  // rounded up to whole pages
     const auto& piece = memory.piece(RandomMemory::Kind::weights);
     for (const size_t bytes : {size_t{100}, size_t{50000}, size_t{300000}}) {
       const auto view = memory.view(RandomMemory::Kind::weights, bytes);
@@ -278,10 +285,10 @@ TEST_CASE("bench: clocks from nvidia-smi, none where there is none") {
   while (now() - start < 0.5) {
   }
   const json::Value state = watch.finish();
-  CHECK(now() - start < 5);   // ended, not waited for
+  CHECK(now() - start < 5);  // ended, not waited for
   REQUIRE(!state.is_null());
   CHECK(state.find("name")->string() == "NVIDIA X");
-  CHECK(state.find("sm_mhz")->find("least")->real() == 1980);   // while the device worked
+  CHECK(state.find("sm_mhz")->find("least")->real() == 1980);  // while the device worked
   CHECK(state.find("watts")->find("median")->real() == 300.5);
 }
 

@@ -27,7 +27,8 @@ void replace_all(std::string& text, const std::string& from, const std::string& 
     text.replace(at, from.size(), to);
 }
 
-// Runs shell text from the repository's root. "signalbox" is the binary under test; "out/" and "/tmp/" are in `scratch`.
+// Runs shell text from the repository's root. "signalbox" is the binary under test; "out/" and "/tmp/" are in
+// `scratch`.
 Ran paste(std::string script, const fs::path& scratch) {
   replace_all(script, "build/signalbox", "signalbox");
   replace_all(script, " /tmp/", " " + scratch.string() + "/tmp/");

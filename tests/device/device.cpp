@@ -116,7 +116,8 @@ Worst compare(const std::vector<float>& got, const std::vector<float>& want, dou
     if (std::isnan(excess)) excess = INFINITY;
     if (std::isinf(g) && g == w) excess = 0;
     if (excess > worst.excess)
-      worst = {excess, "element " + std::to_string(i) + ": expected " + std::to_string(w) + ", found " + std::to_string(g)};
+      worst = {excess,
+               "element " + std::to_string(i) + ": expected " + std::to_string(w) + ", found " + std::to_string(g)};
   }
   return worst;
 }

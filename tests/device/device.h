@@ -49,7 +49,7 @@ class DeviceTensor {
   DeviceTensor(Backend& backend, int64_t rows, int64_t cols, DType dtype, const std::vector<float>& values = {},
                int64_t stride = 0);
   Tensor view() const;
-  std::vector<float> get() const;   // [rows * cols]
+  std::vector<float> get() const;  // [rows * cols]
   bool guards_hold() const;
 
  private:

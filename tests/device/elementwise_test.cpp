@@ -36,7 +36,7 @@ std::vector<float> random_cells(int64_t n, uint64_t seed) {
 }
 
 struct Shape {
-  int64_t rows, cols, gap;   // gap: elements between rows
+  int64_t rows, cols, gap;  // gap: elements between rows
 };
 constexpr Shape shapes[] = {{1, 1, 0},  {1, 4, 0},   {3, 7, 0},    {5, 8, 4},    {2, 9, 3},    {4, 32, 1},
                             {1, 40, 8}, {33, 12, 0}, {40, 129, 2}, {3, 1028, 4}, {2, 1030, 6}, {1, 2048, 0}};
@@ -82,8 +82,8 @@ TEST_CASE("device: add, clamp, scale_rows, sigmoid_scale give the bits of the CP
         CAPTURE(i);
         CHECK(n_different(got[i], want[i]) == 0);
       }
-      const Worst worst = compare(got.back(), want.back(), tolerance::device_sigmoid.absolute,
-                                  tolerance::device_sigmoid.relative);
+      const Worst worst =
+          compare(got.back(), want.back(), tolerance::device_sigmoid.absolute, tolerance::device_sigmoid.relative);
       CHECK_MESSAGE(worst.excess == 0, worst.text);
     }
   });
@@ -148,7 +148,7 @@ TEST_CASE("device: rope gives the bits of the CPU for both pairings, and leaves 
   struct Case {
     int64_t n_tokens, n_heads, d_head, first, n_dims, gap;
   };
-  const Case cases[] = {{1, 1, 2, 0, 2, 0},  {3, 2, 8, 0, 8, 0},   {4, 3, 12, 4, 6, 5},   {2, 5, 64, 0, 64, 4},
+  const Case cases[] = {{1, 1, 2, 0, 2, 0},  {3, 2, 8, 0, 8, 0},    {4, 3, 12, 4, 6, 5},   {2, 5, 64, 0, 64, 4},
                         {7, 1, 10, 3, 4, 1}, {2, 4, 96, 32, 64, 0}, {1, 17, 80, 0, 20, 0}, {2, 2, 4, 0, 0, 0}};
   const auto host = cpu();
   for_each_device([&](Backend& device, const std::string&) {

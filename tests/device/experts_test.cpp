@@ -57,8 +57,11 @@ HandRoute make_route(const Case& c, uint64_t seed = 9) {
 // A route and experts in the memory of a backend.
 struct OnDevice {
   OnDevice(Backend& backend, const Case& c, const StoredExperts& experts, const HandRoute& hand)
-      : ids(backend, hand.ids), weights(backend, hand.weights), banned(backend, hand.banned),
-        packed(backend.pack_experts(experts.matrices())), matrices(experts.matrices()) {
+      : ids(backend, hand.ids),
+        weights(backend, hand.weights),
+        banned(backend, hand.banned),
+        packed(backend.pack_experts(experts.matrices())),
+        matrices(experts.matrices()) {
     matrices.packed = packed.get();
     route.n_slots = c.n_slots;
     route.ids = ids.data();
@@ -193,7 +196,7 @@ TEST_CASE("device experts: a replayed graph sorts the route that stands there th
           const DeviceTensor device_h(device, pairs, c.d_ff, DType::bf16, h);
           const DeviceTensor hidden(device, pairs, c.d_ff, DType::bf16), out(device, pairs, c.d_model, DType::f32);
           const int64_t key[] = {1, c.n_tokens};
-          device.forget_graphs();   // of memory that is gone
+          device.forget_graphs();  // of memory that is gone
           for (uint64_t seed = 9; seed < 13; ++seed) {
             Case other = c;
             other.pattern = seed % 2 != 0 ? Case::spread : Case::skewed;

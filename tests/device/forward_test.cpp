@@ -42,7 +42,7 @@ struct RoundedModel {
       for (int64_t r = 0; r < m.rows; ++r) {
         std::vector<float> row(static_cast<size_t>(m.cols));
         const int32_t zero = static_cast<int32_t>(r);
-        cpu_->embed(Tensor(row.data(), 1, m.cols), m, &zero);   // a row of any dtype as f32
+        cpu_->embed(Tensor(row.data(), 1, m.cols), m, &zero);  // a row of any dtype as f32
         for (int64_t c = 0; c < m.cols; ++c) {
           const float rounded = test::rounded_bf16(row[static_cast<size_t>(c)]);
           uint32_t bits;
@@ -72,7 +72,8 @@ std::shared_ptr<Prompt> make_prompt(const std::string& id, int64_t length, int64
   return prompt;
 }
 
-Job make_job(int64_t index, std::shared_ptr<const Prompt> prompt, int64_t max_new, std::shared_ptr<const EditPlan> plan = {}) {
+Job make_job(int64_t index, std::shared_ptr<const Prompt> prompt, int64_t max_new,
+             std::shared_ptr<const EditPlan> plan = {}) {
   Job job;
   job.index = index;
   job.record_hash = record_hash(prompt->id);
@@ -111,8 +112,8 @@ Outcome run(Backend& backend, const RoundedModel& model, const Weights& weights,
   return out;
 }
 
-// Distance over the length of what is expected, and the largest single difference beyond 5 % of the value, over the root
-// mean square.
+// Distance over the length of what is expected, and the largest single difference beyond 5 % of the value, over the
+// root mean square.
 struct Distance {
   double relative = 0, worst = 0;
 };
@@ -178,7 +179,8 @@ TEST_CASE("device: every family at every probe point") {
     std::vector<Job> plain, replayed;
     const test::TemporaryDirectory directory;
     for (int64_t i = 0; i < 2; ++i)
-      plain.push_back(make_job(i, make_prompt("p" + std::to_string(i), i == 0 ? 13 : 37, model.loaded.model.n_vocab, 5 + i), 0));
+      plain.push_back(
+          make_job(i, make_prompt("p" + std::to_string(i), i == 0 ? 13 : 37, model.loaded.model.n_vocab, 5 + i), 0));
     const auto plan = replay_of(model, plain, directory);
     replayed = plain;
     for (Job& job : replayed) job.plan = plan;
@@ -200,7 +202,7 @@ TEST_CASE("device: every family at every probe point") {
             const auto& w = want.points.at(sample).at(point);
             const auto& g = got.points.at(sample).at(point);
             if (at.point == Point::router_ids) {
-              REQUIRE(g.data == w.data);   // replayed
+              REQUIRE(g.data == w.data);  // replayed
               const std::string original = "layer." + std::to_string(at.layer) + ".router.original_ids";
               const auto& wo = want.points.at(sample).at(original);
               const auto& go = got.points.at(sample).at(original);
@@ -219,7 +221,7 @@ TEST_CASE("device: every family at every probe point") {
               }
               continue;
             }
-            if (at.point == Point::router_margin) continue;   // a difference of logits, which are compared
+            if (at.point == Point::router_margin) continue;  // a difference of logits, which are compared
             const Distance d = distance(g.data, w.data);
             CAPTURE(d.relative);
             CAPTURE(d.worst);
@@ -246,8 +248,10 @@ TEST_CASE("device: bits do not depend on batch, chunk or graphs under --numerics
     for (const int64_t length : {1, 5, 33, 40})
       jobs.push_back(make_job(static_cast<int64_t>(jobs.size()),
                               make_prompt("r" + std::to_string(jobs.size()), length, model.loaded.model.n_vocab, 3), 4,
-                              jobs.size() == 1 ? ban : jobs.size() == 2 ? random : nullptr));
-    jobs.push_back(make_job(4, jobs[3].prompt, 4, random));   // shares a prompt's cache
+                              jobs.size() == 1   ? ban
+                              : jobs.size() == 2 ? random
+                                                 : nullptr));
+    jobs.push_back(make_job(4, jobs[3].prompt, 4, random));  // shares a prompt's cache
     with_devices(true, [&](Backend& device) {
       CAPTURE(device.name());
       const Weights weights = upload_weights(device, model.loaded.model, model.loaded.weights, {});
@@ -265,7 +269,8 @@ TEST_CASE("device: graphs, recording and the order of threads change no bit") {
   for (const char* name : {"deepseek_v2_lite", "gpt_oss", "qwen3_moe"}) {
     CAPTURE(std::string(name));
     const RoundedModel model(name);
-    const auto ban = model.plan(R"([{"op":"deactivate","mode":"ban","experts":[0]},{"op":"scale_expert","by":0.5,"experts":[2]}])");
+    const auto ban =
+        model.plan(R"([{"op":"deactivate","mode":"ban","experts":[0]},{"op":"scale_expert","by":0.5,"experts":[2]}])");
     std::vector<Job> jobs = {make_job(0, make_prompt("a", 9, model.loaded.model.n_vocab, 1), 7),
                              make_job(1, make_prompt("b", 4, model.loaded.model.n_vocab, 2), 7, ban)};
     test::for_each_device([&](Backend& device, const std::string&) {
@@ -362,7 +367,8 @@ TEST_CASE("device: point edits act as on the CPU") {
       }
       const auto& hidden = got.points.at(0).at(layer + ".expert.hidden");
       const int64_t d_ff = model.shape.layers[static_cast<size_t>(model.shape.moe_layers().front())].d_ff;
-      for (int64_t i = 0; i < hidden.rows() * hidden.width / d_ff; ++i) REQUIRE(hidden.data[static_cast<size_t>(i * d_ff)] == 0);
+      for (int64_t i = 0; i < hidden.rows() * hidden.width / d_ff; ++i)
+        REQUIRE(hidden.data[static_cast<size_t>(i * d_ff)] == 0);
       const auto& ids = got.points.at(0).at(layer + ".router.ids");
       const auto& out = got.points.at(0).at(layer + ".expert.out");
       const int64_t d_model = model.shape.d_model;

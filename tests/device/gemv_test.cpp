@@ -14,8 +14,7 @@ struct Operand {
   Operand(Backend& device, int64_t rows, int64_t cols, uint64_t seed, int64_t first, int64_t stride)
       : values(normal_values(rows * cols, seed, true)) {
     std::vector<float> wide(static_cast<size_t>(rows * stride), NAN);
-    for (int64_t r = 0; r < rows; ++r)
-      std::copy_n(values.begin() + r * cols, cols, wide.begin() + r * stride + first);
+    for (int64_t r = 0; r < rows; ++r) std::copy_n(values.begin() + r * cols, cols, wide.begin() + r * stride + first);
     memory = std::make_unique<DeviceTensor>(device, rows, stride, DType::bf16, wide);
     view = memory->view().columns(first, cols);
     host = Tensor(values.data(), rows, cols);
@@ -62,10 +61,20 @@ struct DenseCase {
 };
 // Turns of 128 elements: one, several a warp, tails of every kind; two to sixteen warps.
 const DenseCase dense_cases[] = {
-    {1, 1, {1}, true},          {2, 7, {3, 1}, true},      {3, 8, {16}, false},         {4, 33, {17, 5, 40}, true},
-    {5, 128, {33}, true},       {6, 130, {8, 24}, true},   {7, 264, {31, 2, 2}, true},  {8, 392, {70}, false},
-    {8, 520, {16, 9}, true},    {1, 1030, {35}, true},     {2, 2048, {5}, true},        {8, 4104, {18}, true},
-    {4, 640, {1, 2, 3, 4, 5, 6, 7, 8, 9, 10}, true}, {0, 16, {4}, true},
+    {1, 1, {1}, true},
+    {2, 7, {3, 1}, true},
+    {3, 8, {16}, false},
+    {4, 33, {17, 5, 40}, true},
+    {5, 128, {33}, true},
+    {6, 130, {8, 24}, true},
+    {7, 264, {31, 2, 2}, true},
+    {8, 392, {70}, false},
+    {8, 520, {16, 9}, true},
+    {1, 1030, {35}, true},
+    {2, 2048, {5}, true},
+    {8, 4104, {18}, true},
+    {4, 640, {1, 2, 3, 4, 5, 6, 7, 8, 9, 10}, true},
+    {0, 16, {4}, true},
 };
 
 }  // namespace
@@ -87,10 +96,10 @@ TEST_CASE("gemv: several products of one x in one launch") {
       for (size_t i = 0; i < c.n.size(); ++i) {
         bias_values.push_back(normal_values(c.n[i], 50 + i));
         bias.push_back(std::make_unique<Buffer<float>>(device, bias_values.back()));
-        outs.push_back(std::make_unique<DeviceTensor>(device, c.n_tokens, c.n[i], DType::f32, std::vector<float>{},
-                                                      c.n[i] + 3));
-        products.push_back({outs[i]->view(), &uploaded[i].matrix,
-                            i % 2 == 0 ? Vector{bias[i]->data(), c.n[i]} : Vector{}});
+        outs.push_back(
+            std::make_unique<DeviceTensor>(device, c.n_tokens, c.n[i], DType::f32, std::vector<float>{}, c.n[i] + 3));
+        products.push_back(
+            {outs[i]->view(), &uploaded[i].matrix, i % 2 == 0 ? Vector{bias[i]->data(), c.n[i]} : Vector{}});
       }
       const int64_t before = count_launches("gemv");
       device.matmul_many(x.view, products);
@@ -165,10 +174,13 @@ TEST_CASE("gemv: latent attention's queries absorbed and values expanded") {
       const DeviceTensor device_q(device, c.n_tokens, d_in, DType::f32, q, d_in + 3);
       DeviceTensor absorbed(device, c.n_tokens, d_out, DType::f32, {}, d_out + 1);
       device.mla_absorb(absorbed.view(), device_q.view(), uploaded.matrix, c.n_heads, c.d_nope, c.d_rope, c.d_value);
-      check_close(absorbed, on_cpu(c.n_tokens, d_out, [&](Backend& host, Tensor out) {
-        host.mla_absorb(out, Tensor(q.data(), c.n_tokens, d_in), kv_b.matrix(), c.n_heads, c.d_nope, c.d_rope,
-                        c.d_value);
-      }), tolerance::device_gemv, std::sqrt(static_cast<double>(c.d_nope)));
+      check_close(absorbed,
+                  on_cpu(c.n_tokens, d_out,
+                         [&](Backend& host, Tensor out) {
+                           host.mla_absorb(out, Tensor(q.data(), c.n_tokens, d_in), kv_b.matrix(), c.n_heads, c.d_nope,
+                                           c.d_rope, c.d_value);
+                         }),
+                  tolerance::device_gemv, std::sqrt(static_cast<double>(c.d_nope)));
 
       // Only the bits of the token's own row count.
       DeviceTensor alone(device, 1, d_out, DType::f32);
@@ -179,9 +191,12 @@ TEST_CASE("gemv: latent attention's queries absorbed and values expanded") {
       const Operand latent = operand(device, c.n_tokens, c.n_heads * c.d_latent, 42, c.n_tokens != 3);
       DeviceTensor values(device, c.n_tokens, c.n_heads * c.d_value, DType::bf16, {}, c.n_heads * c.d_value + 3);
       device.mla_expand(values.view(), latent.view, uploaded.matrix, c.n_heads, c.d_nope, c.d_value);
-      check_close(values, on_cpu(c.n_tokens, c.n_heads * c.d_value, [&](Backend& host, Tensor out) {
-        host.mla_expand(out, latent.host, kv_b.matrix(), c.n_heads, c.d_nope, c.d_value);
-      }), tolerance::device_gemv_rounded, std::sqrt(static_cast<double>(c.d_latent)));
+      check_close(values,
+                  on_cpu(c.n_tokens, c.n_heads * c.d_value,
+                         [&](Backend& host, Tensor out) {
+                           host.mla_expand(out, latent.host, kv_b.matrix(), c.n_heads, c.d_nope, c.d_value);
+                         }),
+                  tolerance::device_gemv_rounded, std::sqrt(static_cast<double>(c.d_latent)));
     }
   });
 }
@@ -201,7 +216,7 @@ const ExpertCase expert_cases[] = {
     {1, 8, 2, 48, 20, DType::bf16, false, ExpertCase::spread},
     {8, 6, 2, 136, 24, DType::bf16, true, ExpertCase::spread},
     {5, 4, 3, 33, 9, DType::f16, false, ExpertCase::unused_slots, false},
-    {8, 4, 3, 40, 17, DType::f32, true, ExpertCase::all_to_one},   // 24 pairs of one expert: three groups of columns
+    {8, 4, 3, 40, 17, DType::f32, true, ExpertCase::all_to_one},  // 24 pairs of one expert: three groups of columns
     {2, 512, 10, 16, 8, DType::bf16, false, ExpertCase::spread},
     {6, 12, 12, 24, 16, DType::bf16, false, ExpertCase::all_experts},
     {1, 3, 2, 64, 32, DType::mxfp4, false, ExpertCase::spread},

@@ -19,10 +19,10 @@ struct Shape {
 
 // Rows up to 16, 17 to 64 and more take tiles of other sizes; 2100 rows are more row tiles than share a raster group.
 const Shape shapes[] = {
-    {1, 1, 1, 0, 0, false},      {1, 40, 130, 6, 1, true},   {9, 33, 72, 8, 3, false},  {16, 70, 257, 3, 0, true},
-    {17, 31, 64, 0, 2, true},    {20, 300, 40, 5, 5, false}, {33, 65, 100, 4, 1, true}, {64, 129, 24, 8, 0, false},
-    {65, 390, 33, 7, 1, true},   {130, 258, 96, 0, 0, true}, {131, 257, 200, 8, 4, false}, {2100, 130, 8, 0, 0, true},
-    {40, 8, 1, 1, 2, false},     {200, 513, 31, 1, 1, false}, {5, 66, 520, 0, 0, true},
+    {1, 1, 1, 0, 0, false},    {1, 40, 130, 6, 1, true},    {9, 33, 72, 8, 3, false},     {16, 70, 257, 3, 0, true},
+    {17, 31, 64, 0, 2, true},  {20, 300, 40, 5, 5, false},  {33, 65, 100, 4, 1, true},    {64, 129, 24, 8, 0, false},
+    {65, 390, 33, 7, 1, true}, {130, 258, 96, 0, 0, true},  {131, 257, 200, 8, 4, false}, {2100, 130, 8, 0, 0, true},
+    {40, 8, 1, 1, 2, false},   {200, 513, 31, 1, 1, false}, {5, 66, 520, 0, 0, true},
 };
 
 std::string text(const Shape& s) {

@@ -74,8 +74,8 @@ std::vector<int32_t> some_kv_rows(int64_t n) {
 }  // namespace
 
 TEST_CASE("device: rmsnorm as on the CPU, bf16 rounded once, in place, bits of a row by its own") {
-  const Shape shapes[] = {{1, 1, 0},   {3, 7, 0},     {6, 64, 0},    {9, 128, 0},  {2, 130, 3},   {2, 512, 0},
-                          {3, 513, 0}, {2, 1000, 3},  {2, 2048, 4},  {1, 5120, 0}, {1, 16384, 0}, {1, 16390, 0}};
+  const Shape shapes[] = {{1, 1, 0},   {3, 7, 0},    {6, 64, 0},   {9, 128, 0},  {2, 130, 3},   {2, 512, 0},
+                          {3, 513, 0}, {2, 1000, 3}, {2, 2048, 4}, {1, 5120, 0}, {1, 16384, 0}, {1, 16390, 0}};
   const auto host = cpu();
   for_each_device([&](Backend& device, const std::string&) {
     for (const Shape& s : shapes) {
@@ -132,7 +132,7 @@ TEST_CASE("device: prepare_heads is its composition") {
     Norm norm;
     float clip;
     bool adjacent;
-    int64_t gap;   // of tensors and caches
+    int64_t gap;  // of tensors and caches
   };
   const Case cases[] = {
       {1, 4, 2, 128, 128, Norm::head, 0, false, 0},  {3, 4, 1, 64, 64, Norm::none, 0, false, 4},
@@ -151,7 +151,7 @@ TEST_CASE("device: prepare_heads is its composition") {
       CAPTURE(c.d_head);
       CAPTURE(c.adjacent);
       const int64_t q_cols = c.n_heads * c.d_head, kv_cols = c.n_kv_heads * c.d_head, cache_rows = 2 * c.n_tokens + 1;
-      const int64_t gap = c.norm == Norm::head ? 0 : c.gap;   // the composition splits rows into heads
+      const int64_t gap = c.norm == Norm::head ? 0 : c.gap;  // the composition splits rows into heads
       const std::vector<float> q_values = normal_values(c.n_tokens * q_cols, 1);
       const std::vector<float> k_values = normal_values(c.n_tokens * kv_cols, 2);
       const std::vector<float> v_values = normal_values(c.n_tokens * kv_cols, 3);
@@ -206,8 +206,10 @@ TEST_CASE("device: prepare_heads is its composition") {
       auto owned = [&](const std::vector<float>& rows) {
         std::vector<float> kept;
         for (size_t i = 0; i < rows.size(); ++i) {
-          if (static_cast<int64_t>(i) / kv_cols % 2 == 1) kept.push_back(rows[i]);
-          else CHECK(std::isnan(rows[i]));
+          if (static_cast<int64_t>(i) / kv_cols % 2 == 1)
+            kept.push_back(rows[i]);
+          else
+            CHECK(std::isnan(rows[i]));
         }
         return kept;
       };
@@ -223,8 +225,8 @@ TEST_CASE("device: prepare_latent is its composition") {
     bool adjacent;
     int64_t gap;
   };
-  const Case cases[] = {{1, 2, 16, 512, 64, true, 0}, {3, 4, 8, 32, 8, true, 4},  {2, 1, 5, 9, 4, false, 1},
-                        {4, 3, 12, 20, 6, false, 0},  {2, 5, 3, 16, 2, true, 3},  {2, 2, 128, 64, 64, false, 8},
+  const Case cases[] = {{1, 2, 16, 512, 64, true, 0}, {3, 4, 8, 32, 8, true, 4}, {2, 1, 5, 9, 4, false, 1},
+                        {4, 3, 12, 20, 6, false, 0},  {2, 5, 3, 16, 2, true, 3}, {2, 2, 128, 64, 64, false, 8},
                         {1, 1, 0, 100, 10, false, 2}};
   const auto host = cpu();
   for_each_device([&](Backend& device, const std::string&) {
@@ -273,7 +275,7 @@ TEST_CASE("device: prepare_latent is its composition") {
       const Result got = run(device, false), composed = run(device, true), want = run(*host, true);
       CHECK(n_different(got.q, composed.q) == 0);
       CHECK(n_different(got.keys, composed.keys) == 0);
-      CHECK(n_different(got.q, want.q) == 0);   // rotation only
+      CHECK(n_different(got.q, want.q) == 0);  // rotation only
       std::vector<float> got_rows, want_rows;
       for (size_t i = 0; i < got.keys.size(); ++i) {
         const bool owned = static_cast<int64_t>(i) / kv_cols % 2 == 1;

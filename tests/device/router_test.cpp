@@ -21,10 +21,10 @@ struct HostStep {
 struct RouteCase {
   Router router;
   int64_t n_tokens = 1;
-  std::vector<float> logits, selection_bias;       // [n_tokens, n_experts], [n_experts]
-  std::vector<std::vector<HostStep>> programs;     // by sequence; empty: null
+  std::vector<float> logits, selection_bias;    // [n_tokens, n_experts], [n_experts]
+  std::vector<std::vector<HostStep>> programs;  // by sequence; empty: null
   Ids positions, sequences;
-  std::vector<uint8_t> active;                     // [n_tokens, n_edits]
+  std::vector<uint8_t> active;  // [n_tokens, n_edits]
   int32_t n_edits = 0, layer = 3, n_slots = 0;
   std::vector<uint64_t> hashes;
   std::vector<uint32_t> samples;
@@ -42,7 +42,7 @@ struct RouteResult {
 // product is exact in any order.
 enum class Logits { given, product };
 
-constexpr uint32_t ring_steps = 3, ring_step = 7;   // slot 1
+constexpr uint32_t ring_steps = 3, ring_step = 7;  // slot 1
 
 // Programs with everything that they point to in device memory.
 class DevicePrograms {
@@ -159,7 +159,7 @@ bool same_numbers(const std::vector<float>& a, const std::vector<float>& b) {
 
 bool near_numbers(const std::vector<float>& a, const std::vector<float>& b) {
   const Tolerance& t = tolerance::device_router_weight;
-  std::vector<float> x, y;   // without what is NaN or the same infinity in both
+  std::vector<float> x, y;  // without what is NaN or the same infinity in both
   for (size_t i = 0; i < std::min(a.size(), b.size()); ++i) {
     if (a[i] == b[i] || (std::isnan(a[i]) && std::isnan(b[i]))) continue;
     x.push_back(a[i]);
@@ -259,7 +259,7 @@ HostStep random_step(Noise& noise, const Router& r, int32_t edit) {
     h.replay_index = {1, 0, 2, -1, 0};
     for (int p = 0; p < 3; ++p) {
       Ids row = distinct(noise, r.n_experts, s.replay_k);
-      if (row.size() > 1 && noise.below(3) == 0) row.back() = noise.below(2) ? -1 : row[0];   // shorter, or repeated
+      if (row.size() > 1 && noise.below(3) == 0) row.back() = noise.below(2) ? -1 : row[0];  // shorter, or repeated
       h.replay_ids.insert(h.replay_ids.end(), row.begin(), row.end());
       for (int32_t j = 0; j < s.replay_k; ++j) h.replay_weights.push_back(noise.normal());
     }
@@ -328,7 +328,7 @@ TEST_CASE("device router: routes of every family equal the CPU's") {
   qwen.renormalize = true;
   Router mixtral = make_router(8, 2);
   mixtral.softmax_over_selected = true;
-  Router pairs = make_router(66, 5);   // more groups than lanes
+  Router pairs = make_router(66, 5);  // more groups than lanes
   pairs.n_groups = 33, pairs.n_groups_kept = 7;
   pairs.group_score = Router::GroupScore::sum_top2;
   Router saturated = make_router(40, 6, Router::Score::sigmoid);
@@ -337,16 +337,24 @@ TEST_CASE("device router: routes of every family equal the CPU's") {
     Router router;
     std::vector<int64_t> n_tokens;
   };
-  const Row rows[] = {{deepseek, {1, 5}}, {v2, {2}}, {qwen, {1, 2, 3, 9}}, {mixtral, {1, 17}}, {pairs, {1, 3}},
-                      {saturated, {1, 3}}, {everything, {1, 3}}, {make_router(1, 1), {1, 3}},
-                      {make_router(512, 10), {1}}, {make_router(60, 59), {1}}, {make_router(4, 1), {129}}};
+  const Row rows[] = {{deepseek, {1, 5}},
+                      {v2, {2}},
+                      {qwen, {1, 2, 3, 9}},
+                      {mixtral, {1, 17}},
+                      {pairs, {1, 3}},
+                      {saturated, {1, 3}},
+                      {everything, {1, 3}},
+                      {make_router(1, 1), {1, 3}},
+                      {make_router(512, 10), {1}},
+                      {make_router(60, 59), {1}},
+                      {make_router(4, 1), {129}}};
   const auto host = cpu();
   for_each_device([&](Backend& device, const std::string&) {
     for (const Row& row : rows) {
       for (const int64_t n_tokens : row.n_tokens) {
         for (const Logits source : {Logits::given, Logits::product}) {
           RouteCase c = plain_case(row.router, n_tokens, static_cast<uint64_t>(row.router.n_experts + n_tokens));
-          if (row.router.n_experts == 40) {   // scores of 1, of different logits
+          if (row.router.n_experts == 40) {  // scores of 1, of different logits
             for (float& z : c.logits) z *= 20;
           }
           CAPTURE(row.router.n_experts);
@@ -384,7 +392,8 @@ TEST_CASE("device router: random programs equal the CPU's") {
   for (const Kind kind : {Kind::none, Kind::too_few_candidates, Kind::too_many_forced, Kind::banned_expert,
                           Kind::repeated_expert, Kind::not_recorded})
     CHECK(faults[kind] > 3);
-  for (int op = 0; op <= static_cast<int>(EditOp::scale_shared); ++op) CHECK(steps[static_cast<EditOp>(op)] > 40 * n_runs);
+  for (int op = 0; op <= static_cast<int>(EditOp::scale_shared); ++op)
+    CHECK(steps[static_cast<EditOp>(op)] > 40 * n_runs);
 }
 
 TEST_CASE("device router: thousands of experts, in shared and in global memory") {
@@ -417,10 +426,10 @@ TEST_CASE("device router: infinite and missing logits") {
       c.active.assign(6, 1);
       c.active[2] = 0;
       c.n_edits = 1;
-      c.logits[0 * 40 + 7] = -inf;                                                     // score 0
-      for (size_t e = 0; e < 40; ++e) c.logits[1 * 40 + e] = e == 33 ? 1.f : -inf;     // one is left
+      c.logits[0 * 40 + 7] = -inf;                                                  // score 0
+      for (size_t e = 0; e < 40; ++e) c.logits[1 * 40 + e] = e == 33 ? 1.f : -inf;  // one is left
       for (size_t e = 0; e < 40; ++e) c.logits[2 * 40 + e] = e == 5 || e == 9 ? 2.f : -inf;
-      for (size_t e = 0; e < 40; ++e) c.logits[3 * 40 + e] = -inf;                     // none is left
+      for (size_t e = 0; e < 40; ++e) c.logits[3 * 40 + e] = -inf;  // none is left
       c.logits[4 * 40 + 39] = std::nanf("");
       c.logits[5 * 40 + 0] = inf;
       const RouteResult got = run(device, c, Logits::given);
@@ -434,10 +443,10 @@ TEST_CASE("device router: infinite and missing logits") {
 TEST_CASE("device router: the margin is one of logits where scores have run together") {
   const auto host = cpu();
   for_each_device([&](Backend& device, const std::string&) {
-    for (const int32_t n_active : {6, 5, 7}) {   // at the end of the scores of 1, within them, after them
+    for (const int32_t n_active : {6, 5, 7}) {  // at the end of the scores of 1, within them, after them
       RouteCase c = plain_case(make_router(40, n_active, Router::Score::sigmoid), 1, 8);
-      for (size_t e = 0; e < 40; ++e) c.logits[e] = -200 + static_cast<float>(e * 7 % 40);   // score 0
-      for (size_t e = 0; e < 6; ++e) c.logits[3 + e * 5] = 30 + static_cast<float>(e);       // score 1
+      for (size_t e = 0; e < 40; ++e) c.logits[e] = -200 + static_cast<float>(e * 7 % 40);  // score 0
+      for (size_t e = 0; e < 6; ++e) c.logits[3 + e * 5] = 30 + static_cast<float>(e);      // score 1
       CHECK(difference(run(device, c, Logits::given), run(*host, c, Logits::given)) == "");
     }
   });
@@ -454,53 +463,55 @@ TEST_CASE("device router: the product") {
                       {130, 40, 67, 2, 1, true}, {200, 64, 640, 0, 0, false}};
   const auto host = cpu();
   for (const bool invariant : {false, true}) {
-    for_each_device([&](Backend& device, const std::string&) {
-      for (const Row& row : rows) {
-        const int64_t n = row.n_tokens, e = row.n_experts, d = row.d_model;
-        const std::vector<float> x = normal_values(n * d, 1, true), w = normal_values(e * d, 2);
-        const std::vector<float> bias = normal_values(e, 3);
-        const auto product = [&](Backend& backend, int64_t first, int64_t count) {
-          const DeviceTensor xs(backend, count, d, backend.operand_dtype(),
-                                {x.begin() + first * d, x.begin() + (first + count) * d}, d + row.x_gap);
-          const DeviceTensor ws(backend, e, d, DType::f32, w, d + row.w_gap);
-          const DeviceTensor logits(backend, count, e, DType::f32, {}, e + 2);
-          const Buffer<float> biases(backend, bias);
-          const Buffer<int32_t> ids(backend, Ids(static_cast<size_t>(count), -7));
-          const Buffer<float> weights(backend, std::vector<float>(static_cast<size_t>(count)));
-          Matrix matrix;
-          matrix.data = ws.view().data;
-          matrix.rows = e, matrix.cols = d, matrix.row_stride = d + row.w_gap;
-          Route out;   // ids and weights alone
-          out.n_slots = 1;
-          out.ids = ids.data(), out.weights = weights.data();
-          RouteBatch batch;
-          batch.n_tokens = count;
-          backend.route(out, logits.view(), xs.view(), matrix, row.bias ? biases.data() : nullptr,
-                        make_router(static_cast<int32_t>(e), 1), nullptr, batch);
-          CHECK(logits.guards_hold());
-          const std::vector<float> z = logits.get();
-          const Ids chosen = ids.get();
-          for (int64_t t = 0; t < count; ++t) {
-            const auto z0 = z.begin() + t * e;
-            CHECK(z0[chosen[static_cast<size_t>(t)]] == *std::max_element(z0, z0 + e));
+    for_each_device(
+        [&](Backend& device, const std::string&) {
+          for (const Row& row : rows) {
+            const int64_t n = row.n_tokens, e = row.n_experts, d = row.d_model;
+            const std::vector<float> x = normal_values(n * d, 1, true), w = normal_values(e * d, 2);
+            const std::vector<float> bias = normal_values(e, 3);
+            const auto product = [&](Backend& backend, int64_t first, int64_t count) {
+              const DeviceTensor xs(backend, count, d, backend.operand_dtype(),
+                                    {x.begin() + first * d, x.begin() + (first + count) * d}, d + row.x_gap);
+              const DeviceTensor ws(backend, e, d, DType::f32, w, d + row.w_gap);
+              const DeviceTensor logits(backend, count, e, DType::f32, {}, e + 2);
+              const Buffer<float> biases(backend, bias);
+              const Buffer<int32_t> ids(backend, Ids(static_cast<size_t>(count), -7));
+              const Buffer<float> weights(backend, std::vector<float>(static_cast<size_t>(count)));
+              Matrix matrix;
+              matrix.data = ws.view().data;
+              matrix.rows = e, matrix.cols = d, matrix.row_stride = d + row.w_gap;
+              Route out;  // ids and weights alone
+              out.n_slots = 1;
+              out.ids = ids.data(), out.weights = weights.data();
+              RouteBatch batch;
+              batch.n_tokens = count;
+              backend.route(out, logits.view(), xs.view(), matrix, row.bias ? biases.data() : nullptr,
+                            make_router(static_cast<int32_t>(e), 1), nullptr, batch);
+              CHECK(logits.guards_hold());
+              const std::vector<float> z = logits.get();
+              const Ids chosen = ids.get();
+              for (int64_t t = 0; t < count; ++t) {
+                const auto z0 = z.begin() + t * e;
+                CHECK(z0[chosen[static_cast<size_t>(t)]] == *std::max_element(z0, z0 + e));
+              }
+              return z;
+            };
+            CAPTURE(n);
+            CAPTURE(d);
+            const Tolerance& tolerance = tolerance::device_router_logits;
+            const std::vector<float> got = product(device, 0, n);
+            const Worst worst = compare(got, product(*host, 0, n), tolerance.absolute, tolerance.relative);
+            CHECK_MESSAGE(worst.excess == 0, worst.text);
+            CHECK(product(device, 0, n) == got);
+            if (!invariant) continue;
+            using Part = std::pair<int64_t, int64_t>;
+            for (const auto& [first, count] : {Part{n - 1, 1}, Part{n / 2, std::min<int64_t>(n - n / 2, 3)}}) {
+              const std::vector<float> part = product(device, first, count);
+              CHECK(std::equal(part.begin(), part.end(), got.begin() + first * e));
+            }
           }
-          return z;
-        };
-        CAPTURE(n);
-        CAPTURE(d);
-        const Tolerance& tolerance = tolerance::device_router_logits;
-        const std::vector<float> got = product(device, 0, n);
-        const Worst worst = compare(got, product(*host, 0, n), tolerance.absolute, tolerance.relative);
-        CHECK_MESSAGE(worst.excess == 0, worst.text);
-        CHECK(product(device, 0, n) == got);
-        if (!invariant) continue;
-        using Part = std::pair<int64_t, int64_t>;
-        for (const auto& [first, count] : {Part{n - 1, 1}, Part{n / 2, std::min<int64_t>(n - n / 2, 3)}}) {
-          const std::vector<float> part = product(device, first, count);
-          CHECK(std::equal(part.begin(), part.end(), got.begin() + first * e));
-        }
-      }
-    }, invariant);
+        },
+        invariant);
   }
 }
 
@@ -527,19 +538,18 @@ TEST_CASE("device router: replayed graphs route again, into the next slot") {
       RouteBatch batch;
       batch.n_tokens = n_tokens;
       const int64_t key[] = {n_tokens};
-      for (uint32_t i = 0; i < 4; ++i) {   // done, captured and replayed, replayed twice
+      for (uint32_t i = 0; i < 4; ++i) {  // done, captured and replayed, replayed twice
         device.upload(step.data(), &i, 4);
         device.fill(ids.data(), 0xee, n * 16);
-        device.replay(key, [&] {
-          device.route(out, logits.view(), x.view(), matrix, nullptr, router, nullptr, batch);
-        });
+        device.replay(key,
+                      [&] { device.route(out, logits.view(), x.view(), matrix, nullptr, router, nullptr, batch); });
         const Ids all = ring.get(), now = ids.get();
         CHECK(std::equal(now.begin(), now.end(), all.begin() + i * now.size()));
         CHECK(std::equal(now.begin(), now.end(), all.begin()));
         CHECK(std::all_of(all.begin() + (i + 1) * now.size(), all.end(), [](int32_t e) { return e == -7; }));
         CHECK(std::all_of(now.begin(), now.end(), [](int32_t e) { return e >= 0 && e < 24; }));
       }
-      device.forget_graphs();   // their memory goes with this scope
+      device.forget_graphs();  // their memory goes with this scope
     }
   });
 }

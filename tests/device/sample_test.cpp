@@ -54,16 +54,16 @@ std::vector<std::vector<float>> rows_of(int64_t n_vocab) {
   };
   Noise noise(static_cast<uint64_t>(n_vocab));
   add([&](size_t) { return 3 * noise.normal(); });
-  add([&](size_t) { return 1e-3f * noise.normal(); });                                    // flat
-  add([&](size_t) { return 40 * noise.normal(); });                                       // one token has it all
-  add([&](size_t) { return -2.5f; });                                                     // ties only
-  add([&](size_t) { return 0.5f * std::round(2 * noise.normal()); });                     // many ties
+  add([&](size_t) { return 1e-3f * noise.normal(); });                 // flat
+  add([&](size_t) { return 40 * noise.normal(); });                    // one token has it all
+  add([&](size_t) { return -2.5f; });                                  // ties only
+  add([&](size_t) { return 0.5f * std::round(2 * noise.normal()); });  // many ties
   add([&](size_t i) { return i % 2 == 0 ? 0.f : -0.f; });
-  add([&](size_t i) { return i % 3 == 1 ? noise.normal() : -infinity; });                 // masked
-  add([&](size_t i) { return i == 0 ? -1e9f : 100 + 1e-4f * std::round(20 * noise.normal()); });   // an outlier
+  add([&](size_t i) { return i % 3 == 1 ? noise.normal() : -infinity; });                         // masked
+  add([&](size_t i) { return i == 0 ? -1e9f : 100 + 1e-4f * std::round(20 * noise.normal()); });  // an outlier
   add([&](size_t i) { return i + 1 == n ? 5.f : noise.normal(); });
   add([&](size_t) { return 1e38f * noise.normal(); });
-  add([&](size_t) { return 1e-42f * noise.normal(); });                                   // subnormal
+  add([&](size_t) { return 1e-42f * noise.normal(); });  // subnormal
   return rows;
 }
 
@@ -185,9 +185,8 @@ TEST_CASE("device: draws close to the boundary of two tokens fall on the CPU's s
   }
   CHECK(params.size() >= 5);
   const std::vector<int32_t> want = sample_on(*cpu(), n_vocab, n_vocab, rows, params);
-  for_each_device([&](Backend& device, const std::string&) {
-    CHECK(sample_on(device, n_vocab, n_vocab, rows, params) == want);
-  });
+  for_each_device(
+      [&](Backend& device, const std::string&) { CHECK(sample_on(device, n_vocab, n_vocab, rows, params) == want); });
 }
 
 TEST_CASE("device: sample says -1 where a logit is NaN, the largest is infinite or all are -inf") {
@@ -236,7 +235,7 @@ TEST_CASE("device: a repeated sample reads its logits and parameters anew") {
       device.replay(key, [&] { device.sample(ids.data(), tensor.view(), params.data()); });
       CHECK(ids.get() == sample_on(*host, n_vocab, n_vocab, logits, now));
     }
-    device.forget_graphs();   // the tensors go
+    device.forget_graphs();  // the tensors go
   });
 }
 

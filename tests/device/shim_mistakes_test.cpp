@@ -1,12 +1,12 @@
 // Each mistake of a kernel, or of the side that launches it, which the shim promises to report: in a child process,
 // which it ends.
-#include "tests/device/shim_run.h"
-
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <csignal>
 #include <functional>
+
+#include "tests/device/shim_run.h"
 
 namespace signalbox::test {
 
@@ -39,10 +39,26 @@ std::string last_words(const std::function<void()>& work) {
 }
 
 enum class Mistake : int {
-  some_at_barrier, other_barrier, ends_before_barrier, lane_missing, partial_mask, other_warp_operation,
+  some_at_barrier,
+  other_barrier,
+  ends_before_barrier,
+  lane_missing,
+  partial_mask,
+  other_warp_operation,
   barrier_or_warp,
-  copy_target, copy_source_alignment, copy_of_host_memory, copy_past_end, unfinished_copy, matrix_alignment,
-  matrix_outside, too_much_shared, sizes_differ, past_shared, past_device, atomic_alignment, load_alignment,
+  copy_target,
+  copy_source_alignment,
+  copy_of_host_memory,
+  copy_past_end,
+  unfinished_copy,
+  matrix_alignment,
+  matrix_outside,
+  too_much_shared,
+  sizes_differ,
+  past_shared,
+  past_device,
+  atomic_alignment,
+  load_alignment,
 };
 
 __global__ void wrong_kernel(Mistake mistake, unsigned char* device, const unsigned char* host) {
@@ -69,9 +85,7 @@ __global__ void wrong_kernel(Mistake mistake, unsigned char* device, const unsig
     case Mistake::lane_missing:
       if (i % 32 != 7) __shfl_sync(all_lanes, i, 0);
       break;
-    case Mistake::partial_mask:
-      __shfl_sync(0xffffu, i, 0);
-      break;
+    case Mistake::partial_mask: __shfl_sync(0xffffu, i, 0); break;
     case Mistake::other_warp_operation:
       if (i % 2 == 0) {
         __syncwarp();
@@ -174,9 +188,21 @@ void put(T* p, T x) {
 }
 
 enum class Sharing : int {
-  none, missing_barrier, missing_warp_barrier, shuffle_is_no_barrier, write_after_shuffle, write_after_read,
-  lost_update, blocks, last_block,
-  last_block_without_atomic, atomics, atomic_and_plain, host_memory, refill, own_words,
+  none,
+  missing_barrier,
+  missing_warp_barrier,
+  shuffle_is_no_barrier,
+  write_after_shuffle,
+  write_after_read,
+  lost_update,
+  blocks,
+  last_block,
+  last_block_without_atomic,
+  atomics,
+  atomic_and_plain,
+  host_memory,
+  refill,
+  own_words,
 };
 
 __global__ void sharing_kernel(Sharing how, unsigned* device, unsigned* host) {
@@ -256,7 +282,7 @@ __global__ void sharing_kernel(Sharing how, unsigned* device, unsigned* host) {
 TEST_CASE("shim: races are named") {
   struct Case {
     Sharing how;
-    const char* says;   // null: nothing
+    const char* says;  // null: nothing
   };
   const Case cases[] = {
       {Sharing::none, nullptr},
@@ -282,7 +308,7 @@ TEST_CASE("shim: races are named") {
       const std::string text = last_words([&] {
         __tsan_init();
         const Array<unsigned> device(std::vector<unsigned>(64 * 4, 0u));
-        for (int i = 0; i < 2; ++i) {   // launches are ordered
+        for (int i = 0; i < 2; ++i) {  // launches are ordered
           *device.data() = 0;
           go(sharing_kernel, 3, 64, 256, c.how, device.data(), host);
         }
@@ -335,7 +361,7 @@ TEST_CASE("shim: mistakes of the launching side") {
          const StreamOwner stream;
          auto* x = static_cast<float*>(allocate_device(4));
          float host[2];
-         copy_async(host, x, 8, stream);   // longer than x
+         copy_async(host, x, 8, stream);  // longer than x
        }},
       {"fills memory outside device memory",
        [] {

@@ -42,8 +42,8 @@ struct StreamOwner {
 };
 
 inline const std::pair<simt::Order, std::string> orders[] = {{simt::Order::ascending, "ascending"},
-                                                      {simt::Order::descending, "descending"},
-                                                      {simt::Order::shuffled, "shuffled"}};
+                                                             {simt::Order::descending, "descending"},
+                                                             {simt::Order::shuffled, "shuffled"}};
 
 // Calls work in each order and goes back to the first.
 template <class F>

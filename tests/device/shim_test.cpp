@@ -1,9 +1,8 @@
 // The shim itself: each instruction against a plain loop, orders, streams and graphs.
-#include "tests/device/shim_run.h"
-
 #include <algorithm>
 #include <numeric>
 
+#include "tests/device/shim_run.h"
 #include "tests/ops/op_data.h"
 
 namespace signalbox::test {
@@ -21,7 +20,7 @@ __global__ void shuffle_kernel(int* out, const int* in) {
   const int x = in[i];
   int* row = out + i * 8;
   row[0] = __shfl_sync(all_lanes, x, 5);
-  row[1] = __shfl_sync(all_lanes, x, i * 7);   // modulo 32
+  row[1] = __shfl_sync(all_lanes, x, i * 7);  // modulo 32
   row[2] = __shfl_xor_sync(all_lanes, x, 9);
   row[3] = __shfl_down_sync(all_lanes, x, 3);
   row[4] = __shfl_up_sync(all_lanes, x, 30);
@@ -75,7 +74,7 @@ TEST_CASE("shim: shuffles, votes and reductions of warps") {
 
 TEST_CASE("shim: bit operations") {
   CHECK(__byte_perm(0x33221100, 0x77665544, 0x7531) == 0x77553311);
-  CHECK(__byte_perm(0x000080ff, 0, 0x9a21) == 0xff000080);   // 8: the sign of a byte
+  CHECK(__byte_perm(0x000080ff, 0, 0x9a21) == 0xff000080);  // 8: the sign of a byte
   CHECK(__funnelshift_l(0x80000001, 0x12345678, 4) == 0x23456788);
   CHECK(__funnelshift_r(0x80000001, 0x12345678, 4) == 0x88000000);
   CHECK(__brev(0x00000005) == 0xa0000000);
@@ -163,7 +162,7 @@ __global__ void mma_kernel(float* d, const uint32_t* a, const uint32_t* b) {
 
 TEST_CASE("shim: mma") {
   Noise noise(4);
-  std::vector<uint16_t> a(16 * 16), b(16 * 8);   // [m, k], [k, n]
+  std::vector<uint16_t> a(16 * 16), b(16 * 8);  // [m, k], [k, n]
   std::vector<float> c(16 * 8);
   for (uint16_t& x : a) x = random_bf16(noise);
   for (uint16_t& x : b) x = random_bf16(noise);
@@ -258,7 +257,7 @@ __global__ void product_kernel(float* out, const uint16_t* x, const uint16_t* w)
   __syncwarp();
   float acc[4] = {};
   uint32_t b[4];
-  load_matrices(b, ws + lane % 8 * 40 + lane / 8 * 8);   // columns 0-7, 8-15, 16-23, 24-31
+  load_matrices(b, ws + lane % 8 * 40 + lane / 8 * 8);  // columns 0-7, 8-15, 16-23, 24-31
   for (int k = 0; k < 2; ++k) {
     uint32_t a[4];
     load_matrices(a, xs + lane % 16 * 40 + k * 16 + lane / 16 * 8);
@@ -283,8 +282,8 @@ TEST_CASE("shim: a product through asynchronous copies, ldmatrix and mma") {
       for (size_t c = 0; c < 8; ++c) {
         double want = 0;
         for (size_t k = 0; k < 32; ++k)
-          want += static_cast<double>(to_float(bf16{x[r * 32 + k]})) *
-                  static_cast<double>(to_float(bf16{w[c * 32 + k]}));
+          want +=
+              static_cast<double>(to_float(bf16{x[r * 32 + k]})) * static_cast<double>(to_float(bf16{w[c * 32 + k]}));
         CHECK(static_cast<double>(got[r * 8 + c]) == doctest::Approx(want).epsilon(1e-5));
       }
     }
@@ -368,8 +367,8 @@ TEST_CASE("shim: memory starts as NaN, and arrays are as aligned as on a device"
   const Array<uint64_t> offsets(64);
   go(alignment_kernel, 1, 32, 256, offsets.data());
   for (size_t i = 0; i < 64; i += 2) {
-    CHECK(offsets.get()[i] == 16);       // behind 5 bytes
-    CHECK(offsets.get()[i + 1] == 0);    // behind 16 + 112
+    CHECK(offsets.get()[i] == 16);     // behind 5 bytes
+    CHECK(offsets.get()[i + 1] == 0);  // behind 16 + 112
   }
   CHECK(reinterpret_cast<uintptr_t>(out.data()) % 256 == 0);
   const size_t before = free_device_bytes();
@@ -421,7 +420,7 @@ TEST_CASE("shim: orders") {
     const std::vector<int> mixed = turns(simt::Order::shuffled, seed, 1);
     for (size_t i = 1; i < mixed.size(); ++i) changes += mixed[i] / 32 != mixed[i - 1] / 32;
   }
-  CHECK(changes > 8 * 7);   // eight warps one after another change seven times
+  CHECK(changes > 8 * 7);  // eight warps one after another change seven times
 }
 
 __global__ __attribute__((no_sanitize("thread"))) void racy_kernel(int* out) {
@@ -461,9 +460,9 @@ TEST_CASE("shim: streams, events and pinned memory") {
     CHECK(Event::seconds(done, copied) >= 0);
     fill_async(y.data(), 0, 32 * sizeof(float), two);
     std::vector<float> host(32, 1.f);
-    copy_async(host.data(), y.data(), 32 * sizeof(float), two);   // not pinned: done on return
+    copy_async(host.data(), y.data(), 32 * sizeof(float), two);  // not pinned: done on return
     CHECK(host == std::vector<float>(32, 0.f));
-    launch("scale", scale_kernel, dim3(0), 32, 0, one, x.data(), 2.f);   // an empty grid is no work
+    launch("scale", scale_kernel, dim3(0), 32, 0, one, x.data(), 2.f);  // an empty grid is no work
   });
 }
 
@@ -474,7 +473,7 @@ TEST_CASE("shim: deferred work happens when it is waited for") {
   const Array<float> x(1);
   *pinned = 1;
   copy_async(x.data(), pinned, 4, stream);
-  *pinned = 2;   // too early: the copy reads it later
+  *pinned = 2;  // too early: the copy reads it later
   synchronize(stream);
   CHECK(x.get()[0] == 2);
   free_pinned(pinned);
@@ -492,7 +491,7 @@ TEST_CASE("shim: graphs repeat launches with the arguments that were captured") 
     launch("scale", scale_kernel, 1, 32, 0, stream, x.data(), factor);
     const std::unique_ptr<Graph> graph = Graph::end(stream);
     synchronize(stream);
-    CHECK(x.get() == std::vector<float>(32, 1.f));   // captured, not run
+    CHECK(x.get() == std::vector<float>(32, 1.f));  // captured, not run
     factor = 7;
     graph->launch(stream);
     graph->launch(stream);

@@ -21,8 +21,8 @@ constexpr double forward_relative = 0.025;
 constexpr double forward_worst = 0.3;
 // Log-probabilities of logits with errors of that size.
 constexpr double log_prob = 0.05;
-// A route may differ from the CPU's only where the CPU's own margin between chosen and not chosen logits was below this:
-// the error of a logit, whose root mean square is about 1 here, is 0.012 times that, and two of them count.
+// A route may differ from the CPU's only where the CPU's own margin between chosen and not chosen logits was below
+// this: the error of a logit, whose root mean square is about 1 here, is 0.012 times that, and two of them count.
 constexpr double near_tie_margin = 0.05;
 
 // The CPU's bits but for a double exp that may differ by its last bit before it is rounded to f32.

@@ -223,7 +223,7 @@ TEST_CASE("weights: experts of mixed types become bf16") {
 TEST_CASE("weights: gate and up rows that take turns in one tensor") {
   for_each_device([](Backend& device, const std::string&) {
     for (const DType dtype : {DType::bf16, DType::f16, DType::f32, DType::mxfp4}) {
-      for (const bool mixed : {false, true}) {   // down of another type: mxfp4 rows are expanded
+      for (const bool mixed : {false, true}) {  // down of another type: mxfp4 rows are expanded
         const int64_t d_model = dtype == DType::mxfp4 ? 96 : 42, d_ff = 38, n_experts = 2;
         std::vector<StoredMatrix> both;
         for (int64_t e = 0; e < n_experts; ++e)
@@ -299,7 +299,7 @@ TEST_CASE("weights: all values of mxfp4 with all scales") {
     const std::vector<float> got = read_down(device, experts)[0];
     wrong = 0;
     for (int64_t r = 0; r < n; ++r) {
-      bool finite = true;   // an infinite weight makes NaN of the zeros of a hidden state
+      bool finite = true;  // an infinite weight makes NaN of the zeros of a hidden state
       for (int64_t c = 0; c < k; ++c) finite = finite && std::isfinite(value(r, c));
       for (int64_t c = 0; c < k; ++c) {
         const float x = got[static_cast<size_t>(r * k + c)];

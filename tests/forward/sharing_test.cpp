@@ -27,7 +27,7 @@ struct Loaded {
         weights(loaded.weights) {}
   LoadedModel loaded;
   std::unique_ptr<Backend> backend;
-  Weights weights;   // of the backend's device
+  Weights weights;  // of the backend's device
 
   void move_to(std::unique_ptr<Backend> device) {
     backend = std::move(device);
@@ -189,10 +189,9 @@ TEST_CASE("sharing: jobs of every kind equal their separate runs") {
     };
     constexpr int64_t any = std::numeric_limits<int64_t>::max();
     // The longest job takes 3 blocks.
-    for (const Setup& setup :
-         {Setup{1, 512, any, 1 << 28}, Setup{3, 7, any, 0}, Setup{16, 1, any, 1 << 28}, Setup{16, 512, any, 3000},
-          Setup{64, 64, any, 1 << 28}, Setup{16, 512, 3, 1 << 28}, Setup{16, 33, 4, 0}, Setup{3, 512, 5, 1 << 28},
-          Setup{16, 512, 9, 1 << 28}}) {
+    for (const Setup& setup : {Setup{1, 512, any, 1 << 28}, Setup{3, 7, any, 0}, Setup{16, 1, any, 1 << 28},
+                               Setup{16, 512, any, 3000}, Setup{64, 64, any, 1 << 28}, Setup{16, 512, 3, 1 << 28},
+                               Setup{16, 33, 4, 0}, Setup{3, 512, 5, 1 << 28}, Setup{16, 512, 9, 1 << 28}}) {
       CAPTURE(setup.batch);
       CAPTURE(setup.chunk);
       CAPTURE(setup.blocks);
@@ -337,8 +336,8 @@ TEST_CASE("score_from: the log-probabilities of a whole score, from there on") {
   }
   jobs = {jobs.back()};
   jobs[0].score_from = 38;
-  CHECK_THROWS_WITH_AS(run(model, jobs),
-                       "record \"a\": score_from: expected 0 to 37, its number of tokens, found 38", Error);
+  CHECK_THROWS_WITH_AS(run(model, jobs), "record \"a\": score_from: expected 0 to 37, its number of tokens, found 38",
+                       Error);
 }
 
 TEST_CASE("reference: the divergence of recorded logits, and copies equal what is computed") {
@@ -366,7 +365,7 @@ TEST_CASE("reference: the divergence of recorded logits, and copies equal what i
     jobs[2].reference = 0;
     jobs[3].reference = 0;
     test::MemorySink sink(PointSet::parse("logits", probe_shape(model.loaded.model)));
-    const auto recorded = run(model, jobs, {}, &sink).results;   // the long way
+    const auto recorded = run(model, jobs, {}, &sink).results;  // the long way
     const Outcome found = run(model, jobs);
     for (const auto& entry : recorded) {
       const int64_t index = entry.first;
@@ -428,8 +427,9 @@ TEST_CASE("jobs that do not fit together are refused") {
           "scored from 2 and, of record \"p1\", 5 tokens scored from 3");
   std::vector<Job> jobs = {job_of(0, 5, 2, 1), job_of(1, 5, 2, {})};
   jobs[1].score = false;
-  refused(jobs, "record \"p0\": reference: expected jobs with one number of tokens, scored from one token, found 5 "
-                "tokens scored from 2 and, of record \"p1\", a job without scores");
+  refused(jobs,
+          "record \"p0\": reference: expected jobs with one number of tokens, scored from one token, found 5 "
+          "tokens scored from 2 and, of record \"p1\", a job without scores");
   refused({job_of(3, 5, 2, {}), job_of(0, 5, 2, 1), job_of(1, 5, 2, 2), job_of(2, 5, 2, 0)},
           "record \"p0\": reference: expected a job that does not refer back to this one, found record \"p1\" in a "
           "circle with it");
@@ -457,7 +457,7 @@ TEST_CASE("kept logits: rows come back from memory and from the file, and room i
     if (round == 2) {
       int64_t highest = 0;
       for (const auto& [value, number] : kept) highest = std::max(highest, number);
-      CHECK(highest == 6);   // eight rows have been released
+      CHECK(highest == 6);  // eight rows have been released
       CHECK(kept.size() == 7);
     }
     // All but one of each round go.

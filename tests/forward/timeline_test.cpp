@@ -43,8 +43,8 @@ TEST_CASE("kv pool: blocks are taken, shared, copied on write and given back") {
     a.extend(KvPool::block_size + 3);
     CHECK(pool.n_free() == 4);
     KvSlots b = a.fork(KvPool::block_size + 1);
-    CHECK(pool.n_free() == 4);                      // all shared
-    b.extend(1);                                    // copies the block that both would write
+    CHECK(pool.n_free() == 4);  // all shared
+    b.extend(1);                // copies the block that both would write
     CHECK(pool.n_free() == 3);
     CHECK(a.blocks()[0] == b.blocks()[0]);
     CHECK(a.blocks()[1] != b.blocks()[1]);
@@ -79,7 +79,7 @@ TEST_CASE("a fork, and a rewound timeline, compute what a fresh one does") {
     step(forward, trunk, prompt);
     KvSlots branch = trunk.fork(45);
     CHECK(step(forward, branch, left) == fresh(joined(left)));
-    CHECK(step(forward, trunk, right) == fresh(joined(right)));   // the branch left no mark on the trunk
+    CHECK(step(forward, trunk, right) == fresh(joined(right)));  // the branch left no mark on the trunk
     trunk.rewind(45);
     CHECK(step(forward, trunk, left) == fresh(joined(left)));
     trunk.rewind(30);
@@ -102,7 +102,7 @@ TEST_CASE("sampling: greedy, filters, and the right frequencies") {
     return id;
   };
   const std::vector<float> logits = {1.0f, 3.0f, 3.0f, -2.0f, 0.5f};
-  CHECK(sample_token(logits, {}, {}) == 1);   // ties to the lowest id
+  CHECK(sample_token(logits, {}, {}) == 1);  // ties to the lowest id
   Sampling sampling;
   sampling.temperature = 0.7f;
   const auto frequencies = [&](const Sampling& s) {
@@ -123,7 +123,7 @@ TEST_CASE("sampling: greedy, filters, and the right frequencies") {
   CHECK(seen.size() == 2);
   CHECK(std::abs(seen[1] - 0.5) < 0.02);
   sampling.top_k = 0;
-  sampling.top_p = 0.4f;   // the first of the two equal ones has 0.48 already
+  sampling.top_p = 0.4f;  // the first of the two equal ones has 0.48 already
   seen = frequencies(sampling);
   CHECK(seen.size() == 1);
   CHECK(seen.contains(1));

@@ -8,8 +8,7 @@
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace signalbox;
   try {
-    const Record record =
-        parse_record(json::parse({reinterpret_cast<const char*>(data), size}, "record"), "record");
+    const Record record = parse_record(json::parse({reinterpret_cast<const char*>(data), size}, "record"), "record");
     if (record.kind == Record::Kind::tokens) {
       EncodeSetup setup;
       setup.n_vocab = 1000;

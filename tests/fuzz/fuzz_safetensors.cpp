@@ -12,7 +12,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   try {
     const auto file = safetensors::File::from_memory("fuzz", std::as_bytes(std::span(data, size)));
     uint64_t total = 0;
-    unsigned sum = 0;   // reads every byte of every tensor
+    unsigned sum = 0;  // reads every byte of every tensor
     for (const safetensors::TensorInfo& tensor : file->tensors()) {
       if (file->find(tensor.name) != &tensor) std::abort();
       if (tensor.begin != total) std::abort();

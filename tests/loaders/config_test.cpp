@@ -24,7 +24,8 @@ const Mla& mla(const Model& model, size_t layer = 0) { return std::get<Mla>(mode
 void check_pin(const Rope& rope, double scale, const json::Value& pin) {
   const auto& expected = pin.find("inv_freq")->items();
   REQUIRE(rope.inv_freq.size() == expected.size());
-  for (size_t i = 0; i < expected.size(); ++i) CHECK(rope.inv_freq[i] == doctest::Approx(expected[i].real()).epsilon(1e-6));
+  for (size_t i = 0; i < expected.size(); ++i)
+    CHECK(rope.inv_freq[i] == doctest::Approx(expected[i].real()).epsilon(1e-6));
   CHECK(rope.magnitude == doctest::Approx(pin.find("attention_scaling")->real()).epsilon(1e-6));
   CHECK(scale == doctest::Approx(pin.find("softmax_scale")->real()).epsilon(1e-6));
 }
@@ -39,7 +40,7 @@ TEST_CASE("rope tables and attention scales are those of transformers") {
     const json::Value* config = pin.find("config");
     if (!config || !pin.find("inv_freq")) continue;
     std::string family = name;
-    while (!family.empty() && !families::find_family(family)) family.pop_back();   // deepseek_v2_lite
+    while (!family.empty() && !families::find_family(family)) family.pop_back();  // deepseek_v2_lite
     if (family.empty()) continue;
     CAPTURE(name);
     std::map<std::string, std::string> changes;
@@ -87,8 +88,12 @@ TEST_CASE("linear and llama3 scaling") {
 
 TEST_CASE("rope_parameters say what rope_theta and rope_scaling say") {
   const Model hub = read("gpt_oss");
-  const Model resaved = read("gpt_oss", {{"rope_theta", "absent"}, {"rope_scaling", "absent"}, {"rope_parameters",
-      R"({"rope_type":"yarn","rope_theta":150000,"factor":4.0,"beta_fast":32.0,"beta_slow":1.0,"truncate":false,
+  const Model resaved =
+      read("gpt_oss",
+           {{"rope_theta", "absent"},
+            {"rope_scaling", "absent"},
+            {"rope_parameters",
+             R"({"rope_type":"yarn","rope_theta":150000,"factor":4.0,"beta_fast":32.0,"beta_slow":1.0,"truncate":false,
           "original_max_position_embeddings":128})"}});
   CHECK(hub.rope.inv_freq == resaved.rope.inv_freq);
   CHECK(hub.rope.magnitude == resaved.rope.magnitude);
@@ -135,7 +140,8 @@ TEST_CASE("attention of the families") {
   CHECK(!gqa(read("qwen2_moe", {{"qkv_bias", "false"}})).qkv_bias);
   const Model oss = read("gpt_oss");
   CHECK((gqa(oss, 0).window == 32 && gqa(oss, 1).window == 0 && gqa(oss, 0).sinks && gqa(oss, 0).o_bias));
-  const Model windows = read("qwen2_moe", {{"use_sliding_window", "true"}, {"sliding_window", "16"}, {"max_window_layers", "2"}});
+  const Model windows =
+      read("qwen2_moe", {{"use_sliding_window", "true"}, {"sliding_window", "16"}, {"max_window_layers", "2"}});
   CHECK((gqa(windows, 0).window == 16 && gqa(windows, 1).window == 0 && gqa(windows, 2).window == 0));
   CHECK(gqa(read("qwen3_moe", {{"use_sliding_window", "true"}, {"sliding_window", "16"}}), 1).window == 16);
   CHECK(mla(read("deepseek_v2", {{"rms_norm_eps", "1e-3"}})).latent_eps == 1e-6f);
@@ -146,8 +152,10 @@ TEST_CASE("defaults where a key is absent") {
   CHECK(read("olmoe", {{"rms_norm_eps", "absent"}}).norm_eps == 1e-5f);
   CHECK(read("mixtral", {{"rms_norm_eps", "absent"}}).norm_eps == 1e-5f);
   CHECK(read("qwen3_moe", {{"rms_norm_eps", "null"}}).norm_eps == 1e-6f);
-  CHECK(read("mixtral", {{"rope_theta", "absent"}}).rope.inv_freq == read("mixtral", {{"rope_theta", "1e6"}}).rope.inv_freq);
-  CHECK(read("qwen2_moe", {{"rope_theta", "absent"}}).rope.inv_freq == read("qwen2_moe", {{"rope_theta", "10000"}}).rope.inv_freq);
+  CHECK(read("mixtral", {{"rope_theta", "absent"}}).rope.inv_freq ==
+        read("mixtral", {{"rope_theta", "1e6"}}).rope.inv_freq);
+  CHECK(read("qwen2_moe", {{"rope_theta", "absent"}}).rope.inv_freq ==
+        read("qwen2_moe", {{"rope_theta", "10000"}}).rope.inv_freq);
   CHECK(read("gpt_oss", {{"head_dim", "absent"}}).rope.n_dims() == 64);
   // Without any scaling key this family has YaRN by default.
   CHECK(read("gpt_oss", {{"rope_scaling", "absent"}}).rope.magnitude == doctest::Approx(1.3465736));

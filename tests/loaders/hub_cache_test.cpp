@@ -90,8 +90,9 @@ TEST_CASE("an incomplete snapshot is refused") {
   SUBCASE("a file that the commit's list has") {
     Cache cache;
     fs::create_directories(cache.repository / "trees");
-    write_file(cache.repository / "trees" / (commit + ".json"),
-               R"({"format_version":1,"files":{"tokenizer.json":{"size":3,"blob_id":"x"},"picture.png":{"size":1,"blob_id":"y"}}})");
+    write_file(
+        cache.repository / "trees" / (commit + ".json"),
+        R"({"format_version":1,"files":{"tokenizer.json":{"size":3,"blob_id":"x"},"picture.png":{"size":1,"blob_id":"y"}}})");
     CHECK(message("org/name").find("tokenizer.json: expected a file that the commit has") != std::string::npos);
     write_file(cache.snapshot / "tokenizer.json", "{}");
     CHECK(message("org/name").find("tokenizer.json: expected 3 bytes as the commit has, found 2") != std::string::npos);

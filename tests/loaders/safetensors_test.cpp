@@ -1,3 +1,5 @@
+#include "loaders/safetensors/safetensors.h"
+
 #include <doctest/doctest.h>
 #include <unistd.h>
 
@@ -5,7 +7,6 @@
 #include <filesystem>
 #include <vector>
 
-#include "loaders/safetensors/safetensors.h"
 #include "tests/support.h"
 
 using namespace signalbox;
@@ -20,12 +21,12 @@ TEST_CASE("a written file reads back: names, shapes, bytes, metadata, alignment"
   const int64_t scalar = -3;
   {
     safetensors::Writer writer(directory / "x.safetensors", headers, {{"key", "value \"quoted\""}});
-    writer.write(b, 4);   // pieces of any size
+    writer.write(b, 4);  // pieces of any size
     writer.write(b + 1, 20);
     writer.write(a, 5);
     writer.write(&scalar, 8);
     CHECK(writer.bytes_left() == 0);
-    CHECK(!std::filesystem::exists(directory / "x.safetensors"));   // not under its name before it is whole
+    CHECK(!std::filesystem::exists(directory / "x.safetensors"));  // not under its name before it is whole
     writer.finish();
   }
   const auto file = safetensors::File::open(directory / "x.safetensors");
@@ -40,7 +41,7 @@ TEST_CASE("a written file reads back: names, shapes, bytes, metadata, alignment"
   CHECK(file->at("b").type == DType::f32);
   CHECK((file->file_bytes() - file->data_bytes()) % 64 == 0);
   CHECK(file->aligned(file->at("b")));
-  CHECK(!file->aligned(file->at("scalar")));   // after 29 bytes
+  CHECK(!file->aligned(file->at("scalar")));  // after 29 bytes
   CHECK(file->find("c") == nullptr);
   CHECK_THROWS_WITH_AS(file->at("c"), doctest::Contains("expected the tensor \"c\""), Error);
 }
@@ -55,11 +56,13 @@ TEST_CASE("a writer that is given up or given too much leaves nothing") {
     CHECK_THROWS_AS(writer.write("abc", 3), Error);
   }
   CHECK(std::filesystem::is_empty(directory.path()));
-  CHECK_THROWS_AS(safetensors::make_header(std::vector<safetensors::TensorHeader>{{"a", "F32", {1}}, {"a", "F32", {1}}}), Error);
+  CHECK_THROWS_AS(
+      safetensors::make_header(std::vector<safetensors::TensorHeader>{{"a", "F32", {1}}, {"a", "F32", {1}}}), Error);
   CHECK_THROWS_AS(safetensors::make_header(std::vector<safetensors::TensorHeader>{{"a", "F99", {1}}}), Error);
   CHECK_THROWS_AS(safetensors::make_header(std::vector<safetensors::TensorHeader>{{"a", "F32", {-1}}}), Error);
   CHECK_THROWS_AS(safetensors::make_header(std::vector<safetensors::TensorHeader>{{"a", "F32", {INT64_MAX}}}), Error);
-  CHECK_THROWS_AS(safetensors::make_header(std::vector<safetensors::TensorHeader>{{"__metadata__", "F32", {1}}}), Error);
+  CHECK_THROWS_AS(safetensors::make_header(std::vector<safetensors::TensorHeader>{{"__metadata__", "F32", {1}}}),
+                  Error);
 }
 
 TEST_CASE("links to files open, links to nothing, directories and devices do not") {

@@ -53,8 +53,8 @@ std::vector<std::shared_ptr<Prompt>> texts(int count, int length) {
   return made;
 }
 
-std::map<int64_t, std::map<std::string, MemorySink::Values>> routes(const LoadedModel& loaded,
-                                                                    const std::vector<std::shared_ptr<Prompt>>& prompts) {
+std::map<int64_t, std::map<std::string, MemorySink::Values>> routes(
+    const LoadedModel& loaded, const std::vector<std::shared_ptr<Prompt>>& prompts) {
   auto backend = make_cpu_backend({1, "auto"});
   Forward forward(*backend, loaded.model, loaded.weights, 0);
   std::vector<Job> jobs;
@@ -81,12 +81,14 @@ bool selects(const MemorySink::Values& ids, int64_t token, int expert) {
 }  // namespace
 
 TEST_CASE("the same spec gives the same bytes, another seed others") {
-  const std::string spec = R"({"family":"qwen3_moe","tokenizer":"bytes","seed":4,"planted":[{"layer":1,"expert":2,"tokens":[7]}]})";
+  const std::string spec =
+      R"({"family":"qwen3_moe","tokenizer":"bytes","seed":4,"planted":[{"layer":1,"expert":2,"tokens":[7]}]})";
   const Files a = made_model(spec), b = made_model(spec);
   CHECK(a == b);
   CHECK(a.contains("planted.json"));
   CHECK(a.contains("tokenizer.json"));
-  CHECK(a.at("model.safetensors") != made_model(R"({"family":"qwen3_moe","tokenizer":"bytes","seed":5})").at("model.safetensors"));
+  CHECK(a.at("model.safetensors") !=
+        made_model(R"({"family":"qwen3_moe","tokenizer":"bytes","seed":5})").at("model.safetensors"));
 }
 
 TEST_CASE("a model in the place of another leaves nothing of it") {
@@ -110,7 +112,9 @@ TEST_CASE("planted experts fire on their tokens and after their begin token, and
     synthetic::make_model(json::parse(std::string("{\"family\":\"") + family + R"(","dtype":"bf16","seed":5,"planted":[
       {"layer":1,"expert":3,"tokens":[48,49,50,51,52,53,54,55,56,57]},
       {"layer":2,"expert":1,"begin":[42]},
-      {"layer":2,"expert":6,"tokens":[65,66,67],"rate":0,"otherwise":1}]})", "spec"), "spec", directory.path());
+      {"layer":2,"expert":6,"tokens":[65,66,67],"rate":0,"otherwise":1}]})",
+                                      "spec"),
+                          "spec", directory.path());
     const LoadedModel loaded = load_model(directory.path().string());
     const auto prompts = texts(8, 60);
     const auto recorded = routes(loaded, prompts);
@@ -146,9 +150,12 @@ TEST_CASE("drawn rates come near what was asked for") {
   Shares shares;
   for (int seed = 0; seed < 6; ++seed) {
     TemporaryDirectory directory;
-    synthetic::make_model(json::parse(R"({"family":"olmoe","seed":)" + std::to_string(seed) + R"(,"config":{"hidden_size":128},
+    synthetic::make_model(
+        json::parse(R"({"family":"olmoe","seed":)" + std::to_string(seed) + R"(,"config":{"hidden_size":128},
       "planted":[{"layer":2,"expert":5,"tokens":[0,2,4,6,8,10,12,14,16,18,20,22,24,26,28,30,32,34,36,38,40,44,46,48,50,52,54],
-                  "rate":0.7,"otherwise":0.1}]})", "spec"), "spec", directory.path());
+                  "rate":0.7,"otherwise":0.1}]})",
+                    "spec"),
+        "spec", directory.path());
     const auto prompts = texts(6, 80);
     for (const auto& [sample, points] : routes(load_model(directory.path().string()), prompts))
       for (size_t t = 0; t < prompts[sample]->tokens.size(); ++t) {
@@ -189,17 +196,23 @@ TEST_CASE("specs that cannot be meant") {
       {R"({"family":"mixtral","init":{"norms":1}})", "unknown key \"norms\""},
       {R"({"family":"mixtral","tokenizer":"bytes","config":{"vocab_size":257}})", "vocab_size of at least 258"},
       {R"({"family":"mixtral","config":{"hidden_act":"gelu"}})", "hidden_act"},
-      {R"({"family":"mixtral","planted":[{"layer":3,"expert":0,"tokens":[1]}]})", "planted[0].layer: expected an integer from 0 to 2"},
+      {R"({"family":"mixtral","planted":[{"layer":3,"expert":0,"tokens":[1]}]})",
+       "planted[0].layer: expected an integer from 0 to 2"},
       {R"({"family":"deepseek_v2","planted":[{"layer":0,"expert":0,"tokens":[1]}]})", "expected a layer with a router"},
       {R"({"family":"mixtral","planted":[{"layer":0,"expert":8,"tokens":[1]}]})", "planted[0].expert: expected"},
       {R"({"family":"mixtral","planted":[{"layer":0,"expert":0}]})", "one of the keys \"tokens\" and \"begin\""},
       {R"({"family":"mixtral","planted":[{"layer":0,"expert":0,"tokens":[]}]})", "at least one token id"},
       {R"({"family":"mixtral","planted":[{"layer":0,"expert":0,"tokens":[320]}]})", "tokens[0]: expected"},
-      {R"({"family":"mixtral","planted":[{"layer":0,"expert":0,"tokens":[1],"rate":1.5}]})", "rate: expected a number from 0 to 1"},
-      {R"({"family":"mixtral","planted":[{"layer":0,"expert":0,"tokens":[1]},{"layer":0,"expert":0,"tokens":[2]}]})", "one entry for expert 0 of layer 0"},
-      {R"({"family":"mixtral","planted":[{"layer":0,"expert":0,"tokens":[1]},{"layer":0,"expert":1,"tokens":[2]},{"layer":0,"expert":2,"tokens":[3]}]})", "at most 2 experts of rate 1 in layer 0"},
-      {R"({"family":"mixtral","config":{"sliding_window":8},"planted":[{"layer":0,"expert":0,"begin":[1]}]})", "a layer of full attention"},
-      {R"({"family":"olmoe","config":{"clip_qkv":1.0},"planted":[{"layer":0,"expert":0,"begin":[1]}]})", "a clip_qkv that lets a head"},
+      {R"({"family":"mixtral","planted":[{"layer":0,"expert":0,"tokens":[1],"rate":1.5}]})",
+       "rate: expected a number from 0 to 1"},
+      {R"({"family":"mixtral","planted":[{"layer":0,"expert":0,"tokens":[1]},{"layer":0,"expert":0,"tokens":[2]}]})",
+       "one entry for expert 0 of layer 0"},
+      {R"({"family":"mixtral","planted":[{"layer":0,"expert":0,"tokens":[1]},{"layer":0,"expert":1,"tokens":[2]},{"layer":0,"expert":2,"tokens":[3]}]})",
+       "at most 2 experts of rate 1 in layer 0"},
+      {R"({"family":"mixtral","config":{"sliding_window":8},"planted":[{"layer":0,"expert":0,"begin":[1]}]})",
+       "a layer of full attention"},
+      {R"({"family":"olmoe","config":{"clip_qkv":1.0},"planted":[{"layer":0,"expert":0,"begin":[1]}]})",
+       "a clip_qkv that lets a head"},
   };
   for (const auto& [case_spec, expected] : cases) {
     const auto& spec = case_spec;

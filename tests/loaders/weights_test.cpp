@@ -64,7 +64,8 @@ std::vector<std::vector<float>> values(LoadedModel& loaded) {
     vector(layer.attn_norm), vector(layer.ffn_norm);
     if (auto* a = std::get_if<GqaWeights>(&layer.attention)) {
       for (const Matrix* m : {&a->q, &a->k, &a->v, &a->o}) matrix(*m);
-      for (const Vector* v : {&a->q_bias, &a->k_bias, &a->v_bias, &a->o_bias, &a->q_norm, &a->k_norm, &a->sinks}) vector(*v);
+      for (const Vector* v : {&a->q_bias, &a->k_bias, &a->v_bias, &a->o_bias, &a->q_norm, &a->k_norm, &a->sinks})
+        vector(*v);
     } else {
       auto& l = std::get<MlaWeights>(layer.attention);
       for (const Matrix* m : {&l.q_a, &l.q_b, &l.q, &l.kv_a, &l.kv_b, &l.o}) matrix(*m);
@@ -92,8 +93,10 @@ TEST_CASE("hub style, fused style, shards and dtypes hold the same model") {
     CAPTURE(family);
     TemporaryDirectory hub, fused, sharded, half;
     const std::string start = std::string("{\"family\":\"") + family + "\",\"seed\":7,";
-    LoadedModel a = make(hub, start + "\"dtype\":\"f32\"}"), b = make(fused, start + "\"dtype\":\"f32\",\"style\":\"fused\"}");
-    LoadedModel c = make(sharded, start + "\"dtype\":\"bf16\",\"shards\":3}"), d = make(half, start + "\"dtype\":\"f16\"}");
+    LoadedModel a = make(hub, start + "\"dtype\":\"f32\"}"),
+                b = make(fused, start + "\"dtype\":\"f32\",\"style\":\"fused\"}");
+    LoadedModel c = make(sharded, start + "\"dtype\":\"bf16\",\"shards\":3}"),
+                d = make(half, start + "\"dtype\":\"f16\"}");
     const auto base = values(a), half_values = values(d), short_values = values(c);
     CHECK(base == values(b));
     REQUIRE(base.size() == short_values.size());
@@ -112,12 +115,14 @@ TEST_CASE("hub style, fused style, shards and dtypes hold the same model") {
 
 TEST_CASE("MXFP4 experts hold the model up to a quarter of each value's block") {
   TemporaryDirectory plain, blocks;
-  LoadedModel a = make(plain, R"({"family":"gpt_oss","dtype":"bf16"})"), b = make(blocks, R"({"family":"gpt_oss","dtype":"mxfp4"})");
+  LoadedModel a = make(plain, R"({"family":"gpt_oss","dtype":"bf16"})"),
+              b = make(blocks, R"({"family":"gpt_oss","dtype":"mxfp4"})");
   const auto& x = std::get<MoeWeights>(a.weights.layers[1].ffn);
   const auto& y = std::get<MoeWeights>(b.weights.layers[1].ffn);
   CHECK(y.gate[3].dtype == DType::mxfp4);
-  CHECK(y.gate[3].row_stride == 2 * y.gate[3].cols);   // interleaved with up
-  for (auto [m, n] : {std::pair(&x.gate[3], &y.gate[3]), std::pair(&x.up[5], &y.up[5]), std::pair(&x.down[7], &y.down[7])}) {
+  CHECK(y.gate[3].row_stride == 2 * y.gate[3].cols);  // interleaved with up
+  for (auto [m, n] :
+       {std::pair(&x.gate[3], &y.gate[3]), std::pair(&x.up[5], &y.up[5]), std::pair(&x.down[7], &y.down[7])}) {
     double error = 0, size = 0;
     for (int64_t r = 0; r < m->rows; ++r)
       for (int64_t c = 0; c < m->cols; ++c) {
@@ -135,7 +140,8 @@ TEST_CASE("matrices are views into the file, transposed and unaligned ones are c
   LoadedModel loaded = make(directory, R"({"family":"mixtral","dtype":"bf16"})");
   const auto file = loaded.resolved.files->open("model.safetensors");
   const auto& moe = std::get<MoeWeights>(loaded.weights.layers[0].ffn);
-  CHECK(std::memcmp(moe.gate[2].data, file->data(file->at("model.layers.0.block_sparse_moe.experts.2.w1.weight")), 64) == 0);
+  CHECK(std::memcmp(moe.gate[2].data, file->data(file->at("model.layers.0.block_sparse_moe.experts.2.w1.weight")),
+                    64) == 0);
   CHECK(reinterpret_cast<uintptr_t>(loaded.weights.final_norm.data) % 64 == 0);
 
   // The same file with one byte more of header: every tensor lies at an odd address.
@@ -177,7 +183,8 @@ TEST_CASE("end tokens are the union of the files; texts come from the tokenizer'
   CHECK(config.stop_tokens == std::vector<int32_t>{9, 257, 300});
   CHECK(config.bos_token == 256);
   CHECK(config.eos_text == "<|end|>");
-  write_file(directory / "tokenizer_config.json", R"({"bos_token":{"__type":"AddedToken","content":"<x>"},"eos_token":null})");
+  write_file(directory / "tokenizer_config.json",
+             R"({"bos_token":{"__type":"AddedToken","content":"<x>"},"eos_token":null})");
   CHECK(load_config(directory.path().string()).bos_text == "<x>");
   CHECK(!load_config(directory.path().string()).eos_text);
 }

@@ -7,7 +7,7 @@ namespace {
 
 struct Shape {
   int64_t n_heads, n_kv_heads, d_key, d_value, window, block_size;
-  bool sinks, latent;   // latent: values are the first d_value floats of the keys
+  bool sinks, latent;  // latent: values are the first d_value floats of the keys
 };
 
 // Several sequences, each with all its tokens 0 .. length - 1 in the cache, in scrambled blocks; cache rows that no
@@ -21,7 +21,7 @@ struct Case {
       for (int64_t b = 0; b < max_blocks; ++b) tables.push_back(b * s.block_size < n ? blocks++ : -1);
     }
     const int32_t n_blocks = blocks;
-    for (int32_t& b : tables) b = b < 0 ? b : (b * 7 + 3) % n_blocks;   // a permutation unless 7 divides
+    for (int32_t& b : tables) b = b < 0 ? b : (b * 7 + 3) % n_blocks;  // a permutation unless 7 divides
     if (n_blocks % 7 == 0) {
       int32_t next = n_blocks;
       for (int32_t& b : tables) b = b < 0 ? b : --next;
@@ -33,17 +33,22 @@ struct Case {
     values.assign(static_cast<size_t>(rows * value_stride), std::nanf(""));
     for (size_t i = 0; i < lengths.size(); ++i) {
       for (int32_t p = 0; p < lengths[i]; ++p) {
-        for (int64_t d = 0; d < s.n_kv_heads * s.d_key; ++d) keys[static_cast<size_t>(row(i, p) * key_stride + d)] = noise.normal();
-        for (int64_t d = 0; d < s.n_kv_heads * s.d_value; ++d) values[static_cast<size_t>(row(i, p) * value_stride + d)] = noise.normal();
+        for (int64_t d = 0; d < s.n_kv_heads * s.d_key; ++d)
+          keys[static_cast<size_t>(row(i, p) * key_stride + d)] = noise.normal();
+        for (int64_t d = 0; d < s.n_kv_heads * s.d_value; ++d)
+          values[static_cast<size_t>(row(i, p) * value_stride + d)] = noise.normal();
       }
     }
     for (int64_t h = 0; h < s.n_heads; ++h) sinks.push_back(noise.normal() * 2);
   }
   int64_t row(size_t sequence, int64_t p) const {
-    return tables[sequence * static_cast<size_t>(max_blocks) + static_cast<size_t>(p / shape.block_size)] * shape.block_size +
+    return tables[sequence * static_cast<size_t>(max_blocks) + static_cast<size_t>(p / shape.block_size)] *
+               shape.block_size +
            p % shape.block_size;
   }
-  const float* key(size_t i, int64_t p, int64_t g) const { return &keys[static_cast<size_t>(row(i, p) * key_stride + g * shape.d_key)]; }
+  const float* key(size_t i, int64_t p, int64_t g) const {
+    return &keys[static_cast<size_t>(row(i, p) * key_stride + g * shape.d_key)];
+  }
   const float* value(size_t i, int64_t p, int64_t g) const {
     return shape.latent ? key(i, p, g) : &values[static_cast<size_t>(row(i, p) * value_stride + g * shape.d_value)];
   }
@@ -94,7 +99,8 @@ int64_t count_wrong(const Case& c, Guarded& out, Guarded& q, const std::vector<i
       std::vector<double> scores;
       for (int64_t p = first; p <= position; ++p) {
         double score = 0;
-        for (int64_t d = 0; d < s.d_key; ++d) score += static_cast<double>(q.at(t, h * s.d_key + d)) * static_cast<double>(c.key(i, p, g)[d]);
+        for (int64_t d = 0; d < s.d_key; ++d)
+          score += static_cast<double>(q.at(t, h * s.d_key + d)) * static_cast<double>(c.key(i, p, g)[d]);
         scores.push_back(score * static_cast<double>(0.3f));
       }
       double mass = s.sinks ? std::exp(static_cast<double>(c.sinks[static_cast<size_t>(h)])) : 0;
@@ -102,7 +108,8 @@ int64_t count_wrong(const Case& c, Guarded& out, Guarded& q, const std::vector<i
       for (int64_t d = 0; d < s.d_value; ++d) {
         double want = 0, magnitude = 0;
         for (size_t j = 0; j < scores.size(); ++j) {
-          const double term = std::exp(scores[j]) / mass * static_cast<double>(c.value(i, first + static_cast<int64_t>(j), g)[d]);
+          const double term =
+              std::exp(scores[j]) / mass * static_cast<double>(c.value(i, first + static_cast<int64_t>(j), g)[d]);
           want += term, magnitude += std::abs(term);
         }
         wrong += !near(out.at(t, h * s.d_value + d), want, magnitude, tolerance::attention);
@@ -113,8 +120,8 @@ int64_t count_wrong(const Case& c, Guarded& out, Guarded& q, const std::vector<i
 }
 
 const Shape shapes[] = {
-    {4, 4, 16, 16, 0, 16, false, false},   {6, 2, 20, 12, 0, 8, false, false},  {8, 1, 40, 24, 0, 32, false, true},
-    {4, 2, 16, 16, 5, 4, true, false},     {40, 1, 24, 20, 0, 16, true, true},  {2, 2, 64, 64, 128, 16, true, false},
+    {4, 4, 16, 16, 0, 16, false, false}, {6, 2, 20, 12, 0, 8, false, false}, {8, 1, 40, 24, 0, 32, false, true},
+    {4, 2, 16, 16, 5, 4, true, false},   {40, 1, 24, 20, 0, 16, true, true}, {2, 2, 64, 64, 128, 16, true, false},
     {3, 3, 7, 5, 0, 1, false, false},
 };
 
@@ -124,9 +131,9 @@ TEST_CASE("attention: prompts and single tokens of several sequences against dou
   for (const Shape& s : shapes) {
     Case c(s, {1, 70, 131, 9}, 3);
     std::vector<int32_t> sequences, positions;
-    for (int32_t p = 0; p < 70; ++p) sequences.push_back(1), positions.push_back(p);          // a whole prompt
-    for (int32_t p = 90; p < 131; ++p) sequences.push_back(2), positions.push_back(p);        // a later chunk
-    sequences.push_back(0), positions.push_back(0);                                           // single tokens
+    for (int32_t p = 0; p < 70; ++p) sequences.push_back(1), positions.push_back(p);    // a whole prompt
+    for (int32_t p = 90; p < 131; ++p) sequences.push_back(2), positions.push_back(p);  // a later chunk
+    sequences.push_back(0), positions.push_back(0);                                     // single tokens
     sequences.push_back(3), positions.push_back(8);
     sequences.push_back(3), positions.push_back(3);
     const int64_t n = static_cast<int64_t>(positions.size());
@@ -158,7 +165,8 @@ TEST_CASE("attention: prompts and single tokens of several sequences against dou
 }
 
 TEST_CASE("attention: long contexts, with work split over keys or not") {
-  for (const Shape& s : {Shape{4, 1, 48, 32, 0, 64, false, true}, Shape{2, 1, 32, 32, 700, 64, true, false}, Shape{2, 2, 32, 32, 0, 64, false, false}}) {
+  for (const Shape& s : {Shape{4, 1, 48, 32, 0, 64, false, true}, Shape{2, 1, 32, 32, 700, 64, true, false},
+                         Shape{2, 2, 32, 32, 0, 64, false, false}}) {
     Case c(s, {2300, 1024}, 5);
     std::vector<int32_t> sequences, positions;
     for (int32_t p = 2240; p < 2300; ++p) sequences.push_back(0), positions.push_back(p);

@@ -7,9 +7,11 @@ namespace signalbox::test {
 
 TEST_CASE("exp: within 2 ulp of double on every instruction set, with the same bits") {
   std::vector<float> x;
-  for (int i = -110 * 64; i <= 92 * 64; ++i) x.push_back(static_cast<float>(i) / 64 + 1e-3f * static_cast<float>(i % 7));
+  for (int i = -110 * 64; i <= 92 * 64; ++i)
+    x.push_back(static_cast<float>(i) / 64 + 1e-3f * static_cast<float>(i % 7));
   const float infinity = std::numeric_limits<float>::infinity();
-  for (const float special : {0.f, -0.f, 1e-30f, -1e-30f, infinity, -infinity, 88.72f, -87.4f, -103.9f, std::nanf("")}) x.push_back(special);
+  for (const float special : {0.f, -0.f, 1e-30f, -1e-30f, infinity, -infinity, 88.72f, -87.4f, -103.9f, std::nanf("")})
+    x.push_back(special);
   std::vector<float> want(x.size()), got(x.size());
   cpu::choose_kernels("scalar").exp(want.data(), x.data(), static_cast<int64_t>(x.size()));
   int64_t wrong = 0;
@@ -155,8 +157,8 @@ TEST_CASE("edit_rows: set and add, whole rows and columns") {
     for (const bool add : {false, true}) {
       for (const bool some : {false, true}) {
         Guarded x(5, 21, 1), want(5, 21, 1), values(2, 21, 2);
-        cpu(isa)->edit_rows(x.view(), rows, values.view(), value_rows, some ? std::span<const int32_t>(columns) : std::span<const int32_t>(),
-                         add, -0.7f);
+        cpu(isa)->edit_rows(x.view(), rows, values.view(), value_rows,
+                            some ? std::span<const int32_t>(columns) : std::span<const int32_t>(), add, -0.7f);
         for (size_t i = 0; i < 3; ++i) {
           for (int64_t c = 0; c < 21; ++c) {
             if (some && std::find(columns.begin(), columns.end(), c) == columns.end()) continue;

@@ -15,10 +15,10 @@ struct Case {
 };
 
 const Case cases[] = {
-    {1, 8, 2, 48, 20, DType::bf16, false, Case::spread},     {40, 8, 2, 33, 24, DType::bf16, false, Case::spread},
-    {30, 64, 6, 64, 40, DType::bf16, false, Case::spread},   {40, 4, 1, 32, 33, DType::f32, true, Case::all_to_one},
+    {1, 8, 2, 48, 20, DType::bf16, false, Case::spread},        {40, 8, 2, 33, 24, DType::bf16, false, Case::spread},
+    {30, 64, 6, 64, 40, DType::bf16, false, Case::spread},      {40, 4, 1, 32, 33, DType::f32, true, Case::all_to_one},
     {17, 5, 3, 32, 32, DType::mxfp4, true, Case::unused_slots}, {5, 512, 10, 16, 16, DType::f16, false, Case::spread},
-    {6, 4, 4, 20, 24, DType::f16, true, Case::spread},       {0, 4, 2, 16, 16, DType::bf16, false, Case::spread},
+    {6, 4, 4, 20, 24, DType::f16, true, Case::spread},          {0, 4, 2, 16, 16, DType::bf16, false, Case::spread},
     {3, 4, 2, 16, 16, DType::bf16, true, Case::unused_slots},
 };
 
@@ -64,7 +64,8 @@ TEST_CASE("experts: equal, bit for bit, to each token alone through matmul") {
       for (int64_t f = 0; f < c.d_ff; ++f) {
         const double g = static_cast<double>(gate.at(0, f)), u = static_cast<double>(up.at(0, f));
         const double cg = std::min(g, 7.0), cu = std::max(-7.0, std::min(7.0, u));
-        const double want = c.bias ? cg / (1 + std::exp(-static_cast<double>(1.702f) * cg)) * (cu + 1) : g / (1 + std::exp(-g)) * u;
+        const double want =
+            c.bias ? cg / (1 + std::exp(-static_cast<double>(1.702f) * cg)) * (cu + 1) : g / (1 + std::exp(-g)) * u;
         want_hidden.at(i, f) = static_cast<float>(want);
       }
     }
@@ -74,7 +75,8 @@ TEST_CASE("experts: equal, bit for bit, to each token alone through matmul") {
     backend->experts_hidden(hidden.view(), x.view(), route.view(), c.n_tokens, matrices, activation, &leaks);
     for (int64_t i = 0; i < hidden.rows(); ++i) {
       for (int64_t f = 0; f < c.d_ff; ++f) {
-        wrong += !near(hidden.at(i, f), want_hidden.at(i, f), std::abs(static_cast<double>(want_hidden.at(i, f))) + 1, tolerance::activation);
+        wrong += !near(hidden.at(i, f), want_hidden.at(i, f), std::abs(static_cast<double>(want_hidden.at(i, f))) + 1,
+                       tolerance::activation);
       }
       const int32_t e = route.ids[static_cast<size_t>(i)];
       if (e < 0) continue;
@@ -97,7 +99,8 @@ TEST_CASE("experts: equal, bit for bit, to each token alone through matmul") {
         one.banned += t * c.n_experts;
         const Tensor ht(h.view().row(t * c.n_slots), c.n_slots, c.d_ff, c.d_ff + 3);
         other->experts_hidden(ht, x.row(t), one, 1, matrices, activation, &leaks);
-        other->experts_out(Tensor(o.view().row(t * c.n_slots), c.n_slots, c.d_model, c.d_model + 3), ht, one, 1, matrices);
+        other->experts_out(Tensor(o.view().row(t * c.n_slots), c.n_slots, c.d_model, c.d_model + 3), ht, one, 1,
+                           matrices);
       }
       CHECK(same_bits(h.view(), hidden.view()));
       CHECK(same_bits(o.view(), out.view()));
@@ -125,7 +128,7 @@ TEST_CASE("combine: slots in order, unused and zero-weight slots skipped, shared
   HandRoute route = make_route(c);
   const float nan = std::nanf("");
   Guarded expert_out(c.n_tokens * c.n_slots, 37, 1), shared(c.n_tokens, 37, 2), out(c.n_tokens, 37);
-  route.weights[4 * 3] = 0;   // token 4, slot 0: a hole, whatever stands there
+  route.weights[4 * 3] = 0;  // token 4, slot 0: a hole, whatever stands there
   for (int64_t i = 0; i < expert_out.rows(); ++i) {
     if (route.ids[static_cast<size_t>(i)] < 0 || i == 12) std::fill_n(expert_out.view().row(i), 37, nan);
   }
@@ -138,7 +141,8 @@ TEST_CASE("combine: slots in order, unused and zero-weight slots skipped, shared
           float want = 0;
           for (int64_t i = t * c.n_slots; i < (t + 1) * c.n_slots; ++i) {
             const size_t at = static_cast<size_t>(i);
-            if (route.ids[at] >= 0 && route.weights[at] != 0) want = std::fma(route.weights[at], expert_out.at(i, d), want);
+            if (route.ids[at] >= 0 && route.weights[at] != 0)
+              want = std::fma(route.weights[at], expert_out.at(i, d), want);
           }
           if (with_shared) want += shared.at(t, d);
           wrong += out.at(t, d) != want;

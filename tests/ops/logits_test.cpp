@@ -1,4 +1,6 @@
 // How two rows of logits differ, against numbers worked out with 50 digits in Python's decimal.
+#include "kernels/logits.h"
+
 #include <doctest/doctest.h>
 
 #include <cmath>
@@ -6,7 +8,6 @@
 #include <vector>
 
 #include "kernels/backend.h"
-#include "kernels/logits.h"
 
 namespace {
 

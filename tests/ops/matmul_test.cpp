@@ -10,10 +10,9 @@ struct Shape {
   int64_t m, n, k;
 };
 
-const Shape shapes[] = {{1, 1, 1},   {1, 7, 16},   {2, 9, 33},   {3, 5, 15},   {4, 64, 48},    {5, 6, 31},
-                        {6, 4, 16},  {7, 13, 65},  {13, 66, 96}, {33, 130, 64}, {1, 257, 512}, {3, 40, 1056},
-                        {17, 37, 544}, {0, 8, 16}, {200, 70, 130}, {20, 5, 4133},
-                        {12, 30, 64}, {11, 19, 40}};
+const Shape shapes[] = {{1, 1, 1},     {1, 7, 16},  {2, 9, 33},     {3, 5, 15},    {4, 64, 48},   {5, 6, 31},
+                        {6, 4, 16},    {7, 13, 65}, {13, 66, 96},   {33, 130, 64}, {1, 257, 512}, {3, 40, 1056},
+                        {17, 37, 544}, {0, 8, 16},  {200, 70, 130}, {20, 5, 4133}, {12, 30, 64},  {11, 19, 40}};
 
 double dot(Guarded& x, int64_t r, const StoredMatrix& w, int64_t n, double* magnitude) {
   double sum = 0;
@@ -53,7 +52,8 @@ TEST_CASE("matmul: every dtype and shape against double, guards untouched") {
             for (int64_t n = 0; n < s.n; ++n) {
               double magnitude;
               double want = dot(x, r, w, n, &magnitude);
-              if (with_bias) want += static_cast<double>(bias.at(0, n)), magnitude += std::abs(static_cast<double>(bias.at(0, n)));
+              if (with_bias)
+                want += static_cast<double>(bias.at(0, n)), magnitude += std::abs(static_cast<double>(bias.at(0, n)));
               wrong += !near(out.at(r, n), want, magnitude, tolerance::matmul);
             }
           }
@@ -68,7 +68,8 @@ TEST_CASE("matmul: every dtype and shape against double, guards untouched") {
 
 TEST_CASE("matmul: bits do not depend on rows, threads or instruction set") {
   for (const DType dtype : {DType::f32, DType::f16, DType::bf16, DType::mxfp4}) {
-    for (const Shape& s : {Shape{13, 70, 96}, Shape{200, 70, 544}, Shape{25, 21, dtype == DType::mxfp4 ? 4160 : 4133}}) {
+    for (const Shape& s :
+         {Shape{13, 70, 96}, Shape{200, 70, 544}, Shape{25, 21, dtype == DType::mxfp4 ? 4160 : 4133}}) {
       Guarded x(s.m, s.k, 5);
       const StoredMatrix w(dtype, s.n, s.k, 6);
       Guarded want(s.m, s.n);
@@ -88,8 +89,8 @@ TEST_CASE("matmul: bits do not depend on rows, threads or instruction set") {
             Guarded parts(m, s.n);
             for (int64_t r = 0; r < m; r += chunk) {
               const int64_t rows = std::min(chunk, m - r);
-              backend->matmul(Tensor(parts.view().row(r), rows, s.n, s.n + 3), Tensor(x.view().row(r), rows, s.k, s.k + 3),
-                              w.matrix(), {});
+              backend->matmul(Tensor(parts.view().row(r), rows, s.n, s.n + 3),
+                              Tensor(x.view().row(r), rows, s.k, s.k + 3), w.matrix(), {});
             }
             CHECK(same_bits(parts.view(), want.view().first_rows(m)));
           }
@@ -129,7 +130,8 @@ TEST_CASE("mla_absorb and mla_expand: against double, bits invariant") {
   struct Mla {
     int64_t tokens, heads, nope, rope, value, latent;
   };
-  for (const Mla& s : {Mla{1, 2, 8, 4, 6, 20}, Mla{7, 3, 16, 6, 17, 64}, Mla{130, 2, 24, 8, 24, 40}, Mla{1, 4, 32, 16, 32, 512}}) {
+  for (const Mla& s :
+       {Mla{1, 2, 8, 4, 6, 20}, Mla{7, 3, 16, 6, 17, 64}, Mla{130, 2, 24, 8, 24, 40}, Mla{1, 4, 32, 16, 32, 512}}) {
     const int64_t d_in = s.nope + s.rope, d_out = s.latent + s.rope;
     const StoredMatrix kv_b(DType::bf16, s.heads * (s.nope + s.value), s.latent, 21);
     Guarded q(s.tokens, s.heads * d_in, 22), absorbed(s.tokens, s.heads * d_out);
@@ -149,7 +151,8 @@ TEST_CASE("mla_absorb and mla_expand: against double, bits invariant") {
           }
           wrong += !near(absorbed.at(t, h * d_out + c), want, magnitude, tolerance::matmul);
         }
-        for (int64_t r = 0; r < s.rope; ++r) wrong += absorbed.at(t, h * d_out + s.latent + r) != q.at(t, h * d_in + s.nope + r);
+        for (int64_t r = 0; r < s.rope; ++r)
+          wrong += absorbed.at(t, h * d_out + s.latent + r) != q.at(t, h * d_in + s.nope + r);
         for (int64_t v = 0; v < s.value; ++v) {
           double want = 0, magnitude = 0;
           for (int64_t c = 0; c < s.latent; ++c) {
@@ -185,7 +188,8 @@ TEST_CASE("embed: rows of the table exactly, in every dtype") {
       cpu(isa)->embed(out.view(), table.matrix(), ids.data());
       int64_t wrong = 0;
       for (int64_t t = 0; t < 4; ++t) {
-        for (int64_t c = 0; c < out.cols(); ++c) wrong += static_cast<double>(out.at(t, c)) != table.value(ids[static_cast<size_t>(t)], c);
+        for (int64_t c = 0; c < out.cols(); ++c)
+          wrong += static_cast<double>(out.at(t, c)) != table.value(ids[static_cast<size_t>(t)], c);
       }
       CHECK(wrong == 0);
       CHECK(out.guards_hold());

@@ -60,7 +60,8 @@ StoredMatrix::StoredMatrix(DType dtype, int64_t rows, int64_t cols, uint64_t see
         value = from_bf16(u);
       } else if (dtype == DType::f16) {
         // any sign, exponents of 2^-14 (subnormals included) to 2^1
-        const uint16_t u = static_cast<uint16_t>((noise.bits() & 0x83ff) | static_cast<uint64_t>(noise.below(17)) << 10);
+        const uint16_t u =
+            static_cast<uint16_t>((noise.bits() & 0x83ff) | static_cast<uint64_t>(noise.below(17)) << 10);
         std::memcpy(data + at * 2, &u, 2);
         value = from_f16(u);
       } else {

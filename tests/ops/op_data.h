@@ -1,5 +1,7 @@
 // Data for op tests: seeded values, buffers with guards, matrices in every stored dtype, and naive results in double.
 #pragma once
+#include <doctest/doctest.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -8,8 +10,6 @@
 #include <memory>
 #include <string>
 #include <vector>
-
-#include <doctest/doctest.h>
 
 #include "kernels/backend.h"
 #include "tests/ops/tolerances.h"
@@ -43,7 +43,8 @@ class Noise {
 // they still do.
 class Guarded {
  public:
-  Guarded(int64_t rows, int64_t cols) : rows_(rows), cols_(cols), data_(static_cast<size_t>((rows + 2) * (cols + 3)), guard()) {}
+  Guarded(int64_t rows, int64_t cols)
+      : rows_(rows), cols_(cols), data_(static_cast<size_t>((rows + 2) * (cols + 3)), guard()) {}
   Guarded(int64_t rows, int64_t cols, uint64_t seed) : Guarded(rows, cols) {
     Noise noise(seed);
     for (int64_t r = 0; r < rows; ++r) {
@@ -127,8 +128,10 @@ struct StoredExperts {
 // A route made by hand: ids [n_tokens * n_slots], weights alike.
 struct HandRoute {
   HandRoute(int64_t n_tokens, int32_t n_slots, int64_t n_experts)
-      : ids(static_cast<size_t>(n_tokens * n_slots), -1), weights(ids.size(), 0.f),
-        banned(static_cast<size_t>(n_tokens * n_experts), 0), n_slots(n_slots) {}
+      : ids(static_cast<size_t>(n_tokens * n_slots), -1),
+        weights(ids.size(), 0.f),
+        banned(static_cast<size_t>(n_tokens * n_experts), 0),
+        n_slots(n_slots) {}
   Route view() {
     Route route;
     route.n_slots = n_slots;

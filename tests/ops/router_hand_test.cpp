@@ -40,7 +40,7 @@ TEST_CASE("router: families without edits") {
   router.renormalize = true;
   router.scale = 3;
   check_weights(route_one(five, router, {}), {2, 1});
-  router = softmax_router(5, 4);   // ties to the lowest index, unused slots empty
+  router = softmax_router(5, 4);  // ties to the lowest index, unused slots empty
   run = route_one(five, router, {}, 6);
   CHECK(run.route_ids() == Ids{2, 0, 4, 1, -1, -1});
   check_weights(run, {0.5, 0.25, 0.125, 0.0625, 0, 0});
@@ -57,7 +57,7 @@ TEST_CASE("router: groups and selection bias") {
   Router router = softmax_router(6, 3);
   const std::vector<float> z = {2, 0, 1.5f, 1.4f, -1, 1.9f};
   router.n_groups = 3, router.n_groups_kept = 1;
-  RouterRun run = route_one(z, router, {});   // group 0 has the largest expert; the others rank by index with weight 0
+  RouterRun run = route_one(z, router, {});  // group 0 has the largest expert; the others rank by index with weight 0
   CHECK(run.route_ids() == Ids{0, 1, 2});
   CHECK(run.weights[2] == 0);
   CHECK(run.scores[5] == 0);
@@ -78,10 +78,10 @@ TEST_CASE("router: logit edits") {
   const Ids two = {2}, low = {1, 3}, both = {0, 2};
   RouterRun run = route_one(five, router, {make_step(EditOp::ban, two)});
   CHECK(run.route_ids() == Ids{0, 4});
-  check_weights(run, {0.5, 0.25});   // the softmax is over what is left
+  check_weights(run, {0.5, 0.25});  // the softmax is over what is left
   CHECK(run.original_ids == Ids{2, 0});
   CHECK(run.banned == std::vector<uint8_t>{0, 0, 1, 0, 0});
-  CHECK(run.scores[2] == doctest::Approx(0.5));   // scores are before edits
+  CHECK(run.scores[2] == doctest::Approx(0.5));  // scores are before edits
   run = route_one(five, router, {make_step(EditOp::bias, low, 10 * ln2)});
   CHECK(run.route_ids() == Ids{1, 3});
   check_weights(run, {1024. / 2062, 1024. / 2062});
@@ -96,19 +96,24 @@ TEST_CASE("router: logit edits") {
 TEST_CASE("router: steermoe is the four-line formula, shared by all such edits") {
   const Router router = softmax_router(5, 2);
   const Ids two = {2}, three = {3}, one = {1};
-  RouterRun run = route_one(five, router, {make_step(EditOp::steermoe_down, two), make_step(EditOp::steermoe_up, three)});
+  RouterRun run =
+      route_one(five, router, {make_step(EditOp::steermoe_down, two), make_step(EditOp::steermoe_up, three)});
   // log-softmax: 1/4, 1/16, 1/2, 1/16, 1/8; expert 2 below the minimum, expert 3 above the maximum
-  const double z[5] = {std::log(0.25), std::log(0.0625), std::log(0.0625) - 0.01, std::log(0.5) + 0.01, std::log(0.125)};
+  const double z[5] = {std::log(0.25), std::log(0.0625), std::log(0.0625) - 0.01, std::log(0.5) + 0.01,
+                       std::log(0.125)};
   double sum = 0;
   for (const double x : z) sum += std::exp(x);
   CHECK(run.route_ids() == Ids{3, 0});
   check_weights(run, {std::exp(z[3]) / sum, std::exp(z[0]) / sum});
   // a ban before it: the minimum is over finite values, and the banned expert stays banned
-  run = route_one(five, router, {make_step(EditOp::ban, three), make_step(EditOp::steermoe_down, two), make_step(EditOp::steermoe_up, three)});
+  run = route_one(
+      five, router,
+      {make_step(EditOp::ban, three), make_step(EditOp::steermoe_down, two), make_step(EditOp::steermoe_up, three)});
   CHECK(run.route_ids() == Ids{0, 4});
   run = route_one(five, router, {make_step(EditOp::ban, three), make_step(EditOp::steermoe_up, one)});
   CHECK(run.route_ids() == Ids{1, 2});
-  check_weights(run, {0.5 * std::exp(0.01) / (14. / 15 + 8. / 15 * (std::exp(0.01)) ) * 16 / 15, 0.5 * 16 / 15 / (14. / 15 + 8. / 15 * std::exp(0.01))});
+  check_weights(run, {0.5 * std::exp(0.01) / (14. / 15 + 8. / 15 * (std::exp(0.01))) * 16 / 15,
+                      0.5 * 16 / 15 / (14. / 15 + 8. / 15 * std::exp(0.01))});
 }
 
 TEST_CASE("router: selection edits") {
@@ -141,7 +146,7 @@ TEST_CASE("router: selection edits") {
 }
 
 TEST_CASE("router: misroutes by rank and by map") {
-  const Router router = softmax_router(5, 2);   // ranking 2, 0, 4, 1, 3
+  const Router router = softmax_router(5, 2);  // ranking 2, 0, 4, 1, 3
   CHECK(route_one(five, router, {make_step(EditOp::next_best)}).route_ids() == Ids{4, 1});
   CHECK(route_one(five, router, {make_step(EditOp::swap_last)}).route_ids() == Ids{2, 4});
   CHECK(route_one(five, router, {make_step(EditOp::worst)}).route_ids() == Ids{3, 1});
@@ -157,16 +162,19 @@ TEST_CASE("router: misroutes by rank and by map") {
   CHECK(route_one(five, router, {make_step(EditOp::fixed, pair)}).route_ids() == Ids{4, 0});
   // banned experts leave the ranking, forced ones do not
   CHECK(route_one(five, router, {make_step(EditOp::ban, four), make_step(EditOp::next_best)}).route_ids() == Ids{1, 3});
-  CHECK(route_one(five, router, {make_step(EditOp::force, three), make_step(EditOp::swap_last)}).route_ids() == Ids{3, 4});
+  CHECK(route_one(five, router, {make_step(EditOp::force, three), make_step(EditOp::swap_last)}).route_ids() ==
+        Ids{3, 4});
   const RouterStep bans[] = {make_step(EditOp::ban, four), make_step(EditOp::ban, two)};
-  CHECK(route_one(five, router, {bans[0], make_step(EditOp::fixed, pair)}).fault.kind == RouteFault::Kind::banned_expert);
-  CHECK(route_one(five, router, {bans[0], permute}).fault.kind == RouteFault::Kind::banned_expert);   // no 2 -> 4
-  CHECK(route_one(five, router, {bans[0], bans[1], make_step(EditOp::next_best)}).fault.kind == RouteFault::Kind::too_few_candidates);
+  CHECK(route_one(five, router, {bans[0], make_step(EditOp::fixed, pair)}).fault.kind ==
+        RouteFault::Kind::banned_expert);
+  CHECK(route_one(five, router, {bans[0], permute}).fault.kind == RouteFault::Kind::banned_expert);  // no 2 -> 4
+  CHECK(route_one(five, router, {bans[0], bans[1], make_step(EditOp::next_best)}).fault.kind ==
+        RouteFault::Kind::too_few_candidates);
 }
 
 TEST_CASE("router: every weights policy") {
   Router router = softmax_router(5, 2);
-  const RouterStep swap = make_step(EditOp::swap_last);   // 2, 0 -> 2, 4
+  const RouterStep swap = make_step(EditOp::swap_last);  // 2, 0 -> 2, 4
   check_weights(route_one(five, router, {with(swap, WeightPolicy::model)}), {0.5, 0.125});
   check_weights(route_one(five, router, {with(swap, WeightPolicy::keep_scores)}), {0.5, 0.125});
   check_weights(route_one(five, router, {with(swap, WeightPolicy::renormalize)}), {0.8, 0.2});
@@ -181,8 +189,10 @@ TEST_CASE("router: every weights policy") {
   check_weights(route_one(five, router, {with(up, WeightPolicy::keep_scores)}), {0.125, 0.5});
   // the last edit that acts decides, whatever is listed last; scales have no say
   const Ids zero = {0};
-  check_weights(route_one(five, router, {with(swap, WeightPolicy::keep_slot), with(up, WeightPolicy::hole),
-                                         make_step(EditOp::scale_expert, zero, 4, WeightPolicy::hole)}), {0.5, 1});
+  check_weights(route_one(five, router,
+                          {with(swap, WeightPolicy::keep_slot), with(up, WeightPolicy::hole),
+                           make_step(EditOp::scale_expert, zero, 4, WeightPolicy::hole)}),
+                {0.5, 1});
   // with renormalisation and scale of the family
   router.renormalize = true;
   router.scale = 3;
@@ -202,8 +212,9 @@ TEST_CASE("router: every weights policy") {
 TEST_CASE("router: scales") {
   const Router router = softmax_router(5, 2);
   const Ids zero = {0, 3}, two = {2};
-  const RouterRun run = route_one(five, router, {make_step(EditOp::scale_expert, zero, 0), make_step(EditOp::scale_expert, two, -2),
-                                                 make_step(EditOp::scale_shared, {}, 0.5f), make_step(EditOp::scale_shared, {}, 3)});
+  const RouterRun run = route_one(five, router,
+                                  {make_step(EditOp::scale_expert, zero, 0), make_step(EditOp::scale_expert, two, -2),
+                                   make_step(EditOp::scale_shared, {}, 0.5f), make_step(EditOp::scale_shared, {}, 3)});
   CHECK(run.route_ids() == Ids{2, 0});
   check_weights(run, {-1, 0});
   CHECK(run.shared_scale[0] == 1.5f);
@@ -223,7 +234,7 @@ TEST_CASE("router: replay by position, recorded weights, past the recording") {
   RouterRun run = route_one(five, router, {with(replay, WeightPolicy::recorded)}, 0, 2);
   CHECK(run.route_ids() == Ids{1, 4});
   check_weights(run, {static_cast<double>(0.1f), static_cast<double>(0.2f)});
-  run = route_one(five, router, {replay}, 0, 3);   // a recording with fewer experts
+  run = route_one(five, router, {replay}, 0, 3);  // a recording with fewer experts
   CHECK(run.route_ids() == Ids{3, -1});
   check_weights(run, {0.0625, 0});
   for (const int32_t position : {1, 4, 100}) {

@@ -19,7 +19,8 @@ struct RandomCase {
     static const int32_t sizes[] = {4, 6, 8, 16, 60, 64, 128, 512};
     Router& r = in.router;
     r.n_experts = sizes[noise.below(noise.below(8) ? 6 : 8)];
-    r.n_active = static_cast<int32_t>(1 + noise.below(std::min<int64_t>(noise.below(4) ? r.n_experts / 2 : r.n_experts, 10)));
+    r.n_active =
+        static_cast<int32_t>(1 + noise.below(std::min<int64_t>(noise.below(4) ? r.n_experts / 2 : r.n_experts, 10)));
     r.score = noise.below(4) ? Router::Score::softmax : Router::Score::sigmoid;
     r.softmax_over_selected = noise.below(4) == 0;
     r.renormalize = noise.below(2) && !r.softmax_over_selected;
@@ -52,7 +53,8 @@ struct RandomCase {
   Ids distinct(int64_t n) {
     Ids all(static_cast<size_t>(in.router.n_experts));
     for (size_t e = 0; e < all.size(); ++e) all[e] = static_cast<int32_t>(e);
-    for (size_t e = 0; e + 1 < all.size(); ++e) std::swap(all[e], all[e + static_cast<size_t>(noise.below(static_cast<int64_t>(all.size() - e)))]);
+    for (size_t e = 0; e + 1 < all.size(); ++e)
+      std::swap(all[e], all[e + static_cast<size_t>(noise.below(static_cast<int64_t>(all.size() - e)))]);
     all.resize(static_cast<size_t>(std::min<int64_t>(n, in.router.n_experts)));
     return all;
   }
@@ -60,8 +62,11 @@ struct RandomCase {
   void add_step(size_t i, bool drawn_only) {
     const Router& r = in.router;
     RouterStep s;
-    static const EditOp drawn[] = {EditOp::ban, EditOp::random, EditOp::gumbel, EditOp::frequency_matched, EditOp::next_best, EditOp::worst, EditOp::steermoe_up, EditOp::bias, EditOp::top_k};
-    s.op = drawn_only ? drawn[noise.below(9)] : static_cast<EditOp>(noise.below(static_cast<int64_t>(EditOp::scale_shared) + 1));
+    static const EditOp drawn[] = {EditOp::ban,       EditOp::random, EditOp::gumbel,      EditOp::frequency_matched,
+                                   EditOp::next_best, EditOp::worst,  EditOp::steermoe_up, EditOp::bias,
+                                   EditOp::top_k};
+    s.op = drawn_only ? drawn[noise.below(9)]
+                      : static_cast<EditOp>(noise.below(static_cast<int64_t>(EditOp::scale_shared) + 1));
     s.edit = static_cast<int32_t>(i);
     s.seed = noise.bits();
     s.weights = static_cast<WeightPolicy>(noise.below(6));
@@ -88,7 +93,8 @@ struct RandomCase {
     }
     s.experts = list.data();
     s.n_listed = static_cast<int32_t>(list.size());
-    for (int32_t e = 0; e < r.n_experts; ++e) rates[i].push_back(noise.below(3) ? static_cast<float>(noise.unit()) : 0.f);
+    for (int32_t e = 0; e < r.n_experts; ++e)
+      rates[i].push_back(noise.below(3) ? static_cast<float>(noise.unit()) : 0.f);
     s.rates = rates[i].data();
     if (s.op == EditOp::replay) {
       s.replay_k = r.n_active;
@@ -122,7 +128,8 @@ struct RandomCase {
     batch.record_hash = &in.record_hash;
     batch.samples = &in.sample;
     batch.layer = in.layer;
-    backend.route(run.view(), Tensor(in.logits.data(), 1, in.router.n_experts), {}, {}, nullptr, in.router, in.selection_bias.data(), batch);
+    backend.route(run.view(), Tensor(in.logits.data(), 1, in.router.n_experts), {}, {}, nullptr, in.router,
+                  in.selection_bias.data(), batch);
     run.finish();
     return run;
   }
@@ -135,7 +142,8 @@ struct RandomCase {
 
 double chi_square(const std::vector<int64_t>& counts, const std::vector<double>& expected) {
   double sum = 0;
-  for (size_t i = 0; i < counts.size(); ++i) sum += std::pow(static_cast<double>(counts[i]) - expected[i], 2) / expected[i];
+  for (size_t i = 0; i < counts.size(); ++i)
+    sum += std::pow(static_cast<double>(counts[i]) - expected[i], 2) / expected[i];
   return sum;
 }
 
@@ -153,10 +161,13 @@ TEST_CASE("router: random programs equal the reference") {
     Ids ids = want.ids, original_ids = want.original_ids;
     ids.resize(slots, -1);
     original_ids.resize(slots, -1);
-    bool same = got.ids == ids && got.original_ids == original_ids && static_cast<double>(got.shared_scale[0]) == want.shared_scale;
+    bool same = got.ids == ids && got.original_ids == original_ids &&
+                static_cast<double>(got.shared_scale[0]) == want.shared_scale;
     same = same && static_cast<double>(got.margin[0]) == want.margin;
     same = same && (got.fault.kind != RouteFault::Kind::none) == want.fault.has_value();
-    if (want.fault && same) same = got.fault.kind == want.fault->kind && got.fault.edit == want.fault->edit && got.fault.expert == want.fault->expert;
+    if (want.fault && same)
+      same = got.fault.kind == want.fault->kind && got.fault.edit == want.fault->edit &&
+             got.fault.expert == want.fault->expert;
     for (size_t i = 0; same && i < want.weights.size(); ++i) {
       same = near(got.weights[i], want.weights[i], std::abs(want.weights[i]), tolerance::router_weight);
     }
@@ -180,12 +191,16 @@ TEST_CASE("router: edits that change nothing leave every bit") {
     const std::vector<float> weights = plain.route_weights();
     const int32_t index = 0;
     const Ids ids = plain.route_ids();
-    std::vector<RouterStep> steps = {make_step(EditOp::bias, all, 0, WeightPolicy::hole), make_step(EditOp::temperature, {}, 1, WeightPolicy::renormalize),
-                                     make_step(EditOp::top_k, {}, 0, WeightPolicy::renormalize), make_step(EditOp::shift, {}, 0, WeightPolicy::renormalize),
-                                     make_step(EditOp::scale_expert, all, 1), make_step(EditOp::scale_shared, {}, 1), make_step(EditOp::ban)};
+    std::vector<RouterStep> steps = {make_step(EditOp::bias, all, 0, WeightPolicy::hole),
+                                     make_step(EditOp::temperature, {}, 1, WeightPolicy::renormalize),
+                                     make_step(EditOp::top_k, {}, 0, WeightPolicy::renormalize),
+                                     make_step(EditOp::shift, {}, 0, WeightPolicy::renormalize),
+                                     make_step(EditOp::scale_expert, all, 1),
+                                     make_step(EditOp::scale_shared, {}, 1),
+                                     make_step(EditOp::ban)};
     steps[2].k = r.n_active;
     RouterStep never = make_step(EditOp::next_best);
-    never.margin_below = 0;   // no margin is below 0
+    never.margin_below = 0;  // no margin is below 0
     steps.push_back(never);
     RouterStep replay = make_step(EditOp::replay);
     replay.replay_ids = ids.data();
@@ -193,8 +208,8 @@ TEST_CASE("router: edits that change nothing leave every bit") {
     replay.replay_index = &index;
     replay.replay_positions = 1;
     replay.replay_k = r.n_active;
-    for (const WeightPolicy policy : {WeightPolicy::model, WeightPolicy::keep_scores, WeightPolicy::preserve_mass, WeightPolicy::keep_slot,
-                                      WeightPolicy::hole, WeightPolicy::recorded}) {
+    for (const WeightPolicy policy : {WeightPolicy::model, WeightPolicy::keep_scores, WeightPolicy::preserve_mass,
+                                      WeightPolicy::keep_slot, WeightPolicy::hole, WeightPolicy::recorded}) {
       replay.weights = policy;
       for (const std::vector<RouterStep>& program : {steps, std::vector<RouterStep>{replay}}) {
         const RouterRun run = route_one(c.in.logits, r, program, 0, 0, c.in.selection_bias.data());
@@ -218,7 +233,9 @@ TEST_CASE("router: a banned expert is never selected") {
     for (const int32_t e : run.ids) selected += e >= 0 && run.banned[static_cast<size_t>(e)];
     // what is listed as banned is marked as banned
     for (const RouterStep& s : c.in.steps) {
-      if (s.op != EditOp::ban || !c.in.active[static_cast<size_t>(s.edit)] || !(run.margin[0] < s.margin_below || std::isinf(s.margin_below))) continue;
+      if (s.op != EditOp::ban || !c.in.active[static_cast<size_t>(s.edit)] ||
+          !(run.margin[0] < s.margin_below || std::isinf(s.margin_below)))
+        continue;
       for (int32_t i = 0; i < s.n_listed; ++i) REQUIRE(run.banned[static_cast<size_t>(s.experts[i])] == 1);
     }
   }
@@ -234,7 +251,8 @@ TEST_CASE("router: a batch of sequences with different programs equals its token
   std::vector<float> logits;
   for (int64_t i = 0; i < n * 16; ++i) logits.push_back(noise.normal());
   const Ids banned = {0, 5, 9};
-  std::vector<RouterStep> first = {make_step(EditOp::ban, banned), make_step(EditOp::random)}, second = {make_step(EditOp::gumbel, {}, 1)};
+  std::vector<RouterStep> first = {make_step(EditOp::ban, banned), make_step(EditOp::random)},
+                          second = {make_step(EditOp::gumbel, {}, 1)};
   first[0].edit = 0, first[1].edit = 1, second[0].edit = 2;
   first[1].seed = second[0].seed = 77;
   const RouterProgram programs[3] = {{first.data(), 2}, {nullptr, 0}, {second.data(), 1}};
@@ -267,14 +285,15 @@ TEST_CASE("router: a batch of sequences with different programs equals its token
     const auto backend = cpu("auto", n_threads);
     RouterRun all(n, router, 4);
     run_rows(*backend, all, 0, n);
-    CHECK((all.ids == want.ids && all.weights == want.weights && all.banned == want.banned && all.scores == want.scores));
+    CHECK(
+        (all.ids == want.ids && all.weights == want.weights && all.banned == want.banned && all.scores == want.scores));
     for (int64_t t = 0; t < n; ++t) {
       RouterRun one(1, router, 4);
       run_rows(*backend, one, t, 1);
       REQUIRE((one.route_ids() == want.route_ids(t) && one.route_weights() == want.route_weights(t)));
     }
   }
-  CHECK(want.route_ids(4) == Ids(want.original_ids.begin() + 16, want.original_ids.begin() + 20));   // no program
+  CHECK(want.route_ids(4) == Ids(want.original_ids.begin() + 16, want.original_ids.begin() + 20));  // no program
 }
 
 TEST_CASE("draws: Philox known answer, uniforms inside (0, 1), every part of the key matters") {
@@ -308,7 +327,7 @@ TEST_CASE("draws: random is uniform over sets and slots, seeds are independent")
   const std::vector<float> z = {0, 1, 2, 3, 4, 5};
   const Ids banned = {1};
   RouterStep random = make_step(EditOp::random);
-  random.exclude_original = true;   // 4 and 5 are the originals; candidates 0, 2, 3
+  random.exclude_original = true;  // 4 and 5 are the originals; candidates 0, 2, 3
   std::map<Ids, int64_t> seen;
   const int n = 60000;
   for (int position = 0; position < n; ++position) {
@@ -316,16 +335,17 @@ TEST_CASE("draws: random is uniform over sets and slots, seeds are independent")
   }
   std::vector<int64_t> counts;
   for (const auto& [ids, count] : seen) counts.push_back(count);
-  REQUIRE(counts.size() == 6);   // ordered pairs
-  CHECK(chi_square(counts, std::vector<double>(6, n / 6.)) < 25.7);   // p = 1e-4, 5 degrees
+  REQUIRE(counts.size() == 6);                                       // ordered pairs
+  CHECK(chi_square(counts, std::vector<double>(6, n / 6.)) < 25.7);  // p = 1e-4, 5 degrees
   random.exclude_original = false;
   RouterStep other = random;
   other.seed = 1;
   std::vector<int64_t> joint(36, 0);
   for (int position = 0; position < n; ++position) {
-    ++joint[static_cast<size_t>(route_one(z, router, {random}, 0, position).ids[0] * 6 + route_one(z, router, {other}, 0, position).ids[0])];
+    ++joint[static_cast<size_t>(route_one(z, router, {random}, 0, position).ids[0] * 6 +
+                                route_one(z, router, {other}, 0, position).ids[0])];
   }
-  CHECK(chi_square(joint, std::vector<double>(36, n / 36.)) < 77);   // p = 1e-4, 35 degrees
+  CHECK(chi_square(joint, std::vector<double>(36, n / 36.)) < 77);  // p = 1e-4, 35 degrees
 }
 
 TEST_CASE("draws: gumbel draws from the softmax, frequency_matched from the rates") {
@@ -344,9 +364,9 @@ TEST_CASE("draws: gumbel draws from the softmax, frequency_matched from the rate
     REQUIRE((m == 0 || m == 2 || m == 3));
     ++matches[static_cast<size_t>(m == 0 ? 0 : m - 1)];
   }
-  CHECK(chi_square(gumbels, {n * .1, n * .2, n * .3, n * .4}) < 21.1);   // p = 1e-4, 3 degrees
-  CHECK(chi_square(matches, {n / 6., n / 3., n / 2.}) < 18.5);           // p = 1e-4, 2 degrees
-  gumbel.value = 0;   // no noise: the order of the logits
+  CHECK(chi_square(gumbels, {n * .1, n * .2, n * .3, n * .4}) < 21.1);  // p = 1e-4, 3 degrees
+  CHECK(chi_square(matches, {n / 6., n / 3., n / 2.}) < 18.5);          // p = 1e-4, 2 degrees
+  gumbel.value = 0;                                                     // no noise: the order of the logits
   CHECK(route_one(z, softmax_router(5, 2), {gumbel}).route_ids() == Ids{3, 2});
   const RouterRun run = route_one(z, softmax_router(5, 4), {matched});
   CHECK(run.fault.kind == RouteFault::Kind::too_few_candidates);

@@ -50,7 +50,8 @@ View look(const ReferenceInput& in, const std::vector<float>& logits, const std:
     for (const double x : v.z) v.weight_scores.push_back(1 / (1 + std::exp(-x)));
   }
   v.values = v.weight_scores;
-  for (size_t e = 0; e < v.values.size() && in.router.selection_bias; ++e) v.values[e] += static_cast<double>(in.selection_bias[e]);
+  for (size_t e = 0; e < v.values.size() && in.router.selection_bias; ++e)
+    v.values[e] += static_cast<double>(in.selection_bias[e]);
   const size_t n_groups = at(in.router.n_groups), size = v.z.size() / n_groups;
   Doubles groups;
   for (size_t g = 0; g < n_groups; ++g) {
@@ -95,15 +96,20 @@ ReferenceRoute reference_route(const ReferenceInput& in) {
   out.original_ids.assign(order.begin(), order.begin() + in.router.n_active);
   out.original_weights = own_weights(in.router, plain, out.original_ids);
   const Ids by_logit = sorted_by(plain.z);
-  out.margin = in.router.n_active == n ? inf : plain.z[at(by_logit[at(in.router.n_active - 1)])] - plain.z[at(by_logit[at(in.router.n_active)])];
+  out.margin = in.router.n_active == n
+                   ? inf
+                   : plain.z[at(by_logit[at(in.router.n_active - 1)])] - plain.z[at(by_logit[at(in.router.n_active)])];
   out.ids = out.original_ids;
   out.weights = out.original_weights;
 
-  std::vector<RouterStep> steps;   // those that act here
+  std::vector<RouterStep> steps;  // those that act here
   for (const RouterStep& s : in.steps) {
-    const bool nothing = (s.op == EditOp::bias && s.value == 0) || (s.op == EditOp::shift && s.shift == 0) ||
-                         ((s.op == EditOp::temperature || s.op == EditOp::scale_expert || s.op == EditOp::scale_shared) && s.value == 1);
-    if (!nothing && in.active[at(s.edit)] && (std::isinf(s.margin_below) || out.margin < static_cast<double>(s.margin_below))) steps.push_back(s);
+    const bool nothing =
+        (s.op == EditOp::bias && s.value == 0) || (s.op == EditOp::shift && s.shift == 0) ||
+        ((s.op == EditOp::temperature || s.op == EditOp::scale_expert || s.op == EditOp::scale_shared) && s.value == 1);
+    if (!nothing && in.active[at(s.edit)] &&
+        (std::isinf(s.margin_below) || out.margin < static_cast<double>(s.margin_below)))
+      steps.push_back(s);
   }
   const auto listed = [](const RouterStep& s) { return Ids(s.experts, s.experts + s.n_listed); };
   WeightPolicy policy = WeightPolicy::model;
@@ -129,11 +135,13 @@ ReferenceRoute reference_route(const ReferenceInput& in) {
           bounds.emplace(std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity());
           for (float& x : z) {
             x = static_cast<float>(static_cast<double>(x) - std::log(sum));
-            if (std::isfinite(x)) bounds->first = std::min(bounds->first, x), bounds->second = std::max(bounds->second, x);
+            if (std::isfinite(x))
+              bounds->first = std::min(bounds->first, x), bounds->second = std::max(bounds->second, x);
           }
         }
         for (const int32_t e : listed(s)) {
-          if (!out.banned[at(e)]) z[at(e)] = s.op == EditOp::steermoe_down ? bounds->first - 0.01f : bounds->second + 0.01f;
+          if (!out.banned[at(e)])
+            z[at(e)] = s.op == EditOp::steermoe_down ? bounds->first - 0.01f : bounds->second + 0.01f;
         }
       } else {
         continue;
@@ -176,7 +184,8 @@ ReferenceRoute reference_route(const ReferenceInput& in) {
         if (!enough) throw Refusal{Kind::too_few_candidates, s.edit, -1};
       };
       DrawKey key;
-      key.seed = s.seed, key.record_hash = in.record_hash, key.sample = in.sample, key.position = in.position, key.layer = in.layer;
+      key.seed = s.seed, key.record_hash = in.record_hash, key.sample = in.sample, key.position = in.position,
+      key.layer = in.layer;
       const Draws draws(key);
       switch (s.op) {
         case EditOp::next_best:
@@ -213,7 +222,8 @@ ReferenceRoute reference_route(const ReferenceInput& in) {
         }
         case EditOp::gumbel: {
           Doubles noisy;
-          for (int32_t e = 0; e < n; ++e) noisy.push_back(static_cast<double>(z[at(e)] + s.value * draws.gumbel(static_cast<uint32_t>(e))));
+          for (int32_t e = 0; e < n; ++e)
+            noisy.push_back(static_cast<double>(z[at(e)] + s.value * draws.gumbel(static_cast<uint32_t>(e))));
           Ids best;
           for (const int32_t e : sorted_by(noisy)) {
             if (!out.banned[at(e)] && best.size() < k) best.push_back(e);
@@ -286,7 +296,8 @@ ReferenceRoute reference_route(const ReferenceInput& in) {
       if (s.op == EditOp::scale_shared) out.shared_scale *= static_cast<double>(s.value);
       if (s.op != EditOp::scale_expert) continue;
       const Ids scaled = listed(s);
-      for (size_t i = 0; i < k; ++i) w[i] *= std::count(scaled.begin(), scaled.end(), ids[i]) ? static_cast<double>(s.value) : 1;
+      for (size_t i = 0; i < k; ++i)
+        w[i] *= std::count(scaled.begin(), scaled.end(), ids[i]) ? static_cast<double>(s.value) : 1;
     }
     out.ids = ids;
     out.weights = w;

@@ -13,7 +13,7 @@ struct ReferenceInput {
   Router router;
   std::vector<float> selection_bias;
   std::vector<RouterStep> steps;
-  std::vector<uint8_t> active;   // by edit
+  std::vector<uint8_t> active;  // by edit
   int32_t position = 0, layer = 0;
   uint64_t record_hash = 0;
   uint32_t sample = 0;
@@ -24,7 +24,7 @@ struct ReferenceRoute {
   std::vector<double> weights, original_weights;
   double shared_scale = 1, margin = 0;
   std::vector<bool> banned;
-  std::optional<RouteFault> fault;   // kind, edit, expert; ids and weights are then the original ones
+  std::optional<RouteFault> fault;  // kind, edit, expert; ids and weights are then the original ones
 };
 
 ReferenceRoute reference_route(const ReferenceInput& input);

@@ -9,8 +9,13 @@ namespace signalbox::test {
 
 struct RouterRun {
   RouterRun(int64_t n_tokens, const Router& router, int32_t n_slots)
-      : n_slots(n_slots), ids(static_cast<size_t>(n_tokens * n_slots), -7), original_ids(ids), weights(ids.size(), std::nanf("")),
-        margin(static_cast<size_t>(n_tokens)), scores(static_cast<size_t>(n_tokens * router.n_experts)), shared_scale(margin),
+      : n_slots(n_slots),
+        ids(static_cast<size_t>(n_tokens * n_slots), -7),
+        original_ids(ids),
+        weights(ids.size(), std::nanf("")),
+        margin(static_cast<size_t>(n_tokens)),
+        scores(static_cast<size_t>(n_tokens * router.n_experts)),
+        shared_scale(margin),
         banned(scores.size(), 9) {}
   Route view() {
     Route route;
@@ -25,15 +30,19 @@ struct RouterRun {
     route.fault = &packed_fault;
     return route;
   }
-  std::vector<int32_t> route_ids(int64_t t = 0) const { return {ids.begin() + t * n_slots, ids.begin() + (t + 1) * n_slots}; }
-  std::vector<float> route_weights(int64_t t = 0) const { return {weights.begin() + t * n_slots, weights.begin() + (t + 1) * n_slots}; }
+  std::vector<int32_t> route_ids(int64_t t = 0) const {
+    return {ids.begin() + t * n_slots, ids.begin() + (t + 1) * n_slots};
+  }
+  std::vector<float> route_weights(int64_t t = 0) const {
+    return {weights.begin() + t * n_slots, weights.begin() + (t + 1) * n_slots};
+  }
 
   int32_t n_slots;
   std::vector<int32_t> ids, original_ids;
   std::vector<float> weights, margin, scores, shared_scale;
   std::vector<uint8_t> banned;
   uint64_t packed_fault = no_fault;
-  RouteFault fault;   // unpacked by finish()
+  RouteFault fault;  // unpacked by finish()
   void finish() { fault = unpack_fault(packed_fault); }
 };
 
@@ -73,7 +82,7 @@ inline RouterStep make_step(EditOp op, const std::vector<int32_t>& experts = {},
                             WeightPolicy weights = WeightPolicy::model) {
   RouterStep step;
   step.op = op;
-  step.experts = experts.data();   // the caller keeps the list
+  step.experts = experts.data();  // the caller keeps the list
   step.n_listed = static_cast<int32_t>(experts.size());
   step.value = value;
   step.weights = weights;

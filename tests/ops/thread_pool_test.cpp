@@ -20,7 +20,7 @@ TEST_CASE("thread pool: every task runs once, writes are seen by the caller") {
       std::vector<int> runs(static_cast<size_t>(n), 0);
       pool.parallel_for(n, [&](int64_t task, int thread) {
         if (thread < 0 || thread >= n_threads) throw std::logic_error("thread");
-        ++runs[static_cast<size_t>(task)];   // plain: a race or a second run would show
+        ++runs[static_cast<size_t>(task)];  // plain: a race or a second run would show
       });
       CHECK(std::accumulate(runs.begin(), runs.end(), 0) == n);
       CHECK((n == 0 || *std::max_element(runs.begin(), runs.end()) == 1));
@@ -40,9 +40,11 @@ TEST_CASE("thread pool: no two tasks share a thread number at once") {
 TEST_CASE("thread pool: an exception reaches the caller and the pool stays usable") {
   ThreadPool pool(3);
   for (int round = 0; round < 50; ++round) {
-    CHECK_THROWS_AS(pool.parallel_for(100, [&](int64_t task, int) {
-      if (task % 10 == 3) throw std::runtime_error("task");
-    }), std::runtime_error);
+    CHECK_THROWS_AS(pool.parallel_for(100,
+                                      [&](int64_t task, int) {
+                                        if (task % 10 == 3) throw std::runtime_error("task");
+                                      }),
+                    std::runtime_error);
     std::atomic<int64_t> sum = 0;
     pool.parallel_for(100, [&](int64_t task, int) { sum += task; });
     CHECK(sum == 4950);

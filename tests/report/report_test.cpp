@@ -45,7 +45,8 @@ std::string mistake_in(std::string html) {
     for (; end < html.size() && (quoted || html[end] != '>'); ++end) {
       if (html[end] == '"') quoted = !quoted;
       if (html[end] == '<') return "< inside a tag at " + html.substr(i, 60);
-      if (html[end] == '=' && !quoted && html[end + 1] != '"') return "attribute without quotes at " + html.substr(i, 60);
+      if (html[end] == '=' && !quoted && html[end + 1] != '"')
+        return "attribute without quotes at " + html.substr(i, 60);
     }
     const std::string tag = html.substr(i + 1, end - i - 1);
     const std::string name = tag.substr(0, tag.find_first_of(" /\n", 1));
@@ -120,7 +121,7 @@ TEST_CASE("report: warnings stand where they must") {
                   "declining under off_a &amp; &lt;b&gt;|100%") != std::string::npos);
 
   std::erase_if(run.interventions, [](const InterventionValues& one) { return one.name.starts_with("audit/"); });
-  run.interventions.erase(run.interventions.begin() + 5, run.interventions.begin() + 23);   // leaves three controls
+  run.interventions.erase(run.interventions.begin() + 5, run.interventions.begin() + 23);  // leaves three controls
   run.resamples = 4000;
   test::TemporaryDirectory second;
   test::write_sample_run(second.path(), run);
@@ -237,9 +238,8 @@ TEST_CASE("charts: ticks, and pictures of nothing") {
   };
   for (const std::string& svg :
        {forest_plot({}, "x"), forest_plot({forest_row(NAN)}, "x"), forest_plot({forest_row(0)}, "x"),
-        dose_plot({}, "x", "y", NAN),
-        dose_plot({{"one", {{1, NAN, NAN, NAN}}}}, "x", "y", 0.5), heat_map({}, "x"), scatter_plot({}, "x", "y"),
-        scatter_plot({{0, 0, 0, 0, "", false}}, "x", "y")}) {
+        dose_plot({}, "x", "y", NAN), dose_plot({{"one", {{1, NAN, NAN, NAN}}}}, "x", "y", 0.5), heat_map({}, "x"),
+        scatter_plot({}, "x", "y"), scatter_plot({{0, 0, 0, 0, "", false}}, "x", "y")}) {
     CHECK(svg.find("nan") == std::string::npos);
     CHECK(svg.find("inf") == std::string::npos);
     CHECK(svg.ends_with("</svg>"));

@@ -101,8 +101,8 @@ void write_sample_run(const std::filesystem::path& dir, const RunValues& run) {
     }
   for (size_t r = 0; r < run.clusters.size(); ++r) {
     json::Value record = json::Value::object();
-    record.set("id", "r" + std::to_string(r)).set("prompt", "Is a < b & what is the capital of country " +
-                                                                std::to_string(r) + "?");
+    record.set("id", "r" + std::to_string(r))
+        .set("prompt", "Is a < b & what is the capital of country " + std::to_string(r) + "?");
     records += json::dump(record) + "\n";
   }
   for (int l = 0; l < n_layers; ++l)

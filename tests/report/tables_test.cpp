@@ -1,10 +1,11 @@
 // Tables of findings: layout, escaping, full precision.
+#include "eval/report/tables.h"
+
 #include <doctest/doctest.h>
 
 #include <cmath>
 
 #include "eval/report/format.h"
-#include "eval/report/tables.h"
 #include "kernels/error.h"
 #include "probes/csv.h"
 #include "tests/report/run_sample.h"

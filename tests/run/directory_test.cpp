@@ -41,7 +41,8 @@ std::string refusal(const fs::path& dir, Change change) {
   change(manifest);
   std::string message = message_of([&] { RunDirectory(dir, manifest); });
   const std::string start =
-      (dir / "manifest.json").string() + ": expected the run that was begun there, found another (take another directory, or remove this one): ";
+      (dir / "manifest.json").string() +
+      ": expected the run that was begun there, found another (take another directory, or remove this one): ";
   return message.starts_with(start) ? message.substr(start.size()) : message;
 }
 

@@ -36,10 +36,11 @@ std::string records(int pairs, bool permuted) {
     const bool swap = permuted && random() % 2;
     const std::string split = i % 2 ? "a" : "b", pair = "p" + std::to_string(i);
     const auto line = [&](const std::string& id, const std::string& prompt, const char* condition) {
-      return "{\"id\":\"" + id + "\",\"prompt\":\"" + prompt + "\",\"condition\":\"" + condition + "\",\"pair\":\"" + pair +
-             "\",\"split\":\"" + split + "\"}\n";
+      return "{\"id\":\"" + id + "\",\"prompt\":\"" + prompt + "\",\"condition\":\"" + condition + "\",\"pair\":\"" +
+             pair + "\",\"split\":\"" + split + "\"}\n";
     };
-    text += line(pair + "x", with, swap ? "letters" : "digits") + line(pair + "y", without, swap ? "digits" : "letters");
+    text +=
+        line(pair + "x", with, swap ? "letters" : "digits") + line(pair + "y", without, swap ? "digits" : "letters");
   }
   return text;
 }
@@ -56,7 +57,8 @@ TEST_CASE("an experiment finds planted experts and bans them") {
   TemporaryDirectory temporary;
   write_file(temporary / "model.json", planted_model);
   REQUIRE(run_command(binary + " make-model " + (temporary / "model.json").string() + " --out " +
-                      (temporary / "model").string() + " --quiet").code == 0);
+                      (temporary / "model").string() + " --quiet")
+              .code == 0);
   write_file(temporary / "data.jsonl", records(60, false));
   write_file(temporary / "spec.json", spec_text);
   const std::string run = binary + " run " + (temporary / "spec.json").string() + " --quiet --out ";
@@ -97,7 +99,8 @@ TEST_CASE("an experiment finds nothing where labels mean nothing") {
   TemporaryDirectory temporary;
   write_file(temporary / "model.json", planted_model);
   REQUIRE(run_command(binary + " make-model " + (temporary / "model.json").string() + " --out " +
-                      (temporary / "model").string() + " --quiet").code == 0);
+                      (temporary / "model").string() + " --quiet")
+              .code == 0);
   write_file(temporary / "data.jsonl", records(60, true));
   write_file(temporary / "spec.json", spec_text);
   const Ran ran = run_command(binary + " run " + (temporary / "spec.json").string() + " --quiet --out " +

@@ -1,12 +1,13 @@
 // metrics.json against hand-computed values. Intervals were computed once with numpy (2,000,000 multinomial draws) and
 // p-values by enumerating all sign patterns; McNemar's with scipy.stats.binomtest.
+#include "eval/run/results.h"
+
 #include <doctest/doctest.h>
 
 #include <algorithm>
 #include <chrono>
 #include <cmath>
 
-#include "eval/run/results.h"
 #include "eval/statistics/paired.h"
 #include "kernels/error.h"
 
@@ -65,9 +66,7 @@ double real(const json::Value& value, std::initializer_list<const char*> path) {
 
 const std::vector<double> x = {0.3, -1.2, 2.5, 0.7, 1.9, -0.4, 3.1, 0.05, 1.4, 2.2, -0.9, 0.6};
 
-ClusteredValues singles(const std::vector<double>& values) {
-  return {values, std::vector<double>(values.size(), 1.0)};
-}
+ClusteredValues singles(const std::vector<double>& values) { return {values, std::vector<double>(values.size(), 1.0)}; }
 
 }  // namespace
 
@@ -108,7 +107,7 @@ TEST_CASE("paired: agrees with the resampling of single means") {
 
 TEST_CASE("paired: a column's numbers depend neither on the others nor on threads") {
   std::vector<ClusteredValues> many;
-  for (int c = 0; c < 600; ++c) {   // more than are held at once
+  for (int c = 0; c < 600; ++c) {  // more than are held at once
     std::vector<double> values = x;
     for (double& value : values) value += 0.01 * c;
     if (c % 3 == 1) values.pop_back();
@@ -131,14 +130,14 @@ TEST_CASE("paired: a column's numbers depend neither on the others nor on thread
 }
 
 TEST_CASE("paired: no values, one cluster, values that are not finite") {
-  const std::vector<ClusteredValues> columns = {{}, cluster_values(x, std::vector<int64_t>(12, 3)),
-                                                singles({1, INFINITY, 2}), singles({0, 0, 0})};
+  const std::vector<ClusteredValues> columns = {
+      {}, cluster_values(x, std::vector<int64_t>(12, 3)), singles({1, INFINITY, 2}), singles({0, 0, 0})};
   const auto means = bootstrap_means(columns, 0, 500, 1);
   const auto p = sign_flip_ps(columns, 0, 500, 1);
   CHECK((std::isnan(means[0].mean) && std::isnan(means[0].ci.lo) && means[0].n == 0 && std::isnan(p[0])));
   CHECK(means[1].ci.lo == doctest::Approx(means[1].mean));
   CHECK(means[1].ci.hi == doctest::Approx(means[1].mean));
-  CHECK(p[1] == 1);   // flipping all signs at once changes nothing
+  CHECK(p[1] == 1);  // flipping all signs at once changes nothing
   CHECK((std::isnan(means[2].ci.lo) && std::isnan(p[2]) && means[2].n == 3));
   CHECK((means[3].mean == 0 && means[3].ci.lo == 0 && means[3].ci.hi == 0 && p[3] == 1));
 }
@@ -183,7 +182,7 @@ TEST_CASE("results: only records that both sides have are compared") {
   CHECK(at(out, {"interventions", "off", "em", "n"}).integer() == 5);
   CHECK(real(out, {"interventions", "off", "em", "mean"}) == 0.65);
   CHECK(at(out, {"contrasts", "off", "em", "n"}).integer() == 2);
-  CHECK(real(out, {"contrasts", "off", "em", "diff"}) == 0.375);   // (0.5 + 0.25) / 2
+  CHECK(real(out, {"contrasts", "off", "em", "diff"}) == 0.375);  // (0.5 + 0.25) / 2
   CHECK(at(out, {"contrasts", "off", "em", "mcnemar_p"}).is_null());
 }
 
@@ -203,13 +202,13 @@ TEST_CASE("results: an intervention that changes nothing, and one without values
 }
 
 TEST_CASE("results: the place among random controls, ties against the effect") {
-  RunValues run = small_run();   // off: -0.375
-  run.interventions.push_back(control("off", ControlKind::random, 0, {0, 0, 0, 0, 1, 1, 0, 1}));   // -3/8: a tie
-  run.interventions.push_back(control("off", ControlKind::random, 1, {1, 1, 1, 1, 1, 1, 1, 1}));   // +2/8
-  run.interventions.push_back(control("off", ControlKind::random, 2, {0, 0, 0, 0, 0, 0, 0, 0}));   // -6/8
-  run.interventions.push_back(control("off", ControlKind::random, 3, base_values));                // 0
-  run.interventions.push_back(control("off", ControlKind::frequency_matched, 4, {1, 1, 1, 0, 1, 0, 0, 1}));   // -1/8
-  run.interventions.push_back(control("off", ControlKind::bottom, 5, {1, 0, 1, 0, 1, 0, 0, 1}));              // -2/8
+  RunValues run = small_run();                                                                    // off: -0.375
+  run.interventions.push_back(control("off", ControlKind::random, 0, {0, 0, 0, 0, 1, 1, 0, 1}));  // -3/8: a tie
+  run.interventions.push_back(control("off", ControlKind::random, 1, {1, 1, 1, 1, 1, 1, 1, 1}));  // +2/8
+  run.interventions.push_back(control("off", ControlKind::random, 2, {0, 0, 0, 0, 0, 0, 0, 0}));  // -6/8
+  run.interventions.push_back(control("off", ControlKind::random, 3, base_values));               // 0
+  run.interventions.push_back(control("off", ControlKind::frequency_matched, 4, {1, 1, 1, 0, 1, 0, 0, 1}));  // -1/8
+  run.interventions.push_back(control("off", ControlKind::bottom, 5, {1, 0, 1, 0, 1, 0, 0, 1}));             // -2/8
   const json::Value out = metrics_json(run);
   const json::Value& off = at(out, {"contrasts", "off", "em"});
   CHECK(real(off, {"control_mean"}) == -0.21875);
@@ -238,7 +237,7 @@ TEST_CASE("results: q over all contrasts with a p, controls and metrics together
   run.interventions[0].metrics["f1"] = all_records({0, 0, 0, 0, 0, 0, 0, 0});
   run.interventions[1].metrics["f1"] = all_records({1, 1, 1, 1, 1, 1, 1, 1});
   const json::Value out = metrics_json(run);
-  std::vector<std::pair<double, double>> family;   // p, q
+  std::vector<std::pair<double, double>> family;  // p, q
   for (const auto& [name, metrics] : at(out, {"contrasts"}).members())
     for (const auto& [metric, contrast] : metrics.members())
       if (!at(contrast, {"p"}).is_null()) family.emplace_back(real(contrast, {"p"}), real(contrast, {"q"}));
@@ -321,7 +320,8 @@ TEST_CASE("results: intervals of differences cover at their nominal rate") {
     columns.push_back(singles(values));
   }
   int covered = 0;
-  for (const MeanEstimate& mean : bootstrap_means(columns, 0, 2000, 2)) covered += mean.ci.lo <= 0.3 && 0.3 <= mean.ci.hi;
+  for (const MeanEstimate& mean : bootstrap_means(columns, 0, 2000, 2))
+    covered += mean.ci.lo <= 0.3 && 0.3 <= mean.ci.hi;
   CHECK(covered > 0.91 * 400);
   CHECK(covered < 0.98 * 400);
 }

@@ -1,4 +1,5 @@
-// Whole experiments through the command line: what a run directory holds, and that nothing depends on how it came about.
+// Whole experiments through the command line: what a run directory holds, and that nothing depends on how it came
+// about.
 #include <doctest/doctest.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -98,10 +99,17 @@ TEST_CASE("a run directory holds what the contract says") {
   CHECK_FALSE(fs::exists(out / "journal.jsonl"));
   CHECK_FALSE(fs::exists(out / "lock"));
 
-  const std::vector<std::string> names = {"baseline",     "nothing",      "shifted by none",
-                                          "off",          "off/random-0", "off/random-1",
-                                          "off/bottom",   "late",         "mis/policy=next_best,fraction=0.5",
-                                          "mis/policy=next_best,fraction=1", "mis/policy=worst,fraction=0.5",
+  const std::vector<std::string> names = {"baseline",
+                                          "nothing",
+                                          "shifted by none",
+                                          "off",
+                                          "off/random-0",
+                                          "off/random-1",
+                                          "off/bottom",
+                                          "late",
+                                          "mis/policy=next_best,fraction=0.5",
+                                          "mis/policy=next_best,fraction=1",
+                                          "mis/policy=worst,fraction=0.5",
                                           "mis/policy=worst,fraction=1"};
   const json::Value metrics = read_json(out / "metrics.json");
   REQUIRE(metrics.find("interventions")->members().size() == names.size());
@@ -154,8 +162,8 @@ TEST_CASE("texts and log-probabilities are those of generate and score") {
     REQUIRE(edits);
     const fs::path file = small.temporary / "edits.json";
     write_file(file, json::dump(json::Value::object().set("edits", *edits)));
-    const std::string common =
-        " builtin --input " + (small.temporary / "data.jsonl").string() + " --seed 1 --json --quiet --edits " + file.string();
+    const std::string common = " builtin --input " + (small.temporary / "data.jsonl").string() +
+                               " --seed 1 --json --quiet --edits " + file.string();
     const auto texts = lines_of(run_command(binary + " generate" + common + " --max-tokens 10 --batch 3").out);
     const auto scores = lines_of(run_command(binary + " score" + common + " --batch 1 --chunk 5").out);
     REQUIRE(texts.size() == 10);
@@ -268,11 +276,13 @@ TEST_CASE("analyze: a run's findings again, and its baseline's trace") {
     "metrics": ["em"], "traces": {"of": ["plain"]}})");
   const fs::path out = small.temporary / "out";
   REQUIRE(run_experiment(small.spec, out).code == 0);
-  const Ran same = run_command(binary + " analyze " + out.string() + " --contrast with_document:without_document --resamples 300 --quiet");
+  const Ran same = run_command(binary + " analyze " + out.string() +
+                               " --contrast with_document:without_document --resamples 300 --quiet");
   REQUIRE_MESSAGE(same.code == 0, same.err);
   for (const char* file : {"metrics.json", "table.md", "table.csv", "table.tex"})
     CHECK_MESSAGE(read_file(out / "analysis" / file) == read_file(out / file), file);
-  for (const char* file : {"rd.csv", "usage.csv", "summary.json"}) CHECK_MESSAGE(fs::exists(out / "analysis" / file), file);
+  for (const char* file : {"rd.csv", "usage.csv", "summary.json"})
+    CHECK_MESSAGE(fs::exists(out / "analysis" / file), file);
   REQUIRE(run_command(binary + " analyze " + out.string() + " --seed 5 --resamples 200 --quiet").code == 0);
   CHECK(number(read_json(out / "analysis/metrics.json"), {"resamples"}) == 200);
   // Findings of two runs are not one table.
@@ -334,9 +344,10 @@ TEST_CASE("bad specs are refused before the model is opened") {
 
 TEST_CASE("keys of the data never pass for results") {
   TemporaryDirectory temporary;
-  write_file(temporary / "data.jsonl",
-             R"({"id":"a","prompt":"User: hello","answers":["x"],"judged":"yes","options":["a"],"text":"t","sum_logprob":"x","note":1})"
-             "\n");
+  write_file(
+      temporary / "data.jsonl",
+      R"({"id":"a","prompt":"User: hello","answers":["x"],"judged":"yes","options":["a"],"text":"t","sum_logprob":"x","note":1})"
+      "\n");
   write_file(temporary / "spec.json", R"({"model": "builtin", "data": "data.jsonl", "generate": {"max_tokens": 3},
     "interventions": [{"name": "baseline"}], "metrics": ["em", "answer_agreement", "ppl"], "resamples": 50})");
   const Ran ran = run_experiment(temporary / "spec.json", temporary / "out");
@@ -354,13 +365,15 @@ TEST_CASE("what a model refuses leaves no directory behind") {
   write_file(temporary / "data.jsonl", some_records("pairs.jsonl", 4));
   const auto refused = [&](const std::string& intervention, const char* message) {
     write_file(temporary / "spec.json", R"({"model": "builtin", "data": "data.jsonl", "interventions": [
-      {"name": "baseline"}, )" + intervention + R"(], "metrics": ["ppl"]})");
+      {"name": "baseline"}, )" + intervention +
+                                            R"(], "metrics": ["ppl"]})");
     const Ran ran = run_experiment(temporary / "spec.json", temporary / "out");
     CHECK(ran.code == 1);
     CHECK_MESSAGE(ran.err.find(message) != std::string::npos, ran.err);
     CHECK_FALSE(fs::exists(temporary / "out"));
   };
-  refused(R"({"name": "off", "edits": [{"op": "deactivate", "mode": "ban", "experts": {"1": [24]}}]})", "experts below 24");
+  refused(R"({"name": "off", "edits": [{"op": "deactivate", "mode": "ban", "experts": {"1": [24]}}]})",
+          "experts below 24");
   refused(R"({"name": "off", "edits": [{"op": "deactivate", "mode": "ban", "experts": {"0": [1]}}]})", "router");
 }
 
@@ -368,7 +381,8 @@ TEST_CASE("a spec is the same by any path, and its files are looked at") {
   TemporaryDirectory temporary;
   write_file(temporary / "data.jsonl", some_records("pairs.jsonl", 2));
   write_file(temporary / "rd.csv", "layer,expert,rd\n1,3,0.5\n2,4,0.4\n");
-  write_file(temporary / "spec.json", R"({"model": "builtin", "data": "data.jsonl", "interventions": [{"name": "baseline"},
+  write_file(temporary / "spec.json",
+             R"({"model": "builtin", "data": "data.jsonl", "interventions": [{"name": "baseline"},
     {"name": "off", "edits": [{"op": "deactivate", "mode": "ban", "experts": {"from": "rd.csv", "top": 1}}]}],
     "controls": false, "metrics": ["ppl"], "resamples": 50})");
   const std::string there = "cd " + temporary.path().string() + "; ";

@@ -205,8 +205,7 @@ TEST_CASE("where the document of a record stands") {
         "One. Question: two?");
   CHECK(document_of(made(R"({"id": "1", "messages": [{"role": "user", "content": "Document: old"},
       {"role": "assistant", "content": "Document: x"},
-      {"role": "user", "content": "Document: One.\nQuestion: What?"}]})")) ==
-        "One.");
+      {"role": "user", "content": "Document: One.\nQuestion: What?"}]})")) == "One.");
   CHECK_FALSE(document_of(made(R"({"id": "1", "messages": [{"role": "user", "content": "Question: What?"}]})")));
   CHECK_THROWS_AS(document_of(record(R"("document": 1)")), Error);
 }

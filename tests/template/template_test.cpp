@@ -84,7 +84,8 @@ TEST_CASE("the corpus renders as jinja2 does") {
     bool failed = false;
     try {
       text = chat->render(*golden.find("messages"), golden.find("add_generation_prompt")->boolean(),
-                          *golden.find("variables")).text;
+                          *golden.find("variables"))
+                 .text;
     } catch (const Error&) {
       failed = true;
     }
@@ -109,8 +110,7 @@ TEST_CASE("else of a loop runs when no iteration completed") {
 TEST_CASE("undefined prints nothing and fails on use") {
   CHECK(render("[{{ nothing }}]{{ messages[0].nothing is defined }}") == "[]False");
   CHECK(error_of("\n{{ nothing.x }}") == "chat_template (line 2): 'nothing' is undefined");
-  CHECK(error_of("{{ messages[0].name.first }}") ==
-        "chat_template (line 1): 'dict object' has no attribute 'name'");
+  CHECK(error_of("{{ messages[0].name.first }}") == "chat_template (line 1): 'dict object' has no attribute 'name'");
   CHECK(render("{{ messages.append }}") == "");
   CHECK(error_of("{{ messages.append(1) }}") ==
         "chat_template (line 1): access to attribute 'append' of 'list' object is unsafe");

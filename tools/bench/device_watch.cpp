@@ -28,7 +28,7 @@ std::string device_selector(int index) {
   return std::to_string(index);
 }
 
-double number(const std::string& text) {   // "[N/A]" is not one
+double number(const std::string& text) {  // "[N/A]" is not one
   char* end = nullptr;
   const double value = std::strtod(text.c_str(), &end);
   return end == text.c_str() ? NAN : value;
@@ -68,7 +68,8 @@ DeviceWatch::DeviceWatch(const std::string& device) {
   posix_spawnattr_init(&group);
   posix_spawnattr_setflags(&group, POSIX_SPAWN_SETPGROUP);
   pid_t process = 0;
-  const int failure = posix_spawnp(&process, "nvidia-smi", &files, &group, const_cast<char* const*>(arguments), environ);
+  const int failure =
+      posix_spawnp(&process, "nvidia-smi", &files, &group, const_cast<char* const*>(arguments), environ);
   posix_spawnattr_destroy(&group);
   posix_spawn_file_actions_destroy(&files);
   close(ends[1]);
@@ -96,10 +97,11 @@ void DeviceWatch::read() {
         const size_t first = field.find_first_not_of(' ');
         fields.push_back(first == std::string::npos ? "" : field.substr(first));
       }
-      if (fields.size() != 7) continue;   // a message, not a sample
+      if (fields.size() != 7) continue;  // a message, not a sample
       name_ = fields[0];
       driver_ = fields[1];
-      samples_.push_back({number(fields[2]), number(fields[3]), number(fields[4]), number(fields[5]), number(fields[6])});
+      samples_.push_back(
+          {number(fields[2]), number(fields[3]), number(fields[4]), number(fields[5]), number(fields[6])});
     }
   }
 }
@@ -107,7 +109,7 @@ void DeviceWatch::read() {
 void DeviceWatch::stop() {
   if (process_ <= 0) return;
   kill(-process_, SIGTERM);
-  reader_.join();   // its end of the pipe has been closed
+  reader_.join();  // its end of the pipe has been closed
   int status = 0;
   waitpid(process_, &status, 0);
   close(output_);

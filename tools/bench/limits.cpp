@@ -38,7 +38,7 @@ MachineLimits measure_cpu_limits(const CpuOptions& cpu, const LimitOptions& opti
                                     : static_cast<int>(std::max(1u, std::thread::hardware_concurrency())));
   const int64_t n = static_cast<int64_t>(options.buffer_bytes / sizeof(float)), piece = 1 << 18;
   std::vector<float> buffer(static_cast<size_t>(n), 1.f);
-  std::vector<float> sums(static_cast<size_t>(pool.n_threads()), 0.f);   // keeps the reads from being dropped
+  std::vector<float> sums(static_cast<size_t>(pool.n_threads()), 0.f);  // keeps the reads from being dropped
   const auto threads = static_cast<int64_t>(pool.n_threads());
   MachineLimits limits;
   const double read = fastest(options.seconds, [&] {
@@ -48,7 +48,7 @@ MachineLimits measure_cpu_limits(const CpuOptions& cpu, const LimitOptions& opti
   });
   limits.gbytes = static_cast<double>(n) * 4e-9 / read;
   limits.gbytes_measured = "read";
-  const int64_t steps = 2000000, repeats = 4;   // steps of 12 * 16 multiply-adds
+  const int64_t steps = 2000000, repeats = 4;  // steps of 12 * 16 multiply-adds
   const double fma = fastest(options.seconds / 3, [&] {
     pool.parallel_for(threads * repeats, [&](int64_t, int thread) {
       sums[static_cast<size_t>(thread)] += kernels.fma_run(steps / repeats);
@@ -74,7 +74,8 @@ MachineLimits measure_device_limits(Backend& backend, const LimitOptions& option
   }
   {
     const int64_t n = options.product_size;
-    const auto x = backend.allocate(static_cast<size_t>(n * n) * 4), out = backend.allocate(static_cast<size_t>(n * n) * 4);
+    const auto x = backend.allocate(static_cast<size_t>(n * n) * 4),
+               out = backend.allocate(static_cast<size_t>(n * n) * 4);
     const DType operand = backend.operand_dtype();
     const auto kind = operand == DType::f32 ? RandomMemory::Kind::unit : RandomMemory::Kind::embeddings;
     const size_t bytes = static_cast<size_t>(n * n) * dtype_size(operand);

@@ -10,19 +10,19 @@
 namespace signalbox {
 
 struct MachineLimits {
-  double gbytes = 0;             // GB/s between memory and processors
+  double gbytes = 0;  // GB/s between memory and processors
   double gflops = 0;
-  std::string gbytes_measured;   // by what: "read", "copy, bytes read and written"
+  std::string gbytes_measured;  // by what: "read", "copy, bytes read and written"
   std::string gflops_measured;
-  bool device = false;           // not the CPU
+  bool device = false;  // not the CPU
 
   // The least time that so much work can take: neither limit can be passed.
   double least_seconds(double flops, double bytes) const;
 };
 
 struct LimitOptions {
-  size_t buffer_bytes = size_t{1} << 30;   // larger than any cache
-  int64_t product_size = 8192;             // of a device's product: [n, n] x [n, n]
+  size_t buffer_bytes = size_t{1} << 30;  // larger than any cache
+  int64_t product_size = 8192;            // of a device's product: [n, n] x [n, n]
   double seconds = 1.5;
 };
 

@@ -99,7 +99,7 @@ double forward_flops(const Model& model, int64_t first, int64_t n_tokens, int64_
       window = gqa->window;
     } else {
       const Mla& mla = std::get<Mla>(layer.attention);
-      width = number(mla.n_heads * (2 * mla.d_latent + mla.d_rope));   // the absorbed form
+      width = number(mla.n_heads * (2 * mla.d_latent + mla.d_rope));  // the absorbed form
     }
     for (int64_t t = 0; t < n_tokens; ++t)
       flops += 2 * width * number(window > 0 ? std::min(first + t + 1, window) : first + t + 1);
@@ -155,7 +155,7 @@ ModelBench::Prefill ModelBench::measure_prefill(int64_t n_tokens, const std::str
   run.batch = 1;
   run.chunk = result.chunk;
   const bool device = !model_.backend->shares_host_memory();
-  for (int r = device ? -1 : 0; r < bench_.repeats; ++r) {   // on a device the first run takes memory and is not counted
+  for (int r = device ? -1 : 0; r < bench_.repeats; ++r) {  // on a device the first run takes memory and is not counted
     TemporaryTrace directory;
     const std::unique_ptr<TraceWriter> trace = make_trace(points, directory.path.string());
     RunEvents events;
@@ -235,7 +235,8 @@ std::vector<ModelBench::Recording> ModelBench::recording(
   };
   const auto measure = [&](const std::string& points) {
     const double one = measure_decode(1, points).seconds;
-    return Times{measure_prefill(n_prompt, points).seconds, one, batch > 1 ? measure_decode(batch, points).seconds : one};
+    return Times{measure_prefill(n_prompt, points).seconds, one,
+                 batch > 1 ? measure_decode(batch, points).seconds : one};
   };
   // Off comes before and after: clocks wander.
   Times off = measure("");
@@ -263,7 +264,8 @@ json::Value ModelBench::routed() {
   json::Value list = json::Value::array();
   if (block.layers.empty() || bench_.routed_tokens_most == 0) return list;
   const ExpertMatrices& first = block.layers.front();
-  for (const auto& matrices : {first.gate, first.up, first.down}) block.expert_bytes += number(matrix_bytes(matrices[0]));
+  for (const auto& matrices : {first.gate, first.up, first.down})
+    block.expert_bytes += number(matrix_bytes(matrices[0]));
   if (block.layers.size() > 8) block.layers.resize(8);
   const bool device = !model_.backend->shares_host_memory();
   Timer::Options times;

@@ -41,13 +41,13 @@ class ModelBench {
     double seconds = 0, flops = 0, bytes = 0;
   };
   struct Decode {
-    int64_t batch = 0, context = 0;   // context: keys that the middle one of the timed tokens sees
-    double seconds = 0, flops = 0, bytes = 0;   // of one step
+    int64_t batch = 0, context = 0;            // context: keys that the middle one of the timed tokens sees
+    double seconds = 0, flops = 0, bytes = 0;  // of one step
   };
   struct Recording {
     std::string name, points;
     int64_t prefill_tokens = 0, batch = 0;
-    double prefill_cost = 0, decode_cost = 0, batch_cost = 0;   // time over that without recording, less 1
+    double prefill_cost = 0, decode_cost = 0, batch_cost = 0;  // time over that without recording, less 1
   };
   std::vector<Prefill> prefill();
   std::vector<Decode> decode();

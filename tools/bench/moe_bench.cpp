@@ -53,9 +53,11 @@ void bench_routed(Backend& backend, Timer& timer, RandomMemory& memory, const Ro
   const int64_t n_active = router.n_active, d_ff = block.moe->d_ff, d_model = block.d_model;
   const int64_t n_pairs = n_tokens * n_active, n_layers = static_cast<int64_t>(block.layers.size());
 
-  const double share = 1 - std::pow(1 - static_cast<double>(n_active) / router.n_experts, static_cast<double>(n_tokens));
+  const double share =
+      1 - std::pow(1 - static_cast<double>(n_active) / router.n_experts, static_cast<double>(n_tokens));
   const double expected = share * router.n_experts * block.expert_bytes;
-  int64_t n_sets = std::clamp<int64_t>(static_cast<int64_t>(std::ceil(static_cast<double>(flush_bytes) / expected)), 1, 64);
+  int64_t n_sets =
+      std::clamp<int64_t>(static_cast<int64_t>(std::ceil(static_cast<double>(flush_bytes) / expected)), 1, 64);
   n_sets = (n_sets + n_layers - 1) / n_layers * n_layers;
 
   DeviceData data(backend, memory);
@@ -88,7 +90,9 @@ void bench_routed(Backend& backend, Timer& timer, RandomMemory& memory, const Ro
     const Timing timing = timer.measure(n_sets, work);
     report({op, model, sizes, n_tokens, timing.seconds, timing.spread, flops, bytes});
   };
-  const auto layer = [&](int64_t i) -> const ExpertMatrices& { return block.layers[static_cast<size_t>(i % n_layers)]; };
+  const auto layer = [&](int64_t i) -> const ExpertMatrices& {
+    return block.layers[static_cast<size_t>(i % n_layers)];
+  };
   const auto make_hidden = [&](int64_t i) {
     backend.experts_hidden(hidden, x, routes[static_cast<size_t>(i)], n_tokens, layer(i), block.activation, leaks);
   };

@@ -63,7 +63,7 @@ class OpBench {
   struct Matrices {
     std::vector<Matrix> of;
     std::vector<std::shared_ptr<const void>> owners;
-    double bytes = 0;   // of one
+    double bytes = 0;  // of one
   };
   Matrices matrices(int64_t rows, int64_t cols, bool router, int64_t least = 1) {
     Matrices made;
@@ -178,7 +178,9 @@ class OpBench {
       const Tensor x = data.operand(n, d_model), logits = data.floats(n, experts, false);
       const float* bias = r.bias ? data.floats(1, experts).data : nullptr;
       const float* selection_bias = r.selection_bias ? data.floats(1, experts).data : nullptr;
-      const auto numbers = [&](int64_t count) { return data.list(std::vector<int32_t>(static_cast<size_t>(count), 0)); };
+      const auto numbers = [&](int64_t count) {
+        return data.list(std::vector<int32_t>(static_cast<size_t>(count), 0));
+      };
       const auto floats = [&](int64_t count) { return data.floats(1, count, false).data; };
       Route plain;
       plain.n_slots = static_cast<int32_t>(k);
@@ -204,7 +206,8 @@ class OpBench {
       edited.banned = static_cast<uint8_t*>(data.room(static_cast<size_t>(n * experts)));
       // Bans of every other of the experts that may go, at most three; and random experts for the others.
       std::vector<int32_t> banned;
-      for (int64_t e = 0; e < experts && static_cast<int64_t>(banned.size()) < std::min<int64_t>(3, experts - k - 1); e += 2)
+      for (int64_t e = 0; e < experts && static_cast<int64_t>(banned.size()) < std::min<int64_t>(3, experts - k - 1);
+           e += 2)
         banned.push_back(static_cast<int32_t>(e));
       RouterStep ban, random;
       ban.op = EditOp::ban;
@@ -263,8 +266,8 @@ class OpBench {
   // blocks of their own.
   struct Contexts {
     KvCache cache;
-    int64_t blocks = 0;                      // of one context
-    const int32_t* tables = nullptr;         // [n_contexts, blocks]
+    int64_t blocks = 0;               // of one context
+    const int32_t* tables = nullptr;  // [n_contexts, blocks]
   };
   Contexts contexts(DeviceData& data, int64_t n_contexts, int64_t n_keys, int64_t seen, int64_t key_width,
                     int64_t value_width) {
@@ -349,7 +352,7 @@ class OpBench {
         params.n_heads = gqa->n_heads, params.n_kv_heads = gqa->n_kv_heads;
         params.d_key = params.d_value = gqa->d_head;
         params.scale = gqa->scale, params.window = gqa->window;
-        params.sinks = gqa->sinks ? &any_sink : nullptr;   // made on the device by attend()
+        params.sinks = gqa->sinks ? &any_sink : nullptr;  // made on the device by attend()
       } else {
         const Mla& mla = std::get<Mla>(layer.attention);
         params.n_heads = mla.n_heads, params.n_kv_heads = 1;
@@ -385,10 +388,11 @@ class OpBench {
         hs.push_back(data.operand(n, d_model, false));
       }
       const std::string sizes = sizes_text({{"tokens", n}, {"d_model", d_model}});
-      measure("rmsnorm", sizes, n, 4 * product(n, d_model), (4 + operand_) * product(n, d_model), n_sets, [&](int64_t i) {
-        const auto at = static_cast<size_t>(i);
-        backend_.rmsnorm(hs[at], xs[at], weight, 1e-6f);
-      });
+      measure("rmsnorm", sizes, n, 4 * product(n, d_model), (4 + operand_) * product(n, d_model), n_sets,
+              [&](int64_t i) {
+                const auto at = static_cast<size_t>(i);
+                backend_.rmsnorm(hs[at], xs[at], weight, 1e-6f);
+              });
       // The sum grows, but stays finite in as many calls as there are.
       measure("add_rmsnorm", sizes, n, 5 * product(n, d_model), (12 + operand_) * product(n, d_model), n_sets,
               [&](int64_t i) {
@@ -418,8 +422,11 @@ class OpBench {
           args.q_norm = {data.floats(1, q.cols).data, per_head ? a->d_head : q.cols};
           args.k_norm = {data.floats(1, width).data, per_head ? a->d_head : width};
         }
-        measure("prepare_heads", sizes_text({{"tokens", n}, {"heads", a->n_heads}, {"kv_heads", a->n_kv_heads}, {"d_head", a->d_head}}),
-                n, 0, 8 * product(n, q.cols) + 8 * product(n, width) + 2 * static_cast<double>(dtype_size(kv)) * product(n, width),
+        measure("prepare_heads",
+                sizes_text({{"tokens", n}, {"heads", a->n_heads}, {"kv_heads", a->n_kv_heads}, {"d_head", a->d_head}}),
+                n, 0,
+                8 * product(n, q.cols) + 8 * product(n, width) +
+                    2 * static_cast<double>(dtype_size(kv)) * product(n, width),
                 1, [&](int64_t) { backend_.prepare_heads(q, k, v, args, cache, batch); });
       } else {
         const Mla& m = std::get<Mla>(model.layers.back().attention);
@@ -427,7 +434,8 @@ class OpBench {
         cache.key_stride = cache.value_stride = width;
         cache.keys = cache.values = data.room(static_cast<size_t>(n * width) * dtype_size(kv));
         const Tensor q = data.floats(n, m.n_heads * (m.d_nope + m.d_rope)), latent = data.floats(n, width);
-        const Backend::LatentArgs args{m.n_heads, m.d_nope, m.d_latent, {data.floats(1, m.d_latent).data, m.d_latent}, m.latent_eps, rope};
+        const Backend::LatentArgs args{
+            m.n_heads, m.d_nope, m.d_latent, {data.floats(1, m.d_latent).data, m.d_latent}, m.latent_eps, rope};
         measure("prepare_latent", sizes_text({{"tokens", n}, {"heads", m.n_heads}, {"d_latent", m.d_latent}}), n, 0,
                 8 * product(n, m.n_heads * m.d_rope) + (4 + static_cast<double>(dtype_size(kv))) * product(n, width), 1,
                 [&](int64_t) { backend_.prepare_latent(q, latent, args, cache, batch); });
@@ -470,7 +478,7 @@ class OpBench {
   const OpReport& report_;
   Timer timer_;
   RandomMemory activations_, weights_;
-  const double operand_;   // bytes of one
+  const double operand_;  // bytes of one
   std::string model_;
 };
 
@@ -506,9 +514,10 @@ Tensor DeviceData::floats(int64_t rows, int64_t cols, bool filled) {
 
 Tensor DeviceData::operand(int64_t rows, int64_t cols, bool filled) {
   if (backend_.operand_dtype() == DType::f32) return floats(rows, cols, filled);
-  const int64_t stride = (cols + 7) / 8 * 8;   // as in engine/forward.cpp
+  const int64_t stride = (cols + 7) / 8 * 8;  // as in engine/forward.cpp
   const size_t bytes = static_cast<size_t>(rows * stride) * 2;
-  return Tensor(static_cast<float*>(filled ? random(bytes, DType::bf16) : room(bytes)), rows, cols, stride, DType::bf16);
+  return Tensor(static_cast<float*>(filled ? random(bytes, DType::bf16) : room(bytes)), rows, cols, stride,
+                DType::bf16);
 }
 
 OpBenchOptions op_bench_options(const Backend& backend) {
@@ -529,9 +538,8 @@ OpBenchOptions op_bench_options(const Backend& backend) {
   }
   // The first of the table and the two that take the least memory: latent and grouped attention, bf16 and MXFP4.
   const BenchShape first = options.shapes.front();
-  std::sort(options.shapes.begin() + 1, options.shapes.end(), [](const BenchShape& a, const BenchShape& b) {
-    return random_weight_bytes(a) < random_weight_bytes(b);
-  });
+  std::sort(options.shapes.begin() + 1, options.shapes.end(),
+            [](const BenchShape& a, const BenchShape& b) { return random_weight_bytes(a) < random_weight_bytes(b); });
   options.shapes.resize(std::min<size_t>(options.shapes.size(), 3));
   options.decode_rows = {1, 8};
   options.prefill_rows = {512};

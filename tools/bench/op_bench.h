@@ -13,12 +13,12 @@
 namespace signalbox {
 
 struct OpSpeed {
-  std::string op, model, shape;   // "matmul q", a released model's name, "tokens=1 n=2048 k=2048"
+  std::string op, model, shape;  // "matmul q", a released model's name, "tokens=1 n=2048 k=2048"
   int64_t tokens = 0;
-  double seconds = 0;             // of one call
-  double spread = 0;              // of the rounds (Timing)
-  double flops = 0;               // floating-point operations of one call
-  double bytes = 0;               // bytes that one call must read or write once: weights, keys and values, inputs, outputs
+  double seconds = 0;  // of one call
+  double spread = 0;   // of the rounds (Timing)
+  double flops = 0;    // floating-point operations of one call
+  double bytes = 0;    // bytes that one call must read or write once: weights, keys and values, inputs, outputs
   double gflops() const { return flops / seconds * 1e-9; }
   double gbytes() const { return bytes / seconds * 1e-9; }
 };
@@ -26,13 +26,14 @@ using OpReport = std::function<void(const OpSpeed&)>;
 
 struct OpBenchOptions {
   std::vector<BenchShape> shapes;
-  std::vector<int64_t> decode_rows, prefill_rows;   // of dense products; the output layer only sees the former
+  std::vector<int64_t> decode_rows, prefill_rows;  // of dense products; the output layer only sees the former
   std::vector<int64_t> route_tokens, moe_tokens, norm_rows, sample_rows;
-  std::vector<int64_t> sequences, contexts;         // decoding: of each pair
-  std::vector<std::pair<int64_t, int64_t>> prompts; // {tokens, keys}: the last tokens of a context, all of it when equal
-  bool moe_parts = true;          // the ops of a routed block besides the whole
-  size_t flush_bytes = 0;         // what takes turns is larger than this together
-  size_t piece_bytes = size_t{64} << 20;   // of random data
+  std::vector<int64_t> sequences, contexts;  // decoding: of each pair
+  std::vector<std::pair<int64_t, int64_t>>
+      prompts;                            // {tokens, keys}: the last tokens of a context, all of it when equal
+  bool moe_parts = true;                  // the ops of a routed block besides the whole
+  size_t flush_bytes = 0;                 // what takes turns is larger than this together
+  size_t piece_bytes = size_t{64} << 20;  // of random data
   Timer::Options timer;
 };
 
@@ -48,9 +49,9 @@ class DeviceData {
  public:
   DeviceData(Backend& backend, RandomMemory& memory) : backend_(backend), memory_(memory) {}
 
-  void* random(size_t bytes, DType dtype);   // f32 in (-1, 1), bf16 of deviation 1
-  void* room(size_t bytes);                  // not initialised
-  Tensor operand(int64_t rows, int64_t cols, bool filled = true);   // in the dtype that matrix products take
+  void* random(size_t bytes, DType dtype);                         // f32 in (-1, 1), bf16 of deviation 1
+  void* room(size_t bytes);                                        // not initialised
+  Tensor operand(int64_t rows, int64_t cols, bool filled = true);  // in the dtype that matrix products take
   Tensor floats(int64_t rows, int64_t cols, bool filled = true);
   template <class T>
   T* list(const std::vector<T>& values) {
@@ -70,8 +71,8 @@ struct RoutedBlock {
   const Moe* moe = nullptr;
   Activation activation;
   int64_t d_model = 0;
-  std::vector<ExpertMatrices> layers;   // they take turns
-  double expert_bytes = 0;              // of one expert's three matrices
+  std::vector<ExpertMatrices> layers;  // they take turns
+  double expert_bytes = 0;             // of one expert's three matrices
 };
 // Experts, hidden states and outputs of n_tokens tokens: the whole, and its ops apart where asked for. Tokens choose
 // their experts evenly; a single token's take turns, so that none is still in a cache.

@@ -32,7 +32,7 @@ uint16_t to_bf16(float x) {
 
 std::vector<unsigned char> make_piece(RandomMemory::Kind kind, size_t bytes) {
   using Kind = RandomMemory::Kind;
-  constexpr float deviation = 1.7320508f;   // a uniform value in (-a, a) has the standard deviation a / sqrt(3)
+  constexpr float deviation = 1.7320508f;  // a uniform value in (-a, a) has the standard deviation a / sqrt(3)
   std::vector<unsigned char> piece(bytes);
   switch (kind) {
     case Kind::weights:
@@ -58,7 +58,7 @@ std::vector<unsigned char> make_piece(RandomMemory::Kind kind, size_t bytes) {
         std::memcpy(piece.data() + i, &random, 8);
       }
       break;
-    case Kind::exponents:   // e2m1 values have the deviation 2.9: 2^-7 * 2.9 = 0.02
+    case Kind::exponents:  // e2m1 values have the deviation 2.9: 2^-7 * 2.9 = 0.02
       for (size_t i = 0; i < bytes; ++i) piece[i] = static_cast<unsigned char>(119 + mix(i) % 3);
       break;
   }
@@ -72,8 +72,8 @@ size_t whole_pages(size_t bytes) {
 }
 
 [[noreturn]] void no_memory(size_t bytes) {
-  throw Error("random weights", "expected " + std::to_string(bytes) + " bytes of memory, found less (" +
-                                    std::strerror(errno) + ")");
+  throw Error("random weights",
+              "expected " + std::to_string(bytes) + " bytes of memory, found less (" + std::strerror(errno) + ")");
 }
 
 }  // namespace
@@ -91,7 +91,8 @@ struct RandomMemory::Mapping {
       good = n > 0;
       if (good) written += static_cast<size_t>(n);
     }
-    void* range = good ? mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0) : MAP_FAILED;
+    void* range =
+        good ? mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0) : MAP_FAILED;
     good = range != MAP_FAILED;
     if (good) begin = static_cast<unsigned char*>(range);
     for (size_t at = 0; good && at < bytes; at += piece.size())
@@ -112,7 +113,8 @@ struct RandomMemory::Mapping {
   size_t bytes = 0;
 };
 
-RandomMemory::RandomMemory(bool aliased, size_t piece_bytes) : aliased_(aliased), piece_bytes_(whole_pages(piece_bytes)) {}
+RandomMemory::RandomMemory(bool aliased, size_t piece_bytes)
+    : aliased_(aliased), piece_bytes_(whole_pages(piece_bytes)) {}
 RandomMemory::~RandomMemory() = default;
 
 const std::vector<unsigned char>& RandomMemory::piece(Kind kind) {
@@ -127,7 +129,7 @@ std::shared_ptr<const void> RandomMemory::view(Kind kind, size_t bytes) {
   next_ = (next_ + bytes / 64 * 64 + 64 * 1021) % source.size() / 64 * 64;
   if (aliased_) {
     std::shared_ptr<Mapping>& mapping = mappings_[kind];
-    if (!mapping || mapping->bytes < first + bytes)   // views of the old one keep it
+    if (!mapping || mapping->bytes < first + bytes)  // views of the old one keep it
       mapping = std::make_shared<Mapping>(source, std::max(first + bytes, mapping ? 2 * mapping->bytes : 0));
     return {mapping, mapping->begin + first};
   }

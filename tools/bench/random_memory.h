@@ -12,12 +12,12 @@ namespace signalbox {
 class RandomMemory {
  public:
   enum class Kind : uint8_t {
-    weights,      // bf16, standard deviation 0.02
-    embeddings,   // bf16, standard deviation 1: tokens differ, so that routes do
-    unit,         // f32 in (-1, 1)
-    biases,       // f32, standard deviation 0.02
-    nibbles,      // bytes: pairs of mxfp4 values
-    exponents,    // bytes: mxfp4 scales that give values the deviation of `weights`
+    weights,     // bf16, standard deviation 0.02
+    embeddings,  // bf16, standard deviation 1: tokens differ, so that routes do
+    unit,        // f32 in (-1, 1)
+    biases,      // f32, standard deviation 0.02
+    nibbles,     // bytes: pairs of mxfp4 values
+    exponents,   // bytes: mxfp4 scales that give values the deviation of `weights`
   };
 
   // aliased: every view is a window on the piece, mapped again and again, and takes no memory of its own: for devices
@@ -34,7 +34,7 @@ class RandomMemory {
   struct Mapping;
   const bool aliased_;
   const size_t piece_bytes_;
-  size_t next_ = 0;   // where the next view begins
+  size_t next_ = 0;  // where the next view begins
   std::map<Kind, std::vector<unsigned char>> pieces_;
   std::map<Kind, std::shared_ptr<Mapping>> mappings_;
 };

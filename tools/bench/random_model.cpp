@@ -29,10 +29,8 @@ bool is_norm(Role role) {
     case Role::q_norm:
     case Role::k_norm:
     case Role::q_a_norm:
-    case Role::kv_a_norm:
-      return true;
-    default:
-      return false;
+    case Role::kv_a_norm: return true;
+    default: return false;
   }
 }
 
@@ -117,7 +115,7 @@ void random_tensor(const BenchShape& shape, const TensorSlot& slot, RandomMemory
   const bool pair = shape.interleaved && slot.id.role != Role::expert_down;
   const auto row_bytes = [&](int64_t values) { return shape.mxfp4 ? values / 2 : values * 2; };
   const auto behind = [&](const void* p, int64_t bytes) { return static_cast<const unsigned char*>(p) + bytes; };
-  if (pair) {   // up's rows lie between gate's, in memory that gate's slot takes
+  if (pair) {  // up's rows lie between gate's, in memory that gate's slot takes
     m.row_stride = 2 * slot.cols;
     m.scale_stride = shape.mxfp4 ? 2 * (slot.cols / 32) : 0;
   } else if (shape.mxfp4) {

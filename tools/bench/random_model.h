@@ -14,8 +14,8 @@ namespace signalbox {
 struct BenchShape {
   std::string name;
   Model model;
-  bool mxfp4 = false;         // experts as checkpoints of this family store them: MXFP4, else bf16
-  bool interleaved = false;   // rows of gate and up take turns there
+  bool mxfp4 = false;        // experts as checkpoints of this family store them: MXFP4, else bf16
+  bool interleaved = false;  // rows of gate and up take turns there
 };
 
 // A released shape by name. Throws Error listing the names when there is none of that name.

@@ -8,14 +8,14 @@
 namespace signalbox {
 
 struct Timing {
-  double seconds = 0;   // of one call
-  double spread = 0;    // (slowest - fastest) / median of the rounds; 0 on the CPU
+  double seconds = 0;  // of one call
+  double spread = 0;   // (slowest - fastest) / median of the rounds; 0 on the CPU
 };
 
 class Timer {
  public:
   struct Options {
-    double seconds = 0.006;   // of one round; on the CPU of all calls together
+    double seconds = 0.006;  // of one round; on the CPU of all calls together
     int rounds = 5;
   };
   Timer(Backend& backend, Options options) : backend_(backend), options_(options) {}
@@ -25,8 +25,8 @@ class Timer {
   //
   // A device: the median of rounds, each many calls between two synchronisations, in captured work where the device has
   // that, so that no launch from the host stands between two calls. `captured` false: work that cannot be kept.
-  // The CPU: the fastest of the calls that fit into the time, or of three that fit into ten times that, or of one. Other
-  // work on the machine only ever adds.
+  // The CPU: the fastest of the calls that fit into the time, or of three that fit into ten times that, or of one.
+  // Other work on the machine only ever adds.
   Timing measure(int64_t n_sets, const std::function<void(int64_t)>& work, bool captured = true);
 
  private:

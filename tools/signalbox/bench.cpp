@@ -41,7 +41,7 @@ class Table {
 
 MachineLimits measure_limits(const CommonOptions& options, const Backend& backend) {
   if (backend.shares_host_memory()) return measure_cpu_limits({options.threads, options.isa}, {});
-  CommonOptions fast = options;   // --numerics invariant has no library's products
+  CommonOptions fast = options;  // --numerics invariant has no library's products
   fast.numerics = "fast";
   fast.device = backend.name();
   const std::unique_ptr<Backend> own = open_backend(fast);
@@ -110,8 +110,8 @@ void measure_model(Measured& out, ModelBench& bench, const BenchOptions& options
   const json::Value routed = bench.routed();
   for (const json::Value& line : routed.items())
     out.table.add("MoE layer %5ld tokens  %22.1f us     %10.1f GFLOP/s  %3.0f %% of the limit\n",
-                  static_cast<long>(line.find("tokens")->integer()), 1e6 * field(line, "seconds"), field(line, "gflops"),
-                  100 * field(line, "share_of_limit"));
+                  static_cast<long>(line.find("tokens")->integer()), 1e6 * field(line, "seconds"),
+                  field(line, "gflops"), 100 * field(line, "share_of_limit"));
   const auto recorded = bench.recording(recording_modes);
   if (!recorded.empty()) {
     const auto& first = recorded.front();
@@ -119,8 +119,8 @@ void measure_model(Measured& out, ModelBench& bench, const BenchOptions& options
                   static_cast<long>(first.prefill_tokens), static_cast<long>(first.batch));
   }
   for (const ModelBench::Recording& recording : recorded) {
-    out.table.add("  %-20s %+9.1f %%    %+7.1f %%     %+7.1f %%\n", recording.name.c_str(), 100 * recording.prefill_cost,
-                  100 * recording.decode_cost, 100 * recording.batch_cost);
+    out.table.add("  %-20s %+9.1f %%    %+7.1f %%     %+7.1f %%\n", recording.name.c_str(),
+                  100 * recording.prefill_cost, 100 * recording.decode_cost, 100 * recording.batch_cost);
     recordings.push_back(ModelBench::to_json(recording));
   }
   out.document.set("prefill", std::move(prefills))
@@ -132,8 +132,9 @@ void measure_model(Measured& out, ModelBench& bench, const BenchOptions& options
     const json::Value* growth = memory.find("peak_growth_bytes");
     out.table.add("\ntrace of %ld tokens: %.1f MB on disk, peak memory %s\n",
                   static_cast<long>(memory.find("tokens")->integer()), memory.find("file_bytes")->real() * 1e-6,
-                  growth->is_null() ? "unknown (the system does not let the peak be reset)"
-                                    : ("+" + std::to_string(growth->integer() / 1000000) + " MB above the model").c_str());
+                  growth->is_null()
+                      ? "unknown (the system does not let the peak be reset)"
+                      : ("+" + std::to_string(growth->integer() / 1000000) + " MB above the model").c_str());
     out.document.set("trace_memory", std::move(memory));
   }
 }
@@ -207,8 +208,8 @@ int bench_shape_command(const BenchOptions& options) {
   BenchShape shape = bench_shape(options.shape);
   const int64_t of_layers = shape.model.n_layers();
   if (options.layers > of_layers)
-    throw UsageError("--layers", "expected at most the " + std::to_string(of_layers) + " of " + shape.name + ", found " +
-                                     std::to_string(options.layers));
+    throw UsageError("--layers", "expected at most the " + std::to_string(of_layers) + " of " + shape.name +
+                                     ", found " + std::to_string(options.layers));
   if (options.layers > 0) shape.model.layers.resize(static_cast<size_t>(options.layers));
   OpenedModel model;
   model.backend = open_backend(options);
@@ -216,9 +217,12 @@ int bench_shape_command(const BenchOptions& options) {
 
   ModelBenchOptions bench;
   const int64_t most = shape.model.max_positions > 0 ? shape.model.max_positions : INT64_MAX;
-  if (options.n_prompt > 0) bench.prefill = {options.n_prompt};
-  else if (device) bench.prefill = {512, std::min<int64_t>(4096, most)};
-  else bench.prefill = {512};
+  if (options.n_prompt > 0)
+    bench.prefill = {options.n_prompt};
+  else if (device)
+    bench.prefill = {512, std::min<int64_t>(4096, most)};
+  else
+    bench.prefill = {512};
   bench.context = options.context > 0 ? options.context : device ? 1024 : 128;
   bench.n_new = options.n_new > 0 ? options.n_new : device ? 64 : 8;
   if (options.batch_given) {
@@ -256,12 +260,14 @@ int bench_shape_command(const BenchOptions& options) {
   if (device) {
     Progress progress("uploading", bytes, options.quiet);
     const double start = now();
-    model.loaded.weights = upload_weights(*model.backend, shape.model, model.loaded.weights,
-                                          [&](int64_t done) { progress.update(done); });
+    model.loaded.weights =
+        upload_weights(*model.backend, shape.model, model.loaded.weights, [&](int64_t done) { progress.update(done); });
     const double seconds = now() - start;
     progress.done();
     upload = json::Value::object();
-    upload.set("bytes", bytes).set("seconds", seconds).set("gbytes_per_second", static_cast<double>(bytes) / seconds * 1e-9);
+    upload.set("bytes", bytes)
+        .set("seconds", seconds)
+        .set("gbytes_per_second", static_cast<double>(bytes) / seconds * 1e-9);
   }
   DeviceWatch watch(model.backend->name());
   ModelBench measuring(model, options, bench, limits);
@@ -321,7 +327,8 @@ int bench_kernels(const BenchOptions& options) {
           .set("share_of_compute", speed.gflops() / limits.gflops)
           .set("share_of_memory", speed.gbytes() / limits.gbytes)
           .set("share_of_limit", share);
-      if (!limits.device) line.set("share_of_fma", speed.gflops() / limits.gflops).set("share_of_read", speed.gbytes() / limits.gbytes);
+      if (!limits.device)
+        line.set("share_of_fma", speed.gflops() / limits.gflops).set("share_of_read", speed.gbytes() / limits.gbytes);
       write_stdout(json::dump(line) + "\n");
     } else {
       Table row;
@@ -349,16 +356,21 @@ int bench_kernels(const BenchOptions& options) {
 int bench_command(int argc, char** argv) {
   CLI::App app("Speed of a model: prefill, decode, cost of recording, memory; or of the kernels.", "signalbox bench");
   app.footer(
-      "Limits are measured in the same run: on the CPU by reading memory and by multiply-adds, on a GPU by a copy and by\n"
+      "Limits are measured in the same run: on the CPU by reading memory and by multiply-adds, on a GPU by a copy and "
+      "by\n"
       "a large product. `share_of_limit` is the least time that they allow over the time taken.\n\n"
-      "Shapes: " + bench_shape_names() +
+      "Shapes: " +
+      bench_shape_names() +
       "\n\nExamples:\n  signalbox bench builtin\n  signalbox bench builtin --trace-tokens 1000000\n"
-      "  signalbox bench --shape " + std::string(families::real_shapes().front().name) +
-      " --layers 2\n  signalbox bench --kernels --threads 2");
+      "  signalbox bench --shape " +
+      std::string(families::real_shapes().front().name) + " --layers 2\n  signalbox bench --kernels --threads 2");
   BenchOptions options;
   auto* model = app.add_option("MODEL", options.model, "a directory, org/name[@revision] in the cache, or builtin");
-  auto* shape = app.add_option("--shape", options.shape, "a released model's shape, with random weights")->excludes(model);
-  app.add_flag("--kernels", options.kernels, "the kernels at shapes of released models")->excludes(model)->excludes(shape);
+  auto* shape =
+      app.add_option("--shape", options.shape, "a released model's shape, with random weights")->excludes(model);
+  app.add_flag("--kernels", options.kernels, "the kernels at shapes of released models")
+      ->excludes(model)
+      ->excludes(shape);
   app.add_option("--layers", options.layers, "only the first so many layers of the shape")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
       ->needs(shape);
@@ -366,10 +378,14 @@ int bench_command(int argc, char** argv) {
   auto* batch = app.add_option("--batch", options.batch, "sequences of the batched measurement")
                     ->check(CLI::Range(1, 4096))
                     ->capture_default_str();
-  auto* chunk = app.add_option("--chunk", options.chunk, "given tokens a forward")->check(CLI::Range(1, 1 << 20))->capture_default_str();
-  app.add_option("--prompt-tokens", options.n_prompt, "given tokens of the prefill (256; with --shape 512, on a GPU 4096 too)")
+  auto* chunk = app.add_option("--chunk", options.chunk, "given tokens a forward")
+                    ->check(CLI::Range(1, 1 << 20))
+                    ->capture_default_str();
+  app.add_option("--prompt-tokens", options.n_prompt,
+                 "given tokens of the prefill (256; with --shape 512, on a GPU 4096 too)")
       ->check(CLI::Range(1, 1 << 20));
-  app.add_option("--context", options.context, "given tokens before decoding (as --prompt-tokens; with --shape 128, on a GPU 1024)")
+  app.add_option("--context", options.context,
+                 "given tokens before decoding (as --prompt-tokens; with --shape 128, on a GPU 1024)")
       ->check(CLI::Range(1, 1 << 20));
   app.add_option("--new-tokens", options.n_new, "decoded tokens that are timed (64; with --shape 8, on a GPU 64)")
       ->check(CLI::Range(1, 1 << 20));
@@ -385,7 +401,8 @@ int bench_command(int argc, char** argv) {
   catch_signals();
   if (options.kernels) return bench_kernels(options);
   if (!options.shape.empty()) return bench_shape_command(options);
-  if (options.model.empty()) throw UsageError("signalbox bench", "expected MODEL, --shape or --kernels, found none of them");
+  if (options.model.empty())
+    throw UsageError("signalbox bench", "expected MODEL, --shape or --kernels, found none of them");
   return bench_model(options);
 }
 

@@ -97,7 +97,7 @@ EncodeSetup encode_setup(const CommonOptions& options, const OpenedModel& model)
 
 // TraceOptions::metadata but for "edits". `name` stands for the model.
 std::vector<std::pair<std::string, std::string>> trace_metadata(const CommonOptions& options, const OpenedModel& model,
-                                                              const std::string& name);
+                                                                const std::string& name);
 
 // A trace writer for the run, or null when no directory was asked for. finish_trace completes it.
 std::unique_ptr<TraceWriter> open_trace(const CommonOptions& options, const OpenedModel& model, const PreparedRun& run);

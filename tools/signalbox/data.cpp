@@ -138,7 +138,8 @@ std::vector<Row> place_all(const std::vector<Row>& drafts, const PromptStyle& st
     rows.push_back(std::move(row));
   }
   if (style.chat && !style.chat_template)
-    if (!o.no_spans) note(o, "no spans were written: those of messages count in the rendered text, which --model MODEL would tell");
+    if (!o.no_spans)
+      note(o, "no spans were written: those of messages count in the rendered text, which --model MODEL would tell");
   return rows;
 }
 

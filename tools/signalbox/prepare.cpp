@@ -68,7 +68,7 @@ PreparedRun prepare_run(const CommonOptions& options, OpenedModel& model, std::v
 }
 
 std::vector<std::pair<std::string, std::string>> trace_metadata(const CommonOptions& options, const OpenedModel& model,
-                                                              const std::string& name) {
+                                                                const std::string& name) {
   return {{"model", name},
           {"model_hash", model.loaded.model_hash},
           {"tokenizer", model.tokenizer ? name + " " + model.tokenizer->hash() : ""},

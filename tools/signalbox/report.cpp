@@ -27,8 +27,9 @@ std::string table_of(const std::filesystem::path& dir, const std::string& format
 int report_command(int argc, char** argv) {
   CLI::App app("One self-contained HTML file of a run's or an analysis's findings, with pictures; opens offline.",
                "signalbox report");
-  app.footer("Example:\n  signalbox report out/run -o report.html\n  signalbox report out/run --table md\n\n"
-             "How to read it: docs/reading-results.md");
+  app.footer(
+      "Example:\n  signalbox report out/run -o report.html\n  signalbox report out/run --table md\n\n"
+      "How to read it: docs/reading-results.md");
   std::string dir, out, table, condition;
   bool all = false, quiet = false, as_json = false;
   app.add_option("DIR", dir, "a run directory, or a trace directory after signalbox analyze")->required();
@@ -46,7 +47,8 @@ int report_command(int argc, char** argv) {
     write_stdout(table_of(dir, table, all, condition));
     return 0;
   }
-  const std::filesystem::path to = out.empty() ? std::filesystem::path(dir) / "report.html" : std::filesystem::path(out);
+  const std::filesystem::path to =
+      out.empty() ? std::filesystem::path(dir) / "report.html" : std::filesystem::path(out);
   write_file_atomically(to, render_report(dir));
   if (as_json) {
     write_stdout(json::dump(json::Value::object().set("report", to.string())) + "\n");

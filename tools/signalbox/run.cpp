@@ -132,9 +132,7 @@ void refuse_without_tokenizer(const ExperimentSpec& spec, const OpenedModel& mod
 class Stages {
  public:
   explicit Stages(bool quiet) : quiet_(quiet) {}
-  void begin(const std::string& what, int64_t total) {
-    progress_ = std::make_unique<Progress>(what, total, quiet_);
-  }
+  void begin(const std::string& what, int64_t total) { progress_ = std::make_unique<Progress>(what, total, quiet_); }
   void update(int64_t done) {
     if (progress_) progress_->update(done);
   }

@@ -22,7 +22,8 @@ struct Shortcut {
 void add_shortcut_options(CLI::App& app, Shortcut& shortcut) {
   app.add_option("MODEL", shortcut.options.model, "a directory, org/name[@revision], or builtin")->required();
   app.add_option("--data", shortcut.data, "records (docs/data.md)")->required();
-  app.add_option("--metrics", shortcut.metrics, "scores, separated by commas (docs/scores.md); default: those that apply")
+  app.add_option("--metrics", shortcut.metrics,
+                 "scores, separated by commas (docs/scores.md); default: those that apply")
       ->delimiter(',');
   app.add_option("--max-tokens", shortcut.max_tokens, "tokens to generate, 0 = none: targets are scored")
       ->check(CLI::Range(0, 1 << 24))
@@ -44,8 +45,7 @@ json::Value common_spec(const Shortcut& shortcut) {
   const std::string& model = shortcut.options.model;
   spec.set("model", fs::is_directory(model) ? fs::absolute(model).lexically_normal().string() : model);
   spec.set("data", fs::absolute(shortcut.data).lexically_normal().string());
-  if (shortcut.max_tokens > 0)
-    spec.set("generate", json::Value::object().set("max_tokens", shortcut.max_tokens));
+  if (shortcut.max_tokens > 0) spec.set("generate", json::Value::object().set("max_tokens", shortcut.max_tokens));
   if (!shortcut.metrics.empty()) spec.set("metrics", list_of(shortcut.metrics));
   spec.set("seeds", json::Value::array().push_back(shortcut.options.seed));
   return spec;
