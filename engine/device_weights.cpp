@@ -4,8 +4,8 @@
 #include <cstdio>
 #include <string>
 
+#include "base/error.h"
 #include "engine/kv_pool.h"
-#include "kernels/error.h"
 
 namespace signalbox {
 

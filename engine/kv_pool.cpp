@@ -4,7 +4,7 @@
 #include <string>
 #include <utility>
 
-#include "kernels/error.h"
+#include "base/error.h"
 
 namespace signalbox {
 

@@ -7,7 +7,7 @@
 #include <filesystem>
 #include <utility>
 
-#include "probes/row_spool.h"
+#include "base/row_spool.h"
 
 namespace signalbox {
 

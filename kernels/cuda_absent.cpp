@@ -1,6 +1,6 @@
 // The functions of kernels/backend.h for CUDA in a build that has none of it; kernels/cuda/factory.cu has the others.
+#include "base/error.h"
 #include "kernels/backend.h"
-#include "kernels/error.h"
 
 namespace signalbox {
 

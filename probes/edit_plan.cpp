@@ -5,7 +5,7 @@
 #include <array>
 #include <cmath>
 
-#include "probes/csv.h"
+#include "base/csv.h"
 #include "probes/draws.h"
 #include "probes/edit_values.h"
 

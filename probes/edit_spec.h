@@ -9,8 +9,8 @@
 #include <utility>
 #include <vector>
 
+#include "base/json.h"
 #include "kernels/router.h"
-#include "loaders/json/json.h"
 #include "probes/points.h"
 
 namespace signalbox {

@@ -3,7 +3,7 @@
 #include <cmath>
 #include <tuple>
 
-#include "probes/csv.h"
+#include "base/csv.h"
 #include "probes/edit_plan.h"
 
 namespace signalbox {

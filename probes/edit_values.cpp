@@ -3,7 +3,7 @@
 #include <cmath>
 #include <cstring>
 
-#include "probes/half.h"
+#include "base/half.h"
 
 namespace signalbox {
 

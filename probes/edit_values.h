@@ -4,7 +4,7 @@
 #include <memory>
 #include <string>
 
-#include "loaders/safetensors/safetensors.h"
+#include "base/safetensors.h"
 #include "probes/edit_plan.h"
 
 namespace signalbox {

@@ -13,9 +13,9 @@
 #include <string_view>
 #include <vector>
 
-#include "kernels/error.h"
+#include "base/error.h"
+#include "base/json.h"
 #include "kernels/router.h"
-#include "loaders/json/json.h"
 #include "probes/points.h"
 #include "probes/shape.h"
 

@@ -4,7 +4,7 @@
 #include <array>
 #include <charconv>
 
-#include "kernels/error.h"
+#include "base/error.h"
 
 namespace signalbox {
 

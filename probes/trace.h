@@ -11,8 +11,8 @@
 #include <utility>
 #include <vector>
 
+#include "base/json.h"
 #include "kernels/tensor.h"
-#include "loaders/json/json.h"
 #include "probes/points.h"
 #include "probes/shape.h"
 #include "probes/sink.h"

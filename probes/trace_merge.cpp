@@ -14,9 +14,9 @@
 #include <utility>
 #include <vector>
 
-#include "kernels/error.h"
-#include "loaders/json/json.h"
-#include "loaders/safetensors/safetensors.h"
+#include "base/error.h"
+#include "base/json.h"
+#include "base/safetensors.h"
 #include "probes/trace.h"
 #include "probes/trace_schema.h"
 

@@ -4,9 +4,9 @@
 #include <cstring>
 #include <unordered_map>
 
-#include "kernels/error.h"
-#include "loaders/safetensors/safetensors.h"
-#include "probes/half.h"
+#include "base/error.h"
+#include "base/half.h"
+#include "base/safetensors.h"
 #include "probes/trace.h"
 #include "probes/trace_schema.h"
 

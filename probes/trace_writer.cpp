@@ -7,10 +7,10 @@
 #include <cstring>
 #include <map>
 
-#include "kernels/error.h"
-#include "loaders/safetensors/safetensors.h"
-#include "probes/half.h"
-#include "probes/row_spool.h"
+#include "base/error.h"
+#include "base/half.h"
+#include "base/row_spool.h"
+#include "base/safetensors.h"
 #include "probes/trace.h"
 #include "probes/trace_schema.h"
 

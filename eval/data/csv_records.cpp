@@ -4,7 +4,7 @@
 #include <charconv>
 #include <fstream>
 
-#include "probes/csv.h"
+#include "base/csv.h"
 
 namespace signalbox {
 

@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "loaders/json/json.h"
+#include "base/json.h"
 
 namespace signalbox {
 

@@ -6,9 +6,9 @@
 #include <utility>
 #include <vector>
 
+#include "base/json.h"
 #include "engine/text.h"
 #include "eval/data/csv_records.h"
-#include "loaders/json/json.h"
 
 namespace signalbox {
 

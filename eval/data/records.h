@@ -8,9 +8,9 @@
 #include <string>
 #include <vector>
 
+#include "base/json.h"
 #include "engine/runner.h"
 #include "engine/text.h"
-#include "loaders/json/json.h"
 #include "probes/edits.h"
 
 namespace signalbox {

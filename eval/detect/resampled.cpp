@@ -5,9 +5,9 @@
 #include <numeric>
 #include <thread>
 
+#include "base/thread_pool.h"
 #include "eval/detect/products.h"
 #include "eval/statistics/draws.h"
-#include "kernels/cpu/thread_pool.h"
 
 namespace signalbox {
 

@@ -4,9 +4,9 @@
 #include <cmath>
 #include <span>
 
-#include "eval/detect/csv_writer.h"
+#include "base/csv_writer.h"
+#include "base/files.h"
 #include "eval/detect/resampled.h"
-#include "eval/run/files.h"
 
 namespace signalbox {
 

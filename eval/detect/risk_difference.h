@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "base/json.h"
 #include "eval/detect/contrast.h"
-#include "loaders/json/json.h"
 
 namespace signalbox {
 

@@ -8,7 +8,7 @@
 #include <string_view>
 #include <vector>
 
-#include "loaders/json/json.h"
+#include "base/json.h"
 #include "probes/trace.h"
 
 namespace signalbox {

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <limits>
 
-#include "eval/detect/csv_writer.h"
-#include "eval/run/files.h"
+#include "base/csv_writer.h"
+#include "base/files.h"
 
 namespace signalbox {
 

@@ -4,8 +4,8 @@
 #include <array>
 #include <cstdlib>
 
+#include "base/error.h"
 #include "eval/faithfulness/explanation.h"
-#include "kernels/error.h"
 #include "kernels/random.h"
 
 namespace signalbox {

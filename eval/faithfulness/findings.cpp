@@ -7,8 +7,8 @@
 #include <map>
 #include <optional>
 
-#include "eval/detect/csv_writer.h"
-#include "eval/run/files.h"
+#include "base/csv_writer.h"
+#include "base/files.h"
 #include "eval/score/answers.h"
 #include "eval/statistics/paired.h"
 

@@ -5,9 +5,9 @@
 #include <string>
 #include <vector>
 
+#include "base/json.h"
 #include "eval/faithfulness/curves.h"
 #include "eval/faithfulness/study.h"
-#include "loaders/json/json.h"
 
 namespace signalbox {
 

@@ -1,9 +1,9 @@
 // The files of a regime analysis.
-#include "eval/run/files.h"
+#include "base/files.h"
 
 #include <algorithm>
 
-#include "eval/detect/csv_writer.h"
+#include "base/csv_writer.h"
 #include "eval/regimes/recurring.h"
 
 namespace signalbox {

@@ -3,11 +3,11 @@
 #include <fstream>
 #include <map>
 
-#include "eval/detect/csv_writer.h"
+#include "base/csv_writer.h"
+#include "base/files.h"
+#include "base/json.h"
+#include "base/safetensors.h"
 #include "eval/detect/trace_set.h"
-#include "eval/run/files.h"
-#include "loaders/json/json.h"
-#include "loaders/safetensors/safetensors.h"
 
 namespace signalbox {
 

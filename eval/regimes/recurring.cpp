@@ -6,9 +6,9 @@
 #include <map>
 #include <set>
 
+#include "base/thread_pool.h"
 #include "eval/statistics/draws.h"
 #include "eval/statistics/paired.h"
-#include "kernels/cpu/thread_pool.h"
 
 namespace signalbox {
 

@@ -7,9 +7,9 @@
 #include <string>
 #include <vector>
 
+#include "base/json.h"
 #include "eval/regimes/profiles.h"
 #include "eval/statistics/resampling.h"
-#include "loaders/json/json.h"
 
 namespace signalbox {
 

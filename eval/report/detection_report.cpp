@@ -6,10 +6,10 @@
 #include <numeric>
 #include <set>
 
+#include "base/csv.h"
 #include "eval/report/charts.h"
 #include "eval/report/format.h"
 #include "eval/report/page.h"
-#include "probes/csv.h"
 
 namespace signalbox {
 

@@ -5,6 +5,7 @@
 #include <map>
 #include <set>
 
+#include "base/error.h"
 #include "eval/report/charts.h"
 #include "eval/report/detection_report.h"
 #include "eval/report/format.h"
@@ -14,7 +15,6 @@
 #include "eval/run/audit.h"
 #include "eval/run/manifest.h"
 #include "eval/score/scorer.h"
-#include "kernels/error.h"
 
 namespace signalbox {
 

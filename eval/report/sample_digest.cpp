@@ -5,9 +5,9 @@
 #include <limits>
 #include <optional>
 
+#include "base/files.h"
+#include "base/json.h"
 #include "eval/data/records.h"
-#include "eval/run/files.h"
-#include "loaders/json/json.h"
 
 namespace signalbox {
 

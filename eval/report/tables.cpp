@@ -5,9 +5,9 @@
 #include <cmath>
 #include <map>
 
-#include "eval/detect/csv_writer.h"
+#include "base/csv_writer.h"
+#include "base/files.h"
 #include "eval/report/format.h"
-#include "eval/run/files.h"
 
 namespace signalbox {
 

@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "loaders/json/json.h"
+#include "base/json.h"
 
 namespace signalbox {
 

@@ -7,13 +7,13 @@
 #include <map>
 #include <tuple>
 
-#include "eval/detect/csv_writer.h"
+#include "base/csv.h"
+#include "base/csv_writer.h"
+#include "base/error.h"
+#include "base/files.h"
 #include "eval/report/format.h"
-#include "eval/run/files.h"
 #include "eval/run/manifest.h"
 #include "eval/statistics/resampling.h"
-#include "kernels/error.h"
-#include "probes/csv.h"
 
 namespace signalbox {
 

@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "base/json.h"
 #include "eval/report/tables.h"
-#include "loaders/json/json.h"
 
 namespace signalbox {
 

@@ -7,10 +7,10 @@
 #include <map>
 #include <numeric>
 
+#include "base/files.h"
 #include "eval/detect/risk_difference.h"
 #include "eval/detect/trace_set.h"
 #include "eval/detect/usage.h"
-#include "eval/run/files.h"
 #include "eval/run/findings.h"
 #include "eval/run/interventions.h"
 

@@ -4,8 +4,8 @@
 #include <cmath>
 #include <numeric>
 
+#include "base/csv.h"
 #include "kernels/random.h"
-#include "probes/csv.h"
 #include "probes/edit_plan.h"
 #include "probes/edits.h"
 

@@ -8,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-#include "loaders/json/json.h"
+#include "base/json.h"
 #include "probes/edit_spec.h"
 #include "probes/shape.h"
 

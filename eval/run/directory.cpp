@@ -7,8 +7,8 @@
 #include <cstring>
 #include <utility>
 
-#include "eval/run/files.h"
-#include "kernels/error.h"
+#include "base/error.h"
+#include "base/files.h"
 
 namespace signalbox {
 

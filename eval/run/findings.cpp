@@ -5,11 +5,11 @@
 #include <functional>
 #include <iterator>
 
+#include "base/files.h"
 #include "eval/report/run_report.h"
 #include "eval/report/tables.h"
 #include "eval/run/audit.h"
 #include "eval/run/evaluate.h"
-#include "eval/run/files.h"
 #include "eval/run/journal.h"
 #include "eval/score/fields.h"
 #include "eval/score/scorer.h"

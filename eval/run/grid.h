@@ -5,7 +5,7 @@
 #include <utility>
 #include <vector>
 
-#include "loaders/json/json.h"
+#include "base/json.h"
 
 namespace signalbox {
 

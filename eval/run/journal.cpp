@@ -9,9 +9,9 @@
 #include <cstring>
 #include <utility>
 
-#include "eval/run/files.h"
-#include "kernels/error.h"
-#include "loaders/json/json.h"
+#include "base/error.h"
+#include "base/files.h"
+#include "base/json.h"
 
 namespace signalbox {
 

@@ -4,7 +4,7 @@
 #include <functional>
 #include <unordered_set>
 
-#include "kernels/error.h"
+#include "base/error.h"
 
 namespace signalbox {
 

@@ -4,8 +4,8 @@
 #include <array>
 #include <ctime>
 
-#include "eval/run/files.h"
-#include "kernels/error.h"
+#include "base/error.h"
+#include "base/files.h"
 
 namespace signalbox {
 

@@ -5,9 +5,9 @@
 #include <string>
 #include <vector>
 
+#include "base/json.h"
 #include "eval/run/layout.h"
 #include "eval/run/shard.h"
-#include "loaders/json/json.h"
 
 namespace signalbox {
 

@@ -12,12 +12,12 @@
 #include <unordered_set>
 #include <utility>
 
-#include "eval/run/files.h"
+#include "base/error.h"
+#include "base/files.h"
+#include "base/json.h"
 #include "eval/run/journal.h"
 #include "eval/run/lock.h"
 #include "eval/run/manifest.h"
-#include "kernels/error.h"
-#include "loaders/json/json.h"
 #include "probes/trace.h"
 #include "probes/trace_merge.h"
 

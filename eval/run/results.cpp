@@ -8,8 +8,8 @@
 #include <set>
 #include <thread>
 
+#include "base/error.h"
 #include "eval/statistics/paired.h"
-#include "kernels/error.h"
 
 namespace signalbox {
 

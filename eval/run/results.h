@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "base/json.h"
 #include "eval/statistics/resampling.h"
-#include "loaders/json/json.h"
 
 namespace signalbox {
 

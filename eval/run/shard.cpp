@@ -4,7 +4,7 @@
 #include <cstdlib>
 #include <string_view>
 
-#include "kernels/error.h"
+#include "base/error.h"
 
 namespace signalbox {
 

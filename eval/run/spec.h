@@ -8,11 +8,11 @@
 #include <utility>
 #include <vector>
 
+#include "base/json.h"
 #include "eval/regimes/programs.h"
 #include "eval/run/grid.h"
 #include "eval/score/scorer.h"
 #include "eval/statistics/resampling.h"
-#include "loaders/json/json.h"
 #include "probes/edit_spec.h"
 #include "probes/points.h"
 

@@ -17,7 +17,7 @@
 #include <optional>
 #include <thread>
 
-#include "kernels/error.h"
+#include "base/error.h"
 
 extern char** environ;
 

@@ -6,8 +6,8 @@
 #include <map>
 #include <unordered_map>
 
+#include "base/thread_pool.h"
 #include "eval/statistics/draws.h"
-#include "kernels/cpu/thread_pool.h"
 
 // One body compiled for several instruction sets. Multiplication and addition stay separate (-ffp-contract=off) and
 // every lane sums in the order of the units, so all clones give the same bits. Sanitizers cannot run the resolver.

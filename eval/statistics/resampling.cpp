@@ -6,8 +6,8 @@
 #include <limits>
 #include <numeric>
 
+#include "base/error.h"
 #include "eval/statistics/draws.h"
-#include "kernels/error.h"
 
 namespace signalbox {
 

@@ -8,8 +8,8 @@
 #include <sys/mman.h>
 #endif
 
+#include "base/error.h"
 #include "kernels/cpu/isa.h"
-#include "kernels/error.h"
 
 namespace signalbox {
 

@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <vector>
 
+#include "base/thread_pool.h"
 #include "kernels/backend.h"
 #include "kernels/cpu/isa_kernels.h"
 #include "kernels/cpu/scratch.h"
-#include "kernels/cpu/thread_pool.h"
 
 namespace signalbox::cpu {
 

@@ -4,7 +4,7 @@
 #include <cpuid.h>
 #endif
 
-#include "kernels/error.h"
+#include "base/error.h"
 
 namespace signalbox::cpu {
 

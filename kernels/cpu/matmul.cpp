@@ -1,6 +1,6 @@
 // Matrix products: the split of one or many of them into blocks of outputs.
+#include "base/error.h"
 #include "kernels/cpu/cpu_backend.h"
-#include "kernels/error.h"
 
 namespace signalbox::cpu {
 

@@ -4,9 +4,9 @@
 #include <limits>
 #include <mutex>
 
+#include "base/error.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/router_stages.h"
-#include "kernels/error.h"
 #include "kernels/router_steps.h"
 
 namespace signalbox::cpu {

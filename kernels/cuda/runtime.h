@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "base/error.h"
 #include "kernels/cuda/device.h"
-#include "kernels/error.h"
 
 namespace signalbox::DEVICE_SPACE {
 

@@ -7,8 +7,8 @@
 #include <string_view>
 #include <vector>
 
+#include "base/json.h"
 #include "engine/model.h"
-#include "loaders/json/json.h"
 
 namespace signalbox::families {
 

@@ -9,8 +9,8 @@
 #include <span>
 #include <string>
 
-#include "loaders/json/json.h"
-#include "loaders/safetensors/safetensors.h"
+#include "base/json.h"
+#include "base/safetensors.h"
 
 namespace signalbox {
 

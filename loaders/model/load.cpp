@@ -2,10 +2,10 @@
 
 #include <algorithm>
 
+#include "base/sha256.h"
 #include "loaders/families/family.h"
 #include "loaders/model/bind.h"
 #include "loaders/model/checkpoint.h"
-#include "loaders/model/sha256.h"
 
 namespace signalbox {
 

@@ -6,7 +6,7 @@
 #include <functional>
 #include <string>
 
-#include "loaders/json/json.h"
+#include "base/json.h"
 
 namespace signalbox::synthetic {
 

@@ -4,8 +4,8 @@
 #include <string>
 #include <vector>
 
+#include "base/json.h"
 #include "loaders/families/family.h"
-#include "loaders/json/json.h"
 
 namespace signalbox::synthetic {
 

@@ -8,7 +8,7 @@
 #include <map>
 #include <set>
 
-#include "loaders/safetensors/safetensors.h"
+#include "base/safetensors.h"
 
 namespace signalbox::synthetic {
 

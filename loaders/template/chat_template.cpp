@@ -4,8 +4,8 @@
 #include <cstdio>
 #include <fstream>
 
-#include "kernels/error.h"
-#include "loaders/json/json.h"
+#include "base/error.h"
+#include "base/json.h"
 #include "loaders/template/lexer.h"
 #include "loaders/template/unicode.h"
 

@@ -9,7 +9,7 @@
 #include <unordered_set>
 #include <vector>
 
-#include "loaders/json/json.h"
+#include "base/json.h"
 #include "loaders/tokenizer/aligned_text.h"
 #include "loaders/tokenizer/bpe.h"
 #include "loaders/tokenizer/normalizer.h"

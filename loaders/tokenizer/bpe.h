@@ -7,7 +7,7 @@
 #include <string_view>
 #include <vector>
 
-#include "loaders/json/json.h"
+#include "base/json.h"
 
 namespace signalbox::tokenizer {
 

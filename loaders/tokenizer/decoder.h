@@ -4,7 +4,7 @@
 #include <string>
 #include <string_view>
 
-#include "loaders/json/json.h"
+#include "base/json.h"
 
 namespace signalbox::tokenizer {
 

@@ -9,8 +9,8 @@
 #include <string_view>
 #include <vector>
 
+#include "base/json.h"
 #include "engine/text.h"
-#include "loaders/json/json.h"
 #include "loaders/tokenizer/added_tokens.h"
 #include "loaders/tokenizer/aligned_text.h"
 #include "loaders/tokenizer/decoder.h"

@@ -2,7 +2,7 @@
 #pragma once
 #include <memory>
 
-#include "loaders/json/json.h"
+#include "base/json.h"
 #include "loaders/tokenizer/aligned_text.h"
 
 namespace signalbox::tokenizer {

@@ -5,7 +5,7 @@
 #include <variant>
 #include <vector>
 
-#include "loaders/json/json.h"
+#include "base/json.h"
 #include "loaders/tokenizer/regex.h"
 
 namespace signalbox::tokenizer {

@@ -5,8 +5,8 @@
 #include <string_view>
 #include <vector>
 
+#include "base/json.h"
 #include "engine/text.h"
-#include "loaders/json/json.h"
 
 namespace signalbox::tokenizer {
 

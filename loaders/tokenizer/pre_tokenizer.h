@@ -3,7 +3,7 @@
 #include <memory>
 #include <vector>
 
-#include "loaders/json/json.h"
+#include "base/json.h"
 #include "loaders/tokenizer/aligned_text.h"
 
 namespace signalbox::tokenizer {

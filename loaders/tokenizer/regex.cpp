@@ -7,7 +7,7 @@
 #include <map>
 #include <mutex>
 
-#include "kernels/error.h"
+#include "base/error.h"
 #include "loaders/tokenizer/unicode.h"
 #include "loaders/tokenizer/unicode_tables.h"
 

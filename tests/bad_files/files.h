@@ -5,7 +5,7 @@
 #include <string>
 #include <string_view>
 
-#include "loaders/json/json.h"
+#include "base/json.h"
 
 namespace signalbox::test {
 

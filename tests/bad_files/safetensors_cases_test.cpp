@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "loaders/safetensors/safetensors.h"
+#include "base/safetensors.h"
 #include "tests/bad_files/files.h"
 #include "tests/support.h"
 

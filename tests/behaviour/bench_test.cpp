@@ -7,9 +7,9 @@
 #include <set>
 #include <sstream>
 
+#include "base/json.h"
 #include "kernels/shim/shim_backend.h"
 #include "loaders/families/family.h"
-#include "loaders/json/json.h"
 #include "tests/support.h"
 #include "tools/bench/device_watch.h"
 #include "tools/bench/limits.h"

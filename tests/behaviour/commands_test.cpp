@@ -5,7 +5,7 @@
 #include <filesystem>
 #include <sstream>
 
-#include "loaders/json/json.h"
+#include "base/json.h"
 #include "probes/trace.h"
 #include "tests/support.h"
 

@@ -3,7 +3,7 @@
 
 #include <vector>
 
-#include "loaders/json/json.h"
+#include "base/json.h"
 #include "tests/support.h"
 
 #if defined(__SANITIZE_ADDRESS__)

@@ -1,5 +1,5 @@
 // The strict JSON reader and its writer.
-#include "loaders/json/json.h"
+#include "base/json.h"
 
 #include <doctest/doctest.h>
 

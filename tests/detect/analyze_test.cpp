@@ -5,8 +5,8 @@
 
 #include <cstdio>
 
-#include "loaders/json/json.h"
-#include "probes/csv.h"
+#include "base/csv.h"
+#include "base/json.h"
 #include "tests/detect/hand_trace.h"
 #include "tests/support.h"
 #include "tools/signalbox/commands.h"

@@ -9,10 +9,10 @@
 #include <numeric>
 #include <optional>
 
+#include "base/error.h"
 #include "eval/detect/products.h"
 #include "eval/detect/selection.h"
 #include "eval/statistics/draws.h"
-#include "kernels/error.h"
 #include "tests/detect/count_data.h"
 
 using namespace signalbox;

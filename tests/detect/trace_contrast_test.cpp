@@ -3,10 +3,10 @@
 
 #include <cmath>
 
+#include "base/csv.h"
 #include "eval/detect/npmi.h"
 #include "eval/detect/risk_difference.h"
 #include "eval/detect/usage.h"
-#include "probes/csv.h"
 #include "tests/detect/hand_trace.h"
 #include "tests/support.h"
 

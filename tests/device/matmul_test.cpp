@@ -3,8 +3,8 @@
 #include <cmath>
 #include <vector>
 
+#include "base/error.h"
 #include "doctest/doctest.h"
-#include "kernels/error.h"
 #include "tests/device/device.h"
 #include "tests/device/tolerances.h"
 

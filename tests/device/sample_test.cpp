@@ -5,8 +5,8 @@
 #include <limits>
 #include <vector>
 
+#include "base/error.h"
 #include "doctest/doctest.h"
-#include "kernels/error.h"
 #include "kernels/random.h"
 #include "tests/device/device.h"
 #include "tests/device/tolerances.h"

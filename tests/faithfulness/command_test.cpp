@@ -8,9 +8,9 @@
 #include <string>
 #include <vector>
 
-#include "kernels/error.h"
-#include "loaders/json/json.h"
-#include "probes/csv.h"
+#include "base/csv.h"
+#include "base/error.h"
+#include "base/json.h"
 #include "probes/trace.h"
 #include "tests/support.h"
 #include "tools/signalbox/common.h"

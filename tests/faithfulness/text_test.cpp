@@ -5,9 +5,9 @@
 #include <string>
 #include <vector>
 
+#include "base/error.h"
 #include "eval/faithfulness/alterations.h"
 #include "eval/faithfulness/explanation.h"
-#include "kernels/error.h"
 
 using namespace signalbox;
 

@@ -8,10 +8,10 @@
 #include <filesystem>
 #include <set>
 
+#include "base/safetensors.h"
 #include "engine/runner.h"
 #include "eval/data/records.h"
 #include "loaders/model/load.h"
-#include "loaders/safetensors/safetensors.h"
 #include "tests/forward/tolerances.h"
 #include "tests/support.h"
 

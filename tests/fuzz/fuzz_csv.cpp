@@ -1,6 +1,6 @@
 // CSV tables, as records and as analysis files.
-#include "kernels/error.h"
-#include "probes/csv.h"
+#include "base/csv.h"
+#include "base/error.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace signalbox;

@@ -3,9 +3,9 @@
 #include <cstdint>
 #include <string_view>
 
-#include "kernels/error.h"
-#include "loaders/json/json.h"
-#include "probes/csv.h"
+#include "base/csv.h"
+#include "base/error.h"
+#include "base/json.h"
 #include "probes/edits.h"
 
 using namespace signalbox;

@@ -5,7 +5,7 @@
 #include <string>
 #include <string_view>
 
-#include "loaders/json/json.h"
+#include "base/json.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace signalbox;

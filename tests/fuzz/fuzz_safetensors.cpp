@@ -4,8 +4,8 @@
 #include <cstdlib>
 #include <span>
 
-#include "kernels/error.h"
-#include "loaders/safetensors/safetensors.h"
+#include "base/error.h"
+#include "base/safetensors.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace signalbox;

@@ -3,8 +3,8 @@
 #include <cstdint>
 #include <string_view>
 
-#include "kernels/error.h"
-#include "loaders/json/json.h"
+#include "base/error.h"
+#include "base/json.h"
 #include "loaders/template/chat_template.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {

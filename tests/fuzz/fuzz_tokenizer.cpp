@@ -5,7 +5,7 @@
 #include <string>
 #include <string_view>
 
-#include "kernels/error.h"
+#include "base/error.h"
 #include "loaders/tokenizer/tokenizer.h"
 #include "loaders/tokenizer/unicode.h"
 

@@ -1,4 +1,4 @@
-#include "loaders/safetensors/safetensors.h"
+#include "base/safetensors.h"
 
 #include <doctest/doctest.h>
 #include <unistd.h>

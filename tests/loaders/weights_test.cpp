@@ -5,8 +5,8 @@
 #include <cstring>
 #include <vector>
 
+#include "base/sha256.h"
 #include "loaders/model/load.h"
-#include "loaders/model/sha256.h"
 #include "loaders/synthetic/make_model.h"
 #include "tests/bad_files/files.h"
 #include "tests/support.h"

@@ -1,6 +1,6 @@
 // The small ops: norms, RoPE, clamps, sums, copies and point edits; and the exp that softmax and activations share.
+#include "base/error.h"
 #include "kernels/cpu/isa.h"
-#include "kernels/error.h"
 #include "tests/ops/op_data.h"
 
 namespace signalbox::test {

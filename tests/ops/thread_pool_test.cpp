@@ -1,5 +1,5 @@
 // The thread pool; also run under the thread sanitizer.
-#include "kernels/cpu/thread_pool.h"
+#include "base/thread_pool.h"
 
 #include <doctest/doctest.h>
 

@@ -1,7 +1,7 @@
 // Every example of the docs is what it says: an edit list that a model accepts, or a set of points.
 #include <regex>
 
-#include "loaders/safetensors/safetensors.h"
+#include "base/safetensors.h"
 #include "tests/probes/trace_sample.h"
 #include "tests/support.h"
 

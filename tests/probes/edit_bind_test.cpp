@@ -2,7 +2,7 @@
 #include <cmath>
 #include <cstring>
 
-#include "loaders/safetensors/safetensors.h"
+#include "base/safetensors.h"
 #include "tests/probes/trace_sample.h"
 #include "tests/support.h"
 

@@ -2,10 +2,10 @@
 #include <cmath>
 #include <cstring>
 
-#include "loaders/safetensors/safetensors.h"
-#include "probes/csv.h"
+#include "base/csv.h"
+#include "base/half.h"
+#include "base/safetensors.h"
 #include "probes/draws.h"
-#include "probes/half.h"
 #include "tests/probes/sample.h"
 #include "tests/support.h"
 

@@ -1,6 +1,6 @@
 #include <doctest/doctest.h>
 
-#include "kernels/error.h"
+#include "base/error.h"
 #include "tests/probes/sample.h"
 
 using namespace signalbox;

@@ -9,7 +9,7 @@
 #include <cstring>
 #include <fstream>
 
-#include "loaders/safetensors/safetensors.h"
+#include "base/safetensors.h"
 #include "tests/probes/trace_sample.h"
 #include "tests/support.h"
 

@@ -4,10 +4,10 @@
 #include <string>
 #include <vector>
 
+#include "base/csv.h"
+#include "base/error.h"
+#include "base/json.h"
 #include "eval/data/records.h"
-#include "kernels/error.h"
-#include "loaders/json/json.h"
-#include "probes/csv.h"
 #include "probes/trace.h"
 #include "tests/support.h"
 

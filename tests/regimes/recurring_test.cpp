@@ -5,9 +5,9 @@
 
 #include <cmath>
 
+#include "base/csv.h"
+#include "base/safetensors.h"
 #include "eval/detect/trace_set.h"
-#include "loaders/safetensors/safetensors.h"
-#include "probes/csv.h"
 #include "probes/trace.h"
 #include "tests/support.h"
 

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <vector>
 
+#include "base/error.h"
 #include "eval/report/charts.h"
 #include "eval/report/demo_report.h"
 #include "eval/report/detection_report.h"
@@ -13,7 +14,6 @@
 #include "eval/report/run_report.h"
 #include "eval/report/sample_digest.h"
 #include "eval/run/audit.h"
-#include "kernels/error.h"
 #include "tests/report/run_sample.h"
 #include "tests/support.h"
 #include "tools/signalbox/commands.h"

@@ -5,9 +5,9 @@
 
 #include <cmath>
 
+#include "base/csv.h"
+#include "base/error.h"
 #include "eval/report/format.h"
-#include "kernels/error.h"
-#include "probes/csv.h"
 #include "tests/report/run_sample.h"
 #include "tests/support.h"
 

@@ -7,7 +7,7 @@
 #include <map>
 #include <set>
 
-#include "eval/run/files.h"
+#include "base/files.h"
 #include "tests/run/run_sample.h"
 
 using namespace signalbox;

@@ -7,7 +7,7 @@
 #include <functional>
 #include <tuple>
 
-#include "eval/run/files.h"
+#include "base/files.h"
 #include "probes/trace_merge.h"
 #include "probes/trace_schema.h"
 #include "tests/probes/trace_sample.h"

@@ -7,7 +7,7 @@
 #include <set>
 #include <string>
 
-#include "loaders/json/json.h"
+#include "base/json.h"
 #include "tests/support.h"
 
 namespace fs = std::filesystem;

@@ -8,8 +8,8 @@
 #include <chrono>
 #include <cmath>
 
+#include "base/error.h"
 #include "eval/statistics/paired.h"
-#include "kernels/error.h"
 
 using namespace signalbox;
 

@@ -14,7 +14,7 @@
 #include <sstream>
 #include <thread>
 
-#include "loaders/json/json.h"
+#include "base/json.h"
 #include "tests/support.h"
 
 namespace fs = std::filesystem;

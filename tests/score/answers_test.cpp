@@ -5,8 +5,8 @@
 
 #include <fstream>
 
+#include "base/json.h"
 #include "eval/score/words.h"
-#include "loaders/json/json.h"
 
 using namespace signalbox;
 

@@ -9,8 +9,8 @@
 #include <random>
 #include <vector>
 
+#include "base/error.h"
 #include "eval/statistics/draws.h"
-#include "kernels/error.h"
 
 using namespace signalbox;
 

@@ -4,8 +4,8 @@
 #include <iostream>
 #include <string>
 
-#include "kernels/error.h"
-#include "loaders/json/json.h"
+#include "base/error.h"
+#include "base/json.h"
 #include "loaders/template/chat_template.h"
 
 int main() {

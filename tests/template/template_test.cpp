@@ -4,8 +4,8 @@
 #include <cstdlib>
 #include <filesystem>
 
-#include "kernels/error.h"
-#include "loaders/json/json.h"
+#include "base/error.h"
+#include "base/json.h"
 #include "loaders/template/chat_template.h"
 #include "tests/support.h"
 

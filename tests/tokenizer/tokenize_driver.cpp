@@ -7,7 +7,7 @@
 #include <iostream>
 #include <set>
 
-#include "loaders/json/json.h"
+#include "base/json.h"
 #include "loaders/tokenizer/tokenizer.h"
 
 using namespace signalbox;

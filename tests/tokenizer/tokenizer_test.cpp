@@ -5,7 +5,7 @@
 
 #include <ctime>
 
-#include "kernels/error.h"
+#include "base/error.h"
 #include "loaders/tokenizer/regex.h"
 
 namespace signalbox {

@@ -5,7 +5,7 @@
 #include <filesystem>
 #include <fstream>
 
-#include "loaders/json/json.h"
+#include "base/json.h"
 #include "loaders/tokenizer/tokenizer.h"
 #include "loaders/tokenizer/unicode.h"
 

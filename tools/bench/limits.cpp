@@ -6,8 +6,8 @@
 #include <thread>
 #include <vector>
 
+#include "base/thread_pool.h"
 #include "kernels/cpu/isa.h"
-#include "kernels/cpu/thread_pool.h"
 #include "tools/bench/random_memory.h"
 
 namespace signalbox {

@@ -3,8 +3,8 @@
 #include <cstddef>
 #include <string>
 
+#include "base/json.h"
 #include "kernels/backend.h"
-#include "loaders/json/json.h"
 #include "tools/bench/timer.h"
 
 namespace signalbox {

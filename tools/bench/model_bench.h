@@ -6,7 +6,7 @@
 #include <utility>
 #include <vector>
 
-#include "loaders/json/json.h"
+#include "base/json.h"
 #include "tools/bench/limits.h"
 #include "tools/signalbox/common.h"
 

@@ -8,7 +8,7 @@
 #include <cstring>
 #include <string>
 
-#include "kernels/error.h"
+#include "base/error.h"
 
 namespace signalbox {
 

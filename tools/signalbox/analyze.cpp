@@ -6,13 +6,13 @@
 #include <filesystem>
 #include <optional>
 
+#include "base/files.h"
 #include "eval/detect/npmi.h"
 #include "eval/detect/risk_difference.h"
 #include "eval/detect/selection.h"
 #include "eval/detect/usage.h"
 #include "eval/report/tables.h"
 #include "eval/run/audit.h"
-#include "eval/run/files.h"
 #include "eval/run/findings.h"
 #include "eval/run/manifest.h"
 #include "tools/signalbox/commands.h"

@@ -8,9 +8,9 @@
 #include <fstream>
 #include <thread>
 
+#include "base/files.h"
 #include "eval/faithfulness/findings.h"
 #include "eval/faithfulness/study.h"
-#include "eval/run/files.h"
 #include "tools/signalbox/commands.h"
 #include "tools/signalbox/common.h"
 

@@ -7,9 +7,9 @@
 #include <sstream>
 #include <string>
 
+#include "base/json.h"
 #include "kernels/backend.h"
 #include "kernels/cpu/isa.h"
-#include "loaders/json/json.h"
 #include "tools/signalbox/commands.h"
 #include "tools/signalbox/common.h"
 

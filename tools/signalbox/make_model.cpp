@@ -4,7 +4,7 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 
-#include "eval/run/files.h"
+#include "base/files.h"
 #include "loaders/families/family.h"
 #include "loaders/families/real_shapes.h"
 #include "tools/signalbox/commands.h"

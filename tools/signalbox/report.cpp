@@ -2,9 +2,9 @@
 #include <CLI/CLI.hpp>
 #include <filesystem>
 
+#include "base/files.h"
 #include "eval/report/run_report.h"
 #include "eval/report/tables.h"
-#include "eval/run/files.h"
 #include "tools/signalbox/commands.h"
 #include "tools/signalbox/common.h"
 

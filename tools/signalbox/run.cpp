@@ -6,10 +6,10 @@
 #include <fstream>
 #include <set>
 
+#include "base/sha256.h"
 #include "eval/run/conduct.h"
 #include "eval/run/findings.h"
 #include "eval/score/scorer.h"
-#include "loaders/model/sha256.h"
 #include "tools/signalbox/commands.h"
 #include "tools/signalbox/common.h"
 #include "tools/signalbox/experiment.h"

@@ -1,9 +1,9 @@
-#include "eval/detect/csv_writer.h"
+#include "base/csv_writer.h"
 
 #include <charconv>
 #include <cmath>
 
-#include "kernels/error.h"
+#include "base/error.h"
 
 namespace signalbox {
 

@@ -10,8 +10,8 @@
 #include <cstring>
 #include <tuple>
 
-#include "loaders/json/json.h"
-#include "loaders/safetensors/safetensors.h"
+#include "base/json.h"
+#include "base/safetensors.h"
 
 namespace signalbox::safetensors {
 

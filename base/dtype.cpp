@@ -1,4 +1,4 @@
-#include "kernels/tensor.h"
+#include "base/dtype.h"
 
 namespace signalbox {
 

@@ -15,7 +15,7 @@
 #include <unordered_map>
 #include <vector>
 
-#include "kernels/tensor.h"
+#include "base/dtype.h"
 
 namespace signalbox::safetensors {
 

@@ -1,4 +1,4 @@
-#include "probes/csv.h"
+#include "base/csv.h"
 
 #include <cerrno>
 #include <charconv>
@@ -6,7 +6,7 @@
 #include <cstring>
 #include <fstream>
 
-#include "kernels/error.h"
+#include "base/error.h"
 
 namespace signalbox {
 

@@ -1,4 +1,4 @@
-#include "loaders/json/json.h"
+#include "base/json.h"
 
 #include <charconv>
 #include <cmath>

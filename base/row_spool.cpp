@@ -1,4 +1,4 @@
-#include "probes/row_spool.h"
+#include "base/row_spool.h"
 
 #include <fcntl.h>
 #include <unistd.h>
@@ -7,7 +7,7 @@
 #include <cerrno>
 #include <cstring>
 
-#include "kernels/error.h"
+#include "base/error.h"
 
 namespace signalbox {
 

@@ -6,8 +6,8 @@
 #include <unordered_set>
 #include <utility>
 
-#include "loaders/json/json.h"
-#include "loaders/safetensors/safetensors.h"
+#include "base/json.h"
+#include "base/safetensors.h"
 
 namespace signalbox::safetensors {
 
