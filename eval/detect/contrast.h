@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "eval/detect/trace_set.h"
+#include "eval/routing/trace_set.h"
 #include "eval/statistics/resampling.h"
 
 namespace signalbox {

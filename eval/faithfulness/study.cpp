@@ -4,8 +4,8 @@
 #include <cmath>
 #include <map>
 
+#include "eval/data/programs.h"
 #include "eval/faithfulness/alterations.h"
-#include "eval/regimes/programs.h"
 #include "eval/score/answers.h"
 
 namespace signalbox {

@@ -5,7 +5,7 @@
 #include <utility>
 #include <vector>
 
-#include "eval/run/audit.h"
+#include "eval/findings/audit.h"
 
 namespace signalbox {
 

@@ -6,15 +6,15 @@
 #include <set>
 
 #include "base/error.h"
+#include "eval/findings/audit.h"
+#include "eval/findings/tables.h"
 #include "eval/report/charts.h"
 #include "eval/report/detection_report.h"
 #include "eval/report/format.h"
 #include "eval/report/page.h"
 #include "eval/report/sample_digest.h"
-#include "eval/report/tables.h"
-#include "eval/run/audit.h"
-#include "eval/run/manifest.h"
 #include "eval/score/scorer.h"
+#include "eval/store/manifest.h"
 
 namespace signalbox {
 

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "eval/data/records.h"
-#include "eval/score/routes.h"
+#include "eval/routing/likeness.h"
 #include "eval/score/sample.h"
 
 namespace signalbox {

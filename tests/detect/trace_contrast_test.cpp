@@ -4,9 +4,9 @@
 #include <cmath>
 
 #include "base/csv.h"
-#include "eval/detect/npmi.h"
 #include "eval/detect/risk_difference.h"
-#include "eval/detect/usage.h"
+#include "eval/routing/npmi.h"
+#include "eval/routing/usage.h"
 #include "tests/detect/hand_trace.h"
 #include "tests/support.h"
 

@@ -1,5 +1,5 @@
 // Experiment specs: any bytes give a spec or one Error.
-#include "eval/run/spec.h"
+#include "eval/experiment/spec.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace signalbox;

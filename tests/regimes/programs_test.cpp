@@ -1,5 +1,5 @@
 // Prompt programs: what becomes of prompts, messages, spans and settings.
-#include "eval/regimes/programs.h"
+#include "eval/data/programs.h"
 
 #include <doctest/doctest.h>
 

@@ -1,5 +1,5 @@
 // Profiles from traces, and the statistics of regimes, against hand-computed cases.
-#include "eval/regimes/recurring.h"
+#include "eval/routing/recurring.h"
 
 #include <doctest/doctest.h>
 
@@ -7,7 +7,7 @@
 
 #include "base/csv.h"
 #include "base/safetensors.h"
-#include "eval/detect/trace_set.h"
+#include "eval/routing/trace_set.h"
 #include "probes/trace.h"
 #include "tests/support.h"
 

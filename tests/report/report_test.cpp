@@ -7,13 +7,13 @@
 #include <vector>
 
 #include "base/error.h"
+#include "eval/findings/audit.h"
 #include "eval/report/charts.h"
 #include "eval/report/demo_report.h"
 #include "eval/report/detection_report.h"
 #include "eval/report/format.h"
 #include "eval/report/run_report.h"
 #include "eval/report/sample_digest.h"
-#include "eval/run/audit.h"
 #include "tests/report/run_sample.h"
 #include "tests/support.h"
 #include "tools/signalbox/commands.h"

@@ -2,8 +2,8 @@
 
 #include <cmath>
 
-#include "eval/run/audit.h"
-#include "eval/run/manifest.h"
+#include "eval/findings/audit.h"
+#include "eval/store/manifest.h"
 #include "tests/support.h"
 
 namespace signalbox::test {

@@ -2,7 +2,7 @@
 #pragma once
 #include <filesystem>
 
-#include "eval/run/results.h"
+#include "eval/findings/results.h"
 
 namespace signalbox::test {
 

@@ -1,5 +1,5 @@
 // Tables of findings: layout, escaping, full precision.
-#include "eval/report/tables.h"
+#include "eval/findings/tables.h"
 
 #include <doctest/doctest.h>
 

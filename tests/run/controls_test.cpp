@@ -4,7 +4,7 @@
 #include <map>
 #include <set>
 
-#include "eval/run/interventions.h"
+#include "eval/experiment/interventions.h"
 #include "tests/run/experiment_sample.h"
 #include "tests/support.h"
 

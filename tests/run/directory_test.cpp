@@ -1,4 +1,4 @@
-#include "eval/run/directory.h"
+#include "eval/store/directory.h"
 
 #include <signal.h>
 #include <sys/wait.h>

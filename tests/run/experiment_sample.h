@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "eval/data/records.h"
-#include "eval/run/spec.h"
+#include "eval/experiment/spec.h"
 #include "tests/probes/sample.h"
 
 namespace signalbox::test {

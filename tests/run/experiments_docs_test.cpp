@@ -1,7 +1,7 @@
 // Every example of docs/experiments.md is what it says: an experiment, or one that is refused with those words.
 #include <set>
 
-#include "eval/run/interventions.h"
+#include "eval/experiment/interventions.h"
 #include "tests/run/experiment_sample.h"
 #include "tests/support.h"
 

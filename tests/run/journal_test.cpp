@@ -1,4 +1,4 @@
-#include "eval/run/journal.h"
+#include "eval/store/journal.h"
 
 #include <signal.h>
 #include <sys/mman.h>

@@ -1,4 +1,4 @@
-#include "eval/run/merge.h"
+#include "eval/store/merge.h"
 
 #include <signal.h>
 #include <sys/wait.h>

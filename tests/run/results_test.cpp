@@ -1,6 +1,6 @@
 // metrics.json against hand-computed values. Intervals were computed once with numpy (2,000,000 multinomial draws) and
 // p-values by enumerating all sign patterns; McNemar's with scipy.stats.binomtest.
-#include "eval/run/results.h"
+#include "eval/findings/results.h"
 
 #include <doctest/doctest.h>
 

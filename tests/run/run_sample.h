@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "eval/run/directory.h"
+#include "eval/store/directory.h"
 #include "tests/support.h"
 
 namespace signalbox::test {

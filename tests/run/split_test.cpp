@@ -1,5 +1,5 @@
 // Splits, and what the data refuses before a model is opened.
-#include "eval/run/split.h"
+#include "eval/experiment/split.h"
 
 #include "tests/run/experiment_sample.h"
 #include "tests/support.h"

@@ -7,14 +7,14 @@
 #include <optional>
 
 #include "base/files.h"
-#include "eval/detect/npmi.h"
 #include "eval/detect/risk_difference.h"
 #include "eval/detect/selection.h"
-#include "eval/detect/usage.h"
-#include "eval/report/tables.h"
-#include "eval/run/audit.h"
-#include "eval/run/findings.h"
-#include "eval/run/manifest.h"
+#include "eval/experiment/findings.h"
+#include "eval/findings/audit.h"
+#include "eval/findings/tables.h"
+#include "eval/routing/npmi.h"
+#include "eval/routing/usage.h"
+#include "eval/store/manifest.h"
 #include "tools/signalbox/commands.h"
 #include "tools/signalbox/common.h"
 

@@ -2,7 +2,7 @@
 #pragma once
 #include <string>
 
-#include "eval/run/spec.h"
+#include "eval/experiment/spec.h"
 #include "tools/signalbox/common.h"
 
 namespace signalbox {

@@ -1,11 +1,11 @@
 // signalbox merge: the shards of a run, put together.
-#include "eval/run/merge.h"
+#include "eval/store/merge.h"
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <memory>
 
-#include "eval/run/findings.h"
+#include "eval/experiment/findings.h"
 #include "tools/signalbox/commands.h"
 #include "tools/signalbox/common.h"
 

@@ -5,9 +5,9 @@
 #include <cstdio>
 #include <thread>
 
-#include "eval/detect/trace_set.h"
-#include "eval/regimes/programs.h"
-#include "eval/regimes/recurring.h"
+#include "eval/data/programs.h"
+#include "eval/routing/recurring.h"
+#include "eval/routing/trace_set.h"
 #include "tools/signalbox/commands.h"
 #include "tools/signalbox/common.h"
 

@@ -3,8 +3,8 @@
 #include <filesystem>
 
 #include "base/files.h"
+#include "eval/findings/tables.h"
 #include "eval/report/run_report.h"
-#include "eval/report/tables.h"
 #include "tools/signalbox/commands.h"
 #include "tools/signalbox/common.h"
 

@@ -7,8 +7,8 @@
 #include <set>
 
 #include "base/sha256.h"
-#include "eval/run/conduct.h"
-#include "eval/run/findings.h"
+#include "eval/experiment/conduct.h"
+#include "eval/experiment/findings.h"
 #include "eval/score/scorer.h"
 #include "tools/signalbox/commands.h"
 #include "tools/signalbox/common.h"

@@ -1,0 +1,52 @@
+// A whole experiment: data, detection, tuning, interventions with their controls, findings; in a run directory.
+#pragma once
+#include <atomic>
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "eval/data/records.h"
+#include "eval/experiment/evaluate.h"
+#include "eval/experiment/spec.h"
+#include "eval/experiment/split.h"
+#include "eval/store/directory.h"
+#include "eval/store/shard.h"
+
+namespace signalbox {
+
+// Everything of an experiment that is known before a model is opened.
+struct Experiment {
+  ExperimentSpec spec;              // with its metrics chosen
+  std::vector<Record> records;      // after prompt programs
+  std::vector<int64_t> program_of;  // [records] index into spec.programs, or empty
+  Splits splits;
+  std::vector<std::string> notes;  // sentences for standard error and the log
+};
+
+// Reads the data, and refuses all that can be refused without a model. Throws Error.
+Experiment open_experiment(ExperimentSpec spec);
+
+struct ConductOptions {
+  std::filesystem::path out;
+  Shard shard;
+  // Manifest::identity and info, of which the command knows more than we do: model, device, files, argv, ... The spec
+  // is added here.
+  json::Value identity = json::Value::object(), info = json::Value::object();
+  int threads = 0;  // of statistics
+};
+
+struct ConductEvents {
+  std::function<void(const std::string& what, int64_t total)> on_stage;  // a stage begins: "detecting", lines to come
+  std::function<void(int64_t done)> on_progress;
+  std::function<void(const std::string& line)> on_note;  // for people
+};
+
+enum class RunEnd : uint8_t { complete, was_complete, interrupted };
+
+// Runs or continues the experiment in its directory. Throws Error; what was finished stays.
+RunEnd conduct(const Experiment& experiment, const ExperimentModel& model, const ConductOptions& options,
+               const ConductEvents& events);
+
+}  // namespace signalbox

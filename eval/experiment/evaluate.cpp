@@ -1,0 +1,397 @@
+#include "eval/experiment/evaluate.h"
+
+#include <algorithm>
+#include <map>
+#include <tuple>
+
+#include "eval/score/fields.h"
+
+namespace signalbox {
+
+namespace {
+
+// Jobs handed to the engine at once: enough to keep batches full, few enough to hold.
+constexpr size_t jobs_a_slice = 4096;
+
+std::shared_ptr<const EditPlan> plan_of(const Evaluation& evaluation, int64_t intervention, int64_t seed) {
+  return evaluation.interventions[static_cast<size_t>(intervention)].plans[static_cast<size_t>(seed)];
+}
+
+// A job on one encoding of a record.
+Job job_on(const EncodedRecord& encoded, const PreparedRecord& record, std::shared_ptr<const EditPlan> plan) {
+  Job job;
+  job.prompt = encoded.prompt;
+  job.stem = record.prompt.prompt;
+  job.spans = encoded.spans;
+  job.plan = std::move(plan);
+  job.record_hash = record_hash(record.record->id);
+  return job;
+}
+
+Job generation_job(const PreparedRecord& record, std::shared_ptr<const EditPlan> plan, uint64_t seed, int64_t sample) {
+  Job job = job_on(record.prompt, record, std::move(plan));
+  job.sample = static_cast<uint32_t>(sample);
+  job.max_new = record.generation.max_tokens;
+  job.sampling = record.generation.sampling;
+  job.sampling.seed = seed;
+  return job;
+}
+
+Job score_job(const EncodedRecord& encoded, const PreparedRecord& record, int64_t score_from,
+              std::shared_ptr<const EditPlan> plan) {
+  Job job = job_on(encoded, record, std::move(plan));
+  job.score = true;
+  job.score_from = score_from;
+  return job;
+}
+
+RunOptions run_options(const ExperimentModel& model, const Evaluation& evaluation) {
+  RunOptions options = model.options;
+  options.stop_strings = evaluation.stop;
+  options.ignore_eos = evaluation.ignore_eos;
+  return options;
+}
+
+// The widest route that any intervention asks for.
+int32_t route_slots(const Evaluation& evaluation) {
+  int32_t slots = 0;
+  for (const BoundIntervention& intervention : evaluation.interventions)
+    for (const auto& plan : intervention.plans)
+      if (plan && !plan->empty()) slots = std::max(slots, plan->max_slots());
+  return slots;
+}
+
+// Turns finished jobs into lines.
+class Evaluator {
+ public:
+  Evaluator(const ExperimentModel& model, const Evaluation& evaluation, SampleLog& log, const EvaluationEvents& events)
+      : model_(model),
+        evaluation_(evaluation),
+        log_(log),
+        events_(events),
+        forward_(*model.backend, *model.model, *model.weights, route_slots(evaluation)) {
+    for (const Scorer* scorer : evaluation.scorers) {
+      lacks_.emplace_back();
+      for (const PreparedRecord& record : evaluation.records)
+        lacks_.back().push_back(scorer->lacks && !scorer->lacks(*record.record).empty());
+    }
+  }
+
+  bool go() {
+    tell();
+    for (int64_t s = 0; s < n_seeds(); ++s) {
+      // A recorded intervention shares nothing with others: its lines follow its trace.
+      for (const int64_t i : evaluation_.traced) {
+        generated_.clear();
+        if (!trace(i, s) || !run_records(s, {i})) return false;
+      }
+      std::vector<int64_t> all = {evaluation_.baseline};
+      for (int64_t i = 0; i < n_interventions(); ++i)
+        if (i != evaluation_.baseline) all.push_back(i);
+      if (!run_records(s, all)) return false;
+    }
+    return true;
+  }
+
+ private:
+  enum class Part : uint8_t { text, target, option, reference };
+  struct Use {
+    size_t unit = 0;
+    Part part = Part::text;
+    size_t option = 0;
+  };
+  struct Unit {
+    Place place;
+    Sample sample;
+    int64_t pending = 0;
+  };
+
+  int64_t n_seeds() const { return static_cast<int64_t>(evaluation_.seeds.size()); }
+  int64_t n_records() const { return static_cast<int64_t>(evaluation_.records.size()); }
+  int64_t n_interventions() const { return static_cast<int64_t>(evaluation_.interventions.size()); }
+  void tell() {
+    if (events_.on_lines) events_.on_lines(log_.n_known());
+  }
+
+  int64_t add_job(Job job, Use use) {
+    job.index = static_cast<int64_t>(jobs_.size());
+    if (use.part != Part::reference) ++units_[use.unit].pending;
+    jobs_.push_back(std::move(job));
+    uses_.push_back(use);
+    return jobs_.back().index;
+  }
+
+  // What is missing of these interventions of all records.
+  bool run_records(int64_t s, const std::vector<int64_t>& interventions) {
+    for (int64_t r = 0; r < n_records();) {
+      jobs_.clear();
+      uses_.clear();
+      units_.clear();
+      for (; r < n_records() && jobs_.size() < jobs_a_slice; ++r) add_record(s, r, interventions);
+      if (!run_slice()) return false;
+    }
+    return true;
+  }
+
+  // The jobs of one record, the baseline's first: others are compared with it.
+  void add_record(int64_t s, int64_t r, const std::vector<int64_t>& interventions) {
+    const PreparedRecord& record = evaluation_.records[static_cast<size_t>(r)];
+    std::optional<int64_t> reference;
+    const auto missing = [&](int64_t i) { return !log_.has(Place{s, i, r, 0}); };
+    const bool compares = evaluation_.divergence && std::any_of(interventions.begin(), interventions.end(), missing);
+    if (compares && (interventions[0] != evaluation_.baseline || !missing(evaluation_.baseline))) {
+      // The baseline's line is not of this pass, or known; its logits are wanted.
+      Job job = score_job(record.scored, record, record.score_from, plan_of(evaluation_, evaluation_.baseline, s));
+      job.reference = static_cast<int64_t>(jobs_.size());
+      reference = add_job(std::move(job), {0, Part::reference, 0});
+    }
+    for (const int64_t i : interventions) {
+      const auto plan = plan_of(evaluation_, i, s);
+      for (int64_t k = 0; k < record.generation.samples; ++k) {
+        const Place place = {s, i, r, k};
+        if (!log_.has(place)) add_unit(place, record, plan, reference);
+      }
+    }
+  }
+
+  void add_unit(const Place& place, const PreparedRecord& record, const std::shared_ptr<const EditPlan>& plan,
+                std::optional<int64_t>& reference) {
+    const size_t unit = units_.size();
+    units_.push_back({place, {}, 0});
+    Sample& sample = units_.back().sample;
+    sample.id = record.record->id;
+    sample.record = place.record;
+    sample.seed = evaluation_.seeds[static_cast<size_t>(place.seed)];
+    sample.sample = place.sample;
+    // What is teacher-forced does not depend on the sample, and stands with the first.
+    if (place.sample == 0 && evaluation_.logprobs) {
+      Job job = score_job(record.scored, record, record.score_from, plan);
+      if (evaluation_.divergence)
+        job.reference = reference ? *reference : static_cast<int64_t>(jobs_.size());  // the baseline: its own
+      const int64_t index = add_job(std::move(job), {unit, Part::target, 0});
+      if (evaluation_.divergence && !reference) reference = index;
+    }
+    if (place.sample == 0 && evaluation_.options) {
+      sample.options.resize(record.options.size());
+      for (size_t o = 0; o < record.options.size(); ++o)
+        add_job(score_job(record.options[o], record, *record.options[o].target_start, plan), {unit, Part::option, o});
+    }
+    if (evaluation_.generates) {
+      const auto ready = generated_.find(log_.layout().line(place));
+      if (ready == generated_.end()) {
+        add_job(generation_job(record, plan, sample.seed, place.sample), {unit, Part::text, 0});
+      } else {
+        take_text(sample, std::move(ready->second));
+        generated_.erase(ready);
+      }
+    }
+    if (units_.back().pending == 0) finish(units_.back());
+  }
+
+  bool run_slice() {
+    if (jobs_.empty()) return true;
+    RunEvents events;
+    events.on_done = [&](Result result) { take(std::move(result)); };
+    return run_jobs(forward_, jobs_, run_options(model_, evaluation_), events, nullptr);
+  }
+
+  void take_text(Sample& sample, Result result) const {
+    sample.has_text = true;
+    sample.decoded = model_.options.tokenizer != nullptr;
+    sample.text = std::move(result.text);
+    sample.tokens = std::move(result.tokens);
+    sample.finish_reason = std::move(result.finish_reason);
+  }
+
+  void take(Result result) {
+    const Use use = uses_[static_cast<size_t>(result.index)];
+    if (use.part == Part::reference) return;
+    Unit& unit = units_[use.unit];
+    switch (use.part) {
+      case Part::text: take_text(unit.sample, std::move(result)); break;
+      case Part::target:
+        unit.sample.set_logprobs(std::move(result.logprobs));
+        unit.sample.divergence = std::move(result.divergence);
+        unit.sample.same_top = std::move(result.same_top);
+        break;
+      case Part::option: {
+        OptionScore& option = unit.sample.options[use.option];
+        for (const double p : result.logprobs) option.sum_logprob += p;
+        option.n_tokens = static_cast<int64_t>(result.logprobs.size());
+        const PreparedRecord& record = evaluation_.records[static_cast<size_t>(unit.place.record)];
+        option.n_bytes = static_cast<int64_t>(choices_of(*record.record)->options[use.option].size());
+        break;
+      }
+      case Part::reference: break;
+    }
+    if (--unit.pending == 0) finish(unit);
+  }
+
+  // Scores a sample that has everything, and writes its line.
+  void finish(Unit& unit) {
+    const PreparedRecord& record = evaluation_.records[static_cast<size_t>(unit.place.record)];
+    const std::string& prompt =
+        record.record->kind == Record::Kind::messages ? record.prompt.text : record.record->prompt;
+    for (const JudgeCommand& judge : evaluation_.judges) {
+      // One verdict for one text, however many interventions and samples wrote it.
+      const auto [verdict, fresh] = verdicts_.try_emplace({judge.name, unit.place.record, unit.sample.text}, 0.0);
+      if (fresh) {
+        try {
+          verdict->second = run_judge(judge, record.record->id, prompt, unit.sample.text);
+        } catch (...) {
+          verdicts_.erase(verdict);
+          throw;
+        }
+      }
+      unit.sample.judged.emplace_back(judge.name, verdict->second);
+    }
+    std::vector<std::pair<std::string, std::optional<double>>> scores;
+    for (size_t n = 0; n < evaluation_.scorers.size(); ++n) {
+      const Scorer* scorer = evaluation_.scorers[n];
+      const bool has = scorer->needs == Needs::text      ? unit.sample.has_text
+                       : scorer->needs == Needs::options ? !unit.sample.options.empty()
+                                                         : unit.sample.n_logprobs > 0;
+      if (!has) continue;
+      const bool lacks = lacks_[n][static_cast<size_t>(unit.place.record)];
+      scores.emplace_back(scorer->name, lacks ? std::nullopt : scorer->score(*record.record, unit.sample));
+    }
+    const json::Value line =
+        sample_line(*record.record, unit.sample,
+                    evaluation_.interventions[static_cast<size_t>(unit.place.intervention)].name, scores);
+    log_.put(unit.place, json::dump(line));
+    unit.sample = {};
+    tell();
+  }
+
+  // Records one intervention, unless it has been; texts that are still wanted are kept for their lines.
+  bool trace(int64_t i, int64_t s) {
+    const std::filesystem::path dir = evaluation_.trace_dir(i, s);
+    if (std::filesystem::exists(dir / "trace.safetensors") && std::filesystem::exists(dir / "records.jsonl"))
+      return true;
+    if (events_.on_stage) events_.on_stage("tracing " + evaluation_.interventions[static_cast<size_t>(i)].name);
+    return trace_evaluation(model_, evaluation_, i, s, dir, [&](int64_t r, Result result, int64_t sample) {
+      const Place place = {s, i, r, sample};
+      if (evaluation_.generates && !log_.has(place)) generated_[log_.layout().line(place)] = std::move(result);
+    });
+  }
+
+  const ExperimentModel& model_;
+  const Evaluation& evaluation_;
+  SampleLog& log_;
+  const EvaluationEvents& events_;
+  Forward forward_;
+  std::vector<Job> jobs_;
+  std::vector<Use> uses_;                                                     // [jobs]
+  std::vector<Unit> units_;                                                   // of this slice
+  std::map<std::tuple<std::string, int64_t, std::string>, double> verdicts_;  // of judges, by record and text
+  std::vector<std::vector<bool>> lacks_;                                      // [scorers][records]
+  std::map<int64_t, Result> generated_;                                       // line -> text made while tracing
+};
+
+}  // namespace
+
+PreparedRecord prepare_record(const Record& record, const ExperimentModel& model,
+                              const std::vector<std::string>& span_names, const Generation& generation, bool scores,
+                              bool options) {
+  PreparedRecord prepared;
+  prepared.record = &record;
+  prepared.generation = generation;
+  Record variant = record;
+  variant.target.reset();
+  prepared.prompt = encode_record(variant, model.encode, span_names);
+  prepared.scored = record.target ? encode_record(record, model.encode, span_names) : prepared.prompt;
+  const int64_t n_prompt = static_cast<int64_t>(prepared.prompt.prompt->tokens.size());
+  if (n_prompt == 0) throw Error(record.where, "expected at least one token, found none");
+  if (record.target) prepared.score_from = *prepared.scored.target_start;
+  const int64_t n_scored = static_cast<int64_t>(prepared.scored.prompt->tokens.size());
+  if (scores && n_scored <= prepared.score_from)
+    throw Error(record.where, record.target ? "target: expected text, found none"
+                                            : "expected at least two tokens, one to predict, found one");
+  int64_t longest = std::max(n_scored, n_prompt + generation.max_tokens);
+  const auto choices = options ? choices_of(record) : std::nullopt;
+  if (choices) {
+    for (const std::string& choice : choices->options) {
+      variant.target = choice;
+      prepared.options.push_back(encode_record(variant, model.encode, span_names));
+      const int64_t n = static_cast<int64_t>(prepared.options.back().prompt->tokens.size());
+      if (n == n_prompt) throw Error(record.where, "choices: expected text in each, found an empty one");
+      longest = std::max(longest, n);
+    }
+  }
+  const int64_t limit = model.model->max_positions;
+  if (limit > 0 && longest > limit)
+    throw Error(record.where, "expected at most the model's " + std::to_string(limit) + " positions, found " +
+                                  std::to_string(longest) + " with what is generated or scored");
+  return prepared;
+}
+
+void check_evaluation(const Evaluation& evaluation) {
+  for (const BoundIntervention& intervention : evaluation.interventions) {
+    for (const auto& plan : intervention.plans) {
+      if (!plan || plan->empty()) continue;
+      for (const PreparedRecord& record : evaluation.records) {
+        auto check = [&](const EncodedRecord& encoded, uint32_t sample) {
+          Job job = job_on(encoded, record, plan);
+          job.sample = sample;
+          plan->check(sequence_info(job));
+        };
+        if (evaluation.generates)
+          for (int64_t k = 0; k < record.generation.samples; ++k) check(record.prompt, static_cast<uint32_t>(k));
+        if (evaluation.logprobs) check(record.scored, 0);
+        for (const EncodedRecord& option : record.options) check(option, 0);
+      }
+    }
+  }
+}
+
+bool trace_evaluation(const ExperimentModel& model, const Evaluation& evaluation, int64_t intervention, int64_t seed,
+                      const std::filesystem::path& dir,
+                      const std::function<void(int64_t record, Result result, int64_t sample)>& done) {
+  const auto plan = plan_of(evaluation, intervention, seed);
+  TraceOptions options;
+  options.dir = dir;
+  options.shape = model.shape;
+  options.points = evaluation.points;
+  options.n_slots = plan && !plan->empty() ? plan->max_slots() : 0;
+  options.original_ids = plan && plan->has_router_edits();
+  options.span_names = evaluation.span_names;
+  options.metadata = model.trace_metadata;
+  json::Value edits = json::Value::object();
+  if (plan) edits.set("edits", plan->source());
+  options.metadata.emplace_back("edits", plan ? json::dump(edits) : "");
+  TraceWriter writer(std::move(options));
+
+  std::vector<Job> jobs;
+  std::vector<std::pair<int64_t, int64_t>> uses;  // record, sample
+  std::vector<std::string> ids;
+  for (size_t r = 0; r < evaluation.records.size(); ++r) {
+    const PreparedRecord& record = evaluation.records[r];
+    const int64_t samples = evaluation.generates ? record.generation.samples : 1;
+    for (int64_t k = 0; k < samples; ++k) {
+      Job job = evaluation.generates ? generation_job(record, plan, evaluation.seeds[static_cast<size_t>(seed)], k)
+                                     : job_on(record.scored, record, plan);
+      job.index = static_cast<int64_t>(jobs.size());
+      jobs.push_back(std::move(job));
+      uses.emplace_back(static_cast<int64_t>(r), k);
+      ids.push_back(record.record->id);
+    }
+  }
+  Forward forward(*model.backend, *model.model, *model.weights, route_slots(evaluation));
+  RunEvents events;
+  events.on_done = [&](Result result) {
+    const auto [record, sample] = uses[static_cast<size_t>(result.index)];
+    if (done) done(record, std::move(result), sample);
+  };
+  if (!run_jobs(forward, jobs, run_options(model, evaluation), events, &writer)) return false;
+  writer.finish(ids, [&](int64_t i) {
+    return evaluation.records[static_cast<size_t>(uses[static_cast<size_t>(i)].first)].record->source;
+  });
+  return true;
+}
+
+bool evaluate(const ExperimentModel& model, const Evaluation& evaluation, SampleLog& log,
+              const EvaluationEvents& events) {
+  return Evaluator(model, evaluation, log, events).go();
+}
+
+}  // namespace signalbox

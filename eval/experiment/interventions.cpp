@@ -1,0 +1,244 @@
+#include "eval/experiment/interventions.h"
+
+#include <algorithm>
+#include <cstdio>
+
+#include "probes/edit_plan.h"
+
+namespace signalbox {
+
+namespace {
+
+std::string number_text(double value) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.6g", value);
+  return text;
+}
+
+// "3-5,7" of ascending layers.
+std::string layer_ranges(const std::vector<int32_t>& layers) {
+  std::string text;
+  for (size_t i = 0; i < layers.size();) {
+    size_t end = i + 1;
+    while (end < layers.size() && layers[end] == layers[end - 1] + 1) ++end;
+    text += (text.empty() ? "" : ",") + std::to_string(layers[i]);
+    if (end - i > 1) text += "-" + std::to_string(layers[end - 1]);
+    i = end;
+  }
+  return (layers.size() == 1 ? "layer " : "layers ") + text;
+}
+
+// What the edit does; `experts` is "expert 5" or "8 experts", empty when it names none.
+std::string action_text(const EditSpec& spec, const std::string& experts) {
+  const json::Value* policy = spec.ref.value().find("policy");
+  if (spec.kind != EditSpec::Kind::router) {
+    const std::string point(point_info(spec.point).name);
+    const std::string of =
+        point + (experts.empty() ? "" : " of " + experts) +
+        (spec.neurons_given ? ", " + std::to_string(spec.neurons.size()) + " neurons" : std::string());
+    if (spec.kind == EditSpec::Kind::add)
+      return "add " + number_text(spec.by) + " x " + spec.source.tensor + " to " + of;
+    if (spec.kind == EditSpec::Kind::patch) return "patch " + of;
+    if (spec.value == EditSpec::Value::zero) return "set " + of + " to zero";
+    return "set " + of + (spec.value == EditSpec::Value::mean ? " to its mean" : " to " + spec.source.tensor);
+  }
+  switch (spec.op) {
+    case EditOp::ban: return "ban " + experts;
+    case EditOp::force: return "force " + experts;
+    case EditOp::steermoe_down: return "steer away from " + experts;
+    case EditOp::steermoe_up: return "steer towards " + experts;
+    case EditOp::bias: return "add " + number_text(spec.by + 0.0) + " to the logits of " + experts;
+    case EditOp::temperature: return "temperature " + number_text(spec.by);
+    case EditOp::top_k: return "top_k " + std::to_string(spec.k);
+    case EditOp::scale_expert: return "scale " + experts + " by " + number_text(spec.by);
+    case EditOp::scale_shared: return "scale the shared expert by " + number_text(spec.by);
+    case EditOp::replay:
+      return "replay " + spec.file.filename().string() + (spec.sample ? " of " + *spec.sample : std::string());
+    case EditOp::fixed: return "misroute fixed to " + experts;
+    default: break;
+  }
+  std::string text = "misroute " + (policy ? policy->string() : std::string());
+  if (spec.op == EditOp::shift) text += " by " + number_text(spec.by);
+  if (spec.op == EditOp::gumbel) text += " tau " + number_text(spec.by);
+  if (spec.exclude_original) text += " without the original";
+  return text;
+}
+
+// Which tokens: ", generated tokens, fraction 0.25".
+std::string tokens_text(const Condition& tokens) {
+  std::string text;
+  if (tokens.phase == Condition::Phase::given) text += ", given tokens";
+  if (tokens.phase == Condition::Phase::generated) text += ", generated tokens";
+  if (!tokens.span.empty()) text += ", span " + tokens.span;
+  if (tokens.begin != 0 || tokens.end != std::numeric_limits<int64_t>::max())
+    text += ", positions " + std::to_string(tokens.begin) + ":" +
+            (tokens.end == std::numeric_limits<int64_t>::max() ? "" : std::to_string(tokens.end));
+  if (tokens.fraction < 1) text += ", fraction " + number_text(tokens.fraction);
+  if (tokens.margin_below != std::numeric_limits<float>::infinity())
+    text += ", margin below " + number_text(static_cast<double>(tokens.margin_below));
+  return text;
+}
+
+std::string describe_edit(const EditSpec& spec, const ModelShape& shape) {
+  const Targets targets = resolve_targets(spec, shape);
+  size_t n_experts = 0;
+  int32_t only = -1;
+  std::vector<int32_t> layers;
+  for (const auto& [layer, experts] : targets.layers) {
+    n_experts += experts.size();
+    if (!experts.empty()) only = experts[0];
+    if (layer >= 0 && (!targets.by_expert || !experts.empty())) layers.push_back(layer);
+  }
+  std::string text = action_text(spec, n_experts == 0   ? ""
+                                       : n_experts == 1 ? "expert " + std::to_string(only)
+                                                        : std::to_string(n_experts) + " experts");
+  if (!layers.empty() && (targets.by_expert || spec.layers_given)) text += " in " + layer_ranges(layers);
+  text += tokens_text(spec.tokens);
+  if (spec.weights != WeightPolicy::model) text += ", weights " + spec.ref.at("weights").string();
+  return text;
+}
+
+class Planner {
+ public:
+  Planner(const ExperimentSpec& spec, const ModelShape& shape,
+          const std::map<std::string, std::filesystem::path>& detect_files, const UsageTable& usage, uint64_t seed)
+      : spec_(spec), shape_(shape), detect_files_(detect_files), usage_(usage), seed_(seed) {}
+
+  std::vector<PlannedIntervention> plan() {
+    check_traces();
+    for (const InterventionSpec& intervention : spec_.interventions) add(intervention);
+    if (spec_.audit) add_audit(*spec_.audit);
+    return std::move(planned_);
+  }
+
+ private:
+  void check_traces() const {
+    if (!spec_.traces.on) return;
+    PointSet points;
+    try {
+      points = PointSet::parse(spec_.traces.points, shape_);
+    } catch (const Error& error) {
+      throw Error(spec_.where, std::string("traces.points: ") + error.what());
+    }
+    for (const std::string& metric : spec_.metrics)
+      if (metric_needs(metric) == Needs::routes && !points.wants_any(Point::router_ids))
+        throw Error(spec_.where, "traces.points: expected globs that match router.ids, for the metric \"" + metric +
+                                     "\", found \"" + spec_.traces.points + "\"");
+  }
+
+  void add(const InterventionSpec& intervention) {
+    PlannedIntervention main;
+    main.name = intervention.name;
+    main.entry = intervention.entry;
+    main.edits = resolve_detect(intervention.edits, detect_files_);
+    main.grid = intervention.grid;
+    const json::Value edits = main.edits;
+    const json::Ref ref(edits, spec_.where, intervention.path + ".edits");
+    main.description =
+        intervention.description.empty() ? describe_edits(ref, spec_.base_dir, shape_) : intervention.description;
+    planned_.push_back(std::move(main));
+    if (!intervention.names_experts || !intervention.controls.any()) return;
+    const NamedExperts named(ref, spec_.base_dir, shape_);
+    if (!named.none()) add_controls(intervention, named);
+  }
+
+  void add_controls(const InterventionSpec& intervention, const NamedExperts& named) {
+    const auto add = [&](ControlKind kind, const std::string& label, const std::string& description,
+                         const Replacement& replacement) {
+      PlannedIntervention control;
+      control.name = intervention.name + "/" + label;
+      control.entry = intervention.entry;
+      control.edits = named.replaced(replacement);
+      control.description = intervention.name + " with " + description;
+      control.control_of = intervention.name;
+      control.control = kind;
+      control.grid = intervention.grid;
+      planned_.push_back(std::move(control));
+    };
+    for (int64_t i = 0; i < intervention.controls.random; ++i)
+      add(ControlKind::random, "random-" + std::to_string(i), "random experts " + std::to_string(i),
+          named.random(seed_, intervention.name, i));
+    for (int64_t i = 0; i < intervention.controls.frequency_matched; ++i)
+      add(ControlKind::frequency_matched, "frequency-" + std::to_string(i),
+          "experts as often used " + std::to_string(i), named.frequency_matched(usage_, seed_, intervention.name, i));
+    if (intervention.controls.bottom)
+      add(ControlKind::bottom, "bottom", "experts from the bottom", named.bottom(usage_));
+  }
+
+  void add_audit(const AuditSpec& audit) {
+    json::Value list = json::Value::array();
+    list.push_back(audit.edit);
+    list = resolve_detect(std::move(list), detect_files_);
+    const json::Value& edit = list.items()[0];
+    const EditSpec spec = EditSpec::parse(json::Ref(edit, spec_.where, audit.path), spec_.base_dir, 0);
+    for (auto& [layer, experts] : resolve_targets(spec, shape_).layers) {
+      std::sort(experts.begin(), experts.end());
+      for (int32_t expert : experts) planned_.push_back(audit_of(edit, layer, expert));
+    }
+  }
+
+  PlannedIntervention audit_of(const json::Value& edit, int32_t layer, int32_t expert) const {
+    PlannedIntervention one;
+    one.name = "audit/L" + std::to_string(layer) + "E" + std::to_string(expert);
+    one.entry = "audit";
+    one.audited = {layer, expert};
+    json::Value experts = json::Value::object(), list = json::Value::array(), single = json::Value::object();
+    experts.set(std::to_string(layer), list.push_back(expert));
+    for (const auto& [key, value] : edit.members())
+      if (key != "layers") single.set(key, key == "experts" ? experts : value);
+    one.edits.push_back(std::move(single));
+    one.description = describe_edits(json::Ref(one.edits, spec_.where, "audit"), spec_.base_dir, shape_);
+    return one;
+  }
+
+  const ExperimentSpec& spec_;
+  const ModelShape& shape_;
+  const std::map<std::string, std::filesystem::path>& detect_files_;
+  const UsageTable& usage_;
+  uint64_t seed_;
+  std::vector<PlannedIntervention> planned_;
+};
+
+}  // namespace
+
+json::Value resolve_detect(json::Value edits, const std::map<std::string, std::filesystem::path>& detect_files) {
+  constexpr std::string_view prefix = "detect:";
+  json::Value out = json::Value::array();
+  for (json::Value& edit : edits.items()) {
+    const json::Value* experts = edit.find("experts");
+    const json::Value* from = experts && experts->type() == json::Type::object ? experts->find("from") : nullptr;
+    if (from && from->is_string() && from->string().starts_with(prefix)) {
+      const std::string name = from->string().substr(prefix.size());
+      const auto found = detect_files.find(name);
+      if (found == detect_files.end())
+        throw Error("detect." + name, "expected the file of this stage of detection, found none");
+      json::Value resolved = *experts;
+      resolved.set("from", std::filesystem::absolute(found->second).string());
+      edit.set("experts", std::move(resolved));
+    }
+    out.push_back(std::move(edit));
+  }
+  return out;
+}
+
+bool needs_usage(const ExperimentSpec& spec) {
+  return std::any_of(spec.interventions.begin(), spec.interventions.end(), [](const InterventionSpec& intervention) {
+    return (intervention.names_experts && intervention.controls.frequency_matched > 0) ||
+           (intervention.lists_experts && intervention.controls.bottom);
+  });
+}
+
+std::vector<PlannedIntervention> plan_interventions(const ExperimentSpec& spec, const ModelShape& shape,
+                                                    const std::map<std::string, std::filesystem::path>& detect_files,
+                                                    const UsageTable& usage, uint64_t seed) {
+  return Planner(spec, shape, detect_files, usage, seed).plan();
+}
+
+std::string describe_edits(const json::Ref& edits, const std::filesystem::path& base_dir, const ModelShape& shape) {
+  std::string text;
+  for (const json::Ref& edit : edits.items())
+    text += (text.empty() ? "" : "; ") + describe_edit(EditSpec::parse(edit, base_dir, 0), shape);
+  return text.empty() ? "no edits" : text;
+}
+
+}  // namespace signalbox

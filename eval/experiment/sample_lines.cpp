@@ -1,0 +1,116 @@
+// Lines of samples.jsonl, written and read.
+#include <algorithm>
+#include <array>
+
+#include "eval/experiment/evaluate.h"
+
+namespace signalbox {
+
+namespace {
+
+// Keys of a record that are input and stay in the data, and keys that a line has of its own, in some runs if not in
+// this one; the others travel with every line.
+constexpr std::array inputs = {"prompt",   "messages",        "tokens",       "target",     "document",
+                               "spans",    "choices",         "text",         "options",    "judged",
+                               "scores",   "logprobs",        "sum_logprob",  "divergence", "n_logprobs",
+                               "same_top", "mean_divergence", "finish_reason"};
+
+json::Value numbers(const std::vector<double>& values) {
+  json::Value list = json::Value::array();
+  for (const double value : values) list.push_back(value);
+  return list;
+}
+
+std::vector<double> read_numbers(const json::Ref& list) {
+  std::vector<double> values;
+  for (const json::Ref& item : list.items()) values.push_back(item.number());
+  return values;
+}
+
+double mean_of(const std::vector<double>& values) {
+  double sum = 0;
+  for (const double value : values) sum += value;
+  return sum / static_cast<double>(values.size());
+}
+
+}  // namespace
+
+json::Value sample_line(const Record& record, const Sample& sample, std::string_view intervention,
+                        std::span<const std::pair<std::string, std::optional<double>>> scores) {
+  json::Value line = json::Value::object();
+  line.set("seed", sample.seed).set("intervention", intervention).set("id", sample.id).set("sample", sample.sample);
+  if (sample.has_text) {
+    json::Value tokens = json::Value::array();
+    for (const int32_t token : sample.tokens) tokens.push_back(int64_t{token});
+    line.set("text", sample.decoded ? json::Value(sample.text) : json::Value())
+        .set("tokens", std::move(tokens))
+        .set("finish_reason", sample.finish_reason);
+  }
+  if (sample.n_logprobs > 0) {
+    line.set("sum_logprob", sample.sum_logprob).set("n_logprobs", sample.n_logprobs);
+    if (record.target) line.set("logprobs", numbers(sample.logprobs));
+    if (!sample.divergence.empty()) {
+      if (record.target) {
+        json::Value same = json::Value::array();
+        for (const uint8_t one : sample.same_top) same.push_back(int64_t{one});
+        line.set("divergence", numbers(sample.divergence)).set("same_top", std::move(same));
+      } else {
+        line.set("mean_divergence", mean_of(sample.divergence));
+      }
+    }
+  }
+  if (!sample.options.empty()) {
+    json::Value options = json::Value::array();
+    for (const OptionScore& option : sample.options) {
+      json::Value one = json::Value::object();
+      one.set("sum_logprob", option.sum_logprob).set("n_tokens", option.n_tokens).set("n_bytes", option.n_bytes);
+      options.push_back(std::move(one));
+    }
+    line.set("options", std::move(options));
+  }
+  if (!sample.judged.empty()) {
+    json::Value judged = json::Value::object();
+    for (const auto& [name, value] : sample.judged) judged.set(name, value);
+    line.set("judged", std::move(judged));
+  }
+  json::Value all = json::Value::object();
+  for (const auto& [name, value] : scores) all.set(name, value ? json::Value(*value) : json::Value());
+  line.set("scores", std::move(all));
+  for (const auto& [key, value] : record.source.members())
+    if (!line.find(key) && std::find(inputs.begin(), inputs.end(), key) == inputs.end()) line.set(key, value);
+  return line;
+}
+
+Sample read_sample(const json::Ref& line) {
+  Sample sample;
+  const json::Ref seed = line.at("seed");
+  sample.seed = static_cast<uint64_t>(seed.value().is_unsigned() ? seed.value().integer() : seed.integer(0, INT64_MAX));
+  sample.id = line.at("id").string();
+  sample.sample = line.at("sample").size();
+  if (const auto reason = line.find("finish_reason")) {
+    sample.has_text = true;
+    const auto text = line.find("text");
+    sample.decoded = text.has_value();
+    if (text) sample.text = text->string();
+    for (const json::Ref& token : line.at("tokens").items())
+      sample.tokens.push_back(static_cast<int32_t>(token.integer(0, INT32_MAX)));
+    sample.finish_reason = reason->string();
+  }
+  if (const auto sum = line.find("sum_logprob")) {
+    sample.sum_logprob = sum->number();
+    sample.n_logprobs = line.at("n_logprobs").size();
+    if (const auto all = line.find("logprobs")) sample.logprobs = read_numbers(*all);
+    if (const auto all = line.find("divergence")) sample.divergence = read_numbers(*all);
+    if (const auto all = line.find("same_top"))
+      for (const json::Ref& one : all->items()) sample.same_top.push_back(static_cast<uint8_t>(one.integer(0, 1)));
+  }
+  if (const auto options = line.find("options"))
+    for (const json::Ref& option : options->items())
+      sample.options.push_back(
+          {option.at("sum_logprob").number(), option.at("n_tokens").size(), option.at("n_bytes").size()});
+  if (const auto judged = line.find("judged"))
+    for (const auto& [name, value] : judged->members()) sample.judged.emplace_back(name, value.number());
+  return sample;
+}
+
+}  // namespace signalbox

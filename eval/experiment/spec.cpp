@@ -1,0 +1,584 @@
+#include "eval/experiment/spec.h"
+
+#include <algorithm>
+#include <set>
+
+#include "eval/score/judge.h"
+
+namespace signalbox {
+
+namespace {
+
+constexpr std::string_view detect_prefix = "detect:", judge_prefix = "judge:";
+constexpr size_t max_name = 200;  // of a component of a file's name there are 255 bytes
+
+// A name that becomes a directory, and part of "NAME/random-0".
+std::string checked_name(const json::Ref& ref, const std::string& name) {
+  const bool plain = std::all_of(name.begin(), name.end(),
+                                 [](char c) { return c != '/' && static_cast<unsigned char>(c) >= 0x20 && c != 0x7f; });
+  if (name.empty() || name == "." || name == ".." || !plain || name.size() > max_name)
+    ref.fail("expected a name of 1 to " + std::to_string(max_name) +
+             " bytes without '/' and control characters, found " + json::dump(json::Value(name)));
+  return name;
+}
+std::string checked_name(const json::Ref& ref) { return checked_name(ref, ref.string()); }
+
+std::vector<std::string> strings(const json::Ref& list, const std::string& what) {
+  std::vector<std::string> found;
+  for (const json::Ref& item : list.items()) {
+    found.push_back(item.string());
+    if (found.back().empty()) item.fail_type(what);
+  }
+  return found;
+}
+
+int64_t edit_distance(std::string_view a, std::string_view b) {
+  std::vector<int64_t> row(b.size() + 1);
+  for (size_t j = 0; j <= b.size(); ++j) row[j] = static_cast<int64_t>(j);
+  for (size_t i = 1; i <= a.size(); ++i) {
+    int64_t diagonal = row[0];
+    row[0] = static_cast<int64_t>(i);
+    for (size_t j = 1; j <= b.size(); ++j) {
+      const int64_t above = row[j];
+      row[j] = std::min({above + 1, row[j - 1] + 1, diagonal + (a[i - 1] != b[j - 1])});
+      diagonal = above;
+    }
+  }
+  return row[b.size()];
+}
+
+// The three nearest metrics, "em, f1, ppl".
+std::string nearest_metrics(std::string_view name) {
+  std::vector<std::pair<int64_t, std::string_view>> near;
+  for (const Scorer& scorer : scorers()) near.emplace_back(edit_distance(name, scorer.name), scorer.name);
+  std::stable_sort(near.begin(), near.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+  std::string text;
+  for (size_t i = 0; i < std::min<size_t>(3, near.size()); ++i) text += (i ? ", " : "") + std::string(near[i].second);
+  return text;
+}
+
+template <class T>
+bool contains(const std::vector<T>& list, const T& value) {
+  return std::find(list.begin(), list.end(), value) != list.end();
+}
+
+class SpecParser {
+ public:
+  SpecParser(const json::Ref& root, const std::filesystem::path& base_dir) : root_(root) {
+    spec_.where = root.where();
+    spec_.base_dir = base_dir;
+    spec_.source = root.value();
+  }
+
+  ExperimentSpec parse() {
+    root_.expect_object();
+    root_.reject_unknown({"model", "data", "generate", "programs", "detect", "interventions", "audit", "baseline",
+                          "controls", "metrics", "seeds", "split", "tune", "traces", "judges", "resamples", "seed"});
+    paths();
+    if (auto generate = root_.find("generate")) spec_.generate = read_generate(*generate);
+    if (auto programs = root_.find("programs")) read_programs(*programs);
+    if (auto detect = root_.find("detect"))
+      for (const auto& [name, stage] : detect->members()) spec_.detect.push_back(read_detect(*detect, name, stage));
+    interventions();
+    if (auto audit = root_.find("audit")) spec_.audit = read_audit(*audit);
+    if (auto judges = root_.find("judges"))
+      for (const auto& [name, judge] : judges->members()) spec_.judges.push_back(read_judge(*judges, name, judge));
+    if (auto metrics = root_.find("metrics")) read_metrics(*metrics);
+    if (auto seeds = root_.find("seeds")) read_seeds(*seeds);
+    if (auto split = root_.find("split")) spec_.split = read_split(*split);
+    if (auto traces = root_.find("traces")) spec_.traces = read_traces(*traces);
+    if (auto tune = root_.find("tune")) spec_.tune = read_tune(*tune);
+    if (auto resamples = root_.find("resamples")) spec_.resamples = resamples->integer(1, 100'000'000);
+    if (auto seed = root_.find("seed")) spec_.seed = static_cast<uint64_t>(seed->integer(0, INT64_MAX));
+    check_detection();
+    check_routes();
+    check_judges();
+    return std::move(spec_);
+  }
+
+ private:
+  void paths() {
+    const json::Ref model = root_.at("model"), data = root_.at("data");
+    if (model.string().empty()) model.fail_type("a directory, org/name[@revision] or builtin");
+    const std::filesystem::path local = spec_.base_dir / model.string();
+    std::error_code ignored;
+    spec_.model = std::filesystem::is_directory(local, ignored) ? local.string() : model.string();
+    if (data.string().empty() || data.string() == "-")
+      data.fail_type("a file (it is read again when the run is continued)");
+    spec_.data = spec_.base_dir / data.string();
+  }
+
+  static GenerateSpec read_generate(const json::Ref& ref) {
+    ref.expect_object();
+    ref.reject_unknown({"max_tokens", "temperature", "top_p", "top_k", "samples", "stop", "ignore_eos"});
+    GenerateSpec out;
+    if (auto value = ref.find("max_tokens")) out.max_tokens = value->integer(1, INT32_MAX);
+    if (auto value = ref.find("temperature")) {
+      out.temperature = value->number();
+      if (out.temperature < 0 || out.temperature > 1000) value->fail_type("a number from 0 to 1000");
+    }
+    if (auto value = ref.find("top_p")) {
+      out.top_p = value->number();
+      if (out.top_p < 0 || out.top_p > 1) value->fail_type("a number from 0 to 1");
+    }
+    if (auto value = ref.find("top_k")) out.top_k = value->integer(0, 1 << 30);
+    if (auto value = ref.find("samples")) out.samples = value->integer(1, 1'000'000);
+    if (auto value = ref.find("stop")) out.stop = strings(*value, "a text that is not empty");
+    if (auto value = ref.find("ignore_eos")) out.ignore_eos = value->boolean();
+    return out;
+  }
+
+  void read_programs(const json::Ref& ref) {
+    spec_.programs = parse_programs(ref, spec_.base_dir);
+    if (spec_.generate) return;
+    for (const Program& program : spec_.programs)
+      if (program.samples || program.max_tokens || program.top_k || program.temperature || program.top_p)
+        ref.fail("expected \"generate\" in the spec, for program " + program.name +
+                 " says how text is generated, found none");
+  }
+
+  DetectSpec read_detect(const json::Ref& stages, const std::string& name, const json::Ref& ref) const {
+    ref.expect_object();
+    ref.reject_unknown({"contrast", "span", "phase", "length_match", "stable_top"});
+    DetectSpec out;
+    out.name = checked_name(stages, name);
+    const json::Ref contrast = ref.at("contrast");
+    if (contrast.value().type() == json::Type::array) {
+      if (contrast.length() != 2) contrast.fail_type("\"A:B\" or [\"A\", \"B\"]");
+      out.a = contrast[0].string();
+      out.b = contrast[1].string();
+    } else {
+      const std::string& text = contrast.string();
+      const size_t colon = text.find(':');
+      if (colon == std::string::npos || text.find(':', colon + 1) != std::string::npos)
+        contrast.fail_type("\"A:B\" or [\"A\", \"B\"]");
+      out.a = text.substr(0, colon);
+      out.b = text.substr(colon + 1);
+    }
+    if (out.a.empty() || out.b.empty() || out.a == out.b) contrast.fail_type("two different conditions as \"A:B\"");
+    json::Value tokens = json::Value::object();
+    for (const char* key : {"span", "phase"})
+      if (auto found = ref.find(key)) tokens.set(key, found->value());
+    const Condition condition = Condition::parse(json::Ref(tokens, ref.where(), ref.path()));
+    out.span = condition.span;
+    out.phase = ref.find("phase") ? condition.phase : Condition::Phase::given;
+    if (auto match = ref.find("length_match")) out.length_match = match->boolean();
+    if (auto top = ref.find("stable_top")) out.stable_top = top->integer(1, int64_t{1} << 40);
+    if (out.phase == Condition::Phase::generated) {
+      if (!spec_.generate) ref.at("phase").fail("expected \"generate\" in the spec for generated tokens, found none");
+      if (!out.span.empty()) ref.at("span").fail("expected no span beside generated tokens, which are in none");
+    }
+    return out;
+  }
+
+  static ControlsSpec read_controls(const json::Ref& ref) {
+    if (ref.is_null()) return {};
+    if (ref.value().type() == json::Type::boolean) return ref.boolean() ? default_controls : ControlsSpec{};
+    if (ref.value().type() != json::Type::object)
+      ref.fail_type("{\"random\": N, \"frequency_matched\": N, \"bottom\": true}, true or false");
+    ref.reject_unknown({"random", "frequency_matched", "bottom"});
+    ControlsSpec out;
+    if (auto value = ref.find("random")) out.random = value->integer(0, 10000);
+    if (auto value = ref.find("frequency_matched")) out.frequency_matched = value->integer(0, 10000);
+    if (auto value = ref.find("bottom")) out.bottom = value->boolean();
+    return out;
+  }
+  // `null` means none here, so find() will not do.
+  static ControlsSpec controls_or(const json::Ref& object, const ControlsSpec& otherwise) {
+    return object.value().find("controls") ? read_controls(object.at("controls")) : otherwise;
+  }
+
+  void interventions() {
+    const json::Ref list = root_.at("interventions");
+    const ControlsSpec controls = controls_or(root_, default_controls);
+    std::set<std::string> names;
+    for (const json::Ref& entry : list.items()) {
+      entry.expect_object();
+      entry.reject_unknown({"name", "description", "edits", "grid", "controls"});
+      const json::Ref name = entry.at("name");
+      checked_name(name);
+      if (name.string() == "audit") name.fail("expected another name than \"audit\", which is that of the audit's");
+      if (!names.insert(name.string()).second)
+        name.fail("expected each name once, found \"" + name.string() + "\" again");
+      intervention(entry, name.string(), controls);
+    }
+    if (names.empty()) list.fail("expected at least the baseline, found none");
+    if (auto baseline = root_.find("baseline")) spec_.baseline = baseline->string();
+    const auto found = std::find_if(spec_.interventions.begin(), spec_.interventions.end(),
+                                    [&](const InterventionSpec& i) { return i.entry == spec_.baseline; });
+    if (found == spec_.interventions.end())
+      list.fail("expected the baseline \"" + spec_.baseline + "\" among them, found none of that name");
+    if (!found->edits.items().empty() || !found->grid.empty())
+      throw Error(spec_.where, found->path + ".edits: expected none for the baseline, found some");
+  }
+
+  void intervention(const json::Ref& entry, const std::string& name, const ControlsSpec& controls) {
+    for (ExpandedEdits& point : expand_grid(entry, name)) {
+      InterventionSpec out;
+      out.entry = name;
+      out.path = entry.path();
+      if (!point.grid.empty()) out.path += " (" + point.name.substr(name.size() + 1) + ")";
+      if (auto description = entry.find("description")) {
+        out.description = description->string();
+        if (out.description.find_first_of("\r\n") != std::string::npos || out.description.empty())
+          description->fail_type("one line of text");
+      }
+      out.controls = controls_or(entry, controls);
+      const json::Ref edits(point.edits, spec_.where, out.path + ".edits");
+      for (const json::Ref& edit : edits.items()) {
+        const EditSpec parsed = EditSpec::parse(edit, spec_.base_dir, 0);
+        const ExpertList& experts = parsed.experts;
+        out.lists_experts |=
+            !experts.list.empty() || std::any_of(experts.by_layer.begin(), experts.by_layer.end(),
+                                                 [](const auto& layer) { return !layer.second.empty(); });
+        out.names_experts |= out.lists_experts || experts.kind == ExpertList::Kind::ranking;
+      }
+      if (auto own = entry.find("controls"); own && out.controls.any() && !out.names_experts)
+        own->fail("expected edits that name experts, for controls to replace, found none");
+      out.name = std::move(point.name);
+      out.edits = std::move(point.edits);
+      out.grid = std::move(point.grid);
+      spec_.interventions.push_back(std::move(out));
+    }
+  }
+
+  AuditSpec read_audit(const json::Ref& ref) const {
+    ref.expect_object();
+    ref.reject_unknown(
+        {"from", "top", "sign", "per_layer", "by", "q_below", "layers", "experts", "mode", "tokens", "weights"});
+    const auto from = ref.find("from"), experts = ref.find("experts");
+    if (from.has_value() == experts.has_value())
+      ref.fail(std::string("expected either \"from\" or \"experts\", found ") + (from ? "both" : "neither"));
+    json::Value chosen = json::Value::object();
+    for (const char* key : {"from", "top", "sign", "per_layer", "by", "q_below"})
+      if (auto value = ref.find(key)) {
+        if (experts) value->fail("expected it only beside \"from\", found it beside \"experts\"");
+        chosen.set(key, value->value());
+      }
+    if (from) ExpertList::parse(json::Ref(chosen, ref.where(), ref.path()), spec_.base_dir);
+    if (experts && experts->value().type() != json::Type::object) experts->fail_type("an object of lists by layer");
+    if (experts && experts->value().find("from")) experts->fail_type("an object of lists by layer");
+
+    AuditSpec out;
+    std::string mode = "ban";
+    if (auto found = ref.find("mode")) {
+      mode = found->string();
+      if (mode != "ban" && mode != "steermoe" && mode != "zero") found->fail_type("\"ban\", \"steermoe\" or \"zero\"");
+      if (mode == "zero" && ref.find("weights")) ref.at("weights").fail("expected none beside mode zero, found some");
+    }
+    out.edit = json::Value::object();
+    if (mode == "zero")
+      out.edit.set("op", "scale_expert").set("by", 0);
+    else
+      out.edit.set("op", "deactivate").set("mode", mode);
+    out.edit.set("experts", from ? chosen : experts->value());
+    for (const char* key : {"layers", "tokens", "weights"})
+      if (auto value = ref.find(key)) out.edit.set(key, value->value());
+    EditSpec::parse(json::Ref(out.edit, ref.where(), ref.path()), spec_.base_dir, 0);
+    return out;
+  }
+
+  JudgeSpec read_judge(const json::Ref& judges, const std::string& name, const json::Ref& ref) const {
+    const JudgeCommand judge = parse_judge(checked_name(judges, name), ref);
+    JudgeSpec out{judge.name, judge.argv, judge.argv, judge.timeout_seconds};
+    for (size_t i = 0; i < out.command.size(); ++i) {
+      std::string& word = out.command[i];
+      const std::filesystem::path local = spec_.base_dir / word;
+      std::error_code ignored;
+      if (!word.empty() && (i > 0 || word.find('/') != std::string::npos) &&
+          std::filesystem::is_regular_file(local, ignored))
+        word = local.string();
+    }
+    return out;
+  }
+
+  void check_metric(const json::Ref& ref) const {
+    const std::string& name = ref.string();
+    if (name.starts_with(judge_prefix)) {
+      if (!spec_.find_judge(name.substr(judge_prefix.size())))
+        ref.fail("expected a judge of \"judges\", found \"" + name + "\"");
+    } else if (!find_scorer(name)) {
+      ref.fail("expected a metric (nearest: " + nearest_metrics(name) + "), found \"" + name + "\"");
+    }
+    if (metric_needs(name) == Needs::text && !spec_.generate)
+      ref.fail("expected \"generate\" in the spec for \"" + name + "\", which needs text, found none");
+  }
+  void read_metrics(const json::Ref& ref) {
+    spec_.metrics_given = true;
+    for (const json::Ref& item : ref.items()) {
+      check_metric(item);
+      if (contains(spec_.metrics, item.string()))
+        item.fail("expected each metric once, found \"" + item.string() + "\" again");
+      spec_.metrics.push_back(item.string());
+    }
+    if (spec_.metrics.empty()) ref.fail("expected at least one metric, found none");
+  }
+
+  void read_seeds(const json::Ref& ref) {
+    spec_.seeds.clear();
+    for (const json::Ref& item : ref.items()) {
+      const uint64_t seed = static_cast<uint64_t>(item.integer(0, INT64_MAX));
+      if (contains(spec_.seeds, seed)) item.fail("expected each seed once, found " + std::to_string(seed) + " again");
+      spec_.seeds.push_back(seed);
+    }
+    if (spec_.seeds.empty()) ref.fail("expected at least one seed, found none");
+  }
+
+  static SplitSpec read_split(const json::Ref& ref) {
+    ref.expect_object();
+    ref.reject_unknown({"key", "detect", "tune", "test"});
+    SplitSpec out;
+    const auto text = [&](const char* key, std::string& into) {
+      const auto found = ref.find(key);
+      if (!found) return;
+      into = found->string();
+      if (into.empty()) found->fail_type("a text that is not empty");
+    };
+    text("key", out.key);
+    text("detect", out.detect);
+    text("tune", out.tune);
+    ref.at("test");
+    text("test", out.test);
+    if (out.test.empty()) ref.at("test").fail_type("a string");
+    for (auto [a, b] : {std::pair("detect", "test"), {"tune", "test"}, {"detect", "tune"}}) {
+      const auto first = ref.find(a), second = ref.find(b);
+      if (first && second && first->string() == second->string())
+        second->fail("expected another split than that of " + std::string(a) + ", found \"" + second->string() +
+                     "\" for both");
+    }
+    return out;
+  }
+
+  TraceSpec read_traces(const json::Ref& ref) const {
+    TraceSpec out;
+    if (ref.value().type() == json::Type::boolean) {
+      out.on = ref.boolean();
+      return out;
+    }
+    if (ref.value().type() != json::Type::object)
+      ref.fail_type("true, false or {\"points\": GLOBS, \"of\": [NAME...]}");
+    ref.reject_unknown({"points", "of"});
+    out.on = true;
+    if (auto points = ref.find("points")) {
+      out.points = points->string();
+      if (out.points.empty()) points->fail_type("globs such as \"*.router.ids,*.router.weights\"");
+    }
+    auto of = ref.find("of");
+    if (!of) return out;
+    out.all = false;
+    const auto add = [&](const json::Ref& name) {
+      const std::string& text = name.string();
+      const bool known = (text == "audit" && spec_.audit) ||
+                         std::any_of(spec_.interventions.begin(), spec_.interventions.end(),
+                                     [&](const InterventionSpec& i) { return i.entry == text || i.name == text; });
+      if (!known) name.fail("expected the name of an intervention, found \"" + text + "\"");
+      if (contains(out.of, text)) name.fail("expected each name once, found \"" + text + "\" again");
+      out.of.push_back(text);
+    };
+    if (of->value().is_string()) {
+      add(*of);
+    } else {
+      for (const json::Ref& name : of->items()) add(name);
+    }
+    if (out.of.empty()) of->fail("expected at least one name, found none");
+    return out;
+  }
+
+  TuneSpec read_tune(const json::Ref& ref) const {
+    ref.expect_object();
+    ref.reject_unknown({"metric", "goal"});
+    TuneSpec out;
+    const json::Ref metric = ref.at("metric"), goal = ref.at("goal");
+    check_metric(metric);
+    out.metric = metric.string();
+    if (metric_needs(out.metric) == Needs::routes)
+      metric.fail("expected a metric of samples, found \"" + out.metric + "\", which needs traces (tuning makes none)");
+    if (spec_.metrics_given && !contains(spec_.metrics, out.metric))
+      metric.fail("expected one of \"metrics\", found \"" + out.metric + "\"");
+    if (goal.string() != "higher" && goal.string() != "lower") goal.fail_type("\"higher\" or \"lower\"");
+    out.higher = goal.string() == "higher";
+    if (!spec_.split || spec_.split->tune.empty())
+      ref.fail("expected a split with \"tune\" for tuning, so that no record serves two purposes, found none");
+    if (std::none_of(spec_.interventions.begin(), spec_.interventions.end(),
+                     [](const InterventionSpec& i) { return !i.grid.empty(); }))
+      ref.fail("expected an intervention with a grid to choose from, found none");
+    return out;
+  }
+
+  void check_detection() const {
+    for (const RankingUse& use : rankings_of(spec_)) {
+      if (use.detect.empty()) continue;
+      if (!spec_.find_detect(use.detect))
+        throw Error(spec_.where, use.path + ": expected a stage of \"detect\", found \"" + use.detect + "\"");
+      if (!spec_.split)
+        throw Error(spec_.where, use.path + ": expected a \"split\", for experts found in a run's own data cannot be " +
+                                     "tested on the same records, found none");
+    }
+    if (!spec_.detect.empty() && spec_.split && spec_.split->detect.empty())
+      throw Error(spec_.where, "split: expected \"detect\", the split that detection sees, found none");
+  }
+
+  void check_routes() const {
+    if (spec_.traces.on && spec_.traces.all) return;
+    for (size_t i = 0; i < spec_.metrics.size(); ++i)
+      if (metric_needs(spec_.metrics[i]) == Needs::routes)
+        throw Error(spec_.where, "metrics[" + std::to_string(i) +
+                                     "]: expected \"traces\" of every intervention for \"" + spec_.metrics[i] +
+                                     "\", found " + (spec_.traces.on ? "those of some" : "none"));
+  }
+
+  // A judge that no metric asks for would never run.
+  void check_judges() const {
+    for (const JudgeSpec& judge : spec_.judges) {
+      const std::string metric = std::string(judge_prefix) + judge.name;
+      if (!contains(spec_.metrics, metric))
+        throw Error(spec_.where, "judges." + judge.name + ": expected the metric \"" + metric + "\", found none");
+    }
+  }
+
+  json::Ref root_;
+  ExperimentSpec spec_;
+};
+
+json::Value text_list(const std::vector<std::string>& texts) {
+  json::Value list = json::Value::array();
+  for (const std::string& text : texts) list.push_back(text);
+  return list;
+}
+
+json::Value optional_text(const std::string& text) { return text.empty() ? json::Value() : json::Value(text); }
+
+json::Value generate_json(const GenerateSpec& generate) {
+  json::Value out = json::Value::object();
+  out.set("max_tokens", generate.max_tokens)
+      .set("temperature", generate.temperature)
+      .set("top_p", generate.top_p)
+      .set("top_k", generate.top_k)
+      .set("samples", generate.samples)
+      .set("stop", text_list(generate.stop))
+      .set("ignore_eos", generate.ignore_eos);
+  return out;
+}
+
+json::Value detect_json(const DetectSpec& detect) {
+  json::Value out = json::Value::object(), contrast = json::Value::array();
+  contrast.push_back(detect.a).push_back(detect.b);
+  const char* phases[] = {"all", "given", "generated"};
+  out.set("contrast", contrast)
+      .set("span", optional_text(detect.span))
+      .set("phase", phases[static_cast<size_t>(detect.phase)])
+      .set("length_match", detect.length_match)
+      .set("stable_top", detect.stable_top ? json::Value(*detect.stable_top) : json::Value());
+  return out;
+}
+
+json::Value intervention_json(const InterventionSpec& intervention) {
+  json::Value out = json::Value::object(), controls = json::Value::object();
+  controls.set("random", intervention.controls.random)
+      .set("frequency_matched", intervention.controls.frequency_matched)
+      .set("bottom", intervention.controls.bottom);
+  out.set("name", intervention.name).set("edits", intervention.edits);
+  // The word for the edits changes no result.
+  out.set("controls", intervention.names_experts ? controls : json::Value());
+  return out;
+}
+
+}  // namespace
+
+const DetectSpec* ExperimentSpec::find_detect(std::string_view name) const {
+  for (const DetectSpec& stage : detect)
+    if (stage.name == name) return &stage;
+  return nullptr;
+}
+
+const JudgeSpec* ExperimentSpec::find_judge(std::string_view name) const {
+  for (const JudgeSpec& judge : judges)
+    if (judge.name == name) return &judge;
+  return nullptr;
+}
+
+bool ExperimentSpec::traced(std::string_view entry, std::string_view name) const {
+  if (!traces.on || traces.all) return traces.on;
+  if (contains(traces.of, std::string(name))) return true;
+  // A control has the entry of what it controls, but is neither its entry nor one of its points.
+  const bool own = entry == "audit" || std::any_of(interventions.begin(), interventions.end(),
+                                                   [&](const InterventionSpec& i) { return i.name == name; });
+  return own && contains(traces.of, std::string(entry));
+}
+
+Needs metric_needs(std::string_view metric) {
+  if (metric.starts_with(judge_prefix)) return Needs::text;
+  const Scorer* scorer = find_scorer(metric);
+  if (!scorer) throw Error("metrics", "expected the name of a metric, found \"" + std::string(metric) + "\"");
+  return scorer->needs;
+}
+
+ExperimentSpec parse_experiment(const json::Ref& spec, const std::filesystem::path& base_dir) {
+  return SpecParser(spec, base_dir).parse();
+}
+
+ExperimentSpec load_experiment(const std::filesystem::path& file) {
+  const json::Value spec = json::parse_file(file, uint64_t{64} << 20);
+  return parse_experiment(json::Ref(spec, file.string()), std::filesystem::absolute(file).parent_path());
+}
+
+std::vector<RankingUse> rankings_of(const ExperimentSpec& spec) {
+  std::vector<RankingUse> uses;
+  const auto add = [&](const json::Value& edit, const std::string& path) {
+    const json::Value* experts = edit.find("experts");
+    const json::Value* from = experts && experts->type() == json::Type::object ? experts->find("from") : nullptr;
+    if (!from || from->is_null()) return;
+    RankingUse use;
+    use.path = path;
+    if (from->string().starts_with(detect_prefix))
+      use.detect = from->string().substr(detect_prefix.size());
+    else
+      use.file = spec.base_dir / from->string();
+    uses.push_back(std::move(use));
+  };
+  for (const InterventionSpec& intervention : spec.interventions)
+    for (size_t i = 0; i < intervention.edits.items().size(); ++i)
+      add(intervention.edits.items()[i], intervention.path + ".edits[" + std::to_string(i) + "].experts.from");
+  if (spec.audit) add(spec.audit->edit, spec.audit->path + ".from");
+  return uses;
+}
+
+json::Value resolved_json(const ExperimentSpec& spec) {
+  json::Value out = json::Value::object();
+  for (const char* key : {"model", "data"}) out.set(key, *spec.source.find(key));
+  out.set("generate", spec.generate ? generate_json(*spec.generate) : json::Value());
+  out.set("programs", spec.programs.empty() ? json::Value() : programs_json(spec.programs));
+  json::Value detect = json::Value::object(), judges = json::Value::object();
+  for (const DetectSpec& stage : spec.detect) detect.set(stage.name, detect_json(stage));
+  for (const JudgeSpec& judge : spec.judges) {
+    json::Value command = json::Value::object();
+    judges.set(judge.name, command.set("command", text_list(judge.given)).set("timeout", judge.timeout));
+  }
+  json::Value interventions = json::Value::array(), seeds = json::Value::array();
+  for (const InterventionSpec& intervention : spec.interventions)
+    interventions.push_back(intervention_json(intervention));
+  for (uint64_t seed : spec.seeds) seeds.push_back(static_cast<int64_t>(seed));
+  out.set("detect", detect).set("interventions", interventions);
+  out.set("audit", spec.audit ? spec.audit->edit : json::Value());
+  out.set("baseline", spec.baseline).set("metrics", text_list(spec.metrics)).set("seeds", seeds);
+  json::Value split, tune, traces(spec.traces.on);
+  if (spec.split) {
+    split = json::Value::object();
+    split.set("key", spec.split->key)
+        .set("detect", optional_text(spec.split->detect))
+        .set("tune", optional_text(spec.split->tune))
+        .set("test", spec.split->test);
+  }
+  if (spec.tune) {
+    tune = json::Value::object();
+    tune.set("metric", spec.tune->metric).set("goal", spec.tune->higher ? "higher" : "lower");
+  }
+  if (spec.traces.on) {
+    traces = json::Value::object();
+    traces.set("points", spec.traces.points).set("of", spec.traces.all ? json::Value() : text_list(spec.traces.of));
+  }
+  out.set("split", split).set("tune", tune).set("traces", traces).set("judges", judges);
+  return out.set("resamples", spec.resamples).set("seed", static_cast<int64_t>(spec.seed));
+}
+
+}  // namespace signalbox

@@ -1,0 +1,142 @@
+// The experiment spec that `run` reads: docs/experiments.md. Everything here is known without a model and without data.
+#pragma once
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "base/json.h"
+#include "eval/data/programs.h"
+#include "eval/experiment/grid.h"
+#include "eval/score/scorer.h"
+#include "eval/statistics/resampling.h"
+#include "probes/edit_spec.h"
+#include "probes/points.h"
+
+namespace signalbox {
+
+struct GenerateSpec {
+  int64_t max_tokens = 64;
+  double temperature = 0;  // 0: the most probable token
+  double top_p = 1;
+  int64_t top_k = 0;  // 0: all
+  int64_t samples = 1;
+  std::vector<std::string> stop;
+  bool ignore_eos = false;
+};
+
+// One stage of detection: the baseline is traced, and risk differences between two conditions are taken.
+struct DetectSpec {
+  std::string name;
+  std::string a, b;  // conditions
+  std::string span;  // empty: all tokens
+  Condition::Phase phase = Condition::Phase::given;
+  bool length_match = false;
+  std::optional<int64_t> stable_top;
+};
+
+struct ControlsSpec {
+  int64_t random = 0;             // sets drawn uniformly
+  int64_t frequency_matched = 0;  // sets drawn among experts of nearest usage
+  bool bottom = false;            // the other end of the ranking
+  bool any() const { return random > 0 || frequency_matched > 0 || bottom; }
+};
+inline constexpr ControlsSpec default_controls = {20, 0, true};
+
+// One intervention: an entry of the spec, or one point of its grid.
+struct InterventionSpec {
+  std::string name;                          // "off", "mis/policy=random,fraction=0.25"
+  std::string entry;                         // name of the entry in the spec
+  std::string path;                          // "interventions[2]", for messages; with its point where there is a grid
+  std::string description;                   // empty: plan_interventions makes one
+  json::Value edits = json::Value::array();  // "$key"s replaced; may hold "from": "detect:NAME"
+  GridPoint grid;
+  ControlsSpec controls;
+  bool names_experts = false;  // some edit has experts, so that controls make sense
+  bool lists_experts = false;  // and not from a ranking
+};
+
+// Ablates single experts, each as an intervention "audit/L3E5".
+struct AuditSpec {
+  json::Value edit;  // a deactivate or scale_expert edit that names all candidates
+  std::string path = "audit";
+};
+
+struct SplitSpec {
+  std::string key = "split";
+  std::string detect, tune;  // values of the key; empty: none
+  std::string test;
+};
+
+struct TuneSpec {
+  std::string metric;
+  bool higher = false;  // the goal
+};
+
+struct JudgeSpec {
+  std::string name;
+  std::vector<std::string> given;    // "command" as written
+  std::vector<std::string> command;  // words that name a file beside the spec (the program: with a '/') are that file
+  double timeout = 60;               // seconds a text
+};
+
+struct TraceSpec {
+  bool on = false;
+  std::string points = std::string(default_points);
+  bool all = true;              // every intervention, controls and audit included
+  std::vector<std::string> of;  // else: names of entries (all points of a grid), of points, or "audit"
+};
+
+struct ExperimentSpec {
+  std::string where;               // the file, for messages
+  std::filesystem::path base_dir;  // relative paths of edits are relative to it
+  json::Value source;              // as given
+  std::string model;               // a directory, org/name[@revision] or builtin; resolved against base_dir
+  std::filesystem::path data;
+  std::optional<GenerateSpec> generate;  // none: teacher-forced only
+  std::vector<Program> programs;         // empty: records are run as they are
+  std::vector<DetectSpec> detect;
+  std::vector<InterventionSpec> interventions;  // in the order of the spec, grids expanded; the baseline among them
+  std::string baseline = "baseline";
+  std::optional<AuditSpec> audit;
+  std::vector<std::string> metrics;  // as given, or what default_metrics() chose; empty until then
+  bool metrics_given = false;
+  std::vector<uint64_t> seeds = {0};
+  std::optional<SplitSpec> split;
+  std::optional<TuneSpec> tune;
+  TraceSpec traces;
+  std::vector<JudgeSpec> judges;
+  int64_t resamples = default_resamples;
+  uint64_t seed = 0;  // of resampling
+
+  const DetectSpec* find_detect(std::string_view name) const;
+  const JudgeSpec* find_judge(std::string_view name) const;
+  // Whether an intervention of that entry and name ("off/random-0" is of "off" and traced with it only where all are)
+  // is traced.
+  bool traced(std::string_view entry, std::string_view name) const;
+};
+
+// Throws Error for everything that is wrong whatever the model and the data: unknown keys, types, ranges, names, edits
+// (each through EditSpec::parse after its grid is expanded), unknown metrics (with the nearest names), metrics that
+// need text without "generate", stages of detection that are not there, splits that are needed and missing.
+ExperimentSpec parse_experiment(const json::Ref& spec, const std::filesystem::path& base_dir);
+ExperimentSpec load_experiment(const std::filesystem::path& file);
+
+// What a metric of a spec looks at; "judge:NAME" looks at text. The name must be that of a metric.
+Needs metric_needs(std::string_view metric);
+
+// The spec with every default filled in, the model and data as given: equal for two specs that mean the same run.
+json::Value resolved_json(const ExperimentSpec& spec);
+
+// Where the experts of a ranking come from: every "experts" of edits (and the audit's) that holds "from".
+struct RankingUse {
+  std::string path;            // "interventions[1].edits[0].experts.from"
+  std::string detect;          // NAME of "detect:NAME"; else empty
+  std::filesystem::path file;  // else
+};
+std::vector<RankingUse> rankings_of(const ExperimentSpec& spec);
+
+}  // namespace signalbox

@@ -1,0 +1,353 @@
+#include "eval/experiment/split.h"
+
+#include <algorithm>
+#include <array>
+#include <map>
+#include <numeric>
+#include <set>
+#include <unordered_map>
+
+namespace signalbox {
+
+namespace {
+
+enum Purpose : size_t { detect, tune, test, none };
+constexpr std::array<const char*, 4> purpose_names = {"detect", "tune", "test", "none"};
+
+// Members of objects in the order of their keys, so that equal messages have equal text.
+json::Value sorted_members(const json::Value& value) {
+  if (value.type() == json::Type::array) {
+    json::Value out = json::Value::array();
+    for (const json::Value& item : value.items()) out.push_back(sorted_members(item));
+    return out;
+  }
+  if (value.type() != json::Type::object) return value;
+  std::map<std::string, const json::Value*> members;
+  for (const auto& [key, member] : value.members()) members.emplace(key, &member);
+  json::Value out = json::Value::object();
+  for (const auto& [key, member] : members) out.append_member(key, sorted_members(*member));
+  return out;
+}
+
+// What the model is asked, whatever the record's id.
+std::string content_of(const Record& record) {
+  switch (record.kind) {
+    case Record::Kind::prompt: return "p" + record.prompt;
+    case Record::Kind::messages: return "m" + json::dump(sorted_members(record.messages));
+    case Record::Kind::tokens: break;
+  }
+  std::string text = "t";
+  for (int32_t token : record.tokens) text += std::to_string(token) + " ";
+  return text;
+}
+
+std::string quoted(const std::string& text) { return "\"" + text + "\""; }
+
+// Records that are one example: [record] -> the first record of its example.
+std::vector<size_t> examples_of(const std::vector<Record>& records) {
+  std::vector<size_t> parent(records.size());
+  std::iota(parent.begin(), parent.end(), 0);
+  const auto root = [&](size_t i) {
+    while (parent[i] != i) i = parent[i] = parent[parent[i]];
+    return i;
+  };
+  const auto unite = [&](size_t a, size_t b) {
+    a = root(a);
+    b = root(b);
+    parent[std::max(a, b)] = std::min(a, b);
+  };
+  std::unordered_map<std::string, size_t> by_pair, by_id;
+  for (size_t r = 0; r < records.size(); ++r) {
+    by_id.emplace(records[r].id, r);
+    if (!records[r].pair.empty()) unite(by_pair.emplace(records[r].pair, r).first->second, r);
+  }
+  for (size_t r = 0; r < records.size(); ++r) {
+    const json::Value* base = records[r].source.find("paraphrase_of");
+    if (!base || !base->is_string()) continue;
+    if (const auto found = by_id.find(base->string()); found != by_id.end()) unite(found->second, r);
+  }
+  for (size_t r = 0; r < records.size(); ++r) parent[r] = root(r);
+  return parent;
+}
+
+std::vector<Purpose> purposes_of(const SplitSpec& split, const std::string& where, const std::vector<Record>& records) {
+  const std::array<const std::string*, 3> values = {&split.detect, &split.tune, &split.test};
+  std::array<int64_t, 3> counts = {};
+  std::set<std::string> seen;
+  std::vector<Purpose> purposes(records.size(), none);
+  for (size_t r = 0; r < records.size(); ++r) {
+    const std::string& value = json::Ref(records[r].source, records[r].where).at(split.key).string();
+    for (size_t p = 0; p < values.size(); ++p)
+      if (!values[p]->empty() && value == *values[p]) {
+        purposes[r] = static_cast<Purpose>(p);
+        ++counts[p];
+      }
+    if (seen.size() < 8) seen.insert(value);
+  }
+  std::string known;
+  for (const std::string& value : seen) known += (known.empty() ? "" : ", ") + quoted(value);
+  for (size_t p = 0; p < values.size(); ++p)
+    if (!values[p]->empty() && counts[p] == 0)
+      throw Error(where, std::string("split.") + purpose_names[p] + ": expected a value of the records' " +
+                             quoted(split.key) + " (" + known + "), found " + quoted(*values[p]));
+  return purposes;
+}
+
+// Two records of one example must not serve two purposes.
+void check_examples(const std::vector<Record>& records, const std::vector<size_t>& example,
+                    const std::vector<Purpose>& purposes) {
+  std::vector<size_t> first(records.size(), records.size());  // [example] its first record with a purpose
+  for (size_t r = 0; r < records.size(); ++r) {
+    if (purposes[r] == none) continue;
+    size_t& f = first[example[r]];
+    if (f == records.size()) {
+      f = r;
+    } else if (purposes[f] != purposes[r]) {
+      const bool pair = !records[r].pair.empty() && records[r].pair == records[f].pair;
+      throw Error(records[r].where,
+                  "expected the records of one example in one split, found " + quoted(records[f].id) + " in " +
+                      purpose_names[purposes[f]] + " and " + quoted(records[r].id) + " in " +
+                      purpose_names[purposes[r]] +
+                      (pair ? " (pair " + quoted(records[r].pair) + ")" : " (one is the other's paraphrase)"));
+    }
+  }
+}
+
+// The same prompts under other ids. Returns the records that share their prompt with another purpose, as one side of an
+// example whose other prompts do not.
+std::vector<size_t> check_contents(const std::vector<Record>& records, const std::vector<size_t>& example,
+                                   const std::vector<Purpose>& purposes) {
+  std::unordered_map<std::string, std::array<size_t, 3>> seen;  // content -> its first record of each purpose
+  std::vector<const std::array<size_t, 3>*> of(records.size());
+  const size_t absent = records.size();
+  for (size_t r = 0; r < records.size(); ++r) {
+    if (purposes[r] == none) continue;
+    auto& places =
+        seen.try_emplace(content_of(records[r]), std::array<size_t, 3>{absent, absent, absent}).first->second;
+    places[purposes[r]] = std::min(places[purposes[r]], r);
+    of[r] = &places;  // of a node: stays where it is
+  }
+  // [example][purpose] all of its prompts are also in that other purpose
+  std::vector<std::array<bool, 3>> whole(records.size(), {true, true, true});
+  std::vector<size_t> shared;
+  for (size_t r = 0; r < records.size(); ++r) {
+    if (purposes[r] == none) continue;
+    bool any = false;
+    for (size_t p = 0; p < 3; ++p) {
+      const bool there = p != purposes[r] && (*of[r])[p] != absent;
+      whole[example[r]][p] = whole[example[r]][p] && there;
+      any = any || there;
+    }
+    if (any) shared.push_back(r);
+  }
+  for (size_t r : shared)
+    for (size_t p = 0; p < 3; ++p)
+      if (whole[example[r]][p])
+        throw Error(records[r].where, "expected an example in one split, found the same prompt as " +
+                                          quoted(records[(*of[r])[p]].id) + " in " + purpose_names[p] + " and as " +
+                                          quoted(records[r].id) + " in " + purpose_names[purposes[r]]);
+  return shared;
+}
+
+struct SplitResult {
+  Splits splits;
+  std::vector<size_t> shared;
+};
+
+SplitResult split_and_check(const ExperimentSpec& spec, const std::vector<Record>& records) {
+  SplitResult result;
+  Splits& splits = result.splits;
+  if (!spec.split) {
+    splits.test.resize(records.size());
+    std::iota(splits.test.begin(), splits.test.end(), 0);
+    splits.detect = splits.test;
+    return result;
+  }
+  const std::vector<Purpose> purposes = purposes_of(*spec.split, spec.where, records);
+  const std::vector<size_t> example = examples_of(records);
+  check_examples(records, example, purposes);
+  result.shared = check_contents(records, example, purposes);
+  for (size_t r = 0; r < records.size(); ++r) {
+    const int64_t index = static_cast<int64_t>(r);
+    if (purposes[r] == detect) splits.detect.push_back(index);
+    if (purposes[r] == tune) splits.tune.push_back(index);
+    if (purposes[r] == test) splits.test.push_back(index);
+    splits.unused += purposes[r] == none;
+  }
+  return result;
+}
+
+std::vector<Record> chosen(const std::vector<Record>& records, const std::vector<int64_t>& indices) {
+  std::vector<Record> out;
+  for (int64_t i : indices) out.push_back(records[static_cast<size_t>(i)]);
+  return out;
+}
+
+bool has_span(const Record& record, const std::string& span) {
+  return record.spans.contains(span) || (span == "target" && record.target);
+}
+
+// "a, b", of at most eight names.
+std::string listed(const std::set<std::string>& names) {
+  std::string text;
+  size_t n = 0;
+  for (const std::string& name : names) {
+    if (n++ == 8) return text + ", ...";
+    text += (text.empty() ? "" : ", ") + name;
+  }
+  return text.empty() ? "none has any" : text;
+}
+
+void check_stage(const ExperimentSpec& spec, const DetectSpec& stage, const std::vector<Record>& records) {
+  const std::string path = "detect." + stage.name;
+  const std::string whose = spec.split ? "of the split to detect on" : "of the records";
+  std::set<std::string> conditions;
+  std::map<std::string, std::pair<bool, bool>> sides;  // pair -> has a record under A, under B
+  for (const Record& record : records) {
+    if (!record.condition.empty()) conditions.insert(record.condition);
+    if (record.pair.empty()) continue;
+    sides[record.pair].first |= record.condition == stage.a;
+    sides[record.pair].second |= record.condition == stage.b;
+  }
+  for (const std::string& condition : {stage.a, stage.b}) {
+    if (!conditions.contains(condition))
+      throw Error(spec.where, path + ".contrast: expected a condition " + whose + " (" + listed(conditions) +
+                                  "), found " + quoted(condition));
+    std::set<std::string> spans;
+    bool found = stage.span.empty();
+    for (const Record& record : records) {
+      if (record.condition != condition) continue;
+      found = found || has_span(record, stage.span);
+      for (const auto& [name, range] : record.spans) spans.insert(name);
+      if (record.target) spans.insert("target");
+    }
+    if (!found)
+      throw Error(spec.where, path + ".span: expected a span that a record under " + quoted(condition) + " has (" +
+                                  listed(spans) + "), found " + quoted(stage.span));
+  }
+  if (!stage.length_match) return;
+  for (const Record& record : records) {
+    if (record.condition != stage.a && record.condition != stage.b) continue;
+    const auto side = sides.find(record.pair);
+    if (record.pair.empty() || !side->second.first || !side->second.second)
+      throw Error(spec.where, path +
+                                  ".length_match: expected a partner under the other condition in the pair of every " +
+                                  "record, found none for " + quoted(record.id));
+  }
+}
+
+// Looks at every record, for a scorer throws for what has the wrong type.
+bool any_has(const Scorer& scorer, const std::vector<Record>& records) {
+  if (!scorer.lacks) return true;
+  bool found = false;
+  for (const Record& record : records) found = scorer.lacks(record).empty() || found;
+  return found;
+}
+
+std::string lacking_together(const Scorer& scorer, const std::vector<Record>& records) {
+  return scorer.lacks_all ? scorer.lacks_all(records) : std::string();
+}
+
+void check_metric(const ExperimentSpec& spec, const std::string& path, const std::string& metric,
+                  const std::vector<Record>& records) {
+  const Scorer* scorer = find_scorer(metric);  // none: a judge
+  if (!scorer) return;
+  const bool any = any_has(*scorer, records);
+  if (const std::string lacking = lacking_together(*scorer, records); any && !lacking.empty())
+    throw Error(spec.where, path + ": expected records that have what " + quoted(metric) + " needs, found none (they " +
+                                "lack " + lacking + ")");
+  if (any) return;
+  throw Error(spec.where, path + ": expected a record that has what " + quoted(metric) + " needs, found none (" +
+                              quoted(records.front().id) + " lacks " + scorer->lacks(records.front()) + ")");
+}
+
+// A ranking may come from an earlier analysis of the very records that are to be tested.
+void check_ranking(const ExperimentSpec& spec, const RankingUse& use, const std::vector<Record>& evaluated) {
+  if (!std::filesystem::is_regular_file(use.file))
+    throw Error(spec.where, use.path + ": expected a file, found none at " + use.file.string());
+  const std::filesystem::path file = use.file.parent_path() / "summary.json";
+  if (!std::filesystem::exists(file)) return;
+  const json::Value summary = json::parse_file(file);
+  if (summary.type() != json::Type::object || !summary.find("records")) return;
+  std::set<std::string> ids;
+  for (const json::Ref& id : json::Ref(summary, file.string()).at("records").items()) ids.insert(id.string());
+  for (const Record& record : evaluated) {
+    const json::Value* base = record.source.find("base");
+    if (!ids.contains(record.id) && !(base && base->is_string() && ids.contains(base->string()))) continue;
+    if (!spec.split)
+      throw Error(spec.where, use.path + ": expected a \"split\", for " + use.file.string() +
+                                  " was made from records that are to be tested, found none (first such record: " +
+                                  quoted(record.id) + ")");
+    throw Error(spec.where, use.path + ": expected no record of " + file.string() +
+                                " among those to be tested, found " + quoted(record.id));
+  }
+}
+
+void check_files(const ExperimentSpec& spec, const EditSpec& edit) {
+  for (const std::filesystem::path& file : {edit.file, edit.source.file})
+    if (!file.empty() && !std::filesystem::exists(file))
+      throw Error(spec.where, edit.ref.path() + ": expected a file, found none at " + file.string());
+}
+
+void check_edit(const ExperimentSpec& spec, const json::Ref& ref, const std::vector<std::string>& spans) {
+  const EditSpec edit = EditSpec::parse(ref, spec.base_dir, 0);
+  check_files(spec, edit);
+  const std::string& span = edit.tokens.span;
+  if (span.empty() || std::find(spans.begin(), spans.end(), span) != spans.end()) return;
+  throw Error(spec.where, ref.path() + ".tokens.span: expected a span that a record has (" +
+                              listed({spans.begin(), spans.end()}) + "), found " + quoted(span));
+}
+
+}  // namespace
+
+Splits split_records(const ExperimentSpec& spec, const std::vector<Record>& records) {
+  return split_and_check(spec, records).splits;
+}
+
+std::vector<std::string> default_metrics(const ExperimentSpec& spec, const std::vector<Record>& records) {
+  std::vector<std::string> metrics;
+  for (const char* name : {"em", "f1", "grounded", "abstained", "refused", "ppl", "kl", "repetition"}) {
+    const Scorer* scorer = find_scorer(name);
+    if (!scorer || (scorer->needs == Needs::text && !spec.generate)) continue;
+    if (any_has(*scorer, records) && lacking_together(*scorer, records).empty()) metrics.push_back(name);
+  }
+  if (spec.tune && std::find(metrics.begin(), metrics.end(), spec.tune->metric) == metrics.end())
+    metrics.push_back(spec.tune->metric);
+  if (metrics.empty()) throw Error(spec.where, "metrics: expected a metric that the records allow, found none");
+  return metrics;
+}
+
+std::vector<std::string> check_against_records(const ExperimentSpec& spec, const std::vector<Record>& records) {
+  const SplitResult split = split_and_check(spec, records);
+  const std::vector<Record> tested = chosen(records, split.splits.test), tuned = chosen(records, split.splits.tune);
+  std::vector<Record> evaluated = tested;
+  evaluated.insert(evaluated.end(), tuned.begin(), tuned.end());
+
+  const std::vector<Record> detected = chosen(records, split.splits.detect);
+  for (const DetectSpec& stage : spec.detect) check_stage(spec, stage, detected);
+
+  const std::vector<std::string> spans = span_names(evaluated);
+  for (const InterventionSpec& intervention : spec.interventions) {
+    const json::Ref edits(intervention.edits, spec.where, intervention.path + ".edits");
+    for (const json::Ref& edit : edits.items()) check_edit(spec, edit, spans);
+  }
+  if (spec.audit) check_edit(spec, json::Ref(spec.audit->edit, spec.where, spec.audit->path), spans);
+  for (const RankingUse& use : rankings_of(spec))
+    if (use.detect.empty()) check_ranking(spec, use, evaluated);
+
+  if (!spec.metrics_given) default_metrics(spec, tested);
+  for (size_t i = 0; spec.metrics_given && i < spec.metrics.size(); ++i)
+    check_metric(spec, "metrics[" + std::to_string(i) + "]", spec.metrics[i], tested);
+  if (spec.tune) check_metric(spec, "tune.metric", spec.tune->metric, tuned);
+
+  std::vector<std::string> notes;
+  if (!split.shared.empty())
+    notes.push_back(std::to_string(split.shared.size()) +
+                    " records share their prompt with another split, as one side of " +
+                    "different pairs (first: " + quoted(records[split.shared.front()].id) + ")");
+  if (split.splits.unused > 0)
+    notes.push_back(std::to_string(split.splits.unused) + " records are of no split that the experiment uses");
+  return notes;
+}
+
+}  // namespace signalbox

@@ -1,0 +1,34 @@
+// Which records detection, tuning and testing may see, and what can be refused once the data is read.
+#pragma once
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "eval/data/records.h"
+#include "eval/experiment/spec.h"
+
+namespace signalbox {
+
+// Indices into the data, ascending.
+struct Splits {
+  std::vector<int64_t> detect, tune, test;
+  int64_t unused = 0;  // records of other values of the key
+};
+
+// Without a split: all records are tested, and all are traced for detection. Throws Error: a record without the key, or
+// with one that is no string; a value that no record has; one example in two splits. An example is the records of one
+// pair (or a record with those that are its paraphrases, or one record alone). It is the same as one of another split
+// when they share a pair, or when each of its prompts (messages, tokens) stands in that split, whatever the ids.
+Splits split_records(const ExperimentSpec& spec, const std::vector<Record>& records);
+
+// What else the data can refuse, before a model is opened: conditions and spans of detection that no record has, spans
+// of edits that no record has, experts from an analysis of the records to be tested, metrics for which every record
+// lacks something, files of edits that are not there. `records` are those to be run, after prompt programs. Returns
+// sentences for stderr and the log: prompts that two splits share as one side of different pairs, records unused.
+std::vector<std::string> check_against_records(const ExperimentSpec& spec, const std::vector<Record>& records);
+
+// The metrics of a spec that names none: em, f1, grounded, abstained, refused, ppl, kl, repetition, as far as there is
+// text where they need it and some of `records` (those to be tested) lacks nothing. Throws Error when none is left.
+std::vector<std::string> default_metrics(const ExperimentSpec& spec, const std::vector<Record>& records);
+
+}  // namespace signalbox

@@ -1,0 +1,89 @@
+// Regime profiles and recurring experts: who is used more than under the baseline regime, in several regimes, and in
+// most of the sampled trajectories. Descriptive: what an expert does for the answer is for interventions to show.
+#pragma once
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/json.h"
+#include "eval/routing/profiles.h"
+#include "eval/statistics/resampling.h"
+
+namespace signalbox {
+
+struct RegimeOptions {
+  std::string baseline = "R0";
+  std::string persistence;  // the regime whose trajectories are looked at; empty: the one with the most a prompt
+  double level = 0.05;      // of q
+  uint64_t seed = 0;
+  int64_t resamples = default_resamples;
+  int threads = 1;
+};
+
+// An expert under a regime. Means over base prompts of the mean over a prompt's trajectories, so that neither long nor
+// often sampled prompts weigh more.
+struct RegimeExpert {
+  MeanEstimate share;
+  double weight = 0;  // mean applied weight over all tokens
+  // Against the baseline, over the base prompts that both regimes have; absent for the baseline itself.
+  MeanEstimate difference;
+  double p = 0, q = 0;  // sign flip over base prompts; Benjamini-Hochberg over all experts, layers and regimes
+};
+
+struct RegimeProfile {
+  std::string name;
+  int64_t n_prompts = 0, n_trajectories = 0;
+  int64_t n_paired = 0;               // base prompts that the baseline has too
+  MeanEstimate length;                // generated tokens: mean over prompts of the mean over trajectories
+  int64_t shortest = 0, longest = 0;  // of a trajectory
+  std::vector<RegimeExpert> experts;  // [layers, experts]
+};
+
+// An expert over all regimes.
+//
+// persistence: a prompt's share of trajectories of the persistence regime whose use of the expert is above the prompt's
+// own mean use under the baseline; the mean over prompts. 0.5 is what noise gives, 0 what an unused expert has.
+//
+// rise: the second largest difference to the baseline over the other regimes (the only one, where there is one): what
+// at least two regimes reach.  score = max(rise, 0) * persistence. Its interval is a percentile bootstrap over base
+// prompts in which all differences, their order and the persistence are taken anew. Experts are ranked by the
+// interval's lower end: what the data support, not what chance may have lifted; then by score, layer and expert.
+struct RecurringExpert {
+  size_t row = 0;    // in [layers, experts]
+  int64_t n_up = 0;  // regimes with a difference above 0 and q below the level
+  double rise = 0;
+  MeanEstimate persistence;  // NaN without a persistence regime: the score is then max(rise, 0)
+  double score = 0;
+  Interval score_ci;
+};
+
+// Trend with the prompts' difficulty under a regime: sum over levels k of w_k * (mean share of the prompts of level k),
+// w_k = (d_k - mean d) / sum (d - mean d)^2, so that the w_k sum to 0 and the trend is the slope of the level means.
+struct DifficultyTrend {
+  std::string regime;
+  std::vector<double> slope;   // [layers, experts], share per unit of difficulty
+  std::vector<Interval> ci;    // bootstrap over the prompts within each level
+  std::vector<double> levels;  // ascending
+};
+
+struct RegimeAnalysis {
+  std::vector<int32_t> layers;
+  int32_t n_experts = 0;
+  std::vector<RegimeProfile> regimes;       // the baseline first, then in order of appearance
+  std::string persistence;                  // empty: no regime has a prompt with two trajectories
+  std::vector<RecurringExpert> recurring;   // all experts, best first
+  std::vector<DifficultyTrend> difficulty;  // empty unless every base prompt has a difficulty, on two levels or more
+};
+
+// Throws Error: no trajectories of the baseline or of another regime, a regime that shares no base prompt with the
+// baseline, a persistence regime that is absent.
+RegimeAnalysis analyze_regimes(const RoutingProfiles& profiles, const RegimeOptions& options);
+
+// regimes.csv, recurring.csv, lengths.csv, difficulty.csv (where there is a trend), summary.json; `where_from` goes
+// into the summary.
+void write_regimes(const RegimeAnalysis& analysis, const RoutingProfiles& profiles, const RegimeOptions& options,
+                   const json::Value& where_from, const std::filesystem::path& dir);
+
+}  // namespace signalbox

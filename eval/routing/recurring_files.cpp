@@ -1,0 +1,137 @@
+// The files of a regime analysis.
+#include <algorithm>
+
+#include "base/csv_writer.h"
+#include "base/files.h"
+#include "eval/routing/recurring.h"
+
+namespace signalbox {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Place {
+  int64_t layer, expert;
+};
+
+Place place(const RegimeAnalysis& analysis, size_t row) {
+  const auto n = static_cast<size_t>(analysis.n_experts);
+  return {analysis.layers[row / n], static_cast<int64_t>(row % n)};
+}
+
+std::string regimes_csv(const RegimeAnalysis& analysis) {
+  CsvWriter csv(
+      {"regime", "layer", "expert", "share", "ci_lo", "ci_hi", "mean_weight", "diff", "diff_lo", "diff_hi", "p", "q"});
+  for (size_t r = 0; r < analysis.regimes.size(); ++r)
+    for (size_t row = 0; row < analysis.regimes[r].experts.size(); ++row) {
+      const RegimeExpert& expert = analysis.regimes[r].experts[row];
+      const auto [layer, index] = place(analysis, row);
+      csv.cell(analysis.regimes[r].name).cell(layer).cell(index);
+      csv.cell(expert.share.mean).cell(expert.share.ci.lo).cell(expert.share.ci.hi).cell(expert.weight);
+      if (r == 0) {
+        for (int i = 0; i < 5; ++i) csv.cell(std::string_view());
+      } else {
+        csv.cell(expert.difference.mean).cell(expert.difference.ci.lo).cell(expert.difference.ci.hi);
+        csv.cell(expert.p).cell(expert.q);
+      }
+      csv.end_row();
+    }
+  return csv.text();
+}
+
+std::string recurring_csv(const RegimeAnalysis& analysis) {
+  CsvWriter csv({"rank", "layer", "expert", "share_baseline", "n_up", "rise", "persistence", "persistence_lo",
+                 "persistence_hi", "score", "score_lo", "score_hi"});
+  for (size_t i = 0; i < analysis.recurring.size(); ++i) {
+    const RecurringExpert& expert = analysis.recurring[i];
+    const auto [layer, index] = place(analysis, expert.row);
+    csv.cell(static_cast<int64_t>(i + 1)).cell(layer).cell(index);
+    csv.cell(analysis.regimes[0].experts[expert.row].share.mean).cell(expert.n_up).cell(expert.rise);
+    csv.cell(expert.persistence.mean).cell(expert.persistence.ci.lo).cell(expert.persistence.ci.hi);
+    csv.cell(expert.score).cell(expert.score_ci.lo).cell(expert.score_ci.hi);
+    csv.end_row();
+  }
+  return csv.text();
+}
+
+std::string lengths_csv(const RegimeAnalysis& analysis) {
+  CsvWriter csv({"regime", "prompts", "trajectories", "tokens", "ci_lo", "ci_hi", "shortest", "longest"});
+  for (const RegimeProfile& regime : analysis.regimes) {
+    csv.cell(regime.name).cell(regime.n_prompts).cell(regime.n_trajectories);
+    csv.cell(regime.length.mean).cell(regime.length.ci.lo).cell(regime.length.ci.hi);
+    csv.cell(regime.shortest).cell(regime.longest);
+    csv.end_row();
+  }
+  return csv.text();
+}
+
+std::string difficulty_csv(const RegimeAnalysis& analysis) {
+  CsvWriter csv({"regime", "layer", "expert", "levels", "slope", "ci_lo", "ci_hi"});
+  for (const DifficultyTrend& trend : analysis.difficulty)
+    for (size_t row = 0; row < trend.slope.size(); ++row) {
+      const auto [layer, index] = place(analysis, row);
+      csv.cell(trend.regime).cell(layer).cell(index).cell(static_cast<int64_t>(trend.levels.size()));
+      csv.cell(trend.slope[row]).cell(trend.ci[row].lo).cell(trend.ci[row].hi);
+      csv.end_row();
+    }
+  return csv.text();
+}
+
+json::Value summary(const RegimeAnalysis& analysis, const RoutingProfiles& profiles, const RegimeOptions& options,
+                    const json::Value& where_from) {
+  json::Value regimes = json::Value::array(), empty = json::Value::array();
+  for (const RegimeProfile& regime : analysis.regimes) {
+    int64_t up = 0, down = 0;
+    for (const RegimeExpert& expert : regime.experts) {
+      if (&regime == &analysis.regimes[0] || !(expert.q < options.level)) continue;
+      ++(expert.difference.mean > 0 ? up : down);
+    }
+    json::Value item = json::Value::object();
+    item.set("name", regime.name).set("prompts", regime.n_prompts).set("trajectories", regime.n_trajectories);
+    item.set("tokens", regime.length.mean);
+    if (&regime != &analysis.regimes[0])
+      item.set("prompts_paired_with_baseline", regime.n_paired).set("experts_up", up).set("experts_down", down);
+    regimes.push_back(std::move(item));
+  }
+  for (const std::string& id : profiles.empty) empty.push_back(id);
+  const auto recurring = std::count_if(analysis.recurring.begin(), analysis.recurring.end(),
+                                       [&](const auto& expert) { return expert.n_up >= 2 && expert.score_ci.lo > 0; });
+  return json::Value::object()
+      .set("traces", where_from)
+      .set("phase", "generated")
+      .set("baseline", options.baseline)
+      .set("persistence_regime", analysis.persistence.empty() ? json::Value() : json::Value(analysis.persistence))
+      .set("level", options.level)
+      .set("resampling_unit", "base prompt (pair)")
+      .set("resamples", options.resamples)
+      .set("seed", options.seed)
+      .set("intervals", "95 % percentile bootstrap")
+      .set("p", "sign flip over resampling units, two-sided")
+      .set("q", "Benjamini-Hochberg over all experts, layers and regimes")
+      .set("score", "max(second largest difference to the baseline, 0) * persistence; ranked by score_lo")
+      .set("regimes", std::move(regimes))
+      .set("recurring_experts", static_cast<int64_t>(recurring))
+      .set("samples_without_generated_tokens", std::move(empty));
+}
+
+}  // namespace
+
+void write_regimes(const RegimeAnalysis& analysis, const RoutingProfiles& profiles, const RegimeOptions& options,
+                   const json::Value& where_from, const fs::path& dir) {
+  std::error_code code;
+  fs::create_directories(dir, code);
+  if (code) throw Error(dir.string(), "cannot make the directory: " + code.message());
+  write_profiles(profiles, dir / "profiles.safetensors");
+  write_file_atomically(dir / "regimes.csv", regimes_csv(analysis));
+  write_file_atomically(dir / "recurring.csv", recurring_csv(analysis));
+  write_file_atomically(dir / "lengths.csv", lengths_csv(analysis));
+  if (!analysis.difficulty.empty()) {
+    write_file_atomically(dir / "difficulty.csv", difficulty_csv(analysis));
+  } else {
+    fs::remove(dir / "difficulty.csv", code);  // of an earlier analysis
+  }
+  write_file_atomically(dir / "summary.json", json::dump(summary(analysis, profiles, options, where_from), 2) + "\n");
+}
+
+}  // namespace signalbox

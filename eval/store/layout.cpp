@@ -1,0 +1,137 @@
+#include "eval/store/layout.h"
+
+#include <algorithm>
+#include <functional>
+#include <unordered_set>
+
+#include "base/error.h"
+
+namespace signalbox {
+
+namespace {
+
+json::Value strings_json(const std::vector<std::string>& strings) {
+  json::Value list = json::Value::array();
+  for (const std::string& text : strings) list.push_back(text);
+  return list;
+}
+
+std::vector<std::string> unique_strings(const json::Ref& list) {
+  std::vector<std::string> strings;
+  std::unordered_set<std::string_view> seen;
+  strings.reserve(list.length());  // `seen` looks into it
+  for (const json::Ref& item : list.items()) {
+    strings.push_back(item.string());
+    if (!seen.insert(strings.back()).second)
+      item.fail("expected each name once, found \"" + strings.back() + "\" again");
+  }
+  return strings;
+}
+
+std::string quoted(const std::string& text) { return "\"" + text + "\""; }
+
+uint64_t seed_of(const json::Ref& value) {
+  if (value.value().is_unsigned()) return static_cast<uint64_t>(value.value().integer());
+  return static_cast<uint64_t>(value.integer(0, INT64_MAX));
+}
+
+}  // namespace
+
+void Layout::index() {
+  if (samples.size() != records.size())
+    throw Error("layout", "expected samples for " + std::to_string(records.size()) + " records, found " +
+                              std::to_string(samples.size()));
+  starts_.assign(1, 0);
+  for (int64_t n : samples) {
+    if (n < 1) throw Error("layout", "expected at least 1 sample a record, found " + std::to_string(n));
+    starts_.push_back(starts_.back() + n);
+  }
+}
+
+int64_t Layout::record_lines() const { return starts_.empty() ? 0 : starts_.back(); }
+
+int64_t Layout::n_lines() const {
+  return static_cast<int64_t>(seeds.size()) * static_cast<int64_t>(interventions.size()) * record_lines();
+}
+
+int64_t Layout::line(const Place& place) const {
+  const auto outside = [](int64_t index, size_t size) { return index < 0 || index >= static_cast<int64_t>(size); };
+  if (outside(place.seed, seeds.size()) || outside(place.intervention, interventions.size()) ||
+      outside(place.record, records.size()) || place.sample < 0 ||
+      place.sample >= samples[static_cast<size_t>(place.record)])
+    throw Error("layout", "expected a place of the run, found seed " + std::to_string(place.seed) + ", intervention " +
+                              std::to_string(place.intervention) + ", record " + std::to_string(place.record) +
+                              ", sample " + std::to_string(place.sample));
+  return (place.seed * static_cast<int64_t>(interventions.size()) + place.intervention) * record_lines() +
+         starts_[static_cast<size_t>(place.record)] + place.sample;
+}
+
+Place Layout::place(int64_t line) const {
+  if (line < 0 || line >= n_lines())
+    throw Error("layout", "expected a line below " + std::to_string(n_lines()) + ", found " + std::to_string(line));
+  const int64_t block = line / record_lines(), rest = line % record_lines();
+  Place place;
+  place.seed = block / static_cast<int64_t>(interventions.size());
+  place.intervention = block % static_cast<int64_t>(interventions.size());
+  place.record = std::upper_bound(starts_.begin(), starts_.end(), rest) - starts_.begin() - 1;
+  place.sample = rest - starts_[static_cast<size_t>(place.record)];
+  return place;
+}
+
+std::string Layout::name(const Place& place) const {
+  return "seed " + std::to_string(seeds.at(static_cast<size_t>(place.seed))) + ", intervention " +
+         quoted(interventions.at(static_cast<size_t>(place.intervention))) + ", id " +
+         quoted(records.at(static_cast<size_t>(place.record))) + ", sample " + std::to_string(place.sample);
+}
+
+void Layout::check_line(const Place& place, const json::Ref& line) const {
+  const json::Ref seed = line.at("seed"), intervention = line.at("intervention"), id = line.at("id"),
+                  sample = line.at("sample");
+  if (seed_of(seed) == seeds.at(static_cast<size_t>(place.seed)) &&
+      intervention.string() == interventions.at(static_cast<size_t>(place.intervention)) &&
+      id.string() == records.at(static_cast<size_t>(place.record)) && sample.integer() == place.sample)
+    return;
+  line.fail("expected the line of " + name(place) + ", found that of seed " + std::to_string(seed_of(seed)) +
+            ", intervention " + quoted(intervention.string()) + ", id " + quoted(id.string()) + ", sample " +
+            std::to_string(sample.integer()));
+}
+
+json::Value Layout::to_json() const {
+  json::Value seed_list = json::Value::array();
+  for (uint64_t seed : seeds) seed_list.push_back(seed);
+  json::Value counts;
+  if (std::adjacent_find(samples.begin(), samples.end(), std::not_equal_to<>()) == samples.end()) {
+    counts = samples.empty() ? int64_t{1} : samples.front();
+  } else {
+    counts = json::Value::array();
+    for (int64_t n : samples) counts.push_back(n);
+  }
+  json::Value value = json::Value::object();
+  value.set("seeds", std::move(seed_list))
+      .set("interventions", strings_json(interventions))
+      .set("records", strings_json(records))
+      .set("samples", std::move(counts));
+  return value;
+}
+
+Layout Layout::from_json(const json::Ref& value) {
+  value.reject_unknown({"seeds", "interventions", "records", "samples"});
+  Layout layout;
+  for (const json::Ref& seed : value.at("seeds").items()) layout.seeds.push_back(seed_of(seed));
+  layout.interventions = unique_strings(value.at("interventions"));
+  layout.records = unique_strings(value.at("records"));
+  const json::Ref counts = value.at("samples");
+  constexpr int64_t most = int64_t{1} << 31;
+  if (counts.value().type() == json::Type::array) {
+    if (counts.length() != layout.records.size())
+      counts.fail("expected a number for each of " + std::to_string(layout.records.size()) + " records, found " +
+                  std::to_string(counts.length()));
+    for (const json::Ref& n : counts.items()) layout.samples.push_back(n.integer(1, most));
+  } else {
+    layout.samples.assign(layout.records.size(), counts.integer(1, most));
+  }
+  layout.index();
+  return layout;
+}
+
+}  // namespace signalbox
