@@ -10,6 +10,8 @@
 #include <string>
 #include <vector>
 
+#include "tests/support.h"
+
 namespace {
 
 namespace fs = std::filesystem;
@@ -77,7 +79,7 @@ std::vector<std::string> violations(const std::string& path, const std::vector<s
 }  // namespace
 
 TEST_CASE("folders keep the dependency rule") {
-  const fs::path root = SIGNALBOX_SOURCE_DIR;
+  const fs::path root = signalbox::test::source_dir();
   std::vector<std::string> found;
   int files = 0;
   for (const auto& [folder, includes] : allowed) {

@@ -10,6 +10,7 @@
 #include "base/json.h"
 #include "kernels/shim/shim_backend.h"
 #include "loaders/families/family.h"
+#include "tests/memory_sink.h"
 #include "tests/support.h"
 #include "tools/bench/device_watch.h"
 #include "tools/bench/limits.h"
@@ -21,9 +22,7 @@ namespace {
 using namespace signalbox;
 using test::Ran;
 
-Ran bench(const std::string& arguments) {
-  return test::run_command(std::string(SIGNALBOX_BINARY) + " bench " + arguments);
-}
+Ran bench(const std::string& arguments) { return test::run_command(test::binary() + " bench " + arguments); }
 
 double real(const json::Value& object, const char* key) {
   const json::Value* found = object.find(key);
@@ -293,7 +292,8 @@ TEST_CASE("bench: clocks from nvidia-smi, none where there is none") {
 }
 
 TEST_CASE("bench: the page of measurements says what the results say") {
-  const Ran ran = test::run_command("cd " SIGNALBOX_SOURCE_DIR " && python3 tools/bench/measurements_page.py --check");
+  const Ran ran =
+      test::run_command("cd " + test::source_dir().string() + " && python3 tools/bench/measurements_page.py --check");
   INFO(ran.err);
   CHECK(ran.code == 0);
 }

@@ -17,7 +17,7 @@ using test::Ran;
 Ran signalbox_run(const std::string& arguments, const std::string& input = "") {
   test::TemporaryDirectory scratch;
   test::write_file(scratch / "in", input);
-  return test::run_command(std::string(SIGNALBOX_BINARY) + " " + arguments + " < " + (scratch / "in").string());
+  return test::run_command(test::binary() + " " + arguments + " < " + (scratch / "in").string());
 }
 
 std::vector<json::Value> lines(const std::string& text) {

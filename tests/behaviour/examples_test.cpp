@@ -33,8 +33,8 @@ Ran paste(std::string script, const fs::path& scratch) {
   replace_all(script, "build/signalbox", "signalbox");
   replace_all(script, " /tmp/", " " + scratch.string() + "/tmp/");
   replace_all(script, " out/", " " + scratch.string() + "/out/");
-  const std::string setup = "set -e; cd " SIGNALBOX_SOURCE_DIR "; mkdir -p " + (scratch / "out").string() + " " +
-                            (scratch / "tmp").string() + "; signalbox() { " SIGNALBOX_BINARY " \"$@\"; }\n";
+  const std::string setup = "set -e; cd " + test::source_dir().string() + "; mkdir -p " + (scratch / "out").string() +
+                            " " + (scratch / "tmp").string() + "; signalbox() { " + test::binary() + " \"$@\"; }\n";
   return run_command("(" + setup + script + ")");
 }
 
@@ -67,7 +67,7 @@ std::vector<std::string> indented(const std::string& page) {
   return blocks;
 }
 
-std::string page_of(const std::string& file) { return read_file(fs::path(SIGNALBOX_SOURCE_DIR) / file); }
+std::string page_of(const std::string& file) { return read_file(test::source_dir() / file); }
 
 const json::Value& at(const json::Value& value, std::initializer_list<const char*> path) {
   const json::Value* found = &value;

@@ -17,7 +17,7 @@ using namespace signalbox;
 
 namespace {
 
-std::string file(const std::string& name) { return std::string(SIGNALBOX_SOURCE_DIR) + "/tests/data/files/" + name; }
+std::string file(const std::string& name) { return (test::source_dir() / "tests/data/files/").string() + name; }
 
 // Runs the command with --quiet; its own words are split at spaces, `more` are given whole.
 int run(const std::string& words, const std::vector<std::string>& more = {}) {
@@ -155,7 +155,7 @@ TEST_CASE("data command: pairs, splits and structure, from file to file") {
 }
 
 TEST_CASE("data: the built-in model's sets for experiments are what they say") {
-  const std::string folder = std::string(SIGNALBOX_SOURCE_DIR) + "/tools/builtin/heldout/";
+  const std::string folder = (test::source_dir() / "tools/builtin/heldout/").string();
   std::map<std::string, std::vector<Record>> sets;
   for (const char* name : {"completions", "choices", "paraphrases", "unanswerable", "over_refusal"}) {
     sets[name] = read_records(folder + name + ".jsonl");

@@ -10,7 +10,7 @@ using namespace signalbox;
 
 namespace {
 
-std::string file(const std::string& name) { return std::string(SIGNALBOX_SOURCE_DIR) + "/tests/data/files/" + name; }
+std::string file(const std::string& name) { return (test::source_dir() / "tests/data/files/").string() + name; }
 
 std::string dump(const json::Value& object, std::string_view key) {
   const json::Value* value = object.find(key);

@@ -8,11 +8,11 @@ using namespace signalbox;
 
 TEST_CASE("docs: the commands of data.md work as pasted") {
   const test::TemporaryDirectory directory;
-  const std::string page = test::read_file(std::string(SIGNALBOX_SOURCE_DIR) + "/docs/data.md");
+  const std::string page = test::read_file((test::source_dir() / "docs/data.md").string());
   // "signalbox" is the binary under test, "out" a scratch folder.
   const std::string scratch = (directory / "out").string();
-  std::string setup =
-      "set -e; cd " SIGNALBOX_SOURCE_DIR "; mkdir -p " + scratch + "; signalbox() { " SIGNALBOX_BINARY " \"$@\"; }\n";
+  std::string setup = "set -e; cd " + test::source_dir().string() + "; mkdir -p " + scratch + "; signalbox() { " +
+                      test::binary() + " \"$@\"; }\n";
   int blocks = 0;
   for (size_t at = page.find("```sh\n"); at != std::string::npos; at = page.find("```sh\n", at)) {
     const size_t begin = at + 6, end = page.find("```", begin);

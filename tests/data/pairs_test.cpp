@@ -8,12 +8,13 @@
 
 #include "eval/data/convert.h"
 #include "eval/data/records.h"
+#include "tests/support.h"
 
 using namespace signalbox;
 
 namespace {
 
-std::string file(const std::string& name) { return std::string(SIGNALBOX_SOURCE_DIR) + "/tests/data/files/" + name; }
+std::string file(const std::string& name) { return (test::source_dir() / "tests/data/files/").string() + name; }
 
 std::vector<Row> rows(std::initializer_list<const char*> lines) {
   std::vector<Row> out;

@@ -15,6 +15,7 @@
 #include "probes/trace.h"
 #include "tests/device/device.h"
 #include "tests/device/tolerances.h"
+#include "tests/memory_sink.h"
 #include "tests/support.h"
 
 namespace {
@@ -22,7 +23,7 @@ namespace {
 using namespace signalbox;
 namespace fs = std::filesystem;
 
-const fs::path goldens = fs::path(SIGNALBOX_SOURCE_DIR) / "tests/goldens";
+const fs::path goldens = test::source_dir() / "tests/goldens";
 
 // Every family and every stored form; the re-saved ones differ in their files alone.
 const char* const families[] = {"deepseek_v2_lite", "deepseek_v2_full", "mixtral", "mixtral_window_f16", "olmoe",

@@ -53,7 +53,7 @@ std::string text_of(const json::Value& line, const char* key) { return line.find
 
 // The first records of a set of the built-in model, with more keys for the first.
 std::string records(const std::string& set, size_t n) {
-  std::istringstream in(test::read_file(std::filesystem::path(SIGNALBOX_SOURCE_DIR) / "tools/builtin/heldout" / set));
+  std::istringstream in(test::read_file(test::source_dir() / "tools/builtin/heldout" / set));
   std::string out;
   for (std::string line; n > 0 && std::getline(in, line); --n) out += line + "\n";
   return out;
@@ -122,9 +122,8 @@ TEST_CASE("faithfulness: steps of the built-in model") {
   CHECK(compared.size() == 1 + 2 + 2 + 2);
   test::write_file(scratch / "asked.jsonl", asked);
   test::write_file(scratch / "traced.jsonl", traced);
-  const auto ran =
-      test::run_command(std::string(SIGNALBOX_BINARY) + " generate builtin --json --quiet --max-tokens 24 --input " +
-                        (scratch / "asked.jsonl").string());
+  const auto ran = test::run_command(test::binary() + " generate builtin --json --quiet --max-tokens 24 --input " +
+                                     (scratch / "asked.jsonl").string());
   REQUIRE(ran.code == 0);
   std::istringstream answers(ran.out);
   for (const json::Value* line : compared) {

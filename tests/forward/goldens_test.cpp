@@ -13,6 +13,7 @@
 #include "eval/data/records.h"
 #include "loaders/model/load.h"
 #include "tests/forward/tolerances.h"
+#include "tests/memory_sink.h"
 #include "tests/support.h"
 
 namespace {
@@ -20,7 +21,7 @@ namespace {
 using namespace signalbox;
 namespace fs = std::filesystem;
 
-const fs::path goldens = fs::path(SIGNALBOX_SOURCE_DIR) / "tests/goldens";
+const fs::path goldens = test::source_dir() / "tests/goldens";
 
 std::vector<fs::path> case_directories() {
   std::vector<fs::path> found;

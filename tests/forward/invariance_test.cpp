@@ -11,6 +11,7 @@
 #include "eval/data/records.h"
 #include "loaders/model/load.h"
 #include "probes/trace.h"
+#include "tests/memory_sink.h"
 #include "tests/support.h"
 
 namespace {
@@ -18,7 +19,7 @@ namespace {
 using namespace signalbox;
 namespace fs = std::filesystem;
 
-const fs::path goldens = fs::path(SIGNALBOX_SOURCE_DIR) / "tests/goldens";
+const fs::path goldens = test::source_dir() / "tests/goldens";
 const char* const cases[] = {"deepseek_v2_lite", "deepseek_v2_full", "mixtral_bf16", "olmoe",
                              "qwen2_moe",        "qwen3_moe",        "gpt_oss",      "gpt_oss_mxfp4"};
 

@@ -12,6 +12,7 @@
 #include "kernels/logits.h"
 #include "kernels/shim/shim_backend.h"
 #include "loaders/model/load.h"
+#include "tests/memory_sink.h"
 #include "tests/support.h"
 
 namespace {
@@ -22,7 +23,7 @@ using Plan = std::shared_ptr<const EditPlan>;
 
 struct Loaded {
   explicit Loaded(const std::string& name)
-      : loaded(load_model((fs::path(SIGNALBOX_SOURCE_DIR) / "tests/goldens" / name / "model").string())),
+      : loaded(load_model((test::source_dir() / "tests/goldens" / name / "model").string())),
         backend(make_cpu_backend({2, "auto"})),
         weights(loaded.weights) {}
   LoadedModel loaded;

@@ -15,7 +15,7 @@ using namespace signalbox;
 
 namespace {
 
-const std::filesystem::path goldens = std::filesystem::path(SIGNALBOX_SOURCE_DIR) / "tests/goldens";
+const std::filesystem::path goldens = test::source_dir() / "tests/goldens";
 
 // Runs `ids` as the next tokens of a timeline; the logits of the last one.
 std::vector<float> step(Forward& forward, KvSlots& kv, const std::vector<int32_t>& ids) {

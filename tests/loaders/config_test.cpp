@@ -33,7 +33,7 @@ void check_pin(const Rope& rope, double scale, const json::Value& pin) {
 }  // namespace
 
 TEST_CASE("rope tables and attention scales are those of transformers") {
-  const json::Value pins = json::parse_file(std::filesystem::path(SIGNALBOX_SOURCE_DIR) / "tests/goldens/pins.json");
+  const json::Value pins = json::parse_file(test::source_dir() / "tests/goldens/pins.json");
   int checked = 0;
   for (const auto& [pin_name, pin] : pins.members()) {
     const std::string& name = pin_name;

@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <vector>
 
+#include "base/error.h"
 #include "tests/support.h"
 
 using namespace signalbox;

@@ -11,6 +11,7 @@
 #include "loaders/synthetic/make_model.h"
 #include "loaders/synthetic/planting.h"
 #include "tests/bad_files/files.h"
+#include "tests/memory_sink.h"
 #include "tests/support.h"
 
 using namespace signalbox;

@@ -61,7 +61,7 @@ void write_example_files(const TemporaryDirectory& dir) {
 TEST_CASE("docs: every example of docs/edits.md is a list of edits") {
   TemporaryDirectory dir;
   write_example_files(dir);
-  const std::string page = read_file(std::filesystem::path(SIGNALBOX_SOURCE_DIR) / "docs/edits.md");
+  const std::string page = read_file(test::source_dir() / "docs/edits.md");
   const auto examples = blocks(page, "json edits");
   CHECK(examples.size() >= 10);
   std::string ops;
@@ -88,7 +88,7 @@ TEST_CASE("docs: every example of docs/edits.md is a list of edits") {
 TEST_CASE("docs: every refusal of docs/edits.md is refused with these words") {
   TemporaryDirectory dir;
   write_example_files(dir);
-  const std::string page = read_file(std::filesystem::path(SIGNALBOX_SOURCE_DIR) / "docs/edits.md");
+  const std::string page = read_file(test::source_dir() / "docs/edits.md");
   const auto examples = blocks(page, "json refused");
   const auto messages = blocks(page, "text refusal");
   REQUIRE(examples.size() == messages.size());
@@ -102,7 +102,7 @@ TEST_CASE("docs: every refusal of docs/edits.md is refused with these words") {
 }
 
 TEST_CASE("docs: docs/probes.md lists the points and its globs match") {
-  const std::string page = read_file(std::filesystem::path(SIGNALBOX_SOURCE_DIR) / "docs/probes.md");
+  const std::string page = read_file(test::source_dir() / "docs/probes.md");
   for (int32_t i = 0; i < n_points; ++i) {
     const PointInfo& info = point_info(static_cast<Point>(i));
     const std::string row = "| `" + std::string(info.per_layer ? "layer.{l}." : "") + std::string(info.name) + "` |";

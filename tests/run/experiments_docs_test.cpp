@@ -21,7 +21,7 @@ std::vector<std::string> blocks(const std::string& page, const std::string& tag)
   return found;
 }
 
-std::string docs_page() { return read_file(std::filesystem::path(SIGNALBOX_SOURCE_DIR) / "docs/experiments.md"); }
+std::string docs_page() { return read_file(test::source_dir() / "docs/experiments.md"); }
 
 }  // namespace
 

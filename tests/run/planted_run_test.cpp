@@ -16,8 +16,6 @@ using namespace signalbox::test;
 
 namespace {
 
-const std::string binary = SIGNALBOX_BINARY;
-
 // Experts 3 of layer 1 and 5 of layer 2 fire on digits; 6 of layer 2 on question marks, which both conditions have.
 constexpr const char* planted_model = R"({"family": "mixtral", "tokenizer": "bytes", "seed": 3,
   "planted": [{"layer": 1, "expert": 3, "tokens": [48, 49, 50, 51, 52, 53, 54, 55, 56, 57]},
@@ -56,12 +54,12 @@ constexpr const char* spec_text = R"({"model": "model", "data": "data.jsonl",
 TEST_CASE("an experiment finds planted experts and bans them") {
   TemporaryDirectory temporary;
   write_file(temporary / "model.json", planted_model);
-  REQUIRE(run_command(binary + " make-model " + (temporary / "model.json").string() + " --out " +
+  REQUIRE(run_command(test::binary() + " make-model " + (temporary / "model.json").string() + " --out " +
                       (temporary / "model").string() + " --quiet")
               .code == 0);
   write_file(temporary / "data.jsonl", records(60, false));
   write_file(temporary / "spec.json", spec_text);
-  const std::string run = binary + " run " + (temporary / "spec.json").string() + " --quiet --out ";
+  const std::string run = test::binary() + " run " + (temporary / "spec.json").string() + " --quiet --out ";
   const Ran ran = run_command(run + (temporary / "out").string());
   REQUIRE_MESSAGE(ran.code == 0, ran.err);
   const json::Value plan = json::parse(read_file(temporary / "out/plan.json"), "plan.json");
@@ -98,12 +96,12 @@ TEST_CASE("an experiment finds planted experts and bans them") {
 TEST_CASE("an experiment finds nothing where labels mean nothing") {
   TemporaryDirectory temporary;
   write_file(temporary / "model.json", planted_model);
-  REQUIRE(run_command(binary + " make-model " + (temporary / "model.json").string() + " --out " +
+  REQUIRE(run_command(test::binary() + " make-model " + (temporary / "model.json").string() + " --out " +
                       (temporary / "model").string() + " --quiet")
               .code == 0);
   write_file(temporary / "data.jsonl", records(60, true));
   write_file(temporary / "spec.json", spec_text);
-  const Ran ran = run_command(binary + " run " + (temporary / "spec.json").string() + " --quiet --out " +
+  const Ran ran = run_command(test::binary() + " run " + (temporary / "spec.json").string() + " --quiet --out " +
                               (temporary / "out").string());
   CHECK(ran.code == 1);
   CHECK_MESSAGE(ran.err.find("experts") != std::string::npos, ran.err);

@@ -23,8 +23,7 @@ using namespace signalbox::test;
 
 namespace {
 
-const std::string binary = SIGNALBOX_BINARY;
-const fs::path heldout = fs::path(SIGNALBOX_SOURCE_DIR) / "tools/builtin/heldout";
+const fs::path heldout = test::source_dir() / "tools/builtin/heldout";
 
 std::vector<std::string> lines_of(const std::string& text) {
   std::vector<std::string> lines;
@@ -45,7 +44,7 @@ std::string some_records(const std::string& file, size_t n, const std::string& s
 }
 
 Ran run_experiment(const fs::path& spec, const fs::path& out, const std::string& more = "") {
-  return run_command(binary + " run " + spec.string() + " --out " + out.string() + " --quiet " + more);
+  return run_command(test::binary() + " run " + spec.string() + " --out " + out.string() + " --quiet " + more);
 }
 
 json::Value read_json(const fs::path& file) { return json::parse(read_file(file), file.string()); }
@@ -164,8 +163,8 @@ TEST_CASE("texts and log-probabilities are those of generate and score") {
     write_file(file, json::dump(json::Value::object().set("edits", *edits)));
     const std::string common = " builtin --input " + (small.temporary / "data.jsonl").string() +
                                " --seed 1 --json --quiet --edits " + file.string();
-    const auto texts = lines_of(run_command(binary + " generate" + common + " --max-tokens 10 --batch 3").out);
-    const auto scores = lines_of(run_command(binary + " score" + common + " --batch 1 --chunk 5").out);
+    const auto texts = lines_of(run_command(test::binary() + " generate" + common + " --max-tokens 10 --batch 3").out);
+    const auto scores = lines_of(run_command(test::binary() + " score" + common + " --batch 1 --chunk 5").out);
     REQUIRE(texts.size() == 10);
     REQUIRE(scores.size() == 10);
     size_t found = 0;
@@ -223,7 +222,8 @@ TEST_CASE("killed at any moment, a run goes on to the same bytes") {
       if (child == 0) {
         const int nowhere = open("/dev/null", O_WRONLY);
         if (dup2(nowhere, STDOUT_FILENO) < 0 || dup2(nowhere, STDERR_FILENO) < 0) _exit(9);
-        execl(binary.c_str(), binary.c_str(), "run", small.spec.c_str(), "--out", out.c_str(), "--quiet", nullptr);
+        execl(test::binary().c_str(), test::binary().c_str(), "run", small.spec.c_str(), "--out", out.c_str(),
+              "--quiet", nullptr);
         _exit(9);
       }
       const double share = std::uniform_real_distribution<>(0.02, 0.5)(random) * (1 + 0.1 * attempt);
@@ -257,7 +257,7 @@ TEST_CASE("shards merge to the run of one process") {
     REQUIRE_MESSAGE(ran.code == 0, ran.err);
     shards = " " + shard.string() + shards;  // in any order
   }
-  const Ran ran = run_command(binary + " merge " + merged.string() + shards + " --quiet");
+  const Ran ran = run_command(test::binary() + " merge " + merged.string() + shards + " --quiet");
   REQUIRE_MESSAGE(ran.code == 0, ran.err);
   for (const auto& entry : fs::recursive_directory_iterator(whole)) {
     if (!entry.is_regular_file()) continue;
@@ -276,17 +276,17 @@ TEST_CASE("analyze: a run's findings again, and its baseline's trace") {
     "metrics": ["em"], "traces": {"of": ["plain"]}})");
   const fs::path out = small.temporary / "out";
   REQUIRE(run_experiment(small.spec, out).code == 0);
-  const Ran same = run_command(binary + " analyze " + out.string() +
+  const Ran same = run_command(test::binary() + " analyze " + out.string() +
                                " --contrast with_document:without_document --resamples 300 --quiet");
   REQUIRE_MESSAGE(same.code == 0, same.err);
   for (const char* file : {"metrics.json", "table.md", "table.csv", "table.tex"})
     CHECK_MESSAGE(read_file(out / "analysis" / file) == read_file(out / file), file);
   for (const char* file : {"rd.csv", "usage.csv", "summary.json"})
     CHECK_MESSAGE(fs::exists(out / "analysis" / file), file);
-  REQUIRE(run_command(binary + " analyze " + out.string() + " --seed 5 --resamples 200 --quiet").code == 0);
+  REQUIRE(run_command(test::binary() + " analyze " + out.string() + " --seed 5 --resamples 200 --quiet").code == 0);
   CHECK(number(read_json(out / "analysis/metrics.json"), {"resamples"}) == 200);
   // Findings of two runs are not one table.
-  const Ran two = run_command(binary + " analyze " + out.string() + " " + out.string() + " --quiet");
+  const Ran two = run_command(test::binary() + " analyze " + out.string() + " " + out.string() + " --quiet");
   CHECK(two.code == 2);
 }
 
@@ -386,10 +386,10 @@ TEST_CASE("a spec is the same by any path, and its files are looked at") {
     {"name": "off", "edits": [{"op": "deactivate", "mode": "ban", "experts": {"from": "rd.csv", "top": 1}}]}],
     "controls": false, "metrics": ["ppl"], "resamples": 50})");
   const std::string there = "cd " + temporary.path().string() + "; ";
-  REQUIRE(run_command(there + binary + " run spec.json --out out --quiet").code == 0);
+  REQUIRE(run_command(there + test::binary() + " run spec.json --out out --quiet").code == 0);
   CHECK(run_experiment(temporary / "spec.json", temporary / "out").code == 0);
   write_file(temporary / "rd.csv", "layer,expert,rd\n1,5,0.5\n2,4,0.4\n");
-  const Ran changed = run_command(there + binary + " run spec.json --out out --quiet");
+  const Ran changed = run_command(there + test::binary() + " run spec.json --out out --quiet");
   CHECK(changed.code == 1);
   CHECK_MESSAGE(changed.err.find("hashes.files.rd.csv") != std::string::npos, changed.err);
 }

@@ -7,6 +7,7 @@
 
 #include "base/json.h"
 #include "eval/score/words.h"
+#include "tests/support.h"
 
 using namespace signalbox;
 
@@ -75,7 +76,7 @@ TEST_CASE("F1 by hand, and questions without an answer") {
 }
 
 TEST_CASE("em and f1 equal the published rules on random text") {
-  std::ifstream in(SIGNALBOX_SOURCE_DIR "/tests/score/squad_cases.jsonl");
+  std::ifstream in(test::source_dir() / "tests/score/squad_cases.jsonl");
   int n = 0;
   for (std::string line; std::getline(in, line); ++n) {
     const json::Value value = json::parse(line, "squad_cases.jsonl:" + std::to_string(n + 1));

@@ -448,7 +448,7 @@ TEST_CASE("routes compared: sets, weights, positions that both have") {
 }
 
 TEST_CASE("docs/scores.md lists every scorer, and nothing else") {
-  const std::string text = test::read_file(SIGNALBOX_SOURCE_DIR "/docs/scores.md");
+  const std::string text = test::read_file(test::source_dir() / "docs/scores.md");
   std::set<std::string> listed, known;
   std::istringstream lines(text);
   for (std::string line; std::getline(lines, line);) {

@@ -58,7 +58,7 @@ std::string marked(const std::string& source, const std::string& content) {
   return out;
 }
 
-const fs::path here = fs::path(SIGNALBOX_SOURCE_DIR) / "tests" / "template";
+const fs::path here = test::source_dir() / "tests" / "template";
 
 struct Directory : test::TemporaryDirectory {
   void write(const std::string& name, const std::string& text) const { test::write_file(*this / name, text); }

@@ -8,14 +8,14 @@
 #include "base/json.h"
 #include "loaders/tokenizer/tokenizer.h"
 #include "loaders/tokenizer/unicode.h"
+#include "tests/support.h"
 
 namespace signalbox {
 namespace {
 
 std::vector<std::filesystem::path> vocabularies() {
   std::vector<std::filesystem::path> folders;
-  for (const auto& entry : std::filesystem::directory_iterator(std::filesystem::path(SIGNALBOX_SOURCE_DIR) /
-                                                               "tests/tokenizer/vocabularies"))
+  for (const auto& entry : std::filesystem::directory_iterator(test::source_dir() / "tests/tokenizer/vocabularies"))
     folders.push_back(entry.path());
   std::sort(folders.begin(), folders.end());
   return folders;
