@@ -110,6 +110,7 @@ class CudaBackend final : public Backend {
   void combine(Tensor out, Tensor expert_out, const Route& route, Tensor shared) override;
   // sample.cu
   void sample(int32_t* ids, Tensor logits, const SampleParams* params) override;
+  // log_probs.cu
   void log_probs(double* out, Tensor logits, const int32_t* targets) override;
   void compare_logits(double* divergence, int32_t* same_top, Tensor logits, Tensor reference) override;
 
