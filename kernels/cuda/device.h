@@ -13,8 +13,7 @@
 #include "kernels/backend.h"
 
 #if defined(SIGNALBOX_SHIM)
-#define DEVICE_SPACE shim
-#include "kernels/shim/simt.h"
+#define DEVICE_SPACE shim  // kernels/shim/simt.h has been included before: see kernels/shim/CMakeLists.txt
 #else
 #define DEVICE_SPACE cuda
 #include <cuda_runtime.h>

@@ -2,6 +2,7 @@
 #pragma once
 #if !defined(SIGNALBOX_SHIM)
 #define SIGNALBOX_SHIM
+#include "kernels/shim/simt.h"
 #endif
 #include <doctest/doctest.h>
 
