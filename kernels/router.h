@@ -30,6 +30,8 @@ struct Router {
   float scale = 1;
   int32_t n_groups = 1, n_groups_kept = 1;
   GroupScore group_score = GroupScore::max;
+  // True where some groups are dropped.
+  bool limits_groups() const { return n_groups > 1 && n_groups_kept < n_groups; }
   bool bias = false;            // a bias is added to the logits
   bool selection_bias = false;  // a bias is added for the choice only; weights come from the unbiased scores
 };
@@ -147,6 +149,7 @@ struct RouteRecord {
   int32_t* original_ids = nullptr;  // [.., n_slots]
   float* weights = nullptr;         // [.., n_slots]
   float* margin = nullptr;          // [..]
+  float* group_margin = nullptr;    // [..]
   float* logits = nullptr;          // [.., n_experts]
   float* scores = nullptr;          // [.., n_experts]
 };
@@ -158,6 +161,7 @@ struct Route {
   float* weights = nullptr;         // [n_tokens, n_slots] as applied, scale and scale_expert included
   int32_t* original_ids = nullptr;  // [n_tokens, n_slots] what the unedited router chose; may be null
   float* margin = nullptr;          // [n_tokens] n_active-th minus next largest unedited logit; inf if there is none
+  float* group_margin = nullptr;    // [n_tokens] unedited: least group kept minus best dropped, in scores; may be null
   float* scores = nullptr;          // [n_tokens, n_experts] what the unedited top-k sees; may be null
   float* shared_scale = nullptr;    // [n_tokens] factor of the shared expert's output (scale_shared); may be null
   uint8_t* banned = nullptr;        // [n_tokens, n_experts] 1 = a ban acts; the expert kernels count those that ran

@@ -45,7 +45,7 @@ float group_score(const Router& router, const float* values, const uint8_t* bann
   return router.group_score == Router::GroupScore::max || second == -infinity ? first : first + second;
 }
 
-// Scores and values of all experts outside the n_groups_kept best groups become 0.
+// Scores and values of all experts outside the n_groups_kept best groups become 0; fills in the margin.
 void limit_groups(Scored& out, const Router& router, const uint8_t* banned) {
   const int64_t size = router.n_experts / router.n_groups;
   std::vector<float> groups(static_cast<size_t>(router.n_groups));
@@ -54,7 +54,10 @@ void limit_groups(Scored& out, const Router& router, const uint8_t* banned) {
         group_score(router, out.values.data() + g * size, banned ? banned + g * size : nullptr, size);
   }
   std::vector<int32_t> kept;
-  rank_experts(kept, groups.data(), nullptr, router.n_groups, router.n_groups_kept);
+  rank_experts(kept, groups.data(), nullptr, router.n_groups, router.n_groups_kept + 1);
+  const float best_dropped = groups[static_cast<size_t>(kept.back())];
+  kept.pop_back();
+  out.group_margin = groups[static_cast<size_t>(kept.back())] - best_dropped;
   for (int32_t g = 0; g < router.n_groups; ++g) {
     if (std::find(kept.begin(), kept.end(), g) != kept.end()) continue;
     std::fill_n(out.scores.begin() + g * size, size, 0.f);
@@ -101,6 +104,7 @@ void route_token(const Route& out, int64_t t, const float* logits, const Router&
     write_route(out, t, nullptr, nullptr, 0);
     write_original(out, t, nullptr, 0);
     if (out.margin) out.margin[t] = 0;
+    if (out.group_margin) out.group_margin[t] = 0;
     if (out.scores) std::fill_n(out.scores + t * n_experts, n_experts, 0.f);
     throw RouteFault{RouteFault::Kind::not_finite, 0, static_cast<int32_t>(t), -1, -1};
   }
@@ -110,6 +114,7 @@ void route_token(const Route& out, int64_t t, const float* logits, const Router&
   weigh_experts(w.original_weights.data(), router, w.scored, logits, w.original_ids.data(), k);
   const float margin = route_margin(w.order, router, logits);
   if (out.margin) out.margin[t] = margin;
+  if (out.group_margin) out.group_margin[t] = w.scored.group_margin;
   if (out.scores) std::copy_n(w.scored.values.data(), n_experts, out.scores + t * n_experts);
   write_original(out, t, w.original_ids.data(), k);
   write_route(out, t, w.original_ids.data(), w.original_weights.data(), k);
@@ -156,7 +161,8 @@ void score_experts(Scored& out, const Router& router, const float* logits, const
   if (router.selection_bias && selection_bias) {
     for (int64_t e = 0; e < n; ++e) out.values[static_cast<size_t>(e)] += selection_bias[e];
   }
-  if (router.n_groups > 1 && router.n_groups_kept < router.n_groups) limit_groups(out, router, banned);
+  out.group_margin = infinity;
+  if (router.limits_groups()) limit_groups(out, router, banned);
 }
 
 void rank_experts(std::vector<int32_t>& order, const float* values, const uint8_t* banned, int64_t n_experts,
@@ -201,6 +207,7 @@ void record_route(const Route& out, int64_t t, const float* logits, int64_t n_ex
     std::copy_n((out.original_ids ? out.original_ids : out.ids) + t * k, k, record.original_ids + at * k);
   }
   if (record.margin) record.margin[at] = out.margin[t];
+  if (record.group_margin) record.group_margin[at] = out.group_margin[t];
   if (record.logits) std::copy_n(logits, n_experts, record.logits + at * n_experts);
   if (record.scores) std::copy_n(out.scores + t * n_experts, n_experts, record.scores + at * n_experts);
 }

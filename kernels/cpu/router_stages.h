@@ -12,6 +12,7 @@ namespace signalbox::cpu {
 struct Scored {
   std::vector<float> scores;  // [n_experts] what weights are made of; 0 for experts of groups that are not kept
   std::vector<float> values;  // [n_experts] what the top-k sees
+  float group_margin = 0;     // least group kept minus best group dropped; infinity where no group is dropped
 };
 
 // scores and values of logits [n_experts]. Experts with banned[e] (null: none) do not speak for their group.

@@ -41,17 +41,19 @@ __device__ void route_token(const RouteArgs& args, int64_t t, unsigned char* mem
   }
   if (out.shared_scale && lane == 0) out.shared_scale[t] = 1;
   if (__any_sync(all_lanes, bad) || !__any_sync(all_lanes, any)) {
-    write_route(args, t, {nullptr, nullptr, 0, nullptr, 0, 0.f, nullptr, m.logits});
+    write_route(args, t, {nullptr, nullptr, 0, nullptr, 0, 0.f, 0.f, nullptr, m.logits});
     report_fault(out.fault, RouteFault::Kind::not_finite, args.batch.layer, t, -1, -1);
     return;
   }
-  score_experts(m.scores, m.values, reinterpret_cast<float*>(m.keys), router, m.logits, args.selection_bias, nullptr);
+  const float group_margin = score_experts(m.scores, m.values, reinterpret_cast<float*>(m.keys), router, m.logits,
+                                           args.selection_bias, nullptr);
   fill_keys(m.keys, m.values, nullptr, n_experts);
   rank_keys(m.original_ids, m.keys, n_experts, k + 1);
   const bool grouped = router.n_groups > 1 && router.n_groups_kept < router.n_groups;
   const float margin = route_margin(m, router, !args.selection_bias && !grouped);
   weigh_experts(m.original_weights, router, m.scores, m.logits, m.original_ids, k);
-  TokenRoute route = {m.original_ids, m.original_weights, k, m.original_ids, k, margin, m.values, m.logits};
+  TokenRoute route = {m.original_ids, m.original_weights, k,        m.original_ids, k,
+                      margin,         group_margin,       m.values, m.logits};
 
   if constexpr (edited) {
     const RouteBatch& batch = args.batch;

@@ -170,9 +170,10 @@ struct BestTwo {
   }
 };
 
-// Scores and values of all experts outside the n_groups_kept best groups become 0. groups [n_groups] is scratch.
-__device__ inline void limit_groups(float* scores, float* values, float* groups, const Router& router,
-                                    const uint8_t* banned) {
+// Scores and values of all experts outside the n_groups_kept best groups become 0. Returns the least group kept minus
+// the best group dropped. groups [n_groups] is scratch.
+__device__ inline float limit_groups(float* scores, float* values, float* groups, const Router& router,
+                                     const uint8_t* banned) {
   const int lane = lane_index(), n_groups = router.n_groups, size = router.n_experts / n_groups;
   int n_lanes = 1;  // of a group
   while (n_lanes * 2 * n_groups <= warp_size) n_lanes *= 2;
@@ -201,28 +202,31 @@ __device__ inline void limit_groups(float* scores, float* values, float* groups,
     }
   }
   __syncwarp();
-  // The last group that stays: n_groups_kept - 1 others come before it.
-  int last = no_index;
+  // The last group that stays, before which n_groups_kept - 1 others come, and the one after it.
+  int last = no_index, next = no_index;
   for (int g = lane; g < n_groups; g += warp_size) {
     int n_before = 0;
     for (int other = 0; other < n_groups; ++other)
       n_before += groups[other] > groups[g] || (groups[other] == groups[g] && other < g);
     if (n_before == router.n_groups_kept - 1) last = g;
+    if (n_before == router.n_groups_kept) next = g;
   }
   last = warp_min_index(last);
-  const float bound = groups[last];
+  next = warp_min_index(next);
+  const float bound = groups[last], margin = bound - groups[next];
   for (int e = lane; e < router.n_experts; e += warp_size) {
     const int g = e / size;
     if (groups[g] > bound || (groups[g] == bound && g <= last)) continue;
     scores[e] = values[e] = 0;
   }
   __syncwarp();
+  return margin;
 }
 
 // scores and values of logits. Experts with banned[e] (null: none) do not speak for their group. groups is scratch
-// [n_groups].
-__device__ inline void score_experts(float* scores, float* values, float* groups, const Router& router,
-                                     const float* logits, const float* selection_bias, const uint8_t* banned) {
+// [n_groups]. Returns the margin of groups, infinity where none is dropped.
+__device__ inline float score_experts(float* scores, float* values, float* groups, const Router& router,
+                                      const float* logits, const float* selection_bias, const uint8_t* banned) {
   const int lane = lane_index(), n_experts = router.n_experts;
   if (router.softmax_over_selected) {
     for (int e = lane; e < n_experts; e += warp_size) scores[e] = logits[e];
@@ -245,9 +249,11 @@ __device__ inline void score_experts(float* scores, float* values, float* groups
   if (selection_bias) {
     for (int e = lane; e < n_experts; e += warp_size) values[e] = scores[e] + selection_bias[e];
   }
+  float margin = infinity;
   if (router.n_groups > 1 && router.n_groups_kept < router.n_groups)
-    limit_groups(scores, values, groups, router, banned);
+    margin = limit_groups(scores, values, groups, router, banned);
   __syncwarp();
+  return margin;
 }
 
 // ---- weights and margin
@@ -337,7 +343,7 @@ struct TokenRoute {
   int k;
   const int32_t* original_ids;
   int n_original;
-  float margin;
+  float margin, group_margin;
   const float* values;  // null: zeros
   const float* logits;
 };
@@ -366,6 +372,7 @@ __device__ inline void write_route(const RouteArgs& args, int64_t t, const Token
   write_slots(at_row(out.weights, t, n_slots), r.weights, r.k, n_slots);
   write_slots(at_row(out.original_ids, t, n_slots), r.original_ids, r.n_original, n_slots);
   if (out.margin && lane_index() == 0) out.margin[t] = r.margin;
+  if (out.group_margin && lane_index() == 0) out.group_margin[t] = r.group_margin;
   write_experts(at_row(out.scores, t, n_experts), r.values, n_experts);
   const RouteRecord& record = out.record;
   if (!record.step) return;
@@ -374,6 +381,7 @@ __device__ inline void write_route(const RouteArgs& args, int64_t t, const Token
   write_slots(at_row(record.weights, entry, n_slots), r.weights, r.k, n_slots);
   write_slots(at_row(record.original_ids, entry, n_slots), r.original_ids, r.n_original, n_slots);
   if (record.margin && lane_index() == 0) record.margin[entry] = r.margin;
+  if (record.group_margin && lane_index() == 0) record.group_margin[entry] = r.group_margin;
   write_experts(at_row(record.scores, entry, n_experts), r.values, n_experts);
   write_experts(at_row(record.logits, entry, n_experts), r.logits, n_experts);
 }

@@ -32,8 +32,8 @@ struct RouteCase {
 
 struct RouteResult {
   Ids ids, original_ids, record_ids, record_original_ids;
-  std::vector<float> weights, margin, scores, shared_scale, logits;
-  std::vector<float> record_weights, record_margin, record_logits, record_scores;
+  std::vector<float> weights, margin, group_margin, scores, shared_scale, logits;
+  std::vector<float> record_weights, record_margin, record_group_margin, record_logits, record_scores;
   std::vector<uint8_t> banned;
   uint64_t fault = no_fault;
 };
@@ -88,6 +88,8 @@ RouteResult run(Backend& device, const RouteCase& c, Logits source) {
   Buffer<int32_t> ids(device, Ids(slots, -7)), original_ids(device, Ids(slots, -7));
   Buffer<int32_t> record_ids(device, Ids(ring * width, -7)), record_original_ids(device, Ids(ring * width, -7));
   Buffer<float> weights(device, std::vector<float>(slots, unset)), margin(device, std::vector<float>(n, unset));
+  Buffer<float> group_margin(device, std::vector<float>(n, unset));
+  Buffer<float> record_group_margin(device, std::vector<float>(ring, -7));
   Buffer<float> scores(device, std::vector<float>(all, unset)), shared_scale(device, std::vector<float>(n, unset));
   Buffer<float> record_weights(device, std::vector<float>(ring * width, -7));
   Buffer<float> record_margin(device, std::vector<float>(ring, -7));
@@ -100,12 +102,14 @@ RouteResult run(Backend& device, const RouteCase& c, Logits source) {
   out.n_slots = c.n_slots;
   out.ids = ids.data(), out.original_ids = original_ids.data(), out.weights = weights.data();
   out.margin = margin.data(), out.scores = scores.data(), out.shared_scale = shared_scale.data();
+  out.group_margin = group_margin.data();
   out.banned = banned.data(), out.fault = fault.data();
   out.record.step = step.data();
   out.record.n_steps = ring_steps;
   out.record.step_stride = c.n_tokens + 1;
   out.record.ids = record_ids.data(), out.record.original_ids = record_original_ids.data();
   out.record.weights = record_weights.data(), out.record.margin = record_margin.data();
+  out.record.group_margin = record_group_margin.data();
   out.record.logits = record_logits.data(), out.record.scores = record_scores.data();
 
   const DevicePrograms programs(device, c.programs);
@@ -146,6 +150,7 @@ RouteResult run(Backend& device, const RouteCase& c, Logits source) {
   r.scores = scores.get(), r.shared_scale = shared_scale.get(), r.logits = logits.get();
   r.record_weights = record_weights.get(), r.record_margin = record_margin.get();
   r.record_logits = record_logits.get(), r.record_scores = record_scores.get();
+  r.group_margin = group_margin.get(), r.record_group_margin = record_group_margin.get();
   r.banned = banned.get(), r.fault = fault.get()[0];
   return r;
 }
@@ -157,8 +162,8 @@ bool same_numbers(const std::vector<float>& a, const std::vector<float>& b) {
   return same;
 }
 
-bool near_numbers(const std::vector<float>& a, const std::vector<float>& b) {
-  const Tolerance& t = tolerance::device_router_weight;
+bool near_numbers(const std::vector<float>& a, const std::vector<float>& b,
+                  const Tolerance& t = tolerance::device_router_weight) {
   std::vector<float> x, y;  // without what is NaN or the same infinity in both
   for (size_t i = 0; i < std::min(a.size(), b.size()); ++i) {
     if (a[i] == b[i] || (std::isnan(a[i]) && std::isnan(b[i]))) continue;
@@ -177,12 +182,15 @@ std::string difference(const RouteResult& got, const RouteResult& want) {
   if (got.banned != want.banned) return "banned";
   if (got.shared_scale != want.shared_scale) return "shared scale";
   if (!same_numbers(got.margin, want.margin)) return "margin";
+  if (!near_numbers(got.group_margin, want.group_margin, tolerance::device_group_margin)) return "group margin";
   if (!near_numbers(got.weights, want.weights)) return "weights";
   if (!near_numbers(got.scores, want.scores)) return "scores";
   if (got.record_ids != want.record_ids) return "recorded ids";
   if (got.record_original_ids != want.record_original_ids) return "recorded original ids";
   if (!near_numbers(got.record_weights, want.record_weights)) return "recorded weights";
   if (!same_numbers(got.record_margin, want.record_margin)) return "recorded margin";
+  if (!near_numbers(got.record_group_margin, want.record_group_margin, tolerance::device_group_margin))
+    return "recorded group margin";
   if (!same_numbers(got.record_logits, want.record_logits)) return "recorded logits";
   if (!near_numbers(got.record_scores, want.record_scores)) return "recorded scores";
   return {};

@@ -10,6 +10,10 @@ constexpr Tolerance device_attention = {8.5e-3, 2e-3};
 
 // The same formulas in double, rounded once; sums in another order may round the other way before two divisions.
 constexpr Tolerance device_router_weight = {1e-30, 5e-7};
+// The difference of two scores of groups, each of up to two scores and biases.
+constexpr Tolerance device_group_margin = {2e-6, 0};
+// Scores of up to 576 products of normal values in another order, which exp passes on, times a share of at most 1.
+constexpr Tolerance device_pattern = {2e-6, 1e-4};
 // Two f32 sums of up to 2304 products of normal values, in different orders.
 constexpr Tolerance device_router_logits = {3e-5, 1e-6};
 

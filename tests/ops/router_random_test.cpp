@@ -152,7 +152,7 @@ double chi_square(const std::vector<int64_t>& counts, const std::vector<double>&
 TEST_CASE("router: random programs equal the reference") {
   const auto backend = cpu("auto", 1);
   std::map<EditOp, int> acted;
-  int faults = 0;
+  int faults = 0, grouped = 0;
   for (uint64_t seed = 1; seed <= 30000; ++seed) {
     RandomCase c(seed);
     const ReferenceRoute want = reference_route(c.in);
@@ -164,6 +164,10 @@ TEST_CASE("router: random programs equal the reference") {
     bool same = got.ids == ids && got.original_ids == original_ids &&
                 static_cast<double>(got.shared_scale[0]) == want.shared_scale;
     same = same && static_cast<double>(got.margin[0]) == want.margin;
+    same = same && (std::isinf(want.group_margin)
+                        ? std::isinf(got.group_margin[0])
+                        : near(got.group_margin[0], want.group_margin, 1, tolerance::router_group_margin));
+    grouped += !std::isinf(want.group_margin);
     same = same && (got.fault.kind != RouteFault::Kind::none) == want.fault.has_value();
     if (want.fault && same)
       same = got.fault.kind == want.fault->kind && got.fault.edit == want.fault->edit &&
@@ -179,6 +183,7 @@ TEST_CASE("router: random programs equal the reference") {
     REQUIRE(same);
   }
   CHECK(faults > 500);
+  CHECK(grouped > 500);
   for (int op = 0; op <= static_cast<int>(EditOp::scale_shared); ++op) CHECK(acted[static_cast<EditOp>(op)] > 500);
 }
 

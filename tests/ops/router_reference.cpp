@@ -36,6 +36,7 @@ Ids sorted_by(const Doubles& values) {
 
 struct View {
   Doubles z, weight_scores, values;
+  double group_margin = inf;
 };
 
 // Scores of every expert and what the top-k sees of them.
@@ -65,6 +66,8 @@ View look(const ReferenceInput& in, const std::vector<float>& logits, const std:
     groups.push_back(score);
   }
   const Ids best = sorted_by(groups);
+  const size_t kept = at(in.router.n_groups_kept);
+  if (kept < n_groups) v.group_margin = groups[at(best[kept - 1])] - groups[at(best[kept])];
   for (size_t i = at(in.router.n_groups_kept); i < n_groups; ++i) {
     for (size_t e = at(best[i]) * size; e < (at(best[i]) + 1) * size; ++e) v.values[e] = v.weight_scores[e] = 0;
   }
@@ -99,6 +102,7 @@ ReferenceRoute reference_route(const ReferenceInput& in) {
   out.margin = in.router.n_active == n
                    ? inf
                    : plain.z[at(by_logit[at(in.router.n_active - 1)])] - plain.z[at(by_logit[at(in.router.n_active)])];
+  out.group_margin = plain.group_margin;
   out.ids = out.original_ids;
   out.weights = out.original_weights;
 

@@ -22,7 +22,7 @@ struct ReferenceInput {
 struct ReferenceRoute {
   std::vector<int32_t> ids, original_ids;
   std::vector<double> weights, original_weights;
-  double shared_scale = 1, margin = 0;
+  double shared_scale = 1, margin = 0, group_margin = 0;  // the latter infinite where no group is dropped
   std::vector<bool> banned;
   std::optional<RouteFault> fault;  // kind, edit, expert; ids and weights are then the original ones
 };

@@ -14,6 +14,7 @@ struct RouterRun {
         original_ids(ids),
         weights(ids.size(), std::nanf("")),
         margin(static_cast<size_t>(n_tokens)),
+        group_margin(margin),
         scores(static_cast<size_t>(n_tokens * router.n_experts)),
         shared_scale(margin),
         banned(scores.size(), 9) {}
@@ -24,6 +25,7 @@ struct RouterRun {
     route.weights = weights.data();
     route.original_ids = original_ids.data();
     route.margin = margin.data();
+    route.group_margin = group_margin.data();
     route.scores = scores.data();
     route.shared_scale = shared_scale.data();
     route.banned = banned.data();
@@ -39,7 +41,7 @@ struct RouterRun {
 
   int32_t n_slots;
   std::vector<int32_t> ids, original_ids;
-  std::vector<float> weights, margin, scores, shared_scale;
+  std::vector<float> weights, margin, group_margin, scores, shared_scale;
   std::vector<uint8_t> banned;
   uint64_t packed_fault = no_fault;
   RouteFault fault;  // unpacked by finish()

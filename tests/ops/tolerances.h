@@ -26,6 +26,10 @@ constexpr Tolerance elementwise = {1e-30, 2.5e-7};
 constexpr Tolerance exponential = {1.5e-45, 2.4e-7};
 // Router weights: exp and the sum are rounded once each, then a division, a renormalisation and a scale.
 constexpr Tolerance router_weight = {1e-30, 1e-6};
+// The difference of two scores of groups, each of at most two such weights and biases, which are at most 2 or so.
+constexpr Tolerance router_group_margin = {2e-6, 0};
+// A score's error in the exponent (as for attention), exp, a sum in double and a product.
+constexpr Tolerance attention_pattern = {1e-7, 5e-6};
 
 }  // namespace tolerance
 }  // namespace signalbox::test
