@@ -194,7 +194,7 @@ class Backend {
   // x[r] *= sigmoid(gate[r])                                      gate [rows, 1]
   virtual void sigmoid_scale(Tensor x, Tensor gate) = 0;
 
-  // cache[kv_rows[t]] = x[t]: x [n_tokens, width] into rows of `stride` elements of kv_dtype
+  // cache[kv_rows[t]] = x[t]: x [n_tokens, width], f32 or kv_dtype, into rows of `stride` elements of kv_dtype
   virtual void store_rows(void* cache, int64_t stride, Tensor x, const int32_t* kv_rows) = 0;
 
   // out[i] = x[rows[i]] for i < out.rows; both of one dtype
@@ -204,6 +204,14 @@ class Backend {
   // q [n_tokens, n_heads * d_key] f32, out [n_tokens, n_heads * d_value] operand. Softmax in f32.
   virtual void attention(Tensor out, Tensor q, const KvCache& cache, const BatchView& batch,
                          const AttentionParams& params) = 0;
+
+  // How much of its softmax each head of a token gives to each key:
+  //   pattern[t, h, p] for p < n_keys = pattern.cols / n_heads, which is above every position of the batch;
+  // 0 for keys that the token does not see. A sink's share is left out, so a row then sums to less than 1. This is
+  // attention's softmax computed apart from it, so the two are equal up to rounding. Arguments as attention's.
+  // pattern f32 [n_tokens, n_heads * n_keys]
+  virtual void attention_pattern(Tensor pattern, Tensor q, const KvCache& cache, const BatchView& batch,
+                                 const AttentionParams& params) = 0;
 
   // The absorbed form of multi-head latent attention: with kv_b [n_heads * (d_nope + d_value), d_latent], whose rows
   // are d_nope key rows and then d_value value rows a head,

@@ -2,6 +2,7 @@
 //
 // A row's state over a chunk (kernels.attend) starts fresh at the chunk's absolute position, and chunks are merged in
 // ascending order. So whether one thread walks all chunks of a tile or many threads take a chunk each, the bits agree.
+#include <cmath>
 #include <limits>
 
 #include "kernels/cpu/cpu_backend.h"
@@ -186,6 +187,40 @@ void CpuBackend::attention(Tensor out, Tensor q, const KvCache& cache, const Bat
       walk.merge(tile, total, total + rows, total + 2 * rows, part, part + rows, part + 2 * rows);
     }
     walk.finish(tile, out, total + rows, total + 2 * rows);
+  });
+}
+
+void CpuBackend::attention_pattern(Tensor pattern, Tensor q, const KvCache& cache, const BatchView& batch,
+                                   const AttentionParams& params) {
+  const int64_t group = params.n_heads / params.n_kv_heads, n_keys = pattern.cols / params.n_heads;
+  for_ranges(batch.n_tokens, pattern.cols * params.d_key, [&](int64_t begin, int64_t end, int) {
+    std::vector<const float*> keys;
+    for (int64_t t = begin; t < end; ++t) {
+      const int64_t last = batch.positions[t] + int64_t{1};
+      const int64_t first = params.window > 0 ? std::max<int64_t>(0, last - params.window) : 0;
+      const int32_t* table = batch.block_tables + batch.sequences[t] * batch.max_blocks;
+      for (int64_t h = 0; h < params.n_heads; ++h) {
+        if (h % group == 0) {  // the next key head
+          keys.clear();
+          for (int64_t p = first; p < last; ++p) {
+            const int64_t row = int64_t{table[p / batch.block_size]} * batch.block_size + p % batch.block_size;
+            keys.push_back(static_cast<const float*>(cache.keys) + row * cache.key_stride + h / group * params.d_key);
+          }
+        }
+        float* out = pattern.row(t) + h * n_keys;
+        std::fill_n(out, n_keys, 0.f);
+        float* shares = out + first;
+        kernels_.attend_scores(shares, q.row(t) + h * params.d_key, keys.data(), last - first, params.d_key,
+                               params.scale);
+        float top = *std::max_element(shares, shares + (last - first));
+        if (params.sinks) top = std::max(top, params.sinks[h]);
+        for (int64_t i = 0; i < last - first; ++i) shares[i] -= top;
+        kernels_.exp(shares, shares, last - first);
+        double mass = params.sinks ? std::exp(static_cast<double>(params.sinks[h] - top)) : 0;
+        for (int64_t i = 0; i < last - first; ++i) mass += static_cast<double>(shares[i]);
+        kernels_.scale(shares, shares, static_cast<float>(1 / mass), last - first);
+      }
+    }
   });
 }
 

@@ -54,6 +54,8 @@ class CpuBackend final : public Backend {
   void gather_rows(Tensor out, Tensor x, const int32_t* rows) override;
   void attention(Tensor out, Tensor q, const KvCache& cache, const BatchView& batch,
                  const AttentionParams& params) override;
+  void attention_pattern(Tensor pattern, Tensor q, const KvCache& cache, const BatchView& batch,
+                         const AttentionParams& params) override;
   void mla_absorb(Tensor out, Tensor q, const Matrix& kv_b, int64_t n_heads, int64_t d_nope, int64_t d_rope,
                   int64_t d_value) override;
   void mla_expand(Tensor out, Tensor latent, const Matrix& kv_b, int64_t n_heads, int64_t d_nope,

@@ -84,6 +84,9 @@ struct Kernels {
   void (*gemm)(const GemmArgs& args);
   void (*row_sum)(const RowSumArgs& args);
   void (*attend)(const AttendArgs& args);
+  // scores[j] = scale * (q . keys[j]), as attend computes them.
+  void (*attend_scores)(float* scores, const float* q, const float* const* keys, int64_t n_keys, int64_t d_key,
+                        float scale);
   // state (maximum, mass, sums) takes in a chunk's partial state.
   void (*attend_merge)(float* maximum, float* mass, float* sums, float chunk_maximum, float chunk_mass,
                        const float* chunk_sums, int64_t d_value);

@@ -99,6 +99,9 @@ class CudaBackend final : public Backend {
   // attention.cu
   void attention(Tensor out, Tensor q, const KvCache& cache, const BatchView& batch,
                  const AttentionParams& params) override;
+  // pattern.cu
+  void attention_pattern(Tensor pattern, Tensor q, const KvCache& cache, const BatchView& batch,
+                         const AttentionParams& params) override;
   // router.cu
   void route(const Route& out, Tensor logits, Tensor x, const Matrix& w, const float* bias, const Router& router,
              const float* selection_bias, const RouteBatch& batch) override;

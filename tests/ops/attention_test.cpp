@@ -10,6 +10,8 @@ struct Shape {
   bool sinks, latent;  // latent: values are the first d_value floats of the keys
 };
 
+enum class Op { attention, pattern };
+
 // Several sequences, each with all its tokens 0 .. length - 1 in the cache, in scrambled blocks; cache rows that no
 // position owns hold NaN.
 struct Case {
@@ -64,7 +66,7 @@ struct Case {
     return a;
   }
   void run(Backend& backend, Tensor out, Tensor q, const std::vector<int32_t>& sequences,
-           const std::vector<int32_t>& positions, int64_t first = 0) {
+           const std::vector<int32_t>& positions, int64_t first = 0, Op op = Op::attention) {
     KvCache cache;
     cache.keys = keys.data();
     cache.values = shape.latent ? keys.data() : values.data();
@@ -77,7 +79,8 @@ struct Case {
     batch.block_tables = tables.data();
     batch.max_blocks = max_blocks;
     batch.block_size = shape.block_size;
-    backend.attention(out, q, cache, batch, params());
+    op == Op::attention ? backend.attention(out, q, cache, batch, params())
+                        : backend.attention_pattern(out, q, cache, batch, params());
   }
 
   Shape shape;
@@ -86,30 +89,41 @@ struct Case {
   std::vector<float> keys, values, sinks;
 };
 
+// The keys that a token sees from `first` on, as a head's softmax in double weighs them.
+struct Shares {
+  int64_t first = 0;
+  std::vector<double> of_key;
+};
+Shares naive_shares(const Case& c, Guarded& q, int64_t t, int64_t h, size_t sequence, int64_t position) {
+  const Shape& s = c.shape;
+  Shares shares;
+  shares.first = s.window > 0 ? std::max<int64_t>(0, position - s.window + 1) : 0;
+  double mass = s.sinks ? std::exp(static_cast<double>(c.sinks[static_cast<size_t>(h)])) : 0;
+  for (int64_t p = shares.first; p <= position; ++p) {
+    double score = 0;
+    for (int64_t d = 0; d < s.d_key; ++d)
+      score += static_cast<double>(q.at(t, h * s.d_key + d)) *
+               static_cast<double>(c.key(sequence, p, h / (s.n_heads / s.n_kv_heads))[d]);
+    shares.of_key.push_back(std::exp(score * static_cast<double>(0.3f)));
+    mass += shares.of_key.back();
+  }
+  for (double& share : shares.of_key) share /= mass;
+  return shares;
+}
+
 int64_t count_wrong(const Case& c, Guarded& out, Guarded& q, const std::vector<int32_t>& sequences,
                     const std::vector<int32_t>& positions) {
   const Shape& s = c.shape;
   int64_t wrong = 0;
   for (int64_t t = 0; t < q.rows(); ++t) {
     const size_t i = static_cast<size_t>(sequences[static_cast<size_t>(t)]);
-    const int64_t position = positions[static_cast<size_t>(t)];
-    const int64_t first = s.window > 0 ? std::max<int64_t>(0, position - s.window + 1) : 0;
     for (int64_t h = 0; h < s.n_heads; ++h) {
-      const int64_t g = h / (s.n_heads / s.n_kv_heads);
-      std::vector<double> scores;
-      for (int64_t p = first; p <= position; ++p) {
-        double score = 0;
-        for (int64_t d = 0; d < s.d_key; ++d)
-          score += static_cast<double>(q.at(t, h * s.d_key + d)) * static_cast<double>(c.key(i, p, g)[d]);
-        scores.push_back(score * static_cast<double>(0.3f));
-      }
-      double mass = s.sinks ? std::exp(static_cast<double>(c.sinks[static_cast<size_t>(h)])) : 0;
-      for (const double score : scores) mass += std::exp(score);
+      const Shares shares = naive_shares(c, q, t, h, i, positions[static_cast<size_t>(t)]);
       for (int64_t d = 0; d < s.d_value; ++d) {
         double want = 0, magnitude = 0;
-        for (size_t j = 0; j < scores.size(); ++j) {
-          const double term =
-              std::exp(scores[j]) / mass * static_cast<double>(c.value(i, first + static_cast<int64_t>(j), g)[d]);
+        for (size_t j = 0; j < shares.of_key.size(); ++j) {
+          const float* value = c.value(i, shares.first + static_cast<int64_t>(j), h / (s.n_heads / s.n_kv_heads));
+          const double term = shares.of_key[j] * static_cast<double>(value[d]);
           want += term, magnitude += std::abs(term);
         }
         wrong += !near(out.at(t, h * s.d_value + d), want, magnitude, tolerance::attention);
@@ -184,6 +198,45 @@ TEST_CASE("attention: long contexts, with work split over keys or not") {
         CHECK(same_bits(all.view(), want.view()));
         CHECK(same_bits(one.view(), want.view()));
       }
+    }
+  }
+}
+
+TEST_CASE("attention: the pattern against double, and its bits in any company") {
+  for (const Shape& s : shapes) {
+    Case c(s, {1, 70, 131, 9}, 3);
+    std::vector<int32_t> sequences, positions;
+    for (int32_t p = 0; p < 70; ++p) sequences.push_back(1), positions.push_back(p);
+    for (int32_t p = 120; p < 131; ++p) sequences.push_back(2), positions.push_back(p);
+    sequences.push_back(0), positions.push_back(0);
+    const int64_t n = static_cast<int64_t>(positions.size()), n_keys = 133;
+    Guarded q(n, s.n_heads * s.d_key, 4), want(n, s.n_heads * n_keys);
+    c.run(*cpu("scalar", 1), want.view(), q.view(), sequences, positions, 0, Op::pattern);
+    int64_t wrong = 0;
+    for (int64_t t = 0; t < n; ++t) {
+      for (int64_t h = 0; h < s.n_heads; ++h) {
+        const Shares shares = naive_shares(c, q, t, h, static_cast<size_t>(sequences[static_cast<size_t>(t)]),
+                                           positions[static_cast<size_t>(t)]);
+        for (int64_t p = 0; p < n_keys; ++p) {
+          const float found = want.at(t, h * n_keys + p);
+          const int64_t j = p - shares.first;
+          if (j < 0 || j >= static_cast<int64_t>(shares.of_key.size())) {
+            wrong += found != 0;
+          } else {
+            const double share = shares.of_key[static_cast<size_t>(j)];
+            wrong += !near(found, share, share, tolerance::attention_pattern);
+          }
+        }
+      }
+    }
+    CHECK(wrong == 0);
+    for (const std::string& isa : machine_isas()) {
+      Guarded all(n, want.cols()), one(n, want.cols());
+      c.run(*cpu(isa, 3), all.view(), q.view(), sequences, positions, 0, Op::pattern);
+      for (int64_t t = 0; t < n; ++t) c.run(*cpu(isa, 1), one.row(t), q.row(t), sequences, positions, t, Op::pattern);
+      CHECK(all.guards_hold());
+      CHECK(same_bits(all.view(), want.view()));
+      CHECK(same_bits(one.view(), want.view()));
     }
   }
 }
