@@ -85,6 +85,8 @@ const Kernels kernel_classes[] = {
     kernels_of<AttendShape<128, 128, 16, 64, 4, 2, false>, AttendShape<128, 128, 64, 64, 4, 1, false>>(),
     kernels_of<AttendShape<256, 256, 16, 64, 4, 1, false>, AttendShape<256, 256, 64, 64, 8, 1, false>>(),
     kernels_of<AttendShape<576, 512, 16, 32, 4, 2, true>, AttendShape<576, 512, 64, 32, 8, 2, true>>(),
+    // Latents whose keys or values are edited: the values then have a cache of their own.
+    kernels_of<AttendShape<576, 512, 16, 32, 4, 1, false>, AttendShape<576, 512, 64, 32, 8, 1, false>>(),
 };
 
 }  // namespace

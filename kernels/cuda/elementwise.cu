@@ -101,10 +101,11 @@ struct Scale {
   }
 };
 
+template <class T>
 struct StoreRows {
   bf16* cache;
   int64_t cache_stride;
-  const float* x;
+  const T* x;
   int64_t x_stride;
   const int32_t* kv_rows;
   bool wide;
@@ -238,8 +239,14 @@ void CudaBackend::sigmoid_scale(Tensor x, Tensor gate) {
 
 void CudaBackend::store_rows(void* cache, int64_t stride, Tensor x, const int32_t* kv_rows) {
   bf16* to = static_cast<bf16*>(cache);
-  launch_rows("store_rows", StoreRows{to, stride, x.data, x.stride, kv_rows, wide_rows(x) && wide_rows(to, stride)},
-              x.rows, x.cols, stream_);
+  const bool wide = wide_rows(x) && wide_rows(to, stride);
+  if (x.dtype == DType::f32) {
+    const StoreRows<float> op = {to, stride, x.data, x.stride, kv_rows, wide};
+    launch_rows("store_rows", op, x.rows, x.cols, stream_);
+  } else {
+    const StoreRows<bf16> op = {to, stride, x.as<bf16>(), x.stride, kv_rows, wide};
+    launch_rows("store_rows", op, x.rows, x.cols, stream_);
+  }
 }
 
 void CudaBackend::gather_rows(Tensor out, Tensor x, const int32_t* rows) {

@@ -82,9 +82,10 @@ struct Case {
     for (int64_t h = 0; h < s.n_heads; ++h) sinks.push_back(noise.normal() * 2);
   }
 
-  // The op on any backend, with caches and activations of its dtypes. max_keys 0: that of the rows.
+  // The op on any backend, with caches and activations of its dtypes. max_keys 0: that of the rows. n_keys > 0: the
+  // pattern over so many keys instead.
   std::vector<float> run(Backend& backend, const Rows& batch_rows, const std::vector<float>& q, int64_t max_keys = 0,
-                         int64_t q_gap = 4, int64_t out_gap = 4) const {
+                         int64_t q_gap = 4, int64_t out_gap = 4, int64_t n_keys = 0) const {
     const DType kv = backend.kv_dtype(), operand = backend.operand_dtype();
     const DeviceTensor device_keys(backend, rows, key_cols, kv, keys, key_cols + shape.gap);
     const DeviceTensor device_values(backend, rows, value_cols, kv, values, value_cols + shape.gap);
@@ -94,6 +95,8 @@ struct Case {
     const int64_t n = batch_rows.n(), q_cols = shape.n_heads * shape.d_key, out_cols = shape.n_heads * shape.d_value;
     const DeviceTensor device_q(backend, n, q_cols, DType::f32, q, q_cols + q_gap);
     const DeviceTensor out(backend, n, out_cols, operand, {}, out_cols + out_gap);
+    const int64_t pattern_cols = shape.n_heads * n_keys;
+    const DeviceTensor pattern(backend, n, pattern_cols, DType::f32, {}, pattern_cols + out_gap);
     KvCache cache;
     cache.keys = device_keys.view().data;
     cache.values = shape.latent ? cache.keys : device_values.view().data;
@@ -116,6 +119,11 @@ struct Case {
     a.scale = 1.5f / std::sqrt(static_cast<float>(shape.d_key));
     a.window = shape.window;
     a.sinks = shape.sinks ? device_sinks.data() : nullptr;
+    if (n_keys > 0) {
+      backend.attention_pattern(pattern.view(), device_q.view(), cache, batch, a);
+      CHECK(pattern.guards_hold());
+      return pattern.get();
+    }
     backend.attention(out.view(), device_q.view(), cache, batch, a);
     CHECK(out.guards_hold());
     return out.get();
@@ -188,9 +196,31 @@ TEST_CASE("device attention: heads of every class") {
       {8, 1, 128, 128, 0, 32, false, false, 0}, {6, 2, 96, 104, 33, 32, true, false, 8},
       {4, 1, 72, 128, 0, 32, false, false, 4},  {2, 1, 192, 128, 0, 32, false, false, 0},
       {4, 1, 256, 256, 40, 32, true, false, 8}, {8, 1, 576, 512, 0, 32, false, true, 0},
+      {8, 1, 576, 512, 0, 32, false, false, 0},  // latents whose values have a cache of their own
       {4, 1, 264, 130, 20, 32, true, true, 1},
   };
   for (const Shape& s : shapes) check_against_cpu(s, {67, 40}, {{0, 33, 66}, {1, 39, 40}});
+}
+
+TEST_CASE("device attention: the pattern") {
+  const Shape shapes[] = {
+      {4, 4, 16, 16, 0, 16, false, false, 8},  {6, 2, 20, 12, 0, 8, false, false, 3},
+      {4, 2, 16, 16, 5, 4, true, false, 8},    {8, 1, 40, 24, 0, 32, false, true, 8},
+      {2, 1, 576, 512, 0, 32, false, true, 0},
+  };
+  for (const Shape& s : shapes) {
+    const Case c(s, {1, 70, 131}, {0, 0, 0}, 3);
+    const Rows rows({{1, 30, 70}, {2, 125, 131}, {0, 0, 1}});
+    const std::vector<float> q = c.queries(rows, 4), want = c.run(*cpu(), rows, q, 0, 4, 4, 140);
+    for_each_device([&](Backend& device, const std::string& what) {
+      const Worst worst = compare(c.run(device, rows, q, 0, 4, 4, 140), want, tolerance::device_pattern.absolute,
+                                  tolerance::device_pattern.relative);
+      INFO(what << ": " << worst.text);
+      CHECK(worst.excess == 0);
+      CHECK(c.run(device, rows.slice(3, 5), slice(q, s.n_heads * s.d_key, 3, 5), 0, 4, 4, 140) ==
+            slice(c.run(device, rows, q, 0, 4, 4, 140), s.n_heads * 140, 3, 5));
+    });
+  }
 }
 
 TEST_CASE("device attention: a single token of every class") {
