@@ -91,19 +91,20 @@ GPT_OSS_MXFP4 = dict(
                                                      "model.embed_tokens", "lm_head"], quant_method="mxfp4"))
 
 # storage: dtype on disk. resaved: written by transformers' own save_pretrained, fused. edits: has edited runs.
+# inner_edits: has runs that are edited inside attention and where router, experts and shared expert read.
 # few_points: base values at fewer points, to save space, where another case has the same forward.
 WINDOW_FULL = ["sliding_attention", "full_attention"]
 BF16 = dict(torch_dtype="bfloat16", num_hidden_layers=2)
 RESAVED = dict(storage="bfloat16", resaved=True, few_points=True)
 
 CASES = {
-    "deepseek_v2_lite": dict(config=DEEPSEEK, edits=True),
-    "deepseek_v2_full": dict(config=DEEPSEEK_FULL, edits=True),
+    "deepseek_v2_lite": dict(config=DEEPSEEK, edits=True, inner_edits=True),
+    "deepseek_v2_full": dict(config=DEEPSEEK_FULL, edits=True, inner_edits=True),
     "mixtral": dict(config=MIXTRAL, edits=True),
     "olmoe": dict(config=OLMOE, edits=True, shards=2),
-    "qwen2_moe": dict(config=QWEN2, edits=True),
+    "qwen2_moe": dict(config=QWEN2, edits=True, inner_edits=True),
     "qwen3_moe": dict(config=QWEN3, edits=True),
-    "gpt_oss": dict(config=GPT_OSS, edits=True),
+    "gpt_oss": dict(config=GPT_OSS, edits=True, inner_edits=True),
     "gpt_oss_mxfp4": dict(config=GPT_OSS_MXFP4, storage="bfloat16"),
     "mixtral_window_f16": dict(config=dict(MIXTRAL, sliding_window=8, torch_dtype="float16", num_hidden_layers=2),
                                storage="float16"),

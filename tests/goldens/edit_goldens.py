@@ -49,8 +49,9 @@ def sort_metadata(path):
     path.write_bytes(data[:8] + text.ljust(n) + data[8 + n:])
 
 
-def write_trace(folder, model, runs, config_name):
-    """A trace directory of the unedited runs, as the engine would write it: source of replays, patches and means."""
+def write_trace(folder, model, runs, config_name, points=None):
+    """A trace directory of the unedited runs, as the engine would write it: source of replays, patches and means.
+    `points`: tensors of points, those of TRACE_POINTS if not given."""
     folder.mkdir()
     first = model.moe_layers[0]
     t = {"tokens": [], "positions": [], "phase": [], "spans": []}
@@ -73,7 +74,8 @@ def write_trace(folder, model, runs, config_name):
     out["layers"] = torch.tensor(model.moe_layers, dtype=torch.int32)
     out["router.ids"] = torch.cat([routes(model, o, "ids") for _, o in runs.values()]).to(torch.uint8)
     out["router.weights"] = torch.cat([routes(model, o, "weights") for _, o in runs.values()])
-    for p in TRACE_POINTS:
+    out |= points or {}
+    for p in TRACE_POINTS if points is None else ():
         key = f"layer.{first}.{p}"
         if key in next(iter(runs.values()))[1]:
             out[key] = torch.cat([o[key] for _, o in runs.values()])

@@ -10,6 +10,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 import cases
+import inner_goldens
 import oracle
 import traps
 from reference_forward import Model
@@ -122,11 +123,13 @@ def make_case(name, case, seed):
             entry["traps"] = traps.check(raw, config, tokens, want["logits"])
             used = [len(want[f"layer.{l}.router.ids"].unique()) for l in ours.moe_layers]
             entry["min_experts_used"] = min(used)
-        keep = want
+        if p == "p0" and not case.get("few_points"):
+            inner_goldens.save_points(out, want, stored)
+        keep = {k: v for k, v in want.items() if not inner_goldens.is_inner(k)}
         if p != "p0":
-            keep = {k: v for k, v in want.items() if ".router." in k or k == "logits"}
+            keep = {k: v for k, v in keep.items() if ".router." in k or k == "logits"}
         elif case.get("few_points"):
-            keep = {k: v for k, v in want.items() if k.endswith(FEW) or ".router." in k}
+            keep = {k: v for k, v in keep.items() if k.endswith(FEW) or ".router." in k}
         keep = stored(keep)
         ids = torch.tensor(tokens)
         keep["tokens"] = ids.to(torch.int32)
@@ -145,6 +148,8 @@ def make_case(name, case, seed):
     if case.get("edits") and good(entry):
         import edit_goldens
         entry |= edit_goldens.make(out, ours, hf)
+        if case.get("inner_edits"):
+            entry |= inner_goldens.make(out, ours, hf)
     for f in out.rglob("*"):
         if f.is_file():
             f.chmod(0o644)

@@ -1,5 +1,7 @@
 """transformers as the oracle: its values at every probe point, its greedy text, and its re-saved checkpoints."""
+import contextlib
 import json
+import sys
 import warnings
 
 import torch
@@ -64,6 +66,103 @@ def expert_internals(module, kind, x, ids):
     return torch.stack(hidden).view(-1, k, hidden[0].numel()), torch.stack(out).view(-1, k, out[0].numel())
 
 
+def rows(x, d):
+    return x.reshape(-1, d)
+
+
+@contextlib.contextmanager
+def inside_attention(model, point, change):
+    """Runs transformers with `point(l, name, x)` called on what each head reads and gives: attn.q, .k, .v, .z
+    [T, heads, *] and attn.pattern [T, heads, T]. `change`: attention goes on with what `point` returns; latent
+    attention is then computed in its absorbed form, from transformers' own latents and weights."""
+    room = sys.modules[type(model.model.layers[0].self_attn).__module__]
+    theirs, latents, calls = room.eager_attention_forward, {}, []
+
+    def latent_hook(l):
+        return lambda _m, _a, o: latents.__setitem__(l, o.reshape(-1, o.shape[-1]))
+
+    hooks = [layer.self_attn.kv_a_layernorm.register_forward_hook(latent_hook(l))
+             for l, layer in enumerate(model.model.layers) if hasattr(layer.self_attn, "kv_a_layernorm")]
+
+    def attend(module, query, key, value, mask, scaling, **more):
+        l = module.layer_idx
+        calls.append(l)
+
+        def heads(name, x):  # [heads, T, *]
+            return point(l, name, x.transpose(0, 1)).transpose(0, 1)
+
+        if l in latents:
+            nope, n = module.qk_nope_head_dim, query.shape[2]
+            up = module.kv_b_proj.weight.view(query.shape[1], -1, module.kv_lora_rank)
+            q = heads("attn.q", torch.cat([query[0, ..., :nope] @ up[:, :nope], query[0, ..., nope:]], -1))
+            k = heads("attn.k", torch.cat([latents[l], key[0, 0, :, nope:]], -1)[None])
+            v = heads("attn.v", latents[l][None])
+            if change:
+                scores = (q @ k.transpose(1, 2) * scaling).masked_fill(torch.ones(n, n).triu(1).bool(), -torch.inf)
+                share = torch.softmax(scores, -1)
+                z = (share @ v @ up[:, nope:].transpose(1, 2))[None].transpose(1, 2)
+                weights = share[None]
+            else:
+                z, weights = theirs(module, query, key, value, mask, scaling=scaling, **more)
+        else:
+            q, k, v = (heads(name, x[0])[None] for name, x in (("attn.q", query), ("attn.k", key), ("attn.v", value)))
+            z, weights = theirs(module, q, k, v, mask, scaling=scaling, **more)
+        point(l, "attn.pattern", weights[0].transpose(0, 1))
+        return point(l, "attn.z", z[0])[None], weights
+
+    room.eager_attention_forward = attend
+    try:
+        yield
+    finally:
+        room.eager_attention_forward = theirs
+        for h in hooks:
+            h.remove()
+    assert calls == list(range(len(model.model.layers))), calls
+
+
+def receivers(mlp, kind):
+    """(point, module) of all that reads the normed vector before a block with experts."""
+    found = [("router.in", mlp.router if kind == "gpt_oss" else mlp.gate), ("expert.in", mlp.experts)]
+    if kind == "deepseek_v2":
+        found.append(("shared.in", mlp.shared_experts))
+    if kind == "qwen2_moe":
+        found += [("shared.in", mlp.shared_expert), ("shared.in", mlp.shared_expert_gate)]
+    return found
+
+
+@torch.no_grad()
+def edited(model, config, tokens, moe_layers, edits):
+    """transformers' logits and routes with `edits` applied where attention and the experts read."""
+    hooks, routes = [], {}
+
+    def before(l, name):
+        def hook(_module, args):
+            x = rows(args[0], config["hidden_size"])
+            return (edits.point(l, name, x, None).view(args[0].shape), *args[1:])
+        return hook
+
+    def keep(l):
+        def hook(_module, _args, output):
+            w, order = output[1].sort(dim=-1, descending=True, stable=True)
+            routes[l] = (output[2].gather(-1, order), w)
+        return hook
+
+    for l in moe_layers:
+        for name, module in receivers(model.model.layers[l].mlp, config["model_type"]):
+            hooks.append(module.register_forward_pre_hook(before(l, name)))
+            if name == "router.in":
+                hooks.append(module.register_forward_hook(keep(l)))
+
+    def point(l, name, x):
+        return x if name == "attn.pattern" else edits.point(l, name, x, None)
+
+    with inside_attention(model, point, edits.inside_attention()):
+        logits = model(input_ids=torch.tensor([tokens]), use_cache=False).logits[0].clone()
+    for h in hooks:
+        h.remove()
+    return logits, routes
+
+
 @torch.no_grad()
 def points(model, config, tokens, moe_layers):
     """All probe points of one prompt, from forward hooks; expert internals recomputed and held to the block's output."""
@@ -101,7 +200,8 @@ def points(model, config, tokens, moe_layers):
             continue
         add(layer.mlp, p + "moe.out", flat)
         gate = layer.mlp.router if kind == "gpt_oss" else layer.mlp.gate
-        add(gate, p + "in", entry)
+        for name, module in receivers(layer.mlp, kind):
+            add(module, p + name, entry)
         add(gate, p + "router.logits", lambda a, k, o: o[0])
         add(gate, p + "router.weights", lambda a, k, o: o[1])
         add(gate, p + "router.ids", lambda a, k, o: o[2])
@@ -111,7 +211,12 @@ def points(model, config, tokens, moe_layers):
             add(layer.mlp.shared_expert, p + "shared.raw", flat)
             add(layer.mlp.shared_expert_gate, p + "shared.gate", flat)
     add(base.norm, "final.normed", first)
-    got["logits"] = model(input_ids=torch.tensor([tokens]), use_cache=False).logits[0].clone()
+    def inner(l, name, x):
+        got[f"layer.{l}.{name}"] = x.detach().clone().contiguous()
+        return x
+
+    with inside_attention(model, inner, False):
+        got["logits"] = model(input_ids=torch.tensor([tokens]), use_cache=False).logits[0].clone()
     for h in hooks:
         h.remove()
 
@@ -126,9 +231,11 @@ def points(model, config, tokens, moe_layers):
         if config.get("topk_method") == "group_limited_greedy":
             g = s.view(len(tokens), config["n_group"], -1)
             best = g.amax(-1).topk(config["topk_group"], -1).indices
+            kept = g.amax(-1).topk(config["topk_group"] + 1, -1).values
+            got[p + "router.group_margin"] = kept[:, -2] - kept[:, -1]
             s = (g * torch.zeros(g.shape[:2]).scatter_(1, best, 1)[..., None]).flatten(1)
         got[p + "router.scores"] = s
-        x = got.pop(p + "in")
+        x = got[p + "expert.in"]
         experts = model.model.layers[l].mlp.experts
         got[p + "expert.hidden"], got[p + "expert.out"] = expert_internals(experts, kind, x, ids)
         total = (weights[..., None] * got[p + "expert.out"]).sum(1)
@@ -138,6 +245,8 @@ def points(model, config, tokens, moe_layers):
             total = total + got[p + "shared.out"]
         gap = (total - got[p + "moe.out"]).abs().max().item()
         assert gap <= 1e-5 * max(1, got[p + "moe.out"].abs().max().item()), (l, gap)
+        by_id = ids.argsort(-1)[..., None].expand_as(got[p + "expert.out"])
+        got[p + "expert.contribution"] = (weights[..., None] * got[p + "expert.out"]).gather(1, by_id)
     return got
 
 

@@ -22,9 +22,12 @@ LOGIT_OPS = {("deactivate", "ban"), ("deactivate", "steermoe"), ("deactivate", "
              ("activate", "bias"), ("temperature", None)}
 POINT_OPS = ("ablate", "add", "patch")
 EXPERT_POINTS = ("expert.hidden", "expert.out")
-POINTS = ("embed", "resid_in", "attn.out", "resid_mid", "expert.hidden", "expert.out", "shared.out", "moe.out",
-          "mlp.out", "resid_out", "final.normed")
-BEFORE_ROUTER = ("embed", "resid_in", "attn.out", "resid_mid")
+HEAD_POINTS = ("attn.q", "attn.k", "attn.v", "attn.z")  # [T, heads, *]; edited as rows of heads * width
+POINTS = ("embed", "resid_in", *HEAD_POINTS, "attn.out", "resid_mid", "router.in", "expert.in", "expert.hidden",
+          "expert.out", "shared.in", "shared.out", "moe.out", "mlp.out", "resid_out", "final.normed")
+BEFORE_ROUTER = ("embed", "resid_in", *HEAD_POINTS, "attn.out", "resid_mid", "router.in")
+MOE_POINTS = ("router.in", "expert.in", "moe.out") + EXPERT_POINTS
+SHARED_POINTS = ("shared.in", "shared.out")
 WEIGHTS = ("model", "keep_scores", "renormalize", "preserve_mass", "keep_slot", "hole", "recorded")
 KEYS = {"deactivate": {"mode", "by"}, "activate": {"mode", "by"}, "misroute": {"policy", "by", "experts"},
         "replay": {"trace", "sample", "past"}, "top_k": {"k"}, "temperature": {"t"}, "scale_expert": {"by"},
@@ -94,10 +97,10 @@ class Edit:
     # where ------------------------------------------------------------------------------------------------------
     def where(self, spec, model, base):
         n_e, moe = model.router.n_experts, model.moe_layers
-        if self.op in POINT_OPS and self.point not in EXPERT_POINTS + ("shared.out", "moe.out"):
+        if self.op in POINT_OPS and self.point not in MOE_POINTS + SHARED_POINTS:
             fit = [l for l in range(model.n_layers) if self.point != "mlp.out" or l not in moe]
         else:
-            fit = moe if self.point != "shared.out" or model.shared else []
+            fit = moe if self.point not in SHARED_POINTS or model.shared else []
         if self.op == "scale_shared" and not model.shared:
             fit = []
         experts = spec.get("experts")
@@ -386,13 +389,27 @@ class Edits:
 
     def mean(self, trace, key, l, ids):
         v = trace.t[key].double()
+        if self.of_heads(key):
+            v = v.flatten(1)
         if v.dim() == 2 or MEAN_AT_EXPERT_POINTS == "slot":
             return v.mean(0).float()
         seen = trace.t["router.ids"][:, trace.layers.index(l)].long()
         by = torch.stack([v[seen == e].mean(0) for e in range(self.model.router.n_experts)])
         return by.float()[ids.clamp_min(0)]
 
+    @staticmethod
+    def of_heads(key):
+        return key.endswith(HEAD_POINTS)
+
+    def inside_attention(self):
+        return any(e.op in POINT_OPS and e.point in HEAD_POINTS for e in self.edits)
+
     def point(self, l, name, x, ids):
+        if name in HEAD_POINTS:
+            return self.edit_point(l, name, x.flatten(1), ids).view(x.shape)
+        return self.edit_point(l, name, x, ids)
+
+    def edit_point(self, l, name, x, ids):
         for e in self.edits:
             if e.op not in POINT_OPS or e.point != name or (l is not None and l not in e.layers):
                 continue
@@ -423,6 +440,6 @@ class Edits:
                 for t in rows:
                     if t not in e.rows:
                         raise EditError(f"position {t} past the recording")
-                    new[t] = e.trace.t[key][e.rows[t]]
+                    new[t] = e.trace.t[key][e.rows[t]].view(x.shape[1:])
             x = torch.where(hit, new, x)
         return x

@@ -152,8 +152,8 @@ class Model:
         u, v = x.chunk(2, -1)
         return torch.cat([u * cos - v * sin, v * cos + u * sin], -1)
 
-    def attend(self, q, k, v, window, sinks):
-        """q, k, v [h, T, *] -> [T, h * d_v]"""
+    def pattern(self, q, k, window, sinks):
+        """q, k [h, T, *] -> the softmax [h, T, T] without the sink's share"""
         n = q.shape[1]
         s = q @ k.transpose(1, 2) * self.scale
         i = torch.arange(n)
@@ -163,12 +163,17 @@ class Model:
         s = s.masked_fill(~ok, -torch.inf)
         if sinks is not None:
             s = torch.cat([s, sinks[:, None, None].expand(-1, n, 1)], -1)
-        p = torch.softmax(s, -1)[..., :n]
-        return (p @ v).transpose(0, 1).flatten(1)
+        return torch.softmax(s, -1)[..., :n]
 
-    def attention(self, x, l):
+    def attention(self, x, l, point, absorbed):
+        """`point` is called with what each head reads and gives, [T, heads, *]. absorbed: latent attention in its
+        absorbed form, in which queries, keys and values can be changed one by one; equal up to rounding."""
         c, p, n = self.c, f"model.layers.{l}.self_attn.", x.shape[0]
         h = c["num_attention_heads"]
+
+        def heads(name, y):
+            return point(name, y.transpose(0, 1), l).transpose(0, 1)
+
         if self.kind == "deepseek_v2":
             nope, rope, dv, rk = c["qk_nope_head_dim"], c["qk_rope_head_dim"], c["v_head_dim"], c["kv_lora_rank"]
             if c["q_lora_rank"]:
@@ -178,11 +183,22 @@ class Model:
             q = q.view(n, h, nope + rope).transpose(0, 1)
             kv = self.lin(x, p + "kv_a_proj_with_mqa")
             k_pe = self.rotate(kv[:, rk:], True)
-            kv = self.lin(self.norm(kv[:, :rk], p + "kv_a_layernorm", self.latent_eps), p + "kv_b_proj")
-            kv = kv.view(n, h, nope + dv).transpose(0, 1)
-            q = torch.cat([q[..., :nope], self.rotate(q[..., nope:], True)], -1)
-            k = torch.cat([kv[..., :nope], k_pe.expand(h, -1, -1)], -1)
-            return self.lin(self.attend(q, k, kv[..., nope:], 0, None), p + "o_proj")
+            latent = self.norm(kv[:, :rk], p + "kv_a_layernorm", self.latent_eps)
+            q_pe = self.rotate(q[..., nope:], True)
+            up = self.w[p + "kv_b_proj.weight"].view(h, nope + dv, rk)
+            wide_q = heads("attn.q", torch.cat([q[..., :nope] @ up[:, :nope], q_pe], -1))
+            wide_k = heads("attn.k", torch.cat([latent, k_pe], -1)[None])
+            wide_v = heads("attn.v", latent[None])
+            if absorbed:
+                share = point("attn.pattern", self.pattern(wide_q, wide_k, 0, None).transpose(0, 1), l)
+                z = share.transpose(0, 1) @ wide_v @ up[:, nope:].transpose(1, 2)
+            else:
+                kv = self.lin(latent, p + "kv_b_proj").view(n, h, nope + dv).transpose(0, 1)
+                q = torch.cat([q[..., :nope], q_pe], -1)
+                k = torch.cat([kv[..., :nope], k_pe.expand(h, -1, -1)], -1)
+                share = point("attn.pattern", self.pattern(q, k, 0, None).transpose(0, 1), l)
+                z = share.transpose(0, 1) @ kv[..., nope:]
+            return self.lin(heads("attn.z", z).transpose(0, 1).flatten(1), p + "o_proj")
         dh, kvh = self.d_rope, c["num_key_value_heads"]
         q, k, v = (self.lin(x, p + s) for s in ("q_proj", "k_proj", "v_proj"))
         if self.kind == "olmoe":
@@ -193,13 +209,16 @@ class Model:
         if self.kind == "qwen3_moe":
             q, k = self.norm(q, p + "q_norm"), self.norm(k, p + "k_norm")
         q, k = self.rotate(q, False), self.rotate(k, False)
+        q, k, v = heads("attn.q", q), heads("attn.k", k), heads("attn.v", v)
         k, v = (y.repeat_interleave(h // kvh, 0) for y in (k, v))
         window = 0
         if self.kind == "mixtral":
             window = c["sliding_window"] or 0
         elif self.kind == "gpt_oss" and c["layer_types"][l] == "sliding_attention":
             window = c["sliding_window"]
-        return self.lin(self.attend(q, k, v, window, self.w.get(p + "sinks")), p + "o_proj")
+        share = self.pattern(q, k, window, self.w.get(p + "sinks"))
+        z = point("attn.pattern", share.transpose(0, 1), l).transpose(0, 1) @ v
+        return self.lin(heads("attn.z", z).transpose(0, 1).flatten(1), p + "o_proj")
 
     def mlp(self, x, p):
         return self.lin(F.silu(self.lin(x, p + ".gate_proj")) * self.lin(x, p + ".up_proj"), p + ".down_proj")
@@ -234,10 +253,16 @@ class Model:
         ids = rank(scores_of(self.router, z), [True] * len(z))[: self.router.n_active]
         return ids, family_weights(self.router, z, ids)
 
+    def group_margin(self, z):
+        """The least score of a kept group minus the best of the others."""
+        g = np.sort(softmax32(z).reshape(self.router.n_group, -1).max(1))[::-1]
+        return g[self.router.topk_group - 1] - g[self.router.topk_group]
+
     @torch.no_grad()
     def forward(self, tokens, edits=None):
         """Every point, and the applied and original routes. Unused slots: id -1, weight 0."""
         out = {}
+        absorbed = edits is not None and edits.inside_attention()
 
         def point(name, x, l=None, ids=None):
             if edits is not None:
@@ -251,16 +276,18 @@ class Model:
             if edits is not None and l in self.moe_layers:
                 edits.enter_layer(l)
             x = point("resid_in", x, l)
-            x = x + point("attn.out", self.attention(self.norm(x, p + "input_layernorm"), l), l)
+            x = x + point("attn.out", self.attention(self.norm(x, p + "input_layernorm"), l, point, absorbed), l)
             x = point("resid_mid", x, l)
             h = self.norm(x, p + "post_attention_layernorm")
             if l not in self.moe_layers:
                 x = x + point("mlp.out", self.mlp(h, p + "mlp"), l)
                 x = point("resid_out", x, l)
                 continue
-            z = self.router_logits(h, l).numpy()
+            z = self.router_logits(point("router.in", h, l), l).numpy()
             out[f"layer.{l}.router.logits"] = torch.from_numpy(z)
             out[f"layer.{l}.router.scores"] = torch.from_numpy(np.stack([scores_of(self.router, r) for r in z]))
+            if self.router.n_group > self.router.topk_group:
+                out[f"layer.{l}.router.group_margin"] = torch.tensor([self.group_margin(r) for r in z])
             original = [self.route(r) for r in z]
             routes = original if edits is None else [edits.route(l, t, z[t], *original[t]) for t in range(len(z))]
             k = max(self.router.n_active, max(len(r[0]) for r in routes))
@@ -272,13 +299,16 @@ class Model:
             out[f"layer.{l}.router.ids"], out[f"layer.{l}.router.weights"] = ids, weights
             out[f"layer.{l}.router.original_ids"] = torch.tensor([r[0] for r in original])
             safe = ids.clamp_min(0)
-            hidden = point("expert.hidden", self.expert_hidden(h, l, safe), l, ids)
+            hidden = point("expert.hidden", self.expert_hidden(point("expert.in", h, l), l, safe), l, ids)
             y = point("expert.out", self.expert_out(hidden, l, safe), l, ids)
+            order = torch.where(ids < 0, self.router.n_experts, ids).argsort(-1)  # unused slots last
+            parts = torch.where(ids[..., None] < 0, 0, weights[..., None] * y)
+            out[f"layer.{l}.expert.contribution"] = parts.gather(1, order[..., None].expand_as(parts))
             total = torch.zeros_like(x)
             for s in range(k):
                 total = total + weights[:, s, None] * y[:, s]
             if self.shared:
-                shared = point("shared.out", self.shared_out(h, l), l)
+                shared = point("shared.out", self.shared_out(point("shared.in", h, l), l), l)
                 factor = 1.0 if edits is None else edits.shared_scale(l, len(z))
                 total = total + shared * factor
             total = point("moe.out", total, l)
