@@ -11,7 +11,7 @@
 #include "base/csv_writer.h"
 #include "base/error.h"
 #include "base/files.h"
-#include "eval/report/format.h"
+#include "eval/findings/format.h"
 #include "eval/statistics/resampling.h"
 #include "eval/store/manifest.h"
 

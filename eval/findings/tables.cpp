@@ -7,7 +7,7 @@
 
 #include "base/csv_writer.h"
 #include "base/files.h"
-#include "eval/report/format.h"
+#include "eval/findings/format.h"
 
 namespace signalbox {
 

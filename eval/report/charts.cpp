@@ -5,7 +5,7 @@
 #include <cstdio>
 #include <map>
 
-#include "eval/report/format.h"
+#include "eval/findings/format.h"
 
 namespace signalbox {
 

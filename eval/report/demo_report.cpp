@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
+#include "eval/findings/format.h"
 #include "eval/report/charts.h"
-#include "eval/report/format.h"
 #include "eval/report/page.h"
 
 namespace signalbox {

@@ -7,8 +7,8 @@
 #include <set>
 
 #include "base/csv.h"
+#include "eval/findings/format.h"
 #include "eval/report/charts.h"
-#include "eval/report/format.h"
 #include "eval/report/page.h"
 
 namespace signalbox {

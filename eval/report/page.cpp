@@ -1,7 +1,7 @@
 #include "eval/report/page.h"
 
+#include "eval/findings/format.h"
 #include "eval/report/charts.h"
-#include "eval/report/format.h"
 
 namespace signalbox {
 

@@ -7,10 +7,10 @@
 
 #include "base/error.h"
 #include "eval/findings/audit.h"
+#include "eval/findings/format.h"
 #include "eval/findings/tables.h"
 #include "eval/report/charts.h"
 #include "eval/report/detection_report.h"
-#include "eval/report/format.h"
 #include "eval/report/page.h"
 #include "eval/report/sample_digest.h"
 #include "eval/score/scorer.h"

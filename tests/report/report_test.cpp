@@ -8,10 +8,10 @@
 
 #include "base/error.h"
 #include "eval/findings/audit.h"
+#include "eval/findings/format.h"
 #include "eval/report/charts.h"
 #include "eval/report/demo_report.h"
 #include "eval/report/detection_report.h"
-#include "eval/report/format.h"
 #include "eval/report/run_report.h"
 #include "eval/report/sample_digest.h"
 #include "tests/report/run_sample.h"

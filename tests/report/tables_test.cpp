@@ -7,7 +7,7 @@
 
 #include "base/csv.h"
 #include "base/error.h"
-#include "eval/report/format.h"
+#include "eval/findings/format.h"
 #include "tests/report/run_sample.h"
 #include "tests/support.h"
 

@@ -1,4 +1,4 @@
-#include "eval/report/format.h"
+#include "eval/findings/format.h"
 
 #include <algorithm>
 #include <cmath>
