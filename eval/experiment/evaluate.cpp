@@ -5,6 +5,7 @@
 #include <tuple>
 
 #include "eval/score/fields.h"
+#include "eval/score/sample_lines.h"
 
 namespace signalbox {
 
@@ -245,7 +246,8 @@ class Evaluator {
       }
       unit.sample.judged.emplace_back(judge.name, verdict->second);
     }
-    std::vector<std::pair<std::string, std::optional<double>>> scores;
+    SampleLine line;
+    line.intervention = evaluation_.interventions[static_cast<size_t>(unit.place.intervention)].name;
     for (size_t n = 0; n < evaluation_.scorers.size(); ++n) {
       const Scorer* scorer = evaluation_.scorers[n];
       const bool has = scorer->needs == Needs::text      ? unit.sample.has_text
@@ -253,12 +255,10 @@ class Evaluator {
                                                          : unit.sample.n_logprobs > 0;
       if (!has) continue;
       const bool lacks = lacks_[n][static_cast<size_t>(unit.place.record)];
-      scores.emplace_back(scorer->name, lacks ? std::nullopt : scorer->score(*record.record, unit.sample));
+      line.scores.emplace_back(scorer->name, lacks ? std::nullopt : scorer->score(*record.record, unit.sample));
     }
-    const json::Value line =
-        sample_line(*record.record, unit.sample,
-                    evaluation_.interventions[static_cast<size_t>(unit.place.intervention)].name, scores);
-    log_.put(unit.place, json::dump(line));
+    line.sample = std::move(unit.sample);
+    log_.put(unit.place, json::dump(sample_line_json(*record.record, line)));
     unit.sample = {};
     tell();
   }

@@ -4,7 +4,6 @@
 #include <functional>
 #include <memory>
 #include <optional>
-#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -94,11 +93,5 @@ bool evaluate(const ExperimentModel& model, const Evaluation& evaluation, Sample
 bool trace_evaluation(const ExperimentModel& model, const Evaluation& evaluation, int64_t intervention, int64_t seed,
                       const std::filesystem::path& dir,
                       const std::function<void(int64_t record, Result result, int64_t sample)>& done);
-
-// A line of samples.jsonl and back. Log-probabilities of single tokens are kept for records with a target; of others
-// their sum.
-json::Value sample_line(const Record& record, const Sample& sample, std::string_view intervention,
-                        std::span<const std::pair<std::string, std::optional<double>>> scores);
-Sample read_sample(const json::Ref& line);
 
 }  // namespace signalbox

@@ -1,9 +1,6 @@
 #include "eval/experiment/findings.h"
 
 #include <algorithm>
-#include <fstream>
-#include <functional>
-#include <iterator>
 
 #include "base/files.h"
 #include "eval/experiment/evaluate.h"
@@ -11,6 +8,7 @@
 #include "eval/findings/tables.h"
 #include "eval/report/run_report.h"
 #include "eval/score/fields.h"
+#include "eval/score/sample_lines.h"
 #include "eval/score/scorer.h"
 #include "eval/store/journal.h"
 #include "probes/trace.h"
@@ -144,36 +142,26 @@ class Collector {
   void read_lines() {
     std::map<std::string, size_t> intervention_of;
     for (size_t i = 0; i < samples_.size(); ++i) intervention_of[plan_.interventions[0][i].name] = i;
-    const std::string name = (dir_ / samples_file).string();
-    std::ifstream in(name, std::ios::binary);
-    if (!in) throw Error(name, "cannot read the file");
-    std::string text;
-    for (int64_t number = 1; std::getline(in, text); ++number) {
-      const json::Value parsed = json::parse(text, name + ":" + std::to_string(number));
-      const json::Ref line(parsed, name + ":" + std::to_string(number));
-      const auto found = intervention_of.find(line.at("intervention").string());
+    for_each_sample_line(dir_ / samples_file, [&](SampleLine line, const json::Ref& source) {
+      const auto found = intervention_of.find(line.intervention);
       if (found == intervention_of.end())
-        line.at("intervention")
-            .fail("expected an intervention of " + std::string(plan_file) + ", found \"" +
-                  line.at("intervention").string() + "\"");
-      const auto record = record_of_.find(line.at("id").string());
+        source.at("intervention")
+            .fail("expected an intervention of " + std::string(plan_file) + ", found \"" + line.intervention + "\"");
+      const auto record = record_of_.find(line.sample.id);
       if (record == record_of_.end())
-        line.at("id").fail("expected a record of " + std::string(records_file) + ", found \"" + line.at("id").string() +
-                           "\"");
+        source.at("id").fail("expected a record of " + std::string(records_file) + ", found \"" + line.sample.id +
+                             "\"");
       add_scores(found->second, record->second, line);
-      if (!groups_) continue;
-      samples_[found->second].push_back(read_sample(line));
-      samples_[found->second].back().record = record->second;
-    }
-    if (in.bad()) throw Error(name, "cannot read the file");
+      if (!groups_) return;
+      line.sample.record = record->second;
+      samples_[found->second].push_back(std::move(line.sample));
+    });
   }
 
-  void add_scores(size_t intervention, int64_t record, const json::Ref& line) {
-    for (const auto& [metric, value] : line.at("scores").members())
-      if (!value.is_null()) add_value(intervention, metric, record, value.number());
-    if (const auto judged = line.find("judged"))
-      for (const auto& [judge, value] : judged->members())
-        add_value(intervention, "judge:" + judge, record, value.number());
+  void add_scores(size_t intervention, int64_t record, const SampleLine& line) {
+    for (const auto& [metric, value] : line.scores)
+      if (value) add_value(intervention, metric, record, *value);
+    for (const auto& [judge, value] : line.sample.judged) add_value(intervention, "judge:" + judge, record, value);
   }
 
   MetricValues values_of(size_t i, const std::string& metric) {

@@ -1,13 +1,11 @@
 #include "eval/report/sample_digest.h"
 
 #include <algorithm>
-#include <cmath>
 #include <limits>
 #include <optional>
 
-#include "base/files.h"
-#include "base/json.h"
 #include "eval/data/records.h"
+#include "eval/score/sample_lines.h"
 
 namespace signalbox {
 
@@ -23,42 +21,6 @@ std::string shortened(const std::string& text) {
   return text.substr(0, end) + " [cut here]";
 }
 
-struct Line {
-  std::string intervention, id, text, finish;
-  uint64_t seed = 0;
-  int64_t sample = 0;
-  bool has_text = false;
-  std::vector<std::pair<std::string, double>> scores;
-};
-
-Line read_line(const json::Ref& line) {
-  Line out;
-  out.intervention = line.at("intervention").string();
-  out.id = line.at("id").string();
-  out.sample = line.at("sample").integer();
-  const json::Ref seed = line.at("seed");
-  out.seed = seed.value().is_unsigned() ? static_cast<uint64_t>(seed.value().integer())
-                                        : static_cast<uint64_t>(seed.integer());
-  if (const auto text = line.find("text")) {
-    out.has_text = true;
-    out.text = text->string();
-  }
-  if (const auto finish = line.find("finish_reason")) out.finish = finish->string();
-  if (const auto scores = line.find("scores"))
-    for (const auto& [name, value] : scores->members())
-      out.scores.emplace_back(name, value.is_null() ? std::numeric_limits<double>::quiet_NaN() : value.number());
-  return out;
-}
-
-template <class Take>
-void for_each_line(const std::filesystem::path& file, Take take) {
-  LineReader reader(file);
-  for (std::string_view text; reader.next(text);) {
-    const json::Value value = json::parse(text, reader.where());
-    take(read_line(json::Ref(value, reader.where())));
-  }
-}
-
 std::string question_of(const Record& record) {
   if (const json::Value* question = record.source.find("question"); question && question->is_string())
     return question->string();
@@ -69,7 +31,7 @@ std::string question_of(const Record& record) {
   return "";
 }
 
-bool same(double a, double b) { return a == b || (std::isnan(a) && std::isnan(b)); }
+constexpr double undefined = std::numeric_limits<double>::quiet_NaN();
 
 }  // namespace
 
@@ -77,32 +39,39 @@ SampleDigest digest_samples(const std::filesystem::path& dir, const std::string&
                             const std::vector<std::string>& interventions, size_t n_examples) {
   const std::filesystem::path file = dir / "samples.jsonl";
   SampleDigest out;
-  std::map<std::string, Line> base;  // by id
+  std::map<std::string, SampleLine> base;  // by id
   std::optional<uint64_t> first_seed;
-  for_each_line(file, [&](Line line) {
-    if (!first_seed) first_seed = line.seed;
-    if (line.has_text) {
+  // A text of the first seed's first sample.
+  const auto is_first = [&](const Sample& sample) {
+    return sample.has_text && sample.decoded && sample.seed == *first_seed && sample.sample == 0;
+  };
+  for_each_sample_line(file, [&](SampleLine line, const json::Ref&) {
+    const Sample& sample = line.sample;
+    if (!first_seed) first_seed = sample.seed;
+    if (sample.has_text && sample.decoded) {
       TextCounts& counts = out.counts[line.intervention];
       ++counts.texts;
-      counts.truncated += line.finish == "length";
-      counts.empty += line.text.find_first_not_of(" \t\r\n") == std::string::npos;
+      counts.truncated += sample.finish_reason == "length";
+      counts.empty += sample.text.find_first_not_of(" \t\r\n") == std::string::npos;
     }
-    if (line.has_text && line.intervention == baseline && line.seed == *first_seed && line.sample == 0 &&
-        base.size() < most_records)
-      base.emplace(line.id, std::move(line));
+    if (line.intervention == baseline && is_first(sample) && base.size() < most_records) {
+      const std::string id = sample.id;
+      base.emplace(id, std::move(line));
+    }
   });
   if (base.empty()) return out;
 
   std::map<std::string, std::vector<ExamplePair>> changed, others;  // with and without a changed score
-  for_each_line(file, [&](const Line& line) {
-    if (!line.has_text || line.seed != *first_seed || line.sample != 0) return;
+  for_each_sample_line(file, [&](const SampleLine& line, const json::Ref&) {
+    if (!is_first(line.sample)) return;
     if (std::find(interventions.begin(), interventions.end(), line.intervention) == interventions.end()) return;
-    const auto found = base.find(line.id);
-    if (found == base.end() || found->second.text == line.text) return;
-    ExamplePair pair{line.id, "", shortened(found->second.text), shortened(line.text), {}};
+    const auto found = base.find(line.sample.id);
+    if (found == base.end() || found->second.sample.text == line.sample.text) return;
+    ExamplePair pair{line.sample.id, "", shortened(found->second.sample.text), shortened(line.sample.text), {}};
     for (const auto& [metric, value] : line.scores)
       for (const auto& [other, before] : found->second.scores)
-        if (metric == other && !same(value, before)) pair.scores.push_back({metric, before, value});
+        if (metric == other && value != before)
+          pair.scores.push_back({metric, before.value_or(undefined), value.value_or(undefined)});
     std::vector<ExamplePair>& list = (pair.scores.empty() ? others : changed)[line.intervention];
     if (list.size() < n_examples) list.push_back(std::move(pair));
   });

@@ -94,7 +94,7 @@ void write_sample_run(const std::filesystem::path& dir, const RunValues& run) {
     for (size_t r = 0; r < run.clusters.size(); ++r) {
       json::Value line = json::Value::object(), scores = json::Value::object();
       line.set("seed", 0).set("intervention", one.name).set("id", "r" + std::to_string(r)).set("sample", 0);
-      line.set("text", text_of(one, static_cast<int64_t>(r)));
+      line.set("text", text_of(one, static_cast<int64_t>(r))).set("tokens", json::Value::array());
       line.set("finish_reason", one.metrics.at("refused").values[r] != 0 && r % 2 ? "length" : "eos");
       for (const std::string& metric : run.metrics) scores.set(metric, one.metrics.at(metric).values[r]);
       samples += json::dump(line.set("scores", scores)) + "\n";

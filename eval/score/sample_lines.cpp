@@ -1,8 +1,9 @@
-// Lines of samples.jsonl, written and read.
+#include "eval/score/sample_lines.h"
+
 #include <algorithm>
 #include <array>
 
-#include "eval/experiment/evaluate.h"
+#include "base/files.h"
 
 namespace signalbox {
 
@@ -33,12 +34,45 @@ double mean_of(const std::vector<double>& values) {
   return sum / static_cast<double>(values.size());
 }
 
+Sample read_sample(const json::Ref& line) {
+  Sample sample;
+  const json::Ref seed = line.at("seed");
+  sample.seed = static_cast<uint64_t>(seed.value().is_unsigned() ? seed.value().integer() : seed.integer(0, INT64_MAX));
+  sample.id = line.at("id").string();
+  sample.sample = line.at("sample").size();
+  if (const auto reason = line.find("finish_reason")) {
+    sample.has_text = true;
+    const auto text = line.find("text");
+    sample.decoded = text.has_value();
+    if (text) sample.text = text->string();
+    for (const json::Ref& token : line.at("tokens").items())
+      sample.tokens.push_back(static_cast<int32_t>(token.integer(0, INT32_MAX)));
+    sample.finish_reason = reason->string();
+  }
+  if (const auto sum = line.find("sum_logprob")) {
+    sample.sum_logprob = sum->number();
+    sample.n_logprobs = line.at("n_logprobs").size();
+    if (const auto all = line.find("logprobs")) sample.logprobs = read_numbers(*all);
+    if (const auto all = line.find("divergence")) sample.divergence = read_numbers(*all);
+    if (const auto all = line.find("same_top"))
+      for (const json::Ref& one : all->items()) sample.same_top.push_back(static_cast<uint8_t>(one.integer(0, 1)));
+  }
+  if (const auto options = line.find("options"))
+    for (const json::Ref& option : options->items())
+      sample.options.push_back(
+          {option.at("sum_logprob").number(), option.at("n_tokens").size(), option.at("n_bytes").size()});
+  if (const auto judged = line.find("judged"))
+    for (const auto& [name, value] : judged->members()) sample.judged.emplace_back(name, value.number());
+  return sample;
+}
+
 }  // namespace
 
-json::Value sample_line(const Record& record, const Sample& sample, std::string_view intervention,
-                        std::span<const std::pair<std::string, std::optional<double>>> scores) {
+json::Value sample_line_json(const Record& record, const SampleLine& known) {
+  const Sample& sample = known.sample;
   json::Value line = json::Value::object();
-  line.set("seed", sample.seed).set("intervention", intervention).set("id", sample.id).set("sample", sample.sample);
+  line.set("seed", sample.seed).set("intervention", known.intervention);
+  line.set("id", sample.id).set("sample", sample.sample);
   if (sample.has_text) {
     json::Value tokens = json::Value::array();
     for (const int32_t token : sample.tokens) tokens.push_back(int64_t{token});
@@ -74,43 +108,30 @@ json::Value sample_line(const Record& record, const Sample& sample, std::string_
     line.set("judged", std::move(judged));
   }
   json::Value all = json::Value::object();
-  for (const auto& [name, value] : scores) all.set(name, value ? json::Value(*value) : json::Value());
+  for (const auto& [name, value] : known.scores) all.set(name, value ? json::Value(*value) : json::Value());
   line.set("scores", std::move(all));
   for (const auto& [key, value] : record.source.members())
     if (!line.find(key) && std::find(inputs.begin(), inputs.end(), key) == inputs.end()) line.set(key, value);
   return line;
 }
 
-Sample read_sample(const json::Ref& line) {
-  Sample sample;
-  const json::Ref seed = line.at("seed");
-  sample.seed = static_cast<uint64_t>(seed.value().is_unsigned() ? seed.value().integer() : seed.integer(0, INT64_MAX));
-  sample.id = line.at("id").string();
-  sample.sample = line.at("sample").size();
-  if (const auto reason = line.find("finish_reason")) {
-    sample.has_text = true;
-    const auto text = line.find("text");
-    sample.decoded = text.has_value();
-    if (text) sample.text = text->string();
-    for (const json::Ref& token : line.at("tokens").items())
-      sample.tokens.push_back(static_cast<int32_t>(token.integer(0, INT32_MAX)));
-    sample.finish_reason = reason->string();
+SampleLine read_sample_line(const json::Ref& line) {
+  SampleLine known;
+  known.intervention = line.at("intervention").string();
+  known.sample = read_sample(line);
+  for (const auto& [name, value] : line.at("scores").members())
+    known.scores.emplace_back(name, value.is_null() ? std::nullopt : std::optional(value.number()));
+  return known;
+}
+
+void for_each_sample_line(const std::filesystem::path& file,
+                          const std::function<void(SampleLine line, const json::Ref& source)>& take) {
+  LineReader reader(file);
+  for (std::string_view text; reader.next(text);) {
+    const json::Value value = json::parse(text, reader.where());
+    const json::Ref line(value, reader.where());
+    take(read_sample_line(line), line);
   }
-  if (const auto sum = line.find("sum_logprob")) {
-    sample.sum_logprob = sum->number();
-    sample.n_logprobs = line.at("n_logprobs").size();
-    if (const auto all = line.find("logprobs")) sample.logprobs = read_numbers(*all);
-    if (const auto all = line.find("divergence")) sample.divergence = read_numbers(*all);
-    if (const auto all = line.find("same_top"))
-      for (const json::Ref& one : all->items()) sample.same_top.push_back(static_cast<uint8_t>(one.integer(0, 1)));
-  }
-  if (const auto options = line.find("options"))
-    for (const json::Ref& option : options->items())
-      sample.options.push_back(
-          {option.at("sum_logprob").number(), option.at("n_tokens").size(), option.at("n_bytes").size()});
-  if (const auto judged = line.find("judged"))
-    for (const auto& [name, value] : judged->members()) sample.judged.emplace_back(name, value.number());
-  return sample;
 }
 
 }  // namespace signalbox

@@ -1,0 +1,35 @@
+// The lines of samples.jsonl: what is known of each sample, written and read back.
+#pragma once
+#include <filesystem>
+#include <functional>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/json.h"
+#include "eval/data/records.h"
+#include "eval/score/sample.h"
+
+namespace signalbox {
+
+struct SampleLine {
+  std::string intervention;
+  Sample sample;  // `record` is not in the file
+  // Scores of this sample alone, by the name of the scorer; nullopt = undefined.
+  std::vector<std::pair<std::string, std::optional<double>>> scores;
+};
+
+// Keys of the record that are not its input are carried along. Log-probabilities of single tokens are written for
+// records with a target; for others their sum.
+json::Value sample_line_json(const Record& record, const SampleLine& line);
+
+// Throws Error naming the key.
+SampleLine read_sample_line(const json::Ref& line);
+
+// Calls take(line, its JSON for messages) for every line of a samples.jsonl, in order, in memory for one line. Throws
+// Error naming file and line.
+void for_each_sample_line(const std::filesystem::path& file,
+                          const std::function<void(SampleLine line, const json::Ref& source)>& take);
+
+}  // namespace signalbox
