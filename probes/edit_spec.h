@@ -12,6 +12,7 @@
 #include "base/json.h"
 #include "kernels/router.h"
 #include "probes/points.h"
+#include "probes/ranking.h"
 
 namespace signalbox {
 
@@ -25,17 +26,6 @@ struct LayerList {
   std::vector<Item> items;
 
   static LayerList parse(const json::Ref& text);
-};
-
-// Experts by rank in an rd.csv.
-struct Ranking {
-  enum class Sign : uint8_t { plus, minus, both };
-  std::filesystem::path file;
-  std::string by = "rd";          // the column that ranks
-  std::optional<double> q_below;  // only rows with a q below this
-  int64_t top = 0;
-  Sign sign = Sign::plus;
-  int64_t per_layer = std::numeric_limits<int64_t>::max();
 };
 
 // The key "experts".

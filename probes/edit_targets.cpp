@@ -1,9 +1,7 @@
 // Which layers and experts of a model an edit means.
 #include <algorithm>
 #include <cmath>
-#include <tuple>
 
-#include "base/csv.h"
 #include "probes/edit_plan.h"
 
 namespace signalbox {
@@ -70,45 +68,27 @@ void check_expert(const json::Ref& place, int32_t layer, int32_t expert, const M
 
 LayerExperts rank_experts(const Ranking& ranking, const json::Ref& place, const std::vector<int32_t>& layers,
                           const ModelShape& shape) {
-  struct Row {
-    double key;
-    int32_t layer, expert;
-    bool operator<(const Row& other) const {
-      return std::tie(key, layer, expert) < std::tie(other.key, other.layer, other.expert);
+  const RankingFile file(ranking.file, &shape);
+  const size_t by = file.column(ranking.by), q_column = ranking.q_below ? file.column("q") : 0;
+  std::vector<RankKey> rows;
+  for (size_t r = 0; r < file.n_rows(); ++r) {
+    // An undefined value has no rank, and is not significant.
+    const std::optional<double> value = file.value(r, by);
+    if (!value || !std::binary_search(layers.begin(), layers.end(), file.layer(r))) continue;
+    if (ranking.q_below) {
+      const std::optional<double> q = file.value(r, q_column);
+      if (!q || *q >= *ranking.q_below) continue;
     }
-  };
-  const CsvTable table = CsvTable::read(ranking.file);
-  const size_t layer_column = table.column("layer"), expert_column = table.column("expert");
-  const size_t by_column = table.column(ranking.by), q_column = ranking.q_below ? table.column("q") : 0;
-  std::vector<Row> rows;
-  std::vector<std::vector<uint8_t>> seen(shape.layers.size());
-  for (size_t r = 0; r < table.n_rows(); ++r) {
-    const int64_t l = table.integer(r, layer_column), e = table.integer(r, expert_column);
-    if (l < 0 || l >= shape.n_layers() || !shape.layers[l].moe)
-      throw Error(table.place(r), "layer: expected a layer of the model with a router, found " + std::to_string(l));
-    if (e < 0 || e >= shape.layers[l].n_experts)
-      throw Error(table.place(r), "expert: expected an expert below " + std::to_string(shape.layers[l].n_experts) +
-                                      ", found " + std::to_string(e));
-    seen[l].resize(shape.layers[l].n_experts, 0);
-    if (seen[l][e]++)
-      throw Error(table.place(r), "expected a row for each expert of a layer, found " + layer_text(l) + " expert " +
-                                      std::to_string(e) + " twice");
-    // An empty cell is an undefined value: it has no rank, and is not significant. rd itself is always defined.
-    const bool ranked = ranking.by == "rd" || !table.text(r, by_column).empty();
-    const double value = ranked ? table.number(r, by_column) : 0;
-    if (!ranked || !std::binary_search(layers.begin(), layers.end(), static_cast<int32_t>(l))) continue;
-    if (ranking.q_below && (table.text(r, q_column).empty() || table.number(r, q_column) >= *ranking.q_below)) continue;
-    const bool wanted = ranking.sign == Ranking::Sign::plus    ? value > 0
-                        : ranking.sign == Ranking::Sign::minus ? value < 0
-                                                               : value != 0;
-    if (!wanted) continue;
-    const double key = ranking.sign == Ranking::Sign::minus ? value : -std::fabs(value);
-    rows.push_back({key, static_cast<int32_t>(l), static_cast<int32_t>(e)});
+    const bool wanted = ranking.sign == Ranking::Sign::plus    ? *value > 0
+                        : ranking.sign == Ranking::Sign::minus ? *value < 0
+                                                               : *value != 0;
+    if (wanted) rows.push_back({*value, file.layer(r), file.expert(r)});
   }
-  std::sort(rows.begin(), rows.end());
+  std::sort(rows.begin(), rows.end(),
+            [&](const RankKey& a, const RankKey& b) { return ranks_before(a, b, ranking.sign); });
   std::vector<std::vector<int32_t>> chosen(shape.layers.size());
   int64_t n_chosen = 0;
-  for (const Row& row : rows) {
+  for (const RankKey& row : rows) {
     if (n_chosen == ranking.top) break;
     if (static_cast<int64_t>(chosen[row.layer].size()) >= ranking.per_layer) continue;
     chosen[row.layer].push_back(row.expert);

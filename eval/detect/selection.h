@@ -7,8 +7,8 @@
 
 namespace signalbox {
 
-// The first n by descending risk difference (sign > 0), ascending (sign < 0) or by absolute value (sign = 0); ties by
-// layer, then expert: the order in which edits take experts from rd.csv.
+// The first n by descending risk difference (sign > 0), ascending (sign < 0) or by absolute value (sign = 0), in the
+// order in which edits take experts from rd.csv (ranks_before).
 std::vector<RiskDifference> top_experts(std::vector<RiskDifference> rows, size_t n, int sign);
 
 }  // namespace signalbox

@@ -4,7 +4,6 @@
 #include <cmath>
 #include <numeric>
 
-#include "base/csv.h"
 #include "kernels/random.h"
 #include "probes/edit_plan.h"
 #include "probes/edits.h"
@@ -152,14 +151,12 @@ UsageTable NamedExperts::importance(const Edit& edit, const UsageTable& usage) c
       row = usage_of(usage, layer);
   }
   if (!edit.ranking) return out;
-  // Its layers and experts are those of the model: resolve_targets has looked.
-  const CsvTable table = CsvTable::read(edit.ranking->file);
-  const size_t layers = table.column("layer"), experts = table.column("expert");
-  const size_t by = table.column(edit.ranking->by);
-  for (size_t r = 0; r < table.n_rows(); ++r) {
-    std::vector<double>& row = out[static_cast<size_t>(table.integer(r, layers))];
-    if (!row.empty() && !table.text(r, by).empty())
-      row[static_cast<size_t>(table.integer(r, experts))] = std::abs(table.number(r, by));
+  const RankingFile file(edit.ranking->file, &shape_);
+  const size_t by = file.column(edit.ranking->by);
+  for (size_t r = 0; r < file.n_rows(); ++r) {
+    std::vector<double>& row = out[static_cast<size_t>(file.layer(r))];
+    const std::optional<double> value = row.empty() ? std::nullopt : file.value(r, by);
+    if (value) row[static_cast<size_t>(file.expert(r))] = std::abs(*value);
   }
   return out;
 }

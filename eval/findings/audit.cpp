@@ -7,13 +7,13 @@
 #include <map>
 #include <tuple>
 
-#include "base/csv.h"
 #include "base/csv_writer.h"
 #include "base/error.h"
 #include "base/files.h"
 #include "eval/findings/format.h"
 #include "eval/statistics/resampling.h"
 #include "eval/store/manifest.h"
+#include "probes/ranking.h"
 
 namespace signalbox {
 
@@ -32,14 +32,6 @@ std::optional<std::pair<int32_t, int32_t>> audited(std::string_view name) {
   return std::pair(layer, expert);
 }
 
-std::optional<size_t> column_of(const CsvTable& table, const char* name) {
-  try {
-    return table.column(name);
-  } catch (const Error&) {
-    return std::nullopt;
-  }
-}
-
 json::Value correlation(const std::vector<double>& x, const std::vector<double>& y) {
   const std::optional<double> rho = spearman(x, y);
   return rho ? json::Value(*rho) : json::Value(nullptr);
@@ -48,31 +40,24 @@ json::Value correlation(const std::vector<double>& x, const std::vector<double>&
 }  // namespace
 
 std::vector<RankedExpert> read_ranking(const std::filesystem::path& file) {
-  const CsvTable table = CsvTable::read(file);
-  const size_t layer = table.column("layer"), expert = table.column("expert"), rd = table.column("rd");
-  const auto lo = column_of(table, "ci_lo"), hi = column_of(table, "ci_hi"), p = column_of(table, "p"),
-             q = column_of(table, "q");
+  const RankingFile ranking(file);
+  const size_t rd = ranking.column("rd");
+  const auto lo = ranking.find_column("ci_lo"), hi = ranking.find_column("ci_hi"), p = ranking.find_column("p"),
+             q = ranking.find_column("q");
   std::vector<RankedExpert> out;
-  for (size_t r = 0; r < table.n_rows(); ++r) {
+  for (size_t r = 0; r < ranking.n_rows(); ++r) {
     const auto optional = [&](const std::optional<size_t>& column) {
-      return column && !table.text(r, *column).empty() ? table.number(r, *column)
-                                                       : std::numeric_limits<double>::quiet_NaN();
+      return column ? ranking.value(r, *column).value_or(RankedExpert::undefined) : RankedExpert::undefined;
     };
-    const int64_t l = table.integer(r, layer), e = table.integer(r, expert);
-    if (l < 0 || l > 1'000'000 || e < 0 || e > 1'000'000)
-      throw Error(table.place(r),
-                  "expected a layer and an expert, found " + std::to_string(l) + " and " + std::to_string(e));
-    out.push_back({static_cast<int32_t>(l), static_cast<int32_t>(e), table.number(r, rd), optional(lo), optional(hi),
-                   optional(p), optional(q)});
+    out.push_back(
+        {ranking.layer(r), ranking.expert(r), optional(rd), optional(lo), optional(hi), optional(p), optional(q)});
   }
   return out;
 }
 
 std::vector<RankedExpert> by_magnitude(std::vector<RankedExpert> ranking) {
   std::sort(ranking.begin(), ranking.end(), [](const RankedExpert& a, const RankedExpert& b) {
-    const double x = std::abs(a.rd), y = std::abs(b.rd);
-    if (x != y) return x > y;
-    return a.layer != b.layer ? a.layer < b.layer : a.expert < b.expert;
+    return ranks_before({a.rd, a.layer, a.expert}, {b.rd, b.layer, b.expert}, Ranking::Sign::both);
   });
   return ranking;
 }

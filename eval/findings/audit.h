@@ -21,7 +21,7 @@ struct RankedExpert {
 // rd.csv; layer, expert and rd must be there. Throws Error with file and line.
 std::vector<RankedExpert> read_ranking(const std::filesystem::path& file);
 
-// By |rd|, largest first; ties by layer, then expert.
+// In the order of rankings by |rd|.
 std::vector<RankedExpert> by_magnitude(std::vector<RankedExpert> ranking);
 
 // One audited expert and metric: the intervention "audit/L3E5", against the baseline.
