@@ -7,7 +7,7 @@
 
 namespace signalbox {
 
-CsvWriter::CsvWriter(std::initializer_list<std::string_view> header) : n_columns_(header.size()) {
+CsvWriter::CsvWriter(const std::vector<std::string_view>& header) : n_columns_(header.size()) {
   for (std::string_view name : header) cell(name);
   end_row();
 }
