@@ -9,8 +9,10 @@
 
 #include "base/files.h"
 #include "eval/detect/risk_difference.h"
+#include "eval/experiment/collect.h"
 #include "eval/experiment/findings.h"
 #include "eval/experiment/interventions.h"
+#include "eval/experiment/schedule.h"
 #include "eval/routing/trace_set.h"
 #include "eval/routing/usage.h"
 
@@ -106,7 +108,8 @@ class Conductor {
     if (!evaluate(model_, evaluation, directory_.samples(), evaluation_events())) return interrupted();
     stage("writing findings", 0);
     directory_.finish_samples();
-    write_findings(directory_.path());
+    const RunFindings findings = write_findings(directory_.path());
+    if (options_.on_findings) options_.on_findings(directory_.path(), findings);
     directory_.finish(RunStatus::complete);
     return RunEnd::complete;
   }
@@ -170,8 +173,7 @@ class Conductor {
                            const std::vector<std::vector<PlannedIntervention>>& planned, bool with_traces) {
     Evaluation evaluation = work_on(records, spec);
     for (size_t i = 0; i < planned[0].size(); ++i) {
-      BoundIntervention bound;
-      bound.name = planned[0][i].name;
+      BoundIntervention bound{planned[0][i], {}};
       for (size_t s = 0; s < planned.size(); ++s) {
         const PlannedIntervention& one = planned[s][i];
         if (one.edits.items().empty()) {
@@ -182,13 +184,13 @@ class Conductor {
         bound.plans.push_back(EditPlan::parse(edits, spec_.base_dir, model_.shape, spec_.seeds[s]));
       }
       if (bound.name == spec_.baseline) evaluation.baseline = static_cast<int64_t>(i);
-      if (with_traces && spec_.traces.on && spec_.traced(planned[0][i].entry, bound.name))
+      if (with_traces && spec_.traces.on && spec_.traced(bound.entry, bound.name))
         evaluation.traced.push_back(static_cast<int64_t>(i));
       evaluation.interventions.push_back(std::move(bound));
     }
     evaluation.points = PointSet::parse(spec_.traces.points, model_.shape);
     evaluation.trace_dir = [this](int64_t intervention, int64_t seed) {
-      return trace_path(directory_.path(), run_plan(), static_cast<size_t>(intervention), static_cast<size_t>(seed));
+      return trace_path(directory_.path(), schedule(), static_cast<size_t>(intervention), static_cast<size_t>(seed));
     };
     check_evaluation(evaluation);
     return evaluation;
@@ -297,7 +299,10 @@ class Conductor {
     nothing_scored.judges.clear();
     Evaluation evaluation = work_on(seen_records(), nothing_scored);
     evaluation.generates = generated;
-    evaluation.interventions = {{spec_.baseline, std::vector<std::shared_ptr<const EditPlan>>(spec_.seeds.size())}};
+    BoundIntervention baseline;
+    baseline.name = spec_.baseline;
+    baseline.plans.resize(spec_.seeds.size());
+    evaluation.interventions = {std::move(baseline)};
     evaluation.points =
         PointSet::parse(std::string(default_points) + (ranks_by_logits() ? ",*.router.logits" : ""), model_.shape);
     make_directory(dir.parent_path());
@@ -335,13 +340,11 @@ class Conductor {
   }
 
   void choose_points(const fs::path& dir, const ExperimentSpec& grids, const Evaluation& evaluation) {
-    ExperimentPlan plan = run_plan();
-    plan.metrics = grids.metrics;
-    plan.interventions = plans_of(grids);
+    const RunSchedule schedule = make_schedule(spec_, grids.metrics, plans_of(grids));
     std::string lines;
     for (const PreparedRecord& record : evaluation.records) lines += json::dump(record.record->source) + "\n";
     write_file_atomically(dir / records_file, lines);
-    const RunValues values = collect_values(dir, plan);
+    const RunValues values = collect_values(dir, schedule);
     std::map<std::string, std::pair<std::string, double>> best;  // entry -> point and mean
     json::Value points = json::Value::array();
     for (const InterventionSpec& one : grids.interventions) {
@@ -419,22 +422,12 @@ class Conductor {
     return named.replaced(same);
   }
 
-  ExperimentPlan run_plan() const {
-    ExperimentPlan plan;
-    plan.baseline = spec_.baseline;
-    plan.metrics = spec_.metrics;
-    plan.seeds = spec_.seeds;
-    plan.resamples = spec_.resamples;
-    plan.seed = spec_.seed;
-    plan.interventions = plans_;
-    return plan;
-  }
+  RunSchedule schedule() const { return make_schedule(spec_, spec_.metrics, plans_); }
 
   void plan_interventions_of_run() {
     plans_ = plans_of(tuned_);
     keep_ranking();
-    const std::string text = json::dump(run_plan().to_json(), 1) + "\n";
-    write_file_atomically(directory_.path() / plan_file, text);
+    write_schedule(directory_.path(), schedule());
     directory_.log(std::to_string(plans_[0].size()) + " interventions");
   }
 

@@ -11,6 +11,7 @@
 #include "eval/experiment/evaluate.h"
 #include "eval/experiment/spec.h"
 #include "eval/experiment/split.h"
+#include "eval/findings/findings.h"
 #include "eval/store/directory.h"
 #include "eval/store/shard.h"
 
@@ -35,6 +36,8 @@ struct ConductOptions {
   // is added here.
   json::Value identity = json::Value::object(), info = json::Value::object();
   int threads = 0;  // of statistics
+  // Called when all findings are written, before the run is called complete: for a report of them. May be empty.
+  std::function<void(const std::filesystem::path& dir, const RunFindings& findings)> on_findings;
 };
 
 struct ConductEvents {

@@ -11,6 +11,7 @@
 #include "engine/forward.h"
 #include "engine/runner.h"
 #include "eval/data/records.h"
+#include "eval/findings/intervention.h"
 #include "eval/score/judge.h"
 #include "eval/score/scorer.h"
 #include "eval/store/journal.h"
@@ -53,8 +54,7 @@ PreparedRecord prepare_record(const Record& record, const ExperimentModel& model
                               bool options);
 
 // An intervention, ready to run.
-struct BoundIntervention {
-  std::string name;
+struct BoundIntervention : Intervention {
   std::vector<std::shared_ptr<const EditPlan>> plans;  // [seeds]; null: no edits
 };
 

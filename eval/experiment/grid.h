@@ -2,17 +2,14 @@
 #pragma once
 #include <cstdint>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "base/json.h"
+#include "eval/findings/intervention.h"
 
 namespace signalbox {
 
 inline constexpr int64_t max_grid_points = 10000;
-
-// Keys and values of one point, in the order of the grid's keys.
-using GridPoint = std::vector<std::pair<std::string, json::Value>>;
 
 struct ExpandedEdits {
   std::string name;                          // "mis/policy=random,fraction=0.25"; without a grid the entry's own

@@ -127,15 +127,10 @@ class Planner {
   }
 
   void add(const InterventionSpec& intervention) {
-    PlannedIntervention main;
-    main.name = intervention.name;
-    main.entry = intervention.entry;
-    main.edits = resolve_detect(intervention.edits, detect_files_);
-    main.grid = intervention.grid;
+    PlannedIntervention main{intervention, resolve_detect(intervention.edits, detect_files_)};
     const json::Value edits = main.edits;
     const json::Ref ref(edits, spec_.where, intervention.path + ".edits");
-    main.description =
-        intervention.description.empty() ? describe_edits(ref, spec_.base_dir, shape_) : intervention.description;
+    if (main.description.empty()) main.description = describe_edits(ref, spec_.base_dir, shape_);
     planned_.push_back(std::move(main));
     if (!intervention.names_experts || !intervention.controls.any()) return;
     const NamedExperts named(ref, spec_.base_dir, shape_);
@@ -145,14 +140,11 @@ class Planner {
   void add_controls(const InterventionSpec& intervention, const NamedExperts& named) {
     const auto add = [&](ControlKind kind, const std::string& label, const std::string& description,
                          const Replacement& replacement) {
-      PlannedIntervention control;
+      PlannedIntervention control{intervention, named.replaced(replacement)};
       control.name = intervention.name + "/" + label;
-      control.entry = intervention.entry;
-      control.edits = named.replaced(replacement);
       control.description = intervention.name + " with " + description;
       control.control_of = intervention.name;
       control.control = kind;
-      control.grid = intervention.grid;
       planned_.push_back(std::move(control));
     };
     for (int64_t i = 0; i < intervention.controls.random; ++i)
@@ -173,17 +165,17 @@ class Planner {
     const EditSpec spec = EditSpec::parse(json::Ref(edit, spec_.where, audit.path), spec_.base_dir, 0);
     for (auto& [layer, experts] : resolve_targets(spec, shape_).layers) {
       std::sort(experts.begin(), experts.end());
-      for (int32_t expert : experts) planned_.push_back(audit_of(edit, layer, expert));
+      for (int32_t expert : experts) planned_.push_back(audit_of(edit, {layer, expert}));
     }
   }
 
-  PlannedIntervention audit_of(const json::Value& edit, int32_t layer, int32_t expert) const {
+  PlannedIntervention audit_of(const json::Value& edit, const ExpertId& expert) const {
     PlannedIntervention one;
-    one.name = "audit/L" + std::to_string(layer) + "E" + std::to_string(expert);
+    one.name = audit_name(expert);
     one.entry = "audit";
-    one.audited = {layer, expert};
+    one.audited = expert;
     json::Value experts = json::Value::object(), list = json::Value::array(), single = json::Value::object();
-    experts.set(std::to_string(layer), list.push_back(expert));
+    experts.set(std::to_string(expert.layer), list.push_back(expert.expert));
     for (const auto& [key, value] : edit.members())
       if (key != "layers") single.set(key, key == "experts" ? experts : value);
     one.edits.push_back(std::move(single));

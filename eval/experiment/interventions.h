@@ -3,26 +3,17 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
-#include <optional>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "eval/experiment/controls.h"
 #include "eval/experiment/spec.h"
-#include "eval/findings/results.h"
+#include "eval/findings/intervention.h"
 
 namespace signalbox {
 
-struct PlannedIntervention {
-  std::string name;                          // "off", "mis/policy=random", "off/random-0", "audit/L3E5"
-  std::string entry;                         // of the spec: "off", "mis"; "audit"
+struct PlannedIntervention : Intervention {
   json::Value edits = json::Value::array();  // for EditPlan::parse with spec.base_dir and the run's seed
-  std::string description;                   // "ban 8 experts in layers 1-5"
-  std::string control_of;                    // empty: not a control
-  ControlKind control = ControlKind::none;
-  GridPoint grid;
-  std::optional<std::pair<int32_t, int32_t>> audited;  // layer, expert
 };
 
 // "detect:NAME" of a ranking replaced by the absolute path of that stage's rd.csv.

@@ -47,13 +47,9 @@ struct ControlsSpec {
 inline constexpr ControlsSpec default_controls = {20, 0, true};
 
 // One intervention: an entry of the spec, or one point of its grid.
-struct InterventionSpec {
-  std::string name;                          // "off", "mis/policy=random,fraction=0.25"
-  std::string entry;                         // name of the entry in the spec
+struct InterventionSpec : Intervention {     // its description empty: plan_interventions makes one
   std::string path;                          // "interventions[2]", for messages; with its point where there is a grid
-  std::string description;                   // empty: plan_interventions makes one
   json::Value edits = json::Value::array();  // "$key"s replaced; may hold "from": "detect:NAME"
-  GridPoint grid;
   ControlsSpec controls;
   bool names_experts = false;  // some edit has experts, so that controls make sense
   bool lists_experts = false;  // and not from a ranking

@@ -1,14 +1,11 @@
 #include "eval/findings/audit.h"
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
 #include <cstdio>
 #include <map>
-#include <tuple>
 
 #include "base/csv_writer.h"
-#include "base/error.h"
 #include "base/files.h"
 #include "eval/findings/format.h"
 #include "eval/statistics/resampling.h"
@@ -16,28 +13,6 @@
 #include "probes/ranking.h"
 
 namespace signalbox {
-
-namespace {
-
-// "audit/L3E5": layer and expert.
-std::optional<std::pair<int32_t, int32_t>> audited(std::string_view name) {
-  constexpr std::string_view prefix = "audit/L";
-  if (!name.starts_with(prefix)) return std::nullopt;
-  name.remove_prefix(prefix.size());
-  int32_t layer = 0, expert = 0;
-  const auto [after_layer, bad_layer] = std::from_chars(name.data(), name.data() + name.size(), layer);
-  if (bad_layer != std::errc() || after_layer == name.data() + name.size() || *after_layer != 'E') return std::nullopt;
-  const auto [end, bad_expert] = std::from_chars(after_layer + 1, name.data() + name.size(), expert);
-  if (bad_expert != std::errc() || end != name.data() + name.size()) return std::nullopt;
-  return std::pair(layer, expert);
-}
-
-json::Value correlation(const std::vector<double>& x, const std::vector<double>& y) {
-  const std::optional<double> rho = spearman(x, y);
-  return rho ? json::Value(*rho) : json::Value(nullptr);
-}
-
-}  // namespace
 
 std::vector<RankedExpert> read_ranking(const std::filesystem::path& file) {
   const RankingFile ranking(file);
@@ -62,30 +37,30 @@ std::vector<RankedExpert> by_magnitude(std::vector<RankedExpert> ranking) {
   return ranking;
 }
 
-std::vector<AuditRow> audit_rows(const json::Value& metrics, const std::vector<RankedExpert>& ranking) {
+std::vector<AuditRow> audit_rows(const RunFindings& findings, const std::vector<RankedExpert>& ranking) {
   const std::vector<RankedExpert> ordered = by_magnitude(ranking);
-  std::map<std::pair<int32_t, int32_t>, size_t> place;
+  std::map<ExpertId, size_t> place;
   for (size_t i = 0; i < ordered.size(); ++i) place[{ordered[i].layer, ordered[i].expert}] = i;
-  // By metric, then place in the ranking, then layer and expert.
-  std::map<std::tuple<size_t, size_t, int32_t, int32_t>, AuditRow> sorted;
-  std::map<std::string, size_t> metric_order;
-  for (const ResultRow& row : result_rows(metrics, RowChoice::all)) {
-    const auto which = audited(row.intervention);
-    if (!which) continue;
-    const auto found = place.find(*which);
-    RankedExpert expert{which->first, which->second};
-    if (found != place.end()) expert = ordered[found->second];
-    const size_t at = found != place.end() ? found->second : ordered.size();
-    const size_t metric = metric_order.emplace(row.metric, metric_order.size()).first->second;
-    sorted[{metric, at, which->first, which->second}] = {expert, row.metric, row.difference, row.p, row.q};
-  }
+  // The audited interventions in the order of their experts: by place in the ranking, then layer and expert.
+  std::map<std::pair<size_t, ExpertId>, size_t> audited;
+  for (size_t i = 0; i < findings.interventions.size(); ++i)
+    if (const auto& expert = findings.interventions[i].audited) {
+      const auto found = place.find(*expert);
+      audited[{found != place.end() ? found->second : ordered.size(), *expert}] = i;
+    }
   std::vector<AuditRow> out;
-  for (auto& [key, row] : sorted) out.push_back(std::move(row));
+  for (size_t m = 0; m < findings.metrics.size(); ++m)
+    for (const auto& [key, i] : audited) {
+      const auto& [at, id] = key;
+      const RankedExpert expert = at < ordered.size() ? ordered[at] : RankedExpert{id.layer, id.expert};
+      const Contrast& contrast = findings.all.contrasts[i][m];
+      out.push_back({expert, findings.metrics[m], contrast.difference, contrast.p, contrast.q});
+    }
   return out;
 }
 
-json::Value audit_json(const std::vector<AuditRow>& rows) {
-  json::Value out = json::Value::object();
+std::vector<AuditCorrelation> audit_correlations(const std::vector<AuditRow>& rows) {
+  std::vector<AuditCorrelation> out;
   for (size_t begin = 0; begin < rows.size();) {
     size_t end = begin;
     std::vector<double> rd, rd_size, effect, effect_size;
@@ -96,11 +71,8 @@ json::Value audit_json(const std::vector<AuditRow>& rows) {
       effect.push_back(rows[end].effect.value);
       effect_size.push_back(std::abs(rows[end].effect.value));
     }
-    json::Value one = json::Value::object();
-    one.append_member("spearman", correlation(rd_size, effect_size));
-    one.append_member("spearman_signed", correlation(rd, effect));
-    one.append_member("n", static_cast<int64_t>(rd.size()));
-    out.append_member(rows[begin].metric, std::move(one));
+    out.push_back(
+        {rows[begin].metric, spearman(rd_size, effect_size), spearman(rd, effect), static_cast<int64_t>(rd.size())});
     begin = end;
   }
   return out;
@@ -116,11 +88,12 @@ std::string audit_csv(const std::vector<AuditRow>& rows) {
   return csv.text();
 }
 
-std::string audit_text(const std::vector<AuditRow>& rows, const json::Value& metrics) {
+std::string audit_text(const std::vector<AuditRow>& rows) {
   std::string text = "audit: each expert by itself, beside how much its use differs\n";
   char line[256];
-  for (size_t begin = 0; begin < rows.size();) {
-    const std::string& metric = rows[begin].metric;
+  size_t begin = 0;
+  for (const AuditCorrelation& correlation : audit_correlations(rows)) {
+    const std::string& metric = correlation.metric;
     std::snprintf(line, sizeof line, "\n%-24s  layer  expert        rd         q      effect [95 %% CI]           q\n",
                   metric.c_str());
     text += line;
@@ -133,10 +106,9 @@ std::string audit_text(const std::vector<AuditRow>& rows, const json::Value& met
                     format_interval(row.effect.lo, row.effect.hi, decimals, true).c_str(), format_p(row.q).c_str());
       text += line;
     }
-    const json::Value* one = metrics.find("audit") ? metrics.find("audit")->find(metric) : nullptr;
-    const json::Value* spearman = one ? one->find("spearman") : nullptr;
-    if (spearman && spearman->is_number()) {
-      std::snprintf(line, sizeof line, "%24s  rank correlation of |rd| with |effect|: %+.2f\n", "", spearman->real());
+    if (correlation.spearman) {
+      std::snprintf(line, sizeof line, "%24s  rank correlation of |rd| with |effect|: %+.2f\n", "",
+                    *correlation.spearman);
       text += line;
     }
   }
@@ -161,10 +133,11 @@ std::vector<RankedExpert> ranking_of_audit(const std::filesystem::path& dir) {
   return stages.size() == 1 ? read_ranking(stages[0] / "rd.csv") : std::vector<RankedExpert>();
 }
 
-void add_audit(const std::filesystem::path& dir, json::Value& metrics) {
-  const std::vector<AuditRow> rows = audit_rows(metrics, ranking_of_audit(dir));
-  metrics.set("audit", audit_json(rows));
-  write_file_atomically(dir / "audit.csv", audit_csv(rows));
+void write_audit(const std::filesystem::path& dir, const std::filesystem::path& out, RunFindings& findings) {
+  const std::vector<AuditRow> rows = audit_rows(findings, ranking_of_audit(dir));
+  if (rows.empty()) return;
+  findings.audit = audit_correlations(rows);
+  write_file_atomically(out / "audit.csv", audit_csv(rows));
 }
 
 }  // namespace signalbox

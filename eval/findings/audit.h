@@ -2,12 +2,10 @@
 #pragma once
 #include <filesystem>
 #include <limits>
-#include <optional>
 #include <string>
 #include <vector>
 
-#include "base/json.h"
-#include "eval/findings/tables.h"
+#include "eval/findings/findings.h"
 
 namespace signalbox {
 
@@ -24,7 +22,7 @@ std::vector<RankedExpert> read_ranking(const std::filesystem::path& file);
 // In the order of rankings by |rd|.
 std::vector<RankedExpert> by_magnitude(std::vector<RankedExpert> ranking);
 
-// One audited expert and metric: the intervention "audit/L3E5", against the baseline.
+// One audited expert and metric: what ablating the expert does, against the baseline.
 struct AuditRow {
   RankedExpert expert;
   std::string metric;
@@ -33,23 +31,23 @@ struct AuditRow {
 };
 
 // For each metric the experts that were audited, by |rd|; those that the ranking does not have come last, rd undefined.
-std::vector<AuditRow> audit_rows(const json::Value& metrics, const std::vector<RankedExpert>& ranking);
+std::vector<AuditRow> audit_rows(const RunFindings& findings, const std::vector<RankedExpert>& ranking);
 
-// {METRIC: {spearman, spearman_signed, n}}: rank correlation of |rd| with |effect| (does a larger difference in use go
-// with a larger effect?), and of rd with effect, over experts with a defined effect; null for fewer than 3.
-json::Value audit_json(const std::vector<AuditRow>& rows);
+// By metric: does a larger difference in use go with a larger effect? Over the experts with an rd and a defined effect.
+std::vector<AuditCorrelation> audit_correlations(const std::vector<AuditRow>& rows);
+
 // layer, expert, rd, q, metric, effect, ci_lo, ci_hi, p, q_effect, n
 std::string audit_csv(const std::vector<AuditRow>& rows);
 
 // For a terminal: the audited experts, what their use differs by beside what banning each of them does, metric by
 // metric with the rank correlation of the two.
-std::string audit_text(const std::vector<AuditRow>& rows, const json::Value& metrics);
+std::string audit_text(const std::vector<AuditRow>& rows);
 
 // The ranking that the audit of a run directory took its experts from: audit/rd.csv where there is one, else that of
 // the stage of detection that the manifest's spec names, or of the only stage; empty where there is none.
 std::vector<RankedExpert> ranking_of_audit(const std::filesystem::path& dir);
 
-// Adds "audit" to metrics and writes DIR/audit.csv.
-void add_audit(const std::filesystem::path& dir, json::Value& metrics);
+// The audit of the run in `dir`, where it has one: sets findings.audit and writes OUT/audit.csv.
+void write_audit(const std::filesystem::path& dir, const std::filesystem::path& out, RunFindings& findings);
 
 }  // namespace signalbox

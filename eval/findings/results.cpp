@@ -4,7 +4,7 @@
 #include <boost/math/distributions/binomial.hpp>
 #include <cmath>
 #include <limits>
-#include <optional>
+#include <map>
 #include <set>
 #include <thread>
 
@@ -17,7 +17,11 @@ namespace {
 
 constexpr double nan = std::numeric_limits<double>::quiet_NaN();
 
-json::Value number(double value) { return std::isfinite(value) ? json::Value(value) : json::Value(nullptr); }
+double defined(double value) { return std::isfinite(value) ? value : nan; }
+
+Estimate estimate_of(const MeanEstimate& mean) {
+  return {defined(mean.mean), defined(mean.ci.lo), defined(mean.ci.hi), mean.n};
+}
 
 void check(const RunValues& run) {
   const std::string where = "results";
@@ -96,18 +100,8 @@ double mcnemar_p(const std::vector<std::pair<double, double>>& pairs) {
   return std::min(1.0, 2 * boost::math::cdf(fair, static_cast<double>(std::min(up, down))));
 }
 
-struct Contrast {
-  MeanEstimate difference;
-  double p = nan, q = nan, mcnemar = nan;
-};
-
-// Statistics over some of the records: [intervention][metric]. The baseline's contrasts are empty.
-struct Findings {
-  std::vector<std::vector<MeanEstimate>> means;
-  std::vector<std::vector<Contrast>> contrasts;
-};
-
-Findings find(const RunValues& run, size_t baseline, const std::vector<uint8_t>& kept, int n_threads) {
+// Everything over the records that are kept, except q and what compares with controls.
+RecordFindings compare(const RunValues& run, size_t baseline, const std::vector<uint8_t>& kept, int n_threads) {
   const std::vector<int64_t> cluster_of = label(run.clusters);
   const size_t n_metrics = run.metrics.size();
   std::vector<ClusteredValues> columns, differences;
@@ -132,50 +126,47 @@ Findings find(const RunValues& run, size_t baseline, const std::vector<uint8_t>&
   const std::vector<MeanEstimate> means = bootstrap_means(columns, run.seed, run.resamples, n_threads);
   const std::vector<MeanEstimate> diffs = bootstrap_means(differences, run.seed, run.resamples, n_threads);
   const std::vector<double> p = sign_flip_ps(differences, run.seed, run.resamples, n_threads);
-  Findings out;
+  RecordFindings out;
   for (size_t i = 0; i < run.interventions.size(); ++i) {
-    out.means.emplace_back(means.begin() + static_cast<int64_t>(i * n_metrics),
-                           means.begin() + static_cast<int64_t>((i + 1) * n_metrics));
+    out.means.emplace_back();
     out.contrasts.emplace_back(n_metrics);
-    for (size_t m = 0; m < n_metrics && i != baseline; ++m) {
+    for (size_t m = 0; m < n_metrics; ++m) {
       const size_t at = i * n_metrics + m;
-      out.contrasts[i][m] = {diffs[at], p[at], nan, mcnemar[at]};
+      out.means[i].push_back(estimate_of(means[at]));
+      if (i == baseline) continue;
+      Contrast& contrast = out.contrasts[i][m];
+      contrast.difference = estimate_of(diffs[at]);
+      contrast.p = defined(p[at]);
+      contrast.mcnemar_p = mcnemar[at];
     }
   }
   return out;
 }
 
 // One family over all contrasts of all parts.
-void set_q(std::vector<Findings*> parts) {
+void set_q(const std::vector<RecordFindings*>& parts) {
   std::vector<double> p;
-  for (const Findings* part : parts)
+  for (const RecordFindings* part : parts)
     for (const auto& row : part->contrasts)
       for (const Contrast& contrast : row) p.push_back(contrast.p);
   const std::vector<double> q = benjamini_hochberg(p);
   size_t at = 0;
-  for (Findings* part : parts)
+  for (RecordFindings* part : parts)
     for (auto& row : part->contrasts)
       for (Contrast& contrast : row) contrast.q = q[at++];
 }
 
-// Where a difference stands among those of its controls.
-struct ControlBand {
-  double mean = nan, lo = nan, hi = nan;
-  std::optional<int64_t> rank;
-  int64_t n = 0;
-};
-
 ControlBand band_of(std::vector<double> controls, double difference) {
   std::erase_if(controls, [](double value) { return !std::isfinite(value); });
   ControlBand out;
-  out.n = static_cast<int64_t>(controls.size());
+  out.differences.n = static_cast<int64_t>(controls.size());
   if (controls.empty()) return out;
   std::sort(controls.begin(), controls.end());
   double sum = 0;
   for (double value : controls) sum += value;
-  out.mean = sum / static_cast<double>(controls.size());
-  out.lo = quantile(controls, 0.025);
-  out.hi = quantile(controls, 0.975);
+  out.differences.value = defined(sum / static_cast<double>(controls.size()));
+  out.differences.lo = defined(quantile(controls, 0.025));
+  out.differences.hi = defined(quantile(controls, 0.975));
   if (!std::isfinite(difference)) return out;
   // Differences that are equal but for rounding count as equal: a tie never makes an effect look special.
   const double bound = std::abs(difference) - 1e-12 * std::max(1.0, std::abs(difference));
@@ -184,159 +175,74 @@ ControlBand band_of(std::vector<double> controls, double difference) {
   return out;
 }
 
-json::Value rank_value(const ControlBand& band) { return band.rank ? json::Value(*band.rank) : json::Value(nullptr); }
+// The interventions that are controls of another, by that one's name and their kind.
+using Controls = std::map<std::pair<std::string, ControlKind>, std::vector<size_t>>;
 
-class Writer {
- public:
-  Writer(const RunValues& run, size_t baseline) : run_(run), baseline_(baseline) {
-    for (size_t i = 0; i < run.interventions.size(); ++i) {
-      const InterventionValues& control = run.interventions[i];
-      if (!control.control_of.empty() && control.control != ControlKind::none)
-        controls_[{control.control_of, control.control}].push_back(i);
-    }
-  }
-
-  void write(json::Value& out, const Findings& found) const {
-    json::Value means = json::Value::object(), contrasts = json::Value::object();
-    for (size_t i = 0; i < run_.interventions.size(); ++i) {
-      json::Value by_metric = json::Value::object(), differences = json::Value::object();
-      for (size_t m = 0; m < run_.metrics.size(); ++m) {
-        by_metric.append_member(run_.metrics[m], estimate(found.means[i][m], "mean"));
-        if (i != baseline_) differences.append_member(run_.metrics[m], contrast(found, i, m));
-      }
-      means.append_member(run_.interventions[i].name, std::move(by_metric));
-      if (i != baseline_) contrasts.append_member(run_.interventions[i].name, std::move(differences));
-    }
-    out.append_member("interventions", std::move(means));
-    out.append_member("contrasts", std::move(contrasts));
-  }
-
- private:
-  static json::Value estimate(const MeanEstimate& value, const char* name) {
-    json::Value out = json::Value::object();
-    out.append_member(name, number(value.mean));
-    out.append_member("ci_lo", number(value.ci.lo));
-    out.append_member("ci_hi", number(value.ci.hi));
-    out.append_member("n", value.n);
-    return out;
-  }
-
-  std::vector<double> differences_of_controls(const Findings& found, size_t i, size_t m, ControlKind kind) const {
-    std::vector<double> out;
-    const auto list = controls_.find({run_.interventions[i].name, kind});
-    if (list != controls_.end())
-      for (size_t control : list->second) out.push_back(found.contrasts[control][m].difference.mean);
-    return out;
-  }
-
-  json::Value contrast(const Findings& found, size_t i, size_t m) const {
-    const Contrast& mine = found.contrasts[i][m];
-    const double difference = mine.difference.mean;
-    const ControlBand random = band_of(differences_of_controls(found, i, m, ControlKind::random), difference);
-    json::Value out = json::Value::object();
-    out.append_member("diff", number(difference));
-    out.append_member("ci_lo", number(mine.difference.ci.lo));
-    out.append_member("ci_hi", number(mine.difference.ci.hi));
-    out.append_member("p", number(mine.p));
-    out.append_member("q", number(mine.q));
-    out.append_member("control_mean", number(random.mean));
-    out.append_member("control_lo", number(random.lo));
-    out.append_member("control_hi", number(random.hi));
-    out.append_member("control_rank", rank_value(random));
-    out.append_member("n_controls", random.n);
-    out.append_member("n", mine.difference.n);
-    out.append_member("mcnemar_p", number(mine.mcnemar));
-    const std::string& name = run_.interventions[i].name;
-    if (controls_.contains({name, ControlKind::frequency_matched})) {
-      const ControlBand band =
-          band_of(differences_of_controls(found, i, m, ControlKind::frequency_matched), difference);
-      json::Value matched = json::Value::object();
-      matched.append_member("mean", number(band.mean));
-      matched.append_member("lo", number(band.lo));
-      matched.append_member("hi", number(band.hi));
-      matched.append_member("rank", rank_value(band));
-      matched.append_member("n", band.n);
-      out.append_member("frequency_matched", std::move(matched));
-    }
-    if (controls_.contains({name, ControlKind::bottom}))
-      out.append_member("bottom_diff", number(differences_of_controls(found, i, m, ControlKind::bottom).front()));
-    return out;
-  }
-
-  const RunValues& run_;
-  const size_t baseline_;
-  std::map<std::pair<std::string, ControlKind>, std::vector<size_t>> controls_;
-};
-
-const char* control_name(ControlKind kind) {
-  switch (kind) {
-    case ControlKind::random: return "random";
-    case ControlKind::frequency_matched: return "frequency_matched";
-    case ControlKind::bottom: return "bottom";
-    case ControlKind::none: break;
-  }
-  return nullptr;
-}
-
-json::Value about(const RunValues& run) {
-  json::Value out = json::Value::object();
-  for (const InterventionValues& intervention : run.interventions) {
-    json::Value one = json::Value::object();
-    one.append_member("description", intervention.description);
-    const char* kind = control_name(intervention.control);
-    one.append_member("control_of", kind ? json::Value(intervention.control_of) : json::Value(nullptr));
-    one.append_member("control", kind ? json::Value(kind) : json::Value(nullptr));
-    json::Value grid = json::Value::object();
-    for (const auto& [key, value] : intervention.grid) grid.append_member(key, value);
-    one.append_member("grid", std::move(grid));
-    out.append_member(intervention.name, std::move(one));
+Controls controls_of(const RunValues& run) {
+  Controls out;
+  for (size_t i = 0; i < run.interventions.size(); ++i) {
+    const Intervention& one = run.interventions[i];
+    if (!one.control_of.empty() && one.control != ControlKind::none) out[{one.control_of, one.control}].push_back(i);
   }
   return out;
 }
 
+void set_bands(const RunValues& run, size_t baseline, RecordFindings& found) {
+  const Controls controls = controls_of(run);
+  for (size_t i = 0; i < run.interventions.size(); ++i) {
+    if (i == baseline) continue;
+    const auto of_kind = [&](ControlKind kind) {
+      const auto list = controls.find({run.interventions[i].name, kind});
+      return list == controls.end() ? std::vector<size_t>() : list->second;
+    };
+    const std::vector<size_t> random = of_kind(ControlKind::random), matched = of_kind(ControlKind::frequency_matched),
+                              bottom = of_kind(ControlKind::bottom);
+    for (size_t m = 0; m < run.metrics.size(); ++m) {
+      Contrast& mine = found.contrasts[i][m];
+      const auto band = [&](const std::vector<size_t>& list) {
+        std::vector<double> differences;
+        for (const size_t control : list) differences.push_back(found.contrasts[control][m].difference.value);
+        return band_of(std::move(differences), mine.difference.value);
+      };
+      mine.random = band(random);
+      if (!matched.empty()) mine.frequency_matched = band(matched);
+      if (!bottom.empty()) mine.bottom = found.contrasts[bottom.front()][m].difference.value;
+    }
+  }
+}
+
 }  // namespace
 
-json::Value metrics_json(const RunValues& run, int n_threads) {
+RunFindings run_findings(const RunValues& run, int n_threads) {
   check(run);
   if (n_threads <= 0) n_threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   size_t baseline = 0;
   while (run.interventions[baseline].name != run.baseline) ++baseline;
-  const Writer writer(run, baseline);
 
-  json::Value out = json::Value::object(), metrics = json::Value::array();
-  for (const std::string& metric : run.metrics) metrics.push_back(metric);
-  out.append_member("schema", "signalbox.metrics/1");
-  out.append_member("baseline", run.baseline);
-  out.append_member("resamples", run.resamples);
-  out.append_member("seed", run.seed);
-  out.append_member("metrics", std::move(metrics));
-  out.append_member("about", about(run));
-  Findings all = find(run, baseline, std::vector<uint8_t>(run.clusters.size(), 1), n_threads);
-  set_q({&all});
-  writer.write(out, all);
+  RunFindings out;
+  out.baseline = run.baseline;
+  out.resamples = run.resamples;
+  out.seed = run.seed;
+  out.metrics = run.metrics;
+  out.interventions.assign(run.interventions.begin(), run.interventions.end());
+  out.all = compare(run, baseline, std::vector<uint8_t>(run.clusters.size(), 1), n_threads);
+  set_q({&out.all});
+  set_bands(run, baseline, out.all);
 
   std::vector<std::string> conditions;  // in order of first appearance
   for (const std::string& condition : run.conditions)
     if (!condition.empty() && std::find(conditions.begin(), conditions.end(), condition) == conditions.end())
       conditions.push_back(condition);
   if (conditions.size() < 2) return out;
-  std::vector<Findings> parts;
-  std::vector<Findings*> family;
-  parts.reserve(conditions.size());
   for (const std::string& condition : conditions) {
     std::vector<uint8_t> kept;
     for (const std::string& other : run.conditions) kept.push_back(other == condition);
-    parts.push_back(find(run, baseline, kept, n_threads));
-    family.push_back(&parts.back());
+    out.conditions.push_back({condition, compare(run, baseline, kept, n_threads)});
   }
+  std::vector<RecordFindings*> family;
+  for (ConditionFindings& condition : out.conditions) family.push_back(&condition.found);
   set_q(family);
-  json::Value by_condition = json::Value::object();
-  for (size_t c = 0; c < conditions.size(); ++c) {
-    json::Value one = json::Value::object();
-    writer.write(one, parts[c]);
-    by_condition.append_member(conditions[c], std::move(one));
-  }
-  out.append_member("conditions", std::move(by_condition));
+  for (RecordFindings* part : family) set_bands(run, baseline, *part);
   return out;
 }
 

@@ -78,9 +78,9 @@ std::string top_table(const std::vector<RankedExpert>& ranking, const std::vecto
 }
 
 std::string scatters(const std::vector<AuditRow>& audit) {
-  const json::Value correlations = audit_json(audit);
   std::string out = "<div class=\"row\">";
-  for (const auto& [metric, correlation] : correlations.members()) {
+  for (const AuditCorrelation& correlation : audit_correlations(audit)) {
+    const std::string& metric = correlation.metric;
     std::vector<ScatterPoint> points;
     for (const AuditRow& row : audit)
       if (row.metric == metric && std::isfinite(row.expert.rd))
@@ -89,13 +89,12 @@ std::string scatters(const std::vector<AuditRow>& audit) {
                               format_difference(row.effect.value, 4) + "\nq of the effect " + format_p(row.q),
                           row.q < 0.05});
     if (points.empty()) continue;
-    const auto rho = [&of_metric = correlation](const char* key) {
-      const json::Value* value = of_metric.find(key);
-      return value->is_null() ? std::string("undefined") : format_difference(value->real(), 2);
+    const auto rho = [](const std::optional<double>& value) {
+      return value ? format_difference(*value, 2) : std::string("undefined");
     };
     out += "<div><h4>" + html_escape(metric) + "</h4>" + scatter_plot(points, "rd", "effect on " + metric) +
-           "<p class=\"small\">Spearman of |rd| and |effect|: " + rho("spearman") +
-           ", of rd and effect: " + rho("spearman_signed") + " (n = " + std::to_string(points.size()) +
+           "<p class=\"small\">Spearman of |rd| and |effect|: " + rho(correlation.spearman) +
+           ", of rd and effect: " + rho(correlation.spearman_signed) + " (n = " + std::to_string(points.size()) +
            " experts)</p></div>";
   }
   return out + "</div>";
@@ -243,12 +242,12 @@ std::string ranking_section(const std::string& title, const std::pair<std::strin
   return out + top_table(ranking, audit);
 }
 
-std::string analysis_sections(const std::filesystem::path& dir, const json::Value* metrics) {
+std::string analysis_sections(const std::filesystem::path& dir, const RunFindings* run) {
   std::string out;
   if (std::filesystem::exists(dir / "rd.csv")) {
     const std::vector<RankedExpert> ranking = read_ranking(dir / "rd.csv");
     out += ranking_section("Use of experts under two conditions", conditions_of(dir), ranking,
-                           metrics ? audit_rows(*metrics, ranking) : std::vector<AuditRow>());
+                           run ? audit_rows(*run, ranking) : std::vector<AuditRow>());
   }
   if (std::filesystem::exists(dir / "usage.csv")) out += usage_section(dir / "usage.csv");
   for (const CsvView& view : views()) out += csv_section(dir, view);

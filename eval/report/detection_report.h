@@ -19,7 +19,7 @@ std::string ranking_section(const std::string& title, const std::pair<std::strin
 std::pair<std::string, std::string> conditions_of(const std::filesystem::path& dir);
 
 // The files of an analysis directory: rd.csv as a ranking, usage.csv as a map, of the others the strongest rows. HTML;
-// empty when there is none of them. `metrics`: of the run with the audit, or null.
-std::string analysis_sections(const std::filesystem::path& dir, const json::Value* metrics);
+// empty when there is none of them. `run`: the findings with the audit, or null.
+std::string analysis_sections(const std::filesystem::path& dir, const RunFindings* run);
 
 }  // namespace signalbox

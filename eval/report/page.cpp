@@ -65,4 +65,18 @@ std::string html_table(const std::vector<std::string>& headings, const std::vect
   return out + "</table></div>\n";
 }
 
+std::string html_table(const FindingsTable& table) {
+  std::vector<std::string> headings;
+  std::vector<uint8_t> numeric;
+  for (const TableColumn& column : table.columns) {
+    if (column.heading.empty()) continue;
+    headings.push_back(html_escape(column.heading));
+    numeric.push_back(column.kind != TableColumn::Kind::text);
+  }
+  std::vector<std::vector<std::string>> rows = table_cells(table);
+  for (std::vector<std::string>& row : rows)
+    for (std::string& cell : row) cell = html_escape(cell);
+  return html_table(headings, numeric, rows);
+}
+
 }  // namespace signalbox

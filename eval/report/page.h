@@ -5,6 +5,8 @@
 #include <string_view>
 #include <vector>
 
+#include "eval/findings/table.h"
+
 namespace signalbox {
 
 // A whole document. `title` is plain text, `body` is HTML. Tables of class "sort" sort on a click on their headings.
@@ -13,5 +15,8 @@ std::string html_page(std::string_view title, const std::string& body);
 // A table, all cells HTML already. `numeric[c]`: right-aligned, and sorted as numbers.
 std::string html_table(const std::vector<std::string>& headings, const std::vector<uint8_t>& numeric,
                        const std::vector<std::vector<std::string>>& rows);
+
+// The columns with a heading, texts left-aligned and all else right-aligned; without the title.
+std::string html_table(const FindingsTable& table);
 
 }  // namespace signalbox

@@ -6,8 +6,10 @@
 #include <set>
 
 #include "base/error.h"
+#include "base/files.h"
 #include "eval/findings/audit.h"
 #include "eval/findings/format.h"
+#include "eval/findings/metrics_file.h"
 #include "eval/findings/tables.h"
 #include "eval/report/charts.h"
 #include "eval/report/detection_report.h"
@@ -41,51 +43,36 @@ std::string list_of(const std::vector<std::string>& names, size_t most = 5) {
 
 std::string plain(const json::Value& value) { return value.is_string() ? value.string() : json::dump(value); }
 
-// What metrics.json says, put so that pictures can ask for it.
-class Findings {
+// The findings by name, as the sections ask for them.
+class Index {
  public:
-  explicit Findings(const json::Value& metrics) : value_(metrics), top_(metrics, "metrics.json") {
-    baseline_ = top_.at("baseline").string();
-    for (const json::Ref& metric : top_.at("metrics").items()) metrics_.push_back(metric.string());
-    for (const auto& [name, about] : top_.at("about").members()) {
-      names_.push_back(name);
-      if (const auto of = about.find("control_of"))
-        controls_[{of->string(), about.at("control").string()}].push_back(name);
-      descriptions_[name] = about.at("description").string();
-    }
-    resamples_ = top_.at("resamples").integer();
-    for (ResultRow& row : result_rows(metrics, RowChoice::all)) {
+  explicit Index(const RunFindings& run) : run_(run), main_(result_rows(run, RowChoice::main)) {
+    for (const Intervention& one : run.interventions)
+      if (one.control != ControlKind::none) controls_[{one.control_of, one.control}].push_back(one.name);
+    for (ResultRow& row : result_rows(run, RowChoice::all)) {
       if (std::isfinite(row.p)) ++family_;
       const auto key = std::pair(row.intervention, row.metric);
       all_[key] = std::move(row);
     }
-    main_ = result_rows(metrics, RowChoice::main);
   }
 
-  const std::string& baseline() const { return baseline_; }
-  const std::vector<std::string>& metrics() const { return metrics_; }
-  const std::vector<std::string>& names() const { return names_; }
+  const RunFindings& run() const { return run_; }
+  const std::string& baseline() const { return run_.baseline; }
+  const std::vector<std::string>& metrics() const { return run_.metrics; }
   const std::vector<ResultRow>& main_rows() const { return main_; }
-  int64_t resamples() const { return resamples_; }
+  int64_t resamples() const { return run_.resamples; }
   int64_t family() const { return family_; }
   bool has_controls() const { return !controls_.empty(); }
-  json::Ref about(const std::string& name) const { return top_.at("about").at(name); }
-  const std::string& description(const std::string& name) const { return descriptions_.at(name); }
-  const json::Value& value() const { return value_; }
-  std::vector<std::string> conditions() const {
-    std::vector<std::string> out;
-    if (const auto conditions = top_.find("conditions"))
-      for (const auto& [name, part] : conditions->members()) out.push_back(name);
-    return out;
+  const Intervention& intervention(const std::string& name) const {
+    return run_.interventions[run_.intervention_index(name)];
   }
   // Null for the baseline.
   const ResultRow* row(const std::string& name, const std::string& metric) const {
     const auto found = all_.find({name, metric});
     return found == all_.end() ? nullptr : &found->second;
   }
-  Estimate mean(const std::string& name, const std::string& metric) const { return mean_of(value_, name, metric); }
-  Estimate baseline_mean(const std::string& metric) const { return mean(baseline_, metric); }
-  std::vector<double> differences_of(const std::string& name, const char* kind, const std::string& metric) const {
+  const Estimate& baseline_mean(const std::string& metric) const { return run_.mean(run_.baseline, metric); }
+  std::vector<double> differences_of(const std::string& name, ControlKind kind, const std::string& metric) const {
     std::vector<double> out;
     const auto found = controls_.find({name, kind});
     if (found != controls_.end())
@@ -103,21 +90,17 @@ class Findings {
   }
 
  private:
-  const json::Value& value_;
-  json::Ref top_;
-  std::string baseline_;
-  std::vector<std::string> metrics_, names_;
-  std::map<std::string, std::string> descriptions_;
-  std::map<std::pair<std::string, std::string>, std::vector<std::string>> controls_;  // of, kind
+  const RunFindings& run_;
+  std::map<std::pair<std::string, ControlKind>, std::vector<std::string>> controls_;  // of, kind
   std::map<std::pair<std::string, std::string>, ResultRow> all_;                      // intervention, metric
   std::vector<ResultRow> main_;
-  int64_t resamples_ = 0, family_ = 0;
+  int64_t family_ = 0;
 };
 
 // ---- What to be careful with
 
 // Declining more often while texts also repeat or break off is damage, not caution.
-void warn_of_degeneration(const Findings& findings, const SampleDigest& samples, std::vector<std::string>& out) {
+void warn_of_degeneration(const Index& findings, const SampleDigest& samples, std::vector<std::string>& out) {
   for (const char* metric : {"refused", "over_refused", "abstained"}) {
     std::map<std::string, std::vector<std::string>> names;  // by signs
     for (const std::string& name : findings.main_names()) {
@@ -145,13 +128,13 @@ void warn_of_degeneration(const Findings& findings, const SampleDigest& samples,
   }
 }
 
-std::vector<std::string> warnings_of(const Findings& findings, const SampleDigest& samples) {
+std::vector<std::string> warnings_of(const Index& findings, const SampleDigest& samples) {
   std::vector<std::string> out;
   std::set<std::string> few, few_ranks;
   for (const ResultRow& row : findings.main_rows()) {
     if (row.difference.n > 0 && row.difference.n < few_records)
       few.insert(row.metric + " (" + std::to_string(row.difference.n) + ")");
-    if (row.controls.n > 0 && row.controls.n < few_controls) few_ranks.insert(row.intervention);
+    if (row.controls.differences.n > 0 && row.controls.differences.n < few_controls) few_ranks.insert(row.intervention);
   }
   if (!few.empty())
     out.push_back("Few records with a value: " + list_of({few.begin(), few.end()}) + ". With fewer than " +
@@ -196,25 +179,26 @@ std::string warning_box(const std::vector<std::string>& warnings) {
 
 // ---- Differences
 
-std::string result_table(const std::vector<ResultRow>& rows) {
-  const std::map<std::string, int> decimals_of = decimals_by_metric(rows);
-  std::vector<std::vector<std::string>> lines;
-  for (const ResultRow& row : rows) {
-    const int decimals = decimals_of.at(row.metric);
-    const auto with_interval = [&](const Estimate& e, bool is_signed) {
-      if (!std::isfinite(e.value)) return std::string("-");
-      return (is_signed ? format_difference(e.value, decimals) : format_value(e.value, decimals)) + " " +
-             format_interval(e.lo, e.hi, decimals, is_signed);
-    };
-    lines.push_back({html_escape(row.intervention), std::to_string(row.difference.n),
-                     with_interval(row.baseline, false), with_interval(row.mean, false),
-                     with_interval(row.difference, true), html_escape(format_p(row.p)), html_escape(format_p(row.q)),
-                     with_interval(row.controls, true),
-                     row.rank ? std::to_string(*row.rank) + " of " + std::to_string(row.controls.n + 1) : "-"});
-  }
-  return html_table({"intervention", "n", "baseline [95 % CI]", "mean [95 % CI]", "difference [95 % CI]", "p", "q",
-                     "random controls", "place"},
-                    {0, 1, 1, 1, 1, 1, 1, 1, 1}, lines);
+// One metric's rows, folded away under a title.
+std::string folded_table(const std::string& title, const std::vector<ResultRow>& rows) {
+  using Kind = TableColumn::Kind;
+  FindingsTable table;
+  table.title = title;
+  table.columns = {{"intervention", Kind::text, {}},
+                   {"n", Kind::count, {}},
+                   {"baseline [95 % CI]", Kind::estimate, {}, true},
+                   {"mean [95 % CI]", Kind::estimate, {}, true},
+                   {"difference [95 % CI]", Kind::difference, {}, true},
+                   {"p", Kind::p, {}},
+                   {"q", Kind::p, {}},
+                   {"random controls", Kind::difference, {}},
+                   {"place", Kind::rank, {}}};
+  table.shows_small = false;
+  for (const ResultRow& row : rows)
+    table.rows.push_back({row.metric,
+                          {row.intervention, row.difference.n, row.baseline, row.mean, row.difference, row.p, row.q,
+                           row.controls.differences, RankCell{row.controls.rank, row.controls.differences.n}}});
+  return "<details><summary>" + html_escape(table.title) + "</summary>" + html_table(table) + "</details>\n";
 }
 
 std::vector<ResultRow> of_metric(std::vector<ResultRow> rows, const std::string& metric) {
@@ -222,7 +206,7 @@ std::vector<ResultRow> of_metric(std::vector<ResultRow> rows, const std::string&
   return rows;
 }
 
-std::string legend(const Findings& findings) {
+std::string legend(const Index& findings) {
   return "<p class=\"small\">Each line is an intervention's difference to the baseline over the same records: a filled "
          "point where q &lt; 0.05, hollow otherwise, with its 95 % bootstrap interval (records, or pairs of records, "
          "are "
@@ -238,7 +222,7 @@ std::string legend(const Findings& findings) {
          "effect inside the band is what any experts would do. Hover for numbers; click on a heading to sort.</p>";
 }
 
-std::string metric_section(const Findings& findings, const std::string& metric) {
+std::string metric_section(const Index& findings, const std::string& metric) {
   std::string out = "<h3 id=\"metric-" + html_escape(metric) + "\">" + html_escape(metric) + "</h3>";
   if (const Scorer* scorer = find_scorer(metric))
     out += "<p class=\"note small\">" + html_escape(scorer->summary) + "</p>";
@@ -247,56 +231,52 @@ std::string metric_section(const Findings& findings, const std::string& metric) 
   for (const ResultRow& row : rows) {
     ForestRow line;
     line.name = row.intervention;
-    line.description = findings.description(row.intervention);
+    line.description = findings.intervention(row.intervention).description;
     line.difference = row.difference.value;
     line.lo = row.difference.lo;
     line.hi = row.difference.hi;
     line.q = std::isfinite(row.q) ? row.q : 1;
-    if (row.rank) line.place = std::to_string(*row.rank) + " of " + std::to_string(row.controls.n + 1);
-    line.random = findings.differences_of(row.intervention, "random", metric);
-    line.matched = findings.differences_of(row.intervention, "frequency_matched", metric);
-    line.bottom = findings.differences_of(row.intervention, "bottom", metric);
-    line.band_lo = row.controls.lo;
-    line.band_hi = row.controls.hi;
+    if (row.controls.rank)
+      line.place = std::to_string(*row.controls.rank) + " of " + std::to_string(row.controls.differences.n + 1);
+    line.random = findings.differences_of(row.intervention, ControlKind::random, metric);
+    line.matched = findings.differences_of(row.intervention, ControlKind::frequency_matched, metric);
+    line.bottom = findings.differences_of(row.intervention, ControlKind::bottom, metric);
+    line.band_lo = row.controls.differences.lo;
+    line.band_hi = row.controls.differences.hi;
     forest.push_back(std::move(line));
   }
-  const Estimate base = findings.baseline_mean(metric);
+  const Estimate& base = findings.baseline_mean(metric);
   const int decimals = decimals_for(base.value);
   out += "<p class=\"small\">Baseline: " + format_value(base.value, decimals) + " " +
          format_interval(base.lo, base.hi, decimals) + ", n = " + std::to_string(base.n) + "</p>";
   out += "<div class=\"wide\">" + forest_plot(forest, metric + ": intervention \xE2\x88\x92 baseline") + "</div>";
-  out += "<details><summary>numbers</summary>" + result_table(rows) + "</details>\n";
-  for (const std::string& condition : findings.conditions())
-    out += "<details><summary>condition " + html_escape(condition) + "</summary>" +
-           result_table(of_metric(result_rows(findings.value(), RowChoice::main, condition), metric)) + "</details>\n";
+  out += folded_table("numbers", rows);
+  for (const ConditionFindings& one : findings.run().conditions)
+    out += folded_table("condition " + one.condition,
+                        of_metric(result_rows(findings.run(), RowChoice::main, one.condition), metric));
   return out;
 }
 
 // ---- Doses
 
-struct GridPointOf {
-  std::string name;
-  std::vector<std::pair<std::string, json::Value>> keys;
-};
+using GridPoints = std::vector<const Intervention*>;
 
 // Grids by the name of their entry, in the order of the run.
-std::vector<std::pair<std::string, std::vector<GridPointOf>>> grids_of(const Findings& findings) {
-  std::vector<std::pair<std::string, std::vector<GridPointOf>>> out;
-  for (const std::string& name : findings.main_names()) {
-    const json::Value& grid = findings.about(name).at("grid").value();
-    if (grid.members().empty()) continue;
-    const std::string entry = name.substr(0, name.find('/'));
-    if (out.empty() || out.back().first != entry) out.push_back({entry, {}});
-    out.back().second.push_back({name, grid.members()});
+std::vector<std::pair<std::string, GridPoints>> grids_of(const RunFindings& run) {
+  std::vector<std::pair<std::string, GridPoints>> out;
+  for (const Intervention& one : run.interventions) {
+    if (!one.is_main() || one.grid.empty()) continue;
+    if (out.empty() || out.back().first != one.entry) out.push_back({one.entry, {}});
+    out.back().second.push_back(&one);
   }
   return out;
 }
 
 // The key's values as doses: numeric in all points, and at least two of them.
-bool is_dose(const std::vector<GridPointOf>& points, const std::string& key) {
+bool is_dose(const GridPoints& points, const std::string& key) {
   std::set<double> values;
-  for (const GridPointOf& point : points)
-    for (const auto& [name, value] : point.keys)
+  for (const Intervention* point : points)
+    for (const auto& [name, value] : point->grid)
       if (name == key) {
         if (!value.is_number()) return false;
         values.insert(value.real());
@@ -304,13 +284,13 @@ bool is_dose(const std::vector<GridPointOf>& points, const std::string& key) {
   return values.size() >= 2;
 }
 
-std::string dose_of(const Findings& findings, const std::vector<GridPointOf>& points, const std::string& key,
+std::string dose_of(const RunFindings& run, const GridPoints& points, const std::string& key,
                     const std::string& metric) {
   std::vector<DoseLine> lines;
-  for (const GridPointOf& point : points) {
+  for (const Intervention* point : points) {
     std::string others;
     double x = nan;
-    for (const auto& [name, value] : point.keys) {
+    for (const auto& [name, value] : point->grid) {
       if (name == key)
         x = value.real();
       else
@@ -319,23 +299,22 @@ std::string dose_of(const Findings& findings, const std::vector<GridPointOf>& po
     if (others.empty()) others = metric;
     auto found = std::find_if(lines.begin(), lines.end(), [&](const DoseLine& one) { return one.name == others; });
     if (found == lines.end()) found = lines.insert(lines.end(), {others, {}});
-    const Estimate mean = findings.mean(point.name, metric);
+    const Estimate& mean = run.mean(point->name, metric);
     found->points.push_back({x, mean.value, mean.lo, mean.hi});
   }
   for (DoseLine& one : lines)
     std::stable_sort(one.points.begin(), one.points.end(),
                      [](const DosePoint& a, const DosePoint& b) { return a.x < b.x; });
-  return dose_plot(lines, key, metric, findings.baseline_mean(metric).value);
+  return dose_plot(lines, key, metric, run.mean(run.baseline, metric).value);
 }
 
-std::string dose_section(const Findings& findings) {
+std::string dose_section(const RunFindings& run) {
   std::string out;
-  for (const auto& [entry, points] : grids_of(findings))
-    for (const auto& [key, unused] : points.front().keys) {
+  for (const auto& [entry, points] : grids_of(run))
+    for (const auto& [key, unused] : points.front()->grid) {
       if (!is_dose(points, key)) continue;
       out += "<h3>" + html_escape(entry) + ": " + html_escape(key) + "</h3><div class=\"row\">";
-      for (const std::string& metric : findings.metrics())
-        out += "<div>" + dose_of(findings, points, key, metric) + "</div>";
+      for (const std::string& metric : run.metrics) out += "<div>" + dose_of(run, points, key, metric) + "</div>";
       out += "</div>\n";
     }
   if (out.empty()) return "";
@@ -346,7 +325,7 @@ std::string dose_section(const Findings& findings) {
 
 // ---- Texts
 
-std::string ends_section(const Findings& findings, const SampleDigest& samples) {
+std::string ends_section(const Index& findings, const SampleDigest& samples) {
   if (samples.counts.empty()) return "";
   std::vector<std::string> shown;
   for (const char* metric : {"refused", "over_refused", "abstained", "repetition", "length"})
@@ -367,7 +346,7 @@ std::string ends_section(const Findings& findings, const SampleDigest& samples) 
     rows.push_back({html_escape(name), std::to_string(counts.texts), percent(counts.truncated, counts.texts),
                     percent(counts.empty, counts.texts)});
     for (const std::string& metric : shown) {
-      rows.back().push_back(format_value(findings.mean(name, metric).value, 3));
+      rows.back().push_back(format_value(findings.run().mean(name, metric).value, 3));
     }
   }
   return "<h2 id=\"texts\">How texts ended</h2><p class=\"small\">Cut off: stopped by max_tokens. A refusal, an "
@@ -407,7 +386,7 @@ void add_fact(std::string& out, const std::string& name, const std::string& valu
   if (!value.empty()) out += "<dt>" + html_escape(name) + "</dt><dd>" + html_escape(value) + "</dd>";
 }
 
-std::string facts(const Findings& findings, const std::optional<Manifest>& manifest) {
+std::string facts(const Index& findings, const std::optional<Manifest>& manifest) {
   std::string out = "<dl class=\"small\">";
   if (manifest) {
     const json::Value& identity = manifest->identity;
@@ -422,17 +401,17 @@ std::string facts(const Findings& findings, const std::optional<Manifest>& manif
   }
   add_fact(out, "baseline", findings.baseline());
   add_fact(out, "interventions",
-           std::to_string(findings.names().size()) + " with controls and audit, " +
+           std::to_string(findings.run().interventions.size()) + " with controls and audit, " +
                std::to_string(findings.main_names().size()) + " shown");
   add_fact(out, "resamples", std::to_string(findings.resamples()));
   return out + "</dl>";
 }
 
-std::string what_was_run(const Findings& findings, const std::optional<Manifest>& manifest) {
+std::string what_was_run(const Index& findings, const std::optional<Manifest>& manifest) {
   std::string out = "<h2 id=\"run\">What was run</h2>";
   std::vector<std::vector<std::string>> rows;
   for (const std::string& name : findings.main_names())
-    rows.push_back({html_escape(name), html_escape(findings.description(name))});
+    rows.push_back({html_escape(name), html_escape(findings.intervention(name).description)});
   out += html_table({"intervention", "does"}, {0, 0}, rows);
   if (!manifest) return out;
   const auto folded = [&](const char* title, const json::Value& value) {
@@ -449,7 +428,7 @@ std::string what_was_run(const Findings& findings, const std::optional<Manifest>
   return out;
 }
 
-std::string detection_section(const fs::path& dir, const Findings& findings) {
+std::string detection_section(const fs::path& dir, const RunFindings& findings) {
   std::vector<fs::path> stages;
   if (fs::is_directory(dir / "detect"))
     for (const auto& entry : fs::directory_iterator(dir / "detect"))
@@ -459,14 +438,13 @@ std::string detection_section(const fs::path& dir, const Findings& findings) {
   for (const fs::path& stage : stages) {
     const std::vector<RankedExpert> ranking = read_ranking(stage / "rd.csv");
     out += ranking_section("Stage " + stage.filename().string(), conditions_of(stage), ranking,
-                           audit_rows(findings.value(), ranking));
+                           audit_rows(findings, ranking));
   }
   if (fs::exists(dir / "audit" / "rd.csv")) {
     const std::vector<RankedExpert> ranking = read_ranking(dir / "audit" / "rd.csv");
-    out += ranking_section("The audit's ranking", conditions_of(dir / "audit"), ranking,
-                           audit_rows(findings.value(), ranking));
+    out += ranking_section("The audit's ranking", conditions_of(dir / "audit"), ranking, audit_rows(findings, ranking));
   }
-  if (fs::is_directory(dir / "analysis")) out += analysis_sections(dir / "analysis", &findings.value());
+  if (fs::is_directory(dir / "analysis")) out += analysis_sections(dir / "analysis", &findings);
   return out.empty() ? "" : "<h2 id=\"detection\">Which experts differ in use, and what they do</h2>" + out;
 }
 
@@ -474,9 +452,8 @@ bool has_analysis(const fs::path& dir) { return fs::exists(dir / "rd.csv") || fs
 
 }  // namespace
 
-std::string render_run_report(const fs::path& dir) {
-  const json::Value metrics = json::parse_file(dir / "metrics.json");
-  const Findings findings(metrics);
+std::string render_run_report(const fs::path& dir, const RunFindings& run) {
+  const Index findings(run);
   const std::optional<Manifest> manifest = Manifest::read(dir);
   const std::vector<std::string> shown = findings.main_names();
   const std::vector<std::string> with_examples(
@@ -484,8 +461,8 @@ std::string render_run_report(const fs::path& dir) {
   SampleDigest samples;
   if (fs::exists(dir / "samples.jsonl")) samples = digest_samples(dir, findings.baseline(), with_examples, n_examples);
 
-  std::vector<std::string> parts = {dose_section(findings), ends_section(findings, samples),
-                                    detection_section(dir, findings), examples_section(samples, with_examples)};
+  std::vector<std::string> parts = {dose_section(run), ends_section(findings, samples), detection_section(dir, run),
+                                    examples_section(samples, with_examples)};
   const char* const places[] = {"doses", "texts", "detection", "examples"};
   const char* const names[] = {"dose and response", "texts", "detection", "examples"};
   std::string nav = "<nav class=\"small\"><a href=\"#differences\">differences</a>", body;
@@ -501,6 +478,10 @@ std::string render_run_report(const fs::path& dir) {
                                         what_was_run(findings, manifest));
 }
 
+void write_run_report(const fs::path& dir, const RunFindings& findings) {
+  write_file_atomically(dir / "report.html", render_run_report(dir, findings));
+}
+
 std::string render_analysis_report(const fs::path& dir) {
   const fs::path analysis = fs::is_directory(dir / "analysis") ? dir / "analysis" : dir;
   if (!has_analysis(analysis))
@@ -514,7 +495,7 @@ std::string render_analysis_report(const fs::path& dir) {
 
 std::string render_report(const fs::path& dir) {
   if (!fs::is_directory(dir)) throw Error(dir.string(), "expected a directory, found none");
-  if (fs::exists(dir / "metrics.json")) return render_run_report(dir);
+  if (fs::exists(dir / "metrics.json")) return render_run_report(dir, read_findings(dir));
   if (fs::exists(dir / "manifest.json"))
     throw Error(dir.string(),
                 "expected a finished run with metrics.json, found one that is not (signalbox run goes on)");

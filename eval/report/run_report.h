@@ -4,16 +4,21 @@
 #include <filesystem>
 #include <string>
 
+#include "eval/findings/findings.h"
+
 namespace signalbox {
 
-// A run directory with metrics.json: warnings, every metric's differences beside their controls, doses, how texts
-// ended, detection beside the audit, examples, what was run. Throws Error naming the file that is missing or wrong.
-std::string render_run_report(const std::filesystem::path& dir);
+// The findings of the run in `dir`: warnings, every metric's differences beside their controls, doses, how texts ended,
+// detection beside the audit, examples, what was run. Throws Error naming the file that is missing or wrong.
+std::string render_run_report(const std::filesystem::path& dir, const RunFindings& findings);
+
+// Writes it to DIR/report.html.
+void write_run_report(const std::filesystem::path& dir, const RunFindings& findings);
 
 // A trace directory with analysis/, or an analysis directory itself.
 std::string render_analysis_report(const std::filesystem::path& dir);
 
-// Whichever of the two `dir` is. Throws Error when it is neither.
+// Whichever of the two `dir` is, a run by its metrics.json. Throws Error when it is neither.
 std::string render_report(const std::filesystem::path& dir);
 
 }  // namespace signalbox

@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "eval/findings/audit.h"
 #include "eval/findings/format.h"
+#include "eval/findings/results.h"
 #include "eval/report/charts.h"
 #include "eval/report/demo_report.h"
 #include "eval/report/detection_report.h"
@@ -207,19 +208,19 @@ TEST_CASE("audit: effects beside the ranking") {
     rows[i].metric = "em";
     rows[i].effect = {effect[i], NAN, NAN, i < 3 ? 9 : 0};
   }
-  const json::Value audit = audit_json(rows);
-  CHECK(audit.find("em")->find("n")->integer() == 3);
-  CHECK(audit.find("em")->find("spearman")->real() == doctest::Approx(0.5));
-  CHECK(audit.find("em")->find("spearman_signed")->real() == doctest::Approx(-1.0));
+  const std::vector<AuditCorrelation> audit = audit_correlations(rows);
+  REQUIRE(audit.size() == 1);
+  CHECK(audit[0].n == 3);
+  CHECK(audit[0].spearman.value() == doctest::Approx(0.5));
+  CHECK(audit[0].spearman_signed.value() == doctest::Approx(-1.0));
   rows.resize(2);
-  CHECK(audit_json(rows).find("em")->find("spearman")->is_null());
+  CHECK_FALSE(audit_correlations(rows)[0].spearman);
   CHECK(audit_csv(rows) ==
         "layer,expert,rd,q,metric,effect,ci_lo,ci_hi,p,q_effect,n\r\n"
         "1,0,0.4,,em,-0.5,,,,,9\r\n1,1,-0.3,,em,-0.1,,,,,9\r\n");
 
   // Experts that the ranking does not have, and none at all.
-  const json::Value metrics = metrics_json(run, 1);
-  const std::vector<AuditRow> some = audit_rows(metrics, {{1, 2, -0.1}, {1, 0, 0.05}});
+  const std::vector<AuditRow> some = audit_rows(run_findings(run, 1), {{1, 2, -0.1}, {1, 0, 0.05}});
   REQUIRE(some.size() == 18);
   CHECK((some[0].expert.expert == 2 && some[1].expert.expert == 0 && some[2].expert.expert == 1));
   CHECK(std::isnan(some[2].expert.rd));

@@ -3,6 +3,8 @@
 #include <cmath>
 
 #include "eval/findings/audit.h"
+#include "eval/findings/metrics_file.h"
+#include "eval/findings/results.h"
 #include "eval/store/manifest.h"
 #include "tests/support.h"
 
@@ -84,6 +86,7 @@ RunValues sample_values(int64_t n) {
     run.interventions.push_back(
         values_at("audit/L1E" + std::to_string(e), 0.25 - 0.04 * e, n, 500 + static_cast<uint64_t>(e)));
     run.interventions.back().description = "ban 1 expert in layer 1";
+    run.interventions.back().audited = ExpertId{1, e};
   }
   return run;
 }
@@ -117,9 +120,9 @@ void write_sample_run(const std::filesystem::path& dir, const RunValues& run) {
   write_file(dir / "records.jsonl", records);
   std::filesystem::create_directories(dir / "detect" / "memory");
   write_file(dir / "detect" / "memory" / "rd.csv", rd);
-  json::Value metrics = metrics_json(run, 1);
-  add_audit(dir, metrics);
-  write_file(dir / "metrics.json", json::dump(metrics, 1) + "\n");
+  RunFindings findings = run_findings(run, 1);
+  write_audit(dir, dir, findings);
+  write_metrics(dir, findings);
 
   Manifest manifest;
   json::Value spec = json::Value::object();

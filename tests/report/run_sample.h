@@ -2,7 +2,7 @@
 #pragma once
 #include <filesystem>
 
-#include "eval/findings/results.h"
+#include "eval/findings/values.h"
 
 namespace signalbox::test {
 

@@ -8,6 +8,7 @@
 #include "base/csv.h"
 #include "base/error.h"
 #include "eval/findings/format.h"
+#include "eval/findings/results.h"
 #include "tests/report/run_sample.h"
 #include "tests/support.h"
 
@@ -24,8 +25,7 @@ ResultRow row_of(const std::string& intervention, const std::string& metric) {
   row.difference = {-0.25, -0.375, -0.125, 48};
   row.p = 0.00009999;
   row.q = 0.01234;
-  row.controls = {-0.01, -0.06, 0.04, 20};
-  row.rank = 1;
+  row.controls = {{-0.01, -0.06, 0.04, 20}, 1};
   return row;
 }
 
@@ -69,7 +69,7 @@ TEST_CASE("format: escapes") {
 }
 
 TEST_CASE("tables: Markdown, aligned") {
-  CHECK(table_markdown({row_of("off|a", "em"), undefined_row()}) ==
+  CHECK(table_markdown(result_table({row_of("off|a", "em"), undefined_row()})) ==
         "| metric | intervention |  n | baseline |  mean |    difference [95 % CI] |      p |      q | random controls "
         "[2.5 %, 97.5 %] |    rank |\n"
         "|--------|--------------|---:|---------:|------:|------------------------:|-------:|-------:|---------------"
@@ -81,14 +81,14 @@ TEST_CASE("tables: Markdown, aligned") {
 }
 
 TEST_CASE("tables: text for a terminal") {
-  const std::string text = table_text({row_of("off", "em"), row_of("off", "f1")});
+  const std::string text = table_text(result_table({row_of("off", "em"), row_of("off", "f1")}));
   CHECK(text.starts_with("metric  intervention   n  baseline   mean     difference [95 % CI]       p       q"));
   CHECK(text.find("\n\nf1      off") != std::string::npos);
   CHECK(text.find("1 of 21\n") != std::string::npos);
 }
 
 TEST_CASE("tables: LaTeX") {
-  const std::string tex = table_latex({row_of("off_a & 5%", "em"), row_of("x", "f1"), undefined_row()});
+  const std::string tex = table_latex(result_table({row_of("off_a & 5%", "em"), row_of("x", "f1"), undefined_row()}));
   CHECK(tex.find("\\toprule") != std::string::npos);
   CHECK(tex.find("em & off\\_a \\& 5\\% & $48$ & $0.800$ & $0.550$ & $-0.250$ $[-0.375, -0.125]$ & $0.0001$ & $0.0123$ "
                  "& $-0.010$ $[-0.060, +0.040]$ & 1 of 21 \\\\\n\\midrule\nf1 & x") != std::string::npos);
@@ -100,7 +100,7 @@ TEST_CASE("tables: LaTeX") {
 TEST_CASE("tables: CSV keeps every digit") {
   ResultRow row = row_of("a,\"b\"", "em");
   row.difference.value = 1.0 / 3;
-  const CsvTable table = CsvTable::parse(table_csv({row, undefined_row()}), "table.csv");
+  const CsvTable table = CsvTable::parse(table_csv({result_table({row, undefined_row()})}), "table.csv");
   REQUIRE(table.n_rows() == 2);
   CHECK(table.text(0, table.column("intervention")) == "a,\"b\"");
   CHECK(table.number(0, table.column("diff")) == 1.0 / 3);
@@ -110,29 +110,30 @@ TEST_CASE("tables: CSV keeps every digit") {
   CHECK(table.text(1, table.column("control_rank")).empty());
 }
 
-TEST_CASE("tables: rows of metrics.json") {
-  const json::Value metrics = metrics_json(test::sample_values(), 1);
-  const std::vector<ResultRow> rows = result_rows(metrics, RowChoice::main), all = result_rows(metrics, RowChoice::all);
+TEST_CASE("tables: rows of findings") {
+  const RunFindings findings = run_findings(test::sample_values(), 1);
+  const std::vector<ResultRow> rows = result_rows(findings, RowChoice::main),
+                               all = result_rows(findings, RowChoice::all);
   REQUIRE(rows.size() == 3 * 7);
   CHECK(rows[0].intervention == test::odd_name);
   CHECK(rows[0].metric == "em");
   CHECK(rows[7].metric == "repetition");
-  CHECK(rows[0].controls.n == 20);
-  CHECK(rows[0].rank == 1);
-  CHECK_FALSE(rows[1].rank);
+  CHECK(rows[0].controls.differences.n == 20);
+  CHECK(rows[0].controls.rank == 1);
+  CHECK_FALSE(rows[1].controls.rank);
   CHECK(rows[0].difference.value == doctest::Approx(rows[0].mean.value - rows[0].baseline.value));
   REQUIRE(all.size() == 3 * 34);
   CHECK(all[1].control_of == test::odd_name);
-  CHECK(result_rows(metrics, RowChoice::main, "with_document")[0].difference.n == 30);
-  CHECK_THROWS_WITH_AS(result_rows(metrics, RowChoice::main, "other"),
+  CHECK(result_rows(findings, RowChoice::main, "with_document")[0].difference.n == 30);
+  CHECK_THROWS_WITH_AS(result_rows(findings, RowChoice::main, "other"),
                        doctest::Contains("metrics.json: conditions: expected the key \"other\""), Error);
-  CHECK_THROWS_AS(result_rows(json::Value::object(), RowChoice::main), Error);
+  CHECK_THROWS_AS(result_rows(RunFindings(), RowChoice::main), Error);
 }
 
 TEST_CASE("tables: the three files") {
   test::TemporaryDirectory scratch;
-  const json::Value metrics = metrics_json(test::sample_values(), 1);
-  write_tables(scratch.path(), metrics);
+  const RunFindings findings = run_findings(test::sample_values(), 1);
+  write_tables(scratch.path(), findings);
   const std::string markdown = test::read_file(scratch / "table.md");
   CHECK(markdown.find("off\\_a \\& \\<b\\>\\|100%") != std::string::npos);
   CHECK(markdown.find("\nCondition without\\_document:\n\n| metric") != std::string::npos);

@@ -247,7 +247,7 @@ TEST_CASE("interventions: names, order and what each is") {
   REQUIRE(planned[8].grid.size() == 1);
   CHECK(planned[8].grid[0].second == json::Value(1));
   CHECK(planned[16].description == "misroute random");
-  CHECK(planned[18].audited == std::pair<int32_t, int32_t>{3, 5});
+  CHECK(planned[18].audited == ExpertId{3, 5});
   CHECK(planned[18].description == "ban expert 5 in layer 3");
   CHECK(planned[18].control_of.empty());
   CHECK(json::dump(planned[20].edits) == R"([{"op":"deactivate","mode":"ban","experts":{"4":[2]}}])");

@@ -9,6 +9,7 @@
 #include <cmath>
 
 #include "base/error.h"
+#include "eval/findings/metrics_file.h"
 #include "eval/statistics/paired.h"
 
 using namespace signalbox;
@@ -48,6 +49,8 @@ RunValues small_run() {
   run.interventions = {intervention("baseline", base_values), intervention("off", off_values)};
   return run;
 }
+
+json::Value json_of(const RunValues& run, int n_threads = 0) { return metrics_json(run_findings(run, n_threads)); }
 
 const json::Value& at(const json::Value& value, std::initializer_list<const char*> path) {
   const json::Value* here = &value;
@@ -143,7 +146,7 @@ TEST_CASE("paired: no values, one cluster, values that are not finite") {
 }
 
 TEST_CASE("results: means, differences, p and McNemar of eight records") {
-  const json::Value out = metrics_json(small_run());
+  const json::Value out = json_of(small_run());
   CHECK(at(out, {"schema"}).string() == "signalbox.metrics/1");
   CHECK(at(out, {"baseline"}).string() == "baseline");
   CHECK(at(out, {"resamples"}).integer() == 20000);
@@ -167,7 +170,7 @@ TEST_CASE("results: means, differences, p and McNemar of eight records") {
 TEST_CASE("results: pairs are resampled and flipped whole") {
   RunValues run = small_run();
   run.clusters = {"a", "a", "b", "b", "c", "c", "d", "d"};
-  const json::Value out = metrics_json(run);
+  const json::Value out = json_of(run);
   CHECK(real(out, {"contrasts", "off", "em", "diff"}) == -0.375);
   CHECK(real(out, {"contrasts", "off", "em", "ci_lo"}) == -0.75);
   CHECK(real(out, {"contrasts", "off", "em", "ci_hi"}) == 0);
@@ -178,7 +181,7 @@ TEST_CASE("results: only records that both sides have are compared") {
   RunValues run = small_run();
   run.interventions[0].metrics["em"] = {{0, 2, 3, 5}, {1, 0.5, 0, 1}};
   run.interventions[1].metrics["em"] = {{1, 2, 3, 4, 7}, {1, 1, 0.25, 0, 1}};
-  const json::Value out = metrics_json(run);
+  const json::Value out = json_of(run);
   CHECK(at(out, {"interventions", "off", "em", "n"}).integer() == 5);
   CHECK(real(out, {"interventions", "off", "em", "mean"}) == 0.65);
   CHECK(at(out, {"contrasts", "off", "em", "n"}).integer() == 2);
@@ -190,7 +193,7 @@ TEST_CASE("results: an intervention that changes nothing, and one without values
   RunValues run = small_run();
   run.interventions.push_back(intervention("same", base_values));
   run.interventions.push_back(intervention("none", {}));
-  const json::Value out = metrics_json(run);
+  const json::Value out = json_of(run);
   for (const char* key : {"diff", "ci_lo", "ci_hi"}) CHECK(real(out, {"contrasts", "same", "em", key}) == 0);
   CHECK(real(out, {"contrasts", "same", "em", "p"}) == 1);
   CHECK(real(out, {"contrasts", "same", "em", "q"}) == 1);
@@ -209,7 +212,7 @@ TEST_CASE("results: the place among random controls, ties against the effect") {
   run.interventions.push_back(control("off", ControlKind::random, 3, base_values));               // 0
   run.interventions.push_back(control("off", ControlKind::frequency_matched, 4, {1, 1, 1, 0, 1, 0, 0, 1}));  // -1/8
   run.interventions.push_back(control("off", ControlKind::bottom, 5, {1, 0, 1, 0, 1, 0, 0, 1}));             // -2/8
-  const json::Value out = metrics_json(run);
+  const json::Value out = json_of(run);
   const json::Value& off = at(out, {"contrasts", "off", "em"});
   CHECK(real(off, {"control_mean"}) == -0.21875);
   // Percentiles of -0.75 -0.375 0 0.25: numpy.percentile(.., [2.5, 97.5])
@@ -236,7 +239,7 @@ TEST_CASE("results: q over all contrasts with a p, controls and metrics together
   run.interventions.push_back(intervention("none", {}));
   run.interventions[0].metrics["f1"] = all_records({0, 0, 0, 0, 0, 0, 0, 0});
   run.interventions[1].metrics["f1"] = all_records({1, 1, 1, 1, 1, 1, 1, 1});
-  const json::Value out = metrics_json(run);
+  const json::Value out = json_of(run);
   std::vector<std::pair<double, double>> family;  // p, q
   for (const auto& [name, metrics] : at(out, {"contrasts"}).members())
     for (const auto& [metric, contrast] : metrics.members())
@@ -252,7 +255,7 @@ TEST_CASE("results: q over all contrasts with a p, controls and metrics together
 TEST_CASE("results: by condition, where there are two") {
   RunValues run = small_run();
   run.conditions = {"with", "with", "with", "without", "without", "without", "", ""};
-  const json::Value out = metrics_json(run);
+  const json::Value out = json_of(run);
   CHECK(at(out, {"conditions"}).members().size() == 2);
   CHECK(real(out, {"conditions", "with", "interventions", "off", "em", "mean"}) == doctest::Approx(1.0 / 3));
   CHECK(real(out, {"conditions", "with", "contrasts", "off", "em", "diff"}) == doctest::Approx(-2.0 / 3));
@@ -264,19 +267,57 @@ TEST_CASE("results: by condition, where there are two") {
   CHECK(real(out, {"conditions", "with", "contrasts", "off", "em", "q"}) == doctest::Approx(1).epsilon(0.03));
   CHECK(real(out, {"conditions", "without", "contrasts", "off", "em", "p"}) == 1);
   run.conditions.assign(8, "with");
-  CHECK(metrics_json(run).find("conditions") == nullptr);
+  CHECK(json_of(run).find("conditions") == nullptr);
 }
 
 TEST_CASE("results: the same bytes whatever the threads, other bytes for another seed") {
   RunValues run = small_run();
   run.interventions[1].grid = {{"policy", "random"}, {"fraction", 0.25}};
   run.interventions[1].metrics["em"].values[0] = 0.3;
-  const std::string one = json::dump(metrics_json(run, 1));
-  CHECK(one == json::dump(metrics_json(run, 3)));
+  const std::string one = json::dump(json_of(run, 1));
+  CHECK(one == json::dump(json_of(run, 3)));
   CHECK(one.find("\"grid\":{\"policy\":\"random\",\"fraction\":0.25}") != std::string::npos);
   CHECK(one.find("\"ci_hi\"") != std::string::npos);
   run.seed = 1;
-  CHECK(one != json::dump(metrics_json(run, 1)));
+  CHECK(one != json::dump(json_of(run, 1)));
+}
+
+TEST_CASE("results: metrics.json read back says the same") {
+  RunValues run = small_run();
+  run.metrics = {"em", "f1"};
+  run.seed = 18446744073709551615u;
+  run.conditions = {"with", "with", "with", "without", "without", "without", "", ""};
+  run.interventions[0].metrics["f1"] = all_records({0.1, 0.2, 1.0 / 3, 0.4, 0.5, 0.6, 0.7, 0.8});
+  run.interventions[1].description = "ban 2 experts";
+  run.interventions.push_back(control("off", ControlKind::random, 0, {0, 0, 0, 0, 1, 1, 0, 1}));
+  run.interventions.push_back(control("off", ControlKind::frequency_matched, 1, {1, 1, 1, 0, 1, 0, 0, 1}));
+  run.interventions.push_back(control("off", ControlKind::bottom, 2, {1, 0, 1, 0, 1, 0, 0, 1}));
+  run.interventions.push_back(intervention("mis/policy=random,fraction=0.5", {0, 0, 1, 1, 0, 0, 1, 1}));
+  run.interventions.back().grid = {{"policy", "random"}, {"fraction", 0.5}};
+  run.interventions.push_back(intervention("audit/L3E15", {1, 1, 1, 1, 1, 1, 1, 1}));
+  RunFindings findings = run_findings(run);
+  findings.audit = {{"em", -0.25, std::nullopt, 3}, {"f1", std::nullopt, std::nullopt, 0}};
+  const json::Value written = metrics_json(findings);
+  const RunFindings read = read_findings(json::Ref(written, "metrics.json"));
+  CHECK(json::dump(metrics_json(read)) == json::dump(written));
+  CHECK(read.interventions[6].audited == ExpertId{3, 15});
+  CHECK(read.interventions[6].entry == "audit");
+  CHECK(read.interventions[5].entry == "mis");
+  CHECK(read.interventions[5].is_main());
+  CHECK_FALSE(read.interventions[2].is_main());
+  CHECK(read.mean("off", "em").value == 0.375);
+  CHECK(read.of_condition("without").contrasts[1][0].difference.n == 3);
+  CHECK(std::isnan(read.all.contrasts[1][1].p));
+  REQUIRE(read.all.contrasts[1][0].frequency_matched);
+  CHECK(read.all.contrasts[1][0].frequency_matched->rank == 1);
+  CHECK_FALSE(read.all.contrasts[2][0].bottom);
+
+  for (const char* name :
+       {"audit/L3", "audit/L3E", "audit/LE3", "audit/L3E4x", "audit/L99999999999E1", "audit", "L3E4"})
+    CHECK_FALSE(parse_audit_name(name));
+  json::Value wrong = written;
+  wrong.set("seed", -1);
+  CHECK_THROWS_WITH_AS(read_findings(json::Ref(wrong, "metrics.json")), doctest::Contains("metrics.json: seed"), Error);
 }
 
 TEST_CASE("results: values that do not fit together are refused") {
@@ -284,7 +325,7 @@ TEST_CASE("results: values that do not fit together are refused") {
     RunValues run = small_run();
     change(run);
     try {
-      metrics_json(run);
+      json_of(run);
     } catch (const Error& error) {
       return std::string(error.what());
     }
@@ -344,6 +385,6 @@ TEST_CASE("results: a large run" * doctest::skip()) {
     }
   }
   const auto start = std::chrono::steady_clock::now();
-  metrics_json(run, 2);
+  json_of(run, 2);
   MESSAGE(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() << " s");
 }

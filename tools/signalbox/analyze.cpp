@@ -9,8 +9,12 @@
 #include "base/files.h"
 #include "eval/detect/risk_difference.h"
 #include "eval/detect/selection.h"
+#include "eval/experiment/collect.h"
 #include "eval/experiment/findings.h"
+#include "eval/experiment/schedule.h"
 #include "eval/findings/audit.h"
+#include "eval/findings/metrics_file.h"
+#include "eval/findings/results.h"
 #include "eval/findings/tables.h"
 #include "eval/routing/npmi.h"
 #include "eval/routing/usage.h"
@@ -47,10 +51,10 @@ std::vector<fs::path> traces_of(const fs::path& directory) {
   if (!is_run(directory))
     throw Error(directory.string(), std::string("expected a trace directory (trace.safetensors) or a run directory (") +
                                         plan_file + "), found neither");
-  const ExperimentPlan plan = read_plan(directory);
+  const RunSchedule schedule = read_schedule(directory);
   std::vector<fs::path> traces;
-  for (size_t s = 0; s < plan.seeds.size(); ++s) {
-    const fs::path trace = trace_path(directory, plan, plan.baseline_index(), s);
+  for (size_t s = 0; s < schedule.seeds.size(); ++s) {
+    const fs::path trace = trace_path(directory, schedule, schedule.baseline_index(), s);
     if (fs::exists(trace / "trace.safetensors")) traces.push_back(trace);
   }
   return traces;
@@ -61,22 +65,18 @@ void analyze_run(const fs::path& directory, const fs::path& out, const AnalyzeOp
   const std::optional<Manifest> manifest = Manifest::read(directory);
   if (!manifest || manifest->status != RunStatus::complete)
     throw Error(directory.string(), "expected a run that is complete, found one that is not (run its command again)");
-  ExperimentPlan plan = read_plan(directory);
-  plan.seed = options.detection.seed;
-  plan.resamples = options.detection.resamples;
-  json::Value metrics = metrics_json(collect_values(directory, plan), options.detection.threads);
+  RunSchedule schedule = read_schedule(directory);
+  schedule.seed = options.detection.seed;
+  schedule.resamples = options.detection.resamples;
+  RunFindings findings = run_findings(collect_values(directory, schedule), options.detection.threads);
   std::error_code code;
   fs::create_directories(out, code);
   if (code) throw Error(out.string(), "cannot make the directory: " + code.message());
-  write_tables(out, metrics);
-  const std::vector<AuditRow> audit = audit_rows(metrics, ranking_of_audit(directory));
-  if (!audit.empty()) {
-    metrics.set("audit", audit_json(audit));
-    write_file_atomically(out / "audit.csv", audit_csv(audit));
-  }
-  write_file_atomically(out / "metrics.json", json::dump(metrics, 1) + "\n");
+  write_tables(out, findings);
+  write_audit(directory, out, findings);
+  write_metrics(out, findings);
   if (options.json) return;
-  write_stdout(findings_text(directory, metrics) + "\n");
+  write_stdout(findings_text(directory, findings) + "\n");
 }
 
 // The two conditions of --contrast, or those of the records when they have exactly two.

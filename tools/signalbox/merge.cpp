@@ -6,6 +6,8 @@
 #include <memory>
 
 #include "eval/experiment/findings.h"
+#include "eval/findings/metrics_file.h"
+#include "eval/report/run_report.h"
 #include "tools/signalbox/commands.h"
 #include "tools/signalbox/common.h"
 
@@ -28,7 +30,7 @@ int merge_command(int argc, char** argv) {
 
   std::unique_ptr<Progress> progress;
   MergeOptions options;
-  options.finalize = write_findings;
+  options.finalize = [](const std::filesystem::path& dir) { write_run_report(dir, write_findings(dir)); };
   options.on_progress = [&](int64_t done, int64_t total) {
     stop_if_interrupted();
     if (!progress) progress = std::make_unique<Progress>("merging", total, quiet);
@@ -37,12 +39,12 @@ int merge_command(int argc, char** argv) {
   catch_signals();
   merge_runs(out, shards, options);
   progress.reset();
-  const json::Value metrics = json::parse_file(std::filesystem::path(out) / "metrics.json");
+  const RunFindings findings = read_findings(std::filesystem::path(out));
   if (as_json) {
-    write_stdout(json::dump(metrics) + "\n");
+    write_stdout(json::dump(metrics_json(findings)) + "\n");
   } else {
     const std::string report = (std::filesystem::path(out) / "report.html").string();
-    write_stdout(findings_text(out, metrics) + "\nReport: " + report + "\n");
+    write_stdout(findings_text(out, findings) + "\nReport: " + report + "\n");
   }
   return 0;
 }

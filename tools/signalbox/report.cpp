@@ -3,6 +3,7 @@
 #include <filesystem>
 
 #include "base/files.h"
+#include "eval/findings/metrics_file.h"
 #include "eval/findings/tables.h"
 #include "eval/report/run_report.h"
 #include "tools/signalbox/commands.h"
@@ -14,12 +15,12 @@ namespace {
 
 std::string table_of(const std::filesystem::path& dir, const std::string& format, bool all,
                      const std::string& condition) {
-  const json::Value metrics = json::parse_file(dir / "metrics.json");
-  const std::vector<ResultRow> rows = result_rows(metrics, all ? RowChoice::all : RowChoice::main, condition);
-  if (format == "md") return table_markdown(rows);
-  if (format == "csv") return table_csv(rows);
-  if (format == "tex") return table_latex(rows);
-  return table_text(rows);
+  const RunFindings findings = read_findings(dir);
+  const FindingsTable table = result_table(result_rows(findings, all ? RowChoice::all : RowChoice::main, condition));
+  if (format == "md") return table_markdown(table);
+  if (format == "csv") return table_csv({table});
+  if (format == "tex") return table_latex(table);
+  return table_text(table);
 }
 
 }  // namespace

@@ -9,6 +9,8 @@
 #include "base/sha256.h"
 #include "eval/experiment/conduct.h"
 #include "eval/experiment/findings.h"
+#include "eval/findings/metrics_file.h"
+#include "eval/report/run_report.h"
 #include "eval/score/scorer.h"
 #include "tools/signalbox/commands.h"
 #include "tools/signalbox/common.h"
@@ -183,6 +185,7 @@ int run_experiment(ExperimentSpec spec, CommonOptions options, const ExperimentR
   conducting.identity = identity_of(options, model, experiment, setup, dated);
   conducting.info = info_of(options, model, experiment, argc, argv);
   conducting.threads = options.threads;
+  conducting.on_findings = write_run_report;
   Stages stages(options.quiet);
   ConductEvents events;
   events.on_stage = [&](const std::string& what, int64_t total) { stages.begin(what, total); };
@@ -195,12 +198,12 @@ int run_experiment(ExperimentSpec spec, CommonOptions options, const ExperimentR
     if (!options.quiet) std::fprintf(stderr, "%s: the same command goes on from here\n", run.out.c_str());
     return 3;
   }
-  const json::Value metrics = json::parse_file(fs::path(run.out) / "metrics.json");
+  const RunFindings findings = read_findings(fs::path(run.out));
   if (options.json) {
-    write_stdout(json::dump(metrics) + "\n");
+    write_stdout(json::dump(metrics_json(findings)) + "\n");
   } else {
     if (end == RunEnd::was_complete && !options.quiet) std::fprintf(stderr, "%s: was complete\n", run.out.c_str());
-    write_stdout(findings_text(run.out, metrics) + "\nReport: " + (fs::path(run.out) / "report.html").string() + "\n");
+    write_stdout(findings_text(run.out, findings) + "\nReport: " + (fs::path(run.out) / "report.html").string() + "\n");
   }
   return 0;
 }

@@ -1,0 +1,13 @@
+// From the samples of a run directory to the values that findings are made of.
+#pragma once
+#include <filesystem>
+
+#include "eval/experiment/schedule.h"
+#include "eval/findings/values.h"
+
+namespace signalbox {
+
+// A value for every metric, intervention and record. Throws Error naming the file that is missing or wrong.
+RunValues collect_values(const std::filesystem::path& dir, const RunSchedule& schedule);
+
+}  // namespace signalbox

@@ -1,0 +1,79 @@
+// The findings of a run, typed: what the statistics return, and what metrics.json, tables, audits and reports are made
+// of.
+#pragma once
+#include <cstdint>
+#include <limits>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "eval/findings/intervention.h"
+
+namespace signalbox {
+
+// A mean or a difference with its 95 % interval, of n values; NaN = undefined. Never infinite.
+struct Estimate {
+  static constexpr double undefined = std::numeric_limits<double>::quiet_NaN();
+  double value = undefined, lo = undefined, hi = undefined;
+  int64_t n = 0;
+};
+
+// Where a difference stands among those of its controls.
+struct ControlBand {
+  Estimate differences;         // of the controls: mean, 2.5 and 97.5 percentile, how many are defined
+  std::optional<int64_t> rank;  // 1 + the number of controls with at least this |difference|: 1 = larger than all
+};
+
+// One intervention against the baseline, in one metric.
+struct Contrast {
+  Estimate difference;             // mean of value - baseline's value, over the records that have both
+  double p = Estimate::undefined;  // by sign flips
+  double q = Estimate::undefined;  // Benjamini-Hochberg over the family that the contrast is in
+  double mcnemar_p = Estimate::undefined;
+  ControlBand random;  // of no controls where there are none
+  std::optional<ControlBand> frequency_matched;
+  std::optional<double> bottom;  // difference of the bottom control; NaN = undefined
+};
+
+// The findings over some of a run's records.
+struct RecordFindings {
+  std::vector<std::vector<Estimate>> means;      // [intervention][metric] of values
+  std::vector<std::vector<Contrast>> contrasts;  // [intervention][metric]; those of the baseline are undefined
+};
+
+struct ConditionFindings {
+  std::string condition;  // of the records
+  RecordFindings found;
+};
+
+// Rank correlations between how much the use of the audited experts differs and what ablating them does.
+struct AuditCorrelation {
+  std::string metric;
+  std::optional<double> spearman;         // of |rd| with |effect|; nullopt for fewer than 3 experts
+  std::optional<double> spearman_signed;  // of rd with effect
+  int64_t n = 0;                          // experts with a defined effect
+};
+
+struct RunFindings {
+  std::string baseline;  // name
+  int64_t resamples = 0;
+  uint64_t seed = 0;                          // of resampling
+  std::vector<std::string> metrics;           // in the order of the spec
+  std::vector<Intervention> interventions;    // in the order of the run, baseline included
+  RecordFindings all;                         // over all records; one family of q
+  std::vector<ConditionFindings> conditions;  // where records have at least two; one family of q over all
+  std::vector<AuditCorrelation> audit;        // by metric; empty: no audit
+
+  // Throw Error naming metrics.json when there is none of that name.
+  size_t intervention_index(const std::string& name) const;
+  size_t metric_index(const std::string& name) const;
+  size_t baseline_index() const { return intervention_index(baseline); }
+  const RecordFindings& of_condition(const std::string& condition) const;  // empty: all records
+
+  // Mean of an intervention's own values over all records.
+  const Estimate& mean(const std::string& intervention, const std::string& metric) const {
+    return all.means[intervention_index(intervention)][metric_index(metric)];
+  }
+};
+
+}  // namespace signalbox

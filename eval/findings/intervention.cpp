@@ -1,0 +1,53 @@
+#include "eval/findings/intervention.h"
+
+#include <charconv>
+
+namespace signalbox {
+
+namespace {
+
+constexpr std::string_view audit_prefix = "audit/L";
+
+// Takes a whole number off the front of `text`.
+std::optional<int32_t> take_number(std::string_view& text) {
+  int32_t number = 0;
+  const auto [end, bad] = std::from_chars(text.data(), text.data() + text.size(), number);
+  if (bad != std::errc()) return std::nullopt;
+  text.remove_prefix(static_cast<size_t>(end - text.data()));
+  return number;
+}
+
+}  // namespace
+
+const char* control_name(ControlKind kind) {
+  switch (kind) {
+    case ControlKind::random: return "random";
+    case ControlKind::frequency_matched: return "frequency_matched";
+    case ControlKind::bottom: return "bottom";
+    case ControlKind::none: break;
+  }
+  return "none";
+}
+
+ControlKind parse_control(const json::Ref& name) {
+  for (const ControlKind kind : {ControlKind::random, ControlKind::frequency_matched, ControlKind::bottom})
+    if (name.string() == control_name(kind)) return kind;
+  name.fail("expected a kind of control, found \"" + name.string() + "\"");
+}
+
+std::string audit_name(const ExpertId& expert) {
+  return std::string(audit_prefix) + std::to_string(expert.layer) + "E" + std::to_string(expert.expert);
+}
+
+std::optional<ExpertId> parse_audit_name(std::string_view name) {
+  if (!name.starts_with(audit_prefix)) return std::nullopt;
+  name.remove_prefix(audit_prefix.size());
+  const std::optional<int32_t> layer = take_number(name);
+  if (!layer || !name.starts_with('E')) return std::nullopt;
+  name.remove_prefix(1);
+  const std::optional<int32_t> expert = take_number(name);
+  if (!expert || !name.empty()) return std::nullopt;
+  return ExpertId{*layer, *expert};
+}
+
+}  // namespace signalbox

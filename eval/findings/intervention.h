@@ -1,0 +1,48 @@
+// What an intervention of a run is, whatever is done with it: specs, schedules, bound edits, values and findings all
+// describe it with this.
+#pragma once
+#include <compare>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "base/json.h"
+
+namespace signalbox {
+
+enum class ControlKind : uint8_t { none, random, frequency_matched, bottom };
+
+// "random", ...; none: "none".
+const char* control_name(ControlKind kind);
+// Throws Error at `name` when it is no kind of control.
+ControlKind parse_control(const json::Ref& name);
+
+// Keys and values of one point of a grid, in the order of the grid's keys.
+using GridPoint = std::vector<std::pair<std::string, json::Value>>;
+
+struct ExpertId {
+  int32_t layer = 0, expert = 0;
+  auto operator<=>(const ExpertId&) const = default;
+};
+
+struct Intervention {
+  std::string name;         // "off", "mis/policy=random,fraction=0.25", "off/random-0", "audit/L3E5"
+  std::string entry;        // of the spec: the name up to its first '/'; "audit" for the audit's
+  std::string description;  // for people: "ban 8 experts in layers 1-5"
+  std::string control_of;   // name of the intervention that this one is a control of; empty: not a control
+  ControlKind control = ControlKind::none;
+  GridPoint grid;                   // empty: no point of a grid
+  std::optional<ExpertId> audited;  // the audit's: the expert that is ablated by itself
+
+  // Neither a control nor one of the audit's: what tables and reports show in rows of its own.
+  bool is_main() const { return control_of.empty() && !audited; }
+};
+
+// "audit/L3E5", and back; nullopt for every other name.
+std::string audit_name(const ExpertId& expert);
+std::optional<ExpertId> parse_audit_name(std::string_view name);
+
+}  // namespace signalbox

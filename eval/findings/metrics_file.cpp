@@ -1,0 +1,226 @@
+#include "eval/findings/metrics_file.h"
+
+#include <cmath>
+
+#include "base/files.h"
+
+namespace signalbox {
+
+namespace {
+
+constexpr const char* metrics_file = "metrics.json";
+
+// ---- writing
+
+json::Value number(double value) { return std::isnan(value) ? json::Value(nullptr) : json::Value(value); }
+
+template <class T>
+json::Value optional(const std::optional<T>& value) {
+  return value ? json::Value(*value) : json::Value(nullptr);
+}
+
+json::Value estimate_json(const Estimate& estimate) {
+  json::Value out = json::Value::object();
+  out.append_member("mean", number(estimate.value));
+  out.append_member("ci_lo", number(estimate.lo));
+  out.append_member("ci_hi", number(estimate.hi));
+  out.append_member("n", estimate.n);
+  return out;
+}
+
+json::Value contrast_json(const Contrast& contrast) {
+  json::Value out = json::Value::object();
+  out.append_member("diff", number(contrast.difference.value));
+  out.append_member("ci_lo", number(contrast.difference.lo));
+  out.append_member("ci_hi", number(contrast.difference.hi));
+  out.append_member("p", number(contrast.p));
+  out.append_member("q", number(contrast.q));
+  const ControlBand& random = contrast.random;
+  out.append_member("control_mean", number(random.differences.value));
+  out.append_member("control_lo", number(random.differences.lo));
+  out.append_member("control_hi", number(random.differences.hi));
+  out.append_member("control_rank", optional(random.rank));
+  out.append_member("n_controls", random.differences.n);
+  out.append_member("n", contrast.difference.n);
+  out.append_member("mcnemar_p", number(contrast.mcnemar_p));
+  if (contrast.frequency_matched) {
+    const ControlBand& band = *contrast.frequency_matched;
+    json::Value matched = json::Value::object();
+    matched.append_member("mean", number(band.differences.value));
+    matched.append_member("lo", number(band.differences.lo));
+    matched.append_member("hi", number(band.differences.hi));
+    matched.append_member("rank", optional(band.rank));
+    matched.append_member("n", band.differences.n);
+    out.append_member("frequency_matched", std::move(matched));
+  }
+  if (contrast.bottom) out.append_member("bottom_diff", number(*contrast.bottom));
+  return out;
+}
+
+void append_found(json::Value& out, const RunFindings& run, const RecordFindings& found) {
+  json::Value means = json::Value::object(), contrasts = json::Value::object();
+  for (size_t i = 0; i < run.interventions.size(); ++i) {
+    const std::string& name = run.interventions[i].name;
+    json::Value by_metric = json::Value::object(), differences = json::Value::object();
+    for (size_t m = 0; m < run.metrics.size(); ++m) {
+      by_metric.append_member(run.metrics[m], estimate_json(found.means[i][m]));
+      differences.append_member(run.metrics[m], contrast_json(found.contrasts[i][m]));
+    }
+    means.append_member(name, std::move(by_metric));
+    if (name != run.baseline) contrasts.append_member(name, std::move(differences));
+  }
+  out.append_member("interventions", std::move(means));
+  out.append_member("contrasts", std::move(contrasts));
+}
+
+json::Value about_json(const Intervention& intervention) {
+  const bool is_control = intervention.control != ControlKind::none;
+  json::Value out = json::Value::object(), grid = json::Value::object();
+  out.append_member("description", intervention.description);
+  out.append_member("control_of", is_control ? json::Value(intervention.control_of) : json::Value(nullptr));
+  out.append_member("control", is_control ? json::Value(control_name(intervention.control)) : json::Value(nullptr));
+  for (const auto& [key, value] : intervention.grid) grid.append_member(key, value);
+  out.append_member("grid", std::move(grid));
+  return out;
+}
+
+json::Value audit_json(const std::vector<AuditCorrelation>& audit) {
+  json::Value out = json::Value::object();
+  for (const AuditCorrelation& one : audit) {
+    json::Value correlation = json::Value::object();
+    correlation.append_member("spearman", optional(one.spearman));
+    correlation.append_member("spearman_signed", optional(one.spearman_signed));
+    correlation.append_member("n", one.n);
+    out.append_member(one.metric, std::move(correlation));
+  }
+  return out;
+}
+
+// ---- reading
+
+double read_number(const json::Ref& object, std::string_view key) {
+  const json::Ref value = object.at(key);
+  return value.is_null() ? Estimate::undefined : value.number();
+}
+
+std::optional<double> read_defined(const json::Ref& object, std::string_view key) {
+  const auto value = object.find(key);
+  return value ? std::optional<double>(value->number()) : std::nullopt;
+}
+
+std::optional<int64_t> read_rank(const json::Ref& object, std::string_view key) {
+  const auto value = object.find(key);
+  return value ? std::optional<int64_t>(value->integer()) : std::nullopt;
+}
+
+Estimate read_estimate(const json::Ref& object, std::string_view key) {
+  return {read_number(object, key), read_number(object, "ci_lo"), read_number(object, "ci_hi"), object.at("n").size()};
+}
+
+Contrast read_contrast(const json::Ref& object) {
+  Contrast out;
+  out.difference = read_estimate(object, "diff");
+  out.p = read_number(object, "p");
+  out.q = read_number(object, "q");
+  out.mcnemar_p = read_number(object, "mcnemar_p");
+  out.random.differences = {read_number(object, "control_mean"), read_number(object, "control_lo"),
+                            read_number(object, "control_hi"), object.at("n_controls").size()};
+  out.random.rank = read_rank(object, "control_rank");
+  if (const auto matched = object.find("frequency_matched"))
+    out.frequency_matched = ControlBand{{read_number(*matched, "mean"), read_number(*matched, "lo"),
+                                         read_number(*matched, "hi"), matched->at("n").size()},
+                                        read_rank(*matched, "rank")};
+  if (object.value().find("bottom_diff")) out.bottom = read_number(object, "bottom_diff");
+  return out;
+}
+
+RecordFindings read_found(const json::Ref& part, const RunFindings& run) {
+  const json::Ref means = part.at("interventions"), contrasts = part.at("contrasts");
+  RecordFindings out;
+  for (const Intervention& intervention : run.interventions) {
+    const bool is_baseline = intervention.name == run.baseline;
+    const json::Ref by_metric = means.at(intervention.name);
+    const std::optional<json::Ref> differences =
+        is_baseline ? std::nullopt : std::optional(contrasts.at(intervention.name));
+    out.means.emplace_back();
+    out.contrasts.emplace_back();
+    for (const std::string& metric : run.metrics) {
+      out.means.back().push_back(read_estimate(by_metric.at(metric), "mean"));
+      out.contrasts.back().push_back(is_baseline ? Contrast() : read_contrast(differences->at(metric)));
+    }
+  }
+  return out;
+}
+
+Intervention read_about(const std::string& name, const json::Ref& about) {
+  Intervention out;
+  out.name = name;
+  out.entry = name.substr(0, name.find('/'));  // names of entries hold no '/'
+  out.description = about.at("description").string();
+  if (const auto of = about.find("control_of")) {
+    out.control_of = of->string();
+    out.control = parse_control(about.at("control"));
+  }
+  for (const auto& [key, value] : about.at("grid").members()) out.grid.emplace_back(key, value.value());
+  out.audited = parse_audit_name(name);
+  return out;
+}
+
+uint64_t read_seed(const json::Ref& seed) {
+  return static_cast<uint64_t>(seed.value().is_unsigned() ? seed.value().integer() : seed.integer(0, INT64_MAX));
+}
+
+}  // namespace
+
+json::Value metrics_json(const RunFindings& findings) {
+  json::Value out = json::Value::object(), metrics = json::Value::array(), about = json::Value::object();
+  for (const std::string& metric : findings.metrics) metrics.push_back(metric);
+  for (const Intervention& one : findings.interventions) about.append_member(one.name, about_json(one));
+  out.append_member("schema", "signalbox.metrics/1");
+  out.append_member("baseline", findings.baseline);
+  out.append_member("resamples", findings.resamples);
+  out.append_member("seed", findings.seed);
+  out.append_member("metrics", std::move(metrics));
+  out.append_member("about", std::move(about));
+  append_found(out, findings, findings.all);
+  if (!findings.conditions.empty()) {
+    json::Value by_condition = json::Value::object();
+    for (const ConditionFindings& condition : findings.conditions) {
+      json::Value one = json::Value::object();
+      append_found(one, findings, condition.found);
+      by_condition.append_member(condition.condition, std::move(one));
+    }
+    out.append_member("conditions", std::move(by_condition));
+  }
+  if (!findings.audit.empty()) out.append_member("audit", audit_json(findings.audit));
+  return out;
+}
+
+void write_metrics(const std::filesystem::path& dir, const RunFindings& findings) {
+  write_file_atomically(dir / metrics_file, json::dump(metrics_json(findings), 1) + "\n");
+}
+
+RunFindings read_findings(const json::Ref& metrics) {
+  RunFindings out;
+  out.baseline = metrics.at("baseline").string();
+  for (const json::Ref& metric : metrics.at("metrics").items()) out.metrics.push_back(metric.string());
+  for (const auto& [name, about] : metrics.at("about").members()) out.interventions.push_back(read_about(name, about));
+  out.resamples = metrics.at("resamples").integer();
+  out.seed = read_seed(metrics.at("seed"));
+  out.all = read_found(metrics, out);
+  if (const auto conditions = metrics.find("conditions"))
+    for (const auto& [condition, part] : conditions->members())
+      out.conditions.push_back({condition, read_found(part, out)});
+  if (const auto audit = metrics.find("audit"))
+    for (const auto& [metric, one] : audit->members())
+      out.audit.push_back(
+          {metric, read_defined(one, "spearman"), read_defined(one, "spearman_signed"), one.at("n").size()});
+  return out;
+}
+
+RunFindings read_findings(const std::filesystem::path& dir) {
+  const json::Value metrics = json::parse_file(dir / metrics_file);
+  return read_findings(json::Ref(metrics, metrics_file));
+}
+
+}  // namespace signalbox

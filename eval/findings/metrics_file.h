@@ -1,0 +1,28 @@
+// metrics.json: the findings of a run as a file, written and read in this one place.
+#pragma once
+#include <filesystem>
+
+#include "base/json.h"
+#include "eval/findings/findings.h"
+
+namespace signalbox {
+
+// Undefined numbers are null. Keys, beyond "schema", "baseline", "resamples", "seed" and "metrics":
+//   about.NAME = {description, control_of, control, grid}: what an intervention is
+//   interventions.NAME.METRIC = {mean, ci_lo, ci_hi, n}
+//   contrasts.NAME.METRIC = {diff, ci_lo, ci_hi, p, q, control_mean, control_lo, control_hi, control_rank, n_controls,
+//     n, mcnemar_p}, the baseline left out; control_* are of the random controls; with other kinds of controls also
+//     frequency_matched = {mean, lo, hi, rank, n} and bottom_diff
+//   conditions.CONDITION = {interventions, contrasts}, where there are conditions
+//   audit.METRIC = {spearman, spearman_signed, n}, where there is an audit
+json::Value metrics_json(const RunFindings& findings);
+
+// DIR/metrics.json. Equal findings give equal bytes.
+void write_metrics(const std::filesystem::path& dir, const RunFindings& findings);
+
+// Back again; what the file does not say follows from the names (Intervention::entry, audited). Throws Error naming the
+// key.
+RunFindings read_findings(const json::Ref& metrics);
+RunFindings read_findings(const std::filesystem::path& dir);
+
+}  // namespace signalbox

@@ -1,0 +1,34 @@
+// What findings are made of: a value for every record, metric and intervention of a run.
+#pragma once
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "eval/findings/intervention.h"
+#include "eval/statistics/resampling.h"
+
+namespace signalbox {
+
+// Values of one metric under one intervention: one for each example (record) for which it is defined, samples and seeds
+// averaged. `records` ascending.
+struct MetricValues {
+  std::vector<int64_t> records;
+  std::vector<double> values;
+};
+
+struct InterventionValues : Intervention {
+  std::map<std::string, MetricValues> metrics;
+};
+
+struct RunValues {
+  std::vector<std::string> metrics;               // in the order of the spec
+  std::vector<InterventionValues> interventions;  // in the order of the run, baseline included
+  std::string baseline;
+  std::vector<std::string> clusters;    // [record] pair, else id: what is resampled whole
+  std::vector<std::string> conditions;  // [record] condition, else empty
+  uint64_t seed = 0;
+  int64_t resamples = default_resamples;
+};
+
+}  // namespace signalbox
