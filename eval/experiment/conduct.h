@@ -1,4 +1,4 @@
-// A whole experiment: data, detection, tuning, interventions with their controls, findings; in a run directory.
+// A whole experiment in a run directory, stage by stage: detection, tuning, the tests and their findings.
 #pragma once
 #include <atomic>
 #include <cstdint>
@@ -7,27 +7,13 @@
 #include <string>
 #include <vector>
 
-#include "eval/data/records.h"
 #include "eval/experiment/evaluate.h"
-#include "eval/experiment/spec.h"
-#include "eval/experiment/split.h"
+#include "eval/experiment/experiment.h"
 #include "eval/findings/findings.h"
 #include "eval/store/directory.h"
 #include "eval/store/shard.h"
 
 namespace signalbox {
-
-// Everything of an experiment that is known before a model is opened.
-struct Experiment {
-  ExperimentSpec spec;              // with its metrics chosen
-  std::vector<Record> records;      // after prompt programs
-  std::vector<int64_t> program_of;  // [records] index into spec.programs, or empty
-  Splits splits;
-  std::vector<std::string> notes;  // sentences for standard error and the log
-};
-
-// Reads the data, and refuses all that can be refused without a model. Throws Error.
-Experiment open_experiment(ExperimentSpec spec);
 
 struct ConductOptions {
   std::filesystem::path out;

@@ -338,7 +338,8 @@ void check_evaluation(const Evaluation& evaluation) {
         if (evaluation.generates)
           for (int64_t k = 0; k < record.generation.samples; ++k) check(record.prompt, static_cast<uint32_t>(k));
         if (evaluation.logprobs) check(record.scored, 0);
-        for (const EncodedRecord& option : record.options) check(option, 0);
+        if (evaluation.options)
+          for (const EncodedRecord& option : record.options) check(option, 0);
       }
     }
   }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <numeric>
 
 #include "probes/edit_plan.h"
 
@@ -100,14 +101,13 @@ std::string describe_edit(const EditSpec& spec, const ModelShape& shape) {
 
 class Planner {
  public:
-  Planner(const ExperimentSpec& spec, const ModelShape& shape,
-          const std::map<std::string, std::filesystem::path>& detect_files, const UsageTable& usage, uint64_t seed)
-      : spec_(spec), shape_(shape), detect_files_(detect_files), usage_(usage), seed_(seed) {}
+  Planner(const ExperimentSpec& spec, const ModelShape& shape, const Detected& detected, uint64_t seed)
+      : spec_(spec), shape_(shape), detected_(detected), seed_(seed) {}
 
-  std::vector<PlannedIntervention> plan() {
+  std::vector<PlannedIntervention> plan(const InterventionChoice& choice) {
     check_traces();
-    for (const InterventionSpec& intervention : spec_.interventions) add(intervention);
-    if (spec_.audit) add_audit(*spec_.audit);
+    for (const InterventionSpec* intervention : choice.interventions) add(*intervention, choice.with_controls);
+    if (spec_.audit && choice.with_controls) add_audit(*spec_.audit);
     return std::move(planned_);
   }
 
@@ -126,13 +126,13 @@ class Planner {
                                      "\", found \"" + spec_.traces.points + "\"");
   }
 
-  void add(const InterventionSpec& intervention) {
-    PlannedIntervention main{intervention, resolve_detect(intervention.edits, detect_files_)};
+  void add(const InterventionSpec& intervention, bool with_controls) {
+    PlannedIntervention main{intervention, resolve_detect(intervention.edits, detected_.files)};
     const json::Value edits = main.edits;
     const json::Ref ref(edits, spec_.where, intervention.path + ".edits");
     if (main.description.empty()) main.description = describe_edits(ref, spec_.base_dir, shape_);
     planned_.push_back(std::move(main));
-    if (!intervention.names_experts || !intervention.controls.any()) return;
+    if (!with_controls || !intervention.names_experts || !intervention.controls.any()) return;
     const NamedExperts named(ref, spec_.base_dir, shape_);
     if (!named.none()) add_controls(intervention, named);
   }
@@ -152,15 +152,16 @@ class Planner {
           named.random(seed_, intervention.name, i));
     for (int64_t i = 0; i < intervention.controls.frequency_matched; ++i)
       add(ControlKind::frequency_matched, "frequency-" + std::to_string(i),
-          "experts as often used " + std::to_string(i), named.frequency_matched(usage_, seed_, intervention.name, i));
+          "experts as often used " + std::to_string(i),
+          named.frequency_matched(detected_.usage, seed_, intervention.name, i));
     if (intervention.controls.bottom)
-      add(ControlKind::bottom, "bottom", "experts from the bottom", named.bottom(usage_));
+      add(ControlKind::bottom, "bottom", "experts from the bottom", named.bottom(detected_.usage));
   }
 
   void add_audit(const AuditSpec& audit) {
     json::Value list = json::Value::array();
     list.push_back(audit.edit);
-    list = resolve_detect(std::move(list), detect_files_);
+    list = resolve_detect(std::move(list), detected_.files);
     const json::Value& edit = list.items()[0];
     const EditSpec spec = EditSpec::parse(json::Ref(edit, spec_.where, audit.path), spec_.base_dir, 0);
     for (auto& [layer, experts] : resolve_targets(spec, shape_).layers) {
@@ -185,11 +186,30 @@ class Planner {
 
   const ExperimentSpec& spec_;
   const ModelShape& shape_;
-  const std::map<std::string, std::filesystem::path>& detect_files_;
-  const UsageTable& usage_;
+  const Detected& detected_;
   uint64_t seed_;
   std::vector<PlannedIntervention> planned_;
 };
+
+// Whether some edit takes its experts from a stage of detection.
+bool ranks_by_detection(const json::Value& edits, const Detected& detected) {
+  for (const json::Value& edit : edits.items())
+    for (const auto& [name, file] : detected.files)
+      if (ranking_text(edit, "from") == file.string()) return true;
+  return false;
+}
+
+// The edits with their experts by layer.
+json::Value with_listed_experts(const PlannedIntervention& one, const ExperimentSpec& spec, const ModelShape& shape) {
+  const json::Ref edits(one.edits, spec.where, "interventions." + one.name + ".edits");
+  const NamedExperts named(edits, spec.base_dir, shape);
+  Replacement same;
+  for (const LayerShape& layer : shape.layers) {
+    same.emplace_back(static_cast<size_t>(layer.n_experts));
+    std::iota(same.back().begin(), same.back().end(), 0);
+  }
+  return named.replaced(same);
+}
 
 }  // namespace
 
@@ -220,10 +240,26 @@ bool needs_usage(const ExperimentSpec& spec) {
   });
 }
 
-std::vector<PlannedIntervention> plan_interventions(const ExperimentSpec& spec, const ModelShape& shape,
-                                                    const std::map<std::string, std::filesystem::path>& detect_files,
-                                                    const UsageTable& usage, uint64_t seed) {
-  return Planner(spec, shape, detect_files, usage, seed).plan();
+InterventionChoice all_interventions(const ExperimentSpec& spec) {
+  InterventionChoice choice;
+  for (const InterventionSpec& one : spec.interventions) choice.interventions.push_back(&one);
+  return choice;
+}
+
+std::vector<PlannedIntervention> plan_interventions(const ExperimentSpec& spec, const InterventionChoice& choice,
+                                                    const ModelShape& shape, const Detected& detected, uint64_t seed) {
+  return Planner(spec, shape, detected, seed).plan(choice);
+}
+
+std::vector<std::vector<PlannedIntervention>> plan_seeds(const ExperimentSpec& spec, const InterventionChoice& choice,
+                                                         const ModelShape& shape, const Detected& detected) {
+  std::vector<std::vector<PlannedIntervention>> plans;
+  for (const uint64_t seed : spec.seeds) {
+    plans.push_back(plan_interventions(spec, choice, shape, detected, seed));
+    for (PlannedIntervention& one : plans.back())
+      if (ranks_by_detection(one.edits, detected)) one.edits = with_listed_experts(one, spec, shape);
+  }
+  return plans;
 }
 
 std::string describe_edits(const json::Ref& edits, const std::filesystem::path& base_dir, const ModelShape& shape) {

@@ -16,21 +16,38 @@ struct PlannedIntervention : Intervention {
   json::Value edits = json::Value::array();  // for EditPlan::parse with spec.base_dir and the run's seed
 };
 
-// "detect:NAME" of a ranking replaced by the absolute path of that stage's rd.csv.
+// What detection found, as far as interventions use it.
+struct Detected {
+  std::map<std::string, std::filesystem::path> files;  // stage -> its rd.csv, an absolute path
+  UsageTable usage;                                    // of the baseline; empty unless needs_usage()
+};
+
+// "detect:NAME" of a ranking replaced by the path of that stage's rd.csv.
 json::Value resolve_detect(json::Value edits, const std::map<std::string, std::filesystem::path>& detect_files);
 
-// Whether plan_interventions needs a usage table: frequency-matched controls of an intervention that names experts, or
-// bottom controls of one that lists them. It then is the counts of a trace of the baseline over all tokens, of the
-// records of the detect split, or of all that are tested without one.
+// Whether planning needs a usage table: frequency-matched controls of an intervention that names experts, or bottom
+// controls of one that lists them. It then is the counts of a trace of the baseline over all tokens, of the records of
+// the detect split, or of all that are tested without one.
 bool needs_usage(const ExperimentSpec& spec);
 
-// In the order of the run: each intervention of the spec, followed by its random, frequency-matched and bottom
-// controls; then the audit by layer and expert. Names and counts do not depend on `seed`, which draws the controls: one
-// of spec.seeds. `usage` may be empty where needs_usage() is false. Throws Error for what the model does not have, and
-// where a metric needs routes that the traces do not hold.
-std::vector<PlannedIntervention> plan_interventions(const ExperimentSpec& spec, const ModelShape& shape,
-                                                    const std::map<std::string, std::filesystem::path>& detect_files,
-                                                    const UsageTable& usage, uint64_t seed);
+// Which of a spec's interventions a stage runs.
+struct InterventionChoice {
+  std::vector<const InterventionSpec*> interventions;  // of the spec, which outlives this
+  bool with_controls = true;                           // their controls too, and the audit
+};
+InterventionChoice all_interventions(const ExperimentSpec& spec);
+
+// In the order of the run: each chosen intervention, followed by its random, frequency-matched and bottom controls;
+// then the audit by layer and expert. Names and counts do not depend on `seed`, which draws the controls: one of
+// spec.seeds. Throws Error for what the model does not have, and where a metric needs routes that the traces do not
+// hold.
+std::vector<PlannedIntervention> plan_interventions(const ExperimentSpec& spec, const InterventionChoice& choice,
+                                                    const ModelShape& shape, const Detected& detected, uint64_t seed);
+
+// That for each of spec.seeds. Experts that a stage of detection chose are listed: what a run does must not name files
+// of its own directory, which other shards have elsewhere.
+std::vector<std::vector<PlannedIntervention>> plan_seeds(const ExperimentSpec& spec, const InterventionChoice& choice,
+                                                         const ModelShape& shape, const Detected& detected);
 
 // One line for people: "ban 8 experts in layers 1-5; misroute next_best, generated tokens, fraction 0.25". "no edits"
 // for an empty list.

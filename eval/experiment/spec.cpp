@@ -543,6 +543,12 @@ std::vector<RankingUse> rankings_of(const ExperimentSpec& spec) {
   return uses;
 }
 
+std::string ranking_text(const json::Value& edit, const char* key) {
+  const json::Value* experts = edit.find("experts");
+  const json::Value* found = experts && experts->type() == json::Type::object ? experts->find(key) : nullptr;
+  return found && found->is_string() ? found->string() : std::string();
+}
+
 json::Value resolved_json(const ExperimentSpec& spec) {
   json::Value out = json::Value::object();
   for (const char* key : {"model", "data"}) out.set(key, *spec.source.find(key));

@@ -135,4 +135,7 @@ struct RankingUse {
 };
 std::vector<RankingUse> rankings_of(const ExperimentSpec& spec);
 
+// A text among the keys of an edit's ranking: "from", "by"; empty where the edit has none.
+std::string ranking_text(const json::Value& edit, const char* key);
+
 }  // namespace signalbox

@@ -45,7 +45,8 @@ double chi_square(const std::map<std::vector<int32_t>, int64_t>& counts, double 
 std::vector<PlannedIntervention> plan_of_spec(const std::string& more, uint64_t seed = 0, const UsageTable& usage = {},
                                               const std::map<std::string, std::filesystem::path>& files = {},
                                               const std::filesystem::path& base_dir = ".") {
-  return plan_interventions(spec_of(more, base_dir), sample_shape(), files, usage, seed);
+  const ExperimentSpec spec = spec_of(more, base_dir);
+  return plan_interventions(spec, all_interventions(spec), sample_shape(), {files, usage}, seed);
 }
 
 std::string names_of(const std::vector<PlannedIntervention>& planned) {

@@ -52,7 +52,8 @@ TEST_CASE("docs: what docs/experiments.md says of its examples") {
   shape.layers.assign(6, {true, 64, 6, 3, true});
   write_file(dir / "experiment.json", examples.at(0));
   const ExperimentSpec first = load_experiment(dir / "experiment.json");
-  CHECK(plan_interventions(first, shape, {}, UsageTable(6, std::vector<double>(64, 1.0)), 0).size() == 23);
+  const Detected detected = {{}, UsageTable(6, std::vector<double>(64, 1.0))};
+  CHECK(plan_interventions(first, all_interventions(first), shape, detected, 0).size() == 23);
   write_file(dir / "experiment.json", examples.at(1));
   const ExperimentSpec grid = load_experiment(dir / "experiment.json");
   REQUIRE(grid.interventions.size() == 13);

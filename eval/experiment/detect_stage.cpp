@@ -1,0 +1,139 @@
+#include "eval/experiment/detect_stage.h"
+
+#include <algorithm>
+
+#include "base/files.h"
+#include "eval/detect/risk_difference.h"
+#include "eval/routing/trace_set.h"
+#include "eval/routing/usage.h"
+
+namespace signalbox {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Stopped {};  // thrown out of long statistics
+
+class DetectStage {
+ public:
+  explicit DetectStage(const RunContext& run) : run_(run), spec_(run.spec()), dir_(run.directory.path() / "detect") {}
+
+  std::optional<Detected> go() {
+    const bool usage = needs_usage(spec_);
+    bool given = usage, generated = false;
+    for (const DetectSpec& one : spec_.detect) (looks_at_generated(one) ? generated : given) = true;
+    if (given && !trace_baseline(dir_ / "trace", false)) return std::nullopt;
+    if (generated && !trace_baseline(dir_ / "trace-generated", true)) return std::nullopt;
+    Detected detected;
+    for (const DetectSpec& one : spec_.detect) {
+      detected.files[one.name] = fs::absolute(dir_ / one.name / "rd.csv");
+      rank(one);
+    }
+    if (usage) detected.usage = count_usage();
+    return detected;
+  }
+
+ private:
+  // Tokens of a span are given ones.
+  bool looks_at_generated(const DetectSpec& one) const {
+    return one.phase == Condition::Phase::generated ||
+           (one.phase == Condition::Phase::all && spec_.generate && one.span.empty());
+  }
+
+  // The records that detection may see.
+  const std::vector<int64_t>& seen_records() const {
+    const Splits& splits = run_.experiment.splits;
+    return spec_.split && !splits.detect.empty() ? splits.detect : splits.test;
+  }
+
+  // Whether some ranking is by a column that needs the router's logits.
+  bool ranks_by_logits() const {
+    const auto asks = [](const json::Value& edit) { return ranking_text(edit, "by") == "logit_diff"; };
+    return std::any_of(spec_.interventions.begin(), spec_.interventions.end(),
+                       [&](const InterventionSpec& one) {
+                         return std::any_of(one.edits.items().begin(), one.edits.items().end(), asks);
+                       }) ||
+           (spec_.audit && asks(spec_.audit->edit));
+  }
+
+  // False when interrupted.
+  bool trace_baseline(const fs::path& dir, bool generated) const {
+    if (fs::exists(dir / "trace.safetensors") && fs::exists(dir / "records.jsonl")) return true;
+    Evaluation evaluation = evaluation_of(run_, seen_records(), {});
+    evaluation.generates = generated;
+    BoundIntervention baseline;
+    baseline.name = spec_.baseline;
+    baseline.plans.resize(spec_.seeds.size());
+    evaluation.interventions = {std::move(baseline)};
+    evaluation.points =
+        PointSet::parse(std::string(default_points) + (ranks_by_logits() ? ",*.router.logits" : ""), run_.model.shape);
+    make_directory(dir.parent_path());
+    int64_t done = 0, total = 0;
+    for (const PreparedRecord& record : evaluation.records) total += generated ? record.generation.samples : 1;
+    run_.begin_stage("tracing the baseline for detection", total);
+    return trace_evaluation(run_.model, evaluation, 0, 0, dir,
+                            [&](int64_t, Result, int64_t) { run_.progress(++done); });
+  }
+
+  ContrastOptions contrast_of(const DetectSpec& one) const {
+    ContrastOptions options;
+    options.a = one.a;
+    options.b = one.b;
+    options.span = one.span;
+    options.phase = one.phase == Condition::Phase::given       ? Phase::given
+                    : one.phase == Condition::Phase::generated ? Phase::generated
+                                                               : Phase::all;
+    options.length_match = one.length_match;
+    options.seed = spec_.seed;
+    options.resamples = spec_.resamples;
+    if (one.stable_top) options.stable_top = *one.stable_top;
+    options.threads = run_.options.threads;
+    options.on_progress = [this](int64_t done) {
+      if (run_.interrupted()) throw Stopped{};
+      run_.progress(done);
+    };
+    return options;
+  }
+
+  void rank(const DetectSpec& one) const {
+    const fs::path dir = dir_ / one.name;
+    if (fs::exists(dir / "rd.csv")) return;
+    make_directory(dir);
+    run_.begin_stage("detecting " + one.name, 2 * spec_.resamples);
+    const TraceSet set({dir_ / (looks_at_generated(one) ? "trace-generated" : "trace")});
+    const ContrastOptions options = contrast_of(one);
+    const Detection found = detect(set, options);
+    write_file_atomically(dir / "summary.json", json::dump(detection_summary(set, found, options), 2) + "\n");
+    write_rd_csv(dir / "rd.csv", found.rows);
+  }
+
+  // How often the baseline selects each expert of the model.
+  UsageTable count_usage() const {
+    const std::vector<LayerShape>& layers = run_.model.shape.layers;
+    UsageTable counts;
+    for (const LayerShape& layer : layers) counts.emplace_back(static_cast<size_t>(layer.n_experts), 0.0);
+    const std::vector<Usage> rows = usage_table(TraceSet({dir_ / "trace"}), {});
+    for (const Usage& row : rows)
+      if (row.domain.empty() && row.expert < layers[static_cast<size_t>(row.layer)].n_experts)
+        counts[static_cast<size_t>(row.layer)][static_cast<size_t>(row.expert)] = static_cast<double>(row.count);
+    if (!fs::exists(dir_ / "usage.csv")) write_usage_csv(dir_ / "usage.csv", rows);
+    return counts;
+  }
+
+  const RunContext& run_;
+  const ExperimentSpec& spec_;
+  const fs::path dir_;
+};
+
+}  // namespace
+
+std::optional<Detected> run_detection(const RunContext& run) {
+  try {
+    return DetectStage(run).go();
+  } catch (const Stopped&) {
+    return std::nullopt;
+  }
+}
+
+}  // namespace signalbox

@@ -1,0 +1,15 @@
+// The first stage of a run: the baseline is traced over the records that detection may see, and each contrast of the
+// spec becomes a ranking of experts.
+#pragma once
+#include <optional>
+
+#include "eval/experiment/interventions.h"
+#include "eval/experiment/run_context.h"
+
+namespace signalbox {
+
+// Makes what is missing of DIR/detect: traces, NAME/rd.csv and NAME/summary.json, usage.csv. nullopt when interrupted.
+// Throws Error.
+std::optional<Detected> run_detection(const RunContext& run);
+
+}  // namespace signalbox

@@ -1,0 +1,35 @@
+#include "eval/experiment/experiment.h"
+
+#include <algorithm>
+
+namespace signalbox {
+
+Experiment open_experiment(ExperimentSpec parsed) {
+  Experiment experiment;
+  ExperimentSpec& spec = experiment.spec;
+  spec = std::move(parsed);
+  std::vector<Record> records = read_records(spec.data.string());
+  if (spec.programs.empty()) {
+    experiment.records = std::move(records);
+  } else {
+    for (Derived& derived : apply_programs(spec.programs, records)) {
+      experiment.records.push_back(std::move(derived.record));
+      experiment.program_of.push_back(static_cast<int64_t>(derived.program));
+    }
+  }
+  experiment.splits = split_records(spec, experiment.records);
+  experiment.notes = check_against_records(spec, experiment.records);
+  std::vector<Record> tested;
+  for (const int64_t r : experiment.splits.test) tested.push_back(experiment.records[static_cast<size_t>(r)]);
+  if (!spec.metrics_given) spec.metrics = default_metrics(spec, tested);
+  const bool controlled = std::any_of(spec.interventions.begin(), spec.interventions.end(),
+                                      [](const auto& one) { return one.names_experts && one.controls.random > 0; });
+  if (controlled && spec.seeds.size() > 1)
+    experiment.notes.push_back(
+        "each seed draws its own controls, so ranks among them are too good: use one seed for ranks");
+  if (spec.generate && spec.generate->samples > 1 && spec.generate->temperature == 0 && spec.programs.empty())
+    experiment.notes.push_back("samples of one record are alike at temperature 0");
+  return experiment;
+}
+
+}  // namespace signalbox

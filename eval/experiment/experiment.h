@@ -1,0 +1,24 @@
+// An experiment before a model is opened: its spec and its data, checked against each other.
+#pragma once
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "eval/data/records.h"
+#include "eval/experiment/spec.h"
+#include "eval/experiment/split.h"
+
+namespace signalbox {
+
+struct Experiment {
+  ExperimentSpec spec;              // with its metrics chosen
+  std::vector<Record> records;      // after prompt programs
+  std::vector<int64_t> program_of;  // [records] index into spec.programs, or empty
+  Splits splits;
+  std::vector<std::string> notes;  // sentences for standard error and the log
+};
+
+// Reads the data, and refuses all that can be refused without a model. Throws Error.
+Experiment open_experiment(ExperimentSpec spec);
+
+}  // namespace signalbox

@@ -1,0 +1,56 @@
+// What the stages of a run share: the experiment, its encoded records and the directory they work in; and how records,
+// metrics and interventions become an Evaluation.
+#pragma once
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "eval/experiment/conduct.h"
+#include "eval/experiment/evaluate.h"
+#include "eval/experiment/interventions.h"
+
+namespace signalbox {
+
+// Every record of a split, encoded for all that the spec's metrics look at. [records of the experiment]; none: of no
+// split. Throws Error naming the record's place.
+std::vector<std::optional<PreparedRecord>> prepare_records(const Experiment& experiment, const ExperimentModel& model,
+                                                           const std::vector<std::string>& span_names);
+
+struct RunContext {
+  const Experiment& experiment;
+  const ExperimentModel& model;
+  const ConductOptions& options;
+  const ConductEvents& events;
+  const std::vector<std::string>& span_names;
+  const std::vector<std::optional<PreparedRecord>>& records;
+  RunDirectory& directory;
+
+  const ExperimentSpec& spec() const { return experiment.spec; }
+  void note(const std::string& line) const;                        // for people and the log
+  void begin_stage(const std::string& what, int64_t total) const;  // of `total` lines or replicates
+  void progress(int64_t done) const;
+  bool interrupted() const;
+  EvaluationEvents evaluation_events() const;
+};
+
+// What these metrics look at of these records (indices), and no more; without interventions. A judge runs where its
+// metric is among them.
+Evaluation evaluation_of(const RunContext& run, const std::vector<int64_t>& records,
+                         const std::vector<std::string>& metrics);
+
+// Adds interventions that were planned for each seed, bound to the model. Throws Error for edits that cannot act on the
+// records.
+void add_interventions(const RunContext& run, const std::vector<std::vector<PlannedIntervention>>& planned,
+                       Evaluation& evaluation);
+
+// Which line of samples.jsonl belongs to which sample of an evaluation.
+Layout layout_of(const Evaluation& evaluation);
+
+// The records of an evaluation, as DIR/records.jsonl.
+void write_records(const std::filesystem::path& dir, const Evaluation& evaluation);
+
+// Makes a directory and those above it. Throws Error.
+void make_directory(const std::filesystem::path& dir);
+
+}  // namespace signalbox
