@@ -1,4 +1,8 @@
 // Experts by rank: any column that measures an effect, and only significant rows.
+#include "probes/ranking.h"
+
+#include <algorithm>
+
 #include "tests/probes/sample.h"
 #include "tests/support.h"
 
@@ -46,4 +50,49 @@ TEST_CASE("ranking: by another column, and with a q below a bound") {
               .ends_with(".q_below: expected a number above 0 and up to 1, found " + std::string(bound)));
   write_file(dir / "rd.csv", "layer,expert,rd\n1,0,0.5\n");
   CHECK(failure("'top': 2, 'q_below': 0.05").find("\"q\"") != std::string::npos);
+}
+
+TEST_CASE("ranking: the order, ties by layer and then expert") {
+  const std::vector<RankKey> keys = {{0.2, 1, 0}, {-0.3, 0, 2}, {0.2, 0, 5}, {0.2, 0, 3}, {0.3, 2, 1}};
+  const auto order = [&](Ranking::Sign sign) {
+    std::vector<RankKey> sorted = keys;
+    std::sort(sorted.begin(), sorted.end(),
+              [&](const RankKey& a, const RankKey& b) { return ranks_before(a, b, sign); });
+    std::string text;
+    for (const RankKey& key : sorted) text += std::to_string(key.layer) + "." + std::to_string(key.expert) + " ";
+    return text;
+  };
+  CHECK(order(Ranking::Sign::plus) == "2.1 0.3 0.5 1.0 0.2 ");
+  CHECK(order(Ranking::Sign::minus) == "0.2 0.3 0.5 1.0 2.1 ");
+  CHECK(order(Ranking::Sign::both) == "0.2 2.1 0.3 0.5 1.0 ");
+}
+
+TEST_CASE("ranking: rows of a file, with and without a model to check them against") {
+  TemporaryDirectory dir;
+  const std::filesystem::path file = dir / "rd.csv";
+  write_file(file, "layer,expert,rd,t\n1,7,0.5,\n40,2,-0.25,3\n");
+  const RankingFile ranking(file);
+  REQUIRE(ranking.n_rows() == 2);
+  CHECK(ranking.layer(1) == 40);
+  CHECK(ranking.expert(0) == 7);
+  CHECK(ranking.value(1, ranking.column("rd")) == -0.25);
+  CHECK_FALSE(ranking.value(0, ranking.column("t")));
+  CHECK(ranking.find_column("t") == size_t{3});
+  CHECK_FALSE(ranking.find_column("q"));
+  const ModelShape shape = sample_shape();
+  const auto failure = [&](const std::string& text, const ModelShape* model) {
+    write_file(file, text);
+    const std::string found = error_of([&] {
+      const RankingFile read(file, model);
+      read.value(0, read.column("rd"));
+    });
+    return found.substr(std::min(found.size(), file.string().size()));
+  };
+  CHECK(failure("layer,expert,rd\n40,2,1\n", &shape) ==
+        ": line 2: layer: expected a layer of the model with a router, found 40");
+  CHECK(failure("layer,expert,rd\n1,2,1\n1,2,1\n", &shape) ==
+        ": line 3: expected a row for each expert of a layer, found layer 1 expert 2 twice");
+  CHECK(failure("layer,expert,rd\n-1,2,1\n", nullptr) == ": line 2: expected a layer and an expert, found -1 and 2");
+  CHECK(failure("layer,expert,rd\n1,2,\n", nullptr) == ": line 2: rd: expected a number, found \"\"");
+  CHECK(failure("layer,rd\n1,2\n", nullptr) == ": expected a column \"expert\", found none");
 }
