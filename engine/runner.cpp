@@ -271,13 +271,9 @@ class Run {
     bool any_choice = false, any_score = false;
     for (const Running* run : members) {
       const auto& given = run->job->prompt->tokens;
-      const Sampling& sampling = run->job->sampling;
       for (int64_t i = 0; i < run->n_logits; ++i) {
         SampleParams params;
-        params.temperature = sampling.temperature;
-        params.top_p = sampling.top_p;
-        params.top_k = sampling.top_k;
-        params.seed = sampling.seed;
+        params.sampling = run->job->sampling;
         params.sample = run->job->sample;
         params.record_hash = run->job->record_hash;
         params.position = static_cast<int32_t>(run->n_given() + static_cast<int64_t>(run->generated.size()));

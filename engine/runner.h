@@ -10,8 +10,8 @@
 #include <vector>
 
 #include "engine/forward.h"
-#include "engine/sampler.h"
 #include "engine/text.h"
+#include "kernels/sampling.h"
 
 namespace signalbox {
 

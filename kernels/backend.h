@@ -18,6 +18,7 @@
 #include <string>
 
 #include "kernels/router.h"
+#include "kernels/sampling.h"
 #include "kernels/tensor.h"
 
 namespace signalbox {
@@ -84,17 +85,6 @@ struct ExpertMatrices {
   std::span<const Vector> down_bias;           // [d_model]
   const PackedExperts* packed = nullptr;       // device layout; null on the CPU, which reads the matrices in place
   int64_t n_experts() const { return static_cast<int64_t>(gate.size()); }
-};
-
-// How a token is chosen from logits: temperature, then the top_k largest, then the fewest whose probabilities reach
-// top_p; drawn by sample_uniform of kernels/random.h.
-struct SampleParams {
-  float temperature = 0;  // 0: the largest logit, ties to the lowest id
-  float top_p = 1;
-  int32_t top_k = 0;  // 0: all
-  uint32_t sample = 0;
-  uint64_t seed = 0, record_hash = 0;
-  int32_t position = 0;  // of the token being chosen
 };
 
 // Matrix products of the same x: outs[i] = x * w[i]^T + bias[i].

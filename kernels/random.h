@@ -19,7 +19,7 @@ namespace signalbox {
 enum class DrawPurpose : uint32_t {
   route = 0,     // random experts of a token at a layer
   fraction = 1,  // whether an edit takes in a token; layer = -1, so that all layers agree
-  control = 16,  // the experts of a matched control (eval/experiment/controls)
+  control = 16,  // the experts of a matched control
 };
 
 struct DrawKey {

@@ -81,7 +81,7 @@ Program parse_program(const json::Ref& object, const std::vector<Program>& earli
   if (auto suffix = object.find("suffix")) program.suffix = suffix->string();
   if (auto samples = object.find("samples")) program.samples = samples->integer(1, 1000000);
   if (auto tokens = object.find("max_tokens")) program.max_tokens = tokens->integer(1, 1 << 24);
-  if (auto top_k = object.find("top_k")) program.top_k = top_k->integer(0, 1 << 30);
+  if (auto top_k = object.find("top_k")) program.top_k = static_cast<int32_t>(top_k->integer(0, 1 << 30));
   auto number = [&](const char* key, double high, std::optional<double>& out) {
     auto found = object.find(key);
     if (!found) return;
@@ -162,6 +162,13 @@ std::string prompt_head(const Program& program) {
 
 }  // namespace
 
+Sampling Program::sampling_over(Sampling base) const {
+  base.temperature = temperature.value_or(base.temperature);
+  base.top_p = top_p.value_or(base.top_p);
+  base.top_k = top_k.value_or(base.top_k);
+  return base;
+}
+
 std::vector<Program> parse_programs(const json::Ref& programs, const std::filesystem::path& base_dir) {
   if (programs.value().is_string()) {
     if (programs.string() != "regimes")
@@ -221,7 +228,7 @@ json::Value programs_json(const std::vector<Program>& programs) {
     if (program.temperature) item.set("temperature", *program.temperature);
     if (program.max_tokens) item.set("max_tokens", *program.max_tokens);
     if (program.top_p) item.set("top_p", *program.top_p);
-    if (program.top_k) item.set("top_k", *program.top_k);
+    if (program.top_k) item.set("top_k", int64_t{*program.top_k});
     out.push_back(std::move(item));
   }
   return out;

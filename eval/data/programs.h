@@ -8,6 +8,7 @@
 
 #include "base/json.h"
 #include "eval/data/records.h"
+#include "kernels/sampling.h"
 
 namespace signalbox {
 
@@ -25,9 +26,13 @@ struct Program {
   std::vector<Exemplar> exemplars;
   std::string suffix;  // after the question, as it is written
   // What replaces the run's own "generate" settings for this program.
-  std::optional<int64_t> samples, max_tokens, top_k;
+  std::optional<int64_t> samples, max_tokens;
   std::optional<double> temperature, top_p;
+  std::optional<int32_t> top_k;
 
+  bool has_settings() const { return samples || max_tokens || temperature || top_p || top_k; }
+  // `base` with what this program replaces.
+  Sampling sampling_over(Sampling base) const;
   bool changes_text() const { return !persona.empty() || !exemplars.empty() || !suffix.empty(); }
 };
 

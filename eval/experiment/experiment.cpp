@@ -27,7 +27,7 @@ Experiment open_experiment(ExperimentSpec parsed) {
   if (controlled && spec.seeds.size() > 1)
     experiment.notes.push_back(
         "each seed draws its own controls, so ranks among them are too good: use one seed for ranks");
-  if (spec.generate && spec.generate->samples > 1 && spec.generate->temperature == 0 && spec.programs.empty())
+  if (spec.generate && spec.generate->samples > 1 && spec.generate->sampling.temperature == 0 && spec.programs.empty())
     experiment.notes.push_back("samples of one record are alike at temperature 0");
   return experiment;
 }

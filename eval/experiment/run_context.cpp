@@ -37,16 +37,12 @@ Generation generation_of(const Experiment& experiment, size_t record) {
   const GenerateSpec& spec = *experiment.spec.generate;
   generation.max_tokens = spec.max_tokens;
   generation.samples = spec.samples;
-  generation.sampling.temperature = static_cast<float>(spec.temperature);
-  generation.sampling.top_p = static_cast<float>(spec.top_p);
-  generation.sampling.top_k = static_cast<int32_t>(spec.top_k);
+  generation.sampling = spec.sampling;
   if (experiment.program_of.empty()) return generation;
   const Program& program = experiment.spec.programs[static_cast<size_t>(experiment.program_of[record])];
   generation.max_tokens = program.max_tokens.value_or(generation.max_tokens);
   generation.samples = program.samples.value_or(generation.samples);
-  if (program.temperature) generation.sampling.temperature = static_cast<float>(*program.temperature);
-  if (program.top_p) generation.sampling.top_p = static_cast<float>(*program.top_p);
-  if (program.top_k) generation.sampling.top_k = static_cast<int32_t>(*program.top_k);
+  generation.sampling = program.sampling_over(generation.sampling);
   return generation;
 }
 

@@ -114,14 +114,15 @@ class SpecParser {
     GenerateSpec out;
     if (auto value = ref.find("max_tokens")) out.max_tokens = value->integer(1, INT32_MAX);
     if (auto value = ref.find("temperature")) {
-      out.temperature = value->number();
-      if (out.temperature < 0 || out.temperature > 1000) value->fail_type("a number from 0 to 1000");
+      out.sampling.temperature = value->number();
+      if (!(out.sampling.temperature >= 0 && out.sampling.temperature <= 1000))
+        value->fail_type("a number from 0 to 1000");
     }
     if (auto value = ref.find("top_p")) {
-      out.top_p = value->number();
-      if (out.top_p < 0 || out.top_p > 1) value->fail_type("a number from 0 to 1");
+      out.sampling.top_p = value->number();
+      if (!(out.sampling.top_p >= 0 && out.sampling.top_p <= 1)) value->fail_type("a number from 0 to 1");
     }
-    if (auto value = ref.find("top_k")) out.top_k = value->integer(0, 1 << 30);
+    if (auto value = ref.find("top_k")) out.sampling.top_k = static_cast<int32_t>(value->integer(0, 1 << 30));
     if (auto value = ref.find("samples")) out.samples = value->integer(1, 1'000'000);
     if (auto value = ref.find("stop")) out.stop = strings(*value, "a text that is not empty");
     if (auto value = ref.find("ignore_eos")) out.ignore_eos = value->boolean();
@@ -132,7 +133,7 @@ class SpecParser {
     spec_.programs = parse_programs(ref, spec_.base_dir);
     if (spec_.generate) return;
     for (const Program& program : spec_.programs)
-      if (program.samples || program.max_tokens || program.top_k || program.temperature || program.top_p)
+      if (program.has_settings())
         ref.fail("expected \"generate\" in the spec, for program " + program.name +
                  " says how text is generated, found none");
   }
@@ -451,9 +452,9 @@ json::Value optional_text(const std::string& text) { return text.empty() ? json:
 json::Value generate_json(const GenerateSpec& generate) {
   json::Value out = json::Value::object();
   out.set("max_tokens", generate.max_tokens)
-      .set("temperature", generate.temperature)
-      .set("top_p", generate.top_p)
-      .set("top_k", generate.top_k)
+      .set("temperature", generate.sampling.temperature)
+      .set("top_p", generate.sampling.top_p)
+      .set("top_k", int64_t{generate.sampling.top_k})
       .set("samples", generate.samples)
       .set("stop", text_list(generate.stop))
       .set("ignore_eos", generate.ignore_eos);

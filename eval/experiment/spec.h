@@ -20,9 +20,7 @@ namespace signalbox {
 
 struct GenerateSpec {
   int64_t max_tokens = 64;
-  double temperature = 0;  // 0: the most probable token
-  double top_p = 1;
-  int64_t top_k = 0;  // 0: all
+  Sampling sampling;  // its seed is one of the run's
   int64_t samples = 1;
   std::vector<std::string> stop;
   bool ignore_eos = false;

@@ -14,8 +14,10 @@ namespace signalbox::cpu {
 namespace {
 
 int32_t sample_token(std::span<const float> logits, const SampleParams& params) {
-  const int32_t best = most_probable(logits);
-  if (best < 0 || params.temperature <= 0 || params.top_k == 1) return best;
+  const auto temperature = static_cast<float>(params.sampling.temperature);
+  const auto top_p = static_cast<float>(params.sampling.top_p);
+  const int32_t top_k = params.sampling.top_k, best = most_probable(logits);
+  if (best < 0 || temperature <= 0 || top_k == 1) return best;
 
   // Descending, ties to the lowest id: the candidates' order must not depend on the sort.
   auto logit = [&](int32_t id) { return logits[static_cast<size_t>(id)]; };
@@ -23,9 +25,9 @@ int32_t sample_token(std::span<const float> logits, const SampleParams& params) 
   std::iota(order.begin(), order.end(), 0);
   auto before = [&](int32_t a, int32_t b) { return logit(a) != logit(b) ? logit(a) > logit(b) : a < b; };
   size_t kept = order.size();
-  if (params.top_k > 0 && static_cast<size_t>(params.top_k) < kept) {
-    kept = static_cast<size_t>(params.top_k);
-    std::partial_sort(order.begin(), order.begin() + params.top_k, order.end(), before);
+  if (top_k > 0 && static_cast<size_t>(top_k) < kept) {
+    kept = static_cast<size_t>(top_k);
+    std::partial_sort(order.begin(), order.begin() + top_k, order.end(), before);
     order.resize(kept);
   } else {
     std::sort(order.begin(), order.end(), before);
@@ -35,11 +37,11 @@ int32_t sample_token(std::span<const float> logits, const SampleParams& params) 
   double sum = 0;
   for (size_t i = 0; i < kept; ++i) {
     probability[i] = std::exp((static_cast<double>(logit(order[i])) - static_cast<double>(logit(best))) /
-                              static_cast<double>(params.temperature));
+                              static_cast<double>(temperature));
     sum += probability[i];
   }
-  if (params.top_p < 1) {
-    const double enough = static_cast<double>(params.top_p) * sum;
+  if (top_p < 1) {
+    const double enough = static_cast<double>(top_p) * sum;
     double mass = 0;
     size_t n = 0;
     while (n < kept && mass < enough) mass += probability[n++];
@@ -47,7 +49,7 @@ int32_t sample_token(std::span<const float> logits, const SampleParams& params) 
     sum = 0;
     for (size_t i = 0; i < kept; ++i) sum += probability[i];
   }
-  const double target = sample_uniform(params.seed, params.record_hash, params.sample, params.position) * sum;
+  const double target = sample_uniform(params.sampling.seed, params.record_hash, params.sample, params.position) * sum;
   double mass = 0;
   for (size_t i = 0; i < kept; ++i) {
     mass += probability[i];

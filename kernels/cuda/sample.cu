@@ -84,7 +84,7 @@ __device__ inline bool settled(int32_t* id, const Extremes& e, const SampleParam
   *id = -1;
   if (e.best == 0 || e.best == has_nan || (__float_as_uint(best) & 0x7fffffffu) == 0x7f800000u) return true;
   *id = static_cast<int32_t>(0xffffffffu - static_cast<uint32_t>(e.best));
-  return !(params.temperature > 0) || params.top_k == 1;
+  return !(static_cast<float>(params.sampling.temperature) > 0) || params.sampling.top_k == 1;
 }
 
 // Bins of equal width in x = (best - logit) / temperature, over the row's range of x up to `farthest`.
@@ -155,7 +155,7 @@ __global__ void bins_kernel(int32_t* ids, uint32_t* counts, uint64_t* masses, co
   }
   bins.clear();
   __syncthreads();
-  const Bins scale(e, params[r].temperature);
+  const Bins scale(e, static_cast<float>(params[r].sampling.temperature));
   const int64_t first = blockIdx.y * chunks.length, end = first + chunks.length;
   visit(logits + r * chunks.stride, first, end < chunks.cols ? end : chunks.cols, chunks.wide, [&](float z, uint32_t) {
     double within = 0;
@@ -420,7 +420,10 @@ __global__ void __launch_bounds__(draw_threads, 1)
   int32_t id;
   if (settled(&id, e, params[r])) return;  // bins_kernel has written it
   const SampleParams mine = params[r];
-  const Bins bins(e, mine.temperature);
+  const auto temperature = static_cast<float>(mine.sampling.temperature),
+             top_p = static_cast<float>(mine.sampling.top_p);
+  const int32_t top_k = mine.sampling.top_k;
+  const Bins bins(e, temperature);
   for (int i = static_cast<int>(threadIdx.x); i < n_bins; i += draw_threads) {
     uint32_t count = 0;
     uint64_t mass = 0;
@@ -435,32 +438,21 @@ __global__ void __launch_bounds__(draw_threads, 1)
   prefix_sums(count_end, count_scratch);
   prefix_sums(mass_end, scratch);
 
-  Search search = {logits + r * chunks.stride,
-                   chunks.cols,
-                   chunks.wide,
-                   mine.temperature,
-                   bins,
-                   count_end,
-                   mass_end,
-                   {part_count, part_low, part_high},
-                   keys,
-                   mass_at,
-                   scratch,
-                   count_scratch,
-                   slot,
-                   n_gathered};
+  Search search = {
+      logits + r * chunks.stride,        chunks.cols, chunks.wide, temperature, bins,          count_end, mass_end,
+      {part_count, part_low, part_high}, keys,        mass_at,     scratch,     count_scratch, slot,      n_gathered};
   uint32_t kept = count_end[n_bins - 1];
   double sum = mass_end[n_bins - 1];
-  const double uniform = sample_uniform(mine.seed, mine.record_hash, mine.sample, mine.position);
+  const double uniform = sample_uniform(mine.sampling.seed, mine.record_hash, mine.sample, mine.position);
   for (int step = 0; step < 3; ++step) {
     Goal goal = {kept, 0, false};
     if (step == 0) {
-      if (mine.top_k <= 0 || static_cast<uint32_t>(mine.top_k) >= kept) continue;
-      goal.rank = static_cast<uint32_t>(mine.top_k);
+      if (top_k <= 0 || static_cast<uint32_t>(top_k) >= kept) continue;
+      goal.rank = static_cast<uint32_t>(top_k);
       goal.mass = INFINITY;
     } else if (step == 1) {
-      if (!(mine.top_p < 1)) continue;
-      goal.mass = static_cast<double>(mine.top_p) * sum;
+      if (!(top_p < 1)) continue;
+      goal.mass = static_cast<double>(top_p) * sum;
     } else {
       goal.mass = uniform * sum;
       goal.beyond = true;

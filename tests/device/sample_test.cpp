@@ -19,10 +19,7 @@ constexpr float infinity = std::numeric_limits<float>::infinity();
 
 SampleParams params_of(float temperature, int32_t top_k, float top_p, uint64_t seed) {
   SampleParams params;
-  params.temperature = temperature;
-  params.top_k = top_k;
-  params.top_p = top_p;
-  params.seed = seed;
+  params.sampling = {temperature, top_p, top_k, seed};
   params.record_hash = seed * 0x9e3779b97f4a7c15ull + 3;
   params.sample = static_cast<uint32_t>(seed % 5);
   params.position = static_cast<int32_t>(seed * 31 % 1000);
@@ -174,7 +171,7 @@ TEST_CASE("device: draws close to the boundary of two tokens fall on the CPU's s
   std::vector<float> rows;
   for (uint64_t seed = 0; seed < 300000; ++seed) {
     const SampleParams p = params_of(1, 0, 1, seed);
-    const double target = sample_uniform(p.seed, p.record_hash, p.sample, p.position) * sum;
+    const double target = sample_uniform(p.sampling.seed, p.record_hash, p.sample, p.position) * sum;
     const auto above = std::lower_bound(mass.begin(), mass.end(), target);
     double distance = *above - target;
     if (above != mass.begin()) distance = std::min(distance, target - above[-1]);

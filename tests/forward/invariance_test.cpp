@@ -47,7 +47,7 @@ struct Setup {
   std::string points;  // recorded; empty = none
   std::shared_ptr<const EditPlan> plan;
   int samples = 1;
-  float temperature = 0;
+  double temperature = 0;
   bool score = false;
 };
 
@@ -150,7 +150,7 @@ TEST_CASE("samples of a prompt share its cache and equal separate runs") {
     const LoadedModel loaded = load_model((goldens / name / "model").string());
     Setup shared;
     shared.samples = 5;
-    shared.temperature = 1.0f;
+    shared.temperature = 1;
     Setup separate = shared;
     separate.points = "*.router.ids";  // while recording, every sample runs its own prompt
     const Outcome a = run(loaded, shared), b = run(loaded, separate);

@@ -6,7 +6,6 @@
 #include <map>
 
 #include "engine/forward.h"
-#include "engine/sampler.h"
 #include "kernels/logits.h"
 #include "loaders/model/load.h"
 #include "tests/support.h"
@@ -96,7 +95,7 @@ TEST_CASE("sampling: greedy, filters, and the right frequencies") {
     int32_t position = 0;
   };
   const auto sample_token = [&](std::vector<float> row, const Sampling& s, const Key& key) {
-    const SampleParams params{s.temperature, s.top_p, s.top_k, key.sample, s.seed, key.record_hash, key.position};
+    const SampleParams params{s, key.record_hash, key.sample, key.position};
     int32_t id = -7;
     backend->sample(&id, Tensor(row.data(), 1, static_cast<int64_t>(row.size())), &params);
     return id;
@@ -104,7 +103,7 @@ TEST_CASE("sampling: greedy, filters, and the right frequencies") {
   const std::vector<float> logits = {1.0f, 3.0f, 3.0f, -2.0f, 0.5f};
   CHECK(sample_token(logits, {}, {}) == 1);  // ties to the lowest id
   Sampling sampling;
-  sampling.temperature = 0.7f;
+  sampling.temperature = 0.7;
   const auto frequencies = [&](const Sampling& s) {
     std::map<int32_t, double> seen;
     constexpr int n = 20000;
@@ -123,11 +122,11 @@ TEST_CASE("sampling: greedy, filters, and the right frequencies") {
   CHECK(seen.size() == 2);
   CHECK(std::abs(seen[1] - 0.5) < 0.02);
   sampling.top_k = 0;
-  sampling.top_p = 0.4f;  // the first of the two equal ones has 0.48 already
+  sampling.top_p = 0.4;  // the first of the two equal ones has 0.48 already
   seen = frequencies(sampling);
   CHECK(seen.size() == 1);
   CHECK(seen.contains(1));
-  sampling.top_p = 0.9f;
+  sampling.top_p = 0.9;
   CHECK(frequencies(sampling).size() == 2);
   // A draw is a function of its key alone.
   sampling.top_p = 1;

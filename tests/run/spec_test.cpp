@@ -49,9 +49,9 @@ TEST_CASE("spec: every key is read") {
       "'resamples': "
       "100, 'seed': 9");
   CHECK(spec.generate->max_tokens == 8);
-  CHECK(spec.generate->temperature == 0.5);
-  CHECK(spec.generate->top_p == 0.9);
-  CHECK(spec.generate->top_k == 3);
+  CHECK(spec.generate->sampling.temperature == 0.5);
+  CHECK(spec.generate->sampling.top_p == 0.9);
+  CHECK(spec.generate->sampling.top_k == 3);
   CHECK(spec.generate->samples == 2);
   CHECK(spec.generate->stop == std::vector<std::string>{"a", "b"});
   CHECK(spec.generate->ignore_eos);

@@ -456,7 +456,7 @@ class OpBench {
       const auto bytes = 4 * product(n, n_vocab);
       const auto sample = [&](const char* name, float temperature, float top_p, int32_t top_k) {
         SampleParams params;
-        params.temperature = temperature, params.top_p = top_p, params.top_k = top_k;
+        params.sampling = {temperature, top_p, top_k, 0};
         const SampleParams* list = data.list(std::vector<SampleParams>(static_cast<size_t>(n), params));
         measure(name, sizes, n, 0, bytes, n_sets,
                 [&](int64_t i) { backend_.sample(ids, logits[static_cast<size_t>(i)], list); });

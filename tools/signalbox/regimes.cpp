@@ -36,10 +36,6 @@ void select_programs(std::vector<Program>& programs, const std::vector<std::stri
                 [&](const Program& p) { return std::find(names.begin(), names.end(), p.name) == names.end(); });
 }
 
-bool has_settings(const Program& program) {
-  return program.samples || program.max_tokens || program.temperature || program.top_p || program.top_k;
-}
-
 int expand(int argc, char** argv) {
   CLI::App app("Writes the records that prompt programs make of base records, to standard output.",
                "signalbox regimes expand");
@@ -59,7 +55,7 @@ int expand(int argc, char** argv) {
   for (const Derived& derived : apply_programs(programs, read_records(input)))
     write_stdout(json::dump(derived.record.source) + "\n");
   for (const Program& program : programs)
-    if (has_settings(program) && !quiet)
+    if (program.has_settings() && !quiet)
       std::fprintf(stderr,
                    "%s has settings of its own (samples, temperature, ...), which records do not carry: regimes trace "
                    "and run apply them\n",
@@ -77,9 +73,7 @@ void make_jobs(PreparedRun& run, const std::vector<Derived>& derived, const std:
     const Program& program = programs[derived[r].program];
     Job job = single[r];
     job.max_new = program.max_tokens.value_or(sampling.max_tokens);
-    if (program.temperature) job.sampling.temperature = static_cast<float>(*program.temperature);
-    if (program.top_p) job.sampling.top_p = static_cast<float>(*program.top_p);
-    if (program.top_k) job.sampling.top_k = static_cast<int32_t>(*program.top_k);
+    job.sampling = program.sampling_over(job.sampling);
     const auto n_given = static_cast<int64_t>(job.prompt->tokens.size());
     if (limit > 0 && n_given + job.max_new > limit)
       throw Error(derived[r].record.where + ": program \"" + program.name + "\"",
