@@ -13,9 +13,11 @@ namespace {
 
 std::string record_of(const Job& job) { return "record \"" + job.prompt->id + "\""; }
 
+bool refers(const Job& job) { return job.score() && job.score()->reference; }
+
 std::string shape_of(const Job& job) {
-  if (!job.score) return "a job without scores";
-  return std::to_string(job.prompt->tokens.size()) + " tokens scored from " + std::to_string(job.score_from);
+  if (!job.score()) return "a job without scores";
+  return std::to_string(job.n_given()) + " tokens scored from " + std::to_string(job.score()->from);
 }
 
 class Planner {
@@ -39,28 +41,30 @@ class Planner {
  private:
   static constexpr int64_t unknown = -1;
 
-  int64_t n_given(size_t i) const { return static_cast<int64_t>(jobs_[i].prompt->tokens.size()); }
-  const Prompt& stem(size_t i) const { return jobs_[i].stem ? *jobs_[i].stem : *jobs_[i].prompt; }
+  int64_t n_given(size_t i) const { return jobs_[i].n_given(); }
+  const Prompt& prefix(size_t i) const { return jobs_[i].prefix ? *jobs_[i].prefix : *jobs_[i].prompt; }
 
   void measure(size_t i) {
     const Job& job = jobs_[i];
     PlannedJob& planned = plan_.jobs[i];
-    const int64_t n = n_given(i);
+    const int64_t n = job.n_given();
     if (n == 0) throw Error(record_of(job), "expected tokens, found none");
-    const auto& common = stem(i).tokens;
+    const auto& common = prefix(i).tokens;
     if (common.size() > job.prompt->tokens.size() ||
         !std::equal(common.begin(), common.end(), job.prompt->tokens.begin()))
-      throw Error(record_of(job), "expected to begin with the tokens of its stem \"" + stem(i).id + "\", found others");
+      throw Error(record_of(job),
+                  "expected to begin with the tokens of its prefix \"" + prefix(i).id + "\", found others");
     planned.n_rows = n;
-    if (!job.score) return;
-    if (job.score_from < 0 || job.score_from > n)
+    if (!job.score()) return;
+    const int64_t from = job.score()->from;
+    if (from < 0 || from > n)
       throw Error(record_of(job), "score_from: expected 0 to " + std::to_string(n) + ", its number of tokens, found " +
-                                      std::to_string(job.score_from));
-    planned.n_scored = n - std::max<int64_t>(job.score_from, 1);
-    planned.first_logits = std::max<int64_t>(job.score_from, 1) - 1;
-    planned.n_logits = job.score_from == 0 ? n : planned.n_scored;
+                                      std::to_string(from));
+    planned.n_scored = n - std::max<int64_t>(from, 1);
+    planned.first_logits = std::max<int64_t>(from, 1) - 1;
+    planned.n_logits = from == 0 ? n : planned.n_scored;
     // The last token's row predicts nothing that is asked for.
-    if (job.score_from > 0 && !recorded_) planned.n_rows = planned.n_logits > 0 ? n - 1 : 0;
+    if (from > 0 && !recorded_) planned.n_rows = planned.n_logits > 0 ? n - 1 : 0;
   }
 
   // The first position at which an edit of the job can act.
@@ -74,7 +78,7 @@ class Planner {
   }
 
   void find_references() {
-    if (std::none_of(jobs_.begin(), jobs_.end(), [](const Job& job) { return job.reference.has_value(); })) return;
+    if (std::none_of(jobs_.begin(), jobs_.end(), refers)) return;
     std::map<int64_t, size_t> by_index;
     for (size_t i = 0; i < jobs_.size(); ++i)
       if (!by_index.emplace(jobs_[i].index, i).second)
@@ -82,13 +86,14 @@ class Planner {
                     "index: expected one of its own, found " + std::to_string(jobs_[i].index) + " twice");
     for (size_t i = 0; i < jobs_.size(); ++i) {
       const Job& job = jobs_[i];
-      if (!job.reference) continue;
-      const auto found = by_index.find(*job.reference);
+      if (!refers(job)) continue;
+      const Score& score = *job.score();
+      const auto found = by_index.find(*score.reference);
       if (found == by_index.end())
         throw Error(record_of(job),
-                    "reference: expected the index of a job of this run, found " + std::to_string(*job.reference));
+                    "reference: expected the index of a job of this run, found " + std::to_string(*score.reference));
       const Job& other = jobs_[found->second];
-      if (!job.score || !other.score || job.score_from != other.score_from || n_given(i) != n_given(found->second))
+      if (!other.score() || score.from != other.score()->from || n_given(i) != n_given(found->second))
         throw Error(record_of(job),
                     "reference: expected jobs with one number of tokens, scored from one token, found " +
                         shape_of(job) + " and, of " + record_of(other) + ", " + shape_of(other));
@@ -129,16 +134,16 @@ class Planner {
   int64_t limit(size_t i) const {
     const PlannedJob& planned = plan_.jobs[i];
     if (planned.copies || planned.n_rows == 0) return 0;
-    const int64_t own = jobs_[i].score ? planned.first_logits : n_given(i) - 1;
-    return std::min(own, static_cast<int64_t>(stem(i).tokens.size()));
+    const int64_t own = jobs_[i].score() ? planned.first_logits : n_given(i) - 1;
+    return std::min(own, static_cast<int64_t>(prefix(i).tokens.size()));
   }
 
-  // Jobs by stem, in the order in which the stems appear.
+  // Jobs by prefix, in the order in which the prefixes appear.
   std::vector<size_t> share() {
     std::vector<std::vector<size_t>> groups;
     std::map<const Prompt*, size_t> group_of;
     for (size_t i = 0; i < jobs_.size(); ++i) {
-      const auto [found, fresh] = group_of.emplace(&stem(i), groups.size());
+      const auto [found, fresh] = group_of.emplace(&prefix(i), groups.size());
       if (fresh) groups.emplace_back();
       groups[found->second].push_back(i);
     }
@@ -236,7 +241,7 @@ class Planner {
         continue;
       }
       Spans spans;
-      const int64_t end = static_cast<int64_t>(stem(i).tokens.size());
+      const int64_t end = static_cast<int64_t>(prefix(i).tokens.size());
       for (const SpanTokens& span : job.spans)
         if (span.begin < end) spans.emplace_back(span.name, span.begin, std::min(span.end, end));
       const int64_t sample = depends_on_sample(*job.plan) ? int64_t{job.sample} : -1;
@@ -278,10 +283,6 @@ class Planner {
 
 RunPlan plan_run(const std::vector<Job>& jobs, bool recorded) { return Planner(jobs, recorded).plan(); }
 
-SequenceInfo sequence_info(const Job& job) {
-  return {job.prompt->id, job.sample, static_cast<int64_t>(job.prompt->tokens.size()), job.spans};
-}
-
 int64_t planned_tokens(const std::vector<Job>& jobs, bool recorded) {
   const RunPlan plan = plan_run(jobs, recorded);
   int64_t total = 0;
@@ -290,7 +291,7 @@ int64_t planned_tokens(const std::vector<Job>& jobs, bool recorded) {
     const PlannedJob& job = plan.jobs[i];
     if (job.copies) continue;
     // Nothing needs the row of the last token but a recording.
-    total += job.n_rows - job.shared + std::max<int64_t>(0, recorded ? jobs[i].max_new : jobs[i].max_new - 1);
+    total += job.n_rows - job.shared + std::max<int64_t>(0, recorded ? jobs[i].max_new() : jobs[i].max_new() - 1);
   }
   return total;
 }

@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "engine/runner.h"
+#include "engine/jobs.h"
 
 namespace signalbox {
 
@@ -36,11 +36,15 @@ struct RunPlan {
 };
 
 // `recorded`: a sink takes every row of every job, so that nothing is shared. Throws Error for jobs without tokens, a
-// stem that a job does not begin with, and references that are missing, of another shape or in a circle.
+// prefix that a job does not begin with, and references that are missing, of another shape or in a circle.
 //
-// A job starts from a trunk of its stem: unedited keys and values, up to its own first edit, and no further than the
+// A job starts from a trunk of its prefix: unedited keys and values, up to its own first edit, and no further than the
 // first row whose logits it wants. Jobs under one plan whose edits begin before that have a trunk of their own, made
 // under the edits, where these do the same to all of them.
 RunPlan plan_run(const std::vector<Job>& jobs, bool recorded);
+
+// Tokens that run_jobs will run at most, where sharing is taken into account and no end token comes early. `recorded`:
+// with a sink. Where memory is too scarce for sharing it runs more.
+int64_t planned_tokens(const std::vector<Job>& jobs, bool recorded = false);
 
 }  // namespace signalbox

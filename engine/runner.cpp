@@ -53,7 +53,7 @@ struct Running {
     n_run = this->kv.length();
     result.index = job.index;
   }
-  int64_t n_given() const { return static_cast<int64_t>(job->prompt->tokens.size()); }
+  int64_t n_given() const { return job->n_given(); }
   bool prefilling() const { return n_run < n_prefill; }
   double prefill_seconds() const { return std::chrono::duration<double>(prefilled - admitted).count(); }
 };
@@ -206,7 +206,7 @@ class Run {
       run.n_logits = 0;
       if (run.prefilling()) {
         int64_t count = std::min(run.n_prefill - run.n_run, prefill_budget);
-        const bool scores = run.trunk < 0 && run.job->score;
+        const bool scores = run.trunk < 0 && run.job->score();
         const PlannedJob& planned = plan_.jobs[run.place];
         if (scores) {
           const int64_t before = std::max<int64_t>(0, planned.first_logits - run.n_run);
@@ -223,7 +223,7 @@ class Run {
         if (scores) {
           if (end <= planned.first_logits + planned.n_logits)
             run.n_logits = std::max<int64_t>(0, end - std::max(run.n_run, planned.first_logits));
-        } else if (run.trunk < 0 && end == n_given && run.job->max_new > 0) {
+        } else if (run.trunk < 0 && end == n_given && run.job->max_new() > 0) {
           run.n_logits = 1;
         }
         logit_budget -= run.n_logits;
@@ -271,16 +271,17 @@ class Run {
     bool any_choice = false, any_score = false;
     for (const Running* run : members) {
       const auto& given = run->job->prompt->tokens;
+      const Generate* generate = run->job->generate();
       for (int64_t i = 0; i < run->n_logits; ++i) {
         SampleParams params;
-        params.sampling = run->job->sampling;
+        if (generate) params.sampling = generate->sampling;
         params.sample = run->job->sample;
-        params.record_hash = run->job->record_hash;
+        params.record_hash = run->job->prompt->record_hash;
         params.position = static_cast<int32_t>(run->n_given() + static_cast<int64_t>(run->generated.size()));
         batch_.sampling.push_back(params);
         const size_t target = static_cast<size_t>(run->n_run + run->rows - run->n_logits + i) + 1;
-        batch_.targets.push_back(run->job->score && target < given.size() ? given[target] : -1);
-        (run->job->score ? any_score : any_choice) = true;
+        batch_.targets.push_back(!generate && target < given.size() ? given[target] : -1);
+        (generate ? any_choice : any_score) = true;
       }
     }
     if (!any_choice) batch_.sampling.clear();
@@ -345,7 +346,7 @@ class Run {
     run.n_run += run.rows;
     if (began && !run.prefilling()) run.prefilled = Clock::now();
     for (int64_t i = 0; i < run.n_logits; ++i) {
-      if (!run.job->score) {
+      if (run.job->generate()) {
         choose(run, outputs.tokens[static_cast<size_t>(row + i)]);
       } else if (scored + i < n_scored) {
         run.result.logprobs.push_back(outputs.log_probs[static_cast<size_t>(row + i)]);
@@ -367,7 +368,7 @@ class Run {
       fresh = run.stream->push(id);
       append_text(run, fresh);
     }
-    if (run.result.finish_reason.empty() && static_cast<int64_t>(run.generated.size()) >= run.job->max_new)
+    if (run.result.finish_reason.empty() && static_cast<int64_t>(run.generated.size()) >= run.job->max_new())
       run.result.finish_reason = "length";
     run.finished = !run.result.finish_reason.empty();
     if (run.finished && run.stream && run.result.finish_reason != "stop") append_text(run, run.stream->finish());
@@ -390,7 +391,7 @@ class Run {
 
   bool complete(const Running& run) const {
     if (run.prefilling()) return false;
-    if (run.trunk >= 0 || run.job->max_new == 0) return true;
+    if (run.trunk >= 0 || run.job->max_new() == 0) return true;
     if (!run.finished) return false;
     // A trace has a row for every token, so the last one is run too.
     return !sink_ || run.n_run == run.n_given() + static_cast<int64_t>(run.generated.size());

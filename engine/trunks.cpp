@@ -66,9 +66,7 @@ void Trunks::measure_users(const std::vector<Job>& jobs) {
   }
 }
 
-int64_t Trunks::job_blocks(const Job& job, int64_t n_shared) const {
-  return own_blocks(static_cast<int64_t>(job.prompt->tokens.size()) + job.max_new, n_shared);
-}
+int64_t Trunks::job_blocks(const Job& job, int64_t n_shared) const { return own_blocks(job.max_positions(), n_shared); }
 
 bool Trunks::reserve(int64_t n_blocks) {
   if (n_blocks > unreserved_) return false;

@@ -5,6 +5,7 @@
 #include <memory>
 #include <vector>
 
+#include "engine/forward.h"
 #include "engine/run_plan.h"
 
 namespace signalbox {

@@ -155,8 +155,7 @@ namespace {
 
 EncodedRecord encode_at(const Record& record, const EncodeSetup& setup, const std::vector<std::string>& names) {
   EncodedRecord out;
-  auto prompt = std::make_shared<Prompt>();
-  prompt->id = record.id;
+  auto prompt = std::make_shared<Prompt>(record.id);
   auto need_tokenizer = [&](const char* what) {
     if (!setup.tokenizer)
       throw Error(record.where, std::string(what) + ": expected a model with a tokenizer, found none");

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "base/json.h"
-#include "engine/runner.h"
+#include "engine/jobs.h"
 #include "engine/text.h"
 #include "probes/edits.h"
 

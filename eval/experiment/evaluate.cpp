@@ -22,27 +22,25 @@ std::shared_ptr<const EditPlan> plan_of(const Evaluation& evaluation, int64_t in
 Job job_on(const EncodedRecord& encoded, const PreparedRecord& record, std::shared_ptr<const EditPlan> plan) {
   Job job;
   job.prompt = encoded.prompt;
-  job.stem = record.prompt.prompt;
+  job.prefix = record.prompt.prompt;
   job.spans = encoded.spans;
   job.plan = std::move(plan);
-  job.record_hash = record_hash(record.record->id);
   return job;
 }
 
 Job generation_job(const PreparedRecord& record, std::shared_ptr<const EditPlan> plan, uint64_t seed, int64_t sample) {
   Job job = job_on(record.prompt, record, std::move(plan));
   job.sample = static_cast<uint32_t>(sample);
-  job.max_new = record.generation.max_tokens;
-  job.sampling = record.generation.sampling;
-  job.sampling.seed = seed;
+  Generate generate = {record.generation.max_tokens, record.generation.sampling};
+  generate.sampling.seed = seed;
+  job.task = generate;
   return job;
 }
 
 Job score_job(const EncodedRecord& encoded, const PreparedRecord& record, int64_t score_from,
-              std::shared_ptr<const EditPlan> plan) {
+              std::shared_ptr<const EditPlan> plan, std::optional<int64_t> reference) {
   Job job = job_on(encoded, record, std::move(plan));
-  job.score = true;
-  job.score_from = score_from;
+  job.task = Score{score_from, reference};
   return job;
 }
 
@@ -114,12 +112,11 @@ class Evaluator {
     if (events_.on_lines) events_.on_lines(log_.n_known());
   }
 
-  int64_t add_job(Job job, Use use) {
+  void add_job(Job job, Use use) {
     job.index = static_cast<int64_t>(jobs_.size());
     if (use.part != Part::reference) ++units_[use.unit].pending;
     jobs_.push_back(std::move(job));
     uses_.push_back(use);
-    return jobs_.back().index;
   }
 
   // What is missing of these interventions of all records.
@@ -142,9 +139,10 @@ class Evaluator {
     const bool compares = evaluation_.divergence && std::any_of(interventions.begin(), interventions.end(), missing);
     if (compares && (interventions[0] != evaluation_.baseline || !missing(evaluation_.baseline))) {
       // The baseline's line is not of this pass, or known; its logits are wanted.
-      Job job = score_job(record.scored, record, record.score_from, plan_of(evaluation_, evaluation_.baseline, s));
-      job.reference = static_cast<int64_t>(jobs_.size());
-      reference = add_job(std::move(job), {0, Part::reference, 0});
+      reference = static_cast<int64_t>(jobs_.size());
+      add_job(
+          score_job(record.scored, record, record.score_from, plan_of(evaluation_, evaluation_.baseline, s), reference),
+          {0, Part::reference, 0});
     }
     for (const int64_t i : interventions) {
       const auto plan = plan_of(evaluation_, i, s);
@@ -166,16 +164,15 @@ class Evaluator {
     sample.sample = place.sample;
     // What is teacher-forced does not depend on the sample, and stands with the first.
     if (place.sample == 0 && evaluation_.logprobs) {
-      Job job = score_job(record.scored, record, record.score_from, plan);
-      if (evaluation_.divergence)
-        job.reference = reference ? *reference : static_cast<int64_t>(jobs_.size());  // the baseline: its own
-      const int64_t index = add_job(std::move(job), {unit, Part::target, 0});
-      if (evaluation_.divergence && !reference) reference = index;
+      if (evaluation_.divergence && !reference)
+        reference = static_cast<int64_t>(jobs_.size());  // the baseline: its own
+      add_job(score_job(record.scored, record, record.score_from, plan, reference), {unit, Part::target, 0});
     }
     if (place.sample == 0 && evaluation_.options) {
       sample.options.resize(record.options.size());
       for (size_t o = 0; o < record.options.size(); ++o)
-        add_job(score_job(record.options[o], record, *record.options[o].target_start, plan), {unit, Part::option, o});
+        add_job(score_job(record.options[o], record, *record.options[o].target_start, plan, {}),
+                {unit, Part::option, o});
     }
     if (evaluation_.generates) {
       const auto ready = generated_.find(log_.layout().line(place));

@@ -162,10 +162,8 @@ std::vector<Job> FaithfulnessStudy::write_jobs() const {
       job.prompt = encoded_[r].prompt;
       job.plan = plan_;
       job.spans = encoded_[r].spans;
-      job.record_hash = record_hash(records_[r].id);
       job.sample = static_cast<uint32_t>(s);
-      job.max_new = options_.max_tokens;
-      job.sampling = options_.sampling;
+      job.task = Generate{options_.max_tokens, options_.sampling};
       jobs.push_back(std::move(job));
     }
   return jobs;
@@ -359,17 +357,13 @@ int64_t FaithfulnessStudy::room(const FaithCase& one, size_t tail) const {
 Job FaithfulnessStudy::job_for(const FaithCase& one, std::vector<int32_t> tail) const {
   const Explanation& of = explanations_[one.explanation];
   const EncodedRecord& encoded = encoded_[of.record];
-  auto prompt = std::make_shared<Prompt>();
-  prompt->id = records_[of.record].id;
-  prompt->tokens = joined(joined(encoded.prompt->tokens, one.ids), tail);
   Job job;
-  job.prompt = prompt;
-  job.stem = encoded.prompt;
+  job.prompt = std::make_shared<Prompt>(records_[of.record].id, joined(joined(encoded.prompt->tokens, one.ids), tail));
+  job.prefix = encoded.prompt;
   job.plan = one.kind == CaseKind::misroute ? misroute_plans_[one.plan] : plan_;
   job.spans = encoded.spans;
   const auto begin = static_cast<int64_t>(encoded.prompt->tokens.size());
   if (!one.ids.empty()) job.spans.push_back({"explanation", begin, begin + static_cast<int64_t>(one.ids.size())});
-  job.record_hash = record_hash(records_[of.record].id);
   job.sample = static_cast<uint32_t>(of.sample);
   return job;
 }
@@ -381,8 +375,10 @@ std::vector<Job> FaithfulnessStudy::continue_jobs() const {
     const Explanation& of = explanations_[one.explanation];
     Job job = job_for(one, {});
     job.index = static_cast<int64_t>(jobs.size());
-    job.max_new = std::clamp<int64_t>(room(one, of.marker_ids.size() + static_cast<size_t>(options_.answer_tokens)), 0,
-                                      options_.max_tokens);
+    job.task =
+        Generate{std::clamp<int64_t>(room(one, of.marker_ids.size() + static_cast<size_t>(options_.answer_tokens)), 0,
+                                     options_.max_tokens),
+                 {}};
     jobs.push_back(std::move(job));
   }
   return jobs;
@@ -406,7 +402,7 @@ std::vector<Job> FaithfulnessStudy::answer_jobs() const {
     if (room(one, of.marker_ids.size() + static_cast<size_t>(options_.answer_tokens)) < 0) continue;
     Job job = job_for(one, of.marker_ids);
     job.index = static_cast<int64_t>(jobs.size());
-    job.max_new = options_.answer_tokens;
+    job.task = Generate{options_.answer_tokens, {}};
     jobs.push_back(std::move(job));
   }
   return jobs;

@@ -5,7 +5,7 @@
 //   3 answer    every altered explanation, and the full one, is put before the marker and the answer is asked for
 //   4 route     the full explanation's answer is put behind every altered one, and its tokens' routes are compared
 //
-// Stages 2 to 4 are greedy. Each stage takes jobs (engine/runner.h) and is given their results in the same order.
+// Stages 2 to 4 are greedy. Each stage takes jobs (engine/jobs.h) and is given their results in the same order.
 #pragma once
 #include <cstdint>
 #include <filesystem>
@@ -15,7 +15,7 @@
 #include <utility>
 #include <vector>
 
-#include "engine/runner.h"
+#include "engine/jobs.h"
 #include "eval/data/records.h"
 #include "eval/faithfulness/answer_routes.h"
 #include "eval/faithfulness/curves.h"

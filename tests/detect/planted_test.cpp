@@ -36,9 +36,7 @@ ContrastCounts traced(const std::string& spec, const std::vector<Text>& texts) {
   std::vector<Job> jobs;
   std::vector<std::string> ids;
   for (const Text& text : texts) {
-    auto prompt = std::make_shared<Prompt>();
-    prompt->id = text.id;
-    prompt->tokens = text.tokens;
+    auto prompt = std::make_shared<Prompt>(text.id, text.tokens);
     prompt->spans.assign(text.tokens.size(), 1);
     prompt->spans[0] = 0;
     Job job;

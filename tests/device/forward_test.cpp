@@ -66,8 +66,7 @@ struct RoundedModel {
 };
 
 std::shared_ptr<Prompt> make_prompt(const std::string& id, int64_t length, int64_t n_vocab, uint32_t seed) {
-  auto prompt = std::make_shared<Prompt>();
-  prompt->id = id;
+  auto prompt = std::make_shared<Prompt>(id);
   for (int64_t t = 0; t < length; ++t)
     prompt->tokens.push_back(static_cast<int32_t>(((seed = seed * 1664525u + 1013904223u) >> 8) % n_vocab));
   return prompt;
@@ -77,9 +76,8 @@ Job make_job(int64_t index, std::shared_ptr<const Prompt> prompt, int64_t max_ne
              std::shared_ptr<const EditPlan> plan = {}) {
   Job job;
   job.index = index;
-  job.record_hash = record_hash(prompt->id);
   job.prompt = std::move(prompt);
-  job.max_new = max_new;
+  job.task = Generate{max_new, {}};
   job.plan = std::move(plan);
   return job;
 }
@@ -316,7 +314,7 @@ TEST_CASE("device: a forward serves several runs, each with a cache of its own")
 TEST_CASE("device: log-probabilities are near the CPU's, and faults are told in the same words") {
   const RoundedModel model("olmoe");
   std::vector<Job> jobs = {make_job(0, make_prompt("a", 30, model.loaded.model.n_vocab, 1), 0)};
-  jobs[0].score = true;
+  jobs[0].task = Score{};
   const auto cpu = make_cpu_backend({});
   const Outcome want = run(*cpu, model, model.loaded.weights, jobs);
   const auto fails = [&](Backend& backend, const Weights& weights) {

@@ -62,9 +62,10 @@ Ran run(Ready& model, const EncodedRecord& record, std::shared_ptr<const EditPla
         int64_t max_new, bool score = false) {
   Job job;
   job.prompt = record.prompt;
-  job.record_hash = record_hash(record.prompt->id);
-  job.max_new = max_new;
-  job.score = score;
+  if (score)
+    job.task = Score{};
+  else
+    job.task = Generate{max_new, {}};
   job.plan = plan;
   job.spans = record.spans;
   Forward forward(*model.backend, model.loaded.model, model.loaded.weights, plan ? plan->max_slots() : 0);

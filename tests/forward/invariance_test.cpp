@@ -28,8 +28,7 @@ std::vector<std::shared_ptr<Prompt>> prompts(int64_t n_vocab) {
   std::vector<std::shared_ptr<Prompt>> made;
   uint32_t state = 12345;
   for (int64_t length : {1, 5, 33, 40, 17, 70}) {
-    auto prompt = std::make_shared<Prompt>();
-    prompt->id = "r" + std::to_string(made.size());
+    auto prompt = std::make_shared<Prompt>("r" + std::to_string(made.size()));
     for (int64_t t = 0; t < length; ++t) {
       state = state * 1664525u + 1013904223u;
       prompt->tokens.push_back(static_cast<int32_t>((state >> 8) % n_vocab));
@@ -66,11 +65,11 @@ Outcome run(const LoadedModel& loaded, const Setup& setup) {
       Job job;
       job.index = static_cast<int64_t>(jobs.size());
       job.prompt = prompt;
-      job.record_hash = record_hash(prompt->id);
       job.sample = static_cast<uint32_t>(s);
-      job.max_new = setup.score ? 0 : 12;
-      job.score = setup.score;
-      job.sampling.temperature = setup.temperature;
+      if (setup.score)
+        job.task = Score{};
+      else
+        job.task = Generate{12, {.temperature = setup.temperature}};
       job.plan = setup.plan;
       jobs.push_back(job);
     }
@@ -212,8 +211,7 @@ TEST_CASE("sequences with different edits in one batch equal their separate runs
     Job job;
     job.index = static_cast<int64_t>(plan * given.size() + prompt);
     job.prompt = given[prompt];
-    job.record_hash = record_hash(given[prompt]->id);
-    job.max_new = 8;
+    job.task = Generate{8, {}};
     job.plan = plans[plan];
     return job;
   };
@@ -246,8 +244,7 @@ TEST_CASE("replaying a run's own trace leaves the bits as they are") {
       Job job;
       job.index = static_cast<int64_t>(jobs.size());
       job.prompt = prompt;
-      job.record_hash = record_hash(prompt->id);
-      job.max_new = 6;
+      job.task = Generate{6, {}};
       jobs.push_back(job);
     }
     TraceOptions trace_options;

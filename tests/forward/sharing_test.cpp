@@ -9,6 +9,7 @@
 #include "engine/device_weights.h"
 #include "engine/logit_store.h"
 #include "engine/run_plan.h"
+#include "engine/runner.h"
 #include "kernels/logits.h"
 #include "kernels/shim/shim_backend.h"
 #include "loaders/model/load.h"
@@ -41,9 +42,7 @@ struct Loaded {
   }
   std::shared_ptr<Prompt> prompt(const std::string& id, int64_t length, uint32_t seed,
                                  const std::vector<int32_t>& begin = {}) const {
-    auto made = std::make_shared<Prompt>();
-    made->id = id;
-    made->tokens = begin;
+    auto made = std::make_shared<Prompt>(id, begin);
     for (int64_t t = 0; t < length; ++t)
       made->tokens.push_back(static_cast<int32_t>((seed = seed * 1664525u + 1013904223u) >> 8) %
                              static_cast<int32_t>(loaded.model.n_vocab));
@@ -73,17 +72,19 @@ Outcome run(const Loaded& model, const std::vector<Job>& jobs, RunOptions option
   return out;
 }
 
+std::optional<int64_t> reference_of(const Job& job) { return job.score() ? job.score()->reference : std::nullopt; }
+
 // Each job in a run of its own, with the jobs that it refers to.
 std::map<int64_t, Result> run_alone(const Loaded& model, const std::vector<Job>& jobs) {
   std::map<int64_t, Result> results;
   for (const Job& job : jobs) {
     std::vector<Job> own = {job};
-    for (const Job* last = &job; last->reference && *last->reference != last->index;) {
-      last = &jobs[static_cast<size_t>(*last->reference)];
+    for (const Job* last = &job; reference_of(*last) && *reference_of(*last) != last->index;) {
+      last = &jobs[static_cast<size_t>(*reference_of(*last))];
       own.push_back(*last);
-      own.back().stem = nullptr;
+      own.back().prefix = nullptr;
     }
-    own.front().stem = nullptr;
+    own.front().prefix = nullptr;
     results[job.index] = run(model, own).results.at(job.index);
   }
   return results;
@@ -104,7 +105,7 @@ void check_same(const std::map<int64_t, Result>& found, const std::map<int64_t, 
   }
 }
 
-// Jobs of every kind on three stems.
+// Jobs of every kind on three prefixes.
 std::vector<Job> mixed_jobs(const Loaded& model) {
   const std::vector<Plan> plans = {
       nullptr,
@@ -117,57 +118,49 @@ std::vector<Job> mixed_jobs(const Loaded& model) {
   std::vector<Job> jobs;
   const int64_t lengths[] = {70, 33, 2};
   for (size_t r = 0; r < 3; ++r) {
-    const auto stem = model.prompt("r" + std::to_string(r), lengths[r], static_cast<uint32_t>(r + 1));
+    const auto prefix = model.prompt("r" + std::to_string(r), lengths[r], static_cast<uint32_t>(r + 1));
     const int64_t n = lengths[r];
     const auto add = [&](std::shared_ptr<const Prompt> prompt, const Plan& plan) -> Job& {
       Job job;
       job.index = static_cast<int64_t>(jobs.size());
       job.prompt = std::move(prompt);
-      job.stem = job.prompt == stem ? nullptr : stem;
-      job.record_hash = record_hash(job.prompt->id);
+      job.prefix = job.prompt == prefix ? nullptr : prefix;
       job.plan = plan;
       job.spans = {{"middle", n / 2, n / 2 + 4}};
       return jobs.emplace_back(std::move(job));
     };
     for (const Plan& plan : plans) {
       for (uint32_t sample = 0; sample < 2; ++sample) {
-        Job& job = add(stem, plan);
+        Job& job = add(prefix, plan);
         job.sample = sample;
-        job.max_new = 5;
-        job.sampling.temperature = sample == 0 ? 0.f : 1.f;
+        job.task = Generate{5, {.temperature = sample == 0 ? 0. : 1.}};
       }
     }
     std::vector<int64_t> baselines;
     for (size_t p = 0; p < plans.size(); ++p) {
       for (int64_t option = 0; option < 3; ++option) {
-        Job& job = add(model.prompt(stem->id, option + 1, static_cast<uint32_t>(10 + option), stem->tokens), plans[p]);
-        job.score = true;
-        job.score_from = n;
+        Job& job =
+            add(model.prompt(prefix->id, option + 1, static_cast<uint32_t>(10 + option), prefix->tokens), plans[p]);
         if (p == 0) baselines.push_back(job.index);
-        // The first is its own reference.
-        job.reference = baselines[static_cast<size_t>(option)];
+        job.task = Score{n, baselines[static_cast<size_t>(option)]};  // the first is its own reference
       }
     }
-    // Scored from beyond the stem, where their tokens differ.
+    // Scored from beyond the prefix, where their tokens differ.
     for (const Plan& plan : {plans[0], plans[2]}) {
       for (uint32_t seed : {31u, 32u, 33u}) {
-        Job& job = add(model.prompt(stem->id, 4, seed, stem->tokens), plan);
-        job.score = true;
-        job.score_from = n + 2;
+        Job& job = add(model.prompt(prefix->id, 4, seed, prefix->tokens), plan);
+        job.task = Score{n + 2, {}};
       }
     }
     // Under one plan, whose span is elsewhere in each.
     for (int64_t shift = 0; shift < 3; ++shift) {
-      Job& job = add(stem, plans[5]);
+      Job& job = add(prefix, plans[5]);
       job.spans = {{"middle", n / 2, n / 2 + 1 + shift}};
-      job.score = true;
-      job.score_from = n - 1;
+      job.task = Score{n - 1, {}};
     }
     for (const Plan& plan : {plans[0], plans[3]}) {
       for (const int64_t from : {int64_t{0}, int64_t{1}, n - 1, n}) {
-        Job& job = add(stem, plan);
-        job.score = true;
-        job.score_from = from;
+        add(prefix, plan).task = Score{from, {}};
       }
     }
   }
@@ -221,7 +214,7 @@ TEST_CASE("sharing: on a device with memory of its own, jobs equal their separat
   for (Job job : mixed_jobs(model)) {
     if (job.prompt->id != "r2" || (job.sample == 1 && job.plan)) continue;
     job.index = place[job.index] = static_cast<int64_t>(jobs.size());
-    if (job.reference) job.reference = place.at(*job.reference);
+    if (reference_of(job)) std::get<Score>(job.task).reference = place.at(*reference_of(job));
     jobs.push_back(std::move(job));
   }
   RunOptions options;
@@ -244,16 +237,15 @@ TEST_CASE("sharing: memory for one job less is refused") {
 
 TEST_CASE("sharing: the tokens that are run are those that differ") {
   const Loaded model("deepseek_v2_lite");
-  const auto stem = model.prompt("a", 50, 1);
+  const auto prefix = model.prompt("a", 50, 1);
   std::vector<Job> jobs;
   const auto add = [&](const Plan& plan, int64_t max_new, uint32_t sample = 0) {
     Job job;
     job.index = static_cast<int64_t>(jobs.size());
-    job.prompt = stem;
-    job.record_hash = record_hash(stem->id);
+    job.prompt = prefix;
     job.plan = plan;
     job.sample = sample;
-    job.max_new = max_new;
+    job.task = Generate{max_new, {}};
     jobs.push_back(job);
   };
   const auto n_tokens = [&] {
@@ -294,12 +286,10 @@ TEST_CASE("sharing: the tokens that are run are those that differ") {
     for (const Plan& plan : {Plan(), all}) {
       Job job;
       job.index = static_cast<int64_t>(jobs.size());
-      job.prompt = model.prompt("a", option + 1, 20 + static_cast<uint32_t>(option), stem->tokens);
-      job.stem = stem;
-      job.record_hash = record_hash("a");
+      job.prompt = model.prompt("a", option + 1, 20 + static_cast<uint32_t>(option), prefix->tokens);
+      job.prefix = prefix;
       job.plan = plan;
-      job.score = true;
-      job.score_from = 50;
+      job.task = Score{50, {}};
       jobs.push_back(job);
     }
   }
@@ -319,8 +309,7 @@ TEST_CASE("score_from: the log-probabilities of a whole score, from there on") {
     Job job;
     job.index = from;
     job.prompt = prompt;
-    job.score = true;
-    job.score_from = from;
+    job.task = Score{from, {}};
     jobs.push_back(job);
   }
   for (const bool recorded : {false, true}) {
@@ -336,7 +325,7 @@ TEST_CASE("score_from: the log-probabilities of a whole score, from there on") {
       for (const Job& job : jobs) CHECK(sink.samples.at(job.index).begin()->second.rows() == 37);
   }
   jobs = {jobs.back()};
-  jobs[0].score_from = 38;
+  jobs[0].task = Score{38, {}};
   CHECK_THROWS_WITH_AS(run(model, jobs), "record \"a\": score_from: expected 0 to 37, its number of tokens, found 38",
                        Error);
 }
@@ -350,21 +339,15 @@ TEST_CASE("reference: the divergence of recorded logits, and copies equal what i
   for (const int64_t from : {int64_t{0}, int64_t{1}, int64_t{25}, int64_t{39}}) {
     CAPTURE(from);
     std::vector<Job> jobs;
-    // Each refers to the one before: the unedited, the edited, one that no edit reaches, one whose last row alone is
-    // edited. The unedited refers to itself.
+    // The unedited, the edited, one that no edit reaches, one whose last row alone is edited: all refer to the first.
     for (const Plan& plan : {Plan(), worst, never, last}) {
       Job job;
       job.index = static_cast<int64_t>(jobs.size());
       job.prompt = prompt;
-      job.record_hash = record_hash("a");
       job.plan = plan;
-      job.score = true;
-      job.score_from = from;
-      job.reference = std::max<int64_t>(0, job.index - 1);
+      job.task = Score{from, 0};
       jobs.push_back(job);
     }
-    jobs[2].reference = 0;
-    jobs[3].reference = 0;
     test::MemorySink sink(PointSet::parse("logits", probe_shape(model.loaded.model)));
     const auto recorded = run(model, jobs, {}, &sink).results;  // the long way
     const Outcome found = run(model, jobs);
@@ -377,7 +360,7 @@ TEST_CASE("reference: the divergence of recorded logits, and copies equal what i
       CHECK(got.same_top == result.same_top);
       CHECK(got.logits_hash == result.logits_hash);
       const auto& own = sink.samples.at(index).at("logits");
-      const auto& other = sink.samples.at(*jobs[static_cast<size_t>(index)].reference).at("logits");
+      const auto& other = sink.samples.at(*reference_of(jobs[static_cast<size_t>(index)])).at("logits");
       const size_t width = static_cast<size_t>(own.width), first = static_cast<size_t>(std::max<int64_t>(from, 1) - 1);
       REQUIRE(result.divergence.size() == 39 - first);
       REQUIRE(result.same_top.size() == 39 - first);
@@ -411,9 +394,7 @@ TEST_CASE("jobs that do not fit together are refused") {
     Job job;
     job.index = index;
     job.prompt = model.prompt("p" + std::to_string(index), length, 1);
-    job.score = true;
-    job.score_from = from;
-    job.reference = reference;
+    job.task = Score{from, reference};
     return job;
   };
   const auto refused = [&](const std::vector<Job>& jobs, const std::string& message) {
@@ -427,7 +408,7 @@ TEST_CASE("jobs that do not fit together are refused") {
           "record \"p0\": reference: expected jobs with one number of tokens, scored from one token, found 5 tokens "
           "scored from 2 and, of record \"p1\", 5 tokens scored from 3");
   std::vector<Job> jobs = {job_of(0, 5, 2, 1), job_of(1, 5, 2, {})};
-  jobs[1].score = false;
+  jobs[1].task = Generate{};
   refused(jobs,
           "record \"p0\": reference: expected jobs with one number of tokens, scored from one token, found 5 "
           "tokens scored from 2 and, of record \"p1\", a job without scores");
@@ -436,10 +417,10 @@ TEST_CASE("jobs that do not fit together are refused") {
           "circle with it");
   refused({job_of(0, 5, 2, 0), job_of(0, 5, 2, {})}, "record \"p0\": index: expected one of its own, found 0 twice");
   jobs = {job_of(0, 5, 2, {})};
-  jobs[0].stem = model.prompt("s", 5, 2);
-  refused(jobs, "record \"p0\": expected to begin with the tokens of its stem \"s\", found others");
-  jobs[0].stem = model.prompt("s", 6, 1);
-  refused(jobs, "record \"p0\": expected to begin with the tokens of its stem \"s\", found others");
+  jobs[0].prefix = model.prompt("s", 5, 2);
+  refused(jobs, "record \"p0\": expected to begin with the tokens of its prefix \"s\", found others");
+  jobs[0].prefix = model.prompt("s", 6, 1);
+  refused(jobs, "record \"p0\": expected to begin with the tokens of its prefix \"s\", found others");
 }
 
 TEST_CASE("kept logits: rows come back from memory and from the file, and room is used again") {

@@ -41,8 +41,7 @@ std::vector<std::shared_ptr<Prompt>> texts(int count, int length) {
   std::vector<std::shared_ptr<Prompt>> made;
   uint32_t state = 99;
   for (int i = 0; i < count; ++i) {
-    auto prompt = std::make_shared<Prompt>();
-    prompt->id = "t" + std::to_string(i);
+    auto prompt = std::make_shared<Prompt>("t" + std::to_string(i));
     for (int t = 0; t < length; ++t) {
       state = state * 1664525u + 1013904223u;
       int32_t token = static_cast<int32_t>(state >> 24);
@@ -63,7 +62,7 @@ std::map<int64_t, std::map<std::string, MemorySink::Values>> routes(
     Job job;
     job.index = static_cast<int64_t>(jobs.size());
     job.prompt = prompt;
-    job.score = true;
+    job.task = Score{};
     jobs.push_back(job);
   }
   RunEvents events;

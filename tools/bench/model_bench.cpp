@@ -119,8 +119,7 @@ std::vector<Job> ModelBench::make_jobs(int64_t n_sequences, int64_t n_prompt, in
   std::vector<Job> jobs;
   uint32_t state = 1;
   for (int64_t s = 0; s < n_sequences; ++s) {
-    auto prompt = std::make_shared<Prompt>();
-    prompt->id = "bench-" + std::to_string(s);
+    auto prompt = std::make_shared<Prompt>("bench-" + std::to_string(s));
     for (int64_t t = 0; t < n_prompt; ++t) {
       state = state * 1664525u + 1013904223u;
       prompt->tokens.push_back(static_cast<int32_t>((state >> 8) % model_.loaded.model.n_vocab));
@@ -128,7 +127,7 @@ std::vector<Job> ModelBench::make_jobs(int64_t n_sequences, int64_t n_prompt, in
     Job job;
     job.index = s;
     job.prompt = prompt;
-    job.max_new = n_new;
+    job.task = Generate{n_new, {}};
     jobs.push_back(std::move(job));
   }
   return jobs;

@@ -148,8 +148,7 @@ class Demo {
     Job job;
     job.index = 0;
     job.prompt = encoded.prompt;
-    job.record_hash = record_hash(record.id);
-    job.max_new = max_new;
+    job.task = Generate{max_new, {}};
     job.plan = std::move(plan);
     job.spans = encoded.spans;
     return job;
@@ -161,7 +160,7 @@ class Demo {
     Forward forward(*model_.backend, model_.loaded.model, model_.loaded.weights, max_slots);
     std::vector<std::string> out(jobs.size());
     int64_t total = 0;
-    for (const Job& job : jobs) total += static_cast<int64_t>(job.prompt->tokens.size()) + job.max_new;
+    for (const Job& job : jobs) total += job.max_positions();
     Progress progress(what, total, options_.quiet);
     RunEvents events;
     events.on_progress = [&](int64_t done) { progress.update(done); };

@@ -150,7 +150,7 @@ class Runner {
  private:
   static int64_t tokens_of(const std::vector<Job>& jobs) {
     int64_t total = 0;
-    for (const Job& job : jobs) total += static_cast<int64_t>(job.prompt->tokens.size()) + job.max_new;
+    for (const Job& job : jobs) total += job.max_positions();
     return total;
   }
 

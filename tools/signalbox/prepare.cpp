@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "engine/run_plan.h"
 #include "tools/signalbox/common.h"
 
 namespace signalbox {
@@ -49,11 +50,11 @@ PreparedRun prepare_run(const CommonOptions& options, OpenedModel& model, std::v
       Job job;
       job.index = static_cast<int64_t>(run.jobs.size());
       job.prompt = run.encoded[r].prompt;
-      job.record_hash = record_hash(run.records[r].id);
       job.sample = static_cast<uint32_t>(s);
-      job.max_new = score ? 0 : sampling.max_tokens;
-      job.sampling = sampling.sampling;
-      job.score = score;
+      if (score)
+        job.task = Score{};
+      else
+        job.task = Generate{sampling.max_tokens, sampling.sampling};
       if (edited) {
         job.plan = run.plan;
         job.spans = run.encoded[r].spans;

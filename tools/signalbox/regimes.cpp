@@ -72,18 +72,16 @@ void make_jobs(PreparedRun& run, const std::vector<Derived>& derived, const std:
   for (size_t r = 0; r < derived.size(); ++r) {
     const Program& program = programs[derived[r].program];
     Job job = single[r];
-    job.max_new = program.max_tokens.value_or(sampling.max_tokens);
-    job.sampling = program.sampling_over(job.sampling);
-    const auto n_given = static_cast<int64_t>(job.prompt->tokens.size());
-    if (limit > 0 && n_given + job.max_new > limit)
+    job.task = Generate{program.max_tokens.value_or(sampling.max_tokens), program.sampling_over(sampling.sampling)};
+    if (limit > 0 && job.max_positions() > limit)
       throw Error(derived[r].record.where + ": program \"" + program.name + "\"",
                   "expected at most the model's " + std::to_string(limit) + " positions, found " +
-                      std::to_string(n_given) + " given and up to " + std::to_string(job.max_new) +
+                      std::to_string(job.n_given()) + " given and up to " + std::to_string(job.max_new()) +
                       " generated tokens");
     for (int64_t s = 0; s < program.samples.value_or(sampling.samples); ++s) {
       job.index = static_cast<int64_t>(run.jobs.size());
       job.sample = static_cast<uint32_t>(s);
-      run.total_tokens += n_given + job.max_new;
+      run.total_tokens += job.max_positions();
       run.jobs.push_back(job);
     }
   }
