@@ -106,7 +106,10 @@ void launch(const char* name, void (*kernel)(P...), dim3 grid, dim3 block, size_
             A... arguments) {
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
   if (shared_memory > 48 * 1024) allow_shared_memory(reinterpret_cast<const void*>(kernel), shared_memory, name);
-  kernel<<<grid, block, shared_memory, stream> > >(static_cast<P>(arguments)...);
+  // The formatter would take the brackets apart.
+  // clang-format off
+  kernel<<<grid, block, shared_memory, stream>>>(static_cast<P>(arguments)...);
+  // clang-format on
   check_launch(name);
 }
 
