@@ -21,9 +21,7 @@ std::string name_of(const RankedExpert& expert) {
   return "layer " + std::to_string(expert.layer) + ", expert " + std::to_string(expert.expert);
 }
 
-using Expert = std::pair<int32_t, int32_t>;
-
-std::string map_of(const std::vector<RankedExpert>& ranking, const std::set<Expert>& audited) {
+std::string map_of(const std::vector<RankedExpert>& ranking, const std::set<ExpertId>& audited) {
   std::vector<HeatCell> cells;
   for (const RankedExpert& one : ranking) {
     HeatCell cell;
@@ -48,14 +46,14 @@ std::string effect_text(const AuditRow& row, int decimals) {
 
 std::string top_table(const std::vector<RankedExpert>& ranking, const std::vector<AuditRow>& audit) {
   std::vector<std::string> metrics;
-  std::map<std::pair<std::string, Expert>, const AuditRow*> effects;
-  std::set<Expert> audited;
+  std::map<std::pair<std::string, ExpertId>, const AuditRow*> effects;
+  std::set<ExpertId> audited;
   std::map<std::string, double> largest;
   for (const AuditRow& row : audit) {
     double& size = largest[row.metric];
     if (std::isfinite(row.effect.value)) size = std::max(size, std::abs(row.effect.value));
     if (std::find(metrics.begin(), metrics.end(), row.metric) == metrics.end()) metrics.push_back(row.metric);
-    effects[{row.metric, {row.expert.layer, row.expert.expert}}] = &row;
+    effects[{row.metric, ExpertId{row.expert.layer, row.expert.expert}}] = &row;
     audited.insert({row.expert.layer, row.expert.expert});
   }
   std::vector<std::string> headings = {"layer", "expert", "rd [95 % CI]", "q"};
@@ -70,7 +68,7 @@ std::string top_table(const std::vector<RankedExpert>& ranking, const std::vecto
                     format_difference(one.rd, 4) + " " + format_interval(one.ci_lo, one.ci_hi, 4, true),
                     html_escape(format_p(one.q))});
     for (const std::string& metric : metrics) {
-      const auto found = effects.find({metric, {one.layer, one.expert}});
+      const auto found = effects.find({metric, ExpertId{one.layer, one.expert}});
       rows.back().push_back(found == effects.end() ? "" : effect_text(*found->second, decimals_for(largest[metric])));
     }
   }
@@ -219,7 +217,7 @@ std::pair<std::string, std::string> conditions_of(const std::filesystem::path& d
 
 std::string ranking_section(const std::string& title, const std::pair<std::string, std::string>& conditions,
                             const std::vector<RankedExpert>& ranking, const std::vector<AuditRow>& audit) {
-  std::set<Expert> audited;
+  std::set<ExpertId> audited;
   for (const AuditRow& row : audit) audited.insert({row.expert.layer, row.expert.expert});
   std::string out = "<h3>" + html_escape(title) + "</h3>";
   out += "<p class=\"small\">Risk difference (rd): share of tokens that select the expert under " +

@@ -267,6 +267,7 @@ TEST_CASE("shards merge to the run of one process") {
     CHECK_MESSAGE(read_file(merged / file) == read_file(entry.path()), file.string());
   }
   CHECK(fs::exists(whole / "traces/off/random-0/seed-1/trace.safetensors"));
+  CHECK(fs::exists(merged / "report.html"));
 }
 
 TEST_CASE("analyze: a run's findings again, and its baseline's trace") {
