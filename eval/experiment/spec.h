@@ -45,7 +45,7 @@ struct ControlsSpec {
 inline constexpr ControlsSpec default_controls = {20, 0, true};
 
 // One intervention: an entry of the spec, or one point of its grid.
-struct InterventionSpec : Intervention {     // its description empty: plan_interventions makes one
+struct InterventionSpec : Intervention {     // without a description plan_interventions makes one
   std::string path;                          // "interventions[2]", for messages; with its point where there is a grid
   json::Value edits = json::Value::array();  // "$key"s replaced; may hold "from": "detect:NAME"
   ControlsSpec controls;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <limits>
 
 #include "base/files.h"
 
@@ -22,9 +23,14 @@ json::Value numbers(const std::vector<double>& values) {
   return list;
 }
 
+// JSON has no other word than null for a number that is not finite.
+double read_number(const json::Ref& value) {
+  return value.is_null() ? std::numeric_limits<double>::quiet_NaN() : value.number();
+}
+
 std::vector<double> read_numbers(const json::Ref& list) {
   std::vector<double> values;
-  for (const json::Ref& item : list.items()) values.push_back(item.number());
+  for (const json::Ref& item : list.items()) values.push_back(read_number(item));
   return values;
 }
 
@@ -60,7 +66,7 @@ Sample read_sample(const json::Ref& line) {
   if (const auto options = line.find("options"))
     for (const json::Ref& option : options->items())
       sample.options.push_back(
-          {option.at("sum_logprob").number(), option.at("n_tokens").size(), option.at("n_bytes").size()});
+          {read_number(option.at("sum_logprob")), option.at("n_tokens").size(), option.at("n_bytes").size()});
   if (const auto judged = line.find("judged"))
     for (const auto& [name, value] : judged->members()) sample.judged.emplace_back(name, value.number());
   return sample;
