@@ -1,6 +1,8 @@
 // The one test binary. `--require-gpu` turns a skipped GPU test into a failure; skips are counted and printed.
+// `-r=times` prints nothing but a line per test case: processor seconds (those of started commands too), file, name.
 #define DOCTEST_CONFIG_IMPLEMENT
 #include <doctest/doctest.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <cstdio>
@@ -38,6 +40,54 @@ bool have_gpu() {
   if (!gpu_required) ++skipped;
   return false;
 }
+
+namespace {
+
+double seconds(const timeval& time) {
+  return static_cast<double>(time.tv_sec) + 1e-6 * static_cast<double>(time.tv_usec);
+}
+
+double processor_seconds() {
+  double sum = 0;
+  for (const int who : {RUSAGE_SELF, RUSAGE_CHILDREN}) {
+    rusage usage;
+    getrusage(who, &usage);
+    sum += seconds(usage.ru_utime) + seconds(usage.ru_stime);
+  }
+  return sum;
+}
+
+class TimesReporter : public doctest::IReporter {
+ public:
+  explicit TimesReporter(const doctest::ContextOptions& options) : out_(*options.cout) {}
+  void test_case_start(const doctest::TestCaseData& test) override {
+    test_ = &test;
+    start_ = processor_seconds();
+  }
+  void test_case_end(const doctest::CurrentTestCaseStats&) override {
+    char text[32];
+    std::snprintf(text, sizeof text, "%9.2f ", processor_seconds() - start_);
+    out_ << text << test_->m_file.c_str() << ": " << test_->m_name << std::endl;
+  }
+  void test_case_reenter(const doctest::TestCaseData&) override {}
+  void report_query(const doctest::QueryData&) override {}
+  void test_run_start() override {}
+  void test_run_end(const doctest::TestRunStats&) override {}
+  void test_case_exception(const doctest::TestCaseException&) override {}
+  void subcase_start(const doctest::SubcaseSignature&) override {}
+  void subcase_end() override {}
+  void log_assert(const doctest::AssertData&) override {}
+  void log_message(const doctest::MessageData&) override {}
+  void test_case_skipped(const doctest::TestCaseData&) override {}
+
+ private:
+  std::ostream& out_;
+  const doctest::TestCaseData* test_ = nullptr;
+  double start_ = 0;
+};
+REGISTER_REPORTER("times", 1, TimesReporter);
+
+}  // namespace
 
 }  // namespace signalbox::test
 
