@@ -4,70 +4,13 @@
 #include <vector>
 
 #include "base/json.h"
-#include "tests/support.h"
-
-#if defined(__SANITIZE_ADDRESS__)
-#define UNDER_SANITIZER 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define UNDER_SANITIZER 1
-#endif
-#endif
-
-#ifndef UNDER_SANITIZER  // the same code runs there on smaller experiments (tests/run)
+#include "tests/docs.h"
 
 namespace fs = std::filesystem;
 using namespace signalbox;
 using namespace signalbox::test;
 
 namespace {
-
-void replace_all(std::string& text, const std::string& from, const std::string& to) {
-  for (size_t at = text.find(from); at != std::string::npos; at = text.find(from, at + to.size()))
-    text.replace(at, from.size(), to);
-}
-
-// Runs shell text from the repository's root. "signalbox" is the binary under test; "out/" and "/tmp/" are in
-// `scratch`.
-Ran paste(std::string script, const fs::path& scratch) {
-  replace_all(script, "build/signalbox", "signalbox");
-  replace_all(script, " /tmp/", " " + scratch.string() + "/tmp/");
-  replace_all(script, " out/", " " + scratch.string() + "/out/");
-  const std::string setup = "set -e; cd " + test::source_dir().string() + "; mkdir -p " + (scratch / "out").string() +
-                            " " + (scratch / "tmp").string() + "; signalbox() { " + test::binary() + " \"$@\"; }\n";
-  return run_command("(" + setup + script + ")");
-}
-
-std::vector<std::string> fenced(const std::string& page) {
-  std::vector<std::string> blocks;
-  for (size_t at = page.find("```sh\n"); at != std::string::npos; at = page.find("```sh\n", at)) {
-    const size_t end = page.find("```", at + 6);
-    blocks.push_back(page.substr(at + 6, end - at - 6));
-    at = end + 3;
-  }
-  return blocks;
-}
-
-// Lines indented by four spaces, paragraph by paragraph.
-std::vector<std::string> indented(const std::string& page) {
-  std::vector<std::string> blocks;
-  bool inside = false;
-  for (size_t at = 0; at < page.size();) {
-    const size_t end = std::min(page.find('\n', at), page.size());
-    const std::string line = page.substr(at, end - at);
-    if (line.starts_with("    ")) {
-      if (!inside) blocks.emplace_back();
-      blocks.back() += line.substr(4) + "\n";
-      inside = true;
-    } else {
-      inside = false;
-    }
-    at = end + 1;
-  }
-  return blocks;
-}
-
-std::string page_of(const std::string& file) { return read_file(test::source_dir() / file); }
 
 const json::Value& at(const json::Value& value, std::initializer_list<const char*> path) {
   const json::Value* found = &value;
@@ -80,9 +23,10 @@ const json::Value& at(const json::Value& value, std::initializer_list<const char
 
 }  // namespace
 
-TEST_CASE("docs: expert deactivation, as pasted") {
+TEST_CASE("docs: expert deactivation, as pasted" *
+          doctest::test_suite("repeats: commands as pasted, which other tests run too")) {
   TemporaryDirectory scratch;
-  const auto blocks = fenced(page_of("docs/examples/001-expert-deactivation.md"));
+  const auto blocks = fenced_blocks(page_of("docs/examples/001-expert-deactivation.md"), "sh");
   REQUIRE(blocks.size() == 2);
   for (const std::string& block : blocks) {
     const Ran ran = paste(block, scratch.path());
@@ -107,9 +51,10 @@ TEST_CASE("docs: expert deactivation, as pasted") {
   CHECK(at(refused, {"contrasts", "off/top=8", "complied", "diff"}).real() == 0);
 }
 
-TEST_CASE("docs: misrouting and explanations, as pasted") {
+TEST_CASE("docs: misrouting and explanations, as pasted" *
+          doctest::test_suite("repeats: commands as pasted, which other tests run too")) {
   TemporaryDirectory scratch;
-  const auto blocks = fenced(page_of("docs/examples/000-misrouting.md"));
+  const auto blocks = fenced_blocks(page_of("docs/examples/000-misrouting.md"), "sh");
   REQUIRE(blocks.size() == 2);
   for (const std::string& block : blocks) {
     const Ran ran = paste(block, scratch.path());
@@ -133,10 +78,11 @@ TEST_CASE("docs: misrouting and explanations, as pasted") {
   CHECK(at(study, {"aoc", "mistake", "mean"}).real() > 0.6);
 }
 
-TEST_CASE("docs: the README's commands work as pasted") {
+TEST_CASE("docs: the README's commands work as pasted" *
+          doctest::test_suite("repeats: commands as pasted, which other tests run too")) {
   TemporaryDirectory scratch;
   int pasted = 0;
-  for (const std::string& block : indented(page_of("README.md"))) {
+  for (const std::string& block : indented_blocks(page_of("README.md"))) {
     // Set-up scripts, and models that are not here.
     if (block.find("tools/test") != std::string::npos || block.find("allenai/") != std::string::npos) continue;
     const Ran ran = paste(block, scratch.path());
@@ -145,5 +91,3 @@ TEST_CASE("docs: the README's commands work as pasted") {
   }
   CHECK(pasted >= 7);
 }
-
-#endif

@@ -1,26 +1,15 @@
 // Every example of the docs is what it says: an edit list that a model accepts, or a set of points.
+#include "tests/docs.h"
+
 #include <regex>
 
 #include "base/safetensors.h"
 #include "tests/probes/trace_sample.h"
-#include "tests/support.h"
 
 using namespace signalbox;
 using namespace signalbox::test;
 
 namespace {
-
-// The fenced blocks ```TAG of a page.
-std::vector<std::string> blocks(const std::string& page, const std::string& tag) {
-  std::vector<std::string> found;
-  const std::string open = "```" + tag + "\n";
-  for (size_t at = page.find(open); at != std::string::npos; at = page.find(open, at + 1)) {
-    const size_t begin = at + open.size(), end = page.find("```", begin);
-    REQUIRE(end != std::string::npos);
-    found.push_back(page.substr(begin, end - begin));
-  }
-  return found;
-}
 
 // The model of the examples: 27 layers, the first dense, 64 experts of which 6 are active, as docs/edits.md says.
 ModelShape example_shape() {
@@ -61,8 +50,8 @@ void write_example_files(const TemporaryDirectory& dir) {
 TEST_CASE("docs: every example of docs/edits.md is a list of edits") {
   TemporaryDirectory dir;
   write_example_files(dir);
-  const std::string page = read_file(test::source_dir() / "docs/edits.md");
-  const auto examples = blocks(page, "json edits");
+  const std::string page = page_of("docs/edits.md");
+  const auto examples = fenced_blocks(page, "json edits");
   CHECK(examples.size() >= 10);
   std::string ops;
   for (const std::string& example : examples) {
@@ -88,9 +77,9 @@ TEST_CASE("docs: every example of docs/edits.md is a list of edits") {
 TEST_CASE("docs: every refusal of docs/edits.md is refused with these words") {
   TemporaryDirectory dir;
   write_example_files(dir);
-  const std::string page = read_file(test::source_dir() / "docs/edits.md");
-  const auto examples = blocks(page, "json refused");
-  const auto messages = blocks(page, "text refusal");
+  const std::string page = page_of("docs/edits.md");
+  const auto examples = fenced_blocks(page, "json refused");
+  const auto messages = fenced_blocks(page, "text refusal");
   REQUIRE(examples.size() == messages.size());
   CHECK(examples.size() >= 2);
   for (size_t i = 0; i < examples.size(); ++i) {
@@ -102,7 +91,7 @@ TEST_CASE("docs: every refusal of docs/edits.md is refused with these words") {
 }
 
 TEST_CASE("docs: docs/probes.md lists the points and its globs match") {
-  const std::string page = read_file(test::source_dir() / "docs/probes.md");
+  const std::string page = page_of("docs/probes.md");
   for (int32_t i = 0; i < n_points; ++i) {
     const PointInfo& info = point_info(static_cast<Point>(i));
     const std::string row = "| `" + std::string(info.per_layer ? "layer.{l}." : "") + std::string(info.name) + "` |";
@@ -111,7 +100,7 @@ TEST_CASE("docs: docs/probes.md lists the points and its globs match") {
     if (begin != std::string::npos)
       CHECK_MESSAGE(page.substr(begin, end - begin).ends_with("| yes |") == info.writable, row);
   }
-  const auto globs = blocks(page, "text points");
+  const auto globs = fenced_blocks(page, "text points");
   CHECK(globs.size() >= 1);
   for (const std::string& block : globs) {
     std::istringstream lines(block);

@@ -2,33 +2,22 @@
 #include <set>
 
 #include "eval/experiment/interventions.h"
+#include "tests/docs.h"
 #include "tests/run/experiment_sample.h"
-#include "tests/support.h"
 
 using namespace signalbox;
 using namespace signalbox::test;
 
 namespace {
 
-std::vector<std::string> blocks(const std::string& page, const std::string& tag) {
-  std::vector<std::string> found;
-  const std::string open = "```" + tag + "\n";
-  for (size_t at = page.find(open); at != std::string::npos; at = page.find(open, at + 1)) {
-    const size_t begin = at + open.size(), end = page.find("```", begin);
-    REQUIRE(end != std::string::npos);
-    found.push_back(page.substr(begin, end - begin));
-  }
-  return found;
-}
-
-std::string docs_page() { return read_file(test::source_dir() / "docs/experiments.md"); }
+std::string docs_page() { return page_of("docs/experiments.md"); }
 
 }  // namespace
 
 TEST_CASE("docs: every example of docs/experiments.md is an experiment") {
   TemporaryDirectory dir;
   const std::string page = docs_page();
-  const auto examples = blocks(page, "json experiment");
+  const auto examples = fenced_blocks(page, "json experiment");
   CHECK(examples.size() >= 6);
   std::set<std::string> used;
   for (const std::string& example : examples) {
@@ -47,7 +36,7 @@ TEST_CASE("docs: every example of docs/experiments.md is an experiment") {
 
 TEST_CASE("docs: what docs/experiments.md says of its examples") {
   TemporaryDirectory dir;
-  const auto examples = blocks(docs_page(), "json experiment");
+  const auto examples = fenced_blocks(docs_page(), "json experiment");
   ModelShape shape = sample_shape();
   shape.layers.assign(6, {true, 64, 6, 3, true});
   write_file(dir / "experiment.json", examples.at(0));
@@ -63,7 +52,7 @@ TEST_CASE("docs: what docs/experiments.md says of its examples") {
 TEST_CASE("docs: every refusal of docs/experiments.md is refused with these words") {
   TemporaryDirectory dir;
   const std::string page = docs_page();
-  const auto examples = blocks(page, "json refused"), messages = blocks(page, "text refusal");
+  const auto examples = fenced_blocks(page, "json refused"), messages = fenced_blocks(page, "text refusal");
   REQUIRE(examples.size() == messages.size());
   CHECK(examples.size() >= 3);
   for (size_t i = 0; i < examples.size(); ++i) {
