@@ -1,21 +1,19 @@
 // Attention over paged caches of bf16 on a device: against the CPU backend on the same values, and bits that depend on
 // a query's own keys only where the backend is invariant.
+#include "kernels/cases/attention.h"
+
 #include <cmath>
 #include <vector>
 
 #include "doctest/doctest.h"
 #include "tests/device/device.h"
-#include "tests/device/tolerances.h"
+#include "tests/tolerances.h"
 
 namespace signalbox::test {
 
 namespace {
 
-struct Shape {
-  int64_t n_heads, n_kv_heads, d_key, d_value, window, block_size;
-  bool sinks, latent;
-  int64_t gap;  // elements between rows of the caches; a multiple of 8 leaves them aligned where the dims are
-};
+using Shape = cases::Attention;
 
 // The rows of a batch: tokens first .. last - 1 of a sequence.
 struct Chunk {
@@ -176,30 +174,14 @@ void check_against_cpu(const Shape& s, const std::vector<int32_t>& lengths, cons
 }  // namespace
 
 TEST_CASE("device attention: prompts, chunks and single tokens together") {
-  const Shape shapes[] = {
-      {4, 4, 16, 16, 0, 16, false, false, 8},  // one head a key head
-      {6, 2, 20, 12, 0, 8, false, false, 3},   // odd strides
-      {10, 2, 24, 40, 0, 32, true, false, 0},  // groups of 5: rows of a tile stay empty
-      {4, 2, 16, 16, 5, 4, true, false, 8},    // a window of a few keys, blocks before it gone
-      {8, 1, 40, 24, 0, 32, false, true, 8},   // small latent heads
-      {3, 3, 7, 5, 0, 1, false, false, 1},    {16, 1, 64, 64, 70, 16, true, false, 8},
-      {20, 1, 24, 20, 0, 16, true, true, 2},  // more heads a key head than a small tile has rows
-  };
-  for (const Shape& s : shapes) {
+  for (const Shape& s : cases::attentions) {
     check_against_cpu(s, {1, 70, 131, 9, 66}, {{1, 0, 70}, {2, 90, 131}, {0, 0, 1}, {3, 8, 9}, {4, 65, 66}, {3, 3, 4}});
     check_against_cpu(s, {1, 70, 131, 9}, {{2, 130, 131}, {0, 0, 1}, {1, 62, 66}, {3, 8, 9}}, {0, 200});
   }
 }
 
 TEST_CASE("device attention: heads of every class") {
-  const Shape shapes[] = {
-      {8, 1, 128, 128, 0, 32, false, false, 0}, {6, 2, 96, 104, 33, 32, true, false, 8},
-      {4, 1, 72, 128, 0, 32, false, false, 4},  {2, 1, 192, 128, 0, 32, false, false, 0},
-      {4, 1, 256, 256, 40, 32, true, false, 8}, {8, 1, 576, 512, 0, 32, false, true, 0},
-      {8, 1, 576, 512, 0, 32, false, false, 0},  // latents whose values have a cache of their own
-      {4, 1, 264, 130, 20, 32, true, true, 1},
-  };
-  for (const Shape& s : shapes) check_against_cpu(s, {67, 40}, {{0, 33, 66}, {1, 39, 40}});
+  for (const Shape& s : cases::head_classes) check_against_cpu(s, {67, 40}, {{0, 33, 66}, {1, 39, 40}});
 }
 
 TEST_CASE("device attention: the pattern") {
@@ -274,7 +256,8 @@ TEST_CASE("device attention: large scores, a sink that takes everything") {
   });
 }
 
-TEST_CASE("device attention: an invariant backend gives the same bits in any company") {
+TEST_CASE("device attention: an invariant backend gives the same bits in any company" *
+          doctest::test_suite("repeats: the same kernels on the same values, to compare bits")) {
   const Shape shapes[] = {
       {16, 2, 32, 32, 0, 32, true, false, 0},  // all rows take tiles of 64, few take tiles of 16
       {2, 2, 16, 16, 90, 16, false, false, 0},

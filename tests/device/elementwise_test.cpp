@@ -1,11 +1,12 @@
 // The ops that touch each element once, on a device: the bits of the CPU backend, whatever strides and alignment.
 #include <cmath>
-#include <limits>
+#include <iterator>
 #include <vector>
 
 #include "doctest/doctest.h"
+#include "kernels/cases/rows.h"
 #include "tests/device/device.h"
-#include "tests/device/tolerances.h"
+#include "tests/tolerances.h"
 
 namespace signalbox::test {
 
@@ -28,25 +29,17 @@ std::vector<float> rounded(std::vector<float> values) {
 
 std::vector<float> random_cells(int64_t n, uint64_t seed) {
   std::vector<float> values = normal_values(n, seed);
-  // Values that a careless comparison loses.
-  const float infinity = std::numeric_limits<float>::infinity();
-  const float special[] = {NAN, infinity, -infinity, -0.f, 1e-40f, 3e38f};
-  for (size_t i = 0; i < 6 && 7 * i + 3 < values.size(); ++i) values[7 * i + 3] = special[i];
+  for (size_t i = 0; i < std::size(cases::special_values) && 7 * i + 3 < values.size(); ++i)
+    values[7 * i + 3] = cases::special_values[i];
   return values;
 }
-
-struct Shape {
-  int64_t rows, cols, gap;  // gap: elements between rows
-};
-constexpr Shape shapes[] = {{1, 1, 0},  {1, 4, 0},   {3, 7, 0},    {5, 8, 4},    {2, 9, 3},    {4, 32, 1},
-                            {1, 40, 8}, {33, 12, 0}, {40, 129, 2}, {3, 1028, 4}, {2, 1030, 6}, {1, 2048, 0}};
 
 }  // namespace
 
 TEST_CASE("device: add, clamp, scale_rows, sigmoid_scale give the bits of the CPU, in place and not") {
   const auto host = cpu();
   for_each_device([&](Backend& device, const std::string&) {
-    for (const Shape& s : shapes) {
+    for (const cases::Rows& s : cases::rows) {
       CAPTURE(s.rows);
       CAPTURE(s.cols);
       const std::vector<float> a = random_cells(s.rows * s.cols, 1), b = random_cells(s.rows * s.cols, 2);
@@ -92,7 +85,7 @@ TEST_CASE("device: add, clamp, scale_rows, sigmoid_scale give the bits of the CP
 TEST_CASE("device: embed and gather_rows copy values, store_rows rounds once into rows of a cache") {
   const auto host = cpu();
   for_each_device([&](Backend& device, const std::string&) {
-    for (const Shape& s : shapes) {
+    for (const cases::Rows& s : cases::rows) {
       CAPTURE(s.rows);
       CAPTURE(s.cols);
       const int64_t n_from = 6;

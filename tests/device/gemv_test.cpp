@@ -1,8 +1,10 @@
 // Products of one to eight rows, and combine, against the CPU backend on weights that bf16 holds.
+#include "kernels/cases/experts.h"
+#include "kernels/cases/products.h"
 #include "kernels/shim/simt_order.h"
 #include "tests/device/device.h"
 #include "tests/device/rounded.h"
-#include "tests/device/tolerances.h"
+#include "tests/tolerances.h"
 
 namespace signalbox::test {
 
@@ -53,6 +55,9 @@ int64_t count_launches(const std::string& name) {
   for (const auto& [launched, count] : simt::launches()) n += launched.starts_with(name) ? count : 0;
   return n;
 }
+
+// More tokens take tiles.
+constexpr int64_t most_tokens = 8;
 
 struct DenseCase {
   int64_t n_tokens, k;
@@ -135,23 +140,19 @@ TEST_CASE("gemv: a row's bits depend neither on other rows nor on their number")
 
 TEST_CASE("gemv: gated hidden states") {
   for_each_device([](Backend& device, const std::string&) {
-    struct Case {
-      int64_t n_tokens, k, n;
-      bool clamped, aligned;
-    };
-    for (const Case& c : {Case{1, 40, 9, false, true}, Case{3, 130, 8, true, false}, Case{8, 264, 21, false, true},
-                          Case{5, 1025, 3, true, true}}) {
+    for (const cases::Gated& c : cases::gated) {
+      if (c.m > most_tokens) continue;
       CAPTURE(c.k);
-      const Operand x = operand(device, c.n_tokens, c.k, 8, c.aligned);
+      const Operand x = operand(device, c.m, c.k, 8, c.x_gap % 8 == 0);
       const RoundedMatrix gate(StoredMatrix(DType::bf16, c.n, c.k, 30), 0.1f);
       const RoundedMatrix up(StoredMatrix(DType::bf16, c.n, c.k, 31), 0.1f);
       const auto device_gate = device.upload_matrix(gate.matrix(), false);
       const auto device_up = device.upload_matrix(up.matrix(), false);
       Activation activation;
-      if (c.clamped) activation = {Activation::Kind::clamped, 1.5f, 1.25f};
-      DeviceTensor hidden(device, c.n_tokens, c.n, DType::bf16, {}, c.n + 5);
+      if (c.m % 2 != 0) activation = {Activation::Kind::clamped, 1.5f, 1.25f};
+      DeviceTensor hidden(device, c.m, c.n, DType::bf16, {}, c.n + c.out_gap);
       device.gated_hidden(hidden.view(), x.view, device_gate.matrix, device_up.matrix, activation);
-      const auto want = on_cpu(c.n_tokens, c.n, [&](Backend& host, Tensor out) {
+      const auto want = on_cpu(c.m, c.n, [&](Backend& host, Tensor out) {
         host.gated_hidden(out, x.host, gate.matrix(), up.matrix(), activation);
       });
       check_close(hidden, want, tolerance::device_gemv_hidden);
@@ -160,94 +161,48 @@ TEST_CASE("gemv: gated hidden states") {
 }
 
 TEST_CASE("gemv: latent attention's queries absorbed and values expanded") {
-  struct Case {
-    int64_t n_tokens, n_heads, d_nope, d_rope, d_value, d_latent;
-  };
   for_each_device([](Backend& device, const std::string&) {
-    for (const Case& c : {Case{1, 2, 16, 4, 8, 64}, Case{8, 3, 130, 6, 17, 72}, Case{3, 2, 33, 0, 40, 13},
-                          Case{2, 1, 1, 2, 1, 200}, Case{5, 4, 24, 8, 16, 128}}) {
-      CAPTURE(c.d_latent);
-      const RoundedMatrix kv_b(StoredMatrix(DType::bf16, c.n_heads * (c.d_nope + c.d_value), c.d_latent, 40));
+    for (const cases::Latent& c : cases::latents) {
+      if (c.tokens > most_tokens) continue;
+      CAPTURE(c.latent);
+      const RoundedMatrix kv_b(StoredMatrix(DType::bf16, c.heads * (c.nope + c.value), c.latent, 40));
       const auto uploaded = device.upload_matrix(kv_b.matrix(), false);
-      const int64_t d_in = c.n_heads * (c.d_nope + c.d_rope), d_out = c.n_heads * (c.d_latent + c.d_rope);
-      std::vector<float> q = normal_values(c.n_tokens * d_in, 41);
-      const DeviceTensor device_q(device, c.n_tokens, d_in, DType::f32, q, d_in + 3);
-      DeviceTensor absorbed(device, c.n_tokens, d_out, DType::f32, {}, d_out + 1);
-      device.mla_absorb(absorbed.view(), device_q.view(), uploaded.matrix, c.n_heads, c.d_nope, c.d_rope, c.d_value);
+      const int64_t d_in = c.heads * (c.nope + c.rope), d_out = c.heads * (c.latent + c.rope);
+      std::vector<float> q = normal_values(c.tokens * d_in, 41);
+      const DeviceTensor device_q(device, c.tokens, d_in, DType::f32, q, d_in + 3);
+      DeviceTensor absorbed(device, c.tokens, d_out, DType::f32, {}, d_out + 1);
+      device.mla_absorb(absorbed.view(), device_q.view(), uploaded.matrix, c.heads, c.nope, c.rope, c.value);
       check_close(absorbed,
-                  on_cpu(c.n_tokens, d_out,
+                  on_cpu(c.tokens, d_out,
                          [&](Backend& host, Tensor out) {
-                           host.mla_absorb(out, Tensor(q.data(), c.n_tokens, d_in), kv_b.matrix(), c.n_heads, c.d_nope,
-                                           c.d_rope, c.d_value);
+                           host.mla_absorb(out, Tensor(q.data(), c.tokens, d_in), kv_b.matrix(), c.heads, c.nope,
+                                           c.rope, c.value);
                          }),
-                  tolerance::device_gemv, std::sqrt(static_cast<double>(c.d_nope)));
+                  tolerance::device_gemv, std::sqrt(static_cast<double>(c.nope)));
 
       // Only the bits of the token's own row count.
       DeviceTensor alone(device, 1, d_out, DType::f32);
-      device.mla_absorb(alone.view(), device_q.view().rows_from(c.n_tokens - 1, 1), uploaded.matrix, c.n_heads,
-                        c.d_nope, c.d_rope, c.d_value);
-      CHECK(alone.get() == row_of(absorbed.get(), c.n_tokens - 1, d_out));
+      device.mla_absorb(alone.view(), device_q.view().rows_from(c.tokens - 1, 1), uploaded.matrix, c.heads, c.nope,
+                        c.rope, c.value);
+      CHECK(alone.get() == row_of(absorbed.get(), c.tokens - 1, d_out));
 
-      const Operand latent = operand(device, c.n_tokens, c.n_heads * c.d_latent, 42, c.n_tokens != 3);
-      DeviceTensor values(device, c.n_tokens, c.n_heads * c.d_value, DType::bf16, {}, c.n_heads * c.d_value + 3);
-      device.mla_expand(values.view(), latent.view, uploaded.matrix, c.n_heads, c.d_nope, c.d_value);
+      const Operand latent = operand(device, c.tokens, c.heads * c.latent, 42, c.gap % 8 == 0);
+      DeviceTensor values(device, c.tokens, c.heads * c.value, DType::bf16, {}, c.heads * c.value + 3);
+      device.mla_expand(values.view(), latent.view, uploaded.matrix, c.heads, c.nope, c.value);
       check_close(values,
-                  on_cpu(c.n_tokens, c.n_heads * c.d_value,
+                  on_cpu(c.tokens, c.heads * c.value,
                          [&](Backend& host, Tensor out) {
-                           host.mla_expand(out, latent.host, kv_b.matrix(), c.n_heads, c.d_nope, c.d_value);
+                           host.mla_expand(out, latent.host, kv_b.matrix(), c.heads, c.nope, c.value);
                          }),
-                  tolerance::device_gemv_rounded, std::sqrt(static_cast<double>(c.d_latent)));
+                  tolerance::device_gemv_rounded, std::sqrt(static_cast<double>(c.latent)));
     }
   });
 }
 
-namespace {
-
-struct ExpertCase {
-  int64_t n_tokens, n_experts;
-  int32_t n_slots;
-  int64_t d_model, d_ff;
-  DType dtype;
-  bool bias;
-  enum Pattern { spread, all_to_one, unused_slots, all_experts } pattern;
-  bool aligned = true;
-};
-const ExpertCase expert_cases[] = {
-    {1, 8, 2, 48, 20, DType::bf16, false, ExpertCase::spread},
-    {8, 6, 2, 136, 24, DType::bf16, true, ExpertCase::spread},
-    {5, 4, 3, 33, 9, DType::f16, false, ExpertCase::unused_slots, false},
-    {8, 4, 3, 40, 17, DType::f32, true, ExpertCase::all_to_one},  // 24 pairs of one expert: three groups of columns
-    {2, 512, 10, 16, 8, DType::bf16, false, ExpertCase::spread},
-    {6, 12, 12, 24, 16, DType::bf16, false, ExpertCase::all_experts},
-    {1, 3, 2, 64, 32, DType::mxfp4, false, ExpertCase::spread},
-    {8, 4, 2, 288, 96, DType::mxfp4, true, ExpertCase::unused_slots},
-    {3, 3, 3, 1184, 36, DType::mxfp4, true, ExpertCase::all_experts, false},
-    {7, 5, 1, 40, 72, DType::mxfp4, false, ExpertCase::spread},
-};
-
-HandRoute make_route(const ExpertCase& c) {
-  HandRoute route(c.n_tokens, c.n_slots, c.n_experts);
-  Noise noise(9);
-  for (int64_t t = 0; t < c.n_tokens; ++t) {
-    const int32_t at = static_cast<int32_t>(noise.below(c.n_experts));
-    for (int32_t i = 0; i < c.n_slots; ++i) {
-      const size_t slot = static_cast<size_t>(t * c.n_slots + i);
-      route.weights[slot] = noise.normal();
-      route.ids[slot] = c.pattern == ExpertCase::all_to_one ? 2 : (at + i * 7) % static_cast<int32_t>(c.n_experts);
-      if (c.pattern == ExpertCase::all_experts) route.ids[slot] = (at + i) % static_cast<int32_t>(c.n_experts);
-      if (c.pattern == ExpertCase::unused_slots && (t + i) % 3 == 0) route.ids[slot] = -1, route.weights[slot] = 0;
-    }
-    for (int64_t e = 0; e < c.n_experts; ++e)
-      route.banned[static_cast<size_t>(t * c.n_experts + e)] = noise.below(2) == 0;
-  }
-  return route;
-}
-
-}  // namespace
-
 TEST_CASE("gemv: routed experts read from the route, in place") {
   for_each_device([](Backend& device, const std::string& what) {
-    for (const ExpertCase& c : expert_cases) {
+    for (const cases::Experts& c : cases::experts) {
+      if (c.n_tokens == 0 || c.n_tokens > most_tokens) continue;
       CAPTURE(c.n_tokens);
       CAPTURE(c.n_experts);
       CAPTURE(c.d_model);
@@ -259,6 +214,8 @@ TEST_CASE("gemv: routed experts read from the route, in place") {
       Activation activation;
       if (c.bias) activation = {Activation::Kind::clamped, 1.25f, 3.f};
       HandRoute route = make_route(c);
+      Noise noise(10);
+      for (uint8_t& banned : route.banned) banned = noise.below(2) == 0;
       const int64_t n_pairs = c.n_tokens * c.n_slots;
       const Buffer<int32_t> ids(device, route.ids);
       const Buffer<float> weights(device, route.weights);
@@ -272,7 +229,7 @@ TEST_CASE("gemv: routed experts read from the route, in place") {
       uint64_t want_leaks = 5;
 
       const int64_t before = count_launches("gemv_experts");
-      const Operand x = operand(device, c.n_tokens, c.d_model, 5, c.aligned);
+      const Operand x = operand(device, c.n_tokens, c.d_model, 5, c.gap % 8 == 0);
       DeviceTensor hidden(device, n_pairs, c.d_ff, DType::bf16, {}, c.d_ff + 3);
       device.experts_hidden(hidden.view(), x.view, device_route, c.n_tokens, packed, activation, leaks.data());
       const auto want = on_cpu(n_pairs, c.d_ff, [&](Backend& cpu, Tensor out) {
@@ -283,7 +240,7 @@ TEST_CASE("gemv: routed experts read from the route, in place") {
       CHECK(leaks.get() == std::vector<uint64_t>{want_leaks});
 
       // Hidden rows of slots without an expert are never read.
-      Operand h = operand(device, n_pairs, c.d_ff, 6, c.aligned);
+      Operand h = operand(device, n_pairs, c.d_ff, 6, c.gap % 8 == 0);
       DeviceTensor out(device, n_pairs, c.d_model, DType::f32, {}, c.d_model + 5);
       device.experts_out(out.view(), h.view, device_route, c.n_tokens, packed);
       const auto want_out = on_cpu(n_pairs, c.d_model, [&](Backend& cpu, Tensor to) {

@@ -5,27 +5,19 @@
 
 #include "base/error.h"
 #include "doctest/doctest.h"
+#include "kernels/cases/products.h"
 #include "tests/device/device.h"
-#include "tests/device/tolerances.h"
+#include "tests/tolerances.h"
 
 namespace signalbox::test {
 
 namespace {
 
-struct Shape {
-  int64_t m, n, k, x_gap, out_gap;
-  bool bias;
-};
+// Longer sums are tested on the CPU alone: the tolerances here are for this many terms.
+constexpr int64_t most_terms = 520;
 
-// Rows up to 16, 17 to 64 and more take tiles of other sizes; 2100 rows are more row tiles than share a raster group.
-const Shape shapes[] = {
-    {1, 1, 1, 0, 0, false},    {1, 40, 130, 6, 1, true},    {9, 33, 72, 8, 3, false},     {16, 70, 257, 3, 0, true},
-    {17, 31, 64, 0, 2, true},  {20, 300, 40, 5, 5, false},  {33, 65, 100, 4, 1, true},    {64, 129, 24, 8, 0, false},
-    {65, 390, 33, 7, 1, true}, {130, 258, 96, 0, 0, true},  {131, 257, 200, 8, 4, false}, {2100, 130, 8, 0, 0, true},
-    {40, 8, 1, 1, 2, false},   {200, 513, 31, 1, 1, false}, {5, 66, 520, 0, 0, true},
-};
-
-std::string text(const Shape& s) {
+template <class Case>
+std::string text(const Case& s) {
   return std::to_string(s.m) + " x " + std::to_string(s.n) + " x " + std::to_string(s.k);
 }
 
@@ -46,7 +38,7 @@ bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
   return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
 }
 
-std::vector<float> want_matmul(const Shape& s, const std::vector<float>& x, const StoredMatrix& w,
+std::vector<float> want_matmul(const cases::Product& s, const std::vector<float>& x, const StoredMatrix& w,
                                const std::vector<float>& bias) {
   const auto backend = cpu();
   return matmul(*backend, s.m, x, w.matrix(), s.bias ? Vector{bias.data(), s.n} : Vector{});
@@ -56,8 +48,8 @@ std::vector<float> want_matmul(const Shape& s, const std::vector<float>& x, cons
 
 TEST_CASE("device matmul: every size of tiles, ragged everywhere") {
   for (const bool invariant : {true, false}) {
-    for (const Shape& s : shapes) {
-      if (!invariant && s.m <= 8) continue;
+    for (const cases::Product& s : cases::products) {
+      if (s.k > most_terms || (!invariant && s.m <= 8)) continue;
       const std::vector<float> x = normal_values(s.m * s.k, 1, true), bias = normal_values(s.n, 2);
       const StoredMatrix w(DType::bf16, s.n, s.k, 3);
       const std::vector<float> want = want_matmul(s, x, w, bias);
@@ -101,8 +93,8 @@ TEST_CASE("device matmul: the bits of a row do not depend on the other rows") {
 }
 
 TEST_CASE("device gated_hidden: both activations") {
-  for (const Shape& s : {Shape{1, 37, 48, 3, 1, false}, Shape{12, 16, 130, 8, 2, false}, Shape{40, 70, 33, 0, 0, false},
-                         Shape{66, 260, 40, 8, 3, false}, Shape{129, 129, 64, 0, 4, true}}) {
+  for (const cases::Gated& s : cases::gated) {
+    if (s.k > most_terms) continue;
     Activation activation;
     activation.kind = s.m % 2 != 0 ? Activation::Kind::clamped : Activation::Kind::silu;
     activation.limit = 2.5f;
@@ -130,11 +122,7 @@ TEST_CASE("device gated_hidden: both activations") {
 }
 
 TEST_CASE("device mla_absorb and mla_expand") {
-  struct Mla {
-    int64_t tokens, heads, nope, rope, value, latent, gap;
-  };
-  for (const Mla& s : {Mla{1, 2, 8, 4, 6, 20, 0}, Mla{11, 3, 17, 6, 17, 64, 3}, Mla{40, 2, 24, 0, 24, 136, 8},
-                       Mla{70, 3, 130, 5, 33, 41, 1}, Mla{135, 2, 40, 8, 140, 152, 0}}) {
+  for (const cases::Latent& s : cases::latents) {
     const int64_t d_in = s.nope + s.rope, d_out = s.latent + s.rope;
     const StoredMatrix kv_b(DType::bf16, s.heads * (s.nope + s.value), s.latent, 21);
     // The nope part becomes an operand; the rope part is copied as it is.

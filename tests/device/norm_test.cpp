@@ -4,8 +4,9 @@
 #include <vector>
 
 #include "doctest/doctest.h"
+#include "kernels/cases/rows.h"
 #include "tests/device/device.h"
-#include "tests/device/tolerances.h"
+#include "tests/tolerances.h"
 
 namespace signalbox::test {
 
@@ -28,10 +29,6 @@ std::vector<float> rounded(std::vector<float> values) {
   for (float& x : values) x = rounded_bf16(x);
   return values;
 }
-
-struct Shape {
-  int64_t rows, cols, gap;
-};
 
 // A rotation's tables on a backend.
 struct Rotation {
@@ -74,11 +71,9 @@ std::vector<int32_t> some_kv_rows(int64_t n) {
 }  // namespace
 
 TEST_CASE("device: rmsnorm as on the CPU, bf16 rounded once, in place, bits of a row by its own") {
-  const Shape shapes[] = {{1, 1, 0},   {3, 7, 0},    {6, 64, 0},   {9, 128, 0},  {2, 130, 3},   {2, 512, 0},
-                          {3, 513, 0}, {2, 1000, 3}, {2, 2048, 4}, {1, 5120, 0}, {1, 16384, 0}, {1, 16390, 0}};
   const auto host = cpu();
   for_each_device([&](Backend& device, const std::string&) {
-    for (const Shape& s : shapes) {
+    for (const cases::Rows& s : cases::rows) {
       CAPTURE(s.rows);
       CAPTURE(s.cols);
       const int64_t stride = s.cols + s.gap;

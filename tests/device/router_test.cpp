@@ -2,7 +2,7 @@
 #include <map>
 
 #include "tests/device/device.h"
-#include "tests/device/tolerances.h"
+#include "tests/tolerances.h"
 
 namespace signalbox::test {
 

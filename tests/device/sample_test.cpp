@@ -9,7 +9,7 @@
 #include "doctest/doctest.h"
 #include "kernels/random.h"
 #include "tests/device/device.h"
-#include "tests/device/tolerances.h"
+#include "tests/tolerances.h"
 
 namespace signalbox::test {
 

@@ -1,7 +1,7 @@
 // Weights uploaded and packed: value for value what the host holds, rounded to bf16.
 #include "tests/device/device.h"
 #include "tests/device/rounded.h"
-#include "tests/device/tolerances.h"
+#include "tests/tolerances.h"
 
 namespace signalbox::test {
 

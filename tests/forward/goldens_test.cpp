@@ -12,9 +12,9 @@
 #include "engine/runner.h"
 #include "eval/data/records.h"
 #include "loaders/model/load.h"
-#include "tests/forward/tolerances.h"
 #include "tests/memory_sink.h"
 #include "tests/support.h"
+#include "tests/tolerances.h"
 
 namespace {
 
@@ -126,7 +126,7 @@ TEST_CASE("goldens: every family at every probe point") {
         if (!file->find(name)) continue;
         REQUIRE_MESSAGE(ran.points.contains(name), name);
         const Compared c = compare(floats(*file, name), ran.points.at(name).data);
-        const double allowed = name.ends_with(".ids") ? 0 : test::forward_tolerance;
+        const double allowed = name.ends_with(".ids") ? 0 : test::tolerance::forward;
         INFO(name << " (" << c.text << ")");
         REQUIRE(c.worst <= allowed);
       }
@@ -146,7 +146,7 @@ TEST_CASE("goldens: log-probabilities and greedy decoding") {
       const std::vector<float> found(scored.result.logprobs.begin(), scored.result.logprobs.end());
       const Compared c = compare(expected, found);
       INFO(c.text);
-      CHECK(c.worst <= test::forward_tolerance);
+      CHECK(c.worst <= test::tolerance::forward);
 
       const std::vector<float> greedy = floats(*file, "greedy");
       const Ran generated = run(model, records[r], nullptr, "embed", static_cast<int64_t>(greedy.size()));
@@ -209,14 +209,14 @@ TEST_CASE("goldens: edited runs") {
           }
         const Compared c = compare(expected, found);
         INFO(tensor << " " << c.text);
-        CHECK(c.worst <= (tensor == "router.weights" ? test::edited_weight_tolerance : 0.0));
+        CHECK(c.worst <= (tensor == "router.weights" ? test::tolerance::edited_weight : 0.0));
       }
       const auto& shape = file->at(name + "/logits").shape;
       const auto& logits = ran.points.at("logits");
       const Compared c = compare(floats(*file, name + "/logits"),
                                  std::vector<float>(logits.data.end() - shape[0] * shape[1], logits.data.end()));
       INFO("logits " << c.text);
-      CHECK(c.worst <= test::edited_tolerance);
+      CHECK(c.worst <= test::tolerance::edited);
       if (file->find(name + "/generated"))
         CHECK(std::vector<float>(ran.result.tokens.begin(), ran.result.tokens.end()) ==
               floats(*file, name + "/generated"));

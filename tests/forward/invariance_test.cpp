@@ -112,7 +112,8 @@ std::shared_ptr<const EditPlan> plan_of(const std::string& text, const LoadedMod
 
 }  // namespace
 
-TEST_CASE("bits do not depend on batch, chunk, order, threads or instruction set") {
+TEST_CASE("bits do not depend on batch, chunk, order, threads or instruction set" *
+          doctest::test_suite("repeats: the same kernels on the same values, to compare bits")) {
   for (const char* name : cases) {
     CAPTURE(name);
     const LoadedModel loaded = load_model((goldens / name / "model").string());

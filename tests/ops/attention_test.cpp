@@ -1,14 +1,13 @@
 // Attention against a naive softmax in double, over paged caches; and bits that depend on a query's own keys only.
+#include "kernels/cases/attention.h"
+
 #include "tests/ops/op_data.h"
 
 namespace signalbox::test {
 
 namespace {
 
-struct Shape {
-  int64_t n_heads, n_kv_heads, d_key, d_value, window, block_size;
-  bool sinks, latent;  // latent: values are the first d_value floats of the keys
-};
+using Shape = cases::Attention;
 
 enum class Op { attention, pattern };
 
@@ -133,16 +132,10 @@ int64_t count_wrong(const Case& c, Guarded& out, Guarded& q, const std::vector<i
   return wrong;
 }
 
-const Shape shapes[] = {
-    {4, 4, 16, 16, 0, 16, false, false}, {6, 2, 20, 12, 0, 8, false, false}, {8, 1, 40, 24, 0, 32, false, true},
-    {4, 2, 16, 16, 5, 4, true, false},   {40, 1, 24, 20, 0, 16, true, true}, {2, 2, 64, 64, 128, 16, true, false},
-    {3, 3, 7, 5, 0, 1, false, false},
-};
-
 }  // namespace
 
 TEST_CASE("attention: prompts and single tokens of several sequences against double") {
-  for (const Shape& s : shapes) {
+  for (const Shape& s : cases::attentions) {
     Case c(s, {1, 70, 131, 9}, 3);
     std::vector<int32_t> sequences, positions;
     for (int32_t p = 0; p < 70; ++p) sequences.push_back(1), positions.push_back(p);    // a whole prompt
@@ -179,8 +172,8 @@ TEST_CASE("attention: prompts and single tokens of several sequences against dou
 }
 
 TEST_CASE("attention: long contexts, with work split over keys or not") {
-  for (const Shape& s : {Shape{4, 1, 48, 32, 0, 64, false, true}, Shape{2, 1, 32, 32, 700, 64, true, false},
-                         Shape{2, 2, 32, 32, 0, 64, false, false}}) {
+  for (const Shape& s : {Shape{4, 1, 48, 32, 0, 64, false, true, 0}, Shape{2, 1, 32, 32, 700, 64, true, false, 0},
+                         Shape{2, 2, 32, 32, 0, 64, false, false, 0}}) {
     Case c(s, {2300, 1024}, 5);
     std::vector<int32_t> sequences, positions;
     for (int32_t p = 2240; p < 2300; ++p) sequences.push_back(0), positions.push_back(p);
@@ -203,7 +196,7 @@ TEST_CASE("attention: long contexts, with work split over keys or not") {
 }
 
 TEST_CASE("attention: the pattern against double, and its bits in any company") {
-  for (const Shape& s : shapes) {
+  for (const Shape& s : cases::attentions) {
     Case c(s, {1, 70, 131, 9}, 3);
     std::vector<int32_t> sequences, positions;
     for (int32_t p = 0; p < 70; ++p) sequences.push_back(1), positions.push_back(p);
@@ -242,7 +235,7 @@ TEST_CASE("attention: the pattern against double, and its bits in any company") 
 }
 
 TEST_CASE("attention: no tokens") {
-  Case c(shapes[0], {4}, 3);
+  Case c(cases::attentions[0], {4}, 3);
   Guarded q(0, 64), out(0, 64);
   c.run(*cpu(), out.view(), q.view(), {}, {});
   CHECK(out.guards_hold());

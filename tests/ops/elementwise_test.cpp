@@ -1,5 +1,6 @@
 // The small ops: norms, RoPE, clamps, sums, copies and point edits; and the exp that softmax and activations share.
 #include "base/error.h"
+#include "kernels/cases/rows.h"
 #include "kernels/cpu/isa.h"
 #include "tests/ops/op_data.h"
 
@@ -41,10 +42,11 @@ TEST_CASE("isa: names that cannot be served are errors") {
 }
 
 TEST_CASE("rmsnorm: against double, in place, bits invariant") {
-  for (const int64_t n : {1, 15, 16, 17, 64, 100, 2048}) {
-    Guarded x(5, n, 1), weight(1, n, 2), out(5, n);
+  for (const cases::Rows& s : cases::rows) {
+    const int64_t n = s.cols;
+    Guarded x(s.rows, n, 1), weight(1, n, 2), out(s.rows, n);
     cpu()->rmsnorm(out.view(), x.view(), {weight.row(0).data, n}, 1e-5f);
-    for (int64_t r = 0; r < 5; ++r) {
+    for (int64_t r = 0; r < s.rows; ++r) {
       double squares = 0;
       for (int64_t c = 0; c < n; ++c) squares += static_cast<double>(x.at(r, c)) * static_cast<double>(x.at(r, c));
       const double inverse = 1 / std::sqrt(squares / static_cast<double>(n) + 1e-5);
@@ -57,7 +59,7 @@ TEST_CASE("rmsnorm: against double, in place, bits invariant") {
     }
     CHECK(out.guards_hold());
     for (const std::string& isa : machine_isas()) {
-      Guarded same(5, n, 1);
+      Guarded same(s.rows, n, 1);
       cpu(isa, 3)->rmsnorm(same.view(), same.view(), {weight.row(0).data, n}, 1e-5f);
       CHECK(same_bits(same.view(), out.view()));
       CHECK(same.guards_hold());

@@ -1,46 +1,12 @@
 // Routed experts: the grouped path against single-token matrix products, bit for bit, and combine in slot order.
+#include "kernels/cases/experts.h"
+
 #include "tests/ops/op_data.h"
 
 namespace signalbox::test {
 
-namespace {
-
-struct Case {
-  int64_t n_tokens, n_experts;
-  int32_t n_slots;
-  int64_t d_model, d_ff;
-  DType dtype;
-  bool bias;
-  enum Pattern { spread, all_to_one, unused_slots } pattern;
-};
-
-const Case cases[] = {
-    {1, 8, 2, 48, 20, DType::bf16, false, Case::spread},        {40, 8, 2, 33, 24, DType::bf16, false, Case::spread},
-    {30, 64, 6, 64, 40, DType::bf16, false, Case::spread},      {40, 4, 1, 32, 33, DType::f32, true, Case::all_to_one},
-    {17, 5, 3, 32, 32, DType::mxfp4, true, Case::unused_slots}, {5, 512, 10, 16, 16, DType::f16, false, Case::spread},
-    {6, 4, 4, 20, 24, DType::f16, true, Case::spread},          {0, 4, 2, 16, 16, DType::bf16, false, Case::spread},
-    {3, 4, 2, 16, 16, DType::bf16, true, Case::unused_slots},
-};
-
-HandRoute make_route(const Case& c) {
-  HandRoute route(c.n_tokens, c.n_slots, c.n_experts);
-  Noise noise(9);
-  for (int64_t t = 0; t < c.n_tokens; ++t) {
-    int32_t at = static_cast<int32_t>(noise.below(c.n_experts));
-    for (int32_t i = 0; i < c.n_slots; ++i) {
-      const size_t slot = static_cast<size_t>(t * c.n_slots + i);
-      route.weights[slot] = noise.normal();
-      route.ids[slot] = c.pattern == Case::all_to_one ? 2 : (at + i) % static_cast<int32_t>(c.n_experts);
-      if (c.pattern == Case::unused_slots && i >= t % (c.n_slots + 1)) route.ids[slot] = -1, route.weights[slot] = 0;
-    }
-  }
-  return route;
-}
-
-}  // namespace
-
 TEST_CASE("experts: equal, bit for bit, to each token alone through matmul") {
-  for (const Case& c : cases) {
+  for (const cases::Experts& c : cases::experts) {
     const StoredExperts experts(c.dtype, c.n_experts, c.d_model, c.d_ff, c.bias, 3);
     const ExpertMatrices matrices = experts.matrices();
     Activation activation;
@@ -109,7 +75,7 @@ TEST_CASE("experts: equal, bit for bit, to each token alone through matmul") {
 }
 
 TEST_CASE("experts: a banned expert that runs is counted for every token and slot") {
-  const Case c = cases[1];
+  const cases::Experts c = {40, 8, 2, 33, 24, DType::bf16, false, cases::Experts::spread, 0};
   const StoredExperts experts(c.dtype, c.n_experts, c.d_model, c.d_ff, c.bias, 3);
   HandRoute route = make_route(c);
   uint64_t expected = 0, leaks = 5;
@@ -124,7 +90,7 @@ TEST_CASE("experts: a banned expert that runs is counted for every token and slo
 }
 
 TEST_CASE("combine: slots in order, unused and zero-weight slots skipped, shared last") {
-  const Case c = cases[4];
+  const cases::Experts c = {17, 5, 3, 32, 32, DType::mxfp4, true, cases::Experts::unused_slots, 0};
   HandRoute route = make_route(c);
   const float nan = std::nanf("");
   Guarded expert_out(c.n_tokens * c.n_slots, 37, 1), shared(c.n_tokens, 37, 2), out(c.n_tokens, 37);

@@ -1,5 +1,6 @@
 // matmul, gated_hidden, mla_absorb, mla_expand and embed against naive sums in double, and the same bits whatever the
 // rows, threads and instruction set.
+#include "kernels/cases/products.h"
 #include "tests/ops/op_data.h"
 
 namespace signalbox::test {
@@ -9,10 +10,6 @@ namespace {
 struct Shape {
   int64_t m, n, k;
 };
-
-const Shape shapes[] = {{1, 1, 1},     {1, 7, 16},  {2, 9, 33},     {3, 5, 15},    {4, 64, 48},   {5, 6, 31},
-                        {6, 4, 16},    {7, 13, 65}, {13, 66, 96},   {33, 130, 64}, {1, 257, 512}, {3, 40, 1056},
-                        {17, 37, 544}, {0, 8, 16},  {200, 70, 130}, {20, 5, 4133}, {12, 30, 64},  {11, 19, 40}};
 
 double dot(Guarded& x, int64_t r, const StoredMatrix& w, int64_t n, double* magnitude) {
   double sum = 0;
@@ -40,7 +37,7 @@ TEST_CASE("matmul: every dtype and shape against double, guards untouched") {
   for (const std::string& isa : machine_isas()) {
     const auto backend = cpu(isa);
     for (const DType dtype : {DType::f32, DType::f16, DType::bf16, DType::mxfp4}) {
-      for (const Shape& s : shapes) {
+      for (const cases::Product& s : cases::products) {
         if (isa == "scalar" && s.m * s.n * s.k > 300000) continue;
         const int64_t k = dtype == DType::mxfp4 ? (s.k + 31) / 32 * 32 : s.k;
         for (const bool with_bias : {false, true}) {
@@ -66,7 +63,8 @@ TEST_CASE("matmul: every dtype and shape against double, guards untouched") {
   }
 }
 
-TEST_CASE("matmul: bits do not depend on rows, threads or instruction set") {
+TEST_CASE("matmul: bits do not depend on rows, threads or instruction set" *
+          doctest::test_suite("repeats: the same kernels on the same values, to compare bits")) {
   for (const DType dtype : {DType::f32, DType::f16, DType::bf16, DType::mxfp4}) {
     for (const Shape& s :
          {Shape{13, 70, 96}, Shape{200, 70, 544}, Shape{25, 21, dtype == DType::mxfp4 ? 4160 : 4133}}) {
@@ -104,7 +102,7 @@ TEST_CASE("gated_hidden: both activations") {
   for (const auto kind : {Activation::Kind::silu, Activation::Kind::clamped}) {
     Activation activation;
     activation.kind = kind;
-    for (const Shape& s : {Shape{1, 37, 48}, Shape{9, 70, 33}, Shape{200, 19, 64}, Shape{0, 4, 16}}) {
+    for (const cases::Gated& s : cases::gated) {
       Guarded x(s.m, s.k, 11), out(s.m, s.n), first(s.m, s.n);
       const StoredMatrix gate(DType::bf16, s.n, s.k, 12), up(DType::bf16, s.n, s.k, 13);
       cpu()->gated_hidden(out.view(), x.view(), gate.matrix(), up.matrix(), activation);
@@ -127,11 +125,7 @@ TEST_CASE("gated_hidden: both activations") {
 }
 
 TEST_CASE("mla_absorb and mla_expand: against double, bits invariant") {
-  struct Mla {
-    int64_t tokens, heads, nope, rope, value, latent;
-  };
-  for (const Mla& s :
-       {Mla{1, 2, 8, 4, 6, 20}, Mla{7, 3, 16, 6, 17, 64}, Mla{130, 2, 24, 8, 24, 40}, Mla{1, 4, 32, 16, 32, 512}}) {
+  for (const cases::Latent& s : cases::latents) {
     const int64_t d_in = s.nope + s.rope, d_out = s.latent + s.rope;
     const StoredMatrix kv_b(DType::bf16, s.heads * (s.nope + s.value), s.latent, 21);
     Guarded q(s.tokens, s.heads * d_in, 22), absorbed(s.tokens, s.heads * d_out);

@@ -116,4 +116,23 @@ ExpertMatrices StoredExperts::matrices() const {
   return m;
 }
 
+HandRoute make_route(const cases::Experts& c, uint64_t seed) {
+  using Case = cases::Experts;
+  HandRoute route(c.n_tokens, c.n_slots, c.n_experts);
+  Noise noise(seed);
+  for (int64_t t = 0; t < c.n_tokens; ++t) {
+    int64_t first = noise.below(c.n_experts);
+    if (c.pattern == Case::skewed) first = first * first / c.n_experts;
+    for (int32_t i = 0; i < c.n_slots; ++i) {
+      const size_t slot = static_cast<size_t>(t * c.n_slots + i);
+      const bool unused =
+          c.pattern == Case::all_unused || (c.pattern == Case::unused_slots && i >= t % (c.n_slots + 1));
+      if (unused) continue;
+      route.ids[slot] = c.pattern == Case::all_to_one ? 2 : static_cast<int32_t>((first + i) % c.n_experts);
+      route.weights[slot] = noise.normal();
+    }
+  }
+  return route;
+}
+
 }  // namespace signalbox::test

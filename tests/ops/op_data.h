@@ -12,7 +12,8 @@
 #include <vector>
 
 #include "kernels/backend.h"
-#include "tests/ops/tolerances.h"
+#include "kernels/cases/experts.h"
+#include "tests/tolerances.h"
 
 namespace signalbox::test {
 
@@ -145,5 +146,8 @@ struct HandRoute {
   std::vector<uint8_t> banned;
   int32_t n_slots;
 };
+
+// The route of a case, with random weights.
+HandRoute make_route(const cases::Experts& c, uint64_t seed = 9);
 
 }  // namespace signalbox::test

@@ -327,7 +327,8 @@ TEST_CASE("draws: Philox known answer, uniforms inside (0, 1), every part of the
   CHECK(std::abs(gumbels / n - 0.5772157) < 5 * std::sqrt(1.6449341 / n));
 }
 
-TEST_CASE("draws: random is uniform over sets and slots, seeds are independent") {
+TEST_CASE("draws: random is uniform over sets and slots, seeds are independent" *
+          doctest::test_suite("repeats: statistics at length")) {
   const Router router = softmax_router(6, 2);
   const std::vector<float> z = {0, 1, 2, 3, 4, 5};
   const Ids banned = {1};
