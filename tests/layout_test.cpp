@@ -78,7 +78,7 @@ std::vector<std::string> violations(const std::string& path, const std::vector<s
 
 }  // namespace
 
-TEST_CASE("folders keep the dependency rule") {
+TEST_CASE("folders keep the dependency rule" * doctest::test_suite("repeats: reads sources")) {
   const fs::path root = signalbox::test::source_dir();
   std::vector<std::string> found;
   int files = 0;

@@ -150,7 +150,8 @@ TEST_CASE("bench: refusals are one line") {
     refused("--shape Qwen3-235B-A22B --device cpu", 1, "layers and 1.07 GB to work in, found");
 }
 
-TEST_CASE("bench: a shape with random weights") {
+TEST_CASE("bench: a shape with random weights" *
+          doctest::test_suite("repeats: forwards of a large model, to time them")) {
   // The smallest of the table, one layer: 1.3 GB.
   if (available_memory() < 4'000'000'000) {
     test::skip("bench --shape takes 1.3 GB of memory");

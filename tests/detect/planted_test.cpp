@@ -147,7 +147,8 @@ TEST_CASE("planted experts are found") {
 // Blocks add nothing to the stream here, so a token's route follows from the token, and in planted layers from whether
 // a begin token stood before it. Texts under A begin with it: experts of the planted layer differ, by construction or
 // because they are displaced; those of other layers see the same distribution under A and B.
-TEST_CASE("false discoveries keep to their rate, and p is uniform under permuted labels") {
+TEST_CASE("false discoveries keep to their rate, and p is uniform under permuted labels" *
+          doctest::test_suite("repeats: statistics at length")) {
   std::mt19937_64 generator(22);
   double false_share = 0;
   int sets = 0, recalled = 0;

@@ -308,7 +308,7 @@ TEST_CASE("top experts: by sign, ties by layer and expert") {
   CHECK(order(9, 0).size() == 4);
 }
 
-TEST_CASE("intervals of risk differences cover at their rate") {
+TEST_CASE("intervals of risk differences cover at their rate" * doctest::test_suite("repeats: statistics at length")) {
   std::mt19937_64 generator(11);
   for (const bool paired : {true, false}) {
     CAPTURE(paired);
@@ -330,7 +330,8 @@ TEST_CASE("intervals of risk differences cover at their rate") {
   }
 }
 
-TEST_CASE("p is uniform and q holds its rate among experts without an effect") {
+TEST_CASE("p is uniform and q holds its rate among experts without an effect" *
+          doctest::test_suite("repeats: statistics at length")) {
   std::mt19937_64 generator(12);
   for (const bool paired : {true, false}) {
     CAPTURE(paired);

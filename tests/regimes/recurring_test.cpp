@@ -240,7 +240,8 @@ TEST_CASE("regimes: consistent experts are found, in the order of their support"
   CHECK(again.recurring[0].score_ci.lo == analysis.recurring[0].score_ci.lo);
 }
 
-TEST_CASE("regimes: intervals cover, and noise is not called recurring") {
+TEST_CASE("regimes: intervals cover, and noise is not called recurring" *
+          doctest::test_suite("repeats: statistics at length")) {
   // Every share is drawn anew under the same distribution, so that all differences are 0 in truth.
   int covered = 0, sets = 60, up = 0, recurring = 0;
   uint64_t state = 12345;

@@ -295,7 +295,8 @@ TEST_CASE("run directory: one process at a time, and a killed one is no hindranc
   CHECK(run.manifest().attempts[0].end.empty());
 }
 
-TEST_CASE("run directory: kill -9 at random instants, then the same bytes") {
+TEST_CASE("run directory: kill -9 at random instants, then the same bytes" *
+          doctest::test_suite("repeats: one small run, killed again and again")) {
   int kills = 0;
   uint64_t random = 7;
   for (int run = 0; run < 4; ++run) {

@@ -223,7 +223,8 @@ TEST_CASE("samples: refuses what cannot be meant") {
         std::string::npos);
 }
 
-TEST_CASE("samples: kill -9 at random instants loses nothing that was put") {
+TEST_CASE("samples: kill -9 at random instants loses nothing that was put" *
+          doctest::test_suite("repeats: one small run, killed again and again")) {
   Layout layout = sample_layout();
   for (int i = 0; i < 20; ++i) {
     layout.records.push_back("r" + std::to_string(i));

@@ -206,7 +206,8 @@ TEST_CASE("interventions together give what each gives by itself") {
   CHECK(late == by_itself);
 }
 
-TEST_CASE("killed at any moment, a run goes on to the same bytes") {
+TEST_CASE("killed at any moment, a run goes on to the same bytes" *
+          doctest::test_suite("repeats: one small run, killed again and again")) {
   SmallRun small;
   const fs::path whole = small.temporary / "whole", out = small.temporary / "out";
   const auto start = std::chrono::steady_clock::now();
@@ -244,7 +245,8 @@ TEST_CASE("killed at any moment, a run goes on to the same bytes") {
   CHECK(kills > 3);
 }
 
-TEST_CASE("shards merge to the run of one process") {
+TEST_CASE("shards merge to the run of one process" *
+          doctest::test_suite("repeats: whole runs, of which tests/run has smaller ones")) {
   std::string text = small_spec;
   text.replace(text.find("\"resamples\""), 0, "\"traces\": true, ");
   SmallRun small(text);

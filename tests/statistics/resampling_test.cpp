@@ -189,7 +189,7 @@ TEST_CASE("sign flips") {
   CHECK(sign_flip_p(std::vector<double>(60, 1.0), {}, 0, 999) == 0.001);
 }
 
-TEST_CASE("bootstrap intervals cover at their rate") {
+TEST_CASE("bootstrap intervals cover at their rate" * doctest::test_suite("repeats: statistics at length")) {
   std::mt19937_64 generator(5);
   std::normal_distribution<double> normal;
   int covered = 0, covered_clusters = 0, covered_apart = 0;
@@ -224,7 +224,8 @@ TEST_CASE("bootstrap intervals cover at their rate") {
   CHECK(covered_apart < 900);  // what clusters are for
 }
 
-TEST_CASE("p-values are uniform under the null, and q-values hold their rate") {
+TEST_CASE("p-values are uniform under the null, and q-values hold their rate" *
+          doctest::test_suite("repeats: statistics at length")) {
   std::mt19937_64 generator(6);
   std::normal_distribution<double> normal;
   std::vector<double> ps;
