@@ -142,7 +142,8 @@ struct Forward::Workspace {
   const uint32_t* step = nullptr;
   RouteBatch route_batch;                   // but for its layer and programs
   const RouterProgram* programs = nullptr;  // [moe layer][sequence_capacity]
-  // Written by the step and read back at its end, in one transfer: fault and leaks, chosen tokens, log p.
+  // Written by the step and read back at its end, in one transfer: leaks and the fault of each sequence, chosen tokens,
+  // log p.
   size_t status_at = 0, status_bytes = 0, chosen_at = 0, log_probs_at = 0;
   std::shared_ptr<void> status_host;
   size_t status_host_bytes = 0;
@@ -285,11 +286,11 @@ void Forward::prepare_inputs(const Batch& batch) {
 
   StepInputs& in = w.inputs;
   in.begin();
-  w.status_at = in.add<uint64_t>(2);
+  w.status_at = in.add<uint64_t>(1 + w.sequence_capacity);
   w.chosen_at = in.add<int32_t>(w.token_capacity);
   w.log_probs_at = in.add<double>(batch.targets.empty() ? 0 : w.token_capacity);
   w.status_bytes = w.log_probs_at + (batch.targets.empty() ? 0 : w.token_capacity * sizeof(double)) - w.status_at;
-  in.host<uint64_t>(w.status_at)[0] = no_fault;
+  std::fill_n(in.host<uint64_t>(w.status_at) + 1, w.sequence_capacity, no_fault);
   const size_t step_at = in.add<uint32_t>(std::span<const uint32_t>(&step, 1), 1);
   auto list = [&](const std::vector<int32_t>& values) {
     return in.add<int32_t>(std::span<const int32_t>(values), w.token_capacity);
@@ -489,17 +490,23 @@ Outputs Forward::finish() {
   const Batch& batch = *batch_;
   sink_ = nullptr;
   batch_ = nullptr;
-  if (status[0] != no_fault) {
-    const RouteFault fault = unpack_fault(status[0]);
-    const Batch::Slot& slot = batch.slots[batch.sequences[fault.token]];
-    throw slot.edits ? slot.edits->fault_error(fault, fault.layer, batch.positions[fault.token])
-                     : Error("layer " + std::to_string(fault.layer) + " router",
-                             "expected finite logits, found NaN or infinity at position " +
-                                 std::to_string(batch.positions[fault.token]));
+  if (status[0] != 0)
+    throw Error("routing", "expected no suppressed expert to run, found " + std::to_string(status[0]) + " that did");
+  std::vector<uint64_t> faults;
+  for (size_t s = 0; s < batch.slots.size(); ++s)
+    if (status[1 + s] != no_fault) faults.push_back(status[1 + s]);
+  std::sort(faults.begin(), faults.end());  // the first of the forward comes first
+  Outputs outputs = {w.logits, {chosen, batch.sampling.size()}, {log_probs, batch.targets.size()}, {}};
+  for (const uint64_t packed : faults) {
+    const RouteFault fault = unpack_fault(packed);
+    const int32_t sequence = batch.sequences[fault.token], position = batch.positions[fault.token];
+    const BoundEdits* edits = batch.slots[sequence].edits;
+    outputs.failures.push_back({sequence, edits ? edits->fault_error(fault, fault.layer, position)
+                                                : Error("layer " + std::to_string(fault.layer) + " router",
+                                                        "expected finite logits, found NaN or infinity at position " +
+                                                            std::to_string(position))});
   }
-  if (status[1] != 0)
-    throw Error("routing", "expected no suppressed expert to run, found " + std::to_string(status[1]) + " that did");
-  return {w.logits, {chosen, batch.sampling.size()}, {log_probs, batch.targets.size()}};
+  return outputs;
 }
 
 void Forward::flush(ProbeSink& sink) { workspace_->ring.flush(sink); }
@@ -667,7 +674,7 @@ void Forward::moe(int64_t l, const Moe& moe, const MoeWeights& weights, Tensor h
   route.margin = array<float>(route_margin, n_tokens);
   route.scores = w.records ? array<float>(route_scores, n_tokens * n_experts) : nullptr;
   uint64_t* status = w.inputs.device<uint64_t>(w.status_at);
-  route.fault = status;
+  route.faults = status + 1;
   if (w.records) route.record = w.ring.record(static_cast<size_t>(index), w.step);
   RouteBatch batch = w.route_batch;
   batch.layer = static_cast<int32_t>(l);
@@ -683,7 +690,7 @@ void Forward::moe(int64_t l, const Moe& moe, const MoeWeights& weights, Tensor h
 
   const ExpertMatrices experts = weights.experts();
   Tensor hidden = operand(expert_hidden, n_tokens * max_slots_, moe.d_ff);
-  backend_.experts_hidden(hidden, h, route, n_tokens, experts, model_.activation, status + 1);
+  backend_.experts_hidden(hidden, h, route, n_tokens, experts, model_.activation, status);
   point(Point::expert_hidden, l, hidden, max_slots_);
   Tensor outputs = buffer(expert_out, n_tokens * max_slots_, model_.d_model);
   backend_.experts_out(outputs, hidden, route, n_tokens, experts);

@@ -46,11 +46,19 @@ class Batch {
   std::vector<int32_t> targets;        // log p of this token is wanted
 };
 
+// A sequence of the batch that could not be run: its edits cannot be applied, or the router's logits are not finite.
+// The results of the others are what they would be without it.
+struct SequenceFailure {
+  int32_t sequence = 0;  // of the batch
+  Error error;
+};
+
 // What a forward leaves behind.
 struct Outputs {
   Tensor logits;                    // [batch.logit_rows.size(), n_vocab] on the device, valid until the run after next
   std::span<const int32_t> tokens;  // [batch.sampling.size()] chosen; valid until the next run
-  std::span<const double> log_probs;  // [batch.targets.size()]
+  std::span<const double> log_probs;      // [batch.targets.size()]
+  std::vector<SequenceFailure> failures;  // the first one that happened first
 };
 
 class Forward {
@@ -66,10 +74,13 @@ class Forward {
   // a ban forbids.
   Outputs run(const Batch& batch, ProbeSink* sink) {
     launch(batch, sink);
-    return finish();
+    Outputs outputs = finish();
+    if (!outputs.failures.empty()) throw outputs.failures.front().error;
+    return outputs;
   }
   // run() in two steps: launch() enqueues the work, so that the host has time for something else while a device
-  // computes; finish() waits for it. `batch` must live until then.
+  // computes; finish() waits for it, and tells failures of single sequences instead of throwing them. `batch` must live
+  // until then.
   void launch(const Batch& batch, ProbeSink* sink);
   Outputs finish();
   // Hands over what is still on its way to the sink. Call it after the last run that was given it.
@@ -77,6 +88,7 @@ class Forward {
 
   Backend& backend() { return backend_; }
   const Model& model() const { return model_; }
+  int32_t max_slots() const { return max_slots_; }
 
  private:
   struct Workspace;

@@ -240,6 +240,7 @@ class Run {
     forward_.launch(batch_, sink_);
     hash_logits();  // of the step before, while the device computes this one
     const Outputs outputs = forward_.finish();
+    if (!outputs.failures.empty()) throw outputs.failures.front().error;
     keep_logits(outputs.logits, members);
     compare(outputs.logits, members);
     int64_t row = 0;

@@ -122,8 +122,8 @@ struct RouteFault {
   int32_t layer = 0, token = 0, edit = -1, expert = -1;
 };
 
-// A fault as one number, so that kernels keep the first of a forward by an atomic minimum: the earliest layer, then the
-// lowest token. no_fault is larger than all others. edit and expert lie between -1 and 4094, layer below 4096.
+// A fault as one number, so that kernels keep the first of a sequence by an atomic minimum: the earliest layer, then
+// the lowest token. no_fault is larger than all others. edit and expert lie between -1 and 4094, layer below 4096.
 constexpr uint64_t no_fault = ~uint64_t{0};
 constexpr int32_t max_fault_index = 4094;
 constexpr uint64_t pack_fault(const RouteFault& f) {
@@ -164,8 +164,9 @@ struct Route {
   float* group_margin = nullptr;    // [n_tokens] unedited: least group kept minus best dropped, in scores; may be null
   float* scores = nullptr;          // [n_tokens, n_experts] what the unedited top-k sees; may be null
   float* shared_scale = nullptr;    // [n_tokens] factor of the shared expert's output (scale_shared); may be null
-  uint8_t* banned = nullptr;        // [n_tokens, n_experts] 1 = a ban acts; the expert kernels count those that ran
-  uint64_t* fault = nullptr;        // pack_fault of the first token whose edits cannot be applied; kept if smaller
+  uint8_t* banned = nullptr;   // [n_tokens, n_experts] 1 = a ban acts; the expert kernels count those that ran. 0 for
+                               // a token without a route, which runs what the unedited router chose
+  uint64_t* faults = nullptr;  // [n_sequences] pack_fault of its first token that has no route; kept if smaller
   RouteRecord record;
 };
 

@@ -222,7 +222,6 @@ void CpuBackend::route(const Route& out, Tensor logits, Tensor x, const Matrix& 
                               std::to_string(out.n_slots));
   }
   std::mutex mutex;
-  uint64_t first_fault = no_fault;
   for_ranges(logits.rows, router.n_experts * 32, [&](int64_t first, int64_t last, int) {
     RouterWorkspace workspace;
     for (int64_t t = first; t < last; ++t) {
@@ -231,13 +230,16 @@ void CpuBackend::route(const Route& out, Tensor logits, Tensor x, const Matrix& 
       } catch (RouteFault fault) {
         fault.layer = batch.layer;
         fault.token = static_cast<int32_t>(t);
-        std::lock_guard lock(mutex);
-        first_fault = std::min(first_fault, pack_fault(fault));
+        if (out.banned) std::fill_n(out.banned + t * router.n_experts, router.n_experts, uint8_t{0});
+        if (out.faults) {
+          uint64_t& first_fault = out.faults[batch.sequences ? batch.sequences[t] : 0];
+          std::lock_guard lock(mutex);
+          first_fault = std::min(first_fault, pack_fault(fault));
+        }
       }
       if (out.record.step) record_route(out, t, logits.row(t), router.n_experts);
     }
   });
-  if (out.fault) *out.fault = std::min(*out.fault, first_fault);
 }
 
 }  // namespace signalbox::cpu

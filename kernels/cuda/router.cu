@@ -42,7 +42,7 @@ __device__ void route_token(const RouteArgs& args, int64_t t, unsigned char* mem
   if (out.shared_scale && lane == 0) out.shared_scale[t] = 1;
   if (__any_sync(all_lanes, bad) || !__any_sync(all_lanes, any)) {
     write_route(args, t, {nullptr, nullptr, 0, nullptr, 0, 0.f, 0.f, nullptr, m.logits});
-    report_fault(out.fault, RouteFault::Kind::not_finite, args.batch.layer, t, -1, -1);
+    report_fault(out.faults, args.batch, RouteFault::Kind::not_finite, t, -1, -1);
     return;
   }
   const float group_margin = score_experts(m.scores, m.values, reinterpret_cast<float*>(m.keys), router, m.logits,
@@ -72,7 +72,7 @@ __device__ void route_token(const RouteArgs& args, int64_t t, unsigned char* mem
         edits.report();
       }
       if (banned) {
-        for (int e = lane; e < n_experts; e += warp_size) banned[e] = m.banned[e];
+        for (int e = lane; e < n_experts; e += warp_size) banned[e] = applied ? m.banned[e] : 0;
       }
     }
   }

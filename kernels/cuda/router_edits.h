@@ -77,7 +77,7 @@ class Edits {
 
   __device__ int k() const { return k_; }
   __device__ float shared_scale() const { return shared_scale_; }
-  __device__ void report() const { report_fault(args_.out.fault, kind_, args_.batch.layer, t_, edit_, expert_); }
+  __device__ void report() const { report_fault(args_.out.faults, args_.batch, kind_, t_, edit_, expert_); }
 
  private:
   __device__ bool acts(int i, EditStage stage) const {

@@ -324,16 +324,16 @@ __device__ inline float route_margin(const TokenMemory& m, const Router& router,
 
 // ---- results
 
-// The first of a forward stays: pack_fault's order.
-__device__ inline void report_fault(uint64_t* fault, RouteFault::Kind kind, int32_t layer, int64_t t, int32_t edit,
-                                    int32_t expert) {
-  if (!fault || lane_index() != 0) return;
+// The first of a sequence stays: pack_fault's order.
+__device__ inline void report_fault(uint64_t* faults, const RouteBatch& batch, RouteFault::Kind kind, int64_t t,
+                                    int32_t edit, int32_t expert) {
+  if (!faults || lane_index() != 0) return;
   const unsigned long long packed =
-      static_cast<unsigned long long>(layer) << 52 | static_cast<unsigned long long>(t) << 28 |
+      static_cast<unsigned long long>(batch.layer) << 52 | static_cast<unsigned long long>(t) << 28 |
       static_cast<unsigned long long>(kind) << 24 | static_cast<unsigned long long>(edit + 1) << 12 |
       static_cast<unsigned long long>(expert + 1);
   static_assert(sizeof(unsigned long long) == sizeof(uint64_t));
-  atomicMin(reinterpret_cast<unsigned long long*>(fault), packed);
+  atomicMin(reinterpret_cast<unsigned long long*>(faults + (batch.sequences ? batch.sequences[t] : 0)), packed);
 }
 
 // What one token's route is. Slots from k on become -1 and 0.

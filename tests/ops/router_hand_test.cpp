@@ -265,7 +265,7 @@ TEST_CASE("router: NaN, infinities") {
   CHECK(route_one(std::vector<float>(5, -inf), router, {}).fault.kind == RouteFault::Kind::not_finite);
 }
 
-TEST_CASE("router: the first token's fault is kept, others are routed") {
+TEST_CASE("router: the first fault of each sequence is kept, other tokens are routed") {
   const Router router = softmax_router(5, 2);
   const int64_t n = 300;
   std::vector<float> logits;
@@ -278,10 +278,22 @@ TEST_CASE("router: the first token's fault is kept, others are routed") {
   CHECK(run.fault.kind == RouteFault::Kind::not_finite);
   CHECK(run.fault.token == 40);
   CHECK(run.route_ids(41) == Ids{2, 0});
-  run.packed_fault = pack_fault({RouteFault::Kind::banned_expert, 0, 7, 0, 1});
+  run.packed_faults[0] = pack_fault({RouteFault::Kind::banned_expert, 0, 7, 0, 1});
   backend->route(run.view(), Tensor(logits.data(), n, 5), {}, {}, nullptr, router, nullptr, RouteBatch{});
   run.finish();
   CHECK(run.fault.token == 7);
+
+  // Three sequences of 100 tokens each: the second has no fault.
+  RouterRun split(n, router, 2);
+  std::vector<int32_t> sequences;
+  for (int64_t t = 0; t < n; ++t) sequences.push_back(static_cast<int32_t>(t / 100));
+  RouteBatch batch;
+  batch.sequences = sequences.data();
+  logits[5 * 260] = std::nanf("");
+  backend->route(split.view(), Tensor(logits.data(), n, 5), {}, {}, nullptr, router, nullptr, batch);
+  CHECK(unpack_fault(split.packed_faults[0]).token == 40);
+  CHECK(split.packed_faults[1] == no_fault);
+  CHECK(unpack_fault(split.packed_faults[2]).token == 250);
 }
 
 }  // namespace signalbox::test

@@ -1,5 +1,6 @@
 // Runs the router kernel on a few tokens and keeps what it wrote.
 #pragma once
+#include <algorithm>
 #include <memory>
 #include <vector>
 
@@ -29,7 +30,7 @@ struct RouterRun {
     route.scores = scores.data();
     route.shared_scale = shared_scale.data();
     route.banned = banned.data();
-    route.fault = &packed_fault;
+    route.faults = packed_faults.data();
     return route;
   }
   std::vector<int32_t> route_ids(int64_t t = 0) const {
@@ -43,9 +44,10 @@ struct RouterRun {
   std::vector<int32_t> ids, original_ids;
   std::vector<float> weights, margin, group_margin, scores, shared_scale;
   std::vector<uint8_t> banned;
-  uint64_t packed_fault = no_fault;
-  RouteFault fault;  // unpacked by finish()
-  void finish() { fault = unpack_fault(packed_fault); }
+  std::vector<uint64_t> packed_faults =
+      std::vector<uint64_t>(3, no_fault);  // [sequences], of which tests have 3 at most
+  RouteFault fault;                        // the first of all sequences, unpacked by finish()
+  void finish() { fault = unpack_fault(*std::min_element(packed_faults.begin(), packed_faults.end())); }
 };
 
 // One token, one program, every edit's condition holding.

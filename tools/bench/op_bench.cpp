@@ -187,7 +187,7 @@ class OpBench {
       plain.ids = numbers(n * k);
       plain.weights = floats(n * k);
       plain.margin = floats(n);
-      plain.fault = data.list(std::vector<uint64_t>(1, no_fault));
+      plain.faults = data.list(std::vector<uint64_t>(1, no_fault));
       RouteBatch batch;
       batch.n_tokens = n;
       batch.positions = data.list(counted(n));
