@@ -22,10 +22,18 @@ struct Prompt {
   std::vector<uint32_t> spans;  // [tokens] bit i = the token belongs to span i; empty = no spans
 };
 
+// When a text ends before max_tokens.
+struct StopRule {
+  std::vector<int32_t> stop_tokens;       // end tokens
+  std::vector<std::string> stop_strings;  // the text is cut before them
+  bool ignore_eos = false;                // goes on past end tokens
+};
+
 // New tokens behind the given ones. With max_tokens 0 the given tokens are run and nothing is chosen.
 struct Generate {
   int64_t max_tokens = 0;
   Sampling sampling;
+  std::shared_ptr<const StopRule> stop = nullptr;  // null: that of all jobs
 };
 
 // Log p of the given tokens.

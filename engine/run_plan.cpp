@@ -150,20 +150,20 @@ class Planner {
     std::vector<size_t> listed;
     for (const std::vector<size_t>& group : groups) {
       share_group(group);
-      const std::vector<size_t> together = by_edited_trunk(group);
+      const std::vector<size_t> together = by_edited_prefix(group);
       listed.insert(listed.end(), together.begin(), together.end());
     }
     return listed;
   }
 
-  // The users of an edited trunk next to each other, so that it need not stand for long.
-  std::vector<size_t> by_edited_trunk(const std::vector<size_t>& group) const {
+  // The users of an edited prefix next to each other, so that it need not stand for long.
+  std::vector<size_t> by_edited_prefix(const std::vector<size_t>& group) const {
     std::map<int64_t, size_t> first_of;
     std::vector<std::pair<size_t, size_t>> keyed;
     for (const size_t i : group) {
-      const int64_t trunk = plan_.jobs[i].trunk;
-      const bool edited = trunk >= 0 && plan_.trunks[static_cast<size_t>(trunk)].edited;
-      keyed.emplace_back(edited ? first_of.emplace(trunk, i).first->second : i, i);
+      const int64_t shared = plan_.jobs[i].prefix;
+      const bool edited = shared >= 0 && plan_.prefixes[static_cast<size_t>(shared)].edited;
+      keyed.emplace_back(edited ? first_of.emplace(shared, i).first->second : i, i);
     }
     std::sort(keyed.begin(), keyed.end());
     std::vector<size_t> order;
@@ -172,8 +172,8 @@ class Planner {
   }
 
   struct Member {
-    bool is_trunk = false;
-    size_t at = 0;      // job or trunk
+    bool is_prefix = false;
+    size_t at = 0;      // job or prefix
     int64_t reach = 0;  // positions that it may take
   };
 
@@ -184,15 +184,15 @@ class Planner {
       std::vector<Member> members;
       for (const size_t i : alike) members.push_back({false, i, limit(i)});
       const int64_t before = first_edit(alike.front());
-      // Under the same edits: worth a trunk of its own only beyond their beginning.
+      // Under the same edits: worth a prefix of its own only beyond their beginning.
       if (before != std::numeric_limits<int64_t>::max() && second_reach(members) > before) {
-        plain.push_back({true, plan_.trunks.size(), before});
-        add_trunk(members, true);
+        plain.push_back({true, plan_.prefixes.size(), before});
+        add_prefix(members, true);
       } else {
         for (const size_t i : alike) plain.push_back({false, i, std::min(limit(i), first_edit(i))});
       }
     }
-    if (second_reach(plain) > 0) add_trunk(plain, false);
+    if (second_reach(plain) > 0) add_prefix(plain, false);
   }
 
   static int64_t second_reach(const std::vector<Member>& members) {
@@ -205,25 +205,25 @@ class Planner {
   }
 
   // As long as two of its users can follow.
-  void add_trunk(const std::vector<Member>& users, bool edited) {
-    Trunk trunk;
-    trunk.edited = edited;
-    trunk.length = second_reach(users);
-    const int64_t index = static_cast<int64_t>(plan_.trunks.size());
+  void add_prefix(const std::vector<Member>& users, bool edited) {
+    SharedPrefix made;
+    made.edited = edited;
+    made.length = second_reach(users);
+    const int64_t index = static_cast<int64_t>(plan_.prefixes.size());
     for (const Member& user : users) {
-      const int64_t shared = std::min(user.reach, trunk.length);
+      const int64_t shared = std::min(user.reach, made.length);
       if (shared == 0) continue;
-      const size_t job = user.is_trunk ? plan_.trunks[user.at].job : user.at;
-      if (trunk.n_users++ == 0) trunk.job = job;
-      if (user.is_trunk) {
-        plan_.trunks[user.at].parent = index;
-        plan_.trunks[user.at].start = shared;
+      const size_t job = user.is_prefix ? plan_.prefixes[user.at].job : user.at;
+      if (made.n_users++ == 0) made.job = job;
+      if (user.is_prefix) {
+        plan_.prefixes[user.at].parent = index;
+        plan_.prefixes[user.at].start = shared;
       } else {
-        plan_.jobs[job].trunk = index;
+        plan_.jobs[job].prefix = index;
         plan_.jobs[job].shared = shared;
       }
     }
-    plan_.trunks.push_back(trunk);
+    plan_.prefixes.push_back(made);
   }
 
   // Jobs of a group to whose shared tokens their edits do the same. Unedited jobs, and those whose edits begin later
@@ -286,7 +286,7 @@ RunPlan plan_run(const std::vector<Job>& jobs, bool recorded) { return Planner(j
 int64_t planned_tokens(const std::vector<Job>& jobs, bool recorded) {
   const RunPlan plan = plan_run(jobs, recorded);
   int64_t total = 0;
-  for (const Trunk& trunk : plan.trunks) total += trunk.length - trunk.start;
+  for (const SharedPrefix& prefix : plan.prefixes) total += prefix.length - prefix.start;
   for (size_t i = 0; i < jobs.size(); ++i) {
     const PlannedJob& job = plan.jobs[i];
     if (job.copies) continue;

@@ -1,32 +1,20 @@
-// Runs many jobs by continuous batching: sequences of different lengths, prompts and edits share each forward.
+// Runs a list of jobs that is known from the beginning.
 #pragma once
 #include <atomic>
 #include <cstdint>
 #include <functional>
 #include <limits>
-#include <memory>
-#include <optional>
 #include <string>
 #include <vector>
 
-#include "engine/forward.h"
-#include "engine/jobs.h"
-#include "engine/text.h"
+#include "engine/scheduler.h"
 
 namespace signalbox {
 
-struct RunOptions {
-  int64_t batch = 8;    // sequences at once
-  int64_t chunk = 512;  // given tokens a forward
-  std::vector<int32_t> stop_tokens;
-  std::vector<std::string> stop_strings;
-  bool ignore_eos = false;
-  const Tokenizer* tokenizer = nullptr;  // null: no text, and no stop strings
+struct RunOptions : SchedulerOptions {
   const std::atomic<bool>* interrupted = nullptr;
   // Blocks of keys and values at most (KvPool); fewer where the device has less room.
   int64_t max_kv_blocks = std::numeric_limits<int64_t>::max();
-  // Logits that jobs refer to and that are kept in memory; more go to a temporary file.
-  size_t max_kept_bytes = size_t{256} << 20;
 };
 
 // What a run tells while it goes on. Any may be empty. Called from the thread that runs.
@@ -37,11 +25,12 @@ struct RunEvents {
   std::function<void(int64_t done_tokens)> on_progress;  // tokens run so far
 };
 
-// Runs the jobs. Jobs with the same prefix share its keys and values up to the first position where an edit of theirs
-// can act, and jobs under one plan also those that the edits made, where they are the same for all (not while a sink
-// records: every row of every job is then run). Results do not depend on batch, chunk or sharing. Jobs whose edits act
-// on nothing take over what their unedited reference found. Jobs run in an order of their own.
-// Returns false when interrupted. Throws Error as Forward::run does, and for jobs that do not fit together.
+// Runs the jobs as one group of a scheduler whose memory is sized by them. Jobs with the same prefix share its keys and
+// values up to the first position where an edit of theirs can act, and jobs under one plan also those that the edits
+// made, where they are the same for all (not while a sink records: every row of every job is then run). Results do not
+// depend on batch, chunk or sharing. Jobs whose edits act on nothing take over what their unedited reference found.
+// Jobs run in an order of their own. Returns false when interrupted. Throws Error as Forward::run does, for the first
+// job that fails, and for jobs that do not fit together.
 bool run_jobs(Forward& forward, const std::vector<Job>& jobs, const RunOptions& options, const RunEvents& events,
               ProbeSink* sink);
 

@@ -1,0 +1,42 @@
+// What becomes of the logits of a scheduler's steps beside the choice of tokens: they are hashed, kept for jobs that
+// refer to them, and compared with kept ones.
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "engine/logit_store.h"
+#include "engine/running_sequence.h"
+
+namespace signalbox {
+
+class StepLogits {
+ public:
+  // max_kept_bytes: of kept logits in memory; more go to a temporary file.
+  StepLogits(Backend& backend, int64_t n_vocab, size_t max_kept_bytes);
+
+  // Rows are in the order of `sequences`, n_logits of each; sequences that ended are passed over.
+  // take() begins to copy them to the host, beside the next step; settle() hashes and keeps what was copied, and throws
+  // Error where the temporary file of kept logits cannot be written.
+  void take(Tensor logits, const std::vector<RunningSequence*>& sequences);
+  void settle();
+  // Appends to the results of those that have a reference.
+  void compare(Tensor logits, const std::vector<RunningSequence*>& sequences);
+
+  // The sequence goes away: the rows that wait for settle() are not wanted any more.
+  void forget(RunningSequence& sequence);
+  // Kept rows that nobody will be compared with any more.
+  void release(std::vector<int64_t>& rows);
+
+ private:
+  Backend& backend_;
+  int64_t n_vocab_;
+  LogitStore store_;
+  LogitComparer comparer_;
+  std::shared_ptr<void> copied_;
+  size_t copied_bytes_ = 0;  // that there is room for
+  uint64_t ticket_ = 0;
+  std::vector<RunningSequence*> owners_;  // of each row that is copied; null: nobody's any more
+};
+
+}  // namespace signalbox
