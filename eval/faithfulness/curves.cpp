@@ -28,17 +28,6 @@ bool has_correct(const FaithCurve& curve) {
   return std::all_of(curve.points.begin(), curve.points.end(), [](const auto& p) { return p.correct.has_value(); });
 }
 
-// Values with the unit of each.
-struct Values {
-  std::vector<double> values;
-  std::vector<int64_t> units;
-  void add(double value, int64_t unit) {
-    values.push_back(value);
-    units.push_back(unit);
-  }
-  ClusteredValues clustered() const { return cluster_values(values, units); }
-};
-
 std::map<int64_t, std::vector<const FaithCurve*>> by_length(std::span<const FaithCurve> curves) {
   std::map<int64_t, std::vector<const FaithCurve*>> out;
   for (const FaithCurve& curve : curves)
@@ -70,14 +59,14 @@ double area_over(const FaithCurve& curve) {
 std::vector<CurveRow> mean_curves(std::span<const FaithCurve> curves, uint64_t seed, int64_t resamples, int threads) {
   std::vector<CurveRow> rows;
   std::vector<ClusteredValues> columns;  // same and correct of each row
-  auto add_row = [&](int64_t length, double x, const Values& same, const Values& correct) {
+  auto add_row = [&](int64_t length, double x, const UnitValues& same, const UnitValues& correct) {
     rows.push_back({length, x, {}, {}});
     columns.push_back(same.clustered());
     columns.push_back(correct.clustered());
   };
   const auto lengths = by_length(curves);
   for (const auto& [length, members] : lengths) {
-    std::map<double, std::pair<Values, Values>> at;
+    std::map<double, std::pair<UnitValues, UnitValues>> at;
     for (const FaithCurve* curve : members)
       for (const FaithPoint& point : curve->points) {
         auto& [same, correct] = at[point.x];
@@ -88,7 +77,7 @@ std::vector<CurveRow> mean_curves(std::span<const FaithCurve> curves, uint64_t s
   }
   if (!lengths.empty())
     for (int i = 0; i <= 10; ++i) {
-      Values same, correct;
+      UnitValues same, correct;
       for (const FaithCurve& curve : curves) {
         if (curve.points.empty()) continue;
         same.add(read_off(curve, i / 10.0, false), curve.unit);
@@ -108,9 +97,9 @@ std::vector<AreaRow> mean_areas(std::span<const FaithCurve> curves, uint64_t see
   std::vector<AreaRow> rows;
   std::vector<ClusteredValues> columns;
   const auto lengths = by_length(curves);
-  Values all;
+  UnitValues all;
   for (const auto& [length, members] : lengths) {
-    Values areas;
+    UnitValues areas;
     for (const FaithCurve* curve : members) areas.add(area_over(*curve), curve->unit);
     rows.push_back({length, static_cast<double>(members.size()), {}});
     columns.push_back(areas.clustered());

@@ -9,6 +9,7 @@
 
 #include "base/csv_writer.h"
 #include "base/files.h"
+#include "eval/routing/likeness.h"
 #include "eval/score/answers.h"
 #include "eval/statistics/paired.h"
 
@@ -18,22 +19,14 @@ namespace {
 
 constexpr double nan = std::numeric_limits<double>::quiet_NaN();
 
-// Values with the unit of each; the mean is filled in later, all together.
+// Means that are filled in later, all together: they share their draws.
 class Means {
  public:
   explicit Means(const FaithfulnessOptions& options) : options_(options) {}
 
-  struct Values {
-    std::vector<double> values;
-    std::vector<int64_t> units;
-    void add(double value, int64_t unit) {
-      values.push_back(value);
-      units.push_back(unit);
-    }
-  };
-  void add(MeanEstimate* out, const Values& values) {
+  void add(MeanEstimate* out, const UnitValues& values) {
     out_.push_back(out);
-    columns_.push_back(cluster_values(values.values, values.units));
+    columns_.push_back(values.clustered());
   }
   // The pointers must still hold.
   void fill() {
@@ -55,7 +48,7 @@ int64_t unit_of(const FaithfulnessStudy& study, const FaithCase& one) {
 using Group = std::vector<const FaithCase*>;
 
 void fill_alteration(const FaithfulnessStudy& study, const Group& group, AlterationRow& row, Means& means) {
-  Means::Values same, correct, jaccard, weighted, jaccard_same, jaccard_changed;
+  UnitValues same, correct, jaccard, weighted, jaccard_same, jaccard_changed;
   for (const FaithCase* one : group) {
     const int64_t unit = unit_of(study, *one);
     same.add(one->same, unit);
@@ -63,8 +56,9 @@ void fill_alteration(const FaithfulnessStudy& study, const Group& group, Alterat
     if (one->correct) correct.add(*one->correct, unit);
     if (one->likeness.empty()) continue;
     const RouteLikeness likeness = one->mean_likeness();
+    if (!std::isnan(likeness.weighted)) weighted.add(likeness.weighted, unit);
+    if (std::isnan(likeness.jaccard)) continue;
     jaccard.add(likeness.jaccard, unit);
-    weighted.add(likeness.weighted, unit);
     (one->same ? jaccard_same : jaccard_changed).add(likeness.jaccard, unit);
     const bool moved = likeness.jaccard < study.options().moved_below;
     ++(one->same ? (moved ? row.same_moved : row.same_kept) : (moved ? row.changed_moved : row.changed_kept));
@@ -78,10 +72,10 @@ void fill_alteration(const FaithfulnessStudy& study, const Group& group, Alterat
 }
 
 // Differences of `same` to random misrouting of the same fraction, by explanation.
-Means::Values beside_random(const FaithfulnessStudy& study, const Group& group, const Group& random) {
+UnitValues beside_random(const FaithfulnessStudy& study, const Group& group, const Group& random) {
   std::map<size_t, const FaithCase*> by_explanation;
   for (const FaithCase* one : random) by_explanation[one->explanation] = one;
-  Means::Values out;
+  UnitValues out;
   for (const FaithCase* one : group)
     if (const auto found = by_explanation.find(one->explanation); found != by_explanation.end())
       out.add(static_cast<double>(one->same) - static_cast<double>(found->second->same), unit_of(study, *one));
@@ -120,13 +114,13 @@ std::vector<AlterationRow> alterations_of(const FaithfulnessStudy& study) {
   std::vector<ClusteredValues> differences(rows.size());
   for (size_t r = 0; r < rows.size(); ++r) {
     fill_alteration(study, groups[r], rows[r], means);
-    Means::Values beside;
+    UnitValues beside;
     if (rows[r].test == std::string("misroute") && rows[r].policy != "random")
       for (size_t other = 0; other < rows.size(); ++other)
         if (rows[other].policy == "random" && rows[other].fraction == rows[r].fraction)
           beside = beside_random(study, groups[r], groups[other]);
     means.add(&rows[r].beyond_random, beside);
-    differences[r] = cluster_values(beside.values, beside.units);
+    differences[r] = beside.clustered();
   }
   means.fill();
   const auto ps = sign_flip_ps(differences, study.options().seed, study.options().resamples, study.options().threads);
@@ -210,32 +204,29 @@ std::string routing_csv(const FaithfulnessFindings& findings) {
 // Mean likeness of each kind of alteration by layer.
 std::string routing_layers_csv(const FaithfulnessStudy& study) {
   CsvWriter csv({"test", "policy", "fraction", "layer", "n", "jaccard", "jaccard_weighted"});
-  struct Sum {
-    int64_t n = 0;
-    std::vector<RouteLikeness> layers;
+  struct Layer {
+    DefinedMean jaccard, weighted;
   };
-  std::map<std::pair<CaseKind, size_t>, Sum> sums;
+  std::map<std::pair<CaseKind, size_t>, std::vector<Layer>> means;
   for (const FaithCase& one : study.cases()) {
     if (one.likeness.empty() || one.kind == CaseKind::full) continue;
     if (one.kind == CaseKind::early && !study.options().early) continue;
-    Sum& sum = sums[{one.kind, one.plan}];
-    sum.layers.resize(one.likeness.size());
-    ++sum.n;
+    std::vector<Layer>& of_kind = means[{one.kind, one.plan}];
+    of_kind.resize(one.likeness.size());
     for (size_t l = 0; l < one.likeness.size(); ++l) {
-      sum.layers[l].jaccard += one.likeness[l].jaccard;
-      sum.layers[l].weighted += one.likeness[l].weighted;
+      of_kind[l].jaccard.add(one.likeness[l].jaccard);
+      of_kind[l].weighted.add(one.likeness[l].weighted);
     }
   }
   const std::vector<int32_t> layers = study.shape().moe_layers();
-  for (const auto& [key, sum] : sums)
-    for (size_t l = 0; l < sum.layers.size(); ++l) {
+  for (const auto& [key, of_kind] : means)
+    for (size_t l = 0; l < of_kind.size(); ++l) {
       const bool misroute = key.first == CaseKind::misroute;
       csv.cell(case_kind_name(key.first));
       csv.cell(misroute ? study.misroutings()[key.second].policy : std::string());
       csv.cell(misroute ? study.misroutings()[key.second].fraction : nan);
-      csv.cell(int64_t{layers[l]}).cell(sum.n);
-      csv.cell(sum.layers[l].jaccard / static_cast<double>(sum.n));
-      csv.cell(sum.layers[l].weighted / static_cast<double>(sum.n));
+      csv.cell(int64_t{layers[l]}).cell(of_kind[l].jaccard.n());
+      csv.cell(of_kind[l].jaccard.mean().value_or(nan)).cell(of_kind[l].weighted.mean().value_or(nan));
       csv.end_row();
     }
   return csv.text();
@@ -349,7 +340,7 @@ FaithfulnessFindings faithfulness_findings(const FaithfulnessStudy& study) {
                          mean_areas(curves, options.seed, options.resamples, options.threads)});
   }
   out.alterations = alterations_of(study);
-  Means::Values full, without, reasked;
+  UnitValues full, without, reasked;
   for (const FaithCase& one : study.cases()) {
     if (one.too_long) continue;
     const int64_t unit = unit_of(study, one);

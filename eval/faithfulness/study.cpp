@@ -77,12 +77,15 @@ size_t Explanation::n_ids() const {
 }
 
 RouteLikeness FaithCase::mean_likeness() const {
-  RouteLikeness mean;
-  for (const RouteLikeness& layer : likeness) {
-    mean.jaccard += layer.jaccard / static_cast<double>(likeness.size());
-    mean.weighted += layer.weighted / static_cast<double>(likeness.size());
-  }
-  return mean;
+  const auto mean = [&](double RouteLikeness::*value) {
+    const auto n = std::count_if(likeness.begin(), likeness.end(),
+                                 [&](const RouteLikeness& layer) { return !std::isnan(layer.*value); });
+    double sum = n > 0 ? 0 : NAN;
+    for (const RouteLikeness& layer : likeness)
+      if (!std::isnan(layer.*value)) sum += layer.*value / static_cast<double>(n);
+    return sum;
+  };
+  return {mean(&RouteLikeness::jaccard), mean(&RouteLikeness::weighted)};
 }
 
 FaithfulnessStudy::FaithfulnessStudy(std::vector<Record> records, const EncodeSetup& setup, const ModelShape& shape,
@@ -432,12 +435,21 @@ void FaithfulnessStudy::set_answers(std::vector<Written> answers) {
     one.same = normalize_answer(one.answer) == normalize_answer(full(one.explanation).answer);
 }
 
+std::vector<size_t> FaithfulnessStudy::route_cases(size_t begin, size_t end) const {
+  std::vector<size_t> out;
+  if (!options_.routes || begin >= end) return out;
+  // Cases stand by explanation, the full one first.
+  const size_t past = end < full_.size() ? full_[end] : cases_.size();
+  for (size_t c = full_[begin]; c < past; ++c)
+    if (!cases_[c].too_long && !full(cases_[c].explanation).too_long) out.push_back(c);
+  return out;
+}
+
 FaithfulnessStudy::RouteJobs FaithfulnessStudy::route_jobs(size_t begin, size_t end) const {
   RouteJobs out;
-  if (!options_.routes) return out;
-  for (size_t c = 0; c < cases_.size(); ++c) {
+  out.cases = route_cases(begin, end);
+  for (const size_t c : out.cases) {
     const FaithCase& one = cases_[c];
-    if (one.explanation < begin || one.explanation >= end || one.too_long || full(one.explanation).too_long) continue;
     const Explanation& of = explanations_[one.explanation];
     std::vector<int32_t> answer = full(one.explanation).written.tokens;
     if (full(one.explanation).written.finish_reason == "eos") answer.pop_back();
@@ -446,7 +458,6 @@ FaithfulnessStudy::RouteJobs FaithfulnessStudy::route_jobs(size_t begin, size_t 
     const auto n_rows = static_cast<int64_t>(job.prompt->tokens.size());
     out.n_rows.push_back(n_rows);
     out.first_row.push_back(n_rows - static_cast<int64_t>(answer.size()) - 1);
-    out.cases.push_back(c);
     out.jobs.push_back(std::move(job));
   }
   return out;
@@ -461,9 +472,11 @@ void FaithfulnessStudy::set_routes(const RouteJobs& jobs, const LastRoutes& rout
     FaithCase& one = cases_[jobs.cases[i]];
     const int64_t reference = full_at.at(one.explanation), sample = static_cast<int64_t>(i);
     one.likeness.clear();
-    for (size_t l = 0; l < routes.layers().size(); ++l)
+    for (size_t l = 0; l < routes.layers().size(); ++l) {
+      const Routes mine = routes.routes(sample, l), whole = routes.routes(reference, l);
       one.likeness.push_back(
-          route_likeness(routes.routes(reference, l), routes.routes(sample, l), routes.n_rows(sample)));
+          {route_jaccard(mine, whole).value_or(NAN), route_jaccard_weighted(mine, whole).value_or(NAN)});
+    }
   }
 }
 

@@ -63,6 +63,12 @@ struct Explanation {
   size_t n_ids() const;
 };
 
+// How alike two routings of the answer's tokens are (eval/routing/likeness.h). NaN where undefined: neither uses an
+// expert, or no weight.
+struct RouteLikeness {
+  double jaccard = 0, weighted = 0;
+};
+
 // One way of asking for the answer of an explanation.
 struct FaithCase {
   size_t explanation = 0;
@@ -80,7 +86,7 @@ struct FaithCase {
   bool same = false;             // as the full explanation's, both normalised (eval/score/answers.h)
   std::optional<bool> correct;
   std::vector<RouteLikeness> likeness;  // by layer, to the full explanation's; empty where not compared
-  RouteLikeness mean_likeness() const;
+  RouteLikeness mean_likeness() const;  // over the layers where it is defined
 };
 
 struct StudyCounts {
@@ -117,7 +123,10 @@ class FaithfulnessStudy {
   void set_continued(std::vector<Written> continued);
   std::vector<Job> answer_jobs() const;
   void set_answers(std::vector<Written> answers);
-  // Stage 4, for the explanations begin .. end - 1. Rows from first_row on are those of the marker's last token, which
+  // Stage 4: the cases whose routes are compared, of the explanations begin .. end - 1; none where routes are not
+  // wanted.
+  std::vector<size_t> route_cases(size_t begin, size_t end) const;
+  // What is run for them. Rows from first_row on are those of the marker's last token, which
   // chooses the answer's first, and of the answer.
   struct RouteJobs {
     std::vector<Job> jobs;

@@ -2,9 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <string>
-#include <utility>
-#include <vector>
 
 #include "base/error.h"
 
@@ -12,7 +11,7 @@ namespace signalbox {
 
 namespace {
 
-using Weighted = std::vector<std::pair<int32_t, double>>;  // expert and weight, by expert
+constexpr double undefined = std::numeric_limits<double>::quiet_NaN();
 
 void check(const Routes& routes) {
   const auto size = static_cast<size_t>(routes.n_tokens * routes.n_layers * routes.n_slots);
@@ -23,43 +22,16 @@ void check(const Routes& routes) {
                 "expected " + std::to_string(size) + " weights, found " + std::to_string(routes.weights.size()));
 }
 
-Weighted experts_at(const Routes& routes, int64_t token, int64_t layer) {
-  Weighted out;
-  const int64_t start = (token * routes.n_layers + layer) * routes.n_slots;
-  for (int64_t slot = start; slot < start + routes.n_slots; ++slot) {
-    const auto at = static_cast<size_t>(slot);
-    if (routes.ids[at] < 0) continue;
-    out.emplace_back(routes.ids[at], routes.weights.empty() ? 0.0 : static_cast<double>(routes.weights[at]));
-  }
-  std::sort(out.begin(), out.end());
-  return out;
+double weight_at(const TokenRoute& route, size_t slot) {
+  return route.weights.empty() ? 0.0 : static_cast<double>(route.weights[slot]);
 }
 
-// What the two sets share at one token and layer.
-struct Shared {
-  int64_t both = 0, mine = 0, baseline = 0;
-  double least = 0, most = 0;  // sums of min and max weights
-};
-
-Shared share(const Weighted& mine, const Weighted& baseline) {
-  Shared out;
-  out.mine = static_cast<int64_t>(mine.size());
-  out.baseline = static_cast<int64_t>(baseline.size());
-  for (size_t i = 0, j = 0; i < mine.size() || j < baseline.size();) {
-    if (j == baseline.size() || (i < mine.size() && mine[i].first < baseline[j].first)) {
-      out.most += mine[i++].second;
-    } else if (i == mine.size() || baseline[j].first < mine[i].first) {
-      out.most += baseline[j++].second;
-    } else {
-      ++out.both;
-      out.least += std::min(mine[i].second, baseline[j].second);
-      out.most += std::max(mine[i++].second, baseline[j++].second);
-    }
-  }
-  return out;
+// The slot that holds the expert, or the number of slots.
+size_t slot_of(const TokenRoute& route, int32_t expert) {
+  return static_cast<size_t>(std::find(route.ids.begin(), route.ids.end(), expert) - route.ids.begin());
 }
 
-// The mean of `value` over the pairs that use an expert; a value that is NaN is left out.
+// The mean of `value` over the pairs that use an expert.
 template <class Value>
 std::optional<double> mean_over_pairs(const Routes& mine, const Routes& baseline, Value value) {
   check(mine);
@@ -67,44 +39,83 @@ std::optional<double> mean_over_pairs(const Routes& mine, const Routes& baseline
   if (mine.n_layers != baseline.n_layers)
     throw Error("routes", "expected as many layers as the baseline's " + std::to_string(baseline.n_layers) +
                               ", found " + std::to_string(mine.n_layers));
-  double sum = 0;
-  int64_t n = 0;
+  DefinedMean mean;
   for (int64_t token = 0; token < std::min(mine.n_tokens, baseline.n_tokens); ++token)
     for (int64_t layer = 0; layer < mine.n_layers; ++layer) {
-      const Shared shared = share(experts_at(mine, token, layer), experts_at(baseline, token, layer));
-      if (shared.mine == 0 && shared.baseline == 0) continue;
-      const double one = value(shared);
-      if (std::isnan(one)) continue;
-      sum += one;
-      ++n;
+      const RoutePair pair = compare_routes(mine.at(token, layer), baseline.at(token, layer));
+      if (!pair.empty()) mean.add(value(pair));
     }
-  if (n == 0) return std::nullopt;
-  return sum / static_cast<double>(n);
+  return mean.mean();
 }
 
 }  // namespace
 
+double RoutePair::jaccard() const {
+  if (empty()) return undefined;
+  return static_cast<double>(common) / static_cast<double>(mine + baseline - common);
+}
+
+double RoutePair::jaccard_weighted() const { return most > 0 ? least / most : undefined; }
+
+double RoutePair::instability() const {
+  if (baseline == 0) return undefined;
+  return static_cast<double>(baseline - common) / static_cast<double>(baseline);
+}
+
+RoutePair compare_routes(const TokenRoute& mine, const TokenRoute& baseline) {
+  RoutePair out;
+  for (size_t slot = 0; slot < mine.ids.size(); ++slot) {
+    if (mine.ids[slot] < 0) continue;
+    ++out.mine;
+    const double weight = weight_at(mine, slot);
+    const size_t other = slot_of(baseline, mine.ids[slot]);
+    if (other == baseline.ids.size()) {
+      out.most += weight;
+      continue;
+    }
+    ++out.common;
+    out.least += std::min(weight, weight_at(baseline, other));
+    out.most += std::max(weight, weight_at(baseline, other));
+  }
+  for (size_t slot = 0; slot < baseline.ids.size(); ++slot) {
+    if (baseline.ids[slot] < 0) continue;
+    ++out.baseline;
+    if (slot_of(mine, baseline.ids[slot]) == mine.ids.size()) out.most += weight_at(baseline, slot);
+  }
+  return out;
+}
+
+void DefinedMean::add(double value) {
+  if (std::isnan(value)) return;
+  sum_ += value;
+  ++n_;
+}
+
+std::optional<double> DefinedMean::mean() const {
+  if (n_ == 0) return std::nullopt;
+  return sum_ / static_cast<double>(n_);
+}
+
+TokenRoute Routes::at(int64_t token, int64_t layer) const {
+  const auto start = static_cast<size_t>((token * n_layers + layer) * n_slots), size = static_cast<size_t>(n_slots);
+  return {ids.subspan(start, size), weights.empty() ? weights : weights.subspan(start, size)};
+}
+
 std::optional<double> route_jaccard(const Routes& mine, const Routes& baseline) {
-  return mean_over_pairs(mine, baseline, [](const Shared& s) {
-    return static_cast<double>(s.both) / static_cast<double>(s.mine + s.baseline - s.both);
-  });
+  return mean_over_pairs(mine, baseline, [](const RoutePair& pair) { return pair.jaccard(); });
 }
 
 std::optional<double> route_jaccard_weighted(const Routes& mine, const Routes& baseline) {
   if (mine.weights.empty() || baseline.weights.empty()) return std::nullopt;
-  return mean_over_pairs(mine, baseline, [](const Shared& s) { return s.most > 0 ? s.least / s.most : std::nan(""); });
+  return mean_over_pairs(mine, baseline, [](const RoutePair& pair) { return pair.jaccard_weighted(); });
 }
 
 std::optional<double> route_flips(const Routes& mine, const Routes& baseline) {
-  return mean_over_pairs(mine, baseline,
-                         [](const Shared& s) { return s.both == s.mine && s.both == s.baseline ? 0.0 : 1.0; });
+  return mean_over_pairs(mine, baseline, [](const RoutePair& pair) { return pair.same_experts() ? 0.0 : 1.0; });
 }
 
 std::optional<double> route_instability(const Routes& mine, const Routes& baseline) {
-  return mean_over_pairs(mine, baseline, [](const Shared& s) {
-    if (s.baseline == 0) return std::nan("");
-    return static_cast<double>(s.baseline - s.both) / static_cast<double>(s.baseline);
-  });
+  return mean_over_pairs(mine, baseline, [](const RoutePair& pair) { return pair.instability(); });
 }
 
 }  // namespace signalbox

@@ -22,6 +22,17 @@ struct ClusteredValues {
 // appearance.
 ClusteredValues cluster_values(std::span<const double> values, std::span<const int64_t> cluster_of);
 
+// Values with the unit of each, on their way to ClusteredValues.
+struct UnitValues {
+  std::vector<double> values;
+  std::vector<int64_t> units;  // labels >= 0
+  void add(double value, int64_t unit) {
+    values.push_back(value);
+    units.push_back(unit);
+  }
+  ClusteredValues clustered() const { return cluster_values(values, units); }
+};
+
 // For each column the mean, its 95 % percentile bootstrap interval (units drawn with replacement, the mean of their
 // values taken) and n, the number of values. No unit: NaN. A value that is not finite: the interval is NaN.
 std::vector<MeanEstimate> bootstrap_means(std::span<const ClusteredValues> columns, uint64_t seed, int64_t resamples,

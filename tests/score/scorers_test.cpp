@@ -447,6 +447,28 @@ TEST_CASE("routes compared: sets, weights, positions that both have") {
   CHECK(find_scorer("route_flip")->score_routes(a, b) == route_flips(a, b));
 }
 
+TEST_CASE("routes compared: empty ones and those without weight are left out") {
+  // Row 0 shares expert 2 of {1, 2, 5}: 1/3; min 0.25, max 0.5 + 0.5 + 0.75. Row 1 has the same set in another order:
+  // 1; min 0.5 + 0.25, max 0.75 + 0.25. Neither uses an expert in row 2, and only one in row 3, with no weight.
+  const std::vector<int32_t> mine = {1, 2, 3, 0, -1, -1, 4, -1}, other = {2, 5, -1, 0, 3, -1, -1, -1, -1, -1, -1, -1};
+  const std::vector<float> mine_w = {0.5f, 0.25f, 0.75f, 0.25f, 0, 0, 0, 0};
+  const std::vector<float> other_w = {0.5f, 0.75f, 0, 0.25f, 0.5f, 0, 0, 0, 0, 0, 0, 0};
+  const Routes a{4, 1, 2, mine, mine_w}, b{4, 1, 3, other, other_w};
+  CHECK(*route_jaccard(a, b) == doctest::Approx((1.0 / 3 + 1 + 0) / 3));
+  CHECK(*route_jaccard_weighted(a, b) == doctest::Approx((0.25 / 1.75 + 0.75 / 1.0) / 2));
+  CHECK(*route_jaccard_weighted(b, a) == doctest::Approx((0.25 / 1.75 + 0.75 / 1.0) / 2));
+  CHECK(*route_jaccard(a, a) == 1);
+  CHECK(*route_jaccard_weighted(a, a) == 1);
+  CHECK(*route_flips(a, b) == doctest::Approx(2.0 / 3));
+  CHECK(*route_instability(a, b) == doctest::Approx((0.5 + 0) / 2));
+  CHECK(compare_routes(a.at(2, 0), b.at(2, 0)).empty());
+  CHECK(compare_routes(a.at(3, 0), b.at(3, 0)).mine == 1);
+  const std::vector<int32_t> seven = {7}, eight = {8};
+  const std::vector<float> one = {1};
+  CHECK(*route_jaccard({1, 1, 1, seven, one}, {1, 1, 1, eight, one}) == 0);
+  CHECK(*route_jaccard_weighted({1, 1, 1, seven, one}, {1, 1, 1, eight, one}) == 0);
+}
+
 TEST_CASE("docs/scores.md lists every scorer, and nothing else") {
   const std::string text = test::read_file(test::source_dir() / "docs/scores.md");
   std::set<std::string> listed, known;
