@@ -181,6 +181,23 @@ std::vector<Program> parse_programs(const json::Ref& programs, const std::filesy
   return out;
 }
 
+std::vector<Program> load_programs(const std::string& given) {
+  if (given == "regimes") return default_regimes();
+  const json::Value value = json::parse_file(given);
+  const json::Ref root(value, given);
+  const std::filesystem::path dir = std::filesystem::path(given).parent_path();
+  return parse_programs(value.type() == json::Type::object ? root.at("programs") : root, dir);
+}
+
+void select_programs(std::vector<Program>& programs, const std::vector<std::string>& names) {
+  if (names.empty()) return;
+  for (const std::string& name : names)
+    if (std::none_of(programs.begin(), programs.end(), [&](const Program& p) { return p.name == name; }))
+      throw UsageError("--program", "expected the name of a program, found \"" + name + "\"");
+  std::erase_if(programs,
+                [&](const Program& p) { return std::find(names.begin(), names.end(), p.name) == names.end(); });
+}
+
 std::vector<Program> default_regimes() {
   Program direct, steps, few_shot, sampled;
   direct.name = "R0";

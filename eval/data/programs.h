@@ -46,6 +46,13 @@ std::vector<Program> parse_programs(const json::Ref& programs, const std::filesy
 // self-consistency (R1 sampled 10 times at temperature 0.7).
 std::vector<Program> default_regimes();
 
+// What --programs names: "regimes", or a file that holds the list, or one that holds an object with the key "programs"
+// (an experiment's spec). Throws Error.
+std::vector<Program> load_programs(const std::string& given);
+
+// Keeps the named programs, in their own order; all where no name is given. Throws UsageError naming --program.
+void select_programs(std::vector<Program>& programs, const std::vector<std::string>& names);
+
 // The programs as "programs" would list them, files read and "like" resolved: what a manifest records.
 json::Value programs_json(const std::vector<Program>& programs);
 

@@ -104,23 +104,18 @@ Table make_table(const RoutingProfiles& profiles, const RegimeOptions& options) 
 // A value for each base prompt that has one; absent: not counted.
 template <class Value>
 ClusteredValues column(const Table& table, Value value) {
-  std::vector<double> values;
-  std::vector<int64_t> units;
-  for (size_t b = 0; b < table.bases.size(); ++b) {
-    const std::optional<double> x = value(b);
-    if (!x) continue;
-    values.push_back(*x);
-    units.push_back(table.unit[b]);
-  }
-  return cluster_values(values, units);
+  UnitValues values;
+  for (size_t b = 0; b < table.bases.size(); ++b)
+    if (const std::optional<double> x = value(b)) values.add(*x, table.unit[b]);
+  return values.clustered();
 }
 
-// The regime whose trajectories persistence looks at, by index; 0 = none.
-size_t persistence_regime(const Table& table, const RegimeOptions& options) {
-  if (!options.persistence.empty()) {
-    const auto found = std::find(table.regimes.begin() + 1, table.regimes.end(), options.persistence);
+// The regime whose trajectories constancy looks at, by index; 0 = none.
+size_t sampled_regime(const Table& table, const RegimeOptions& options) {
+  if (!options.sampled.empty()) {
+    const auto found = std::find(table.regimes.begin() + 1, table.regimes.end(), options.sampled);
     if (found == table.regimes.end())
-      throw Error("--persistence", "expected a regime other than the baseline, found \"" + options.persistence + "\"");
+      throw Error("--persistence", "expected a regime other than the baseline, found \"" + options.sampled + "\"");
     return static_cast<size_t>(found - table.regimes.begin());
   }
   size_t best = 0;
@@ -140,7 +135,7 @@ size_t persistence_regime(const Table& table, const RegimeOptions& options) {
 }
 
 // Share of a prompt's trajectories that use the expert more than the prompt's baseline does; rounding is no use.
-std::optional<double> persistence_of(const Table& table, size_t regime, size_t base, size_t row) {
+std::optional<double> constancy_of(const Table& table, size_t regime, size_t base, size_t row) {
   if (regime == 0 || !table.has(regime, base) || !table.has(0, base)) return std::nullopt;
   const auto& trajectories = table.cells[regime][base].trajectories;
   const double bound = table.cells[0][base].share[row] + 1e-12;
@@ -163,8 +158,8 @@ double rise_of(std::vector<double>& differences) {
   return differences[1];
 }
 
-double score_of(double rise, double persistence) {
-  return std::max(rise, 0.0) * (std::isnan(persistence) ? 1.0 : persistence);
+double score_of(double rise, double constancy) {
+  return std::max(rise, 0.0) * (std::isnan(constancy) ? 1.0 : constancy);
 }
 
 std::vector<RegimeProfile> regime_profiles(const Table& table, const RegimeOptions& options, size_t n_rows) {
@@ -233,28 +228,28 @@ std::vector<uint16_t> multiplicities(const RegimeOptions& options, int64_t n_uni
   return out;
 }
 
-// Values by unit of one quantity (a regime's difference, or the persistence) for a block of experts.
+// Values by unit of one quantity (a regime's difference, or the constancy) for a block of experts.
 struct UnitSums {
   std::vector<double> sums;    // [units, block]
   std::vector<double> counts;  // [units]: base prompts of the unit that have the quantity
 };
 
 // Percentile intervals of the scores of experts begin .. end - 1.
-void score_block(const Table& table, const RegimeOptions& options, const std::vector<uint16_t>& draws,
-                 size_t persistence, size_t begin, size_t end, std::vector<Interval>& out) {
+void score_block(const Table& table, const RegimeOptions& options, const std::vector<uint16_t>& draws, size_t sampled,
+                 size_t begin, size_t end, std::vector<Interval>& out) {
   const size_t width = end - begin, n_regimes = table.regimes.size() - 1;
-  const size_t n_units = static_cast<size_t>(table.n_units), n_quantities = n_regimes + (persistence > 0 ? 1 : 0);
+  const size_t n_units = static_cast<size_t>(table.n_units), n_quantities = n_regimes + (sampled > 0 ? 1 : 0);
   std::vector<UnitSums> units(n_quantities);
   for (size_t q = 0; q < n_quantities; ++q) {
     units[q].sums.assign(n_units * width, 0);
     units[q].counts.assign(n_units, 0);
     for (size_t b = 0; b < table.bases.size(); ++b) {
-      const size_t regime = q < n_regimes ? q + 1 : persistence;
+      const size_t regime = q < n_regimes ? q + 1 : sampled;
       if (!table.has(regime, b) || !table.has(0, b)) continue;
       units[q].counts[table.unit[b]] += 1;
       for (size_t j = 0; j < width; ++j)
         units[q].sums[static_cast<size_t>(table.unit[b]) * width + j] +=
-            q < n_regimes ? *difference_of(table, regime, b, begin + j) : *persistence_of(table, regime, b, begin + j);
+            q < n_regimes ? *difference_of(table, regime, b, begin + j) : *constancy_of(table, regime, b, begin + j);
     }
   }
   std::vector<std::vector<double>> scores(width);
@@ -277,7 +272,7 @@ void score_block(const Table& table, const RegimeOptions& options, const std::ve
     for (size_t j = 0; j < width; ++j) {
       differences.clear();
       for (size_t q = 0; q < n_regimes; ++q) differences.push_back(sums[q * width + j] / counts[q]);
-      const double kept = persistence > 0 ? sums[n_regimes * width + j] / counts[n_regimes] : nan;
+      const double kept = sampled > 0 ? sums[n_regimes * width + j] / counts[n_regimes] : nan;
       scores[j].push_back(score_of(rise_of(differences), kept));
     }
   }
@@ -288,12 +283,12 @@ void score_block(const Table& table, const RegimeOptions& options, const std::ve
 }
 
 std::vector<RecurringExpert> recurring_experts(const Table& table, const std::vector<RegimeProfile>& regimes,
-                                               const RegimeOptions& options, size_t persistence, size_t n_rows) {
+                                               const RegimeOptions& options, size_t sampled, size_t n_rows) {
   std::vector<MeanEstimate> kept(n_rows, MeanEstimate{nan, {nan, nan}, 0});
-  if (persistence > 0) {
+  if (sampled > 0) {
     std::vector<ClusteredValues> columns;
     for (size_t row = 0; row < n_rows; ++row)
-      columns.push_back(column(table, [&](size_t b) { return persistence_of(table, persistence, b, row); }));
+      columns.push_back(column(table, [&](size_t b) { return constancy_of(table, sampled, b, row); }));
     kept = bootstrap_means(columns, options.seed, options.resamples, options.threads);
   }
   const std::vector<uint16_t> draws = multiplicities(options, table.n_units);
@@ -301,7 +296,7 @@ std::vector<RecurringExpert> recurring_experts(const Table& table, const std::ve
   ThreadPool pool(std::max(options.threads, 1));
   pool.parallel_for(static_cast<int64_t>((n_rows + block_rows - 1) / block_rows), [&](int64_t block, int) {
     const size_t begin = static_cast<size_t>(block) * block_rows;
-    score_block(table, options, draws, persistence, begin, std::min(begin + block_rows, n_rows), intervals);
+    score_block(table, options, draws, sampled, begin, std::min(begin + block_rows, n_rows), intervals);
   });
 
   std::vector<RecurringExpert> out(n_rows);
@@ -315,7 +310,7 @@ std::vector<RecurringExpert> recurring_experts(const Table& table, const std::ve
       expert.n_up += under.difference.mean > 0 && under.q < options.level;
     }
     expert.rise = rise_of(differences);
-    expert.persistence = kept[row];
+    expert.constancy = kept[row];
     expert.score = score_of(expert.rise, kept[row].mean);
     expert.score_ci = intervals[row];
   }
@@ -406,13 +401,13 @@ std::vector<DifficultyTrend> difficulty_trends(const Table& table, const RegimeO
 
 RegimeAnalysis analyze_regimes(const RoutingProfiles& profiles, const RegimeOptions& options) {
   const Table table = make_table(profiles, options);
-  const size_t persistence = persistence_regime(table, options);
+  const size_t sampled = sampled_regime(table, options);
   RegimeAnalysis out;
   out.layers = profiles.layers;
   out.n_experts = profiles.n_experts;
-  out.persistence = persistence > 0 ? table.regimes[persistence] : "";
+  out.sampled = sampled > 0 ? table.regimes[sampled] : "";
   out.regimes = regime_profiles(table, options, profiles.n_rows());
-  out.recurring = recurring_experts(table, out.regimes, options, persistence, profiles.n_rows());
+  out.recurring = recurring_experts(table, out.regimes, options, sampled, profiles.n_rows());
   out.difficulty = difficulty_trends(table, options, profiles.n_rows());
   return out;
 }

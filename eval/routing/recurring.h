@@ -15,8 +15,8 @@ namespace signalbox {
 
 struct RegimeOptions {
   std::string baseline = "R0";
-  std::string persistence;  // the regime whose trajectories are looked at; empty: the one with the most a prompt
-  double level = 0.05;      // of q
+  std::string sampled;  // the regime whose trajectories show constancy; empty: the one with the most per prompt
+  double level = 0.05;  // of q
   uint64_t seed = 0;
   int64_t resamples = default_resamples;
   int threads = 1;
@@ -43,18 +43,19 @@ struct RegimeProfile {
 
 // An expert over all regimes.
 //
-// persistence: a prompt's share of trajectories of the persistence regime whose use of the expert is above the prompt's
+// constancy (the column "persistence" of recurring.csv; persistence.csv of an analysis is about neighbouring tokens): a
+// prompt's share of trajectories of the sampled regime whose use of the expert is above the prompt's
 // own mean use under the baseline; the mean over prompts. 0.5 is what noise gives, 0 what an unused expert has.
 //
 // rise: the second largest difference to the baseline over the other regimes (the only one, where there is one): what
-// at least two regimes reach.  score = max(rise, 0) * persistence. Its interval is a percentile bootstrap over base
-// prompts in which all differences, their order and the persistence are taken anew. Experts are ranked by the
+// at least two regimes reach.  score = max(rise, 0) * constancy. Its interval is a percentile bootstrap over base
+// prompts in which all differences, their order and the constancy are taken anew. Experts are ranked by the
 // interval's lower end: what the data support, not what chance may have lifted; then by score, layer and expert.
 struct RecurringExpert {
   size_t row = 0;    // in [layers, experts]
   int64_t n_up = 0;  // regimes with a difference above 0 and q below the level
   double rise = 0;
-  MeanEstimate persistence;  // NaN without a persistence regime: the score is then max(rise, 0)
+  MeanEstimate constancy;  // NaN without a sampled regime: the score is then max(rise, 0)
   double score = 0;
   Interval score_ci;
 };
@@ -72,18 +73,21 @@ struct RegimeAnalysis {
   std::vector<int32_t> layers;
   int32_t n_experts = 0;
   std::vector<RegimeProfile> regimes;       // the baseline first, then in order of appearance
-  std::string persistence;                  // empty: no regime has a prompt with two trajectories
+  std::string sampled;                      // empty: no regime has a prompt with two trajectories
   std::vector<RecurringExpert> recurring;   // all experts, best first
   std::vector<DifficultyTrend> difficulty;  // empty unless every base prompt has a difficulty, on two levels or more
 };
 
 // Throws Error: no trajectories of the baseline or of another regime, a regime that shares no base prompt with the
-// baseline, a persistence regime that is absent.
+// baseline, a sampled regime that is absent.
 RegimeAnalysis analyze_regimes(const RoutingProfiles& profiles, const RegimeOptions& options);
 
 // regimes.csv, recurring.csv, lengths.csv, difficulty.csv (where there is a trend), summary.json; `where_from` goes
 // into the summary.
 void write_regimes(const RegimeAnalysis& analysis, const RoutingProfiles& profiles, const RegimeOptions& options,
                    const json::Value& where_from, const std::filesystem::path& dir);
+
+// For people: the regimes, and the first `top` recurring experts.
+std::string regimes_text(const RegimeAnalysis& analysis, const RegimeOptions& options, size_t top);
 
 }  // namespace signalbox

@@ -1,5 +1,6 @@
-// The files of a regime analysis.
+// The files of a regime analysis, and its tables for people.
 #include <algorithm>
+#include <cstdio>
 
 #include "base/csv_writer.h"
 #include "base/files.h"
@@ -48,7 +49,7 @@ std::string recurring_csv(const RegimeAnalysis& analysis) {
     const auto [layer, index] = place(analysis, expert.row);
     csv.cell(static_cast<int64_t>(i + 1)).cell(layer).cell(index);
     csv.cell(analysis.regimes[0].experts[expert.row].share.mean).cell(expert.n_up).cell(expert.rise);
-    csv.cell(expert.persistence.mean).cell(expert.persistence.ci.lo).cell(expert.persistence.ci.hi);
+    csv.cell(expert.constancy.mean).cell(expert.constancy.ci.lo).cell(expert.constancy.ci.hi);
     csv.cell(expert.score).cell(expert.score_ci.lo).cell(expert.score_ci.hi);
     csv.end_row();
   }
@@ -101,7 +102,7 @@ json::Value summary(const RegimeAnalysis& analysis, const RoutingProfiles& profi
       .set("traces", where_from)
       .set("phase", "generated")
       .set("baseline", options.baseline)
-      .set("persistence_regime", analysis.persistence.empty() ? json::Value() : json::Value(analysis.persistence))
+      .set("persistence_regime", analysis.sampled.empty() ? json::Value() : json::Value(analysis.sampled))
       .set("level", options.level)
       .set("resampling_unit", "base prompt (pair)")
       .set("resamples", options.resamples)
@@ -113,6 +114,16 @@ json::Value summary(const RegimeAnalysis& analysis, const RoutingProfiles& profi
       .set("regimes", std::move(regimes))
       .set("recurring_experts", static_cast<int64_t>(recurring))
       .set("samples_without_generated_tokens", std::move(empty));
+}
+
+std::string points(double share) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%+.1f", 100 * share);
+  return text;
+}
+
+std::string pad(const std::string& text, size_t width) {
+  return std::string(text.size() < width ? width - text.size() : 0, ' ') + text;
 }
 
 }  // namespace
@@ -132,6 +143,44 @@ void write_regimes(const RegimeAnalysis& analysis, const RoutingProfiles& profil
     fs::remove(dir / "difficulty.csv", code);  // of an earlier analysis
   }
   write_file_atomically(dir / "summary.json", json::dump(summary(analysis, profiles, options, where_from), 2) + "\n");
+}
+
+std::string regimes_text(const RegimeAnalysis& analysis, const RegimeOptions& options, size_t top) {
+  std::string out = "regime  prompts  trajectories  generated tokens (mean, 95 % interval; shortest - longest)\n";
+  char line[256];
+  for (const RegimeProfile& regime : analysis.regimes) {
+    std::snprintf(line, sizeof line, "%6s  %7ld  %12ld  %.1f [%.1f, %.1f]; %ld - %ld\n", regime.name.c_str(),
+                  static_cast<long>(regime.n_prompts), static_cast<long>(regime.n_trajectories), regime.length.mean,
+                  regime.length.ci.lo, regime.length.ci.hi, static_cast<long>(regime.shortest),
+                  static_cast<long>(regime.longest));
+    out += line;
+  }
+  out += "\nrecurring experts, ranked by the lower end of the score (differences to " + options.baseline +
+         " in percentage points, * = q < ";
+  std::snprintf(line, sizeof line, "%g)\n", options.level);
+  out += line;
+  out += "rank  layer  expert  share " + options.baseline;
+  for (size_t r = 1; r < analysis.regimes.size(); ++r) out += pad(analysis.regimes[r].name, 12);
+  out += "   up  persistence  score [95 % interval]\n";
+  for (size_t i = 0; i < std::min(top, analysis.recurring.size()); ++i) {
+    const RecurringExpert& expert = analysis.recurring[i];
+    const auto n = static_cast<size_t>(analysis.n_experts);
+    std::snprintf(
+        line, sizeof line, "%4zu  %5d  %6zu  %s", i + 1, analysis.layers[expert.row / n], expert.row % n,
+        pad(points(analysis.regimes[0].experts[expert.row].share.mean).substr(1) + " %", 6 + options.baseline.size())
+            .c_str());
+    out += line;
+    for (size_t r = 1; r < analysis.regimes.size(); ++r) {
+      const RegimeExpert& under = analysis.regimes[r].experts[expert.row];
+      out += pad(points(under.difference.mean) + (under.q < options.level ? "*" : " "), 12);
+    }
+    const std::string kept = analysis.sampled.empty() ? "-" : points(expert.constancy.mean).substr(1) + " %";
+    std::snprintf(line, sizeof line, "  %3ld  %11s  %.2f [%.2f, %.2f]\n", static_cast<long>(expert.n_up), kept.c_str(),
+                  100 * expert.score, 100 * expert.score_ci.lo, 100 * expert.score_ci.hi);
+    out += line;
+  }
+  if (analysis.sampled.empty()) out += "no regime has several trajectories a prompt: the score is the rise alone\n";
+  return out;
 }
 
 }  // namespace signalbox

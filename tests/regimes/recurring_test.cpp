@@ -168,7 +168,7 @@ TEST_CASE("regimes: a case by hand") {
   const RegimeAnalysis analysis = analyze_regimes(small, options_with("A"));
   REQUIRE(analysis.regimes.size() == 3);
   CHECK(analysis.regimes[0].name == "A");
-  CHECK(analysis.persistence == "C");
+  CHECK(analysis.sampled == "C");
   const RegimeProfile &a = analysis.regimes[0], &b = analysis.regimes[1], &c = analysis.regimes[2];
   CHECK(a.experts[0].share.mean == doctest::Approx(0.3));
   CHECK(a.experts[0].share.ci.lo == doctest::Approx(0.2));
@@ -192,13 +192,13 @@ TEST_CASE("regimes: a case by hand") {
   CHECK(best.row == 0);
   CHECK(best.n_up == 0);
   CHECK(best.rise == doctest::Approx(0.25));
-  CHECK(best.persistence.mean == doctest::Approx(0.75));  // one of two trajectories of x, both of y
+  CHECK(best.constancy.mean == doctest::Approx(0.75));  // one of two trajectories of x, both of y
   CHECK(best.score == doctest::Approx(0.1875));
-  // Only x drawn: rise 0.1, persistence 0.5; only y: 0.2 and 1. Each has a quarter of the replicates.
+  // Only x drawn: rise 0.1, constancy 0.5; only y: 0.2 and 1. Each has a quarter of the replicates.
   CHECK(best.score_ci.lo == doctest::Approx(0.05));
   CHECK(best.score_ci.hi == doctest::Approx(0.2));
   CHECK(analysis.recurring[1].score == 0);
-  CHECK(analysis.recurring[1].persistence.mean == 0);
+  CHECK(analysis.recurring[1].constancy.mean == 0);
 
   // Level means of A: 0.2 at 1 and 0.4 at 3; of C: 0.3 and 0.8.
   REQUIRE(analysis.difficulty.size() == 3);
@@ -227,7 +227,7 @@ TEST_CASE("regimes: consistent experts are found, in the order of their support"
   CHECK(analysis.recurring[0].row == 0);
   CHECK(analysis.recurring[0].n_up == 2);
   CHECK(analysis.recurring[0].score == doctest::Approx(0.5));
-  CHECK(analysis.recurring[0].persistence.mean == 1);
+  CHECK(analysis.recurring[0].constancy.mean == 1);
   CHECK(analysis.recurring[1].n_up == 1);
   CHECK(analysis.recurring[1].rise == doctest::Approx(0));
   CHECK(analysis.recurring[1].score == 0);
@@ -282,16 +282,16 @@ TEST_CASE("regimes: what is missing is refused or left out") {
   CHECK(failure([] {
           analyze_regimes(profiles_of({ten("x", "A", 1), ten("y", "B", 1)}), options_with("A"));
         }).find("regime \"B\": expected a base prompt that \"A\" has too") != std::string::npos);
-  RegimeOptions persistence = options_with("A");
-  persistence.persistence = "D";
-  CHECK(failure([&] { analyze_regimes(small, persistence); }).find("--persistence") != std::string::npos);
+  RegimeOptions absent = options_with("A");
+  absent.sampled = "D";
+  CHECK(failure([&] { analyze_regimes(small, absent); }).find("--persistence") != std::string::npos);
 
   // y is missing under B: its difference is x's alone. No regime is sampled: the score is the rise.
   const RegimeAnalysis analysis =
       analyze_regimes(profiles_of({ten("x", "A", 2), ten("y", "A", 4), ten("x", "B", 6)}), options_with("A"));
   CHECK(analysis.regimes[1].n_paired == 1);
   CHECK(analysis.regimes[1].experts[0].difference.mean == doctest::Approx(0.4));
-  CHECK(analysis.persistence.empty());
-  CHECK(std::isnan(analysis.recurring[0].persistence.mean));
+  CHECK(analysis.sampled.empty());
+  CHECK(std::isnan(analysis.recurring[0].constancy.mean));
   CHECK(analysis.recurring[0].score == doctest::Approx(0.4));
 }

@@ -17,25 +17,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// "regimes", or a file that holds the list, or an object with the key "programs" (an experiment's spec).
-std::vector<Program> load_programs(const std::string& given) {
-  if (given == "regimes") return default_regimes();
-  const json::Value value = json::parse_file(given);
-  const json::Ref root(value, given);
-  const fs::path dir = fs::path(given).parent_path();
-  return parse_programs(value.type() == json::Type::object ? root.at("programs") : root, dir);
-}
-
-// Keeps the named programs, in their own order.
-void select_programs(std::vector<Program>& programs, const std::vector<std::string>& names) {
-  if (names.empty()) return;
-  for (const std::string& name : names)
-    if (std::none_of(programs.begin(), programs.end(), [&](const Program& p) { return p.name == name; }))
-      throw UsageError("--program", "expected the name of a program, found \"" + name + "\"");
-  std::erase_if(programs,
-                [&](const Program& p) { return std::find(names.begin(), names.end(), p.name) == names.end(); });
-}
-
 int expand(int argc, char** argv) {
   CLI::App app("Writes the records that prompt programs make of base records, to standard output.",
                "signalbox regimes expand");
@@ -146,54 +127,6 @@ int trace(int argc, char** argv) {
   return 0;
 }
 
-std::string points(double share) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%+.1f", 100 * share);
-  return text;
-}
-
-std::string pad(const std::string& text, size_t width) {
-  return std::string(text.size() < width ? width - text.size() : 0, ' ') + text;
-}
-
-void print_tables(const RegimeAnalysis& analysis, const RegimeOptions& options, size_t top) {
-  std::string out = "regime  prompts  trajectories  generated tokens (mean, 95 % interval; shortest - longest)\n";
-  char line[256];
-  for (const RegimeProfile& regime : analysis.regimes) {
-    std::snprintf(line, sizeof line, "%6s  %7ld  %12ld  %.1f [%.1f, %.1f]; %ld - %ld\n", regime.name.c_str(),
-                  static_cast<long>(regime.n_prompts), static_cast<long>(regime.n_trajectories), regime.length.mean,
-                  regime.length.ci.lo, regime.length.ci.hi, static_cast<long>(regime.shortest),
-                  static_cast<long>(regime.longest));
-    out += line;
-  }
-  out += "\nrecurring experts, ranked by the lower end of the score (differences to " + options.baseline +
-         " in percentage points, * = q < ";
-  std::snprintf(line, sizeof line, "%g)\n", options.level);
-  out += line;
-  out += "rank  layer  expert  share " + options.baseline;
-  for (size_t r = 1; r < analysis.regimes.size(); ++r) out += pad(analysis.regimes[r].name, 12);
-  out += "   up  persistence  score [95 % interval]\n";
-  for (size_t i = 0; i < std::min(top, analysis.recurring.size()); ++i) {
-    const RecurringExpert& expert = analysis.recurring[i];
-    const auto n = static_cast<size_t>(analysis.n_experts);
-    std::snprintf(
-        line, sizeof line, "%4zu  %5d  %6zu  %s", i + 1, analysis.layers[expert.row / n], expert.row % n,
-        pad(points(analysis.regimes[0].experts[expert.row].share.mean).substr(1) + " %", 6 + options.baseline.size())
-            .c_str());
-    out += line;
-    for (size_t r = 1; r < analysis.regimes.size(); ++r) {
-      const RegimeExpert& under = analysis.regimes[r].experts[expert.row];
-      out += pad(points(under.difference.mean) + (under.q < options.level ? "*" : " "), 12);
-    }
-    const std::string kept = analysis.persistence.empty() ? "-" : points(expert.persistence.mean).substr(1) + " %";
-    std::snprintf(line, sizeof line, "  %3ld  %11s  %.2f [%.2f, %.2f]\n", static_cast<long>(expert.n_up), kept.c_str(),
-                  100 * expert.score, 100 * expert.score_ci.lo, 100 * expert.score_ci.hi);
-    out += line;
-  }
-  if (analysis.persistence.empty()) out += "no regime has several trajectories a prompt: the score is the rise alone\n";
-  write_stdout(out);
-}
-
 int analyze(int argc, char** argv) {
   CLI::App app(
       "Routing profiles of generations under several regimes, and the experts that recur.\nOther forms: signalbox "
@@ -209,7 +142,7 @@ int analyze(int argc, char** argv) {
   app.add_option("DIR", directories, "trace directories whose records have condition (the regime) and base")
       ->required();
   app.add_option("--baseline", options.baseline, "the regime that others are compared with")->capture_default_str();
-  app.add_option("--persistence", options.persistence,
+  app.add_option("--persistence", options.sampled,
                  "the regime whose trajectories show persistence (default: the one with the most a prompt)");
   app.add_option("--level", options.level, "level of q")
       ->check(not_nan_validator())
@@ -249,7 +182,7 @@ int analyze(int argc, char** argv) {
   if (json_output) {
     write_stdout(json::dump(json::parse_file(fs::path(out) / "summary.json")) + "\n");
   } else {
-    print_tables(analysis, options, top);
+    write_stdout(regimes_text(analysis, options, top));
     if (!profiles.empty.empty())
       std::fprintf(stderr, "%zu samples have no generated token and were left out (summary.json)\n",
                    profiles.empty.size());
