@@ -1,0 +1,162 @@
+#include "eval/detect/analysis.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+
+#include "base/error.h"
+#include "base/files.h"
+#include "eval/detect/selection.h"
+#include "eval/store/lock.h"
+
+namespace signalbox {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+json::Value row_json(const RiskDifference& row) {
+  json::Value out = json::Value::object();
+  out.set("layer", int64_t{row.layer}).set("expert", int64_t{row.expert}).set("rd", row.value());
+  out.set("ci_lo", row.ci.lo).set("ci_hi", row.ci.hi).set("p", row.p).set("q", row.q);
+  out.set("rd_example", row.rd_example).set("stable", row.stable);
+  return out;
+}
+
+// The contrast in words and its first experts by |rd|.
+std::string contrast_table(const Detection& detection, const ContrastOptions& contrast, size_t top) {
+  const DetectionFacts& facts = detection.facts;
+  char line[512];
+  std::string text = contrast.a + " minus " + contrast.b;
+  if (!contrast.span.empty()) text += ", span " + contrast.span;
+  if (contrast.phase != Phase::all) text += std::string(", ") + phase_name(contrast.phase) + " tokens";
+  if (contrast.length_match) text += ", length matched";
+  std::snprintf(line, sizeof line,
+                "\n%ld and %ld records (%ld complete pairs), %ld and %ld tokens; %ld resamples, seed %lu\n",
+                static_cast<long>(facts.records_a), static_cast<long>(facts.records_b), static_cast<long>(facts.pairs),
+                static_cast<long>(facts.tokens_a), static_cast<long>(facts.tokens_b),
+                static_cast<long>(contrast.resamples), static_cast<unsigned long>(contrast.seed));
+  text += line;
+  const auto below =
+      std::count_if(detection.rows.begin(), detection.rows.end(), [](const auto& row) { return row.q < 0.05; });
+  std::snprintf(line, sizeof line, "%ld of %zu experts at q < 0.05\n\n", static_cast<long>(below),
+                detection.rows.size());
+  text += line;
+  text += "layer  expert    share A   share B        rd   95 % interval              p        q  stable\n";
+  for (const RiskDifference& row : top_experts(detection.rows, top, 0)) {
+    const double a = static_cast<double>(row.a1) / static_cast<double>(facts.tokens_a),
+                 b = static_cast<double>(row.a2) / static_cast<double>(facts.tokens_b);
+    std::snprintf(line, sizeof line, "%5d  %6d  %7.2f %%  %7.2f %%  %+8.4f  [%+8.4f, %+8.4f]  %8.2g %8.2g  %6.2f\n",
+                  row.layer, row.expert, 100 * a, 100 * b, row.value(), row.ci.lo, row.ci.hi, row.p, row.q, row.stable);
+    text += line;
+  }
+  return text + "\nMore often selected is not more important: ablate the candidates (docs/detection.md).\n";
+}
+
+std::string marker_table(std::vector<MarkerAssociation> rows, size_t top) {
+  std::erase_if(rows, [](const MarkerAssociation& row) { return std::isnan(row.value()); });
+  std::stable_sort(rows.begin(), rows.end(), [](const auto& a, const auto& b) { return a.value() > b.value(); });
+  char line[160];
+  std::snprintf(line, sizeof line, "%ld marker tokens of %ld\n\nlayer  expert      npmi   at markers     anywhere\n",
+                static_cast<long>(rows.empty() ? 0 : rows[0].markers),
+                static_cast<long>(rows.empty() ? 0 : rows[0].tokens));
+  std::string text = line;
+  for (size_t i = 0; i < std::min(top, rows.size()); ++i) {
+    std::snprintf(line, sizeof line, "%5d  %6d  %+8.4f %12ld %12ld\n", rows[i].layer, rows[i].expert, rows[i].value(),
+                  static_cast<long>(rows[i].at_markers), static_cast<long>(rows[i].selected));
+    text += line;
+  }
+  return text;
+}
+
+json::Value marker_json(const Marker& marker, const MarkerAssociation& any) {
+  json::Value out = json::Value::object();
+  if (marker.token) {
+    out.set("token", int64_t{*marker.token});
+  } else {
+    out.set("span", marker.span);
+  }
+  return out.set("markers", any.markers).set("tokens", any.tokens);
+}
+
+}  // namespace
+
+ChosenContrast choose_contrast(const TraceSet& set, const std::string& given) {
+  const std::vector<std::string> conditions = set.conditions();
+  ChosenContrast out;
+  if (!given.empty()) {
+    const size_t colon = given.find(':');
+    if (colon == std::string::npos || colon == 0 || colon + 1 == given.size())
+      throw UsageError("--contrast", "expected A:B, found \"" + given + "\"");
+    const auto is_known = [&](const std::string& name) {
+      return std::find(conditions.begin(), conditions.end(), name) != conditions.end();
+    };
+    out = {true, given.substr(0, colon), given.substr(colon + 1), ""};
+    for (size_t at = colon; at != std::string::npos; at = given.find(':', at + 1)) {
+      const std::string a = given.substr(0, at), b = given.substr(at + 1);
+      if (is_known(a) && is_known(b)) out = {true, a, b, ""};
+    }
+    return out;
+  }
+  if (conditions.size() == 2) {
+    out = {true, conditions[0], conditions[1],
+           "contrast: " + conditions[0] + " minus " + conditions[1] +
+               ", the two conditions of the records (--contrast A:B to choose)"};
+    return out;
+  }
+  out.note = "no rd.csv: the records have " + std::to_string(conditions.size()) +
+             (conditions.size() == 1 ? " condition" : " conditions") + " (--contrast A:B compares two)";
+  return out;
+}
+
+TraceAnalysis analyze_traces(const TraceSet& set, const AnalysisOptions& options) {
+  const TokenFilter filter{options.detection.span, options.detection.phase};
+  TraceAnalysis out;
+  out.usage = usage_table(set, filter);
+  if (options.contrasted) out.detection = detect(set, options.detection);
+  if (options.marked()) out.markers = marker_associations(set, options.marker, filter);
+
+  if (out.detection) {
+    out.summary = detection_summary(set, *out.detection, options.detection);
+  } else {
+    out.summary = json::Value::object();
+    out.summary.set("schema", "signalbox.analysis/1").set("traces", traces_summary(set));
+  }
+  out.summary.set("span", filter.span.empty() ? json::Value() : json::Value(filter.span));
+  out.summary.set("phase", phase_name(filter.phase)).set("tokens", out.usage[0].tokens);
+  if (options.marked()) out.summary.set("marker", marker_json(options.marker, out.markers[0]));
+  return out;
+}
+
+void write_analysis(const TraceAnalysis& analysis, const fs::path& dir) {
+  std::error_code code;
+  fs::create_directories(dir, code);
+  if (code) throw Error(dir.string(), "cannot make the directory: " + code.message());
+  const DirectoryLock lock(dir);
+  // Tables of an earlier analysis would stand beside a summary that is not theirs.
+  for (const char* old : {"summary.json", "rd.csv", "npmi.csv"}) fs::remove(dir / old, code);
+  write_usage_csv(dir / "usage.csv", analysis.usage);
+  if (analysis.detection) write_rd_csv(dir / "rd.csv", analysis.detection->rows);
+  if (!analysis.markers.empty()) write_npmi_csv(dir / "npmi.csv", analysis.markers);
+  write_file_atomically(dir / "summary.json", json::dump(analysis.summary, 2) + "\n");
+}
+
+json::Value analysis_json(const TraceAnalysis& analysis, const fs::path& dir, size_t top) {
+  json::Value out = analysis.summary;
+  out.set("out", dir.string());
+  if (!analysis.detection) return out;
+  json::Value rows = json::Value::array();
+  for (const RiskDifference& row : top_experts(analysis.detection->rows, top, 0)) rows.push_back(row_json(row));
+  out.set("top", std::move(rows));
+  return out;
+}
+
+std::string analysis_text(const TraceAnalysis& analysis, const AnalysisOptions& options, const fs::path& dir,
+                          size_t top) {
+  std::string text;
+  if (analysis.detection) text += contrast_table(*analysis.detection, options.detection, top) + "\n";
+  if (!analysis.markers.empty()) text += marker_table(analysis.markers, top) + "\n";
+  return text + "Tables: " + dir.string() + "\n";
+}
+
+}  // namespace signalbox

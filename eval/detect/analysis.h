@@ -1,0 +1,53 @@
+// What `analyze` makes of one pool of traces: usage.csv, rd.csv of a contrast, npmi.csv of a marker, summary.json.
+#pragma once
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/json.h"
+#include "eval/detect/risk_difference.h"
+#include "eval/routing/npmi.h"
+#include "eval/routing/trace_set.h"
+#include "eval/routing/usage.h"
+
+namespace signalbox {
+
+struct AnalysisOptions {
+  // Its span and phase filter the tokens of every table. Without `contrasted` a, b and the rest are not looked at.
+  ContrastOptions detection;
+  bool contrasted = false;
+  Marker marker;
+  bool marked() const { return marker.token || !marker.span.empty(); }
+};
+
+// Two conditions for a contrast, and a sentence for people where they were not asked for.
+struct ChosenContrast {
+  bool found = false;
+  std::string a, b;
+  std::string note;
+};
+// `given` is "A:B"; conditions may hold colons: the split is taken at which both sides are conditions of the records.
+// Empty: the two conditions of records that have exactly two. Throws UsageError naming --contrast.
+ChosenContrast choose_contrast(const TraceSet& set, const std::string& given);
+
+struct TraceAnalysis {
+  std::vector<Usage> usage;
+  std::optional<Detection> detection;
+  std::vector<MarkerAssociation> markers;  // empty: none were asked for
+  json::Value summary;                     // summary.json
+};
+// Computes everything; writes nothing. Throws Error as usage_table, detect and marker_associations do.
+TraceAnalysis analyze_traces(const TraceSet& set, const AnalysisOptions& options);
+
+// Replaces what an earlier analysis left in `dir`, which is made when it does not exist. summary.json comes last: where
+// it stands, the tables beside it are whole and its own. One process at a time: another one is an Error
+// (DirectoryLock).
+void write_analysis(const TraceAnalysis& analysis, const std::filesystem::path& dir);
+
+// For machines: the summary, where the files are, and the first `top` experts of the ranking. For people: tables.
+json::Value analysis_json(const TraceAnalysis& analysis, const std::filesystem::path& dir, size_t top);
+std::string analysis_text(const TraceAnalysis& analysis, const AnalysisOptions& options,
+                          const std::filesystem::path& dir, size_t top);
+
+}  // namespace signalbox

@@ -1,0 +1,51 @@
+#include "eval/experiment/reanalysis.h"
+
+#include <optional>
+
+#include "base/error.h"
+#include "eval/experiment/collect.h"
+#include "eval/experiment/schedule.h"
+#include "eval/findings/audit.h"
+#include "eval/findings/metrics_file.h"
+#include "eval/findings/results.h"
+#include "eval/findings/tables.h"
+#include "eval/store/manifest.h"
+
+namespace signalbox {
+
+namespace fs = std::filesystem;
+
+bool is_run_directory(const fs::path& dir) { return fs::exists(dir / plan_file); }
+
+std::vector<fs::path> traces_of_directory(const fs::path& dir) {
+  if (fs::exists(dir / "trace.safetensors")) return {dir};
+  if (!is_run_directory(dir))
+    throw Error(dir.string(), std::string("expected a trace directory (trace.safetensors) or a run directory (") +
+                                  plan_file + "), found neither");
+  const RunSchedule schedule = read_schedule(dir);
+  std::vector<fs::path> traces;
+  for (size_t s = 0; s < schedule.seeds.size(); ++s) {
+    const fs::path trace = trace_path(dir, schedule, schedule.baseline_index(), s);
+    if (fs::exists(trace / "trace.safetensors")) traces.push_back(trace);
+  }
+  return traces;
+}
+
+RunFindings reanalyze_run(const fs::path& dir, const fs::path& out, const ReanalysisOptions& options) {
+  const std::optional<Manifest> manifest = Manifest::read(dir);
+  if (!manifest || manifest->status != RunStatus::complete)
+    throw Error(dir.string(), "expected a run that is complete, found one that is not (run its command again)");
+  RunSchedule schedule = read_schedule(dir);
+  schedule.seed = options.seed;
+  schedule.resamples = options.resamples;
+  RunFindings findings = run_findings(collect_values(dir, schedule), options.threads);
+  std::error_code code;
+  fs::create_directories(out, code);
+  if (code) throw Error(out.string(), "cannot make the directory: " + code.message());
+  write_tables(out, findings);
+  write_audit(dir, out, findings);
+  write_metrics(out, findings);
+  return findings;
+}
+
+}  // namespace signalbox

@@ -1,0 +1,29 @@
+// A finished run, read again: its baseline's traces, and its findings with another seed or number of replicates.
+#pragma once
+#include <cstdint>
+#include <filesystem>
+#include <vector>
+
+#include "eval/findings/findings.h"
+#include "eval/statistics/resampling.h"
+
+namespace signalbox {
+
+// DIR holds a run that has made its plan.
+bool is_run_directory(const std::filesystem::path& dir);
+
+// The traces that stand for a directory: itself, or of a run its baseline's, one for each seed; none for a run without
+// traces. Throws Error when it is neither a trace nor a run.
+std::vector<std::filesystem::path> traces_of_directory(const std::filesystem::path& dir);
+
+struct ReanalysisOptions {
+  uint64_t seed = 0;
+  int64_t resamples = default_resamples;
+  int threads = 0;
+};
+
+// Writes metrics.json, tables and the audit of the run in `dir` into `out`. Throws Error when the run is not complete.
+RunFindings reanalyze_run(const std::filesystem::path& dir, const std::filesystem::path& out,
+                          const ReanalysisOptions& options);
+
+}  // namespace signalbox
