@@ -496,7 +496,7 @@ std::string render_analysis_report(const fs::path& dir) {
 std::string render_report(const fs::path& dir) {
   if (!fs::is_directory(dir)) throw Error(dir.string(), "expected a directory, found none");
   if (fs::exists(dir / "metrics.json")) return render_run_report(dir, read_findings(dir));
-  if (fs::exists(dir / "manifest.json"))
+  if (schema_of(dir) == run_schema)
     throw Error(dir.string(),
                 "expected a finished run with metrics.json, found one that is not (signalbox run goes on)");
   if (has_analysis(dir) || has_analysis(dir / "analysis")) return render_analysis_report(dir);

@@ -1,74 +1,14 @@
 #include "eval/store/directory.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
-#include <cerrno>
-#include <cstring>
 #include <utility>
 
 #include "base/error.h"
-#include "base/files.h"
 
 namespace signalbox {
 
 namespace fs = std::filesystem;
 
 namespace {
-
-constexpr const char* log_file = "log.txt";
-
-fs::path made(fs::path dir) {
-  std::error_code failed;
-  fs::create_directories(dir, failed);
-  if (failed) throw Error(dir.string(), "cannot make the directory: " + failed.message());
-  return dir;
-}
-
-// A directory without a manifest may hold only what a run that was killed at its first instant left.
-void check_fresh(const fs::path& dir) {
-  std::error_code failed;
-  for (fs::directory_iterator entry(dir, failed), end; !failed && entry != end; entry.increment(failed)) {
-    const std::string name = entry->path().filename().string();
-    const bool early = name.starts_with(std::string(manifest_file) + ".tmp-");
-    if (!early && name != DirectoryLock::file_name && name != log_file)
-      throw Error(dir.string(), "expected an empty directory or one that holds a run, found \"" + name + "\" and no " +
-                                    manifest_file);
-  }
-  if (failed) throw Error(dir.string(), "cannot read the directory: " + failed.message());
-}
-
-// The manifest of this attempt; on disk already when the directory is new, so that files of a run never stand alone.
-Manifest begun(const fs::path& dir, Manifest manifest) {
-  if (manifest.layout) manifest.layout->index();
-  const std::optional<Manifest> before = Manifest::read(dir);
-  const std::string now = utc_now();
-  if (!before) {
-    check_fresh(dir);
-    remove_temporaries(dir);
-    manifest.start = now;
-    manifest.end.clear();
-    manifest.attempts = {{now, "", RunStatus::running}};
-    manifest.status = RunStatus::running;
-    manifest.write(dir);
-    return manifest;
-  }
-  if (const auto changes = differences(*before, manifest); !changes.empty())
-    throw Error((dir / manifest_file).string(),
-                "expected the run that was begun there, found another (take another directory, or remove this one): " +
-                    joined(changes));
-  remove_temporaries(dir);
-  if (before->status == RunStatus::complete) return *before;
-  if (!manifest.layout) manifest.layout = before->layout;
-  manifest.start = before->start;
-  manifest.end = before->end;
-  manifest.attempts = before->attempts;
-  for (RunAttempt& attempt : manifest.attempts)
-    if (attempt.status == RunStatus::running) attempt.status = RunStatus::interrupted;  // killed
-  manifest.attempts.push_back({now, "", RunStatus::running});
-  manifest.status = RunStatus::running;
-  return manifest;
-}
 
 bool is_there(const fs::path& path) {
   std::error_code failed;
@@ -77,53 +17,28 @@ bool is_there(const fs::path& path) {
 
 }  // namespace
 
-RunDirectory::RunDirectory(fs::path dir, Manifest manifest)
-    : dir_(made(std::move(dir))), lock_(dir_), manifest_(begun(dir_, std::move(manifest))) {
-  if (manifest_.status == RunStatus::complete) {
-    if (!manifest_.layout)
-      throw Error((dir_ / manifest_file).string(), "expected a layout of a complete run, found none");
-    samples_.emplace(dir_, *manifest_.layout);
-    complete_ = samples_->whole() && is_there(dir_ / "metrics.json") && !is_there(dir_ / journal_file);
-    if (complete_) return;
-    samples_.reset();
-    manifest_.status = RunStatus::running;
-    manifest_.attempts.push_back({utc_now(), "", RunStatus::running});
-  }
-  if (continued()) manifest_.write(dir_);
-  log(std::string(continued() ? "continued" : "begun") + " by process " + std::to_string(::getpid()));
+RunDirectory::RunDirectory(fs::path dir, Manifest manifest) : work_(std::move(dir), std::move(manifest)) {
+  if (!work_.complete()) return;
+  if (!work_.manifest().layout)
+    throw Error((path() / manifest_file).string(), "expected a layout of a complete run, found none");
+  samples_.emplace(path(), *work_.manifest().layout);
+  if (samples_->whole() && is_there(path() / "metrics.json") && !is_there(path() / journal_file)) return;
+  samples_.reset();
+  work_.reopen();
 }
 
 void RunDirectory::begin(Layout layout) {
-  if (samples_) throw Error(dir_.string(), "expected begin() once, and not on a complete run");
+  if (samples_) throw Error(path().string(), "expected begin() once, and not on a complete run");
   layout.index();
-  if (manifest_.layout) {
-    const auto changes = differences(manifest_.layout->to_json(), layout.to_json(), "layout");
-    if (!changes.empty())
-      throw Error(
-          (dir_ / manifest_file).string(),
-          "expected the run that was begun there, found another (take another directory, or remove this one): " +
-              joined(changes));
-  } else {
-    manifest_.layout = layout;
-    manifest_.write(dir_);
-  }
-  samples_.emplace(dir_, std::move(layout));
+  work_.set_layout(layout);
+  samples_.emplace(path(), std::move(layout));
   if (samples_->cut_bytes() > 0) log("cut off torn lines of " + std::to_string(samples_->cut_bytes()) + " bytes");
   log(std::to_string(samples_->n_known()) + " of " + std::to_string(samples_->n_lines()) + " samples known");
 }
 
 SampleLog& RunDirectory::samples() {
-  if (!samples_) throw Error(dir_.string(), "expected begin() before samples()");
+  if (!samples_) throw Error(path().string(), "expected begin() before samples()");
   return *samples_;
-}
-
-RunDirectory::~RunDirectory() {
-  if (complete_ || ended_) return;
-  try {
-    finish(RunStatus::failed);
-  } catch (const std::exception&) {
-    // An Error is on its way already, and this one would hide it.
-  }
 }
 
 fs::path RunDirectory::trace_dir(std::string_view intervention) const {
@@ -131,39 +46,18 @@ fs::path RunDirectory::trace_dir(std::string_view intervention) const {
   bool inside = !name.empty() && name.is_relative() && !name.filename().empty();
   for (const fs::path& part : name) inside = inside && part != ".." && part != ".";
   if (!inside)
-    throw Error(dir_.string(), "expected a name that can be a directory, found \"" + std::string(intervention) + "\"");
-  return dir_ / "traces" / name;
-}
-
-void RunDirectory::log(std::string_view line) {
-  const fs::path file = dir_ / log_file;
-  std::string text = utc_now() + " ";
-  for (char c : line) text += c == '\n' || c == '\r' ? ' ' : c;
-  text += '\n';
-  const int descriptor = ::open(file.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0666);
-  if (descriptor < 0) throw Error(file.string(), std::string("cannot open the file: ") + std::strerror(errno));
-  try {
-    write_all(descriptor, text, file.string());
-  } catch (...) {
-    ::close(descriptor);
-    throw;
-  }
-  if (::close(descriptor) != 0) throw Error(file.string(), std::string("cannot write: ") + std::strerror(errno));
+    throw Error(path().string(),
+                "expected a name that can be a directory, found \"" + std::string(intervention) + "\"");
+  return path() / "traces" / name;
 }
 
 void RunDirectory::finish(RunStatus status) {
-  if (complete_) return;
+  if (complete()) return;
   if (status == RunStatus::complete)
     finish_samples();
   else if (samples_)
     samples_->sync();
-  manifest_.status = status;
-  manifest_.end = utc_now();
-  manifest_.attempts.back().status = status;
-  manifest_.attempts.back().end = manifest_.end;
-  manifest_.write(dir_);
-  ended_ = true;
-  log(run_status_name(status));
+  work_.finish(status);
 }
 
 }  // namespace signalbox

@@ -127,7 +127,7 @@ std::string utc_now() {
 
 json::Value Manifest::to_json() const {
   json::Value value = json::Value::object();
-  value.set("schema", manifest_schema)
+  value.set("schema", schema)
       .set("status", run_status_name(status))
       .set("start", start)
       .set("end", text_or_null(end))
@@ -151,13 +151,13 @@ json::Value Manifest::to_json() const {
   return value;
 }
 
-Manifest Manifest::from_json(const json::Ref& value) {
+Manifest Manifest::from_json(const json::Ref& value, const std::string& schema) {
   value.expect_object();
-  const auto schema = value.find("schema");
-  if (!schema || !schema->value().is_string() || schema->string() != manifest_schema)
-    value.fail(std::string("expected a run of schema \"") + manifest_schema + "\", found " +
-               (schema ? json::dump(schema->value()) : "none"));
+  const auto found = value.find("schema");
+  if (!found || !found->value().is_string() || found->string() != schema)
+    value.fail("expected a run of schema \"" + schema + "\", found " + (found ? json::dump(found->value()) : "none"));
   Manifest manifest;
+  manifest.schema = schema;
   manifest.status = status_of(value.at("status"));
   manifest.start = value.at("start").string();
   manifest.end = text_or_empty(value, "end");
@@ -188,12 +188,22 @@ Manifest Manifest::from_json(const json::Ref& value) {
   return manifest;
 }
 
-std::optional<Manifest> Manifest::read(const std::filesystem::path& dir) {
+std::optional<Manifest> Manifest::read(const std::filesystem::path& dir, const std::string& schema) {
   const std::filesystem::path file = dir / manifest_file;
   std::error_code failed;
   if (!std::filesystem::exists(file, failed) && !failed) return std::nullopt;
   const json::Value value = json::parse_file(file);
-  return from_json(json::Ref(value, file.string()));
+  return from_json(json::Ref(value, file.string()), schema);
+}
+
+std::string schema_of(const std::filesystem::path& dir) {
+  try {
+    const json::Value value = json::parse_file(dir / manifest_file);
+    const json::Value* schema = value.type() == json::Type::object ? value.find("schema") : nullptr;
+    return schema && schema->is_string() ? schema->string() : "";
+  } catch (const Error&) {
+    return "";
+  }
 }
 
 void Manifest::write(const std::filesystem::path& dir) const {

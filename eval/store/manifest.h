@@ -12,7 +12,7 @@
 namespace signalbox {
 
 inline constexpr const char* manifest_file = "manifest.json";
-inline constexpr const char* manifest_schema = "signalbox.run/1";
+inline constexpr const char* run_schema = "signalbox.run/1";  // of `signalbox run`; other commands have their own
 
 enum class RunStatus : uint8_t { running, interrupted, failed, complete };
 const char* run_status_name(RunStatus status);
@@ -34,6 +34,7 @@ struct Manifest {
   json::Value identity = json::Value::object();
   // What is told and not compared: argv, the spec as given with its hash, build, threads, batch, ... An object.
   json::Value info = json::Value::object();
+  std::string schema = run_schema;
   Shard shard;
   std::optional<Layout> layout;  // none before it is known which interventions there are
   RunStatus status = RunStatus::running;
@@ -41,12 +42,16 @@ struct Manifest {
   std::vector<RunAttempt> attempts;
 
   json::Value to_json() const;
-  static Manifest from_json(const json::Ref& value);  // throws Error
+  static Manifest from_json(const json::Ref& value, const std::string& schema = run_schema);  // throws Error
 
   // The directory's manifest, or none where it has no such file. Throws Error when it is not one of this schema.
-  static std::optional<Manifest> read(const std::filesystem::path& dir);
+  static std::optional<Manifest> read(const std::filesystem::path& dir, const std::string& schema = run_schema);
   void write(const std::filesystem::path& dir) const;  // atomically; throws Error
 };
+
+// The schema that a directory's manifest names, whatever it is; empty where there is no manifest, or none that can be
+// read.
+std::string schema_of(const std::filesystem::path& dir);
 
 // What differs between two JSON values: "spec.generate.max_tokens: was 32, now 64", members of objects and items of
 // arrays of one length apart, long values shortened, "nothing" for what is absent; in the order of `was`, then `now`.

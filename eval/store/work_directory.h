@@ -1,0 +1,53 @@
+// A directory that a long command works in: one process at a time, a manifest that says what the work is, and a log.
+#pragma once
+#include <filesystem>
+#include <string>
+#include <string_view>
+
+#include "eval/store/lock.h"
+#include "eval/store/manifest.h"
+
+namespace signalbox {
+
+class WorkDirectory {
+ public:
+  // Makes or continues the work in `dir`. Of `manifest` the caller gives schema, identity, info, shard and, when it
+  // knows it, the layout. Throws Error: another process holds the directory; it has files but no manifest; it holds
+  // work of another schema, identity, shard or layout (every difference in one line). A directory whose work is
+  // complete is left as it is, byte by byte; otherwise the manifest now says "running" and has one attempt more.
+  WorkDirectory(std::filesystem::path dir, Manifest manifest);
+  // Without finish() the attempt ends as "failed" (an Error is on its way).
+  ~WorkDirectory();
+  WorkDirectory(const WorkDirectory&) = delete;
+  WorkDirectory& operator=(const WorkDirectory&) = delete;
+
+  const std::filesystem::path& path() const { return dir_; }
+  const Manifest& manifest() const { return manifest_; }
+  // The manifest says that nothing is left to do.
+  bool complete() const { return complete_; }
+  // Was there work here before?
+  bool continued() const { return manifest_.attempts.size() > (complete_ ? 0u : 1u); }
+
+  // A complete directory lacks something after all, or is to hold something else: one attempt more.
+  void reopen();
+  // The layout goes to the manifest, or is compared with the one that is there. Throws Error as the constructor does.
+  void set_layout(const Layout& layout);
+  // A member of Manifest::info; it is on disk after finish().
+  void set_info(const std::string& key, json::Value value);
+
+  // Appends a line with the time to log.txt and flushes it; newlines within become spaces. A log that cannot be written
+  // is an Error.
+  void log(std::string_view line);
+
+  // Ends the attempt: writes the manifest with this status. On a directory that is complete() it does nothing.
+  void finish(RunStatus status);
+
+ private:
+  void log_begin();
+  std::filesystem::path dir_;
+  DirectoryLock lock_;
+  bool complete_ = false, ended_ = false;
+  Manifest manifest_;
+};
+
+}  // namespace signalbox
