@@ -252,4 +252,17 @@ EncodedRecord encode_record(const Record& record, const EncodeSetup& setup, cons
   }
 }
 
+bool template_tells_date(const EncodeSetup& setup, const std::vector<Record>& records) {
+  if (!setup.chat_template) return false;
+  return std::any_of(records.begin(), records.end(), [&](const Record& record) {
+    if (record.kind != Record::Kind::messages) return false;
+    const auto on = [&](const char* date) {
+      json::Value variables = setup.template_variables;
+      variables.set("date", date);
+      return setup.chat_template->render(record.messages, true, variables).text;
+    };
+    return on("2001-02-03") != on("2012-11-30");
+  });
+}
+
 }  // namespace signalbox

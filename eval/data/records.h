@@ -64,4 +64,7 @@ std::vector<std::string> span_names(const std::vector<Record>& records);
 // id outside the vocabulary, a span beyond the text, a span named "target" beside a target.
 EncodedRecord encode_record(const Record& record, const EncodeSetup& setup, const std::vector<std::string>& names);
 
+// Whether what the chat template prints for these records depends on the date.
+bool template_tells_date(const EncodeSetup& setup, const std::vector<Record>& records);
+
 }  // namespace signalbox

@@ -304,6 +304,18 @@ Splits split_records(const ExperimentSpec& spec, const std::vector<Record>& reco
   return split_and_check(spec, records).splits;
 }
 
+void refuse_without_tokenizer(const ExperimentSpec& spec) {
+  const auto refuse = [&](const std::string& what) {
+    throw Error(spec.where, what + ": expected a model with a tokenizer, found none");
+  };
+  if (spec.generate && !spec.generate->stop.empty()) refuse("generate.stop");
+  if (!spec.judges.empty()) refuse("judges");
+  for (const std::string& metric : spec.metrics) {
+    const Scorer* scorer = find_scorer(metric);
+    if (scorer && scorer->needs == Needs::text && !scorer->tokens_only) refuse("metrics: " + metric);
+  }
+}
+
 std::vector<std::string> default_metrics(const ExperimentSpec& spec, const std::vector<Record>& records) {
   std::vector<std::string> metrics;
   for (const char* name : {"em", "f1", "grounded", "abstained", "refused", "ppl", "kl", "repetition"}) {

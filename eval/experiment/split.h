@@ -27,6 +27,9 @@ Splits split_records(const ExperimentSpec& spec, const std::vector<Record>& reco
 // sentences for stderr and the log: prompts that two splits share as one side of different pairs, records unused.
 std::vector<std::string> check_against_records(const ExperimentSpec& spec, const std::vector<Record>& records);
 
+// What of the spec needs text, of a model that has no tokenizer. Throws Error naming the key.
+void refuse_without_tokenizer(const ExperimentSpec& spec);
+
 // The metrics of a spec that names none: em, f1, grounded, abstained, refused, ppl, kl, repetition, as far as there is
 // text where they need it and some of `records` (those to be tested) lacks nothing. Throws Error when none is left.
 std::vector<std::string> default_metrics(const ExperimentSpec& spec, const std::vector<Record>& records);
