@@ -1,0 +1,259 @@
+#include "eval/faithfulness/conduct.h"
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <utility>
+
+#include "base/error.h"
+#include "base/files.h"
+#include "eval/store/line_log.h"
+#include "eval/store/work_directory.h"
+
+namespace signalbox {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+// Explanations whose routes are compared in one go: bounds what is kept in memory, and what a killed process loses.
+constexpr size_t route_block = 64;
+
+json::Value written_line(const Written& written) {
+  json::Value tokens = json::Value::array();
+  for (int32_t token : written.tokens) tokens.push_back(int64_t{token});
+  return json::Value::object()
+      .set("tokens", std::move(tokens))
+      .set("text", written.text)
+      .set("finish_reason", written.finish_reason);
+}
+
+Written read_written(const json::Ref& line) {
+  line.reject_unknown({"tokens", "text", "finish_reason"});
+  Written written;
+  for (const json::Ref& token : line.at("tokens").items())
+    written.tokens.push_back(static_cast<int32_t>(token.integer(0, INT32_MAX)));
+  written.text = line.at("text").string();
+  written.finish_reason = line.at("finish_reason").string();
+  return written;
+}
+
+// A case of stage 4: its index, and [jaccard, weighted] by layer, null where undefined.
+json::Value route_line(size_t index, const std::vector<RouteLikeness>& likeness) {
+  json::Value layers = json::Value::array();
+  for (const RouteLikeness& layer : likeness)
+    layers.push_back(json::Value::array().push_back(layer.jaccard).push_back(layer.weighted));
+  return json::Value::object().set("case", static_cast<int64_t>(index)).set("layers", std::move(layers));
+}
+
+std::vector<RouteLikeness> read_route(const json::Ref& line, size_t index) {
+  line.reject_unknown({"case", "layers"});
+  if (line.at("case").size() != static_cast<int64_t>(index))
+    line.fail("expected case " + std::to_string(index) + ", found another");
+  const auto value = [](const json::Ref& number) { return number.is_null() ? NAN : number.number(); };
+  std::vector<RouteLikeness> likeness;
+  for (const json::Ref& layer : line.at("layers").items()) likeness.push_back({value(layer[0]), value(layer[1])});
+  return likeness;
+}
+
+int64_t tokens_of(const std::vector<Job>& jobs) {
+  int64_t total = 0;
+  for (const Job& job : jobs) total += job.max_positions();
+  return total;
+}
+
+Manifest manifest_of(const StudyWork& work) {
+  Manifest manifest;
+  manifest.schema = faithfulness_schema;
+  manifest.identity = work.identity;
+  manifest.info = work.info;
+  return manifest;
+}
+
+class StudyRun {
+ public:
+  StudyRun(FaithfulnessStudy& study, Forward& forward, RunOptions& options, const StudyWork& work,
+           const StudyEvents& events)
+      : study_(study),
+        forward_(forward),
+        options_(options),
+        work_(work),
+        events_(events),
+        directory_(work.out, manifest_of(work)) {}
+
+  std::optional<FaithfulnessFindings> run() {
+    if (directory_.complete() && !findings_are_there()) directory_.reopen();
+    keep_settings();
+    if (!stages()) {
+      directory_.finish(RunStatus::interrupted);
+      return std::nullopt;
+    }
+    FaithfulnessFindings findings = faithfulness_findings(study_);
+    if (!directory_.complete()) {
+      directory_.log("writing findings");
+      write_findings(study_, findings, work_.settings, directory_.path());
+      directory_.set_info("tables", tables_json());
+      directory_.finish(RunStatus::complete);
+    }
+    return findings;
+  }
+
+ private:
+  // What the tables depend on beside the stages.
+  json::Value tables_json() const {
+    return json::Value::object()
+        .set("resamples", study_.options().resamples)
+        .set("moved_below", study_.options().moved_below);
+  }
+
+  bool findings_are_there() const {
+    const json::Value* tables = directory_.manifest().info.find("tables");
+    if (!tables || !(*tables == tables_json())) return false;
+    std::vector<const char*> files = {"settings.json", "samples.jsonl", "curves.csv",
+                                      "aoc.csv",       "routing.csv",   "summary.json"};
+    if (study_.options().routes) files.push_back("routing_layers.csv");
+    return std::all_of(files.begin(), files.end(),
+                       [&](const char* file) { return fs::exists(directory_.path() / file); });
+  }
+
+  void keep_settings() {
+    const fs::path file = directory_.path() / "settings.json";
+    if (!fs::exists(file)) write_file_atomically(file, json::dump(work_.settings, 2) + "\n");
+    std::error_code code;
+    fs::create_directories(directory_.path() / "stages", code);
+    if (code) throw Error((directory_.path() / "stages").string(), "cannot make the directory: " + code.message());
+  }
+
+  // False when interrupted.
+  bool stages() {
+    auto outputs = write_stage("1-write", study_.write_jobs(), {});
+    if (!outputs) return false;
+    study_.set_outputs(std::move(*outputs));
+    auto continued = write_stage("2-continue", study_.continue_jobs(), {study_.options().marker});
+    if (!continued) return false;
+    study_.set_continued(std::move(*continued));
+    auto answers = write_stage("3-answer", study_.answer_jobs(), {});
+    if (!answers) return false;
+    study_.set_answers(std::move(*answers));
+    return !study_.options().routes || compare_routes();
+  }
+
+  // The lines of a stage, of which the directory may hold some or all.
+  std::unique_ptr<LineLog> open_stage(const std::string& name, LineRules rules) {
+    const fs::path file = directory_.path() / "stages" / (name + ".jsonl"),
+                   journal = directory_.path() / "stages" / (name + ".journal.jsonl");
+    if (!fs::exists(file)) directory_.reopen();
+    rules.name = [name](int64_t line) { return "line " + std::to_string(line + 1) + " of " + name; };
+    auto log = std::make_unique<LineLog>(file, journal, rules);
+    if (log->whole()) {
+      log->finish();
+      return log;
+    }
+    directory_.reopen();
+    if (log->n_known() > 0 && !work_.batch_invariant) {
+      log.reset();
+      for (const fs::path& one : {file, journal}) fs::remove(one);
+      log = std::make_unique<LineLog>(file, journal, std::move(rules));
+    }
+    directory_.log(name + ": " + std::to_string(log->n_known()) + " of " + std::to_string(log->n_lines()) +
+                   " lines known");
+    return log;
+  }
+
+  bool run_all(const std::string& name, const std::vector<Job>& jobs, const std::vector<std::string>& stop,
+               const std::function<void(Result)>& on_done, ProbeSink* sink) {
+    if (events_.on_stage) events_.on_stage(name, tokens_of(jobs));
+    options_.stop_strings = stop;
+    RunEvents events;
+    events.on_progress = events_.on_progress;
+    events.on_done = on_done;
+    return run_jobs(forward_, jobs, options_, events, sink);
+  }
+
+  std::optional<std::vector<Written>> write_stage(const std::string& name, std::vector<Job> jobs,
+                                                  const std::vector<std::string>& stop) {
+    LineRules rules;
+    rules.n_lines = static_cast<int64_t>(jobs.size());
+    rules.check_line = [](int64_t, const json::Ref& line) { read_written(line); };
+    const std::unique_ptr<LineLog> log = open_stage(name, std::move(rules));
+    if (!log->whole()) {
+      std::erase_if(jobs, [&](const Job& job) { return log->has(job.index); });
+      const auto keep = [&](Result result) {
+        const Written written{std::move(result.tokens), std::move(result.text), std::move(result.finish_reason)};
+        log->put(result.index, json::dump(written_line(written)));
+      };
+      const bool done = run_all(name, jobs, stop, keep, nullptr);
+      log->sync();
+      if (!done) return std::nullopt;
+      log->finish();
+    }
+    // Read back, so that a study that went on sees what one that did not go on sees.
+    std::vector<Written> out;
+    for (int64_t i = 0; i < log->n_lines(); ++i) {
+      const std::string where = name + ".jsonl:" + std::to_string(i + 1);
+      const json::Value line = json::parse(log->line(i), where);
+      out.push_back(read_written(json::Ref(line, where)));
+    }
+    return out;
+  }
+
+  bool compare_routes() {
+    const std::string name = "4-route";
+    const size_t n = study_.explanations().size();
+    const std::vector<size_t> cases = study_.route_cases(0, n);
+    LineRules rules;
+    rules.n_lines = static_cast<int64_t>(cases.size());
+    rules.check_line = [&](int64_t i, const json::Ref& line) { read_route(line, cases[static_cast<size_t>(i)]); };
+    const std::unique_ptr<LineLog> log = open_stage(name, std::move(rules));
+    int64_t first = 0;  // line of the block's first case
+    for (size_t begin = 0; begin < n; begin += route_block) {
+      const size_t end = std::min(begin + route_block, n);
+      const int64_t past = first + static_cast<int64_t>(study_.route_cases(begin, end).size());
+      bool known = true;
+      for (int64_t i = first; i < past; ++i) known = known && log->has(i);
+      if (!known && !compare_block(name, begin, end, *log, first)) return false;
+      for (int64_t i = first; i < past; ++i) {
+        const std::string where = name + ".jsonl:" + std::to_string(i + 1);
+        const json::Value line = json::parse(log->line(i), where);
+        const size_t index = cases[static_cast<size_t>(i)];
+        study_.set_likeness(index, read_route(json::Ref(line, where), index));
+      }
+      first = past;
+    }
+    log->finish();
+    return true;
+  }
+
+  // The explanations begin .. end - 1, whose lines begin at `first`.
+  bool compare_block(const std::string& name, size_t begin, size_t end, LineLog& log, int64_t first) {
+    const FaithfulnessStudy::RouteJobs jobs = study_.route_jobs(begin, end);
+    LastRoutes routes(study_.shape(), jobs.first_row, jobs.n_rows);
+    const std::string what = name + " " + std::to_string(begin) + " of " + std::to_string(study_.explanations().size());
+    if (!run_all(what, jobs.jobs, {}, nullptr, &routes)) {
+      log.sync();
+      return false;
+    }
+    study_.set_routes(jobs, routes);
+    for (size_t i = 0; i < jobs.cases.size(); ++i) {
+      const int64_t line = first + static_cast<int64_t>(i);
+      if (!log.has(line)) log.put(line, json::dump(route_line(jobs.cases[i], study_.cases()[jobs.cases[i]].likeness)));
+    }
+    return true;
+  }
+
+  FaithfulnessStudy& study_;
+  Forward& forward_;
+  RunOptions& options_;
+  const StudyWork& work_;
+  const StudyEvents& events_;
+  WorkDirectory directory_;
+};
+
+}  // namespace
+
+std::optional<FaithfulnessFindings> conduct_study(FaithfulnessStudy& study, Forward& forward, RunOptions options,
+                                                  const StudyWork& work, const StudyEvents& events) {
+  return StudyRun(study, forward, options, work, events).run();
+}
+
+}  // namespace signalbox

@@ -1,0 +1,40 @@
+// A study in its directory: stage after stage, each line kept as it comes, then the findings.
+#pragma once
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <optional>
+#include <string>
+
+#include "base/json.h"
+#include "engine/runner.h"
+#include "eval/faithfulness/findings.h"
+#include "eval/faithfulness/study.h"
+
+namespace signalbox {
+
+inline constexpr const char* faithfulness_schema = "signalbox.faithfulness/1";  // of the manifest and the settings
+
+struct StudyWork {
+  std::filesystem::path out;
+  // Manifest::identity and info: everything that decides what the stages give, and what is told beside it.
+  json::Value identity = json::Value::object(), info = json::Value::object();
+  json::Value settings;  // settings.json, and a part of summary.json
+  // Results do not depend on which jobs run together: a stage that was interrupted goes on after its last line.
+  // Otherwise it begins anew, so that it ends with the same bytes.
+  bool batch_invariant = true;
+};
+
+struct StudyEvents {
+  std::function<void(const std::string& stage, int64_t tokens)> on_stage;  // a stage begins: tokens to run at most
+  std::function<void(int64_t tokens)> on_progress;                         // of the stage
+};
+
+// Runs or continues the study in its directory (docs/faithfulness.md). `forward` has study.max_slots(); of `options`
+// the stop strings are the study's own. Returns what was found, or nothing when it was interrupted: what was finished
+// stays. A study that is complete is left as it is, byte by byte, unless its tables are to be made with other resamples
+// or another bound. Throws Error as WorkDirectory, LineLog and run_jobs do.
+std::optional<FaithfulnessFindings> conduct_study(FaithfulnessStudy& study, Forward& forward, RunOptions options,
+                                                  const StudyWork& work, const StudyEvents& events);
+
+}  // namespace signalbox
