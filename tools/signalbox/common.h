@@ -99,6 +99,8 @@ EncodeSetup encode_setup(const CommonOptions& options, const OpenedModel& model)
 std::vector<std::pair<std::string, std::string>> trace_metadata(const CommonOptions& options, const OpenedModel& model,
                                                                 const std::string& name);
 
+// What --trace, --points and --compact ask for.
+TraceOptions trace_options(const CommonOptions& options, const OpenedModel& model, const PreparedRun& run);
 // A trace writer for the run, or null when no directory was asked for. finish_trace completes it.
 std::unique_ptr<TraceWriter> open_trace(const CommonOptions& options, const OpenedModel& model, const PreparedRun& run);
 void finish_trace(TraceWriter& trace, const PreparedRun& run);

@@ -79,9 +79,7 @@ std::vector<std::pair<std::string, std::string>> trace_metadata(const CommonOpti
           {"signalbox_version", SIGNALBOX_VERSION}};
 }
 
-std::unique_ptr<TraceWriter> open_trace(const CommonOptions& options, const OpenedModel& model,
-                                        const PreparedRun& run) {
-  if (options.trace.empty()) return nullptr;
+TraceOptions trace_options(const CommonOptions& options, const OpenedModel& model, const PreparedRun& run) {
   TraceOptions trace;
   trace.dir = options.trace;
   trace.shape = model.shape;
@@ -95,7 +93,13 @@ std::unique_ptr<TraceWriter> open_trace(const CommonOptions& options, const Open
   if (run.plan) edits.set("edits", run.plan->source());
   trace.metadata = trace_metadata(options, model, model.loaded.resolved.path);
   trace.metadata.emplace_back("edits", run.plan ? json::dump(edits) : "");
-  return std::make_unique<TraceWriter>(std::move(trace));
+  return trace;
+}
+
+std::unique_ptr<TraceWriter> open_trace(const CommonOptions& options, const OpenedModel& model,
+                                        const PreparedRun& run) {
+  if (options.trace.empty()) return nullptr;
+  return std::make_unique<TraceWriter>(trace_options(options, model, run));
 }
 
 void finish_trace(TraceWriter& trace, const PreparedRun& run) {

@@ -3,13 +3,18 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
+#include <filesystem>
+#include <map>
 #include <thread>
 
 #include "eval/data/programs.h"
+#include "eval/routing/recording.h"
 #include "eval/routing/recurring.h"
+#include "eval/routing/regime_traces.h"
 #include "eval/routing/trace_set.h"
 #include "tools/signalbox/commands.h"
 #include "tools/signalbox/common.h"
+#include "tools/signalbox/facts.h"
 
 namespace signalbox {
 
@@ -44,30 +49,6 @@ int expand(int argc, char** argv) {
   return 0;
 }
 
-// A job for every sample of every derived record, with the settings of its program.
-void make_jobs(PreparedRun& run, const std::vector<Derived>& derived, const std::vector<Program>& programs,
-               const SamplingOptions& sampling, int64_t limit) {
-  const std::vector<Job> single = std::move(run.jobs);
-  run.jobs.clear();
-  run.total_tokens = 0;
-  for (size_t r = 0; r < derived.size(); ++r) {
-    const Program& program = programs[derived[r].program];
-    Job job = single[r];
-    job.task = Generate{program.max_tokens.value_or(sampling.max_tokens), program.sampling_over(sampling.sampling)};
-    if (limit > 0 && job.max_positions() > limit)
-      throw Error(derived[r].record.where + ": program \"" + program.name + "\"",
-                  "expected at most the model's " + std::to_string(limit) + " positions, found " +
-                      std::to_string(job.n_given()) + " given and up to " + std::to_string(job.max_new()) +
-                      " generated tokens");
-    for (int64_t s = 0; s < program.samples.value_or(sampling.samples); ++s) {
-      job.index = static_cast<int64_t>(run.jobs.size());
-      job.sample = static_cast<uint32_t>(s);
-      run.total_tokens += job.max_positions();
-      run.jobs.push_back(job);
-    }
-  }
-}
-
 int trace(int argc, char** argv) {
   CLI::App app("Runs base records under every prompt program and records the routes into one trace directory.",
                "signalbox regimes trace");
@@ -94,35 +75,60 @@ int trace(int argc, char** argv) {
   std::vector<Record> records;
   for (const Derived& one : derived) records.push_back(one.record);
   OpenedModel model = open_model(options);
+  EncodeSetup setup = encode_setup(options, model);
+  if (options.date.empty() && template_tells_date(setup, records)) {
+    options.date = date_of_work(options.trace, regimes_schema);
+    setup = encode_setup(options, model);
+  }
   sampling.sampling.seed = options.seed;
   SamplingOptions single = sampling;
   single.samples = 1;
   single.max_tokens = 0;  // positions are checked by program below
-  PreparedRun run = prepare_run(options, model, std::move(records), single, false);
-  make_jobs(run, derived, programs, sampling, model.loaded.model.max_positions);
-  auto writer = open_trace(options, model, run);
+  const PreparedRun run = prepare_run(options, model, std::move(records), single, false);
+  const RunOptions running = run_options(options, model, sampling);
 
-  Forward forward(*model.backend, model.loaded.model, model.loaded.weights, run.max_slots);
-  Progress progress("tracing", run.total_tokens, options.quiet);
-  RunEvents events;
-  int64_t rows = 0;
-  events.on_progress = [&](int64_t done) { progress.update(rows = done); };
-  catch_signals();
-  if (!run_jobs(forward, run.jobs, run_options(options, model, sampling), events, writer.get())) return 3;
-  progress.done();
-  std::vector<std::string> ids;
+  RegimeInputs inputs;
+  inputs.derived = &derived;
+  inputs.programs = &programs;
+  inputs.settings = {sampling.max_tokens, sampling.samples, sampling.sampling, sampling.stop, sampling.ignore_eos};
+  Recording recording;
+  recording.trace = trace_options(options, model, run);
+  recording.jobs = jobs_of_programs(run.jobs, derived, programs, inputs.settings, model.loaded.model.max_positions);
   std::map<std::string, const Record*> by_id;
   for (const Record& record : run.records) by_id[record.id] = &record;
-  for (const Job& job : run.jobs) ids.push_back(job.prompt->id);
-  writer->finish(ids, [&](int64_t sample) { return by_id.at(ids[sample])->source; });
+  recording.record = [&](int64_t job) { return by_id.at(recording.jobs[static_cast<size_t>(job)].prompt->id)->source; };
+  inputs.model = model_facts(options, model);
+  if (run.plan) inputs.edits = run.plan->source();
+  inputs.edits_dir = fs::path(options.edits).parent_path();
+  inputs.seed = options.seed;
+  inputs.points = options.points;
+  inputs.compact = options.compact;
+  inputs.model_name = model.loaded.resolved.path;
+  inputs.special = options.special;
+  inputs.template_variables = setup.template_variables;
+  recording.manifest.schema = regimes_schema;
+  recording.manifest.identity = regimes_identity(inputs);
+  recording.manifest.info = work_info(options, model, argc, argv);
+
+  Forward forward(*model.backend, model.loaded.model, model.loaded.weights, run.max_slots);
+  Progress progress("tracing", tokens_to_record(recording.jobs), options.quiet);
+  catch_signals();
+  const RecordingEnd end =
+      record_trace(recording, forward, running, {[&](int64_t tokens) { progress.update(tokens); }});
+  progress.done();
   const std::string file = options.trace + "/trace.safetensors";
+  if (end == RecordingEnd::interrupted) {
+    if (!options.quiet) std::fprintf(stderr, "%s: the same command goes on from here\n", options.trace.c_str());
+    return 3;
+  }
+  const TraceReader trace(options.trace);
   if (options.json) {
     json::Value summary = json::Value::object();
-    summary.set("trace", file).set("samples", static_cast<int64_t>(run.jobs.size())).set("tokens", rows);
+    summary.set("trace", file).set("samples", trace.n_samples()).set("tokens", trace.n_tokens());
     write_stdout(json::dump(summary) + "\n");
   } else if (!options.quiet) {
-    std::fprintf(stderr, "%s: %ld samples, %ld tokens\n", file.c_str(), static_cast<long>(run.jobs.size()),
-                 static_cast<long>(rows));
+    std::fprintf(stderr, "%s: %ld samples, %ld tokens\n", file.c_str(), static_cast<long>(trace.n_samples()),
+                 static_cast<long>(trace.n_tokens()));
   }
   return 0;
 }
