@@ -83,7 +83,7 @@ struct RegimeAnalysis {
 RegimeAnalysis analyze_regimes(const RoutingProfiles& profiles, const RegimeOptions& options);
 
 // regimes.csv, recurring.csv, lengths.csv, difficulty.csv (where there is a trend), summary.json; `where_from` goes
-// into the summary.
+// into the summary, which comes last. One process at a time: another one is an Error (DirectoryLock).
 void write_regimes(const RegimeAnalysis& analysis, const RoutingProfiles& profiles, const RegimeOptions& options,
                    const json::Value& where_from, const std::filesystem::path& dir);
 

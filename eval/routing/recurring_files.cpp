@@ -5,6 +5,7 @@
 #include "base/csv_writer.h"
 #include "base/files.h"
 #include "eval/routing/recurring.h"
+#include "eval/store/lock.h"
 
 namespace signalbox {
 
@@ -133,6 +134,8 @@ void write_regimes(const RegimeAnalysis& analysis, const RoutingProfiles& profil
   std::error_code code;
   fs::create_directories(dir, code);
   if (code) throw Error(dir.string(), "cannot make the directory: " + code.message());
+  const DirectoryLock lock(dir);
+  fs::remove(dir / "summary.json", code);  // of an earlier analysis: where it stands, the tables beside it are its own
   write_profiles(profiles, dir / "profiles.safetensors");
   write_file_atomically(dir / "regimes.csv", regimes_csv(analysis));
   write_file_atomically(dir / "recurring.csv", recurring_csv(analysis));
