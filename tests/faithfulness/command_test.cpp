@@ -11,7 +11,11 @@
 #include "base/csv.h"
 #include "base/error.h"
 #include "base/json.h"
+#include "eval/faithfulness/conduct.h"
+#include "eval/store/lock.h"
+#include "eval/store/manifest.h"
 #include "probes/trace.h"
+#include "tests/kills.h"
 #include "tests/support.h"
 #include "tools/signalbox/common.h"
 
@@ -244,4 +248,117 @@ TEST_CASE("faithfulness: given sentences, samples, missing markers, interruption
             .find("expected at most the model's 512 positions") != std::string::npos);
   CHECK(failure({"builtin", "--input", input, "--out", (scratch / "h").string(), "--policies", "nonsense", "--quiet"})
             .find("nonsense") != std::string::npos);
+}
+
+TEST_CASE("faithfulness: one process, one study; a finished one is left as it is") {
+  test::TemporaryDirectory scratch;
+  const std::filesystem::path out = scratch / "f", input = scratch / "in.jsonl", edits = scratch / "edits.json";
+  const std::filesystem::path ranking = scratch / "rd.csv";
+  test::write_file(input, records("two_hop_steps.jsonl", 2));
+  test::write_file(ranking, "layer,expert,rd\n1,3,0.5\n2,4,0.4\n");
+  test::write_file(edits, R"({"edits":[{"op":"deactivate","mode":"ban","experts":{"from":"rd.csv","top":1}}]})");
+  const std::vector<std::string> arguments = {"builtin", "--input",    input.string(), "--edits",     edits.string(),
+                                              "--out",   out.string(), "--max-tokens", "48",          "--quiet",
+                                              "--json",  "--tests",    "early",        "--resamples", "50"};
+  REQUIRE(call(faithfulness_command, arguments) == 0);
+  CHECK(!std::filesystem::exists(out / "lock"));
+  Manifest manifest = *Manifest::read(out, faithfulness_schema);
+  CHECK(manifest.status == RunStatus::complete);
+  CHECK(manifest.identity.find("hashes")->find("files")->find("rd.csv")->is_string());
+  for (const char* file : {"1-write", "2-continue", "3-answer", "4-route"}) {
+    CHECK(std::filesystem::exists(out / "stages" / (std::string(file) + ".jsonl")));
+    CHECK(!std::filesystem::exists(out / "stages" / (std::string(file) + ".journal.jsonl")));
+  }
+  const std::string before = test::read_file(out / "manifest.json"), log = test::read_file(out / "log.txt");
+  REQUIRE(call(faithfulness_command, arguments) == 0);
+  CHECK(test::read_file(out / "manifest.json") == before);
+  CHECK(test::read_file(out / "log.txt") == log);
+  // Tables can be made with other resamples; the stages stay.
+  std::vector<std::string> again = arguments;
+  again.back() = "60";
+  const std::string written = test::read_file(out / "stages/1-write.jsonl");
+  REQUIRE(call(faithfulness_command, again) == 0);
+  CHECK(json::parse_file(out / "summary.json").find("resamples")->integer() == 60);
+  CHECK(test::read_file(out / "stages/1-write.jsonl") == written);
+  CHECK(Manifest::read(out, faithfulness_schema)->attempts.size() == 2);
+
+  {
+    const DirectoryLock lock(out);
+    CHECK(failure(arguments).find("in use by process") != std::string::npos);
+  }
+  test::write_file(ranking, "layer,expert,rd\n1,5,0.5\n2,4,0.4\n");
+  CHECK(failure(arguments).find("hashes.files.rd.csv: was") != std::string::npos);
+  test::write_file(ranking, "layer,expert,rd\n1,3,0.5\n2,4,0.4\n");
+  test::write_file(input, records("two_hop_steps.jsonl", 3));
+  CHECK(failure(arguments).find("hashes.data: was") != std::string::npos);
+  std::filesystem::create_directories(scratch / "other");
+  test::write_file(scratch / "other/file", "mine");
+  std::vector<std::string> elsewhere = arguments;
+  elsewhere[6] = (scratch / "other").string();
+  CHECK(failure(elsewhere).find("expected an empty directory or one that holds a run, found \"file\"") !=
+        std::string::npos);
+}
+
+TEST_CASE("faithfulness: a torn line is cut off, a foreign one is refused") {
+  test::TemporaryDirectory scratch;
+  const std::filesystem::path out = scratch / "f", input = scratch / "in.jsonl";
+  test::write_file(input, records("two_hop_steps.jsonl", 3));
+  const std::vector<std::string> arguments = {
+      "builtin", "--input", input.string(),   "--out",       out.string(), "--max-tokens", "48", "--quiet",
+      "--json",  "--tests", "early,mistakes", "--resamples", "50"};
+  REQUIRE(call(faithfulness_command, arguments) == 0);
+  const std::string samples = test::read_file(out / "samples.jsonl");
+  for (const char* stage : {"1-write", "3-answer", "4-route"}) {
+    const std::filesystem::path file = out / "stages" / (std::string(stage) + ".jsonl");
+    const std::string whole = test::read_file(file);
+    test::write_file(file, whole.substr(0, whole.size() / 2));
+    REQUIRE(call(faithfulness_command, arguments) == 0);
+    CHECK(test::read_file(file) == whole);
+    CHECK(test::read_file(out / "samples.jsonl") == samples);
+  }
+  const std::filesystem::path file = out / "stages/4-route.jsonl";
+  const std::string whole = test::read_file(file);
+  test::write_file(file, whole.substr(whole.find('\n') + 1));
+  CHECK(failure(arguments).find("4-route.jsonl:1: expected case 0, found another") != std::string::npos);
+  CHECK(Manifest::read(out, faithfulness_schema)->status == RunStatus::complete);
+}
+
+TEST_CASE("faithfulness: killed at any moment, a study goes on to the same bytes") {
+  test::TemporaryDirectory scratch;
+  test::write_file(scratch / "in.jsonl", records("two_hop_steps.jsonl", 8) + records("sum_steps.jsonl", 4));
+  const auto into = [&](const std::string& dir) {
+    return std::vector<std::string>{"faithfulness",
+                                    "builtin",
+                                    "--input",
+                                    (scratch / "in.jsonl").string(),
+                                    "--max-tokens",
+                                    "48",
+                                    "--quiet",
+                                    "--resamples",
+                                    "100",
+                                    "--samples",
+                                    "2",
+                                    "--temperature",
+                                    "0.7",
+                                    "--out",
+                                    (scratch / dir).string()};
+  };
+  const double seconds = test::seconds_of(into("whole"));
+  int kills = 0;
+  for (uint64_t round = 0; round < 2; ++round) {
+    std::filesystem::remove_all(scratch / "out");
+    kills += test::run_with_kills(into("out"), seconds, 11 + round);
+    int files = 0;
+    for (const auto& entry : std::filesystem::recursive_directory_iterator(scratch / "whole")) {
+      if (!entry.is_regular_file()) continue;
+      const std::string name = entry.path().lexically_relative(scratch / "whole").string();
+      if (name == "manifest.json" || name == "log.txt") continue;
+      CHECK_MESSAGE(test::read_file(scratch / "out" / name) == test::read_file(entry.path()), name);
+      ++files;
+    }
+    CHECK(files == 11);
+    for (const auto& entry : std::filesystem::recursive_directory_iterator(scratch / "out"))
+      CHECK(std::filesystem::exists(scratch / "whole" / entry.path().lexically_relative(scratch / "out")));
+  }
+  CHECK(kills > 2);
 }

@@ -1,6 +1,7 @@
 // signalbox regimes on the built-in model: expand, trace, analyse.
 #include <doctest/doctest.h>
 
+#include <set>
 #include <string>
 #include <vector>
 
@@ -8,7 +9,9 @@
 #include "base/error.h"
 #include "base/json.h"
 #include "eval/data/records.h"
+#include "eval/store/lock.h"
 #include "probes/trace.h"
+#include "tests/kills.h"
 #include "tests/support.h"
 
 namespace signalbox {
@@ -74,15 +77,66 @@ TEST_CASE("regimes: base records to findings") {
   const json::Value summary = json::parse_file(scratch / "t/regimes/summary.json");
   CHECK(summary.find("persistence_regime")->string() == "R3");
 
-  // The same command gives the same bytes; batching does not matter.
+  // Batching does not matter; what is complete stays as it is.
   const std::string first = test::read_file(scratch / "t/trace.safetensors");
   const std::string findings = test::read_file(scratch / "t/regimes/recurring.csv");
   std::vector<std::string> batched = run;
+  batched[7] = (scratch / "batched").string();
   batched.insert(batched.end(), {"--batch", "1"});
   REQUIRE(regimes(batched) == 0);
-  CHECK(test::read_file(scratch / "t/trace.safetensors") == first);
+  CHECK(test::read_file(scratch / "batched/trace.safetensors") == first);
+  const std::string manifest = test::read_file(scratch / "t/manifest.json");
+  REQUIRE(regimes(run) == 0);
+  CHECK(test::read_file(scratch / "t/manifest.json") == manifest);
   REQUIRE(regimes({trace, "--resamples", "200", "--quiet", "--threads", "1"}) == 0);
   CHECK(test::read_file(scratch / "t/regimes/recurring.csv") == findings);
+}
+
+TEST_CASE("regimes: killed at any moment, a trace goes on to the same bytes") {
+  test::TemporaryDirectory scratch;
+  std::string many;  // 300 samples: two parts
+  for (int i = 0; i < 150; ++i)
+    many += R"({"id":")" + std::to_string(i) + R"(","messages":[{"role":"user","content":"Question: What is )" +
+            std::to_string(i) + " + 3?\"}]}\n";
+  test::write_file(scratch / "p.json", R"([{"name":"R0"},{"name":"R1","suffix":" Think step by step."}])");
+  test::write_file(scratch / "b.jsonl", many);
+  const auto into = [&](const std::string& dir) {
+    return std::vector<std::string>{"regimes",
+                                    "trace",
+                                    "builtin",
+                                    "--programs",
+                                    (scratch / "p.json").string(),
+                                    "--input",
+                                    (scratch / "b.jsonl").string(),
+                                    "--max-tokens",
+                                    "6",
+                                    "--quiet",
+                                    "--out",
+                                    (scratch / dir).string()};
+  };
+  const double seconds = test::seconds_of(into("whole"));
+  // Parts put together are what one writer writes.
+  const std::string derived = (scratch / "derived.jsonl").string(), one = (scratch / "one").string();
+  REQUIRE(test::run_command(test::binary() + " regimes expand --programs " + (scratch / "p.json").string() +
+                            " --input " + (scratch / "b.jsonl").string() + " > " + derived)
+              .code == 0);
+  REQUIRE(test::run_command(test::binary() + " generate builtin --quiet --json --max-tokens 6 --input " + derived +
+                            " --trace " + one)
+              .code == 0);
+  for (const char* file : {"trace.safetensors", "records.jsonl"})
+    CHECK_MESSAGE(test::read_file(scratch / "one" / file) == test::read_file(scratch / "whole" / file), file);
+  int kills = 0;
+  for (uint64_t round = 0; round < 2; ++round) {
+    std::filesystem::remove_all(scratch / "out");
+    kills += test::run_with_kills(into("out"), seconds, 3 + round);
+    std::set<std::string> names;
+    for (const auto& entry : std::filesystem::directory_iterator(scratch / "out"))
+      names.insert(entry.path().filename().string());
+    CHECK(names == std::set<std::string>{"log.txt", "manifest.json", "records.jsonl", "trace.safetensors"});
+    for (const char* file : {"trace.safetensors", "records.jsonl"})
+      CHECK_MESSAGE(test::read_file(scratch / "out" / file) == test::read_file(scratch / "whole" / file), file);
+  }
+  CHECK(kills > 2);
 }
 
 TEST_CASE("regimes: refusals of the command") {
@@ -108,4 +162,18 @@ TEST_CASE("regimes: refusals of the command") {
   CHECK(message({"trace", "builtin", "--programs", (scratch / "spec.json").string(), "--input", b, "--out",
                  (scratch / "t").string(), "--max-tokens", "600", "--quiet"})
             .find("512 positions") != std::string::npos);
+  // A directory belongs to one trace and to one process at a time.
+  std::vector<std::string> run = {"trace",        "builtin", "--programs", p,
+                                  "--input",      b,         "--out",      (scratch / "t").string(),
+                                  "--max-tokens", "4",       "--quiet"};
+  REQUIRE(message(run).empty());
+  {
+    const DirectoryLock lock(scratch / "t");
+    CHECK(message(run).find("in use by process") != std::string::npos);
+  }
+  run[9] = "5";
+  CHECK(message(run).find("generate.max_tokens: was 4, now 5") != std::string::npos);
+  run[9] = "4";
+  test::write_file(scratch / "p.json", R"([{"name":"R0"},{"name":"R1","suffix":" Go."}])");
+  CHECK(message(run).find("programs") != std::string::npos);
 }

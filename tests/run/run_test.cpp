@@ -1,20 +1,14 @@
 // Whole experiments through the command line: what a run directory holds, and that nothing depends on how it came
 // about.
 #include <doctest/doctest.h>
-#include <fcntl.h>
-#include <signal.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <fstream>
-#include <random>
 #include <sstream>
-#include <thread>
 
 #include "base/json.h"
+#include "tests/kills.h"
 #include "tests/support.h"
 
 namespace fs = std::filesystem;
@@ -210,33 +204,17 @@ TEST_CASE("killed at any moment, a run goes on to the same bytes" *
           doctest::test_suite("repeats: one small run, killed again and again")) {
   SmallRun small;
   const fs::path whole = small.temporary / "whole", out = small.temporary / "out";
-  const auto start = std::chrono::steady_clock::now();
-  REQUIRE(run_experiment(small.spec, whole).code == 0);
-  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  std::mt19937 random(5);
+  const std::vector<std::string> command = {"run", small.spec.string(), "--quiet", "--out"};
+  const auto into = [&](const fs::path& dir) {
+    std::vector<std::string> arguments = command;
+    arguments.push_back(dir.string());
+    return arguments;
+  };
+  const double seconds = seconds_of(into(whole));
   int kills = 0;
-  for (int round = 0; round < 3; ++round) {
+  for (uint64_t round = 0; round < 3; ++round) {
     fs::remove_all(out);
-    // Later attempts live longer, so that a slow machine comes to an end.
-    for (int attempt = 0; attempt < 40; ++attempt) {
-      const pid_t child = fork();
-      if (child == 0) {
-        const int nowhere = open("/dev/null", O_WRONLY);
-        if (dup2(nowhere, STDOUT_FILENO) < 0 || dup2(nowhere, STDERR_FILENO) < 0) _exit(9);
-        execl(test::binary().c_str(), test::binary().c_str(), "run", small.spec.c_str(), "--out", out.c_str(),
-              "--quiet", nullptr);
-        _exit(9);
-      }
-      const double share = std::uniform_real_distribution<>(0.02, 0.5)(random) * (1 + 0.1 * attempt);
-      std::this_thread::sleep_for(std::chrono::duration<double>(seconds * share));
-      const bool stop = random() % 3 == 0;
-      kill(child, stop ? SIGTERM : SIGKILL);
-      int status = 0;
-      waitpid(child, &status, 0);
-      if (WIFEXITED(status) && WEXITSTATUS(status) == 0) break;
-      if (WIFEXITED(status)) CHECK(WEXITSTATUS(status) == 3);
-      ++kills;
-    }
+    kills += run_with_kills(into(out), seconds, 5 + round);
     const Ran ran = run_experiment(small.spec, out);
     REQUIRE_MESSAGE(ran.code == 0, ran.err);
     for (const char* file : {"samples.jsonl", "metrics.json", "table.md", "table.csv", "plan.json", "records.jsonl"})
