@@ -4,6 +4,7 @@
 #include <functional>
 
 #include "engine/weights.h"
+#include "kernels/backend.h"
 
 namespace signalbox {
 

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "engine/model.h"
+#include "kernels/backend.h"
 
 namespace signalbox {
 

@@ -5,7 +5,7 @@
 #include <variant>
 #include <vector>
 
-#include "kernels/backend.h"
+#include "kernels/params.h"
 
 namespace signalbox {
 

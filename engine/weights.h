@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "engine/model.h"
+#include "kernels/experts.h"
 
 namespace signalbox {
 

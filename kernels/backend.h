@@ -17,21 +17,13 @@
 #include <span>
 #include <string>
 
+#include "kernels/experts.h"
+#include "kernels/params.h"
 #include "kernels/router.h"
 #include "kernels/sampling.h"
 #include "kernels/tensor.h"
 
 namespace signalbox {
-
-// The activation of a gated feed-forward block: hidden = activate(gate) * up.
-struct Activation {
-  enum class Kind : uint8_t {
-    silu,     // silu(gate) * up
-    clamped,  // g = min(gate, limit), u = clamp(up, -limit, limit): g * sigmoid(alpha * g) * (u + 1)
-  };
-  Kind kind = Kind::silu;
-  float alpha = 1.702f, limit = 7.0f;
-};
 
 // Cosines and sines of rotary embeddings: tables [n_positions, n_dims / 2], their magnitude scaling included.
 struct RopeTable {
@@ -69,22 +61,6 @@ struct AttentionParams {
   float scale = 1;
   int64_t window = 0;            // 0: all keys 0..q; w: keys q-w+1..q
   const float* sinks = nullptr;  // [n_heads] an extra logit a head that takes mass and adds no value
-};
-
-// The experts of one layer in the layout of a device; made by Backend::pack_experts, read by no one else.
-class PackedExperts {
- public:
-  virtual ~PackedExperts() = default;
-};
-
-// Matrices of the experts of one layer; index = expert. Biases are absent (empty spans) or complete.
-struct ExpertMatrices {
-  std::span<const Matrix> gate, up;            // [d_ff, d_model]
-  std::span<const Matrix> down;                // [d_model, d_ff]
-  std::span<const Vector> gate_bias, up_bias;  // [d_ff]
-  std::span<const Vector> down_bias;           // [d_model]
-  const PackedExperts* packed = nullptr;       // device layout; null on the CPU, which reads the matrices in place
-  int64_t n_experts() const { return static_cast<int64_t>(gate.size()); }
 };
 
 // Matrix products of the same x: outs[i] = x * w[i]^T + bias[i].

@@ -1,40 +1,15 @@
-// The router of every family as a row of data, and the edits that act inside it.
+// Routes, and the edits that act inside the router.
 //
-// One kernel routes all models: Router says how logits become a route, RouterProgram says what experimenters changed.
-// Everything is plain data so that a device can read it from tables without a recapture or a recompile.
+// One kernel routes all models: Router (kernels/params.h) says how logits become a route, RouterProgram says what
+// experimenters changed. Everything is plain data so that a device can read it from tables without a recapture or a
+// recompile.
 #pragma once
 #include <cstdint>
 #include <limits>
 
-#include "kernels/tensor.h"
+#include "kernels/params.h"
 
 namespace signalbox {
-
-// From logits z [n_experts] to a route of n_active (expert, weight) pairs, in fp32:
-//   scores    = softmax(z) | sigmoid(z); with softmax_over_selected the logits themselves
-//   selection = scores (+ selection_bias), after group limiting: groups of n_experts / n_groups neighbours, the
-//               n_groups_kept best groups stay, the scores of the others become 0
-//   ids       = the n_active largest, descending, ties to the lowest index
-//   weights   = scores at ids; softmax over the selected logits if softmax_over_selected; divided by their sum
-//               (+ renormalize_epsilon) if renormalize; times scale
-struct Router {
-  enum class Score : uint8_t { softmax, sigmoid };
-  enum class GroupScore : uint8_t { max, sum_top2 };
-
-  int32_t n_experts = 0;
-  int32_t n_active = 0;
-  Score score = Score::softmax;
-  bool softmax_over_selected = false;
-  bool renormalize = false;
-  float renormalize_epsilon = 0;
-  float scale = 1;
-  int32_t n_groups = 1, n_groups_kept = 1;
-  GroupScore group_score = GroupScore::max;
-  // True where some groups are dropped.
-  bool limits_groups() const { return n_groups > 1 && n_groups_kept < n_groups; }
-  bool bias = false;            // a bias is added to the logits
-  bool selection_bias = false;  // a bias is added for the choice only; weights come from the unbiased scores
-};
 
 enum class EditOp : uint8_t {
   // (1) logit edits, in listed order
