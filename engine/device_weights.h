@@ -10,7 +10,7 @@ namespace signalbox {
 
 // Bytes that the weights will take on the device, before anything is loaded. dtypes of the experts' matrices are those
 // of `weights` (views of mapped files).
-int64_t device_weight_bytes(const Model& model, const Weights& weights);
+int64_t device_weight_bytes(const Backend& backend, const Model& model, const Weights& weights);
 
 // Bytes of the tensors where they lie now.
 int64_t host_weight_bytes(const Model& model, const Weights& weights);

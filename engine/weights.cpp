@@ -139,10 +139,4 @@ ParameterCount count_parameters(const Model& model) {
   return count;
 }
 
-int64_t matrix_bytes(const Matrix& matrix) {
-  const int64_t n = matrix.rows * matrix.cols;
-  if (matrix.dtype == DType::mxfp4) return n / 2 + n / 32;
-  return n * static_cast<int64_t>(dtype_size(matrix.dtype));
-}
-
 }  // namespace signalbox

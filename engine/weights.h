@@ -127,7 +127,4 @@ struct ParameterCount {
 };
 ParameterCount count_parameters(const Model& model);
 
-// Bytes that a matrix takes in memory, scales included.
-int64_t matrix_bytes(const Matrix& matrix);
-
 }  // namespace signalbox

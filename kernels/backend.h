@@ -120,6 +120,21 @@ class Backend {
     static_cast<void>(host);
     return nullptr;
   }
+  // Bytes that the ops want such weights to take: what upload_matrix and pack_experts allocate, or, where the device
+  // reads them in place, what they take now. Sizes and dtypes are looked at and no data, so that what fits is known
+  // before anything is loaded.
+  virtual int64_t matrix_bytes(const Matrix& host, bool router) const {
+    static_cast<void>(router);
+    return stored_bytes(host);
+  }
+  virtual int64_t experts_bytes(const ExpertMatrices& host) const {
+    int64_t bytes = 0;
+    for (const auto& list : {host.gate, host.up, host.down})
+      for (const Matrix& matrix : list) bytes += stored_bytes(matrix);
+    for (const auto& list : {host.gate_bias, host.up_bias, host.down_bias})
+      for (const Vector& bias : list) bytes += bias.n * static_cast<int64_t>(sizeof(float));
+    return bytes;
+  }
 
   // ---- graphs
 

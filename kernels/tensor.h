@@ -54,6 +54,12 @@ struct Matrix {
   explicit operator bool() const { return data != nullptr; }
 };
 
+// Bytes of a matrix as it is stored, scales included.
+inline int64_t stored_bytes(const Matrix& matrix) {
+  const int64_t n = matrix.rows * matrix.cols;
+  return matrix.dtype == DType::mxfp4 ? n / 2 + n / 32 : n * static_cast<int64_t>(dtype_size(matrix.dtype));
+}
+
 // A small weight vector (norms, biases, sinks), always f32 and contiguous.
 struct Vector {
   const float* data = nullptr;

@@ -66,6 +66,8 @@ class CudaBackend final : public Backend {
   void synchronize() override;
   Uploaded upload_matrix(const Matrix& host, bool router) override;
   std::shared_ptr<const PackedExperts> pack_experts(const ExpertMatrices& host) override;
+  int64_t matrix_bytes(const Matrix& host, bool router) const override;
+  int64_t experts_bytes(const ExpertMatrices& host) const override;
   void replay(std::span<const int64_t> key, const std::function<void()>& work) override;
   void forget_graphs() override;
 

@@ -213,13 +213,55 @@ void pack_scales(Stream stream, const Stage& stage, uint8_t* to, RowMap map, con
   }
 }
 
+// How a matrix that is no expert's lies on the device.
+DType matrix_dtype(bool router) { return router ? DType::f32 : DType::bf16; }
+int64_t matrix_stride(const Matrix& host, bool router) { return round_up(host.cols, router ? 4 : 8); }
+
+// How the experts of a layer lie on the device: mxfp4 where all of them are stored so, else bf16. Sizes are those of
+// one expert.
+struct ExpertLayout {
+  bool packed = true;
+  int64_t d_ff = 0, d_model = 0;
+  int64_t gate_up_rows = 0, gate_up_stride = 0, down_stride = 0;  // down has d_model rows
+
+  explicit ExpertLayout(const ExpertMatrices& host) : d_ff(host.gate[0].rows), d_model(host.gate[0].cols) {
+    for (const auto& list : {host.gate, host.up, host.down})
+      for (const Matrix& m : list) packed = packed && m.dtype == DType::mxfp4;
+    gate_up_rows = 2 * round_up(d_ff, 8);
+    gate_up_stride = round_up(d_model, packed ? 32 : 8);
+    down_stride = round_up(d_ff, packed ? 32 : 8);
+  }
+  int64_t gate_up_bytes() const { return bytes_of(dtype(), gate_up_rows * gate_up_stride); }
+  int64_t down_bytes() const { return bytes_of(dtype(), d_model * down_stride); }
+  int64_t gate_up_scales() const { return packed ? gate_up_rows * gate_up_stride / 32 : 0; }  // a byte each
+  int64_t down_scales() const { return packed ? d_model * down_stride / 32 : 0; }
+
+ private:
+  DType dtype() const { return packed ? DType::mxfp4 : DType::bf16; }
+};
+
 }  // namespace
+
+int64_t CudaBackend::matrix_bytes(const Matrix& host, bool router) const {
+  return bytes_of(matrix_dtype(router), host.rows * matrix_stride(host, router));
+}
+
+int64_t CudaBackend::experts_bytes(const ExpertMatrices& host) const {
+  if (host.n_experts() == 0) return 0;
+  const ExpertLayout layout(host);
+  int64_t biases = 0;
+  if (!host.gate_bias.empty()) biases += layout.d_ff;
+  if (!host.up_bias.empty()) biases += layout.d_ff;
+  if (!host.down_bias.empty()) biases += layout.d_model;
+  return host.n_experts() * (layout.gate_up_bytes() + layout.down_bytes() + layout.gate_up_scales() +
+                             layout.down_scales() + biases * static_cast<int64_t>(sizeof(float)));
+}
 
 Backend::Uploaded CudaBackend::upload_matrix(const Matrix& host, bool router) {
   check(host);
-  const DType dtype = router ? DType::f32 : DType::bf16;
-  const int64_t stride = round_up(host.cols, router ? 4 : 8);
-  const auto memory = allocate(static_cast<size_t>(bytes_of(dtype, host.rows * stride)));
+  const DType dtype = matrix_dtype(router);
+  const int64_t stride = matrix_stride(host, router);
+  const auto memory = allocate(static_cast<size_t>(matrix_bytes(host, router)));
   Uploaded uploaded;
   uploaded.matrix.data = memory.get();
   uploaded.matrix.dtype = dtype;
@@ -250,41 +292,38 @@ std::shared_ptr<const PackedExperts> CudaBackend::pack_experts(const ExpertMatri
   auto block = std::make_shared<ExpertBlock>();
   block->n_experts = host.n_experts();
   if (block->n_experts == 0) return block;
-  block->d_ff = host.gate[0].rows;
-  block->d_model = host.gate[0].cols;
-  bool packed = true;
+  const ExpertLayout layout(host);
+  const bool packed = layout.packed;
+  block->d_ff = layout.d_ff;
+  block->d_model = layout.d_model;
   for (const auto& list : {host.gate, host.up, host.down}) {
     for (const Matrix& m : list) {
       check(m);
       const bool down = list.data() == host.down.data();
       if (m.rows != (down ? block->d_model : block->d_ff) || m.cols != (down ? block->d_ff : block->d_model))
         throw Error("experts", "expected matrices of one shape, found others");
-      packed = packed && m.dtype == DType::mxfp4;
     }
   }
   block->format = packed ? ExpertBlock::Format::mxfp4 : ExpertBlock::Format::bf16;
-  block->gate_up_rows = 2 * round_up(block->d_ff, 8);
-  block->gate_up_stride = round_up(block->d_model, packed ? 32 : 8);
-  block->down_stride = round_up(block->d_ff, packed ? 32 : 8);
+  block->gate_up_rows = layout.gate_up_rows;
+  block->gate_up_stride = layout.gate_up_stride;
+  block->down_stride = layout.down_stride;
 
   const auto take = [&](int64_t bytes) {
     block->owners.push_back(allocate(static_cast<size_t>(bytes)));
     return block->owners.back().get();
   };
-  const DType stored = packed ? DType::mxfp4 : DType::bf16;
-  const int64_t gate_up_elements = block->gate_up_rows * block->gate_up_stride;  // of one expert
-  const int64_t down_elements = block->d_model * block->down_stride;
-  const int64_t gate_up_bytes = bytes_of(stored, gate_up_elements), down_bytes = bytes_of(stored, down_elements);
+  const int64_t gate_up_bytes = layout.gate_up_bytes(), down_bytes = layout.down_bytes();
   uint8_t* gate_up = static_cast<uint8_t*>(take(block->n_experts * gate_up_bytes));
   uint8_t* down = static_cast<uint8_t*>(take(block->n_experts * down_bytes));
   uint8_t *gate_up_scales = nullptr, *down_scales = nullptr;
   if (packed) {
-    gate_up_scales = static_cast<uint8_t*>(take(block->n_experts * gate_up_elements / 32));
-    down_scales = static_cast<uint8_t*>(take(block->n_experts * down_elements / 32));
+    gate_up_scales = static_cast<uint8_t*>(take(block->n_experts * layout.gate_up_scales()));
+    down_scales = static_cast<uint8_t*>(take(block->n_experts * layout.down_scales()));
   }
   if (block->d_ff % 8 != 0) {  // the rows behind the last
     fill(gate_up, 0, static_cast<size_t>(block->n_experts * gate_up_bytes));
-    if (packed) fill(gate_up_scales, 0, static_cast<size_t>(block->n_experts * gate_up_elements / 32));
+    if (packed) fill(gate_up_scales, 0, static_cast<size_t>(block->n_experts * layout.gate_up_scales()));
   }
 
   const Stage stage = [this](const void* from, int64_t bytes) {
@@ -332,10 +371,10 @@ std::shared_ptr<const PackedExperts> CudaBackend::pack_experts(const ExpertMatri
     }
     if (packed) {
       const int64_t n = block->gate_up_stride / 32;
-      uint8_t* scales = gate_up_scales + e * gate_up_elements / 32;
+      uint8_t* scales = gate_up_scales + e * layout.gate_up_scales();
       pack_scales(stream_, stage, scales, gate_map, gate, n);
       pack_scales(stream_, stage, scales, up_map, up, n);
-      pack_scales(stream_, stage, down_scales + e * down_elements / 32, {}, m, block->down_stride / 32);
+      pack_scales(stream_, stage, down_scales + e * layout.down_scales(), {}, m, block->down_stride / 32);
     }
   }
 

@@ -171,6 +171,21 @@ std::shared_ptr<const EditPlan> replay_of(const RoundedModel& model, const std::
 
 }  // namespace
 
+TEST_CASE("device: weights take what the backend says before they are loaded") {
+  const auto cpu = make_cpu_backend({});
+  const auto shim = make_shim_backend({});  // which counts its memory to the byte
+  for (const char* name : families) {
+    CAPTURE(std::string(name));
+    const LoadedModel loaded = load_model((goldens / name / "model").string());
+    CHECK(device_weight_bytes(*cpu, loaded.model, loaded.weights) == host_weight_bytes(loaded.model, loaded.weights));
+    upload_weights(*shim, loaded.model, loaded.weights, {});  // leaves the memory behind through which pieces pass
+    const size_t before = shim->free_bytes();
+    const Weights weights = upload_weights(*shim, loaded.model, loaded.weights, {});
+    CHECK(static_cast<int64_t>(before - shim->free_bytes()) ==
+          device_weight_bytes(*shim, loaded.model, loaded.weights));
+  }
+}
+
 TEST_CASE("device: every family at every probe point") {
   for (const char* name : families) {
     CAPTURE(std::string(name));

@@ -1,4 +1,5 @@
 // Weights uploaded and packed: value for value what the host holds, rounded to bf16.
+#include "kernels/shim/shim_backend.h"
 #include "tests/device/device.h"
 #include "tests/device/rounded.h"
 #include "tests/tolerances.h"
@@ -203,6 +204,48 @@ TEST_CASE("weights: packed experts of every stored type") {
       check_down(device, plain, rounded);
     }
   });
+}
+
+// On the shim, which counts its memory to the byte.
+static void check_bytes(const std::function<std::shared_ptr<const void>(Backend&)>& upload,
+                        const std::function<int64_t(const Backend&)>& told) {
+  const auto shim = make_shim_backend({});
+  upload(*shim);  // leaves the memory behind through which pieces pass
+  const size_t before = shim->free_bytes();
+  const std::shared_ptr<const void> owner = upload(*shim);
+  CHECK(static_cast<int64_t>(before - shim->free_bytes()) == told(*shim));
+}
+
+TEST_CASE("weights: they take the bytes that the backend says") {
+  const auto cpu = make_cpu_backend({});
+  for (const DType dtype : {DType::bf16, DType::f16, DType::f32, DType::mxfp4}) {
+    for (const auto& [rows, cols] : {std::pair<int64_t, int64_t>{10, 64}, {6, 40}, {3, 33}, {16, 96}}) {
+      if (dtype == DType::mxfp4 && rows % 2 != 0) continue;  // its rows begin with a byte
+      CAPTURE(dtype_name(dtype));
+      CAPTURE(rows);
+      const StoredMatrix stored(dtype, rows, cols, 5);
+      const Matrix matrix = stored.matrix();
+      CHECK(cpu->matrix_bytes(matrix, false) == stored_bytes(matrix));
+      for (const bool router : {false, true})
+        check_bytes([&](Backend& shim) { return shim.upload_matrix(matrix, router).owner; },
+                    [&](const Backend& shim) { return shim.matrix_bytes(matrix, router); });
+      // d_ff and d_model of no round number: the rows and columns behind the last count.
+      for (const bool biases : {false, true}) {
+        const StoredExperts experts(dtype, 3, cols, rows, biases, 4);
+        const ExpertMatrices host = experts.matrices();
+        check_bytes([&](Backend& shim) { return shim.pack_experts(host); },
+                    [&](const Backend& shim) { return shim.experts_bytes(host); });
+        CHECK(cpu->experts_bytes(host) == 3 * (2 * stored_bytes(host.gate[0]) + stored_bytes(host.down[0])) +
+                                              (biases ? 3 * 4 * (2 * rows + cols) : 0));
+      }
+    }
+  }
+  const StoredExperts four_bits(DType::mxfp4, 2, 64, 40, false, 3), half(DType::f16, 2, 64, 40, false, 4);
+  ExpertMatrices mixed = four_bits.matrices();
+  const ExpertMatrices other = half.matrices();
+  mixed.down = other.down;  // all become bf16
+  check_bytes([&](Backend& shim) { return shim.pack_experts(mixed); },
+              [&](const Backend& shim) { return shim.experts_bytes(mixed); });
 }
 
 TEST_CASE("weights: experts of mixed types become bf16") {

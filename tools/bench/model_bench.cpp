@@ -62,7 +62,7 @@ double weight_bytes(const Model& model, const Weights& weights, int64_t n_tokens
   double bytes = 0;
   Weights views = weights;
   for_each_tensor(model, views, [&](const TensorSlot& slot) {
-    const double size = slot.matrix ? number(matrix_bytes(*slot.matrix)) : 4.0 * number(slot.vector->n);
+    const double size = slot.matrix ? number(stored_bytes(*slot.matrix)) : 4.0 * number(slot.vector->n);
     if (slot.id.expert >= 0) {
       const Router& router = model.layers[static_cast<size_t>(slot.id.layer)].moe()->router;
       bytes += size * (1 - std::pow(1 - number(router.n_active) / router.n_experts, number(n_tokens)));
@@ -264,7 +264,7 @@ json::Value ModelBench::routed() {
   if (block.layers.empty() || bench_.routed_tokens_most == 0) return list;
   const ExpertMatrices& first = block.layers.front();
   for (const auto& matrices : {first.gate, first.up, first.down})
-    block.expert_bytes += number(matrix_bytes(matrices[0]));
+    block.expert_bytes += number(stored_bytes(matrices[0]));
   if (block.layers.size() > 8) block.layers.resize(8);
   const bool device = !model_.backend->shares_host_memory();
   Timer::Options times;

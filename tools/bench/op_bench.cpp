@@ -250,7 +250,7 @@ class OpBench {
     for_each_tensor(one.model, weights, [&](const TensorSlot& slot) {
       if (slot.id.expert < 0) return;
       random_tensor(one, slot, weights_, owners);
-      if (slot.id.expert == 0 && slot.matrix) block.expert_bytes += static_cast<double>(matrix_bytes(*slot.matrix));
+      if (slot.id.expert == 0 && slot.matrix) block.expert_bytes += static_cast<double>(stored_bytes(*slot.matrix));
     });
     MoeWeights& of = std::get<MoeWeights>(weights.layers.front().ffn);
     if (!backend_.shares_host_memory()) of.packed = backend_.pack_experts(of.experts());

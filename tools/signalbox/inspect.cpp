@@ -81,7 +81,7 @@ struct Bytes {
 Bytes count_bytes(const Model& model, Weights& weights) {
   Bytes bytes;
   for_each_tensor(model, weights, [&](const TensorSlot& slot) {
-    const int64_t size = slot.matrix ? matrix_bytes(*slot.matrix) : slot.vector->n * 4;
+    const int64_t size = slot.matrix ? stored_bytes(*slot.matrix) : slot.vector->n * 4;
     bytes.weights += size;
     if (slot.id.expert >= 0) {
       const Router& router = model.layers[slot.id.layer].moe()->router;
