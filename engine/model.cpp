@@ -138,6 +138,22 @@ std::pair<int64_t, int64_t> Model::kv_width(const Layer& layer) {
   return {a.d_latent + a.d_rope, 0};  // the latent is key and value
 }
 
+ModelShape probe_shape(const Model& model) {
+  ModelShape shape;
+  shape.d_model = model.d_model;
+  shape.n_vocab = model.n_vocab;
+  for (const Layer& layer : model.layers) {
+    LayerShape described;
+    if (const Moe* moe = layer.moe()) {
+      described = {true, moe->router.n_experts, moe->router.n_active, moe->d_ff, moe->d_ff_shared > 0};
+    } else {
+      described.d_ff = std::get<Dense>(layer.ffn).d_ff;
+    }
+    shape.layers.push_back(described);
+  }
+  return shape;
+}
+
 void validate(const Model& model) { Checker(model).run(); }
 
 }  // namespace signalbox

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kernels/params.h"
+#include "probes/shape.h"
 
 namespace signalbox {
 
@@ -75,6 +76,9 @@ struct Model {
   // Floats of keys and values that one position of one layer takes in the cache: {key row, value row}.
   static std::pair<int64_t, int64_t> kv_width(const Layer& layer);
 };
+
+// What probes and edits need to know of the model.
+ModelShape probe_shape(const Model& model);
 
 // Refuses what the engine cannot run, naming key and value: sizes of zero, heads that do not divide, more active
 // experts than experts, groups that do not divide, and more than the engine's limits. Throws Error.

@@ -1,0 +1,259 @@
+#include "engine/layers.h"
+
+namespace signalbox::layers {
+
+namespace {
+
+using enum Activations;
+
+template <class... Ts>
+struct overloaded : Ts... {
+  using Ts::operator()...;
+};
+template <class... Ts>
+overloaded(Ts...) -> overloaded<Ts...>;
+
+// x + delta, with the points in between, and its norm.
+struct Normed {
+  Tensor x;  // [n_tokens, d_model]
+  Tensor h;  // [n_tokens, d_model] operand
+};
+struct NormNames {
+  Activations x, h;
+  int64_t layer;  // -1: the final norm
+};
+Normed add_and_norm(const Pass& pass, const Stream& in, std::span<const PointAt> points, Vector weight,
+                    NormNames names) {
+  const Tensor x = pass.buffers.successor(names.x, names.layer, in.x);
+  const Tensor h = pass.buffers.operand(names.h, names.layer, x.rows, x.cols);
+  bool stops = false;
+  for (const PointAt& at : points) stops = stops || pass.stops_at(at.point, at.layer);
+  if (in.delta && !stops) {
+    pass.backend.add_rmsnorm(x, in.delta, h, weight, pass.model.norm_eps);
+    return {x, h};
+  }
+  if (in.delta) pass.backend.add(x, x, in.delta);
+  for (const PointAt& at : points) pass.at(at.point, at.layer, x, at.point == Point::resid_out ? in.route : Route());
+  pass.backend.rmsnorm(h, x, weight, pass.model.norm_eps);
+  return {x, h};
+}
+
+Tensor gqa(const Pass& pass, int64_t l, const Gqa& a, const GqaWeights& weights, Tensor h) {
+  Backend& backend = pass.backend;
+  Buffers& buffers = pass.buffers;
+  const int64_t n_tokens = h.rows;
+  const Tensor q = buffers.tensor(query, l, n_tokens, a.n_heads * a.d_head);
+  const Tensor k = buffers.tensor(key, l, n_tokens, a.n_kv_heads * a.d_head);
+  const Tensor v = buffers.tensor(value, l, n_tokens, a.n_kv_heads * a.d_head);
+  const Product projections[] = {
+      {q, &weights.q, weights.q_bias}, {k, &weights.k, weights.k_bias}, {v, &weights.v, weights.v_bias}};
+  backend.matmul_many(h, projections);
+  const bool norms = a.qk_norm != Gqa::QkNorm::none;
+  if (norms || a.clip > 0) {
+    buffers.remember(query_raw, l, q);
+    buffers.remember(key_raw, l, k);
+    buffers.remember(value_raw, l, v);
+  }
+  Backend::HeadsArgs heads{a.n_heads, a.n_kv_heads, a.d_head, {}, {}, pass.model.norm_eps, a.clip, pass.step.rope()};
+  if (norms) {
+    heads.q_norm = weights.q_norm;
+    heads.k_norm = weights.k_norm;
+  }
+  const KvCache cache = pass.step.cache(l);
+  backend.prepare_heads(q, k, v, heads, cache, pass.step.view());
+  const Tensor core = buffers.operand(attended, l, n_tokens, a.n_heads * a.d_head);
+  backend.attention(core, q, cache, pass.step.view(),
+                    {a.n_heads, a.n_kv_heads, a.d_head, a.d_head, a.scale, a.window, weights.sinks.data});
+  const Tensor out = buffers.tensor(attn_out, l, n_tokens, pass.model.d_model);
+  backend.matmul(out, core, weights.o, weights.o_bias);
+  return out;
+}
+
+Tensor mla(const Pass& pass, int64_t l, const Mla& a, const MlaWeights& weights, Tensor h) {
+  Backend& backend = pass.backend;
+  Buffers& buffers = pass.buffers;
+  const int64_t n_tokens = h.rows, d_query = a.d_nope + a.d_rope, d_cached = a.d_latent + a.d_rope;
+  const Tensor q = buffers.tensor(query, l, n_tokens, a.n_heads * d_query);
+  const Tensor kv = buffers.tensor(latent, l, n_tokens, d_cached);
+  if (a.q_rank > 0) {
+    const Tensor low = buffers.tensor(query_low, l, n_tokens, a.q_rank);
+    const Tensor normed_low = buffers.operand(query_low_normed, l, n_tokens, a.q_rank);
+    const Product projections[] = {{low, &weights.q_a, weights.q_a_bias}, {kv, &weights.kv_a, weights.kv_a_bias}};
+    backend.matmul_many(h, projections);
+    backend.rmsnorm(normed_low, low, weights.q_a_norm, a.latent_eps);
+    backend.matmul(q, normed_low, weights.q_b, {});
+  } else {
+    const Product projections[] = {{q, &weights.q, {}}, {kv, &weights.kv_a, weights.kv_a_bias}};
+    backend.matmul_many(h, projections);
+  }
+  buffers.remember(latent_raw, l, kv);
+  const KvCache cache = pass.step.cache(l);
+  const BatchView& view = pass.step.view();
+  backend.prepare_latent(q, kv, {a.n_heads, a.d_nope, a.d_latent, weights.kv_a_norm, a.latent_eps, pass.step.rope()},
+                         cache, view);
+  const Tensor absorbed = buffers.tensor(query_absorbed, l, n_tokens, a.n_heads * d_cached);
+  backend.mla_absorb(absorbed, q, weights.kv_b, a.n_heads, a.d_nope, a.d_rope, a.d_value);
+  const Tensor latents = buffers.operand(latent_attended, l, n_tokens, a.n_heads * a.d_latent);
+  backend.attention(latents, absorbed, cache, view, {a.n_heads, 1, d_cached, a.d_latent, a.scale, 0, nullptr});
+  const Tensor core = buffers.operand(attended, l, n_tokens, a.n_heads * a.d_value);
+  backend.mla_expand(core, latents, weights.kv_b, a.n_heads, a.d_nope, a.d_value);
+  const Tensor out = buffers.tensor(attn_out, l, n_tokens, pass.model.d_model);
+  backend.matmul(out, core, weights.o, weights.o_bias);
+  return out;
+}
+
+Route route(const Pass& pass, int64_t l, const Moe& moe, const MoeWeights& weights, Tensor h) {
+  Buffers& buffers = pass.buffers;
+  const int64_t n_tokens = h.rows, n_experts = moe.router.n_experts;
+  Route route;
+  route.n_slots = pass.n_slots;
+  route.ids = buffers.array<int32_t>(route_ids, l, n_tokens, pass.n_slots);
+  route.weights = buffers.array<float>(route_weights, l, n_tokens, pass.n_slots);
+  route.margin = buffers.array<float>(route_margin, l, n_tokens, 1);
+  if (pass.recorder.records_routes() || buffers.keeps())
+    route.scores = buffers.array<float>(router_scores, l, n_tokens, n_experts);
+  route.faults = pass.step.faults();
+  route.record = pass.recorder.route(l, pass.step.ring_step());
+  if (pass.step.edits_routes()) {
+    route.original_ids = buffers.array<int32_t>(route_original, l, n_tokens, pass.n_slots);
+    route.shared_scale = buffers.array<float>(route_shared_scale, l, n_tokens, 1);
+    route.banned = buffers.array<uint8_t>(route_banned, l, n_tokens, n_experts);
+  }
+  const Tensor logits = buffers.tensor(router_logits, l, n_tokens, n_experts);
+  pass.backend.route(route, logits, h, weights.router, weights.router_bias.data, moe.router,
+                     weights.selection_bias.data, pass.step.route_batch(l));
+  return route;
+}
+
+// What every token uses, whatever its route; absent where the layer has no shared expert.
+Tensor shared_expert(const Pass& pass, int64_t l, const Moe& moe, const MoeWeights& weights, Tensor h,
+                     const Route& route) {
+  if (moe.d_ff_shared == 0) return {};
+  Backend& backend = pass.backend;
+  Buffers& buffers = pass.buffers;
+  const Tensor hidden = buffers.operand(shared_hidden, l, h.rows, moe.d_ff_shared);
+  const Tensor out = buffers.tensor(shared_out, l, h.rows, pass.model.d_model);
+  backend.gated_hidden(hidden, h, weights.shared_gate, weights.shared_up, pass.model.activation);
+  backend.matmul(out, hidden, weights.shared_down, {});
+  if (moe.shared_gate || route.shared_scale) buffers.remember(shared_raw, l, out);
+  if (moe.shared_gate) {
+    const Tensor gate = buffers.tensor(shared_gate, l, h.rows, 1);
+    backend.matmul(gate, h, weights.shared_scale, {});
+    backend.sigmoid_scale(out, gate);
+  }
+  if (route.shared_scale) backend.scale_rows(out, route.shared_scale);
+  pass.at(Point::shared_out, l, out, route);
+  return out;
+}
+
+FeedForward moe(const Pass& pass, int64_t l, const Moe& moe, const MoeWeights& weights, Tensor h) {
+  Backend& backend = pass.backend;
+  Buffers& buffers = pass.buffers;
+  const int64_t n_tokens = h.rows;
+  const Route route = layers::route(pass, l, moe, weights, h);
+  const ExpertMatrices experts = weights.experts();
+  const Tensor hidden = buffers.operand(expert_hidden, l, n_tokens * route.n_slots, moe.d_ff);
+  backend.experts_hidden(hidden, h, route, n_tokens, experts, pass.model.activation, pass.step.leaks());
+  pass.at(Point::expert_hidden, l, hidden, route, route.n_slots);
+  const Tensor outputs = buffers.tensor(expert_out, l, n_tokens * route.n_slots, pass.model.d_model);
+  backend.experts_out(outputs, hidden, route, n_tokens, experts);
+  pass.at(Point::expert_out, l, outputs, route, route.n_slots);
+  const Tensor shared = shared_expert(pass, l, moe, weights, h, route);
+  const Tensor out = buffers.tensor(ffn_out, l, n_tokens, pass.model.d_model);
+  backend.combine(out, outputs, route, shared);
+  pass.at(Point::moe_out, l, out, route);
+  return {out, route};
+}
+
+FeedForward dense(const Pass& pass, int64_t l, const Dense& dense, const DenseWeights& weights, Tensor h) {
+  const Tensor hidden = pass.buffers.operand(dense_hidden, l, h.rows, dense.d_ff);
+  pass.backend.gated_hidden(hidden, h, weights.gate, weights.up, pass.model.activation);
+  const Tensor out = pass.buffers.tensor(ffn_out, l, h.rows, pass.model.d_model);
+  pass.backend.matmul(out, hidden, weights.down, {});
+  pass.at(Point::mlp_out, l, out);
+  return {out, {}};
+}
+
+// The logits of the step's logit_rows into `out`; those of every row where they are recorded.
+void project(const Pass& pass, Stream in, Tensor out) {
+  Backend& backend = pass.backend;
+  Buffers& buffers = pass.buffers;
+  const int64_t n_tokens = in.x.rows, n_logits = pass.step.n_logits();
+  const PointAt last{Point::resid_out, static_cast<int32_t>(pass.model.n_layers()) - 1};
+  const bool records_logits = pass.recorder.wants(Point::logits, -1);
+  if (!pass.stops_at(Point::final_normed, -1) && !records_logits && n_logits < n_tokens) {
+    // Only rows whose logits are wanted are normed.
+    const Tensor x = buffers.successor(resid_final, -1, in.x);
+    backend.add(x, x, in.delta);
+    pass.at(Point::resid_out, last.layer, x, in.route);
+    if (n_logits == 0) return;
+    const Tensor picked = buffers.tensor(resid_picked, -1, n_logits, pass.model.d_model);
+    backend.gather_rows(picked, x, pass.step.logit_rows());
+    const Tensor h = buffers.operand(final_picked, -1, n_logits, pass.model.d_model);
+    backend.rmsnorm(h, picked, pass.weights.final_norm, pass.model.norm_eps);
+    backend.matmul(out, h, pass.weights.lm_head, {});
+    return;
+  }
+  const Tensor h = add_and_norm(pass, in, {&last, 1}, pass.weights.final_norm, {resid_final, final_normed, -1}).h;
+  pass.at(Point::final_normed, -1, h);
+  if (records_logits) {
+    const Tensor every = buffers.tensor(every_logits, -1, n_tokens, pass.model.n_vocab);
+    backend.matmul(every, h, pass.weights.lm_head, {});
+    pass.at(Point::logits, -1, every);
+    if (n_logits > 0) backend.gather_rows(out, every, pass.step.logit_rows());
+  } else if (n_logits == n_tokens) {
+    backend.matmul(out, h, pass.weights.lm_head, {});
+  } else if (n_logits > 0) {
+    const Tensor picked = buffers.operand(final_picked, -1, n_logits, pass.model.d_model);
+    backend.gather_rows(picked, h, pass.step.logit_rows());
+    backend.matmul(out, picked, pass.weights.lm_head, {});
+  }
+}
+
+}  // namespace
+
+Stream embed(const Pass& pass) {
+  const Tensor x = pass.buffers.tensor(embedded, -1, pass.step.n_tokens(), pass.model.d_model);
+  pass.backend.embed(x, pass.weights.embed, pass.step.tokens());
+  pass.at(Point::embed, -1, x);
+  return {x, {}, {}};
+}
+
+Tensor attention(const Pass& pass, int64_t l, Tensor h) {
+  const LayerWeights& weights = pass.weights.layers[l];
+  const Tensor out =
+      std::visit(overloaded{[&](const Gqa& a) { return gqa(pass, l, a, std::get<GqaWeights>(weights.attention), h); },
+                            [&](const Mla& a) { return mla(pass, l, a, std::get<MlaWeights>(weights.attention), h); }},
+                 pass.model.layers[l].attention);
+  pass.at(Point::attn_out, l, out);
+  return out;
+}
+
+FeedForward feed_forward(const Pass& pass, int64_t l, Tensor h) {
+  const LayerWeights& weights = pass.weights.layers[l];
+  return std::visit(
+      overloaded{[&](const Dense& d) { return dense(pass, l, d, std::get<DenseWeights>(weights.ffn), h); },
+                 [&](const Moe& m) { return moe(pass, l, m, std::get<MoeWeights>(weights.ffn), h); }},
+      pass.model.layers[l].ffn);
+}
+
+Stream layer(const Pass& pass, int64_t l, Stream in) {
+  const LayerWeights& weights = pass.weights.layers[l];
+  const int32_t index = static_cast<int32_t>(l);
+  const PointAt before[] = {{Point::resid_out, index - 1}, {Point::resid_in, index}};
+  const auto [x, h] =
+      add_and_norm(pass, in, std::span(before).last(l > 0 ? 2 : 1), weights.attn_norm, {resid_in, attn_normed, l});
+  const Stream middle{x, attention(pass, l, h), {}};
+  const PointAt between[] = {{Point::resid_mid, index}};
+  const Normed mid = add_and_norm(pass, middle, between, weights.ffn_norm, {resid_mid, ffn_normed, l});
+  const FeedForward made = feed_forward(pass, l, mid.h);
+  return {mid.x, made.out, made.route};
+}
+
+void head(const Pass& pass, Stream in, Tensor out) {
+  project(pass, in, out);
+  if (pass.step.sampling()) pass.backend.sample(pass.step.chosen(), out, pass.step.sampling());
+  if (pass.step.targets()) pass.backend.log_probs(pass.step.log_probs(), out, pass.step.targets());
+}
+
+}  // namespace signalbox::layers

@@ -1,0 +1,53 @@
+#include "engine/point_writes.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace signalbox {
+
+void PointWrites::begin(const Batch& batch, const ActiveEdits& edits) {
+  batch_ = &batch;
+  edits_ = &edits;
+  fetched_ = -1;
+}
+
+void PointWrites::fetch_route(int64_t layer, const Route& route) {
+  if (fetched_ == layer) return;
+  const size_t n_tokens = static_cast<size_t>(batch_->n_tokens());
+  ids_.resize(n_tokens * static_cast<size_t>(route.n_slots));
+  margins_.resize(n_tokens);
+  backend_.download(ids_.data(), route.ids, ids_.size() * sizeof(int32_t));
+  backend_.download(margins_.data(), route.margin, margins_.size() * sizeof(float));
+  fetched_ = layer;
+}
+
+void PointWrites::write(Point point, int64_t layer, Tensor x, const Route& route, int32_t n_slots) {
+  const bool per_slot = point_info(point).slots();
+  std::vector<int32_t> rows, value_rows;
+  for (const Batch::Slot& sequence : batch_->slots) {
+    if (!sequence.edits) continue;
+    for (const PointEdit& edit : sequence.edits->point_edits(point, static_cast<int32_t>(layer))) {
+      const bool by_margin = route.ids && !std::isinf(edit.margin_below);
+      if (per_slot || by_margin) fetch_route(layer, route);
+      rows.clear();
+      value_rows.clear();
+      for (int64_t t = sequence.first_row; t < sequence.first_row + sequence.n_rows; ++t) {
+        if (!edits_->act(t, edit.edit)) continue;
+        if (by_margin && margins_[t] >= edit.margin_below) continue;
+        for (int32_t i = 0; i < n_slots; ++i) {
+          const int32_t expert = per_slot ? ids_[t * n_slots + i] : 0;
+          if (per_slot && (expert < 0 ||
+                           !(edit.all_experts || std::binary_search(edit.experts.begin(), edit.experts.end(), expert))))
+            continue;
+          rows.push_back(static_cast<int32_t>(t * n_slots + i));
+          value_rows.push_back(static_cast<int32_t>(edit.value_row(batch_->positions[t], i, expert)));
+        }
+      }
+      if (rows.empty()) continue;
+      const Tensor values(const_cast<float*>(edit.values), edit.n_values, edit.width);  // read only
+      backend_.edit_rows(x, rows, values, value_rows, edit.columns, edit.kind == PointEdit::Kind::add, edit.scale);
+    }
+  }
+}
+
+}  // namespace signalbox

@@ -1,0 +1,37 @@
+// Edits of points: what the host writes between the ops of a step (docs/edits.md: ablate, add, patch).
+#pragma once
+#include <cstdint>
+#include <vector>
+
+#include "engine/batch.h"
+#include "kernels/backend.h"
+
+namespace signalbox {
+
+class PointWrites {
+ public:
+  explicit PointWrites(Backend& backend) : backend_(backend) {}
+
+  // A step begins. Both are looked at until end().
+  void begin(const Batch& batch, const ActiveEdits& edits);
+  void end() { batch_ = nullptr; }
+  // Whether any sequence of the step writes to points: the host then stops at every point.
+  bool any() const { return batch_ && edits_->points(); }
+
+  // Applies the step's edits to x [n_tokens * n_slots, width] at `point` of `layer` (-1: not of a layer). `route`: that
+  // of this layer, once its router has run (else without ids); edits by expert and by margin look at it. Throws Error,
+  // naming edit, record and position, where a recording holds no value.
+  void write(Point point, int64_t layer, Tensor x, const Route& route, int32_t n_slots);
+
+ private:
+  void fetch_route(int64_t layer, const Route& route);
+
+  Backend& backend_;
+  const Batch* batch_ = nullptr;  // between begin() and end()
+  const ActiveEdits* edits_ = nullptr;
+  int64_t fetched_ = -1;        // layer whose route stands in ids_ and margins_
+  std::vector<int32_t> ids_;    // [n_tokens, n_slots]
+  std::vector<float> margins_;  // [n_tokens]
+};
+
+}  // namespace signalbox

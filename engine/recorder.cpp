@@ -1,0 +1,79 @@
+#include "engine/recorder.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/half.h"
+
+namespace signalbox {
+
+Recorder::Recorder(Backend& backend, const Model& model, int32_t n_slots)
+    : backend_(backend),
+      n_layers_(model.n_layers()),
+      moe_layers_(model.moe_layers()),
+      ring_(backend, moe_layers_, model.n_experts(), n_slots) {}
+
+void Recorder::begin(const Batch& batch, ProbeSink* sink, bool edits_routes) {
+  sink_ = sink;
+  by_ring_ = records_routes_ = false;
+  ring_step_ = 0;
+  if (!sink_) return;
+  ranges_.clear();
+  for (const Batch::Slot& slot : batch.slots)
+    ranges_.push_back({slot.sample, batch.positions[slot.first_row], slot.n_rows, slot.first_row});
+  rows_ = {batch.n_tokens(),   ranges_,           batch.tokens.data(), batch.positions.data(),
+           batch.phase.data(), batch.spans.data()};
+  by_ring_ = RouteRing::serves(*sink_, moe_layers_, n_layers_);
+  if (!moe_layers_.empty()) {
+    ring_step_ = ring_.begin(*sink_, batch.n_tokens(), edits_routes);
+    records_routes_ = ring_.mask() != 0;
+  }
+  if (by_ring_) return;
+  ring_.flush(*sink_);
+  sink_->begin(rows_);
+}
+
+void Recorder::end() {
+  if (!sink_) return;
+  if (by_ring_) {
+    ring_.end(rows_);
+  } else {
+    if (records_routes_) ring_.take_now(*sink_);
+    sink_->end();
+  }
+  sink_ = nullptr;
+}
+
+RouteRecord Recorder::route(int64_t layer, const uint32_t* step) const {
+  if (!records_routes_) return {};
+  const auto place = std::lower_bound(moe_layers_.begin(), moe_layers_.end(), layer);
+  return ring_.record(static_cast<size_t>(place - moe_layers_.begin()), step);
+}
+
+void Recorder::take(Point point, int64_t layer, Tensor x, int32_t n_slots) {
+  if (wants(point, layer)) sink_->take(point, static_cast<int32_t>(layer), on_host(x), x.cols * n_slots);
+}
+
+const float* Recorder::on_host(Tensor x) {
+  if (backend_.shares_host_memory()) return x.data;
+  const size_t width = x.dtype == DType::f32 ? 4 : 2;
+  stored_.resize(static_cast<size_t>((x.rows - 1) * x.stride + x.cols) * width);
+  backend_.download(stored_.data(), x.data, stored_.size());
+  values_.resize(static_cast<size_t>(x.rows * x.cols));
+  for (int64_t r = 0; r < x.rows; ++r) {
+    const unsigned char* from = stored_.data() + static_cast<size_t>(r * x.stride) * width;
+    float* to = values_.data() + r * x.cols;
+    if (width == 4) {
+      std::memcpy(to, from, static_cast<size_t>(x.cols) * 4);
+      continue;
+    }
+    for (int64_t c = 0; c < x.cols; ++c) {
+      uint16_t half;
+      std::memcpy(&half, from + 2 * c, 2);
+      to[c] = float_of_bf16(half);
+    }
+  }
+  return values_.data();
+}
+
+}  // namespace signalbox
