@@ -14,6 +14,7 @@
 #include "base/json.h"
 #include "kernels/tensor.h"
 #include "probes/points.h"
+#include "probes/recording.h"
 #include "probes/shape.h"
 #include "probes/sink.h"
 
@@ -60,58 +61,49 @@ class TraceWriter : public ProbeSink {
 
 // Reads a trace.safetensors: everything in it is checked against the schema before the constructor returns, but for
 // the values of large tensors, which accessors check as they read.
-class TraceReader {
+class TraceReader final : public Recording {
  public:
   // `path` is the directory or the file.
   explicit TraceReader(const std::filesystem::path& path);
-  ~TraceReader();
+  ~TraceReader() override;
   TraceReader(const TraceReader&) = delete;
   TraceReader& operator=(const TraceReader&) = delete;
 
-  const std::string& file() const;             // for messages
-  int64_t n_tokens() const;                    // T
-  int64_t n_samples() const;                   // S
-  int32_t n_experts() const;                   // E
-  int32_t n_active() const;                    // of the model; routes have n_slots() >= n_active() slots
-  int32_t n_slots() const;                     // k of router.ids, router.weights; 0 when neither is recorded
-  bool edited() const;                         // router.original_ids is there
-  const std::vector<int32_t>& layers() const;  // recorded layers with a router, ascending
-  std::optional<int32_t> layer_index(int32_t layer) const;  // where a layer stands in layers()
+  const std::string& file() const;  // for messages
+  const std::string& where() const override { return file(); }
+  int64_t n_tokens() const override;   // T
+  int64_t n_samples() const;           // S
+  int32_t n_experts() const override;  // E
+  int32_t n_active() const override;
+  int32_t n_slots() const override;  // k of router.ids, router.weights; 0 when neither is recorded
+  bool edited() const;               // router.original_ids is there
+  const std::vector<int32_t>& layers() const override;
   const std::vector<std::string>& sample_ids() const;
   const std::vector<std::string>& span_names() const;
   // A metadata string; empty when absent.
   std::string metadata(std::string_view key) const;
 
-  struct Rows {
-    int64_t begin = 0, end = 0;
-    int64_t size() const { return end - begin; }
-  };
-  Rows rows(int64_t sample) const;
-  // The nth sample (from 0) of the record with this id.
-  std::optional<int64_t> find_sample(std::string_view id, int64_t nth = 0) const;
-  int64_t count_samples(std::string_view id) const;
+  Rows rows(int64_t sample) const override;
+  std::optional<int64_t> find_sample(std::string_view id, int64_t nth = 0) const override;
+  int64_t count_samples(std::string_view id) const override;
 
   std::vector<int32_t> tokens(Rows rows) const;
-  std::vector<int32_t> positions(Rows rows) const;
+  std::vector<int32_t> positions(Rows rows) const override;
   std::vector<uint8_t> phase(Rows rows) const;
   std::vector<uint32_t> spans(Rows rows) const;
 
-  bool has(std::string_view tensor) const;
+  bool has(std::string_view tensor) const override;
   std::vector<std::string> tensor_names() const;
-  std::vector<int64_t> tensor_shape(std::string_view tensor) const;
-  // Elements of one row of a tensor whose first dimension is T.
-  int64_t tensor_width(std::string_view tensor) const;
+  std::vector<int64_t> tensor_shape(std::string_view tensor) const override;
 
-  // Routes of some rows: [rows, L, n_slots], -1 = unused slot. Ids beyond E, or a route that names an expert twice, are
-  // Errors.
-  std::vector<int32_t> ids(Rows rows) const { return read_ids("router.ids", rows); }
+  // Ids beyond E, or a route that names an expert twice, are Errors.
+  std::vector<int32_t> ids(Rows rows) const override { return read_ids("router.ids", rows); }
   std::vector<int32_t> original_ids(Rows rows) const { return read_ids("router.original_ids", rows); }
-  std::vector<float> weights(Rows rows) const { return floats("router.weights", rows); }
   // Rows of any tensor of floats (F32, F16 or BF16) as f32.
-  std::vector<float> floats(std::string_view tensor, Rows rows) const;
+  std::vector<float> floats(std::string_view tensor, Rows rows) const override;
   void floats(std::string_view tensor, Rows rows, float* out) const;
-  // The rows in place, when they are F32 and aligned; else null. Valid as long as the reader lives.
-  const float* floats_in_place(std::string_view tensor, Rows rows) const;
+  // Null where they are not F32 or not aligned.
+  const float* floats_in_place(std::string_view tensor, Rows rows) const override;
 
  private:
   std::vector<int32_t> read_ids(std::string_view tensor, Rows rows) const;

@@ -179,12 +179,6 @@ const std::vector<int32_t>& TraceReader::layers() const { return state_->layers;
 const std::vector<std::string>& TraceReader::sample_ids() const { return state_->ids; }
 const std::vector<std::string>& TraceReader::span_names() const { return state_->span_names; }
 
-std::optional<int32_t> TraceReader::layer_index(int32_t layer) const {
-  const auto found = std::lower_bound(state_->layers.begin(), state_->layers.end(), layer);
-  if (found == state_->layers.end() || *found != layer) return std::nullopt;
-  return static_cast<int32_t>(found - state_->layers.begin());
-}
-
 std::string TraceReader::metadata(std::string_view key) const {
   const auto found = state_->file->metadata().find(std::string(key));
   return found == state_->file->metadata().end() ? "" : found->second;
@@ -228,13 +222,6 @@ std::vector<std::string> TraceReader::tensor_names() const {
 }
 
 std::vector<int64_t> TraceReader::tensor_shape(std::string_view tensor) const { return state_->file->at(tensor).shape; }
-
-int64_t TraceReader::tensor_width(std::string_view tensor) const {
-  const std::vector<int64_t>& shape = state_->file->at(tensor).shape;
-  int64_t width = 1;
-  for (size_t i = 1; i < shape.size(); ++i) width *= shape[i];
-  return width;
-}
 
 std::vector<int32_t> TraceReader::read_ids(std::string_view tensor, Rows rows) const {
   const TensorInfo& info = state_->file->at(tensor);

@@ -23,7 +23,7 @@ inline int32_t original_at(int64_t sample, int64_t row, int32_t layer, int64_t s
 inline int32_t token_at(int64_t sample, int64_t row) { return static_cast<int32_t>(sample * 100 + row); }
 
 // Feeds one batch made of these ranges (batch_row is filled in here unless `shared`).
-inline void feed(TraceWriter& writer, const TraceOptions& options, std::vector<RowRange> ranges, bool shared = false) {
+inline void feed(ProbeSink& writer, const TraceOptions& options, std::vector<RowRange> ranges, bool shared = false) {
   int64_t n_rows = 0;
   for (RowRange& range : ranges) {
     if (!shared) range.batch_row = n_rows;
