@@ -35,7 +35,7 @@ int64_t recorded_sample(const PlanData& plan, const PlannedEdit& edit, const Seq
   if (auto found = edit.trace->find_sample(id, n == 1 ? 0 : sequence.sample)) return *found;
   const std::string found = n == 0 ? "none" : std::to_string(n) + " samples of it";
   throw Error(plan.where, edit.path + ": expected a sample for record " + in_quotes(id) + " (sample " +
-                              std::to_string(sequence.sample) + ") in " + edit.trace->file() + ", found " + found);
+                              std::to_string(sequence.sample) + ") in " + edit.trace->where() + ", found " + found);
 }
 
 }  // namespace
@@ -83,7 +83,7 @@ BoundEdits::BoundEdits(std::shared_ptr<const EditPlan> plan, SequenceInfo sequen
       if (p >= static_cast<int64_t>(rows.size()) || rows[p] < 0)
         throw Error(data.where, edit.path + ": record " + in_quotes(sequence_.record) + ", position " +
                                     std::to_string(p) + ": expected a recorded " + (edit.replay ? "route" : "value") +
-                                    ", found none in " + edit.trace->file());
+                                    ", found none in " + edit.trace->where());
     }
     if (first < 0 && edit.tokens.phase != Condition::Phase::given && edit.tokens.span.empty() &&
         edit.tokens.end > sequence_.n_given)
@@ -148,11 +148,11 @@ std::shared_ptr<const BoundEdits> EditPlan::bind(const SequenceInfo& sequence) c
   for (size_t i = 0; i < data_->edits.size(); ++i) {
     const PlannedEdit& edit = data_->edits[i];
     if (!edit.replay || !edit.acts) continue;
-    const TraceReader::Rows rows = edit.trace->rows(tables.samples[i]);
+    const Recording::Rows rows = edit.trace->rows(tables.samples[i]);
     ids[i] = edit.trace->ids(rows);
     if (edit.recorded_weights) weights[i] = edit.trace->weights(rows);
   }
-  auto layer_of = [&](const auto& all, const TraceReader& trace, int32_t layer) {
+  auto layer_of = [&](const auto& all, const Recording& trace, int32_t layer) {
     const size_t k = static_cast<size_t>(trace.n_slots()), n_layers = trace.layers().size();
     const size_t first = static_cast<size_t>(*trace.layer_index(layer)) * k;
     std::remove_cvref_t<decltype(all)> one;
@@ -171,7 +171,7 @@ std::shared_ptr<const BoundEdits> EditPlan::bind(const SequenceInfo& sequence) c
     for (RouterStep& step : tables.steps[layer]) {
       if (step.op != EditOp::replay) continue;
       const size_t i = static_cast<size_t>(step.edit);
-      const TraceReader& trace = *data_->edits[i].trace;
+      const Recording& trace = *data_->edits[i].trace;
       step.replay_ids = tables.ints.emplace_back(layer_of(ids[i], trace, static_cast<int32_t>(layer))).data();
       if (data_->edits[i].recorded_weights)
         step.replay_weights =
@@ -188,8 +188,8 @@ std::shared_ptr<const BoundEdits> EditPlan::bind(const SequenceInfo& sequence) c
       write.owner = bound.get();
       const size_t i = static_cast<size_t>(write.edit);
       if (write.rows != PointEdit::Rows::by_position) continue;
-      const TraceReader& trace = *data_->edits[i].trace;
-      const TraceReader::Rows rows = trace.rows(tables.samples[i]);
+      const Recording& trace = *data_->edits[i].trace;
+      const Recording::Rows rows = trace.rows(tables.samples[i]);
       const std::string name = point_name(point, write.layer);
       write.values = trace.floats_in_place(name, rows);
       if (!write.values) write.values = tables.floats.emplace_back(trace.floats(name, rows)).data();
@@ -213,7 +213,7 @@ int64_t PointEdit::value_row(int64_t position, int32_t slot, int32_t expert) con
                                                      : "a recorded value";
   throw Error(data.where, planned.path + ": " + (layer < 0 ? "" : "layer " + std::to_string(layer) + ", ") + "record " +
                               in_quotes(owner->record()) + ", position " + std::to_string(position) + ": expected " +
-                              wanted + ", found none" + (planned.trace ? " in " + planned.trace->file() : ""));
+                              wanted + ", found none" + (planned.trace ? " in " + planned.trace->where() : ""));
 }
 
 Error BoundEdits::fault_error(const RouteFault& fault, int32_t layer, int64_t position) const {
@@ -237,7 +237,7 @@ Error BoundEdits::fault_error(const RouteFault& fault, int32_t layer, int64_t po
       reason = "expected a route that names no expert twice, found " + expert + " again";
       break;
     case RouteFault::Kind::not_recorded:
-      reason = "expected a recorded route, found none" + (edit && edit->trace ? " in " + edit->trace->file() : "");
+      reason = "expected a recorded route, found none" + (edit && edit->trace ? " in " + edit->trace->where() : "");
       break;
     case RouteFault::Kind::not_finite:
       return Error(sequence_.record.empty() ? "router" : "record " + in_quotes(sequence_.record),

@@ -105,7 +105,8 @@ constexpr std::array<Named<Condition::Phase>, 3> phases = {
 // Reads one edit and remembers which keys belong to it, so that all others can be refused.
 class Parser {
  public:
-  Parser(const json::Ref& ref, const std::filesystem::path& base_dir, uint64_t seed) : base_dir_(base_dir), spec_(ref) {
+  Parser(const json::Ref& ref, const std::filesystem::path& base_dir, uint64_t seed, bool memory)
+      : base_dir_(base_dir), memory_(memory), spec_(ref) {
     spec_.seed = seed;
   }
 
@@ -200,7 +201,7 @@ class Parser {
   }
   void replay() {
     spec_.op = EditOp::replay;
-    spec_.file = file_path(at("trace"), base_dir_);
+    recording(at("trace"));
     if (auto sample = find("sample")) spec_.sample = sample->string();
     if (auto past = find("past")) {
       if (!past->value().is_string() || past->string() != "leave") past->fail_type("\"leave\"");
@@ -239,11 +240,24 @@ class Parser {
     spec_.point = *point;
     if (point_info(*point).slots()) experts(false);
   }
-  TensorSource tensor(const json::Ref& ref) {
+  // "memory:NAME", where that is no file.
+  bool in_memory(const json::Ref& ref) {
+    constexpr std::string_view prefix = "memory:";
+    const std::string& text = ref.string();
+    if (!memory_ || !text.starts_with(prefix)) return false;
+    spec_.memory = text.substr(prefix.size());
+    if (spec_.memory.empty()) ref.fail_type("\"memory:NAME\"");
+    return true;
+  }
+  void recording(const json::Ref& ref) {
+    if (!in_memory(ref)) spec_.file = file_path(ref, base_dir_);
+  }
+  void tensor(const json::Ref& ref) {
+    if (in_memory(ref)) return;
     const std::string& text = ref.string();
     const size_t colon = text.rfind(':');
     if (colon == std::string::npos || colon == 0 || colon + 1 == text.size()) ref.fail_type("\"FILE:tensor\"");
-    return {base_dir_ / text.substr(0, colon), text.substr(colon + 1)};
+    spec_.source = {base_dir_ / text.substr(0, colon), text.substr(colon + 1)};
   }
   void ablate() {
     spec_.kind = EditSpec::Kind::ablate;
@@ -252,13 +266,13 @@ class Parser {
     if (value.value().type() == json::Type::object) {
       value.reject_unknown({"mean_of"});
       spec_.value = EditSpec::Value::mean;
-      spec_.file = file_path(value.at("mean_of"), base_dir_);
+      recording(value.at("mean_of"));
     } else if (!value.value().is_string() ||
                (value.string() != "zero" && value.string().find(':') == std::string::npos)) {
       value.fail_type("\"zero\", \"FILE:tensor\" or {\"mean_of\": TRACE}");
     } else if (value.string() != "zero") {
       spec_.value = EditSpec::Value::tensor;
-      spec_.source = tensor(value);
+      tensor(value);
     }
     if (auto neurons = find("neurons")) {
       spec_.neurons_given = true;
@@ -273,14 +287,14 @@ class Parser {
   void add() {
     spec_.kind = EditSpec::Kind::add;
     point();
-    spec_.source = tensor(at("vector"));
+    tensor(at("vector"));
     spec_.by = 1;
     if (auto scale = find("scale")) spec_.by = float_number(*scale);
   }
   void patch() {
     spec_.kind = EditSpec::Kind::patch;
     point();
-    spec_.file = file_path(at("from"), base_dir_);
+    recording(at("from"));
     if (auto sample = find("sample")) spec_.sample = sample->string();
   }
 
@@ -308,6 +322,7 @@ class Parser {
   }
 
   const std::filesystem::path& base_dir_;
+  bool memory_;
   EditSpec spec_;
   std::string what_;                    // "misroute shift"
   std::vector<std::string_view> keys_;  // that belong to this edit
@@ -336,9 +351,9 @@ Condition Condition::parse(const json::Ref& tokens) {
   return condition;
 }
 
-EditSpec EditSpec::parse(const json::Ref& edit, const std::filesystem::path& base_dir, uint64_t seed) {
+EditSpec EditSpec::parse(const json::Ref& edit, const std::filesystem::path& base_dir, uint64_t seed, bool memory) {
   edit.expect_object();
-  return Parser(edit, base_dir, seed).parse();
+  return Parser(edit, base_dir, seed, memory).parse();
 }
 
 }  // namespace signalbox

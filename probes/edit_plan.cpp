@@ -17,8 +17,9 @@ constexpr size_t max_edits = 4096;
 
 class Planner {
  public:
-  Planner(const json::Ref& list, const std::filesystem::path& base_dir, const ModelShape& shape, uint64_t seed)
-      : plan_(std::make_unique<PlanData>()), values_(*plan_) {
+  Planner(const json::Ref& list, const std::filesystem::path& base_dir, const ModelShape& shape, uint64_t seed,
+          const EditMemory* memory)
+      : plan_(std::make_unique<PlanData>()), values_(*plan_, memory) {
     plan_->where = list.where();
     plan_->source = list.value();
     plan_->shape = shape;
@@ -28,7 +29,7 @@ class Planner {
     list.expect_array();
     if (list.length() > max_edits)
       list.fail("expected at most " + std::to_string(max_edits) + " edits, found " + std::to_string(list.length()));
-    for (const json::Ref& edit : list.items()) specs_.push_back(EditSpec::parse(edit, base_dir, seed));
+    for (const json::Ref& edit : list.items()) specs_.push_back(EditSpec::parse(edit, base_dir, seed, memory));
   }
 
   std::unique_ptr<PlanData> plan() {
@@ -107,7 +108,7 @@ class Planner {
         if (spec.weights == WeightPolicy::keep_slot && step.replay_k > shape.n_active)
           spec.ref.at("weights").fail("expected no more slots than the original route's " +
                                       std::to_string(shape.n_active) + " for \"keep_slot\", found " +
-                                      std::to_string(step.replay_k) + " in " + edit.trace->file());
+                                      std::to_string(step.replay_k) + " in " + edit.trace->where());
       }
       plan_->steps[layer].push_back(step);
       edit.acts = true;
@@ -139,18 +140,18 @@ class Planner {
     edit.replay = true;
     edit.leave_past = spec.leave_past;
     edit.recorded_weights = spec.weights == WeightPolicy::recorded;
-    edit.trace = values_.trace(spec.file);
+    edit.trace = values_.recording(spec, key);
     for (const auto& [layer, experts] : targets.layers)
       ValueSource::require_routes(*edit.trace, key, layer, plan_->shape.layers[layer]);
     if (edit.recorded_weights && !edit.trace->has("router.weights"))
       key.fail("expected a trace that holds router.weights, for weights \"recorded\", found none in " +
-               edit.trace->file());
+               edit.trace->where());
     require_sample(spec, edit);
   }
   void require_sample(const EditSpec& spec, PlannedEdit& edit) {
     edit.sample = spec.sample;
     if (spec.sample && !edit.trace->find_sample(*spec.sample))
-      spec.ref.at("sample").fail("expected a sample of " + edit.trace->file() + ", found \"" + *spec.sample + "\"");
+      spec.ref.at("sample").fail("expected a sample of " + edit.trace->where() + ", found \"" + *spec.sample + "\"");
   }
 
   const float* rates(const EditSpec& spec, int32_t layer) {
@@ -236,18 +237,18 @@ class Planner {
         if (spec.value == EditSpec::Value::zero) {
           values_.zero(write, width);
         } else if (spec.value == EditSpec::Value::tensor) {
-          values_.tensor(write, spec.ref.at("value"), spec.source, width, n_experts, slots);
+          values_.tensor(write, spec.ref.at("value"), spec, width, n_experts, slots);
         } else {
-          values_.mean(write, spec.ref.at("value").at("mean_of"), spec.file, spec.point, layer, width, experts);
+          values_.mean(write, spec.ref.at("value").at("mean_of"), spec, layer, width, experts);
         }
         break;
       case EditSpec::Kind::add:
         write.scale = static_cast<float>(spec.by);
-        values_.tensor(write, spec.ref.at("vector"), spec.source, width, n_experts, slots);
+        values_.tensor(write, spec.ref.at("vector"), spec, width, n_experts, slots);
         break;
       case EditSpec::Kind::patch: {
         edit.patch = true;
-        edit.trace = values_.trace(spec.file);
+        edit.trace = values_.recording(spec, spec.ref.at("from"));
         const std::string name = ValueSource::require_point(*edit.trace, spec.ref.at("from"), spec.point, layer, width);
         write.rows = PointEdit::Rows::by_position;
         write.n_slots = slots ? static_cast<int32_t>(edit.trace->tensor_shape(name)[1]) : 1;
@@ -280,12 +281,12 @@ std::shared_ptr<const EditPlan> EditPlan::load(const std::filesystem::path& file
 }
 
 std::shared_ptr<const EditPlan> EditPlan::parse(const json::Ref& edits, const std::filesystem::path& base_dir,
-                                                const ModelShape& shape, uint64_t seed) {
+                                                const ModelShape& shape, uint64_t seed, const EditMemory* memory) {
   if (edits.value().type() != json::Type::object && edits.value().type() != json::Type::array)
     edits.fail_type("{\"edits\": [...]} or a list of edits");
   if (edits.value().type() == json::Type::object) edits.reject_unknown({"edits"});
   const json::Ref list = edits.value().type() == json::Type::object ? edits.at("edits") : edits;
-  return std::shared_ptr<const EditPlan>(new EditPlan(Planner(list, base_dir, shape, seed).plan()));
+  return std::shared_ptr<const EditPlan>(new EditPlan(Planner(list, base_dir, shape, seed, memory).plan()));
 }
 
 EditPlan::EditPlan(std::unique_ptr<PlanData> data) : data_(std::move(data)) {}

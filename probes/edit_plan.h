@@ -8,7 +8,7 @@
 
 #include "probes/edit_spec.h"
 #include "probes/edits.h"
-#include "probes/trace.h"
+#include "probes/recording.h"
 
 namespace signalbox {
 
@@ -31,7 +31,7 @@ struct PlannedEdit {
   bool acts = false;  // false: a no-op by value
   LayerExperts experts;
   // replay and patch
-  std::shared_ptr<const TraceReader> trace;
+  std::shared_ptr<const Recording> trace;
   std::optional<std::string> sample;
   bool replay = false, patch = false, leave_past = false, recorded_weights = false;
 };

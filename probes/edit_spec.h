@@ -82,6 +82,7 @@ struct EditSpec {
   bool exclude_original = false;
   bool leave_past = false;
   std::filesystem::path file;         // rates of frequency_matched; trace of replay, patch and mean_of
+  std::string memory;                 // NAME of a recording or vector in memory instead; empty: none
   std::optional<std::string> sample;  // replay, patch: a record's id; none = the record's own
   Point point = Point::embed;         // ablate, add, patch
   enum class Value : uint8_t { zero, tensor, mean };
@@ -91,8 +92,9 @@ struct EditSpec {
   bool neurons_given = false;
   bool needs_experts = false;  // the op is about experts; else "experts" is a filter, or does not belong
 
-  // Throws Error naming the key.
-  static EditSpec parse(const json::Ref& edit, const std::filesystem::path& base_dir, uint64_t seed);
+  // Throws Error naming the key. `memory`: "memory:NAME" names values in memory, not a file.
+  static EditSpec parse(const json::Ref& edit, const std::filesystem::path& base_dir, uint64_t seed,
+                        bool memory = false);
 };
 
 }  // namespace signalbox

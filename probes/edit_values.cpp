@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "base/half.h"
+#include "probes/trace.h"
 
 namespace signalbox {
 
@@ -36,9 +37,13 @@ std::vector<float> read_floats(const safetensors::File& file, const safetensors:
 
 }  // namespace
 
-std::shared_ptr<const TraceReader> ValueSource::trace(const std::filesystem::path& path) {
-  auto& trace = traces_[path.string()];
-  if (!trace) trace = std::make_shared<TraceReader>(path);
+std::shared_ptr<const Recording> ValueSource::recording(const EditSpec& spec, const json::Ref& key) {
+  if (!spec.memory.empty()) {
+    if (auto found = memory_->recording(spec.memory)) return found;
+    key.fail("expected a recording in memory (" + memory_->recording_names() + "), found \"" + spec.memory + "\"");
+  }
+  auto& trace = traces_[spec.file.string()];
+  if (!trace) trace = std::make_shared<TraceReader>(spec.file);
   return trace;
 }
 
@@ -50,22 +55,32 @@ void ValueSource::zero(PointEdit& edit, int64_t width) {
   edit.width = width;
 }
 
-void ValueSource::tensor(PointEdit& edit, const json::Ref& key, const TensorSource& source, int64_t width,
-                         int32_t n_experts, bool slots) {
-  auto& file = files_[source.file.string()];
-  if (!file) file = safetensors::File::open(source.file);
-  const safetensors::TensorInfo& info = file->at(source.tensor);
+void ValueSource::tensor(PointEdit& edit, const json::Ref& key, const EditSpec& spec, int64_t width, int32_t n_experts,
+                         bool slots) {
+  const EditMemory::Vector* vector = nullptr;  // of memory, or
+  const safetensors::File* file = nullptr;     // a tensor of a file
+  const safetensors::TensorInfo* info = nullptr;
+  if (!spec.memory.empty()) {
+    vector = memory_->vector(spec.memory);
+    if (!vector)
+      key.fail("expected a vector in memory (" + memory_->vector_names() + "), found \"" + spec.memory + "\"");
+  } else {
+    auto& opened = files_[spec.source.file.string()];
+    if (!opened) opened = safetensors::File::open(spec.source.file);
+    file = opened.get();
+    info = &file->at(spec.source.tensor);
+  }
+  const std::vector<int64_t>& shape = vector ? vector->shape : info->shape;
   const std::vector<int64_t> one = {width}, by_expert = {n_experts, width};
-  if (info.shape != one && !(slots && info.shape == by_expert))
+  if (shape != one && !(slots && shape == by_expert))
     key.fail("expected a tensor of shape " + safetensors::shape_text(one) +
-             (slots ? " or " + safetensors::shape_text(by_expert) : "") + ", found " +
-             safetensors::shape_text(info.shape));
-  auto& values = tensors_[source.file.string() + ":" + source.tensor];
-  if (!values) values = &plan_.floats.emplace_back(read_floats(*file, info, key));
+             (slots ? " or " + safetensors::shape_text(by_expert) : "") + ", found " + safetensors::shape_text(shape));
+  auto& values = tensors_[vector ? "memory:" + spec.memory : spec.source.file.string() + ":" + spec.source.tensor];
+  if (!values) values = &plan_.floats.emplace_back(vector ? vector->values : read_floats(*file, *info, key));
   edit.values = values->data();
   edit.width = width;
   edit.n_values = 1;
-  if (info.shape == one) return;
+  if (shape == one) return;
   edit.n_values = n_experts;
   edit.rows = PointEdit::Rows::by_expert;
   std::vector<int32_t>& rows = plan_.ints.emplace_back(static_cast<size_t>(n_experts));
@@ -73,34 +88,34 @@ void ValueSource::tensor(PointEdit& edit, const json::Ref& key, const TensorSour
   edit.row_of = rows;
 }
 
-std::string ValueSource::require_point(const TraceReader& trace, const json::Ref& key, Point point, int32_t layer,
+std::string ValueSource::require_point(const Recording& trace, const json::Ref& key, Point point, int32_t layer,
                                        int64_t width) {
   const std::string name = point_name(point, layer);
-  if (!trace.has(name)) key.fail("expected a trace that holds " + name + ", found none in " + trace.file());
+  if (!trace.has(name)) key.fail("expected a trace that holds " + name + ", found none in " + trace.where());
   const std::vector<int64_t> shape = trace.tensor_shape(name);
   const size_t rank = point_info(point).slots() ? 3 : 2;
   if (shape.size() != rank || shape.back() != width)
-    key.fail("expected " + name + " with rows of " + std::to_string(width) + " in " + trace.file() + ", found shape " +
+    key.fail("expected " + name + " with rows of " + std::to_string(width) + " in " + trace.where() + ", found shape " +
              safetensors::shape_text(shape));
   return name;
 }
 
-void ValueSource::require_routes(const TraceReader& trace, const json::Ref& key, int32_t layer,
-                                 const LayerShape& shape) {
+void ValueSource::require_routes(const Recording& trace, const json::Ref& key, int32_t layer, const LayerShape& shape) {
   const std::string at = "layer " + std::to_string(layer);
-  if (!trace.has("router.ids")) key.fail("expected a trace that holds router.ids, found none in " + trace.file());
+  if (!trace.has("router.ids")) key.fail("expected a trace that holds router.ids, found none in " + trace.where());
   if (trace.n_experts() != shape.n_experts)
     key.fail("expected routes over " + std::to_string(shape.n_experts) + " experts, found " +
-             std::to_string(trace.n_experts()) + " in " + trace.file());
+             std::to_string(trace.n_experts()) + " in " + trace.where());
   if (trace.n_active() != shape.n_active)
     key.fail("expected routes of " + std::to_string(shape.n_active) + " experts a token, found " +
-             std::to_string(trace.n_active()) + " in " + trace.file());
-  if (!trace.layer_index(layer)) key.fail("expected routes of " + at + ", found none in " + trace.file());
+             std::to_string(trace.n_active()) + " in " + trace.where());
+  if (!trace.layer_index(layer)) key.fail("expected routes of " + at + ", found none in " + trace.where());
 }
 
-void ValueSource::mean(PointEdit& edit, const json::Ref& key, const std::filesystem::path& path, Point point,
-                       int32_t layer, int64_t width, const std::vector<int32_t>& experts) {
-  const std::shared_ptr<const TraceReader> source = trace(path);
+void ValueSource::mean(PointEdit& edit, const json::Ref& key, const EditSpec& spec, int32_t layer, int64_t width,
+                       const std::vector<int32_t>& experts) {
+  const std::shared_ptr<const Recording> source = recording(spec, key);
+  const Point point = spec.point;
   const std::string name = require_point(*source, key, point, layer, width);
   const bool slots = point_info(point).slots();
   const int32_t n_groups = slots ? plan_.shape.layers[layer].n_experts : 1;
@@ -113,12 +128,12 @@ void ValueSource::mean(PointEdit& edit, const json::Ref& key, const std::filesys
   const int64_t n_slots = row_floats / width;
   if (slots && n_slots != source->n_slots())
     key.fail("expected " + name + " with " + std::to_string(source->n_slots()) + " slots, as router.ids, found " +
-             std::to_string(n_slots) + " in " + source->file());
+             std::to_string(n_slots) + " in " + source->where());
   std::vector<double> sums(static_cast<size_t>(n_groups * width), 0.0);
   std::vector<int64_t> counts(static_cast<size_t>(n_groups), 0);
   const int64_t step = std::max<int64_t>(1, chunk_floats / row_floats);
   for (int64_t begin = 0; begin < source->n_tokens(); begin += step) {
-    const TraceReader::Rows rows{begin, std::min(begin + step, source->n_tokens())};
+    const Recording::Rows rows{begin, std::min(begin + step, source->n_tokens())};
     const std::vector<float> values = source->floats(name, rows);
     const std::vector<int32_t> ids = slots ? source->ids(rows) : std::vector<int32_t>();
     const size_t id_stride = source->layers().size() * static_cast<size_t>(n_slots);
@@ -138,7 +153,7 @@ void ValueSource::mean(PointEdit& edit, const json::Ref& key, const std::filesys
     if (counts[g] == 0) continue;
     for (int64_t c = 0; c < width; ++c) {
       const float value = static_cast<float>(sums[g * width + c] / static_cast<double>(counts[g]));
-      if (!std::isfinite(value)) key.fail("expected finite values, found others in " + source->file() + ": " + name);
+      if (!std::isfinite(value)) key.fail("expected finite values, found others in " + source->where() + ": " + name);
       means[g * width + c] = value;
     }
   }
@@ -146,13 +161,13 @@ void ValueSource::mean(PointEdit& edit, const json::Ref& key, const std::filesys
   edit.width = width;
   edit.n_values = n_groups;
   if (!slots) {
-    if (counts[0] == 0) key.fail("expected a trace of at least one token, found none in " + source->file());
+    if (counts[0] == 0) key.fail("expected a trace of at least one token, found none in " + source->where());
     return;
   }
   for (int32_t e : experts)
     if (counts[e] == 0)
       key.fail("expected layer " + std::to_string(layer) + " expert " + std::to_string(e) +
-               " to be used in the trace, found no such token in " + source->file());
+               " to be used in the trace, found no such token in " + source->where());
   edit.rows = PointEdit::Rows::by_expert;
   std::vector<int32_t>& rows = plan_.ints.emplace_back(static_cast<size_t>(n_groups));
   for (int32_t e = 0; e < n_groups; ++e) rows[e] = counts[e] > 0 ? e : -1;

@@ -22,8 +22,8 @@
 namespace signalbox {
 
 class BoundEdits;
-class TraceReader;
-struct PlanData;  // probes/edit_plan.h
+class EditMemory;  // probes/edit_memory.h
+struct PlanData;   // probes/edit_plan.h
 
 // 64-bit hash of a record's id, a part of every key of a draw: FNV-1a over the bytes, then the finalizer of splitmix64.
 uint64_t record_hash(std::string_view id);
@@ -80,8 +80,10 @@ class EditPlan : public std::enable_shared_from_this<EditPlan> {
   static std::shared_ptr<const EditPlan> load(const std::filesystem::path& file, const ModelShape& shape,
                                               uint64_t seed);
   // From {"edits": [...]} or the array itself; relative paths are relative to base_dir.
+  // `memory`: what "memory:NAME" stands for in place of a file; null: such a text is a path like any other.
   static std::shared_ptr<const EditPlan> parse(const json::Ref& edits, const std::filesystem::path& base_dir,
-                                               const ModelShape& shape, uint64_t seed);
+                                               const ModelShape& shape, uint64_t seed,
+                                               const EditMemory* memory = nullptr);
   ~EditPlan();
   EditPlan(const EditPlan&) = delete;
   EditPlan& operator=(const EditPlan&) = delete;
