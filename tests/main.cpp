@@ -10,7 +10,6 @@
 
 #include "kernels/backend.h"
 #include "tests/support.h"
-#include "tools/signalbox/common.h"
 
 namespace signalbox::test {
 
@@ -92,7 +91,6 @@ REGISTER_REPORTER("times", 1, TimesReporter);
 }  // namespace signalbox::test
 
 int main(int argc, char** argv) {
-  signalbox::register_builtin_model();
   signalbox::test::gpu_required =
       std::any_of(argv, argv + argc, [](std::string_view argument) { return argument == "--require-gpu"; });
   doctest::Context context(argc, argv);

@@ -156,37 +156,18 @@ namespace {
 EncodedRecord encode_at(const Record& record, const EncodeSetup& setup, const std::vector<std::string>& names) {
   EncodedRecord out;
   auto prompt = std::make_shared<Prompt>(record.id);
-  auto need_tokenizer = [&](const char* what) {
-    if (!setup.tokenizer)
-      throw Error(record.where, std::string(what) + ": expected a model with a tokenizer, found none");
-  };
 
   std::vector<CharRange> offsets;
   int64_t n_characters = 0;
   if (record.kind == Record::Kind::tokens) {
     prompt->tokens = record.tokens;
   } else {
-    need_tokenizer(record.kind == Record::Kind::prompt ? "prompt" : "messages");
-    EncodeOptions options;
-    options.add_special = setup.add_special;
-    std::string text = record.prompt;
-    std::vector<CharRange> content;
-    if (record.kind == Record::Kind::messages) {
-      if (!setup.chat_template)
-        throw Error(record.where, "messages: expected a model with a chat template, found none");
-      Rendered rendered = setup.chat_template->render(record.messages, true, setup.template_variables);
-      text = std::move(rendered.text);
-      content = std::move(rendered.content);
-      options.add_special = false;  // the template prints its own begin token
-      if (setup.template_only_specials) options.literal = content;
-      out.text = text;
-    } else if (setup.template_only_specials) {
-      options.special = SpecialTokens::as_text;
-    }
-    Encoding encoding = setup.tokenizer->encode(text, options);
-    prompt->tokens = std::move(encoding.ids);
-    offsets = std::move(encoding.offsets);
-    n_characters = count_code_points(text);
+    EncodedText text = record.kind == Record::Kind::prompt ? encode_prompt(record.prompt, setup)
+                                                           : encode_messages(record.messages, setup);
+    n_characters = count_code_points(text.text);
+    if (record.kind == Record::Kind::messages) out.text = std::move(text.text);
+    prompt->tokens = std::move(text.tokens);
+    offsets = std::move(text.offsets);
   }
 
   auto add_span = [&](const std::string& name, int64_t begin, int64_t end) {
@@ -215,18 +196,12 @@ EncodedRecord encode_at(const Record& record, const EncodeSetup& setup, const st
     }
   }
   if (record.target) {
-    need_tokenizer("target");
-    Encoding encoding = setup.tokenizer->encode_target(
-        *record.target, setup.template_only_specials ? SpecialTokens::as_text : SpecialTokens::parse);
+    const std::vector<int32_t> ids = encode_target(*record.target, setup);
     out.target_start = static_cast<int64_t>(prompt->tokens.size());
-    prompt->tokens.insert(prompt->tokens.end(), encoding.ids.begin(), encoding.ids.end());
+    prompt->tokens.insert(prompt->tokens.end(), ids.begin(), ids.end());
     add_span("target", *out.target_start, static_cast<int64_t>(prompt->tokens.size()));
   }
-  if (setup.n_vocab > 0)
-    for (size_t t = 0; t < prompt->tokens.size(); ++t)
-      if (prompt->tokens[t] >= setup.n_vocab)
-        throw Error(record.where, "token " + std::to_string(t) + ": expected an id below the vocabulary's " +
-                                      std::to_string(setup.n_vocab) + ", found " + std::to_string(prompt->tokens[t]));
+  check_vocabulary(prompt->tokens, setup);
   if (!out.spans.empty()) {
     prompt->spans.assign(prompt->tokens.size(), 0);
     for (const SpanTokens& span : out.spans) {

@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "base/json.h"
+#include "engine/encode.h"
 #include "engine/jobs.h"
-#include "engine/text.h"
 #include "probes/edits.h"
 
 namespace signalbox {
@@ -38,16 +38,6 @@ std::vector<Record> read_records(const std::string& file);
 
 // One record from an object; `where` starts messages. Used by read_records and for single prompts.
 Record parse_record(const json::Value& object, const std::string& where);
-
-// How text becomes tokens.
-struct EncodeSetup {
-  const Tokenizer* tokenizer = nullptr;         // may be null for records of tokens without a target
-  const ChatTemplate* chat_template = nullptr;  // may be null when no record has messages
-  bool add_special = true;                      // the begin token of a prompt
-  bool template_only_specials = false;          // special tokens in messages stay text
-  json::Value template_variables = json::Value::object();
-  int64_t n_vocab = 0;  // > 0: ids are checked against it
-};
 
 // A record as the engine takes it.
 struct EncodedRecord {

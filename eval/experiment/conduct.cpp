@@ -32,14 +32,14 @@ Manifest manifest_of(const ExperimentSpec& spec, const ConductOptions& options) 
 
 }  // namespace
 
-RunEnd conduct(const Experiment& experiment, const ExperimentModel& model, const ConductOptions& options,
+RunEnd conduct(const Experiment& experiment, const Session& session, const ConductOptions& options,
                const ConductEvents& events) {
-  check_edits(experiment.spec, model.shape);
+  check_edits(experiment.spec, session.shape);
   const std::vector<std::string> names = span_names(experiment.records);
-  const std::vector<std::optional<PreparedRecord>> records = prepare_records(experiment, model, names);
+  const std::vector<std::optional<PreparedRecord>> records = prepare_records(experiment, session, names);
   RunDirectory directory(options.out, manifest_of(experiment.spec, options));
   if (directory.complete()) return RunEnd::was_complete;
-  const RunContext run{experiment, model, options, events, names, records, directory};
+  const RunContext run{experiment, session, options, events, names, records, directory};
   for (const std::string& line : experiment.notes) run.note(line);
   const std::optional<Detected> detected = run_detection(run);
   const std::optional<InterventionChoice> choice = detected ? run_tuning(run, *detected) : std::nullopt;

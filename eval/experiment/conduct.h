@@ -35,7 +35,7 @@ struct ConductEvents {
 enum class RunEnd : uint8_t { complete, was_complete, interrupted };
 
 // Runs or continues the experiment in its directory. Throws Error; what was finished stays.
-RunEnd conduct(const Experiment& experiment, const ExperimentModel& model, const ConductOptions& options,
+RunEnd conduct(const Experiment& experiment, const Session& session, const ConductOptions& options,
                const ConductEvents& events);
 
 }  // namespace signalbox

@@ -66,13 +66,13 @@ class DetectStage {
     baseline.name = spec_.baseline;
     baseline.plans.resize(spec_.seeds.size());
     evaluation.interventions = {std::move(baseline)};
-    evaluation.points =
-        PointSet::parse(std::string(default_points) + (ranks_by_logits() ? ",*.router.logits" : ""), run_.model.shape);
+    evaluation.points = PointSet::parse(std::string(default_points) + (ranks_by_logits() ? ",*.router.logits" : ""),
+                                        run_.session.shape);
     make_directory(dir.parent_path());
     int64_t done = 0, total = 0;
     for (const PreparedRecord& record : evaluation.records) total += generated ? record.generation.samples : 1;
     run_.begin_stage("tracing the baseline for detection", total);
-    return trace_evaluation(run_.model, evaluation, 0, 0, dir,
+    return trace_evaluation(run_.session, evaluation, 0, 0, dir,
                             [&](int64_t, Result, int64_t) { run_.progress(++done); });
   }
 
@@ -110,7 +110,7 @@ class DetectStage {
 
   // How often the baseline selects each expert of the model.
   UsageTable count_usage() const {
-    const std::vector<LayerShape>& layers = run_.model.shape.layers;
+    const std::vector<LayerShape>& layers = run_.session.shape.layers;
     UsageTable counts;
     for (const LayerShape& layer : layers) counts.emplace_back(static_cast<size_t>(layer.n_experts), 0.0);
     const std::vector<Usage> rows = usage_table(TraceSet({dir_ / "trace"}), {});

@@ -4,6 +4,7 @@
 #include <map>
 #include <tuple>
 
+#include "eval/data/record_jobs.h"
 #include "eval/score/fields.h"
 #include "eval/score/sample_lines.h"
 
@@ -18,34 +19,27 @@ std::shared_ptr<const EditPlan> plan_of(const Evaluation& evaluation, int64_t in
   return evaluation.interventions[static_cast<size_t>(intervention)].plans[static_cast<size_t>(seed)];
 }
 
-// A job on one encoding of a record.
-Job job_on(const EncodedRecord& encoded, const PreparedRecord& record, std::shared_ptr<const EditPlan> plan) {
-  Job job;
-  job.prompt = encoded.prompt;
+// A job on one encoding of a record: all jobs of the record begin with its prompt.
+Job job_on(const EncodedRecord& encoded, const PreparedRecord& record, std::variant<Generate, Score> task,
+           std::shared_ptr<const EditPlan> plan, int64_t sample = 0) {
+  Job job = make_job(encoded, std::move(task), std::move(plan), sample);
   job.prefix = record.prompt.prompt;
-  job.spans = encoded.spans;
-  job.plan = std::move(plan);
   return job;
 }
 
 Job generation_job(const PreparedRecord& record, std::shared_ptr<const EditPlan> plan, uint64_t seed, int64_t sample) {
-  Job job = job_on(record.prompt, record, std::move(plan));
-  job.sample = static_cast<uint32_t>(sample);
   Generate generate = {record.generation.max_tokens, record.generation.sampling};
   generate.sampling.seed = seed;
-  job.task = generate;
-  return job;
+  return job_on(record.prompt, record, generate, std::move(plan), sample);
 }
 
 Job score_job(const EncodedRecord& encoded, const PreparedRecord& record, int64_t score_from,
               std::shared_ptr<const EditPlan> plan, std::optional<int64_t> reference) {
-  Job job = job_on(encoded, record, std::move(plan));
-  job.task = Score{score_from, reference};
-  return job;
+  return job_on(encoded, record, Score{score_from, reference}, std::move(plan));
 }
 
-RunOptions run_options(const ExperimentModel& model, const Evaluation& evaluation) {
-  RunOptions options = model.options;
+RunOptions run_options(const Session& session, const Evaluation& evaluation) {
+  RunOptions options = session.options;
   options.stop_strings = evaluation.stop;
   options.ignore_eos = evaluation.ignore_eos;
   return options;
@@ -63,12 +57,12 @@ int32_t route_slots(const Evaluation& evaluation) {
 // Turns finished jobs into lines.
 class Evaluator {
  public:
-  Evaluator(const ExperimentModel& model, const Evaluation& evaluation, SampleLog& log, const EvaluationEvents& events)
-      : model_(model),
+  Evaluator(const Session& session, const Evaluation& evaluation, SampleLog& log, const EvaluationEvents& events)
+      : session_(session),
         evaluation_(evaluation),
         log_(log),
         events_(events),
-        forward_(*model.backend, *model.model, *model.weights, route_slots(evaluation)) {
+        forward_(session.forward(route_slots(evaluation))) {
     for (const Scorer* scorer : evaluation.scorers) {
       lacks_.emplace_back();
       for (const PreparedRecord& record : evaluation.records)
@@ -190,12 +184,12 @@ class Evaluator {
     if (jobs_.empty()) return true;
     RunEvents events;
     events.on_done = [&](Result result) { take(std::move(result)); };
-    return run_jobs(forward_, jobs_, run_options(model_, evaluation_), events, nullptr);
+    return run_jobs(forward_, jobs_, run_options(session_, evaluation_), events, nullptr);
   }
 
   void take_text(Sample& sample, Result result) const {
     sample.has_text = true;
-    sample.decoded = model_.options.tokenizer != nullptr;
+    sample.decoded = session_.options.tokenizer != nullptr;
     sample.text = std::move(result.text);
     sample.tokens = std::move(result.tokens);
     sample.finish_reason = std::move(result.finish_reason);
@@ -266,13 +260,13 @@ class Evaluator {
     if (std::filesystem::exists(dir / "trace.safetensors") && std::filesystem::exists(dir / "records.jsonl"))
       return true;
     if (events_.on_stage) events_.on_stage("tracing " + evaluation_.interventions[static_cast<size_t>(i)].name);
-    return trace_evaluation(model_, evaluation_, i, s, dir, [&](int64_t r, Result result, int64_t sample) {
+    return trace_evaluation(session_, evaluation_, i, s, dir, [&](int64_t r, Result result, int64_t sample) {
       const Place place = {s, i, r, sample};
       if (evaluation_.generates && !log_.has(place)) generated_[log_.layout().line(place)] = std::move(result);
     });
   }
 
-  const ExperimentModel& model_;
+  const Session& session_;
   const Evaluation& evaluation_;
   SampleLog& log_;
   const EvaluationEvents& events_;
@@ -287,38 +281,34 @@ class Evaluator {
 
 }  // namespace
 
-PreparedRecord prepare_record(const Record& record, const ExperimentModel& model,
-                              const std::vector<std::string>& span_names, const Generation& generation, bool scores,
-                              bool options) {
+PreparedRecord prepare_record(const Record& record, const Session& session, const std::vector<std::string>& span_names,
+                              const Generation& generation, bool scores, bool options) {
   PreparedRecord prepared;
   prepared.record = &record;
   prepared.generation = generation;
   Record variant = record;
   variant.target.reset();
-  prepared.prompt = encode_record(variant, model.encode, span_names);
-  prepared.scored = record.target ? encode_record(record, model.encode, span_names) : prepared.prompt;
-  const int64_t n_prompt = static_cast<int64_t>(prepared.prompt.prompt->tokens.size());
-  if (n_prompt == 0) throw Error(record.where, "expected at least one token, found none");
+  prepared.prompt = encode_record(variant, session.encode, span_names);
+  prepared.scored = record.target ? encode_record(record, session.encode, span_names) : prepared.prompt;
+  const int64_t limit = session.model.max_positions;
+  const auto n_prompt = static_cast<int64_t>(prepared.prompt.prompt->tokens.size());
+  check_length(record.where, n_prompt, generation.max_tokens, limit);
   if (record.target) prepared.score_from = *prepared.scored.target_start;
-  const int64_t n_scored = static_cast<int64_t>(prepared.scored.prompt->tokens.size());
+  const auto n_scored = static_cast<int64_t>(prepared.scored.prompt->tokens.size());
+  check_length(record.where, n_scored, 0, limit);
   if (scores && n_scored <= prepared.score_from)
     throw Error(record.where, record.target ? "target: expected text, found none"
                                             : "expected at least two tokens, one to predict, found one");
-  int64_t longest = std::max(n_scored, n_prompt + generation.max_tokens);
   const auto choices = options ? choices_of(record) : std::nullopt;
   if (choices) {
     for (const std::string& choice : choices->options) {
       variant.target = choice;
-      prepared.options.push_back(encode_record(variant, model.encode, span_names));
-      const int64_t n = static_cast<int64_t>(prepared.options.back().prompt->tokens.size());
+      prepared.options.push_back(encode_record(variant, session.encode, span_names));
+      const auto n = static_cast<int64_t>(prepared.options.back().prompt->tokens.size());
       if (n == n_prompt) throw Error(record.where, "choices: expected text in each, found an empty one");
-      longest = std::max(longest, n);
+      check_length(record.where, n, 0, limit);
     }
   }
-  const int64_t limit = model.model->max_positions;
-  if (limit > 0 && longest > limit)
-    throw Error(record.where, "expected at most the model's " + std::to_string(limit) + " positions, found " +
-                                  std::to_string(longest) + " with what is generated or scored");
   return prepared;
 }
 
@@ -327,13 +317,11 @@ void check_evaluation(const Evaluation& evaluation) {
     for (const auto& plan : intervention.plans) {
       if (!plan || plan->empty()) continue;
       for (const PreparedRecord& record : evaluation.records) {
-        auto check = [&](const EncodedRecord& encoded, uint32_t sample) {
-          Job job = job_on(encoded, record, plan);
-          job.sample = sample;
-          plan->check(sequence_info(job));
+        auto check = [&](const EncodedRecord& encoded, int64_t sample) {
+          plan->check(sequence_info(make_job(encoded, {}, plan, sample)));
         };
         if (evaluation.generates)
-          for (int64_t k = 0; k < record.generation.samples; ++k) check(record.prompt, static_cast<uint32_t>(k));
+          for (int64_t k = 0; k < record.generation.samples; ++k) check(record.prompt, k);
         if (evaluation.logprobs) check(record.scored, 0);
         if (evaluation.options)
           for (const EncodedRecord& option : record.options) check(option, 0);
@@ -342,54 +330,38 @@ void check_evaluation(const Evaluation& evaluation) {
   }
 }
 
-bool trace_evaluation(const ExperimentModel& model, const Evaluation& evaluation, int64_t intervention, int64_t seed,
+bool trace_evaluation(const Session& session, const Evaluation& evaluation, int64_t intervention, int64_t seed,
                       const std::filesystem::path& dir,
                       const std::function<void(int64_t record, Result result, int64_t sample)>& done) {
   const auto plan = plan_of(evaluation, intervention, seed);
-  TraceOptions options;
-  options.dir = dir;
-  options.shape = model.shape;
-  options.points = evaluation.points;
-  options.n_slots = plan && !plan->empty() ? plan->max_slots() : 0;
-  options.original_ids = plan && plan->has_router_edits();
-  options.span_names = evaluation.span_names;
-  options.metadata = model.trace_metadata;
-  json::Value edits = json::Value::object();
-  if (plan) edits.set("edits", plan->source());
-  options.metadata.emplace_back("edits", plan ? json::dump(edits) : "");
-  TraceWriter writer(std::move(options));
-
   std::vector<Job> jobs;
   std::vector<std::pair<int64_t, int64_t>> uses;  // record, sample
-  std::vector<std::string> ids;
   for (size_t r = 0; r < evaluation.records.size(); ++r) {
     const PreparedRecord& record = evaluation.records[r];
     const int64_t samples = evaluation.generates ? record.generation.samples : 1;
     for (int64_t k = 0; k < samples; ++k) {
       Job job = evaluation.generates ? generation_job(record, plan, evaluation.seeds[static_cast<size_t>(seed)], k)
-                                     : job_on(record.scored, record, plan);
+                                     : job_on(record.scored, record, {}, plan);
       job.index = static_cast<int64_t>(jobs.size());
       jobs.push_back(std::move(job));
       uses.emplace_back(static_cast<int64_t>(r), k);
-      ids.push_back(record.record->id);
     }
   }
-  Forward forward(*model.backend, *model.model, *model.weights, route_slots(evaluation));
   RunEvents events;
   events.on_done = [&](Result result) {
     const auto [record, sample] = uses[static_cast<size_t>(result.index)];
     if (done) done(record, std::move(result), sample);
   };
-  if (!run_jobs(forward, jobs, run_options(model, evaluation), events, &writer)) return false;
-  writer.finish(ids, [&](int64_t i) {
+  const auto line = [&](int64_t i) {
     return evaluation.records[static_cast<size_t>(uses[static_cast<size_t>(i)].first)].record->source;
-  });
-  return true;
+  };
+  return session.trace(jobs, run_options(session, evaluation),
+                       {.dir = dir, .points = evaluation.points, .span_names = evaluation.span_names, .plan = plan},
+                       line, events);
 }
 
-bool evaluate(const ExperimentModel& model, const Evaluation& evaluation, SampleLog& log,
-              const EvaluationEvents& events) {
-  return Evaluator(model, evaluation, log, events).go();
+bool evaluate(const Session& session, const Evaluation& evaluation, SampleLog& log, const EvaluationEvents& events) {
+  return Evaluator(session, evaluation, log, events).go();
 }
 
 }  // namespace signalbox

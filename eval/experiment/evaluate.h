@@ -8,8 +8,7 @@
 #include <utility>
 #include <vector>
 
-#include "engine/forward.h"
-#include "engine/runner.h"
+#include "engine/session.h"
 #include "eval/data/records.h"
 #include "eval/findings/intervention.h"
 #include "eval/score/judge.h"
@@ -19,17 +18,6 @@
 #include "probes/trace.h"
 
 namespace signalbox {
-
-// An opened model as an experiment needs it. All that is pointed to outlives the experiment.
-struct ExperimentModel {
-  Backend* backend = nullptr;
-  const Model* model = nullptr;
-  const Weights* weights = nullptr;
-  ModelShape shape;
-  EncodeSetup encode;
-  RunOptions options;  // without stop strings and ignore_eos, which are the experiment's
-  std::vector<std::pair<std::string, std::string>> trace_metadata;  // TraceOptions::metadata but for "edits"
-};
 
 // How text is generated from one record.
 struct Generation {
@@ -49,9 +37,8 @@ struct PreparedRecord {
 
 // Encodes; throws Error naming the record's place: more positions than the model has, an empty prompt, or one token
 // with nothing to predict where log-probabilities are wanted.
-PreparedRecord prepare_record(const Record& record, const ExperimentModel& model,
-                              const std::vector<std::string>& span_names, const Generation& generation, bool scores,
-                              bool options);
+PreparedRecord prepare_record(const Record& record, const Session& session, const std::vector<std::string>& span_names,
+                              const Generation& generation, bool scores, bool options);
 
 // An intervention, ready to run.
 struct BoundIntervention : Intervention {
@@ -85,12 +72,11 @@ void check_evaluation(const Evaluation& evaluation);
 
 // Runs what `log` does not have yet, records together with all their interventions, which share keys and values; then
 // the log is whole. False when interrupted; what was finished is in the log. Throws Error.
-bool evaluate(const ExperimentModel& model, const Evaluation& evaluation, SampleLog& log,
-              const EvaluationEvents& events);
+bool evaluate(const Session& session, const Evaluation& evaluation, SampleLog& log, const EvaluationEvents& events);
 
 // Records `evaluation.records` under one intervention (index) and seed (index) into a trace directory: what would be
 // generated, or the given tokens. `done` may be empty. False when interrupted.
-bool trace_evaluation(const ExperimentModel& model, const Evaluation& evaluation, int64_t intervention, int64_t seed,
+bool trace_evaluation(const Session& session, const Evaluation& evaluation, int64_t intervention, int64_t seed,
                       const std::filesystem::path& dir,
                       const std::function<void(int64_t record, Result result, int64_t sample)>& done);
 

@@ -48,7 +48,7 @@ Generation generation_of(const Experiment& experiment, size_t record) {
 
 }  // namespace
 
-std::vector<std::optional<PreparedRecord>> prepare_records(const Experiment& experiment, const ExperimentModel& model,
+std::vector<std::optional<PreparedRecord>> prepare_records(const Experiment& experiment, const Session& session,
                                                            const std::vector<std::string>& span_names) {
   Evaluation wanted;
   choose_work(experiment.spec, experiment.spec.metrics, wanted);
@@ -57,7 +57,7 @@ std::vector<std::optional<PreparedRecord>> prepare_records(const Experiment& exp
     for (const int64_t r : *part) {
       const size_t at = static_cast<size_t>(r);
       if (!prepared[at])
-        prepared[at] = prepare_record(experiment.records[at], model, span_names, generation_of(experiment, at),
+        prepared[at] = prepare_record(experiment.records[at], session, span_names, generation_of(experiment, at),
                                       wanted.logprobs, wanted.options);
     }
   return prepared;
@@ -78,7 +78,7 @@ void RunContext::progress(int64_t done) const {
 }
 
 bool RunContext::interrupted() const {
-  return model.options.interrupted && model.options.interrupted->load(std::memory_order_relaxed);
+  return session.options.interrupted && session.options.interrupted->load(std::memory_order_relaxed);
 }
 
 EvaluationEvents RunContext::evaluation_events() const {
@@ -110,7 +110,7 @@ void add_interventions(const RunContext& run, const std::vector<std::vector<Plan
         continue;
       }
       const json::Ref edits(one.edits, spec.where, "interventions." + one.name + ".edits");
-      bound.plans.push_back(EditPlan::parse(edits, spec.base_dir, run.model.shape, spec.seeds[s]));
+      bound.plans.push_back(EditPlan::parse(edits, spec.base_dir, run.session.shape, spec.seeds[s]));
     }
     if (bound.name == spec.baseline) evaluation.baseline = static_cast<int64_t>(i);
     evaluation.interventions.push_back(std::move(bound));

@@ -14,12 +14,12 @@ namespace signalbox {
 
 // Every record of a split, encoded for all that the spec's metrics look at. [records of the experiment]; none: of no
 // split. Throws Error naming the record's place.
-std::vector<std::optional<PreparedRecord>> prepare_records(const Experiment& experiment, const ExperimentModel& model,
+std::vector<std::optional<PreparedRecord>> prepare_records(const Experiment& experiment, const Session& session,
                                                            const std::vector<std::string>& span_names);
 
 struct RunContext {
   const Experiment& experiment;
-  const ExperimentModel& model;
+  const Session& session;
   const ConductOptions& options;
   const ConductEvents& events;
   const std::vector<std::string>& span_names;

@@ -50,7 +50,7 @@ void add_traces(const RunContext& run, const RunSchedule& schedule, Evaluation& 
     throw Error(spec.where, "traces: expected at most 32 names of spans in the data, found " +
                                 std::to_string(run.span_names.size()));
   if (evaluation.traced.empty()) throw Error(spec.where, "traces.of: expected names of interventions, found none");
-  evaluation.points = PointSet::parse(spec.traces.points, run.model.shape);
+  evaluation.points = PointSet::parse(spec.traces.points, run.session.shape);
   evaluation.trace_dir = [&run, &schedule](int64_t intervention, int64_t seed) {
     return trace_path(run.directory.path(), schedule, static_cast<size_t>(intervention), static_cast<size_t>(seed));
   };
@@ -61,7 +61,7 @@ void add_traces(const RunContext& run, const RunSchedule& schedule, Evaluation& 
 bool run_tests(const RunContext& run, const Detected& detected, const InterventionChoice& choice) {
   const ExperimentSpec& spec = run.spec();
   RunDirectory& directory = run.directory;
-  const RunSchedule schedule = make_schedule(spec, spec.metrics, plan_seeds(spec, choice, run.model.shape, detected));
+  const RunSchedule schedule = make_schedule(spec, spec.metrics, plan_seeds(spec, choice, run.session.shape, detected));
   keep_ranking(run);
   write_schedule(directory.path(), schedule);
   directory.log(std::to_string(schedule.interventions[0].size()) + " interventions");
@@ -71,7 +71,7 @@ bool run_tests(const RunContext& run, const Detected& detected, const Interventi
   directory.begin(layout_of(evaluation));
   write_records(directory.path(), evaluation);
   run.begin_stage("running", directory.samples().n_lines());
-  if (!evaluate(run.model, evaluation, directory.samples(), run.evaluation_events())) return false;
+  if (!evaluate(run.session, evaluation, directory.samples(), run.evaluation_events())) return false;
   run.begin_stage("writing findings", 0);
   directory.finish_samples();
   const RunFindings findings = write_findings(directory.path());

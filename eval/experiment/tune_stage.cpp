@@ -75,13 +75,13 @@ std::optional<InterventionChoice> run_tuning(const RunContext& run, const Detect
   const fs::path dir = run.directory.path() / "tune";
   make_directory(dir);
   const RunSchedule schedule =
-      make_schedule(spec, metrics, plan_seeds(spec, points_of_grids(spec), run.model.shape, detected));
+      make_schedule(spec, metrics, plan_seeds(spec, points_of_grids(spec), run.session.shape, detected));
   Evaluation evaluation = evaluation_of(run, run.experiment.splits.tune, metrics);
   add_interventions(run, schedule.interventions, evaluation);
   {
     SampleLog log(dir, layout_of(evaluation));
     run.begin_stage("tuning", log.n_lines());
-    if (!evaluate(run.model, evaluation, log, run.evaluation_events())) return std::nullopt;
+    if (!evaluate(run.session, evaluation, log, run.evaluation_events())) return std::nullopt;
     log.finish();
   }
   write_records(dir, evaluation);

@@ -5,6 +5,7 @@
 #include <map>
 
 #include "eval/data/programs.h"
+#include "eval/data/record_jobs.h"
 #include "eval/faithfulness/alterations.h"
 #include "eval/score/answers.h"
 
@@ -111,13 +112,7 @@ FaithfulnessStudy::FaithfulnessStudy(std::vector<Record> records, const EncodeSe
     const Record asked = options_.suffix.empty() ? record : apply_program(program, record);
     encoded_.push_back(encode_record(asked, setup_, names));
     const auto n_given = static_cast<int64_t>(encoded_.back().prompt->tokens.size());
-    if (n_given == 0) throw Error(record.where, "expected at least one token, found none");
-    const int64_t needed = n_given + options_.max_tokens + options_.answer_tokens;
-    if (max_positions_ > 0 && needed > max_positions_)
-      throw Error(record.where, "expected at most the model's " + std::to_string(max_positions_) +
-                                    " positions, found " + std::to_string(n_given) + " given tokens, up to " +
-                                    std::to_string(options_.max_tokens) + " of explanation and " +
-                                    std::to_string(options_.answer_tokens) + " of answer");
+    check_length(record.where, n_given, options_.max_tokens + options_.answer_tokens, max_positions_);
     sources_.push_back(source_text(record));
     golds_.emplace_back();
     for (const std::string& answer : record.answers) {
@@ -160,14 +155,8 @@ std::vector<Job> FaithfulnessStudy::write_jobs() const {
   std::vector<Job> jobs;
   for (size_t r = 0; r < records_.size(); ++r)
     for (int64_t s = 0; s < options_.samples; ++s) {
-      Job job;
-      job.index = static_cast<int64_t>(jobs.size());
-      job.prompt = encoded_[r].prompt;
-      job.plan = plan_;
-      job.spans = encoded_[r].spans;
-      job.sample = static_cast<uint32_t>(s);
-      job.task = Generate{options_.max_tokens, options_.sampling};
-      jobs.push_back(std::move(job));
+      jobs.push_back(make_job(encoded_[r], Generate{options_.max_tokens, options_.sampling}, plan_, s));
+      jobs.back().index = static_cast<int64_t>(jobs.size()) - 1;
     }
   return jobs;
 }
@@ -360,14 +349,14 @@ int64_t FaithfulnessStudy::room(const FaithCase& one, size_t tail) const {
 Job FaithfulnessStudy::job_for(const FaithCase& one, std::vector<int32_t> tail) const {
   const Explanation& of = explanations_[one.explanation];
   const EncodedRecord& encoded = encoded_[of.record];
-  Job job;
-  job.prompt = std::make_shared<Prompt>(records_[of.record].id, joined(joined(encoded.prompt->tokens, one.ids), tail));
-  job.prefix = encoded.prompt;
-  job.plan = one.kind == CaseKind::misroute ? misroute_plans_[one.plan] : plan_;
-  job.spans = encoded.spans;
+  EncodedRecord given;
+  given.prompt =
+      std::make_shared<Prompt>(records_[of.record].id, joined(joined(encoded.prompt->tokens, one.ids), tail));
+  given.spans = encoded.spans;
   const auto begin = static_cast<int64_t>(encoded.prompt->tokens.size());
-  if (!one.ids.empty()) job.spans.push_back({"explanation", begin, begin + static_cast<int64_t>(one.ids.size())});
-  job.sample = static_cast<uint32_t>(of.sample);
+  if (!one.ids.empty()) given.spans.push_back({"explanation", begin, begin + static_cast<int64_t>(one.ids.size())});
+  Job job = make_job(given, {}, one.kind == CaseKind::misroute ? misroute_plans_[one.plan] : plan_, of.sample);
+  job.prefix = encoded.prompt;
   return job;
 }
 

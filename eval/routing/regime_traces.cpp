@@ -1,7 +1,7 @@
 #include "eval/routing/regime_traces.h"
 
-#include "base/error.h"
 #include "base/sha256.h"
+#include "engine/session.h"
 
 namespace signalbox {
 
@@ -14,11 +14,8 @@ std::vector<Job> jobs_of_programs(const std::vector<Job>& single, const std::vec
     Job job = single[r];
     const int64_t max_tokens = program.max_tokens.value_or(settings.max_tokens);
     job.task = Generate{max_tokens, program.sampling_over(settings.sampling)};
-    if (max_positions > 0 && job.max_positions() > max_positions)
-      throw Error(derived[r].record.where + ": program \"" + program.name + "\"",
-                  "expected at most the model's " + std::to_string(max_positions) + " positions, found " +
-                      std::to_string(job.n_given()) + " given and up to " + std::to_string(max_tokens) +
-                      " generated tokens");
+    check_length(derived[r].record.where + ": program \"" + program.name + "\"", job.n_given(), job.max_new(),
+                 max_positions);
     for (int64_t s = 0; s < program.samples.value_or(settings.samples); ++s) {
       job.index = static_cast<int64_t>(jobs.size());
       job.sample = static_cast<uint32_t>(s);

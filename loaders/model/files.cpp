@@ -108,11 +108,6 @@ class Memory : public ModelFiles {
   std::map<std::string, std::span<const std::byte>> files_;
 };
 
-std::shared_ptr<const ModelFiles>& builtin() {
-  static std::shared_ptr<const ModelFiles> files;
-  return files;
-}
-
 }  // namespace
 
 std::shared_ptr<const ModelFiles> open_directory(const fs::path& directory) {
@@ -128,19 +123,13 @@ std::shared_ptr<const ModelFiles> open_memory(std::string label,
   return std::make_shared<Memory>(std::move(label), std::move(files));
 }
 
-void register_builtin(std::map<std::string, std::span<const std::byte>> files) {
-  builtin() = open_memory("builtin", std::move(files));
-}
-
-bool has_builtin() { return builtin() != nullptr; }
-
 // Defined in hub_cache.cpp: where `org/name[@revision]` lies in the cache.
 ResolvedModel resolve_in_cache(const std::string& model);
 
-ResolvedModel resolve_model(const std::string& model) {
+ResolvedModel resolve_model(const std::string& model, std::shared_ptr<const ModelFiles> builtin) {
   if (model == "builtin") {
-    if (!has_builtin()) throw Error("builtin", "expected the built-in model, found a binary that holds none");
-    return {model, "builtin", "", builtin()};
+    if (!builtin) throw Error("builtin", "expected the built-in model, found a binary that holds none");
+    return {model, "builtin", "", std::move(builtin)};
   }
   std::error_code code;
   if (fs::is_directory(model, code)) return {model, model, "", open_directory(model)};

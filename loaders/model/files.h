@@ -38,10 +38,6 @@ std::shared_ptr<const ModelFiles> open_directory(const std::filesystem::path& di
 std::shared_ptr<const ModelFiles> open_memory(std::string label,
                                               std::map<std::string, std::span<const std::byte>> files);
 
-// Makes `files` the model that `builtin` names. Called once, before any model is loaded.
-void register_builtin(std::map<std::string, std::span<const std::byte>> files);
-bool has_builtin();
-
 // Where a MODEL argument leads.
 struct ResolvedModel {
   std::string name;    // as it was given
@@ -50,9 +46,10 @@ struct ResolvedModel {
   std::shared_ptr<const ModelFiles> files;
 };
 
-// MODEL is `builtin`, a directory, or org/name[@revision] in the Hugging Face cache ($HF_HUB_CACHE, else $HF_HOME/hub,
-// else $XDG_CACHE_HOME or ~/.cache, + /huggingface/hub), never the network. A revision is a commit or a name under
-// refs/ (default "main"). A snapshot with files missing is refused. Throws Error that says where it looked.
-ResolvedModel resolve_model(const std::string& model);
+// MODEL is `builtin` (the files that are given here; none: the name leads nowhere), a directory, or org/name[@revision]
+// in the Hugging Face cache ($HF_HUB_CACHE, else $HF_HOME/hub, else $XDG_CACHE_HOME or ~/.cache, + /huggingface/hub),
+// never the network. A revision is a commit or a name under refs/ (default "main"). A snapshot with files missing is
+// refused. Throws Error that says where it looked.
+ResolvedModel resolve_model(const std::string& model, std::shared_ptr<const ModelFiles> builtin = nullptr);
 
 }  // namespace signalbox

@@ -7,7 +7,7 @@
 #include "eval/data/records.h"
 #include "tests/support.h"
 #include "tools/signalbox/commands.h"
-#include "tools/signalbox/common.h"
+#include "tools/signalbox/open.h"
 
 namespace signalbox {
 int data_command(int argc, char** argv);
@@ -35,11 +35,8 @@ int run(const std::string& words, const std::vector<std::string>& more = {}) {
   return data_command(static_cast<int>(arguments.size()), pointers.data());
 }
 
-const OpenedText& builtin() {
-  static const OpenedText text = [] {
-    register_builtin_model();
-    return open_text("builtin", CommonOptions(), true);
-  }();
+const TextTools& builtin() {
+  static const TextTools text = open_text("builtin", true);
   return text;
 }
 

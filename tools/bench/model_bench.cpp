@@ -8,6 +8,8 @@
 #include <fstream>
 
 #include "tools/bench/op_bench.h"
+#include "tools/signalbox/progress.h"
+#include "tools/signalbox/signals.h"
 
 namespace signalbox {
 
@@ -107,13 +109,13 @@ double forward_flops(const Model& model, int64_t first, int64_t n_tokens, int64_
   return flops;
 }
 
-ModelBench::ModelBench(OpenedModel& model, const CommonOptions& options, const ModelBenchOptions& bench,
+ModelBench::ModelBench(Session& session, const CommonOptions& options, const ModelBenchOptions& bench,
                        const MachineLimits& limits)
-    : model_(model),
+    : session_(session),
       options_(options),
       bench_(bench),
       limits_(limits),
-      forward_(*model.backend, model.loaded.model, model.loaded.weights, 0) {}
+      forward_(*session.backend, session.model, session.weights, 0) {}
 
 std::vector<Job> ModelBench::make_jobs(int64_t n_sequences, int64_t n_prompt, int64_t n_new) const {
   std::vector<Job> jobs;
@@ -122,7 +124,7 @@ std::vector<Job> ModelBench::make_jobs(int64_t n_sequences, int64_t n_prompt, in
     auto prompt = std::make_shared<Prompt>("bench-" + std::to_string(s));
     for (int64_t t = 0; t < n_prompt; ++t) {
       state = state * 1664525u + 1013904223u;
-      prompt->tokens.push_back(static_cast<int32_t>((state >> 8) % model_.loaded.model.n_vocab));
+      prompt->tokens.push_back(static_cast<int32_t>((state >> 8) % session_.model.n_vocab));
     }
     Job job;
     job.index = s;
@@ -135,12 +137,10 @@ std::vector<Job> ModelBench::make_jobs(int64_t n_sequences, int64_t n_prompt, in
 
 std::unique_ptr<TraceWriter> ModelBench::make_trace(const std::string& points, const std::string& directory) const {
   if (points.empty()) return nullptr;
-  CommonOptions traced = options_;
-  traced.trace = directory;
-  traced.points = points;
-  PreparedRun run;
-  run.max_slots = model_.shape.n_active();
-  return open_trace(traced, model_, run);
+  TraceRequest request;
+  request.dir = directory;
+  request.points = PointSet::parse(points, session_.shape);
+  return session_.open_trace(request);
 }
 
 ModelBench::Prefill ModelBench::measure_prefill(int64_t n_tokens, const std::string& points) {
@@ -149,11 +149,11 @@ ModelBench::Prefill ModelBench::measure_prefill(int64_t n_tokens, const std::str
   result.chunk = bench_.chunk > 0 ? std::min(bench_.chunk, n_tokens) : n_tokens;
   result.seconds = INFINITY;
   const std::vector<Job> jobs = make_jobs(1, n_tokens, 1);
-  RunOptions run = run_options(options_, model_, {});
+  RunOptions run = session_.options;
   run.ignore_eos = true;
   run.batch = 1;
   run.chunk = result.chunk;
-  const bool device = !model_.backend->shares_host_memory();
+  const bool device = !session_.backend->shares_host_memory();
   for (int r = device ? -1 : 0; r < bench_.repeats; ++r) {  // on a device the first run takes memory and is not counted
     TemporaryTrace directory;
     const std::unique_ptr<TraceWriter> trace = make_trace(points, directory.path.string());
@@ -163,21 +163,21 @@ ModelBench::Prefill ModelBench::measure_prefill(int64_t n_tokens, const std::str
     if (!run_jobs(forward_, jobs, run, events, trace.get())) throw Interrupted{};
     if (r >= 0) result.seconds = std::min(result.seconds, seconds);
   }
-  const Model& model = model_.loaded.model;
+  const Model& model = session_.model;
   result.flops = forward_flops(model, 0, n_tokens, 1);
   for (int64_t at = 0; at < n_tokens; at += result.chunk)
-    result.bytes += weight_bytes(model, model_.loaded.weights, std::min(result.chunk, n_tokens - at));
+    result.bytes += weight_bytes(model, session_.weights, std::min(result.chunk, n_tokens - at));
   return result;
 }
 
 ModelBench::Decode ModelBench::measure_decode(int64_t batch, const std::string& points) {
-  const Model& model = model_.loaded.model;
+  const Model& model = session_.model;
   // Sequences whose prompts are done decode while the others' are read; only steps of all sequences are timed.
   const int64_t chunk = bench_.chunk > 0 ? bench_.chunk : std::max<int64_t>(4096, bench_.context);
   const int64_t waiting = (batch * bench_.context + chunk - 1) / chunk;
   const int64_t n_new = bench_.n_new + warm_steps + waiting + 1;
   const std::vector<Job> jobs = make_jobs(batch, bench_.context, n_new);
-  RunOptions run = run_options(options_, model_, {});
+  RunOptions run = session_.options;
   run.ignore_eos = true;
   run.batch = batch;
   run.chunk = chunk;
@@ -206,8 +206,8 @@ ModelBench::Decode ModelBench::measure_decode(int64_t batch, const std::string& 
   if (std::isinf(result.seconds))
     throw Error("bench", "expected steps of all " + std::to_string(batch) + " sequences together, found none");
   result.context = bench_.context + warm_steps + waiting + bench_.n_new / 2;
-  result.bytes = weight_bytes(model, model_.loaded.weights, batch) +
-                 number(batch) * kv_bytes(model, model_.backend->kv_dtype(), result.context);
+  result.bytes = weight_bytes(model, session_.weights, batch) +
+                 number(batch) * kv_bytes(model, session_.backend->kv_dtype(), result.context);
   result.flops = number(batch) * forward_flops(model, result.context - 1, 1, 1);
   return result;
 }
@@ -227,7 +227,7 @@ std::vector<ModelBench::Decode> ModelBench::decode() {
 std::vector<ModelBench::Recording> ModelBench::recording(
     const std::vector<std::pair<std::string, std::string>>& modes) {
   std::vector<Recording> all;
-  if (model_.loaded.model.moe_layers().empty()) return all;
+  if (session_.model.moe_layers().empty()) return all;
   const int64_t n_prompt = bench_.prefill.front(), batch = bench_.batches.back();
   struct Times {
     double prefill, decode, many;
@@ -250,7 +250,7 @@ std::vector<ModelBench::Recording> ModelBench::recording(
 }
 
 json::Value ModelBench::routed() {
-  const Model& model = model_.loaded.model;
+  const Model& model = session_.model;
   RoutedBlock block;
   block.d_model = model.d_model;
   block.activation = model.activation;
@@ -258,7 +258,7 @@ json::Value ModelBench::routed() {
     const Moe* moe = model.layers[l].moe();
     if (!moe) continue;
     block.moe = moe;
-    block.layers.push_back(std::get<MoeWeights>(model_.loaded.weights.layers[l].ffn).experts());
+    block.layers.push_back(std::get<MoeWeights>(session_.weights.layers[l].ffn).experts());
   }
   json::Value list = json::Value::array();
   if (block.layers.empty() || bench_.routed_tokens_most == 0) return list;
@@ -266,14 +266,14 @@ json::Value ModelBench::routed() {
   for (const auto& matrices : {first.gate, first.up, first.down})
     block.expert_bytes += number(stored_bytes(matrices[0]));
   if (block.layers.size() > 8) block.layers.resize(8);
-  const bool device = !model_.backend->shares_host_memory();
+  const bool device = !session_.backend->shares_host_memory();
   Timer::Options times;
   if (!device) times.seconds = 0.3;
-  Timer timer(*model_.backend, times);
+  Timer timer(*session_.backend, times);
   RandomMemory memory(true, size_t{16} << 20);
   for (const int64_t n : {int64_t{1}, int64_t{8}, int64_t{32}, int64_t{512}, int64_t{4096}}) {
     if (n > bench_.routed_tokens_most) break;
-    bench_routed(*model_.backend, timer, memory, block, n, false, size_t{256} << 20, "", [&](const OpSpeed& speed) {
+    bench_routed(*session_.backend, timer, memory, block, n, false, size_t{256} << 20, "", [&](const OpSpeed& speed) {
       json::Value line = json::Value::object();
       line.set("tokens", n)
           .set("seconds", speed.seconds)
@@ -287,7 +287,7 @@ json::Value ModelBench::routed() {
 }
 
 json::Value ModelBench::trace_memory(int64_t n_tokens) {
-  const int64_t limit = model_.loaded.model.max_positions;
+  const int64_t limit = session_.model.max_positions;
   const int64_t length = std::min<int64_t>(limit > 0 ? limit : 4096, 512);
   measure_prefill(length, "");  // buffers and touched weights are there before the count begins
   const bool reset = reset_peak();
@@ -298,7 +298,7 @@ json::Value ModelBench::trace_memory(int64_t n_tokens) {
   Progress progress("tracing", n_tokens, options_.quiet);
   RunEvents events;
   events.on_progress = [&](int64_t done) { progress.update(done); };
-  const RunOptions run = run_options(options_, model_, {});
+  const RunOptions run = session_.options;
   if (!run_jobs(forward_, jobs, run, events, trace.get())) throw Interrupted{};
   std::vector<std::string> ids;
   for (const Job& job : jobs) ids.push_back(job.prompt->id);

@@ -7,8 +7,9 @@
 #include <vector>
 
 #include "base/json.h"
+#include "probes/trace.h"
 #include "tools/bench/limits.h"
-#include "tools/signalbox/common.h"
+#include "tools/signalbox/open.h"
 
 namespace signalbox {
 
@@ -33,7 +34,7 @@ struct ModelBenchOptions {
 // Times whole runs (engine/runner.h), as the other commands make them.
 class ModelBench {
  public:
-  ModelBench(OpenedModel& model, const CommonOptions& options, const ModelBenchOptions& bench,
+  ModelBench(Session& session, const CommonOptions& options, const ModelBenchOptions& bench,
              const MachineLimits& limits);
 
   struct Prefill {
@@ -70,7 +71,7 @@ class ModelBench {
   std::vector<Job> make_jobs(int64_t n_sequences, int64_t n_prompt, int64_t n_new) const;
   std::unique_ptr<TraceWriter> make_trace(const std::string& points, const std::string& directory) const;
 
-  OpenedModel& model_;
+  Session& session_;
   const CommonOptions& options_;
   const ModelBenchOptions bench_;
   const MachineLimits limits_;

@@ -9,7 +9,11 @@
 #include "tools/bench/model_bench.h"
 #include "tools/bench/op_bench.h"
 #include "tools/signalbox/commands.h"
-#include "tools/signalbox/common.h"
+#include "tools/signalbox/flags.h"
+#include "tools/signalbox/open.h"
+#include "tools/signalbox/output.h"
+#include "tools/signalbox/progress.h"
+#include "tools/signalbox/signals.h"
 
 namespace signalbox {
 
@@ -157,7 +161,7 @@ void expect_positions(const BenchOptions& options, const Model& model, int64_t l
 }
 
 int bench_model(const BenchOptions& options) {
-  OpenedModel model = open_model(options);
+  Session session = open_session(options);
   ModelBenchOptions bench;
   bench.prefill = {options.n_prompt > 0 ? options.n_prompt : 256};
   bench.context = options.context > 0 ? options.context : bench.prefill.front();
@@ -166,15 +170,16 @@ int bench_model(const BenchOptions& options) {
   if (options.batch > 1) bench.batches.push_back(options.batch);
   bench.chunk = options.chunk;
   bench.repeats = options.repeats;
-  expect_positions(options, model.loaded.model, std::max(bench.prefill.front(), bench.context + bench.n_new));
-  const MachineLimits limits = measure_limits(options, *model.backend);
-  DeviceWatch watch(model.backend->name());
-  ModelBench measuring(model, options, bench, limits);
+  expect_positions(options, session.model, std::max(bench.prefill.front(), bench.context + bench.n_new));
+  const MachineLimits limits = measure_limits(options, *session.backend);
+  DeviceWatch watch(session.backend->name());
+  tell_cpu_fallback(options, *session.backend);
+  ModelBench measuring(session, options, bench, limits);
 
-  Measured out{machine(*model.backend, options), {}};
-  out.document.set("model", model.loaded.resolved.path);
+  Measured out{machine(*session.backend, options), {}};
+  out.document.set("model", session.path);
   set_limits(out.document, limits);
-  describe(out.table, model.loaded.resolved.path, *model.backend, limits);
+  describe(out.table, session.path, *session.backend, limits);
   out.table.add("\n");
   measure_model(out, measuring, options);
   // The first of each under names of its own.
@@ -189,7 +194,7 @@ int bench_model(const BenchOptions& options) {
       .set("decode_share_of_read_bandwidth", gbytes / limits.gbytes)
       .set("batch", options.batch)
       .set("batch_decode_tokens_per_second", *last.find("tokens_per_second"))
-      .set("weight_bytes_per_token", weight_bytes(model.loaded.model, model.loaded.weights, 1))
+      .set("weight_bytes_per_token", weight_bytes(session.model, session.weights, 1))
       .set("resident_bytes", resident_bytes());
   out.table.add("\nresident memory %.1f MB\n", static_cast<double>(resident_bytes()) * 1e-6);
   finish_watch(out, watch);
@@ -211,9 +216,9 @@ int bench_shape_command(const BenchOptions& options) {
     throw UsageError("--layers", "expected at most the " + std::to_string(of_layers) + " of " + shape.name +
                                      ", found " + std::to_string(options.layers));
   if (options.layers > 0) shape.model.layers.resize(static_cast<size_t>(options.layers));
-  OpenedModel model;
-  model.backend = open_backend(options);
-  const bool device = !model.backend->shares_host_memory();
+  Session session;
+  session.backend = open_backend(options);
+  const bool device = !session.backend->shares_host_memory();
 
   ModelBenchOptions bench;
   const int64_t most = shape.model.max_positions > 0 ? shape.model.max_positions : INT64_MAX;
@@ -247,21 +252,25 @@ int bench_shape_command(const BenchOptions& options) {
                       std::to_string(layers_that_fit(shape, available - working)) + " would fit");
   }
   RandomMemory memory(device, size_t{67} << 20);
-  model.loaded.resolved.path = shape.name;
-  model.loaded.model = shape.model;
-  model.loaded.weights = random_weights(shape, memory);
-  model.shape = probe_shape(shape.model);
+  session.path = session.label = shape.name;
+  session.numerics = options.numerics;
+  session.options.batch = options.batch;
+  session.options.chunk = options.chunk;
+  session.options.interrupted = &interrupted;
+  session.model = shape.model;
+  session.weights = random_weights(shape, memory);
+  session.shape = probe_shape(shape.model);
   if (device) {
     const int64_t longest = std::max(bench.prefill.back(), bench.batches.back() * (bench.context + bench.n_new));
-    require_device_memory(*model.backend, shape.model, model.loaded.weights, longest);
+    require_device_memory(*session.backend, shape.model, session.weights, longest);
   }
-  const MachineLimits limits = measure_limits(options, *model.backend);
+  const MachineLimits limits = measure_limits(options, *session.backend);
   json::Value upload;
   if (device) {
     Progress progress("uploading", bytes, options.quiet);
     const double start = now();
-    model.loaded.weights =
-        upload_weights(*model.backend, shape.model, model.loaded.weights, [&](int64_t done) { progress.update(done); });
+    session.weights =
+        upload_weights(*session.backend, shape.model, session.weights, [&](int64_t done) { progress.update(done); });
     const double seconds = now() - start;
     progress.done();
     upload = json::Value::object();
@@ -269,20 +278,21 @@ int bench_shape_command(const BenchOptions& options) {
         .set("seconds", seconds)
         .set("gbytes_per_second", static_cast<double>(bytes) / seconds * 1e-9);
   }
-  DeviceWatch watch(model.backend->name());
-  ModelBench measuring(model, options, bench, limits);
+  DeviceWatch watch(session.backend->name());
+  tell_cpu_fallback(options, *session.backend);
+  ModelBench measuring(session, options, bench, limits);
 
-  Measured out{machine(*model.backend, options), {}};
+  Measured out{machine(*session.backend, options), {}};
   out.document.set("shape", shape.name)
       .set("layers", shape.model.n_layers())
       .set("of_layers", of_layers)
       .set("weights", shape.mxfp4 ? "random, experts MXFP4, else bf16" : "random, bf16")
       .set("host_weight_bytes", bytes)
-      .set("weight_bytes_per_token", weight_bytes(shape.model, model.loaded.weights, 1));
+      .set("weight_bytes_per_token", weight_bytes(shape.model, session.weights, 1));
   set_limits(out.document, limits);
   const std::string cut = shape.model.n_layers() < of_layers ? " (of " + std::to_string(of_layers) + ")" : "";
   describe(out.table, shape.name + ", " + std::to_string(shape.model.n_layers()) + cut + " layers, random weights",
-           *model.backend, limits);
+           *session.backend, limits);
   if (!upload.is_null())
     out.table.add("upload   %.2f GB in %.2f s, %.1f GB/s\n", static_cast<double>(bytes) * 1e-9,
                   upload.find("seconds")->real(), upload.find("gbytes_per_second")->real());

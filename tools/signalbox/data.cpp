@@ -11,7 +11,9 @@
 #include "eval/data/records.h"
 #include "eval/data/structural.h"
 #include "tools/signalbox/commands.h"
-#include "tools/signalbox/common.h"
+#include "tools/signalbox/flags.h"
+#include "tools/signalbox/open.h"
+#include "tools/signalbox/output.h"
 
 namespace signalbox {
 
@@ -54,7 +56,7 @@ void add_prefix(CLI::App& app, DataOptions& o) {
 
 // The text tools stay alive as long as the style that points at them.
 struct OpenedStyle {
-  OpenedText text;
+  TextTools text;
   PromptStyle style;
 };
 
@@ -72,8 +74,7 @@ OpenedStyle open_style(const DataOptions& o) {
       throw UsageError("--template-variables, --date", "expected --model beside them, found none");
     return out;
   }
-  CommonOptions common;
-  out.text = open_text(o.model, common, false);
+  out.text = open_text(o.model, false);
   if (!out.text.chat_template) throw Error(o.model, "expected a model with a chat template, found none");
   out.style.chat_template = out.text.chat_template.get();
   return out;

@@ -12,7 +12,12 @@
 #include "eval/report/demo_report.h"
 #include "eval/score/answers.h"
 #include "tools/signalbox/commands.h"
-#include "tools/signalbox/common.h"
+#include "tools/signalbox/flags.h"
+#include "tools/signalbox/open.h"
+#include "tools/signalbox/output.h"
+#include "tools/signalbox/prepare.h"
+#include "tools/signalbox/progress.h"
+#include "tools/signalbox/signals.h"
 
 namespace signalbox {
 
@@ -97,17 +102,14 @@ struct Intervention {
 
 class Demo {
  public:
-  Demo(OpenedModel& model, const CommonOptions& options, fs::path data, fs::path out, size_t n_questions,
-       size_t n_experts)
+  Demo(Session& model, const CommonOptions& options, fs::path data, fs::path out, size_t n_questions, size_t n_experts)
       : model_(model),
         options_(options),
         data_(std::move(data)),
         out_(std::move(out)),
         n_(n_questions),
         n_experts_(n_experts) {
-    setup_.tokenizer = model.tokenizer.get();
-    setup_.chat_template = model.chat_template.get();
-    setup_.n_vocab = model.loaded.model.n_vocab;
+    setup_ = model.encode;
     if (!setup_.tokenizer || !setup_.chat_template)
       throw Error(options.model, "expected a model with a tokenizer and a chat template, found one without");
   }
@@ -155,9 +157,8 @@ class Demo {
   }
 
   // Texts in the order of the jobs; empty when interrupted.
-  std::optional<std::vector<std::string>> texts(std::vector<Job> jobs, int32_t max_slots, const std::string& what) {
+  std::optional<std::vector<std::string>> texts(std::vector<Job> jobs, const std::string& what) {
     for (size_t i = 0; i < jobs.size(); ++i) jobs[i].index = static_cast<int64_t>(i);
-    Forward forward(*model_.backend, model_.loaded.model, model_.loaded.weights, max_slots);
     std::vector<std::string> out(jobs.size());
     int64_t total = 0;
     for (const Job& job : jobs) total += job.max_positions();
@@ -166,7 +167,7 @@ class Demo {
     events.on_progress = [&](int64_t done) { progress.update(done); };
     events.on_done = [&](Result result) { out[result.index] = std::move(result.text); };
     SamplingOptions sampling;
-    if (!run_jobs(forward, jobs, run_options(options_, model_, sampling), events, nullptr)) return std::nullopt;
+    if (!model_.run(jobs, run_options(model_, sampling), events, nullptr)) return std::nullopt;
     return out;
   }
 
@@ -180,7 +181,7 @@ class Demo {
       asked.push_back(&questions_[k].front());
       jobs.push_back(job_for(*asked.back(), {}, nullptr, 48));
     }
-    auto answers = texts(std::move(jobs), 0, "asking");
+    auto answers = texts(std::move(jobs), "asking");
     if (!answers) return false;
     for (size_t i = 0; i < asked.size(); ++i) say("   " + content(*asked[i]) + "\n   ->" + (*answers)[i] + "\n\n");
     return true;
@@ -204,15 +205,13 @@ class Demo {
     CommonOptions trace_options = options_;
     trace_options.trace = (out_ / "trace").string();
     PreparedRun described;
-    described.span_names = names;
-    described.max_slots = model_.shape.n_active();
+    described.made.span_names = names;
     auto trace = open_trace(trace_options, model_, described);
-    Forward forward(*model_.backend, model_.loaded.model, model_.loaded.weights, 0);
     Progress progress("tracing", total, options_.quiet);
     RunEvents events;
     events.on_progress = [&](int64_t done) { progress.update(done); };
     SamplingOptions sampling;
-    if (!run_jobs(forward, jobs, run_options(options_, model_, sampling), events, trace.get())) return false;
+    if (!model_.run(jobs, run_options(model_, sampling), events, trace.get())) return false;
     trace->finish(ids, [&](int64_t i) { return records[i].source; });
     progress.done();
 
@@ -267,13 +266,11 @@ class Demo {
                    plan_of("random-route", misroute("random", "generated"))});
 
     std::vector<Job> jobs;
-    int32_t max_slots = 0;
     for (const Intervention& intervention : all) {
-      if (intervention.plan) max_slots = std::max(max_slots, intervention.plan->max_slots());
       for (const auto& records : questions_)
         for (const Record& record : records) jobs.push_back(job_for(record, {}, intervention.plan, 48));
     }
-    auto answers = texts(std::move(jobs), max_slots, "answering");
+    auto answers = texts(std::move(jobs), "answering");
     if (!answers) return false;
 
     size_t next = 0;
@@ -338,7 +335,7 @@ class Demo {
   }
 
   void write_report() {
-    report_.model = model_.loaded.resolved.path;
+    report_.model = model_.path;
     for (size_t k = 0; k < std::size(kinds); ++k) {
       report_.columns.push_back(kinds[k].column);
       report_.counts.push_back(static_cast<int64_t>(questions_[k].size()));
@@ -351,7 +348,7 @@ class Demo {
         "\nRanking:     " + (out_ / "rd.csv").string() + "\nEdit specs:  " + (out_ / "edits").string() + "\n");
   }
 
-  OpenedModel& model_;
+  Session& model_;
   const CommonOptions& options_;
   const fs::path data_, out_;
   const size_t n_, n_experts_;
@@ -382,7 +379,8 @@ int demo_command(int argc, char** argv) {
   add_device_options(app, options);
   if (int code = parse_arguments(app, argc, argv); code >= 0) return code;
   catch_signals();
-  OpenedModel model = open_model(options);
+  Session model = open_session(options);
+  tell_cpu_fallback(options, *model.backend);
   return Demo(model, options, data, out, questions, experts).run();
 }
 

@@ -3,7 +3,8 @@
 
 #include "eval/routing/trace_diff.h"
 #include "tools/signalbox/commands.h"
-#include "tools/signalbox/common.h"
+#include "tools/signalbox/flags.h"
+#include "tools/signalbox/output.h"
 
 namespace signalbox {
 

@@ -3,7 +3,7 @@
 #include <string>
 
 #include "eval/experiment/spec.h"
-#include "tools/signalbox/common.h"
+#include "tools/signalbox/flags.h"
 
 namespace signalbox {
 

@@ -1,14 +1,15 @@
 // What of an opened model decides results, for the manifests of commands that can be continued.
 #pragma once
+#include "engine/session.h"
 #include "eval/store/facts.h"
-#include "tools/signalbox/common.h"
+#include "tools/signalbox/flags.h"
 
 namespace signalbox {
 
 // Reads every byte of the weights. Throws Error.
-ModelFacts model_facts(const CommonOptions& options, const OpenedModel& model);
+ModelFacts model_facts(const Session& session);
 
 // Manifest::info: the command line, where the model lies, threads and batch.
-json::Value work_info(const CommonOptions& options, const OpenedModel& model, int argc, char** argv);
+json::Value work_info(const CommonOptions& options, const Session& session, int argc, char** argv);
 
 }  // namespace signalbox

@@ -9,8 +9,12 @@
 #include "eval/faithfulness/settings.h"
 #include "eval/faithfulness/study.h"
 #include "tools/signalbox/commands.h"
-#include "tools/signalbox/common.h"
 #include "tools/signalbox/facts.h"
+#include "tools/signalbox/flags.h"
+#include "tools/signalbox/open.h"
+#include "tools/signalbox/output.h"
+#include "tools/signalbox/progress.h"
+#include "tools/signalbox/signals.h"
 
 namespace signalbox {
 
@@ -111,28 +115,26 @@ int faithfulness_command(int argc, char** argv) {
   inputs.tests = tests;
   inputs.edits = read_edits(common.edits);
   inputs.edits_dir = fs::path(common.edits).parent_path();
-  OpenedModel model = open_model(common);
-  EncodeSetup setup = encode_setup(common, model);
+  Session session = open_session(common);
   inputs.special = common.special;
   inputs.template_variables = common.template_variables;
   inputs.date = common.date;
-  if (common.date.empty() && template_tells_date(setup, records)) {
+  if (common.date.empty() && template_tells_date(session.encode, records)) {
     inputs.date = date_of_work(out, faithfulness_schema);
-    setup.template_variables.set("date", inputs.date);
+    session.encode.template_variables.set("date", inputs.date);
   }
-  FaithfulnessStudy study(std::move(records), setup, model.shape, model.loaded.model.max_positions, options,
+  FaithfulnessStudy study(std::move(records), session.encode, session.shape, session.model.max_positions, options,
                           inputs.edits, inputs.edits_dir);
   inputs.records = &study.records();
-  inputs.model = model_facts(common, model);
+  inputs.model = model_facts(session);
 
   StudyWork work;
   work.out = out;
   work.settings = study_settings(options, inputs);
   work.identity = study_identity(work.settings, inputs);
-  work.info = work_info(common, model, argc, argv);
-  work.batch_invariant = common.numerics == "invariant" || model.backend->name() == "cpu";
-  const RunOptions running = run_options(common, model, {});
-  Forward forward(*model.backend, model.loaded.model, model.loaded.weights, study.max_slots());
+  work.info = work_info(common, session, argc, argv);
+  work.batch_invariant = common.numerics == "invariant" || session.backend->name() == "cpu";
+  Forward forward = session.forward(study.max_slots());
   std::unique_ptr<Progress> progress;
   StudyEvents events;
   events.on_stage = [&](const std::string& stage, int64_t tokens) {
@@ -140,8 +142,9 @@ int faithfulness_command(int argc, char** argv) {
     progress = std::make_unique<Progress>(stage, tokens, common.quiet);
   };
   events.on_progress = [&](int64_t tokens) { progress->update(tokens); };
+  tell_cpu_fallback(common, *session.backend);
   catch_signals();
-  const std::optional<FaithfulnessFindings> findings = conduct_study(study, forward, running, work, events);
+  const std::optional<FaithfulnessFindings> findings = conduct_study(study, forward, session.options, work, events);
   progress.reset();
   if (!findings) return 3;
   if (common.json) {

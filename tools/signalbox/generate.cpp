@@ -4,7 +4,12 @@
 #include <deque>
 
 #include "tools/signalbox/commands.h"
-#include "tools/signalbox/common.h"
+#include "tools/signalbox/flags.h"
+#include "tools/signalbox/open.h"
+#include "tools/signalbox/output.h"
+#include "tools/signalbox/prepare.h"
+#include "tools/signalbox/progress.h"
+#include "tools/signalbox/signals.h"
 
 namespace signalbox {
 
@@ -129,18 +134,18 @@ int generate_command(int argc, char** argv) {
     }
     records.push_back(parse_record(record, prompt_option->count() > 0 ? "--prompt" : "--chat"));
   }
-  OpenedModel model = open_model(options);
-  if (colour_layer >= 0 && (colour_layer >= model.shape.n_layers() || !model.shape.layers[colour_layer].moe))
+  const Session session = open_session(options);
+  if (colour_layer >= 0 && (colour_layer >= session.shape.n_layers() || !session.shape.layers[colour_layer].moe))
     throw UsageError("--colour-layer", "expected a layer with a router, found " + std::to_string(colour_layer));
-  PreparedRun run = prepare_run(options, model, std::move(records), sampling, false);
-  auto trace = open_trace(options, model, run);
+  PreparedRun run = prepare_run(options, session, std::move(records), Generate{sampling.max_tokens, sampling.sampling},
+                                sampling.samples);
+  auto trace = open_trace(options, session, run);
 
-  const bool streaming = !options.json && run.jobs.size() == 1 && model.tokenizer;
+  const bool streaming = !options.json && run.jobs().size() == 1 && session.tokenizer;
   Painter painter(stdout_is_terminal() && streaming ? colour_layer : -1, trace.get());
   ProbeSink* sink = trace.get();
   if (streaming && colour_layer >= 0 && stdout_is_terminal()) sink = &painter;
 
-  Forward forward(*model.backend, model.loaded.model, model.loaded.weights, run.max_slots);
   OrderedOutput output;
   Progress progress("generating", run.total_tokens, options.quiet || (streaming && stdout_is_terminal()));
   RunEvents events;
@@ -149,26 +154,27 @@ int generate_command(int argc, char** argv) {
   const bool live = streaming && sampling.stop.empty();
   if (live) events.on_token = [&](const Job&, int32_t, const std::string& text) { painter.print(text); };
   events.on_done = [&](Result result) {
-    const Job& job = run.jobs[result.index];
-    const Record& record = run.records[result.index / sampling.samples];
+    const Job& job = run.jobs()[result.index];
+    const Record& record = run.record_of(result.index);
     if (options.json) {
       output.put(result.index,
-                 json::dump(line_of(record, *job.prompt, job, result, model.tokenizer != nullptr)) + "\n");
+                 json::dump(line_of(record, *job.prompt, job, result, session.tokenizer != nullptr)) + "\n");
     } else if (live) {
       painter.rest();
       write_stdout("\n");
     } else {
       std::string text = result.text;
-      if (!model.tokenizer)
+      if (!session.tokenizer)
         for (int32_t token : result.tokens) text += (text.empty() ? "" : " ") + std::to_string(token);
       const std::string title =
-          run.jobs.size() == 1 ? ""
-                               : record.id + (sampling.samples > 1 ? " #" + std::to_string(job.sample) : "") + ": ";
+          run.jobs().size() == 1 ? ""
+                                 : record.id + (sampling.samples > 1 ? " #" + std::to_string(job.sample) : "") + ": ";
       output.put(result.index, title + text + "\n");
     }
   };
+  tell_cpu_fallback(options, *session.backend);
   catch_signals();
-  if (!run_jobs(forward, run.jobs, run_options(options, model, sampling), events, sink)) return 3;
+  if (!session.run(run.jobs(), run_options(session, sampling), events, sink)) return 3;
   progress.done();
   if (trace) finish_trace(*trace, run);
   return 0;

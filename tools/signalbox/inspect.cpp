@@ -4,7 +4,9 @@
 
 #include "loaders/families/family.h"
 #include "tools/signalbox/commands.h"
-#include "tools/signalbox/common.h"
+#include "tools/signalbox/flags.h"
+#include "tools/signalbox/open.h"
+#include "tools/signalbox/output.h"
 
 namespace signalbox {
 
@@ -178,20 +180,19 @@ int inspect_command(int argc, char** argv) {
   app.add_flag("--json", options.json, "machine output");
   if (int code = parse_arguments(app, argc, argv); code >= 0) return code;
 
-  OpenedModel opened = open_model(options);
-  LoadedModel& loaded = opened.loaded;
-  const Model& model = loaded.model;
+  Session session = open_session(options);
+  const Model& model = session.model;
   const ParameterCount parameters = count_parameters(model);
-  const Bytes bytes = count_bytes(model, loaded.weights);
+  const Bytes bytes = count_bytes(model, session.weights);
 
   if (options.json) {
     json::Value out = json::Value::object(), layers = json::Value::array(), stops = json::Value::array();
     for (int64_t l = 0; l < model.n_layers(); ++l) layers.push_back(describe(model.layers[l], l));
-    for (int32_t token : opened.stop_tokens) stops.push_back(int64_t{token});
-    out.set("model", loaded.resolved.path)
-        .set("family", loaded.family)
-        .set("commit", loaded.resolved.commit)
-        .set("model_hash", loaded.model_hash)
+    for (int32_t token : session.stop_tokens) stops.push_back(int64_t{token});
+    out.set("model", session.path)
+        .set("family", session.family)
+        .set("commit", session.commit)
+        .set("model_hash", session.model_hash)
         .set("d_model", model.d_model)
         .set("n_layers", model.n_layers())
         .set("n_vocab", model.n_vocab)
@@ -203,35 +204,35 @@ int inspect_command(int argc, char** argv) {
         .set("cache_bytes_per_token", bytes.cache)
         .set("layers", std::move(layers))
         .set("stop_tokens", std::move(stops))
-        .set("tokenizer", opened.tokenizer ? json::Value(opened.tokenizer->description()) : json::Value())
-        .set("chat_template", opened.chat_template != nullptr);
+        .set("tokenizer", session.tokenizer ? json::Value(session.tokenizer->description()) : json::Value())
+        .set("chat_template", session.chat_template != nullptr);
     if (tensors) {
       json::Value list = json::Value::array();
-      for_each_tensor(model, loaded.weights, [&](const TensorSlot& slot) {
+      for_each_tensor(model, session.weights, [&](const TensorSlot& slot) {
         json::Value line = json::Value::object();
-        line.set("name", hub_name(loaded.family, slot.id))
+        line.set("name", hub_name(session.family, slot.id))
             .set("shape", shape_of(slot))
             .set("dtype", slot.matrix ? std::string(dtype_name(slot.matrix->dtype)) : "F32");
         list.push_back(line);
       });
       out.set("tensors", std::move(list));
       json::Value unknown = json::Value::array();
-      for (const std::string& name : loaded.unknown_tensors) unknown.push_back(name);
+      for (const std::string& name : session.unknown_tensors) unknown.push_back(name);
       out.set("unknown_tensors", std::move(unknown));
     }
     write_stdout(json::dump(out) + "\n");
     return 0;
   }
 
-  std::string text = loaded.resolved.path + " (" + loaded.family + ")\n";
+  std::string text = session.path + " (" + session.family + ")\n";
   text +=
       "  parameters    " + count_text(parameters.total) + ", " + count_text(parameters.active) + " active a token\n";
   text += "  weights       " + bytes_text(bytes.weights) + ", " + bytes_text(bytes.active) + " read a token\n";
   text += "  cache         " + bytes_text(bytes.cache) + " a token\n";
   text += "  width         " + std::to_string(model.d_model) + ", vocabulary " + std::to_string(model.n_vocab) +
           ", at most " + std::to_string(model.max_positions) + " positions\n";
-  text += "  tokenizer     " + (opened.tokenizer ? opened.tokenizer->description() : "none") + "\n";
-  text += std::string("  chat template ") + (opened.chat_template ? "yes" : "none") + "\n  layers\n";
+  text += "  tokenizer     " + (session.tokenizer ? session.tokenizer->description() : "none") + "\n";
+  text += std::string("  chat template ") + (session.chat_template ? "yes" : "none") + "\n  layers\n";
   for (int64_t l = 0; l < model.n_layers();) {
     const std::string line = layer_line(model.layers[l]);
     int64_t last = l;
@@ -242,17 +243,17 @@ int inspect_command(int argc, char** argv) {
             "\n";
     l = last + 1;
   }
-  if (!loaded.unknown_tensors.empty())
-    text += "  " + std::to_string(loaded.unknown_tensors.size()) +
+  if (!session.unknown_tensors.empty())
+    text += "  " + std::to_string(session.unknown_tensors.size()) +
             " stored tensors that the model does not use (--tensors lists them)\n";
   if (tensors) {
     text += "  tensors\n";
-    for_each_tensor(model, loaded.weights, [&](const TensorSlot& slot) {
-      const std::string name = hub_name(loaded.family, slot.id);
+    for_each_tensor(model, session.weights, [&](const TensorSlot& slot) {
+      const std::string name = hub_name(session.family, slot.id);
       text += "    " + name + std::string(name.size() < 44 ? 44 - name.size() : 1, ' ') +
               (slot.matrix ? std::string(dtype_name(slot.matrix->dtype)) : "F32") + "  " + shape_of(slot) + "\n";
     });
-    for (const std::string& name : loaded.unknown_tensors) text += "    unused: " + name + "\n";
+    for (const std::string& name : session.unknown_tensors) text += "    unused: " + name + "\n";
   }
   write_stdout(text);
   return 0;

@@ -11,7 +11,7 @@
 #include "kernels/backend.h"
 #include "kernels/cpu/isa.h"
 #include "tools/signalbox/commands.h"
-#include "tools/signalbox/common.h"
+#include "tools/signalbox/signals.h"
 
 namespace {
 
@@ -117,7 +117,6 @@ int main(int argc, char** argv) {
   try {
     signalbox::exit_on_signals();
     std::signal(SIGXFSZ, SIG_IGN);  // a file that may not grow is an error of the write
-    signalbox::register_builtin_model();
     code = run(argc, argv);
     if (code == 3) std::fprintf(stderr, "signalbox: interrupted\n");
   } catch (const signalbox::UsageError& error) {

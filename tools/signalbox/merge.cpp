@@ -9,7 +9,10 @@
 #include "eval/findings/metrics_file.h"
 #include "eval/report/run_report.h"
 #include "tools/signalbox/commands.h"
-#include "tools/signalbox/common.h"
+#include "tools/signalbox/flags.h"
+#include "tools/signalbox/output.h"
+#include "tools/signalbox/progress.h"
+#include "tools/signalbox/signals.h"
 
 namespace signalbox {
 

@@ -13,8 +13,13 @@
 #include "eval/routing/regime_traces.h"
 #include "eval/routing/trace_set.h"
 #include "tools/signalbox/commands.h"
-#include "tools/signalbox/common.h"
 #include "tools/signalbox/facts.h"
+#include "tools/signalbox/flags.h"
+#include "tools/signalbox/open.h"
+#include "tools/signalbox/output.h"
+#include "tools/signalbox/prepare.h"
+#include "tools/signalbox/progress.h"
+#include "tools/signalbox/signals.h"
 
 namespace signalbox {
 
@@ -74,44 +79,40 @@ int trace(int argc, char** argv) {
   const std::vector<Derived> derived = apply_programs(programs, read_records(input));
   std::vector<Record> records;
   for (const Derived& one : derived) records.push_back(one.record);
-  OpenedModel model = open_model(options);
-  EncodeSetup setup = encode_setup(options, model);
-  if (options.date.empty() && template_tells_date(setup, records)) {
-    options.date = date_of_work(options.trace, regimes_schema);
-    setup = encode_setup(options, model);
-  }
+  Session session = open_session(options);
+  if (options.date.empty() && template_tells_date(session.encode, records))
+    session.encode.template_variables.set("date", date_of_work(options.trace, regimes_schema));
   sampling.sampling.seed = options.seed;
-  SamplingOptions single = sampling;
-  single.samples = 1;
-  single.max_tokens = 0;  // positions are checked by program below
-  const PreparedRun run = prepare_run(options, model, std::move(records), single, false);
-  const RunOptions running = run_options(options, model, sampling);
+  // Positions are checked by program below.
+  PreparedRun run = prepare_run(options, session, std::move(records), Generate{0, sampling.sampling});
+  const RunOptions running = run_options(session, sampling);
 
   RegimeInputs inputs;
   inputs.derived = &derived;
   inputs.programs = &programs;
   inputs.settings = {sampling.max_tokens, sampling.samples, sampling.sampling, sampling.stop, sampling.ignore_eos};
   Recording recording;
-  recording.trace = trace_options(options, model, run);
-  recording.jobs = jobs_of_programs(run.jobs, derived, programs, inputs.settings, model.loaded.model.max_positions);
+  recording.trace = session.trace_options(trace_request(options, session, run));
+  recording.jobs = jobs_of_programs(run.jobs(), derived, programs, inputs.settings, session.model.max_positions);
   std::map<std::string, const Record*> by_id;
   for (const Record& record : run.records) by_id[record.id] = &record;
   recording.record = [&](int64_t job) { return by_id.at(recording.jobs[static_cast<size_t>(job)].prompt->id)->source; };
-  inputs.model = model_facts(options, model);
+  inputs.model = model_facts(session);
   if (run.plan) inputs.edits = run.plan->source();
   inputs.edits_dir = fs::path(options.edits).parent_path();
   inputs.seed = options.seed;
   inputs.points = options.points;
   inputs.compact = options.compact;
-  inputs.model_name = model.loaded.resolved.path;
+  inputs.model_name = session.path;
   inputs.special = options.special;
-  inputs.template_variables = setup.template_variables;
+  inputs.template_variables = session.encode.template_variables;
   recording.manifest.schema = regimes_schema;
   recording.manifest.identity = regimes_identity(inputs);
-  recording.manifest.info = work_info(options, model, argc, argv);
+  recording.manifest.info = work_info(options, session, argc, argv);
 
-  Forward forward(*model.backend, model.loaded.model, model.loaded.weights, run.max_slots);
+  Forward forward = session.forward(widest_route(recording.jobs));
   Progress progress("tracing", tokens_to_record(recording.jobs), options.quiet);
+  tell_cpu_fallback(options, *session.backend);
   catch_signals();
   const RecordingEnd end =
       record_trace(recording, forward, running, {[&](int64_t tokens) { progress.update(tokens); }});

@@ -7,7 +7,8 @@
 #include "eval/findings/tables.h"
 #include "eval/report/run_report.h"
 #include "tools/signalbox/commands.h"
-#include "tools/signalbox/common.h"
+#include "tools/signalbox/flags.h"
+#include "tools/signalbox/output.h"
 
 namespace signalbox {
 

@@ -10,9 +10,13 @@
 #include "eval/findings/metrics_file.h"
 #include "eval/report/run_report.h"
 #include "tools/signalbox/commands.h"
-#include "tools/signalbox/common.h"
 #include "tools/signalbox/experiment.h"
 #include "tools/signalbox/facts.h"
+#include "tools/signalbox/flags.h"
+#include "tools/signalbox/open.h"
+#include "tools/signalbox/output.h"
+#include "tools/signalbox/progress.h"
+#include "tools/signalbox/signals.h"
 
 namespace signalbox {
 
@@ -20,9 +24,9 @@ namespace {
 
 namespace fs = std::filesystem;
 
-json::Value info_of(const CommonOptions& options, const OpenedModel& model, const Experiment& experiment, int argc,
+json::Value info_of(const CommonOptions& options, const Session& session, const Experiment& experiment, int argc,
                     char** argv) {
-  json::Value info = work_info(options, model, argc, argv);
+  json::Value info = work_info(options, session, argc, argv);
   info.set("data_path", fs::absolute(experiment.spec.data).string());
   return info.set("spec_given", experiment.spec.source)
       .set("spec_hash", sha256_hex(json::dump(experiment.spec.source)));
@@ -56,26 +60,18 @@ int run_experiment(ExperimentSpec spec, CommonOptions options, const ExperimentR
   if (!told.empty() && !options.quiet) std::fprintf(stderr, "%s\n", told.c_str());
 
   options.model = experiment.spec.model;
-  OpenedModel model = open_model(options);
-  ExperimentModel opened;
-  EncodeSetup setup = encode_setup(options, model);
-  const bool dated = template_tells_date(setup, experiment.records);
-  if (dated && options.date.empty()) setup.template_variables.set("date", date_of_work(run.out, run_schema));
-  opened.backend = model.backend.get();
-  opened.model = &model.loaded.model;
-  opened.weights = &model.loaded.weights;
-  opened.shape = model.shape;
-  opened.encode = setup;
-  opened.options = run_options(options, model, {});
+  Session session = open_session(options);
   // The model by the name that the spec gives it: traces of shards must be alike wherever it lies.
-  opened.trace_metadata = trace_metadata(options, model, experiment.spec.source.find("model")->string());
-  if (!model.tokenizer) refuse_without_tokenizer(experiment.spec);
+  session.label = experiment.spec.source.find("model")->string();
+  const bool dated = template_tells_date(session.encode, experiment.records);
+  if (dated && options.date.empty()) session.encode.template_variables.set("date", date_of_work(run.out, run_schema));
+  if (!session.tokenizer) refuse_without_tokenizer(experiment.spec);
 
   ConductOptions conducting;
   conducting.out = run.out;
   conducting.shard = shard;
-  conducting.identity = experiment_identity(experiment, model_facts(options, model), setup, options.special, dated);
-  conducting.info = info_of(options, model, experiment, argc, argv);
+  conducting.identity = experiment_identity(experiment, model_facts(session), session.encode, options.special, dated);
+  conducting.info = info_of(options, session, experiment, argc, argv);
   conducting.threads = options.threads;
   conducting.on_findings = write_run_report;
   Stages stages(options.quiet);
@@ -83,8 +79,9 @@ int run_experiment(ExperimentSpec spec, CommonOptions options, const ExperimentR
   events.on_stage = [&](const std::string& what, int64_t total) { stages.begin(what, total); };
   events.on_progress = [&](int64_t done) { stages.update(done); };
   events.on_note = [&](const std::string& line) { stages.note(line); };
+  tell_cpu_fallback(options, *session.backend);
   catch_signals();
-  const RunEnd end = conduct(experiment, opened, conducting, events);
+  const RunEnd end = conduct(experiment, session, conducting, events);
   stages.end();
   if (end == RunEnd::interrupted) {
     if (!options.quiet) std::fprintf(stderr, "%s: the same command goes on from here\n", run.out.c_str());

@@ -3,7 +3,12 @@
 #include <cstdio>
 
 #include "tools/signalbox/commands.h"
-#include "tools/signalbox/common.h"
+#include "tools/signalbox/flags.h"
+#include "tools/signalbox/open.h"
+#include "tools/signalbox/output.h"
+#include "tools/signalbox/prepare.h"
+#include "tools/signalbox/progress.h"
+#include "tools/signalbox/signals.h"
 
 namespace signalbox {
 
@@ -44,19 +49,16 @@ int score_command(int argc, char** argv) {
     throw UsageError("--points, --compact", "expected --trace beside them, found none");
 
   std::vector<Record> records = read_records(input);
-  OpenedModel model = open_model(options);
-  SamplingOptions none;
-  none.max_tokens = 0;
-  PreparedRun run = prepare_run(options, model, std::move(records), none, true);
-  auto trace = open_trace(options, model, run);
+  const Session session = open_session(options);
+  PreparedRun run = prepare_run(options, session, std::move(records), Score{});
+  auto trace = open_trace(options, session, run);
 
-  Forward forward(*model.backend, model.loaded.model, model.loaded.weights, run.max_slots);
   OrderedOutput output;
   Progress progress("scoring", run.total_tokens, options.quiet);
   RunEvents events;
   events.on_progress = [&](int64_t done) { progress.update(done); };
   events.on_done = [&](Result result) {
-    const json::Value line = line_of(run.records[result.index], run.encoded[result.index], result);
+    const json::Value line = line_of(run.records[result.index], run.made.encoded[result.index], result);
     if (options.json) {
       output.put(result.index, json::dump(line) + "\n");
     } else {
@@ -66,8 +68,9 @@ int score_command(int argc, char** argv) {
       output.put(result.index, run.records[result.index].id + text);
     }
   };
+  tell_cpu_fallback(options, *session.backend);
   catch_signals();
-  if (!run_jobs(forward, run.jobs, run_options(options, model, none), events, trace.get())) return 3;
+  if (!session.run(run.jobs(), session.options, events, trace.get())) return 3;
   progress.done();
   if (trace) finish_trace(*trace, run);
   return 0;

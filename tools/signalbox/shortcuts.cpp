@@ -5,6 +5,7 @@
 
 #include "tools/signalbox/commands.h"
 #include "tools/signalbox/experiment.h"
+#include "tools/signalbox/output.h"
 
 namespace signalbox {
 

@@ -4,8 +4,12 @@
 #include <iostream>
 #include <iterator>
 
+#include "eval/data/records.h"
 #include "tools/signalbox/commands.h"
-#include "tools/signalbox/common.h"
+#include "tools/signalbox/flags.h"
+#include "tools/signalbox/open.h"
+#include "tools/signalbox/output.h"
+#include "tools/signalbox/signals.h"
 
 namespace signalbox {
 
@@ -53,7 +57,7 @@ int tokenize_command(int argc, char** argv) {
   if (int code = parse_arguments(app, argc, argv); code >= 0) return code;
   if (decode && no_special) throw UsageError("--no-special", "expected no --decode beside it");
 
-  OpenedText text = open_text(options.model, options, true);
+  const TextTools text = open_text(options.model, true);
   const Tokenizer& tokenizer = *text.tokenizer;
   if (decode) {
     if (input.empty()) throw UsageError("--decode", "expected --input beside it, found none");

@@ -3,7 +3,12 @@
 #include <cstdio>
 
 #include "tools/signalbox/commands.h"
-#include "tools/signalbox/common.h"
+#include "tools/signalbox/flags.h"
+#include "tools/signalbox/open.h"
+#include "tools/signalbox/output.h"
+#include "tools/signalbox/prepare.h"
+#include "tools/signalbox/progress.h"
+#include "tools/signalbox/signals.h"
 
 namespace signalbox {
 
@@ -29,12 +34,12 @@ int trace_command(int argc, char** argv) {
   if (int code = parse_arguments(app, argc, argv); code >= 0) return code;
 
   std::vector<Record> records = read_records(input);
-  OpenedModel model = open_model(options);
+  const Session session = open_session(options);
   sampling.sampling.seed = options.seed;
-  PreparedRun run = prepare_run(options, model, std::move(records), sampling, false);
-  auto trace = open_trace(options, model, run);
+  PreparedRun run = prepare_run(options, session, std::move(records), Generate{sampling.max_tokens, sampling.sampling},
+                                sampling.samples);
+  auto trace = open_trace(options, session, run);
 
-  Forward forward(*model.backend, model.loaded.model, model.loaded.weights, run.max_slots);
   Progress progress("tracing", run.total_tokens, options.quiet);
   int64_t rows = 0;
   RunEvents events;
@@ -42,17 +47,18 @@ int trace_command(int argc, char** argv) {
     rows = done;
     progress.update(done);
   };
+  tell_cpu_fallback(options, *session.backend);
   catch_signals();
-  if (!run_jobs(forward, run.jobs, run_options(options, model, sampling), events, trace.get())) return 3;
+  if (!session.run(run.jobs(), run_options(session, sampling), events, trace.get())) return 3;
   progress.done();
   finish_trace(*trace, run);
   const std::string file = options.trace + "/trace.safetensors";
   if (options.json) {
     json::Value summary = json::Value::object();
-    summary.set("trace", file).set("samples", static_cast<int64_t>(run.jobs.size())).set("tokens", rows);
+    summary.set("trace", file).set("samples", static_cast<int64_t>(run.jobs().size())).set("tokens", rows);
     write_stdout(json::dump(summary) + "\n");
   } else if (!options.quiet) {
-    std::fprintf(stderr, "%s: %ld samples, %ld tokens\n", file.c_str(), static_cast<long>(run.jobs.size()),
+    std::fprintf(stderr, "%s: %ld samples, %ld tokens\n", file.c_str(), static_cast<long>(run.jobs().size()),
                  static_cast<long>(rows));
   }
   return 0;

@@ -1,8 +1,10 @@
-// Flags that several commands share.
+#include "tools/signalbox/flags.h"
+
 #include <CLI/CLI.hpp>
 #include <cstdio>
 
-#include "tools/signalbox/common.h"
+#include "base/error.h"
+#include "tools/signalbox/output.h"
 
 namespace signalbox {
 

@@ -1,0 +1,53 @@
+// Flags that several commands share, and what they say.
+#pragma once
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "kernels/sampling.h"
+
+namespace CLI {
+class App;
+class Validator;
+}  // namespace CLI
+
+namespace signalbox {
+
+// Parses; prints help or one error line. Returns -1 to go on, else the exit code.
+int parse_arguments(CLI::App& app, int argc, char** argv);
+
+// Refuse NaN, and what is no date, on the command line.
+const CLI::Validator& not_nan_validator();
+const CLI::Validator& date_validator();
+
+struct CommonOptions {
+  std::string model;
+  std::string device = "auto", isa = "auto", numerics = "fast";
+  int threads = 0;
+  int64_t batch = 8, chunk = 512;
+  uint64_t seed = 0;
+  bool json = false, quiet = false;
+  std::string special = "parse";
+  std::string edits;   // file, empty = none
+  std::string trace;   // directory, empty = none
+  std::string points;  // globs of --points
+  bool compact = false;
+  std::string date;                // of strftime_now in templates
+  std::string template_variables;  // a JSON object
+};
+
+// MODEL and the flags of every command that runs records.
+void add_run_options(CLI::App& app, CommonOptions& options);
+// The same without MODEL and --edits, which an experiment has in its spec.
+void add_experiment_options(CLI::App& app, CommonOptions& options);
+void add_device_options(CLI::App& app, CommonOptions& options);
+
+struct SamplingOptions {
+  Sampling sampling;
+  int64_t max_tokens = 128, samples = 1;
+  std::vector<std::string> stop;
+  bool ignore_eos = false;
+};
+void add_sampling_options(CLI::App& app, SamplingOptions& options);
+
+}  // namespace signalbox

@@ -1,0 +1,28 @@
+// Opening models as the flags say.
+#pragma once
+#include <memory>
+#include <string>
+
+#include "engine/session.h"
+#include "loaders/open.h"
+#include "tools/signalbox/flags.h"
+
+namespace signalbox {
+
+// Throws UsageError for a --device that cannot be meant, Error for one that is not there.
+std::unique_ptr<Backend> open_backend(const CommonOptions& options);
+
+// MODEL, ready to run: with a bar while weights go to a device, and session.encode and session.options as the flags
+// say.
+Session open_session(const CommonOptions& options);
+
+// Tokenizer and template alone, from a directory that may hold nothing else.
+TextTools open_text(const std::string& model, bool tokenizer_required);
+
+// session.options with what the command's flags say of sampling. Throws Error for a --stop that cannot be.
+RunOptions run_options(const Session& session, const SamplingOptions& sampling);
+
+// Says on standard error why --device auto has taken the CPU. Call it when everything that can be refused has been.
+void tell_cpu_fallback(const CommonOptions& options, const Backend& backend);
+
+}  // namespace signalbox

@@ -1,0 +1,31 @@
+// Data on standard output: whole, and in the order of the input.
+#pragma once
+#include <cstdint>
+#include <map>
+#include <string>
+
+namespace signalbox {
+
+namespace json {
+class Value;
+}
+struct Record;
+
+bool stdout_is_terminal();
+void write_stdout(const std::string& text);  // whole; Error when it cannot
+std::string hex64(uint64_t value);
+
+// Keys of the record that travel to the output line: all but its text and what `line` has itself.
+void carry_keys(const Record& record, json::Value& line);
+
+// Emits strings in the order of their index, whatever finishes first.
+class OrderedOutput {
+ public:
+  void put(int64_t index, std::string text);
+
+ private:
+  std::map<int64_t, std::string> waiting_;
+  int64_t next_ = 0;
+};
+
+}  // namespace signalbox

@@ -1,0 +1,34 @@
+// What generate, score and trace have in common: records, edits and a trace as the flags say.
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "eval/data/record_jobs.h"
+#include "tools/signalbox/flags.h"
+
+namespace signalbox {
+
+// Records, encoded and with their edits bound: everything that can be refused has been.
+struct PreparedRun {
+  std::vector<Record> records;
+  RecordJobs made;
+  std::shared_ptr<const EditPlan> plan;  // null: no edits
+  int64_t total_tokens = 0;              // given tokens and the most that can be generated
+
+  std::vector<Job>& jobs() { return made.jobs; }
+  // The record of a job, or of a sample of the trace.
+  const Record& record_of(int64_t job) const;
+};
+PreparedRun prepare_run(const CommonOptions& options, const Session& session, std::vector<Record> records,
+                        const std::variant<Generate, Score>& task, int64_t samples = 1);
+
+// What --trace, --points and --compact ask for.
+TraceRequest trace_request(const CommonOptions& options, const Session& session, const PreparedRun& run);
+// A trace writer for the run, or null when no directory was asked for. finish_trace completes it.
+std::unique_ptr<TraceWriter> open_trace(const CommonOptions& options, const Session& session, const PreparedRun& run);
+void finish_trace(TraceWriter& trace, const PreparedRun& run);
+
+}  // namespace signalbox
