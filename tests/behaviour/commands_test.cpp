@@ -261,6 +261,32 @@ TEST_CASE("edits that cannot be are refused before the first token") {
   refuse(R"({"op":"ablate","point":"no.such.point","value":"zero"})", "no.such.point");
 }
 
+TEST_CASE("demo: a run like any other, told in five sentences") {
+  test::TemporaryDirectory scratch;
+  std::istringstream all(test::read_file(test::source_dir() / "tools/builtin/heldout/pairs.jsonl"));
+  std::string some, line;
+  for (int i = 0; i < 24 && std::getline(all, line); ++i) some += line + "\n";
+  test::write_file(scratch / "pairs.jsonl", some);
+  const std::string data = " --data " + scratch.path().string(), out = (scratch / "out").string();
+  const Ran ran = signalbox_run("demo --quiet --experts 4 --out " + out + data);
+  REQUIRE_MESSAGE(ran.code == 0, ran.err);
+  size_t at = 0;
+  for (const char* word :
+       {"\nAsked: which 4 experts", "\nFound: with these experts switched off, right answers from memory",
+        "\nControls: 20 sets of as many random experts", "\nHow sure: ", "\nReport: "}) {
+    at = ran.out.find(word, at);
+    CHECK_MESSAGE(at != std::string::npos, word << " in " << ran.out);
+  }
+  CHECK(ran.out.find(out + "/report.html.\n", at) != std::string::npos);
+  // The spec that it prints makes the same run.
+  const Ran spec = signalbox_run("demo --experts 4 --spec" + data);
+  test::write_file(scratch / "spec.json", spec.out);
+  const std::string again = (scratch / "again").string();
+  REQUIRE(signalbox_run("run " + (scratch / "spec.json").string() + " --quiet --batch 3 --out " + again).code == 0);
+  for (const char* file : {"samples.jsonl", "metrics.json", "table.md"})
+    CHECK(test::read_file(out + "/" + file) == test::read_file(again + "/" + file));
+}
+
 TEST_CASE("help has an example for every command") {
   for (const char* command :
        {"inspect", "tokenize", "generate", "score", "trace", "diff", "make-model", "bench", "demo"}) {

@@ -11,7 +11,6 @@
 #include "eval/findings/format.h"
 #include "eval/findings/results.h"
 #include "eval/report/charts.h"
-#include "eval/report/demo_report.h"
 #include "eval/report/detection_report.h"
 #include "eval/report/run_report.h"
 #include "eval/report/sample_digest.h"
@@ -252,27 +251,6 @@ TEST_CASE("charts: ticks, and pictures of nothing") {
   CHECK(map.find("fill-opacity=\"0.9\"") != std::string::npos);
   CHECK(map.find("fill-opacity=\"0.45\"") != std::string::npos);
   CHECK(count_of(map, "class=\"mark\"") == 1);
-}
-
-TEST_CASE("report: the demo's page") {
-  DemoReport demo;
-  demo.model = "a<b";
-  demo.columns = {"memory: right", "abstains"};
-  demo.counts = {10, 12};
-  demo.rows = {{"baseline", "no edit", {80, 12.5}}, {"banned", "8 experts", {20, -1}}};
-  demo.differences.resize(2);
-  demo.differences[0] = {};
-  demo.differences[0].a1 = 3, demo.differences[0].d1 = 1, demo.differences[0].d2 = 4;
-  demo.differences[1].expert = 1;
-  demo.banned = {demo.differences[0]};
-  demo.examples = {{"q & a", "Narqui", "<Oslo>"}};
-  const std::string html = render_demo_report(demo);
-  CHECK(mistake_in(html) == "");
-  CHECK_FALSE(from_outside(html));
-  CHECK(html.find("12.5 %") != std::string::npos);
-  CHECK(html.find("&lt;Oslo&gt;") != std::string::npos);
-  CHECK(count_of(html, " frame\"") == 1);
-  CHECK(html.find(">+75</text>") != std::string::npos);
 }
 
 TEST_CASE("report: the names of the conditions come from summary.json") {

@@ -3,7 +3,7 @@
     python card.py BINARY [MODEL]        (MODEL defaults to `builtin`)
 
 Greedy decoding of every record; the answer counts when it equals the expected text as a whole. Use of experts over all
-sets; what switching off the experts of memory does, by `signalbox demo` on the test halves.
+sets; what switching off the experts of memory does, by `signalbox run` on the test halves.
 """
 
 import json
@@ -80,17 +80,52 @@ def usage(binary, model):
     return rows
 
 
+# What is asked after the experts of memory are switched off: a set, how its answers count, and the column's title.
+ASKED = [("memory", "em", "memory: right"), ("grounded", "em", "document: right"),
+         ("contradiction", "em", "follows document"), ("abstain", "abstained", "abstains when it should"),
+         ("refuse", "refused", "refuses when it should"), ("ordinary", "em", "helps: right")]
+
+
 def interventions(binary):
+    """Bans the experts of memory, found on the detection half of the pairs, and asks the test halves of six sets."""
+    def records(name, split):
+        return [r for r in map(json.loads, open(HERE / "heldout" / f"{name}.jsonl")) if r["split"] == split]
+
+    def misroute(name, policy, description):
+        return {"name": name, "description": description,
+                "edits": [{"op": "misroute", "policy": policy, "tokens": {"phase": "generated"}}]}
+
+    asked = [dict(r, condition=name) for name, _, _ in ASKED for r in records(name, "test")]
+    ban = {"op": "deactivate", "mode": "ban", "experts": {"from": "detect:memory", "top": 8}}
+    spec = {"model": "builtin", "data": "questions.jsonl", "generate": {"max_tokens": 48},
+            "detect": {"memory": {"contrast": "without_document:with_document", "span": "question"}},
+            "interventions": [
+                {"name": "baseline", "description": "no edit"},
+                {"name": "banned", "description": "8 experts used most without a document", "edits": [ban],
+                 "controls": {"random": 20}},
+                misroute("next best", "next_best", "answer tokens go to the experts ranked k+1 to 2k"),
+                misroute("random route", "random", "answer tokens go to experts drawn at random")],
+            "split": {"detect": "detect", "test": "test"}, "metrics": ["em", "abstained", "refused"]}
     with tempfile.TemporaryDirectory() as scratch:
-        subprocess.run([binary, "demo", "--data", str(HERE / "heldout"), "--out", scratch, "--questions", "1000",
-                        "--quiet"], check=True, capture_output=True)
-        table = json.loads((Path(scratch) / "table.json").read_text())
-    columns = list(table[0]["percent"])
-    rows = ["| intervention | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
-    for line in table:
-        rows.append(f"| {line['intervention']}: {line['description']} | " +
-                    " | ".join(f"{line['percent'][c]:.1f} %" for c in columns) + " |")
-    return rows
+        (Path(scratch) / "spec.json").write_text(json.dumps(spec))
+        lines = [json.dumps(r) + "\n" for r in records("pairs", "detect") + asked]
+        (Path(scratch) / "questions.jsonl").write_text("".join(lines))
+        subprocess.run([binary, "run", str(Path(scratch) / "spec.json"), "--out", str(Path(scratch) / "run"), "--quiet"],
+                       check=True, capture_output=True)
+        conditions = json.loads((Path(scratch) / "run" / "metrics.json").read_text())["conditions"]
+    percent = lambda value: f"{100 * value:.1f} %"
+    cells = {}
+    for name, metric, _ in ASKED:
+        for one in spec["interventions"]:
+            mean = conditions[name]["interventions"][one["name"]][metric]["mean"]
+            cells.setdefault(f"{one['name']}: {one['description']}", []).append(percent(mean))
+            if "controls" in one:
+                label = "random: 8 other experts of the same layers, mean of 20 draws"
+                random = mean - conditions[name]["contrasts"][one["name"]][metric]["diff"]
+                random += conditions[name]["contrasts"][one["name"]][metric]["control_mean"]
+                cells.setdefault(label, []).append(percent(random))
+    rows = ["| intervention | " + " | ".join(title for _, _, title in ASKED) + " |", "|---" * (len(ASKED) + 1) + "|"]
+    return rows + [f"| {label} | " + " | ".join(values) + " |" for label, values in cells.items()]
 
 
 def fill(text, marker, rows):
