@@ -323,7 +323,8 @@ TEST_CASE("faithfulness: a torn line is cut off, a foreign one is refused") {
   CHECK(Manifest::read(out, faithfulness_schema)->status == RunStatus::complete);
 }
 
-TEST_CASE("faithfulness: killed at any moment, a study goes on to the same bytes") {
+TEST_CASE("faithfulness: killed at any moment, a study goes on to the same bytes" *
+          doctest::test_suite("repeats: one small command, killed again and again")) {
   test::TemporaryDirectory scratch;
   test::write_file(scratch / "in.jsonl", records("two_hop_steps.jsonl", 8) + records("sum_steps.jsonl", 4));
   const auto into = [&](const std::string& dir) {

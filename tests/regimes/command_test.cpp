@@ -92,7 +92,8 @@ TEST_CASE("regimes: base records to findings") {
   CHECK(test::read_file(scratch / "t/regimes/recurring.csv") == findings);
 }
 
-TEST_CASE("regimes: killed at any moment, a trace goes on to the same bytes") {
+TEST_CASE("regimes: killed at any moment, a trace goes on to the same bytes" *
+          doctest::test_suite("repeats: one small command, killed again and again")) {
   test::TemporaryDirectory scratch;
   std::string many;  // 300 samples: two parts
   for (int i = 0; i < 150; ++i)
