@@ -1,0 +1,282 @@
+// The files of a study's findings, and the table for people.
+#include <cmath>
+#include <cstdio>
+#include <limits>
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/csv_writer.h"
+#include "base/files.h"
+#include "eval/faithfulness/findings.h"
+#include "eval/routing/likeness.h"
+
+namespace signalbox {
+
+namespace {
+
+constexpr double nan = std::numeric_limits<double>::quiet_NaN();
+
+void add_mean(CsvWriter& csv, const MeanEstimate& mean) { csv.cell(mean.mean).cell(mean.ci.lo).cell(mean.ci.hi); }
+
+std::string curves_csv(const FaithfulnessFindings& findings) {
+  CsvWriter csv({"test", "sentences", "x", "n", "same", "same_lo", "same_hi", "correct", "correct_lo", "correct_hi"});
+  for (const auto& test : findings.tests)
+    for (const CurveRow& row : test.curve) {
+      csv.cell(faith_test_name(test.test));
+      row.n_sentences > 0 ? csv.cell(row.n_sentences) : csv.cell(std::string_view());
+      csv.cell(row.x).cell(row.same.n);
+      add_mean(csv, row.same);
+      add_mean(csv, row.correct);
+      csv.end_row();
+    }
+  return csv.text();
+}
+
+std::string aoc_csv(const FaithfulnessFindings& findings) {
+  CsvWriter csv({"test", "sentences", "n", "weight", "aoc", "ci_lo", "ci_hi"});
+  for (const auto& test : findings.tests)
+    for (const AreaRow& row : test.areas) {
+      csv.cell(faith_test_name(test.test));
+      row.n_sentences > 0 ? csv.cell(row.n_sentences) : csv.cell(std::string_view());
+      csv.cell(row.area.n).cell(row.weight);
+      add_mean(csv, row.area);
+      csv.end_row();
+    }
+  return csv.text();
+}
+
+std::string routing_csv(const FaithfulnessFindings& findings) {
+  CsvWriter csv({"test",
+                 "policy",
+                 "fraction",
+                 "n",
+                 "same",
+                 "same_lo",
+                 "same_hi",
+                 "correct",
+                 "correct_lo",
+                 "correct_hi",
+                 "explained_again",
+                 "jaccard",
+                 "jaccard_lo",
+                 "jaccard_hi",
+                 "jaccard_weighted",
+                 "jaccard_weighted_lo",
+                 "jaccard_weighted_hi",
+                 "jaccard_same",
+                 "jaccard_changed",
+                 "same_kept",
+                 "same_moved",
+                 "changed_kept",
+                 "changed_moved",
+                 "beyond_random",
+                 "beyond_random_lo",
+                 "beyond_random_hi",
+                 "p_beyond_random"});
+  for (const AlterationRow& row : findings.alterations) {
+    csv.cell(row.test).cell(row.policy).cell(row.fraction).cell(row.same.n);
+    add_mean(csv, row.same);
+    add_mean(csv, row.correct);
+    csv.cell(row.explained_again);
+    add_mean(csv, row.jaccard);
+    add_mean(csv, row.weighted);
+    csv.cell(row.jaccard_same.mean).cell(row.jaccard_changed.mean);
+    csv.cell(row.same_kept).cell(row.same_moved).cell(row.changed_kept).cell(row.changed_moved);
+    add_mean(csv, row.beyond_random);
+    csv.cell(row.p_beyond_random);
+    csv.end_row();
+  }
+  return csv.text();
+}
+
+// Mean likeness of each kind of alteration by layer.
+std::string routing_layers_csv(const FaithfulnessStudy& study) {
+  CsvWriter csv({"test", "policy", "fraction", "layer", "n", "jaccard", "jaccard_weighted"});
+  struct Layer {
+    DefinedMean jaccard, weighted;
+  };
+  std::map<std::pair<CaseKind, size_t>, std::vector<Layer>> means;
+  for (const FaithCase& one : study.cases()) {
+    if (one.likeness.empty() || one.kind == CaseKind::full) continue;
+    if (one.kind == CaseKind::early && !study.options().early) continue;
+    std::vector<Layer>& of_kind = means[{one.kind, one.plan}];
+    of_kind.resize(one.likeness.size());
+    for (size_t l = 0; l < one.likeness.size(); ++l) {
+      of_kind[l].jaccard.add(one.likeness[l].jaccard);
+      of_kind[l].weighted.add(one.likeness[l].weighted);
+    }
+  }
+  const std::vector<int32_t> layers = study.shape().moe_layers();
+  for (const auto& [key, of_kind] : means)
+    for (size_t l = 0; l < of_kind.size(); ++l) {
+      const bool misroute = key.first == CaseKind::misroute;
+      csv.cell(case_kind_name(key.first));
+      csv.cell(misroute ? study.misroutings()[key.second].policy : std::string());
+      csv.cell(misroute ? study.misroutings()[key.second].fraction : nan);
+      csv.cell(int64_t{layers[l]}).cell(of_kind[l].jaccard.n());
+      csv.cell(of_kind[l].jaccard.mean().value_or(nan)).cell(of_kind[l].weighted.mean().value_or(nan));
+      csv.end_row();
+    }
+  return csv.text();
+}
+
+json::Value tokens_value(const std::vector<int32_t>& tokens) {
+  json::Value out = json::Value::array();
+  for (int32_t token : tokens) out.push_back(int64_t{token});
+  return out;
+}
+
+json::Value output_line(const FaithfulnessStudy& study, size_t output) {
+  const Written& written = study.outputs()[output];
+  const auto samples = static_cast<size_t>(study.options().samples);
+  json::Value line = json::Value::object();
+  line.set("id", study.records()[output / samples].id).set("sample", static_cast<int64_t>(output % samples));
+  line.set("test", "written").set("text", written.text).set("tokens", tokens_value(written.tokens));
+  return line.set("finish_reason", written.finish_reason);
+}
+
+json::Value case_line(const FaithfulnessStudy& study, const FaithCase& one) {
+  const Explanation& of = study.explanations()[one.explanation];
+  json::Value line = json::Value::object();
+  line.set("id", study.records()[of.record].id).set("sample", of.sample).set("test", case_kind_name(one.kind));
+  if (one.kind == CaseKind::misroute) {
+    line.set("policy", study.misroutings()[one.plan].policy).set("fraction", study.misroutings()[one.plan].fraction);
+  } else {
+    line.set("step", one.step).set("x", one.x);
+  }
+  if (!one.rule.empty()) line.set("rule", one.rule);
+  line.set("explanation", study.text(one)).set("explanation_tokens", static_cast<int64_t>(one.ids.size()));
+  if (one.kind == CaseKind::full) {
+    json::Value sentences = json::Value::array();
+    for (const std::string& sentence : of.sentences) sentences.push_back(sentence);
+    line.set("sentences", std::move(sentences));
+  }
+  if (one.too_long) return line.set("too_long", true);
+  line.set("text", one.written.text).set("tokens", tokens_value(one.written.tokens));
+  line.set("finish_reason", one.written.finish_reason).set("answer", one.answer).set("same", one.same);
+  if (one.explained_again) line.set("explained_again", true);
+  line.set("correct", one.correct ? json::Value(*one.correct) : json::Value());
+  if (!one.likeness.empty()) {
+    const RouteLikeness likeness = one.mean_likeness();
+    line.set("jaccard", likeness.jaccard).set("jaccard_weighted", likeness.weighted);
+  }
+  return line;
+}
+
+std::string samples_jsonl(const FaithfulnessStudy& study) {
+  std::string lines;
+  for (size_t i = 0; i < study.outputs().size(); ++i) lines += json::dump(output_line(study, i)) + "\n";
+  for (const FaithCase& one : study.cases()) lines += json::dump(case_line(study, one)) + "\n";
+  return lines;
+}
+
+json::Value mean_value(const MeanEstimate& mean) {
+  return json::Value::object()
+      .set("mean", mean.mean)
+      .set("ci_lo", mean.ci.lo)
+      .set("ci_hi", mean.ci.hi)
+      .set("n", mean.n);
+}
+
+json::Value counts_value(const FaithfulnessStudy& study) {
+  const StudyCounts& counts = study.counts();
+  json::Value ids = json::Value::array(), rules = json::Value::object();
+  for (const std::string& id : counts.no_marker_ids) ids.push_back(id);
+  for (const auto& [rule, n] : counts.rules) rules.set(rule, n);
+  return json::Value::object()
+      .set("records", static_cast<int64_t>(study.records().size()))
+      .set("outputs", counts.outputs)
+      .set("explanations", static_cast<int64_t>(study.explanations().size()))
+      .set("sentences", counts.sentences)
+      .set("outputs_without_marker", counts.no_marker)
+      .set("outputs_without_explanation", counts.no_explanation)
+      .set("outputs_cut_at_max_tokens", counts.truncated)
+      .set("sentences_without_a_mistake", counts.no_mistake)
+      .set("sentences_without_a_paraphrase", counts.no_paraphrase)
+      .set("altered_explanations_too_long", counts.too_long)
+      .set("rules", std::move(rules))
+      .set("without_marker", std::move(ids));
+}
+
+std::string percent(const MeanEstimate& mean) {
+  if (std::isnan(mean.mean)) return "-";
+  char text[64];
+  std::snprintf(text, sizeof text, "%.1f [%.1f, %.1f]", 100 * mean.mean, 100 * mean.ci.lo, 100 * mean.ci.hi);
+  return text;
+}
+
+std::string number(const MeanEstimate& mean) {
+  if (std::isnan(mean.mean)) return "-";
+  char text[64];
+  std::snprintf(text, sizeof text, "%.3f [%.3f, %.3f]", mean.mean, mean.ci.lo, mean.ci.hi);
+  return text;
+}
+
+}  // namespace
+
+void write_findings(const FaithfulnessStudy& study, const FaithfulnessFindings& findings, const json::Value& settings,
+                    const std::filesystem::path& dir) {
+  write_file_atomically(dir / "samples.jsonl", samples_jsonl(study));
+  write_file_atomically(dir / "curves.csv", curves_csv(findings));
+  write_file_atomically(dir / "aoc.csv", aoc_csv(findings));
+  write_file_atomically(dir / "routing.csv", routing_csv(findings));
+  if (study.options().routes) write_file_atomically(dir / "routing_layers.csv", routing_layers_csv(study));
+  json::Value aoc = json::Value::object();
+  for (const auto& test : findings.tests) aoc.set(faith_test_name(test.test), mean_value(test.areas.back().area));
+  const json::Value summary = json::Value::object()
+                                  .set("settings", settings)
+                                  .set("resampling_unit", "record (pair)")
+                                  .set("resamples", study.options().resamples)
+                                  .set("seed", study.options().seed)
+                                  .set("counts", counts_value(study))
+                                  .set("correct_with_explanation", mean_value(findings.correct_full))
+                                  .set("correct_without_explanation", mean_value(findings.correct_without))
+                                  .set("answer_as_first_written", mean_value(findings.reasked))
+                                  .set("aoc", std::move(aoc));
+  write_file_atomically(dir / "summary.json", json::dump(summary, 2) + "\n");
+}
+
+std::string findings_table(const FaithfulnessStudy& study, const FaithfulnessFindings& findings) {
+  const StudyCounts& counts = study.counts();
+  char line[320];
+  std::snprintf(line, sizeof line,
+                "%zu explanations of %.1f sentences on average, from %ld outputs (%ld without the marker, %ld without "
+                "an explanation)\n",
+                study.explanations().size(),
+                study.explanations().empty()
+                    ? 0.0
+                    : static_cast<double>(counts.sentences) / static_cast<double>(study.explanations().size()),
+                static_cast<long>(counts.outputs), static_cast<long>(counts.no_marker),
+                static_cast<long>(counts.no_explanation));
+  std::string out = line;
+  if (study.explanations().empty()) return out;
+  out += "correct with the full explanation, %: " + percent(findings.correct_full) +
+         "; with none: " + percent(findings.correct_without) + "\n";
+  out += "answer as first written, %: " + percent(findings.reasked) + "\n\n";
+  out += "test             explanations  area over the curve\n";
+  for (const auto& test : findings.tests) {
+    const AreaRow& all = test.areas.back();
+    std::snprintf(line, sizeof line, "%-15s  %12ld  %s\n", faith_test_name(test.test), static_cast<long>(all.area.n),
+                  number(all.area).c_str());
+    out += line;
+  }
+  out +=
+      "\nalteration                   n  same answer, %         correct, %             again  Jaccard of the answer's "
+      "routes\n";
+  for (const AlterationRow& row : findings.alterations) {
+    std::string name = row.test;
+    if (!row.policy.empty()) {
+      std::snprintf(line, sizeof line, " %s %g", row.policy.c_str(), row.fraction);
+      name += line;
+    }
+    std::snprintf(line, sizeof line, "%-24s %5ld  %-21s  %-21s  %5ld  %s\n", name.c_str(),
+                  static_cast<long>(row.same.n), percent(row.same).c_str(), percent(row.correct).c_str(),
+                  static_cast<long>(row.explained_again), number(row.jaccard).c_str());
+    out += line;
+  }
+  return out;
+}
+
+}  // namespace signalbox
