@@ -42,6 +42,19 @@ KvPool::KvPool(Backend& backend, const Model& model, int64_t n_blocks) : backend
   std::iota(free_.rbegin(), free_.rend(), 0);
 }
 
+void KvPool::separate_values(int64_t l) {
+  KvCache& cache = layers_[static_cast<size_t>(l)];
+  if (cache.values != cache.keys) return;
+  const size_t block = static_cast<size_t>(block_size * cache.key_stride) * dtype_size(cache.dtype);
+  memory_.push_back(backend_.allocate(block * references_.size()));
+  backend_.forget_graphs();  // they read values where the keys are
+  auto* values = static_cast<unsigned char*>(memory_.back().get());
+  const auto* keys = static_cast<const unsigned char*>(cache.keys);
+  for (size_t b = 0; b < references_.size(); ++b)
+    if (references_[b] > 0) backend_.copy(values + b * block, keys + b * block, block);
+  cache.values = values;
+}
+
 int32_t KvPool::take() {
   if (free_.empty())
     throw Error("KV cache", "expected a free block, found all " + std::to_string(n_blocks()) + " in use");

@@ -28,7 +28,12 @@ class KvPool {
 
   int64_t n_free() const { return static_cast<int64_t>(free_.size()); }
   int64_t n_blocks() const { return static_cast<int64_t>(references_.size()); }
+  int64_t n_rows() const { return n_blocks() * block_size; }  // of every layer's cache
   KvCache layer(int64_t l) const { return layers_[l]; }
+  // Gives the values of a layer whose latents are keys and values at once memory of their own, with what is cached so
+  // far: needed from the first edit of a key or a value on. Whoever stores a latent then stores both. Does nothing
+  // where they are apart; throws Error when the device is full.
+  void separate_values(int64_t l);
 
   int32_t take();  // a block with one reference; Error when none is free
   void share(int32_t block) { ++references_[block]; }
