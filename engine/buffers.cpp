@@ -53,11 +53,19 @@ Tensor Buffers::tensor(Activations what, int64_t layer, int64_t rows, int64_t co
   return blocks_[index(what, layer)].view;
 }
 
-Tensor Buffers::operand(Activations what, int64_t layer, int64_t rows, int64_t cols) {
-  if (backend_.operand_dtype() == DType::f32) return tensor(what, layer, rows, cols);
+Tensor Buffers::of_dtype(Activations what, int64_t layer, int64_t rows, int64_t cols, DType dtype) {
+  if (dtype == DType::f32) return tensor(what, layer, rows, cols);
   const int64_t stride = (cols + 7) / 8 * 8;  // rows begin at multiples of 16 bytes
-  memory(what, layer, rows, cols, stride, DType::bf16);
+  memory(what, layer, rows, cols, stride, dtype);
   return blocks_[index(what, layer)].view;
+}
+
+Tensor Buffers::operand(Activations what, int64_t layer, int64_t rows, int64_t cols) {
+  return of_dtype(what, layer, rows, cols, backend_.operand_dtype());
+}
+
+Tensor Buffers::cached(Activations what, int64_t layer, int64_t rows, int64_t cols) {
+  return of_dtype(what, layer, rows, cols, backend_.kv_dtype());
 }
 
 Tensor Buffers::successor(Activations what, int64_t layer, Tensor x) {

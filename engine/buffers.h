@@ -48,6 +48,7 @@ enum class Activations : uint8_t {
   route_original,      // [T, k] i32, under edits of routes
   route_weights,       // [T, k]
   route_margin,        // [T, 1]
+  route_group_margin,  // [T, 1] where groups are limited and routes are recorded, and under keep
   route_shared_scale,  // [T, 1], under edits of routes
   route_banned,        // [T, n_experts] u8, under edits of routes
   expert_hidden,       // [T * k, d_ff] operand
@@ -57,6 +58,12 @@ enum class Activations : uint8_t {
   shared_out,          // [T, d_model]
   dense_hidden,        // [T, d_ff] operand
   ffn_out,             // [T, d_model]
+  // Of a layer, where something is recorded or written
+  attn_pattern,  // [T, n_heads * keys] where it is recorded
+  cache_rows,    // [T, n_kv_heads * d_head] in the cache's dtype: the tokens' keys or values as they are cached
+  router_read,
+  experts_read,
+  shared_read,  // [T, d_model] operand: ffn_normed as one reader sees it, where an edit writes to that reader's point
   // Of a layer, under keep alone: what an op in place was given
   query_raw,
   key_raw,
@@ -93,6 +100,7 @@ class Buffers {
   // in all steps, until one needs more: then the backend's graphs are forgotten. Throws Error when the device is full.
   Tensor tensor(Activations what, int64_t layer, int64_t rows, int64_t cols);   // f32
   Tensor operand(Activations what, int64_t layer, int64_t rows, int64_t cols);  // in the dtype matrix products take
+  Tensor cached(Activations what, int64_t layer, int64_t rows, int64_t cols);   // in that of keys and values
   template <class T>
   T* array(Activations what, int64_t layer, int64_t rows, int64_t cols) {
     return static_cast<T*>(memory(what, layer, rows, cols, cols, dtype_of<T>()));
@@ -124,6 +132,7 @@ class Buffers {
   }
   size_t index(Activations what, int64_t layer) const;
   void* memory(Activations what, int64_t layer, int64_t rows, int64_t cols, int64_t stride, DType dtype);
+  Tensor of_dtype(Activations what, int64_t layer, int64_t rows, int64_t cols, DType dtype);
 
   Backend& backend_;
   int64_t n_layers_;

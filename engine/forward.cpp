@@ -20,8 +20,20 @@ Forward::Forward(Backend& backend, const Model& model, const Weights& weights, i
 
 Forward::~Forward() { backend_.forget_graphs(); }  // they name memory of the members
 
+// A latent is key and value at once. Where an edit writes to one of them, the other must stay as it is.
+void Forward::separate_latents(const Batch& batch) {
+  for (const Batch::Slot& sequence : batch.slots) {
+    if (!sequence.edits || !sequence.edits->plan().has_point_edits()) continue;
+    for (int32_t l = 0; l < static_cast<int32_t>(model_.n_layers()); ++l)
+      if (!sequence.edits->point_edits(Point::attn_k, l).empty() ||
+          !sequence.edits->point_edits(Point::attn_v, l).empty())
+        sequence.kv->pool().separate_values(l);
+  }
+}
+
 void Forward::launch(const Batch& batch, ProbeSink* sink) {
   edits_.read(batch);
+  separate_latents(batch);
   writes_.begin(batch, edits_);
   recorder_.begin(batch, sink, edits_.router());
   step_.begin(batch, edits_, recorder_.ring_step());

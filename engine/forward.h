@@ -57,6 +57,7 @@ class Forward {
 
  private:
   void enqueue(Tensor logits);
+  void separate_latents(const Batch& batch);
 
   Backend& backend_;
   const Model& model_;

@@ -38,6 +38,27 @@ Normed add_and_norm(const Pass& pass, const Stream& in, std::span<const PointAt>
   return {x, h};
 }
 
+// The points of what attention reads, in the order in which it does: the queries, then the tokens' keys and values
+// where they lie in the cache; and the pattern that these make.
+void at_heads(const Pass& pass, int64_t l, Tensor q, const KvCache& cache, const AttentionParams& params) {
+  pass.at(Point::attn_q, l, q);
+  const auto at_cached = [&](Point point, void* data, int64_t stride, int64_t width) {
+    const Tensor rows(static_cast<float*>(data), pass.step.n_cache_rows(), params.n_kv_heads * width, stride,
+                      cache.dtype);
+    if (pass.writes.any()) pass.writes.write_cached(point, l, rows);
+    if (!pass.recorder.wants(point, l)) return;
+    const Tensor found = pass.buffers.cached(cache_rows, l, q.rows, rows.cols);
+    pass.backend.gather_rows(found, rows, pass.step.view().kv_rows);
+    pass.recorder.take(point, l, found, 1);
+  };
+  at_cached(Point::attn_k, cache.keys, cache.key_stride, params.d_key);
+  at_cached(Point::attn_v, cache.values, cache.value_stride, params.d_value);
+  if (!pass.recorder.wants(Point::attn_pattern, l)) return;
+  const Tensor pattern = pass.buffers.tensor(attn_pattern, l, q.rows, params.n_heads * pass.step.n_keys());
+  pass.backend.attention_pattern(pattern, q, cache, pass.step.view(), params);
+  pass.recorder.take(Point::attn_pattern, l, pattern, 1);
+}
+
 Tensor gqa(const Pass& pass, int64_t l, const Gqa& a, const GqaWeights& weights, Tensor h) {
   Backend& backend = pass.backend;
   Buffers& buffers = pass.buffers;
@@ -61,9 +82,11 @@ Tensor gqa(const Pass& pass, int64_t l, const Gqa& a, const GqaWeights& weights,
   }
   const KvCache cache = pass.step.cache(l);
   backend.prepare_heads(q, k, v, heads, cache, pass.step.view());
+  const AttentionParams params{a.n_heads, a.n_kv_heads, a.d_head, a.d_head, a.scale, a.window, weights.sinks.data};
+  at_heads(pass, l, q, cache, params);
   const Tensor core = buffers.operand(attended, l, n_tokens, a.n_heads * a.d_head);
-  backend.attention(core, q, cache, pass.step.view(),
-                    {a.n_heads, a.n_kv_heads, a.d_head, a.d_head, a.scale, a.window, weights.sinks.data});
+  backend.attention(core, q, cache, pass.step.view(), params);
+  pass.at(Point::attn_z, l, core);
   const Tensor out = buffers.tensor(attn_out, l, n_tokens, pass.model.d_model);
   backend.matmul(out, core, weights.o, weights.o_bias);
   return out;
@@ -93,13 +116,36 @@ Tensor mla(const Pass& pass, int64_t l, const Mla& a, const MlaWeights& weights,
                          cache, view);
   const Tensor absorbed = buffers.tensor(query_absorbed, l, n_tokens, a.n_heads * d_cached);
   backend.mla_absorb(absorbed, q, weights.kv_b, a.n_heads, a.d_nope, a.d_rope, a.d_value);
+  if (cache.values != cache.keys) {  // KvPool::separate_values
+    const Tensor found = buffers.cached(cache_rows, l, n_tokens, d_cached);
+    const Tensor keys(static_cast<float*>(cache.keys), pass.step.n_cache_rows(), d_cached, cache.key_stride,
+                      cache.dtype);
+    backend.gather_rows(found, keys, view.kv_rows);
+    backend.store_rows(cache.values, cache.value_stride, found, view.kv_rows);
+  }
+  const AttentionParams params{a.n_heads, 1, d_cached, a.d_latent, a.scale, 0, nullptr};
+  at_heads(pass, l, absorbed, cache, params);
   const Tensor latents = buffers.operand(latent_attended, l, n_tokens, a.n_heads * a.d_latent);
-  backend.attention(latents, absorbed, cache, view, {a.n_heads, 1, d_cached, a.d_latent, a.scale, 0, nullptr});
+  backend.attention(latents, absorbed, cache, view, params);
   const Tensor core = buffers.operand(attended, l, n_tokens, a.n_heads * a.d_value);
   backend.mla_expand(core, latents, weights.kv_b, a.n_heads, a.d_nope, a.d_value);
+  pass.at(Point::attn_z, l, core);
   const Tensor out = buffers.tensor(attn_out, l, n_tokens, pass.model.d_model);
   backend.matmul(out, core, weights.o, weights.o_bias);
   return out;
+}
+
+// h as one of its readers sees it: h itself, or under an edit of that reader's point a copy that the edit has written
+// to.
+Tensor reader(const Pass& pass, Point point, int64_t l, Tensor h, Activations copy, const Route& route = {}) {
+  if (!pass.writes.at(point, l)) {
+    pass.recorder.take(point, l, h, 1);
+    return h;
+  }
+  const Tensor own = pass.buffers.operand(copy, l, h.rows, h.cols);
+  pass.backend.copy(own.data, h.data, static_cast<size_t>(h.rows * h.stride) * dtype_size(h.dtype));
+  pass.at(point, l, own, route);
+  return own;
 }
 
 Route route(const Pass& pass, int64_t l, const Moe& moe, const MoeWeights& weights, Tensor h) {
@@ -110,8 +156,10 @@ Route route(const Pass& pass, int64_t l, const Moe& moe, const MoeWeights& weigh
   route.ids = buffers.array<int32_t>(route_ids, l, n_tokens, pass.n_slots);
   route.weights = buffers.array<float>(route_weights, l, n_tokens, pass.n_slots);
   route.margin = buffers.array<float>(route_margin, l, n_tokens, 1);
-  if (pass.recorder.records_routes() || buffers.keeps())
+  if (pass.recorder.records_routes() || buffers.keeps()) {
     route.scores = buffers.array<float>(router_scores, l, n_tokens, n_experts);
+    if (moe.router.limits_groups()) route.group_margin = buffers.array<float>(route_group_margin, l, n_tokens, 1);
+  }
   route.faults = pass.step.faults();
   route.record = pass.recorder.route(l, pass.step.ring_step());
   if (pass.step.edits_routes()) {
@@ -131,14 +179,15 @@ Tensor shared_expert(const Pass& pass, int64_t l, const Moe& moe, const MoeWeigh
   if (moe.d_ff_shared == 0) return {};
   Backend& backend = pass.backend;
   Buffers& buffers = pass.buffers;
+  const Tensor read = reader(pass, Point::shared_in, l, h, shared_read, route);
   const Tensor hidden = buffers.operand(shared_hidden, l, h.rows, moe.d_ff_shared);
   const Tensor out = buffers.tensor(shared_out, l, h.rows, pass.model.d_model);
-  backend.gated_hidden(hidden, h, weights.shared_gate, weights.shared_up, pass.model.activation);
+  backend.gated_hidden(hidden, read, weights.shared_gate, weights.shared_up, pass.model.activation);
   backend.matmul(out, hidden, weights.shared_down, {});
   if (moe.shared_gate || route.shared_scale) buffers.remember(shared_raw, l, out);
   if (moe.shared_gate) {
     const Tensor gate = buffers.tensor(shared_gate, l, h.rows, 1);
-    backend.matmul(gate, h, weights.shared_scale, {});
+    backend.matmul(gate, read, weights.shared_scale, {});
     backend.sigmoid_scale(out, gate);
   }
   if (route.shared_scale) backend.scale_rows(out, route.shared_scale);
@@ -150,14 +199,16 @@ FeedForward moe(const Pass& pass, int64_t l, const Moe& moe, const MoeWeights& w
   Backend& backend = pass.backend;
   Buffers& buffers = pass.buffers;
   const int64_t n_tokens = h.rows;
-  const Route route = layers::route(pass, l, moe, weights, h);
+  const Route route = layers::route(pass, l, moe, weights, reader(pass, Point::router_in, l, h, router_read));
   const ExpertMatrices experts = weights.experts();
   const Tensor hidden = buffers.operand(expert_hidden, l, n_tokens * route.n_slots, moe.d_ff);
-  backend.experts_hidden(hidden, h, route, n_tokens, experts, pass.model.activation, pass.step.leaks());
+  const Tensor read = reader(pass, Point::expert_in, l, h, experts_read, route);
+  backend.experts_hidden(hidden, read, route, n_tokens, experts, pass.model.activation, pass.step.leaks());
   pass.at(Point::expert_hidden, l, hidden, route, route.n_slots);
   const Tensor outputs = buffers.tensor(expert_out, l, n_tokens * route.n_slots, pass.model.d_model);
   backend.experts_out(outputs, hidden, route, n_tokens, experts);
   pass.at(Point::expert_out, l, outputs, route, route.n_slots);
+  pass.recorder.take_contributions(l, outputs, route);
   const Tensor shared = shared_expert(pass, l, moe, weights, h, route);
   const Tensor out = buffers.tensor(ffn_out, l, n_tokens, pass.model.d_model);
   backend.combine(out, outputs, route, shared);

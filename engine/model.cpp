@@ -146,8 +146,15 @@ ModelShape probe_shape(const Model& model) {
     LayerShape described;
     if (const Moe* moe = layer.moe()) {
       described = {true, moe->router.n_experts, moe->router.n_active, moe->d_ff, moe->d_ff_shared > 0};
+      described.groups = moe->router.limits_groups();
     } else {
       described.d_ff = std::get<Dense>(layer.ffn).d_ff;
+    }
+    if (const Gqa* a = std::get_if<Gqa>(&layer.attention)) {
+      described.attention = {a->n_heads, a->n_kv_heads, a->d_head, a->d_head, a->d_head};
+    } else {
+      const Mla& latent = std::get<Mla>(layer.attention);
+      described.attention = {latent.n_heads, 1, latent.d_latent + latent.d_rope, latent.d_latent, latent.d_value};
     }
     shape.layers.push_back(described);
   }

@@ -21,7 +21,14 @@ void PointWrites::fetch_route(int64_t layer, const Route& route) {
   fetched_ = layer;
 }
 
-void PointWrites::write(Point point, int64_t layer, Tensor x, const Route& route, int32_t n_slots) {
+bool PointWrites::at(Point point, int64_t layer) const {
+  if (!any()) return false;
+  for (const Batch::Slot& sequence : batch_->slots)
+    if (sequence.edits && !sequence.edits->point_edits(point, static_cast<int32_t>(layer)).empty()) return true;
+  return false;
+}
+
+void PointWrites::write(Point point, int64_t layer, Tensor x, const Route& route, int32_t n_slots, bool cached) {
   const bool per_slot = point_info(point).slots();
   std::vector<int32_t> rows, value_rows;
   for (const Batch::Slot& sequence : batch_->slots) {
@@ -34,12 +41,13 @@ void PointWrites::write(Point point, int64_t layer, Tensor x, const Route& route
       for (int64_t t = sequence.first_row; t < sequence.first_row + sequence.n_rows; ++t) {
         if (!edits_->act(t, edit.edit)) continue;
         if (by_margin && margins_[t] >= edit.margin_below) continue;
+        const int64_t row = cached ? batch_->kv_rows[t] : t * n_slots;
         for (int32_t i = 0; i < n_slots; ++i) {
           const int32_t expert = per_slot ? ids_[t * n_slots + i] : 0;
           if (per_slot && (expert < 0 ||
                            !(edit.all_experts || std::binary_search(edit.experts.begin(), edit.experts.end(), expert))))
             continue;
-          rows.push_back(static_cast<int32_t>(t * n_slots + i));
+          rows.push_back(static_cast<int32_t>(row + i));
           value_rows.push_back(static_cast<int32_t>(edit.value_row(batch_->positions[t], i, expert)));
         }
       }

@@ -18,12 +18,20 @@ class PointWrites {
   // Whether any sequence of the step writes to points: the host then stops at every point.
   bool any() const { return batch_ && edits_->points(); }
 
+  // Whether any sequence of the step writes to this one.
+  bool at(Point point, int64_t layer) const;
+
   // Applies the step's edits to x [n_tokens * n_slots, width] at `point` of `layer` (-1: not of a layer). `route`: that
   // of this layer, once its router has run (else without ids); edits by expert and by margin look at it. Throws Error,
   // naming edit, record and position, where a recording holds no value.
-  void write(Point point, int64_t layer, Tensor x, const Route& route, int32_t n_slots);
+  void write(Point point, int64_t layer, Tensor x, const Route& route, int32_t n_slots) {
+    write(point, layer, x, route, n_slots, false);
+  }
+  // The same where a token's row is the one that it has in the cache: x [rows of the cache, width].
+  void write_cached(Point point, int64_t layer, Tensor x) { write(point, layer, x, {}, 1, true); }
 
  private:
+  void write(Point point, int64_t layer, Tensor x, const Route& route, int32_t n_slots, bool cached);
   void fetch_route(int64_t layer, const Route& route);
 
   Backend& backend_;

@@ -54,6 +54,31 @@ void Recorder::take(Point point, int64_t layer, Tensor x, int32_t n_slots) {
   if (wants(point, layer)) sink_->take(point, static_cast<int32_t>(layer), on_host(x), x.cols * n_slots);
 }
 
+void Recorder::take_contributions(int64_t layer, Tensor outputs, const Route& route) {
+  if (!wants(Point::expert_contribution, layer)) return;
+  const int64_t n_slots = route.n_slots, n_tokens = outputs.rows / n_slots, width = outputs.cols;
+  ids_.resize(static_cast<size_t>(outputs.rows));
+  weights_.resize(ids_.size());
+  backend_.download(ids_.data(), route.ids, ids_.size() * sizeof(int32_t));
+  backend_.download(weights_.data(), route.weights, weights_.size() * sizeof(float));
+  const float* from = on_host(outputs);
+  contributions_.assign(static_cast<size_t>(outputs.rows * width), 0.f);
+  std::vector<int64_t> used;  // slots, by ascending expert
+  for (int64_t t = 0; t < n_tokens; ++t) {
+    used.clear();
+    for (int64_t slot = t * n_slots; slot < (t + 1) * n_slots; ++slot)
+      if (ids_[static_cast<size_t>(slot)] >= 0) used.push_back(slot);
+    std::sort(used.begin(), used.end(), [&](int64_t a, int64_t b) { return ids_[a] < ids_[b]; });
+    for (size_t i = 0; i < used.size(); ++i) {
+      const float weight = weights_[static_cast<size_t>(used[i])];
+      if (weight == 0) continue;  // what such an expert made is not looked at
+      float* to = contributions_.data() + (t * n_slots + static_cast<int64_t>(i)) * width;
+      for (int64_t c = 0; c < width; ++c) to[c] = weight * from[used[i] * width + c];
+    }
+  }
+  sink_->take(Point::expert_contribution, static_cast<int32_t>(layer), contributions_.data(), n_slots * width);
+}
+
 const float* Recorder::on_host(Tensor x) {
   if (backend_.shares_host_memory()) return x.data;
   const size_t width = x.dtype == DType::f32 ? 4 : 2;

@@ -34,6 +34,9 @@ class Recorder {
   bool wants(Point point, int64_t layer) const { return stops() && sink_->wants(point, static_cast<int32_t>(layer)); }
   // Hands over x [n_tokens * n_slots, width], f32 or operand, if it is wanted.
   void take(Point point, int64_t layer, Tensor x, int32_t n_slots);
+  // Hands over expert.contribution if it is wanted: of outputs [n_tokens * n_slots, d_model], f32, the experts'
+  // outputs.
+  void take_contributions(int64_t layer, Tensor outputs, const Route& route);
 
   // The number under which the router kernel records the routes of this step; to be put where route() says.
   uint32_t ring_step() const { return ring_step_; }
@@ -58,6 +61,8 @@ class Recorder {
   bool by_ring_ = false, records_routes_ = false;
   std::vector<unsigned char> stored_;  // a point as it lies on the device
   std::vector<float> values_;          // and as the sink gets it
+  std::vector<int32_t> ids_;           // of a route
+  std::vector<float> weights_, contributions_;
 };
 
 }  // namespace signalbox

@@ -15,6 +15,7 @@ bool RouteRing::serves(const ProbeSink& sink, std::span<const int32_t> layers, i
       case Point::router_ids:
       case Point::router_weights:
       case Point::router_margin:
+      case Point::router_group_margin:
       case Point::router_logits:
       case Point::router_scores: continue;
       default: break;
@@ -27,7 +28,8 @@ bool RouteRing::serves(const ProbeSink& sink, std::span<const int32_t> layers, i
 
 int64_t RouteRing::width(Array array) const {
   switch (array) {
-    case margin: return 1;
+    case margin:
+    case group_margin: return 1;
     case logits:
     case scores: return n_experts_;
     default: return n_slots_;
@@ -46,6 +48,7 @@ void RouteRing::want(const ProbeSink& sink, bool edited) {
     if (sink.wants(Point::router_ids, l)) wanted |= 1u << ids | (edited ? 1u << original : 0u);
     if (sink.wants(Point::router_weights, l)) wanted |= 1u << weights;
     if (sink.wants(Point::router_margin, l)) wanted |= 1u << margin;
+    if (sink.wants(Point::router_group_margin, l)) wanted |= 1u << group_margin;
     if (sink.wants(Point::router_logits, l)) wanted |= 1u << logits;
     if (sink.wants(Point::router_scores, l)) wanted |= 1u << scores;
   }
@@ -107,6 +110,7 @@ RouteRecord RouteRing::record(size_t index, const uint32_t* step) const {
   at(record.original_ids, original);
   at(record.weights, weights);
   at(record.margin, margin);
+  at(record.group_margin, group_margin);
   at(record.logits, logits);
   at(record.scores, scores);
   return record;
@@ -164,6 +168,7 @@ void RouteRing::hand_over(ProbeSink& sink, const Step& step) const {
     }
     if (sink.wants(Point::router_weights, l)) sink.take(Point::router_weights, l, rows(weights), n_slots_);
     if (sink.wants(Point::router_margin, l)) sink.take(Point::router_margin, l, rows(margin), 1);
+    if (sink.wants(Point::router_group_margin, l)) sink.take(Point::router_group_margin, l, rows(group_margin), 1);
   }
 }
 

@@ -41,7 +41,7 @@ class RouteRing {
   bool empty() const { return pending_.empty(); }
 
  private:
-  enum Array : uint8_t { ids, original, weights, margin, logits, scores, n_arrays };
+  enum Array : uint8_t { ids, original, weights, margin, group_margin, logits, scores, n_arrays };
   struct Step {
     uint32_t number = 0;
     int64_t n_tokens = 0;

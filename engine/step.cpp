@@ -31,6 +31,7 @@ void Step::begin(const Batch& batch, const ActiveEdits& edits, uint32_t ring_ste
 
   int32_t last = 0;
   for (const int32_t position : batch.positions) last = std::max(last, position);
+  n_keys_ = last + 1;
   rope_table_ = &rope_.reach(last + 1);
   const int64_t max_keys = power_of_two(last + 1, 256);
   token_capacity_ = power_of_two(n_tokens, max_captured_tokens);

@@ -47,6 +47,8 @@ class Step {
   const int32_t* logit_rows() const { return logit_rows_; }  // [n_logits]
   int64_t n_logits() const { return n_logits_; }
   KvCache cache(int64_t layer) const { return pool_->layer(layer); }
+  int64_t n_cache_rows() const { return pool_->n_rows(); }
+  int64_t n_keys() const { return n_keys_; }  // the largest position plus one
   const uint32_t* ring_step() const { return ring_step_; }
   // Edits of routes: whether there are any, and a layer's part of them.
   bool edits_routes() const { return programs_ != nullptr; }
@@ -84,7 +86,7 @@ class Step {
   StepInputs inputs_;
 
   int64_t token_capacity_ = 0, sequence_capacity_ = 0;
-  int64_t n_sequences_ = 0, n_logits_ = 0, n_sampled_ = 0, n_targets_ = 0;
+  int64_t n_keys_ = 0, n_sequences_ = 0, n_logits_ = 0, n_sampled_ = 0, n_targets_ = 0;
   BatchView view_;
   const RopeTable* rope_table_ = nullptr;
   const KvPool* pool_ = nullptr;

@@ -42,7 +42,39 @@ void ActivationStore::Column<T>::join(size_t n_samples) {
   samples = {};
 }
 
+template <class T>
+void ActivationStore::Column<T>::put_growing(const RowRange& range, int64_t heads, const T* data, int64_t n_keys) {
+  const size_t sample = static_cast<size_t>(range.sample);
+  if (samples.size() <= sample) samples.resize(sample + 1);
+  for (int64_t r = 0; r < range.n_rows; ++r)
+    for (int64_t h = 0; h < heads; ++h) {
+      const T* row = data + ((range.batch_row + r) * heads + h) * n_keys;
+      samples[sample].insert(samples[sample].end(), row, row + range.first_row + r + 1);
+    }
+}
+
+template <class T>
+void ActivationStore::Column<T>::join_growing(const std::vector<int64_t>& offsets) {
+  samples.resize(offsets.size() - 1);
+  int64_t longest = 0;
+  for (size_t s = 0; s < samples.size(); ++s) longest = std::max(longest, offsets[s + 1] - offsets[s]);
+  tail.back() = longest;
+  width = tail.front() * longest;
+  all.reserve(static_cast<size_t>(offsets.back() * width));
+  for (size_t s = 0; s < samples.size(); ++s) {
+    const T* from = samples[s].data();
+    for (int64_t n = 1; n <= offsets[s + 1] - offsets[s]; ++n)
+      for (int64_t h = 0; h < tail.front(); ++h, from += n) {
+        all.insert(all.end(), from, from + n);
+        all.resize(all.size() + static_cast<size_t>(longest - n), T{});
+      }
+    samples[s] = {};
+  }
+  samples = {};
+}
+
 void ActivationStore::begin(const StepRows& rows) {
+  if (rows.n_rows > 0) n_keys_ = 1 + *std::max_element(rows.positions, rows.positions + rows.n_rows);
   if (finished_) fail("expected no rows after the store was finished, found " + std::to_string(rows.n_rows));
   ranges_.assign(rows.ranges.begin(), rows.ranges.end());
   for (const RowRange& range : ranges_) {
@@ -63,23 +95,31 @@ int64_t ActivationStore::stacked_at(int32_t layer, int64_t width) const {
 ActivationStore::Column<float>& ActivationStore::column(Point point, int32_t layer, int64_t width) {
   const PointInfo& info = point_info(point);
   const int64_t n_layers = static_cast<int64_t>(layers_.size());
-  Column<float>& column = tensors_[info.router() ? std::string(info.name) : point_name(point, layer)];
+  Column<float>& column = tensors_[info.stacked ? std::string(info.name) : point_name(point, layer)];
   if (!column.tail.empty()) return column;
-  if (info.router()) {
+  if (info.stacked) {
     column.tail = {n_layers};
     if (info.shape != PointInfo::Shape::scalar) column.tail.push_back(width);
     column.width = n_layers * width;
   } else {
-    column.tail = {width};
-    if (info.slots()) column.tail = {n_slots_, width / n_slots_};
+    column.tail = point_dims(point, layer, shape_, n_slots_);
     column.width = width;
   }
   return column;
 }
 
 void ActivationStore::take(Point point, int32_t layer, const float* data, int64_t width) {
+  if (point_info(point).positions()) {
+    Column<float>& to = tensors_[point_name(point, layer)];
+    to.tail = point_dims(point, layer, shape_, n_slots_);
+    if (width != to.tail.front() * n_keys_)
+      fail("expected rows of " + std::to_string(to.tail.front() * n_keys_) + " for " + point_name(point, layer) +
+           ", found " + std::to_string(width));
+    for (const RowRange& range : ranges_) to.put_growing(range, to.tail.front(), data, n_keys_);
+    return;
+  }
   Column<float>& to = column(point, layer, width);
-  const int64_t at = point_info(point).router() ? stacked_at(layer, width) : 0;
+  const int64_t at = point_info(point).stacked ? stacked_at(layer, width) : 0;
   for (const RowRange& range : ranges_) to.put(range, at, data, width);
 }
 
@@ -104,7 +144,13 @@ void ActivationStore::finish(std::span<const std::string> ids) {
   }
   positions_.join(ids.size());
   ids_.join(ids.size());
-  for (auto& [tensor, column] : tensors_) column.join(ids.size());
+  for (auto& [tensor, column] : tensors_) {
+    const auto at = parse_point(tensor);
+    if (at && point_info(at->point).positions())
+      column.join_growing(offsets_);
+    else
+      column.join(ids.size());
+  }
 }
 
 Recording::Rows ActivationStore::rows(int64_t sample) const {
@@ -160,15 +206,15 @@ const float* ActivationStore::floats_in_place(std::string_view tensor, Rows rows
 
 std::span<const float> ActivationStore::row(Point point, int32_t layer, int64_t sample, int64_t position) const {
   const PointInfo& info = point_info(point);
-  const Column<float>& column = at(info.router() ? info.name : point_name(point, layer));
+  const Column<float>& column = at(info.stacked ? info.name : point_name(point, layer));
   const Rows of = rows(sample);
   const auto first = positions_.all.begin() + of.begin, last = positions_.all.begin() + of.end;
   const auto found = std::lower_bound(first, last, position);
   if (found == last || *found != position)
     fail("expected position " + std::to_string(position) + " in sample " + std::to_string(sample) + ", found none");
   const int64_t r = found - positions_.all.begin();
-  const int64_t width = info.router() ? column.width / static_cast<int64_t>(layers_.size()) : column.width;
-  return {column.all.data() + r * column.width + (info.router() ? stacked_at(layer, width) : 0),
+  const int64_t width = info.stacked ? column.width / static_cast<int64_t>(layers_.size()) : column.width;
+  return {column.all.data() + r * column.width + (info.stacked ? stacked_at(layer, width) : 0),
           static_cast<size_t>(width)};
 }
 

@@ -19,8 +19,8 @@ namespace signalbox {
 // while finish() puts the samples in order.
 class ActivationStore final : public ProbeSink, public Recording {
  public:
-  // `name`: what edits call it, as memory:NAME. `n_slots`: of routes, EditPlan::max_slots() of the run, or 0 for
-  // shape.n_active().
+  // `name`: what edits call it, as memory:NAME. `n_slots`:
+  // of routes, EditPlan::max_slots() of the run, or 0 for shape.n_active().
   ActivationStore(std::string name, ModelShape shape, PointSet points, int32_t n_slots = 0);
 
   bool wants(Point point, int32_t layer) const override { return points_.wants(point, layer); }
@@ -65,6 +65,9 @@ class ActivationStore final : public ProbeSink, public Recording {
     std::vector<T> all;
     void put(const RowRange& range, int64_t at, const T* data, int64_t n);
     void join(size_t n_samples);
+    // Rows that grow with the sample, attn.pattern: [heads, r + 1] for row r; then filled up to the longest sample.
+    void put_growing(const RowRange& range, int64_t heads, const T* data, int64_t n_keys);
+    void join_growing(const std::vector<int64_t>& offsets);
   };
   [[noreturn]] void fail(const std::string& reason) const;
   Column<float>& column(Point point, int32_t layer, int64_t width);
@@ -77,6 +80,7 @@ class ActivationStore final : public ProbeSink, public Recording {
   int32_t n_slots_;
   std::vector<int32_t> layers_;
   std::vector<RowRange> ranges_;  // of the batch
+  int64_t n_keys_ = 0;            // likewise: keys in a row of a pattern
   std::map<std::string, Column<float>, std::less<>> tensors_;
   Column<int32_t> ids_, positions_;
   bool routes_ = false, finished_ = false;

@@ -201,7 +201,6 @@ class Planner {
           .fail("expected a point after the router of its layer, found " + std::string(info.name));
     for (const auto& [layer, experts] : targets.layers) {
       const int64_t width = point_width(spec.point, layer, plan_->shape, 0);
-      const int32_t n_experts = layer < 0 ? 0 : plan_->shape.layers[layer].n_experts;
       PointEdit write;
       write.kind = spec.kind == EditSpec::Kind::add ? PointEdit::Kind::add : PointEdit::Kind::set;
       write.edit = index;
@@ -220,7 +219,7 @@ class Planner {
                                       point_name(spec.point, layer) + ", found " + std::to_string(spec.neurons.back()));
         write.columns = keep(spec.neurons);
       }
-      fill(write, spec, edit, layer, width, n_experts, experts);
+      fill(write, spec, edit, layer, width, experts);
       if (spec.tokens.never() || (targets.by_expert && experts.empty()) ||
           (spec.neurons_given && spec.neurons.empty()) || adds_nothing(write))
         continue;
@@ -229,7 +228,7 @@ class Planner {
     }
   }
 
-  void fill(PointEdit& write, const EditSpec& spec, PlannedEdit& edit, int32_t layer, int64_t width, int32_t n_experts,
+  void fill(PointEdit& write, const EditSpec& spec, PlannedEdit& edit, int32_t layer, int64_t width,
             const std::vector<int32_t>& experts) {
     const bool slots = point_info(spec.point).slots();
     switch (spec.kind) {
@@ -237,19 +236,20 @@ class Planner {
         if (spec.value == EditSpec::Value::zero) {
           values_.zero(write, width);
         } else if (spec.value == EditSpec::Value::tensor) {
-          values_.tensor(write, spec.ref.at("value"), spec, width, n_experts, slots);
+          values_.tensor(write, spec.ref.at("value"), spec, layer);
         } else {
           values_.mean(write, spec.ref.at("value").at("mean_of"), spec, layer, width, experts);
         }
         break;
       case EditSpec::Kind::add:
         write.scale = static_cast<float>(spec.by);
-        values_.tensor(write, spec.ref.at("vector"), spec, width, n_experts, slots);
+        values_.tensor(write, spec.ref.at("vector"), spec, layer);
         break;
       case EditSpec::Kind::patch: {
         edit.patch = true;
         edit.trace = values_.recording(spec, spec.ref.at("from"));
-        const std::string name = ValueSource::require_point(*edit.trace, spec.ref.at("from"), spec.point, layer, width);
+        const std::string name =
+            ValueSource::require_point(*edit.trace, spec.ref.at("from"), spec.point, layer, plan_->shape);
         write.rows = PointEdit::Rows::by_position;
         write.n_slots = slots ? static_cast<int32_t>(edit.trace->tensor_shape(name)[1]) : 1;
         require_sample(spec, edit);

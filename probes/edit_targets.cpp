@@ -24,6 +24,7 @@ Ability ability(const EditSpec& spec, int32_t l, const ModelShape& shape) {
   if (std::isfinite(spec.tokens.margin_below) && !layer.moe) return {false, "a router"};
   if (point_exists(spec.point, l, shape)) return {};
   switch (point_info(spec.point).where) {
+    case PointInfo::Where::attention: return {false, "known attention heads"};
     case PointInfo::Where::dense: return {false, "a dense feed-forward block"};
     case PointInfo::Where::shared: return {false, layer.moe ? "a shared expert" : "a router"};
     default: return {false, "a router"};

@@ -55,8 +55,10 @@ void ValueSource::zero(PointEdit& edit, int64_t width) {
   edit.width = width;
 }
 
-void ValueSource::tensor(PointEdit& edit, const json::Ref& key, const EditSpec& spec, int64_t width, int32_t n_experts,
-                         bool slots) {
+void ValueSource::tensor(PointEdit& edit, const json::Ref& key, const EditSpec& spec, int32_t layer) {
+  const int64_t width = point_width(spec.point, layer, plan_.shape, 0);
+  const bool slots = point_info(spec.point).slots();
+  const int32_t n_experts = slots ? plan_.shape.layers[layer].n_experts : 0;
   const EditMemory::Vector* vector = nullptr;  // of memory, or
   const safetensors::File* file = nullptr;     // a tensor of a file
   const safetensors::TensorInfo* info = nullptr;
@@ -71,16 +73,19 @@ void ValueSource::tensor(PointEdit& edit, const json::Ref& key, const EditSpec& 
     info = &file->at(spec.source.tensor);
   }
   const std::vector<int64_t>& shape = vector ? vector->shape : info->shape;
+  // A slot's value may be given for every expert; one of several heads as it lies in a trace.
   const std::vector<int64_t> one = {width}, by_expert = {n_experts, width};
-  if (shape != one && !(slots && shape == by_expert))
+  const std::vector<int64_t> other = slots ? by_expert : point_dims(spec.point, layer, plan_.shape, 0);
+  if (shape != one && shape != other)
     key.fail("expected a tensor of shape " + safetensors::shape_text(one) +
-             (slots ? " or " + safetensors::shape_text(by_expert) : "") + ", found " + safetensors::shape_text(shape));
+             (other != one ? " or " + safetensors::shape_text(other) : "") + ", found " +
+             safetensors::shape_text(shape));
   auto& values = tensors_[vector ? "memory:" + spec.memory : spec.source.file.string() + ":" + spec.source.tensor];
   if (!values) values = &plan_.floats.emplace_back(vector ? vector->values : read_floats(*file, *info, key));
   edit.values = values->data();
   edit.width = width;
   edit.n_values = 1;
-  if (shape == one) return;
+  if (shape == one || !slots) return;
   edit.n_values = n_experts;
   edit.rows = PointEdit::Rows::by_expert;
   std::vector<int32_t>& rows = plan_.ints.emplace_back(static_cast<size_t>(n_experts));
@@ -89,14 +94,16 @@ void ValueSource::tensor(PointEdit& edit, const json::Ref& key, const EditSpec& 
 }
 
 std::string ValueSource::require_point(const Recording& trace, const json::Ref& key, Point point, int32_t layer,
-                                       int64_t width) {
+                                       const ModelShape& model) {
   const std::string name = point_name(point, layer);
   if (!trace.has(name)) key.fail("expected a trace that holds " + name + ", found none in " + trace.where());
   const std::vector<int64_t> shape = trace.tensor_shape(name);
-  const size_t rank = point_info(point).slots() ? 3 : 2;
-  if (shape.size() != rank || shape.back() != width)
-    key.fail("expected " + name + " with rows of " + std::to_string(width) + " in " + trace.where() + ", found shape " +
-             safetensors::shape_text(shape));
+  std::vector<int64_t> expected = point_dims(point, layer, model, 0);
+  expected.insert(expected.begin(), shape.front());
+  if (point_info(point).slots() && shape.size() == expected.size()) expected[1] = shape[1];
+  if (shape != expected)
+    key.fail("expected " + name + " with rows of " + std::to_string(point_width(point, layer, model, 0)) + " in " +
+             trace.where() + ", found shape " + safetensors::shape_text(shape));
   return name;
 }
 
@@ -116,7 +123,7 @@ void ValueSource::mean(PointEdit& edit, const json::Ref& key, const EditSpec& sp
                        const std::vector<int32_t>& experts) {
   const std::shared_ptr<const Recording> source = recording(spec, key);
   const Point point = spec.point;
-  const std::string name = require_point(*source, key, point, layer, width);
+  const std::string name = require_point(*source, key, point, layer, plan_.shape);
   const bool slots = point_info(point).slots();
   const int32_t n_groups = slots ? plan_.shape.layers[layer].n_experts : 1;
   size_t index = 0;

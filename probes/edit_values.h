@@ -22,14 +22,13 @@ class ValueSource {
 
   // Fills in values, n_values, width and how rows are found. `experts` are those the edit names (empty: all).
   void zero(PointEdit& edit, int64_t width);
-  void tensor(PointEdit& edit, const json::Ref& key, const EditSpec& spec, int64_t width, int32_t n_experts,
-              bool slots);
+  void tensor(PointEdit& edit, const json::Ref& key, const EditSpec& spec, int32_t layer);
   void mean(PointEdit& edit, const json::Ref& key, const EditSpec& spec, int32_t layer, int64_t width,
             const std::vector<int32_t>& experts);
 
-  // Checks that the recording holds the point with this width, and returns its tensor's name.
+  // Checks that the recording holds the point as such a model has it, and returns its tensor's name.
   static std::string require_point(const Recording& trace, const json::Ref& key, Point point, int32_t layer,
-                                   int64_t width);
+                                   const ModelShape& model);
   // Checks that its routes are those of such a router, recorded at this layer.
   static void require_routes(const Recording& trace, const json::Ref& key, int32_t layer, const LayerShape& shape);
 

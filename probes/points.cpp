@@ -11,8 +11,8 @@ namespace signalbox {
 namespace {
 
 constexpr std::array<PointInfo, n_points> infos = {{
-#define POINT(identifier, name, per_layer, where, shape, writable) \
-  {name, per_layer, PointInfo::Where::where, PointInfo::Shape::shape, writable},
+#define POINT(identifier, name, per_layer, where, shape, stacked, writable) \
+  {name, per_layer, PointInfo::Where::where, PointInfo::Shape::shape, stacked, writable},
 #include "probes/points.def"
 #undef POINT
 }};
@@ -38,6 +38,18 @@ bool glob_matches(std::string_view glob, std::string_view text) {
   }
   while (g < glob.size() && glob[g] == '*') ++g;
   return g == glob.size();
+}
+
+// What a model lacks where a glob means only points that it does not have.
+std::string why_absent(std::string_view glob, const ModelShape& shape) {
+  for (int32_t i = 0; i < n_points; ++i) {
+    if (infos[i].where != PointInfo::Where::groups) continue;
+    bool meant = glob_matches(glob, infos[i].name);
+    for (int32_t l = 0; l < shape.n_layers(); ++l)
+      meant = meant || glob_matches(glob, point_name(static_cast<Point>(i), l));
+    if (meant) return ", which exists where a router keeps only some of several groups of experts";
+  }
+  return "";
 }
 
 }  // namespace
@@ -81,24 +93,40 @@ bool point_exists(Point point, int32_t layer, const ModelShape& shape) {
   const LayerShape& at = shape.layers[layer];
   switch (info.where) {
     case PointInfo::Where::every: return true;
+    case PointInfo::Where::attention: return at.attention.n_heads > 0;
     case PointInfo::Where::moe: return at.moe;
+    case PointInfo::Where::groups: return at.moe && at.groups;
     case PointInfo::Where::dense: return !at.moe;
     case PointInfo::Where::shared: return at.moe && at.shared;
   }
   return false;
 }
 
-int64_t point_width(Point point, int32_t layer, const ModelShape& shape, int32_t n_slots) {
+std::vector<int64_t> point_dims(Point point, int32_t layer, const ModelShape& shape, int32_t n_slots,
+                                int64_t n_positions) {
+  const LayerShape at = layer < 0 ? LayerShape() : shape.layers[layer];
   switch (point_info(point).shape) {
-    case PointInfo::Shape::d_model: return shape.d_model;
-    case PointInfo::Shape::n_experts: return shape.layers[layer].n_experts;
-    case PointInfo::Shape::slots: return n_slots;
-    case PointInfo::Shape::scalar: return 1;
-    case PointInfo::Shape::slots_d_ff: return shape.layers[layer].d_ff;
-    case PointInfo::Shape::slots_d_model: return shape.d_model;
-    case PointInfo::Shape::n_vocab: return shape.n_vocab;
+    case PointInfo::Shape::d_model: return {shape.d_model};
+    case PointInfo::Shape::heads_key: return {at.attention.n_heads, at.attention.d_key};
+    case PointInfo::Shape::kv_heads_key: return {at.attention.n_kv_heads, at.attention.d_key};
+    case PointInfo::Shape::kv_heads_value: return {at.attention.n_kv_heads, at.attention.d_value};
+    case PointInfo::Shape::heads_z: return {at.attention.n_heads, at.attention.d_z};
+    case PointInfo::Shape::heads_positions: return {at.attention.n_heads, n_positions};
+    case PointInfo::Shape::n_experts: return {at.n_experts};
+    case PointInfo::Shape::slots: return {n_slots};
+    case PointInfo::Shape::scalar: return {};
+    case PointInfo::Shape::slots_d_ff: return {n_slots, at.d_ff};
+    case PointInfo::Shape::slots_d_model: return {n_slots, shape.d_model};
+    case PointInfo::Shape::n_vocab: return {shape.n_vocab};
   }
-  return 0;
+  return {};
+}
+
+int64_t point_width(Point point, int32_t layer, const ModelShape& shape, int32_t n_slots) {
+  // Of one slot, or of one key.
+  int64_t width = 1;
+  for (const int64_t n : point_dims(point, layer, shape, point_info(point).slots() ? 1 : n_slots, 1)) width *= n;
+  return width;
 }
 
 std::string writable_point_names() {
@@ -106,6 +134,20 @@ std::string writable_point_names() {
   for (const PointInfo& info : infos)
     if (info.writable) names += (names.empty() ? "" : ", ") + std::string(info.name);
   return names;
+}
+
+std::string point_list(std::string_view indent) {
+  constexpr size_t max_line = 100;
+  std::string text, line(indent);
+  for (const PointInfo& info : infos) {
+    const std::string name = (info.per_layer ? "layer.{l}." : "") + std::string(info.name);
+    if (line.size() + name.size() + 2 > max_line) {
+      text += line + "\n";
+      line = indent;
+    }
+    line += (line.size() == indent.size() ? "" : " ") + name + (&info == &infos.back() ? "" : ",");
+  }
+  return text + line;
 }
 
 void PointSet::add(Point point, int32_t layer) {
@@ -144,13 +186,14 @@ PointSet PointSet::parse(std::string_view globs, const ModelShape& shape) {
     }
     if (!matched)
       throw Error("--points", "expected a glob that matches a probe point of this model, found \"" + std::string(glob) +
-                                  "\" (docs/probes.md lists the points)");
+                                  "\"" + why_absent(glob, shape) + " (docs/probes.md lists the points)");
   }
   const std::vector<int32_t> router_layers = set.router_layers();
   for (int32_t i = 0; i < n_points; ++i) {
     const Point point = static_cast<Point>(i);
-    if (!point_info(point).router() || !set.wants_any(point)) continue;
-    for (int32_t l : router_layers) set.add(point, l);
+    if (!point_info(point).stacked || !set.wants_any(point)) continue;
+    for (int32_t l : router_layers)
+      if (point_exists(point, l, shape)) set.add(point, l);
   }
   return set;
 }
@@ -158,7 +201,7 @@ PointSet PointSet::parse(std::string_view globs, const ModelShape& shape) {
 std::vector<int32_t> PointSet::router_layers() const {
   std::vector<int32_t> found;
   for (const PointAt& at : all())
-    if (point_info(at.point).router()) found.push_back(at.layer);
+    if (point_info(at.point).stacked) found.push_back(at.layer);
   std::sort(found.begin(), found.end());
   found.erase(std::unique(found.begin(), found.end()), found.end());
   return found;

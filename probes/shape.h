@@ -6,11 +6,22 @@
 
 namespace signalbox {
 
+// What attention reads and writes, in floats of one head. Latent attention has one key head: its keys are the latent
+// and the rotated key, its values the latent.
+struct AttentionShape {
+  int64_t n_heads = 0, n_kv_heads = 0;  // 0: not known, and the points inside attention do not exist
+  int64_t d_key = 0;                    // of a query and of a key
+  int64_t d_value = 0;                  // of a cached value
+  int64_t d_z = 0;                      // of a head's output before the output projection
+};
+
 struct LayerShape {
   bool moe = false;                     // has a router and routed experts; else one dense feed-forward block
   int32_t n_experts = 0, n_active = 0;  // of the router; 0 in a dense layer
   int64_t d_ff = 0;                     // of one routed expert, or of the dense block
   bool shared = false;                  // has a shared expert
+  bool groups = false;                  // the router keeps only some of several groups of experts
+  AttentionShape attention = {};
 };
 
 struct ModelShape {

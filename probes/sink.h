@@ -34,7 +34,9 @@ class ProbeSink {
   virtual bool wants(Point point, int32_t layer) const = 0;
   virtual void begin(const StepRows& rows) = 0;
   // data [n_rows, width], row-major and contiguous, of all rows of the batch; width = n_slots * d for points that have
-  // a row a slot. Not for router_ids.
+  // a row per slot. At attn.pattern data is [n_rows, n_heads, n_keys] where n_keys is the largest of the batch's
+  // positions plus one, so width = n_heads * n_keys changes from batch to batch; keys that a row does not see hold 0.
+  // Not for router_ids.
   virtual void take(Point point, int32_t layer, const float* data, int64_t width) = 0;
   // ids and original_ids [n_rows, n_slots], -1 = unused slot; original_ids may be null (they equal ids).
   virtual void take_ids(int32_t layer, const int32_t* ids, const int32_t* original_ids, int64_t n_slots) = 0;

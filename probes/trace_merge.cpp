@@ -89,6 +89,12 @@ std::vector<std::string> tensor_order(const safetensors::File& file) {
 
 bool per_token(const std::string& tensor) { return tensor != "sample_offsets" && tensor != "layers"; }
 
+// Its last dimension is the length of the longest sample.
+bool of_positions(const std::string& tensor) {
+  const auto at = parse_point(tensor);
+  return at && point_info(at->point).positions();
+}
+
 // Throws unless two files could be parts of one trace.
 void check_alike(const safetensors::File& first, const safetensors::File& other) {
   const auto fail = [&](const std::string& what, const std::string& expected, const std::string& found) {
@@ -114,9 +120,9 @@ void check_alike(const safetensors::File& first, const safetensors::File& other)
   for (const std::string& name : names) {
     if (name == "sample_offsets") continue;
     const TensorInfo &a = first.at(name), &b = other.at(name);
-    const size_t from = per_token(name) ? 1 : 0;
+    const size_t from = per_token(name) ? 1 : 0, not_compared = of_positions(name) ? 1 : 0;
     if (a.dtype != b.dtype || a.shape.size() != b.shape.size() ||
-        !std::equal(a.shape.begin() + from, a.shape.end(), b.shape.begin() + from))
+        !std::equal(a.shape.begin() + from, a.shape.end() - not_compared, b.shape.begin() + from))
       fail("tensor \"" + name + "\"", a.dtype + " " + shape_text(a.shape), b.dtype + " " + shape_text(b.shape));
     if (name == "layers" && (first.check_unchanged(), std::memcmp(first.data(a), other.data(b), a.bytes) != 0))
       fail("tensor \"layers\"", "the layers", "others");
@@ -157,6 +163,28 @@ void write_rows(safetensors::Writer& writer, const std::vector<Part>& parts, std
       done += n;
     }
     i = next;
+  }
+}
+
+// The same where a row's last dimension differs from part to part: [heads, n_positions] of each, cut off or filled up
+// with zeros.
+void write_patterns(safetensors::Writer& writer, const std::vector<Part>& parts, std::span<const TracePick> order,
+                    const std::string& tensor, int64_t n_positions) {
+  std::vector<float> row;
+  for (const TracePick& pick : order) {
+    const Part& part = parts[static_cast<size_t>(pick.part)];
+    const TensorInfo& info = part.file->at(tensor);
+    const int64_t heads = info.shape[1], found = info.shape[2], n = std::min(found, n_positions);
+    const TraceReader::Rows rows = part.trace->rows(pick.sample);
+    const std::byte* data = part.file->data(info) + rows.begin * heads * found * static_cast<int64_t>(sizeof(float));
+    part.file->check_unchanged();
+    row.assign(static_cast<size_t>(heads * n_positions), 0.f);
+    for (int64_t r = 0; r < rows.size(); ++r) {
+      for (int64_t h = 0; h < heads; ++h)
+        std::memcpy(row.data() + h * n_positions, data + (r * heads + h) * found * static_cast<int64_t>(sizeof(float)),
+                    static_cast<size_t>(n) * sizeof(float));
+      writer.write(row.data(), row.size() * sizeof(float));
+    }
   }
 }
 
@@ -216,11 +244,13 @@ void merge_traces(const fs::path& dir, std::span<const fs::path> dirs, std::span
   const safetensors::File& model = *parts.front().file;
 
   std::vector<int64_t> offsets = {0};
+  int64_t longest = 0;
   json::Value samples = json::Value::array();
   for (const TracePick& pick : order) {
     const TraceReader& trace = *parts[static_cast<size_t>(pick.part)].trace;
     samples.push_back(trace.sample_ids()[static_cast<size_t>(pick.sample)]);
     offsets.push_back(offsets.back() + trace.rows(pick.sample).size());
+    longest = std::max(longest, trace.rows(pick.sample).size());
   }
   std::map<std::string, std::string> metadata = model.metadata();
   metadata["samples"] = json::dump(samples);
@@ -230,6 +260,7 @@ void merge_traces(const fs::path& dir, std::span<const fs::path> dirs, std::span
   for (const std::string& name : tensor_order(model)) {
     const TensorInfo& info = model.at(name);
     TensorHeader header{name, info.dtype, info.shape};
+    if (of_positions(name)) header.shape.back() = longest;
     if (per_token(name)) header.shape[0] = 1;
     row_bytes.push_back(static_cast<size_t>(header.bytes()));
     if (per_token(name)) header.shape[0] = offsets.back();
@@ -247,6 +278,8 @@ void merge_traces(const fs::path& dir, std::span<const fs::path> dirs, std::span
       trace.write(offsets.data(), offsets.size() * sizeof(int64_t));
     else if (headers[i].name == "layers")
       trace.write(model.data(model.at("layers")), row_bytes[i]);
+    else if (of_positions(headers[i].name))
+      write_patterns(trace, parts, order, headers[i].name, longest);
     else
       write_rows(trace, parts, order, headers[i].name, row_bytes[i]);
   }

@@ -128,6 +128,8 @@ void TraceReader::State::check_rows() {
 
 void TraceReader::State::check_tensors() {
   const int64_t n_layers = static_cast<int64_t>(layers.size());
+  int64_t longest = 0;
+  for (size_t s = 0; s + 1 < offsets.size(); ++s) longest = std::max(longest, offsets[s + 1] - offsets[s]);
   const DType id_type = n_experts >= 256 ? DType::u16 : DType::u8;
   for (const char* tensor : {"router.ids", "router.weights"})
     if (const TensorInfo* info = file->find(tensor); info && info->shape.size() == 3) {
@@ -147,12 +149,14 @@ void TraceReader::State::check_tensors() {
       require(info.type == id_type, std::string(dtype_name(id_type)), {n_tokens, n_layers, n_slots});
     else if (info.name == "router.weights")
       require(real, "F32 or F16", {n_tokens, n_layers, n_slots});
-    else if (info.name == "router.margin")
+    else if (info.name == "router.margin" || info.name == "router.group_margin")
       require(real, "F32", {n_tokens, n_layers});
     else if (info.name == "router.logits" || info.name == "router.scores")
       require(real, "F32", {n_tokens, n_layers, n_experts});
     else if (!real || info.shape.size() < 2 || info.shape[0] != n_tokens)
       fail_tensor(info, "F32 [" + std::to_string(n_tokens) + ", ...]");
+    else if (const auto at = parse_point(info.name); at && point_info(at->point).positions())
+      require(info.shape.size() == 3, "F32", {n_tokens, info.shape[1], longest});
   }
 }
 

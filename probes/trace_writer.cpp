@@ -11,6 +11,7 @@
 #include "base/half.h"
 #include "base/row_spool.h"
 #include "base/safetensors.h"
+#include "probes/pattern_spool.h"
 #include "probes/trace.h"
 #include "probes/trace_schema.h"
 
@@ -27,13 +28,15 @@ struct RowTensor {
   std::string dtype;
   std::vector<int64_t> tail;     // shape without T
   size_t bytes = 0, offset = 0;  // of one row
+  int64_t pattern = -1;          // its rows are in the spool of patterns, as that tensor; their width is not yet known
 };
 
-// What one take() fills: `width` elements at `offset` of a row; `limit` of them come from the forward, the rest (layers
+// What one take() fills: `width` elements at `offset` of a row; `given` of them come from the forward, the rest (layers
 // of fewer experts than E) is NaN.
 struct Column {
   int64_t offset = -1;
   int64_t width = 0, given = 0;
+  int64_t pattern = -1;  // tensor of the spool of patterns; `width` is then the number of heads
 };
 
 // A file under a temporary name, removed unless it was renamed.
@@ -96,12 +99,15 @@ struct TraceWriter::State {
   bool wide_ids = false, compact = false;
   int64_t n_columns = 0;
   std::unique_ptr<RowSpool> spool;
+  std::vector<int64_t> pattern_heads;  // [tensor of the spool of patterns]
+  std::unique_ptr<PatternSpool> patterns;
+  std::vector<std::pair<size_t, int64_t>> absent;  // offset, floats: stacked layers that do not have the point
 
   // The batch at hand.
   bool open = false, finished = false;
   std::vector<RowRange> ranges;
-  int64_t n_rows = 0;
-  std::vector<uint64_t> extents;  // of ranges, when the batch goes to the spool piece by piece
+  int64_t n_rows = 0, n_keys = 0;  // n_keys: of patterns
+  std::vector<uint64_t> extents;   // of ranges, when the batch goes to the spool piece by piece
   std::vector<std::byte> staged, piece;
   std::vector<uint8_t> taken;  // [column_of()]
   int64_t n_taken = 0;
@@ -118,6 +124,14 @@ struct TraceWriter::State {
   }
   void add_column(Point point, int32_t layer, size_t offset, int64_t width, int64_t given) {
     columns[column_of(point, layer)] = {static_cast<int64_t>(offset), width, given};
+    ++n_columns;
+  }
+  void add_pattern(Point point, int32_t layer) {
+    const int64_t index = static_cast<int64_t>(pattern_heads.size());
+    const std::vector<int64_t> dims = point_dims(point, layer, options.shape, options.n_slots);
+    pattern_heads.push_back(dims.front());
+    tensors.push_back({point_name(point, layer), "F32", dims, 0, row_bytes, index});
+    columns[column_of(point, layer)] = {0, dims.front(), 0, index};
     ++n_columns;
   }
   void lay_out();
@@ -151,6 +165,14 @@ struct TraceWriter::State {
       misuse("expected rows of " + std::to_string(expected) + " for " + point_name(point, layer) + ", found " +
              std::to_string(found));
   }
+  static void fill_none(std::byte* out, size_t n) {
+    const float none = std::numeric_limits<float>::quiet_NaN();
+    for (size_t i = 0; i < n; ++i) std::memcpy(out + sizeof(float) * i, &none, sizeof(float));
+  }
+  void put_none(size_t offset, int64_t n) {
+    put(offset, sizeof(float) * static_cast<size_t>(n),
+        [&](int64_t, std::byte* out) { fill_none(out, static_cast<size_t>(n)); });
+  }
   void put_ids(size_t offset, const int32_t* ids, int64_t n_slots) {
     const size_t size = wide_ids ? 2 : 1;
     put(offset, size * static_cast<size_t>(n_slots), [&](int64_t r, std::byte* out) {
@@ -162,6 +184,7 @@ struct TraceWriter::State {
     });
   }
   void write_tensors(TemporaryFile& file, std::span<const std::string> ids);
+  void write_patterns(TemporaryFile& file, std::span<const uint64_t> begin);
 };
 
 void TraceWriter::State::lay_out() {
@@ -181,22 +204,30 @@ void TraceWriter::State::lay_out() {
     if (point_info(point).shape != PointInfo::Shape::scalar) tail.push_back(width);
     const size_t offset = add(std::string(point_info(point).name), dtype, tail);
     const size_t layer_bytes = tensors.back().bytes / static_cast<size_t>(n_router_layers);
-    for (size_t i = 0; i < layers.size(); ++i)
+    for (size_t i = 0; i < layers.size(); ++i) {
+      if (!options.points.wants(point, layers[i])) {
+        absent.emplace_back(offset + i * layer_bytes, width);
+        continue;
+      }
       add_column(point, layers[i], offset + i * layer_bytes, width,
                  point_width(point, layers[i], shape, options.n_slots));
+    }
   };
   stacked(Point::router_margin, "F32", 1);
+  stacked(Point::router_group_margin, "F32", 1);
   stacked(Point::router_logits, "F32", n_experts);
   stacked(Point::router_scores, "F32", n_experts);
   if (!compact) stacked(Point::router_weights, "F32", n_slots);
   for (const PointAt& at : options.points.all()) {
-    if (point_info(at.point).router()) continue;
-    const int64_t width = point_width(at.point, at.layer, shape, options.n_slots);
-    std::vector<int64_t> tail = {width};
-    if (point_info(at.point).slots()) tail = {n_slots, width};
-    const size_t offset = add(point_name(at.point, at.layer), "F32", tail);
-    const int64_t row = width * (point_info(at.point).slots() ? n_slots : 1);
-    add_column(at.point, at.layer, offset, row, row);
+    if (point_info(at.point).stacked) continue;
+    if (point_info(at.point).positions()) {
+      add_pattern(at.point, at.layer);
+      continue;
+    }
+    const size_t offset =
+        add(point_name(at.point, at.layer), "F32", point_dims(at.point, at.layer, shape, options.n_slots));
+    const int64_t width = static_cast<int64_t>(tensors.back().bytes / sizeof(float));
+    add_column(at.point, at.layer, offset, width, width);
   }
   if (compact) stacked(Point::router_weights, "F16", n_slots);
   const char* id_dtype = wide_ids ? "U16" : "U8";
@@ -221,6 +252,8 @@ TraceWriter::TraceWriter(TraceOptions options) : state_(std::make_unique<State>(
   state_->layers = state_->options.points.router_layers();
   state_->lay_out();
   state_->spool = std::make_unique<RowSpool>(state_->options.dir, state_->row_bytes);
+  if (!state_->pattern_heads.empty())
+    state_->patterns = std::make_unique<PatternSpool>(state_->options.dir, state_->pattern_heads);
   state_->taken.resize(state_->columns.size());
 }
 
@@ -255,7 +288,14 @@ void TraceWriter::begin(const StepRows& rows) {
   } else {
     for (const RowRange& range : s.ranges) s.extents.push_back(s.spool->reserve(range.sample, range.n_rows));
   }
+  if (s.patterns) s.n_keys = *std::max_element(rows.positions, rows.positions + rows.n_rows) + int64_t{1};
   if (s.ranges.empty()) return;
+  if (s.patterns) {
+    for (const RowRange& range : s.ranges)
+      if (rows.positions[range.batch_row] != range.first_row)
+        misuse("expected " + std::string(point_info(Point::attn_pattern).name) + " of rows that begin at position 0");
+    s.patterns->begin(s.ranges);
+  }
   auto put = [&](size_t offset, const auto* data, auto otherwise) {
     s.put(offset, sizeof(otherwise), [&](int64_t r, std::byte* out) {
       const auto value = data ? data[r] : otherwise;
@@ -266,11 +306,17 @@ void TraceWriter::begin(const StepRows& rows) {
   put(s.positions, rows.positions, int32_t{0});
   put(s.spans, rows.spans, uint32_t{0});
   put(s.phase, rows.phase, uint8_t{0});
+  for (const auto& [offset, n] : s.absent) s.put_none(offset, n);
 }
 
 void TraceWriter::take(Point point, int32_t layer, const float* data, int64_t width) {
   State& s = *state_;
   const Column& column = s.take(point, layer);
+  if (column.pattern >= 0) {
+    s.check_width(point, layer, column.width * s.n_keys, width);
+    if (!s.ranges.empty()) s.patterns->put(static_cast<size_t>(column.pattern), data, s.n_keys);
+    return;
+  }
   s.check_width(point, layer, column.given, width);
   if (s.ranges.empty()) return;
   const size_t n = static_cast<size_t>(column.given), offset = static_cast<size_t>(column.offset);
@@ -285,9 +331,7 @@ void TraceWriter::take(Point point, int32_t layer, const float* data, int64_t wi
   }
   s.put(offset, sizeof(float) * static_cast<size_t>(column.width), [&](int64_t r, std::byte* out) {
     std::memcpy(out, data + static_cast<size_t>(r) * n, sizeof(float) * n);
-    const float none = std::numeric_limits<float>::quiet_NaN();
-    for (size_t k = n; k < static_cast<size_t>(column.width); ++k)
-      std::memcpy(out + sizeof(float) * k, &none, sizeof(float));
+    State::fill_none(out + sizeof(float) * n, static_cast<size_t>(column.width) - n);
   });
 }
 
@@ -334,6 +378,11 @@ void TraceWriter::State::write_tensors(TemporaryFile& file, std::span<const std:
   metadata["samples"] = json::dump(samples);
   metadata["spans"] = json::dump(names);
 
+  for (RowTensor& tensor : tensors) {
+    if (tensor.pattern < 0) continue;
+    tensor.tail.back() = patterns->longest();
+    tensor.bytes = static_cast<size_t>(safetensors::TensorHeader{tensor.name, tensor.dtype, tensor.tail}.bytes());
+  }
   std::vector<safetensors::TensorHeader> headers;
   headers.push_back({"sample_offsets", "I64", {static_cast<int64_t>(offsets.size())}});
   headers.push_back({"layers", "I32", {static_cast<int64_t>(layers.size())}});
@@ -354,12 +403,14 @@ void TraceWriter::State::write_tensors(TemporaryFile& file, std::span<const std:
     next.push_back(end);
     end += tensor.bytes * static_cast<uint64_t>(n_tokens);
   }
+  if (patterns) write_patterns(file, next);
   std::vector<std::byte>().swap(staged);
   std::vector<std::byte> buffer(std::max(row_bytes, std::min(chunk_bytes, row_bytes * static_cast<size_t>(n_tokens))));
   std::vector<std::byte> one;
   spool->read_all(buffer, [&](const std::byte* rows, int64_t n) {
     for (size_t i = 0; i < tensors.size(); ++i) {
       const RowTensor& tensor = tensors[i];
+      if (tensor.pattern >= 0) continue;
       one.resize(tensor.bytes * static_cast<size_t>(n));
       for (int64_t r = 0; r < n; ++r)
         std::memcpy(one.data() + static_cast<size_t>(r) * tensor.bytes,
@@ -368,6 +419,37 @@ void TraceWriter::State::write_tensors(TemporaryFile& file, std::span<const std:
       next[i] += one.size();
     }
   });
+}
+
+// begin[i]: where tensors[i] begins in the file. Rows are filled up with zeros to the longest sample's length.
+void TraceWriter::State::write_patterns(TemporaryFile& file, std::span<const uint64_t> begin) {
+  struct Out {
+    uint64_t next = 0;
+    size_t row_floats = 0, capacity = 0;  // of rows
+    std::vector<float> rows;
+  };
+  size_t all = 1;
+  for (const RowTensor& tensor : tensors) all += tensor.pattern >= 0 ? tensor.bytes : 0;
+  const size_t capacity = std::max<size_t>(1, chunk_bytes / all);
+  std::vector<Out> outs(pattern_heads.size());
+  for (size_t i = 0; i < tensors.size(); ++i)
+    if (tensors[i].pattern >= 0)
+      outs[static_cast<size_t>(tensors[i].pattern)] = {begin[i], tensors[i].bytes / sizeof(float), capacity, {}};
+  const auto flush = [&](Out& out) {
+    file.write(out.rows.data(), out.rows.size() * sizeof(float), out.next);
+    out.next += out.rows.size() * sizeof(float);
+    out.rows.clear();
+  };
+  const int64_t longest = patterns->longest();
+  patterns->read_all([&](size_t tensor, const float* row, int64_t n_keys) {
+    Out& out = outs[tensor];
+    for (int64_t h = 0; h < pattern_heads[tensor]; ++h) {
+      out.rows.insert(out.rows.end(), row + h * n_keys, row + (h + 1) * n_keys);
+      out.rows.resize(out.rows.size() + static_cast<size_t>(longest - n_keys), 0.f);
+    }
+    if (out.rows.size() >= out.capacity * out.row_floats) flush(out);
+  });
+  for (Out& out : outs) flush(out);
 }
 
 void TraceWriter::finish(std::span<const std::string> ids, const std::function<json::Value(int64_t)>& record) {

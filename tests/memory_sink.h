@@ -16,7 +16,7 @@ class MemorySink : public ProbeSink {
   explicit MemorySink(PointSet points) : points_(std::move(points)) {}
   struct Values {
     int64_t width = 0;
-    std::vector<float> data;  // [rows, width]; ids as floats
+    std::vector<float> data;  // [rows, width]; ids as floats; attn.pattern: [n_heads, r + 1] for row r, width n_heads
     int64_t rows() const { return width ? static_cast<int64_t>(data.size()) / width : 0; }
   };
   // [sample][full point name]; "router.original_ids" has its own name
@@ -32,6 +32,7 @@ class MemorySink : public ProbeSink {
   void append(const std::string& name, const float* data, int64_t width);
   PointSet points_;
   std::vector<RowRange> ranges_;
+  int64_t n_keys_ = 0;
 };
 
 }  // namespace signalbox::test

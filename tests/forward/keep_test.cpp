@@ -83,10 +83,16 @@ struct Place {
   Activations what;
   int64_t layer;
 };
-std::optional<Place> place_of(const PointAt& at, int64_t n_layers) {
+std::optional<Place> place_of(const PointAt& at, const Model& model) {
+  const int64_t n_layers = model.n_layers();
   switch (at.point) {
     case Point::embed: return Place{embedded, -1};
     case Point::resid_in: return Place{resid_in, at.layer};
+    case Point::attn_q:
+      return Place{
+          std::holds_alternative<Gqa>(model.layers[static_cast<size_t>(at.layer)].attention) ? query : query_absorbed,
+          at.layer};
+    case Point::attn_z: return Place{attended, at.layer};
     case Point::attn_out: return Place{attn_out, at.layer};
     case Point::resid_mid: return Place{resid_mid, at.layer};
     case Point::router_logits: return Place{router_logits, at.layer};
@@ -94,6 +100,10 @@ std::optional<Place> place_of(const PointAt& at, int64_t n_layers) {
     case Point::router_ids: return Place{route_ids, at.layer};
     case Point::router_weights: return Place{route_weights, at.layer};
     case Point::router_margin: return Place{route_margin, at.layer};
+    case Point::router_group_margin: return Place{route_group_margin, at.layer};
+    case Point::router_in:
+    case Point::expert_in:
+    case Point::shared_in: return Place{ffn_normed, at.layer};  // as long as no edit parts them
     case Point::expert_hidden: return Place{expert_hidden, at.layer};
     case Point::expert_out: return Place{expert_out, at.layer};
     case Point::shared_out: return Place{shared_out, at.layer};
@@ -125,7 +135,7 @@ void compare(Setup& setup) {
     if (at.point == Point::logits) continue;  // compared above
     const std::string name = point_name(at.point, at.layer);
     CAPTURE(name);
-    const auto place = place_of(at, setup.loaded.model.n_layers());
+    const auto place = place_of(at, setup.loaded.model);
     if (!place) continue;
     ++n_compared;
     const Tensor kept = keeping.buffers().kept(place->what, place->layer);

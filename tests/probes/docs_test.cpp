@@ -18,6 +18,7 @@ ModelShape example_shape() {
   shape.n_vocab = 10;
   shape.layers.assign(27, {true, 64, 6, 16, true});
   shape.layers[0] = {false, 0, 0, 32, false};
+  for (LayerShape& layer : shape.layers) layer.attention = {4, 2, 4, 4, 4};
   return shape;
 }
 

@@ -103,7 +103,8 @@ TEST_CASE("edits: keys, types and values are checked, naming the key") {
       {"{'op': 'replay', 'trace': 't', 'past': 'stop'}", ".past: expected \"leave\", found \"stop\""},
       {"{'op': 'ablate', 'point': 'resid_in'}", ": expected the key \"value\" for ablate, found none"},
       {"{'op': 'ablate', 'point': 'resid', 'value': 'zero'}",
-       ".point: expected a point that can be written (embed, resid_in, attn.out, resid_mid, expert.hidden, expert.out, "
+       ".point: expected a point that can be written (embed, resid_in, attn.q, attn.k, attn.v, attn.z, attn.out, "
+       "resid_mid, router.in, expert.in, expert.hidden, expert.out, shared.in, "
        "shared.out, moe.out, mlp.out, resid_out, final.normed), found \"resid\""},
       {"{'op': 'ablate', 'point': 'router.ids', 'value': 'zero'}", ".point: expected a point that can be written"},
       {"{'op': 'ablate', 'point': 'logits', 'value': 'zero'}", ".point: expected a point that can be written"},

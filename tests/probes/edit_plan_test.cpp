@@ -7,6 +7,7 @@
 #include "base/safetensors.h"
 #include "probes/draws.h"
 #include "tests/probes/sample.h"
+#include "tests/probes/trace_sample.h"
 #include "tests/support.h"
 
 using namespace signalbox;
@@ -368,4 +369,66 @@ TEST_CASE("half floats are converted exactly") {
   CHECK(f16_of_float(0x1p-25f) == 0);
   CHECK(f16_of_float(0x1.000002p-25f) == 1);
   CHECK(float_of_bf16(0x3f80) == 1);
+}
+
+TEST_CASE("edits: values of points with heads") {
+  TemporaryDirectory dir;
+  // 4 heads of 3 in a query, 2 of 5 in a value; whole rows and rows by head.
+  const std::vector<safetensors::TensorHeader> headers = {
+      {"row", "F32", {12}}, {"heads", "F32", {4, 3}}, {"v", "F32", {2, 5}}};
+  safetensors::Writer vectors(dir / "vectors.safetensors", headers);
+  std::vector<float> values(12 + 12 + 10);
+  for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(i + 1);
+  vectors.write(values.data(), values.size() * sizeof(float));
+  vectors.finish();
+  const auto writes = [&](const std::string& edit, Point point) {
+    const auto bound = plan_of("[" + edit + "]", dir.path())->bind({"s0", 0, 5, {}});
+    const auto found = bound->point_edits(point, 2);
+    REQUIRE(found.size() == 1);
+    return std::vector<float>(found[0].values, found[0].values + found[0].n_values * found[0].width);
+  };
+  const std::string q = "{'op': 'add', 'point': 'attn.q', 'layers': '2', 'vector': 'vectors.safetensors:";
+  CHECK(writes(q + "row'}", Point::attn_q) == std::vector<float>(values.begin(), values.begin() + 12));
+  CHECK(writes(q + "heads'}", Point::attn_q) == std::vector<float>(values.begin() + 12, values.begin() + 24));
+  const auto refused = [&](const std::string& edit) {
+    return error_of([&] { plan_of("[" + edit + "]", dir.path()); });
+  };
+  CHECK(refused(q + "v'}") == "E.json: [0].vector: expected a tensor of shape [12] or [4, 3], found [2, 5]");
+  CHECK(refused("{'op': 'ablate', 'point': 'attn.v', 'value': 'zero', 'neurons': [9, 10]}") ==
+        "E.json: [0].neurons: expected neurons below 10 of layer.0.attn.v, found 10");
+  CHECK(
+      refused("{'op': 'ablate', 'point': 'attn.z', 'value': 'zero', 'experts': [1]}").find("unknown key \"experts\"") !=
+      std::string::npos);
+  for (const char* point : {"attn.pattern", "expert.contribution", "router.group_margin"})
+    CHECK(refused("{'op': 'ablate', 'point': '" + std::string(point) + "', 'value': 'zero'}")
+              .find("expected a point that can be written") != std::string::npos);
+  CHECK(refused("{'op': 'ablate', 'point': 'router.in', 'value': 'zero', 'tokens': {'margin_below': 1}}")
+            .find("expected a point after the router of its layer, found router.in") != std::string::npos);
+  CHECK(refused("{'op': 'ablate', 'point': 'expert.in', 'value': 'zero', 'tokens': {'margin_below': 1}}") ==
+        "no error");
+  CHECK(refused("{'op': 'ablate', 'point': 'shared.in', 'layers': '5', 'value': 'zero'}").find("a shared expert") !=
+        std::string::npos);
+
+  // From a trace: the mean over its rows, or the row of the same position.
+  TraceOptions options = trace_options(dir / "t", "*.attn.k,*.router.ids");
+  write_trace(options, {3, 2});
+  const std::vector<float> mean =
+      writes("{'op': 'ablate', 'point': 'attn.k', 'layers': '2', 'value': {'mean_of': 't'}}", Point::attn_k);
+  REQUIRE(mean.size() == 6);
+  double sum = 0;
+  for (const auto& [sample, n] : {std::pair(0, 3), std::pair(1, 2)})
+    for (int64_t r = 0; r < n; ++r) sum += static_cast<double>(value_at(sample, r, Point::attn_k, 2, 4));
+  CHECK(mean[4] == static_cast<float>(sum / 5));
+  const auto bound =
+      plan_of("[{'op': 'patch', 'point': 'attn.k', 'layers': '2', 'from': 't', 'sample': 's1'}]", dir.path())
+          ->bind({"s0", 0, 2, {}});
+  const PointEdit& patch = bound->point_edits(Point::attn_k, 2)[0];
+  CHECK(patch.values[patch.value_row(1) * patch.width + 5] == value_at(1, 1, Point::attn_k, 2, 5));
+  CHECK(refused("{'op': 'patch', 'point': 'attn.q', 'from': 't', 'layers': '2'}").find("holds layer.2.attn.q") !=
+        std::string::npos);
+  ModelShape narrow = sample_shape();
+  for (LayerShape& layer : narrow.layers) layer.attention.d_key = 2;
+  CHECK(error_of([&] {
+          plan_of("[{'op': 'patch', 'point': 'attn.k', 'from': 't', 'layers': '2'}]", dir.path(), narrow);
+        }).find("expected layer.2.attn.k with rows of 4") != std::string::npos);
 }

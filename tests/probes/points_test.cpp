@@ -1,5 +1,8 @@
 #include <doctest/doctest.h>
 
+#include <algorithm>
+#include <sstream>
+
 #include "base/error.h"
 #include "tests/probes/sample.h"
 
@@ -34,6 +37,18 @@ TEST_CASE("points: names go back and forth") {
   }
 }
 
+TEST_CASE("points: the list of all of them") {
+  const std::string list = point_list("  ");
+  CHECK(list.starts_with("  embed, layer.{l}.resid_in, layer.{l}.attn.q,"));
+  CHECK(list.ends_with("final.normed, logits"));
+  CHECK(std::count(list.begin(), list.end(), ',') == n_points - 1);
+  std::istringstream lines(list);
+  for (std::string line; std::getline(lines, line);) {
+    CHECK(line.size() <= 100);
+    CHECK(line.starts_with("  "));
+  }
+}
+
 TEST_CASE("points: where they exist and how wide they are") {
   const ModelShape shape = sample_shape();
   CHECK(point_exists(Point::embed, -1, shape));
@@ -47,6 +62,17 @@ TEST_CASE("points: where they exist and how wide they are") {
   CHECK(point_width(Point::expert_hidden, 1, shape, 2) == 3);
   CHECK(point_width(Point::expert_out, 1, shape, 2) == 4);
   CHECK(point_width(Point::router_ids, 1, shape, 5) == 5);
+  CHECK(point_width(Point::attn_q, 0, shape, 2) == 4 * 3);
+  CHECK(point_width(Point::attn_k, 0, shape, 2) == 2 * 3);
+  CHECK(point_width(Point::attn_v, 0, shape, 2) == 2 * 5);
+  CHECK(point_width(Point::attn_z, 0, shape, 2) == 4 * 6);
+  CHECK(point_width(Point::attn_pattern, 0, shape, 2) == 4);  // of one key
+  CHECK(point_dims(Point::attn_pattern, 0, shape, 2, 7) == std::vector<int64_t>{4, 7});
+  CHECK(point_dims(Point::expert_contribution, 1, shape, 3) == std::vector<int64_t>{3, 4});
+  CHECK(point_dims(Point::router_margin, 1, shape, 3).empty());
+  CHECK_FALSE(point_exists(Point::router_in, 0, shape));
+  CHECK_FALSE(point_exists(Point::shared_in, 5, shape));
+  CHECK_FALSE(point_exists(Point::router_group_margin, 1, shape));
   CHECK(point_width(Point::router_logits, 1, shape, 2) == 8);
   CHECK(point_width(Point::logits, -1, shape, 2) == 11);
   CHECK(shape.moe_layers() == std::vector<int32_t>{1, 2, 3, 4, 5});
@@ -58,11 +84,15 @@ TEST_CASE("points: globs") {
   CHECK(parsed("logits,embed") == "embed logits");
   CHECK(parsed("*resid_in") == parsed("resid_in"));
   CHECK(parsed("layer.2.*") ==
-        "layer.2.resid_in layer.2.attn.out layer.2.resid_mid layer.2.router.logits layer.2.router.scores "
-        "layer.2.router.ids layer.2.router.weights layer.2.router.margin layer.2.expert.hidden layer.2.expert.out "
-        "layer.2.shared.out layer.2.moe.out layer.2.resid_out");
+        "layer.2.resid_in layer.2.attn.q layer.2.attn.k layer.2.attn.v layer.2.attn.pattern layer.2.attn.z "
+        "layer.2.attn.out layer.2.resid_mid layer.2.router.in layer.2.router.logits layer.2.router.scores "
+        "layer.2.router.ids layer.2.router.weights layer.2.router.margin layer.2.expert.in layer.2.expert.hidden "
+        "layer.2.expert.out layer.2.expert.contribution layer.2.shared.in layer.2.shared.out layer.2.moe.out "
+        "layer.2.resid_out");
+  CHECK(parsed("layer.2.*.attn.*") == parsed("layer.2.attn.*"));
+  CHECK(parsed("*.attn.*").find("layer.5.attn.pattern") != std::string::npos);
   CHECK(parsed("router.margin") == parsed("*.router.margin"));
-  CHECK(PointSet::parse("*", sample_shape()).all().size() == 6 * 4 + 5 * 8 + 4 + 1 + 3);
+  CHECK(PointSet::parse("*", sample_shape()).all().size() == 6 * 9 + 5 * 11 + 4 * 2 + 1 + 3);
   const PointSet all = PointSet::parse(default_points, sample_shape());
   CHECK(all.wants(Point::router_ids, 1));
   CHECK(all.wants(Point::router_weights, 5));
@@ -86,6 +116,11 @@ TEST_CASE("points: a glob that matches nothing is an error that names it") {
   CHECK(message("embed,layer.9.*") ==
         "--points: expected a glob that matches a probe point of this model, found \"layer.9.*\" (docs/probes.md lists "
         "the points)");
+  CHECK(
+      message("router.group_margin") ==
+      "--points: expected a glob that matches a probe point of this model, found \"router.group_margin\", which exists "
+      "where a router keeps only some of several groups of experts (docs/probes.md lists the points)");
+  CHECK(message("layer.3.*group*").find("groups of experts") != std::string::npos);
   CHECK(message("layer.0.router.ids").find("\"layer.0.router.ids\"") != std::string::npos);
   CHECK(message("").find("empty glob") != std::string::npos);
   CHECK(message("embed,").find("empty glob") != std::string::npos);

@@ -11,7 +11,8 @@
 
 namespace signalbox::test {
 
-// Six layers: 0 dense, 1 to 4 with 8 experts of which 2 are active, 5 the same without a shared expert.
+// Six layers with 4 query heads over 2 key heads: 0 dense, 1 to 4 with 8 experts of which 2 are active, 5 the same
+// without a shared expert.
 inline ModelShape sample_shape() {
   ModelShape shape;
   shape.d_model = 4;
@@ -19,6 +20,7 @@ inline ModelShape sample_shape() {
   shape.layers.resize(6);
   shape.layers[0].d_ff = 10;
   for (int32_t l = 1; l < 6; ++l) shape.layers[l] = {true, 8, 2, 3, l != 5};
+  for (LayerShape& layer : shape.layers) layer.attention = {4, 2, 3, 5, 6};
   return shape;
 }
 

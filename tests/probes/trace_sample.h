@@ -12,6 +12,10 @@ inline float value_at(int64_t sample, int64_t row, Point point, int32_t layer, i
   return static_cast<float>(static_cast<int64_t>(point) + 1) + 0.25f * static_cast<float>(layer + 1) +
          static_cast<float>(sample * 1000 + row * 10 + column);
 }
+// How much a token's head looks at a key.
+inline float share_at(int64_t sample, int64_t row, Point point, int32_t layer, int64_t head, int64_t key) {
+  return key > row ? 0 : value_at(sample, row, point, layer, head * 4096 + key);
+}
 // Slot 0 and 1 of a route of n_slots; further slots are unused on odd rows.
 inline int32_t id_at(int64_t sample, int64_t row, int32_t layer, int64_t slot, int32_t n_experts) {
   if (slot >= 2 && row % 2) return -1;
@@ -21,6 +25,32 @@ inline int32_t original_at(int64_t sample, int64_t row, int32_t layer, int64_t s
   return slot >= 2 ? -1 : static_cast<int32_t>((sample + row + layer + slot) % n_experts);
 }
 inline int32_t token_at(int64_t sample, int64_t row) { return static_cast<int32_t>(sample * 100 + row); }
+
+// What a forward hands over at a point for these (sample, row); [rows, width].
+struct PointRows {
+  int64_t width = 0;
+  std::vector<float> data;
+};
+inline PointRows rows_at(const TraceOptions& options, PointAt at,
+                         const std::vector<std::pair<int64_t, int64_t>>& rows) {
+  const int32_t n_slots = options.n_slots ? options.n_slots : options.shape.n_active();
+  PointRows out;
+  if (point_info(at.point).positions()) {
+    int64_t n_keys = 1;
+    for (auto [sample, row] : rows) n_keys = std::max(n_keys, row + 1);
+    const int64_t heads = point_dims(at.point, at.layer, options.shape, n_slots).front();
+    out.width = heads * n_keys;
+    for (auto [sample, row] : rows)
+      for (int64_t h = 0; h < heads; ++h)
+        for (int64_t k = 0; k < n_keys; ++k) out.data.push_back(share_at(sample, row, at.point, at.layer, h, k));
+    return out;
+  }
+  out.width = 1;
+  for (const int64_t n : point_dims(at.point, at.layer, options.shape, n_slots)) out.width *= n;
+  for (auto [sample, row] : rows)
+    for (int64_t c = 0; c < out.width; ++c) out.data.push_back(value_at(sample, row, at.point, at.layer, c));
+  return out;
+}
 
 // Feeds one batch made of these ranges (batch_row is filled in here unless `shared`).
 inline void feed(ProbeSink& writer, const TraceOptions& options, std::vector<RowRange> ranges, bool shared = false) {
@@ -57,12 +87,8 @@ inline void feed(ProbeSink& writer, const TraceOptions& options, std::vector<Row
       writer.take_ids(at.layer, ids.data(), options.original_ids ? original.data() : nullptr, n_slots);
       continue;
     }
-    const int64_t width =
-        point_width(at.point, at.layer, options.shape, n_slots) * (point_info(at.point).slots() ? n_slots : 1);
-    std::vector<float> data;
-    for (auto [sample, row] : rows)
-      for (int64_t c = 0; c < width; ++c) data.push_back(value_at(sample, row, at.point, at.layer, c));
-    writer.take(at.point, at.layer, data.data(), width);
+    const PointRows values = rows_at(options, at, rows);
+    writer.take(at.point, at.layer, values.data.data(), values.width);
   }
   writer.end();
 }

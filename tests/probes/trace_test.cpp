@@ -89,8 +89,8 @@ TEST_CASE("trace: everything that is written is read back") {
         }
     }
     for (const PointAt& at : options.points.all()) {
-      if (at.point == Point::router_ids) continue;
-      const bool stacked = point_info(at.point).router();
+      if (at.point == Point::router_ids || point_info(at.point).positions()) continue;
+      const bool stacked = point_info(at.point).stacked;
       const std::string name = stacked ? std::string(point_info(at.point).name) : point_name(at.point, at.layer);
       const int64_t width = trace.tensor_width(name) / (stacked ? 5 : 1);
       const int64_t first = stacked ? *trace.layer_index(at.layer) * width : 0;
@@ -112,6 +112,13 @@ TEST_CASE("trace: everything that is written is read back") {
   CHECK(shape_of("router.logits") == std::vector<int64_t>{13, 5, 8});
   CHECK(shape_of("layer.2.expert.out") == std::vector<int64_t>{13, 3, 4});
   CHECK(shape_of("layer.2.expert.hidden") == std::vector<int64_t>{13, 3, 3});
+  CHECK(shape_of("layer.2.expert.contribution") == std::vector<int64_t>{13, 3, 4});
+  CHECK(shape_of("layer.0.attn.q") == std::vector<int64_t>{13, 4, 3});
+  CHECK(shape_of("layer.0.attn.k") == std::vector<int64_t>{13, 2, 3});
+  CHECK(shape_of("layer.0.attn.v") == std::vector<int64_t>{13, 2, 5});
+  CHECK(shape_of("layer.0.attn.z") == std::vector<int64_t>{13, 4, 6});
+  CHECK(shape_of("layer.0.attn.pattern") == std::vector<int64_t>{13, 4, 5});
+  CHECK(shape_of("layer.1.router.in") == std::vector<int64_t>{13, 4});
   CHECK(shape_of("layer.0.mlp.out") == std::vector<int64_t>{13, 4});
   CHECK(shape_of("logits") == std::vector<int64_t>{13, 11});
   CHECK(shape_of("sample_offsets") == std::vector<int64_t>{4});
@@ -155,6 +162,91 @@ TEST_CASE("trace: batches too large to be staged") {
     finish(other, {"a", "b"});
   }
   CHECK(read_file(dir / "large/trace.safetensors") == read_file(dir / "small/trace.safetensors"));
+}
+
+// Every value of the patterns of one layer, against where it stands.
+int64_t count_wrong_shares(const TraceReader& trace, int32_t layer) {
+  const std::string name = point_name(Point::attn_pattern, layer);
+  const int64_t heads = trace.tensor_shape(name)[1], longest = trace.tensor_shape(name)[2];
+  int64_t wrong = 0;
+  for (int64_t s = 0; s < trace.n_samples(); ++s) {
+    const auto rows = trace.rows(s);
+    const auto found = trace.floats(name, rows);
+    for (int64_t r = 0; r < rows.size(); ++r)
+      for (int64_t h = 0; h < heads; ++h)
+        for (int64_t k = 0; k < longest; ++k)
+          wrong += found[static_cast<size_t>((r * heads + h) * longest + k)] !=
+                   share_at(s, r, Point::attn_pattern, layer, h, k);
+  }
+  return wrong;
+}
+
+TEST_CASE("trace: patterns are as wide as the longest sample, however rows arrived") {
+  TemporaryDirectory dir;
+  const std::string globs = "*.attn.pattern,layer.2.attn.q,*.router.ids";
+  const TraceOptions whole = trace_options(dir / "whole", globs), mixed = trace_options(dir / "mixed", globs);
+  {
+    TraceWriter writer(whole);
+    feed(writer, whole, {{0, 0, 3, 0}});
+    feed(writer, whole, {{1, 0, 70, 0}});
+    feed(writer, whole, {{3, 0, 41, 0}});
+    finish(writer, {"a", "b", "none", "c"});
+    TraceWriter other(mixed);
+    feed(other, mixed, {{1, 0, 30, 0}, {3, 0, 40, 0}});
+    for (int64_t r = 30; r < 70; ++r) feed(other, mixed, {{1, r, 1, 0}});
+    feed(other, mixed, {{0, 0, 2, 0}, {3, 40, 1, 0}});
+    feed(other, mixed, {{0, 2, 1, 0}});
+    finish(other, {"a", "b", "none", "c"});
+  }
+  CHECK(read_file(dir / "whole/trace.safetensors") == read_file(dir / "mixed/trace.safetensors"));
+  const TraceReader trace(dir / "whole");
+  CHECK(trace.tensor_shape("layer.5.attn.pattern") == std::vector<int64_t>{114, 4, 70});
+  for (const int32_t l : {0, 2, 5}) CHECK(count_wrong_shares(trace, l) == 0);
+  CHECK(trace.floats("layer.2.attn.q", {0, 1})[11] == value_at(0, 0, Point::attn_q, 2, 11));
+}
+
+TEST_CASE("trace: a pattern of another width than its batch, or than its trace, is refused") {
+  TemporaryDirectory dir;
+  const TraceOptions options = trace_options(dir.path(), "layer.0.attn.pattern");
+  {
+    TraceWriter writer(options);
+    const std::vector<RowRange> ranges = {{0, 0, 3, 0}};
+    const std::vector<int32_t> tokens = {1, 2, 3}, positions = {0, 1, 2};
+    const std::vector<float> data(3 * 4 * 3, 0.f);
+    writer.begin({3, ranges, tokens.data(), positions.data(), nullptr, nullptr});
+    CHECK(error_of([&] { writer.take(Point::attn_pattern, 0, data.data(), 8); }) ==
+          "trace: expected rows of 12 for layer.0.attn.pattern, found 8");
+  }
+  write_trace(options, {3});
+  std::string bytes = read_file(dir / "trace.safetensors");
+  const size_t at = bytes.find("[3,4,3]");
+  REQUIRE(at != std::string::npos);
+  bytes.replace(at, 7, "[3,3,4]");
+  write_file(dir / "trace.safetensors", bytes);
+  CHECK(error_of([&] { TraceReader reader(dir.path()); }).find("expected F32 [3, 3, 3], found F32 [3, 3, 4]") !=
+        std::string::npos);
+}
+
+TEST_CASE("trace: a layer without groups has no margin of groups") {
+  TemporaryDirectory dir;
+  ModelShape shape = sample_shape();
+  shape.layers[2].groups = shape.layers[4].groups = true;
+  const TraceOptions options = trace_options(dir.path(), "router.group_margin,layer.3.router.margin", shape);
+  {
+    TraceWriter writer(options);
+    feed(writer, options, {{0, 0, 400, 0}});
+    feed(writer, options, {{0, 400, 2, 0}});
+    finish(writer, {"a"});
+  }
+  const TraceReader trace(dir.path());
+  REQUIRE(trace.layers() == std::vector<int32_t>{2, 3, 4});
+  CHECK(trace.tensor_shape("router.group_margin") == std::vector<int64_t>{402, 3});
+  for (const int64_t row : {0, 399, 401}) {
+    const auto found = trace.floats("router.group_margin", {row, row + 1});
+    CHECK(found[0] == value_at(0, row, Point::router_group_margin, 2, 0));
+    CHECK(std::isnan(found[1]));
+    CHECK(found[2] == value_at(0, row, Point::router_group_margin, 4, 0));
+  }
 }
 
 TEST_CASE("trace: wide ids, compact weights, some layers, shared rows, samples without rows") {

@@ -51,12 +51,10 @@ void feed_sample(TraceWriter& writer, const TraceOptions& options, int64_t local
       writer.take_ids(at.layer, ids.data(), options.original_ids ? original.data() : nullptr, n_slots);
       continue;
     }
-    const int64_t width =
-        point_width(at.point, at.layer, options.shape, n_slots) * (point_info(at.point).slots() ? n_slots : 1);
-    std::vector<float> data;
-    for (int64_t r = 0; r < n_rows; ++r)
-      for (int64_t c = 0; c < width; ++c) data.push_back(value_at(number, r, at.point, at.layer, c));
-    writer.take(at.point, at.layer, data.data(), width);
+    std::vector<std::pair<int64_t, int64_t>> rows;
+    for (int64_t r = 0; r < n_rows; ++r) rows.emplace_back(number, r);
+    const PointRows values = rows_at(options, at, rows);
+    writer.take(at.point, at.layer, values.data.data(), values.width);
   }
   writer.end();
 }
