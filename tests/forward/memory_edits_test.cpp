@@ -123,6 +123,9 @@ const char* const edits[] = {
     "[{'op': 'add', 'point': 'layer.#.resid_mid', 'vector': '@residual@', 'scale': 0.7}]",
     "[{'op': 'ablate', 'point': 'layer.#.attn.out', 'value': '@residual@'}]",
     "[{'op': 'ablate', 'point': 'layer.#.resid_in', 'value': {'mean_of': '@'}, 'tokens': {'positions': '2:'}}]",
+    // Heads
+    "[{'op': 'patch', 'point': 'layer.#.attn.k', 'from': '@', 'sample': 'other', 'tokens': {'positions': '3:9'}}]",
+    "[{'op': 'ablate', 'point': 'layer.#.attn.q', 'value': {'mean_of': '@'}, 'tokens': {'positions': '2:'}}]",
     // Experts
     "[{'op': 'patch', 'point': 'layer.#.expert.out', 'from': '@', 'sample': 'other'}]",
     "[{'op': 'patch', 'point': 'layer.#.expert.hidden', 'from': '@', 'sample': 'other', 'experts': [0, 1, 2]}]",

@@ -19,13 +19,17 @@ using namespace signalbox::test;
 // Jobs of every kind on three prefixes.
 std::vector<Job> mixed_jobs(const Loaded& model) {
   const std::vector<Plan> plans = {
-      nullptr,
-      model.plan(R"([{"op":"misroute","policy":"random","tokens":{"phase":"generated"}}])"),
+      nullptr, model.plan(R"([{"op":"misroute","policy":"random","tokens":{"phase":"generated"}}])"),
       model.plan(R"([{"op":"deactivate","mode":"ban","experts":[0]}])"),
       model.plan(R"([{"op":"misroute","policy":"next_best","tokens":{"positions":"20:"}}])"),
       model.plan(R"([{"op":"misroute","policy":"random","tokens":{"positions":"12:","fraction":0.5}}])"),
       model.plan(R"([{"op":"ablate","point":"resid_mid","layers":"1","value":"zero","tokens":{"span":"middle"}}])"),
-      model.plan(R"([{"op":"deactivate","mode":"ban","experts":[1],"tokens":{"positions":"60:"}}])")};
+      model.plan(R"([{"op":"deactivate","mode":"ban","experts":[1],"tokens":{"positions":"60:"}}])"),
+      // Later tokens see what was written to a key or value, whoever else shares the tokens before.
+      model.plan(R"([{"op":"ablate","point":"attn.k","layers":"1","value":"zero","tokens":{"positions":"10:14"}}])"),
+      model.plan(R"([{"op":"ablate","point":"attn.v","value":"zero","tokens":{"positions":"25:26"}},
+                     {"op":"ablate","point":"router.in","layers":"1","value":"zero","neurons":[0,1],
+                      "tokens":{"phase":"generated"}}])")};
   std::vector<Job> jobs;
   const int64_t lengths[] = {70, 33, 2};
   for (size_t r = 0; r < 3; ++r) {
