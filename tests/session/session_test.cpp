@@ -197,6 +197,7 @@ TEST_CASE("session: text, messages and tokens become the tokens of the command")
 
 TEST_CASE("session: says what it has opened") {
   const Session own = open(builtin), other = open(checkpoint());
+  CHECK(own.name == "builtin");
   CHECK(own.path == "builtin");
   CHECK(own.family == "deepseek_v2");
   CHECK(own.tokenizer);

@@ -95,7 +95,9 @@ def interventions(binary):
         return {"name": name, "description": description,
                 "edits": [{"op": "misroute", "policy": policy, "tokens": {"phase": "generated"}}]}
 
-    asked = [dict(r, condition=name) for name, _, _ in ASKED for r in records(name, "test")]
+    detection = records("pairs", "detect")
+    seen = [r["messages"] for r in detection]  # `run` refuses to test what the choice of experts has seen
+    asked = [dict(r, condition=name) for name, _, _ in ASKED for r in records(name, "test") if r["messages"] not in seen]
     ban = {"op": "deactivate", "mode": "ban", "experts": {"from": "detect:memory", "top": 8}}
     spec = {"model": "builtin", "data": "questions.jsonl", "generate": {"max_tokens": 48},
             "detect": {"memory": {"contrast": "without_document:with_document", "span": "question"}},
@@ -108,10 +110,10 @@ def interventions(binary):
             "split": {"detect": "detect", "test": "test"}, "metrics": ["em", "abstained", "refused"]}
     with tempfile.TemporaryDirectory() as scratch:
         (Path(scratch) / "spec.json").write_text(json.dumps(spec))
-        lines = [json.dumps(r) + "\n" for r in records("pairs", "detect") + asked]
+        lines = [json.dumps(r) + "\n" for r in detection + asked]
         (Path(scratch) / "questions.jsonl").write_text("".join(lines))
         subprocess.run([binary, "run", str(Path(scratch) / "spec.json"), "--out", str(Path(scratch) / "run"), "--quiet"],
-                       check=True, capture_output=True)
+                       check=True, stdout=subprocess.DEVNULL)
         conditions = json.loads((Path(scratch) / "run" / "metrics.json").read_text())["conditions"]
     percent = lambda value: f"{100 * value:.1f} %"
     cells = {}
