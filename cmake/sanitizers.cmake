@@ -11,6 +11,9 @@ if(SIGNALBOX_SANITIZE)
   endif()
   target_compile_options(signalbox_flags INTERFACE "$<${by_host}:${sanitize}>")
   target_link_options(signalbox_flags INTERFACE -fsanitize=${SIGNALBOX_SANITIZE})
+  if(CMAKE_CXX_COMPILER_ID MATCHES Clang)
+    target_link_options(signalbox_flags INTERFACE -fuse-ld=lld)   # a dozen large binaries
+  endif()
   set(light_options -O0)
   # Templates nest as deep as their text, and frames are large without optimisation.
   file(GLOB deep_sources CONFIGURE_DEPENDS loaders/template/*.cpp)

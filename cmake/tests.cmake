@@ -26,6 +26,7 @@ set_source_files_properties(tests/main.cpp PROPERTIES SKIP_PRECOMPILE_HEADERS ON
 function(add_test_objects name)
   add_library(signalbox_${name} OBJECT EXCLUDE_FROM_ALL ${ARGN})
   target_link_libraries(signalbox_${name} PUBLIC signalbox_tools)
+  target_compile_options(signalbox_${name} PRIVATE ${light_options})
   target_precompile_headers(signalbox_${name} PRIVATE ${standard_headers} <doctest/doctest.h>)
 endfunction()
 add_test_objects(test_support ${support_sources})
