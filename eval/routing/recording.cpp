@@ -24,7 +24,7 @@ struct Part {
   fs::path dir;
 };
 
-std::vector<Part> parts_of(const Recording& recording) {
+std::vector<Part> parts_of(const TraceRecording& recording) {
   std::vector<Part> parts;
   int64_t tokens = 0;
   for (size_t j = 0; j < recording.jobs.size(); ++j) {
@@ -44,9 +44,10 @@ std::vector<Part> parts_of(const Recording& recording) {
   return parts;
 }
 
-class Recorder {
+class PartRecorder {
  public:
-  Recorder(const Recording& recording, Forward& forward, const RunOptions& options, const RecordingEvents& events)
+  PartRecorder(const TraceRecording& recording, Forward& forward, const RunOptions& options,
+               const RecordingEvents& events)
       : recording_(recording),
         forward_(forward),
         options_(options),
@@ -108,7 +109,7 @@ class Recorder {
     merge_traces(directory_.path(), dirs, order);
   }
 
-  const Recording& recording_;
+  const TraceRecording& recording_;
   Forward& forward_;
   const RunOptions& options_;
   const RecordingEvents& events_;
@@ -124,9 +125,9 @@ int64_t tokens_to_record(const std::vector<Job>& jobs) {
   return total;
 }
 
-RecordingEnd record_trace(const Recording& recording, Forward& forward, const RunOptions& options,
+RecordingEnd record_trace(const TraceRecording& recording, Forward& forward, const RunOptions& options,
                           const RecordingEvents& events) {
-  return Recorder(recording, forward, options, events).run();
+  return PartRecorder(recording, forward, options, events).run();
 }
 
 }  // namespace signalbox

@@ -12,7 +12,7 @@
 
 namespace signalbox {
 
-struct Recording {
+struct TraceRecording {
   TraceOptions trace;                              // its dir is the work directory
   std::vector<Job> jobs;                           // indices 0, 1, ...
   std::function<json::Value(int64_t job)> record;  // the line of records.jsonl
@@ -34,7 +34,7 @@ int64_t tokens_to_record(const std::vector<Job>& jobs);
 // Records or continues in the directory: parts under DIR/parts/, then all of them as DIR/trace.safetensors and
 // DIR/records.jsonl, byte by byte what one process would have written. Throws Error as WorkDirectory, TraceWriter and
 // run_jobs do.
-RecordingEnd record_trace(const Recording& recording, Forward& forward, const RunOptions& options,
+RecordingEnd record_trace(const TraceRecording& recording, Forward& forward, const RunOptions& options,
                           const RecordingEvents& events);
 
 }  // namespace signalbox

@@ -91,7 +91,7 @@ int trace(int argc, char** argv) {
   inputs.derived = &derived;
   inputs.programs = &programs;
   inputs.settings = {sampling.max_tokens, sampling.samples, sampling.sampling, sampling.stop, sampling.ignore_eos};
-  Recording recording;
+  TraceRecording recording;
   recording.trace = session.trace_options(trace_request(options, session, run));
   recording.jobs = jobs_of_programs(run.jobs(), derived, programs, inputs.settings, session.model.max_positions);
   std::map<std::string, const Record*> by_id;
