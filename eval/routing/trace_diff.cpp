@@ -52,6 +52,11 @@ std::vector<Order> common_places(const TraceReader& a, const TraceReader& b) {
   return places;
 }
 
+bool of_positions(const Order& place) {
+  const auto at = parse_point(place.name);
+  return at && point_info(at->point).positions();
+}
+
 // Rows of a sample in blocks, so that memory does not grow with the traces.
 constexpr int64_t block_rows = 256;
 
@@ -60,14 +65,18 @@ void compare_floats(const TraceReader& a, const TraceReader& b, const Order& pla
                     int64_t& first_row) {
   const int64_t width_a = a.tensor_width(place.name), width_b = b.tensor_width(place.name);
   int64_t from_a = 0, from_b = 0, width = width_a;
+  int64_t n_parts = 1;  // heads of a pattern, whose rows are as wide as the longest sample of their trace
   if (place.stacked >= 0) {
     width = width_a / static_cast<int64_t>(a.layers().size());
     from_a = width * place.stacked;
     from_b = width * *b.layer_index(place.layer);
     if (width != width_b / static_cast<int64_t>(b.layers().size())) return;
+  } else if (of_positions(place) && a.tensor_shape(place.name)[1] == b.tensor_shape(place.name)[1]) {
+    n_parts = a.tensor_shape(place.name)[1];
   } else if (width_a != width_b) {
     return;
   }
+  const int64_t part_a = width / n_parts, part_b = n_parts > 1 ? width_b / n_parts : part_a;
   const bool logits = place.name == "logits";
   for (int64_t begin = 0; begin < rows_a.size(); begin += block_rows) {
     const int64_t n = std::min(block_rows, rows_a.size() - begin);
@@ -81,13 +90,16 @@ void compare_floats(const TraceReader& a, const TraceReader& b, const Order& pla
         out.same_top += std::max_element(pa, pa + width) - pa == std::max_element(pb, pb + width) - pb;
         ++out.logit_tokens;
       }
-      for (int64_t i = 0; i < width; ++i) {
-        const double difference = std::abs(static_cast<double>(pa[i]) - pb[i]);
-        const bool differs = !(difference <= tolerance) && !(std::isnan(pa[i]) && std::isnan(pb[i])) && pa[i] != pb[i];
-        if (logits) out.max_logit_difference = std::max(out.max_logit_difference, difference);
-        if (differs && begin + r < first_row) {
-          first_row = begin + r;
-          out.first = TraceDifference{place.label, sample, begin + r, i, pa[i], pb[i]};
+      for (int64_t part = 0; part < n_parts; ++part) {
+        for (int64_t i = 0; i < std::min(part_a, part_b); ++i) {
+          const float xa = pa[part * part_a + i], xb = pb[part * part_b + i];
+          const double difference = std::abs(static_cast<double>(xa) - xb);
+          const bool differs = !(difference <= tolerance) && !(std::isnan(xa) && std::isnan(xb)) && xa != xb;
+          if (logits) out.max_logit_difference = std::max(out.max_logit_difference, difference);
+          if (differs && begin + r < first_row) {
+            first_row = begin + r;
+            out.first = TraceDifference{place.label, sample, begin + r, part * part_a + i, xa, xb};
+          }
         }
       }
     }
