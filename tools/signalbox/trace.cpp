@@ -2,6 +2,7 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 
+#include "probes/points.h"
 #include "tools/signalbox/commands.h"
 #include "tools/signalbox/flags.h"
 #include "tools/signalbox/open.h"
@@ -15,7 +16,8 @@ namespace signalbox {
 int trace_command(int argc, char** argv) {
   CLI::App app("Records routes, and any other probe point, into a trace directory (docs/trace.md).", "signalbox trace");
   app.footer(
-      "Example:\n  echo '{\"id\":\"a\",\"prompt\":\"User: hello\"}' | signalbox trace builtin --input - --out "
+      "Points (docs/probes.md):\n" + point_list("  ") +
+      "\n\nExample:\n  echo '{\"id\":\"a\",\"prompt\":\"User: hello\"}' | signalbox trace builtin --input - --out "
       "/tmp/hello --generate 8");
   CommonOptions options;
   SamplingOptions sampling;
