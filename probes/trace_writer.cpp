@@ -288,7 +288,9 @@ void TraceWriter::begin(const StepRows& rows) {
   } else {
     for (const RowRange& range : s.ranges) s.extents.push_back(s.spool->reserve(range.sample, range.n_rows));
   }
-  if (s.patterns) s.n_keys = *std::max_element(rows.positions, rows.positions + rows.n_rows) + int64_t{1};
+  s.n_keys = 0;
+  for (int64_t r = 0; s.patterns && r < rows.n_rows; ++r)
+    s.n_keys = std::max<int64_t>(s.n_keys, rows.positions[r] + int64_t{1});
   if (s.ranges.empty()) return;
   if (s.patterns) {
     for (const RowRange& range : s.ranges)

@@ -207,7 +207,7 @@ void record_route(const Route& out, int64_t t, const float* logits, int64_t n_ex
     std::copy_n((out.original_ids ? out.original_ids : out.ids) + t * k, k, record.original_ids + at * k);
   }
   if (record.margin) record.margin[at] = out.margin[t];
-  if (record.group_margin) record.group_margin[at] = out.group_margin[t];
+  if (record.group_margin && out.group_margin) record.group_margin[at] = out.group_margin[t];
   if (record.logits) std::copy_n(logits, n_experts, record.logits + at * n_experts);
   if (record.scores) std::copy_n(out.scores + t * n_experts, n_experts, record.scores + at * n_experts);
 }
