@@ -5,7 +5,7 @@
 namespace signalbox {
 
 void Batch::clear() {
-  slots.clear();
+  members.clear();
   tokens.clear();
   positions.clear();
   sequences.clear();
@@ -17,12 +17,12 @@ void Batch::clear() {
   targets.clear();
 }
 
-void Batch::append(KvSlots& kv, const BoundEdits* edits, int64_t sample, std::span<const int32_t> ids,
+void Batch::append(SequenceCache& kv, const BoundEdits* edits, int64_t sample, std::span<const int32_t> ids,
                    std::span<const uint32_t> span_bits, int64_t n_given, int64_t n_logits) {
   const int64_t start = kv.length(), count = static_cast<int64_t>(ids.size());
   kv.extend(count);
-  const int32_t sequence = static_cast<int32_t>(slots.size());
-  slots.push_back({&kv, edits, sample, n_tokens(), count});
+  const int32_t sequence = static_cast<int32_t>(members.size());
+  members.push_back({&kv, edits, sample, n_tokens(), count});
   for (int64_t i = 0; i < count; ++i) {
     if (i >= count - n_logits) logit_rows.push_back(static_cast<int32_t>(n_tokens()));
     tokens.push_back(ids[i]);
@@ -37,18 +37,18 @@ void Batch::append(KvSlots& kv, const BoundEdits* edits, int64_t sample, std::sp
 void ActiveEdits::read(const Batch& batch) {
   any_router_ = any_points_ = false;
   int32_t n_edits = 0;
-  for (const Batch::Slot& slot : batch.slots) {
-    if (!slot.edits) continue;
-    any_router_ = any_router_ || slot.edits->has_router_edits();
-    any_points_ = any_points_ || slot.edits->plan().has_point_edits();
-    n_edits = std::max(n_edits, slot.edits->plan().n_edits());
+  for (const BatchSequence& sequence : batch.members) {
+    if (!sequence.edits) continue;
+    any_router_ = any_router_ || sequence.edits->has_router_edits();
+    any_points_ = any_points_ || sequence.edits->plan().has_point_edits();
+    n_edits = std::max(n_edits, sequence.edits->plan().n_edits());
   }
   n_columns_ = (n_edits + 7) / 8 * 8;
   table_.assign(static_cast<size_t>(batch.n_tokens() * n_columns_), 0);
-  for (const Batch::Slot& slot : batch.slots) {
-    if (!slot.edits) continue;
-    for (int64_t t = slot.first_row; t < slot.first_row + slot.n_rows; ++t)
-      slot.edits->active(batch.positions[t], table_.data() + t * n_columns_);
+  for (const BatchSequence& sequence : batch.members) {
+    if (!sequence.edits) continue;
+    for (int64_t t = sequence.first_row; t < sequence.first_row + sequence.n_rows; ++t)
+      sequence.edits->active(batch.positions[t], table_.data() + t * n_columns_);
   }
 }
 

@@ -11,29 +11,30 @@
 
 namespace signalbox {
 
+// A sequence that takes part in a batch.
+struct BatchSequence {
+  SequenceCache* kv = nullptr;
+  const BoundEdits* edits = nullptr;  // null: none
+  int64_t sample = 0;                 // sample of the trace that its rows belong to
+  int64_t first_row = 0, n_rows = 0;  // rows of the batch
+};
+
 class Batch {
  public:
-  // A timeline that takes part in the batch.
-  struct Slot {
-    KvSlots* kv = nullptr;
-    const BoundEdits* edits = nullptr;  // null: none
-    int64_t sample = 0;                 // sample of the trace that its rows belong to
-    int64_t first_row = 0, n_rows = 0;  // rows of the batch
-  };
-
   void clear();
   int64_t n_tokens() const { return static_cast<int64_t>(tokens.size()); }
 
-  // Appends `ids` as the next positions of a timeline, whose cache is extended. `spans`: bits of each token or empty.
+  // Appends `ids` as the next positions of a sequence, whose cache is extended. `spans`: bits of each token or empty.
   // `n_logits`: how many of the last tokens need logits.
-  void append(KvSlots& kv, const BoundEdits* edits, int64_t sample, std::span<const int32_t> ids,
+  void append(SequenceCache& kv, const BoundEdits* edits, int64_t sample, std::span<const int32_t> ids,
               std::span<const uint32_t> spans, int64_t n_given, int64_t n_logits);
 
-  std::vector<Slot> slots;
-  std::vector<int32_t> tokens, positions, sequences, kv_rows;  // [n_tokens]
-  std::vector<uint8_t> phase;                                  // [n_tokens] 1 = generated
-  std::vector<uint32_t> spans;                                 // [n_tokens]
-  std::vector<int32_t> logit_rows;                             // rows whose logits are wanted, ascending
+  std::vector<BatchSequence> members;
+  std::vector<int32_t> tokens, positions, kv_rows;  // [n_tokens]
+  std::vector<int32_t> sequences;                   // [n_tokens] indices of members
+  std::vector<uint8_t> phase;                       // [n_tokens] 1 = generated
+  std::vector<uint32_t> spans;                      // [n_tokens]
+  std::vector<int32_t> logit_rows;                  // rows whose logits are wanted, ascending
   // What becomes of the wanted logits, one entry each, or empty.
   std::vector<SampleParams> sampling;  // a token is chosen
   std::vector<int32_t> targets;        // log p of this token is wanted

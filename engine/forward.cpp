@@ -22,7 +22,7 @@ Forward::~Forward() { backend_.forget_graphs(); }  // they name memory of the me
 
 // A latent is key and value at once. Where an edit writes to one of them, the other must stay as it is.
 void Forward::separate_latents(const Batch& batch) {
-  for (const Batch::Slot& sequence : batch.slots) {
+  for (const BatchSequence& sequence : batch.members) {
     if (!sequence.edits || !sequence.edits->plan().has_point_edits()) continue;
     for (int32_t l = 0; l < static_cast<int32_t>(model_.n_layers()); ++l)
       if (!sequence.edits->point_edits(Point::attn_k, l).empty() ||

@@ -83,12 +83,12 @@ int32_t KvPool::copy(int32_t block, int64_t n_positions) {
   return fresh;
 }
 
-KvSlots::KvSlots(KvSlots&& other) noexcept
+SequenceCache::SequenceCache(SequenceCache&& other) noexcept
     : pool_(other.pool_), blocks_(std::move(other.blocks_)), length_(std::exchange(other.length_, 0)) {
   other.blocks_.clear();
 }
 
-KvSlots& KvSlots::operator=(KvSlots&& other) noexcept {
+SequenceCache& SequenceCache::operator=(SequenceCache&& other) noexcept {
   if (this != &other) {
     rewind(0);
     pool_ = other.pool_;
@@ -99,7 +99,7 @@ KvSlots& KvSlots::operator=(KvSlots&& other) noexcept {
   return *this;
 }
 
-void KvSlots::extend(int64_t count) {
+void SequenceCache::extend(int64_t count) {
   const int64_t filled = length_ % KvPool::block_size;
   if (filled != 0 && pool_->shared(blocks_.back())) {
     const int32_t own = pool_->copy(blocks_.back(), filled);
@@ -111,7 +111,7 @@ void KvSlots::extend(int64_t count) {
   length_ += count;
 }
 
-void KvSlots::rewind(int64_t length) {
+void SequenceCache::rewind(int64_t length) {
   const int64_t kept = KvPool::blocks_for(length);
   while (static_cast<int64_t>(blocks_.size()) > kept) {
     pool_->release(blocks_.back());
@@ -120,8 +120,8 @@ void KvSlots::rewind(int64_t length) {
   length_ = length;
 }
 
-KvSlots KvSlots::fork(int64_t length) const {
-  KvSlots copy(*pool_);
+SequenceCache SequenceCache::fork(int64_t length) const {
+  SequenceCache copy(*pool_);
   const int64_t kept = KvPool::blocks_for(length);
   copy.blocks_.assign(blocks_.begin(), blocks_.begin() + kept);
   for (int32_t block : copy.blocks_) pool_->share(block);

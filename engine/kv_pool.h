@@ -50,15 +50,15 @@ class KvPool {
   std::vector<int32_t> free_;  // a stack: the block freed last is taken first
 };
 
-// The cached positions of one timeline: 0 .. length()-1.
-class KvSlots {
+// The cached positions of one sequence: 0 .. length()-1.
+class SequenceCache {
  public:
-  explicit KvSlots(KvPool& pool) : pool_(&pool) {}
-  KvSlots(KvSlots&& other) noexcept;
-  KvSlots& operator=(KvSlots&& other) noexcept;
-  KvSlots(const KvSlots&) = delete;
-  KvSlots& operator=(const KvSlots&) = delete;
-  ~KvSlots() { rewind(0); }
+  explicit SequenceCache(KvPool& pool) : pool_(&pool) {}
+  SequenceCache(SequenceCache&& other) noexcept;
+  SequenceCache& operator=(SequenceCache&& other) noexcept;
+  SequenceCache(const SequenceCache&) = delete;
+  SequenceCache& operator=(const SequenceCache&) = delete;
+  ~SequenceCache() { rewind(0); }
 
   int64_t length() const { return length_; }
   const std::vector<int32_t>& blocks() const { return blocks_; }
@@ -69,8 +69,8 @@ class KvSlots {
   void extend(int64_t count);
   // Forgets all positions from `length` on.
   void rewind(int64_t length);
-  // A second timeline with the same first `length` positions, sharing their blocks.
-  KvSlots fork(int64_t length) const;
+  // A second sequence with the same first `length` positions, sharing their blocks.
+  SequenceCache fork(int64_t length) const;
   // The cache row of a position.
   int32_t row(int64_t position) const {
     return static_cast<int32_t>(blocks_[position / KvPool::block_size] * KvPool::block_size +

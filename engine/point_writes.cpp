@@ -23,7 +23,7 @@ void PointWrites::fetch_route(int64_t layer, const Route& route) {
 
 bool PointWrites::at(Point point, int64_t layer) const {
   if (!any()) return false;
-  for (const Batch::Slot& sequence : batch_->slots)
+  for (const BatchSequence& sequence : batch_->members)
     if (sequence.edits && !sequence.edits->point_edits(point, static_cast<int32_t>(layer)).empty()) return true;
   return false;
 }
@@ -31,7 +31,7 @@ bool PointWrites::at(Point point, int64_t layer) const {
 void PointWrites::write(Point point, int64_t layer, Tensor x, const Route& route, int32_t n_slots, bool cached) {
   const bool per_slot = point_info(point).slots();
   std::vector<int32_t> rows, value_rows;
-  for (const Batch::Slot& sequence : batch_->slots) {
+  for (const BatchSequence& sequence : batch_->members) {
     if (!sequence.edits) continue;
     for (const PointEdit& edit : sequence.edits->point_edits(point, static_cast<int32_t>(layer))) {
       const bool by_margin = route.ids && !std::isinf(edit.margin_below);

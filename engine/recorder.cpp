@@ -19,8 +19,8 @@ void Recorder::begin(const Batch& batch, ProbeSink* sink, bool edits_routes) {
   ring_step_ = 0;
   if (!sink_) return;
   ranges_.clear();
-  for (const Batch::Slot& slot : batch.slots)
-    ranges_.push_back({slot.sample, batch.positions[slot.first_row], slot.n_rows, slot.first_row});
+  for (const BatchSequence& sequence : batch.members)
+    ranges_.push_back({sequence.sample, batch.positions[sequence.first_row], sequence.n_rows, sequence.first_row});
   rows_ = {batch.n_tokens(),   ranges_,           batch.tokens.data(), batch.positions.data(),
            batch.phase.data(), batch.spans.data()};
   by_ring_ = RouteRing::serves(*sink_, moe_layers_, n_layers_);

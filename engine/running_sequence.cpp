@@ -7,7 +7,8 @@
 
 namespace signalbox {
 
-RunningSequence::RunningSequence(JobGroup& group, size_t place, PrefixState* prefix, int64_t n_prefill, KvSlots cache)
+RunningSequence::RunningSequence(JobGroup& group, size_t place, PrefixState* prefix, int64_t n_prefill,
+                                 SequenceCache cache)
     : group(group),
       place(place),
       prefix(prefix),

@@ -40,7 +40,7 @@ struct RunningSequence {
   using Clock = std::chrono::steady_clock;
 
   // `prefix`: this is that prefix, and nothing but its keys and values is wanted; null: it is the job.
-  RunningSequence(JobGroup& group, size_t place, PrefixState* prefix, int64_t n_prefill, KvSlots cache);
+  RunningSequence(JobGroup& group, size_t place, PrefixState* prefix, int64_t n_prefill, SequenceCache cache);
 
   JobGroup& group;
   const size_t place;  // of the job in the group
@@ -48,7 +48,7 @@ struct RunningSequence {
   const Job& job;
   const PlannedJob& planned;
   std::shared_ptr<const BoundEdits> edits;
-  KvSlots cache;
+  SequenceCache cache;
   int64_t reserved = 0;   // blocks
   int64_t n_prefill = 0;  // given tokens to run
   int64_t n_run = 0;      // tokens whose forward is done

@@ -281,8 +281,8 @@ class Scheduler::State {
     }
     PrefixState* prefix = planned.prefix >= 0 ? &group.prefixes[static_cast<size_t>(planned.prefix)] : nullptr;
     prefix = memory_.open(
-        prefix, !scarce_, [&](PrefixState& state, KvSlots cache) { start_prefix(group, state, std::move(cache)); },
-        scarce_);
+        prefix, !scarce_,
+        [&](PrefixState& state, SequenceCache cache) { start_prefix(group, state, std::move(cache)); }, scarce_);
     if (prefix && prefix->phase != PrefixState::Phase::ready) return false;
     // Others may go ahead of one that waits for memory where they work off a prefix, which gives memory back.
     if (scarce_ && !prefix) return false;
@@ -300,7 +300,7 @@ class Scheduler::State {
       return true;
     }
     RunningSequence& run = running_.emplace_back(group, place, nullptr, planned.n_rows,
-                                                 prefix ? prefix->cache->fork(shared) : KvSlots(memory_.pool()));
+                                                 prefix ? prefix->cache->fork(shared) : SequenceCache(memory_.pool()));
     run.edits = std::move(edits);
     run.reserved = needed;
     if (prefix) run.result.prefill_seconds = std::exchange(prefix->seconds, 0);
@@ -308,7 +308,7 @@ class Scheduler::State {
     return true;
   }
 
-  void start_prefix(JobGroup& group, PrefixState& state, KvSlots cache) {
+  void start_prefix(JobGroup& group, PrefixState& state, SequenceCache cache) {
     const SharedPrefix& planned = group.plan.prefixes[static_cast<size_t>(&state - group.prefixes.data())];
     std::shared_ptr<const BoundEdits> edits;
     try {

@@ -101,12 +101,12 @@ PrefixState* SequenceMemory::open(PrefixState* prefix, bool may_start, const Sta
   prefix->phase = PrefixState::Phase::running;
   prefix->reserved = needed;
   standing_.push_back(prefix);
-  start(*prefix, parent ? parent->cache->fork(first) : KvSlots(pool_));
+  start(*prefix, parent ? parent->cache->fork(first) : SequenceCache(pool_));
   return prefix->phase == PrefixState::Phase::gone ? nullptr : prefix;
 }
 
-void SequenceMemory::keep(PrefixState& prefix, KvSlots cache, double seconds) {
-  prefix.cache = std::make_unique<KvSlots>(std::move(cache));
+void SequenceMemory::keep(PrefixState& prefix, SequenceCache cache, double seconds) {
+  prefix.cache = std::make_unique<SequenceCache>(std::move(cache));
   prefix.seconds += seconds;
   prefix.phase = PrefixState::Phase::ready;
 }

@@ -33,7 +33,7 @@ struct PrefixState {
   int64_t largest = 0;            // blocks that the largest of its users owns beside it, prefixes in between included
   int64_t reserved = 0;           // blocks
   double seconds = 0;             // that it took; until a user is charged with them
-  std::unique_ptr<KvSlots> cache;
+  std::unique_ptr<SequenceCache> cache;
 };
 // The prefixes of a plan, none of them open.
 std::vector<PrefixState> prefix_states(const std::vector<Job>& jobs, const RunPlan& plan);
@@ -54,10 +54,10 @@ class SequenceMemory {
   // The prefix itself; null for null and for one that is gone. One that is closed is started where there is memory and
   // may_start holds or its parent stands: `start` is called with the positions that it takes from its parent, which is
   // started first. Sets short_of_memory where there is none.
-  using Start = std::function<void(PrefixState& prefix, KvSlots cache)>;
+  using Start = std::function<void(PrefixState& prefix, SequenceCache cache)>;
   PrefixState* open(PrefixState* prefix, bool may_start, const Start& start, bool& short_of_memory);
   // A prefix has been run.
-  void keep(PrefixState& prefix, KvSlots cache, double seconds);
+  void keep(PrefixState& prefix, SequenceCache cache, double seconds);
   // A job or prefix that started from it, or was to, is done. The last one closes it, but for a prefix that runs: that
   // is closed by whoever runs it. Null: nothing.
   void release(PrefixState* prefix);

@@ -23,11 +23,11 @@ Step::Step(Backend& backend, const Model& model)
 
 void Step::begin(const Batch& batch, const ActiveEdits& edits, uint32_t ring_step) {
   const int64_t n_tokens = batch.n_tokens();
-  n_sequences_ = static_cast<int64_t>(batch.slots.size());
+  n_sequences_ = static_cast<int64_t>(batch.members.size());
   n_logits_ = static_cast<int64_t>(batch.logit_rows.size());
   n_sampled_ = static_cast<int64_t>(batch.sampling.size());
   n_targets_ = static_cast<int64_t>(batch.targets.size());
-  pool_ = &batch.slots.front().kv->pool();
+  pool_ = &batch.members.front().kv->pool();
 
   int32_t last = 0;
   for (const int32_t position : batch.positions) last = std::max(last, position);
@@ -37,8 +37,8 @@ void Step::begin(const Batch& batch, const ActiveEdits& edits, uint32_t ring_ste
   token_capacity_ = power_of_two(n_tokens, max_captured_tokens);
   sequence_capacity_ = power_of_two(n_sequences_, 8);
   int64_t max_blocks = 1;
-  for (const Batch::Slot& slot : batch.slots)
-    max_blocks = std::max<int64_t>(max_blocks, static_cast<int64_t>(slot.kv->blocks().size()));
+  for (const BatchSequence& sequence : batch.members)
+    max_blocks = std::max<int64_t>(max_blocks, static_cast<int64_t>(sequence.kv->blocks().size()));
   max_blocks = power_of_two(max_blocks, 16);
 
   StepInputs& in = inputs_;
@@ -58,7 +58,7 @@ void Step::begin(const Batch& batch, const ActiveEdits& edits, uint32_t ring_ste
   const size_t sampling = in.add<SampleParams>(std::span<const SampleParams>(batch.sampling), token_capacity_);
   const size_t tables = in.add<int32_t>(sequence_capacity_ * max_blocks);
   for (int64_t s = 0; s < n_sequences_; ++s)
-    std::copy(batch.slots[s].kv->blocks().begin(), batch.slots[s].kv->blocks().end(),
+    std::copy(batch.members[s].kv->blocks().begin(), batch.members[s].kv->blocks().end(),
               in.host<int32_t>(tables) + s * max_blocks);
   EditOffsets offsets;
   if (edits.router()) offsets = add_edits(batch, edits);
@@ -100,7 +100,7 @@ Step::EditOffsets Step::add_edits(const Batch& batch, const ActiveEdits& edits) 
   at.programs = in.add<RouterProgram>(static_cast<int64_t>(moe_layers_.size()) * sequence_capacity_);
   std::vector<const BoundEdits*> running;
   for (int64_t s = 0; s < n_sequences_; ++s) {
-    const BoundEdits* bound = batch.slots[s].edits;
+    const BoundEdits* bound = batch.members[s].edits;
     if (!bound) continue;
     running.push_back(bound);
     in.host<uint64_t>(at.hashes)[s] = bound->record_hash();
@@ -150,13 +150,13 @@ Step::Results Step::finish(const Batch& batch) {
                      {reinterpret_cast<const double*>(bytes + (log_probs_at_ - status_at_)), batch.targets.size()},
                      {}};
   std::vector<uint64_t> faults;
-  for (size_t s = 0; s < batch.slots.size(); ++s)
+  for (size_t s = 0; s < batch.members.size(); ++s)
     if (status[1 + s] != no_fault) faults.push_back(status[1 + s]);
   std::sort(faults.begin(), faults.end());  // the first of the forward comes first
   for (const uint64_t packed : faults) {
     const RouteFault fault = unpack_fault(packed);
     const int32_t sequence = batch.sequences[fault.token], position = batch.positions[fault.token];
-    const BoundEdits* edits = batch.slots[sequence].edits;
+    const BoundEdits* edits = batch.members[sequence].edits;
     results.failures.push_back({sequence, edits ? edits->fault_error(fault, fault.layer, position)
                                                 : Error("layer " + std::to_string(fault.layer) + " router",
                                                         "expected finite logits, found NaN or infinity at position " +

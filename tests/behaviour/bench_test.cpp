@@ -188,7 +188,7 @@ TEST_CASE("bench: random routers spread tokens over all experts") {
     const auto backend = make_cpu_backend({1, "auto"});
     Forward forward(*backend, shape.model, weights, 0);
     KvPool pool(*backend, shape.model, 64);
-    KvSlots kv(pool);
+    SequenceCache kv(pool);
     std::vector<int32_t> tokens;
     for (int32_t t = 0; t < 64; ++t) tokens.push_back(t * 7 % static_cast<int32_t>(shape.model.n_vocab));
     Batch batch;

@@ -43,7 +43,7 @@ struct Setup {
   }
   // The prompts in one step, with the logits of every row.
   std::vector<float> run(Forward& forward, ProbeSink* sink) {
-    KvSlots first(pool), second(pool);
+    SequenceCache first(pool), second(pool);
     Batch batch;
     batch.append(first, edits.get(), 0, tokens(19, 3), {}, 19, 19);
     batch.append(second, nullptr, 1, tokens(6, 8), {}, 6, 6);
@@ -242,11 +242,11 @@ TEST_CASE("kept buffers hold the last step alone, and give a layer back") {
   Setup setup(*backend, "qwen2_moe");
   Forward keeping(*backend, setup.loaded.model, setup.weights, 0, Buffers::Policy::keep);
   Forward plain(*backend, setup.loaded.model, setup.weights, 0);
-  KvSlots kept_kv(setup.pool), plain_kv(setup.pool);
+  SequenceCache kept_kv(setup.pool), plain_kv(setup.pool);
   const std::vector<int32_t> prompt = setup.tokens(9, 4);
   std::vector<float> kept_row, plain_row;
   for (size_t t = 0; t < prompt.size(); t += 3) {
-    const auto step = [&](Forward& forward, KvSlots& kv) {
+    const auto step = [&](Forward& forward, SequenceCache& kv) {
       Batch batch;
       batch.append(kv, nullptr, 0, std::span(prompt).subspan(t, 3), {}, 9, 1);
       return setup.host(forward.run(batch, nullptr).logits);

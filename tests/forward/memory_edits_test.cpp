@@ -90,7 +90,7 @@ class Lab {
     for (int64_t t = 0; t < n_tokens; ++t)
       tokens.push_back(static_cast<int32_t>(((seed = seed * 1664525u + 1013904223u) >> 8) %
                                             static_cast<uint32_t>(loaded_.model.n_vocab)));
-    KvSlots kv(pool_);
+    SequenceCache kv(pool_);
     Batch batch;
     batch.append(kv, edits, sample, tokens, {}, n_tokens, n_tokens);
     const Tensor logits = forward.run(batch, sink).logits;

@@ -1,4 +1,4 @@
-// Timelines: the block pool, forks that share and then part, rewinding, and the choice of tokens.
+// Sequences: the block pool, forks that share and then part, rewinding, and the choice of tokens.
 #include <doctest/doctest.h>
 
 #include <cmath>
@@ -16,8 +16,8 @@ namespace {
 
 const std::filesystem::path goldens = test::source_dir() / "tests/goldens";
 
-// Runs `ids` as the next tokens of a timeline; the logits of the last one.
-std::vector<float> step(Forward& forward, KvSlots& kv, const std::vector<int32_t>& ids) {
+// Runs `ids` as the next tokens of a sequence; the logits of the last one.
+std::vector<float> step(Forward& forward, SequenceCache& kv, const std::vector<int32_t>& ids) {
   Batch batch;
   batch.append(kv, nullptr, 0, ids, {}, 1 << 20, 1);
   const Tensor logits = forward.run(batch, nullptr).logits;
@@ -38,10 +38,10 @@ TEST_CASE("kv pool: blocks are taken, shared, copied on write and given back") {
   KvPool pool(*backend, loaded.model, 6);
   CHECK(pool.n_free() == 6);
   {
-    KvSlots a(pool);
+    SequenceCache a(pool);
     a.extend(KvPool::block_size + 3);
     CHECK(pool.n_free() == 4);
-    KvSlots b = a.fork(KvPool::block_size + 1);
+    SequenceCache b = a.fork(KvPool::block_size + 1);
     CHECK(pool.n_free() == 4);  // all shared
     b.extend(1);                // copies the block that both would write
     CHECK(pool.n_free() == 3);
@@ -50,14 +50,14 @@ TEST_CASE("kv pool: blocks are taken, shared, copied on write and given back") {
     b.rewind(KvPool::block_size);
     CHECK(pool.n_free() == 4);
     CHECK(b.length() == KvPool::block_size);
-    KvSlots c = std::move(a);
+    SequenceCache c = std::move(a);
     CHECK(c.length() == KvPool::block_size + 3);
     CHECK_THROWS_AS(c.extend(100 * KvPool::block_size), Error);
   }
   CHECK(pool.n_free() == 6);
 }
 
-TEST_CASE("a fork, and a rewound timeline, compute what a fresh one does") {
+TEST_CASE("a fork, and a rewound sequence, compute what a fresh one does") {
   for (const char* name : {"deepseek_v2_lite", "gpt_oss"}) {
     CAPTURE(name);
     const LoadedModel loaded = load_model((goldens / name / "model").string());
@@ -66,7 +66,7 @@ TEST_CASE("a fork, and a rewound timeline, compute what a fresh one does") {
     KvPool pool(*backend, loaded.model, 64);
     const auto prompt = some_tokens(45, 1), left = some_tokens(7, 2), right = some_tokens(9, 3);
     const auto fresh = [&](std::vector<int32_t> ids) {
-      KvSlots kv(pool);
+      SequenceCache kv(pool);
       return step(forward, kv, ids);
     };
     auto joined = [&](const std::vector<int32_t>& tail) {
@@ -74,16 +74,16 @@ TEST_CASE("a fork, and a rewound timeline, compute what a fresh one does") {
       all.insert(all.end(), tail.begin(), tail.end());
       return all;
     };
-    KvSlots trunk(pool);
-    step(forward, trunk, prompt);
-    KvSlots branch = trunk.fork(45);
+    SequenceCache whole(pool);
+    step(forward, whole, prompt);
+    SequenceCache branch = whole.fork(45);
     CHECK(step(forward, branch, left) == fresh(joined(left)));
-    CHECK(step(forward, trunk, right) == fresh(joined(right)));  // the branch left no mark on the trunk
-    trunk.rewind(45);
-    CHECK(step(forward, trunk, left) == fresh(joined(left)));
-    trunk.rewind(30);
+    CHECK(step(forward, whole, right) == fresh(joined(right)));  // the branch left no mark on the whole
+    whole.rewind(45);
+    CHECK(step(forward, whole, left) == fresh(joined(left)));
+    whole.rewind(30);
     const std::vector<int32_t> rest(prompt.begin() + 30, prompt.end());
-    CHECK(step(forward, trunk, rest) == fresh(prompt));
+    CHECK(step(forward, whole, rest) == fresh(prompt));
   }
 }
 
