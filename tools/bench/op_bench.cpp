@@ -514,7 +514,7 @@ Tensor DeviceData::floats(int64_t rows, int64_t cols, bool filled) {
 
 Tensor DeviceData::operand(int64_t rows, int64_t cols, bool filled) {
   if (backend_.operand_dtype() == DType::f32) return floats(rows, cols, filled);
-  const int64_t stride = (cols + 7) / 8 * 8;  // as in engine/forward.cpp
+  const int64_t stride = (cols + 7) / 8 * 8;  // as in engine/buffers.cpp
   const size_t bytes = static_cast<size_t>(rows * stride) * 2;
   return Tensor(static_cast<float*>(filled ? random(bytes, DType::bf16) : room(bytes)), rows, cols, stride,
                 DType::bf16);
