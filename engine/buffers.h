@@ -10,9 +10,10 @@
 //   attention   4 (n_heads + 2 n_kv_heads) d_head, twice where there are norms or a clip, + o n_heads d_head
 //   latent      4 n_heads (d_nope + 2 d_rope + d_latent) + 8 (d_latent + d_rope) + o n_heads (d_latent + d_value)
 //               + (4 + o) q_rank
-//   router      8 n_experts + 8 k + 4; under edits of routes n_experts + 4 k + 4 more
-//   experts     k (4 d_model + o d_ff); shared: 4 d_model, twice where it is gated or scaled, + o d_ff_shared (+ 4:
-//   gate) dense       o d_ff
+//   router      8 n_experts + 8 k + 4, 4 more where groups are limited; under edits of routes n_experts + 4 k + 4 more
+//   experts     k (4 d_model + o d_ff)
+//   shared      4 d_model, twice where it is gated or scaled, + o d_ff_shared, + 4 where it is gated
+//   dense       o d_ff
 // With d_model 2048, 16 heads of 128 and their norms, 64 experts of d_ff 1024 and k = 8 this is 0.21 MB in f32, and 3.3
 // MB per token in 16 layers. Whoever needs one layer at a time gives each back with release() before the next.
 #pragma once

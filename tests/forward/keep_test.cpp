@@ -286,7 +286,8 @@ TEST_CASE("kept buffers take what their header says") {
                      o * m.n_heads * (m.d_latent + m.d_value) + (4 + o) * m.q_rank;
       }
       if (const Moe* moe = layer.moe()) {
-        per_token += 8 * moe->router.n_experts + 8 * k + 4 + k * (4 * d + o * moe->d_ff);
+        per_token +=
+            8 * moe->router.n_experts + 8 * k + (moe->router.limits_groups() ? 8 : 4) + k * (4 * d + o * moe->d_ff);
         if (moe->d_ff_shared > 0) per_token += (moe->shared_gate ? 8 * d + 4 : 4 * d) + o * moe->d_ff_shared;
       } else {
         per_token += o * std::get<Dense>(layer.ffn).d_ff;
