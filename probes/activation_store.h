@@ -19,8 +19,8 @@ namespace signalbox {
 // while finish() puts the samples in order.
 class ActivationStore final : public ProbeSink, public Recording {
  public:
-  // `name`: what edits call it, as memory:NAME. `n_slots`:
-  // of routes, EditPlan::max_slots() of the run, or 0 for shape.n_active().
+  // `name`: what edits call it, as memory:NAME. `n_slots`: of routes, EditPlan::max_slots() of the run, or 0 for
+  // shape.n_active().
   ActivationStore(std::string name, ModelShape shape, PointSet points, int32_t n_slots = 0);
 
   bool wants(Point point, int32_t layer) const override { return points_.wants(point, layer); }

@@ -126,13 +126,22 @@ const char* const edits[] = {
     // Heads
     "[{'op': 'patch', 'point': 'layer.#.attn.k', 'from': '@', 'sample': 'other', 'tokens': {'positions': '3:9'}}]",
     "[{'op': 'ablate', 'point': 'layer.#.attn.q', 'value': {'mean_of': '@'}, 'tokens': {'positions': '2:'}}]",
+    // Attention
+    "[{'op': 'patch', 'point': 'layer.#.attn.q', 'from': '@', 'sample': 'other'}]",
+    "[{'op': 'patch', 'point': 'layer.#.attn.k', 'from': '@', 'sample': 'other', 'tokens': {'positions': '0:5'}}]",
+    "[{'op': 'ablate', 'point': 'layer.#.attn.z', 'value': {'mean_of': '@'}}]",
     // Experts
     "[{'op': 'patch', 'point': 'layer.#.expert.out', 'from': '@', 'sample': 'other'}]",
     "[{'op': 'patch', 'point': 'layer.#.expert.hidden', 'from': '@', 'sample': 'other', 'experts': [0, 1, 2]}]",
     "[{'op': 'add', 'point': 'layer.#.expert.out', 'vector': '@experts@'}]",
     "[{'op': 'ablate', 'point': 'layer.#.expert.out', 'value': '@experts@', 'experts': [0, 1, 3]}]",
     "[{'op': 'patch', 'point': 'layer.#.moe.out', 'from': '@', 'sample': 'other'}]",
+    "[{'op': 'add', 'point': 'layer.#.expert.in', 'vector': '@residual@'}]",
     // The router
+    "[{'op': 'patch', 'point': 'layer.#.router.in', 'from': '@', 'sample': 'other'}]",
+    "[{'op': 'add', 'point': 'layer.#.router.in', 'vector': '@residual@', 'scale': 3}]",
+    "[{'op': 'ablate', 'point': 'layer.#.router.in', 'value': '@residual@'}]",
+    "[{'op': 'ablate', 'point': 'layer.#.router.in', 'value': {'mean_of': '@'}}]",
     "[{'op': 'replay', 'trace': '@', 'sample': 'other'}]",
     "[{'op': 'replay', 'trace': '@', 'sample': 'other', 'layers': '#', 'weights': 'recorded'}]",
 };
