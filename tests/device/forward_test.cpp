@@ -387,7 +387,8 @@ TEST_CASE("device: edits of what attention, router and experts read act as on th
     with_devices(false, [&](Backend& device) {
       CAPTURE(device.name());
       const Weights weights = upload_weights(device, model.loaded.model, model.loaded.weights, {});
-      for (const auto& [point, shows] : places) {
+      for (const auto& place : places) {
+        const std::string &point = place.first, &shows = place.second;
         CAPTURE(point);
         const auto plan =
             model.plan(R"([{"op":"ablate","point":")" + point + R"(","value":"zero","tokens":{"positions":"4:9"}}])");

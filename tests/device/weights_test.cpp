@@ -219,7 +219,8 @@ static void check_bytes(const std::function<std::shared_ptr<const void>(Backend&
 TEST_CASE("weights: they take the bytes that the backend says") {
   const auto cpu = make_cpu_backend({});
   for (const DType dtype : {DType::bf16, DType::f16, DType::f32, DType::mxfp4}) {
-    for (const auto& [rows, cols] : {std::pair<int64_t, int64_t>{10, 64}, {6, 40}, {3, 33}, {16, 96}}) {
+    for (const auto& size : {std::pair<int64_t, int64_t>{10, 64}, {6, 40}, {3, 33}, {16, 96}}) {
+      const int64_t rows = size.first, cols = size.second;
       if (dtype == DType::mxfp4 && rows % 2 != 0) continue;  // its rows begin with a byte
       CAPTURE(dtype_name(dtype));
       CAPTURE(rows);

@@ -147,7 +147,9 @@ std::map<int64_t, std::map<std::string, MemorySink::Values>> recorded_alone(cons
 void check_same_rows(const std::map<std::string, MemorySink::Values>& got,
                      const std::map<std::string, MemorySink::Values>& want) {
   REQUIRE(got.size() == want.size());
-  for (const auto& [point, values] : want) {
+  for (const auto& entry : want) {
+    const std::string& point = entry.first;
+    const MemorySink::Values& values = entry.second;
     CAPTURE(point);
     CHECK(got.at(point).data == values.data);
   }
