@@ -524,15 +524,7 @@ OpBenchOptions op_bench_options(const Backend& backend) {
   OpBenchOptions options;
   options.shapes = bench_shapes(50'000'000'000);
   if (!backend.shares_host_memory()) {
-    options.decode_rows = {1, 8, 32, 64};
-    options.prefill_rows = {512, 4096};
-    options.route_tokens = {1, 32, 4096};
-    options.moe_tokens = {1, 8, 64, 512, 4096};
-    options.norm_rows = {1, 32, 4096};
-    options.sample_rows = {1, 32};
-    options.sequences = {1, 32};
-    options.contexts = {1024, 8192};
-    options.prompts = {{1024, 1024}, {4096, 4096}, {512, 8192}};
+    static_cast<cases::Measured&>(options) = cases::measured_on_device();
     options.flush_bytes = device_flush_bytes;
     return options;
   }
@@ -541,15 +533,7 @@ OpBenchOptions op_bench_options(const Backend& backend) {
   std::sort(options.shapes.begin() + 1, options.shapes.end(),
             [](const BenchShape& a, const BenchShape& b) { return random_weight_bytes(a) < random_weight_bytes(b); });
   options.shapes.resize(std::min<size_t>(options.shapes.size(), 3));
-  options.decode_rows = {1, 8};
-  options.prefill_rows = {512};
-  options.route_tokens = {1, 512};
-  options.moe_tokens = {1, 512};
-  options.norm_rows = {512};
-  options.sample_rows = {1};
-  options.sequences = {1};
-  options.contexts = {8192};
-  options.prompts = {{512, 1024}};
+  static_cast<cases::Measured&>(options) = cases::measured_on_cpu();
   options.moe_parts = false;
   options.flush_bytes = size_t{128} << 20;
   options.timer.seconds = 0.15;

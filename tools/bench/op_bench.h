@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "kernels/backend.h"
+#include "kernels/cases/measured.h"
 #include "tools/bench/random_model.h"
 #include "tools/bench/timer.h"
 
@@ -24,21 +25,15 @@ struct OpSpeed {
 };
 using OpReport = std::function<void(const OpSpeed&)>;
 
-struct OpBenchOptions {
+struct OpBenchOptions : cases::Measured {
   std::vector<BenchShape> shapes;
-  std::vector<int64_t> decode_rows, prefill_rows;  // of dense products; the output layer only sees the former
-  std::vector<int64_t> route_tokens, moe_tokens, norm_rows, sample_rows;
-  std::vector<int64_t> sequences, contexts;  // decoding: of each pair
-  std::vector<std::pair<int64_t, int64_t>>
-      prompts;                            // {tokens, keys}: the last tokens of a context, all of it when equal
   bool moe_parts = true;                  // the ops of a routed block besides the whole
   size_t flush_bytes = 0;                 // what takes turns is larger than this together
   size_t piece_bytes = size_t{64} << 20;  // of random data
   Timer::Options timer;
 };
 
-// Sizes that suit the backend: a device gets all hot ops of every model that fits one in under 90 seconds, the CPU a
-// selection in some tens of seconds.
+// What suits the backend (kernels/cases/measured.h).
 OpBenchOptions op_bench_options(const Backend& backend);
 
 // Runs every measurement in turn and reports each as it is made.
