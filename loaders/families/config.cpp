@@ -1,6 +1,7 @@
 #include "loaders/families/config.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 
 namespace signalbox::families {
@@ -135,19 +136,22 @@ int64_t Config::size(std::string_view key, int64_t low, int64_t high, int64_t fa
   return found ? found->integer(low, high) : fallback;
 }
 
-int64_t Config::size_of(std::initializer_list<std::string_view> keys, int64_t low, int64_t high) const {
-  std::optional<int64_t> first;
-  std::string_view first_key;
+Config::Size Config::size_of(std::span<const std::string_view> keys, int64_t low, int64_t high) const {
+  Size first;
   for (std::string_view key : keys) {
     auto found = root_.find(key);
     if (!found) continue;
     const int64_t value = found->integer(low, high);
-    if (first && *first != value) refuse(key, std::to_string(*first) + " as " + std::string(first_key) + " says");
-    if (!first) first_key = key;
-    first = value;
+    if (first.key.empty())
+      first = {value, key};
+    else if (first.value != value)
+      refuse(key, std::to_string(first.value) + " as " + std::string(first.key) + " says");
   }
-  if (!first) root_.fail("expected the key \"" + std::string(*keys.begin()) + "\", found none");
-  return *first;
+  if (!first.key.empty()) return first;
+  std::string others;
+  for (std::string_view key : keys.subspan(1))
+    others += (others.empty() ? "" : " or ") + ("\"" + std::string(key) + "\"");
+  root_.fail("expected the key \"" + std::string(keys.front()) + "\" (or " + others + "), found none");
 }
 
 double Config::number(std::string_view key, double fallback) const {
@@ -265,14 +269,17 @@ std::vector<bool> read_sparse_layers(const Config& config, int64_t n_layers) {
   return sparse;
 }
 
-Router read_router_sizes(const Config& config) {
+Router read_router_sizes(const Config& config, std::string_view experts_key) {
+  std::vector<std::string_view> experts_keys = {experts_key};
+  for (std::string_view key : {"num_experts", "num_local_experts", "n_routed_experts"})
+    if (key != experts_key) experts_keys.push_back(key);
+  constexpr std::array<std::string_view, 2> active_keys = {"num_experts_per_tok", "experts_per_token"};
   Router router;
-  router.n_experts =
-      static_cast<int32_t>(config.size_of({"num_experts", "num_local_experts", "n_routed_experts"}, 1, 4096));
-  router.n_active = static_cast<int32_t>(config.size_of({"num_experts_per_tok", "experts_per_token"}, 1, 4096));
-  if (router.n_active > router.n_experts)
-    config.root().fail("num_experts_per_tok: expected at most " + std::to_string(router.n_experts) +
-                       " (the number of experts), found " + std::to_string(router.n_active));
+  const Config::Size experts = config.size_of(experts_keys, 1, 4096), active = config.size_of(active_keys, 1, 4096);
+  if (active.value > experts.value)
+    config.refuse(active.key, "at most " + std::to_string(experts.value) + " (" + std::string(experts.key) + ")");
+  router.n_experts = static_cast<int32_t>(experts.value);
+  router.n_active = static_cast<int32_t>(active.value);
   return router;
 }
 

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <initializer_list>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -23,8 +24,13 @@ class Config {
   // A size of at least `low`. Without a fallback the key must be there.
   int64_t size(std::string_view key, int64_t low, int64_t high) const;
   int64_t size(std::string_view key, int64_t low, int64_t high, int64_t fallback) const;
-  // The same for a size that goes by several names: those that are present must agree.
-  int64_t size_of(std::initializer_list<std::string_view> keys, int64_t low, int64_t high) const;
+  // The same for a size that goes by several names, the family's own first: those that are present must agree, and
+  // where none is, the Error names all of them. `key` is the first that is present.
+  struct Size {
+    int64_t value = 0;
+    std::string_view key;
+  };
+  Size size_of(std::span<const std::string_view> keys, int64_t low, int64_t high) const;
   double number(std::string_view key, double fallback) const;
   float positive(std::string_view key, double fallback) const;  // finite, above 0 as a float
   bool boolean(std::string_view key, bool fallback) const;
@@ -61,8 +67,9 @@ void expect_layer_types(const Config& config, int64_t n_layers, bool sliding);
 // Layers with experts by `mlp_only_layers` and `decoder_sparse_step`: true = experts.
 std::vector<bool> read_sparse_layers(const Config& config, int64_t n_layers);
 
-// n_experts and n_active under all their names.
-Router read_router_sizes(const Config& config);
+// n_experts and n_active. `experts_key` is what this family calls the number of experts; the names that other families
+// give it are read too, for not every file says it as its family does.
+Router read_router_sizes(const Config& config, std::string_view experts_key);
 
 // The rotary embedding of `n_dims` dimensions, from rope_theta and rope_scaling (hub files) or rope_parameters (files
 // saved by transformers 5). Kinds: default, linear, yarn, llama3, computed as in transformers' modeling_rope_utils;

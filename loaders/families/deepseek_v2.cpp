@@ -22,7 +22,7 @@ const NameRow names[] = {
 };
 
 Router read_router(const Config& config) {
-  Router router = read_router_sizes(config);
+  Router router = read_router_sizes(config, "n_routed_experts");
   const std::string method = config.string("topk_method", "greedy");
   if (method == "group_limited_greedy") {
     router.n_groups = static_cast<int32_t>(config.size("n_group", 1, router.n_experts));

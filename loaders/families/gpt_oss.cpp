@@ -46,7 +46,7 @@ Model read(const Config& config) {
   gqa.qkv_bias = gqa.o_bias = config.boolean("attention_bias", true);
   gqa.sinks = true;
   Moe moe;
-  moe.router = read_router_sizes(config);
+  moe.router = read_router_sizes(config, "num_local_experts");
   moe.router.softmax_over_selected = true;
   moe.router.bias = true;
   moe.bias = true;

@@ -26,7 +26,7 @@ Model read(const Config& config) {
   if (config.boolean("use_sliding_window", true)) gqa.window = config.size("sliding_window", 1, INT32_MAX, 0);
   expect_layer_types(config, n_layers, gqa.window > 0);
   Moe moe;
-  moe.router = read_router_sizes(config);
+  moe.router = read_router_sizes(config, "num_local_experts");
   moe.router.renormalize = true;
   moe.d_ff = config.size("intermediate_size", 1, int64_t{1} << 20, 14336);
   model.rope = read_rope(config, gqa.d_head, model.max_positions, {1e6});

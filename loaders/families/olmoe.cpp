@@ -19,7 +19,7 @@ Model read(const Config& config) {
   if (config.has("clip_qkv")) gqa.clip = config.positive("clip_qkv", 0);
   gqa.qkv_bias = gqa.o_bias = config.boolean("attention_bias", false);
   Moe moe;
-  moe.router = read_router_sizes(config);
+  moe.router = read_router_sizes(config, "num_experts");
   moe.router.renormalize = config.boolean("norm_topk_prob", false);
   moe.d_ff = config.size("intermediate_size", 1, int64_t{1} << 20, 2048);
   model.rope = read_rope(config, gqa.d_head, model.max_positions, {});

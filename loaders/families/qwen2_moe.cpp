@@ -37,7 +37,7 @@ Model read(const Config& config) {
   Gqa gqa = read_gqa(config, model, 16);
   gqa.qkv_bias = config.boolean("qkv_bias", true);
   Moe moe;
-  moe.router = read_router_sizes(config);
+  moe.router = read_router_sizes(config, "num_experts");
   moe.router.renormalize = config.boolean("norm_topk_prob", false);
   moe.d_ff = config.size("moe_intermediate_size", 1, max_width, 1408);
   moe.d_ff_shared = config.size("shared_expert_intermediate_size", 0, max_width, 5632);

@@ -19,7 +19,7 @@ Model read(const Config& config) {
   if (config.boolean("use_sliding_window", false)) gqa.window = config.size("sliding_window", 1, INT32_MAX, 4096);
   expect_layer_types(config, n_layers, gqa.window > 0);
   Moe moe;
-  moe.router = read_router_sizes(config);
+  moe.router = read_router_sizes(config, "num_experts");
   moe.router.renormalize = config.boolean("norm_topk_prob", false);
   moe.d_ff = config.size("moe_intermediate_size", 1, max_width, 768);
   const Dense dense{config.size("intermediate_size", 1, max_width, 6144)};

@@ -180,3 +180,57 @@ TEST_CASE("released shapes are read and have the published sizes") {
   CHECK(billions("gpt-oss-120b").first == doctest::Approx(116.8).epsilon(0.01));
   CHECK_THROWS_WITH_AS(families::real_shape_model("x"), doctest::Contains("expected one of DeepSeek-V2-Lite"), Error);
 }
+
+TEST_CASE("a missing key is named as its family calls it") {
+  struct Required {
+    const char *family, *experts;
+  };
+  constexpr Required families[] = {
+      {"deepseek_v2", "n_routed_experts"}, {"mixtral", "num_local_experts"}, {"olmoe", "num_experts"},
+      {"qwen2_moe", "num_experts"},        {"qwen3_moe", "num_experts"},     {"gpt_oss", "num_local_experts"}};
+  CHECK(families::all_families().size() == std::size(families));
+  const auto message = [](const std::string& family, const std::map<std::string, std::string>& changes) {
+    try {
+      read(family, changes);
+    } catch (const Error& error) {
+      return std::string(error.what());
+    }
+    return std::string("read");
+  };
+  const std::string named[] = {"num_experts", "num_local_experts", "n_routed_experts"};
+  for (const auto& [family, experts] : families) {
+    CAPTURE(family);
+    for (const char* form : {"absent", "null"}) {
+      CAPTURE(form);
+      std::string others;
+      for (const std::string& key : named)
+        if (key != experts) others += (others.empty() ? "\"" : " or \"") + key + "\"";
+      CHECK(message(family, {{experts, form}}) ==
+            "config.json: expected the key \"" + std::string(experts) + "\" (or " + others + "), found none");
+      CHECK(message(family, {{"num_experts_per_tok", form}}) ==
+            "config.json: expected the key \"num_experts_per_tok\" (or \"experts_per_token\"), found none");
+      for (const char* key : {"model_type", "hidden_size", "vocab_size", "num_hidden_layers", "num_attention_heads"})
+        CHECK(message(family, {{key, form}}) ==
+              "config.json: expected the key \"" + std::string(key) + "\", found none");
+      // Under the name of another family it is there.
+      for (const std::string& key : named) CHECK(message(family, {{experts, form}, {key, "8"}}) == "read");
+    }
+    // What is wrong is told of the key that says it.
+    CHECK(message(family, {{experts, "absent"},
+                           {"num_experts", "3"},
+                           {"num_experts_per_tok", "absent"},
+                           {"experts_per_token", "4"}}) ==
+          "config.json: experts_per_token: expected at most 3 (num_experts), found 4");
+  }
+  // Keys that another key calls for, and keys inside of objects.
+  CHECK(message("deepseek_v2", {{"topk_method", "\"group_limited_greedy\""}, {"n_group", "absent"}}) ==
+        "config.json: expected the key \"n_group\", found none");
+  CHECK(message("deepseek_v2", {{"topk_method", "\"group_limited_greedy\""}, {"topk_group", "null"}}) ==
+        "config.json: expected the key \"topk_group\", found none");
+  CHECK(message("olmoe", {{"rope_parameters", R"({"rope_type":"linear","factor":null})"}}) ==
+        "config.json: rope_parameters: expected the key \"factor\", found none");
+  CHECK(message("olmoe", {{"rope_scaling", R"({"rope_type":"llama3","factor":2,"low_freq_factor":1})"}}) ==
+        "config.json: rope_scaling: expected the key \"high_freq_factor\", found none");
+  CHECK(message("gpt_oss", {{"quantization_config", R"({"quant_method":null})"}}) ==
+        "config.json: quantization_config: expected the key \"quant_method\", found none");
+}
