@@ -55,9 +55,11 @@ struct Session {
   std::string family;  // for display only
   std::string label;   // what traces call it: the path, or what the caller puts here
   // SHA-256 over config.json and every tensor's name, dtype, shape and file size; of the weight files themselves, by
-  // name (reads all bytes; empty where the weights come from no file).
+  // name (reads all bytes of files that were not hashed before; empty where the weights come from no file), with
+  // on_progress(bytes, of_bytes), which may be empty.
   std::string model_hash;
-  std::function<std::vector<std::pair<std::string, std::string>>()> hash_weights;
+  using OnHashed = std::function<void(uint64_t, uint64_t)>;
+  std::function<std::vector<std::pair<std::string, std::string>>(const OnHashed& on_progress)> hash_weights;
   std::vector<std::string> unknown_tensors;  // stored, but not of this model
 
   Model model;

@@ -99,7 +99,9 @@ Session open_session(const std::string& model, const OpenOptions& options) {
   session.commit = loaded.resolved.commit;
   session.family = loaded.family;
   session.model_hash = loaded.model_hash;
-  session.hash_weights = [files = loaded.resolved.files] { return hash_weight_files(*files); };
+  session.hash_weights = [files = loaded.resolved.files](const Session::OnHashed& on_progress) {
+    return hash_weight_files(*files, HashCache(HashCache::default_directory()), on_progress);
+  };
   session.unknown_tensors = std::move(loaded.unknown_tensors);
   session.model = std::move(loaded.model);
   session.shape = probe_shape(session.model);

@@ -1,10 +1,9 @@
 #include "eval/store/facts.h"
 
 #include <ctime>
-#include <fstream>
 
 #include "base/error.h"
-#include "base/sha256.h"
+#include "base/file_hash.h"
 #include "eval/store/manifest.h"
 #include "probes/edit_spec.h"
 
@@ -40,15 +39,7 @@ json::Value stop_tokens_json(const ModelFacts& facts) {
   return tokens;
 }
 
-std::string file_hash(const fs::path& file) {
-  std::ifstream in(file, std::ios::binary);
-  if (!in) throw Error(file.string(), "cannot read the file");
-  Sha256 hash;
-  std::vector<char> buffer(1 << 20);
-  while (in.read(buffer.data(), static_cast<std::streamsize>(buffer.size())) || in.gcount() > 0)
-    hash.update(buffer.data(), static_cast<size_t>(in.gcount()));
-  return hash.hex();
-}
+std::string file_hash(const fs::path& file) { return hash_file(file, HashCache(HashCache::default_directory())); }
 
 std::set<fs::path> files_of_edits(const json::Ref& edits, const fs::path& base_dir) {
   std::set<fs::path> files;

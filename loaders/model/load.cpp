@@ -1,8 +1,10 @@
 #include "loaders/model/load.h"
 
 #include <algorithm>
+#include <mutex>
 
 #include "base/sha256.h"
+#include "base/thread_pool.h"
 #include "loaders/families/family.h"
 #include "loaders/model/bind.h"
 #include "loaders/model/checkpoint.h"
@@ -12,6 +14,7 @@ namespace signalbox {
 namespace {
 
 constexpr uint64_t max_config_bytes = uint64_t{64} << 20;
+constexpr size_t max_hashing_threads = 4;
 
 std::optional<int32_t> token_id(const json::Ref& root, std::string_view key) {
   auto found = root.find(key);
@@ -103,14 +106,34 @@ LoadedModel load_model(const ResolvedModel& resolved) {
 
 LoadedModel load_model(const std::string& model) { return load_model(resolve_model(model)); }
 
-std::vector<std::pair<std::string, std::string>> hash_weight_files(const ModelFiles& files) {
-  std::vector<std::pair<std::string, std::string>> hashes;
+std::vector<std::pair<std::string, std::string>> hash_weight_files(
+    const ModelFiles& files, const HashCache& cache, const std::function<void(uint64_t, uint64_t)>& on_progress) {
   const Checkpoint checkpoint = Checkpoint::open(files);
+  std::vector<std::pair<std::string, std::string>> hashes;
+  uint64_t total = 0, done = 0;
   for (const auto& file : checkpoint.files()) {
-    const std::string name = file->name().substr(file->name().rfind('/') + 1);
-    const auto bytes = file->bytes();
-    hashes.emplace_back(name, Sha256().update(bytes.data(), bytes.size()).hex());
+    hashes.emplace_back(file->name().substr(file->name().rfind('/') + 1), "");
+    total += file->file_bytes();
   }
+  std::mutex mutex;
+  const auto on_read = [&](uint64_t bytes) {
+    const std::lock_guard lock(mutex);
+    done += bytes;
+    if (on_progress) on_progress(done, total);
+  };
+  const auto directory = files.directory();
+  // One file is hashed by one thread; with several the disk is the limit.
+  ThreadPool pool(static_cast<int>(std::clamp<size_t>(hashes.size(), 1, max_hashing_threads)));
+  pool.parallel_for(static_cast<int64_t>(hashes.size()), [&](int64_t i, int) {
+    auto& [name, hash] = hashes[static_cast<size_t>(i)];
+    if (directory) {
+      hash = hash_file(*directory / name, cache, on_read);
+    } else {
+      const auto bytes = checkpoint.files()[static_cast<size_t>(i)]->bytes();
+      hash = Sha256().update(bytes.data(), bytes.size()).hex();
+      on_read(bytes.size());
+    }
+  });
   return hashes;
 }
 

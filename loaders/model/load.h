@@ -1,10 +1,12 @@
 // Loading a model by name: the entry of every command.
 #pragma once
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "base/file_hash.h"
 #include "engine/model.h"
 #include "engine/weights.h"
 #include "loaders/model/files.h"
@@ -37,7 +39,10 @@ LoadedConfig load_config(const ResolvedModel& resolved);
 LoadedModel load_model(const std::string& model);
 LoadedModel load_model(const ResolvedModel& resolved);
 
-// SHA-256 of every weight file, by name: reads all bytes.
-std::vector<std::pair<std::string, std::string>> hash_weight_files(const ModelFiles& files);
+// SHA-256 of every weight file, by name, in order of the files: reads all bytes, several files at once, except of files
+// that `cache` knows (base/file_hash.h). on_progress(bytes, of_bytes) is called now and then, by one thread at a
+// time. Throws Error.
+std::vector<std::pair<std::string, std::string>> hash_weight_files(
+    const ModelFiles& files, const HashCache& cache, const std::function<void(uint64_t, uint64_t)>& on_progress = {});
 
 }  // namespace signalbox

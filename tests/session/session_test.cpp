@@ -207,7 +207,7 @@ TEST_CASE("session: says what it has opened") {
   CHECK(other.family == "mixtral");
   CHECK(!other.tokenizer);
   CHECK(other.shape.n_layers() == other.model.n_layers());
-  const auto hashes = other.hash_weights();
+  const auto hashes = other.hash_weights({});
   REQUIRE(!hashes.empty());
   CHECK(hashes[0].second.size() == 64);
   CHECK_THROWS_WITH_AS(open_session("builtin", {}), doctest::Contains("expected the built-in model"), Error);

@@ -1,12 +1,23 @@
 #include "tools/signalbox/facts.h"
 
+#include <memory>
+
+#include "tools/signalbox/progress.h"
+
 namespace signalbox {
 
-ModelFacts model_facts(const Session& session) {
+ModelFacts model_facts(const Session& session, bool quiet) {
   ModelFacts facts;
   facts.signalbox_version = SIGNALBOX_VERSION;
   facts.model_hash = session.model_hash;
-  facts.weight_hashes = session.hash_weights();
+  std::unique_ptr<Progress> progress;
+  facts.weight_hashes = session.hash_weights([&](uint64_t bytes, uint64_t of_bytes) {
+    constexpr uint64_t megabyte = 1'000'000;
+    if (!progress)
+      progress = std::make_unique<Progress>("hash the weights (MB)", static_cast<int64_t>(of_bytes / megabyte), quiet);
+    progress->update(static_cast<int64_t>(bytes / megabyte));
+  });
+  progress.reset();
   if (session.tokenizer) facts.tokenizer_hash = session.tokenizer->hash();
   if (session.chat_template) facts.template_hash = session.chat_template->hash();
   facts.stop_tokens = session.stop_tokens;

@@ -7,7 +7,7 @@
 namespace signalbox {
 
 // Reads every byte of the weights. Throws Error.
-ModelFacts model_facts(const Session& session);
+ModelFacts model_facts(const Session& session, bool quiet);
 
 // Manifest::info: the command line, where the model lies, threads and batch.
 json::Value work_info(const CommonOptions& options, const Session& session, int argc, char** argv);

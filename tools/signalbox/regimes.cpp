@@ -97,7 +97,7 @@ int trace(int argc, char** argv) {
   std::map<std::string, const Record*> by_id;
   for (const Record& record : run.records) by_id[record.id] = &record;
   recording.record = [&](int64_t job) { return by_id.at(recording.jobs[static_cast<size_t>(job)].prompt->id)->source; };
-  inputs.model = model_facts(session);
+  inputs.model = model_facts(session, options.quiet);
   if (run.plan) inputs.edits = run.plan->source();
   inputs.edits_dir = fs::path(options.edits).parent_path();
   inputs.seed = options.seed;
