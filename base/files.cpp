@@ -19,6 +19,8 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr size_t buffer_bytes = size_t{1} << 20;
+// Before the number of the process that writes.
+constexpr std::string_view temporary_mark = ".tmp-", spool_mark = ".trace-spool-";
 
 [[noreturn]] void fail(const std::string& where, const char* what) {
   throw Error(where, what + std::string(": ") + std::strerror(errno));
@@ -57,16 +59,6 @@ size_t read_full(int descriptor, std::string& into, const std::string& where) {
   return filled;
 }
 
-bool is_temporary(const std::string& name) {
-  for (const std::string_view mark : {".tmp-", ".trace-spool-"}) {
-    const size_t at = name.rfind(mark);
-    if (at == std::string::npos) continue;
-    const std::string digits = name.substr(at + mark.size());
-    if (!digits.empty() && digits.find_first_not_of("0123456789") == std::string::npos) return true;
-  }
-  return false;
-}
-
 }  // namespace
 
 void write_all(int descriptor, std::string_view bytes, const std::string& where) {
@@ -80,38 +72,107 @@ void write_all(int descriptor, std::string_view bytes, const std::string& where)
   }
 }
 
-std::string read_at(int descriptor, uint64_t offset, size_t bytes, const std::string& where) {
-  std::string text(bytes, '\0');
-  size_t filled = 0;
-  while (filled < bytes) {
-    const ssize_t got = ::pread(descriptor, text.data() + filled, bytes - filled, static_cast<off_t>(offset + filled));
+void read_at(int descriptor, uint64_t offset, void* data, size_t bytes, const std::string& where) {
+  char* next = static_cast<char*>(data);
+  while (bytes > 0) {
+    const ssize_t got = ::pread(descriptor, next, bytes, static_cast<off_t>(offset));
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) fail(where, "cannot read");
-    if (got == 0) throw Error(where, "expected " + std::to_string(bytes - filled) + " more bytes, found the end");
-    filled += static_cast<size_t>(got);
+    if (got == 0) throw Error(where, "expected " + std::to_string(bytes) + " more bytes, found the end");
+    next += got;
+    offset += static_cast<uint64_t>(got);
+    bytes -= static_cast<size_t>(got);
   }
-  return text;
+}
+
+void write_at(int descriptor, uint64_t offset, const void* data, size_t bytes, const std::string& where) {
+  const char* next = static_cast<const char*>(data);
+  while (bytes > 0) {
+    const ssize_t done = ::pwrite(descriptor, next, bytes, static_cast<off_t>(offset));
+    if (done < 0) {
+      if (errno == EINTR) continue;
+      fail(where, "cannot write");
+    }
+    next += done;
+    offset += static_cast<uint64_t>(done);
+    bytes -= static_cast<size_t>(done);
+  }
+}
+
+int open_unnamed(const fs::path& dir, const std::string& where) {
+#ifdef O_TMPFILE
+  if (int descriptor = ::open(dir.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600); descriptor >= 0) return descriptor;
+#endif
+  // Not every file system has files without a name.
+  const fs::path name = dir / (std::string(spool_mark) + std::to_string(::getpid()));
+  const int descriptor = ::open(name.c_str(), O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, 0600);
+  if (descriptor < 0) fail(where, "cannot create a file");
+  ::unlink(name.c_str());
+  return descriptor;
 }
 
 void sync_directory(const fs::path& dir) {
-  const Descriptor opened{open_file(dir.empty() ? "." : dir, O_RDONLY | O_DIRECTORY, "cannot flush the directory")};
-  if (::fsync(opened.value) != 0) fail(dir.string(), "cannot flush the directory");
+  const fs::path path = dir.empty() ? fs::path(".") : dir;
+  const Descriptor opened{open_file(path, O_RDONLY | O_DIRECTORY, "cannot flush the directory")};
+  if (::fsync(opened.value) != 0) fail(path.string(), "cannot flush the directory");
+}
+
+AtomicFile::AtomicFile(fs::path file) : file_(std::move(file)), temporary_(file_) {
+  temporary_ += std::string(temporary_mark) + std::to_string(::getpid());
+  descriptor_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  if (descriptor_ < 0) fail(file_.string(), "cannot create the file");
+}
+
+AtomicFile::~AtomicFile() {
+  if (descriptor_ >= 0) ::close(descriptor_);
+  if (!committed_) ::unlink(temporary_.c_str());
+}
+
+void AtomicFile::write(const void* data, size_t bytes) {
+  const std::string_view text(static_cast<const char*>(data), bytes);
+  if (buffer_.size() + bytes > buffer_bytes) flush();
+  if (bytes >= buffer_bytes)
+    write_all(descriptor_, text, file_.string());
+  else
+    buffer_.append(text);
+}
+
+void AtomicFile::write_at(uint64_t offset, const void* data, size_t bytes) {
+  signalbox::write_at(descriptor_, offset, data, bytes, file_.string());
+}
+
+void AtomicFile::flush() {
+  write_all(descriptor_, buffer_, file_.string());
+  buffer_.clear();
+}
+
+void AtomicFile::sync() {
+  flush();
+  if (::fsync(descriptor_) != 0) fail(file_.string(), "cannot write");
+  if (::close(std::exchange(descriptor_, -1)) != 0) fail(file_.string(), "cannot write");
+}
+
+void AtomicFile::commit() {
+  if (descriptor_ >= 0) sync();
+  if (std::rename(temporary_.c_str(), file_.c_str()) != 0) fail(file_.string(), "cannot rename the finished file");
+  committed_ = true;
+  sync_directory(file_.parent_path());
 }
 
 void write_file_atomically(const fs::path& file, std::string_view text) {
-  fs::path temporary = file;
-  temporary += ".tmp-" + std::to_string(::getpid());
-  try {
-    Descriptor opened{open_file(temporary, O_WRONLY | O_CREAT | O_TRUNC, "cannot create the file")};
-    write_all(opened.value, text, file.string());
-    if (::fsync(opened.value) != 0) fail(file.string(), "cannot write");
-    if (::close(std::exchange(opened.value, -1)) != 0) fail(file.string(), "cannot write");
-    if (std::rename(temporary.c_str(), file.c_str()) != 0) fail(file.string(), "cannot rename the finished file");
-  } catch (...) {
-    ::unlink(temporary.c_str());
-    throw;
+  AtomicFile written(file);
+  written.write(text);
+  written.commit();
+}
+
+bool is_temporary_name(std::string_view name) {
+  for (const std::string_view mark : {temporary_mark, spool_mark}) {
+    const size_t at = name.rfind(mark);
+    if (at == std::string_view::npos) continue;
+    const std::string_view digits = name.substr(at + mark.size());
+    if (!digits.empty() && digits.find_first_not_of("0123456789") == std::string_view::npos) return true;
   }
-  sync_directory(file.parent_path());
+  return false;
 }
 
 bool same_bytes(const fs::path& a, const fs::path& b) {
@@ -127,12 +188,10 @@ bool same_bytes(const fs::path& a, const fs::path& b) {
 
 void copy_file_durably(const fs::path& from, const fs::path& to) {
   const Descriptor in{open_file(from, O_RDONLY, "cannot open the file")};
-  Descriptor out{open_file(to, O_WRONLY | O_CREAT | O_TRUNC, "cannot create the file")};
+  AtomicFile out(to);
   std::string buffer(buffer_bytes, '\0');
-  while (const size_t n = read_full(in.value, buffer, from.string()))
-    write_all(out.value, std::string_view(buffer.data(), n), to.string());
-  if (::fsync(out.value) != 0) fail(to.string(), "cannot write");
-  if (::close(std::exchange(out.value, -1)) != 0) fail(to.string(), "cannot write");
+  while (const size_t n = read_full(in.value, buffer, from.string())) out.write(buffer.data(), n);
+  out.commit();
 }
 
 void remove_temporaries(const fs::path& dir) {
@@ -142,7 +201,7 @@ void remove_temporaries(const fs::path& dir) {
   for (; !failed && entry != end; entry.increment(failed)) {
     std::error_code unknown;
     if (!entry->is_regular_file(unknown) || entry->is_symlink(unknown)) continue;
-    if (is_temporary(entry->path().filename().string())) found.push_back(entry->path());
+    if (is_temporary_name(entry->path().filename().string())) found.push_back(entry->path());
   }
   if (failed) throw Error(dir.string(), "cannot read the directory: " + failed.message());
   for (const fs::path& file : found)

@@ -1,13 +1,10 @@
 #include "base/row_spool.h"
 
-#include <fcntl.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
 
-#include "base/error.h"
+#include "base/files.h"
 
 namespace signalbox {
 
@@ -17,46 +14,6 @@ constexpr size_t block_bytes = size_t{64} << 10;        // a sample's rows go to
 constexpr size_t max_pending_bytes = size_t{32} << 20;  // over all samples
 
 }  // namespace
-
-int open_unnamed(const std::filesystem::path& dir, const std::string& where) {
-#ifdef O_TMPFILE
-  if (int descriptor = ::open(dir.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600); descriptor >= 0) return descriptor;
-#endif
-  // Not every file system has files without a name.
-  const std::filesystem::path name = dir / (".trace-spool-" + std::to_string(::getpid()));
-  const int descriptor = ::open(name.c_str(), O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, 0600);
-  if (descriptor < 0) throw Error(where, std::string("cannot create a file: ") + std::strerror(errno));
-  ::unlink(name.c_str());
-  return descriptor;
-}
-
-void read_at(int descriptor, void* data, size_t bytes, uint64_t offset, const std::string& where) {
-  char* next = static_cast<char*>(data);
-  while (bytes > 0) {
-    const ssize_t got = ::pread(descriptor, next, bytes, static_cast<off_t>(offset));
-    if (got < 0 && errno == EINTR) continue;
-    if (got <= 0)
-      throw Error(where, got < 0 ? std::string("cannot read: ") + std::strerror(errno)
-                                 : std::string("expected more bytes, found the end"));
-    next += got;
-    offset += static_cast<uint64_t>(got);
-    bytes -= static_cast<size_t>(got);
-  }
-}
-
-void write_at(int descriptor, const void* data, size_t bytes, uint64_t offset, const std::string& where) {
-  const char* next = static_cast<const char*>(data);
-  while (bytes > 0) {
-    const ssize_t done = ::pwrite(descriptor, next, bytes, static_cast<off_t>(offset));
-    if (done < 0) {
-      if (errno == EINTR) continue;
-      throw Error(where, std::string("cannot write: ") + std::strerror(errno));
-    }
-    next += done;
-    offset += static_cast<uint64_t>(done);
-    bytes -= static_cast<size_t>(done);
-  }
-}
 
 RowSpool::RowSpool(const std::filesystem::path& dir, size_t row_bytes)
     : row_bytes_(row_bytes), where_((dir / "(spool of the trace)").string()) {
@@ -137,7 +94,7 @@ uint64_t RowSpool::reserve(int64_t sample, int64_t n) {
 }
 
 void RowSpool::write(uint64_t offset, const void* data, size_t bytes) {
-  write_at(descriptor_, data, bytes, offset, where_);
+  write_at(descriptor_, offset, data, bytes, where_);
 }
 
 void RowSpool::read_all(std::span<std::byte> buffer, const std::function<void(const std::byte*, int64_t)>& visit) {
@@ -149,8 +106,8 @@ void RowSpool::read_all(std::span<std::byte> buffer, const std::function<void(co
       for (int64_t done = 0; done < extent.n;) {
         const int64_t n = std::min(extent.n - done, capacity - filled);
         std::byte* into = buffer.data() + static_cast<size_t>(filled) * row_bytes_;
-        read_at(descriptor_, into, static_cast<size_t>(n) * row_bytes_,
-                extent.offset + static_cast<uint64_t>(done) * row_bytes_, where_);
+        read_at(descriptor_, extent.offset + static_cast<uint64_t>(done) * row_bytes_, into,
+                static_cast<size_t>(n) * row_bytes_, where_);
         done += n;
         filled += n;
         if (filled < capacity) continue;

@@ -10,16 +10,8 @@
 
 namespace signalbox {
 
-// A new file in `dir` that has no name: it vanishes with the process, however that ends. Returns its descriptor; throws
-// Error with `where` and the system's reason.
-int open_unnamed(const std::filesystem::path& dir, const std::string& where);
-// Reads all bytes at an offset of a file; throws Error with `where` where there are fewer.
-void read_at(int descriptor, void* data, size_t bytes, uint64_t offset, const std::string& where);
-// Writes all bytes at an offset of a file; throws Error with `where` and the system's reason.
-void write_at(int descriptor, const void* data, size_t bytes, uint64_t offset, const std::string& where);
-
-// The file has no name. Memory: buffers of at most 32 MiB, and an
-// index of one entry for at least 64 KiB of rows or for one sample, whichever is less.
+// The file has no name. Memory: buffers of at most 32 MiB, and an index of one entry for at least 64 KiB of rows or for
+// one sample, whichever is less.
 class RowSpool {
  public:
   // Rows of `row_bytes` > 0 in a file in `dir`.

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "base/dtype.h"
+#include "base/files.h"
 
 namespace signalbox::safetensors {
 
@@ -88,27 +89,21 @@ struct TensorHeader {
 // lie in the order given, without gaps. Throws Error for duplicate or reserved names and for sizes that overflow.
 std::string make_header(std::span<const TensorHeader> tensors, const std::map<std::string, std::string>& metadata = {});
 
-// Writes a whole file: headers up front, then the data of all tensors in their order, in pieces of any size. The bytes
-// go to a temporary name in the same directory; finish() fsyncs, renames and fsyncs the directory, so that the final
-// name holds the whole file or is untouched. A Writer destroyed unfinished removes its temporary file.
+// Writes a whole file, as an AtomicFile: headers up front, then the data of all tensors in their order, in pieces of
+// any size. finish() puts it in its place; a Writer destroyed unfinished leaves nothing.
 class Writer {
  public:
-  Writer(std::filesystem::path path, std::span<const TensorHeader> tensors,
+  Writer(const std::filesystem::path& path, std::span<const TensorHeader> tensors,
          const std::map<std::string, std::string>& metadata = {});
-  ~Writer();
-  Writer(const Writer&) = delete;
-  Writer& operator=(const Writer&) = delete;
 
   void write(const void* data, size_t bytes);  // Error when more than the headers promised, or the disk fails
   void finish();                               // Error when less
   uint64_t bytes_left() const { return expected_ - written_; }
 
  private:
-  void flush();
-  std::filesystem::path path_, temporary_;
-  int descriptor_ = -1;
+  std::string name_;
+  AtomicFile file_;
   uint64_t expected_ = 0, written_ = 0;
-  std::vector<char> buffer_;
 };
 
 }  // namespace signalbox::safetensors

@@ -1,10 +1,5 @@
-#include <fcntl.h>
-#include <unistd.h>
-
-#include <cerrno>
 #include <cstring>
 #include <unordered_set>
-#include <utility>
 
 #include "base/json.h"
 #include "base/safetensors.h"
@@ -13,21 +8,7 @@ namespace signalbox::safetensors {
 
 namespace {
 
-constexpr size_t buffer_bytes = size_t{1} << 20;
 constexpr size_t data_alignment = 64;
-
-void write_all(int descriptor, const void* data, size_t bytes, const std::string& where) {
-  const char* next = static_cast<const char*>(data);
-  while (bytes > 0) {
-    const ssize_t done = ::write(descriptor, next, bytes);
-    if (done < 0) {
-      if (errno == EINTR) continue;
-      throw Error(where, std::string("cannot write: ") + std::strerror(errno));
-    }
-    next += done;
-    bytes -= static_cast<size_t>(done);
-  }
-}
 
 }  // namespace
 
@@ -78,71 +59,27 @@ std::string make_header(std::span<const TensorHeader> tensors, const std::map<st
   return header + text;
 }
 
-Writer::Writer(std::filesystem::path path, std::span<const TensorHeader> tensors,
+Writer::Writer(const std::filesystem::path& path, std::span<const TensorHeader> tensors,
                const std::map<std::string, std::string>& metadata)
-    : path_(std::move(path)) {
+    : name_(path.string()), file_(path) {
   const std::string header = make_header(tensors, metadata);
   expected_ = header.size();
   for (const TensorHeader& tensor : tensors) expected_ += tensor.bytes();
-  temporary_ = path_;
-  temporary_ += ".tmp-" + std::to_string(getpid());
-  descriptor_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-  if (descriptor_ < 0) throw Error(temporary_.string(), std::string("cannot create the file: ") + std::strerror(errno));
-  buffer_.reserve(buffer_bytes);
   write(header.data(), header.size());
-}
-
-Writer::~Writer() {
-  if (descriptor_ < 0) return;
-  close(descriptor_);
-  unlink(temporary_.c_str());
 }
 
 void Writer::write(const void* data, size_t bytes) {
   if (bytes > bytes_left())
-    throw Error(path_.string(),
+    throw Error(name_,
                 "expected at most " + std::to_string(bytes_left()) + " more bytes, found " + std::to_string(bytes));
   written_ += bytes;
-  if (buffer_.size() + bytes > buffer_bytes) flush();
-  const char* first = static_cast<const char*>(data);
-  if (bytes >= buffer_bytes) {
-    write_all(descriptor_, first, bytes, temporary_.string());
-  } else {
-    buffer_.insert(buffer_.end(), first, first + bytes);
-  }
-}
-
-void Writer::flush() {
-  write_all(descriptor_, buffer_.data(), buffer_.size(), temporary_.string());
-  buffer_.clear();
+  file_.write(data, bytes);
 }
 
 void Writer::finish() {
   if (bytes_left() != 0)
-    throw Error(path_.string(), "expected " + std::to_string(bytes_left()) + " more bytes of data, found the end");
-  flush();
-  auto fail = [&](const char* what) { throw Error(path_.string(), std::string(what) + std::strerror(errno)); };
-  if (fsync(descriptor_) != 0) fail("cannot write: ");
-  const int descriptor = std::exchange(descriptor_, -1);
-  if (close(descriptor) != 0) {
-    unlink(temporary_.c_str());
-    fail("cannot write: ");
-  }
-  if (rename(temporary_.c_str(), path_.c_str()) != 0) {
-    const int reason = errno;
-    unlink(temporary_.c_str());
-    errno = reason;
-    fail("cannot rename the finished file: ");
-  }
-  const std::filesystem::path directory = path_.has_parent_path() ? path_.parent_path() : ".";
-  const int parent = ::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (parent < 0 || fsync(parent) != 0) {
-    const int reason = errno;
-    if (parent >= 0) close(parent);
-    errno = reason;
-    fail("cannot flush the directory: ");
-  }
-  close(parent);
+    throw Error(name_, "expected " + std::to_string(bytes_left()) + " more bytes of data, found the end");
+  file_.commit();
 }
 
 }  // namespace signalbox::safetensors

@@ -7,7 +7,7 @@
 #include <filesystem>
 #include <utility>
 
-#include "base/row_spool.h"
+#include "base/files.h"
 
 namespace signalbox {
 
@@ -41,7 +41,7 @@ int64_t LogitStore::add(const float* row) {
   if (descriptor_ < 0) descriptor_ = open_unnamed(std::filesystem::temp_directory_path(), file_name);
   if (free_places_.empty()) free_places_.push_back(n_places_++);
   const int64_t place = free_places_.back();
-  write_at(descriptor_, row, row_bytes_, static_cast<uint64_t>(place) * row_bytes_, file_name);
+  write_at(descriptor_, static_cast<uint64_t>(place) * row_bytes_, row, row_bytes_, file_name);
   free_places_.pop_back();
   return max_rows_ + place;
 }
@@ -50,7 +50,7 @@ void LogitStore::read(int64_t number, float* row) const {
   if (number < max_rows_)
     std::memcpy(row, rows_[static_cast<size_t>(number)].get(), row_bytes_);
   else
-    read_at(descriptor_, row, row_bytes_, static_cast<uint64_t>(number - max_rows_) * row_bytes_, file_name);
+    read_at(descriptor_, static_cast<uint64_t>(number - max_rows_) * row_bytes_, row, row_bytes_, file_name);
 }
 
 void LogitStore::release(int64_t number) {

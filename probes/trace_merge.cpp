@@ -1,8 +1,5 @@
 #include "probes/trace_merge.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
@@ -15,6 +12,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/files.h"
 #include "base/json.h"
 #include "base/safetensors.h"
 #include "probes/trace.h"
@@ -188,45 +186,6 @@ void write_patterns(safetensors::Writer& writer, const std::vector<Part>& parts,
   }
 }
 
-// A new file in the place of records.jsonl.
-class RecordsFile {
- public:
-  explicit RecordsFile(const fs::path& file) : file_(file), temporary_(file) {
-    temporary_ += ".tmp-" + std::to_string(::getpid());
-    descriptor_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    if (descriptor_ < 0) fail("cannot create the file: ");
-  }
-  ~RecordsFile() {
-    if (descriptor_ >= 0) ::close(descriptor_);
-    if (!renamed_) ::unlink(temporary_.c_str());
-  }
-  RecordsFile(const RecordsFile&) = delete;
-  RecordsFile& operator=(const RecordsFile&) = delete;
-
-  void write(const std::string& text) {
-    for (size_t done = 0; done < text.size();) {
-      const ssize_t n = ::write(descriptor_, text.data() + done, text.size() - done);
-      if (n < 0 && errno == EINTR) continue;
-      if (n < 0) fail("cannot write: ");
-      done += static_cast<size_t>(n);
-    }
-  }
-  void finish() {
-    if (::fsync(descriptor_) != 0) fail("cannot write: ");
-    if (::close(std::exchange(descriptor_, -1)) != 0) fail("cannot write: ");
-    if (std::rename(temporary_.c_str(), file_.c_str()) != 0) fail("cannot rename the finished file: ");
-    renamed_ = true;
-  }
-
- private:
-  [[noreturn]] void fail(const char* what) const {
-    throw Error(temporary_.string(), what + std::string(std::strerror(errno)));
-  }
-  fs::path file_, temporary_;
-  int descriptor_ = -1;
-  bool renamed_ = false;
-};
-
 void check_order(const std::vector<Part>& parts, std::span<const TracePick> order) {
   for (const TracePick& pick : order)
     if (pick.part < 0 || pick.part >= static_cast<int32_t>(parts.size()) || pick.sample < 0 ||
@@ -271,7 +230,7 @@ void merge_traces(const fs::path& dir, std::span<const fs::path> dirs, std::span
   std::error_code failed;
   fs::create_directories(dir, failed);
   if (failed) throw Error(dir.string(), "cannot make the directory: " + failed.message());
-  RecordsFile records(dir / records_file);
+  AtomicFile records(dir / records_file);
   safetensors::Writer trace(dir / trace_file, headers, metadata);
   for (size_t i = 0; i < headers.size(); ++i) {
     if (headers[i].name == "sample_offsets")
@@ -291,8 +250,8 @@ void merge_traces(const fs::path& dir, std::span<const fs::path> dirs, std::span
     lines.clear();
   }
   records.write(lines);
-  records.finish();
-  trace.finish();  // syncs the directory too
+  records.commit();
+  trace.finish();
 }
 
 }  // namespace signalbox

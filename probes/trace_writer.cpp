@@ -1,13 +1,10 @@
 // Writing a trace: each batch becomes rows of a spool, finish() turns rows into tensors.
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <cstring>
 #include <map>
 
 #include "base/error.h"
+#include "base/files.h"
 #include "base/half.h"
 #include "base/row_spool.h"
 #include "base/safetensors.h"
@@ -38,52 +35,6 @@ struct Column {
   int64_t width = 0, given = 0;
   int64_t pattern = -1;  // tensor of the spool of patterns; `width` is then the number of heads
 };
-
-// A file under a temporary name, removed unless it was renamed.
-class TemporaryFile {
- public:
-  explicit TemporaryFile(std::filesystem::path path) : path_(std::move(path)) {
-    temporary_ = path_;
-    temporary_ += ".tmp-" + std::to_string(::getpid());
-    descriptor_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    if (descriptor_ < 0) fail("cannot create the file: ");
-  }
-  ~TemporaryFile() {
-    if (descriptor_ >= 0) ::close(descriptor_);
-    if (!renamed_) ::unlink(temporary_.c_str());
-  }
-  TemporaryFile(const TemporaryFile&) = delete;
-  TemporaryFile& operator=(const TemporaryFile&) = delete;
-
-  void write(const void* data, size_t bytes, uint64_t offset) {
-    write_at(descriptor_, data, bytes, offset, temporary_.string());
-  }
-  void sync() {
-    if (::fsync(descriptor_) != 0) fail("cannot write: ");
-    const int descriptor = std::exchange(descriptor_, -1);
-    if (::close(descriptor) != 0) fail("cannot write: ");
-  }
-  void rename() {
-    if (std::rename(temporary_.c_str(), path_.c_str()) != 0) fail("cannot rename the finished file: ");
-    renamed_ = true;
-  }
-
- private:
-  [[noreturn]] void fail(const char* what) const {
-    throw Error(temporary_.string(), what + std::string(std::strerror(errno)));
-  }
-  std::filesystem::path path_, temporary_;
-  int descriptor_ = -1;
-  bool renamed_ = false;
-};
-
-void sync_directory(const std::filesystem::path& dir) {
-  const int descriptor = ::open(dir.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  const bool done = descriptor >= 0 && ::fsync(descriptor) == 0;
-  const int reason = errno;
-  if (descriptor >= 0) ::close(descriptor);
-  if (!done) throw Error(dir.string(), std::string("cannot flush the directory: ") + std::strerror(reason));
-}
 
 [[noreturn]] void misuse(const std::string& what) { throw Error("trace", what); }
 
@@ -183,8 +134,8 @@ struct TraceWriter::State {
       }
     });
   }
-  void write_tensors(TemporaryFile& file, std::span<const std::string> ids);
-  void write_patterns(TemporaryFile& file, std::span<const uint64_t> begin);
+  void write_tensors(AtomicFile& file, std::span<const std::string> ids);
+  void write_patterns(AtomicFile& file, std::span<const uint64_t> begin);
 };
 
 void TraceWriter::State::lay_out() {
@@ -362,7 +313,7 @@ void TraceWriter::end() {
     s.spool->append(range.sample, s.staged.data() + static_cast<size_t>(range.batch_row) * s.row_bytes, range.n_rows);
 }
 
-void TraceWriter::State::write_tensors(TemporaryFile& file, std::span<const std::string> ids) {
+void TraceWriter::State::write_tensors(AtomicFile& file, std::span<const std::string> ids) {
   const int64_t n_tokens = spool->n_rows();
   std::vector<int64_t> offsets = {0};
   json::Value samples = json::Value::array(), names = json::Value::array();
@@ -394,11 +345,11 @@ void TraceWriter::State::write_tensors(TemporaryFile& file, std::span<const std:
     headers.push_back({tensor.name, tensor.dtype, std::move(tensor_shape)});
   }
   const std::string header = safetensors::make_header(headers, metadata);
-  file.write(header.data(), header.size(), 0);
+  file.write_at(0, header.data(), header.size());
   uint64_t end = header.size();
-  file.write(offsets.data(), offsets.size() * sizeof(int64_t), end);
+  file.write_at(end, offsets.data(), offsets.size() * sizeof(int64_t));
   end += offsets.size() * sizeof(int64_t);
-  file.write(layers.data(), layers.size() * sizeof(int32_t), end);
+  file.write_at(end, layers.data(), layers.size() * sizeof(int32_t));
   end += layers.size() * sizeof(int32_t);
   std::vector<uint64_t> next;  // where each tensor goes on
   for (const RowTensor& tensor : tensors) {
@@ -417,14 +368,14 @@ void TraceWriter::State::write_tensors(TemporaryFile& file, std::span<const std:
       for (int64_t r = 0; r < n; ++r)
         std::memcpy(one.data() + static_cast<size_t>(r) * tensor.bytes,
                     rows + static_cast<size_t>(r) * row_bytes + tensor.offset, tensor.bytes);
-      file.write(one.data(), one.size(), next[i]);
+      file.write_at(next[i], one.data(), one.size());
       next[i] += one.size();
     }
   });
 }
 
 // begin[i]: where tensors[i] begins in the file. Rows are filled up with zeros to the longest sample's length.
-void TraceWriter::State::write_patterns(TemporaryFile& file, std::span<const uint64_t> begin) {
+void TraceWriter::State::write_patterns(AtomicFile& file, std::span<const uint64_t> begin) {
   struct Out {
     uint64_t next = 0;
     size_t row_floats = 0, capacity = 0;  // of rows
@@ -438,7 +389,7 @@ void TraceWriter::State::write_patterns(TemporaryFile& file, std::span<const uin
     if (tensors[i].pattern >= 0)
       outs[static_cast<size_t>(tensors[i].pattern)] = {begin[i], tensors[i].bytes / sizeof(float), capacity, {}};
   const auto flush = [&](Out& out) {
-    file.write(out.rows.data(), out.rows.size() * sizeof(float), out.next);
+    file.write_at(out.next, out.rows.data(), out.rows.size() * sizeof(float));
     out.next += out.rows.size() * sizeof(float);
     out.rows.clear();
   };
@@ -461,22 +412,13 @@ void TraceWriter::finish(std::span<const std::string> ids, const std::function<j
     misuse("expected rows of at most " + std::to_string(ids.size()) + " samples, found " +
            std::to_string(s.spool->n_samples()));
   s.finished = true;
-  TemporaryFile trace(s.options.dir / trace_file), records(s.options.dir / records_file);
+  AtomicFile trace(s.options.dir / trace_file), records(s.options.dir / records_file);
   s.write_tensors(trace, ids);
-  std::string lines;
-  uint64_t written = 0;
-  for (size_t i = 0; i < ids.size(); ++i) {
-    lines += json::dump(record(static_cast<int64_t>(i))) + "\n";
-    if (lines.size() < (size_t{1} << 20) && i + 1 < ids.size()) continue;
-    records.write(lines.data(), lines.size(), written);
-    written += lines.size();
-    lines.clear();
-  }
+  for (size_t i = 0; i < ids.size(); ++i) records.write(json::dump(record(static_cast<int64_t>(i))) + "\n");
+  // The trace comes last: where it stands, so do its records.
   trace.sync();
-  records.sync();
-  records.rename();
-  trace.rename();
-  sync_directory(s.options.dir);
+  records.commit();
+  trace.commit();
 }
 
 }  // namespace signalbox

@@ -145,7 +145,9 @@ void LineLog::recover_journal() {
 
 std::string LineLog::stored(const Entry& entry) const {
   const File& file = entry.in_journal ? journal_ : lines_;
-  return read_at(file.descriptor, entry.offset, entry.bytes, file.path.string());
+  std::string text(entry.bytes, '\0');
+  read_at(file.descriptor, entry.offset, text.data(), text.size(), file.path.string());
+  return text;
 }
 
 std::string LineLog::line(int64_t line) const {

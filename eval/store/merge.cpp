@@ -1,8 +1,5 @@
 #include "eval/store/merge.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
@@ -27,7 +24,6 @@ namespace fs = std::filesystem;
 
 namespace {
 
-constexpr size_t buffer_bytes = size_t{1} << 20;
 constexpr int64_t progress_lines = 1000;
 
 struct Source {
@@ -120,44 +116,17 @@ Layout whole_layout(const std::vector<Source>& sources) {
   return layout;
 }
 
-// A new file that is written in large pieces and flushed at its end.
-class Output {
- public:
-  explicit Output(const fs::path& file) : where_(file.string()) {
-    descriptor_ = ::open(file.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    if (descriptor_ < 0) throw Error(where_, std::string("cannot create the file: ") + std::strerror(errno));
-  }
-  ~Output() {
-    if (descriptor_ >= 0) ::close(descriptor_);
-  }
-  Output(const Output&) = delete;
-  Output& operator=(const Output&) = delete;
-
-  void line(std::string_view text) {
-    buffer_.append(text) += '\n';
-    if (buffer_.size() >= buffer_bytes) flush();
-  }
-  void finish() {
-    flush();
-    if (::fsync(descriptor_) != 0 || ::close(std::exchange(descriptor_, -1)) != 0)
-      throw Error(where_, std::string("cannot write: ") + std::strerror(errno));
-  }
-
- private:
-  void flush() {
-    write_all(descriptor_, buffer_, where_);
-    buffer_.clear();
-  }
-  std::string where_, buffer_;
-  int descriptor_ = -1;
-};
+void write_line(AtomicFile& file, std::string_view text) {
+  file.write(text);
+  file.write("\n");
+}
 
 // Within one seed and intervention the lines of a shard follow each other, so each shard is read once, from its start.
 void merge_samples(const fs::path& out, const std::vector<Source>& sources, const Layout& layout,
                    const std::function<void(int64_t, int64_t)>& on_progress) {
   std::vector<std::unique_ptr<LineReader>> readers;
   for (const Source& source : sources) readers.push_back(std::make_unique<LineReader>(source.dir / samples_file));
-  Output output(out / samples_file);
+  AtomicFile output(out / samples_file);
   const int64_t total = layout.n_lines();
   std::string_view text;
   for (int64_t i = 0; i < total; ++i) {
@@ -169,12 +138,12 @@ void merge_samples(const fs::path& out, const std::vector<Source>& sources, cons
                   "expected a line of " + layout.name(place) + ", found the end");
     const json::Value value = json::parse(text, reader.where());
     layout.check_line(place, json::Ref(value, reader.where()));
-    output.line(text);
+    write_line(output, text);
     if (on_progress && ((i + 1) % progress_lines == 0 || i + 1 == total)) on_progress(i + 1, total);
   }
   for (size_t i = 0; i < readers.size(); ++i)
     if (readers[i]->next(text)) throw Error(readers[i]->where(), "expected the end, found another line");
-  output.finish();
+  output.commit();
 }
 
 // Record by record, as the samples.
@@ -185,7 +154,7 @@ void merge_records(const fs::path& out, const std::vector<Source>& sources, cons
   if (std::none_of(sources.begin(), sources.end(), has)) return;
   std::vector<std::unique_ptr<LineReader>> readers;
   for (const Source& source : sources) readers.push_back(std::make_unique<LineReader>(source.dir / name));
-  Output output(out / name);
+  AtomicFile output(out / name);
   std::string_view text;
   for (size_t k = 0; k < layout.records.size(); ++k) {
     LineReader& reader = *readers[k % sources.size()];
@@ -196,11 +165,11 @@ void merge_records(const fs::path& out, const std::vector<Source>& sources, cons
     const json::Ref id = json::Ref(value, reader.where()).at("id");
     if (id.string() != layout.records[k])
       id.fail("expected \"" + layout.records[k] + "\", found \"" + id.string() + "\"");
-    output.line(text);
+    write_line(output, text);
   }
   for (const auto& reader : readers)
     if (reader->next(text)) throw Error(reader->where(), "expected the end, found another line");
-  output.finish();
+  output.commit();
 }
 
 // Paths of regular files below a directory, relative to it and sorted; none where it does not exist.
@@ -326,16 +295,16 @@ Manifest whole_manifest(const std::vector<Source>& sources, Layout layout) {
 }
 
 void merge_logs(const fs::path& out, const std::vector<Source>& sources) {
-  Output output(out / "log.txt");
+  AtomicFile output(out / "log.txt");
   for (const Source& source : sources) {
     std::error_code failed;
     if (!fs::exists(source.dir / "log.txt", failed)) continue;
     LineReader reader(source.dir / "log.txt");
     for (std::string_view line; reader.next(line);)
-      output.line("shard " + source.manifest.shard.text() + ": " + std::string(line));
+      write_line(output, "shard " + source.manifest.shard.text() + ": " + std::string(line));
   }
-  output.line(utc_now() + " merged: " + std::to_string(sources.size()) + " shards");
-  output.finish();
+  write_line(output, utc_now() + " merged: " + std::to_string(sources.size()) + " shards");
+  output.commit();
 }
 
 bool empty_or_absent(const fs::path& path) {

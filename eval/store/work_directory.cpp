@@ -30,7 +30,7 @@ void check_fresh(const fs::path& dir) {
   std::error_code failed;
   for (fs::directory_iterator entry(dir, failed), end; !failed && entry != end; entry.increment(failed)) {
     const std::string name = entry->path().filename().string();
-    const bool early = name.starts_with(std::string(manifest_file) + ".tmp-");
+    const bool early = name.starts_with(manifest_file) && is_temporary_name(name);
     if (!early && name != DirectoryLock::file_name && name != log_file)
       throw Error(dir.string(), "expected an empty directory or one that holds a run, found \"" + name + "\" and no " +
                                     manifest_file);

@@ -1,5 +1,6 @@
 #include "loaders/synthetic/make_model.h"
 
+#include "base/files.h"
 #include "loaders/synthetic/planting.h"
 #include "loaders/synthetic/spec.h"
 #include "loaders/synthetic/store.h"
@@ -82,15 +83,15 @@ Summary make_model(const json::Value& value, const std::string& where, const std
     std::filesystem::remove(directory / name, code);
   const Stored stored = write_weights(spec, values, directory, progress);
   if (spec.tokenizer) {
-    write_text(directory / "tokenizer.json", json::dump(byte_tokenizer(), 1) + "\n");
-    write_text(directory / "tokenizer_config.json", json::dump(tokenizer_config(), 2) + "\n");
+    write_file_atomically(directory / "tokenizer.json", json::dump(byte_tokenizer(), 1) + "\n");
+    write_file_atomically(directory / "tokenizer_config.json", json::dump(tokenizer_config(), 2) + "\n");
   }
-  if (!spec.plants.empty()) write_text(directory / "planted.json", json::dump(planting.truth(), 2) + "\n");
+  if (!spec.plants.empty()) write_file_atomically(directory / "planted.json", json::dump(planting.truth(), 2) + "\n");
   json::Value generation = json::Value::object();
   for (const char* key : {"bos_token_id", "eos_token_id", "pad_token_id"})
     if (const json::Value* id = spec.config.find(key); id && !id->is_null()) generation.set(key, *id);
-  write_text(directory / "generation_config.json", json::dump(generation, 2) + "\n");
-  write_text(directory / "config.json", json::dump(spec.config, 2) + "\n");
+  write_file_atomically(directory / "generation_config.json", json::dump(generation, 2) + "\n");
+  write_file_atomically(directory / "config.json", json::dump(spec.config, 2) + "\n");
 
   Summary summary;
   summary.family = spec.family->model_type;

@@ -4,7 +4,6 @@
 #include <cmath>
 #include <cstdio>
 #include <cstring>
-#include <fstream>
 #include <map>
 #include <set>
 
@@ -137,7 +136,7 @@ class Store {
       json::Value metadata = json::Value::object(), root = json::Value::object();
       metadata.set("total_size", json::Value(total));
       root.set("metadata", std::move(metadata)).set("weight_map", std::move(map));
-      write_text(directory / "model.safetensors.index.json", json::dump(root, 2) + "\n");
+      write_file_atomically(directory / "model.safetensors.index.json", json::dump(root, 2) + "\n");
     }
     return stored;
   }
@@ -252,20 +251,6 @@ class Store {
 Stored write_weights(const Spec& spec, const Values& values, const std::filesystem::path& directory,
                      const std::function<void(uint64_t, uint64_t)>& progress) {
   return Store(spec, values).write(directory, progress);
-}
-
-void write_text(const std::filesystem::path& file, const std::string& text) {
-  std::filesystem::path temporary = file;
-  temporary += ".tmp";
-  {
-    std::ofstream out(temporary, std::ios::binary | std::ios::trunc);
-    out.write(text.data(), static_cast<std::streamsize>(text.size()));
-    out.close();
-    if (!out) throw Error(temporary.string(), "cannot write the file");
-  }
-  std::error_code code;
-  std::filesystem::rename(temporary, file, code);
-  if (code) throw Error(file.string(), "cannot rename the finished file: " + code.message());
 }
 
 }  // namespace signalbox::synthetic

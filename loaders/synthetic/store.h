@@ -16,7 +16,4 @@ struct Stored {
 Stored write_weights(const Spec& spec, const Values& values, const std::filesystem::path& directory,
                      const std::function<void(uint64_t, uint64_t)>& progress);
 
-// A text file, to a temporary name and renamed.
-void write_text(const std::filesystem::path& file, const std::string& text);
-
 }  // namespace signalbox::synthetic

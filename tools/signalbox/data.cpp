@@ -4,8 +4,8 @@
 #include <cmath>
 #include <cstdio>
 #include <filesystem>
-#include <fstream>
 
+#include "base/files.h"
 #include "eval/data/convert.h"
 #include "eval/data/pairs.h"
 #include "eval/data/records.h"
@@ -88,27 +88,13 @@ void note(const DataOptions& o, const std::string& text) {
   if (!o.quiet) std::fprintf(stderr, "signalbox: %s\n", text.c_str());
 }
 
-// Writes a file whole or not at all.
-void write_file(const std::string& file, const std::string& text) {
-  const std::string partial = file + ".partial";
-  {
-    std::ofstream out(partial, std::ios::binary);
-    out << text;
-    out.close();
-    if (!out) throw Error(partial, "cannot write the file");
-  }
-  std::error_code failed;
-  std::filesystem::rename(partial, file, failed);
-  if (failed) throw Error(file, "cannot write the file: " + failed.message());
-}
-
 int finish(const DataOptions& o, const std::vector<Row>& rows) {
   check_records(rows);
   const std::string text = dump_records(rows);
   if (o.out.empty()) {
     write_stdout(text);
   } else {
-    write_file(o.out, text);
+    write_file_atomically(o.out, text);
   }
   note(o, std::to_string(rows.size()) + (rows.size() == 1 ? " record" : " records") +
               (o.out.empty() ? "" : " written to " + o.out));

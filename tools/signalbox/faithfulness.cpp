@@ -126,7 +126,7 @@ int faithfulness_command(int argc, char** argv) {
   FaithfulnessStudy study(std::move(records), session.encode, session.shape, session.model.max_positions, options,
                           inputs.edits, inputs.edits_dir);
   inputs.records = &study.records();
-  inputs.model = model_facts(session, options.quiet);
+  inputs.model = model_facts(session, common.quiet);
 
   StudyWork work;
   work.out = out;
