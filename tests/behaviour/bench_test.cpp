@@ -24,6 +24,15 @@ using test::Ran;
 
 Ran bench(const std::string& arguments) { return test::run_command(test::binary() + " bench " + arguments); }
 
+// The lines of --json; the last is the document.
+std::vector<json::Value> json_lines(const std::string& text) {
+  std::vector<json::Value> lines;
+  std::istringstream in(text);
+  for (std::string line; std::getline(in, line);) lines.push_back(json::parse(line, "bench"));
+  REQUIRE(!lines.empty());
+  return lines;
+}
+
 double real(const json::Value& object, const char* key) {
   const json::Value* found = object.find(key);
   REQUIRE_MESSAGE(found, std::string(key));
@@ -53,7 +62,14 @@ void check_model(const json::Value& document) {
   std::set<std::string> modes;
   for (const json::Value& line : document.find("recording")->items()) {
     modes.insert(line.find("mode")->string());
-    for (const char* key : {"prefill_cost", "decode_cost", "batch_decode_cost"}) CHECK(real(line, key) > -1);
+    for (const std::string key : {"prefill", "decode", "batch_decode"}) {
+      const double cost = real(line, (key + "_cost").c_str());
+      CHECK(cost > -1);
+      REQUIRE(real(line, (key + "_rounds").c_str()) >= 3);
+      const auto& interval = line.find(key + "_ci")->items();
+      CHECK(interval.at(0).real() <= cost);
+      CHECK(cost <= interval.at(1).real());
+    }
   }
   CHECK(modes == std::set<std::string>{"ids", "ids, weights", "router logits", "residual stream"});
 }
@@ -114,8 +130,34 @@ TEST_CASE("bench: a model's figures and how they hang together") {
       bench("builtin --json --quiet --prompt-tokens 24 --new-tokens 4 --batch 2 --repeats 1 --threads 1 --device cpu");
   INFO(ran.err);
   REQUIRE(ran.code == 0);
-  const json::Value document = json::parse(ran.out, "bench");
+  const std::vector<json::Value> lines = json_lines(ran.out);
+  const json::Value& document = lines.back();
+  CHECK(!document.find("figure"));
   check_model(document);
+  // Each figure has come as a line of its own: what the model does before what watching it costs.
+  std::vector<std::string> order;
+  std::map<std::string, json::Value> figures;
+  for (size_t i = 0; i + 1 < lines.size(); ++i) {
+    json::Value figure = json::Value::object();
+    for (const auto& [key, value] : lines[i].members())
+      if (key != "figure") figure.set(key, value);
+    order.push_back(lines[i].find("figure")->string());
+    figures[order.back()].push_back(figure);
+  }
+  std::vector<std::string> expected = {"limits", "prefill", "decode", "decode"};
+  expected.insert(expected.end(), 12, "recording");
+  CHECK(order == expected);
+  CHECK(figures["prefill"] == *document.find("prefill"));
+  CHECK(figures["decode"] == *document.find("decode"));
+  CHECK(document.find("left_out")->items().empty());
+  for (const json::Value& figure : figures["recording"].items()) {
+    const json::Value* cost = nullptr;
+    for (const json::Value& line : document.find("recording")->items())
+      if (*line.find("mode") == *figure.find("mode"))
+        for (const char* key : {"prefill_cost", "decode_cost", "batch_decode_cost"})
+          if (figure.find(key)) cost = *line.find(key) == *figure.find(key) ? line.find(key) : nullptr;
+    CHECK(cost);
+  }
   CHECK(document.find("model")->string() == "builtin");
   CHECK(document.find("device")->string() == "cpu");
   CHECK(real(document, "prompt_tokens") == 24);
@@ -126,6 +168,82 @@ TEST_CASE("bench: a model's figures and how they hang together") {
         real(document.find("decode")->items()[1], "tokens_per_second"));
   CHECK(real(document, "resident_bytes") > 0);
   CHECK(document.find("watched")->is_null());
+}
+
+TEST_CASE("bench --quick: prefill and decode alone, and what is left out is named") {
+  const Ran ran = bench("builtin --quick --json --quiet --prompt-tokens 24 --batch 2 --threads 1 --device cpu");
+  INFO(ran.err);
+  REQUIRE(ran.code == 0);
+  const json::Value document = json_lines(ran.out).back();
+  CHECK(real(document, "new_tokens") == 16);
+  CHECK(document.find("prefill")->items().size() == 1);
+  CHECK(document.find("decode")->items().size() == 2);
+  CHECK(document.find("prefill")->items()[0].find("repeats")->integer() == 1);
+  std::vector<std::string> left_out;
+  for (const json::Value& entry : document.find("left_out")->items()) {
+    left_out.push_back(entry.find("what")->string());
+    CHECK(entry.find("why")->string() == "--quick");
+  }
+  CHECK(left_out == std::vector<std::string>{"cost of recording in decode at batch 1",
+                                             "cost of recording in decode at batch 2",
+                                             "cost of recording in prefill of 24"});
+  for (const json::Value& line : document.find("recording")->items()) CHECK(line.find("decode_cost")->is_null());
+}
+
+TEST_CASE("bench --budget: what does not fit is said") {
+  // Measuring the limits takes longer than this.
+  const std::string common = "builtin --budget 1 --quiet --prompt-tokens 24 --new-tokens 4 --batch 2 --device cpu ";
+  const Ran json = bench(common + "--json");
+  INFO(json.err);
+  REQUIRE(json.code == 0);
+  const std::vector<json::Value> lines = json_lines(json.out);
+  CHECK(lines.size() == 8);  // the limits, six that are left out, the document
+  CHECK(lines.back().find("left_out")->items().size() == 6);
+  CHECK(lines.back().find("decode_tokens_per_second")->is_null());
+  const Ran text = bench(common);
+  REQUIRE(text.code == 0);
+  CHECK(text.out.find("left out: prefill of 24 tokens (needs about 0 s, and 0 s of the budget of 1 s are left)\n") !=
+        std::string::npos);
+  CHECK(text.out.find("left out: decode at batch 2 (") != std::string::npos);
+  CHECK(text.out.find("left out: cost of recording in decode at batch 1 (") != std::string::npos);
+}
+
+TEST_CASE("paired costs: what falls on all ways alike falls away") {
+  const double factors[] = {1, 1.25, 0.9};
+  int runs = 0;
+  std::vector<int> order;
+  const auto run = [&](int way) {
+    order.push_back(way);
+    return factors[way] * (1 + 0.001 * ++runs);  // the machine becomes slower
+  };
+  const PairedCosts costs = measure_paired(3, run, [](int64_t rounds, double) { return rounds < 12; });
+  CHECK(costs.rounds == 12);
+  REQUIRE(costs.ways.size() == 2);
+  CHECK(std::vector<int>(order.begin(), order.begin() + 9) == std::vector<int>{0, 1, 2, 0, 2, 1, 2, 0, 1});
+  for (size_t way = 0; way < 2; ++way) {
+    CHECK(costs.ways[way].cost == doctest::Approx(factors[way + 1] - 1).epsilon(0.005));
+    CHECK(costs.ways[way].lo <= factors[way + 1] - 1);
+    CHECK(costs.ways[way].hi >= factors[way + 1] - 1);
+    CHECK(costs.ways[way].hi - costs.ways[way].lo < 0.005);
+  }
+  // Two rounds by hand: logs of 1.1 and 1.3; Student's t of one degree of freedom at 0.975 is 12.7062.
+  double ratio = 0.9;
+  const PairedCosts two = measure_paired(
+      2, [&](int way) { return way == 0 ? 1.0 : ratio; },
+      [&](int64_t rounds, double) {
+        ratio += 0.2;
+        return rounds < 2;
+      });
+  const double mean = (std::log(1.1) + std::log(1.3)) / 2, half = std::fabs(std::log(1.3) - std::log(1.1)) / 2;
+  CHECK(two.ways[0].cost == doctest::Approx(std::exp(mean) - 1));
+  CHECK(two.ways[0].hi == doctest::Approx(std::exp(mean + 12.7062 * half) - 1).epsilon(1e-4));
+  const PairedCosts one = measure_paired(
+      2, [](int) { return 1.0; }, [](int64_t rounds, double) { return rounds < 1; });
+  CHECK(one.ways[0].cost == 0);
+  CHECK(std::isnan(one.ways[0].lo));
+  CHECK(measure_paired(
+            2, [](int) { return 1.0; }, [](int64_t, double) { return false; })
+            .ways.empty());
 }
 
 TEST_CASE("bench: refusals are one line") {
@@ -142,6 +260,9 @@ TEST_CASE("bench: refusals are one line") {
   refused("--shape nothing --device cpu", 1, "expected one of DeepSeek-V2-Lite, ");
   refused("--shape olmoe-1b-7b --layers 17 --device cpu", 2, "expected at most the 16 of OLMoE-1B-7B, found 17");
   refused("--shape DeepSeek-V2 --prompt-tokens 200000 --device cpu", 1, "positions, found 200000");
+  refused("--kernels --quick", 2, "expected a model or a shape beside them, found --kernels");
+  refused("builtin --quick --repeats 2", 2, "excludes");
+  refused("builtin --budget 0", 2, "--budget");
   refused("builtin --layers 2", 2, "--shape");
   refused("builtin --shape OLMoE-1B-7B", 2, "excludes");
   refused("builtin --prompt-tokens 100000 --device cpu", 1, "positions, found 100064");
@@ -163,7 +284,7 @@ TEST_CASE("bench: a shape with random weights" *
       "--device cpu");
   INFO(ran.err);
   REQUIRE(ran.code == 0);
-  const json::Value document = json::parse(ran.out, "bench");
+  const json::Value document = json_lines(ran.out).back();
   check_model(document);
   CHECK(document.find("shape")->string() == "OLMoE-1B-7B");
   CHECK(real(document, "layers") == 1);
@@ -262,7 +383,7 @@ TEST_CASE("bench: what a whole model of random weights does on a device") {
   const Ran ran = bench("--shape olmoe-1b-7b --layers 2 --json --quiet --repeats 1 --device cuda");
   INFO(ran.err);
   REQUIRE(ran.code == 0);
-  const json::Value document = json::parse(ran.out, "bench");
+  const json::Value document = json_lines(ran.out).back();
   CHECK(real(*document.find("upload"), "gbytes_per_second") > 0);
   CHECK(document.find("decode")->items().size() == 3);
 }

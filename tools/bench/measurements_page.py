@@ -21,6 +21,10 @@ def percent(value):
     return "–" if value is None else f"{100 * value:.0f} %"
 
 
+def cost(value):
+    return "–" if value is None else f"{100 * value:+.1f} %"
+
+
 def table(header, rows):
     if not rows:
         return []
@@ -57,7 +61,7 @@ def models(parts):
     rows = []
     for _, part in results:
         for m in part["result"]["recording"]:
-            rows.append([part["result"]["shape"], m["mode"], *(f"{100 * m[key]:+.1f} %" for key in
+            rows.append([part["result"]["shape"], m["mode"], *(cost(m[key]) for key in
                          ("prefill_cost", "decode_cost", "batch_decode_cost")), m["batch"]])
     if rows:
         lines += ["Cost of recording, over none:", ""]

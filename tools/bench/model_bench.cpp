@@ -1,13 +1,12 @@
 #include "tools/bench/model_bench.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
 #include <fstream>
 
 #include "tools/bench/op_bench.h"
+#include "tools/bench/temporary_trace.h"
 #include "tools/signalbox/progress.h"
 #include "tools/signalbox/signals.h"
 
@@ -39,20 +38,6 @@ bool reset_peak() {
   clear.flush();
   return static_cast<bool>(clear);
 }
-
-class TemporaryTrace {
- public:
-  TemporaryTrace() {
-    std::string name = (std::filesystem::temp_directory_path() / "signalbox-bench-XXXXXX").string();
-    if (!mkdtemp(name.data())) throw Error(name, "cannot make a temporary directory");
-    path = name;
-  }
-  ~TemporaryTrace() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path, ignored);
-  }
-  std::filesystem::path path;
-};
 
 double number(int64_t n) { return static_cast<double>(n); }
 
@@ -110,11 +95,12 @@ double forward_flops(const Model& model, int64_t first, int64_t n_tokens, int64_
 }
 
 ModelBench::ModelBench(Session& session, const CommonOptions& options, const ModelBenchOptions& bench,
-                       const MachineLimits& limits)
+                       const MachineLimits& limits, const Budget& budget)
     : session_(session),
       options_(options),
       bench_(bench),
       limits_(limits),
+      budget_(budget),
       forward_(*session.backend, session.model, session.weights, 0) {}
 
 std::vector<Job> ModelBench::make_jobs(int64_t n_sequences, int64_t n_prompt, int64_t n_new) const {
@@ -143,7 +129,17 @@ std::unique_ptr<TraceWriter> ModelBench::make_trace(const std::string& points, c
   return session_.open_trace(request);
 }
 
-ModelBench::Prefill ModelBench::measure_prefill(int64_t n_tokens, const std::string& points) {
+int ModelBench::repeat(const std::function<void()>& measure) const {
+  const double start = now();
+  for (int made = 1;; ++made) {
+    const double began = now();
+    measure();
+    const double taken = now() - began;
+    if (made >= bench_.repeats || now() - start + taken > bench_.repeat_seconds || taken > budget_.left()) return made;
+  }
+}
+
+ModelBench::Prefill ModelBench::prefill(int64_t n_tokens) {
   Prefill result;
   result.tokens = n_tokens;
   result.chunk = bench_.chunk > 0 ? std::min(bench_.chunk, n_tokens) : n_tokens;
@@ -153,16 +149,16 @@ ModelBench::Prefill ModelBench::measure_prefill(int64_t n_tokens, const std::str
   run.ignore_eos = true;
   run.batch = 1;
   run.chunk = result.chunk;
-  const bool device = !session_.backend->shares_host_memory();
-  for (int r = device ? -1 : 0; r < bench_.repeats; ++r) {  // on a device the first run takes memory and is not counted
-    TemporaryTrace directory;
-    const std::unique_ptr<TraceWriter> trace = make_trace(points, directory.path.string());
+  const auto measure = [&] {
     RunEvents events;
     double seconds = 0;
     events.on_done = [&](const Result& done) { seconds = done.prefill_seconds; };
-    if (!run_jobs(forward_, jobs, run, events, trace.get())) throw Interrupted{};
-    if (r >= 0) result.seconds = std::min(result.seconds, seconds);
-  }
+    if (!run_jobs(forward_, jobs, run, events, nullptr)) throw Interrupted{};
+    return seconds;
+  };
+  if (!session_.backend->shares_host_memory()) measure();  // on a device the first run takes memory and is not counted
+  result.repeats = repeat([&] { result.seconds = std::min(result.seconds, measure()); });
+  seconds_per_given_ = result.seconds / number(n_tokens);
   const Model& model = session_.model;
   result.flops = forward_flops(model, 0, n_tokens, 1);
   for (int64_t at = 0; at < n_tokens; at += result.chunk)
@@ -170,10 +166,21 @@ ModelBench::Prefill ModelBench::measure_prefill(int64_t n_tokens, const std::str
   return result;
 }
 
-ModelBench::Decode ModelBench::measure_decode(int64_t batch, const std::string& points) {
+int64_t ModelBench::decode_chunk() const {
+  return bench_.chunk > 0 ? bench_.chunk : std::max<int64_t>(4096, bench_.context);
+}
+
+double ModelBench::decode_seconds(int64_t batch) const {
+  const Model& model = session_.model;
+  const double bytes = weight_bytes(model, session_.weights, batch);
+  const double step = limits_.least_seconds(number(batch) * forward_flops(model, bench_.context, 1, 1), bytes);
+  return prefill_seconds(batch * bench_.context) + number(bench_.n_new + warm_steps) * step;
+}
+
+ModelBench::Decode ModelBench::decode(int64_t batch) {
   const Model& model = session_.model;
   // Sequences whose prompts are done decode while the others' are read; only steps of all sequences are timed.
-  const int64_t chunk = bench_.chunk > 0 ? bench_.chunk : std::max<int64_t>(4096, bench_.context);
+  const int64_t chunk = decode_chunk();
   const int64_t waiting = (batch * bench_.context + chunk - 1) / chunk;
   const int64_t n_new = bench_.n_new + warm_steps + waiting + 1;
   const std::vector<Job> jobs = make_jobs(batch, bench_.context, n_new);
@@ -185,15 +192,13 @@ ModelBench::Decode ModelBench::measure_decode(int64_t batch, const std::string& 
   Decode result;
   result.batch = batch;
   result.seconds = INFINITY;
-  for (int r = 0; r < bench_.repeats; ++r) {
-    TemporaryTrace directory;
-    const std::unique_ptr<TraceWriter> trace = make_trace(points, directory.path.string());
+  result.repeats = repeat([&] {
     std::vector<std::vector<double>> times(jobs.size());
     RunEvents events;
     events.on_token = [&](const Job& job, int32_t, const std::string&) {
       times[static_cast<size_t>(job.index)].push_back(now());
     };
-    if (!run_jobs(forward_, jobs, run, events, trace.get())) throw Interrupted{};
+    if (!run_jobs(forward_, jobs, run, events, nullptr)) throw Interrupted{};
     double start = 0, end = INFINITY;
     for (const auto& of_job : times) {
       start = std::max(start, of_job.at(warm_steps));
@@ -202,7 +207,7 @@ ModelBench::Decode ModelBench::measure_decode(int64_t batch, const std::string& 
     int64_t steps = 0;
     for (const double time : times.front()) steps += time > start && time <= end;
     if (steps > 0) result.seconds = std::min(result.seconds, (end - start) / number(steps));
-  }
+  });
   if (std::isinf(result.seconds))
     throw Error("bench", "expected steps of all " + std::to_string(batch) + " sequences together, found none");
   result.context = bench_.context + warm_steps + waiting + bench_.n_new / 2;
@@ -212,41 +217,21 @@ ModelBench::Decode ModelBench::measure_decode(int64_t batch, const std::string& 
   return result;
 }
 
-std::vector<ModelBench::Prefill> ModelBench::prefill() {
-  std::vector<Prefill> all;
-  for (const int64_t n : bench_.prefill) all.push_back(measure_prefill(n, ""));
-  return all;
+PairedCosts ModelBench::recorded_prefill(int64_t n_tokens, const std::vector<std::string>& points,
+                                         const std::function<bool(int64_t, double)>& go_on) {
+  RecordingBench recording(
+      forward_, [&](const std::string& of, const std::string& dir) { return make_trace(of, dir); }, points);
+  const std::vector<Job> jobs = make_jobs(1, n_tokens, 1);
+  return recording.prefill(jobs.front().prompt->tokens, bench_.chunk > 0 ? bench_.chunk : n_tokens, go_on);
 }
 
-std::vector<ModelBench::Decode> ModelBench::decode() {
-  std::vector<Decode> all;
-  for (const int64_t batch : bench_.batches) all.push_back(measure_decode(batch, ""));
-  return all;
-}
-
-std::vector<ModelBench::Recording> ModelBench::recording(
-    const std::vector<std::pair<std::string, std::string>>& modes) {
-  std::vector<Recording> all;
-  if (session_.model.moe_layers().empty()) return all;
-  const int64_t n_prompt = bench_.prefill.front(), batch = bench_.batches.back();
-  struct Times {
-    double prefill, decode, many;
-  };
-  const auto measure = [&](const std::string& points) {
-    const double one = measure_decode(1, points).seconds;
-    return Times{measure_prefill(n_prompt, points).seconds, one,
-                 batch > 1 ? measure_decode(batch, points).seconds : one};
-  };
-  // Off comes before and after: clocks wander.
-  Times off = measure("");
-  std::vector<Times> on;
-  for (const auto& mode : modes) on.push_back(measure(mode.second));
-  const Times again = measure("");
-  off = {std::min(off.prefill, again.prefill), std::min(off.decode, again.decode), std::min(off.many, again.many)};
-  for (size_t i = 0; i < modes.size(); ++i)
-    all.push_back({modes[i].first, modes[i].second, n_prompt, batch, on[i].prefill / off.prefill - 1,
-                   on[i].decode / off.decode - 1, on[i].many / off.many - 1});
-  return all;
+PairedCosts ModelBench::recorded_decode(int64_t batch, const std::vector<std::string>& points,
+                                        const std::function<bool(int64_t, double)>& go_on) {
+  RecordingBench recording(
+      forward_, [&](const std::string& of, const std::string& dir) { return make_trace(of, dir); }, points);
+  std::vector<std::vector<int32_t>> prompts;
+  for (const Job& job : make_jobs(batch, bench_.context, 1)) prompts.push_back(job.prompt->tokens);
+  return recording.decode(prompts, decode_chunk(), go_on);
 }
 
 json::Value ModelBench::routed() {
@@ -289,7 +274,7 @@ json::Value ModelBench::routed() {
 json::Value ModelBench::trace_memory(int64_t n_tokens) {
   const int64_t limit = session_.model.max_positions;
   const int64_t length = std::min<int64_t>(limit > 0 ? limit : 4096, 512);
-  measure_prefill(length, "");  // buffers and touched weights are there before the count begins
+  prefill(length);  // buffers and touched weights are there before the count begins
   const bool reset = reset_peak();
   const Resident before = resident_memory();
   const std::vector<Job> jobs = make_jobs((n_tokens + length - 1) / length, length, 0);
@@ -317,6 +302,7 @@ json::Value ModelBench::to_json(const Prefill& prefill) const {
   json::Value line = json::Value::object();
   line.set("tokens", prefill.tokens)
       .set("chunk", prefill.chunk)
+      .set("repeats", int64_t{prefill.repeats})
       .set("seconds", prefill.seconds)
       .set("tokens_per_second", number(prefill.tokens) / prefill.seconds)
       .set("gflops", prefill.flops / prefill.seconds * 1e-9)
@@ -329,24 +315,13 @@ json::Value ModelBench::to_json(const Decode& decode) const {
   json::Value line = json::Value::object();
   line.set("batch", decode.batch)
       .set("context", decode.context)
+      .set("repeats", int64_t{decode.repeats})
       .set("seconds_per_step", decode.seconds)
       .set("tokens_per_second", number(decode.batch) / decode.seconds)
       .set("bytes_per_step", decode.bytes)
       .set("gbytes_per_second", decode.bytes / decode.seconds * 1e-9)
       .set("gflops", decode.flops / decode.seconds * 1e-9)
       .set("share_of_limit", limits_.least_seconds(decode.flops, decode.bytes) / decode.seconds);
-  return line;
-}
-
-json::Value ModelBench::to_json(const Recording& recording) {
-  json::Value line = json::Value::object();
-  line.set("mode", recording.name)
-      .set("points", recording.points)
-      .set("prefill_tokens", recording.prefill_tokens)
-      .set("prefill_cost", recording.prefill_cost)
-      .set("decode_cost", recording.decode_cost)
-      .set("batch", recording.batch)
-      .set("batch_decode_cost", recording.batch_cost);
   return line;
 }
 

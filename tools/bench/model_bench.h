@@ -9,6 +9,7 @@
 #include "base/json.h"
 #include "probes/trace.h"
 #include "tools/bench/limits.h"
+#include "tools/bench/recording_bench.h"
 #include "tools/signalbox/open.h"
 
 namespace signalbox {
@@ -27,34 +28,38 @@ struct ModelBenchOptions {
   int64_t context = 0;             // given tokens before decoding
   int64_t n_new = 0;               // decoded tokens that are timed
   int64_t chunk = 0;               // given tokens a forward; 0: the whole prompt
-  int repeats = 3;                 // the fastest of so many
+  int repeats = 3;                 // the fastest of so many,
+  double repeat_seconds = 20;      // but no further one where a measurement has taken so long
   int64_t routed_tokens_most = 0;  // the routed block alone: up to so many tokens; 0: not at all
 };
 
-// Times whole runs (engine/runner.h), as the other commands make them.
+// Times whole runs (engine/runner.h), as the other commands make them; what recording costs by single steps.
 class ModelBench {
  public:
   ModelBench(Session& session, const CommonOptions& options, const ModelBenchOptions& bench,
-             const MachineLimits& limits);
+             const MachineLimits& limits, const Budget& budget);
 
   struct Prefill {
     int64_t tokens = 0, chunk = 0;
+    int repeats = 0;  // that were made
     double seconds = 0, flops = 0, bytes = 0;
   };
   struct Decode {
     int64_t batch = 0, context = 0;            // context: keys that the middle one of the timed tokens sees
+    int repeats = 0;                           // that were made
     double seconds = 0, flops = 0, bytes = 0;  // of one step
   };
-  struct Recording {
-    std::string name, points;
-    int64_t prefill_tokens = 0, batch = 0;
-    double prefill_cost = 0, decode_cost = 0, batch_cost = 0;  // time over that without recording, less 1
-  };
-  std::vector<Prefill> prefill();
-  std::vector<Decode> decode();
-  // The first prefill, decoding at 1 and at the largest batch with each mode (name, points) recorded. Empty for models
-  // without routers.
-  std::vector<Recording> recording(const std::vector<std::pair<std::string, std::string>>& modes);
+  Prefill prefill(int64_t n_tokens);
+  Decode decode(int64_t batch);
+  // Seconds that a measurement will take at least, going by those that were made.
+  double prefill_seconds(int64_t n_tokens) const { return seconds_per_given_ * static_cast<double>(n_tokens); }
+  double decode_seconds(int64_t batch) const;
+  // What recording each set of points costs in a prefill, and in decoding at a batch: runs that take turns
+  // (tools/bench/paired.h).
+  PairedCosts recorded_prefill(int64_t n_tokens, const std::vector<std::string>& points,
+                               const std::function<bool(int64_t, double)>& go_on);
+  PairedCosts recorded_decode(int64_t batch, const std::vector<std::string>& points,
+                              const std::function<bool(int64_t, double)>& go_on);
   // The whole routed block at 1, 8, 32, ... tokens, in layers that take turns.
   json::Value routed();
   // What a trace of ids and weights takes in memory and on disk.
@@ -63,11 +68,11 @@ class ModelBench {
   // With the share of what the limits allow.
   json::Value to_json(const Prefill& prefill) const;
   json::Value to_json(const Decode& decode) const;
-  static json::Value to_json(const Recording& recording);
 
  private:
-  Prefill measure_prefill(int64_t n_tokens, const std::string& points);
-  Decode measure_decode(int64_t batch, const std::string& points);
+  // Calls measure() as often as the options, the time that it took and the budget allow; returns how often.
+  int repeat(const std::function<void()>& measure) const;
+  int64_t decode_chunk() const;
   std::vector<Job> make_jobs(int64_t n_sequences, int64_t n_prompt, int64_t n_new) const;
   std::unique_ptr<TraceWriter> make_trace(const std::string& points, const std::string& directory) const;
 
@@ -75,6 +80,8 @@ class ModelBench {
   const CommonOptions& options_;
   const ModelBenchOptions bench_;
   const MachineLimits limits_;
+  const Budget budget_;
+  double seconds_per_given_ = 0;  // of a given token, as last measured
   Forward forward_;
 };
 

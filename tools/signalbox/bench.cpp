@@ -1,11 +1,13 @@
 // signalbox bench: speed of a model or of the kernels, beside limits measured in the same run.
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 
 #include "engine/device_weights.h"
 #include "loaders/families/real_shapes.h"
 #include "tools/bench/device_watch.h"
+#include "tools/bench/figures.h"
 #include "tools/bench/model_bench.h"
 #include "tools/bench/op_bench.h"
 #include "tools/signalbox/commands.h"
@@ -23,33 +25,19 @@ struct BenchOptions : CommonOptions {
   std::string shape;
   bool kernels = false;
   int64_t layers = 0, context = 0, n_prompt = 0, n_new = 0, trace_tokens = 0;
-  bool batch_given = false, chunk_given = false;
+  bool batch_given = false, chunk_given = false, quick = false;
   int repeats = 3;
+  double budget = 0;  // seconds; 0: as long as it takes
 };
 
-// Text that grows line by line.
-class Table {
- public:
-  template <class... T>
-  void add(const char* format, T... values) {
-    if constexpr (sizeof...(values) == 0) {
-      text += format;
-    } else {
-      char line[256];
-      std::snprintf(line, sizeof line, format, values...);
-      text += line;
-    }
-  }
-  std::string text;
-};
-
-MachineLimits measure_limits(const CommonOptions& options, const Backend& backend) {
-  if (backend.shares_host_memory()) return measure_cpu_limits({options.threads, options.isa}, {});
+MachineLimits measure_limits(const BenchOptions& options, const Backend& backend) {
+  LimitOptions sizes;
+  if (options.quick) sizes.seconds = 0.4;
+  if (backend.shares_host_memory()) return measure_cpu_limits({options.threads, options.isa}, sizes);
   CommonOptions fast = options;  // --numerics invariant has no library's products
   fast.numerics = "fast";
   fast.device = backend.name();
   const std::unique_ptr<Backend> own = open_backend(fast);
-  LimitOptions sizes;
   sizes.buffer_bytes = std::min(sizes.buffer_bytes * 4, own->free_bytes() / 4);
   return measure_device_limits(*own, sizes);
 }
@@ -63,21 +51,21 @@ json::Value machine(const Backend& backend, const CommonOptions& options) {
   return line;
 }
 
-void describe(Table& table, const std::string& what, const Backend& backend, const MachineLimits& limits) {
-  table.add("%s, %s %s, %d thread%s; measured limits: %s %.1f GB/s, %s %.0f GFLOP/s\n", what.c_str(),
-            backend.name().c_str(), backend.isa().c_str(), backend.n_threads(), backend.n_threads() == 1 ? "" : "s",
-            limits.gbytes_measured.c_str(), limits.gbytes, limits.gflops_measured.c_str(), limits.gflops);
+void describe(const Figures& out, const std::string& what, const Backend& backend, const MachineLimits& limits) {
+  out.text("%s, %s %s, %d thread%s; measured limits: %s %.1f GB/s, %s %.0f GFLOP/s\n", what.c_str(),
+           backend.name().c_str(), backend.isa().c_str(), backend.n_threads(), backend.n_threads() == 1 ? "" : "s",
+           limits.gbytes_measured.c_str(), limits.gbytes, limits.gflops_measured.c_str(), limits.gflops);
 }
 
-void describe_watch(Table& table, const json::Value& watched) {
+void describe_watch(const Figures& out, const json::Value& watched) {
   if (watched.is_null()) return;
   const auto median = [&](const char* key) {
     const json::Value* range = watched.find(key);
     return range && !range->is_null() ? range->find("median")->real() : 0;
   };
-  table.add("\n%s, driver %s: SM %.0f MHz, memory %.0f MHz, %.0f C, %.0f W (medians while it worked)\n",
-            watched.find("name")->string().c_str(), watched.find("driver")->string().c_str(), median("sm_mhz"),
-            median("memory_mhz"), median("celsius"), median("watts"));
+  out.text("\n%s, driver %s: SM %.0f MHz, memory %.0f MHz, %.0f C, %.0f W (medians while it worked)\n",
+           watched.find("name")->string().c_str(), watched.find("driver")->string().c_str(), median("sm_mhz"),
+           median("memory_mhz"), median("celsius"), median("watts"));
 }
 
 const std::vector<std::pair<std::string, std::string>> recording_modes = {
@@ -86,71 +74,193 @@ const std::vector<std::pair<std::string, std::string>> recording_modes = {
     {"router logits", "*.router.ids,*.router.weights,*.router.logits"},
     {"residual stream", "*.resid_out"}};
 
-// What was measured of one model, as one document and as text.
-struct Measured {
-  json::Value document;
-  Table table;
+// Whether a measurement fits into the time that is left; says so where it does not.
+bool fits(Figures& out, const Budget& budget, const std::string& what, double seconds) {
+  stop_if_interrupted();
+  if (seconds <= budget.left() && budget.left() > 0) return true;
+  char why[128];
+  std::snprintf(why, sizeof why, "needs about %.0f s, and %.0f s of the budget of %.0f s are left", std::ceil(seconds),
+                std::max(0.0, std::floor(budget.left())), budget.seconds());
+  out.left_out(what, why);
+  return false;
+}
+
+double field(const json::Value& line, const char* key) { return line.find(key)->real(); }
+
+void measure_prefill(Figures& out, ModelBench& bench, const ModelBenchOptions& sizes, const Budget& budget) {
+  json::Value lines = json::Value::array();
+  for (const int64_t n : sizes.prefill) {
+    if (!fits(out, budget, "prefill of " + std::to_string(n) + " tokens", bench.prefill_seconds(n))) continue;
+    json::Value line = bench.to_json(bench.prefill(n));
+    out.text("prefill  %6ld tokens            %11.1f tok/s  %10.1f GFLOP/s  %3.0f %% of the limit\n",
+             static_cast<long>(n), field(line, "tokens_per_second"), field(line, "gflops"),
+             100 * field(line, "share_of_limit"));
+    out.line("prefill", line);
+    lines.push_back(std::move(line));
+  }
+  out.document.set("prefill", std::move(lines));
+}
+
+void measure_decode(Figures& out, ModelBench& bench, const ModelBenchOptions& sizes, const Budget& budget) {
+  json::Value lines = json::Value::array();
+  for (const int64_t batch : sizes.batches) {
+    if (!fits(out, budget, "decode at batch " + std::to_string(batch), bench.decode_seconds(batch))) continue;
+    json::Value line = bench.to_json(bench.decode(batch));
+    const double share = field(line, "share_of_limit");
+    out.text("decode   batch %4ld, context %5ld %9.1f tok/s  %10.2f GB/s     %3.0f %% of the limit%s\n",
+             static_cast<long>(batch), static_cast<long>(line.find("context")->integer()),
+             field(line, "tokens_per_second"), field(line, "gbytes_per_second"), 100 * share,
+             share > 1 ? " (the model fits a cache)" : "");
+    out.line("decode", line);
+    lines.push_back(std::move(line));
+  }
+  out.document.set("decode", std::move(lines));
+}
+
+void measure_routed(Figures& out, ModelBench& bench, const BenchOptions& options, const ModelBenchOptions& sizes,
+                    const Budget& budget) {
+  json::Value lines = json::Value::array();
+  if (sizes.routed_tokens_most > 0) {
+    if (options.quick)
+      out.left_out("MoE layer", "--quick");
+    else if (fits(out, budget, "MoE layer", 5))
+      lines = bench.routed();
+  }
+  for (const json::Value& line : lines.items()) {
+    out.text("MoE layer %5ld tokens  %22.1f us     %10.1f GFLOP/s  %3.0f %% of the limit\n",
+             static_cast<long>(line.find("tokens")->integer()), 1e6 * field(line, "seconds"), field(line, "gflops"),
+             100 * field(line, "share_of_limit"));
+    out.line("moe_layer", line);
+  }
+  out.document.set("moe_layer", std::move(lines));
+}
+
+// One place where recording costs: a prefill, or decoding at a batch.
+struct RecordedPhase {
+  std::string name, key;  // "decode at batch 8"; "batch_decode" of batch_decode_cost
+  int64_t tokens = 0, batch = 0;
+  double seconds = 0;        // one step without recording, about
+  double seconds_first = 0;  // before the first step
+  std::function<PairedCosts(const std::function<bool(int64_t, double)>&)> measure;
+  PairedCosts costs;
 };
 
-void measure_model(Measured& out, ModelBench& bench, const BenchOptions& options) {
-  json::Value prefills = json::Value::array(), decodes = json::Value::array(), recordings = json::Value::array();
-  stop_if_interrupted();
-  const auto field = [](const json::Value& line, const char* key) { return line.find(key)->real(); };
-  for (const ModelBench::Prefill& prefill : bench.prefill()) {
-    json::Value line = bench.to_json(prefill);
-    out.table.add("prefill  %6ld tokens            %11.1f tok/s  %10.1f GFLOP/s  %3.0f %% of the limit\n",
-                  static_cast<long>(prefill.tokens), field(line, "tokens_per_second"), field(line, "gflops"),
-                  100 * field(line, "share_of_limit"));
-    prefills.push_back(std::move(line));
+constexpr double recording_seconds = 20;  // of a phase, unless its first rounds take longer
+constexpr int64_t least_rounds = 3, rounds_per_repeat = 10;
+
+// Adds KEY_cost, KEY_ci and KEY_rounds of one way of recording; null where it was not measured.
+void set_cost(json::Value& line, const std::string& key, const PairedCosts& costs, size_t mode) {
+  json::Value cost, interval;
+  if (costs.rounds > 0) cost = costs.ways[mode].cost;
+  if (costs.rounds > 1) {
+    interval = json::Value::array();
+    interval.push_back(costs.ways[mode].lo).push_back(costs.ways[mode].hi);
   }
-  for (const ModelBench::Decode& decode : bench.decode()) {
-    json::Value line = bench.to_json(decode);
-    const double share = field(line, "share_of_limit");
-    out.table.add("decode   batch %4ld, context %5ld %9.1f tok/s  %10.2f GB/s     %3.0f %% of the limit%s\n",
-                  static_cast<long>(decode.batch), static_cast<long>(decode.context), field(line, "tokens_per_second"),
-                  field(line, "gbytes_per_second"), 100 * share, share > 1 ? " (the model fits a cache)" : "");
-    decodes.push_back(std::move(line));
-  }
-  const json::Value routed = bench.routed();
-  for (const json::Value& line : routed.items())
-    out.table.add("MoE layer %5ld tokens  %22.1f us     %10.1f GFLOP/s  %3.0f %% of the limit\n",
-                  static_cast<long>(line.find("tokens")->integer()), 1e6 * field(line, "seconds"),
-                  field(line, "gflops"), 100 * field(line, "share_of_limit"));
-  const auto recorded = bench.recording(recording_modes);
-  if (!recorded.empty()) {
-    const auto& first = recorded.front();
-    out.table.add("\nrecording, over none   prefill %ld   decode at 1   decode at %ld\n",
-                  static_cast<long>(first.prefill_tokens), static_cast<long>(first.batch));
-  }
-  for (const ModelBench::Recording& recording : recorded) {
-    out.table.add("  %-20s %+9.1f %%    %+7.1f %%     %+7.1f %%\n", recording.name.c_str(),
-                  100 * recording.prefill_cost, 100 * recording.decode_cost, 100 * recording.batch_cost);
-    recordings.push_back(ModelBench::to_json(recording));
-  }
-  out.document.set("prefill", std::move(prefills))
-      .set("decode", std::move(decodes))
-      .set("moe_layer", routed)
-      .set("recording", std::move(recordings));
-  if (options.trace_tokens > 0) {
-    json::Value memory = bench.trace_memory(options.trace_tokens);
-    const json::Value* growth = memory.find("peak_growth_bytes");
-    out.table.add("\ntrace of %ld tokens: %.1f MB on disk, peak memory %s\n",
-                  static_cast<long>(memory.find("tokens")->integer()), memory.find("file_bytes")->real() * 1e-6,
-                  growth->is_null()
-                      ? "unknown (the system does not let the peak be reset)"
-                      : ("+" + std::to_string(growth->integer() / 1000000) + " MB above the model").c_str());
-    out.document.set("trace_memory", std::move(memory));
+  line.set(key + "_cost", std::move(cost)).set(key + "_ci", std::move(interval)).set(key + "_rounds", costs.rounds);
+}
+
+void print_phase(const Figures& out, const RecordedPhase& phase) {
+  for (size_t m = 0; m < phase.costs.ways.size(); ++m) {
+    const PairedCost& way = phase.costs.ways[m];
+    char interval[64] = "one round";
+    if (phase.costs.rounds > 1)
+      std::snprintf(interval, sizeof interval, "95 %% CI %+.1f to %+.1f, %ld rounds", 100 * way.lo, 100 * way.hi,
+                    static_cast<long>(phase.costs.rounds));
+    out.text("recording %-17s in %-22s %+7.1f %% (%s)\n", recording_modes[m].first.c_str(), phase.name.c_str(),
+             100 * way.cost, interval);
+    json::Value line = json::Value::object();
+    line.set("mode", recording_modes[m].first).set("points", recording_modes[m].second).set("in", phase.name);
+    if (phase.tokens > 0) line.set("prefill_tokens", phase.tokens);
+    if (phase.batch > 0) line.set("batch", phase.batch);
+    set_cost(line, phase.key, phase.costs, m);
+    out.line("recording", line);
   }
 }
 
-void finish_watch(Measured& out, DeviceWatch& watch) {
+void measure_recording(Figures& out, ModelBench& bench, const BenchOptions& options, const ModelBenchOptions& sizes,
+                       const Budget& budget) {
+  std::vector<std::string> points;
+  for (const auto& mode : recording_modes) points.push_back(mode.second);
+  const int64_t n_prompt = sizes.prefill.front(), most = sizes.batches.back();
+  std::vector<RecordedPhase> phases;
+  const auto add_decode = [&](int64_t batch, const std::string& key) {
+    RecordedPhase phase{"decode at batch " + std::to_string(batch), key, 0, batch, 0, 0, {}, {}};
+    for (const json::Value& line : out.document.find("decode")->items())
+      if (line.find("batch")->integer() == batch) phase.seconds = field(line, "seconds_per_step");
+    phase.seconds_first = bench.prefill_seconds(batch * sizes.context);
+    phase.measure = [&bench, &points, batch](const auto& go_on) { return bench.recorded_decode(batch, points, go_on); };
+    phases.push_back(std::move(phase));
+  };
+  add_decode(1, "decode");
+  if (most > 1) add_decode(most, "batch_decode");
+  RecordedPhase phase{"prefill of " + std::to_string(n_prompt), "prefill", n_prompt, 0,
+                      bench.prefill_seconds(n_prompt),          0,         {},       {}};
+  phase.measure = [&](const auto& go_on) { return bench.recorded_prefill(n_prompt, points, go_on); };
+  phases.push_back(std::move(phase));
+
+  for (RecordedPhase& of : phases) {
+    const std::string what = "cost of recording in " + of.name;
+    if (options.quick) {
+      out.left_out(what, "--quick");
+      continue;
+    }
+    const double round = (static_cast<double>(points.size()) + 1) * of.seconds;
+    if (!fits(out, budget, what, of.seconds_first + of.seconds + 2 * round)) continue;
+    const double start = now();
+    const int64_t most_rounds = rounds_per_repeat * sizes.repeats;
+    of.costs = of.measure([&](int64_t rounds, double last) {
+      stop_if_interrupted();
+      if (rounds >= most_rounds || last > budget.left()) return false;
+      return rounds < least_rounds || now() - start + last <= recording_seconds;
+    });
+    if (of.costs.rounds == 0)
+      fits(out, budget, what, round);
+    else
+      print_phase(out, of);
+  }
+  json::Value lines = json::Value::array();
+  for (size_t m = 0; m < points.size(); ++m) {
+    json::Value line = json::Value::object();
+    line.set("mode", recording_modes[m].first).set("points", points[m]).set("prefill_tokens", n_prompt);
+    for (const RecordedPhase& of : phases) set_cost(line, of.key, of.costs, m);
+    if (most == 1) set_cost(line, "batch_decode", phases.front().costs, m);
+    lines.push_back(std::move(line.set("batch", most)));
+  }
+  out.document.set("recording", std::move(lines));
+}
+
+void measure_trace_memory(Figures& out, ModelBench& bench, const BenchOptions& options, const Budget& budget) {
+  if (options.trace_tokens == 0 || !fits(out, budget, "memory of a trace", bench.prefill_seconds(options.trace_tokens)))
+    return;
+  json::Value memory = bench.trace_memory(options.trace_tokens);
+  const json::Value* growth = memory.find("peak_growth_bytes");
+  const std::string grown = growth->is_null()
+                                ? "unknown (the system does not let the peak be reset)"
+                                : "+" + std::to_string(growth->integer() / 1000000) + " MB above the model";
+  out.text("\ntrace of %ld tokens: %.1f MB on disk, peak memory %s\n",
+           static_cast<long>(memory.find("tokens")->integer()), memory.find("file_bytes")->real() * 1e-6,
+           grown.c_str());
+  out.line("trace_memory", memory);
+  out.document.set("trace_memory", std::move(memory));
+}
+
+// What the model does comes first, what watching it costs after it.
+void measure_model(Figures& out, ModelBench& bench, const BenchOptions& options, const ModelBenchOptions& sizes,
+                   const Budget& budget, bool routers) {
+  measure_prefill(out, bench, sizes, budget);
+  measure_decode(out, bench, sizes, budget);
+  measure_routed(out, bench, options, sizes, budget);
+  if (routers)
+    measure_recording(out, bench, options, sizes, budget);
+  else
+    out.document.set("recording", json::Value::array());
+  measure_trace_memory(out, bench, options, budget);
+}
+
+void finish_watch(Figures& out, DeviceWatch& watch) {
   json::Value watched = watch.finish();
-  describe_watch(out.table, watched);
+  describe_watch(out, watched);
   out.document.set("watched", std::move(watched));
-}
-
-void print(const Measured& out, const BenchOptions& options) {
-  write_stdout(options.json ? json::dump(out.document) + "\n" : out.table.text);
 }
 
 void expect_positions(const BenchOptions& options, const Model& model, int64_t longest) {
@@ -161,11 +271,12 @@ void expect_positions(const BenchOptions& options, const Model& model, int64_t l
 }
 
 int bench_model(const BenchOptions& options) {
+  const Budget budget(options.budget);
   Session session = open_session(options);
   ModelBenchOptions bench;
   bench.prefill = {options.n_prompt > 0 ? options.n_prompt : 256};
   bench.context = options.context > 0 ? options.context : bench.prefill.front();
-  bench.n_new = options.n_new > 0 ? options.n_new : 64;
+  bench.n_new = options.n_new > 0 ? options.n_new : options.quick ? 16 : 64;
   bench.batches = {1};
   if (options.batch > 1) bench.batches.push_back(options.batch);
   bench.chunk = options.chunk;
@@ -174,31 +285,36 @@ int bench_model(const BenchOptions& options) {
   const MachineLimits limits = measure_limits(options, *session.backend);
   DeviceWatch watch(session.backend->name());
   tell_cpu_fallback(options, *session.backend);
-  ModelBench measuring(session, options, bench, limits);
+  ModelBench measuring(session, options, bench, limits, budget);
 
-  Measured out{machine(*session.backend, options), {}};
+  Figures out(options.json);
+  out.document = machine(*session.backend, options);
   out.document.set("model", session.path);
   set_limits(out.document, limits);
-  describe(out.table, session.path, *session.backend, limits);
-  out.table.add("\n");
-  measure_model(out, measuring, options);
-  // The first of each under names of its own.
-  const auto first = [&](const char* list) -> const json::Value& { return out.document.find(list)->items().front(); };
-  const json::Value& last = out.document.find("decode")->items().back();
-  const double gbytes = first("decode").find("gbytes_per_second")->real();
+  out.line("limits", out.document);
+  describe(out, session.path, *session.backend, limits);
+  out.text("\n");
+  measure_model(out, measuring, options, bench, budget, !session.model.moe_layers().empty());
+  // The first of each under names of its own; null where it was left out.
+  const auto of = [&](const char* list, bool last, const char* key) {
+    const auto& lines = out.document.find(list)->items();
+    return lines.empty() ? json::Value() : *(last ? lines.back() : lines.front()).find(key);
+  };
+  const json::Value gbytes = of("decode", false, "gbytes_per_second");
   out.document.set("prompt_tokens", bench.prefill.front())
       .set("new_tokens", bench.n_new)
-      .set("prefill_tokens_per_second", *first("prefill").find("tokens_per_second"))
-      .set("decode_tokens_per_second", *first("decode").find("tokens_per_second"))
+      .set("prefill_tokens_per_second", of("prefill", false, "tokens_per_second"))
+      .set("decode_tokens_per_second", of("decode", false, "tokens_per_second"))
       .set("decode_gbytes_per_second", gbytes)
-      .set("decode_share_of_read_bandwidth", gbytes / limits.gbytes)
+      .set("decode_share_of_read_bandwidth",
+           gbytes.is_null() ? json::Value() : json::Value(gbytes.real() / limits.gbytes))
       .set("batch", options.batch)
-      .set("batch_decode_tokens_per_second", *last.find("tokens_per_second"))
+      .set("batch_decode_tokens_per_second", of("decode", true, "tokens_per_second"))
       .set("weight_bytes_per_token", weight_bytes(session.model, session.weights, 1))
       .set("resident_bytes", resident_bytes());
-  out.table.add("\nresident memory %.1f MB\n", static_cast<double>(resident_bytes()) * 1e-6);
+  out.text("\nresident memory %.1f MB\n", static_cast<double>(resident_bytes()) * 1e-6);
   finish_watch(out, watch);
-  print(out, options);
+  out.finish();
   return 0;
 }
 
@@ -210,6 +326,7 @@ std::string gigabytes(int64_t bytes) {
 
 // A model of a released shape with random weights: on the CPU in memory of their own, on a device from a small pool.
 int bench_shape_command(const BenchOptions& options) {
+  const Budget budget(options.budget);
   BenchShape shape = bench_shape(options.shape);
   const int64_t of_layers = shape.model.n_layers();
   if (options.layers > of_layers)
@@ -229,7 +346,7 @@ int bench_shape_command(const BenchOptions& options) {
   else
     bench.prefill = {512};
   bench.context = options.context > 0 ? options.context : device ? 1024 : 128;
-  bench.n_new = options.n_new > 0 ? options.n_new : device ? 64 : 8;
+  bench.n_new = options.n_new > 0 ? options.n_new : device && !options.quick ? 64 : device ? 16 : 8;
   if (options.batch_given) {
     bench.batches = {1};
     if (options.batch > 1) bench.batches.push_back(options.batch);
@@ -280,9 +397,10 @@ int bench_shape_command(const BenchOptions& options) {
   }
   DeviceWatch watch(session.backend->name());
   tell_cpu_fallback(options, *session.backend);
-  ModelBench measuring(session, options, bench, limits);
+  ModelBench measuring(session, options, bench, limits, budget);
 
-  Measured out{machine(*session.backend, options), {}};
+  Figures out(options.json);
+  out.document = machine(*session.backend, options);
   out.document.set("shape", shape.name)
       .set("layers", shape.model.n_layers())
       .set("of_layers", of_layers)
@@ -291,16 +409,17 @@ int bench_shape_command(const BenchOptions& options) {
       .set("weight_bytes_per_token", weight_bytes(shape.model, session.weights, 1));
   set_limits(out.document, limits);
   const std::string cut = shape.model.n_layers() < of_layers ? " (of " + std::to_string(of_layers) + ")" : "";
-  describe(out.table, shape.name + ", " + std::to_string(shape.model.n_layers()) + cut + " layers, random weights",
+  describe(out, shape.name + ", " + std::to_string(shape.model.n_layers()) + cut + " layers, random weights",
            *session.backend, limits);
   if (!upload.is_null())
-    out.table.add("upload   %.2f GB in %.2f s, %.1f GB/s\n", static_cast<double>(bytes) * 1e-9,
-                  upload.find("seconds")->real(), upload.find("gbytes_per_second")->real());
+    out.text("upload   %.2f GB in %.2f s, %.1f GB/s\n", static_cast<double>(bytes) * 1e-9,
+             upload.find("seconds")->real(), upload.find("gbytes_per_second")->real());
   out.document.set("upload", std::move(upload));
-  out.table.add("\n");
-  measure_model(out, measuring, options);
+  out.line("limits", out.document);
+  out.text("\n");
+  measure_model(out, measuring, options, bench, budget, !shape.model.moe_layers().empty());
   finish_watch(out, watch);
-  print(out, options);
+  out.finish();
   return 0;
 }
 
@@ -308,18 +427,17 @@ int bench_kernels(const BenchOptions& options) {
   const std::unique_ptr<Backend> backend = open_backend(options);
   const MachineLimits limits = measure_limits(options, *backend);
   DeviceWatch watch(backend->name());
+  const Figures out(options.json);
   if (options.json) {
     json::Value line = machine(*backend, options);
     set_limits(line, limits);
     write_stdout(json::dump(line) + "\n");
   } else {
-    Table head;
-    describe(head, "kernels", *backend, limits);
-    head.add("%s\n\n%-21s %-18s %-77s %10s %10s %9s %7s\n",
+    describe(out, "kernels", *backend, limits);
+    out.text("%s\n\n%-21s %-18s %-77s %10s %10s %9s %7s\n",
              limits.device ? "us: the median of rounds; limit: share of the least time that either limit allows"
                            : "us: the fastest of several; limit: share of the least time that either limit allows",
              "op", "model", "shape", "us", "GFLOP/s", "GB/s", "limit");
-    write_stdout(head.text);
   }
   bench_ops(*backend, op_bench_options(*backend), [&](const OpSpeed& speed) {
     stop_if_interrupted();
@@ -341,10 +459,8 @@ int bench_kernels(const BenchOptions& options) {
         line.set("share_of_fma", speed.gflops() / limits.gflops).set("share_of_read", speed.gbytes() / limits.gbytes);
       write_stdout(json::dump(line) + "\n");
     } else {
-      Table row;
-      row.add("%-21s %-18s %-77s %10.1f %10.1f %9.2f %6.0f%%\n", speed.op.c_str(), speed.model.c_str(),
-              speed.shape.c_str(), speed.seconds * 1e6, speed.gflops(), speed.gbytes(), 100 * share);
-      write_stdout(row.text);
+      out.text("%-21s %-18s %-77s %10.1f %10.1f %9.2f %6.0f%%\n", speed.op.c_str(), speed.model.c_str(),
+               speed.shape.c_str(), speed.seconds * 1e6, speed.gflops(), speed.gbytes(), 100 * share);
     }
     std::fflush(stdout);
   });
@@ -353,10 +469,8 @@ int bench_kernels(const BenchOptions& options) {
     json::Value line = json::Value::object();
     line.set("watched", watched);
     write_stdout(json::dump(line) + "\n");
-  } else if (!options.json) {
-    Table last;
-    describe_watch(last, watched);
-    write_stdout(last.text);
+  } else {
+    describe_watch(out, watched);
   }
   return 0;
 }
@@ -368,7 +482,12 @@ int bench_command(int argc, char** argv) {
   app.footer(
       "Limits are measured in the same run: on the CPU by reading memory and by multiply-adds, on a GPU by a copy and "
       "by\n"
-      "a large product. `share_of_limit` is the least time that they allow over the time taken.\n\n"
+      "a large product. `share_of_limit` is the least time that they allow over the time taken. Every figure is "
+      "printed\n"
+      "as soon as it is there; with --json as a line of its own, whose \"figure\" says which it is, and all of them "
+      "once\n"
+      "more in the last line. What recording costs comes from steps with and without it that take turns, with a 95 %\n"
+      "interval.\n\n"
       "Shapes: " +
       bench_shape_names() +
       "\n\nExamples:\n  signalbox bench builtin\n  signalbox bench builtin --trace-tokens 1000000\n"
@@ -399,13 +518,23 @@ int bench_command(int argc, char** argv) {
       ->check(CLI::Range(1, 1 << 20));
   app.add_option("--new-tokens", options.n_new, "decoded tokens that are timed (64; with --shape 8, on a GPU 64)")
       ->check(CLI::Range(1, 1 << 20));
-  app.add_option("--repeats", options.repeats, "the fastest of this many counts")
-      ->check(CLI::Range(1, 1000))
-      ->capture_default_str();
+  auto* repeats =
+      app.add_option("--repeats", options.repeats,
+                     "the fastest of this many counts (fewer where they take more than 20 s); recording: ten "
+                     "times as many rounds")
+          ->check(CLI::Range(1, 1000))
+          ->capture_default_str();
   app.add_option("--trace-tokens", options.trace_tokens, "also trace this many tokens and tell the memory it took")
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 40))
       ->capture_default_str();
+  app.add_flag("--quick", options.quick, "one repeat, 16 new tokens; no MoE layer and no cost of recording")
+      ->excludes(repeats);
+  app.add_option("--budget", options.budget, "seconds that all may take; what does not fit is named and left out")
+      ->check(CLI::Range(1.0, 1e9));
   if (int code = parse_arguments(app, argc, argv); code >= 0) return code;
+  if (options.kernels && (options.quick || options.budget > 0))
+    throw UsageError("--quick, --budget", "expected a model or a shape beside them, found --kernels");
+  if (options.quick) options.repeats = 1;
   options.batch_given = batch->count() > 0;
   options.chunk_given = chunk->count() > 0;
   catch_signals();
