@@ -1,4 +1,5 @@
-// 16-bit floats by bits: the formats of files, converted exactly (to f32) or to nearest, ties to even (from f32).
+// 16-bit floats by bits, converted exactly (to f32, the bits of a NaN kept) or to nearest, ties to even (from f32).
+// Kernels have instructions of their own for them where the processor or the device has some.
 #pragma once
 #include <bit>
 #include <cstdint>
@@ -13,6 +14,13 @@ inline float float_of_f16(uint16_t bits) {
   if (rest >= 0x7c00) return std::bit_cast<float>(sign | 0x7f800000 | (rest & 0x3ff) << 13);
   // Moving exponent and mantissa up leaves the exponent 112 too low; the product sets it right, subnormals included.
   return std::bit_cast<float>(sign | std::bit_cast<uint32_t>(std::bit_cast<float>(rest << 13) * 0x1p112f));
+}
+
+// NaN becomes 0x7fff, as the conversion of NVIDIA GPUs has it.
+inline uint16_t bf16_of_float(float value) {
+  const uint32_t bits = std::bit_cast<uint32_t>(value);
+  if ((bits & 0x7fffffff) > 0x7f800000) return 0x7fff;
+  return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
 inline uint16_t f16_of_float(float value) {

@@ -11,6 +11,8 @@
 #endif
 #if defined(__AVX2__)
 #include <immintrin.h>
+#else
+#include "base/half.h"  // compiled without the flags of an instruction set: other files share these functions
 #endif
 
 namespace signalbox::cpu {
@@ -259,17 +261,15 @@ inline Ints to_exponent(const Ints& a) {
   return map_ints([&](int i) { return a.v[i] << 23; });
 }
 
+// As the processor's instruction does it, which makes a signalling NaN quiet.
 inline float half_to_float(uint16_t h) {
-  const uint32_t sign = static_cast<uint32_t>(h & 0x8000) << 16, exponent = (h >> 10) & 31, fraction = h & 0x3ff;
-  if (exponent == 31) return bits_float(sign | 0x7f800000u | (fraction ? 0x400000u : 0u) | fraction << 13);
-  if (exponent != 0) return bits_float(sign | (exponent + 112) << 23 | fraction << 13);
-  const float magnitude = static_cast<float>(fraction) * 0x1p-24f;
-  return sign ? -magnitude : magnitude;
+  const float x = float_of_f16(h);
+  return x == x ? x : bits_float(float_bits(x) | 0x400000u);
 }
 inline Vec load_bf16_first(const void* p, int64_t n) {
   uint16_t u[16] = {};
   __builtin_memcpy(u, p, static_cast<size_t>(n) * 2);
-  return map([&](int i) { return bits_float(static_cast<uint32_t>(u[i]) << 16); });
+  return map([&](int i) { return float_of_bf16(u[i]); });
 }
 inline Vec load_f16_first(const void* p, int64_t n) {
   uint16_t u[16] = {};

@@ -7,6 +7,8 @@
 #include <thread>
 #include <unordered_set>
 
+#include "base/half.h"
+
 namespace signalbox {
 
 namespace {
@@ -18,30 +20,15 @@ using families::Source;
 constexpr size_t alignment = 64;
 constexpr int64_t mxfp4_block = 32;
 
-float half_to_float(uint16_t half) {
-  const uint32_t sign = uint32_t{half & 0x8000u} << 16, exponent = (half >> 10) & 31, fraction = half & 1023;
-  float value;
-  if (exponent == 0) {  // zero and subnormals: fraction * 2^-24
-    value = static_cast<float>(fraction) * 0x1p-24f;
-    return sign ? -value : value;
-  }
-  const uint32_t bits = sign | (exponent == 31 ? 0x7f800000u : (exponent + 112) << 23) | fraction << 13;
-  std::memcpy(&value, &bits, 4);
-  return value;
-}
-
 float load_float(const std::byte* data, DType dtype, int64_t index) {
-  float value;
   if (dtype == DType::f32) {
+    float value;
     std::memcpy(&value, data + 4 * index, 4);
     return value;
   }
   uint16_t half;
   std::memcpy(&half, data + 2 * index, 2);
-  if (dtype == DType::f16) return half_to_float(half);
-  const uint32_t bits = uint32_t{half} << 16;
-  std::memcpy(&value, &bits, 4);
-  return value;
+  return dtype == DType::f16 ? float_of_f16(half) : float_of_bf16(half);
 }
 
 // Where the rows of a slot start in its stored tensor, and how far apart they are, counted in rows of the stored

@@ -7,6 +7,7 @@
 #include <map>
 #include <set>
 
+#include "base/half.h"
 #include "base/safetensors.h"
 
 namespace signalbox::synthetic {
@@ -27,24 +28,8 @@ struct StoredTensor {
   std::vector<TensorSlot> slots;  // [expert][part]
 };
 
-// Round to nearest, ties to even, of an f32 that is finite.
-uint16_t to_bf16(float value) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, 4);
-  return static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-}
-
-uint16_t to_f16(float value) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, 4);
-  const auto sign = static_cast<uint16_t>((bits >> 16) & 0x8000);
-  const float size = std::fabs(value);
-  if (size >= 65520.0f) return sign | 0x7bff;  // the largest number rather than infinity
-  if (size < 0x1p-14f) return static_cast<uint16_t>(sign | static_cast<uint16_t>(std::nearbyint(size * 0x1p24f)));
-  bits &= 0x7fffffff;
-  bits += 0xfff + ((bits >> 13) & 1);
-  return static_cast<uint16_t>(sign | ((bits >> 13) - (112 << 10)));
-}
+// The largest number rather than infinity.
+uint16_t finite_f16(float value) { return f16_of_float(std::clamp(value, -65504.0f, 65504.0f)); }
 
 // One block of 32 values as MXFP4: the scale that maps the largest below 6 (the largest e2m1), nearest codes.
 uint8_t quantize(const float* values, uint8_t* codes) {
@@ -224,7 +209,8 @@ class Store {
       return;
     }
     halves_.resize(static_cast<size_t>(n));
-    for (int64_t i = 0; i < n; ++i) halves_[i] = spec_.storage == Storage::f16 ? to_f16(values[i]) : to_bf16(values[i]);
+    for (int64_t i = 0; i < n; ++i)
+      halves_[i] = spec_.storage == Storage::f16 ? finite_f16(values[i]) : bf16_of_float(values[i]);
     writer.write(halves_.data(), static_cast<size_t>(n) * 2);
   }
 

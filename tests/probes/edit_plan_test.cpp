@@ -350,27 +350,6 @@ TEST_CASE("edits: faults of the router kernel name edit, layer, record and posit
   CHECK(text(RouteFault::Kind::not_finite).find("expected finite router logits") != std::string::npos);
 }
 
-TEST_CASE("half floats are converted exactly") {
-  for (uint32_t bits = 0; bits < 65536; ++bits) {
-    const float value = float_of_f16(static_cast<uint16_t>(bits));
-    if (std::isnan(value)) {
-      CHECK((f16_of_float(value) & 0x7fff) > 0x7c00);
-      continue;
-    }
-    if (f16_of_float(value) != bits) FAIL("f16 " << bits);
-  }
-  CHECK(float_of_f16(0x0001) == 0x1p-24f);
-  CHECK(float_of_f16(0x3c00) == 1);
-  CHECK(std::isinf(float_of_f16(0x7c00)));
-  CHECK(f16_of_float(65519.996f) == 0x7bff);
-  CHECK(f16_of_float(65520.0f) == 0x7c00);
-  CHECK(f16_of_float(1.00048828125f) == 0x3c00);  // half way, to even
-  CHECK(f16_of_float(1.00146484375f) == 0x3c02);
-  CHECK(f16_of_float(0x1p-25f) == 0);
-  CHECK(f16_of_float(0x1.000002p-25f) == 1);
-  CHECK(float_of_bf16(0x3f80) == 1);
-}
-
 TEST_CASE("edits: values of points with heads") {
   TemporaryDirectory dir;
   // 4 heads of 3 in a query, 2 of 5 in a value; whole rows and rows by head.

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "base/error.h"
+#include "base/half.h"
 
 namespace signalbox {
 
@@ -24,12 +25,6 @@ uint64_t mix(uint64_t i) {
 // Uniform in (-1, 1), never 0.
 float unit_value(uint64_t bits) { return (static_cast<float>(bits & 0xffffff) + 0.5f) * 0x1p-23f - 1; }
 
-uint16_t to_bf16(float x) {
-  uint32_t bits;
-  std::memcpy(&bits, &x, 4);
-  return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
-
 std::vector<unsigned char> make_piece(RandomMemory::Kind kind, size_t bytes) {
   using Kind = RandomMemory::Kind;
   constexpr float deviation = 1.7320508f;  // a uniform value in (-a, a) has the standard deviation a / sqrt(3)
@@ -40,7 +35,8 @@ std::vector<unsigned char> make_piece(RandomMemory::Kind kind, size_t bytes) {
       const float scale = deviation * (kind == Kind::weights ? 0.02f : 1.f);
       for (size_t i = 0; i + 4 <= bytes; i += 4) {
         const uint64_t random = mix(i);
-        const uint16_t pair[2] = {to_bf16(scale * unit_value(random)), to_bf16(scale * unit_value(random >> 32))};
+        const uint16_t pair[2] = {bf16_of_float(scale * unit_value(random)),
+                                  bf16_of_float(scale * unit_value(random >> 32))};
         std::memcpy(piece.data() + i, pair, 4);
       }
       break;
