@@ -5,6 +5,7 @@
 #include <fstream>
 
 #include "base/csv.h"
+#include "base/utf8.h"
 
 namespace signalbox {
 
@@ -75,22 +76,8 @@ std::vector<Row> rows_of(const std::filesystem::path& file, Cell cell) {
 bool is_csv_file(const std::string& file) { return lower(file).ends_with(".csv"); }
 
 void expect_utf8(std::string_view text, const std::string& where) {
-  for (size_t i = 0; i < text.size();) {
-    const auto byte = [&](size_t at) { return at < text.size() ? static_cast<unsigned char>(text[at]) : 0u; };
-    const unsigned lead = byte(i);
-    const size_t length = lead < 0x80                   ? 1
-                          : lead >= 0xC2 && lead < 0xE0 ? 2
-                          : lead >= 0xE0 && lead < 0xF0 ? 3
-                          : lead >= 0xF0 && lead < 0xF5 ? 4
-                                                        : 0;
-    bool valid = length > 0;
-    for (size_t k = 1; k < length; ++k) valid = valid && (byte(i + k) & 0xC0) == 0x80;
-    // Overlong forms, surrogates, beyond U+10FFFF.
-    valid = valid && !(lead == 0xE0 && byte(i + 1) < 0xA0) && !(lead == 0xED && byte(i + 1) > 0x9F) &&
-            !(lead == 0xF0 && byte(i + 1) < 0x90) && !(lead == 0xF4 && byte(i + 1) > 0x8F);
-    if (!valid) throw Error(where, "expected UTF-8, found other bytes at byte " + std::to_string(i) + " of a text");
-    i += length;
-  }
+  if (const size_t at = first_invalid_utf8(text); at != std::string_view::npos)
+    throw Error(where, "expected UTF-8, found other bytes at byte " + std::to_string(at) + " of a text");
 }
 
 std::vector<Row> read_csv_records(const std::filesystem::path& file) {

@@ -4,15 +4,11 @@
 #include <fstream>
 #include <set>
 
+#include "base/utf8.h"
+
 namespace signalbox {
 
 namespace {
-
-int64_t count_code_points(std::string_view text) {
-  int64_t n = 0;
-  for (unsigned char c : text) n += (c & 0xC0) != 0x80;
-  return n;
-}
 
 bool ends_in_space(const std::string& text) {
   return !text.empty() && (text.back() == ' ' || text.back() == '\n' || text.back() == '\t');

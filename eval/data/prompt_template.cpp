@@ -2,13 +2,11 @@
 
 #include <algorithm>
 
+#include "base/utf8.h"
+
 namespace signalbox {
 
 namespace {
-
-int64_t count_code_points(std::string_view text) {
-  return std::count_if(text.begin(), text.end(), [](unsigned char c) { return (c & 0xC0) != 0x80; });
-}
 
 bool is_space(char c) { return c == ' ' || c == '\t' || c == '\n' || c == '\r'; }
 
@@ -49,7 +47,8 @@ Found find_content(const Rendered& rendered, const std::string& content, const s
         covered += std::max<int64_t>(0, std::min<int64_t>(end, range.end) - std::max<int64_t>(begin, range.begin));
       if (covered < end - begin) continue;
       const auto front = static_cast<size_t>(wanted.data() - content.data());
-      return {begin, count_code_points(std::string_view(content).substr(0, front)), end - begin};
+      const auto first = static_cast<int64_t>(count_code_points(std::string_view(content).substr(0, front)));
+      return {begin, first, end - begin};
     }
   }
   throw Error(where, "messages: expected the message in the text that the chat template renders, found it changed");

@@ -5,6 +5,7 @@
 #include <iostream>
 #include <unordered_map>
 
+#include "base/utf8.h"
 #include "eval/data/csv_records.h"
 
 namespace signalbox {
@@ -15,12 +16,6 @@ namespace {
 std::string optional_string(const json::Ref& object, std::string_view key) {
   auto found = object.find(key);
   return found ? found->string() : std::string();
-}
-
-int64_t count_code_points(std::string_view text) {
-  int64_t n = 0;
-  for (unsigned char c : text) n += (c & 0xC0) != 0x80;
-  return n;
 }
 
 }  // namespace

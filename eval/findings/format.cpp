@@ -4,6 +4,8 @@
 #include <cmath>
 #include <cstdio>
 
+#include "base/utf8.h"
+
 namespace signalbox {
 
 int decimals_for(double scale) {
@@ -108,9 +110,6 @@ std::string latex_escape(std::string_view text) {
   return out;
 }
 
-size_t display_width(std::string_view text) {
-  return static_cast<size_t>(
-      std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; }));
-}
+size_t display_width(std::string_view text) { return count_code_points(text); }
 
 }  // namespace signalbox

@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <map>
 
+#include "base/utf8.h"
 #include "eval/findings/format.h"
 
 namespace signalbox {
@@ -97,7 +98,7 @@ std::string clipped(const std::string& text, size_t most) {
   std::string out;
   size_t width = 0;
   for (char c : text) {
-    if ((static_cast<unsigned char>(c) & 0xC0) != 0x80 && ++width >= most) break;
+    if (!is_utf8_continuation(c) && ++width >= most) break;
     out += c;
   }
   return out + "\xE2\x80\xA6";

@@ -4,6 +4,7 @@
 #include <limits>
 #include <optional>
 
+#include "base/utf8.h"
 #include "eval/data/records.h"
 #include "eval/score/sample_lines.h"
 
@@ -16,9 +17,7 @@ constexpr size_t most_records = 2000, most_bytes = 1500;
 // At most most_bytes, cut between characters, and said so.
 std::string shortened(const std::string& text) {
   if (text.size() <= most_bytes) return text;
-  size_t end = most_bytes;
-  while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xC0) == 0x80) --end;
-  return text.substr(0, end) + " [cut here]";
+  return utf8_prefix(text, most_bytes) + " [cut here]";
 }
 
 std::string question_of(const Record& record) {

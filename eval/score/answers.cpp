@@ -3,7 +3,8 @@
 #include <algorithm>
 #include <map>
 
-#include "eval/score/words.h"
+#include "base/unicode.h"
+#include "base/utf8.h"
 
 namespace signalbox {
 

@@ -4,8 +4,9 @@
 #include <array>
 #include <set>
 
+#include "base/unicode.h"
+#include "base/utf8.h"
 #include "eval/score/answers.h"
-#include "eval/score/words.h"
 
 namespace signalbox {
 

@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
+#include "base/utf8.h"
 #include "eval/score/phrases.h"
-#include "eval/score/words.h"
 
 namespace signalbox {
 

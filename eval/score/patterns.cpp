@@ -2,7 +2,8 @@
 
 #include <algorithm>
 
-#include "eval/score/words.h"
+#include "base/unicode.h"
+#include "base/utf8.h"
 
 namespace signalbox {
 

@@ -1,10 +1,11 @@
 #include <algorithm>
 #include <iterator>
 
+#include "base/unicode.h"
+#include "base/utf8.h"
 #include "eval/score/answers.h"
 #include "eval/score/choices.h"
 #include "eval/score/tables.h"
-#include "eval/score/words.h"
 
 namespace signalbox {
 

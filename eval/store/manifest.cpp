@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/files.h"
+#include "base/utf8.h"
 
 namespace signalbox {
 
@@ -35,12 +36,6 @@ bool is_hash(const std::string& text) {
   return text.size() == 64 && text.find_first_not_of("0123456789abcdef") == std::string::npos;
 }
 
-// The first bytes of a text, without half a character at their end.
-std::string start_of(const std::string& text, size_t bytes) {
-  while (bytes < text.size() && bytes > 0 && (static_cast<unsigned char>(text[bytes]) & 0xc0) == 0x80) --bytes;
-  return text.substr(0, bytes);
-}
-
 // Two values as short texts that differ: long ones from a little before the place where they part.
 std::pair<std::string, std::string> shortened(const json::Value& a, const json::Value& b) {
   if (a.is_string() && b.is_string() && is_hash(a.string()) && is_hash(b.string())) {
@@ -55,7 +50,8 @@ std::pair<std::string, std::string> shortened(const json::Value& a, const json::
   while (from > 0 && (static_cast<unsigned char>(left[from]) & 0xc0) == 0x80) --from;
   const auto cut = [&](const std::string& text) {
     const std::string rest = text.substr(from);
-    return (from > 0 ? "..." : "") + (rest.size() > max_value_chars ? start_of(rest, max_value_chars) + "..." : rest);
+    return (from > 0 ? "..." : "") +
+           (rest.size() > max_value_chars ? utf8_prefix(rest, max_value_chars) + "..." : rest);
   };
   return {cut(left), cut(right)};
 }

@@ -1,6 +1,7 @@
 #include "loaders/synthetic/make_model.h"
 
 #include "base/files.h"
+#include "base/utf8.h"
 #include "loaders/synthetic/planting.h"
 #include "loaders/synthetic/spec.h"
 #include "loaders/synthetic/store.h"
@@ -12,15 +13,6 @@ namespace {
 
 constexpr const char* begin_text = "<|begin|>";
 constexpr const char* end_text = "<|end|>";
-
-void append_utf8(std::string& out, uint32_t code) {
-  if (code < 0x80) {
-    out += static_cast<char>(code);
-  } else {
-    out += static_cast<char>(0xc0 | code >> 6);
-    out += static_cast<char>(0x80 | (code & 63));
-  }
-}
 
 // A byte-level tokenizer without merges: token i is byte i, written as GPT-2's table writes bytes.
 json::Value byte_tokenizer() {

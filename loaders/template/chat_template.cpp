@@ -6,8 +6,8 @@
 
 #include "base/error.h"
 #include "base/json.h"
+#include "base/utf8.h"
 #include "loaders/template/lexer.h"
-#include "loaders/template/unicode.h"
 
 namespace signalbox::jinja {
 namespace {

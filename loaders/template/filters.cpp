@@ -6,8 +6,9 @@
 #include <cstdlib>
 #include <unordered_map>
 
+#include "base/unicode.h"
+#include "base/utf8.h"
 #include "loaders/template/runtime.h"
-#include "loaders/template/unicode.h"
 
 namespace signalbox::jinja {
 namespace {
@@ -77,7 +78,7 @@ std::optional<double> parse_real(const Text& text) {
   size_t begin = 0, end = bytes.size();
   while (begin < end) {
     size_t pos = begin;
-    if (!is_space(decode(bytes, pos))) break;
+    if (!is_space(next_code_point(bytes, pos))) break;
     begin = pos;
   }
   while (end > begin && (static_cast<unsigned char>(bytes[end - 1]) < 0x80) &&
@@ -265,9 +266,9 @@ Value filter_title(Runtime& rt, const Value& value, Args& args) {
   // Runs of boundary characters and runs of others: of each, the first character goes up, the rest down.
   for (size_t begin = 0; begin < text.bytes.size();) {
     size_t first = begin;
-    const bool kind = boundary(decode(text.bytes, first));
+    const bool kind = boundary(next_code_point(text.bytes, first));
     size_t end = first;
-    for (size_t next = end; end < text.bytes.size() && boundary(decode(text.bytes, next)) == kind;) end = next;
+    for (size_t next = end; end < text.bytes.size() && boundary(next_code_point(text.bytes, next)) == kind;) end = next;
     rt.budget.step(4);
     const Value head = rt.string(text, begin, first), tail = rt.string(text, first, end);
     out.add(upper(rt, head.text()).text());
@@ -435,7 +436,7 @@ Value filter_wordcount(Runtime& rt, const Value& value, Args& args) {
   int64_t n = 0;
   bool in_word = false;
   for (size_t pos = 0; pos < text.text().bytes.size();) {
-    const bool word = is_word(decode(text.text().bytes, pos));
+    const bool word = is_word_character(next_code_point(text.text().bytes, pos));
     n += word && !in_word;
     in_word = word;
   }

@@ -3,7 +3,6 @@
 #include <unordered_map>
 
 #include "loaders/template/runtime.h"
-#include "loaders/template/unicode.h"
 
 namespace signalbox::jinja {
 namespace {

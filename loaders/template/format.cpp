@@ -4,8 +4,9 @@
 #include <cstdio>
 #include <cstdlib>
 
+#include "base/unicode.h"
+#include "base/utf8.h"
 #include "loaders/template/runtime.h"
-#include "loaders/template/unicode.h"
 
 namespace signalbox::jinja {
 namespace {
@@ -185,7 +186,7 @@ void add_quoted(Budget& budget, TextBuilder& out, const Text& text) {
   size_t begin = 0;
   for (size_t at = 0; at < bytes.size();) {
     size_t end = at;
-    const char32_t c = decode(bytes, end);
+    const char32_t c = next_code_point(bytes, end);
     char code[16] = "";
     if (c == '\\' || c == static_cast<char32_t>(quote))
       std::snprintf(code, sizeof code, "\\%c", static_cast<char>(c));
@@ -342,7 +343,7 @@ void add_with_spec(Runtime& rt, TextBuilder& out, const Value& value, const std:
   char sign = '-', separator = 0, type = 0;
   const auto is_align = [](char c) { return c == '<' || c == '>' || c == '^' || c == '='; };
   size_t first = 0;
-  decode(spec, first);
+  next_code_point(spec, first);
   if (first < spec.size() && is_align(spec[first])) {
     layout.fill = spec.substr(0, first);
     layout.align = spec[first];

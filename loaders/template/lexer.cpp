@@ -5,7 +5,8 @@
 #include <charconv>
 #include <cstdlib>
 
-#include "loaders/template/unicode.h"
+#include "base/unicode.h"
+#include "base/utf8.h"
 
 namespace signalbox::jinja {
 namespace {
@@ -52,7 +53,7 @@ class Lexer {
   }
 
   size_t skip_space(size_t at) const {
-    for (size_t next = at; at < s_.size() && is_space(decode(s_, next)); at = next) {
+    for (size_t next = at; at < s_.size() && is_space(next_code_point(s_, next)); at = next) {
     }
     return at;
   }
@@ -66,7 +67,7 @@ class Lexer {
         do --start;
         while (start > begin && (static_cast<unsigned char>(s_[start]) & 0xC0) == 0x80);
         size_t pos = start;
-        if (!is_space(decode(s_, pos))) break;
+        if (!is_space(next_code_point(s_, pos))) break;
         keep = start;
       }
     } else if (sign != '+' && may_lstrip) {
@@ -277,8 +278,8 @@ class Lexer {
     size_t end = at_;
     bool first = true;
     for (size_t next = at_; next < s_.size(); first = false) {
-      const char32_t c = decode(s_, next);
-      if (!is_word(c) || (first && c < 0x80 && is_digit_char(static_cast<char>(c)))) break;
+      const char32_t c = next_code_point(s_, next);
+      if (!is_word_character(c) || (first && c < 0x80 && is_digit_char(static_cast<char>(c)))) break;
       end = next;
     }
     if (end == at_) return false;
@@ -304,7 +305,7 @@ class Lexer {
       return;
     }
     size_t end = at_;
-    decode(s_, end);
+    next_code_point(s_, end);
     fail("unexpected character '" + s_.substr(at_, end - at_) + "'");
   }
 
@@ -352,9 +353,9 @@ class Lexer {
       case 'r': out += '\r'; return at + 1;
       case 't': out += '\t'; return at + 1;
       case 'v': out += '\v'; return at + 1;
-      case 'x': encode(hex(at + 1, 2), out); return at + 3;
-      case 'u': encode(hex(at + 1, 4), out); return at + 5;
-      case 'U': encode(hex(at + 1, 8), out); return at + 9;
+      case 'x': append_utf8(out, hex(at + 1, 2)); return at + 3;
+      case 'u': append_utf8(out, hex(at + 1, 4)); return at + 5;
+      case 'U': append_utf8(out, hex(at + 1, 8)); return at + 9;
       case 'N': fail("\\N{...} in a string is not supported");
       default: break;
     }
@@ -363,7 +364,7 @@ class Lexer {
       size_t end = at;
       while (end < s_.size() && end < at + 3 && s_[end] >= '0' && s_[end] <= '7')
         value = value * 8 + static_cast<char32_t>(s_[end++] - '0');
-      encode(value, out);
+      append_utf8(out, value);
       return end;
     }
     out += '\\';  // an unknown escape stays as it is
@@ -374,7 +375,7 @@ class Lexer {
     // Jinja escapes what is not ASCII before it reads escapes, so this backslash meets another one.
     size_t end = at;
     char code[16];
-    const auto u = static_cast<unsigned>(decode(s_, end));
+    const auto u = static_cast<unsigned>(next_code_point(s_, end));
     std::snprintf(code, sizeof code, u < 0x100 ? "x%02x" : u < 0x10000 ? "u%04x" : "U%08x", u);
     out += code;
     return end;
@@ -390,7 +391,7 @@ class Lexer {
 }  // namespace
 
 std::vector<Token> tokenize(std::string_view source) {
-  if (!valid_utf8(source)) throw SyntaxFailure{1, "the template is not valid UTF-8"};
+  if (first_invalid_utf8(source) != std::string_view::npos) throw SyntaxFailure{1, "the template is not valid UTF-8"};
   return Lexer(source).run();
 }
 

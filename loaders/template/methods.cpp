@@ -3,8 +3,9 @@
 #include <cmath>
 #include <unordered_map>
 
+#include "base/unicode.h"
+#include "base/utf8.h"
 #include "loaders/template/runtime.h"
-#include "loaders/template/unicode.h"
 
 namespace signalbox::jinja {
 namespace {
@@ -110,7 +111,7 @@ Value is_all(const Value& self, Args& args, const char* name, bool (*is)(char32_
 bool text_is_title(const Text& text) {
   bool any = false, in_word = false;
   for (size_t pos = 0; pos < text.bytes.size();) {
-    const char32_t c = decode(text.bytes, pos);
+    const char32_t c = next_code_point(text.bytes, pos);
     if (is_upper(c) || is_title(c)) {
       if (in_word) return false;
       in_word = any = true;
@@ -157,7 +158,7 @@ Value expand_tabs(Runtime& rt, const Value& self, Args& args) {
   int64_t column = 0;
   for (size_t at = 0; at < text.bytes.size();) {
     const size_t begin = at;
-    const char32_t c = decode(text.bytes, at);
+    const char32_t c = next_code_point(text.bytes, at);
     if (c == '\t') {
       const int64_t n = size > 0 ? size - column % size : 0;
       rt.budget.need(static_cast<uint64_t>(n));

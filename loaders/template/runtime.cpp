@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-#include "loaders/template/unicode.h"
+#include "base/utf8.h"
 
 namespace signalbox::jinja {
 namespace {
@@ -50,7 +50,7 @@ class CharactersIterator : public Iterator {
     if (at_ == text.bytes.size()) return false;
     rt_.budget.step();
     const size_t begin = at_;
-    decode(text.bytes, at_);
+    next_code_point(text.bytes, at_);
     TextBuilder character(rt_.budget);  // Python's iterator gives plain strings, of markup too
     character.add(text, begin, at_);
     out = character.finish();
@@ -115,7 +115,7 @@ std::optional<int64_t> slice_index(const Value& value) {
 
 std::string shorten(std::string_view text) {
   size_t pos = 0;
-  for (int n = 0; n < 60 && pos < text.size(); ++n) decode(text, pos);
+  for (int n = 0; n < 60 && pos < text.size(); ++n) next_code_point(text, pos);
   return std::string(text.substr(0, pos)) + (pos < text.size() ? "..." : "");
 }
 
@@ -312,7 +312,7 @@ Value Runtime::item(const Value& value, const Value& key) {
       if (!text.ascii()) budget.work(text.bytes.size());
       const size_t begin = text.offset(static_cast<size_t>(i));
       size_t end = begin;
-      decode(text.bytes, end);
+      next_code_point(text.bytes, end);
       return string(text, begin, end);
     }
   }
@@ -371,7 +371,7 @@ Value Runtime::slice(const Value& value, const Value& start, const Value& stop, 
   if (!text.ascii()) {
     budget.need((text.length + 1) * sizeof(size_t));
     offsets.reserve(text.length + 1);
-    for (size_t pos = 0; pos < text.bytes.size(); decode(text.bytes, pos)) offsets.push_back(pos);
+    for (size_t pos = 0; pos < text.bytes.size(); next_code_point(text.bytes, pos)) offsets.push_back(pos);
     offsets.push_back(text.bytes.size());
   }
   TextBuilder out(budget);

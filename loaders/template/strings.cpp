@@ -1,8 +1,9 @@
 // Operations on strings that keep account of what came from the conversation.
 #include <algorithm>
 
+#include "base/unicode.h"
+#include "base/utf8.h"
 #include "loaders/template/runtime.h"
-#include "loaders/template/unicode.h"
 
 namespace signalbox::jinja {
 namespace {
@@ -14,7 +15,7 @@ class Walker {
   bool next() {
     if (end_ == text_.bytes.size()) return false;
     begin_ = end_;
-    c_ = decode(text_.bytes, end_);
+    c_ = next_code_point(text_.bytes, end_);
     while (span_ < text_.content.size() && text_.content[span_].end <= begin_) ++span_;
     return true;
   }
@@ -47,30 +48,16 @@ Value map_text(Runtime& rt, const Text& text, Append append) {
   return out.finish(text.markup);
 }
 
-// Sigma is ς at the end of a word: after a cased letter and not before one, ignorable marks aside.
+// Of the sigma that lies at [begin, end).
 bool final_sigma(const std::string& bytes, size_t begin, size_t end) {
-  bool cased_before = false;
-  for (size_t at = begin; at > 0;) {
-    do --at;
-    while (at > 0 && (static_cast<unsigned char>(bytes[at]) & 0xC0) == 0x80);
-    size_t pos = at;
-    const char32_t c = decode(bytes, pos);
-    if (is_case_ignorable(c)) continue;
-    cased_before = is_cased(c);
-    break;
-  }
-  if (!cased_before) return false;
-  for (size_t at = end; at < bytes.size();) {
-    const char32_t c = decode(bytes, at);
-    if (is_case_ignorable(c)) continue;
-    return !is_cased(c);
-  }
-  return true;
+  const auto before = [&] { return begin > 0 ? std::optional(previous_code_point(bytes, begin)) : std::nullopt; };
+  const auto behind = [&] { return end < bytes.size() ? std::optional(next_code_point(bytes, end)) : std::nullopt; };
+  return sigma_ends_word(before, behind);
 }
 
 void append_lower_at(const Text& text, const Walker& at, std::string& out) {
   if (at.c() == 0x3A3)
-    encode(final_sigma(text.bytes, at.begin(), at.end()) ? 0x3C2 : 0x3C3, out);
+    append_utf8(out, final_sigma(text.bytes, at.begin(), at.end()) ? 0x3C2 : 0x3C3);
   else
     append_lower(at.c(), out);
 }
@@ -78,7 +65,7 @@ void append_lower_at(const Text& text, const Walker& at, std::string& out) {
 bool in_set(const Text* chars, char32_t c) {
   if (!chars) return is_space(c);
   for (size_t pos = 0; pos < chars->bytes.size();)
-    if (decode(chars->bytes, pos) == c) return true;
+    if (next_code_point(chars->bytes, pos) == c) return true;
   return false;
 }
 
@@ -97,14 +84,14 @@ Value strip(Runtime& rt, const Text& text, const Text* chars, bool left, bool ri
   while (left && begin < end) {
     rt.budget.step(per_char);
     size_t pos = begin;
-    if (!in_set(chars, decode(text.bytes, pos))) break;
+    if (!in_set(chars, next_code_point(text.bytes, pos))) break;
     begin = pos;
   }
   while (right && end > begin) {
     rt.budget.step(per_char);
     const size_t at = previous(text.bytes, end);
     size_t pos = at;
-    if (!in_set(chars, decode(text.bytes, pos))) break;
+    if (!in_set(chars, next_code_point(text.bytes, pos))) break;
     end = at;
   }
   return rt.string(text, begin, end);
@@ -120,7 +107,7 @@ Value replace(Runtime& rt, const Text& text, const Text& old, const Text& with, 
       rt.budget.step();
       out.add(with);
       if (pos == text.bytes.size()) break;
-      decode(text.bytes, pos);
+      next_code_point(text.bytes, pos);
       out.add(text, done, pos);
       done = pos;
     }
@@ -173,7 +160,7 @@ Value swapcase(Runtime& rt, const Text& text) {
     else if (is_lower(at.c()))
       append_upper(at.c(), out);
     else
-      encode(at.c(), out);
+      append_utf8(out, at.c());
   });
 }
 
@@ -216,7 +203,7 @@ Value escape(Runtime& rt, const Value& value) {
       case '>': out += "&gt;"; break;
       case '"': out += "&#34;"; break;
       case '\'': out += "&#39;"; break;
-      default: encode(at.c(), out);
+      default: append_utf8(out, at.c());
     }
   });
   TextBuilder out(rt.budget);
@@ -251,7 +238,7 @@ std::vector<Value> split_lines(Runtime& rt, const Text& text, bool keep_ends) {
     size_t end = begin, next = begin;
     while (end < bytes.size()) {
       next = end;
-      const char32_t c = decode(bytes, next);
+      const char32_t c = next_code_point(bytes, next);
       if (is_line_break(c)) {
         if (c == '\r' && next < bytes.size() && bytes[next] == '\n') ++next;
         break;
@@ -283,7 +270,7 @@ std::vector<Value> split(Runtime& rt, const Text& text, const Text* separator, i
     return parts;
   }
   const auto skip_space = [&](size_t at) {
-    for (size_t next = at; at < bytes.size() && is_space(decode(bytes, next)); at = next) {
+    for (size_t next = at; at < bytes.size() && is_space(next_code_point(bytes, next)); at = next) {
     }
     return at;
   };
@@ -291,7 +278,7 @@ std::vector<Value> split(Runtime& rt, const Text& text, const Text* separator, i
   for (; at < bytes.size() && left > 0; --left) {
     rt.budget.step();
     size_t end = at;
-    for (size_t next = end; end < bytes.size() && !is_space(decode(bytes, next)); end = next) {
+    for (size_t next = end; end < bytes.size() && !is_space(next_code_point(bytes, next)); end = next) {
     }
     parts.push_back(rt.string(text, at, end));
     at = skip_space(end);
@@ -322,7 +309,7 @@ std::vector<Value> split_right(Runtime& rt, const Text& text, const Text* separa
       while (at > 0) {
         const size_t start = previous(bytes, at);
         size_t pos = start;
-        if (is_space(decode(bytes, pos)) != space) break;
+        if (is_space(next_code_point(bytes, pos)) != space) break;
         at = start;
       }
       return at;
@@ -343,14 +330,14 @@ std::vector<Value> split_right(Runtime& rt, const Text& text, const Text* separa
 bool all_of(const Text& text, bool (*is)(char32_t)) {
   if (text.bytes.empty()) return false;
   for (size_t pos = 0; pos < text.bytes.size();)
-    if (!is(decode(text.bytes, pos))) return false;
+    if (!is(next_code_point(text.bytes, pos))) return false;
   return true;
 }
 
 bool text_is_lower(const Text& text) {
   bool any = false;
   for (size_t pos = 0; pos < text.bytes.size();) {
-    const char32_t c = decode(text.bytes, pos);
+    const char32_t c = next_code_point(text.bytes, pos);
     if (is_upper(c) || is_title(c)) return false;
     any |= is_lower(c);
   }
@@ -360,7 +347,7 @@ bool text_is_lower(const Text& text) {
 bool text_is_upper(const Text& text) {
   bool any = false;
   for (size_t pos = 0; pos < text.bytes.size();) {
-    const char32_t c = decode(text.bytes, pos);
+    const char32_t c = next_code_point(text.bytes, pos);
     if (is_lower(c) || is_title(c)) return false;
     any |= is_upper(c);
   }

@@ -1,7 +1,7 @@
 // Strings and their builder.
 #include <algorithm>
 
-#include "loaders/template/unicode.h"
+#include "base/utf8.h"
 #include "loaders/template/value.h"
 
 namespace signalbox::jinja {
@@ -88,7 +88,7 @@ void TextBuilder::add(const Text& text, size_t begin, size_t end) {
 
 void TextBuilder::add_code_point(char32_t c, bool content) {
   std::string bytes;
-  encode(c, bytes);
+  append_utf8(bytes, c);
   add(bytes, content);
 }
 

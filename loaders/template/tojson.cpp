@@ -3,8 +3,8 @@
 #include <cmath>
 #include <cstdio>
 
+#include "base/utf8.h"
 #include "loaders/template/runtime.h"
-#include "loaders/template/unicode.h"
 
 namespace signalbox::jinja {
 namespace {
@@ -28,7 +28,7 @@ void add_escaped(Runtime& rt, TextBuilder& out, const Text& text, bool ascii) {
   };
   for (size_t at = 0; at < bytes.size();) {
     size_t end = at;
-    const char32_t c = decode(bytes, end);
+    const char32_t c = next_code_point(bytes, end);
     char code[16];
     switch (c) {
       case '"': escape_at(at, end, "\\\""); break;

@@ -6,8 +6,8 @@
 #include <string_view>
 
 #include "base/error.h"
+#include "base/utf8.h"
 #include "loaders/tokenizer/tokenizer.h"
-#include "loaders/tokenizer/unicode.h"
 
 namespace {
 
@@ -38,7 +38,7 @@ void exercise(const signalbox::Tokenizer& tokenizer, std::string_view text) {
     options.literal = literal;
     const Encoding encoding = tokenizer.encode(text, options);
     check(encoding.ids.size() == encoding.offsets.size());
-    const auto n = static_cast<uint32_t>(tokenizer::count_code_points(text));
+    const auto n = static_cast<uint32_t>(count_code_points(text));
     for (const CharRange& offset : encoding.offsets) check(offset.begin <= offset.end && offset.end <= n);
     for (const bool skip : {false, true}) {
       const std::string all = tokenizer.decode(encoding.ids, skip);
@@ -46,7 +46,7 @@ void exercise(const signalbox::Tokenizer& tokenizer, std::string_view text) {
       std::string streamed;
       for (int32_t id : encoding.ids) {
         const std::string part = stream->push(id);
-        check(tokenizer::first_invalid_utf8(part) == std::string::npos);
+        check(first_invalid_utf8(part) == std::string::npos);
         streamed += part;
       }
       streamed += stream->finish();

@@ -6,7 +6,8 @@
 #include <fstream>
 
 #include "base/json.h"
-#include "eval/score/words.h"
+#include "base/unicode.h"
+#include "base/utf8.h"
 #include "tests/support.h"
 
 using namespace signalbox;

@@ -6,8 +6,8 @@
 #include <fstream>
 
 #include "base/json.h"
+#include "base/utf8.h"
 #include "loaders/tokenizer/tokenizer.h"
-#include "loaders/tokenizer/unicode.h"
 #include "tests/support.h"
 
 namespace signalbox {
@@ -32,7 +32,7 @@ std::string streamed(const Tokenizer& tokenizer, const std::vector<int32_t>& ids
   std::string text;
   for (int32_t id : ids) {
     const std::string part = stream->push(id);
-    CHECK(tokenizer::first_invalid_utf8(part) == std::string::npos);
+    CHECK(first_invalid_utf8(part) == std::string::npos);
     text += part;
   }
   return text + stream->finish();

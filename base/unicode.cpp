@@ -1,4 +1,4 @@
-#include "loaders/template/unicode.h"
+#include "base/unicode.h"
 
 #include <utf8proc.h>
 
@@ -6,7 +6,10 @@
 #include <cstdint>
 #include <iterator>
 
-namespace signalbox::jinja {
+#include "base/utf8.h"
+
+namespace signalbox {
+
 namespace {
 
 struct CodeRange {
@@ -17,7 +20,7 @@ struct SpecialCase {
   uint32_t to[3];
 };
 
-#include "loaders/template/unicode_tables.inc"
+#include "base/unicode_tables.inc"
 
 template <size_t N>
 bool in_ranges(const CodeRange (&ranges)[N], char32_t c) {
@@ -32,69 +35,13 @@ bool append_special(const SpecialCase (&table)[N], char32_t c, std::string& out)
                                     [](const SpecialCase& s, uint32_t x) { return s.from < x; });
   if (at == std::end(table) || at->from != c) return false;
   for (uint32_t x : at->to)
-    if (x) encode(x, out);
+    if (x) append_utf8(out, x);
   return true;
 }
 
 utf8proc_category_t category(char32_t c) { return utf8proc_category(static_cast<utf8proc_int32_t>(c)); }
 
 }  // namespace
-
-char32_t decode(std::string_view text, size_t& pos) {
-  auto byte = [&](size_t i) -> char32_t { return i < text.size() ? static_cast<unsigned char>(text[i]) & 0x3F : 0; };
-  const unsigned char lead = static_cast<unsigned char>(text[pos]);
-  char32_t c;
-  if (lead < 0x80) {
-    c = lead;
-    pos += 1;
-  } else if (lead < 0xE0) {
-    c = (char32_t(lead & 0x1F) << 6) | byte(pos + 1);
-    pos += 2;
-  } else if (lead < 0xF0) {
-    c = (char32_t(lead & 0x0F) << 12) | (byte(pos + 1) << 6) | byte(pos + 2);
-    pos += 3;
-  } else {
-    c = (char32_t(lead & 0x07) << 18) | (byte(pos + 1) << 12) | (byte(pos + 2) << 6) | byte(pos + 3);
-    pos += 4;
-  }
-  pos = std::min(pos, text.size());
-  return c;
-}
-
-void encode(char32_t c, std::string& out) {
-  if (c < 0x80) {
-    out += static_cast<char>(c);
-  } else if (c < 0x800) {
-    out += static_cast<char>(0xC0 | (c >> 6));
-    out += static_cast<char>(0x80 | (c & 0x3F));
-  } else if (c < 0x10000) {
-    out += static_cast<char>(0xE0 | (c >> 12));
-    out += static_cast<char>(0x80 | ((c >> 6) & 0x3F));
-    out += static_cast<char>(0x80 | (c & 0x3F));
-  } else {
-    out += static_cast<char>(0xF0 | (c >> 18));
-    out += static_cast<char>(0x80 | ((c >> 12) & 0x3F));
-    out += static_cast<char>(0x80 | ((c >> 6) & 0x3F));
-    out += static_cast<char>(0x80 | (c & 0x3F));
-  }
-}
-
-size_t count_code_points(std::string_view text) {
-  size_t n = 0;
-  for (unsigned char byte : text) n += (byte & 0xC0) != 0x80;
-  return n;
-}
-
-bool valid_utf8(std::string_view text) {
-  const auto* data = reinterpret_cast<const utf8proc_uint8_t*>(text.data());
-  for (size_t pos = 0; pos < text.size();) {
-    utf8proc_int32_t c;
-    const auto n = utf8proc_iterate(data + pos, static_cast<utf8proc_ssize_t>(text.size() - pos), &c);
-    if (n <= 0) return false;
-    pos += static_cast<size_t>(n);
-  }
-  return true;
-}
 
 bool is_space(char32_t c) {
   if (c < 0x80) return (c >= 9 && c <= 13) || (c >= 28 && c <= 32);
@@ -112,6 +59,7 @@ bool is_alpha(char32_t c) {
 }
 
 bool is_alnum(char32_t c) {
+  if (c < 0x80) return (c >= U'a' && c <= U'z') || (c >= U'A' && c <= U'Z') || (c >= U'0' && c <= U'9');
   const auto k = category(c);
   return (k >= UTF8PROC_CATEGORY_LU && k <= UTF8PROC_CATEGORY_LO) ||
          (k >= UTF8PROC_CATEGORY_ND && k <= UTF8PROC_CATEGORY_NO);
@@ -122,7 +70,7 @@ bool is_digit(char32_t c) { return is_decimal(c) || in_ranges(digits_outside_nd,
 bool is_lower(char32_t c) { return category(c) == UTF8PROC_CATEGORY_LL || in_ranges(other_lower, c); }
 bool is_upper(char32_t c) { return category(c) == UTF8PROC_CATEGORY_LU || in_ranges(other_upper, c); }
 bool is_title(char32_t c) { return category(c) == UTF8PROC_CATEGORY_LT; }
-bool is_word(char32_t c) { return c == '_' || is_alnum(c); }
+bool is_word_character(char32_t c) { return c == '_' || is_alnum(c); }
 
 bool is_printable(char32_t c) {
   if (c == ' ') return true;
@@ -141,7 +89,7 @@ bool is_printable(char32_t c) {
 
 void append_upper(char32_t c, std::string& out) {
   if (!append_special(special_upper, c, out))
-    encode(static_cast<char32_t>(utf8proc_toupper(static_cast<utf8proc_int32_t>(c))), out);
+    append_utf8(out, static_cast<char32_t>(utf8proc_toupper(static_cast<utf8proc_int32_t>(c))));
 }
 
 void append_lower(char32_t c, std::string& out) {
@@ -149,22 +97,96 @@ void append_lower(char32_t c, std::string& out) {
     out += "i\xCC\x87";
     return;
   }
-  encode(static_cast<char32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(c))), out);
+  append_utf8(out, static_cast<char32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(c))));
 }
 
 void append_title(char32_t c, std::string& out) {
   if (!append_special(special_title, c, out))
-    encode(static_cast<char32_t>(utf8proc_totitle(static_cast<utf8proc_int32_t>(c))), out);
+    append_utf8(out, static_cast<char32_t>(utf8proc_totitle(static_cast<utf8proc_int32_t>(c))));
 }
 
 void append_folded(char32_t c, std::string& out) {
   utf8proc_int32_t buffer[8];
   int last = 0;
   const auto n = utf8proc_decompose_char(static_cast<utf8proc_int32_t>(c), buffer, 8, UTF8PROC_CASEFOLD, &last);
-  for (utf8proc_ssize_t i = 0; i < n && i < 8; ++i) encode(static_cast<char32_t>(buffer[i]), out);
+  for (utf8proc_ssize_t i = 0; i < n && i < 8; ++i) append_utf8(out, static_cast<char32_t>(buffer[i]));
+}
+
+bool is_ascii_punctuation(char32_t c) {
+  return (c >= U'!' && c <= U'/') || (c >= U':' && c <= U'@') || (c >= U'[' && c <= U'`') || (c >= U'{' && c <= U'~');
 }
 
 bool is_cased(char32_t c) { return is_lower(c) || is_upper(c) || is_title(c); }
-bool is_case_ignorable(char32_t c) { return in_ranges(case_ignorable, c); }
 
-}  // namespace signalbox::jinja
+bool is_case_ignorable(char32_t c) {
+  switch (category(c)) {
+    case UTF8PROC_CATEGORY_MN:
+    case UTF8PROC_CATEGORY_ME:
+    case UTF8PROC_CATEGORY_CF:
+    case UTF8PROC_CATEGORY_LM:
+    case UTF8PROC_CATEGORY_SK: return true;
+    default: break;
+  }
+  // Unicode's Word_Break: MidLetter, MidNumLet and Single_Quote.
+  constexpr std::u32string_view inside_words =
+      U"'.:\u00B7\u0387\u055F\u05F4\u2018\u2019\u2024\u2027\uFE13\uFE52\uFE55\uFF07\uFF0E\uFF1A";
+  return inside_words.find(c) != std::u32string_view::npos;
+}
+
+bool sigma_ends_word(const NextCodePoint& before, const NextCodePoint& behind) {
+  const auto cased = [](const NextCodePoint& next) {
+    while (const auto c = next())
+      if (!is_case_ignorable(*c)) return is_cased(*c);
+    return false;
+  };
+  return cased(before) && !cased(behind);
+}
+
+std::u32string lower_case(std::u32string_view text) {
+  std::u32string out;
+  out.reserve(text.size());
+  for (size_t i = 0; i < text.size(); ++i) {
+    const char32_t c = text[i];
+    if (c < 0x80) {
+      out += c >= U'A' && c <= U'Z' ? c + 32 : c;
+    } else if (c == 0x3A3) {
+      size_t left = i, right = i + 1;
+      const auto before = [&] { return left > 0 ? std::optional(text[--left]) : std::nullopt; };
+      const auto behind = [&] { return right < text.size() ? std::optional(text[right++]) : std::nullopt; };
+      out += sigma_ends_word(before, behind) ? char32_t{0x3C2} : char32_t{0x3C3};
+    } else if (c == 0x130) {
+      out += U"i\u0307";
+    } else {
+      out += static_cast<char32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(c)));
+    }
+  }
+  return out;
+}
+
+std::u32string single_spaces(std::u32string_view text) {
+  std::u32string out;
+  bool pending = false;
+  for (char32_t c : text) {
+    if (is_space(c)) {
+      pending = !out.empty();
+      continue;
+    }
+    if (pending) out += U' ';
+    pending = false;
+    out += c;
+  }
+  return out;
+}
+
+std::vector<std::string> split_words(std::string_view text) {
+  const std::u32string joined = single_spaces(code_points(text));
+  std::vector<std::string> words;
+  for (size_t begin = 0; begin < joined.size();) {
+    const size_t end = std::min(joined.find(U' ', begin), joined.size());
+    words.push_back(to_utf8(std::u32string_view(joined).substr(begin, end - begin)));
+    begin = end + 1;
+  }
+  return words;
+}
+
+}  // namespace signalbox
