@@ -1,7 +1,9 @@
-// CSV as RFC 4180 says it, for the analysis files that edits refer to.
+// CSV as RFC 4180 says it: reading tables and writing them. What the fields mean is the reader's:
+// eval/data/csv_records.h makes records of them.
 #pragma once
 #include <cstdint>
 #include <filesystem>
+#include <initializer_list>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -33,6 +35,26 @@ class CsvTable {
   std::string name_;
   std::vector<std::string> header_;
   std::vector<Row> rows_;
+};
+
+// A table with a header row, written as text: lines end with CRLF, fields are quoted where they must be.
+class CsvWriter {
+ public:
+  explicit CsvWriter(std::initializer_list<std::string_view> header)
+      : CsvWriter(std::vector<std::string_view>(header)) {}
+  explicit CsvWriter(const std::vector<std::string_view>& header);
+  // The next cell; end_row() after the last. Doubles as the shortest text that reads back to the same number; NaN and
+  // infinities, being undefined, are empty cells.
+  CsvWriter& cell(int64_t value);
+  CsvWriter& cell(double value);
+  CsvWriter& cell(std::string_view text);
+  void end_row();  // Error when the row has not as many cells as the header
+  const std::string& text() const { return text_; }
+
+ private:
+  void next();
+  std::string text_;
+  size_t n_columns_, filled_ = 0;
 };
 
 }  // namespace signalbox

@@ -4,7 +4,7 @@
 #include <cmath>
 #include <span>
 
-#include "base/csv_writer.h"
+#include "base/csv.h"
 #include "base/files.h"
 #include "eval/detect/resampled.h"
 

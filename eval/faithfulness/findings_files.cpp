@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "base/csv_writer.h"
+#include "base/csv.h"
 #include "base/files.h"
 #include "eval/faithfulness/findings.h"
 #include "eval/routing/likeness.h"

@@ -5,7 +5,7 @@
 #include <cstdio>
 #include <map>
 
-#include "base/csv_writer.h"
+#include "base/csv.h"
 #include "base/files.h"
 #include "eval/findings/format.h"
 #include "eval/statistics/resampling.h"

@@ -4,7 +4,7 @@
 #include <cmath>
 #include <map>
 
-#include "base/csv_writer.h"
+#include "base/csv.h"
 #include "eval/findings/format.h"
 
 namespace signalbox {

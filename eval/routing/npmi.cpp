@@ -4,7 +4,7 @@
 #include <cmath>
 #include <limits>
 
-#include "base/csv_writer.h"
+#include "base/csv.h"
 #include "base/files.h"
 
 namespace signalbox {

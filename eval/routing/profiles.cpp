@@ -3,7 +3,7 @@
 #include <fstream>
 #include <map>
 
-#include "base/csv_writer.h"
+#include "base/csv.h"
 #include "base/files.h"
 #include "base/json.h"
 #include "base/safetensors.h"

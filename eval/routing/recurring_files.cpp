@@ -2,7 +2,7 @@
 #include <algorithm>
 #include <cstdio>
 
-#include "base/csv_writer.h"
+#include "base/csv.h"
 #include "base/files.h"
 #include "eval/routing/recurring.h"
 #include "eval/store/lock.h"

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <limits>
 
-#include "base/csv_writer.h"
+#include "base/csv.h"
 #include "base/files.h"
 
 namespace signalbox {
