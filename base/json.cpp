@@ -8,6 +8,8 @@
 #include <unordered_map>
 #include <unordered_set>
 
+#include "base/text.h"
+
 namespace signalbox::json {
 
 namespace {
@@ -400,9 +402,7 @@ void Ref::reject_unknown(std::initializer_list<std::string_view> known) const {
     bool found = false;
     for (std::string_view name : known) found = found || name == key;
     if (found) continue;
-    std::string names;
-    for (std::string_view name : known) names += (names.empty() ? "" : ", ") + std::string(name);
-    fail("unknown key \"" + key + "\" (known: " + names + ")");
+    fail("unknown key \"" + key + "\" (known: " + joined(known) + ")");
   }
 }
 

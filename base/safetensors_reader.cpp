@@ -12,6 +12,7 @@
 
 #include "base/json.h"
 #include "base/safetensors.h"
+#include "base/text.h"
 
 namespace signalbox::safetensors {
 
@@ -80,9 +81,7 @@ int dtype_bits(std::string_view dtype) {
 }
 
 std::string shape_text(std::span<const int64_t> shape) {
-  std::string out = "[";
-  for (size_t i = 0; i < shape.size(); ++i) out += (i ? ", " : "") + std::to_string(shape[i]);
-  return out + "]";
+  return "[" + joined(shape, ", ", [](int64_t size) { return std::to_string(size); }) + "]";
 }
 
 int64_t TensorInfo::elements() const {

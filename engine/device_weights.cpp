@@ -1,23 +1,13 @@
 #include "engine/device_weights.h"
 
 #include <algorithm>
-#include <cstdio>
 #include <string>
 
 #include "base/error.h"
+#include "base/text.h"
 #include "engine/kv_pool.h"
 
 namespace signalbox {
-
-namespace {
-
-std::string gigabytes(int64_t bytes) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%.2f GB", static_cast<double>(bytes) * 1e-9);
-  return text;
-}
-
-}  // namespace
 
 int64_t device_weight_bytes(const Backend& backend, const Model& model, const Weights& weights) {
   int64_t bytes = 0;

@@ -3,6 +3,7 @@
 #include <charconv>
 #include <cmath>
 
+#include "base/text.h"
 #include "probes/edit_spec.h"
 
 namespace signalbox {
@@ -128,13 +129,8 @@ class Parser {
     }
     where(op != Op::scale_expert && op != Op::scale_shared && spec_.kind == EditSpec::Kind::router);
     for (const auto& [key, value] : spec_.ref.members()) {
-      bool known = false;
-      std::string names;
-      for (std::string_view name : keys_) {
-        known = known || key == name;
-        names += (names.empty() ? "" : ", ") + std::string(name);
-      }
-      if (!known) spec_.ref.fail("unknown key \"" + key + "\" for " + what_ + " (known: " + names + ")");
+      if (std::find(keys_.begin(), keys_.end(), key) == keys_.end())
+        spec_.ref.fail("unknown key \"" + key + "\" for " + what_ + " (known: " + joined(keys_) + ")");
     }
     return std::move(spec_);
   }

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "base/csv.h"
+#include "base/text.h"
 #include "probes/draws.h"
 #include "probes/edit_values.h"
 
@@ -330,10 +331,8 @@ void EditPlan::require_spans(std::span<const std::string> names) const {
   for (const PlannedEdit& edit : data_->edits) {
     const std::string& span = edit.tokens.span;
     if (span.empty() || std::find(names.begin(), names.end(), span) != names.end()) continue;
-    std::string known;
-    for (const std::string& name : names) known += (known.empty() ? "" : ", ") + name;
     throw Error(data_->where, edit.path + ".tokens.span: expected a span that a record has (" +
-                                  (known.empty() ? "none has any" : known) + "), found \"" + span + "\"");
+                                  (names.empty() ? "none has any" : joined(names)) + "), found \"" + span + "\"");
   }
 }
 

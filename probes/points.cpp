@@ -5,6 +5,7 @@
 #include <charconv>
 
 #include "base/error.h"
+#include "base/text.h"
 
 namespace signalbox {
 
@@ -130,10 +131,10 @@ int64_t point_width(Point point, int32_t layer, const ModelShape& shape, int32_t
 }
 
 std::string writable_point_names() {
-  std::string names;
+  std::vector<std::string_view> names;
   for (const PointInfo& info : infos)
-    if (info.writable) names += (names.empty() ? "" : ", ") + std::string(info.name);
-  return names;
+    if (info.writable) names.push_back(info.name);
+  return joined(names);
 }
 
 std::string point_list(std::string_view indent) {

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <unordered_map>
 
+#include "base/text.h"
 #include "eval/data/records.h"
 
 namespace signalbox {
@@ -49,9 +50,7 @@ json::Value typed(const std::string& key, const json::Ref& value) {
   if (key == "choices" || key == "messages" || key == "tokens" || key == "spans")
     return json::parse(text, value.where() + ": " + value.path());
   if (key == "choice" || key == "answerable" || key == "harmful") {
-    std::string word = text;
-    for (char& c : word) c = static_cast<char>(c >= 'A' && c <= 'Z' ? c - 'A' + 'a' : c);
-    const json::Value parsed = json::parse(word, value.where() + ": " + value.path());
+    const json::Value parsed = json::parse(ascii_lower(text), value.where() + ": " + value.path());
     const json::Ref checked(parsed, value.where(), value.path());
     if (key == "choice") checked.integer();
     if (key != "choice") checked.boolean();

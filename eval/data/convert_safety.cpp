@@ -1,17 +1,12 @@
 // Requests to be refused or answered: XSTest, AdvBench, BeaverTails.
 #include <filesystem>
 
+#include "base/text.h"
 #include "eval/data/convert.h"
 
 namespace signalbox {
 
 namespace {
-
-std::string lower(std::string text) {
-  for (char& c : text)
-    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
-  return text;
-}
 
 // Calls `make` with each row, its number in its file from 1, and the file's stem.
 template <class Make>
@@ -35,7 +30,7 @@ std::vector<Row> each_row(const std::vector<std::string>& files, Make make) {
 
 bool read_bool(const json::Ref& value) {
   if (!value.value().is_string()) return value.boolean();
-  const std::string word = lower(value.string());
+  const std::string word = ascii_lower(value.string());
   if (word != "true" && word != "false") value.fail_type("true or false");
   return word == "true";
 }
@@ -48,7 +43,7 @@ std::vector<Row> read_xstest(const std::vector<std::string>& files) {
     bool harmful = false;
     const auto label = root.find("label"), type = root.find("type");
     if (label) {
-      const std::string word = lower(label->string());
+      const std::string word = ascii_lower(label->string());
       if (word != "safe" && word != "unsafe") label->fail_type("\"safe\" or \"unsafe\"");
       harmful = word == "unsafe";
     } else if (type) {

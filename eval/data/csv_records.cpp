@@ -5,6 +5,7 @@
 #include <fstream>
 
 #include "base/csv.h"
+#include "base/text.h"
 #include "base/utf8.h"
 
 namespace signalbox {
@@ -12,13 +13,6 @@ namespace signalbox {
 namespace {
 
 constexpr uintmax_t max_bytes = uintmax_t{1} << 30;
-
-std::string lower(std::string_view text) {
-  std::string out(text);
-  for (char& c : out)
-    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
-  return out;
-}
 
 bool one_of(std::string_view name, std::initializer_list<std::string_view> names) {
   return std::find(names.begin(), names.end(), name) != names.end();
@@ -42,7 +36,7 @@ json::Value typed_cell(const std::string& name, const std::string& text, const s
     return value;
   }
   if (one_of(name, {"answerable", "harmful"})) {
-    const std::string word = lower(text);
+    const std::string word = ascii_lower(text);
     if (word != "true" && word != "false") throw Error(place, "expected true or false, found \"" + text + "\"");
     return word == "true";
   }
@@ -73,7 +67,7 @@ std::vector<Row> rows_of(const std::filesystem::path& file, Cell cell) {
 
 }  // namespace
 
-bool is_csv_file(const std::string& file) { return lower(file).ends_with(".csv"); }
+bool is_csv_file(const std::string& file) { return ascii_lower(file).ends_with(".csv"); }
 
 void expect_utf8(std::string_view text, const std::string& where) {
   if (const size_t at = first_invalid_utf8(text); at != std::string_view::npos)

@@ -2,17 +2,16 @@
 
 #include <algorithm>
 
+#include "base/text.h"
 #include "base/utf8.h"
 
 namespace signalbox {
 
 namespace {
 
-bool is_space(char c) { return c == ' ' || c == '\t' || c == '\n' || c == '\r'; }
-
 std::string_view trimmed(std::string_view text) {
-  while (!text.empty() && is_space(text.front())) text.remove_prefix(1);
-  while (!text.empty() && is_space(text.back())) text.remove_suffix(1);
+  while (!text.empty() && is_json_space(text.front())) text.remove_prefix(1);
+  while (!text.empty() && is_json_space(text.back())) text.remove_suffix(1);
   return text;
 }
 
@@ -180,9 +179,9 @@ std::string text_before_target(const json::Value& record, const PromptStyle& sty
 }
 
 std::string target_prefix(std::string_view before, std::string_view target) {
-  if (before.empty() || (!target.empty() && is_space(target.front()))) return "";
+  if (before.empty() || (!target.empty() && is_json_space(target.front()))) return "";
   const char c = before.back();
-  const bool word = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
+  const bool word = is_ascii_letter(c) || is_ascii_digit(c);
   const bool beyond = (c & 0x80) != 0;  // a letter outside ASCII
   return word || beyond || std::string_view(".,:;?!)\"'").find(c) != std::string_view::npos ? " " : "";
 }

@@ -4,6 +4,7 @@
 #include <array>
 #include <set>
 
+#include "base/text.h"
 #include "eval/data/dice.h"
 
 namespace signalbox {
@@ -209,8 +210,7 @@ Row two_hop(const StructuralOptions& options, int64_t index) {
   if (options.distractors > 1) facts.push_back(link(names.next(), other));
   if (options.distractors > 2) facts.push_back(value(names.next(), names.next()));
   dice.shuffle(facts);
-  std::string document;
-  for (const std::string& fact : facts) document += (document.empty() ? "" : " ") + fact;
+  const std::string document = joined(facts, " ");
   const bool who = relation == "king" || relation == "queen";
   const std::string question = std::string(who ? "Who" : "What") + " is the " + relation + " of the place where " +
                                person + (lives ? " lives?" : " was born?");

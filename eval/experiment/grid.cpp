@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <set>
 
+#include "base/text.h"
+
 namespace signalbox {
 
 namespace {
@@ -10,10 +12,9 @@ namespace {
 constexpr size_t max_value_text = 64, max_name = 200;
 
 bool is_name(std::string_view text) {
-  const auto letter = [](char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_'; };
-  const auto digit = [](char c) { return c >= '0' && c <= '9'; };
+  const auto letter = [](char c) { return is_ascii_letter(c) || c == '_'; };
   return !text.empty() && letter(text[0]) &&
-         std::all_of(text.begin(), text.end(), [&](char c) { return letter(c) || digit(c); });
+         std::all_of(text.begin(), text.end(), [&](char c) { return letter(c) || is_ascii_digit(c); });
 }
 
 // Puts the values of one point in the place of "$key"s, and notes which keys were used.
@@ -43,14 +44,12 @@ class Substitution {
     if (!text.starts_with('$')) return text;
     if (text.starts_with("$$")) return text.substr(1);
     const std::string key = text.substr(1);
-    std::string known;
     for (const auto& [name, value] : point_) {
-      if (name == key) {
-        used_.insert(key);
-        return value;
-      }
-      known += (known.empty() ? "" : ", ") + ("$" + name);
+      if (name != key) continue;
+      used_.insert(key);
+      return value;
     }
+    const std::string known = joined(point_, ", ", [](const auto& item) { return "$" + item.first; });
     ref.fail("expected " + (known.empty() ? "a grid that has the key" : "a key of the grid (" + known + ")") +
              ", found \"" + text + "\"");
   }

@@ -4,17 +4,12 @@
 #include <cstdio>
 #include <numeric>
 
+#include "base/text.h"
 #include "probes/edit_plan.h"
 
 namespace signalbox {
 
 namespace {
-
-std::string number_text(double value) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%.6g", value);
-  return text;
-}
 
 // "3-5,7" of ascending layers.
 std::string layer_ranges(const std::vector<int32_t>& layers) {
@@ -38,7 +33,7 @@ std::string action_text(const EditSpec& spec, const std::string& experts) {
         point + (experts.empty() ? "" : " of " + experts) +
         (spec.neurons_given ? ", " + std::to_string(spec.neurons.size()) + " neurons" : std::string());
     if (spec.kind == EditSpec::Kind::add)
-      return "add " + number_text(spec.by) + " x " + spec.source.tensor + " to " + of;
+      return "add " + short_number(spec.by) + " x " + spec.source.tensor + " to " + of;
     if (spec.kind == EditSpec::Kind::patch) return "patch " + of;
     if (spec.value == EditSpec::Value::zero) return "set " + of + " to zero";
     return "set " + of + (spec.value == EditSpec::Value::mean ? " to its mean" : " to " + spec.source.tensor);
@@ -48,19 +43,19 @@ std::string action_text(const EditSpec& spec, const std::string& experts) {
     case EditOp::force: return "force " + experts;
     case EditOp::steermoe_down: return "steer away from " + experts;
     case EditOp::steermoe_up: return "steer towards " + experts;
-    case EditOp::bias: return "add " + number_text(spec.by + 0.0) + " to the logits of " + experts;
-    case EditOp::temperature: return "temperature " + number_text(spec.by);
+    case EditOp::bias: return "add " + short_number(spec.by + 0.0) + " to the logits of " + experts;
+    case EditOp::temperature: return "temperature " + short_number(spec.by);
     case EditOp::top_k: return "top_k " + std::to_string(spec.k);
-    case EditOp::scale_expert: return "scale " + experts + " by " + number_text(spec.by);
-    case EditOp::scale_shared: return "scale the shared expert by " + number_text(spec.by);
+    case EditOp::scale_expert: return "scale " + experts + " by " + short_number(spec.by);
+    case EditOp::scale_shared: return "scale the shared expert by " + short_number(spec.by);
     case EditOp::replay:
       return "replay " + spec.file.filename().string() + (spec.sample ? " of " + *spec.sample : std::string());
     case EditOp::fixed: return "misroute fixed to " + experts;
     default: break;
   }
   std::string text = "misroute " + (policy ? policy->string() : std::string());
-  if (spec.op == EditOp::shift) text += " by " + number_text(spec.by);
-  if (spec.op == EditOp::gumbel) text += " tau " + number_text(spec.by);
+  if (spec.op == EditOp::shift) text += " by " + short_number(spec.by);
+  if (spec.op == EditOp::gumbel) text += " tau " + short_number(spec.by);
   if (spec.exclude_original) text += " without the original";
   return text;
 }
@@ -74,9 +69,9 @@ std::string tokens_text(const Condition& tokens) {
   if (tokens.begin != 0 || tokens.end != std::numeric_limits<int64_t>::max())
     text += ", positions " + std::to_string(tokens.begin) + ":" +
             (tokens.end == std::numeric_limits<int64_t>::max() ? "" : std::to_string(tokens.end));
-  if (tokens.fraction < 1) text += ", fraction " + number_text(tokens.fraction);
+  if (tokens.fraction < 1) text += ", fraction " + short_number(tokens.fraction);
   if (tokens.margin_below != std::numeric_limits<float>::infinity())
-    text += ", margin below " + number_text(static_cast<double>(tokens.margin_below));
+    text += ", margin below " + short_number(static_cast<double>(tokens.margin_below));
   return text;
 }
 
@@ -263,10 +258,8 @@ std::vector<std::vector<PlannedIntervention>> plan_seeds(const ExperimentSpec& s
 }
 
 std::string describe_edits(const json::Ref& edits, const std::filesystem::path& base_dir, const ModelShape& shape) {
-  std::string text;
-  for (const json::Ref& edit : edits.items())
-    text += (text.empty() ? "" : "; ") + describe_edit(EditSpec::parse(edit, base_dir, 0), shape);
-  return text.empty() ? "no edits" : text;
+  const auto describe = [&](const json::Ref& edit) { return describe_edit(EditSpec::parse(edit, base_dir, 0), shape); };
+  return edits.length() == 0 ? "no edits" : joined(edits.items(), "; ", describe);
 }
 
 }  // namespace signalbox

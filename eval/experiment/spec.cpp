@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <set>
 
+#include "base/text.h"
 #include "eval/score/judge.h"
 
 namespace signalbox {
@@ -52,9 +53,8 @@ std::string nearest_metrics(std::string_view name) {
   std::vector<std::pair<int64_t, std::string_view>> near;
   for (const Scorer& scorer : scorers()) near.emplace_back(edit_distance(name, scorer.name), scorer.name);
   std::stable_sort(near.begin(), near.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
-  std::string text;
-  for (size_t i = 0; i < std::min<size_t>(3, near.size()); ++i) text += (i ? ", " : "") + std::string(near[i].second);
-  return text;
+  near.resize(std::min<size_t>(3, near.size()));
+  return joined(near, ", ", &std::pair<int64_t, std::string_view>::second);
 }
 
 template <class T>

@@ -7,6 +7,8 @@
 #include <set>
 #include <unordered_map>
 
+#include "base/text.h"
+
 namespace signalbox {
 
 namespace {
@@ -40,8 +42,6 @@ std::string content_of(const Record& record) {
   for (int32_t token : record.tokens) text += std::to_string(token) + " ";
   return text;
 }
-
-std::string quoted(const std::string& text) { return "\"" + text + "\""; }
 
 // Records that are one example: [record] -> the first record of its example.
 std::vector<size_t> examples_of(const std::vector<Record>& records) {
@@ -84,12 +84,11 @@ std::vector<Purpose> purposes_of(const SplitSpec& split, const std::string& wher
       }
     if (seen.size() < 8) seen.insert(value);
   }
-  std::string known;
-  for (const std::string& value : seen) known += (known.empty() ? "" : ", ") + quoted(value);
+  const std::string known = joined(seen, ", ", in_quotes);
   for (size_t p = 0; p < values.size(); ++p)
     if (!values[p]->empty() && counts[p] == 0)
       throw Error(where, std::string("split.") + purpose_names[p] + ": expected a value of the records' " +
-                             quoted(split.key) + " (" + known + "), found " + quoted(*values[p]));
+                             in_quotes(split.key) + " (" + known + "), found " + in_quotes(*values[p]));
   return purposes;
 }
 
@@ -105,10 +104,10 @@ void check_examples(const std::vector<Record>& records, const std::vector<size_t
     } else if (purposes[f] != purposes[r]) {
       const bool pair = !records[r].pair.empty() && records[r].pair == records[f].pair;
       throw Error(records[r].where,
-                  "expected the records of one example in one split, found " + quoted(records[f].id) + " in " +
-                      purpose_names[purposes[f]] + " and " + quoted(records[r].id) + " in " +
+                  "expected the records of one example in one split, found " + in_quotes(records[f].id) + " in " +
+                      purpose_names[purposes[f]] + " and " + in_quotes(records[r].id) + " in " +
                       purpose_names[purposes[r]] +
-                      (pair ? " (pair " + quoted(records[r].pair) + ")" : " (one is the other's paraphrase)"));
+                      (pair ? " (pair " + in_quotes(records[r].pair) + ")" : " (one is the other's paraphrase)"));
     }
   }
 }
@@ -144,8 +143,8 @@ std::vector<size_t> check_contents(const std::vector<Record>& records, const std
     for (size_t p = 0; p < 3; ++p)
       if (whole[example[r]][p])
         throw Error(records[r].where, "expected an example in one split, found the same prompt as " +
-                                          quoted(records[(*of[r])[p]].id) + " in " + purpose_names[p] + " and as " +
-                                          quoted(records[r].id) + " in " + purpose_names[purposes[r]]);
+                                          in_quotes(records[(*of[r])[p]].id) + " in " + purpose_names[p] + " and as " +
+                                          in_quotes(records[r].id) + " in " + purpose_names[purposes[r]]);
   return shared;
 }
 
@@ -212,7 +211,7 @@ void check_stage(const ExperimentSpec& spec, const DetectSpec& stage, const std:
   for (const std::string& condition : {stage.a, stage.b}) {
     if (!conditions.contains(condition))
       throw Error(spec.where, path + ".contrast: expected a condition " + whose + " (" + listed(conditions) +
-                                  "), found " + quoted(condition));
+                                  "), found " + in_quotes(condition));
     std::set<std::string> spans;
     bool found = stage.span.empty();
     for (const Record& record : records) {
@@ -222,8 +221,8 @@ void check_stage(const ExperimentSpec& spec, const DetectSpec& stage, const std:
       if (record.target) spans.insert("target");
     }
     if (!found)
-      throw Error(spec.where, path + ".span: expected a span that a record under " + quoted(condition) + " has (" +
-                                  listed(spans) + "), found " + quoted(stage.span));
+      throw Error(spec.where, path + ".span: expected a span that a record under " + in_quotes(condition) + " has (" +
+                                  listed(spans) + "), found " + in_quotes(stage.span));
   }
   if (!stage.length_match) return;
   for (const Record& record : records) {
@@ -232,7 +231,7 @@ void check_stage(const ExperimentSpec& spec, const DetectSpec& stage, const std:
     if (record.pair.empty() || !side->second.first || !side->second.second)
       throw Error(spec.where, path +
                                   ".length_match: expected a partner under the other condition in the pair of every " +
-                                  "record, found none for " + quoted(record.id));
+                                  "record, found none for " + in_quotes(record.id));
   }
 }
 
@@ -254,11 +253,11 @@ void check_metric(const ExperimentSpec& spec, const std::string& path, const std
   if (!scorer) return;
   const bool any = any_has(*scorer, records);
   if (const std::string lacking = lacking_together(*scorer, records); any && !lacking.empty())
-    throw Error(spec.where, path + ": expected records that have what " + quoted(metric) + " needs, found none (they " +
-                                "lack " + lacking + ")");
+    throw Error(spec.where, path + ": expected records that have what " + in_quotes(metric) +
+                                " needs, found none (they " + "lack " + lacking + ")");
   if (any) return;
-  throw Error(spec.where, path + ": expected a record that has what " + quoted(metric) + " needs, found none (" +
-                              quoted(records.front().id) + " lacks " + scorer->lacks(records.front()) + ")");
+  throw Error(spec.where, path + ": expected a record that has what " + in_quotes(metric) + " needs, found none (" +
+                              in_quotes(records.front().id) + " lacks " + scorer->lacks(records.front()) + ")");
 }
 
 // A ranking may come from an earlier analysis of the very records that are to be tested.
@@ -277,9 +276,9 @@ void check_ranking(const ExperimentSpec& spec, const RankingUse& use, const std:
     if (!spec.split)
       throw Error(spec.where, use.path + ": expected a \"split\", for " + use.file.string() +
                                   " was made from records that are to be tested, found none (first such record: " +
-                                  quoted(record.id) + ")");
+                                  in_quotes(record.id) + ")");
     throw Error(spec.where, use.path + ": expected no record of " + file.string() +
-                                " among those to be tested, found " + quoted(record.id));
+                                " among those to be tested, found " + in_quotes(record.id));
   }
 }
 
@@ -295,7 +294,7 @@ void check_edit(const ExperimentSpec& spec, const json::Ref& ref, const std::vec
   const std::string& span = edit.tokens.span;
   if (span.empty() || std::find(spans.begin(), spans.end(), span) != spans.end()) return;
   throw Error(spec.where, ref.path() + ".tokens.span: expected a span that a record has (" +
-                              listed({spans.begin(), spans.end()}) + "), found " + quoted(span));
+                              listed({spans.begin(), spans.end()}) + "), found " + in_quotes(span));
 }
 
 }  // namespace
@@ -356,7 +355,7 @@ std::vector<std::string> check_against_records(const ExperimentSpec& spec, const
   if (!split.shared.empty())
     notes.push_back(std::to_string(split.shared.size()) +
                     " records share their prompt with another split, as one side of " +
-                    "different pairs (first: " + quoted(records[split.shared.front()].id) + ")");
+                    "different pairs (first: " + in_quotes(records[split.shared.front()].id) + ")");
   if (split.splits.unused > 0)
     notes.push_back(std::to_string(split.splits.unused) + " records are of no split that the experiment uses");
   return notes;

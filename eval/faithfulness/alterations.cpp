@@ -5,6 +5,7 @@
 #include <cstdlib>
 
 #include "base/error.h"
+#include "base/text.h"
 #include "eval/faithfulness/explanation.h"
 #include "kernels/random.h"
 
@@ -12,11 +13,7 @@ namespace signalbox {
 
 namespace {
 
-bool is_digit(char c) { return c >= '0' && c <= '9'; }
-bool is_capital(char c) { return c >= 'A' && c <= 'Z'; }
-bool is_letter(char c) {
-  return is_capital(c) || (c >= 'a' && c <= 'z') || c == '\'' || c == '-' || static_cast<unsigned char>(c) >= 0x80;
-}
+bool is_letter(char c) { return is_ascii_letter(c) || c == '\'' || c == '-' || static_cast<unsigned char>(c) >= 0x80; }
 
 struct Word {
   TextRange range;
@@ -32,7 +29,7 @@ std::vector<Word> words_of(std::string_view text) {
         continue;
       }
       size_t end = i;
-      while (end < sentence.end && (is_letter(text[end]) || is_digit(text[end]))) ++end;
+      while (end < sentence.end && (is_letter(text[end]) || is_ascii_digit(text[end]))) ++end;
       while (end > i && (text[end - 1] == '\'' || text[end - 1] == '-')) --end;
       const bool label = end < text.size() && text[end] == ':';
       words.push_back({{i, end}, label});
@@ -49,22 +46,22 @@ void add_new(std::vector<T>& list, T value) {
 
 bool is_name(const Word& word, std::string_view text) {
   const std::string_view spelt = word.range.of(text);
-  return is_capital(spelt[0]) && !word.label && !is_common_word(spelt);
+  return is_ascii_capital(spelt[0]) && !word.label && !is_common_word(spelt);
 }
 
 // Whole numbers and decimals, in order.
 std::vector<TextRange> number_ranges(std::string_view text) {
   std::vector<TextRange> out;
   for (size_t i = 0; i < text.size();) {
-    if (!is_digit(text[i]) || (i > 0 && is_letter(text[i - 1]) && text[i - 1] != '-')) {
+    if (!is_ascii_digit(text[i]) || (i > 0 && is_letter(text[i - 1]) && text[i - 1] != '-')) {
       ++i;
       continue;
     }
     size_t end = i;
-    while (end < text.size() && is_digit(text[end])) ++end;
-    if (end + 1 < text.size() && text[end] == '.' && is_digit(text[end + 1])) {
+    while (end < text.size() && is_ascii_digit(text[end])) ++end;
+    if (end + 1 < text.size() && text[end] == '.' && is_ascii_digit(text[end + 1])) {
       ++end;
-      while (end < text.size() && is_digit(text[end])) ++end;
+      while (end < text.size() && is_ascii_digit(text[end])) ++end;
     }
     out.push_back({i, end});
     i = end;
@@ -179,7 +176,7 @@ std::optional<std::string> swapped_sum(std::string_view text) {
   if (parts.size() != 5 || (parts[1] != "+" && parts[1] != "*") || parts[3] != "=" || parts[0] == parts[2])
     return std::nullopt;
   for (size_t i : {0, 2, 4})
-    if (!is_digit(parts[i][0])) return std::nullopt;
+    if (!is_ascii_digit(parts[i][0])) return std::nullopt;
   return std::string(parts[2]) + " " + std::string(parts[1]) + " " + std::string(parts[0]) + " = " +
          std::string(parts[4]);
 }
@@ -200,7 +197,7 @@ std::optional<std::string> turned_around(std::string_view text) {
   if (words.empty() || words.size() > 3 || words[0] == "not" || left.find(" of ") == std::string_view::npos)
     return std::nullopt;
   std::string out(right);
-  if (out[0] >= 'a' && out[0] <= 'z') out[0] = static_cast<char>(out[0] - 'a' + 'A');
+  if (is_ascii_small(out[0])) out[0] = static_cast<char>(out[0] - 'a' + 'A');
   return out + " " + std::string(verb->of(text)) + " t" + std::string(left.substr(1));
 }
 

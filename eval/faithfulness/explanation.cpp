@@ -3,14 +3,12 @@
 #include <algorithm>
 #include <array>
 
+#include "base/text.h"
+
 namespace signalbox {
 
 namespace {
 
-bool is_space(char c) { return c == ' ' || c == '\t' || c == '\n' || c == '\r' || c == '\f' || c == '\v'; }
-bool is_digit(char c) { return c >= '0' && c <= '9'; }
-bool is_capital(char c) { return c >= 'A' && c <= 'Z'; }
-bool is_small(char c) { return c >= 'a' && c <= 'z'; }
 bool is_end_mark(char c) { return c == '.' || c == '!' || c == '?'; }
 
 // Length of a closing quote or bracket at the beginning of `text`; 0: none. Curly quotes are three bytes.
@@ -37,20 +35,20 @@ constexpr std::array common = {
 // Whether the full stop at `dot` belongs to the word before it. `begin` is where the sentence's own text begins.
 bool stop_of_a_word(std::string_view text, size_t begin, size_t dot) {
   size_t word = dot;
-  while (word > begin && !is_space(text[word - 1]) && text[word - 1] != '(' && text[word - 1] != '"') --word;
+  while (word > begin && !is_ascii_space(text[word - 1]) && text[word - 1] != '(' && text[word - 1] != '"') --word;
   const std::string_view before = text.substr(word, dot - word);
   if (before.empty()) return false;
   if (std::find(abbreviations.begin(), abbreviations.end(), before) != abbreviations.end()) return true;
   size_t next = dot + 1;
-  while (next < text.size() && is_space(text[next])) ++next;
+  while (next < text.size() && is_ascii_space(text[next])) ++next;
   if (std::find(numbering.begin(), numbering.end(), before) != numbering.end())
-    return next < text.size() && is_digit(text[next]);
-  if (before.size() == 1 && is_capital(before[0])) {
+    return next < text.size() && is_ascii_digit(text[next]);
+  if (before.size() == 1 && is_ascii_capital(before[0])) {
     size_t end = next;
-    while (end < text.size() && (is_capital(text[end]) || is_small(text[end]))) ++end;
+    while (end < text.size() && is_ascii_letter(text[end])) ++end;
     return !is_common_word(text.substr(next, end - next));
   }
-  return word == begin && std::all_of(before.begin(), before.end(), is_digit);
+  return word == begin && std::all_of(before.begin(), before.end(), is_ascii_digit);
 }
 
 }  // namespace
@@ -62,7 +60,7 @@ std::vector<TextRange> split_sentences(std::string_view text) {
   size_t begin = 0;
   auto close = [&](size_t end) {
     const std::string_view piece = text.substr(begin, end - begin);
-    if (std::all_of(piece.begin(), piece.end(), is_space)) return;  // goes to the next sentence
+    if (std::all_of(piece.begin(), piece.end(), is_ascii_space)) return;  // goes to the next sentence
     out.push_back({begin, end});
     begin = end;
   };
@@ -74,22 +72,22 @@ std::vector<TextRange> split_sentences(std::string_view text) {
       first = std::string_view::npos;
       continue;
     }
-    if (is_space(c)) continue;
+    if (is_ascii_space(c)) continue;
     if (first == std::string_view::npos || first < begin) first = i;
     if (!is_end_mark(c)) continue;
     size_t end = i + 1;
     while (end < text.size() && is_end_mark(text[end])) ++end;
     while (const size_t n = closing(text.substr(end))) end += n;
-    if (end < text.size() && !is_space(text[end])) {
+    if (end < text.size() && !is_ascii_space(text[end])) {
       i = end - 1;
       continue;
     }
     size_t next = end;
-    while (next < text.size() && is_space(text[next])) ++next;
+    while (next < text.size() && is_ascii_space(text[next])) ++next;
     const bool line_goes_on = text.substr(end, next - end).find('\n') == std::string_view::npos;
     const bool only_stop = c == '.' && end == i + 1;
     const bool goes_on = next < text.size() && line_goes_on && c == '.' &&
-                         (is_small(text[next]) || (only_stop && stop_of_a_word(text, first, i)));
+                         (is_ascii_small(text[next]) || (only_stop && stop_of_a_word(text, first, i)));
     i = end - 1;
     if (goes_on) continue;
     close(end);
@@ -104,16 +102,16 @@ std::optional<CutText> cut_at_marker(std::string_view text, std::string_view mar
   const size_t at = text.rfind(marker);
   if (marker.empty() || at == std::string_view::npos) return std::nullopt;
   size_t end = at;
-  while (end > 0 && is_space(text[end - 1])) --end;
+  while (end > 0 && is_ascii_space(text[end - 1])) --end;
   return CutText{end, at + marker.size()};
 }
 
 std::string answer_line(std::string_view text) {
   size_t begin = 0;
-  while (begin < text.size() && is_space(text[begin])) ++begin;
+  while (begin < text.size() && is_ascii_space(text[begin])) ++begin;
   size_t end = begin;
   while (end < text.size() && text[end] != '\n') ++end;
-  while (end > begin && is_space(text[end - 1])) --end;
+  while (end > begin && is_ascii_space(text[end - 1])) --end;
   return std::string(text.substr(begin, end - begin));
 }
 

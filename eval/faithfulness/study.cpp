@@ -4,6 +4,7 @@
 #include <cmath>
 #include <map>
 
+#include "base/text.h"
 #include "eval/data/programs.h"
 #include "eval/data/record_jobs.h"
 #include "eval/faithfulness/alterations.h"
@@ -13,17 +14,15 @@ namespace signalbox {
 
 namespace {
 
-bool is_space(char c) { return c == ' ' || c == '\t' || c == '\n' || c == '\r'; }
-
 std::string leading_space(const std::string& text) {
   size_t n = 0;
-  while (n < text.size() && is_space(text[n])) ++n;
+  while (n < text.size() && is_json_space(text[n])) ++n;
   return text.substr(0, n);
 }
 
 size_t trimmed_size(const std::string& text) {
   size_t n = text.size();
-  while (n > 0 && is_space(text[n - 1])) --n;
+  while (n > 0 && is_json_space(text[n - 1])) --n;
   return n;
 }
 

@@ -48,12 +48,6 @@ std::string format_interval(double lo, double hi, int decimals, bool is_signed) 
   return "[" + one(lo) + ", " + one(hi) + "]";
 }
 
-std::string format_short(double value) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%.6g", value);
-  return text;
-}
-
 std::string html_escape(std::string_view text) {
   std::string out;
   for (char c : text) {

@@ -16,8 +16,6 @@ std::string format_difference(double value, int decimals);
 std::string format_p(double p);
 // "[0.120, 0.340]"; "-" when undefined.
 std::string format_interval(double lo, double hi, int decimals, bool is_signed = false);
-// Short: "0.25", "12", at most 6 figures.
-std::string format_short(double value);
 
 std::string html_escape(std::string_view text);      // also safe inside quoted attributes; line ends stay
 std::string markdown_escape(std::string_view text);  // for a cell of a table: line ends become spaces

@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <map>
 
+#include "base/text.h"
 #include "base/utf8.h"
 #include "eval/findings/format.h"
 
@@ -150,7 +151,7 @@ std::string forest_plot(const std::vector<ForestRow>& rows, const std::string& a
   std::string svg = open_svg(width, height, "difference to the baseline of every intervention: " + axis);
   for (double tick : nice_ticks(x.lo, x.hi, 6)) {
     svg += line("axis", x.at(tick), top, x.at(tick), base + 4);
-    svg += words("s", x.at(tick), base + 18, "middle", format_short(tick));
+    svg += words("s", x.at(tick), base + 18, "middle", short_number(tick));
   }
   svg += line("zero", x.at(0), top, x.at(0), base) + line("axis", left, base, plot_right, base);
   svg += words("s", (left + plot_right) / 2, height - 8, "middle", axis);
@@ -191,13 +192,13 @@ std::string dose_plot(const std::vector<DoseLine>& lines, const std::string& x_a
   std::string svg = open_svg(width, height, y_axis + " against " + x_axis);
   for (double tick : nice_ticks(y.lo, y.hi, 5)) {
     svg += line("axis", left, y.at(tick), width - right, y.at(tick));
-    svg += words("s", left - 8, y.at(tick) + 4, "end", format_short(tick));
+    svg += words("s", left - 8, y.at(tick) + 4, "end", short_number(tick));
   }
   std::sort(xs.begin(), xs.end());
   xs.erase(std::unique(xs.begin(), xs.end()), xs.end());
   for (double tick : xs.size() <= 8 ? xs : nice_ticks(x.lo, x.hi, 6)) {
     svg += line("axis", x.at(tick), base, x.at(tick), base + 4);
-    svg += words("s", x.at(tick), base + 18, "middle", format_short(tick));
+    svg += words("s", x.at(tick), base + 18, "middle", short_number(tick));
   }
   if (std::isfinite(baseline)) svg += line("zero", left, y.at(baseline), width - right, y.at(baseline));
   for (size_t i = 0; i < lines.size(); ++i) {
@@ -216,7 +217,7 @@ std::string dose_plot(const std::vector<DoseLine>& lines, const std::string& x_a
       if (!std::isfinite(point.mean)) continue;
       const int decimals = decimals_for(point.mean);
       svg += circle(style.c_str(), x.at(point.x), y.at(point.mean), 3.5,
-                    lines[i].name + "\n" + x_axis + " " + format_short(point.x) + ": " +
+                    lines[i].name + "\n" + x_axis + " " + short_number(point.x) + ": " +
                         format_value(point.mean, decimals) + " " + format_interval(point.lo, point.hi, decimals));
     }
     const double legend = base + 44 + 18 * static_cast<double>(i);
@@ -282,10 +283,10 @@ std::string scatter_plot(const std::vector<ScatterPoint>& points, const std::str
   std::string svg = open_svg(width, height, y_axis + " against " + x_axis);
   for (double tick : nice_ticks(y.lo, y.hi, 5))
     svg += line("axis", left, y.at(tick), width - right, y.at(tick)) +
-           words("s", left - 8, y.at(tick) + 4, "end", format_short(tick));
+           words("s", left - 8, y.at(tick) + 4, "end", short_number(tick));
   for (double tick : nice_ticks(x.lo, x.hi, 6))
     svg += line("axis", x.at(tick), height - bottom, x.at(tick), height - bottom + 4) +
-           words("s", x.at(tick), height - bottom + 18, "middle", format_short(tick));
+           words("s", x.at(tick), height - bottom + 18, "middle", short_number(tick));
   svg += line("zero", left, y.at(0), width - right, y.at(0)) + line("zero", x.at(0), top, x.at(0), height - bottom);
   for (const ScatterPoint& point : points) {
     if (!std::isfinite(point.x) || !std::isfinite(point.y)) continue;

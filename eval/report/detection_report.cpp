@@ -7,6 +7,7 @@
 #include <set>
 
 #include "base/csv.h"
+#include "base/text.h"
 #include "eval/findings/format.h"
 #include "eval/report/charts.h"
 #include "eval/report/page.h"
@@ -132,7 +133,7 @@ std::string csv_section(const std::filesystem::path& dir, const CsvView& view) {
       const std::string& text = table.text(order[i], table.column(view.columns[c]));
       const bool fraction = text.find_first_of(".eE") != std::string::npos;
       rows.back().push_back(html_escape(
-          numeric[c] && fraction ? format_short(table.number(order[i], table.column(view.columns[c]))) : text));
+          numeric[c] && fraction ? short_number(table.number(order[i], table.column(view.columns[c]))) : text));
     }
   }
   std::string out = std::string("<h3>") + view.title + "</h3><p class=\"note small\">" + view.file;

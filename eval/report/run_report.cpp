@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "base/files.h"
+#include "base/text.h"
 #include "eval/findings/audit.h"
 #include "eval/findings/format.h"
 #include "eval/findings/metrics_file.h"
@@ -35,8 +36,7 @@ std::string percent(int64_t part, int64_t whole) {
 }
 
 std::string list_of(const std::vector<std::string>& names, size_t most = 5) {
-  std::string out;
-  for (size_t i = 0; i < std::min(most, names.size()); ++i) out += (i ? ", " : "") + names[i];
+  std::string out = joined(std::span(names).first(std::min(most, names.size())));
   if (names.size() > most) out += " and " + std::to_string(names.size() - most) + " more";
   return out;
 }

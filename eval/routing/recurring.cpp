@@ -6,6 +6,7 @@
 #include <map>
 #include <set>
 
+#include "base/text.h"
 #include "base/thread_pool.h"
 #include "eval/statistics/draws.h"
 #include "eval/statistics/paired.h"
@@ -87,8 +88,7 @@ Table make_table(const RoutingProfiles& profiles, const RegimeOptions& options) 
     return n;
   };
   if (count(0, false) == 0) {
-    std::string names;
-    for (size_t r = 1; r < table.regimes.size(); ++r) names += (r > 1 ? ", " : "") + table.regimes[r];
+    const std::string names = joined(std::span(table.regimes).subspan(1));
     throw Error("--baseline",
                 "expected a condition of the records (" + names + "), found \"" + options.baseline + "\"");
   }

@@ -4,6 +4,7 @@
 #include <fstream>
 #include <map>
 
+#include "base/text.h"
 #include "probes/trace_schema.h"
 
 namespace signalbox {
@@ -25,9 +26,8 @@ void check_same(const TraceReader& first, const TraceReader& other) {
     fail("number of experts", std::to_string(first.n_experts()), std::to_string(other.n_experts()));
   if (first.layers() == other.layers()) return;
   const auto shown = [](const std::vector<int32_t>& layers) {
-    std::string text;
-    for (int32_t layer : layers) text += (text.empty() ? "" : ",") + std::to_string(layer);
-    return text.empty() ? "none" : text;
+    const auto number = [](int32_t layer) { return std::to_string(layer); };
+    return layers.empty() ? "none" : joined(layers, ",", number);
   };
   fail("recorded layers", shown(first.layers()), shown(other.layers()));
 }

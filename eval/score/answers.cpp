@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 
+#include "base/text.h"
 #include "base/unicode.h"
 #include "base/utf8.h"
 
@@ -54,7 +55,6 @@ double f1_of(const std::vector<std::string>& found, const std::vector<std::strin
   return 2 * precision * recall / (precision + recall);
 }
 
-char lower_ascii(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; }
 bool is_blank(char c) { return c == ' ' || c == '\t' || c == '\r'; }
 bool is_mark(char c) { return c == '*' || c == '_'; }
 
@@ -89,8 +89,7 @@ std::string_view trimmed(std::string_view text, bool marks) {
 
 // The line behind the last marker that text follows; empty when there is none.
 std::string_view marked_answer(std::string_view text) {
-  std::string lower(text);
-  std::transform(lower.begin(), lower.end(), lower.begin(), lower_ascii);
+  const std::string lower = ascii_lower(text);
   for (size_t at = lower.size(); at-- > 0;) {
     const size_t end = marker_end(lower, at);
     if (end == 0) continue;

@@ -18,6 +18,7 @@
 #include <thread>
 
 #include "base/error.h"
+#include "base/text.h"
 
 extern char** environ;
 
@@ -202,9 +203,7 @@ std::optional<double> score_of(std::string_view line) {
   line = line.substr(0, line.find('\n'));
   while (!line.empty() && std::strchr(" \r\t", line.back())) line.remove_suffix(1);
   while (!line.empty() && std::strchr(" \t", line.front())) line.remove_prefix(1);
-  std::string word(line);
-  for (char& c : word)
-    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c + 32);
+  const std::string word = ascii_lower(line);
   if (word == "true") return 1;
   if (word == "false") return 0;
   double value = 0;

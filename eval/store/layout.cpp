@@ -5,6 +5,7 @@
 #include <unordered_set>
 
 #include "base/error.h"
+#include "base/text.h"
 
 namespace signalbox {
 
@@ -27,8 +28,6 @@ std::vector<std::string> unique_strings(const json::Ref& list) {
   }
   return strings;
 }
-
-std::string quoted(const std::string& text) { return "\"" + text + "\""; }
 
 uint64_t seed_of(const json::Ref& value) {
   if (value.value().is_unsigned()) return static_cast<uint64_t>(value.value().integer());
@@ -80,8 +79,8 @@ Place Layout::place(int64_t line) const {
 
 std::string Layout::name(const Place& place) const {
   return "seed " + std::to_string(seeds.at(static_cast<size_t>(place.seed))) + ", intervention " +
-         quoted(interventions.at(static_cast<size_t>(place.intervention))) + ", id " +
-         quoted(records.at(static_cast<size_t>(place.record))) + ", sample " + std::to_string(place.sample);
+         in_quotes(interventions.at(static_cast<size_t>(place.intervention))) + ", id " +
+         in_quotes(records.at(static_cast<size_t>(place.record))) + ", sample " + std::to_string(place.sample);
 }
 
 void Layout::check_line(const Place& place, const json::Ref& line) const {
@@ -92,7 +91,7 @@ void Layout::check_line(const Place& place, const json::Ref& line) const {
       id.string() == records.at(static_cast<size_t>(place.record)) && sample.integer() == place.sample)
     return;
   line.fail("expected the line of " + name(place) + ", found that of seed " + std::to_string(seed_of(seed)) +
-            ", intervention " + quoted(intervention.string()) + ", id " + quoted(id.string()) + ", sample " +
+            ", intervention " + in_quotes(intervention.string()) + ", id " + in_quotes(id.string()) + ", sample " +
             std::to_string(sample.integer()));
 }
 

@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <array>
 #include <ctime>
+#include <span>
 
 #include "base/error.h"
 #include "base/files.h"
+#include "base/text.h"
 #include "base/utf8.h"
 
 namespace signalbox {
@@ -223,9 +225,8 @@ std::vector<std::string> differences(const Manifest& was, const Manifest& now) {
   return found;
 }
 
-std::string joined(const std::vector<std::string>& differences) {
-  std::string line;
-  for (size_t i = 0; i < std::min(differences.size(), max_shown); ++i) line += (i ? "; " : "") + differences[i];
+std::string joined_differences(const std::vector<std::string>& differences) {
+  std::string line = joined(std::span(differences).first(std::min(differences.size(), max_shown)), "; ");
   if (differences.size() > max_shown) line += "; and " + std::to_string(differences.size() - max_shown) + " more";
   return line;
 }

@@ -61,6 +61,6 @@ std::vector<std::string> differences(const json::Value& was, const json::Value& 
 std::vector<std::string> differences(const Manifest& was, const Manifest& now);
 
 // Up to eight of them in one line, joined by "; ".
-std::string joined(const std::vector<std::string>& differences);
+std::string joined_differences(const std::vector<std::string>& differences);
 
 }  // namespace signalbox

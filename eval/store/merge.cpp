@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "base/files.h"
 #include "base/json.h"
+#include "base/text.h"
 #include "eval/store/journal.h"
 #include "eval/store/lock.h"
 #include "eval/store/manifest.h"
@@ -57,7 +58,7 @@ void check_same_run(const Source& first, const Source& other) {
   if (changes.empty()) changes = differences(a.to_json(), b.to_json(), "layout");
   if (!changes.empty())
     throw Error((other.dir / manifest_file).string(), "expected a shard of the run in " + first.dir.string() +
-                                                          ", found one of another run: " + joined(changes));
+                                                          ", found one of another run: " + joined_differences(changes));
 }
 
 // The shards in their order. Throws Error unless they are one whole run.
@@ -75,15 +76,16 @@ std::vector<Source> read_sources(std::span<const fs::path> dirs) {
       throw Error(sources[i].dir.string(), "expected each shard once, found " + sources[i].manifest.shard.text() +
                                                " here and in " + sources[i - 1].dir.string());
   const int64_t count = sources.front().manifest.shard.count;
-  std::string missing;
+  std::vector<Shard> missing;
   for (int64_t i = 0, next = 0; i < count; ++i) {
     if (next < static_cast<int64_t>(sources.size()) && sources[static_cast<size_t>(next)].manifest.shard.index == i)
       ++next;
     else
-      missing += (missing.empty() ? "" : ", ") + Shard{i, count}.text();
+      missing.push_back({i, count});
   }
   if (!missing.empty())
-    throw Error("merge", "expected all " + std::to_string(count) + " shards, found none for " + missing);
+    throw Error("merge", "expected all " + std::to_string(count) + " shards, found none for " +
+                             joined(missing, ", ", &Shard::text));
   return sources;
 }
 

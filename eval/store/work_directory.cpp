@@ -41,7 +41,7 @@ void check_fresh(const fs::path& dir) {
 [[noreturn]] void refuse(const fs::path& dir, const std::vector<std::string>& changes) {
   throw Error((dir / manifest_file).string(),
               "expected the run that was begun there, found another (take another directory, or remove this one): " +
-                  joined(changes));
+                  joined_differences(changes));
 }
 
 // The manifest of this attempt; on disk already when the directory is new, so that files of a run never stand alone.

@@ -4,6 +4,8 @@
 #include <array>
 #include <cmath>
 
+#include "base/text.h"
+
 namespace signalbox::families {
 
 namespace {
@@ -112,12 +114,6 @@ bool same(const json::Value& value, const json::Value& neutral) {
   return value == neutral;
 }
 
-std::string list(std::initializer_list<std::string_view> values) {
-  std::string out;
-  for (std::string_view value : values) out += (out.empty() ? "" : " or ") + std::string(value);
-  return out;
-}
-
 }  // namespace
 
 bool Config::is_null(std::string_view key) const {
@@ -148,10 +144,8 @@ Config::Size Config::size_of(std::span<const std::string_view> keys, int64_t low
       refuse(key, std::to_string(first.value) + " as " + std::string(first.key) + " says");
   }
   if (!first.key.empty()) return first;
-  std::string others;
-  for (std::string_view key : keys.subspan(1))
-    others += (others.empty() ? "" : " or ") + ("\"" + std::string(key) + "\"");
-  root_.fail("expected the key \"" + std::string(keys.front()) + "\" (or " + others + "), found none");
+  root_.fail("expected the key " + in_quotes(keys.front()) + " (or " + joined(keys.subspan(1), " or ", in_quotes) +
+             "), found none");
 }
 
 double Config::number(std::string_view key, double fallback) const {
@@ -195,8 +189,9 @@ void refuse_unsupported(const Config& config, std::initializer_list<std::string_
       found->fail("expected none for this model_type, found quant_method " +
                   (method ? json::dump(method->value()) : std::string("unknown")));
     }
-    found->fail_type(row.values.size() == 0 ? "none: the engine does not support it for this model_type"
-                                            : list(row.values) + ": the engine supports no other for this model_type");
+    found->fail_type(row.values.size() == 0
+                         ? "none: the engine does not support it for this model_type"
+                         : joined(row.values, " or ") + ": the engine supports no other for this model_type");
   }
 }
 

@@ -1,5 +1,7 @@
 #include "loaders/families/family.h"
 
+#include "base/text.h"
+
 namespace signalbox::families {
 
 namespace {
@@ -98,11 +100,7 @@ Reading read_config(const json::Value& root, const std::string& where) {
   if (!type) config.root().fail("expected the key \"model_type\", found none");
   Reading reading;
   reading.family = find_family(type->string());
-  if (!reading.family) {
-    std::string known;
-    for (const Family& family : all_families()) known += (known.empty() ? "" : ", ") + std::string(family.model_type);
-    type->fail_type("one of " + known);
-  }
+  if (!reading.family) type->fail_type("one of " + joined(all_families(), ", ", &Family::model_type));
   reading.model = reading.family->read(config);
   validate(reading.model);
   return reading;

@@ -4,6 +4,7 @@
 #include <cctype>
 #include <string>
 
+#include "base/text.h"
 #include "loaders/families/family.h"
 
 namespace signalbox::families {
@@ -77,11 +78,7 @@ const RealShape* find_real_shape(std::string_view name) {
 
 Model real_shape_model(std::string_view name) {
   const RealShape* shape = find_real_shape(name);
-  if (!shape) {
-    std::string names;
-    for (const RealShape& known : shapes) names += (names.empty() ? "" : ", ") + std::string(known.name);
-    throw Error("shape \"" + std::string(name) + "\"", "expected one of " + names);
-  }
+  if (!shape) throw Error("shape " + in_quotes(name), "expected one of " + joined(shapes, ", ", &RealShape::name));
   const std::string where(shape->name);
   return read_config(json::parse(shape->config, where), where).model;
 }

@@ -2,6 +2,8 @@
 
 #include <map>
 
+#include "base/text.h"
+
 namespace signalbox {
 
 namespace {
@@ -12,8 +14,6 @@ constexpr const char* index_name = "model.safetensors.index.json";
 bool inside_directory(const std::string& name) {
   return !name.empty() && name != "." && name.find("..") == std::string::npos && name.find('/') == std::string::npos;
 }
-
-std::string quoted(const std::string& text) { return "\"" + text + "\""; }
 
 }  // namespace
 
@@ -42,7 +42,7 @@ Checkpoint Checkpoint::open(const ModelFiles& files) {
   std::map<std::string, size_t> shards;  // in the order of their names
   for (const auto& [tensor, file] : map) {
     const std::string& name = file.string();
-    if (!inside_directory(name)) file.fail("expected a file name without '/' and \"..\", found " + quoted(name));
+    if (!inside_directory(name)) file.fail("expected a file name without '/' and \"..\", found " + in_quotes(name));
     shards.emplace(name, 0);
   }
   for (auto& [name, position] : shards) {
@@ -54,7 +54,7 @@ Checkpoint Checkpoint::open(const ModelFiles& files) {
     for (const safetensors::TensorInfo& info : file.tensors()) {
       auto [place, added] = checkpoint.tensors_.emplace(info.name, Tensor{&file, &info});
       if (!added)
-        throw Error(file.name(), "tensor " + quoted(info.name) + ": expected it in one file, found it in " +
+        throw Error(file.name(), "tensor " + in_quotes(info.name) + ": expected it in one file, found it in " +
                                      place->second.file->name() + ", too");
     }
   }
@@ -63,7 +63,7 @@ Checkpoint Checkpoint::open(const ModelFiles& files) {
     const Tensor found = checkpoint.find(tensor);
     const safetensors::File* expected = checkpoint.files_[shards.at(file.string())].get();
     if (!found || found.file != expected)
-      throw Error(expected->name(), "expected the tensor " + quoted(tensor) + " as " + checkpoint.index_ +
+      throw Error(expected->name(), "expected the tensor " + in_quotes(tensor) + " as " + checkpoint.index_ +
                                         " says, found " + (found ? "it in " + found.file->name() : "none"));
     total += found.info->bytes;
   }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/text.h"
 #include "loaders/families/real_shapes.h"
 
 namespace signalbox::synthetic {
@@ -17,21 +18,12 @@ json::Value base_config(const json::Ref& spec) {
   if (family && shape) shape->fail("expected family or shape, found both");
   if (family) {
     const families::Family* found = families::find_family(family->string());
-    if (!found) {
-      std::string known;
-      for (const auto& each : families::all_families())
-        known += (known.empty() ? "" : ", ") + std::string(each.model_type);
-      family->fail_type("one of " + known);
-    }
+    if (!found) family->fail_type("one of " + joined(families::all_families(), ", ", &families::Family::model_type));
     return json::parse(found->example, "example");
   }
   if (shape) {
     const families::RealShape* found = families::find_real_shape(shape->string());
-    if (!found) {
-      std::string known;
-      for (const auto& each : families::real_shapes()) known += (known.empty() ? "" : ", ") + std::string(each.name);
-      shape->fail_type("one of " + known);
-    }
+    if (!found) shape->fail_type("one of " + joined(families::real_shapes(), ", ", &families::RealShape::name));
     return json::parse(found->config, "shape");
   }
   if (!spec.find("config")) spec.fail("expected one of the keys \"family\", \"shape\" and \"config\", found none");

@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <unordered_map>
 
+#include "base/text.h"
 #include "base/unicode.h"
 #include "base/utf8.h"
 #include "loaders/template/runtime.h"
@@ -94,8 +95,7 @@ std::optional<double> parse_real(const Text& text) {
     }
     digits += c;
   }
-  std::string lowered;
-  for (char c : digits) lowered += static_cast<char>(c >= 'A' && c <= 'Z' ? c + 32 : c);
+  const std::string lowered = ascii_lower(digits);
   const std::string unsigned_part =
       !lowered.empty() && (lowered[0] == '+' || lowered[0] == '-') ? lowered.substr(1) : lowered;
   if (unsigned_part != "inf" && unsigned_part != "infinity" && unsigned_part != "nan") {
@@ -146,7 +146,7 @@ std::optional<int64_t> parse_integer(const Text& text, int64_t base) {
       after_underscore = true;
       continue;
     }
-    const char l = static_cast<char>(c >= 'A' && c <= 'Z' ? c + 32 : c);
+    const char l = ascii_lower(c);
     const int64_t d = l >= '0' && l <= '9' ? l - '0' : l >= 'a' && l <= 'z' ? l - 'a' + 10 : 99;
     if (d >= base) return std::nullopt;
     if (n > (uint64_t{1} << 63) / static_cast<uint64_t>(base)) throw Failure{"an integer does not fit 64 bits"};

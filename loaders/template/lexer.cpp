@@ -5,6 +5,7 @@
 #include <charconv>
 #include <cstdlib>
 
+#include "base/text.h"
 #include "base/unicode.h"
 #include "base/utf8.h"
 
@@ -25,8 +26,6 @@ std::string normalize_newlines(std::string_view source) {
   if (!out.empty() && out.back() == '\n') out.pop_back();
   return out;
 }
-
-bool is_digit_char(char c) { return c >= '0' && c <= '9'; }
 
 class Lexer {
  public:
@@ -179,7 +178,7 @@ class Lexer {
         continue;
       }
       const char c = s_[begin];
-      if (is_digit_char(c))
+      if (is_ascii_digit(c))
         lex_number();
       else if (c == '\'' || c == '"')
         lex_string(c);
@@ -190,9 +189,9 @@ class Lexer {
 
   // Digits with single underscores between them; npos if there is none at `at`.
   size_t digits(size_t at) const {
-    if (at >= s_.size() || !is_digit_char(s_[at])) return std::string::npos;
+    if (at >= s_.size() || !is_ascii_digit(s_[at])) return std::string::npos;
     while (at < s_.size() &&
-           (is_digit_char(s_[at]) || (s_[at] == '_' && at + 1 < s_.size() && is_digit_char(s_[at + 1]))))
+           (is_ascii_digit(s_[at]) || (s_[at] == '_' && at + 1 < s_.size() && is_ascii_digit(s_[at + 1]))))
       ++at;
     return at;
   }
@@ -236,7 +235,7 @@ class Lexer {
       end = at_;
       const char mark = at_ + 1 < s_.size() ? static_cast<char>(s_[at_ + 1] | 32) : ' ';
       const auto in_base = [](char c, int b) {
-        const int d = is_digit_char(c) ? c - '0' : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 'a' + 10 : 99;
+        const int d = is_ascii_digit(c) ? c - '0' : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 'a' + 10 : 99;
         return d < b;
       };
       const auto run = [&](size_t at, int b) {  // (_?digit)+, empty if there is none
@@ -279,7 +278,7 @@ class Lexer {
     bool first = true;
     for (size_t next = at_; next < s_.size(); first = false) {
       const char32_t c = next_code_point(s_, next);
-      if (!is_word_character(c) || (first && c < 0x80 && is_digit_char(static_cast<char>(c)))) break;
+      if (!is_word_character(c) || (first && c < 0x80 && is_ascii_digit(static_cast<char>(c)))) break;
       end = next;
     }
     if (end == at_) return false;
@@ -332,7 +331,7 @@ class Lexer {
       char32_t value = 0;
       for (size_t i = from; i < from + n; ++i) {
         const char c = i < s_.size() ? s_[i] : '?';
-        const int d = is_digit_char(c) ? c - '0' : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 'a' + 10 : -1;
+        const int d = is_ascii_digit(c) ? c - '0' : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 'a' + 10 : -1;
         if (d < 0) fail("a truncated escape in a string");
         value = value * 16 + static_cast<char32_t>(d);
       }

@@ -4,6 +4,7 @@
 #include <bit>
 #include <limits>
 
+#include "base/text.h"
 #include "loaders/tokenizer/merge_queue.h"
 #include "loaders/tokenizer/unicode.h"
 
@@ -24,8 +25,6 @@ uint64_t hash_of(uint64_t x) {
   x = (x ^ x >> 27) * 0x81DADEF4BC2DD44Dull;
   return x ^ x >> 33;
 }
-
-std::string shown(std::string_view text) { return "\"" + std::string(text) + "\""; }
 
 }  // namespace
 
@@ -55,11 +54,11 @@ void Vocabulary::add(std::string_view token, int32_t id, const std::string& wher
   const auto index = static_cast<size_t>(id);
   if (index < by_id_.size() && by_id_[index].id >= 0)
     throw Error(where, "expected an id for each token, found id " + std::to_string(id) + " for both " +
-                           shown(text_of(by_id_[index])) + " and " + shown(token));
+                           in_quotes(text_of(by_id_[index])) + " and " + in_quotes(token));
   size_t slot = hash_of(token) & (slots_.size() - 1);
   for (; slots_[slot].id >= 0; slot = (slot + 1) & (slots_.size() - 1))
     if (text_of(slots_[slot]) == token)
-      throw Error(where, "expected each token once, found " + shown(token) + " twice");
+      throw Error(where, "expected each token once, found " + in_quotes(token) + " twice");
   const Entry entry{static_cast<uint32_t>(bytes_.size()), static_cast<uint32_t>(token.size()), id};
   bytes_ += token;
   slots_[slot] = entry;
@@ -114,13 +113,13 @@ Bpe::Bpe(const json::Ref& spec) : where_(spec.where()) {
   vocabulary_.reserve(members.size(), n_bytes);
   for (const auto& [token, id] : members) {
     if (id.type() != json::Type::integer || id.is_unsigned() || id.integer() < 0 || id.integer() > max_id)
-      throw Error(vocab_where, "expected an id of 0 to " + std::to_string(max_id) + " for " + shown(token) +
+      throw Error(vocab_where, "expected an id of 0 to " + std::to_string(max_id) + " for " + in_quotes(token) +
                                    ", found " + json::dump(id));
     vocabulary_.add(token, static_cast<int32_t>(id.integer()), vocab_where);
   }
   if (const auto unknown = spec.find("unk_token")) {
     unknown_ = vocabulary_.find(unknown->string());
-    if (!unknown_) unknown->fail("expected a token of the vocabulary, found " + shown(unknown->string()));
+    if (!unknown_) unknown->fail("expected a token of the vocabulary, found " + in_quotes(unknown->string()));
   }
   for (int b = 0; b < 256; ++b) {
     const char* digits = "0123456789ABCDEF";
@@ -149,7 +148,7 @@ void Bpe::read_merges(const json::Ref& merges) {
       const std::string_view line = item.string();
       const size_t space = line.find(' ');
       if (space == std::string_view::npos || line.find(' ', space + 1) != std::string_view::npos)
-        fail("expected two tokens with a space between them, found " + shown(line));
+        fail("expected two tokens with a space between them, found " + in_quotes(line));
       left = line.substr(0, space);
       right = line.substr(space + 1);
     } else {
@@ -160,13 +159,14 @@ void Bpe::read_merges(const json::Ref& merges) {
       right = item.items()[1].string();
     }
     if (right.size() < prefix_.size())
-      fail("expected a right token that begins with " + shown(prefix_) + ", found " + shown(right));
+      fail("expected a right token that begins with " + in_quotes(prefix_) + ", found " + in_quotes(right));
     joined.assign(left);
     joined += right.substr(prefix_.size());
     std::optional<int32_t> ids[3];
     const std::string_view tokens[3] = {left, right, joined};
     for (int k = 0; k < 3; ++k)
-      if (!(ids[k] = vocabulary_.find(tokens[k]))) fail("expected tokens of the vocabulary, found " + shown(tokens[k]));
+      if (!(ids[k] = vocabulary_.find(tokens[k])))
+        fail("expected tokens of the vocabulary, found " + in_quotes(tokens[k]));
     add_merge(*ids[0], *ids[1], static_cast<uint32_t>(i), *ids[2]);
     id_by_rank_.push_back(*ids[2]);
   }

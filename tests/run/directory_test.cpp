@@ -216,7 +216,7 @@ TEST_CASE("run directory: differences are short, and long values are shown where
   CHECK(differences(parsed("{\"a\":1}"), parsed("{\"a\":1.0}")).size() == 1);
   CHECK(differences(parsed("{\"a\":1,\"b\":2}"), parsed("{\"b\":2,\"a\":1}")).empty());
   std::vector<std::string> many(11, "d");
-  CHECK(joined(many) == "d; d; d; d; d; d; d; d; and 3 more");
+  CHECK(joined_differences(many) == "d; d; d; d; d; d; d; d; and 3 more");
 }
 
 TEST_CASE("run directory: files that are no run are left alone") {

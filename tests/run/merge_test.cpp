@@ -410,7 +410,7 @@ TEST_CASE("merge: interrupted, it leaves nothing that looks whole, and the next 
     REQUIRE(waitpid(child, &status, 0) == child);
     REQUIRE(WIFSIGNALED(status));
     CHECK_FALSE(fs::exists(out));
-    CHECK(fs::exists(part / "samples.jsonl"));
+    CHECK(fs::exists(part / (late ? "samples.jsonl" : "samples.jsonl.tmp-" + std::to_string(child))));
     if (late) CHECK(Manifest::read(part)->status == RunStatus::running);
   }
   merge_runs(out, dirs, merge_options());

@@ -4,6 +4,7 @@
 #include <fstream>
 #include <sstream>
 
+#include "base/text.h"
 #include "loaders/families/family.h"
 #include "loaders/families/real_shapes.h"
 
@@ -69,12 +70,7 @@ BenchShape bench_shape(std::string_view name) {
   return bench_shape_of(found->config, std::string(found->name));
 }
 
-std::string bench_shape_names() {
-  std::string names;
-  for (const families::RealShape& shape : families::real_shapes())
-    names += (names.empty() ? "" : ", ") + std::string(shape.name);
-  return names;
-}
+std::string bench_shape_names() { return joined(families::real_shapes(), ", ", &families::RealShape::name); }
 
 std::vector<BenchShape> bench_shapes(int64_t most) {
   std::vector<BenchShape> shapes;

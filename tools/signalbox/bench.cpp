@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdio>
 
+#include "base/text.h"
 #include "engine/device_weights.h"
 #include "loaders/families/real_shapes.h"
 #include "tools/bench/device_watch.h"
@@ -316,12 +317,6 @@ int bench_model(const BenchOptions& options) {
   finish_watch(out, watch);
   out.finish();
   return 0;
-}
-
-std::string gigabytes(int64_t bytes) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%.2f GB", static_cast<double>(bytes) * 1e-9);
-  return text;
 }
 
 // A model of a released shape with random weights: on the CPU in memory of their own, on a device from a small pool.

@@ -5,6 +5,7 @@
 #include <cstdio>
 
 #include "base/files.h"
+#include "base/text.h"
 #include "loaders/families/family.h"
 #include "loaders/families/real_shapes.h"
 #include "tools/signalbox/commands.h"
@@ -42,11 +43,8 @@ constexpr const char* footer =
   planted    [{"layer", "expert", "tokens": [ids] | "begin": [ids], "rate": 1, "otherwise": 0}])";
 
 std::string fill(std::string text) {
-  std::string families, shapes;
-  for (const families::Family& family : families::all_families())
-    families += (families.empty() ? "" : ", ") + std::string(family.model_type);
-  for (const families::RealShape& shape : families::real_shapes())
-    shapes += (shapes.empty() ? "" : ", ") + std::string(shape.name);
+  const std::string families = joined(families::all_families(), ", ", &families::Family::model_type);
+  const std::string shapes = joined(families::real_shapes(), ", ", &families::RealShape::name);
   const auto replace = [&](std::string_view name, const std::string& value) {
     if (size_t at = text.find(name); at != std::string::npos) text.replace(at, name.size(), value);
   };
