@@ -8,11 +8,12 @@
 
 #include "eval/experiment/interventions.h"
 #include "eval/experiment/spec.h"
+#include "probes/trace_schema.h"
 
 namespace signalbox {
 
-inline constexpr const char* plan_file = "plan.json";         // a RunSchedule
-inline constexpr const char* records_file = "records.jsonl";  // the records that are tested, in order
+inline constexpr const char* plan_file = "plan.json";  // a RunSchedule
+// records_file beside it holds the records that are tested, in order.
 
 struct RunSchedule {
   std::string baseline;
