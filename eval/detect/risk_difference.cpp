@@ -117,7 +117,7 @@ Detection detect(const ContrastCounts& counts, const ContrastOptions& options) {
                                 " and " + std::to_string(out.facts.records_b));
   const size_t n_rows = counts.n_rows();
   const auto per_token = [&](const std::vector<double>& a, const std::vector<double>& b, size_t i) {
-    if (a.empty()) return RiskDifference::undefined;
+    if (a.empty()) return no_number;
     return a[i] / static_cast<double>(out.facts.tokens_a) - b[i] / static_cast<double>(out.facts.tokens_b);
   };
   const Shares shares(counts);

@@ -3,29 +3,28 @@
 #pragma once
 #include <cstdint>
 #include <filesystem>
-#include <limits>
 #include <string>
 #include <vector>
 
 #include "base/json.h"
+#include "base/no_number.h"
 #include "eval/detect/contrast.h"
 
 namespace signalbox {
 
 // One expert of one recorded layer: a line of rd.csv. Counts are tokens: under A (1) and B (2), that selected the
-// expert (a) or not (d). NaN = undefined, an empty cell.
+// expert (a) or not (d). no_number where undefined, an empty cell.
 struct RiskDifference {
-  static constexpr double undefined = std::numeric_limits<double>::quiet_NaN();
   int32_t layer = 0, expert = 0;
   int64_t a1 = 0, d1 = 0, a2 = 0, d2 = 0;
   Interval ci = {};                       // 95 %, of value()
   double p = 1, q = 1;                    // two-sided; Benjamini-Hochberg over all rows
-  double rd_example = undefined;          // mean share of records under A - under B
-  double rd_weight = undefined;           // mean applied weight (0 where not selected), A - B
-  double log_odds = undefined;            // natural log, 1/2 added to each cell
-  double t = undefined, t_p = undefined;  // on shares: paired over complete pairs; Welch over records without any pair
-  double logit_diff = undefined;          // mean router logit, A - B
-  double stable = undefined;              // share of bootstrap replicates with the expert among the top N by |rd|
+  double rd_example = no_number;          // mean share of records under A - under B
+  double rd_weight = no_number;           // mean applied weight (0 where not selected), A - B
+  double log_odds = no_number;            // natural log, 1/2 added to each cell
+  double t = no_number, t_p = no_number;  // on shares: paired over complete pairs; Welch over records without any pair
+  double logit_diff = no_number;          // mean router logit, A - B
+  double stable = no_number;              // share of bootstrap replicates with the expert among the top N by |rd|
 
   // a1 / (a1 + d1) - a2 / (a2 + d2)
   double value() const;

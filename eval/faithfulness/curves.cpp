@@ -1,9 +1,9 @@
 #include "eval/faithfulness/curves.h"
 
 #include <algorithm>
-#include <limits>
 #include <map>
 
+#include "base/no_number.h"
 #include "eval/statistics/paired.h"
 
 namespace signalbox {
@@ -49,7 +49,7 @@ const char* faith_test_name(FaithTest test) {
 
 double area_over(const FaithCurve& curve) {
   const auto& points = curve.points;
-  if (points.empty()) return std::numeric_limits<double>::quiet_NaN();
+  if (points.empty()) return no_number;
   double area = points.front().x * !points.front().same + (1 - points.back().x) * !points.back().same;
   for (size_t i = 1; i < points.size(); ++i)
     area += (points[i].x - points[i - 1].x) * (!points[i].same + !points[i - 1].same) / 2.0;

@@ -1,9 +1,9 @@
 #include "eval/faithfulness/findings.h"
 
 #include <cmath>
-#include <limits>
 #include <map>
 
+#include "base/no_number.h"
 #include "eval/score/answers.h"
 #include "eval/statistics/paired.h"
 
@@ -11,7 +11,6 @@ namespace signalbox {
 
 namespace {
 
-constexpr double nan = std::numeric_limits<double>::quiet_NaN();
 
 // Means that are filled in later, all together: they share their draws.
 class Means {
@@ -92,7 +91,7 @@ std::vector<AlterationRow> alterations_of(const FaithfulnessStudy& study) {
     if (group.empty()) return;
     AlterationRow row;
     row.test = case_kind_name(kind);
-    row.fraction = nan;
+    row.fraction = no_number;
     if (kind == CaseKind::misroute) {
       row.policy = study.misroutings()[plan].policy;
       row.fraction = study.misroutings()[plan].fraction;

@@ -22,7 +22,7 @@ std::vector<RankedExpert> read_ranking(const std::filesystem::path& file) {
   std::vector<RankedExpert> out;
   for (size_t r = 0; r < ranking.n_rows(); ++r) {
     const auto optional = [&](const std::optional<size_t>& column) {
-      return column ? ranking.value(r, *column).value_or(RankedExpert::undefined) : RankedExpert::undefined;
+      return column ? ranking.value(r, *column).value_or(no_number) : no_number;
     };
     out.push_back(
         {ranking.layer(r), ranking.expert(r), optional(rd), optional(lo), optional(hi), optional(p), optional(q)});

@@ -1,10 +1,10 @@
 // Detection beside causes: what switching off each expert of a ranking does, next to how much its use differs.
 #pragma once
 #include <filesystem>
-#include <limits>
 #include <string>
 #include <vector>
 
+#include "base/no_number.h"
 #include "eval/findings/findings.h"
 
 namespace signalbox {
@@ -12,8 +12,7 @@ namespace signalbox {
 // A line of rd.csv as far as pictures and audits look at it; NaN = an empty cell, or a column that is not there.
 struct RankedExpert {
   int32_t layer = 0, expert = 0;
-  double rd = undefined, ci_lo = undefined, ci_hi = undefined, p = undefined, q = undefined;
-  static constexpr double undefined = std::numeric_limits<double>::quiet_NaN();
+  double rd = no_number, ci_lo = no_number, ci_hi = no_number, p = no_number, q = no_number;
 };
 
 // rd.csv; layer, expert and rd must be there. Throws Error with file and line.
@@ -27,7 +26,7 @@ struct AuditRow {
   RankedExpert expert;
   std::string metric;
   Estimate effect;
-  double p = RankedExpert::undefined, q = RankedExpert::undefined;  // of the effect
+  double p = no_number, q = no_number;  // of the effect
 };
 
 // For each metric the experts that were audited, by |rd|; those that the ranking does not have come last, rd undefined.

@@ -2,19 +2,18 @@
 // of.
 #pragma once
 #include <cstdint>
-#include <limits>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "base/no_number.h"
 #include "eval/findings/intervention.h"
 
 namespace signalbox {
 
-// A mean or a difference with its 95 % interval, of n values; NaN = undefined. Never infinite.
+// A mean or a difference with its 95 % interval, of n values; no_number where undefined. Never infinite.
 struct Estimate {
-  static constexpr double undefined = std::numeric_limits<double>::quiet_NaN();
-  double value = undefined, lo = undefined, hi = undefined;
+  double value = no_number, lo = no_number, hi = no_number;
   int64_t n = 0;
 };
 
@@ -26,13 +25,13 @@ struct ControlBand {
 
 // One intervention against the baseline, in one metric.
 struct Contrast {
-  Estimate difference;             // mean of value - baseline's value, over the records that have both
-  double p = Estimate::undefined;  // by sign flips
-  double q = Estimate::undefined;  // Benjamini-Hochberg over the family that the contrast is in
-  double mcnemar_p = Estimate::undefined;
+  Estimate difference;   // mean of value - baseline's value, over the records that have both
+  double p = no_number;  // by sign flips
+  double q = no_number;  // Benjamini-Hochberg over the family that the contrast is in
+  double mcnemar_p = no_number;
   ControlBand random;  // of no controls where there are none
   std::optional<ControlBand> frequency_matched;
-  std::optional<double> bottom;  // difference of the bottom control; NaN = undefined
+  std::optional<double> bottom;  // difference of the bottom control; no_number where undefined
 };
 
 // The findings over some of a run's records.

@@ -100,7 +100,7 @@ json::Value audit_json(const std::vector<AuditCorrelation>& audit) {
 
 double read_number(const json::Ref& object, std::string_view key) {
   const json::Ref value = object.at(key);
-  return value.is_null() ? Estimate::undefined : value.number();
+  return value.is_null() ? no_number : value.number();
 }
 
 std::optional<double> read_defined(const json::Ref& object, std::string_view key) {

@@ -3,21 +3,19 @@
 #include <algorithm>
 #include <boost/math/distributions/binomial.hpp>
 #include <cmath>
-#include <limits>
 #include <map>
 #include <set>
 #include <thread>
 
 #include "base/error.h"
+#include "base/no_number.h"
 #include "eval/statistics/paired.h"
 
 namespace signalbox {
 
 namespace {
 
-constexpr double nan = std::numeric_limits<double>::quiet_NaN();
-
-double defined(double value) { return std::isfinite(value) ? value : nan; }
+double defined(double value) { return std::isfinite(value) ? value : no_number; }
 
 Estimate estimate_of(const MeanEstimate& mean) {
   return {defined(mean.mean), defined(mean.ci.lo), defined(mean.ci.hi), mean.n};
@@ -90,11 +88,11 @@ ClusteredValues clustered(const MetricValues& values, const std::vector<int64_t>
 double mcnemar_p(const std::vector<std::pair<double, double>>& pairs) {
   int64_t up = 0, down = 0;
   for (const auto& [mine, base] : pairs) {
-    if ((mine != 0 && mine != 1) || (base != 0 && base != 1)) return nan;
+    if ((mine != 0 && mine != 1) || (base != 0 && base != 1)) return no_number;
     up += mine > base;
     down += mine < base;
   }
-  if (pairs.empty()) return nan;
+  if (pairs.empty()) return no_number;
   if (up + down == 0) return 1;
   const boost::math::binomial_distribution<double> fair(static_cast<double>(up + down), 0.5);
   return std::min(1.0, 2 * boost::math::cdf(fair, static_cast<double>(std::min(up, down))));

@@ -17,7 +17,7 @@ struct ResultRow {
   std::string control_of;  // empty: not a control
   std::string condition;   // of the records; empty: all
   Estimate baseline, mean, difference;
-  double p = Estimate::undefined, q = Estimate::undefined;
+  double p = no_number, q = no_number;
   ControlBand controls;  // the random ones
 };
 

@@ -2,10 +2,11 @@
 // hovering shows numbers through <title>. Texts are escaped here.
 #pragma once
 #include <cstdint>
-#include <limits>
 #include <string>
 #include <utility>
 #include <vector>
+
+#include "base/no_number.h"
 
 namespace signalbox {
 
@@ -15,12 +16,11 @@ std::vector<double> nice_ticks(double lo, double hi, int wanted);
 // One line of a forest plot: a difference to the baseline with its interval, and what stands behind it.
 struct ForestRow {
   std::string name, description;
-  double difference = 0, lo = 0, hi = 0;        // not drawn where NaN
-  double q = 1;                                 // filled below 0.05, hollow else
-  std::string place;                            // right margin: "1 of 21"
-  std::vector<double> random, matched, bottom;  // differences of controls
-  static constexpr double undefined = std::numeric_limits<double>::quiet_NaN();
-  double band_lo = undefined, band_hi = undefined;  // of the random ones
+  double difference = 0, lo = 0, hi = 0;            // not drawn where NaN
+  double q = 1;                                     // filled below 0.05, hollow else
+  std::string place;                                // right margin: "1 of 21"
+  std::vector<double> random, matched, bottom;      // differences of controls
+  double band_lo = no_number, band_hi = no_number;  // of the random ones
 };
 std::string forest_plot(const std::vector<ForestRow>& rows, const std::string& axis);
 

@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "base/files.h"
+#include "base/no_number.h"
 #include "base/text.h"
 #include "eval/findings/audit.h"
 #include "eval/findings/format.h"
@@ -25,7 +26,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr double nan = std::numeric_limits<double>::quiet_NaN();
 constexpr size_t n_examples = 3, n_example_interventions = 12;
 // Below these a reader is warned.
 constexpr int64_t few_records = 30, few_controls = 19;
@@ -289,7 +289,7 @@ std::string dose_of(const RunFindings& run, const GridPoints& points, const std:
   std::vector<DoseLine> lines;
   for (const Intervention* point : points) {
     std::string others;
-    double x = nan;
+    double x = no_number;
     for (const auto& [name, value] : point->grid) {
       if (name == key)
         x = value.real();

@@ -1,9 +1,9 @@
 #include "eval/report/sample_digest.h"
 
 #include <algorithm>
-#include <limits>
 #include <optional>
 
+#include "base/no_number.h"
 #include "base/utf8.h"
 #include "eval/data/records.h"
 #include "eval/score/sample_lines.h"
@@ -29,8 +29,6 @@ std::string question_of(const Record& record) {
       return content->string();
   return "";
 }
-
-constexpr double undefined = std::numeric_limits<double>::quiet_NaN();
 
 }  // namespace
 
@@ -70,7 +68,7 @@ SampleDigest digest_samples(const std::filesystem::path& dir, const std::string&
     for (const auto& [metric, value] : line.scores)
       for (const auto& [other, before] : found->second.scores)
         if (metric == other && value != before)
-          pair.scores.push_back({metric, before.value_or(undefined), value.value_or(undefined)});
+          pair.scores.push_back({metric, before.value_or(no_number), value.value_or(no_number)});
     std::vector<ExamplePair>& list = (pair.scores.empty() ? others : changed)[line.intervention];
     if (list.size() < n_examples) list.push_back(std::move(pair));
   });

@@ -2,10 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
 #include "base/csv.h"
 #include "base/files.h"
+#include "base/no_number.h"
 
 namespace signalbox {
 
@@ -25,8 +25,7 @@ std::vector<uint8_t> marked_tokens(const TraceReader& trace, TraceReader::Rows r
 }  // namespace
 
 double MarkerAssociation::value() const {
-  constexpr double nan = std::numeric_limits<double>::quiet_NaN();
-  if (selected == 0 || markers == 0 || at_markers == tokens) return nan;
+  if (selected == 0 || markers == 0 || at_markers == tokens) return no_number;
   if (at_markers == 0) return -1;
   const double k = static_cast<double>(at_markers), all = static_cast<double>(tokens);
   return (std::log2(k / static_cast<double>(markers)) + std::log2(all / static_cast<double>(selected))) /

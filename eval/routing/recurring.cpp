@@ -6,6 +6,7 @@
 #include <map>
 #include <set>
 
+#include "base/no_number.h"
 #include "base/text.h"
 #include "base/thread_pool.h"
 #include "eval/statistics/draws.h"
@@ -15,7 +16,6 @@ namespace signalbox {
 
 namespace {
 
-constexpr double nan = std::numeric_limits<double>::quiet_NaN();
 constexpr size_t block_rows = 64;  // experts whose replicates are made together
 
 // The trajectories of one base prompt under one regime, averaged.
@@ -272,7 +272,7 @@ void score_block(const Table& table, const RegimeOptions& options, const std::ve
     for (size_t j = 0; j < width; ++j) {
       differences.clear();
       for (size_t q = 0; q < n_regimes; ++q) differences.push_back(sums[q * width + j] / counts[q]);
-      const double kept = sampled > 0 ? sums[n_regimes * width + j] / counts[n_regimes] : nan;
+      const double kept = sampled > 0 ? sums[n_regimes * width + j] / counts[n_regimes] : no_number;
       scores[j].push_back(score_of(rise_of(differences), kept));
     }
   }
@@ -284,7 +284,7 @@ void score_block(const Table& table, const RegimeOptions& options, const std::ve
 
 std::vector<RecurringExpert> recurring_experts(const Table& table, const std::vector<RegimeProfile>& regimes,
                                                const RegimeOptions& options, size_t sampled, size_t n_rows) {
-  std::vector<MeanEstimate> kept(n_rows, MeanEstimate{nan, {nan, nan}, 0});
+  std::vector<MeanEstimate> kept(n_rows, MeanEstimate{no_number, {no_number, no_number}, 0});
   if (sampled > 0) {
     std::vector<ClusteredValues> columns;
     for (size_t row = 0; row < n_rows; ++row)

@@ -1,10 +1,10 @@
 #include "eval/routing/usage.h"
 
 #include <algorithm>
-#include <limits>
 
 #include "base/csv.h"
 #include "base/files.h"
+#include "base/no_number.h"
 
 namespace signalbox {
 
@@ -25,7 +25,7 @@ std::vector<Usage> usage_table(const TraceSet& set, const TokenFilter& filter) {
   std::vector<std::string> names = set.domains();
   names.insert(names.begin(), std::string());
   const bool weighted = set.has("router.weights");
-  const double no_weight = weighted ? 0 : std::numeric_limits<double>::quiet_NaN();
+  const double no_weight = weighted ? 0 : no_number;
   std::vector<Tally> tallies(
       names.size(), Tally{0, std::vector<int64_t>(set.n_rows(), 0), std::vector<double>(set.n_rows(), no_weight)});
   const int64_t n_layers = static_cast<int64_t>(set.layers().size());

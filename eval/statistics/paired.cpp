@@ -2,10 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <map>
 #include <unordered_map>
 
+#include "base/no_number.h"
 #include "base/thread_pool.h"
 #include "eval/statistics/draws.h"
 
@@ -22,7 +22,6 @@ namespace signalbox {
 
 namespace {
 
-constexpr double nan = std::numeric_limits<double>::quiet_NaN();
 constexpr int64_t n_lanes = 8;          // replicates of a block
 constexpr int64_t n_side = 4;           // columns that share a load of the draws
 constexpr int64_t group_columns = 512;  // columns whose replicates are held at once: 41 MB for 10,000 replicates
@@ -152,7 +151,8 @@ std::vector<MeanEstimate> bootstrap_means(std::span<const ClusteredValues> colum
   std::vector<MeanEstimate> out(columns.size());
   for (size_t c = 0; c < columns.size(); ++c) {
     const double count = sum_of(columns[c].counts);
-    out[c] = {count == 0 ? nan : sum_of(columns[c].sums) / count, {nan, nan}, static_cast<int64_t>(count)};
+    out[c] = {
+        count == 0 ? no_number : sum_of(columns[c].sums) / count, {no_number, no_number}, static_cast<int64_t>(count)};
   }
   ThreadPool pool(std::max(n_threads, 1));
   for (const std::vector<size_t>& group : groups_of(columns)) {
@@ -188,7 +188,7 @@ std::vector<MeanEstimate> bootstrap_means(std::span<const ClusteredValues> colum
 
 std::vector<double> sign_flip_ps(std::span<const ClusteredValues> columns, uint64_t seed, int64_t resamples,
                                  int n_threads) {
-  std::vector<double> out(columns.size(), nan);
+  std::vector<double> out(columns.size(), no_number);
   ThreadPool pool(std::max(n_threads, 1));
   for (const std::vector<size_t>& group : groups_of(columns)) {
     const auto n = static_cast<int64_t>(columns[group[0]].sums.size());

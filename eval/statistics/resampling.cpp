@@ -3,17 +3,15 @@
 #include <algorithm>
 #include <boost/math/distributions/students_t.hpp>
 #include <cmath>
-#include <limits>
 #include <numeric>
 
 #include "base/error.h"
+#include "base/no_number.h"
 #include "eval/statistics/draws.h"
 
 namespace signalbox {
 
 namespace {
-
-constexpr double nan = std::numeric_limits<double>::quiet_NaN();
 
 // Sums of values by cluster, in order of the values.
 struct Clustered {
@@ -63,7 +61,7 @@ std::vector<double> ranks(std::span<const double> values) {
 }  // namespace
 
 double quantile(std::span<const double> sorted, double q) {
-  if (sorted.empty()) return nan;
+  if (sorted.empty()) return no_number;
   const double at = q * static_cast<double>(sorted.size() - 1);
   const size_t below = static_cast<size_t>(std::floor(at));
   const size_t above = std::min(below + 1, sorted.size() - 1);
@@ -78,7 +76,7 @@ MeanEstimate bootstrap_mean(std::span<const double> values, std::span<const int6
   MeanEstimate out;
   out.n = static_cast<int64_t>(values.size());
   if (n == 0) {
-    out.mean = out.ci.lo = out.ci.hi = nan;
+    out.mean = out.ci.lo = out.ci.hi = no_number;
     return out;
   }
   out.mean = std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
@@ -108,7 +106,7 @@ double sign_flip_p(std::span<const double> differences, std::span<const int64_t>
                    int64_t resamples) {
   check_resamples(resamples);
   const std::vector<double> sums = by_cluster(differences, clusters).sums;
-  if (sums.empty()) return nan;
+  if (sums.empty()) return no_number;
   // The number of values is the same under every flip, so sums are compared for means. Sums of the same terms in
   // other signs that are equal on paper may differ by rounding: that much below still counts as a tie.
   double observed = 0, scale = 0;
@@ -134,7 +132,7 @@ std::vector<double> benjamini_hochberg(std::span<const double> p) {
   for (size_t i = 0; i < p.size(); ++i)
     if (!std::isnan(p[i])) order.push_back(i);
   std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return p[a] < p[b]; });
-  std::vector<double> q(p.size(), nan);
+  std::vector<double> q(p.size(), no_number);
   double least = 1;
   for (size_t rank = order.size(); rank > 0; --rank) {
     const size_t i = order[rank - 1];
@@ -162,7 +160,7 @@ std::optional<double> spearman(std::span<const double> x, std::span<const double
 }
 
 double student_t_p(double t, double degrees_of_freedom) {
-  if (std::isnan(t) || !(degrees_of_freedom > 0)) return nan;
+  if (std::isnan(t) || !(degrees_of_freedom > 0)) return no_number;
   if (std::isinf(t)) return 0;
   const boost::math::students_t distribution(degrees_of_freedom);
   return std::min(1.0, 2 * boost::math::cdf(boost::math::complement(distribution, std::abs(t))));

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 
+#include "base/no_number.h"
 #include "tools/bench/timer.h"
 
 namespace signalbox {
@@ -17,7 +18,7 @@ PairedCost cost_of(const std::vector<double>& logs) {
   for (const double x : logs) squares += (x - mean) * (x - mean);
   PairedCost out;
   out.cost = std::expm1(mean);
-  out.lo = out.hi = std::numeric_limits<double>::quiet_NaN();
+  out.lo = out.hi = no_number;
   if (logs.size() < 2) return out;
   const boost::math::students_t distribution(n - 1);
   const double width = boost::math::quantile(distribution, 0.975) * std::sqrt(squares / (n - 1) / n);
