@@ -1,5 +1,6 @@
-// Code points as Python's str sees them (Unicode 14): classes, case mappings, white space. Templates are written for
-// it, and scores must agree with published Python scripts.
+// Code points as Python's str sees them: classes, case mappings, white space. Templates are written for it, and scores
+// must agree with published Python scripts. Categories are those of the installed utf8proc (2.8: Unicode 15), which
+// agree with Python 3.11's on every code point of Unicode 14.
 #pragma once
 #include <functional>
 #include <optional>

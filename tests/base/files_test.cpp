@@ -71,11 +71,9 @@ TEST_CASE("an atomic file that cannot be made or renamed says which and leaves n
                        (taken + ": cannot rename the finished file: Is a directory").c_str(), Error);
   CHECK(n_entries(dir.path()) == 1);
   // A file without a directory in its name lies in the current one.
-  const std::string ran =
-      run_command("cd " + dir.path().string() +
-                  " && " SIGNALBOX_BINARY " data structural --n 1 --steps 2 --seed 1 --out e.jsonl && ls")
-          .out;
-  CHECK(ran == "d\ne.jsonl\n");
+  const Ran ran = run_command("cd " + dir.path().string() + " && " + binary() +
+                              " data structural --n 1 --steps 2 --seed 1 --out e.jsonl && ls");
+  CHECK(ran.out == "d\ne.jsonl\n");
 }
 
 TEST_CASE("an unfinished safetensors file leaves the old one") {
