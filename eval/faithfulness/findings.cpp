@@ -11,7 +11,6 @@ namespace signalbox {
 
 namespace {
 
-
 // Means that are filled in later, all together: they share their draws.
 class Means {
  public:

@@ -1,7 +1,6 @@
 // The files of a study's findings, and the table for people.
 #include <cmath>
 #include <cstdio>
-#include <limits>
 #include <map>
 #include <string>
 #include <utility>
@@ -9,14 +8,13 @@
 
 #include "base/csv.h"
 #include "base/files.h"
+#include "base/no_number.h"
 #include "eval/faithfulness/findings.h"
 #include "eval/routing/likeness.h"
 
 namespace signalbox {
 
 namespace {
-
-constexpr double nan = std::numeric_limits<double>::quiet_NaN();
 
 void add_mean(CsvWriter& csv, const MeanEstimate& mean) { csv.cell(mean.mean).cell(mean.ci.lo).cell(mean.ci.hi); }
 
@@ -114,9 +112,9 @@ std::string routing_layers_csv(const FaithfulnessStudy& study) {
       const bool misroute = key.first == CaseKind::misroute;
       csv.cell(case_kind_name(key.first));
       csv.cell(misroute ? study.misroutings()[key.second].policy : std::string());
-      csv.cell(misroute ? study.misroutings()[key.second].fraction : nan);
+      csv.cell(misroute ? study.misroutings()[key.second].fraction : no_number);
       csv.cell(int64_t{layers[l]}).cell(of_kind[l].jaccard.n());
-      csv.cell(of_kind[l].jaccard.mean().value_or(nan)).cell(of_kind[l].weighted.mean().value_or(nan));
+      csv.cell(of_kind[l].jaccard.mean().value_or(no_number)).cell(of_kind[l].weighted.mean().value_or(no_number));
       csv.end_row();
     }
   return csv.text();

@@ -2,16 +2,14 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <string>
 
 #include "base/error.h"
+#include "base/no_number.h"
 
 namespace signalbox {
 
 namespace {
-
-constexpr double undefined = std::numeric_limits<double>::quiet_NaN();
 
 void check(const Routes& routes) {
   const auto size = static_cast<size_t>(routes.n_tokens * routes.n_layers * routes.n_slots);
@@ -51,14 +49,14 @@ std::optional<double> mean_over_pairs(const Routes& mine, const Routes& baseline
 }  // namespace
 
 double RoutePair::jaccard() const {
-  if (empty()) return undefined;
+  if (empty()) return no_number;
   return static_cast<double>(common) / static_cast<double>(mine + baseline - common);
 }
 
-double RoutePair::jaccard_weighted() const { return most > 0 ? least / most : undefined; }
+double RoutePair::jaccard_weighted() const { return most > 0 ? least / most : no_number; }
 
 double RoutePair::instability() const {
-  if (baseline == 0) return undefined;
+  if (baseline == 0) return no_number;
   return static_cast<double>(baseline - common) / static_cast<double>(baseline);
 }
 

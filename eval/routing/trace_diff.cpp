@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
-#include <limits>
 #include <map>
 #include <utility>
 
+#include "base/no_number.h"
 #include "kernels/logits.h"
 
 namespace signalbox {
@@ -152,7 +152,7 @@ void compare_ids(const TraceReader& a, const TraceReader& b, const Order& place,
 
 // A share over no token is undefined.
 double share(int64_t part, int64_t of) {
-  return of > 0 ? static_cast<double>(part) / static_cast<double>(of) : std::numeric_limits<double>::quiet_NaN();
+  return of > 0 ? static_cast<double>(part) / static_cast<double>(of) : no_number;
 }
 
 std::string percent(double share) {

@@ -2,9 +2,9 @@
 
 #include <algorithm>
 #include <array>
-#include <limits>
 
 #include "base/files.h"
+#include "base/no_number.h"
 
 namespace signalbox {
 
@@ -24,9 +24,7 @@ json::Value numbers(const std::vector<double>& values) {
 }
 
 // JSON has no other word than null for a number that is not finite.
-double read_number(const json::Ref& value) {
-  return value.is_null() ? std::numeric_limits<double>::quiet_NaN() : value.number();
-}
+double read_number(const json::Ref& value) { return value.is_null() ? no_number : value.number(); }
 
 std::vector<double> read_numbers(const json::Ref& list) {
   std::vector<double> values;

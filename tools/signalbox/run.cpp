@@ -70,7 +70,8 @@ int run_experiment(ExperimentSpec spec, CommonOptions options, const ExperimentR
   ConductOptions conducting;
   conducting.out = run.out;
   conducting.shard = shard;
-  conducting.identity = experiment_identity(experiment, model_facts(session, options.quiet), session.encode, options.special, dated);
+  conducting.identity =
+      experiment_identity(experiment, model_facts(session, options.quiet), session.encode, options.special, dated);
   conducting.info = info_of(options, session, experiment, argc, argv);
   conducting.threads = options.threads;
   conducting.on_findings = write_run_report;
