@@ -264,6 +264,14 @@ TEST_CASE("kept buffers hold the last step alone, and give a layer back") {
   }
 }
 
+TEST_CASE("a step is finished once") {
+  const auto backend = make_cpu_backend({});
+  Setup setup(*backend, "olmoe");
+  Forward forward(*backend, setup.loaded.model, setup.weights, 0);
+  setup.run(forward, nullptr);
+  CHECK_THROWS_WITH_AS(forward.finish(), "forward: expected a step to finish, found none that was launched", Error);
+}
+
 TEST_CASE("kept buffers take what their header says") {
   const auto backend = make_cpu_backend({});
   constexpr int64_t o = 4, n_tokens = 25;
