@@ -34,7 +34,11 @@ SampleLine full_line() {
   return line;
 }
 
-SampleLine read_back(const json::Value& line) { return read_sample_line(json::Ref(line, "samples.jsonl:1")); }
+// Through text, as a file holds it.
+SampleLine read_back(const json::Value& line) {
+  const json::Value parsed = json::parse(json::dump(line), "samples.jsonl:1");
+  return read_sample_line(json::Ref(parsed, "samples.jsonl:1"));
+}
 
 }  // namespace
 
