@@ -198,7 +198,9 @@ TEST_CASE("a missing key is named as its family calls it") {
     return std::string("read");
   };
   const std::string named[] = {"num_experts", "num_local_experts", "n_routed_experts"};
-  for (const auto& [family, experts] : families) {
+  for (const auto& entry : families) {
+    const char* const family = entry.family;
+    const char* const experts = entry.experts;
     CAPTURE(family);
     for (const char* form : {"absent", "null"}) {
       CAPTURE(form);

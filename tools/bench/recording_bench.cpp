@@ -75,7 +75,8 @@ PairedCosts RecordingBench::measure(const std::function<void(ProbeSink*)>& work,
   return measure_paired(static_cast<int>(modes_.size()) + 1, run, go_on);
 }
 
-void RecordingBench::read_prompt(KvSlots& kv, const std::vector<int32_t>& prompt, int64_t chunk, ProbeSink* sink) {
+void RecordingBench::read_prompt(SequenceCache& kv, const std::vector<int32_t>& prompt, int64_t chunk,
+                                 ProbeSink* sink) {
   const int64_t n = static_cast<int64_t>(prompt.size());
   for (int64_t at = 0; at < n; at += chunk) {
     const int64_t count = std::min(chunk, n - at);
@@ -90,7 +91,7 @@ void RecordingBench::read_prompt(KvSlots& kv, const std::vector<int32_t>& prompt
 PairedCosts RecordingBench::prefill(const std::vector<int32_t>& prompt, int64_t chunk,
                                     const std::function<bool(int64_t, double)>& go_on) {
   KvPool pool(forward_.backend(), forward_.model(), KvPool::blocks_for(static_cast<int64_t>(prompt.size())));
-  KvSlots kv(pool);
+  SequenceCache kv(pool);
   return measure(
       [&](ProbeSink* sink) {
         kv.rewind(0);
@@ -104,7 +105,7 @@ PairedCosts RecordingBench::decode(const std::vector<std::vector<int32_t>>& prom
   int64_t n_blocks = 0;
   for (const auto& prompt : prompts) n_blocks += KvPool::blocks_for(static_cast<int64_t>(prompt.size()) + 1);
   KvPool pool(forward_.backend(), forward_.model(), n_blocks);
-  std::vector<KvSlots> sequences;
+  std::vector<SequenceCache> sequences;
   for (const auto& prompt : prompts) {
     sequences.emplace_back(pool);
     read_prompt(sequences.back(), prompt, chunk, nullptr);

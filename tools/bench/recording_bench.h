@@ -33,7 +33,7 @@ class RecordingBench {
  private:
   // Times work(sink) with each way of recording in turn.
   PairedCosts measure(const std::function<void(ProbeSink*)>& work, const std::function<bool(int64_t, double)>& go_on);
-  void read_prompt(KvSlots& kv, const std::vector<int32_t>& prompt, int64_t chunk, ProbeSink* sink);
+  void read_prompt(SequenceCache& kv, const std::vector<int32_t>& prompt, int64_t chunk, ProbeSink* sink);
 
   Forward& forward_;
   MakeTrace make_trace_;
