@@ -12,7 +12,7 @@ namespace signalbox {
 int64_t device_weight_bytes(const Backend& backend, const Model& model, const Weights& weights) {
   int64_t bytes = 0;
   Weights views = weights;
-  for_each_tensor(model, views, [&](const TensorSlot& slot) {
+  for_each_tensor(model, views, [&](const TensorPlace& slot) {
     if (slot.id.expert >= 0) return;  // by layer, below
     bytes += slot.matrix ? backend.matrix_bytes(*slot.matrix, slot.id.role == Role::router) : slot.cols * 4;
   });
@@ -25,7 +25,7 @@ int64_t host_weight_bytes(const Model& model, const Weights& weights) {
   int64_t bytes = 0;
   Weights views = weights;
   for_each_tensor(model, views,
-                  [&](const TensorSlot& slot) { bytes += slot.matrix ? stored_bytes(*slot.matrix) : slot.cols * 4; });
+                  [&](const TensorPlace& slot) { bytes += slot.matrix ? stored_bytes(*slot.matrix) : slot.cols * 4; });
   return bytes;
 }
 
@@ -64,7 +64,7 @@ Weights upload_weights(Backend& backend, const Model& model, const Weights& host
     done += bytes;
     if (progress) progress(done);
   };
-  for_each_tensor(model, device, [&](const TensorSlot& slot) {
+  for_each_tensor(model, device, [&](const TensorPlace& slot) {
     if (slot.matrix) {
       if (slot.id.expert >= 0) return;  // packed below
       const Backend::Uploaded uploaded = backend.upload_matrix(*slot.matrix, slot.id.role == Role::router);

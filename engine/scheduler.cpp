@@ -283,7 +283,7 @@ class Scheduler::State {
     prefix = memory_.open(
         prefix, !scarce_,
         [&](PrefixState& state, SequenceCache cache) { start_prefix(group, state, std::move(cache)); }, scarce_);
-    if (prefix && prefix->phase != PrefixState::Phase::ready) return false;
+    if (prefix && prefix->stage != PrefixState::Stage::ready) return false;
     // Others may go ahead of one that waits for memory where they work off a prefix, which gives memory back.
     if (scarce_ && !prefix) return false;
     const int64_t shared = prefix ? planned.shared : 0, needed = job_blocks(job, shared);

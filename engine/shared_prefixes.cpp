@@ -71,10 +71,10 @@ bool SequenceMemory::reserve(int64_t n_blocks) {
 }
 
 PrefixState* SequenceMemory::open(PrefixState* prefix, bool may_start, const Start& start, bool& short_of_memory) {
-  if (!prefix || prefix->phase == PrefixState::Phase::gone) return nullptr;
-  if (prefix->phase != PrefixState::Phase::closed) return prefix;
+  if (!prefix || prefix->stage == PrefixState::Stage::gone) return nullptr;
+  if (prefix->stage != PrefixState::Stage::closed) return prefix;
   PrefixState* parent = open(prefix->parent, may_start, start, short_of_memory);
-  if (parent && parent->phase != PrefixState::Phase::ready) return prefix;
+  if (parent && parent->stage != PrefixState::Stage::ready) return prefix;
   const int64_t first = parent ? prefix->start : 0, needed = own_blocks(prefix->length, first);
   if (!parent) {
     if (needed + prefix->largest > pool_.n_blocks()) {  // it could never stand beside those who want it
@@ -98,22 +98,22 @@ PrefixState* SequenceMemory::open(PrefixState* prefix, bool may_start, const Sta
     return prefix;
   }
   if (parent) prefix->seconds = std::exchange(parent->seconds, 0);
-  prefix->phase = PrefixState::Phase::running;
+  prefix->stage = PrefixState::Stage::running;
   prefix->reserved = needed;
   standing_.push_back(prefix);
   start(*prefix, parent ? parent->cache->fork(first) : SequenceCache(pool_));
-  return prefix->phase == PrefixState::Phase::gone ? nullptr : prefix;
+  return prefix->stage == PrefixState::Stage::gone ? nullptr : prefix;
 }
 
 void SequenceMemory::keep(PrefixState& prefix, SequenceCache cache, double seconds) {
   prefix.cache = std::make_unique<SequenceCache>(std::move(cache));
   prefix.seconds += seconds;
-  prefix.phase = PrefixState::Phase::ready;
+  prefix.stage = PrefixState::Stage::ready;
 }
 
 void SequenceMemory::close(PrefixState& prefix) {
   std::erase(standing_, &prefix);
-  prefix.phase = PrefixState::Phase::gone;
+  prefix.stage = PrefixState::Stage::gone;
   prefix.cache.reset();
   unreserved_ += std::exchange(prefix.reserved, 0);
   release(prefix.parent);
@@ -121,7 +121,7 @@ void SequenceMemory::close(PrefixState& prefix) {
 
 void SequenceMemory::release(PrefixState* prefix) {
   if (!prefix || --prefix->n_users > 0) return;
-  if (prefix->phase == PrefixState::Phase::ready || prefix->phase == PrefixState::Phase::closed) close(*prefix);
+  if (prefix->stage == PrefixState::Stage::ready || prefix->stage == PrefixState::Stage::closed) close(*prefix);
 }
 
 bool SequenceMemory::give_up() {

@@ -25,8 +25,8 @@ Room affordable_room(Forward& forward, int64_t max_blocks);
 
 // A shared prefix of one group of jobs, from its plan to the end of the last job that starts from it.
 struct PrefixState {
-  enum class Phase : uint8_t { closed, running, ready, gone };
-  Phase phase = Phase::closed;
+  enum class Stage : uint8_t { closed, running, ready, gone };
+  Stage stage = Stage::closed;
   PrefixState* parent = nullptr;  // the prefix that it starts from
   int64_t start = 0, length = 0;  // positions taken from the parent; all that it holds
   int64_t n_users = 0;            // jobs and prefixes that start from it, not yet done

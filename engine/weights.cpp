@@ -9,7 +9,7 @@ namespace {
 class LayerVisitor {
  public:
   LayerVisitor(const Model& model, int32_t layer, LayerWeights& weights,
-               const std::function<void(const TensorSlot&)>& visit)
+               const std::function<void(const TensorPlace&)>& visit)
       : model_(model), layer_(layer), weights_(weights), visit_(visit) {}
 
   void run() {
@@ -110,12 +110,12 @@ class LayerVisitor {
   const Model& model_;
   const int32_t layer_;
   LayerWeights& weights_;
-  const std::function<void(const TensorSlot&)>& visit_;
+  const std::function<void(const TensorPlace&)>& visit_;
 };
 
 }  // namespace
 
-void for_each_tensor(const Model& model, Weights& weights, const std::function<void(const TensorSlot&)>& visit) {
+void for_each_tensor(const Model& model, Weights& weights, const std::function<void(const TensorPlace&)>& visit) {
   weights.layers.resize(model.layers.size());
   visit({{Role::embed, -1, -1}, model.n_vocab, model.d_model, &weights.embed, nullptr});
   for (size_t l = 0; l < model.layers.size(); ++l)
@@ -127,7 +127,7 @@ void for_each_tensor(const Model& model, Weights& weights, const std::function<v
 ParameterCount count_parameters(const Model& model) {
   ParameterCount count;
   Weights scratch;
-  for_each_tensor(model, scratch, [&](const TensorSlot& slot) {
+  for_each_tensor(model, scratch, [&](const TensorPlace& slot) {
     const int64_t n = slot.rows * slot.cols;
     count.total += n;
     if (slot.id.role == Role::embed) {

@@ -109,7 +109,7 @@ struct Weights {
 };
 
 // A tensor that a model must have: its identity, its shape, and where its view lives (exactly one of the two).
-struct TensorSlot {
+struct TensorPlace {
   TensorId id;
   int64_t rows = 0, cols = 0;  // a vector has rows = 1
   Matrix* matrix = nullptr;
@@ -119,7 +119,7 @@ struct TensorSlot {
 // Shapes `weights` after `model` (variants and expert lists) and calls `visit` once for every tensor, in a fixed order:
 // embed, layers ascending (attention, then feed-forward, experts ascending), final_norm, lm_head (not when tied).
 // Drives loading, upload, sizing, hashing, tests and the making of synthetic models.
-void for_each_tensor(const Model& model, Weights& weights, const std::function<void(const TensorSlot&)>& visit);
+void for_each_tensor(const Model& model, Weights& weights, const std::function<void(const TensorPlace&)>& visit);
 
 // Parameters in total, and those that one token uses (n_active experts a layer; embeddings count one row).
 struct ParameterCount {

@@ -85,7 +85,7 @@ BoundEdits::BoundEdits(std::shared_ptr<const EditPlan> plan, SequenceInfo sequen
                                     std::to_string(p) + ": expected a recorded " + (edit.replay ? "route" : "value") +
                                     ", found none in " + edit.trace->where());
     }
-    if (first < 0 && edit.tokens.phase != Condition::Phase::given && edit.tokens.span.empty() &&
+    if (first < 0 && edit.tokens.phase != Phase::given && edit.tokens.span.empty() &&
         edit.tokens.end > sequence_.n_given)
       first = std::max(sequence_.n_given, edit.tokens.begin);
     if (first >= 0) first_position_ = std::min(first_position_, first);
@@ -96,11 +96,11 @@ BoundEdits::~BoundEdits() = default;
 
 bool BoundEdits::holds(int32_t index, int64_t position) const {
   const PlannedEdit& edit = plan_->data_->edits[static_cast<size_t>(index)];
-  const Condition& tokens = edit.tokens;
+  const TokenSelector& tokens = edit.tokens;
   if (!edit.acts || position < tokens.begin || position >= tokens.end) return false;
   const bool generated = position >= sequence_.n_given;
-  if (tokens.phase == Condition::Phase::given && generated) return false;
-  if (tokens.phase == Condition::Phase::generated && !generated) return false;
+  if (tokens.phase == Phase::given && generated) return false;
+  if (tokens.phase == Phase::generated && !generated) return false;
   if (!tokens.span.empty()) {
     const auto& ranges = tables_->spans[static_cast<size_t>(index)];
     if (generated || std::none_of(ranges.begin(), ranges.end(),

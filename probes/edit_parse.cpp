@@ -100,8 +100,8 @@ constexpr std::array<Named<WeightPolicy>, 7> weight_policies = {{{"model", Weigh
                                                                  {"keep_slot", WeightPolicy::keep_slot},
                                                                  {"hole", WeightPolicy::hole},
                                                                  {"recorded", WeightPolicy::recorded}}};
-constexpr std::array<Named<Condition::Phase>, 3> phases = {
-    {{"given", Condition::Phase::given}, {"generated", Condition::Phase::generated}, {"all", Condition::Phase::all}}};
+constexpr std::array<Named<Phase>, 3> phases = {
+    {{"given", Phase::given}, {"generated", Phase::generated}, {"all", Phase::all}}};
 
 // Reads one edit and remembers which keys belong to it, so that all others can be refused.
 class Parser {
@@ -307,7 +307,7 @@ class Parser {
       if (full_name_ && spec_.experts.kind == ExpertList::Kind::by_layer)
         spec_.ref.at("experts").fail("expected a list beside a point that names its layer, found layers");
     }
-    if (auto tokens = find("tokens")) spec_.tokens = Condition::parse(*tokens);
+    if (auto tokens = find("tokens")) spec_.tokens = TokenSelector::parse(*tokens);
     if (auto seed = find("seed")) spec_.seed = static_cast<uint64_t>(seed->integer(0, INT64_MAX));
     if (!has_weights) return;
     if (auto weights = find("weights")) {
@@ -327,24 +327,24 @@ class Parser {
 
 }  // namespace
 
-Condition Condition::parse(const json::Ref& tokens) {
-  Condition condition;
+TokenSelector TokenSelector::parse(const json::Ref& tokens) {
+  TokenSelector selector;
   tokens.reject_unknown({"phase", "span", "positions", "fraction", "margin_below"});
-  if (auto phase = tokens.find("phase")) condition.phase = choose(*phase, phases);
+  if (auto phase = tokens.find("phase")) selector.phase = choose(*phase, phases);
   if (auto span = tokens.find("span")) {
-    condition.span = span->string();
-    if (condition.span.empty()) span->fail_type("the name of a span");
+    selector.span = span->string();
+    if (selector.span.empty()) span->fail_type("the name of a span");
   }
-  if (auto positions = tokens.find("positions")) parse_positions(*positions, condition.begin, condition.end);
+  if (auto positions = tokens.find("positions")) parse_positions(*positions, selector.begin, selector.end);
   if (auto fraction = tokens.find("fraction")) {
-    condition.fraction = fraction->number();
-    if (condition.fraction < 0 || condition.fraction > 1) fraction->fail_type("a number from 0 to 1");
+    selector.fraction = fraction->number();
+    if (selector.fraction < 0 || selector.fraction > 1) fraction->fail_type("a number from 0 to 1");
   }
   if (auto margin = tokens.find("margin_below")) {
-    condition.margin_below = float_number(*margin);
-    if (condition.margin_below < 0) margin->fail_type("a number of at least 0");
+    selector.margin_below = float_number(*margin);
+    if (selector.margin_below < 0) margin->fail_type("a number of at least 0");
   }
-  return condition;
+  return selector;
 }
 
 EditSpec EditSpec::parse(const json::Ref& edit, const std::filesystem::path& base_dir, uint64_t seed, bool memory) {

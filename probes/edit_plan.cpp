@@ -305,7 +305,7 @@ bool EditPlan::depends_on_sample() const {
   };
   for (size_t i = 0; i < data_->edits.size(); ++i) {
     const PlannedEdit& edit = data_->edits[i];
-    if (!edit.acts || edit.tokens.phase == Condition::Phase::generated) continue;
+    if (!edit.acts || edit.tokens.phase == Phase::generated) continue;
     if (edit.tokens.fraction < 1 || edit.trace) return true;
     for (const auto& steps : data_->steps)
       for (const RouterStep& step : steps)

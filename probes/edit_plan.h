@@ -26,7 +26,7 @@ Targets resolve_targets(const EditSpec& spec, const ModelShape& shape);
 
 struct PlannedEdit {
   std::string path;  // "edits[3]", for messages at run time
-  Condition tokens;
+  TokenSelector tokens;
   uint64_t seed = 0;
   bool acts = false;  // false: a no-op by value
   LayerExperts experts;

@@ -11,6 +11,7 @@
 
 #include "base/json.h"
 #include "kernels/router.h"
+#include "probes/phase.h"
 #include "probes/points.h"
 #include "probes/ranking.h"
 
@@ -39,9 +40,8 @@ struct ExpertList {
   static ExpertList parse(const json::Ref& experts, const std::filesystem::path& base_dir);
 };
 
-// The key "tokens".
-struct Condition {
-  enum class Phase : uint8_t { all, given, generated };
+// The key "tokens": on which an edit acts. All that is given must hold.
+struct TokenSelector {
   Phase phase = Phase::all;
   std::string span;                                              // empty: none asked for
   int64_t begin = 0, end = std::numeric_limits<int64_t>::max();  // positions
@@ -56,7 +56,7 @@ struct Condition {
   // Can hold for no token.
   bool never() const { return fraction <= 0 || margin_below <= 0; }
 
-  static Condition parse(const json::Ref& tokens);
+  static TokenSelector parse(const json::Ref& tokens);
 };
 
 // "FILE:tensor".
@@ -74,7 +74,7 @@ struct EditSpec {
   LayerList layers;
   bool layers_given = false;
   ExpertList experts;
-  Condition tokens;
+  TokenSelector tokens;
   uint64_t seed = 0;
   WeightPolicy weights = WeightPolicy::model;
   double by = 0;  // bias, scales, shift; tau of gumbel; t of temperature; scale of add

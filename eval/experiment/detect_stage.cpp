@@ -37,8 +37,7 @@ class DetectStage {
  private:
   // Tokens of a span are given ones.
   bool looks_at_generated(const DetectSpec& one) const {
-    return one.phase == Condition::Phase::generated ||
-           (one.phase == Condition::Phase::all && spec_.generate && one.span.empty());
+    return one.phase == Phase::generated || (one.phase == Phase::all && spec_.generate && one.span.empty());
   }
 
   // The records that detection may see.
@@ -81,9 +80,7 @@ class DetectStage {
     options.a = one.a;
     options.b = one.b;
     options.span = one.span;
-    options.phase = one.phase == Condition::Phase::given       ? Phase::given
-                    : one.phase == Condition::Phase::generated ? Phase::generated
-                                                               : Phase::all;
+    options.phase = one.phase;
     options.length_match = one.length_match;
     options.seed = spec_.seed;
     options.resamples = spec_.resamples;

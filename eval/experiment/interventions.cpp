@@ -61,10 +61,10 @@ std::string action_text(const EditSpec& spec, const std::string& experts) {
 }
 
 // Which tokens: ", generated tokens, fraction 0.25".
-std::string tokens_text(const Condition& tokens) {
+std::string tokens_text(const TokenSelector& tokens) {
   std::string text;
-  if (tokens.phase == Condition::Phase::given) text += ", given tokens";
-  if (tokens.phase == Condition::Phase::generated) text += ", generated tokens";
+  if (tokens.phase == Phase::given) text += ", given tokens";
+  if (tokens.phase == Phase::generated) text += ", generated tokens";
   if (!tokens.span.empty()) text += ", span " + tokens.span;
   if (tokens.begin != 0 || tokens.end != std::numeric_limits<int64_t>::max())
     text += ", positions " + std::to_string(tokens.begin) + ":" +

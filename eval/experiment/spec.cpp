@@ -160,12 +160,12 @@ class SpecParser {
     json::Value tokens = json::Value::object();
     for (const char* key : {"span", "phase"})
       if (auto found = ref.find(key)) tokens.set(key, found->value());
-    const Condition condition = Condition::parse(json::Ref(tokens, ref.where(), ref.path()));
-    out.span = condition.span;
-    out.phase = ref.find("phase") ? condition.phase : Condition::Phase::given;
+    const TokenSelector selected = TokenSelector::parse(json::Ref(tokens, ref.where(), ref.path()));
+    out.span = selected.span;
+    out.phase = ref.find("phase") ? selected.phase : Phase::given;
     if (auto match = ref.find("length_match")) out.length_match = match->boolean();
     if (auto top = ref.find("stable_top")) out.stable_top = top->integer(1, int64_t{1} << 40);
-    if (out.phase == Condition::Phase::generated) {
+    if (out.phase == Phase::generated) {
       if (!spec_.generate) ref.at("phase").fail("expected \"generate\" in the spec for generated tokens, found none");
       if (!out.span.empty()) ref.at("span").fail("expected no span beside generated tokens, which are in none");
     }

@@ -31,7 +31,7 @@ struct DetectSpec {
   std::string name;
   std::string a, b;  // conditions
   std::string span;  // empty: all tokens
-  Condition::Phase phase = Condition::Phase::given;
+  Phase phase = Phase::given;
   bool length_match = false;
   std::optional<int64_t> stable_top;
 };

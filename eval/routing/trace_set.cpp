@@ -50,10 +50,6 @@ Phase parse_phase(std::string_view text, const std::string& where) {
   throw Error(where, "expected \"all\", \"given\" or \"generated\", found \"" + std::string(text) + "\"");
 }
 
-const char* phase_name(Phase phase) {
-  return phase == Phase::given ? "given" : phase == Phase::generated ? "generated" : "all";
-}
-
 TraceSet::TraceSet(const std::vector<std::filesystem::path>& directories) : directories_(directories) {
   if (directories.empty()) throw Error("traces", "expected at least one directory, found none");
   std::map<std::string, size_t> seen;  // a record's line as JSON -> its place

@@ -9,15 +9,13 @@
 #include <vector>
 
 #include "base/json.h"
+#include "probes/phase.h"
 #include "probes/trace.h"
 
 namespace signalbox {
 
-enum class Phase : uint8_t { all, given, generated };
-
 // "all", "given" or "generated"; `where` starts the message of the Error for anything else.
 Phase parse_phase(std::string_view text, const std::string& where);
-const char* phase_name(Phase phase);
 
 // Which tokens count: all conditions must hold.
 struct TokenFilter {

@@ -65,7 +65,7 @@ std::vector<Source> sources(const Family& family, const TensorId& id) {
   return found;
 }
 
-std::vector<int64_t> stored_shape(const Source& source, const TensorSlot& slot, int64_t n_experts) {
+std::vector<int64_t> stored_shape(const Source& source, const TensorPlace& slot, int64_t n_experts) {
   const NameRow& row = *source.row;
   const bool vector = slot.vector != nullptr;
   const int64_t outer = (vector ? slot.cols : slot.rows) * row.parts;

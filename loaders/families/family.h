@@ -56,7 +56,7 @@ std::vector<Source> sources(const Family& family, const TensorId& id);
 
 // The shape that `source` must have for a slot of `rows` x `cols` (vectors: rows = 1) and `n_experts`; for mxfp4 the
 // shape of the blocks.
-std::vector<int64_t> stored_shape(const Source& source, const TensorSlot& slot, int64_t n_experts);
+std::vector<int64_t> stored_shape(const Source& source, const TensorPlace& slot, int64_t n_experts);
 
 // All families, and one by config.json's model_type (nullptr if there is none).
 std::span<const Family> all_families();

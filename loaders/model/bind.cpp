@@ -116,7 +116,7 @@ class Binder {
   Weights run(std::vector<std::string>& unknown) {
     resolve_tied();
     Weights weights;
-    for_each_tensor(model_, weights, [&](const TensorSlot& slot) { bind(slot); });
+    for_each_tensor(model_, weights, [&](const TensorPlace& slot) { bind(slot); });
     copy_all(weights);
     if (model_.tied_embeddings) weights.lm_head = weights.embed;
     for (const auto& file : checkpoint_.files()) {
@@ -142,7 +142,7 @@ class Binder {
     }
   }
 
-  void bind(const TensorSlot& slot) {
+  void bind(const TensorPlace& slot) {
     std::vector<Source> candidates = families::sources(family_, slot.id);
     if (slot.id.role == Role::embed && model_.tied_embeddings)
       candidates.push_back(families::sources(family_, {Role::lm_head}).front());
@@ -168,7 +168,7 @@ class Binder {
     throw Error(checkpoint_.index(), "expected the tensor " + names + ", found none of that name");
   }
 
-  int64_t n_experts(const TensorSlot& slot) const {
+  int64_t n_experts(const TensorPlace& slot) const {
     return slot.id.expert < 0 ? 1 : model_.layers[slot.id.layer].moe()->router.n_experts;
   }
 
@@ -180,7 +180,7 @@ class Binder {
                                       safetensors::shape_text(tensor.info->shape));
   }
 
-  void bind_plain(const TensorSlot& slot, const Source& source, const Checkpoint::Tensor& tensor) {
+  void bind_plain(const TensorPlace& slot, const Source& source, const Checkpoint::Tensor& tensor) {
     const DType dtype = tensor.info->type;
     if (dtype != DType::f32 && dtype != DType::f16 && dtype != DType::bf16)
       throw Error(tensor.where(), "expected F32, F16 or BF16, found " + tensor.info->dtype);
@@ -209,7 +209,7 @@ class Binder {
     }
   }
 
-  void bind_mxfp4(const TensorSlot& slot, const Source& source, const Checkpoint::Tensor& blocks) {
+  void bind_mxfp4(const TensorPlace& slot, const Source& source, const Checkpoint::Tensor& blocks) {
     if (slot.cols % mxfp4_block != 0)
       throw Error(blocks.where(), "expected rows of a multiple of 32 values, found " + std::to_string(slot.cols));
     std::vector<int64_t> shape = families::stored_shape(source, slot, n_experts(slot));

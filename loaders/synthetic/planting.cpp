@@ -138,7 +138,7 @@ void Planting::place_head(Site& site) {
   }
 }
 
-void Planting::apply(const TensorSlot& slot, int64_t first, int64_t n, float* values) const {
+void Planting::apply(const TensorPlace& slot, int64_t first, int64_t n, float* values) const {
   if (plants_.empty()) return;
   const Role role = slot.id.role;
   const int64_t cols = slot.cols;
@@ -176,7 +176,7 @@ void Planting::apply(const TensorSlot& slot, int64_t first, int64_t n, float* va
   }
 }
 
-void Planting::apply_head(const Site& site, const TensorSlot& slot, int64_t first, int64_t n, float* values) const {
+void Planting::apply_head(const Site& site, const TensorPlace& slot, int64_t first, int64_t n, float* values) const {
   const Layer& layer = model_.layers[site.layer];
   if (const Gqa* gqa = std::get_if<Gqa>(&layer.attention)) {
     apply_gqa(site, *gqa, slot, first, n, values);
@@ -186,7 +186,7 @@ void Planting::apply_head(const Site& site, const TensorSlot& slot, int64_t firs
 }
 
 // The head's query is one constant dimension, its key that dimension at begin tokens only, its value the mark.
-void Planting::apply_gqa(const Site& site, const Gqa& gqa, const TensorSlot& slot, int64_t first, int64_t n,
+void Planting::apply_gqa(const Site& site, const Gqa& gqa, const TensorPlace& slot, int64_t first, int64_t n,
                          float* values) const {
   const int64_t d = gqa.d_head, slow = d / 2 - 1, kv_head = site.head / (gqa.n_heads / gqa.n_kv_heads);
   const double strength = std::sqrt(found / gqa.scale);
@@ -251,7 +251,7 @@ void Planting::apply_gqa(const Site& site, const Gqa& gqa, const TensorSlot& slo
 }
 
 // The same through the latents: one dimension of each is the head's own, and RoPE has no part in it.
-void Planting::apply_mla(const Site& site, const Mla& mla, const TensorSlot& slot, int64_t first, int64_t n,
+void Planting::apply_mla(const Site& site, const Mla& mla, const TensorPlace& slot, int64_t first, int64_t n,
                          float* values) const {
   const int64_t own = site.head;  // its dimension of the latents
   const auto row_of = [&](int64_t r) { return values + (r - first) * slot.cols; };

@@ -13,7 +13,7 @@ class Planting {
   bool empty() const { return plants_.empty(); }
 
   // Overwrites planted values in rows first .. first + n of a tensor (vectors: one row). `values` [n, cols].
-  void apply(const TensorSlot& slot, int64_t first, int64_t n, float* values) const;
+  void apply(const TensorPlace& slot, int64_t first, int64_t n, float* values) const;
 
   // The truth, for planted.json.
   json::Value truth() const;
@@ -30,10 +30,10 @@ class Planting {
   };
   bool is_reserved(int64_t dim) const { return dim >= first_reserved_; }
   void place_head(Site& site);
-  void apply_head(const Site& site, const TensorSlot& slot, int64_t first, int64_t n, float* values) const;
-  void apply_gqa(const Site& site, const Gqa& gqa, const TensorSlot& slot, int64_t first, int64_t n,
+  void apply_head(const Site& site, const TensorPlace& slot, int64_t first, int64_t n, float* values) const;
+  void apply_gqa(const Site& site, const Gqa& gqa, const TensorPlace& slot, int64_t first, int64_t n,
                  float* values) const;
-  void apply_mla(const Site& site, const Mla& mla, const TensorSlot& slot, int64_t first, int64_t n,
+  void apply_mla(const Site& site, const Mla& mla, const TensorPlace& slot, int64_t first, int64_t n,
                  float* values) const;
 
   const Model& model_;

@@ -25,7 +25,7 @@ struct StoredTensor {
   Layout layout = Layout::plain;
   bool interleaved = false, scales = false;
   int parts = 1;
-  std::vector<TensorSlot> slots;  // [expert][part]
+  std::vector<TensorPlace> slots;  // [expert][part]
 };
 
 // The largest number rather than infinity.
@@ -76,7 +76,7 @@ class Store {
   Store(const Spec& spec, const Values& values) : spec_(spec), values_(values) {
     Weights shape;
     std::map<std::string, size_t> index;
-    for_each_tensor(spec.model, shape, [&](const TensorSlot& slot) { add(index, slot); });
+    for_each_tensor(spec.model, shape, [&](const TensorPlace& slot) { add(index, slot); });
     if (spec.storage == Storage::mxfp4 &&
         std::none_of(tensors_.begin(), tensors_.end(), [](const StoredTensor& t) { return t.layout == Layout::mxfp4; }))
       throw Error("dtype", "expected f32, bf16 or f16 for this family, found \"mxfp4\"");
@@ -127,7 +127,7 @@ class Store {
   }
 
  private:
-  void add(std::map<std::string, size_t>& index, const TensorSlot& slot) {
+  void add(std::map<std::string, size_t>& index, const TensorPlace& slot) {
     const Source source = choose(spec_, slot.id);
     const bool blocks = source.row->layout == Layout::mxfp4;
     if (blocks && slot.cols % 32 != 0)
@@ -155,7 +155,7 @@ class Store {
 
   // Slots come by expert, and within one gate, up: the order of the parts.
   void emit(const StoredTensor& tensor, safetensors::Writer& writer) {
-    const TensorSlot& like = tensor.slots.front();
+    const TensorPlace& like = tensor.slots.front();
     const bool vector = like.vector != nullptr;
     const int64_t rows = vector ? like.cols : like.rows, cols = vector ? 1 : like.cols, outer = rows * tensor.parts;
     for (size_t group = 0; group < tensor.slots.size(); group += static_cast<size_t>(tensor.parts)) {
@@ -183,7 +183,7 @@ class Store {
 
   // Rows first .. first + n of one expert's [outer, cols].
   void fill(const StoredTensor& tensor, size_t group, int64_t first, int64_t n, float* out) const {
-    const TensorSlot& like = tensor.slots[group];
+    const TensorPlace& like = tensor.slots[group];
     if (like.vector) {  // whole vectors: they are small
       std::vector<float> part(static_cast<size_t>(like.cols));
       for (int p = 0; p < tensor.parts; ++p) {

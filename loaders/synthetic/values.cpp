@@ -27,7 +27,7 @@ struct Draw {
   double mean = 0, deviation = 0;
 };
 
-Draw draw(const Spec& spec, const TensorSlot& slot) {
+Draw draw(const Spec& spec, const TensorPlace& slot) {
   const Init& init = spec.init;
   const double fan_in = 1 / std::sqrt(static_cast<double>(slot.cols));
   switch (slot.id.role) {
@@ -54,7 +54,7 @@ Draw draw(const Spec& spec, const TensorSlot& slot) {
 
 }  // namespace
 
-void Values::rows(const TensorSlot& slot, int64_t first, int64_t n, float* out) const {
+void Values::rows(const TensorPlace& slot, int64_t first, int64_t n, float* out) const {
   const Draw parameters = draw(spec_, slot);
   const uint64_t tensor = static_cast<uint64_t>(slot.id.role) | static_cast<uint64_t>(slot.id.layer + 1) << 8 |
                           static_cast<uint64_t>(slot.id.expert + 1) << 32;

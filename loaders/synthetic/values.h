@@ -10,7 +10,7 @@ class Values {
   Values(const Spec& spec, const Planting& planting) : spec_(spec), planting_(planting) {}
 
   // Rows first .. first + n of a tensor (vectors: their one row), in f32. `out` [n, cols].
-  void rows(const TensorSlot& slot, int64_t first, int64_t n, float* out) const;
+  void rows(const TensorPlace& slot, int64_t first, int64_t n, float* out) const;
 
  private:
   const Spec& spec_;

@@ -35,7 +35,7 @@ struct RoundedModel {
   ModelShape shape;
   explicit RoundedModel(const std::string& name)
       : loaded(load_model((goldens / name / "model").string())), shape(probe_shape(loaded.model)) {
-    for_each_tensor(loaded.model, loaded.weights, [&](const TensorSlot& slot) {
+    for_each_tensor(loaded.model, loaded.weights, [&](const TensorPlace& slot) {
       if (!slot.matrix || slot.id.role == Role::router) return;
       Matrix& m = *slot.matrix;
       if (m.dtype == DType::bf16 || m.dtype == DType::mxfp4) return;

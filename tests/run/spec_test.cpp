@@ -61,11 +61,11 @@ TEST_CASE("spec: every key is read") {
   CHECK(spec.detect[0].a == "A");
   CHECK(spec.detect[0].b == "B");
   CHECK(spec.detect[0].span == "question");
-  CHECK(spec.detect[0].phase == Condition::Phase::given);
+  CHECK(spec.detect[0].phase == Phase::given);
   CHECK(spec.detect[0].length_match);
   CHECK(spec.detect[0].stable_top == 7);
   CHECK(spec.detect[1].a == "x:y");
-  CHECK(spec.detect[1].phase == Condition::Phase::generated);
+  CHECK(spec.detect[1].phase == Phase::generated);
   REQUIRE(spec.interventions.size() == 5);
   CHECK(spec.interventions[1].description == "Memory off");
   CHECK(spec.interventions[1].names_experts);

@@ -48,7 +48,7 @@ int64_t resident_bytes() { return resident_memory().now; }
 double weight_bytes(const Model& model, const Weights& weights, int64_t n_tokens) {
   double bytes = 0;
   Weights views = weights;
-  for_each_tensor(model, views, [&](const TensorSlot& slot) {
+  for_each_tensor(model, views, [&](const TensorPlace& slot) {
     const double size = slot.matrix ? number(stored_bytes(*slot.matrix)) : 4.0 * number(slot.vector->n);
     if (slot.id.expert >= 0) {
       const Router& router = model.layers[static_cast<size_t>(slot.id.layer)].moe()->router;

@@ -247,7 +247,7 @@ class OpBench {
     Weights weights;
     std::vector<std::shared_ptr<const void>> owners;
     RoutedBlock block;
-    for_each_tensor(one.model, weights, [&](const TensorSlot& slot) {
+    for_each_tensor(one.model, weights, [&](const TensorPlace& slot) {
       if (slot.id.expert < 0) return;
       random_tensor(one, slot, weights_, owners);
       if (slot.id.expert == 0 && slot.matrix) block.expert_bytes += static_cast<double>(stored_bytes(*slot.matrix));

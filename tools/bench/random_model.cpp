@@ -35,7 +35,7 @@ bool is_norm(Role role) {
   }
 }
 
-int64_t slot_bytes(const BenchShape& shape, const TensorSlot& slot) {
+int64_t slot_bytes(const BenchShape& shape, const TensorPlace& slot) {
   const int64_t n = slot.rows * slot.cols;
   if (slot.vector) return n * 4;
   return shape.mxfp4 && is_expert(slot.id.role) ? n / 2 + n / 32 : n * 2;
@@ -81,7 +81,7 @@ std::vector<BenchShape> bench_shapes(int64_t most) {
   return shapes;
 }
 
-void random_tensor(const BenchShape& shape, const TensorSlot& slot, RandomMemory& memory,
+void random_tensor(const BenchShape& shape, const TensorPlace& slot, RandomMemory& memory,
                    std::vector<std::shared_ptr<const void>>& owners) {
   const auto take = [&](Kind kind, int64_t bytes) {
     owners.push_back(memory.view(kind, static_cast<size_t>(bytes)));
@@ -131,7 +131,7 @@ void random_tensor(const BenchShape& shape, const TensorSlot& slot, RandomMemory
 Weights random_weights(const BenchShape& shape, RandomMemory& memory) {
   Weights weights;
   std::vector<std::shared_ptr<const void>> owners;
-  for_each_tensor(shape.model, weights, [&](const TensorSlot& slot) { random_tensor(shape, slot, memory, owners); });
+  for_each_tensor(shape.model, weights, [&](const TensorPlace& slot) { random_tensor(shape, slot, memory, owners); });
   if (shape.model.tied_embeddings) weights.lm_head = weights.embed;
   weights.owners = std::move(owners);
   return weights;
@@ -140,7 +140,7 @@ Weights random_weights(const BenchShape& shape, RandomMemory& memory) {
 int64_t random_weight_bytes(const BenchShape& shape) {
   int64_t bytes = 0;
   Weights scratch;
-  for_each_tensor(shape.model, scratch, [&](const TensorSlot& slot) { bytes += slot_bytes(shape, slot); });
+  for_each_tensor(shape.model, scratch, [&](const TensorPlace& slot) { bytes += slot_bytes(shape, slot); });
   return bytes;
 }
 
@@ -148,7 +148,7 @@ int64_t layers_that_fit(const BenchShape& shape, int64_t available) {
   std::vector<int64_t> layers(shape.model.layers.size(), 0);
   int64_t used = 0;
   Weights scratch;
-  for_each_tensor(shape.model, scratch, [&](const TensorSlot& slot) {
+  for_each_tensor(shape.model, scratch, [&](const TensorPlace& slot) {
     (slot.id.layer < 0 ? used : layers[static_cast<size_t>(slot.id.layer)]) += slot_bytes(shape, slot);
   });
   int64_t n = 0;

@@ -28,7 +28,7 @@ std::string bench_shape_names();
 std::vector<BenchShape> bench_shapes(int64_t most);
 
 // Gives random values to a tensor of the shape; `owners` keeps them. Gate and up of an expert come in this order.
-void random_tensor(const BenchShape& shape, const TensorSlot& slot, RandomMemory& memory,
+void random_tensor(const BenchShape& shape, const TensorPlace& slot, RandomMemory& memory,
                    std::vector<std::shared_ptr<const void>>& owners);
 Weights random_weights(const BenchShape& shape, RandomMemory& memory);
 

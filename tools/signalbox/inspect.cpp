@@ -65,7 +65,7 @@ json::Value describe(const Layer& layer, int64_t l) {
   return out;
 }
 
-std::string shape_of(const TensorSlot& slot) {
+std::string shape_of(const TensorPlace& slot) {
   return slot.vector ? "[" + std::to_string(slot.cols) + "]"
                      : "[" + std::to_string(slot.rows) + ", " + std::to_string(slot.cols) + "]";
 }
@@ -82,7 +82,7 @@ struct Bytes {
 
 Bytes count_bytes(const Model& model, Weights& weights) {
   Bytes bytes;
-  for_each_tensor(model, weights, [&](const TensorSlot& slot) {
+  for_each_tensor(model, weights, [&](const TensorPlace& slot) {
     const int64_t size = slot.matrix ? stored_bytes(*slot.matrix) : slot.vector->n * 4;
     bytes.weights += size;
     if (slot.id.expert >= 0) {
@@ -208,7 +208,7 @@ int inspect_command(int argc, char** argv) {
         .set("chat_template", session.chat_template != nullptr);
     if (tensors) {
       json::Value list = json::Value::array();
-      for_each_tensor(model, session.weights, [&](const TensorSlot& slot) {
+      for_each_tensor(model, session.weights, [&](const TensorPlace& slot) {
         json::Value line = json::Value::object();
         line.set("name", hub_name(session.family, slot.id))
             .set("shape", shape_of(slot))
@@ -248,7 +248,7 @@ int inspect_command(int argc, char** argv) {
             " stored tensors that the model does not use (--tensors lists them)\n";
   if (tensors) {
     text += "  tensors\n";
-    for_each_tensor(model, session.weights, [&](const TensorSlot& slot) {
+    for_each_tensor(model, session.weights, [&](const TensorPlace& slot) {
       const std::string name = hub_name(session.family, slot.id);
       text += "    " + name + std::string(name.size() < 44 ? 44 - name.size() : 1, ' ') +
               (slot.matrix ? std::string(dtype_name(slot.matrix->dtype)) : "F32") + "  " + shape_of(slot) + "\n";
