@@ -17,7 +17,7 @@
 #include "probes/trace.h"
 #include "tests/kills.h"
 #include "tests/support.h"
-#include "tools/signalbox/signals.h"
+#include "tools/terminal/signals.h"
 
 namespace signalbox {
 int faithfulness_command(int argc, char** argv);

@@ -1,6 +1,6 @@
 #include "tools/bench/figures.h"
 
-#include "tools/signalbox/output.h"
+#include "tools/terminal/output.h"
 
 namespace signalbox {
 

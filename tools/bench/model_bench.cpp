@@ -7,8 +7,8 @@
 
 #include "tools/bench/op_bench.h"
 #include "tools/bench/temporary_trace.h"
-#include "tools/signalbox/progress.h"
-#include "tools/signalbox/signals.h"
+#include "tools/terminal/progress.h"
+#include "tools/terminal/signals.h"
 
 namespace signalbox {
 
@@ -94,10 +94,9 @@ double forward_flops(const Model& model, int64_t first, int64_t n_tokens, int64_
   return flops;
 }
 
-ModelBench::ModelBench(Session& session, const CommonOptions& options, const ModelBenchOptions& bench,
-                       const MachineLimits& limits, const Budget& budget)
+ModelBench::ModelBench(Session& session, const ModelBenchOptions& bench, const MachineLimits& limits,
+                       const Budget& budget)
     : session_(session),
-      options_(options),
       bench_(bench),
       limits_(limits),
       budget_(budget),
@@ -280,7 +279,7 @@ json::Value ModelBench::trace_memory(int64_t n_tokens) {
   const std::vector<Job> jobs = make_jobs((n_tokens + length - 1) / length, length, 0);
   TemporaryTrace directory;
   const std::unique_ptr<TraceWriter> trace = make_trace(std::string(default_points), directory.path.string());
-  Progress progress("tracing", n_tokens, options_.quiet);
+  Progress progress("tracing", n_tokens, bench_.quiet);
   RunEvents events;
   events.on_progress = [&](int64_t done) { progress.update(done); };
   const RunOptions run = session_.options;

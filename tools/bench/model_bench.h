@@ -7,10 +7,10 @@
 #include <vector>
 
 #include "base/json.h"
+#include "engine/session.h"
 #include "probes/trace.h"
 #include "tools/bench/limits.h"
 #include "tools/bench/recording_bench.h"
-#include "tools/signalbox/open.h"
 
 namespace signalbox {
 
@@ -30,14 +30,14 @@ struct ModelBenchOptions {
   int64_t chunk = 0;               // given tokens a forward; 0: the whole prompt
   int repeats = 3;                 // the fastest of so many,
   double repeat_seconds = 20;      // but no further one where a measurement has taken so long
+  bool quiet = false;              // no progress on standard error
   int64_t routed_tokens_most = 0;  // the routed block alone: up to so many tokens; 0: not at all
 };
 
 // Times whole runs (engine/runner.h), as the other commands make them; what recording costs by single steps.
 class ModelBench {
  public:
-  ModelBench(Session& session, const CommonOptions& options, const ModelBenchOptions& bench,
-             const MachineLimits& limits, const Budget& budget);
+  ModelBench(Session& session, const ModelBenchOptions& bench, const MachineLimits& limits, const Budget& budget);
 
   struct Prefill {
     int64_t tokens = 0, chunk = 0;
@@ -77,7 +77,6 @@ class ModelBench {
   std::unique_ptr<TraceWriter> make_trace(const std::string& points, const std::string& directory) const;
 
   Session& session_;
-  const CommonOptions& options_;
   const ModelBenchOptions bench_;
   const MachineLimits limits_;
   const Budget budget_;

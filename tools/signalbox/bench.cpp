@@ -14,9 +14,9 @@
 #include "tools/signalbox/commands.h"
 #include "tools/signalbox/flags.h"
 #include "tools/signalbox/open.h"
-#include "tools/signalbox/output.h"
-#include "tools/signalbox/progress.h"
-#include "tools/signalbox/signals.h"
+#include "tools/terminal/output.h"
+#include "tools/terminal/progress.h"
+#include "tools/terminal/signals.h"
 
 namespace signalbox {
 
@@ -275,6 +275,7 @@ int bench_model(const BenchOptions& options) {
   const Budget budget(options.budget);
   Session session = open_session(options);
   ModelBenchOptions bench;
+  bench.quiet = options.quiet;
   bench.prefill = {options.n_prompt > 0 ? options.n_prompt : 256};
   bench.context = options.context > 0 ? options.context : bench.prefill.front();
   bench.n_new = options.n_new > 0 ? options.n_new : options.quick ? 16 : 64;
@@ -286,7 +287,7 @@ int bench_model(const BenchOptions& options) {
   const MachineLimits limits = measure_limits(options, *session.backend);
   DeviceWatch watch(session.backend->name());
   tell_cpu_fallback(options, *session.backend);
-  ModelBench measuring(session, options, bench, limits, budget);
+  ModelBench measuring(session, bench, limits, budget);
 
   Figures out(options.json);
   out.document = machine(*session.backend, options);
@@ -333,6 +334,7 @@ int bench_shape_command(const BenchOptions& options) {
   const bool device = !session.backend->shares_host_memory();
 
   ModelBenchOptions bench;
+  bench.quiet = options.quiet;
   const int64_t most = shape.model.max_positions > 0 ? shape.model.max_positions : INT64_MAX;
   if (options.n_prompt > 0)
     bench.prefill = {options.n_prompt};
@@ -392,7 +394,7 @@ int bench_shape_command(const BenchOptions& options) {
   }
   DeviceWatch watch(session.backend->name());
   tell_cpu_fallback(options, *session.backend);
-  ModelBench measuring(session, options, bench, limits, budget);
+  ModelBench measuring(session, bench, limits, budget);
 
   Figures out(options.json);
   out.document = machine(*session.backend, options);

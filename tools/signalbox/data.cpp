@@ -13,7 +13,7 @@
 #include "tools/signalbox/commands.h"
 #include "tools/signalbox/flags.h"
 #include "tools/signalbox/open.h"
-#include "tools/signalbox/output.h"
+#include "tools/terminal/output.h"
 
 namespace signalbox {
 

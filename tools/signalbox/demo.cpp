@@ -7,7 +7,7 @@
 #include "eval/report/sentences.h"
 #include "tools/signalbox/commands.h"
 #include "tools/signalbox/experiment.h"
-#include "tools/signalbox/output.h"
+#include "tools/terminal/output.h"
 
 namespace signalbox {
 

@@ -4,7 +4,7 @@
 #include "eval/routing/trace_diff.h"
 #include "tools/signalbox/commands.h"
 #include "tools/signalbox/flags.h"
-#include "tools/signalbox/output.h"
+#include "tools/terminal/output.h"
 
 namespace signalbox {
 

@@ -2,7 +2,7 @@
 
 #include <memory>
 
-#include "tools/signalbox/progress.h"
+#include "tools/terminal/progress.h"
 
 namespace signalbox {
 

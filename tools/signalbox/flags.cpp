@@ -4,7 +4,7 @@
 #include <cstdio>
 
 #include "base/error.h"
-#include "tools/signalbox/output.h"
+#include "tools/terminal/output.h"
 
 namespace signalbox {
 

@@ -11,7 +11,7 @@
 #include "kernels/backend.h"
 #include "kernels/cpu/isa.h"
 #include "tools/signalbox/commands.h"
-#include "tools/signalbox/signals.h"
+#include "tools/terminal/signals.h"
 
 namespace {
 

@@ -10,9 +10,9 @@
 #include "loaders/families/real_shapes.h"
 #include "tools/signalbox/commands.h"
 #include "tools/signalbox/flags.h"
-#include "tools/signalbox/output.h"
-#include "tools/signalbox/progress.h"
-#include "tools/signalbox/signals.h"
+#include "tools/terminal/output.h"
+#include "tools/terminal/progress.h"
+#include "tools/terminal/signals.h"
 
 namespace signalbox {
 

@@ -10,9 +10,9 @@
 #include "eval/report/run_report.h"
 #include "tools/signalbox/commands.h"
 #include "tools/signalbox/flags.h"
-#include "tools/signalbox/output.h"
-#include "tools/signalbox/progress.h"
-#include "tools/signalbox/signals.h"
+#include "tools/terminal/output.h"
+#include "tools/terminal/progress.h"
+#include "tools/terminal/signals.h"
 
 namespace signalbox {
 

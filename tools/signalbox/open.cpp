@@ -3,8 +3,8 @@
 #include <cstdio>
 
 #include "tools/builtin/builtin_files.h"
-#include "tools/signalbox/progress.h"
-#include "tools/signalbox/signals.h"
+#include "tools/terminal/progress.h"
+#include "tools/terminal/signals.h"
 
 namespace signalbox {
 

@@ -8,7 +8,7 @@
 #include "eval/report/run_report.h"
 #include "tools/signalbox/commands.h"
 #include "tools/signalbox/flags.h"
-#include "tools/signalbox/output.h"
+#include "tools/terminal/output.h"
 
 namespace signalbox {
 

@@ -14,9 +14,9 @@
 #include "tools/signalbox/facts.h"
 #include "tools/signalbox/flags.h"
 #include "tools/signalbox/open.h"
-#include "tools/signalbox/output.h"
-#include "tools/signalbox/progress.h"
-#include "tools/signalbox/signals.h"
+#include "tools/terminal/output.h"
+#include "tools/terminal/progress.h"
+#include "tools/terminal/signals.h"
 
 namespace signalbox {
 

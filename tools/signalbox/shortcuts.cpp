@@ -5,7 +5,7 @@
 
 #include "tools/signalbox/commands.h"
 #include "tools/signalbox/experiment.h"
-#include "tools/signalbox/output.h"
+#include "tools/terminal/output.h"
 
 namespace signalbox {
 

@@ -8,8 +8,8 @@
 #include "tools/signalbox/commands.h"
 #include "tools/signalbox/flags.h"
 #include "tools/signalbox/open.h"
-#include "tools/signalbox/output.h"
-#include "tools/signalbox/signals.h"
+#include "tools/terminal/output.h"
+#include "tools/terminal/signals.h"
 
 namespace signalbox {
 

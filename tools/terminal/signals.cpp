@@ -1,4 +1,4 @@
-#include "tools/signalbox/signals.h"
+#include "tools/terminal/signals.h"
 
 #include <unistd.h>
 

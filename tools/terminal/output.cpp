@@ -1,4 +1,4 @@
-#include "tools/signalbox/output.h"
+#include "tools/terminal/output.h"
 
 #include <unistd.h>
 

@@ -1,4 +1,4 @@
-#include "tools/signalbox/progress.h"
+#include "tools/terminal/progress.h"
 
 #include <unistd.h>
 
