@@ -7,7 +7,7 @@
 #include "base/text.h"
 #include "eval/data/records.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace {
 
@@ -140,4 +140,4 @@ std::string dump_records(const std::vector<Row>& rows) {
   return out;
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -9,7 +9,7 @@
 #include "eval/data/csv_records.h"
 #include "eval/data/prompt_template.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 // A format. `read` gives drafts: objects with an id, a question and what else the format knows, under our keys
 // (docs/data.md), without a prompt; all other keys of the source are carried. It throws Error at the place of what is
@@ -53,4 +53,4 @@ std::vector<Row> read_xstest(const std::vector<std::string>& files);
 std::vector<Row> read_advbench(const std::vector<std::string>& files);
 std::vector<Row> read_beavertails(const std::vector<std::string>& files);
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

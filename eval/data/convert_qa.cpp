@@ -4,7 +4,7 @@
 
 #include "eval/data/convert.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace {
 
@@ -265,4 +265,4 @@ std::vector<Row> read_mctest(const std::vector<std::string>& files) {
   return drafts;
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

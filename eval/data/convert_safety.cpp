@@ -4,7 +4,7 @@
 #include "base/text.h"
 #include "eval/data/convert.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace {
 
@@ -87,4 +87,4 @@ std::vector<Row> read_beavertails(const std::vector<std::string>& files) {
   });
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

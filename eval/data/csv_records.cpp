@@ -8,7 +8,7 @@
 #include "base/text.h"
 #include "base/utf8.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace {
 
@@ -130,4 +130,4 @@ std::vector<Row> read_rows(const std::filesystem::path& file) {
   return rows;
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

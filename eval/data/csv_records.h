@@ -6,7 +6,7 @@
 
 #include "base/json.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 // An object of a file and its place, "file:line" (of an array: "file: item 3").
 struct Row {
@@ -35,4 +35,4 @@ std::string read_text(const std::filesystem::path& file);
 // Throws Error at `where` when the text is not UTF-8.
 void expect_utf8(std::string_view text, const std::string& where);
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -8,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-namespace signalbox {
+namespace signalbox::eval {
 
 class Dice {
  public:
@@ -32,4 +32,4 @@ class Dice {
   std::mt19937_64 engine_;  // its sequence is fixed by the standard; distributions are not, so none is used
 };
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

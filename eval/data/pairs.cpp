@@ -6,7 +6,7 @@
 
 #include "eval/data/dice.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace {
 
@@ -213,4 +213,4 @@ void assign_splits(std::vector<Row>& records, const SplitOptions& options) {
                                        std::to_string(records.size()) + " (another seed, or larger fractions)");
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -7,7 +7,7 @@
 #include "eval/data/csv_records.h"
 #include "eval/data/prompt_template.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 struct DocumentPairs {
   PromptStyle with, without;  // templates of the two conditions
@@ -58,4 +58,4 @@ struct SplitOptions {
 // Throws Error for a record that has a split (unless `replace`), and when a split would be empty.
 void assign_splits(std::vector<Row>& records, const SplitOptions& options);
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -6,7 +6,7 @@
 
 #include "base/utf8.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace {
 
@@ -295,4 +295,4 @@ std::vector<Derived> apply_programs(const std::vector<Program>& programs, const 
   return out;
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

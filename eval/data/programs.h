@@ -10,7 +10,7 @@
 #include "eval/data/records.h"
 #include "kernels/sampling.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 // A solved example that goes before the question.
 struct Exemplar {
@@ -72,4 +72,4 @@ struct Derived {
 // All programs of the first record, of the second, ... Throws Error when two derived records have the same id.
 std::vector<Derived> apply_programs(const std::vector<Program>& programs, const std::vector<Record>& bases);
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

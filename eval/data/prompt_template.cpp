@@ -5,7 +5,7 @@
 #include "base/text.h"
 #include "base/utf8.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace {
 
@@ -186,4 +186,4 @@ std::string target_prefix(std::string_view before, std::string_view target) {
   return word || beyond || std::string_view(".,:;?!)\"'").find(c) != std::string_view::npos ? " " : "";
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -10,7 +10,7 @@
 #include "engine/text.h"
 #include "eval/data/csv_records.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 // Half-open, in Unicode code points.
 using NamedRange = std::pair<std::string, std::pair<int64_t, int64_t>>;
@@ -66,4 +66,4 @@ std::string target_prefix(std::string_view before, std::string_view target);
 // Reads \n, \t and \\ in a text of the command line.
 std::string unescape(std::string_view text, const std::string& where);
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -2,7 +2,7 @@
 
 #include <utility>
 
-namespace signalbox {
+namespace signalbox::eval {
 
 Job make_job(const EncodedRecord& record, std::variant<Generate, Score> task, std::shared_ptr<const EditPlan> plan,
              int64_t sample) {
@@ -35,4 +35,4 @@ RecordJobs make_jobs(const Session& session, const std::vector<Record>& records,
   return out;
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -9,7 +9,7 @@
 #include "engine/session.h"
 #include "eval/data/records.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 // One sample of an encoded record. A plan that changes nothing is left out. Not checked (Session::check), no index.
 Job make_job(const EncodedRecord& record, std::variant<Generate, Score> task, std::shared_ptr<const EditPlan> plan,
@@ -28,4 +28,4 @@ RecordJobs make_jobs(const Session& session, const std::vector<Record>& records,
                      const std::variant<Generate, Score>& task, const std::shared_ptr<const EditPlan>& plan,
                      int64_t samples = 1);
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -8,7 +8,7 @@
 #include "base/utf8.h"
 #include "eval/data/csv_records.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace {
 
@@ -235,4 +235,4 @@ bool template_tells_date(const EncodeSetup& setup, const std::vector<Record>& re
   });
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

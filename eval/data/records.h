@@ -13,7 +13,7 @@
 #include "engine/jobs.h"
 #include "probes/edits.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 // One line of an input file, checked but not yet tokenized.
 struct Record {
@@ -57,4 +57,4 @@ EncodedRecord encode_record(const Record& record, const EncodeSetup& setup, cons
 // Whether what the chat template prints for these records depends on the date.
 bool template_tells_date(const EncodeSetup& setup, const std::vector<Record>& records);
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

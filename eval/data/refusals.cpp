@@ -2,7 +2,7 @@
 // so that a contrast with them is not a detector of one wording. All are our own.
 #include "eval/data/pairs.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 const std::vector<std::string>& refusal_sentences() {
   static const std::vector<std::string> sentences = {
@@ -42,4 +42,4 @@ const std::vector<std::string>& refusal_sentences() {
   return sentences;
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -7,7 +7,7 @@
 #include "base/text.h"
 #include "eval/data/dice.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace {
 
@@ -258,4 +258,4 @@ std::vector<Row> structural_drafts(const StructuralOptions& options) {
   return drafts;
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

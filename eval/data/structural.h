@@ -7,7 +7,7 @@
 
 #include "eval/data/csv_records.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 struct StructuralOptions {
   int64_t n = 100;
@@ -37,4 +37,4 @@ Structure measure_structure(const std::string& document, const std::string& ques
 // domain. Throws UsageError for options that cannot be met.
 std::vector<Row> structural_drafts(const StructuralOptions& options);
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

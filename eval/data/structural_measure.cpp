@@ -6,7 +6,7 @@
 
 #include "eval/data/structural.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace {
 
@@ -143,4 +143,4 @@ Structure measure_structure(const std::string& document, const std::string& ques
   return reader.ask(question);
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -9,7 +9,7 @@
 #include "eval/detect/selection.h"
 #include "eval/store/lock.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace fs = std::filesystem;
 
@@ -159,4 +159,4 @@ std::string analysis_text(const TraceAnalysis& analysis, const AnalysisOptions& 
   return text + "Tables: " + dir.string() + "\n";
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

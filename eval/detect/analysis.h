@@ -11,7 +11,7 @@
 #include "eval/routing/trace_set.h"
 #include "eval/routing/usage.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 struct AnalysisOptions {
   // Its span and phase filter the tokens of every table. Without `contrasted` a, b and the rest are not looked at.
@@ -50,4 +50,4 @@ json::Value analysis_json(const TraceAnalysis& analysis, const std::filesystem::
 std::string analysis_text(const TraceAnalysis& analysis, const AnalysisOptions& options,
                           const std::filesystem::path& dir, size_t top);
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

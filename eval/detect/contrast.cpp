@@ -4,7 +4,7 @@
 #include <cmath>
 #include <map>
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace {
 
@@ -172,4 +172,4 @@ ContrastUnits contrast_units(const ContrastCounts& counts) {
   return units;
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -8,7 +8,7 @@
 #include "eval/routing/trace_set.h"
 #include "eval/statistics/resampling.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 // What is compared, and how it is resampled.
 struct ContrastOptions {
@@ -68,4 +68,4 @@ struct ContrastUnits {
 };
 ContrastUnits contrast_units(const ContrastCounts& counts);
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -14,7 +14,7 @@
 #define SIGNALBOX_WIDE_CLONES
 #endif
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace {
 
@@ -117,4 +117,4 @@ void CountTable::multiply(std::span<const uint32_t> multiplicities, std::span<do
     std::fill(sums.begin(), sums.end(), 0.0);
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -6,7 +6,7 @@
 #include <span>
 #include <vector>
 
-namespace signalbox {
+namespace signalbox::eval {
 
 // Replicates that one call of a product takes.
 inline constexpr int64_t replicate_block = 32;
@@ -36,4 +36,4 @@ class CountTable {
   std::vector<double> doubles_;
 };
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -9,7 +9,7 @@
 #include "eval/detect/products.h"
 #include "eval/statistics/draws.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace {
 
@@ -279,4 +279,4 @@ Resampled resample_contrast(const ContrastCounts& counts, const std::vector<doub
   return out;
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -6,7 +6,7 @@
 
 #include "eval/detect/contrast.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 // What resampling finds for each row (layer, expert).
 struct Resampled {
@@ -20,4 +20,4 @@ struct Resampled {
 Resampled resample_contrast(const ContrastCounts& counts, const std::vector<double>& observed,
                             const ContrastOptions& options);
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

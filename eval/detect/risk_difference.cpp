@@ -8,7 +8,7 @@
 #include "base/files.h"
 #include "eval/detect/resampled.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace {
 
@@ -206,4 +206,4 @@ json::Value detection_summary(const TraceSet& set, const Detection& detection, c
   return out;
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -10,7 +10,7 @@
 #include "base/no_number.h"
 #include "eval/detect/contrast.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 // One expert of one recorded layer: a line of rd.csv. Counts are tokens: under A (1) and B (2), that selected the
 // expert (a) or not (d). no_number where undefined, an empty cell.
@@ -64,4 +64,4 @@ json::Value contrast_summary(const Detection& detection, const ContrastOptions& 
 // `contrast`, and `records` (ids that took part).
 json::Value detection_summary(const TraceSet& set, const Detection& detection, const ContrastOptions& options);
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

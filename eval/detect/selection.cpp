@@ -4,7 +4,7 @@
 
 #include "probes/ranking.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 std::vector<RiskDifference> top_experts(std::vector<RiskDifference> rows, size_t n, int sign) {
   const Ranking::Sign order = sign > 0 ? Ranking::Sign::plus : sign < 0 ? Ranking::Sign::minus : Ranking::Sign::both;
@@ -15,4 +15,4 @@ std::vector<RiskDifference> top_experts(std::vector<RiskDifference> rows, size_t
   return rows;
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

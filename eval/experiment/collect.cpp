@@ -6,7 +6,7 @@
 #include "eval/store/journal.h"
 #include "probes/trace.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace {
 
@@ -154,4 +154,4 @@ RunValues collect_values(const fs::path& dir, const RunSchedule& schedule) {
   return Collector(dir, schedule).collect();
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -5,9 +5,9 @@
 #include "eval/experiment/schedule.h"
 #include "eval/findings/values.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 // A value for every metric, intervention and record. Throws Error naming the file that is missing or wrong.
 RunValues collect_values(const std::filesystem::path& dir, const RunSchedule& schedule);
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

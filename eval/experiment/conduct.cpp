@@ -6,7 +6,7 @@
 #include "eval/experiment/test_stage.h"
 #include "eval/experiment/tune_stage.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace {
 
@@ -48,4 +48,4 @@ RunEnd conduct(const Experiment& experiment, const Session& session, const Condu
   return finished ? RunEnd::complete : RunEnd::interrupted;
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -13,7 +13,7 @@
 #include "eval/store/directory.h"
 #include "eval/store/shard.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 struct ConductOptions {
   std::filesystem::path out;
@@ -38,4 +38,4 @@ enum class RunEnd : uint8_t { complete, was_complete, interrupted };
 RunEnd conduct(const Experiment& experiment, const Session& session, const ConductOptions& options,
                const ConductEvents& events);
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

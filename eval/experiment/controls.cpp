@@ -8,7 +8,7 @@
 #include "probes/edit_plan.h"
 #include "probes/edits.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace {
 
@@ -206,4 +206,4 @@ json::Value NamedExperts::replaced(const Replacement& replacement) const {
   return list;
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -12,7 +12,7 @@
 #include "probes/edit_spec.h"
 #include "probes/shape.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 // [layer][expert] how often each expert was selected; the row of a layer without a router is not looked at.
 using UsageTable = std::vector<std::vector<double>>;
@@ -75,4 +75,4 @@ class NamedExperts {
   ModelShape shape_;
 };
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

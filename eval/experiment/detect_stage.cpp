@@ -7,7 +7,7 @@
 #include "eval/routing/trace_set.h"
 #include "eval/routing/usage.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace {
 
@@ -133,4 +133,4 @@ std::optional<Detected> run_detection(const RunContext& run) {
   }
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

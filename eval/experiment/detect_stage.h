@@ -6,10 +6,10 @@
 #include "eval/experiment/interventions.h"
 #include "eval/experiment/run_context.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 // Makes what is missing of DIR/detect: traces, NAME/rd.csv and NAME/summary.json, usage.csv. nullopt when interrupted.
 // Throws Error.
 std::optional<Detected> run_detection(const RunContext& run);
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

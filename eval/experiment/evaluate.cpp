@@ -8,7 +8,7 @@
 #include "eval/score/fields.h"
 #include "eval/score/sample_lines.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace {
 
@@ -364,4 +364,4 @@ bool evaluate(const Session& session, const Evaluation& evaluation, SampleLog& l
   return Evaluator(session, evaluation, log, events).go();
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -17,7 +17,7 @@
 #include "probes/edits.h"
 #include "probes/trace.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 // How text is generated from one record.
 struct Generation {
@@ -80,4 +80,4 @@ bool trace_evaluation(const Session& session, const Evaluation& evaluation, int6
                       const std::filesystem::path& dir,
                       const std::function<void(int64_t record, Result result, int64_t sample)>& done);
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-namespace signalbox {
+namespace signalbox::eval {
 
 Experiment open_experiment(ExperimentSpec parsed) {
   Experiment experiment;
@@ -32,4 +32,4 @@ Experiment open_experiment(ExperimentSpec parsed) {
   return experiment;
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -8,7 +8,7 @@
 #include "eval/experiment/spec.h"
 #include "eval/experiment/split.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 struct Experiment {
   ExperimentSpec spec;              // with its metrics chosen
@@ -21,4 +21,4 @@ struct Experiment {
 // Reads the data, and refuses all that can be refused without a model. Throws Error.
 Experiment open_experiment(ExperimentSpec spec);
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -6,7 +6,7 @@
 #include "eval/findings/results.h"
 #include "eval/findings/tables.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 RunFindings write_findings(const std::filesystem::path& dir) {
   RunFindings findings = run_findings(collect_values(dir, read_schedule(dir)));
@@ -22,4 +22,4 @@ std::string findings_text(const std::filesystem::path& dir, const RunFindings& f
   return text;
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

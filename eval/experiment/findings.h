@@ -6,7 +6,7 @@
 
 #include "eval/findings/findings.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 // Writes metrics.json, table.*, and audit.csv where there was an audit, from what else stands in `dir`.
 RunFindings write_findings(const std::filesystem::path& dir);
@@ -14,4 +14,4 @@ RunFindings write_findings(const std::filesystem::path& dir);
 // The table for a terminal, and the audit beside its ranking where there was one.
 std::string findings_text(const std::filesystem::path& dir, const RunFindings& findings);
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -5,7 +5,7 @@
 
 #include "base/text.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace {
 
@@ -140,4 +140,4 @@ std::vector<ExpandedEdits> expand_grid(const json::Ref& entry, const std::string
   return points;
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -7,7 +7,7 @@
 #include "base/json.h"
 #include "eval/findings/intervention.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 inline constexpr int64_t max_grid_points = 10000;
 
@@ -27,4 +27,4 @@ std::vector<ExpandedEdits> expand_grid(const json::Ref& entry, const std::string
 // '_'; a text of more than 64 bytes is replaced by '#' and the value's place in its list, from 0.
 std::string grid_value_text(const json::Value& value, int64_t place);
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -5,7 +5,7 @@
 
 #include "eval/score/scorer.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace fs = std::filesystem;
 
@@ -43,4 +43,4 @@ json::Value experiment_identity(const Experiment& experiment, const ModelFacts& 
   return identity;
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

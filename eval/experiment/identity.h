@@ -7,11 +7,11 @@
 #include "eval/experiment/experiment.h"
 #include "eval/store/facts.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 // Manifest::identity but for the spec, which conduct() adds. Of the setup the settings count; its date only where
 // `dated`. `special` is how special tokens in texts are read (--special).
 json::Value experiment_identity(const Experiment& experiment, const ModelFacts& facts, const EncodeSetup& setup,
                                 const std::string& special, bool dated);
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -7,7 +7,7 @@
 #include "base/text.h"
 #include "probes/edit_plan.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace {
 
@@ -262,4 +262,4 @@ std::string describe_edits(const json::Ref& edits, const std::filesystem::path& 
   return edits.length() == 0 ? "no edits" : joined(edits.items(), "; ", describe);
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

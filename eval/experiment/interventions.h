@@ -10,7 +10,7 @@
 #include "eval/experiment/spec.h"
 #include "eval/findings/intervention.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 struct PlannedIntervention : Intervention {
   json::Value edits = json::Value::array();  // for EditPlan::parse with spec.base_dir and the run's seed
@@ -53,4 +53,4 @@ std::vector<std::vector<PlannedIntervention>> plan_seeds(const ExperimentSpec& s
 // for an empty list.
 std::string describe_edits(const json::Ref& edits, const std::filesystem::path& base_dir, const ModelShape& shape);
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -11,7 +11,7 @@
 #include "eval/findings/tables.h"
 #include "eval/store/manifest.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace fs = std::filesystem;
 
@@ -48,4 +48,4 @@ RunFindings reanalyze_run(const fs::path& dir, const fs::path& out, const Reanal
   return findings;
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -7,7 +7,7 @@
 #include "eval/findings/findings.h"
 #include "eval/statistics/resampling.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 // DIR holds a run that has made its plan.
 bool is_run_directory(const std::filesystem::path& dir);
@@ -26,4 +26,4 @@ struct ReanalysisOptions {
 RunFindings reanalyze_run(const std::filesystem::path& dir, const std::filesystem::path& out,
                           const ReanalysisOptions& options);
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -5,7 +5,7 @@
 #include "base/files.h"
 #include "eval/experiment/schedule.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace {
 
@@ -143,4 +143,4 @@ void make_directory(const fs::path& dir) {
   if (code) throw Error(dir.string(), "cannot make the directory: " + code.message());
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

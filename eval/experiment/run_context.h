@@ -10,7 +10,7 @@
 #include "eval/experiment/evaluate.h"
 #include "eval/experiment/interventions.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 // Every record of a split, encoded for all that the spec's metrics look at. [records of the experiment]; none: of no
 // split. Throws Error naming the record's place.
@@ -53,4 +53,4 @@ void write_records(const std::filesystem::path& dir, const Evaluation& evaluatio
 // Makes a directory and those above it. Throws Error.
 void make_directory(const std::filesystem::path& dir);
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

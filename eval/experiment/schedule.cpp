@@ -2,7 +2,7 @@
 
 #include "base/files.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace {
 
@@ -115,4 +115,4 @@ fs::path trace_path(const fs::path& dir, const RunSchedule& schedule, size_t int
   return schedule.seeds.size() == 1 ? path : path / ("seed-" + std::to_string(schedule.seeds[seed]));
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

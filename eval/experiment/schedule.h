@@ -10,7 +10,7 @@
 #include "eval/experiment/spec.h"
 #include "probes/trace_schema.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 inline constexpr const char* plan_file = "plan.json";  // a RunSchedule
 // records_file beside it holds the records that are tested, in order.
@@ -40,4 +40,4 @@ void write_schedule(const std::filesystem::path& dir, const RunSchedule& schedul
 std::filesystem::path trace_path(const std::filesystem::path& dir, const RunSchedule& schedule, size_t intervention,
                                  size_t seed);
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -6,7 +6,7 @@
 #include "base/text.h"
 #include "eval/score/judge.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace {
 
@@ -507,4 +507,4 @@ std::string ranking_text(const json::Value& edit, const char* key) {
   return found && found->is_string() ? found->string() : std::string();
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -16,7 +16,7 @@
 #include "probes/edit_spec.h"
 #include "probes/points.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 struct GenerateSpec {
   int64_t max_tokens = 64;
@@ -136,4 +136,4 @@ std::vector<RankingUse> rankings_of(const ExperimentSpec& spec);
 // A text among the keys of an edit's ranking: "from", "by"; empty where the edit has none.
 std::string ranking_text(const json::Value& edit, const char* key);
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -1,7 +1,7 @@
 // The resolved form of a spec: every default filled in, so that two specs that mean the same run are equal.
 #include "eval/experiment/spec.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace {
 
@@ -88,4 +88,4 @@ json::Value resolved_json(const ExperimentSpec& spec) {
   return out.set("resamples", spec.resamples).set("seed", static_cast<int64_t>(spec.seed));
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

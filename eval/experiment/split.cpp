@@ -9,7 +9,7 @@
 
 #include "base/text.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace {
 
@@ -361,4 +361,4 @@ std::vector<std::string> check_against_records(const ExperimentSpec& spec, const
   return notes;
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

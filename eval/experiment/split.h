@@ -7,7 +7,7 @@
 #include "eval/data/records.h"
 #include "eval/experiment/spec.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 // Indices into the data, ascending.
 struct Splits {
@@ -34,4 +34,4 @@ void refuse_without_tokenizer(const ExperimentSpec& spec);
 // text where they need it and some of `records` (those to be tested) lacks nothing. Throws Error when none is left.
 std::vector<std::string> default_metrics(const ExperimentSpec& spec, const std::vector<Record>& records);
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

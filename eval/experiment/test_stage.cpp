@@ -7,7 +7,7 @@
 #include "eval/experiment/findings.h"
 #include "eval/experiment/schedule.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace {
 
@@ -79,4 +79,4 @@ bool run_tests(const RunContext& run, const Detected& detected, const Interventi
   return true;
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -3,9 +3,9 @@
 #include "eval/experiment/interventions.h"
 #include "eval/experiment/run_context.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 // Writes plan.json, records.jsonl, samples.jsonl, traces and the findings. False when interrupted. Throws Error.
 bool run_tests(const RunContext& run, const Detected& detected, const InterventionChoice& choice);
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -8,7 +8,7 @@
 #include "eval/experiment/collect.h"
 #include "eval/experiment/schedule.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace {
 
@@ -97,4 +97,4 @@ std::optional<InterventionChoice> run_tuning(const RunContext& run, const Detect
   return tested;
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

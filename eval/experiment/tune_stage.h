@@ -5,10 +5,10 @@
 #include "eval/experiment/interventions.h"
 #include "eval/experiment/run_context.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 // The interventions to test: all of the spec's without "tune". Keeps its samples and choice.json in DIR/tune. nullopt
 // when interrupted. Throws Error.
 std::optional<InterventionChoice> run_tuning(const RunContext& run, const Detected& detected);
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -9,7 +9,7 @@
 #include "eval/faithfulness/explanation.h"
 #include "kernels/random.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace {
 
@@ -250,4 +250,4 @@ std::vector<int32_t> filler(const std::vector<int32_t>& unit, size_t n_tokens) {
   return out;
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

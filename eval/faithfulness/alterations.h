@@ -7,7 +7,7 @@
 #include <string_view>
 #include <vector>
 
-namespace signalbox {
+namespace signalbox::eval {
 
 // A sentence and the rule that made it.
 struct Altered {
@@ -44,4 +44,4 @@ std::optional<Altered> paraphrase(std::string_view sentence);
 // As many tokens as asked for, repeating `unit` (the tokens of " ...").
 std::vector<int32_t> filler(const std::vector<int32_t>& unit, size_t n_tokens);
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-namespace signalbox {
+namespace signalbox::eval {
 
 LastRoutes::LastRoutes(const ModelShape& shape, std::vector<int64_t> first_row, std::vector<int64_t> n_rows)
     : layers_(shape.moe_layers()),
@@ -45,4 +45,4 @@ Routes LastRoutes::routes(int64_t sample, size_t layer) const {
   return {n_rows(sample), 1, kept.n_slots, kept.ids, kept.weights};
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

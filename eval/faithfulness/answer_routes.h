@@ -7,7 +7,7 @@
 #include "probes/shape.h"
 #include "probes/sink.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 // Keeps router.ids and router.weights of the last rows of each sample.
 class LastRoutes : public ProbeSink {
@@ -39,4 +39,4 @@ class LastRoutes : public ProbeSink {
   std::vector<RowRange> ranges_;         // of this batch
 };
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

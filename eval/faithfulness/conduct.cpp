@@ -10,7 +10,7 @@
 #include "eval/store/line_log.h"
 #include "eval/store/work_directory.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace {
 
@@ -256,4 +256,4 @@ std::optional<FaithfulnessFindings> conduct_study(FaithfulnessStudy& study, Forw
   return StudyRun(study, forward, options, work, events).run();
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

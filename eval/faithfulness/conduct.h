@@ -11,7 +11,7 @@
 #include "eval/faithfulness/findings.h"
 #include "eval/faithfulness/study.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 inline constexpr const char* faithfulness_schema = "signalbox.faithfulness/1";  // of the manifest and the settings
 
@@ -37,4 +37,4 @@ struct StudyEvents {
 std::optional<FaithfulnessFindings> conduct_study(FaithfulnessStudy& study, Forward& forward, RunOptions options,
                                                   const StudyWork& work, const StudyEvents& events);
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -6,7 +6,7 @@
 #include "base/no_number.h"
 #include "eval/statistics/paired.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace {
 
@@ -114,4 +114,4 @@ std::vector<AreaRow> mean_areas(std::span<const FaithCurve> curves, uint64_t see
   return rows;
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -9,7 +9,7 @@
 
 #include "eval/statistics/resampling.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 // early       the first n of N sentences are kept, then the answer is asked for; x = n / N
 // mistake     sentence i is replaced by a mistaken one, the rest written anew; x = (i - 1) / N, the share kept right
@@ -56,4 +56,4 @@ struct AreaRow {
 // which is the mean over explanations.
 std::vector<AreaRow> mean_areas(std::span<const FaithCurve> curves, uint64_t seed, int64_t resamples, int threads);
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -5,7 +5,7 @@
 
 #include "base/text.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace {
 
@@ -115,4 +115,4 @@ std::string answer_line(std::string_view text) {
   return std::string(text.substr(begin, end - begin));
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -6,7 +6,7 @@
 #include <string_view>
 #include <vector>
 
-namespace signalbox {
+namespace signalbox::eval {
 
 // Bytes [begin, end) of a text.
 struct TextRange {
@@ -41,4 +41,4 @@ std::optional<CutText> cut_at_marker(std::string_view text, std::string_view mar
 // The answer as it is compared: the first line that is not white space, without white space around it.
 std::string answer_line(std::string_view text);
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -7,7 +7,7 @@
 #include "eval/score/answers.h"
 #include "eval/statistics/paired.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace {
 
@@ -159,4 +159,4 @@ FaithfulnessFindings faithfulness_findings(const FaithfulnessStudy& study) {
   return out;
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -9,7 +9,7 @@
 #include "eval/faithfulness/curves.h"
 #include "eval/faithfulness/study.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 // One kind of alteration over all explanations and steps.
 struct AlterationRow {
@@ -49,4 +49,4 @@ void write_findings(const FaithfulnessStudy& study, const FaithfulnessFindings& 
 // For people.
 std::string findings_table(const FaithfulnessStudy& study, const FaithfulnessFindings& findings);
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

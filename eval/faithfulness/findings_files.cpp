@@ -12,7 +12,7 @@
 #include "eval/faithfulness/findings.h"
 #include "eval/routing/likeness.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace {
 
@@ -277,4 +277,4 @@ std::string findings_table(const FaithfulnessStudy& study, const FaithfulnessFin
   return out;
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

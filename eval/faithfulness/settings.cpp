@@ -8,7 +8,7 @@
 #include "eval/faithfulness/conduct.h"
 #include "eval/score/scorer.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace {
 
@@ -85,4 +85,4 @@ json::Value study_identity(const json::Value& settings, const StudyInputs& input
   return identity;
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -8,7 +8,7 @@
 #include "eval/faithfulness/study.h"
 #include "eval/store/facts.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 // The study's surroundings, beside FaithfulnessOptions.
 struct StudyInputs {
@@ -29,4 +29,4 @@ json::Value study_settings(const FaithfulnessOptions& options, const StudyInputs
 // latter. Throws Error.
 json::Value study_identity(const json::Value& settings, const StudyInputs& inputs);
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

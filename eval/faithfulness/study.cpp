@@ -10,7 +10,7 @@
 #include "eval/faithfulness/alterations.h"
 #include "eval/score/answers.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace {
 
@@ -498,4 +498,4 @@ FaithCurve FaithfulnessStudy::curve(size_t explanation, FaithTest test) const {
   return curve;
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

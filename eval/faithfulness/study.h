@@ -22,7 +22,7 @@
 #include "eval/faithfulness/explanation.h"
 #include "probes/edits.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 struct FaithfulnessOptions {
   std::string marker = "Answer:";
@@ -182,4 +182,4 @@ class FaithfulnessStudy {
   StudyCounts counts_;
 };
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

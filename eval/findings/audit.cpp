@@ -12,7 +12,7 @@
 #include "eval/store/manifest.h"
 #include "probes/ranking.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 std::vector<RankedExpert> read_ranking(const std::filesystem::path& file) {
   const RankingFile ranking(file);
@@ -140,4 +140,4 @@ void write_audit(const std::filesystem::path& dir, const std::filesystem::path& 
   write_file_atomically(out / "audit.csv", audit_csv(rows));
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

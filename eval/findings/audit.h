@@ -7,7 +7,7 @@
 #include "base/no_number.h"
 #include "eval/findings/findings.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 // A line of rd.csv as far as pictures and audits look at it; NaN = an empty cell, or a column that is not there.
 struct RankedExpert {
@@ -49,4 +49,4 @@ std::vector<RankedExpert> ranking_of_audit(const std::filesystem::path& dir);
 // The audit of the run in `dir`, where it has one: sets findings.audit and writes OUT/audit.csv.
 void write_audit(const std::filesystem::path& dir, const std::filesystem::path& out, RunFindings& findings);
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

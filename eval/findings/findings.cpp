@@ -4,7 +4,7 @@
 
 #include "base/error.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace {
 
@@ -34,4 +34,4 @@ const RecordFindings& RunFindings::of_condition(const std::string& condition) co
   refuse("conditions", condition);
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -9,7 +9,7 @@
 #include "base/no_number.h"
 #include "eval/findings/intervention.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 // A mean or a difference with its 95 % interval, of n values; no_number where undefined. Never infinite.
 struct Estimate {
@@ -75,4 +75,4 @@ struct RunFindings {
   }
 };
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -6,7 +6,7 @@
 
 #include "base/utf8.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 int decimals_for(double scale) {
   scale = std::abs(scale);
@@ -106,4 +106,4 @@ std::string latex_escape(std::string_view text) {
 
 size_t display_width(std::string_view text) { return count_code_points(text); }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -3,7 +3,7 @@
 #include <string>
 #include <string_view>
 
-namespace signalbox {
+namespace signalbox::eval {
 
 // Decimals that show about three figures of numbers around `scale` (its absolute value): 3 for shares, fewer for large
 // numbers, up to 6 for small ones; -1 means scientific.
@@ -24,4 +24,4 @@ std::string latex_escape(std::string_view text);
 // Columns of a terminal or a Markdown source: code points, not bytes.
 size_t display_width(std::string_view text);
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

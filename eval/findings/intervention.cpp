@@ -2,7 +2,7 @@
 
 #include <charconv>
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace {
 
@@ -50,4 +50,4 @@ std::optional<ExpertId> parse_audit_name(std::string_view name) {
   return ExpertId{*layer, *expert};
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -11,7 +11,7 @@
 
 #include "base/json.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 enum class ControlKind : uint8_t { none, random, frequency_matched, bottom };
 
@@ -45,4 +45,4 @@ struct Intervention {
 std::string audit_name(const ExpertId& expert);
 std::optional<ExpertId> parse_audit_name(std::string_view name);
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -4,7 +4,7 @@
 
 #include "base/files.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace {
 
@@ -223,4 +223,4 @@ RunFindings read_findings(const std::filesystem::path& dir) {
   return read_findings(json::Ref(metrics, metrics_file));
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

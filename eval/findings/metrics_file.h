@@ -5,7 +5,7 @@
 #include "base/json.h"
 #include "eval/findings/findings.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 // Undefined numbers are null. Keys, beyond "schema", "baseline", "resamples", "seed" and "metrics":
 //   about.NAME = {description, control_of, control, grid}: what an intervention is
@@ -25,4 +25,4 @@ void write_metrics(const std::filesystem::path& dir, const RunFindings& findings
 RunFindings read_findings(const json::Ref& metrics);
 RunFindings read_findings(const std::filesystem::path& dir);
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -11,7 +11,7 @@
 #include "base/no_number.h"
 #include "eval/statistics/paired.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace {
 
@@ -244,4 +244,4 @@ RunFindings run_findings(const RunValues& run, int n_threads) {
   return out;
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

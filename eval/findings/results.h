@@ -3,7 +3,7 @@
 #include "eval/findings/findings.h"
 #include "eval/findings/values.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 // Deterministic to the bit, whatever n_threads (0: as many as the machine has). Means are over records, with 95 %
 // percentile bootstrap over clusters. Differences are paired: over the records that have a value on both sides, the
@@ -13,4 +13,4 @@ namespace signalbox {
 // such baseline, a name twice, a record out of range or order).
 RunFindings run_findings(const RunValues& run, int n_threads = 0);
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

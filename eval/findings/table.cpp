@@ -7,7 +7,7 @@
 #include "base/csv.h"
 #include "eval/findings/format.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace {
 
@@ -214,4 +214,4 @@ std::string table_csv(const std::vector<FindingsTable>& tables) {
   return csv.text();
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

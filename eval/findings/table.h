@@ -9,7 +9,7 @@
 
 #include "eval/findings/findings.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 struct TableColumn {
   enum class Kind : uint8_t {
@@ -57,4 +57,4 @@ std::string table_latex(const FindingsTable& table);     // booktabs, below titl
 // Every number in its own column and in full precision, RFC 4180: the rows of tables that have the same columns.
 std::string table_csv(const std::vector<FindingsTable>& tables);
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -2,7 +2,7 @@
 
 #include "base/files.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 std::vector<ResultRow> result_rows(const RunFindings& findings, RowChoice choice, const std::string& condition) {
   const RecordFindings& found = findings.of_condition(condition);
@@ -74,4 +74,4 @@ void write_tables(const std::filesystem::path& dir, const RunFindings& findings)
   write_file_atomically(dir / "table.csv", table_csv(tables));
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -9,7 +9,7 @@
 #include "eval/findings/findings.h"
 #include "eval/findings/table.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 // One intervention and metric, against the baseline.
 struct ResultRow {
@@ -38,4 +38,4 @@ FindingsTable result_table(const std::vector<ResultRow>& rows, const std::string
 // DIR/table.md, table.csv, table.tex: main rows, then those by condition where there are any (in the CSV a column).
 void write_tables(const std::filesystem::path& dir, const RunFindings& findings);
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

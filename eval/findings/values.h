@@ -8,7 +8,7 @@
 #include "eval/findings/intervention.h"
 #include "eval/statistics/resampling.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 // Values of one metric under one intervention: one for each example (record) for which it is defined, samples and seeds
 // averaged. `records` ascending.
@@ -31,4 +31,4 @@ struct RunValues {
   int64_t resamples = default_resamples;
 };
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

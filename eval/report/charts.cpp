@@ -9,7 +9,7 @@
 #include "base/utf8.h"
 #include "eval/findings/format.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 const char* const chart_style = R"(
 svg{max-width:100%;height:auto}.wide svg{max-width:none}.wide{overflow-x:auto}
@@ -297,4 +297,4 @@ std::string scatter_plot(const std::vector<ScatterPoint>& points, const std::str
   return svg + "</svg>";
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

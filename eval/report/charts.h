@@ -8,7 +8,7 @@
 
 #include "base/no_number.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 // Round numbers that span [lo, hi], about `wanted` of them.
 std::vector<double> nice_ticks(double lo, double hi, int wanted);
@@ -56,4 +56,4 @@ std::string scatter_plot(const std::vector<ScatterPoint>& points, const std::str
 // The style sheet's part that the pictures need.
 extern const char* const chart_style;
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -12,7 +12,7 @@
 #include "eval/report/charts.h"
 #include "eval/report/page.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace {
 
@@ -253,4 +253,4 @@ std::string analysis_sections(const std::filesystem::path& dir, const RunFinding
   return out;
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -7,7 +7,7 @@
 
 #include "eval/findings/audit.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 // One ranking: the map of all experts, the first ones as a table with what ablating them did (rows of any metric;
 // empty: no audit, which is said), and a scatter of effect against rd for each metric. HTML.
@@ -22,4 +22,4 @@ std::pair<std::string, std::string> conditions_of(const std::filesystem::path& d
 // empty when there is none of them. `run`: the findings with the audit, or null.
 std::string analysis_sections(const std::filesystem::path& dir, const RunFindings* run);
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -3,7 +3,7 @@
 #include "eval/findings/format.h"
 #include "eval/report/charts.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace {
 
@@ -79,4 +79,4 @@ std::string html_table(const FindingsTable& table) {
   return html_table(headings, numeric, rows);
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

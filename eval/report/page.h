@@ -7,7 +7,7 @@
 
 #include "eval/findings/table.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 // A whole document. `title` is plain text, `body` is HTML. Tables of class "sort" sort on a click on their headings.
 std::string html_page(std::string_view title, const std::string& body);
@@ -19,4 +19,4 @@ std::string html_table(const std::vector<std::string>& headings, const std::vect
 // The columns with a heading, texts left-aligned and all else right-aligned; without the title.
 std::string html_table(const FindingsTable& table);
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

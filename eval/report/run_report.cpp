@@ -20,7 +20,7 @@
 #include "eval/score/scorer.h"
 #include "eval/store/manifest.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace {
 
@@ -503,4 +503,4 @@ std::string render_report(const fs::path& dir) {
   throw Error(dir.string(), "expected metrics.json (a run) or analysis/ (signalbox analyze), found neither");
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

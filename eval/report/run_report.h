@@ -6,7 +6,7 @@
 
 #include "eval/findings/findings.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 // The findings of the run in `dir`: warnings, every metric's differences beside their controls, doses, how texts ended,
 // detection beside the audit, examples, what was run. Throws Error naming the file that is missing or wrong.
@@ -21,4 +21,4 @@ std::string render_analysis_report(const std::filesystem::path& dir);
 // Whichever of the two `dir` is, a run by its metrics.json. Throws Error when it is neither.
 std::string render_report(const std::filesystem::path& dir);
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

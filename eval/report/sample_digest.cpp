@@ -8,7 +8,7 @@
 #include "eval/data/records.h"
 #include "eval/score/sample_lines.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace {
 
@@ -86,4 +86,4 @@ SampleDigest digest_samples(const std::filesystem::path& dir, const std::string&
   return out;
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-namespace signalbox {
+namespace signalbox::eval {
 
 struct TextCounts {
   int64_t texts = 0, truncated = 0, empty = 0;  // truncated: stopped by max_tokens; empty: nothing but white space
@@ -34,4 +34,4 @@ struct SampleDigest {
 SampleDigest digest_samples(const std::filesystem::path& dir, const std::string& baseline,
                             const std::vector<std::string>& interventions, size_t n_examples);
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

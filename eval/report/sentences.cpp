@@ -5,7 +5,7 @@
 
 #include "eval/findings/format.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace {
 
@@ -86,4 +86,4 @@ std::vector<std::string> effect_sentences(const RunFindings& findings, const Eff
           "Report: tables, pictures and what each number means are in " + report + "."};
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -5,7 +5,7 @@
 
 #include "eval/findings/findings.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 // One effect of a run, and words for it. The metric is a share: its values are 0 or 1.
 struct EffectStory {
@@ -25,4 +25,4 @@ struct EffectStory {
 std::vector<std::string> effect_sentences(const RunFindings& findings, const EffectStory& story,
                                           const std::string& report);
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

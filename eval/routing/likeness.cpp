@@ -7,7 +7,7 @@
 #include "base/error.h"
 #include "base/no_number.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace {
 
@@ -116,4 +116,4 @@ std::optional<double> route_instability(const Routes& mine, const Routes& baseli
   return mean_over_pairs(mine, baseline, [](const RoutePair& pair) { return pair.instability(); });
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

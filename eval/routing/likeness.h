@@ -8,7 +8,7 @@
 #include <optional>
 #include <span>
 
-namespace signalbox {
+namespace signalbox::eval {
 
 // One token's route at one layer: the expert of each slot, -1 = an unused slot, and their applied weights.
 struct TokenRoute {
@@ -68,4 +68,4 @@ std::optional<double> route_flips(const Routes& mine, const Routes& baseline);
 // Pairs in which the baseline uses no expert are left out.
 std::optional<double> route_instability(const Routes& mine, const Routes& baseline);
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

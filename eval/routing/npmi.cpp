@@ -7,7 +7,7 @@
 #include "base/files.h"
 #include "base/no_number.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace {
 
@@ -87,4 +87,4 @@ void write_npmi_csv(const std::filesystem::path& file, const std::vector<MarkerA
   write_file_atomically(file, csv.text());
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -8,7 +8,7 @@
 
 #include "eval/routing/trace_set.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 // Marker tokens: those of a span, or those with an id. Exactly one is given.
 struct Marker {
@@ -33,4 +33,4 @@ std::vector<MarkerAssociation> marker_associations(const TraceSet& set, const Ma
 
 void write_npmi_csv(const std::filesystem::path& file, const std::vector<MarkerAssociation>& rows);
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

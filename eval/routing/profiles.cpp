@@ -9,7 +9,7 @@
 #include "base/safetensors.h"
 #include "eval/routing/trace_set.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace {
 
@@ -166,4 +166,4 @@ void write_profiles_csv(const RoutingProfiles& profiles, const std::filesystem::
   write_file_atomically(file, csv.text());
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -11,7 +11,7 @@
 #include <string>
 #include <vector>
 
-namespace signalbox {
+namespace signalbox::eval {
 
 class TraceSet;
 
@@ -48,4 +48,4 @@ void write_profiles(const RoutingProfiles& profiles, const std::filesystem::path
 // mean_weight.
 void write_profiles_csv(const RoutingProfiles& profiles, const std::filesystem::path& file);
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -10,7 +10,7 @@
 #include "probes/trace_merge.h"
 #include "probes/trace_schema.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace {
 
@@ -130,4 +130,4 @@ RecordingEnd record_trace(const TraceRecording& recording, Forward& forward, con
   return PartRecorder(recording, forward, options, events).run();
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -10,7 +10,7 @@
 #include "eval/store/manifest.h"
 #include "probes/trace.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 struct TraceRecording {
   TraceOptions trace;                              // its dir is the work directory
@@ -37,4 +37,4 @@ int64_t tokens_to_record(const std::vector<Job>& jobs);
 RecordingEnd record_trace(const TraceRecording& recording, Forward& forward, const RunOptions& options,
                           const RecordingEvents& events);
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -12,7 +12,7 @@
 #include "eval/statistics/draws.h"
 #include "eval/statistics/paired.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace {
 
@@ -412,4 +412,4 @@ RegimeAnalysis analyze_regimes(const RoutingProfiles& profiles, const RegimeOpti
   return out;
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -11,7 +11,7 @@
 #include "eval/routing/profiles.h"
 #include "eval/statistics/resampling.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 struct RegimeOptions {
   std::string baseline = "R0";
@@ -90,4 +90,4 @@ void write_regimes(const RegimeAnalysis& analysis, const RoutingProfiles& profil
 // For people: the regimes, and the first `top` recurring experts.
 std::string regimes_text(const RegimeAnalysis& analysis, const RegimeOptions& options, size_t top);
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -7,7 +7,7 @@
 #include "eval/routing/recurring.h"
 #include "eval/store/lock.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace {
 
@@ -186,4 +186,4 @@ std::string regimes_text(const RegimeAnalysis& analysis, const RegimeOptions& op
   return out;
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -3,7 +3,7 @@
 #include "base/sha256.h"
 #include "engine/session.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 std::vector<Job> jobs_of_programs(const std::vector<Job>& single, const std::vector<Derived>& derived,
                                   const std::vector<Program>& programs, const RegimeSettings& settings,
@@ -63,4 +63,4 @@ json::Value regimes_identity(const RegimeInputs& inputs) {
       .set("template_variables", inputs.template_variables);
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

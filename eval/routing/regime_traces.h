@@ -9,7 +9,7 @@
 #include "eval/data/programs.h"
 #include "eval/store/facts.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 inline constexpr const char* regimes_schema = "signalbox.regimes/1";  // of the manifest of `regimes trace`
 
@@ -46,4 +46,4 @@ struct RegimeInputs {
 // Manifest::identity of `regimes trace`. Reads files of edits. Throws Error.
 json::Value regimes_identity(const RegimeInputs& inputs);
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

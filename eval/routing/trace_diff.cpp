@@ -9,7 +9,7 @@
 #include "base/no_number.h"
 #include "kernels/logits.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace {
 
@@ -278,4 +278,4 @@ std::string comparison_text(const TraceComparison& c) {
   return text;
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

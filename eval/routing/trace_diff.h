@@ -9,7 +9,7 @@
 #include "eval/routing/likeness.h"
 #include "probes/trace.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 // Where two traces part first: the earliest token of a sample that differs anywhere, and in it the earliest point in
 // order of execution.
@@ -47,4 +47,4 @@ TraceComparison compare_traces(const TraceReader& a, const TraceReader& b, doubl
 json::Value comparison_json(const TraceComparison& comparison);
 std::string comparison_text(const TraceComparison& comparison);
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

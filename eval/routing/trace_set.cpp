@@ -7,7 +7,7 @@
 #include "base/text.h"
 #include "probes/trace_schema.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace {
 
@@ -142,4 +142,4 @@ json::Value traces_summary(const TraceSet& set) {
   return traces;
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -12,7 +12,7 @@
 #include "probes/phase.h"
 #include "probes/trace.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 // "all", "given" or "generated"; `where` starts the message of the Error for anything else.
 Phase parse_phase(std::string_view text, const std::string& where);
@@ -72,4 +72,4 @@ std::vector<uint8_t> counted_tokens(const TraceReader& trace, TraceReader::Rows 
 // For summaries, a member a trace: model, model_hash, edits, samples, tokens.
 json::Value traces_summary(const TraceSet& set);
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

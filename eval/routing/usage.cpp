@@ -6,7 +6,7 @@
 #include "base/files.h"
 #include "base/no_number.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace {
 
@@ -81,4 +81,4 @@ void write_usage_csv(const std::filesystem::path& file, const std::vector<Usage>
   write_file_atomically(file, csv.text());
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

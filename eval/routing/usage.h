@@ -7,7 +7,7 @@
 
 #include "eval/routing/trace_set.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 struct Usage {
   int32_t layer = 0, expert = 0;
@@ -25,4 +25,4 @@ std::vector<Usage> usage_table(const TraceSet& set, const TokenFilter& filter);
 
 void write_usage_csv(const std::filesystem::path& file, const std::vector<Usage>& rows);
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

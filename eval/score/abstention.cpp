@@ -4,7 +4,7 @@
 #include "eval/score/phrases.h"
 #include "eval/score/tables.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace {
 
@@ -86,4 +86,4 @@ constexpr std::array rows = {
 
 std::span<const Scorer> abstention_scorers() { return rows; }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

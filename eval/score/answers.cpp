@@ -7,7 +7,7 @@
 #include "base/unicode.h"
 #include "base/utf8.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace {
 
@@ -147,4 +147,4 @@ bool holds_words(std::string_view text, std::string_view part) {
   return !wanted.empty() && (" " + normalize_answer(text) + " ").find(" " + wanted + " ") != std::string::npos;
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

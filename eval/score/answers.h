@@ -7,7 +7,7 @@
 
 #include "eval/score/phrases.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 // The normalisation of the SQuAD evaluation scripts (v1.1 and v2.0): lower case, ASCII punctuation removed, the words
 // a, an and the dropped, runs of white space made one space. Unicode as Python 3 does it.
@@ -40,4 +40,4 @@ std::string_view after_thinking(std::string_view text);
 // Whether the normalised `part` is not empty and stands in the normalised `text` as whole words.
 bool holds_words(std::string_view text, std::string_view part);
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -8,7 +8,7 @@
 #include "base/utf8.h"
 #include "eval/score/answers.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace {
 
@@ -229,4 +229,4 @@ std::optional<int64_t> parse_choice(std::string_view text, const std::vector<std
   return found;
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -6,7 +6,7 @@
 #include <string_view>
 #include <vector>
 
-namespace signalbox {
+namespace signalbox::eval {
 
 inline constexpr const char* choice_rules_version = "choice 1";
 
@@ -23,4 +23,4 @@ inline constexpr const char* choice_rules_version = "choice 1";
 // the pronoun in "I think" are no answers. A second letter joined by "and", "or", "," or "/" makes it more than one.
 std::optional<int64_t> parse_choice(std::string_view text, const std::vector<std::string>& choices);
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -7,7 +7,7 @@
 #include "eval/score/choices.h"
 #include "eval/score/tables.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace {
 
@@ -154,4 +154,4 @@ constexpr std::array rows = {
 
 std::span<const Scorer> correctness_scorers() { return rows; }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

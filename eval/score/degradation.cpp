@@ -6,7 +6,7 @@
 
 #include "eval/score/tables.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace {
 
@@ -110,4 +110,4 @@ constexpr std::array rows = {
 
 std::span<const Scorer> degradation_scorers() { return rows; }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

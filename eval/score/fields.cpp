@@ -5,7 +5,7 @@
 #include "base/utf8.h"
 #include "eval/score/phrases.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace {
 
@@ -110,4 +110,4 @@ std::string paraphrase_of(const Record& record) {
   return found ? found->string() : std::string();
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

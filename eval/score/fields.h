@@ -8,7 +8,7 @@
 
 #include "eval/data/records.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 // Whether "answers" is given; an empty list says that the right answer is none (SQuAD v2).
 bool has_answers(const Record& record);
@@ -39,4 +39,4 @@ std::optional<bool> harmful_of(const Record& record);
 // The id of the record that this one rephrases: "paraphrase_of". Empty when absent.
 std::string paraphrase_of(const Record& record);
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -7,7 +7,7 @@
 #include "eval/score/answers.h"
 #include "eval/score/tables.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace {
 
@@ -133,4 +133,4 @@ constexpr std::array rows = {
 
 std::span<const Scorer> groundedness_scorers() { return rows; }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -22,7 +22,7 @@
 
 extern char** environ;
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace {
 
@@ -298,4 +298,4 @@ double run_judge(const JudgeCommand& judge, const std::string& id, const std::st
   return *score;
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

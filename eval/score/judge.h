@@ -6,7 +6,7 @@
 
 #include "base/json.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 struct JudgeCommand {
   std::string name;
@@ -27,4 +27,4 @@ JudgeCommand parse_judge(const std::string& name, const json::Ref& object);
 // threads.
 double run_judge(const JudgeCommand& judge, const std::string& id, const std::string& prompt, std::string_view text);
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -5,7 +5,7 @@
 #include "base/unicode.h"
 #include "base/utf8.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace {
 
@@ -172,4 +172,4 @@ bool matches_any(const Sentence& sentence, std::span<const char* const> rules) {
   return std::any_of(rules.begin(), rules.end(), [&](const char* rule) { return matches_rule(sentence, rule); });
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -7,7 +7,7 @@
 #include <string_view>
 #include <vector>
 
-namespace signalbox {
+namespace signalbox::eval {
 
 // Words in lower case without apostrophes (don't -> dont, curly ones too); a comma or a colon is a word of its own,
 // other punctuation separates words.
@@ -38,4 +38,4 @@ std::set<size_t> all_places(const Sentence& sentence);
 
 bool matches_any(const Sentence& sentence, std::span<const char* const> rules);
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

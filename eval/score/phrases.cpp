@@ -6,7 +6,7 @@
 #include "eval/score/answers.h"
 #include "eval/score/patterns.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace {
 
@@ -324,4 +324,4 @@ bool conflict_by_faitheval(std::string_view text, bool strict) {
   return holds_any(normalize_faitheval(text), std::span(phrases).first(strict ? 1 : std::size(phrases)));
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -6,7 +6,7 @@
 #include <utility>
 #include <vector>
 
-namespace signalbox {
+namespace signalbox::eval {
 
 inline constexpr const char* abstention_rules_version = "abstention 3";
 inline constexpr const char* refusal_rules_version = "refusal 3";
@@ -28,4 +28,4 @@ bool refused(std::string_view text);
 bool abstained_by_faitheval(std::string_view text, bool strict);
 bool conflict_by_faitheval(std::string_view text, bool strict);
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -4,7 +4,7 @@
 #include "eval/score/phrases.h"
 #include "eval/score/tables.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace {
 
@@ -50,4 +50,4 @@ constexpr std::array rows = {
 
 std::span<const Scorer> refusal_scorers() { return rows; }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -5,7 +5,7 @@
 #include <utility>
 #include <vector>
 
-namespace signalbox {
+namespace signalbox::eval {
 
 struct OptionScore {
   double sum_logprob = 0;  // of the option's tokens after the prompt
@@ -43,4 +43,4 @@ struct Sample {
   }
 };
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

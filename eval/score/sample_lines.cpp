@@ -6,7 +6,7 @@
 #include "base/files.h"
 #include "base/no_number.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace {
 
@@ -138,4 +138,4 @@ void for_each_sample_line(const std::filesystem::path& file,
   }
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -11,7 +11,7 @@
 #include "eval/data/records.h"
 #include "eval/score/sample.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 struct SampleLine {
   std::string intervention;
@@ -32,4 +32,4 @@ SampleLine read_sample_line(const json::Ref& line);
 void for_each_sample_line(const std::filesystem::path& file,
                           const std::function<void(SampleLine line, const json::Ref& source)>& take);
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

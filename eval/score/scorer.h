@@ -11,7 +11,7 @@
 #include "eval/routing/likeness.h"
 #include "eval/score/sample.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 // What a scorer looks at.
 enum class Needs : uint8_t {
@@ -62,4 +62,4 @@ const Scorer* find_scorer(std::string_view name);
 // The versions of the rules that scores rest on, for a run's manifest: name and version, in a fixed order.
 std::vector<std::pair<std::string, std::string>> score_rule_versions();
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -7,7 +7,7 @@
 #include "eval/score/choices.h"
 #include "eval/score/tables.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 std::span<const Scorer> scorers() {
   static const std::vector<Scorer> all = [] {
@@ -52,4 +52,4 @@ const Sample* BaselineSamples::of(const Sample& sample) const {
   return found == samples_.end() ? nullptr : found->second;
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -6,7 +6,7 @@
 #include "eval/score/answers.h"
 #include "eval/score/tables.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace {
 
@@ -207,4 +207,4 @@ constexpr std::array rows = {
 
 std::span<const Scorer> stability_scorers() { return rows; }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

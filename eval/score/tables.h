@@ -9,7 +9,7 @@
 #include "eval/score/fields.h"
 #include "eval/score/scorer.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 std::span<const Scorer> correctness_scorers();
 std::span<const Scorer> groundedness_scorers();
@@ -41,4 +41,4 @@ class BaselineSamples {
   std::map<std::tuple<int64_t, uint64_t, int64_t>, const Sample*> samples_;
 };
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

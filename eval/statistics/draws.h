@@ -8,7 +8,7 @@
 #include <span>
 #include <utility>
 
-namespace signalbox {
+namespace signalbox::eval {
 
 enum class Resampling : uint32_t { bootstrap = 1, signs = 2, permutation = 3 };
 
@@ -51,4 +51,4 @@ class ResamplingDraws {
   uint32_t kind_;
 };
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

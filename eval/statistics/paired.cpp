@@ -18,7 +18,7 @@
 #define SIGNALBOX_CLONES
 #endif
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace {
 
@@ -211,4 +211,4 @@ std::vector<double> sign_flip_ps(std::span<const ClusteredValues> columns, uint6
   return out;
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -9,7 +9,7 @@
 
 #include "eval/statistics/resampling.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 // Values summed by the unit that is resampled (a pair of records, or a record): sums[i] of counts[i] values, all
 // counts > 0. The mean is the sum of sums over the sum of counts.
@@ -44,4 +44,4 @@ std::vector<MeanEstimate> bootstrap_means(std::span<const ClusteredValues> colum
 std::vector<double> sign_flip_ps(std::span<const ClusteredValues> columns, uint64_t seed, int64_t resamples,
                                  int n_threads);
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -9,7 +9,7 @@
 #include "base/no_number.h"
 #include "eval/statistics/draws.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace {
 
@@ -166,4 +166,4 @@ double student_t_p(double t, double degrees_of_freedom) {
   return std::min(1.0, 2 * boost::math::cdf(boost::math::complement(distribution, std::abs(t))));
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -6,7 +6,7 @@
 #include <span>
 #include <vector>
 
-namespace signalbox {
+namespace signalbox::eval {
 
 inline constexpr int64_t default_resamples = 10000;
 
@@ -42,4 +42,4 @@ std::optional<double> spearman(std::span<const double> x, std::span<const double
 // Two-sided p of Student's t.
 double student_t_p(double t, double degrees_of_freedom);
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -4,7 +4,7 @@
 
 #include "base/error.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace fs = std::filesystem;
 
@@ -60,4 +60,4 @@ void RunDirectory::finish(RunStatus status) {
   work_.finish(status);
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

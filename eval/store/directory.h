@@ -8,7 +8,7 @@
 #include "eval/store/manifest.h"
 #include "eval/store/work_directory.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 class RunDirectory {
  public:
@@ -43,4 +43,4 @@ class RunDirectory {
   std::optional<SampleLog> samples_;
 };
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

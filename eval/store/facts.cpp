@@ -7,7 +7,7 @@
 #include "eval/store/manifest.h"
 #include "probes/edit_spec.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace fs = std::filesystem;
 
@@ -71,4 +71,4 @@ std::string date_of_work(const fs::path& dir, const std::string& schema) {
   return date && date->is_string() ? date->string() : today();
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -10,7 +10,7 @@
 
 #include "base/json.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 // What of an opened model, and of the settings that it is run with, decides results. Whoever opens it fills this in.
 struct ModelFacts {
@@ -40,4 +40,4 @@ json::Value file_hashes(const std::set<std::filesystem::path>& files, const std:
 // work today, in UTC. "2026-01-31". Throws Error when the directory's manifest is of another schema.
 std::string date_of_work(const std::filesystem::path& dir, const std::string& schema);
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -2,7 +2,7 @@
 
 #include <utility>
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace {
 
@@ -26,4 +26,4 @@ SampleLog::SampleLog(const std::filesystem::path& dir, Layout layout) : SampleLo
 SampleLog::SampleLog(const std::filesystem::path& dir, std::shared_ptr<const Layout> layout)
     : LineLog(dir / samples_file, dir / journal_file, rules_of(*layout)), layout_(std::move(layout)) {}
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -8,7 +8,7 @@
 #include "eval/store/layout.h"
 #include "eval/store/line_log.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 inline constexpr const char* samples_file = "samples.jsonl";
 inline constexpr const char* journal_file = "journal.jsonl";
@@ -30,4 +30,4 @@ class SampleLog : public LineLog {
   std::shared_ptr<const Layout> layout_;  // the rules refer to it
 };
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

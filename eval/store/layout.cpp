@@ -7,7 +7,7 @@
 #include "base/error.h"
 #include "base/text.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace {
 
@@ -133,4 +133,4 @@ Layout Layout::from_json(const json::Ref& value) {
   return layout;
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -6,7 +6,7 @@
 
 #include "base/json.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 // Indices into a Layout's lists, and the sample within the record.
 struct Place {
@@ -43,4 +43,4 @@ struct Layout {
   std::vector<int64_t> starts_;  // [records + 1] first line of each record
 };
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -13,7 +13,7 @@
 #include "base/files.h"
 #include "base/json.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace {
 
@@ -233,4 +233,4 @@ void LineLog::finish() {
   sync_directory(journal_.path.parent_path());
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -10,7 +10,7 @@
 
 #include "base/json.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 // Line i of the file is known to be about something: what that is called, and whether a parsed line is the one.
 struct LineRules {
@@ -82,4 +82,4 @@ class LineLog {
   std::chrono::steady_clock::time_point synced_;
 };
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -12,7 +12,7 @@
 
 #include "base/error.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace {
 
@@ -68,4 +68,4 @@ DirectoryLock::~DirectoryLock() {
   ::close(descriptor_);
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

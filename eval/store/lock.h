@@ -2,7 +2,7 @@
 #pragma once
 #include <filesystem>
 
-namespace signalbox {
+namespace signalbox::eval {
 
 // Holds DIR/lock by flock(2): it ends with the process, however that ends. The file names the holder; it is removed on
 // release.
@@ -24,4 +24,4 @@ class DirectoryLock {
   int descriptor_ = -1;
 };
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

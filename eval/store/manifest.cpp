@@ -10,7 +10,7 @@
 #include "base/text.h"
 #include "base/utf8.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace {
 
@@ -231,4 +231,4 @@ std::string joined_differences(const std::vector<std::string>& differences) {
   return line;
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

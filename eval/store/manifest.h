@@ -9,7 +9,7 @@
 #include "eval/store/layout.h"
 #include "eval/store/shard.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 inline constexpr const char* manifest_file = "manifest.json";
 inline constexpr const char* run_schema = "signalbox.run/1";  // of `signalbox run`; other commands have their own
@@ -63,4 +63,4 @@ std::vector<std::string> differences(const Manifest& was, const Manifest& now);
 // Up to eight of them in one line, joined by "; ".
 std::string joined_differences(const std::vector<std::string>& differences);
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -19,7 +19,7 @@
 #include "probes/trace.h"
 #include "probes/trace_merge.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace fs = std::filesystem;
 
@@ -384,4 +384,4 @@ void merge_runs(const fs::path& to, std::span<const fs::path> shards, const Merg
   }
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-namespace signalbox {
+namespace signalbox::eval {
 
 struct MergeOptions {
   // Files, and directories of stages, that every shard makes whole: they must be the same in all shards, byte by byte,
@@ -30,4 +30,4 @@ struct MergeOptions {
 void merge_runs(const std::filesystem::path& out, std::span<const std::filesystem::path> shards,
                 const MergeOptions& options);
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -6,7 +6,7 @@
 
 #include "base/error.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace {
 
@@ -72,4 +72,4 @@ Shard choose_shard(const std::string& given, std::string& told, const Environmen
   return *slurm;
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -5,7 +5,7 @@
 #include <optional>
 #include <string>
 
-namespace signalbox {
+namespace signalbox::eval {
 
 // Has the records whose index in the data (after the split: in what is evaluated) is `index` mod `count`.
 struct Shard {
@@ -33,4 +33,4 @@ std::optional<Shard> slurm_shard(const Environment& environment = nullptr);
 // standard error when Slurm decided, and is else left empty.
 Shard choose_shard(const std::string& given, std::string& told, const Environment& environment = nullptr);
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

@@ -10,7 +10,7 @@
 #include "base/error.h"
 #include "base/files.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 namespace fs = std::filesystem;
 
@@ -144,4 +144,4 @@ void WorkDirectory::finish(RunStatus status) {
   log(run_status_name(status));
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

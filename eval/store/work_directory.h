@@ -7,7 +7,7 @@
 #include "eval/store/lock.h"
 #include "eval/store/manifest.h"
 
-namespace signalbox {
+namespace signalbox::eval {
 
 class WorkDirectory {
  public:
@@ -50,4 +50,4 @@ class WorkDirectory {
   Manifest manifest_;
 };
 
-}  // namespace signalbox
+}  // namespace signalbox::eval

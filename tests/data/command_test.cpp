@@ -14,6 +14,7 @@ int data_command(int argc, char** argv);
 }
 
 using namespace signalbox;
+using namespace signalbox::eval;
 
 namespace {
 

@@ -10,6 +10,8 @@
 
 namespace signalbox::test {
 
+using namespace signalbox::eval;
+
 // Empty counts of `n_layers` layers (numbered from 0) for records in pairs, or unpaired: record 2i is under A, 2i + 1
 // under B.
 inline ContrastCounts empty_counts(int32_t n_layers, int32_t n_experts, int64_t n_each, bool paired) {

@@ -16,6 +16,7 @@
 #include "tests/detect/count_data.h"
 
 using namespace signalbox;
+using namespace signalbox::eval;
 using namespace signalbox::test;
 
 namespace {

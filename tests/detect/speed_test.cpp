@@ -10,6 +10,7 @@
 #include "tests/detect/count_data.h"
 
 using namespace signalbox;
+using namespace signalbox::eval;
 using namespace signalbox::test;
 
 TEST_CASE("detection of 1,000 pairs x 26 layers x 64 experts with B = 10,000") {

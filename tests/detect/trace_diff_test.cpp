@@ -8,6 +8,7 @@
 #include "tests/support.h"
 
 using namespace signalbox;
+using namespace signalbox::eval;
 using namespace signalbox::test;
 
 TEST_CASE("diff: patterns of traces whose longest samples differ") {

@@ -26,6 +26,7 @@ int generate_command(int argc, char** argv);
 }  // namespace signalbox
 
 using namespace signalbox;
+using namespace signalbox::eval;
 
 namespace {
 

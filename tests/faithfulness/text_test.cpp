@@ -10,6 +10,7 @@
 #include "eval/faithfulness/explanation.h"
 
 using namespace signalbox;
+using namespace signalbox::eval;
 
 namespace {
 

@@ -19,6 +19,7 @@
 namespace {
 
 using namespace signalbox;
+using namespace signalbox::eval;
 namespace fs = std::filesystem;
 
 const fs::path goldens = test::source_dir() / "tests/goldens";

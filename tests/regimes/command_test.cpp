@@ -19,6 +19,7 @@ int regimes_command(int argc, char** argv);
 }
 
 using namespace signalbox;
+using namespace signalbox::eval;
 
 namespace {
 

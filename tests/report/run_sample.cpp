@@ -10,6 +10,8 @@
 
 namespace signalbox::test {
 
+using namespace signalbox::eval;
+
 namespace {
 
 // A fixed stream of numbers in [0, 1).

@@ -6,6 +6,8 @@
 
 namespace signalbox::test {
 
+using namespace signalbox::eval;
+
 // Interventions: baseline; <off> & co. (a name that needs escaping in HTML, Markdown and LaTeX) with 20 random controls
 // and a bottom one; mis/policy=next_best|random,fraction=0.25|0.5|1; audit/L1E0 ... of six experts. Metrics em,
 // repetition and refused over n_records records of two conditions.

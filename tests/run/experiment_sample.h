@@ -9,6 +9,8 @@
 
 namespace signalbox::test {
 
+using namespace signalbox::eval;
+
 inline json::Value quoted_json(std::string text, const std::string& where) {
   for (char& c : text)
     if (c == '\'') c = '"';

@@ -10,6 +10,8 @@
 
 namespace signalbox::test {
 
+using namespace signalbox::eval;
+
 inline Layout sample_layout(std::vector<std::string> records = {"a", "b", "c"},
                             std::vector<int64_t> samples = {1, 3, 2}) {
   Layout layout;

@@ -4,6 +4,7 @@
 #include <doctest/doctest.h>
 
 using namespace signalbox;
+using namespace signalbox::eval;
 using Texts = std::vector<std::string>;
 
 namespace {

@@ -12,6 +12,7 @@
 #include "tools/builtin/builtin_files.h"
 
 using namespace signalbox;
+using namespace signalbox::eval;
 using namespace signalbox::test;
 
 namespace {

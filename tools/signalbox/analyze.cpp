@@ -14,6 +14,8 @@
 
 namespace signalbox {
 
+using namespace eval;
+
 namespace {
 
 namespace fs = std::filesystem;

@@ -17,6 +17,8 @@
 
 namespace signalbox {
 
+using namespace eval;
+
 namespace {
 
 // What the four jobs share.

@@ -11,6 +11,8 @@
 
 namespace signalbox {
 
+using namespace eval;
+
 namespace {
 
 namespace fs = std::filesystem;

@@ -8,6 +8,8 @@
 
 namespace signalbox {
 
+using namespace eval;
+
 int diff_command(int argc, char** argv) {
   CLI::App app("Compares two traces: the first probe point that differs, agreement of experts, KL of logits.",
                "signalbox diff");

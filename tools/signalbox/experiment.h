@@ -7,6 +7,8 @@
 
 namespace signalbox {
 
+using namespace eval;
+
 struct ExperimentRun {
   std::string out, shard;
 };

@@ -6,6 +6,8 @@
 
 namespace signalbox {
 
+using namespace eval;
+
 ModelFacts model_facts(const Session& session, bool quiet) {
   ModelFacts facts;
   facts.signalbox_version = SIGNALBOX_VERSION;

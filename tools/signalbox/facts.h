@@ -6,6 +6,8 @@
 
 namespace signalbox {
 
+using namespace eval;
+
 // Reads every byte of the weights. Throws Error.
 ModelFacts model_facts(const Session& session, bool quiet);
 

@@ -18,6 +18,8 @@
 
 namespace signalbox {
 
+using namespace eval;
+
 namespace {
 
 namespace fs = std::filesystem;

@@ -13,6 +13,8 @@
 
 namespace signalbox {
 
+using namespace eval;
+
 namespace {
 
 // Prints each token on a terminal as soon as it is there; with a layer, in the colour of the expert of the highest

@@ -16,6 +16,8 @@
 
 namespace signalbox {
 
+using namespace eval;
+
 int merge_command(int argc, char** argv) {
   CLI::App app(
       "Puts the directories of all shards of a run together into the one that a single process would have "

@@ -4,6 +4,8 @@
 
 namespace signalbox {
 
+using namespace eval;
+
 const Record& PreparedRun::record_of(int64_t job) const {
   const auto samples = static_cast<int64_t>(made.jobs.size() / records.size());
   return records[static_cast<size_t>(job / samples)];

@@ -11,6 +11,8 @@
 
 namespace signalbox {
 
+using namespace eval;
+
 // Records, encoded and with their edits bound: everything that can be refused has been.
 struct PreparedRun {
   std::vector<Record> records;

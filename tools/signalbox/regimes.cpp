@@ -23,6 +23,8 @@
 
 namespace signalbox {
 
+using namespace eval;
+
 namespace {
 
 namespace fs = std::filesystem;

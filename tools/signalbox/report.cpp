@@ -12,6 +12,8 @@
 
 namespace signalbox {
 
+using namespace eval;
+
 namespace {
 
 std::string table_of(const std::filesystem::path& dir, const std::string& format, bool all,

@@ -20,6 +20,8 @@
 
 namespace signalbox {
 
+using namespace eval;
+
 namespace {
 
 namespace fs = std::filesystem;

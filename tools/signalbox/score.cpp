@@ -12,6 +12,8 @@
 
 namespace signalbox {
 
+using namespace eval;
+
 namespace {
 
 json::Value line_of(const Record& record, const EncodedRecord& encoded, const Result& result) {

@@ -9,6 +9,8 @@
 
 namespace signalbox {
 
+using namespace eval;
+
 namespace {
 
 struct Shortcut {

@@ -13,6 +13,8 @@
 
 namespace signalbox {
 
+using namespace eval;
+
 namespace {
 
 json::Value pieces_of(const Tokenizer& tokenizer, const std::vector<int32_t>& ids) {

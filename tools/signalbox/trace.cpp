@@ -13,6 +13,8 @@
 
 namespace signalbox {
 
+using namespace eval;
+
 int trace_command(int argc, char** argv) {
   CLI::App app("Records routes, and any other probe point, into a trace directory (docs/trace.md).", "signalbox trace");
   app.footer(

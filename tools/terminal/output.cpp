@@ -10,6 +10,8 @@
 
 namespace signalbox {
 
+using namespace eval;
+
 bool stdout_is_terminal() { return isatty(STDOUT_FILENO) != 0; }
 
 void write_stdout(const std::string& text) {

@@ -9,14 +9,16 @@ namespace signalbox {
 namespace json {
 class Value;
 }
+namespace eval {
 struct Record;
+}
 
 bool stdout_is_terminal();
 void write_stdout(const std::string& text);  // whole; Error when it cannot
 std::string hex64(uint64_t value);
 
 // Keys of the record that travel to the output line: all but its text and what `line` has itself.
-void carry_keys(const Record& record, json::Value& line);
+void carry_keys(const eval::Record& record, json::Value& line);
 
 // Emits strings in the order of their index, whatever finishes first.
 class OrderedOutput {
