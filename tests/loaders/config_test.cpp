@@ -215,14 +215,14 @@ TEST_CASE("a missing key is named as its family calls it") {
         CHECK(message(family, {{key, form}}) ==
               "config.json: expected the key \"" + std::string(key) + "\", found none");
       // Under the name of another family it is there.
-      for (const std::string& key : named) CHECK(message(family, {{experts, form}, {key, "8"}}) == "read");
+      for (const std::string& key : named)
+        if (key != experts) CHECK(message(family, {{experts, form}, {key, "8"}}) == "read");
     }
     // What is wrong is told of the key that says it.
-    CHECK(message(family, {{experts, "absent"},
-                           {"num_experts", "3"},
-                           {"num_experts_per_tok", "absent"},
-                           {"experts_per_token", "4"}}) ==
-          "config.json: experts_per_token: expected at most 3 (num_experts), found 4");
+    const std::string other = named[0] == experts ? named[1] : named[0];
+    CHECK(message(family,
+                  {{experts, "absent"}, {other, "3"}, {"num_experts_per_tok", "absent"}, {"experts_per_token", "4"}}) ==
+          "config.json: experts_per_token: expected at most 3 (" + other + "), found 4");
   }
   // Keys that another key calls for, and keys inside of objects.
   CHECK(message("deepseek_v2", {{"topk_method", "\"group_limited_greedy\""}, {"n_group", "absent"}}) ==
