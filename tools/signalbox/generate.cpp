@@ -146,7 +146,8 @@ int generate_command(int argc, char** argv) {
   const bool streaming = !options.json && run.jobs().size() == 1 && session.tokenizer;
   Painter painter(stdout_is_terminal() && streaming ? colour_layer : -1, trace.get());
   ProbeSink* sink = trace.get();
-  if (streaming && colour_layer >= 0 && stdout_is_terminal()) sink = &painter;
+  const bool painted = streaming && colour_layer >= 0 && stdout_is_terminal();
+  if (painted) sink = &painter;
 
   OrderedOutput output;
   Progress progress("generating", run.total_tokens, options.quiet || (streaming && stdout_is_terminal()));
@@ -162,8 +163,7 @@ int generate_command(int argc, char** argv) {
       output.put(result.index,
                  json::dump(line_of(record, *job.prompt, job, result, session.tokenizer != nullptr)) + "\n");
     } else if (live) {
-      painter.rest();
-      write_stdout("\n");
+      if (!painted) write_stdout("\n");
     } else {
       std::string text = result.text;
       if (!session.tokenizer)
@@ -176,7 +176,12 @@ int generate_command(int argc, char** argv) {
   };
   tell_cpu_fallback(options, *session.backend);
   catch_signals();
-  if (!session.run(run.jobs(), run_options(session, sampling), events, sink)) return 3;
+  const bool finished = session.run(run.jobs(), run_options(session, sampling), events, sink);
+  if (live && painted) {  // the routes of the last tokens arrive at the end of the run
+    painter.rest();
+    write_stdout("\n");
+  }
+  if (!finished) return 3;
   progress.done();
   if (trace) finish_trace(*trace, run);
   return 0;
