@@ -43,7 +43,7 @@ struct SequenceInfo {
 };
 
 // One write to a point of one layer. Acts on the tokens whose `edit` column of BoundEdits::active() is 1 and whose
-// router margin at this layer is below margin_below; on points with a row a slot, on the slots whose expert is in
+// router margin at this layer is below margin_below; on points with one row per slot, on the slots whose expert is in
 // `experts` (ascending; all_experts: on every used slot).
 class PointEdit {
  public:
@@ -59,7 +59,7 @@ class PointEdit {
   const float* values = nullptr;
   int64_t n_values = 0, width = 0;
 
-  // Row of `values` for a token; slot and expert matter at points with a row a slot. Throws Error, naming the edit, the
+  // Row of `values` for a token; slot and expert matter at points with one row per slot. Throws Error, naming the edit, the
   // record and the position, where the recording holds nothing.
   int64_t value_row(int64_t position, int32_t slot = 0, int32_t expert = 0) const;
 

@@ -1,4 +1,4 @@
-// One process a run directory.
+// One process per run directory.
 #pragma once
 #include <filesystem>
 

@@ -32,7 +32,7 @@ struct Manifest {
   // All that determines results and is not in `layout` or `shard`: version, spec as resolved without paths that do not
   // matter, hashes of weights, tokenizer and data, scoring rules, isa, numerics, device kind, ... An object.
   json::Value identity = json::Value::object();
-  // What is told and not compared: argv, the spec as given with its hash, build, threads, batch, ... An object.
+  // For information, not compared: argv, the spec as given with its hash, build, threads, batch, ... An object.
   json::Value info = json::Value::object();
   std::string schema = run_schema;
   Shard shard;

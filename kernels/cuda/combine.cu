@@ -72,7 +72,7 @@ bool in_fours(Tensor x) { return reinterpret_cast<uintptr_t>(x.data) % 16 == 0 &
 }  // namespace
 
 void CudaBackend::combine(Tensor out, Tensor expert_out, const Route& route, Tensor shared) {
-  // Few tokens: a column a thread, so that there are threads enough.
+  // Few tokens: one column per thread, so that there are enough threads.
   const bool fours = in_fours(out) && in_fours(expert_out) && in_fours(shared) && out.cols % 4 == 0 &&
                      out.rows * out.cols >= int64_t{info_.n_processors} * 1024;
   const int64_t n_threads = fours ? out.cols / 4 : out.cols;

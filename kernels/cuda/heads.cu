@@ -174,14 +174,14 @@ __device__ inline void finish_head(const HeadsTask& a, int64_t t, int h, float r
   }
 }
 
-// No norm, or one of each head: a warp a head.
+// No norm, or one of each head: one warp per head.
 __global__ void heads_kernel(HeadsTask a) {
   const int64_t warp = int64_t{blockIdx.x} * (blockDim.x / warp_size) + threadIdx.x / warp_size;
   const int n = a.n_heads + 2 * a.n_kv_heads;
   if (warp < a.n_tokens * n) finish_head(a, warp / n, static_cast<int>(warp % n), 1);
 }
 
-// A norm over all heads of a token: a block a token and part (queries, keys, values).
+// A norm over all heads of a token: one block per token and part (queries, keys, values).
 __global__ void __launch_bounds__(1024, 1) whole_rows_kernel(HeadsTask a) {
   SharedMemory memory;
   float* scratch = memory.take<float>(warp_size);

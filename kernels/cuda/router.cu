@@ -1,5 +1,5 @@
 // The router: logits and routes. For few tokens one launch does both: the last block that finishes logits of a tile of
-// tokens routes it. For many tokens a tiled product comes first, then a warp a token.
+// tokens routes it. For many tokens a tiled product comes first, then one warp per token.
 //
 // logits, scores, weights and margin in f32, what decides an id as on the CPU (router_token.h). Edits are a kernel of
 // their own: a batch without programs never tests for them.

@@ -87,7 +87,7 @@ __global__ void convert_kernel(T* to, int64_t to_stride, RowMap map, Source from
   }
 }
 
-// The same for words of mxfp4: one thread a block of 32.
+// The same for words of mxfp4: one thread per block of 32.
 __global__ void repack_kernel(uint32_t* to, int64_t to_stride, RowMap map, Source from, bool fast) {
   const int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x, n = to_stride / 32;
   const int64_t r = i / n, c = i % n * 32;

@@ -296,7 +296,7 @@ TEST_CASE("trace: 255 experts still fit a byte, none at all is a trace too") {
                                                                     value_at(1, 0, Point::logits, -1, 2)});
 }
 
-TEST_CASE("trace: compact ids and weights of 26 layers of 6 experts take 468 bytes a token") {
+TEST_CASE("trace: compact ids and weights of 26 layers of 6 experts take 468 bytes per token") {
   TemporaryDirectory dir;
   ModelShape shape = sample_shape();
   shape.layers.assign(27, {true, 64, 6, 3, true});
