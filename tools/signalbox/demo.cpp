@@ -39,6 +39,16 @@ json::Value spec_of(const std::string& data, int64_t experts, uint64_t seed) {
   return spec.set("seeds", json::Value::array().push_back(seed));
 }
 
+// Where the built-in model's record sets are: in a checkout, or beside the installed binary (cmake/install.cmake).
+std::string default_data() {
+  const std::string checkout = "tools/builtin/heldout";
+  std::error_code failed;
+  const fs::path binary = fs::read_symlink("/proc/self/exe", failed);
+  if (failed || fs::exists(checkout)) return checkout;
+  const fs::path installed = binary.parent_path().parent_path() / "share/signalbox/builtin/heldout";
+  return fs::exists(installed) ? installed.string() : checkout;
+}
+
 }  // namespace
 
 int demo_command(int argc, char** argv) {
@@ -49,7 +59,7 @@ int demo_command(int argc, char** argv) {
   app.footer("Example:\n  signalbox demo --data tools/builtin/heldout --out out/demo");
   CommonOptions options;
   ExperimentRun run;
-  std::string data = "tools/builtin/heldout";
+  std::string data = default_data();
   int64_t experts = 8;
   bool print_spec = false;
   app.add_option("--data", data, "pairs of questions with and without a document, or the directory of pairs.jsonl")
