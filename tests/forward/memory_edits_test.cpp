@@ -148,7 +148,8 @@ const char* const edits[] = {
 
 }  // namespace
 
-TEST_CASE("edits from memory have the bits of the same edits from files") {
+TEST_CASE("edits from memory have the bits of the same edits from files" *
+          doctest::test_suite("repeats: every edit of every family, twice")) {
   for (const char* name : {"deepseek_v2_lite", "olmoe", "qwen2_moe", "gpt_oss"}) {
     CAPTURE(std::string(name));
     for (const bool device : {false, true}) {

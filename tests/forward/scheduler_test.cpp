@@ -530,7 +530,8 @@ TEST_CASE("scheduler: each job may have a rule of its own for where its text end
   CHECK(watched.results.at(2).finish_reason == "length");
 }
 
-TEST_CASE("scheduler: on a device with memory of its own, joining and leaving change no bit either") {
+TEST_CASE("scheduler: on a device with memory of its own, joining and leaving change no bit either" *
+          doctest::test_suite("repeats: the same on another backend")) {
   Loaded model("deepseek_v2_lite");
   CudaOptions device;
   device.invariant = true;

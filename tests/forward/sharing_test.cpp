@@ -119,7 +119,8 @@ TEST_CASE("sharing: jobs of every kind equal their separate runs") {
   }
 }
 
-TEST_CASE("sharing: on a device with memory of its own, jobs equal their separate runs too") {
+TEST_CASE("sharing: on a device with memory of its own, jobs equal their separate runs too" *
+          doctest::test_suite("repeats: the same on another backend")) {
   Loaded model("deepseek_v2_lite");
   CudaOptions device;
   device.invariant = true;
