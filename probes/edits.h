@@ -59,8 +59,8 @@ class PointEdit {
   const float* values = nullptr;
   int64_t n_values = 0, width = 0;
 
-  // Row of `values` for a token; slot and expert matter at points with one row per slot. Throws Error, naming the edit, the
-  // record and the position, where the recording holds nothing.
+  // Row of `values` for a token; slot and expert matter at points with one row per slot. Throws Error, naming the edit,
+  // the record and the position, where the recording holds nothing.
   int64_t value_row(int64_t position, int32_t slot = 0, int32_t expert = 0) const;
 
   // How rows are found; filled in by bind.

@@ -50,7 +50,8 @@ class Extremes {
 
 double rate(double selected, double tokens) { return tokens == 0 ? 0.0 : selected / tokens; }
 
-// Everything about a contrast that replicates are made from. Each table has one column for every row of the contrast, and a last one that counts tokens.
+// Everything about a contrast that replicates are made from. Each table has one column for every row of the contrast,
+// and a last one that counts tokens.
 class Resampler {
  public:
   Resampler(const ContrastCounts& counts, const ContrastOptions& options)

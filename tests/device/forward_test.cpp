@@ -286,7 +286,8 @@ TEST_CASE("device: bits do not depend on batch, chunk or graphs under --numerics
   }
 }
 
-TEST_CASE("device: graphs, recording and the order of threads change no bit") {
+TEST_CASE("device: graphs, recording and the order of threads change no bit" *
+          doctest::test_suite("repeats: every family in three orders of threads")) {
   for (const char* name : {"deepseek_v2_lite", "gpt_oss", "qwen3_moe"}) {
     CAPTURE(std::string(name));
     const RoundedModel model(name);

@@ -77,7 +77,7 @@ const json::Value& find(const std::vector<json::Value>& lines, const std::string
 
 }  // namespace
 
-TEST_CASE("faithfulness: steps of the built-in model") {
+TEST_CASE("faithfulness: steps of the built-in model" * doctest::test_suite("repeats: a whole study")) {
   test::TemporaryDirectory scratch;
   test::write_file(scratch / "in.jsonl", records("two_hop_steps.jsonl", 3) + records("sum_steps.jsonl", 2));
   const std::string out = (scratch / "f").string(), input = (scratch / "in.jsonl").string();
