@@ -26,6 +26,7 @@ std::string in_quotes(std::string_view text);
 
 std::string short_number(double value);  // at most six figures: "0.25", "1e-05"
 std::string gigabytes(int64_t bytes);    // "12.35 GB", of 10^9 bytes
+std::string hex64(uint64_t value);       // 16 lower-case digits: how hashes of 64 bits are written
 
 inline bool is_ascii_digit(char c) { return c >= '0' && c <= '9'; }
 inline bool is_ascii_capital(char c) { return c >= 'A' && c <= 'Z'; }

@@ -2,9 +2,8 @@
 
 #include <xxhash.h>
 
-#include <cstdio>
-
 #include "base/sha256.h"
+#include "base/text.h"
 #include "eval/faithfulness/conduct.h"
 #include "eval/score/scorer.h"
 
@@ -16,12 +15,6 @@ std::string lines_of(const std::vector<Record>& records) {
   std::string lines;
   for (const Record& record : records) lines += json::dump(record.source) + "\n";
   return lines;
-}
-
-std::string hex64(uint64_t value) {
-  char text[17];
-  std::snprintf(text, sizeof text, "%016lx", static_cast<unsigned long>(value));
-  return text;
 }
 
 json::Value list_of(const std::vector<std::string>& items) {

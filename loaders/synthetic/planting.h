@@ -28,7 +28,6 @@ class Planting {
     int64_t source_dim = 0;         // from_begin: the reserved dimension that marks the begin token
     int64_t reach = 0;              // from_begin: tokens over which the head finds the begin token; 0 = all
   };
-  bool is_reserved(int64_t dim) const { return dim >= first_reserved_; }
   void place_head(Site& site);
   void apply_head(const Site& site, const TensorPlace& slot, int64_t first, int64_t n, float* values) const;
   void apply_gqa(const Site& site, const Gqa& gqa, const TensorPlace& slot, int64_t first, int64_t n,

@@ -1,11 +1,11 @@
 #include "loaders/template/chat_template.h"
 
 #include <algorithm>
-#include <cstdio>
 #include <fstream>
 
 #include "base/error.h"
 #include "base/json.h"
+#include "base/text.h"
 #include "base/utf8.h"
 #include "loaders/template/lexer.h"
 
@@ -86,9 +86,7 @@ class SandboxedTemplate : public ChatTemplate {
     uint64_t h = 14695981039346656037u;  // FNV-1a
     for (std::string_view text : {source, std::string_view("\0", 1), std::string_view(options_.tool_source)})
       for (unsigned char byte : text) h = (h ^ byte) * 1099511628211u;
-    char digits[17];
-    std::snprintf(digits, sizeof digits, "%016llx", static_cast<unsigned long long>(h));
-    hash_ = digits;
+    hash_ = hex64(h);
   }
 
   std::string hash() const override { return hash_; }

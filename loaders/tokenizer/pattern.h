@@ -22,7 +22,6 @@ class Pattern {
     find_all(text, matches);
     return matches;
   }
-  bool is_literal() const { return std::holds_alternative<std::string>(what_); }
 
  private:
   std::variant<std::string, Regex> what_;

@@ -1,6 +1,6 @@
 #include <algorithm>
-#include <cstdio>
 
+#include "base/text.h"
 #include "loaders/tokenizer/kinds.h"
 #include "loaders/tokenizer/unicode.h"
 
@@ -108,9 +108,7 @@ std::string hash_of(const TokenizerFiles& files) {
     if (*file)
       for (char c : **file) h = (h ^ static_cast<unsigned char>(c)) * 0x100000001B3ull;
   }
-  char text[17];
-  std::snprintf(text, sizeof text, "%016llx", static_cast<unsigned long long>(h));
-  return text;
+  return hex64(h);
 }
 
 // --- ranges ----------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@
 #include <sstream>
 #include <thread>
 
+#include "base/text.h"
 #include "eval/data/record_jobs.h"
 #include "loaders/open.h"
 #include "tests/support.h"
@@ -73,12 +74,6 @@ std::vector<json::Value> command(const Case& one, const std::string& words, bool
   return lines;
 }
 
-std::string hex(uint64_t value) {
-  char text[17];
-  std::snprintf(text, sizeof text, "%016lx", static_cast<unsigned long>(value));
-  return text;
-}
-
 std::shared_ptr<const EditPlan> plan_of(const Session& session, const Case& one, bool edited) {
   if (!edited) return nullptr;
   const json::Value edits = json::parse(one.edits, "edits");
@@ -129,7 +124,7 @@ TEST_CASE("session: generates and scores the bits of the commands, with edits an
         for (const json::Ref& token : line.at("tokens").items())
           tokens.push_back(static_cast<int32_t>(token.integer()));
         CHECK(texts[i].tokens == tokens);
-        CHECK(hex(texts[i].logits_hash) == line.at("logits_hash").string());
+        CHECK(hex64(texts[i].logits_hash) == line.at("logits_hash").string());
         if (session.tokenizer) CHECK(texts[i].text == line.at("text").string());
       }
       const std::vector<Result> scored =
@@ -138,7 +133,7 @@ TEST_CASE("session: generates and scores the bits of the commands, with edits an
       REQUIRE(scored.size() == scores.size());
       for (size_t i = 0; i < scores.size(); ++i) {
         const json::Ref line(scores[i], "line");
-        CHECK(hex(scored[i].logits_hash) == line.at("logits_hash").string());
+        CHECK(hex64(scored[i].logits_hash) == line.at("logits_hash").string());
         REQUIRE(scored[i].logprobs.size() == line.at("logprobs").length());
         for (size_t t = 0; t < scored[i].logprobs.size(); ++t)
           CHECK(scored[i].logprobs[t] == line.at("logprobs")[t].number());

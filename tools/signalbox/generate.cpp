@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <deque>
 
+#include "base/text.h"
 #include "tools/signalbox/commands.h"
 #include "tools/signalbox/flags.h"
 #include "tools/signalbox/open.h"

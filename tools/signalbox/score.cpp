@@ -2,6 +2,7 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 
+#include "base/text.h"
 #include "tools/signalbox/commands.h"
 #include "tools/signalbox/flags.h"
 #include "tools/signalbox/open.h"

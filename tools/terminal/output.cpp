@@ -18,12 +18,6 @@ void write_stdout(const std::string& text) {
   if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size()) throw Error("standard output", "cannot write");
 }
 
-std::string hex64(uint64_t value) {
-  char text[17];
-  std::snprintf(text, sizeof text, "%016lx", static_cast<unsigned long>(value));
-  return text;
-}
-
 void OrderedOutput::put(int64_t index, std::string text) {
   waiting_.emplace(index, std::move(text));
   for (auto it = waiting_.begin(); it != waiting_.end() && it->first == next_; it = waiting_.begin()) {

@@ -15,7 +15,6 @@ struct Record;
 
 bool stdout_is_terminal();
 void write_stdout(const std::string& text);  // whole; Error when it cannot
-std::string hex64(uint64_t value);
 
 // Keys of the record that travel to the output line: all but its text and what `line` has itself.
 void carry_keys(const eval::Record& record, json::Value& line);
