@@ -4,7 +4,7 @@
 
 Record keys: id, kind (file), sub (finer label, where there is one), messages or prompt, answers, condition, domain
 (text only), pair (records of one contrast), split (detect | test: choose experts on one half, measure on the
-other), spans (some kinds: `question`, in code points of the rendered text). Memory and the single-digit sums are closed sets that
+other), spans (some kinds: `question`, in code points of the rendered text), question and document by themselves (pairs). Memory and the single-digit sums are closed sets that
 training contains whole: they test recall, not generalisation.
 """
 
@@ -165,8 +165,9 @@ def main(out: Path, seed=11):
         e, r, v = hit
         q, i = QUESTION[r].format(e=e), len(pairs) // 2
         both = dict(kind="pair", pair=f"p{i:03d}", split=("detect", "test")[i % 2])
-        pairs.append(chat(q, v + ".", d, condition="with_document", **both))
-        pairs.append(chat(q, world.memory[e, r] + ".", condition="without_document", **both))
+        pairs.append({**chat(q, v + ".", d, condition="with_document", **both), "question": q,
+                      "document": d.text.removeprefix("User: Document: ")})
+        pairs.append({**chat(q, world.memory[e, r] + ".", condition="without_document", **both), "question": q})
     w.write("pairs", pairs)
 
     texts = []
