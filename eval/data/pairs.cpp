@@ -1,10 +1,13 @@
 #include "eval/data/pairs.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <map>
 #include <numeric>
 
+#include "base/utf8.h"
 #include "eval/data/dice.h"
+#include "eval/data/other_documents.h"
 
 namespace signalbox::eval {
 
@@ -28,39 +31,171 @@ json::Value half_of(const json::Value& source, const std::string& id, const std:
 
 }  // namespace
 
-std::vector<Row> document_pairs(const std::vector<Row>& records, const DocumentPairs& options) {
-  std::vector<Row> out;
+namespace {
+
+// A pair of documents' conditions on its way to the file. `plain` is the record that a third condition is made of: a
+// question with an id, a condition and a pair of its own to get.
+struct DocumentPair {
+  std::vector<Row> records;
+  Row plain;
+  std::string name, document;  // the common "pair"; the own document
+  std::string target;          // of all records; empty: none is added
+};
+
+std::vector<std::string> texts_at(const json::Ref& root, const char* key) {
+  const auto found = root.find(key);
+  if (!found) return {};
+  if (found->value().is_string()) return {found->string()};
+  std::vector<std::string> out;
+  for (const json::Ref& text : found->items()) out.push_back(text.string());
+  return out;
+}
+
+json::Value placed(const Row& draft, const PromptStyle& style, const std::string& target,
+                   const DocumentPairs& options) {
+  json::Value record = place_prompt(draft, style);
+  if (target.empty()) return record;
+  return with_target(std::move(record), target,
+                     options.prefix_given ? options.prefix : target_prefix(text_before_target(record, style), target));
+}
+
+DocumentPair make_pair_of(const Row& row, const DocumentPairs& options) {
+  const json::Ref root(row.object, row.where);
+  const std::string& id = root.at("id").string();
+  root.at("question").string();
+  DocumentPair pair{{}, row, id, root.at("document").string(), ""};
+  if (options.target) {
+    const json::Ref answers = root.at("answers");
+    if (answers.length() == 0) answers.fail("expected an answer to make the target of, found none");
+    pair.target = answers[0].string();
+  }
+  for (const bool with : {true, false}) {
+    PromptStyle style = with ? options.with : options.without;
+    // place_prompt's default looks for a document: the half without one must not show it.
+    if (!with && style.text.empty()) {
+      json::Value bare = json::Value::object();
+      bare.set("question", "");
+      if (const json::Value* choices = row.object.find("choices")) bare.set("choices", *choices);
+      style.text = default_template(bare, style);
+    }
+    const Row half{row.where, half_of(row.object, id, with ? "with_document" : "without_document")};
+    pair.records.push_back({row.where, placed(half, style, pair.target, options)});
+  }
+  return pair;
+}
+
+// Pairs that are there already, in order of first appearance.
+std::vector<DocumentPair> pairs_of(const std::vector<Row>& records, const DocumentPairs& options) {
+  struct Sides {
+    std::vector<const Row*> all;
+    const Row *with = nullptr, *without = nullptr;
+  };
+  std::vector<std::string> names;
+  std::map<std::string, Sides> sides;
   for (const Row& row : records) {
     const json::Ref root(row.object, row.where);
-    const std::string& id = root.at("id").string();
-    root.at("question").string();
-    root.at("document").string();
-    std::string answer;
-    if (options.target) {
-      const json::Ref answers = root.at("answers");
-      if (answers.length() == 0) answers.fail("expected an answer to make the target of, found none");
-      answer = answers[0].string();
-    }
-    for (const bool with : {true, false}) {
-      const PromptStyle& style = with ? options.with : options.without;
-      // place_prompt's default looks for a document: the half without one must not show it.
-      PromptStyle used = style;
-      if (!with && used.text.empty()) {
-        json::Value bare = json::Value::object();
-        bare.set("question", "");
-        if (const json::Value* choices = row.object.find("choices")) bare.set("choices", *choices);
-        used.text = default_template(bare, style);
-      }
-      json::Value record =
-          place_prompt({row.where, half_of(row.object, id, with ? "with_document" : "without_document")}, used);
-      if (options.target) {
-        const std::string prefix =
-            options.prefix_given ? options.prefix : target_prefix(text_before_target(record, used), answer);
-        record = with_target(std::move(record), answer, prefix);
-      }
-      out.push_back({row.where, std::move(record)});
-    }
+    const std::string &name = root.at("pair").string(), &condition = root.at("condition").string();
+    if (!sides.contains(name)) names.push_back(name);
+    Sides& pair = sides[name];
+    const bool with = condition == "with_document";
+    if (!with && condition != "without_document")
+      root.at("condition").fail_type("\"with_document\" or \"without_document\"");
+    const Row*& side = with ? pair.with : pair.without;
+    if (side) root.fail("expected one record of condition \"" + condition + "\" in pair \"" + name + "\", found two");
+    side = &row;
+    pair.all.push_back(&row);
   }
+  std::vector<DocumentPair> out;
+  for (const std::string& name : names) {
+    const Sides& pair = sides[name];
+    if (!pair.with || !pair.without)
+      throw Error(pair.all.front()->where,
+                  "expected records with and without the document in pair \"" + name + "\", found one of them alone");
+    const json::Ref with(pair.with->object, pair.with->where);
+    const std::string& question = with.at("question").string();
+    DocumentPair made{{}, *pair.without, name, with.at("document").string(), ""};
+    const json::Value again = place_prompt(*pair.with, options.with);
+    for (const char* key : {"prompt", "messages"}) {
+      const json::Value *mine = pair.with->object.find(key), *theirs = again.find(key);
+      if (!mine && !theirs) continue;
+      if (!mine || !theirs || json::dump(*mine) != json::dump(*theirs))
+        with.fail(
+            "expected the prompt that the template makes of \"question\" and \"document\", found another "
+            "(--template, --chat, --system): the conditions would differ in more than the document");
+    }
+    made.plain.object.set("question", question);
+    for (const Row* row : pair.all) made.records.push_back(*row);
+    out.push_back(std::move(made));
+  }
+  return out;
+}
+
+DocumentPlace place_of(const DocumentPair& pair) {
+  DocumentPlace place{pair.plain.where, pair.document, "", {}, ""};
+  for (const Row& row : pair.records) {
+    const json::Ref root(row.object, row.where);
+    if (const auto question = root.find("question")) place.question = question->string();
+    if (const auto split = root.find("split")) place.split = split->string();
+    for (const char* key : {"answers", "memory"})
+      for (std::string& text : texts_at(root, key)) place.answers.push_back(std::move(text));
+  }
+  return place;
+}
+
+json::Value third_of(const DocumentPair& pair, const char* condition, const std::string& document,
+                     const std::string& document_of, const DocumentPairs& options) {
+  json::Value record = json::Value::object();
+  if (options.keep_pairs) {
+    record.set("id", pair.name + "/" + condition);
+    for (const auto& [key, value] : pair.plain.object.members())
+      if (key != "id") record.set(key, value);
+    record.set("condition", condition);
+  } else {
+    record = half_of(pair.plain.object, pair.name, condition);
+  }
+  record.set("document", document);
+  if (!document_of.empty()) record.set("document_of", document_of);
+  return placed({pair.plain.where, std::move(record)}, options.with, pair.target, options);
+}
+
+}  // namespace
+
+DocumentPairResult document_pairs(const std::vector<Row>& records, const DocumentPairs& options) {
+  std::vector<DocumentPair> pairs;
+  if (options.keep_pairs) {
+    pairs = pairs_of(records, options);
+  } else {
+    for (const Row& row : records) pairs.push_back(make_pair_of(row, options));
+  }
+  DocumentPairResult out;
+  for (const Against against : options.against) {
+    if (against == Against::shuffled) {
+      for (DocumentPair& pair : pairs)
+        pair.records.push_back(
+            {pair.plain.where,
+             third_of(pair, "shuffled_document",
+                      shuffled_words(pair.document, options.seed, pair.name, pair.plain.where), "", options)});
+      continue;
+    }
+    std::vector<DocumentPlace> places;
+    for (const DocumentPair& pair : pairs) places.push_back(place_of(pair));
+    const ExchangedDocuments exchanged = exchange_documents(places, options.seed);
+    out.repeated = exchanged.repeated;
+    out.n_exchanged = static_cast<int64_t>(pairs.size());
+    int64_t sum = 0;
+    for (size_t i = 0; i < pairs.size(); ++i) {
+      const DocumentPair& other = pairs[exchanged.from[i]];
+      const int64_t difference = std::abs(static_cast<int64_t>(count_code_points(other.document)) -
+                                          static_cast<int64_t>(count_code_points(pairs[i].document)));
+      sum += difference;
+      out.largest_difference = std::max(out.largest_difference, difference);
+      pairs[i].records.push_back(
+          {pairs[i].plain.where, third_of(pairs[i], "unrelated_document", other.document, other.name, options)});
+    }
+    if (!pairs.empty()) out.mean_difference = static_cast<double>(sum) / static_cast<double>(pairs.size());
+  }
+  for (DocumentPair& pair : pairs)
+    for (Row& row : pair.records) out.records.push_back(std::move(row));
   return out;
 }
 

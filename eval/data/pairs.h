@@ -9,17 +9,34 @@
 
 namespace signalbox::eval {
 
+// The text before the question of a third condition: another record's document, or the own one in another order of its
+// words (eval/data/other_documents.h).
+enum class Against : uint8_t { unrelated, shuffled };
 struct DocumentPairs {
-  PromptStyle with, without;  // templates of the two conditions
+  PromptStyle with, without;  // templates of the two conditions; a third has the first's
   bool target = false;        // the first answer becomes the target of both
   std::string prefix;         // before a target; unset: target_prefix decides
   bool prefix_given = false;
+  std::vector<Against> against;  // third conditions
+  uint64_t seed = 0;             // of them
+  bool keep_pairs = false;       // the records are pairs already, and get third conditions only
+};
+struct DocumentPairResult {
+  std::vector<Row> records;
+  int64_t n_exchanged = 0, repeated = 0;  // unrelated documents; of these, used for two records (ExchangedDocuments)
+  double mean_difference = 0;             // of their lengths and the own documents', |code points|
+  int64_t largest_difference = 0;
 };
 // Of each record with a "question" and a "document": ID/with_document and ID/without_document, with the conditions
-// with_document and without_document. Spans: those of the templates' placeholders. All other keys are carried on both;
-// a "condition" or "pair" that the source had becomes "source_condition", "source_pair". Throws Error at the record's
-// place.
-std::vector<Row> document_pairs(const std::vector<Row>& records, const DocumentPairs& options);
+// with_document and without_document, and for each third condition ID/unrelated_document or ID/shuffled_document, all
+// with one "pair". Spans: those of the templates' placeholders. All other keys are carried; a "condition" or "pair"
+// that the source had becomes "source_condition", "source_pair". The key "document" of a third is the text that it
+// shows; "document_of" is the pair that an unrelated one belongs to. Throws Error at the record's place.
+//
+// keep_pairs: records have the conditions and a "pair" of two already. They stay as they are; a third is the record
+// without a document, with PAIR/CONDITION for its id and the prompt that the template makes. Throws Error where the
+// template does not make the prompt of the record with the document, which would be another difference.
+DocumentPairResult document_pairs(const std::vector<Row>& records, const DocumentPairs& options);
 
 enum class SafeSide : uint8_t { either, data, refusals };  // where the safe completion comes from
 struct CompletionPairs {

@@ -53,10 +53,13 @@ std::string lacks_pair(const Record& record) {
   return record.target ? "" : "target";
 }
 
-bool has_document(const Record& record) {
-  if (record.condition == "with_document") return true;
-  if (record.condition == "without_document") return false;
-  return document_of(record).has_value();
+// The side of its pair; none: another text stands before the question.
+enum class DocumentSide : uint8_t { none, with, without };
+DocumentSide side_of(const Record& record) {
+  if (record.condition == "with_document") return DocumentSide::with;
+  if (record.condition == "without_document") return DocumentSide::without;
+  if (record.condition == "unrelated_document" || record.condition == "shuffled_document") return DocumentSide::none;
+  return document_of(record) ? DocumentSide::with : DocumentSide::without;
 }
 
 std::string lacks_whole_pair(std::span<const Record> records) {
@@ -66,11 +69,11 @@ std::string lacks_whole_pair(std::span<const Record> records) {
   };
   std::map<std::string, Sides> pairs;
   for (const Record& record : records) {
-    if (!lacks_pair(record).empty()) continue;
+    if (!lacks_pair(record).empty() || side_of(record) == DocumentSide::none) continue;
     Sides& sides = pairs[record.pair];
     if (!sides.first) sides.first = &record;
     sides.same_target = sides.same_target && record.target == sides.first->target;
-    (has_document(record) ? sides.with : sides.without) = true;
+    (side_of(record) == DocumentSide::with ? sides.with : sides.without) = true;
   }
   for (const auto& [pair, sides] : pairs)
     if (sides.same_target && sides.with && sides.without) return {};
@@ -86,13 +89,13 @@ std::vector<ScoredUnit> document_gain(const SampleGroup& group) {
   std::map<std::tuple<std::string, uint64_t, int64_t>, Sides> pairs;
   for (const Sample& sample : group.samples) {
     const Record& record = group.records[static_cast<size_t>(sample.record)];
-    if (!lacks_pair(record).empty() || sample.logprobs.empty()) continue;
+    if (!lacks_pair(record).empty() || side_of(record) == DocumentSide::none || sample.logprobs.empty()) continue;
     Sides& sides = pairs[{record.pair, sample.seed, sample.sample}];
     if (sides.first < 0) sides.first = sample.record;
     sides.first = std::min(sides.first, sample.record);
     sides.same_target = sides.same_target && record.target == group.records[static_cast<size_t>(sides.first)].target;
     const double sum = std::accumulate(sample.logprobs.begin(), sample.logprobs.end(), 0.0);
-    (has_document(record) ? sides.with : sides.without).push_back(sum);
+    (side_of(record) == DocumentSide::with ? sides.with : sides.without).push_back(sum);
   }
   const auto mean = [](const std::vector<double>& values) {
     return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());

@@ -131,6 +131,13 @@ TEST_CASE("data command: pairs, splits and structure, from file to file") {
   CHECK(run("pairs document " + a + " --target --target-prefix none --out " + b) == 0);
   CHECK(read_records(b)[0].target == "1921");
   CHECK_THROWS_AS(run("pairs document " + a + " --safe data"), UsageError);
+  CHECK_THROWS_AS(run("pairs document " + a + " --seed 1"), UsageError);
+  CHECK_THROWS_AS(run("pairs document " + a + " --keep-pairs"), UsageError);
+  CHECK_THROWS_AS(run("pairs document " + a + " --against shuffled --keep-pairs --target"), UsageError);
+  const std::string heldout = (test::source_dir() / "tools/builtin/heldout/pairs.jsonl").string();
+  CHECK(run("pairs document " + heldout + " --keep-pairs --against unrelated,shuffled --chat --model builtin --out " +
+            b) == 0);
+  CHECK(read_records(b).size() == 2000);
   CHECK_THROWS_AS(run("pairs document " + a + " --template {document}"), UsageError);
 
   CHECK(run("convert beavertails " + file("beavertails.jsonl") + " --out " + a) == 0);

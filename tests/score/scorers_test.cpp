@@ -234,6 +234,9 @@ TEST_CASE("what the document adds to the target's log p") {
   group.add_record(R"("pair": "3", "target": "t", "document": "d")");  // alone
   group.add_record(R"("pair": "4", "target": "t", "document": "d")");
   group.add_record(R"("pair": "4", "target": "u")");  // another target
+  // Neither side: a text that does not answer.
+  group.add_record(R"("pair": "1", "target": "t", "condition": "unrelated_document", "document": "e")");
+  group.add_record(R"("pair": "1", "target": "t", "condition": "shuffled_document", "document": "e")");
   const auto add = [&](int64_t of, std::vector<double> logprobs, uint64_t seed = 0) {
     Sample sample;
     sample.record = of;
@@ -248,6 +251,8 @@ TEST_CASE("what the document adds to the target's log p") {
   add(4, {-1});
   add(5, {-1});
   add(6, {-1});
+  add(7, {-9});
+  add(8, {-9});
   add(0, {-1}, 7);
   add(1, {-1.5}, 7);
   CHECK(group.units("document_gain") == Units{{0, 3.25}, {0, 0.5}, {2, 6}});
@@ -259,6 +264,7 @@ TEST_CASE("what the document adds to the target's log p") {
   const std::string whole = "a pair with and without a document and with one target";
   CHECK(together(0, 7) == "");
   CHECK(together(2, 2) == "");
+  CHECK(together(7, 2) == whole);
   CHECK(together(1, 2) == whole);  // one side of two pairs
   CHECK(together(4, 3) == whole);  // alone, and another target
 }

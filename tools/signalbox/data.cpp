@@ -186,30 +186,51 @@ std::vector<Row> rows_of(const std::vector<std::string>& files) {
 
 struct PairArguments {
   std::string kind, without, safe = "either";
-  std::vector<std::string> files;
-  bool target = false;
+  std::vector<std::string> files, against;
+  bool target = false, keep_pairs = false;
   uint64_t seed = 0;
 };
 
+std::string told(const DocumentPairResult& result) {
+  char text[160];
+  std::snprintf(text, sizeof text,
+                "%ld unrelated documents: their lengths differ from the own documents' by %.1f characters on average, "
+                "by %ld at most",
+                static_cast<long>(result.n_exchanged), result.mean_difference,
+                static_cast<long>(result.largest_difference));
+  return text + (result.repeated > 0 ? "; " + std::to_string(result.repeated) +
+                                           " of them stand in two records, for want of another that is allowed"
+                                     : std::string());
+}
+
 int pairs(const PairArguments& a, const CLI::App& app, const DataOptions& o) {
   const bool document = a.kind == "document";
-  for (const char* flag : {"--template", "--template-without", "--chat", "--system", "--target"})
+  for (const char* flag :
+       {"--template", "--template-without", "--chat", "--system", "--target", "--against", "--keep-pairs"})
     if (!document && app.count(flag)) throw UsageError(flag, "expected the kind document, found completions");
-  for (const char* flag : {"--safe", "--seed"})
-    if (document && app.count(flag)) throw UsageError(flag, "expected the kind completions, found document");
+  if (document && app.count("--safe")) throw UsageError("--safe", "expected the kind completions, found document");
+  if (document && app.count("--seed") && a.against.empty())
+    throw UsageError("--seed", "expected --against beside it, or the kind completions, found neither");
+  if (a.keep_pairs && a.against.empty()) throw UsageError("--keep-pairs", "expected --against beside it, found none");
+  for (const char* flag : {"--target", "--template-without", "--target-prefix"})
+    if (a.keep_pairs && app.count(flag)) throw UsageError(flag, "expected no --keep-pairs beside it, found it");
   const OpenedStyle opened = open_style(o);
   const std::vector<Row> rows = rows_of(a.files);
   const bool prefix_given = o.prefix != "auto";
   const std::string prefix = o.prefix == "auto" || o.prefix == "none" ? "" : unescape(o.prefix, "--target-prefix");
   if (document) {
     need_chat_for_model(o);
-    DocumentPairs options{opened.style, opened.style, a.target, prefix, prefix_given};
+    DocumentPairs options{opened.style, opened.style, a.target, prefix, prefix_given, {}, a.seed, a.keep_pairs};
     options.without.text = a.without;
-    if (!o.text.empty() && a.without.empty())
+    for (const std::string& name : a.against)
+      options.against.push_back(name == "shuffled" ? Against::shuffled : Against::unrelated);
+    if (!o.text.empty() && a.without.empty() && !a.keep_pairs)
       throw UsageError("--template", "expected --template-without beside it, found none");
     if (o.chat && o.model.empty())
       note(o, "no spans were written: those of messages count in the rendered text, which --model MODEL would tell");
-    return finish(o, document_pairs(rows, options));
+    const DocumentPairResult result = document_pairs(rows, options);
+    if (result.n_exchanged > 0) note(o, told(result));
+    return finish(o, result.records);
   }
   CompletionPairs options;
   options.safe = a.safe == "data" ? SafeSide::data : a.safe == "refusals" ? SafeSide::refusals : SafeSide::either;
@@ -287,7 +308,8 @@ int data_command(int argc, char** argv) {
 
   CLI::App* pairs_app = app.add_subcommand("pairs", "contrast pairs from records");
   pairs_app->footer(
-      "document: each question with its document and without. completions: an unsafe and a safe completion of each\n"
+      "document: each question with its document, without, and --against another text. completions: an unsafe and a "
+      "safe completion of each\n"
       "prompt, as targets.\n\n"
       "Example:\n  echo '{\"id\":\"a\",\"prompt\":\"Q\",\"question\":\"Who?\",\"document\":\"Ann did.\"}' > one.jsonl\n"
       "  signalbox data pairs document one.jsonl");
@@ -299,12 +321,22 @@ int data_command(int argc, char** argv) {
   pairs_app->add_option("--template-without", pair_arguments.without, "document: the prompt without the document");
   pairs_app->add_flag("--target", pair_arguments.target, "document: the first answer becomes the target");
   pairs_app
+      ->add_option("--against", pair_arguments.against,
+                   "document: a third condition, with text of the same length before the question that does not answer "
+                   "it: another record's document | the own one with its words shuffled | both, with a comma")
+      ->delimiter(',')
+      ->check(CLI::IsMember({"unrelated", "shuffled"}));
+  pairs_app->add_flag("--keep-pairs", pair_arguments.keep_pairs,
+                      "document, --against: the records are pairs already and stay as they are");
+  pairs_app
       ->add_option("--safe", pair_arguments.safe,
                    "completions: the safe side is from the data, from the refusal "
                    "sentences, or either: those where the data has none")
       ->check(CLI::IsMember({"either", "data", "refusals"}))
       ->capture_default_str();
-  pairs_app->add_option("--seed", pair_arguments.seed, "completions: of the order of refusal sentences")
+  pairs_app
+      ->add_option("--seed", pair_arguments.seed,
+                   "completions: of the order of refusal sentences; document: of --against")
       ->capture_default_str();
   add_prompt(*pairs_app, o);
   add_prefix(*pairs_app, o);
