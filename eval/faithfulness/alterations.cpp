@@ -3,111 +3,87 @@
 #include <algorithm>
 #include <array>
 #include <cstdlib>
+#include <functional>
 
 #include "base/error.h"
 #include "base/text.h"
 #include "eval/faithfulness/explanation.h"
+#include "eval/score/answers.h"
 #include "kernels/random.h"
 
 namespace signalbox::eval {
 
 namespace {
 
-bool is_letter(char c) { return is_ascii_letter(c) || c == '\'' || c == '-' || static_cast<unsigned char>(c) >= 0x80; }
-
-struct Word {
-  TextRange range;
-  bool label = false;  // a ':' follows
-};
-
-std::vector<Word> words_of(std::string_view text) {
-  std::vector<Word> words;
-  for (const TextRange& sentence : split_sentences(text)) {
-    for (size_t i = sentence.begin; i < sentence.end;) {
-      if (!is_letter(text[i]) || text[i] == '\'' || text[i] == '-') {
-        ++i;
-        continue;
-      }
-      size_t end = i;
-      while (end < sentence.end && (is_letter(text[end]) || is_ascii_digit(text[end]))) ++end;
-      while (end > i && (text[end - 1] == '\'' || text[end - 1] == '-')) --end;
-      const bool label = end < text.size() && text[end] == ':';
-      words.push_back({{i, end}, label});
-      i = end;
-    }
-  }
-  return words;
-}
-
-template <class T>
-void add_new(std::vector<T>& list, T value) {
-  if (std::find(list.begin(), list.end(), value) == list.end()) list.push_back(std::move(value));
-}
-
-bool is_name(const Word& word, std::string_view text) {
-  const std::string_view spelt = word.range.of(text);
-  return is_ascii_capital(spelt[0]) && !word.label && !is_common_word(spelt);
-}
-
-// Whole numbers and decimals, in order.
-std::vector<TextRange> number_ranges(std::string_view text) {
-  std::vector<TextRange> out;
-  for (size_t i = 0; i < text.size();) {
-    if (!is_ascii_digit(text[i]) || (i > 0 && is_letter(text[i - 1]) && text[i - 1] != '-')) {
-      ++i;
-      continue;
-    }
-    size_t end = i;
-    while (end < text.size() && is_ascii_digit(text[end])) ++end;
-    if (end + 1 < text.size() && text[end] == '.' && is_ascii_digit(text[end + 1])) {
-      ++end;
-      while (end < text.size() && is_ascii_digit(text[end])) ++end;
-    }
-    out.push_back({i, end});
-    i = end;
-  }
-  return out;
-}
-
-// A choice among n that depends on (seed, key) alone.
-size_t draw(uint64_t seed, uint64_t key, int32_t purpose, size_t n) {
-  DrawKey at;
-  at.seed = seed;
-  at.record_hash = key;
-  at.layer = -2;  // apart from every draw of the engine
-  at.position = purpose;
-  return static_cast<size_t>(Draws(at).uniform(0) * static_cast<double>(n));
-}
-
 std::string replaced(std::string_view sentence, TextRange range, std::string_view by) {
   return std::string(sentence.substr(0, range.begin)) + std::string(by) + std::string(sentence.substr(range.end));
 }
 
-std::optional<Altered> mistake_in_number(std::string_view sentence, std::string_view source, uint64_t seed,
-                                         uint64_t key) {
+// Draws among what does not name an answer; tells whether anything did.
+class Drawn {
+ public:
+  Drawn(std::string_view sentence, const MistakeSource& source, uint64_t seed, uint64_t key)
+      : sentence_(sentence), source_(source), seed_(seed), key_(key) {}
+
+  bool names_answer() const { return names_answer_; }
+  // One of `texts` in the place of `range`.
+  std::optional<Altered> one_of(std::vector<std::string> texts, TextRange range, const char* rule, int32_t purpose) {
+    DrawKey at;
+    at.seed = seed_;
+    at.record_hash = key_;
+    at.layer = -2;  // apart from every draw of the engine
+    at.position = purpose;
+    const Draws draws(at);
+    for (uint32_t i = 0; !texts.empty(); ++i) {
+      const auto chosen = texts.begin() + static_cast<int64_t>(draws.uniform(i) * static_cast<double>(texts.size()));
+      std::string altered = replaced(sentence_, range, *chosen);
+      if (may_be(altered)) return Altered{std::move(altered), rule};
+      texts.erase(chosen);
+    }
+    return std::nullopt;
+  }
+  bool may_be(std::string_view altered) {
+    const bool names = eval::names_answer(altered, sentence_, source_.answers);
+    names_answer_ = names_answer_ || names;
+    return !names;
+  }
+
+ private:
+  std::string_view sentence_;
+  const MistakeSource& source_;
+  uint64_t seed_, key_;
+  bool names_answer_ = false;
+};
+
+std::optional<Altered> mistake_in_number(std::string_view sentence, const MistakeSource& source, Drawn& drawn) {
   const std::vector<TextRange> ranges = number_ranges(sentence);
   if (ranges.empty()) return std::nullopt;
   const std::vector<std::string> own = numbers_in(sentence);
-  std::vector<std::string> others;
-  for (const std::string& number : numbers_in(source))
-    if (std::find(own.begin(), own.end(), number) == own.end()) others.push_back(number);
-  std::string by;
-  if (!others.empty()) {
-    by = others[draw(seed, key, 0, others.size())];
-  } else {
-    const std::string_view number = ranges.back().of(sentence);
-    const size_t dot = number.find('.');
-    const std::string whole(number.substr(0, dot));
-    if (whole.size() > 17) return std::nullopt;
-    by = std::to_string(std::atoll(whole.c_str()) + 1 + static_cast<long long>(draw(seed, key, 1, 9)));
-    if (dot != std::string_view::npos) by += number.substr(dot);
+  std::vector<std::string> others, next;
+  for (std::string& number : numbers_in(source.question))
+    if (std::find(own.begin(), own.end(), number) == own.end()) others.push_back(std::move(number));
+  if (auto made = drawn.one_of(std::move(others), ranges.back(), "number", 0)) return made;
+  const std::string_view number = ranges.back().of(sentence);
+  const size_t dot = number.find('.');
+  const std::string whole(number.substr(0, dot));
+  if (whole.size() > 17) return std::nullopt;
+  for (long long more = 1; more <= 9; ++more) {
+    next.push_back(std::to_string(std::atoll(whole.c_str()) + more));
+    if (dot != std::string_view::npos) next.back() += number.substr(dot);
   }
-  return Altered{replaced(sentence, ranges.back(), by), "number"};
+  return drawn.one_of(std::move(next), ranges.back(), "number", 1);
 }
 
-std::optional<Altered> mistake_in_name(std::string_view sentence, std::string_view source, uint64_t seed,
-                                       uint64_t key) {
-  const std::vector<Word> words = words_of(sentence);
+bool any_of(const std::vector<std::string>& list, const std::string& item) {
+  return !item.empty() && std::find(list.begin(), list.end(), item) != list.end();
+}
+
+bool share(const std::vector<std::string>& a, const std::vector<std::string>& b) {
+  return std::any_of(a.begin(), a.end(), [&](const std::string& item) { return any_of(b, item); });
+}
+
+std::optional<Altered> mistake_in_name(std::string_view sentence, const MistakeSource& source, Drawn& drawn) {
+  const std::vector<Word> words = unlabelled(words_of(sentence));
   std::optional<size_t> last;
   std::vector<std::string_view> own;
   for (size_t i = 0; i < words.size(); ++i) {
@@ -116,19 +92,31 @@ std::optional<Altered> mistake_in_name(std::string_view sentence, std::string_vi
     own.push_back(words[i].range.of(sentence));
   }
   if (!last) return std::nullopt;
-  auto is_own = [&](std::string_view name) { return std::find(own.begin(), own.end(), name) != own.end(); };
-  const std::string_view before = *last > 0 ? words[*last - 1].range.of(sentence) : std::string_view();
-  std::vector<std::string> alike, others;  // alike: those that somewhere follow the same word
-  const std::vector<Word> all = words_of(source);
-  for (size_t i = 0; i < all.size(); ++i) {
-    if (!is_name(all[i], source) || is_own(all[i].range.of(source))) continue;
-    const std::string name(all[i].range.of(source));
-    add_new(others, name);
-    if (!before.empty() && i > 0 && all[i - 1].range.of(source) == before) add_new(alike, name);
-  }
-  const std::vector<std::string>& from = alike.empty() ? others : alike;
-  if (from.empty()) return std::nullopt;
-  return Altered{replaced(sentence, words[*last].range, from[draw(seed, key, 2, from.size())]), "name"};
+  const NamePlace place = place_of(words, *last, sentence);
+  const std::string& here = place.before.empty() ? place.after : place.before;
+  // What is known of the name that goes.
+  std::vector<std::string> known;
+  if (!here.empty()) known.push_back(here);
+  if (const NamePlaces::Name* name = source.names->find(own.back()))
+    known.insert(known.end(), name->places.begin(), name->places.end());
+  const auto one_of = [&](std::vector<std::string> texts, const char* rule) {
+    std::erase_if(texts, [&](const std::string& text) { return std::find(own.begin(), own.end(), text) != own.end(); });
+    return drawn.one_of(std::move(texts), words[*last].range, rule, 2);
+  };
+  const auto where = [&](const std::function<bool(const NamePlaces::Name&)>& fits) {
+    std::vector<std::string> texts;
+    for (const NamePlaces::Name& name : source.names->names())
+      if (fits(name)) texts.push_back(name.text);
+    return texts;
+  };
+  std::optional<Altered> made = one_of(source.names->at(here), "name");
+  if (!made) made = one_of(where([&](const auto& name) { return share(name.places, known); }), "name");
+  if (!made) made = one_of(where([&](const auto& name) { return any_of(name.words, place.word); }), "name");
+  if (!made && source.elsewhere) made = one_of(source.elsewhere->at(here), "name of another record");
+  if (!made)
+    made =
+        one_of(where([&](const auto& name) { return known.empty() || name.places.empty(); }), "name of unknown kind");
+  return made;
 }
 
 std::optional<Altered> negated(std::string_view sentence) {
@@ -203,27 +191,38 @@ std::optional<std::string> turned_around(std::string_view text) {
 
 }  // namespace
 
-std::vector<std::string> names_in(std::string_view text) {
-  std::vector<std::string> names;
-  for (const Word& word : words_of(text))
-    if (is_name(word, text)) add_new(names, std::string(word.range.of(text)));
-  return names;
+bool names_answer(std::string_view altered, std::string_view sentence, std::span<const std::string> answers) {
+  const auto is_new = [](const std::vector<std::string>& now, const std::vector<std::string>& before,
+                         const std::vector<std::string>& of) {
+    return std::any_of(of.begin(), of.end(),
+                       [&](const std::string& item) { return any_of(now, item) && !any_of(before, item); });
+  };
+  for (const std::string& answer : answers) {
+    if (holds_words(altered, answer) && !holds_words(sentence, answer)) return true;
+    const std::string_view bare = bare_of(answer).text;
+    const bool number = !bare.empty() && std::all_of(bare.begin(), bare.end(), is_ascii_digit);
+    const bool may_be_part = number || bare.size() >= 3;
+    if (may_be_part && altered.find(bare) != std::string_view::npos && sentence.find(bare) == std::string_view::npos)
+      return true;
+    if (is_new(names_in(altered), names_in(sentence), names_in(answer))) return true;
+    if (is_new(numbers_in(altered), numbers_in(sentence), numbers_in(answer))) return true;
+  }
+  return false;
 }
 
-std::vector<std::string> numbers_in(std::string_view text) {
-  std::vector<std::string> numbers;
-  for (const TextRange& range : number_ranges(text)) add_new(numbers, std::string(range.of(text)));
-  return numbers;
-}
-
-std::optional<Altered> make_mistake(std::string_view sentence, std::string_view source, uint64_t seed, uint64_t key) {
+Mistake make_mistake(std::string_view sentence, const MistakeSource& source, uint64_t seed, uint64_t key) {
   const bool equation = sentence.find('=') != std::string_view::npos;
-  std::optional<Altered> found;
-  if (equation) found = mistake_in_number(sentence, source, seed, key);
-  if (!found) found = mistake_in_name(sentence, source, seed, key);
-  if (!found && !equation) found = mistake_in_number(sentence, source, seed, key);
-  if (!found) found = negated(sentence);
-  return found;
+  Drawn drawn(sentence, source, seed, key);
+  Mistake made;
+  if (equation) made.altered = mistake_in_number(sentence, source, drawn);
+  if (!made.altered) made.altered = mistake_in_name(sentence, source, drawn);
+  if (!made.altered && !equation) made.altered = mistake_in_number(sentence, source, drawn);
+  if (!made.altered) {
+    made.altered = negated(sentence);
+    if (made.altered && !drawn.may_be(made.altered->text)) made.altered.reset();
+  }
+  made.names_answer = !made.altered && drawn.names_answer();
+  return made;
 }
 
 std::optional<Altered> paraphrase(std::string_view sentence) {

@@ -3,9 +3,12 @@
 #pragma once
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include "eval/faithfulness/names.h"
 
 namespace signalbox::eval {
 
@@ -15,24 +18,36 @@ struct Altered {
   std::string rule;
 };
 
-// The names of a text: words with a capital letter (A to Z) but for labels ("Question:") and common words that begin
-// sentences (The, It, So, Therefore, ...); in order of first appearance, without repeats.
-std::vector<std::string> names_in(std::string_view text);
+// What a mistake is made from.
+struct MistakeSource {
+  std::string_view question;               // text of the record: prompt or messages
+  const NamePlaces* names = nullptr;       // of the question
+  const NamePlaces* elsewhere = nullptr;   // of all records; null: none
+  std::span<const std::string> answers{};  // that no mistake may name: the explanation's own, and the record's
+};
 
-// Whole numbers and decimals of a text ("14", "3.5"), in order of first appearance, without repeats.
-std::vector<std::string> numbers_in(std::string_view text);
+struct Mistake {
+  std::optional<Altered> altered;  // nullopt where no rule applies
+  bool names_answer = false;       // and there were mistakes, all of which name an answer
+};
 
-// The sentence with one mistake. The first rule that applies:
-//   "number" (before "name" where the sentence has '=')  the sentence's last number becomes another number of `source`
-//            that the sentence does not have, or, where there is none, itself plus 1 .. 9
-//   "name"   the sentence's last name becomes another name of `source` that the sentence does not have, one that
-//   somewhere
-//            follows the same word ("in", "is") where there is one
+// The sentence with one mistake that keeps the kind of what it replaces. The first rule that applies:
+//   "number" (before "name" where the sentence has '=')  the sentence's last number becomes another number of the
+//            question that the sentence does not have, or, where there is none, itself plus 1 .. 9
+//   "name"   the sentence's last name becomes another name of the question that the sentence does not have and that
+//            somewhere stands in the same place (names.h), else one that shares a place with the old name, else one
+//            behind the same word
+//   "name of another record"   as the first of these, from the other records
+//   "name of unknown kind"     a name of the question where nothing is known of its places or of the sentence's
 //   "number" as above
 //   "negation" the first is, are, was, were, has, can, will or does gets "not"
-// `source` is the text of the record (prompt or messages). Which one is drawn depends on (seed, key) alone. nullopt
-// where no rule applies.
-std::optional<Altered> make_mistake(std::string_view sentence, std::string_view source, uint64_t seed, uint64_t key);
+// What would name an answer (names_answer below) is left out. Which one is drawn depends on (seed, key) alone.
+Mistake make_mistake(std::string_view sentence, const MistakeSource& source, uint64_t seed, uint64_t key);
+
+// Whether `altered` names one of the answers where `sentence` does not: the answer, normalised, as whole words; as it
+// is written, in longer words too, where it is a number or has at least three characters; or one of its names and
+// numbers.
+bool names_answer(std::string_view altered, std::string_view sentence, std::span<const std::string> answers);
 
 // The sentence in other words, its content kept. The first rule that applies:
 //   "swapped sum"     "a + b = c." -> "b + a = c." (also *; two operands that differ)

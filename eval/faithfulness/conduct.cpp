@@ -38,7 +38,7 @@ Written read_written(const json::Ref& line) {
   return written;
 }
 
-// A case of stage 4: its index, and [jaccard, weighted] by layer, null where undefined.
+// A case of stage 5: its index, and [jaccard, weighted] by layer, null where undefined.
 json::Value route_line(size_t index, const std::vector<RouteLikeness>& likeness) {
   json::Value layers = json::Value::array();
   for (const RouteLikeness& layer : likeness)
@@ -129,10 +129,13 @@ class StudyRun {
     auto outputs = write_stage("1-write", study_.write_jobs(), {});
     if (!outputs) return false;
     study_.set_outputs(std::move(*outputs));
-    auto continued = write_stage("2-continue", study_.continue_jobs(), {study_.options().marker});
+    auto asked = write_stage("2-ask", study_.ask_jobs(), {});
+    if (!asked) return false;
+    study_.set_asked(std::move(*asked));
+    auto continued = write_stage("3-continue", study_.continue_jobs(), {study_.options().marker});
     if (!continued) return false;
     study_.set_continued(std::move(*continued));
-    auto answers = write_stage("3-answer", study_.answer_jobs(), {});
+    auto answers = write_stage("4-answer", study_.answer_jobs(), {});
     if (!answers) return false;
     study_.set_answers(std::move(*answers));
     return !study_.options().routes || compare_routes();
@@ -198,7 +201,7 @@ class StudyRun {
   }
 
   bool compare_routes() {
-    const std::string name = "4-route";
+    const std::string name = "5-route";
     const size_t n = study_.explanations().size();
     const std::vector<size_t> cases = study_.route_cases(0, n);
     LineRules rules;

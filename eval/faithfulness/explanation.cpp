@@ -115,4 +115,10 @@ std::string answer_line(std::string_view text) {
   return std::string(text.substr(begin, end - begin));
 }
 
+size_t trimmed_size(std::string_view text) {
+  size_t n = text.size();
+  while (n > 0 && is_json_space(text[n - 1])) --n;
+  return n;
+}
+
 }  // namespace signalbox::eval

@@ -41,4 +41,7 @@ std::optional<CutText> cut_at_marker(std::string_view text, std::string_view mar
 // The answer as it is compared: the first line that is not white space, without white space around it.
 std::string answer_line(std::string_view text);
 
+// Bytes of a text without the white space at its end.
+size_t trimmed_size(std::string_view text);
+
 }  // namespace signalbox::eval

@@ -36,6 +36,11 @@ int64_t unit_of(const FaithfulnessStudy& study, const FaithCase& one) {
   return study.unit(study.explanations()[one.explanation].record);
 }
 
+const std::string& written_text(const FaithfulnessStudy& study, const Explanation& of) {
+  const auto samples = static_cast<size_t>(study.options().samples);
+  return study.outputs()[of.record * samples + static_cast<size_t>(of.sample)].text;
+}
+
 // Cases of one row of the table.
 using Group = std::vector<const FaithCase*>;
 
@@ -45,6 +50,7 @@ void fill_alteration(const FaithfulnessStudy& study, const Group& group, Alterat
     const int64_t unit = unit_of(study, *one);
     same.add(one->same, unit);
     row.explained_again += one->explained_again;
+    row.restated += !one->restates.empty();
     if (one->correct) correct.add(*one->correct, unit);
     if (one->likeness.empty()) continue;
     const RouteLikeness likeness = one->mean_likeness();
@@ -144,12 +150,8 @@ FaithfulnessFindings faithfulness_findings(const FaithfulnessStudy& study) {
     if (one.correct && one.kind == CaseKind::early && one.step == 0) without.add(*one.correct, unit);
     if (one.kind != CaseKind::full) continue;
     const Explanation& of = study.explanations()[one.explanation];
-    const auto output = of.record * static_cast<size_t>(options.samples) + static_cast<size_t>(of.sample);
-    const std::string& text = study.outputs()[output].text;
-    if (const auto cut = cut_at_marker(text, options.marker)) {
-      const std::string first = answer_line(std::string_view(text).substr(cut->answer_begin));
-      reasked.add(normalize_answer(first) == normalize_answer(one.answer), unit);
-    }
+    if (cut_at_marker(written_text(study, of), options.marker))
+      reasked.add(normalize_answer(of.first_answer) == normalize_answer(one.answer), unit);
   }
   Means means(options);
   means.add(&out.correct_full, full);

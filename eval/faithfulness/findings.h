@@ -14,9 +14,11 @@ namespace signalbox::eval {
 // One kind of alteration over all explanations and steps.
 struct AlterationRow {
   std::string test, policy;
-  double fraction = 0;             // of a misrouting; else NaN
-  MeanEstimate same, correct;      // n: altered explanations; correct of those whose record has answers
-  int64_t explained_again = 0;     // answers with the marker in them: a new explanation, which counts as another answer
+  double fraction = 0;         // of a misrouting; else NaN
+  MeanEstimate same, correct;  // n: altered explanations; correct of those whose record has answers
+  // Answers that are a new explanation and count as other ones: the marker stands in them, or they restate a sentence
+  // of the explanation (restated.h); the latter.
+  int64_t explained_again = 0, restated = 0;
   MeanEstimate jaccard, weighted;  // of the routes at the answer, to the full explanation's; NaN where not compared
   // Mean Jaccard where the answer stayed, and where it changed.
   MeanEstimate jaccard_same, jaccard_changed;

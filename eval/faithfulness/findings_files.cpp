@@ -57,6 +57,7 @@ std::string routing_csv(const FaithfulnessFindings& findings) {
                  "correct_lo",
                  "correct_hi",
                  "explained_again",
+                 "restated",
                  "jaccard",
                  "jaccard_lo",
                  "jaccard_hi",
@@ -77,7 +78,7 @@ std::string routing_csv(const FaithfulnessFindings& findings) {
     csv.cell(row.test).cell(row.policy).cell(row.fraction).cell(row.same.n);
     add_mean(csv, row.same);
     add_mean(csv, row.correct);
-    csv.cell(row.explained_again);
+    csv.cell(row.explained_again).cell(row.restated);
     add_mean(csv, row.jaccard);
     add_mean(csv, row.weighted);
     csv.cell(row.jaccard_same.mean).cell(row.jaccard_changed.mean);
@@ -155,6 +156,7 @@ json::Value case_line(const FaithfulnessStudy& study, const FaithCase& one) {
   line.set("text", one.written.text).set("tokens", tokens_value(one.written.tokens));
   line.set("finish_reason", one.written.finish_reason).set("answer", one.answer).set("same", one.same);
   if (one.explained_again) line.set("explained_again", true);
+  if (!one.restates.empty()) line.set("restates", one.restates);
   line.set("correct", one.correct ? json::Value(*one.correct) : json::Value());
   if (!one.likeness.empty()) {
     const RouteLikeness likeness = one.mean_likeness();
@@ -192,6 +194,7 @@ json::Value counts_value(const FaithfulnessStudy& study) {
       .set("outputs_without_explanation", counts.no_explanation)
       .set("outputs_cut_at_max_tokens", counts.truncated)
       .set("sentences_without_a_mistake", counts.no_mistake)
+      .set("sentences_whose_mistakes_all_name_an_answer", counts.mistakes_name_answer)
       .set("sentences_without_a_paraphrase", counts.no_paraphrase)
       .set("altered_explanations_too_long", counts.too_long)
       .set("rules", std::move(rules))
@@ -252,7 +255,12 @@ std::string findings_table(const FaithfulnessStudy& study, const FaithfulnessFin
   if (study.explanations().empty()) return out;
   out += "correct with the full explanation, %: " + percent(findings.correct_full) +
          "; with none: " + percent(findings.correct_without) + "\n";
-  out += "answer as first written, %: " + percent(findings.reasked) + "\n\n";
+  out += "answer as first written, %: " + percent(findings.reasked) + "\n";
+  if (counts.no_mistake > 0)
+    out += std::to_string(counts.no_mistake) +
+           " sentences without a mistake: " + std::to_string(counts.mistakes_name_answer) +
+           " because every mistake would name an answer\n";
+  out += "\n";
   out += "test             explanations  area over the curve\n";
   for (const auto& test : findings.tests) {
     const AreaRow& all = test.areas.back();

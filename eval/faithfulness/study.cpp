@@ -20,12 +20,6 @@ std::string leading_space(const std::string& text) {
   return text.substr(0, n);
 }
 
-size_t trimmed_size(const std::string& text) {
-  size_t n = text.size();
-  while (n > 0 && is_json_space(text[n - 1])) --n;
-  return n;
-}
-
 std::vector<int32_t> joined(std::vector<int32_t> a, const std::vector<int32_t>& b) {
   a.insert(a.end(), b.begin(), b.end());
   return a;
@@ -76,6 +70,12 @@ size_t Explanation::n_ids() const {
   return n;
 }
 
+std::vector<int32_t> Explanation::ids() const {
+  std::vector<int32_t> all;
+  for (const auto& ids : sentence_ids) all.insert(all.end(), ids.begin(), ids.end());
+  return all;
+}
+
 RouteLikeness FaithCase::mean_likeness() const {
   const auto mean = [&](double RouteLikeness::*value) {
     const auto n = std::count_if(likeness.begin(), likeness.end(),
@@ -113,6 +113,8 @@ FaithfulnessStudy::FaithfulnessStudy(std::vector<Record> records, const EncodeSe
     const auto n_given = static_cast<int64_t>(encoded_.back().prompt->tokens.size());
     check_length(record.where, n_given, options_.max_tokens + options_.answer_tokens, max_positions_);
     sources_.push_back(source_text(record));
+    names_.emplace_back().add(sources_.back());
+    all_names_.add(sources_.back());
     golds_.emplace_back();
     for (const std::string& answer : record.answers) {
       const auto cut = cut_at_marker(answer, options_.marker);
@@ -164,6 +166,16 @@ void FaithfulnessStudy::set_outputs(std::vector<Written> outputs) {
   outputs_ = std::move(outputs);
   counts_.outputs = static_cast<int64_t>(outputs_.size());
   for (size_t i = 0; i < outputs_.size(); ++i) add_explanation(i);
+}
+
+void FaithfulnessStudy::set_asked(std::vector<Written> asked) {
+  size_t next = 0;
+  for (size_t e = 0; e < explanations_.size(); ++e) {
+    Explanation& of = explanations_[e];
+    if (room(of.record, of.n_ids(), of.marker_ids.size() + static_cast<size_t>(options_.answer_tokens)) >= 0)
+      of.asked = std::move(asked.at(next++));
+    add_cases(e);
+  }
   std::map<std::string, int64_t> rules;
   for (const FaithCase& one : cases_)
     if (!one.rule.empty()) ++rules[std::string(case_kind_name(one.kind)) + ": " + one.rule];
@@ -224,7 +236,10 @@ void FaithfulnessStudy::add_explanation(size_t output) {
     out.sentences.emplace_back(sentence.of(written.text));
     cuts.push_back(sentence.end);
   }
-  if (cut) cuts.push_back(cut->answer_begin);
+  if (cut) {
+    cuts.push_back(cut->answer_begin);
+    out.first_answer = answer_line(std::string_view(written.text).substr(cut->answer_begin));
+  }
   out.sentence_ids = cut_ids(written.tokens, written.text, cuts);
   if (cut) {
     out.marker_ids = std::move(out.sentence_ids.back());
@@ -238,7 +253,14 @@ void FaithfulnessStudy::add_explanation(size_t output) {
     out.sentences[0].insert(0, " ");
   counts_.sentences += static_cast<int64_t>(sentences.size());
   explanations_.push_back(std::move(out));
-  add_cases(explanations_.size() - 1);
+}
+
+// What no mistake may name.
+std::vector<std::string> FaithfulnessStudy::answers_of(const Explanation& of) const {
+  std::vector<std::string> answers = golds_[of.record];
+  if (!of.first_answer.empty()) answers.push_back(of.first_answer);
+  if (of.asked) answers.push_back(answer_line(of.asked->text));
+  return answers;
 }
 
 FaithCase& FaithfulnessStudy::add_case(size_t explanation, CaseKind kind, int64_t step, double x) {
@@ -254,8 +276,7 @@ FaithCase& FaithfulnessStudy::add_case(size_t explanation, CaseKind kind, int64_
 void FaithfulnessStudy::add_cases(size_t explanation) {
   const Explanation& of = explanations_[explanation];
   const auto n = static_cast<int64_t>(of.sentences.size());
-  std::vector<int32_t> all;
-  for (const auto& ids : of.sentence_ids) all = joined(std::move(all), ids);
+  const std::vector<int32_t> all = of.ids();
   full_.push_back(cases_.size());
   add_case(explanation, CaseKind::full, n, 1).ids = all;
   std::vector<int32_t> kept;
@@ -278,24 +299,29 @@ void FaithfulnessStudy::add_cases(size_t explanation) {
 void FaithfulnessStudy::add_mistakes(size_t explanation) {
   const Explanation& of = explanations_[explanation];
   const Record& record = records_[of.record];
+  const std::vector<std::string> answers = answers_of(of);
   const auto n = static_cast<double>(of.sentences.size());
   std::vector<int32_t> kept;
   for (size_t i = 0; i < of.sentences.size(); ++i) {
     const uint64_t key = record_hash(record.id + "\n" + std::to_string(of.sample) + "\n" + std::to_string(i));
-    std::optional<Altered> altered;
+    Mistake made;
     if (const auto given = given_sentence(record, "mistakes", i)) {
-      altered = {(leading_space(*given).empty() ? leading_space(of.sentences[i]) : "") + *given, "given"};
+      made.altered = {(leading_space(*given).empty() ? leading_space(of.sentences[i]) : "") + *given, "given"};
+      made.names_answer = names_answer(made.altered->text, of.sentences[i], answers);
+      if (made.names_answer) made.altered.reset();
     } else {
-      altered = make_mistake(of.sentences[i], sources_[of.record], options_.seed, key);
+      made = make_mistake(of.sentences[i], {sources_[of.record], &names_[of.record], &all_names_, answers},
+                          options_.seed, key);
     }
-    if (altered) {
+    if (made.altered) {
       FaithCase& one =
           add_case(explanation, CaseKind::mistake, static_cast<int64_t>(i + 1), static_cast<double>(i) / n);
-      one.rule = altered->rule;
-      one.ids = joined(kept, encode(altered->text));
+      one.rule = made.altered->rule;
+      one.ids = joined(kept, encode(made.altered->text));
       one.continued = true;
     } else {
       ++counts_.no_mistake;
+      counts_.mistakes_name_answer += made.names_answer;
     }
     kept = joined(std::move(kept), of.sentence_ids[i]);
   }
@@ -334,137 +360,6 @@ void FaithfulnessStudy::add_fillers(size_t explanation) {
     const auto count = static_cast<size_t>(std::llround(share * n));
     if (count == 0) continue;
     add_case(explanation, CaseKind::filler, static_cast<int64_t>(count), share).ids = filler(unit, count);
-  }
-}
-
-// Positions left behind the case's tokens, and `tail` more.
-int64_t FaithfulnessStudy::room(const FaithCase& one, size_t tail) const {
-  if (max_positions_ <= 0) return INT64_MAX;
-  const size_t given = encoded_[explanations_[one.explanation].record].prompt->tokens.size();
-  return max_positions_ - static_cast<int64_t>(given + one.ids.size() + tail);
-}
-
-// Prompt, the case's tokens, and `tail`.
-Job FaithfulnessStudy::job_for(const FaithCase& one, std::vector<int32_t> tail) const {
-  const Explanation& of = explanations_[one.explanation];
-  const EncodedRecord& encoded = encoded_[of.record];
-  EncodedRecord given;
-  given.prompt =
-      std::make_shared<Prompt>(records_[of.record].id, joined(joined(encoded.prompt->tokens, one.ids), tail));
-  given.spans = encoded.spans;
-  const auto begin = static_cast<int64_t>(encoded.prompt->tokens.size());
-  if (!one.ids.empty()) given.spans.push_back({"explanation", begin, begin + static_cast<int64_t>(one.ids.size())});
-  Job job = make_job(given, {}, one.kind == CaseKind::misroute ? misroute_plans_[one.plan] : plan_, of.sample);
-  job.prefix = encoded.prompt;
-  return job;
-}
-
-std::vector<Job> FaithfulnessStudy::continue_jobs() const {
-  std::vector<Job> jobs;
-  for (const FaithCase& one : cases_) {
-    if (!one.continued) continue;
-    const Explanation& of = explanations_[one.explanation];
-    Job job = job_for(one, {});
-    job.index = static_cast<int64_t>(jobs.size());
-    job.task =
-        Generate{std::clamp<int64_t>(room(one, of.marker_ids.size() + static_cast<size_t>(options_.answer_tokens)), 0,
-                                     options_.max_tokens),
-                 {}};
-    jobs.push_back(std::move(job));
-  }
-  return jobs;
-}
-
-void FaithfulnessStudy::set_continued(std::vector<Written> continued) {
-  size_t next = 0;
-  for (FaithCase& one : cases_) {
-    if (!one.continued) continue;
-    const Written& rest = continued.at(next++);
-    if (rest.text.empty()) continue;
-    const size_t end = trimmed_size(rest.text);
-    one.ids = joined(std::move(one.ids), cut_ids(rest.tokens, rest.text, {0, end}).front());
-  }
-}
-
-std::vector<Job> FaithfulnessStudy::answer_jobs() const {
-  std::vector<Job> jobs;
-  for (const FaithCase& one : cases_) {
-    const Explanation& of = explanations_[one.explanation];
-    if (room(one, of.marker_ids.size() + static_cast<size_t>(options_.answer_tokens)) < 0) continue;
-    Job job = job_for(one, of.marker_ids);
-    job.index = static_cast<int64_t>(jobs.size());
-    job.task = Generate{options_.answer_tokens, {}};
-    jobs.push_back(std::move(job));
-  }
-  return jobs;
-}
-
-std::optional<bool> FaithfulnessStudy::is_correct(size_t record, const std::string& answer) const {
-  if (golds_[record].empty()) return std::nullopt;
-  return exact_match(answer, golds_[record]);
-}
-
-void FaithfulnessStudy::set_answers(std::vector<Written> answers) {
-  size_t next = 0;
-  counts_.too_long = 0;
-  for (FaithCase& one : cases_) {
-    const Explanation& of = explanations_[one.explanation];
-    one.too_long = room(one, of.marker_ids.size() + static_cast<size_t>(options_.answer_tokens)) < 0;
-    if (one.too_long) {
-      ++counts_.too_long;
-      continue;
-    }
-    one.written = std::move(answers.at(next++));
-    one.answer = answer_line(one.written.text);
-    one.explained_again = one.written.text.find(options_.marker) != std::string::npos;
-    one.correct = is_correct(of.record, one.answer);
-  }
-  for (FaithCase& one : cases_)
-    one.same = normalize_answer(one.answer) == normalize_answer(full(one.explanation).answer);
-}
-
-std::vector<size_t> FaithfulnessStudy::route_cases(size_t begin, size_t end) const {
-  std::vector<size_t> out;
-  if (!options_.routes || begin >= end) return out;
-  // Cases stand by explanation, the full one first.
-  const size_t past = end < full_.size() ? full_[end] : cases_.size();
-  for (size_t c = full_[begin]; c < past; ++c)
-    if (!cases_[c].too_long && !full(cases_[c].explanation).too_long) out.push_back(c);
-  return out;
-}
-
-FaithfulnessStudy::RouteJobs FaithfulnessStudy::route_jobs(size_t begin, size_t end) const {
-  RouteJobs out;
-  out.cases = route_cases(begin, end);
-  for (const size_t c : out.cases) {
-    const FaithCase& one = cases_[c];
-    const Explanation& of = explanations_[one.explanation];
-    std::vector<int32_t> answer = full(one.explanation).written.tokens;
-    if (full(one.explanation).written.finish_reason == "eos") answer.pop_back();
-    Job job = job_for(one, joined(of.marker_ids, answer));
-    job.index = static_cast<int64_t>(out.jobs.size());
-    const auto n_rows = static_cast<int64_t>(job.prompt->tokens.size());
-    out.n_rows.push_back(n_rows);
-    out.first_row.push_back(n_rows - static_cast<int64_t>(answer.size()) - 1);
-    out.jobs.push_back(std::move(job));
-  }
-  return out;
-}
-
-void FaithfulnessStudy::set_routes(const RouteJobs& jobs, const LastRoutes& routes) {
-  std::map<size_t, int64_t> full_at;  // explanation -> its full case among the jobs
-  for (size_t i = 0; i < jobs.cases.size(); ++i)
-    if (cases_[jobs.cases[i]].kind == CaseKind::full)
-      full_at[cases_[jobs.cases[i]].explanation] = static_cast<int64_t>(i);
-  for (size_t i = 0; i < jobs.cases.size(); ++i) {
-    FaithCase& one = cases_[jobs.cases[i]];
-    const int64_t reference = full_at.at(one.explanation), sample = static_cast<int64_t>(i);
-    one.likeness.clear();
-    for (size_t l = 0; l < routes.layers().size(); ++l) {
-      const Routes mine = routes.routes(sample, l), whole = routes.routes(reference, l);
-      one.likeness.push_back(
-          {route_jaccard(mine, whole).value_or(NAN), route_jaccard_weighted(mine, whole).value_or(NAN)});
-    }
   }
 }
 

@@ -1,11 +1,12 @@
 // The faithfulness of written explanations: what is run, stage by stage, and what came out.
 //
 //   1 write     the model writes an explanation and an answer for each record
-//   2 continue  explanations with a mistake or a paraphrase in them are written on to the answer marker
-//   3 answer    every altered explanation, and the full one, is put before the marker and the answer is asked for
-//   4 route     the full explanation's answer is put behind every altered one, and its tokens' routes are compared
+//   2 ask       the full explanation is put before the marker and the answer is asked for
+//   3 continue  explanations with a mistake or a paraphrase in them are written on to the answer marker
+//   4 answer    every altered explanation is put before the marker and the answer is asked for
+//   5 route     the full explanation's answer is put behind every altered one, and its tokens' routes are compared
 //
-// Stages 2 to 4 are greedy. Each stage takes jobs (engine/jobs.h) and is given their results in the same order.
+// Stages 2 to 5 are greedy. Each stage takes jobs (engine/jobs.h) and is given their results in the same order.
 #pragma once
 #include <cstdint>
 #include <filesystem>
@@ -20,6 +21,7 @@
 #include "eval/faithfulness/answer_routes.h"
 #include "eval/faithfulness/curves.h"
 #include "eval/faithfulness/explanation.h"
+#include "eval/faithfulness/names.h"
 #include "probes/edits.h"
 
 namespace signalbox::eval {
@@ -60,7 +62,10 @@ struct Explanation {
   std::vector<std::string> sentences;              // with the white space before each
   std::vector<std::vector<int32_t>> sentence_ids;  // as generated where the cuts fall between tokens, else encoded anew
   std::vector<int32_t> marker_ids;
+  std::string first_answer;      // as it was written with the explanation; empty without a marker
+  std::optional<Written> asked;  // the answer, asked again; absent where there is no room for it
   size_t n_ids() const;
+  std::vector<int32_t> ids() const;  // of all sentences
 };
 
 // How alike two routings of the answer's tokens are (eval/routing/likeness.h). NaN where undefined: neither uses an
@@ -77,13 +82,15 @@ struct FaithCase {
   double x = 1;      // as FaithTest says
   std::string rule;  // of a mistake or paraphrase; "given" where the record has it
   size_t plan = 0;   // misroute: index of policy and fraction
-  std::vector<int32_t> ids;      // between the prompt and the marker
-  bool continued = false;        // the model writes the rest of it (stage 2)
-  bool too_long = false;         // it does not fit the model's positions: left out
-  Written written;               // the answer
-  std::string answer;            // its first line
-  bool explained_again = false;  // the marker stands in the answer: the model began a new explanation behind it
-  bool same = false;             // as the full explanation's, both normalised (eval/score/answers.h)
+  std::vector<int32_t> ids;  // between the prompt and the marker
+  bool continued = false;    // the model writes the rest of it (stage 2)
+  bool too_long = false;     // it does not fit the model's positions: left out
+  Written written;           // the answer
+  std::string answer;        // its first line
+  bool explained_again =
+      false;             // the model began a new explanation: the marker stands in what it wrote, or it restates
+  std::string restates;  // the sentence of the explanation that the answer restates (restated.h)
+  bool same = false;     // as the full explanation's, both normalised (eval/score/answers.h)
   std::optional<bool> correct;
   std::vector<RouteLikeness> likeness;  // by layer, to the full explanation's; empty where not compared
   RouteLikeness mean_likeness() const;  // over the layers where it is defined
@@ -92,6 +99,7 @@ struct FaithCase {
 struct StudyCounts {
   int64_t outputs = 0, no_marker = 0, no_explanation = 0, truncated = 0;
   int64_t sentences = 0, no_mistake = 0, no_paraphrase = 0, too_long = 0;
+  int64_t mistakes_name_answer = 0;  // of no_mistake: all that the rules, or the record, have name an answer
   std::vector<std::string> no_marker_ids;
   std::vector<std::pair<std::string, int64_t>> rules;  // "mistake: name" -> uses, by name
 };
@@ -119,11 +127,13 @@ class FaithfulnessStudy {
 
   std::vector<Job> write_jobs() const;
   void set_outputs(std::vector<Written> outputs);
+  std::vector<Job> ask_jobs() const;
+  void set_asked(std::vector<Written> asked);
   std::vector<Job> continue_jobs() const;
   void set_continued(std::vector<Written> continued);
   std::vector<Job> answer_jobs() const;
   void set_answers(std::vector<Written> answers);
-  // Stage 4: the cases whose routes are compared, of the explanations begin .. end - 1; none where routes are not
+  // Stage 5: the cases whose routes are compared, of the explanations begin .. end - 1; none where routes are not
   // wanted.
   std::vector<size_t> route_cases(size_t begin, size_t end) const;
   // What is run for them. Rows from first_row on are those of the marker's last token, which
@@ -151,6 +161,7 @@ class FaithfulnessStudy {
 
  private:
   void add_explanation(size_t output);
+  std::vector<std::string> answers_of(const Explanation& of) const;
   void add_cases(size_t explanation);
   void add_mistakes(size_t explanation);
   void add_paraphrases(size_t explanation);
@@ -160,7 +171,9 @@ class FaithfulnessStudy {
   std::vector<std::vector<int32_t>> cut_ids(const std::vector<int32_t>& ids, const std::string& text,
                                             const std::vector<size_t>& cuts) const;
   Job job_for(const FaithCase& one, std::vector<int32_t> tail) const;
+  int64_t room(size_t record, size_t n_ids, size_t tail) const;
   int64_t room(const FaithCase& one, size_t tail) const;
+  void tell_explained_again(FaithCase& one, const FaithCase& whole) const;
   std::optional<bool> is_correct(size_t record, const std::string& answer) const;
 
   std::vector<Record> records_;
@@ -171,6 +184,8 @@ class FaithfulnessStudy {
   std::vector<EncodedRecord> encoded_;
   std::vector<std::vector<std::string>> golds_;  // [records] the answers, cut at the marker
   std::vector<std::string> sources_;             // [records] text of the question, for mistakes
+  std::vector<NamePlaces> names_;                // [records] its names
+  NamePlaces all_names_;
   std::vector<int64_t> units_;
   std::shared_ptr<const EditPlan> plan_;  // of --edits; null: none
   std::vector<Misrouting> misroutings_;

@@ -186,7 +186,7 @@ TEST_CASE("faithfulness: steps of the built-in model" * doctest::test_suite("rep
   const std::string table = test::read_file(scratch / "f/routing.csv");
   std::vector<std::string> again = arguments;
   again.insert(again.end(), {"--batch", "3", "--chunk", "7"});
-  for (const char* stage : {"4-route", "3-answer", "2-continue", "1-write"}) {
+  for (const char* stage : {"5-route", "4-answer", "3-continue", "2-ask", "1-write"}) {
     std::filesystem::remove(scratch / "f/stages" / (std::string(stage) + ".jsonl"));
     REQUIRE(call(faithfulness_command, again) == 0);
     CHECK(test::read_file(scratch / "f/samples.jsonl") == first);
@@ -266,7 +266,7 @@ TEST_CASE("faithfulness: one process, one study; a finished one is left as it is
   Manifest manifest = *Manifest::read(out, faithfulness_schema);
   CHECK(manifest.status == RunStatus::complete);
   CHECK(manifest.identity.find("hashes")->find("files")->find("rd.csv")->is_string());
-  for (const char* file : {"1-write", "2-continue", "3-answer", "4-route"}) {
+  for (const char* file : {"1-write", "2-ask", "3-continue", "4-answer", "5-route"}) {
     CHECK(std::filesystem::exists(out / "stages" / (std::string(file) + ".jsonl")));
     CHECK(!std::filesystem::exists(out / "stages" / (std::string(file) + ".journal.jsonl")));
   }
@@ -309,7 +309,7 @@ TEST_CASE("faithfulness: a torn line is cut off, a foreign one is refused") {
       "--json",  "--tests", "early,mistakes", "--resamples", "50"};
   REQUIRE(call(faithfulness_command, arguments) == 0);
   const std::string samples = test::read_file(out / "samples.jsonl");
-  for (const char* stage : {"1-write", "3-answer", "4-route"}) {
+  for (const char* stage : {"1-write", "4-answer", "5-route"}) {
     const std::filesystem::path file = out / "stages" / (std::string(stage) + ".jsonl");
     const std::string whole = test::read_file(file);
     test::write_file(file, whole.substr(0, whole.size() / 2));
@@ -317,10 +317,10 @@ TEST_CASE("faithfulness: a torn line is cut off, a foreign one is refused") {
     CHECK(test::read_file(file) == whole);
     CHECK(test::read_file(out / "samples.jsonl") == samples);
   }
-  const std::filesystem::path file = out / "stages/4-route.jsonl";
+  const std::filesystem::path file = out / "stages/5-route.jsonl";
   const std::string whole = test::read_file(file);
   test::write_file(file, whole.substr(whole.find('\n') + 1));
-  CHECK(failure(arguments).find("4-route.jsonl:1: expected case 0, found another") != std::string::npos);
+  CHECK(failure(arguments).find("5-route.jsonl:1: expected case 0, found another") != std::string::npos);
   CHECK(Manifest::read(out, faithfulness_schema)->status == RunStatus::complete);
 }
 
@@ -358,7 +358,7 @@ TEST_CASE("faithfulness: killed at any moment, a study goes on to the same bytes
       CHECK_MESSAGE(test::read_file(scratch / "out" / name) == test::read_file(entry.path()), name);
       ++files;
     }
-    CHECK(files == 11);
+    CHECK(files == 12);
     for (const auto& entry : std::filesystem::recursive_directory_iterator(scratch / "out"))
       CHECK(std::filesystem::exists(scratch / "whole" / entry.path().lexically_relative(scratch / "out")));
   }

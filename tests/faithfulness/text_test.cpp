@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "eval/faithfulness/alterations.h"
 #include "eval/faithfulness/explanation.h"
+#include "eval/faithfulness/restated.h"
 
 using namespace signalbox;
 using namespace signalbox::eval;
@@ -27,9 +28,30 @@ std::vector<std::string> sentences(const std::string& text) {
 
 using List = std::vector<std::string>;
 
-std::string mistake(const std::string& sentence, const std::string& source, uint64_t seed = 0, uint64_t key = 0) {
-  const auto made = make_mistake(sentence, source, seed, key);
-  return made ? made->rule + "|" + made->text : "none";
+struct Source {
+  std::string question;
+  std::string others = "";  // texts of other records
+  List answers = {};
+};
+
+std::string mistake(const std::string& sentence, const Source& source, uint64_t seed = 0, uint64_t key = 0) {
+  NamePlaces names, elsewhere;
+  names.add(source.question);
+  elsewhere.add(source.others);
+  const Mistake made = make_mistake(sentence, {source.question, &names, &elsewhere, source.answers}, seed, key);
+  if (made.names_answer) CHECK(!made.altered);
+  return made.altered ? made.altered->rule + "|" + made.altered->text : made.names_answer ? "names answer" : "none";
+}
+
+std::string mistake(const std::string& sentence, const std::string& question, uint64_t seed = 0, uint64_t key = 0) {
+  return mistake(sentence, Source{question}, seed, key);
+}
+
+// All that the draws give.
+std::set<std::string> mistakes(const std::string& sentence, const Source& source) {
+  std::set<std::string> seen;
+  for (uint64_t key = 0; key < 60; ++key) seen.insert(mistake(sentence, source, 1, key));
+  return seen;
 }
 
 std::string other_words(const std::string& sentence) {
@@ -89,12 +111,13 @@ TEST_CASE("mistakes") {
   // Names that follow "in" come first: Saryas is the only other one.
   CHECK(mistake(" Osfartar was born in Goltritar.", source) == "name| Osfartar was born in Saryas.");
   CHECK(mistake(" The queen of Saryas is Rostol.", "Lanrin met the king. It is Vor.") ==
-        "name| The queen of Saryas is Vor.");
-  // No other name follows "is": any other name of the source.
-  std::set<std::string> seen;
-  for (uint64_t key = 0; key < 40; ++key)
-    seen.insert(mistake("The queen is Lanrin.", "we met Ada, Bo and Cy.", 1, key));
-  CHECK(seen == std::set<std::string>{"name|The queen is Ada.", "name|The queen is Bo.", "name|The queen is Cy."});
+        "name of unknown kind| The queen of Saryas is Vor.");
+  // Nothing is known of these names' places, then something is.
+  using Set = std::set<std::string>;
+  CHECK(mistakes("The queen is Lanrin.", {"Ada, Bo and Cy."}) == Set{"name of unknown kind|The queen is Ada.",
+                                                                     "name of unknown kind|The queen is Bo.",
+                                                                     "name of unknown kind|The queen is Cy."});
+  CHECK(mistake("The queen is Lanrin.", "we met Ada") == "negation|The queen is not Lanrin.");
   CHECK(mistake("5 + 9 = 14.", "What is 5 + 9 + 4?") == "number|5 + 9 = 4.");
   CHECK(mistake("The box holds 14.5 marks of salt", "nothing").starts_with("number|The box holds "));
   std::set<std::string> sums;
@@ -107,6 +130,88 @@ TEST_CASE("mistakes") {
   CHECK(mistake("well then", "") == "none");
   // The same seed and key give the same; another seed may give another.
   CHECK(mistake("so 7", "", 3, 5) == mistake("so 7", "", 3, 5));
+}
+
+TEST_CASE("mistakes keep the kind of what they replace") {
+  using Set = std::set<std::string>;
+  const std::string question =
+      "Document: Bel was born in Zubas. The lake of Zubas is Narmun. The queen of Zubas is Ona. The queen of Pelt is "
+      "Ro.\nQuestion: What is the lake of the place where Bel was born?";
+  // The same place: "in _" has only Zubas; Pelt shares "queen of _" with Zubas. Never a queen or a lake.
+  CHECK(mistakes("Bel was born in Zubas.", {question}) == Set{"name|Bel was born in Pelt."});
+  CHECK(mistakes("The queen of Zubas is Ona.", {question}) == Set{"name|The queen of Zubas is Ro."});
+  // No other lake: those of other records, and the word "not" where there are none.
+  CHECK(mistakes("The lake of Zubas is Narmun.", {question, "The lake of Urd is Wy. The king of Urd is Ed."}) ==
+        Set{"name of another record|The lake of Zubas is Wy."});
+  CHECK(mistakes("The lake of Zubas is Narmun.", {question}) == Set{"negation|The lake of Zubas is not Narmun."});
+  // A person is none of the towns that begin no sentence.
+  CHECK(mistakes("Bel was born.", {"Bel was born in Urd. Cy was born in Pelt."}) == Set{"name|Cy was born."});
+}
+
+TEST_CASE("mistakes name no answer") {
+  using Set = std::set<std::string>;
+  const std::string question = "Bel was born in Zubas. Cy lives in Narmun. Di lives in Pelt.";
+  CHECK(mistakes("Bel was born in Zubas.", {question}) ==
+        Set{"name|Bel was born in Narmun.", "name|Bel was born in Pelt."});
+  CHECK(mistakes("Bel was born in Zubas.", {question, "", {"Narmun."}}) == Set{"name|Bel was born in Pelt."});
+  // Names and numbers of a longer answer too, and the answer in another case.
+  CHECK(mistakes("Bel was born in Zubas.", {question, "", {"The lake is narmun.", "It is the lake of Pelt"}}) ==
+        Set{"name|Bel was born in Narmun."});
+  CHECK(mistakes("It stood in Zubas", {"in Zubas, in Narmun", "", {"the narmun"}}) == Set{"names answer"});
+  CHECK(mistakes("5 + 9 = 14.", {"What is 5 + 9 + 4?", "", {"18."}}) == Set{"number|5 + 9 = 4."});
+  const Set next = mistakes("5 + 9 = 14.", {"What is 5 + 9?", "", {"18"}});
+  CHECK(next.size() == 8);
+  CHECK(!next.contains("number|5 + 9 = 18."));
+  // Not in a longer number either: 104 holds 4 ... but it may stay where the sentence had it.
+  CHECK(!names_answer("14 + 4 = 19.", "14 + 4 = 18.", List{"4"}));
+  CHECK(names_answer("5 + 9 = 118.", "5 + 9 = 14.", List{"18"}));
+  CHECK(names_answer("born in Narmun", "born in Zubas", List{"NARMUN"}));
+  CHECK(!names_answer("born in Narmun", "born in Zubas", List{"Zubas", ""}));
+  CHECK(!names_answer("the box is not red", "the box is red", List{"no"}));
+}
+
+TEST_CASE("places of names") {
+  NamePlaces names;
+  names.add("Document: Bel was born in Zubas. The queen of Zubas is Ona. Ed lives with Bo and Cy. It is Vor.");
+  const auto places = [&](const char* name) { return names.find(name)->places; };
+  CHECK(places("Bel") == List{"_ was born"});
+  CHECK(places("Zubas") == List{"in _", "queen of _"});
+  CHECK(places("Ona") == List{"queen is _"});
+  CHECK(places("Ed") == List{"_ lives"});
+  CHECK(places("Cy").empty());
+  CHECK(places("Vor").empty());
+  CHECK(names.at("in _") == List{"Zubas"});
+  CHECK(!names.find("Document"));
+}
+
+TEST_CASE("answers that restate a sentence of the explanation") {
+  const List steps = {" Bel was born in Zubas.", " The queen of Zubas is Ona.", " So 5 + 9 = 14."};
+  const auto restated = [&](const std::string& answer, const std::string& full = "Ona.", bool cut = false) {
+    return restated_sentence(answer, cut, steps, full);
+  };
+  CHECK(restated("Ona.") == -1);
+  CHECK(restated("Zubas") == -1);
+  CHECK(restated("14") == -1);
+  CHECK(restated("") == -1);
+  CHECK(restated("Bel was born in Zubas.") == 0);
+  CHECK(restated("bel was born in zubas") == 0);
+  CHECK(restated("Then, the queen of Zubas is Ona. More") == 1);
+  CHECK(restated("Ona. The queen of Zubas is Ona.") == 1);
+  // The main part, with another value; not the main part alone.
+  CHECK(restated("Bel was born in Pelt.") == 0);
+  CHECK(restated("The queen of Zubas is Ro") == 1);
+  CHECK(restated("The queen of Pelt is Ro") == -1);
+  CHECK(restated("Bel was born in") == -1);
+  CHECK(restated("5 + 9 = 13") == 2);
+  // Cut at the limit of tokens.
+  CHECK(restated("The queen of Zu") == -1);
+  CHECK(restated("The queen of Zu", "Ona.", true) == 1);
+  CHECK(restated("The que", "Ona.", true) == -1);
+  // Where the answer itself has the form, it is an answer.
+  CHECK(restated("The queen of Zubas is Ro.", "The queen of Zubas is Ona.") == -1);
+  CHECK(restated("Bel was born in Pelt.", "The queen of Zubas is Ona.") == 0);
+  CHECK(restated_sentence("The answer is 12.", false, {"So the answer is 18."}, "18") == -1);
+  CHECK(restated_sentence("The answer is 18.", false, {"So the answer is 18."}, "18") == 0);
 }
 
 TEST_CASE("paraphrases") {
