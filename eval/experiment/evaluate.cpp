@@ -2,11 +2,12 @@
 
 #include <algorithm>
 #include <map>
-#include <tuple>
+#include <memory>
 
 #include "eval/data/record_jobs.h"
 #include "eval/score/fields.h"
 #include "eval/score/sample_lines.h"
+#include "eval/score/verdicts.h"
 
 namespace signalbox::eval {
 
@@ -62,7 +63,8 @@ class Evaluator {
         evaluation_(evaluation),
         log_(log),
         events_(events),
-        forward_(session.forward(route_slots(evaluation))) {
+        forward_(session.forward(route_slots(evaluation))),
+        verdicts_(evaluation.judges) {
     for (const Scorer* scorer : evaluation.scorers) {
       lacks_.emplace_back();
       for (const PreparedRecord& record : evaluation.records)
@@ -72,6 +74,14 @@ class Evaluator {
 
   bool go() {
     tell();
+    const bool finished = run_all();
+    // Texts of a batch that is not full yet are finished work, after an interruption too.
+    verdicts_.flush();
+    return finished;
+  }
+
+ private:
+  bool run_all() {
     for (int64_t s = 0; s < n_seeds(); ++s) {
       // A recorded intervention shares nothing with others: its lines follow its trace.
       for (const int64_t i : evaluation_.traced) {
@@ -86,7 +96,6 @@ class Evaluator {
     return true;
   }
 
- private:
   enum class Part : uint8_t { text, target, option, reference };
   struct Use {
     size_t unit = 0;
@@ -219,24 +228,25 @@ class Evaluator {
     if (--unit.pending == 0) finish(unit);
   }
 
-  // Scores a sample that has everything, and writes its line.
+  // A sample that has everything: its line is written once the judges have spoken.
   void finish(Unit& unit) {
+    if (evaluation_.judges.empty()) return write_line(unit);
     const PreparedRecord& record = evaluation_.records[static_cast<size_t>(unit.place.record)];
-    const std::string& prompt =
-        record.record->kind == Record::Kind::messages ? record.prompt.text : record.record->prompt;
-    for (const JudgeCommand& judge : evaluation_.judges) {
-      // One verdict for one text, however many interventions and samples wrote it.
-      const auto [verdict, fresh] = verdicts_.try_emplace({judge.name, unit.place.record, unit.sample.text}, 0.0);
-      if (fresh) {
-        try {
-          verdict->second = run_judge(judge, record.record->id, prompt, unit.sample.text);
-        } catch (...) {
-          verdicts_.erase(verdict);
-          throw;
-        }
-      }
-      unit.sample.judged.emplace_back(judge.name, verdict->second);
-    }
+    // One verdict for one text, however many interventions and samples wrote it.
+    JudgedText text{record.record->id,
+                    record.record->kind == Record::Kind::messages ? record.prompt.text : record.record->prompt,
+                    unit.sample.text};
+    auto shared = std::make_shared<Unit>(std::move(unit));
+    verdicts_.judge(shared->place.record, text, [this, shared](Judged judged) {
+      shared->sample.judged = std::move(judged);
+      write_line(*shared);
+    });
+    unit.sample = {};
+  }
+
+  // Scores a sample, and writes its line.
+  void write_line(Unit& unit) {
+    const PreparedRecord& record = evaluation_.records[static_cast<size_t>(unit.place.record)];
     SampleLine line;
     line.intervention = evaluation_.interventions[static_cast<size_t>(unit.place.intervention)].name;
     for (size_t n = 0; n < evaluation_.scorers.size(); ++n) {
@@ -272,11 +282,11 @@ class Evaluator {
   const EvaluationEvents& events_;
   Forward forward_;
   std::vector<Job> jobs_;
-  std::vector<Use> uses_;                                                     // [jobs]
-  std::vector<Unit> units_;                                                   // of this slice
-  std::map<std::tuple<std::string, int64_t, std::string>, double> verdicts_;  // of judges, by record and text
-  std::vector<std::vector<bool>> lacks_;                                      // [scorers][records]
-  std::map<int64_t, Result> generated_;                                       // line -> text made while tracing
+  std::vector<Use> uses_;                 // [jobs]
+  std::vector<Unit> units_;               // of this slice
+  Verdicts verdicts_;                     // of judges
+  std::vector<std::vector<bool>> lacks_;  // [scorers][records]
+  std::map<int64_t, Result> generated_;   // line -> text made while tracing
 };
 
 }  // namespace

@@ -24,7 +24,7 @@ void choose_work(const ExperimentSpec& spec, const std::vector<std::string>& met
   }
   for (const JudgeSpec& judge : spec.judges)
     if (std::find(metrics.begin(), metrics.end(), "judge:" + judge.name) != metrics.end())
-      evaluation.judges.push_back({judge.name, judge.command, judge.timeout});
+      evaluation.judges.push_back({judge.name, judge.command, judge.timeout, judge.batch});
   if (spec.generate) {
     evaluation.stop = spec.generate->stop;
     evaluation.ignore_eos = spec.generate->ignore_eos;

@@ -74,7 +74,8 @@ struct JudgeSpec {
   std::string name;
   std::vector<std::string> given;    // "command" as written
   std::vector<std::string> command;  // words that name a file beside the spec (the program: with a '/') are that file
-  double timeout = 60;               // seconds a text
+  double timeout = 60;               // seconds for a run of it
+  int64_t batch = 0;                 // texts for a run of it; 0: one, as it is
 };
 
 struct TraceSpec {

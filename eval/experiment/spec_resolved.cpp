@@ -59,7 +59,9 @@ json::Value resolved_json(const ExperimentSpec& spec) {
   for (const DetectSpec& stage : spec.detect) detect.set(stage.name, detect_json(stage));
   for (const JudgeSpec& judge : spec.judges) {
     json::Value command = json::Value::object();
-    judges.set(judge.name, command.set("command", text_list(judge.given)).set("timeout", judge.timeout));
+    command.set("command", text_list(judge.given)).set("timeout", judge.timeout);
+    if (judge.batch > 0) command.set("batch", judge.batch);
+    judges.set(judge.name, std::move(command));
   }
   json::Value interventions = json::Value::array(), seeds = json::Value::array();
   for (const InterventionSpec& intervention : spec.interventions)

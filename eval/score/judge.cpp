@@ -1,205 +1,24 @@
 #include "eval/score/judge.h"
 
-#include <fcntl.h>
-#include <poll.h>
-#include <pthread.h>
-#include <signal.h>
-#include <spawn.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <charconv>
-#include <chrono>
 #include <cmath>
 #include <cstring>
 #include <optional>
-#include <thread>
 
 #include "base/error.h"
+#include "base/no_number.h"
 #include "base/text.h"
-
-extern char** environ;
+#include "eval/score/judge_process.h"
 
 namespace signalbox::eval {
 
 namespace {
 
-using Clock = std::chrono::steady_clock;
+constexpr size_t max_variable = 120 << 10;     // Linux takes 128 KiB a string
+constexpr size_t max_batch_output = 64 << 20;  // a judge may give its reasons
 
-constexpr size_t max_variable = 120 << 10;  // Linux takes 128 KiB a string
-constexpr size_t kept_output = 64 << 10;
-
-class File {
- public:
-  explicit File(int fd = -1) : fd_(fd) {}
-  File(const File&) = delete;
-  File& operator=(const File&) = delete;
-  ~File() { close(); }
-  int get() const { return fd_; }
-  bool open() const { return fd_ >= 0; }
-  void set(int fd) { close(), fd_ = fd; }
-  void close() {
-    if (fd_ >= 0) ::close(fd_);
-    fd_ = -1;
-  }
-
- private:
-  int fd_;
-};
-
-// The reading and the writing end; neither is inherited. Never one of the numbers 0, 1, 2, which the child's own take.
-void make_pipe(File& read_end, File& write_end, const std::string& where) {
-  int ends[2];
-  if (::pipe2(ends, O_CLOEXEC) != 0) throw Error(where, std::string("cannot make a pipe: ") + std::strerror(errno));
-  for (int i : {0, 1}) {
-    if (ends[i] > 2) continue;
-    const int moved = ::fcntl(ends[i], F_DUPFD_CLOEXEC, 3);
-    const int code = errno;
-    ::close(ends[i]);
-    ends[i] = moved;
-    if (moved < 0) {
-      if (ends[1 - i] >= 0) ::close(ends[1 - i]);
-      throw Error(where, std::string("cannot make a pipe: ") + std::strerror(code));
-    }
-  }
-  read_end.set(ends[0]);
-  write_end.set(ends[1]);
-}
-
-// A write to a pipe that nobody reads raises SIGPIPE; for the life of this it stays with this thread and is dropped.
-class PipeSignalBlocked {
- public:
-  PipeSignalBlocked() {
-    sigemptyset(&pipe_);
-    sigaddset(&pipe_, SIGPIPE);
-    sigset_t pending;
-    sigpending(&pending);
-    was_pending_ = sigismember(&pending, SIGPIPE) == 1;
-    pthread_sigmask(SIG_BLOCK, &pipe_, &before_);
-  }
-  ~PipeSignalBlocked() {
-    const timespec now{};
-    if (!was_pending_)
-      while (sigtimedwait(&pipe_, nullptr, &now) == -1 && errno == EINTR) {
-      }
-    pthread_sigmask(SIG_SETMASK, &before_, nullptr);
-  }
-  const sigset_t& before() const { return before_; }
-
- private:
-  sigset_t pipe_, before_;
-  bool was_pending_ = false;
-};
-
-// The environment with the two variables replaced.
-std::vector<std::string> environment(const std::string& id, const std::string& prompt) {
-  std::vector<std::string> out;
-  for (char** entry = environ; *entry; ++entry) {
-    const std::string_view one = *entry;
-    if (!one.starts_with("SIGNALBOX_ID=") && !one.starts_with("SIGNALBOX_PROMPT=")) out.emplace_back(one);
-  }
-  out.push_back("SIGNALBOX_ID=" + id);
-  out.push_back("SIGNALBOX_PROMPT=" + prompt);
-  return out;
-}
-
-std::vector<char*> pointers(std::vector<std::string>& texts) {
-  std::vector<char*> out;
-  for (std::string& text : texts) out.push_back(text.data());
-  out.push_back(nullptr);
-  return out;
-}
-
-// One run of a command: started in its own process group, killed and reaped at the latest when this dies.
-class Child {
- public:
-  Child(const JudgeCommand& judge, const std::string& id, const std::string& prompt, const std::string& where,
-        const sigset_t& mask) {
-    File child_in, child_out, child_error;
-    make_pipe(child_in, in, where);
-    make_pipe(out, child_out, where);
-    make_pipe(error, child_error, where);
-    std::vector<std::string> argv = judge.argv, variables = environment(id, prompt);
-    posix_spawn_file_actions_t actions;
-    posix_spawn_file_actions_init(&actions);
-    posix_spawn_file_actions_adddup2(&actions, child_in.get(), 0);
-    posix_spawn_file_actions_adddup2(&actions, child_out.get(), 1);
-    posix_spawn_file_actions_adddup2(&actions, child_error.get(), 2);
-    posix_spawnattr_t attributes;
-    posix_spawnattr_init(&attributes);
-    sigset_t defaults;
-    sigemptyset(&defaults);
-    for (int number : {SIGPIPE, SIGINT, SIGTERM, SIGUSR1}) sigaddset(&defaults, number);
-    posix_spawnattr_setsigdefault(&attributes, &defaults);
-    posix_spawnattr_setsigmask(&attributes, &mask);
-    posix_spawnattr_setpgroup(&attributes, 0);
-    posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETPGROUP);
-    const int code = posix_spawnp(&pid_, argv.front().c_str(), &actions, &attributes, pointers(argv).data(),
-                                  pointers(variables).data());
-    posix_spawn_file_actions_destroy(&actions);
-    posix_spawnattr_destroy(&attributes);
-    if (code != 0) {
-      pid_ = -1;
-      throw Error(where, "expected a program that runs, found \"" + judge.argv.front() + "\": " + std::strerror(code));
-    }
-    for (File* end : {&in, &out, &error}) ::fcntl(end->get(), F_SETFL, ::fcntl(end->get(), F_GETFL) | O_NONBLOCK);
-  }
-  ~Child() {
-    if (pid_ < 0) return;
-    kill();
-    int status = 0;
-    while (::waitpid(pid_, &status, 0) < 0 && errno == EINTR) {
-    }
-  }
-
-  void kill() { ::kill(-pid_, SIGKILL); }
-
-  // The status, once the command has ended.
-  std::optional<int> ended() {
-    int status = 0;
-    pid_t found;
-    while ((found = ::waitpid(pid_, &status, WNOHANG)) < 0 && errno == EINTR) {
-    }
-    if (found != pid_) return std::nullopt;
-    pid_ = -1;
-    return status;
-  }
-
-  File in, out, error;
-
- private:
-  pid_t pid_ = -1;
-};
-
-// Reads what there is; closes at the end. Beyond `kept_output` the earliest or the latest is dropped.
-void read_some(File& file, std::string& into, bool keep_latest) {
-  char buffer[16 << 10];
-  const ssize_t n = ::read(file.get(), buffer, sizeof buffer);
-  if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) return file.close();
-  if (n < 0) return;
-  into.append(buffer, static_cast<size_t>(n));
-  if (into.size() > kept_output) keep_latest ? into.erase(0, into.size() - kept_output) : into.erase(kept_output);
-}
-
-void write_some(File& file, std::string_view& text) {
-  const ssize_t n = ::write(file.get(), text.data(), text.size());
-  if (n > 0) text.remove_prefix(static_cast<size_t>(n));
-  if (text.empty() || (n < 0 && errno != EAGAIN && errno != EINTR)) file.close();  // EPIPE: it does not read on
-}
-
-std::string last_line(std::string_view text) {
-  while (!text.empty() && std::strchr(" \r\n\t", text.back())) text.remove_suffix(1);
-  return std::string(text.substr(text.rfind('\n') + 1));
-}
-
-std::string with_complaint(const std::string& reason, const std::string& said) {
-  const std::string line = last_line(said);
-  return line.empty() ? reason : reason + "; it said: " + line;
-}
-
-std::optional<double> score_of(std::string_view line) {
+std::optional<double> score_in(std::string_view line) {
   line = line.substr(0, line.find('\n'));
   while (!line.empty() && std::strchr(" \r\t", line.back())) line.remove_suffix(1);
   while (!line.empty() && std::strchr(" \t", line.front())) line.remove_prefix(1);
@@ -213,11 +32,88 @@ std::optional<double> score_of(std::string_view line) {
   return value;
 }
 
+std::optional<double> score_of(const json::Value& value) {
+  if (value.type() == json::Type::boolean) return value.boolean() ? 1 : 0;
+  if (!value.is_number() || !(value.real() >= 0 && value.real() <= 1)) return std::nullopt;
+  return value.real();
+}
+
+std::string batch_input(std::span<const JudgedText> texts) {
+  std::string lines;
+  for (size_t i = 0; i < texts.size(); ++i) {
+    json::Value line = json::Value::object();
+    line.set("id", std::to_string(i + 1)).set("record", texts[i].record);
+    line.set("prompt", texts[i].prompt).set("text", texts[i].text);
+    lines += json::dump(line) + "\n";
+  }
+  return lines;
+}
+
+// Reads the lines that a judge says of a batch.
+class BatchReader {
+ public:
+  BatchReader(const std::string& where, std::span<const JudgedText> texts, const JudgeOutput& output)
+      : where_(where), texts_(texts), output_(output), scores_(texts.size(), no_number) {}
+
+  std::vector<double> read() {
+    std::string_view rest = output_.said;
+    for (size_t number = 1; !rest.empty(); ++number) {
+      const size_t end = std::min(rest.find('\n'), rest.size());
+      const std::string_view line = rest.substr(0, end);
+      rest.remove_prefix(std::min(end + 1, rest.size()));
+      if (line.find_first_not_of(" \t\r") != std::string_view::npos) take(line, number);
+    }
+    for (size_t i = 0; i < scores_.size(); ++i)
+      if (std::isnan(scores_[i])) fail("expected a score of " + name(i) + ", found none");
+    return std::move(scores_);
+  }
+
+ private:
+  [[noreturn]] void fail(const std::string& reason) const {
+    throw Error(where_, with_complaint(reason, output_.complaint));
+  }
+  std::string name(size_t i) const { return "id \"" + std::to_string(i + 1) + "\" (" + texts_[i].record + ")"; }
+
+  void take(std::string_view text, size_t number) {
+    const std::string place = "line " + std::to_string(number) + " of its output: ";
+    json::Value line;
+    try {
+      line = json::parse(text, "line");
+    } catch (const Error&) {
+    }
+    const json::Value* id = line.type() == json::Type::object ? line.find("id") : nullptr;
+    if (!id || !id->is_string())
+      fail(place + "expected an object {\"id\": \"1\", \"score\": 0.5}, found " + shortened(text));
+    size_t i = texts_.size();
+    std::from_chars(id->string().data(), id->string().data() + id->string().size(), i);
+    if (--i >= texts_.size() || std::to_string(i + 1) != id->string())
+      fail(place + "expected an id of the batch, found " + shortened(json::dump(*id)));
+    if (!std::isnan(scores_[i])) fail(place + "expected each id once, found " + name(i) + " again");
+    const json::Value* value = line.find("score");
+    const std::optional<double> score = value ? score_of(*value) : std::nullopt;
+    if (!score)
+      fail(place + name(i) + ": expected a \"score\" from 0 to 1, true or false, found " +
+           (value ? shortened(json::dump(*value)) : "none"));
+    scores_[i] = *score;
+  }
+
+  static std::string shortened(std::string_view text) {
+    std::string out(text.substr(0, 80));
+    if (text.size() > out.size()) out += "...";
+    return out;
+  }
+
+  const std::string& where_;
+  const std::span<const JudgedText> texts_;
+  const JudgeOutput& output_;
+  std::vector<double> scores_;
+};
+
 }  // namespace
 
 JudgeCommand parse_judge(const std::string& name, const json::Ref& object) {
   object.expect_object();
-  object.reject_unknown({"command", "timeout"});
+  object.reject_unknown({"command", "timeout", "batch"});
   JudgeCommand judge;
   judge.name = name;
   const json::Ref command = object.at("command");
@@ -232,6 +128,7 @@ JudgeCommand parse_judge(const std::string& name, const json::Ref& object) {
     if (!(judge.timeout_seconds > 0 && judge.timeout_seconds <= 86400))
       timeout->fail("expected seconds above 0 and at most 86400, found " + json::dump(timeout->value()));
   }
+  if (const auto batch = object.find("batch")) judge.batch = batch->integer(1, 100000);
   return judge;
 }
 
@@ -245,57 +142,37 @@ double run_judge(const JudgeCommand& judge, const std::string& id, const std::st
     if (value->find('\0') != std::string::npos)
       throw Error(where, std::string(what) + ": expected text without a zero byte for the environment, found one");
   }
-  const PipeSignalBlocked blocked;
-  const auto deadline =
-      Clock::now() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(judge.timeout_seconds));
-  std::string said, complaint;
-  Child child(judge, id, prompt, where, blocked.before());
-  if (text.empty()) child.in.close();
-  const auto check_time = [&] {
-    if (Clock::now() < deadline) return;
-    char limit[32];
-    std::snprintf(limit, sizeof limit, "%g", judge.timeout_seconds);
-    throw Error(where, with_complaint(std::string("expected a score within ") + limit + " s, found none", complaint));
-  };
-  std::optional<int> status;
-  while (child.out.open() || child.error.open() || !status) {
-    check_time();
-    if (!status) status = child.ended();
-    pollfd waiting[3];
-    nfds_t n = 0;
-    if (child.in.open()) waiting[n++] = {child.in.get(), POLLOUT, 0};
-    if (child.out.open()) waiting[n++] = {child.out.get(), POLLIN, 0};
-    if (child.error.open()) waiting[n++] = {child.error.get(), POLLIN, 0};
-    // Short, since the end of the command itself wakes nobody.
-    if (::poll(waiting, n, 5) <= 0) {
-      // Once it has ended and nothing more is there, what keeps its output open is somebody else.
-      if (status) break;
-      continue;
-    }
-    for (nfds_t i = 0; i < n; ++i) {
-      if (waiting[i].revents == 0) continue;
-      if (waiting[i].fd == child.in.get())
-        write_some(child.in, text);
-      else if (waiting[i].fd == child.out.get())
-        read_some(child.out, said, false);
-      else
-        read_some(child.error, complaint, true);
-    }
-  }
-  if (WIFSIGNALED(*status))
-    throw Error(where,
-                with_complaint("expected exit code 0, found signal " + std::to_string(WTERMSIG(*status)), complaint));
-  if (WEXITSTATUS(*status) != 0)
-    throw Error(where,
-                with_complaint("expected exit code 0, found " + std::to_string(WEXITSTATUS(*status)), complaint));
-  const std::optional<double> score = score_of(said);
+  JudgeRequest request;
+  request.command = judge.argv;
+  request.variables = {{"SIGNALBOX_ID", id}, {"SIGNALBOX_PROMPT", prompt}};
+  request.input = text;
+  request.timeout_seconds = judge.timeout_seconds;
+  request.wanted = "a score";
+  const JudgeOutput output = run_judge_process(request, where);
+  const std::optional<double> score = score_in(output.said);
   if (!score) {
-    const std::string line = said.substr(0, std::min({said.find('\n'), said.size(), size_t{80}}));
+    const std::string line = output.said.substr(0, std::min({output.said.find('\n'), output.said.size(), size_t{80}}));
     throw Error(where,
                 with_complaint("expected a number from 0 to 1, true or false in its first line, found \"" + line + "\"",
-                               complaint));
+                               output.complaint));
   }
   return *score;
+}
+
+std::vector<double> run_judge_batch(const JudgeCommand& judge, std::span<const JudgedText> texts) {
+  if (texts.empty()) return {};
+  std::string where = "judge " + judge.name + ": batch of " + texts.front().record;
+  if (texts.size() > 1) where += " to " + texts.back().record;
+  const std::string input = batch_input(texts);
+  JudgeRequest request;
+  request.command = judge.argv;
+  request.input = input;
+  request.timeout_seconds = judge.timeout_seconds;
+  request.wanted = "scores of " + std::to_string(texts.size()) + (texts.size() == 1 ? " text" : " texts");
+  request.max_output = max_batch_output;
+  request.whole_output = true;
+  const JudgeOutput output = run_judge_process(request, where);
+  return BatchReader(where, texts, output).read();
 }
 
 }  // namespace signalbox::eval

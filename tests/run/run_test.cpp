@@ -271,6 +271,43 @@ TEST_CASE("analyze: a run's findings again, and its baseline's trace") {
   CHECK(two.code == 2);
 }
 
+TEST_CASE("judges: one text or a batch at a time give the same bytes, and an interrupted run goes on") {
+  const auto spec = [](const std::string& judge) {
+    return R"({"model": "builtin", "data": "data.jsonl", "generate": {"max_tokens": 4},
+      "interventions": [{"name": "baseline"}, {"name": "off", "edits": [{"op": "deactivate", "mode": "ban",
+        "experts": {"1": [0, 7], "4": [3, 5, 11]}}], "controls": false}],
+      "judges": {"has o": )" +
+           judge + R"(}, "metrics": ["em", "judge:has o"], "resamples": 100})";
+  };
+  SmallRun small(spec(R"({"command": ["sh", "-c", "grep -q o && echo 1 || echo 0"]})"), 2);
+  const fs::path single = small.temporary / "single", batch = small.temporary / "batch";
+  REQUIRE(run_experiment(small.spec, single).code == 0);
+  // Counts its calls beside itself. The text is the last key of each line.
+  write_file(small.temporary / "judge.sh", R"~(echo >> "$0.calls"
+test "$(wc -l < "$0.calls")" -ne 2 || exit 5
+while read -r line; do
+  id=${line#*\"id\":\"}; id=${id%%\"*}; text=${line##*\"text\":\"}; score=0
+  case "$text" in *o*) score=1; esac
+  echo "{\"id\":\"$id\",\"score\":$score}"
+done
+)~");
+  write_file(small.spec, spec(R"({"command": ["sh", "judge.sh"], "batch": 3})"));
+  // Its second call fails: what the first has judged is kept.
+  const Ran failed = run_experiment(small.spec, batch);
+  CHECK(failed.code == 1);
+  CHECK_MESSAGE(failed.err.find("judge has o: batch of ") != std::string::npos, failed.err);
+  CHECK_MESSAGE(failed.err.find("expected exit code 0, found 5") != std::string::npos, failed.err);
+  const size_t kept = lines_of(read_file(batch / "samples.jsonl")).size();
+  CHECK(kept + lines_of(read_file(batch / "journal.jsonl")).size() >= 3);
+  const Ran ran = run_experiment(small.spec, batch);
+  REQUIRE_MESSAGE(ran.code == 0, ran.err);
+  CHECK(read_file(batch / "samples.jsonl") == read_file(single / "samples.jsonl"));
+  CHECK(read_file(batch / "metrics.json") == read_file(single / "metrics.json"));
+  const std::string samples = read_file(single / "samples.jsonl");
+  CHECK(samples.find("\"judged\":{\"has o\":1") != std::string::npos);
+  CHECK(samples.find("\"judged\":{\"has o\":0") != std::string::npos);
+}
+
 TEST_CASE("a changed experiment is not mixed with an old one") {
   SmallRun small;
   const fs::path out = small.temporary / "out";

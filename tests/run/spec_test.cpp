@@ -45,7 +45,7 @@ TEST_CASE("spec: every key is read") {
       "'frequency_matched': 2}, 'metrics': ['em', 'kl', 'judge:ok'], 'seeds': [3, 1], 'split': {'key': 'part', "
       "'detect': "
       "'a', 'tune': 'c', 'test': 'b'}, 'tune': {'metric': 'em', 'goal': 'lower'}, 'traces': {'points': 'router.ids', "
-      "'of': ['g', 'off', 'audit']}, 'judges': {'ok': {'command': ['python3', 'judge.py'], 'timeout': 5}}, "
+      "'of': ['g', 'off', 'audit']}, 'judges': {'ok': {'command': ['python3', 'judge.py'], 'timeout': 5, 'batch': 7}}, "
       "'resamples': "
       "100, 'seed': 9");
   CHECK(spec.generate->max_tokens == 8);
@@ -94,6 +94,7 @@ TEST_CASE("spec: every key is read") {
   REQUIRE(spec.judges.size() == 1);
   CHECK(spec.judges[0].command == std::vector<std::string>{"python3", "judge.py"});
   CHECK(spec.judges[0].timeout == 5);
+  CHECK(spec.judges[0].batch == 7);
   CHECK(spec.resamples == 100);
   CHECK(spec.seed == 9);
 

@@ -8,6 +8,7 @@
 #include <chrono>
 #include <thread>
 
+#include "eval/score/verdicts.h"
 #include "tests/support.h"
 
 using namespace signalbox;
@@ -15,7 +16,23 @@ using namespace signalbox::eval;
 
 namespace {
 
-JudgeCommand shell(const std::string& script, double timeout = 20) { return {"j", {"/bin/sh", "-c", script}, timeout}; }
+JudgeCommand shell(const std::string& script, double timeout = 20, int64_t batch = 0) {
+  return {"j", {"/bin/sh", "-c", script}, timeout, batch};
+}
+
+// Answers every line with its id and what is behind "score":, last line first.
+const std::string reversed_halves = R"~(sed 's/.*"id":"\([0-9]*\)".*/{"why":"so","score":0.\1,"id":"\1"}/' | sort -r)~";
+
+const std::vector<JudgedText> three_texts = {{"a", "p1", "one\n\"two\""}, {"b", "p2", ""}, {"a", "p1", "other"}};
+
+std::string batch_complaint(const std::string& script, double timeout = 20) {
+  try {
+    run_judge_batch(shell(script, timeout, 3), three_texts);
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "no error";
+}
 
 std::string complaint(const JudgeCommand& judge, const std::string& text = "text", const std::string& id = "r1",
                       const std::string& prompt = "p") {
@@ -121,11 +138,89 @@ TEST_CASE("judges in a spec are checked") {
   CHECK(judge.argv == std::vector<std::string>{"python3", "j.py"});
   CHECK(judge.timeout_seconds == 2.5);
   CHECK(read(R"({"command": ["j"]})").timeout_seconds == 60);
+  CHECK(read(R"({"command": ["j"]})").batch == 0);
+  CHECK(read(R"({"command": ["j"], "batch": 32})").batch == 32);
   for (const char* bad : {R"({"command": []})", R"({"command": [""]})", R"({"command": "j"})", R"({"command": [1]})",
                           R"({})", R"({"command": ["j"], "timeout": 0})", R"({"command": ["j"], "timeout": -1})",
-                          R"({"command": ["j"], "timeout": 1e9})", R"({"command": ["j"], "shell": true})",
-                          R"({"command": ["a\u0000b"]})", R"(["j"])"}) {
+                          R"({"command": ["j"], "timeout": 1e9})", R"({"command": ["j"], "batch": 0})",
+                          R"({"command": ["j"], "batch": 100001})", R"({"command": ["j"], "batch": 1.5})",
+                          R"({"command": ["j"], "shell": true})", R"({"command": ["a\u0000b"]})", R"(["j"])"}) {
     CAPTURE(bad);
     CHECK_THROWS_AS(read(bad), Error);
   }
+}
+
+TEST_CASE("a judge of batches gets a line for each text, and answers in any order") {
+  test::TemporaryDirectory scratch;
+  const std::string seen = (scratch / "seen").string();
+  const auto scores = run_judge_batch(shell("tee " + seen + " | " + reversed_halves, 20, 3), three_texts);
+  CHECK(scores == std::vector<double>{0.1, 0.2, 0.3});
+  CHECK(test::read_file(seen) == R"({"id":"1","record":"a","prompt":"p1","text":"one\n\"two\""}
+{"id":"2","record":"b","prompt":"p2","text":""}
+{"id":"3","record":"a","prompt":"p1","text":"other"}
+)");
+  // Words, white space between the lines, no end of the last line; a variable of an outer judge is not handed on.
+  CHECK(run_judge_batch(shell(R"(test -z "$SIGNALBOX_ID" && printf '{"id":"3","score":true}\n \n{"id":"1","score":0}\n'
+                                printf '{"id":"2","score":false}')",
+                              20, 3),
+                        three_texts) == std::vector<double>{0, 0, 1});
+  CHECK(run_judge_batch(shell("exit 1", 20, 3), {}).empty());
+}
+
+TEST_CASE("what a judge of batches says wrongly names the judge, the id and its record") {
+  const std::string start = "judge j: batch of a to a: ";
+  const std::string two = R"(echo '{"id":"1","score":0}'; echo '{"id":"2","score":1}'; )";
+  const std::vector<std::pair<std::string, std::string>> cases = {
+      {two + "echo worse >&2", R"(expected a score of id "3" (a), found none; it said: worse)"},
+      {two + two, R"(line 3 of its output: expected each id once, found id "1" (a) again)"},
+      {two + R"(echo '{"id":"4","score":0}')", R"(line 3 of its output: expected an id of the batch, found "4")"},
+      {two + R"(echo '{"id":"03","score":0}')", R"(line 3 of its output: expected an id of the batch, found "03")"},
+      {two + R"(echo '{"id":"3","score":1.5}')",
+       R"(line 3 of its output: id "3" (a): expected a "score" from 0 to 1, true or false, found 1.5)"},
+      {two + R"(echo '{"id":"3"}')",
+       R"(line 3 of its output: id "3" (a): expected a "score" from 0 to 1, true or false, found none)"},
+      {two + "echo 0.5", R"(line 3 of its output: expected an object {"id": "1", "score": 0.5}, found 0.5)"},
+      {two + R"(echo '{"id":3,"score":1}')",
+       R"(line 3 of its output: expected an object {"id": "1", "score": 0.5}, found {"id":3,"score":1})"},
+      {"exit 4", "expected exit code 0, found 4"},
+  };
+  for (const auto& [script, reason] : cases) {
+    CAPTURE(script);
+    CHECK(batch_complaint(script) == start + reason);
+  }
+  CHECK(batch_complaint("echo wait >&2; sleep 30", 0.1) ==
+        start + "expected scores of 3 texts within 0.1 s, found none; it said: wait");
+}
+
+TEST_CASE("verdicts: a text is shown once, in full batches, and nobody waits longer than flush") {
+  test::TemporaryDirectory scratch;
+  const std::string seen = (scratch / "seen").string();
+  Verdicts verdicts(
+      {shell("echo 0.5"), shell("tee -a " + seen + " | " + reversed_halves + "; echo >> " + seen, 20, 2)});
+  std::vector<std::string> said;
+  const auto ask = [&](int64_t record, const std::string& text) {
+    verdicts.judge(record, {"r" + std::to_string(record), "p", text}, [&said, text](Judged judged) {
+      said.push_back(text + " " + judged.at(0).first + " " + json::dump(judged.at(0).second) + " " +
+                     json::dump(judged.at(1).second));
+    });
+  };
+  ask(0, "x");
+  ask(0, "x");
+  CHECK(said.empty());
+  ask(1, "x");  // another record: another text
+  CHECK(said == std::vector<std::string>{"x j 0.5 0.1", "x j 0.5 0.1", "x j 0.5 0.2"});
+  ask(1, "x");  // known
+  CHECK(said.size() == 4);
+  ask(1, "y");
+  CHECK(said.size() == 4);
+  verdicts.flush();
+  CHECK(said.back() == "y j 0.5 0.1");
+  verdicts.flush();
+  CHECK(said.size() == 5);
+  CHECK(test::read_file(seen) == R"({"id":"1","record":"r0","prompt":"p","text":"x"}
+{"id":"2","record":"r1","prompt":"p","text":"x"}
+
+{"id":"1","record":"r1","prompt":"p","text":"y"}
+
+)");
 }
