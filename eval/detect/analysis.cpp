@@ -20,6 +20,7 @@ json::Value row_json(const RiskDifference& row) {
   out.set("layer", int64_t{row.layer}).set("expert", int64_t{row.expert}).set("rd", row.value());
   out.set("ci_lo", row.ci.lo).set("ci_hi", row.ci.hi).set("p", row.p).set("q", row.q);
   out.set("rd_example", row.rd_example).set("stable", row.stable);
+  if (row.p_maxt >= 0) out.set("p_maxt", row.p_maxt);
   return out;
 }
 
@@ -39,16 +40,30 @@ std::string contrast_table(const Detection& detection, const ContrastOptions& co
   text += line;
   const auto below =
       std::count_if(detection.rows.begin(), detection.rows.end(), [](const auto& row) { return row.q < 0.05; });
-  std::snprintf(line, sizeof line, "%ld of %zu experts at q < 0.05\n\n", static_cast<long>(below),
-                detection.rows.size());
+  std::snprintf(line, sizeof line, "%ld of %zu experts at q < 0.05\n", static_cast<long>(below), detection.rows.size());
   text += line;
-  text += "layer  expert    share A   share B        rd   95 % interval              p        q  stable\n";
+  std::snprintf(line, sizeof line, "smallest p that these records and resamples allow: %.2g\n\n", facts.smallest_p);
+  text += line;
+  text += "layer  expert    share A   share B        rd   95 % interval              p        q  stable";
+  text += contrast.family_wise ? "   p_maxt\n" : "\n";
   for (const RiskDifference& row : top_experts(detection.rows, top, 0)) {
     const double a = static_cast<double>(row.a1) / static_cast<double>(facts.tokens_a),
                  b = static_cast<double>(row.a2) / static_cast<double>(facts.tokens_b);
-    std::snprintf(line, sizeof line, "%5d  %6d  %7.2f %%  %7.2f %%  %+8.4f  [%+8.4f, %+8.4f]  %8.2g %8.2g  %6.2f\n",
-                  row.layer, row.expert, 100 * a, 100 * b, row.value(), row.ci.lo, row.ci.hi, row.p, row.q, row.stable);
+    std::snprintf(line, sizeof line, "%5d  %6d  %7.2f %%  %7.2f %%  %+8.4f  ", row.layer, row.expert, 100 * a, 100 * b,
+                  row.value());
     text += line;
+    if (std::isnan(row.ci.lo)) {
+      std::snprintf(line, sizeof line, "%-20s  %8.2g %8.2g  %6s", "undefined", row.p, row.q, "-");
+    } else {
+      std::snprintf(line, sizeof line, "[%+8.4f, %+8.4f]  %8.2g %8.2g  %6.2f", row.ci.lo, row.ci.hi, row.p, row.q,
+                    row.stable);
+    }
+    text += line;
+    if (contrast.family_wise) {
+      std::snprintf(line, sizeof line, " %8.2g", row.p_maxt);
+      text += line;
+    }
+    text += "\n";
   }
   return text + "\nMore often selected is not more important: ablate the candidates (docs/detection.md).\n";
 }
@@ -121,6 +136,7 @@ TraceAnalysis analyze_traces(const TraceSet& set, const AnalysisOptions& options
   } else {
     out.summary = json::Value::object();
     out.summary.set("schema", "signalbox.analysis/1").set("traces", traces_summary(set));
+    out.summary.set("warnings", json::Value::array());
   }
   out.summary.set("span", filter.span.empty() ? json::Value() : json::Value(filter.span));
   out.summary.set("phase", phase_name(filter.phase)).set("tokens", out.usage[0].tokens);

@@ -20,8 +20,9 @@ struct ContrastOptions {
   bool length_match = false;
   uint64_t seed = 0;
   int64_t resamples = default_resamples;
-  int64_t stable_top = 50;  // the N of RiskDifference::stable
-  int threads = 0;          // 0: as many as the machine has; results do not depend on it
+  int64_t stable_top = 50;   // the N of RiskDifference::stable
+  bool family_wise = false;  // also RiskDifference::p_maxt
+  int threads = 0;           // 0: as many as the machine has; results do not depend on it
   // Replicates done of 2 * resamples; called from the calling thread. May throw to end the work.
   std::function<void(int64_t)> on_progress;
 };

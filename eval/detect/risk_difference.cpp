@@ -2,11 +2,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <span>
 
 #include "base/csv.h"
 #include "base/files.h"
-#include "eval/detect/resampled.h"
+#include "eval/detect/bootstrapped.h"
+#include "eval/detect/relabelled.h"
 
 namespace signalbox::eval {
 
@@ -93,7 +95,66 @@ DetectionFacts facts_of(const ContrastCounts& counts, const ContrastOptions& opt
   facts.records_without_tokens = counts.n_records_without_tokens;
   facts.tokens_cut = counts.n_tokens_cut;
   facts.stable_top = std::min(options.stable_top, static_cast<int64_t>(counts.n_rows()));
+  facts.smallest_p = std::max(1 / (static_cast<double>(options.resamples) + 1), smallest_relabelling_p(units));
   return facts;
+}
+
+std::string of_things(int64_t n, const char* one, const char* many) {
+  return std::to_string(n) + " " + (n == 1 ? one : many);
+}
+
+std::string short_number(double value) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.2g", value);
+  return text;
+}
+
+// What readers of the tables should know of n and B.
+std::vector<std::string> warnings_of(const DetectionFacts& facts, const ContrastOptions& options, size_t n_rows) {
+  constexpr int64_t few = 20;
+  std::vector<std::string> out;
+  const bool paired = facts.pairs > 0;
+  const int64_t n = paired ? facts.pairs : std::min(facts.records_a, facts.records_b);
+  const std::string units = paired ? of_things(facts.pairs, "pair", "pairs")
+                                   : of_things(facts.records_a, "record", "records") + " under \"" + options.a +
+                                         "\" and " + std::to_string(facts.records_b) + " under \"" + options.b + "\"";
+  if (n == 1) {
+    out.push_back(units + ": the spread between examples cannot be told from one; intervals and `stable` need two");
+  } else if (n < few) {
+    out.push_back(units + ": with fewer than " + std::to_string(few) + " examples a side intervals are too narrow");
+  }
+  if (paired && facts.unpaired_a + facts.unpaired_b > 0)
+    out.push_back(of_things(facts.unpaired_a + facts.unpaired_b, "record", "records") +
+                  " outside complete pairs: counted in rd and its interval, no part of p and q");
+  // Benjamini-Hochberg: k rows at the smallest p have q = p rows / k.
+  const double needed = std::floor(facts.smallest_p * static_cast<double>(n_rows) / 0.05) + 1;
+  if (needed > 1) {
+    const bool by_resamples = facts.smallest_p * (static_cast<double>(options.resamples) + 1) <= 1;
+    std::string text = "the smallest p is " + short_number(facts.smallest_p) + " (" +
+                       (by_resamples ? std::to_string(options.resamples) + " resamples" : units) + "): q < 0.05 over " +
+                       std::to_string(n_rows) + " rows ";
+    text += needed > static_cast<double>(n_rows)
+                ? "cannot be reached"
+                : "needs " + std::to_string(static_cast<int64_t>(needed)) + " experts at that p at once";
+    if (by_resamples) text += "; " + std::to_string(20 * n_rows) + " resamples allow one alone";
+    out.push_back(text);
+  }
+  return out;
+}
+
+// Step-down p-values from hits: none is below that of a row with a larger statistic.
+std::vector<double> family_wise_ps(const Relabelled& null, int64_t resamples) {
+  std::vector<size_t> order(null.squared_t.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::stable_sort(order.begin(), order.end(),
+                   [&](size_t x, size_t y) { return null.squared_t[x] > null.squared_t[y]; });
+  std::vector<double> out(order.size());
+  double least = 0;
+  for (size_t i : order) {
+    least = std::max(least, static_cast<double>(1 + null.family_hits[i]) / static_cast<double>(1 + resamples));
+    out[i] = least;
+  }
+  return out;
 }
 
 }  // namespace
@@ -121,7 +182,6 @@ Detection detect(const ContrastCounts& counts, const ContrastOptions& options) {
     return a[i] / static_cast<double>(out.facts.tokens_a) - b[i] / static_cast<double>(out.facts.tokens_b);
   };
   const Shares shares(counts);
-  std::vector<double> observed;
   for (size_t i = 0; i < n_rows; ++i) {
     RiskDifference row;
     row.layer = counts.layers[i / static_cast<size_t>(counts.n_experts)];
@@ -137,19 +197,27 @@ Detection detect(const ContrastCounts& counts, const ContrastOptions& options) {
     row.rd_weight = per_token(counts.a.weight, counts.b.weight, i);
     row.logit_diff = per_token(counts.a.logit, counts.b.logit, i);
     shares.fill(i, row);
-    observed.push_back(row.value());
     out.rows.push_back(row);
   }
-  const Resampled resampled = resample_contrast(counts, observed, options);
+  const auto after = [&](int64_t before) {
+    return [&options, before](int64_t done) {
+      if (options.on_progress) options.on_progress(before + done);
+    };
+  };
+  const Bootstrapped drawn = bootstrap_contrast(counts, options, after(0));
+  const Relabelled null = relabel_contrast(counts, options, after(options.resamples));
+  const std::vector<double> family_wise = family_wise_ps(null, options.resamples);
   std::vector<double> p;
   for (size_t i = 0; i < n_rows; ++i) {
-    out.rows[i].ci = resampled.ci[i];
-    out.rows[i].stable = resampled.stable[i];
-    out.rows[i].p = static_cast<double>(1 + resampled.hits[i]) / static_cast<double>(1 + options.resamples);
+    out.rows[i].ci = drawn.ci[i];
+    out.rows[i].stable = drawn.stable[i];
+    out.rows[i].p = static_cast<double>(1 + null.hits[i]) / static_cast<double>(1 + options.resamples);
+    if (options.family_wise) out.rows[i].p_maxt = family_wise[i];
     p.push_back(out.rows[i].p);
   }
   const std::vector<double> q = benjamini_hochberg(p);
   for (size_t i = 0; i < n_rows; ++i) out.rows[i].q = q[i];
+  out.warnings = warnings_of(out.facts, options, n_rows);
   return out;
 }
 
@@ -158,12 +226,17 @@ Detection detect(const TraceSet& set, const ContrastOptions& options) {
 }
 
 void write_rd_csv(const std::filesystem::path& file, const std::vector<RiskDifference>& rows) {
-  CsvWriter csv({"layer", "expert", "a1_n", "d1_n", "a2_n", "d2_n", "rd", "ci_lo", "ci_hi", "p", "q", "rd_example",
-                 "rd_weight", "log_odds", "t", "t_p", "logit_diff", "stable"});
+  std::vector<std::string_view> header = {"layer",     "expert",   "a1_n",  "d1_n", "a2_n",       "d2_n",
+                                          "rd",        "ci_lo",    "ci_hi", "p",    "q",          "rd_example",
+                                          "rd_weight", "log_odds", "t",     "t_p",  "logit_diff", "stable"};
+  const bool family_wise = std::any_of(rows.begin(), rows.end(), [](const auto& row) { return row.p_maxt >= 0; });
+  if (family_wise) header.push_back("p_maxt");
+  CsvWriter csv(header);
   for (const RiskDifference& row : rows) {
     csv.cell(int64_t{row.layer}).cell(int64_t{row.expert}).cell(row.a1).cell(row.d1).cell(row.a2).cell(row.d2);
     csv.cell(row.value()).cell(row.ci.lo).cell(row.ci.hi).cell(row.p).cell(row.q).cell(row.rd_example);
     csv.cell(row.rd_weight).cell(row.log_odds).cell(row.t).cell(row.t_p).cell(row.logit_diff).cell(row.stable);
+    if (family_wise) csv.cell(row.p_maxt);
     csv.end_row();
   }
   write_file_atomically(file, csv.text());
@@ -172,24 +245,28 @@ void write_rd_csv(const std::filesystem::path& file, const std::vector<RiskDiffe
 json::Value contrast_summary(const Detection& detection, const ContrastOptions& options) {
   const DetectionFacts& facts = detection.facts;
   const bool some_pairs = facts.pairs > 0, some_alone = facts.unpaired_a + facts.unpaired_b > 0;
-  const char* alone = "conditions permuted over records";
-  const char* flipped = "the two sides of each pair swapped";
-  std::string null = some_pairs ? flipped : alone;
-  if (some_pairs && some_alone) null = std::string(flipped) + "; other records: " + alone;
+  const std::string null = some_pairs ? "the two sides of each pair swapped" +
+                                            std::string(some_alone ? "; records without a pair: no part" : "")
+                                      : "conditions permuted over records";
+  const std::string statistic = "|rd| divided by its own standard error (ratio estimator over " +
+                                std::string(some_pairs ? "pairs" : "records, each side by itself") + ")";
   std::string unit = some_pairs ? "pair" : "record";
   if (some_pairs && some_alone) unit = "pair where it is complete, else record";
   json::Value tests = json::Value::object();
   tests.set("ci", "95 % percentile bootstrap over examples")
-      .set("p", "two-sided, (1 + hits) / (1 + B): " + null)
+      .set("p", "two-sided, (1 + hits) / (1 + B): " + null + "; statistic: " + statistic)
       .set("q", "Benjamini-Hochberg over all rows")
       .set("t", some_pairs ? "paired t over complete pairs, on shares" : "Welch's t over records, on shares")
       .set("stable", "share of bootstrap replicates among the top " + std::to_string(facts.stable_top) + " by |rd|");
+  if (options.family_wise)
+    tests.set("p_maxt", "family-wise over all rows: step-down max-T of the same resamples (Westfall and Young)");
   json::Value out = json::Value::object();
   out.set("a", options.a).set("b", options.b);
   out.set("span", options.span.empty() ? json::Value() : json::Value(options.span));
   out.set("phase", phase_name(options.phase)).set("length_match", options.length_match);
   out.set("tests", std::move(tests)).set("resampling_unit", unit);
   out.set("resamples", options.resamples).set("seed", options.seed).set("stable_top", facts.stable_top);
+  out.set("smallest_p", facts.smallest_p).set("family_wise", options.family_wise);
   out.set("records_a", facts.records_a).set("records_b", facts.records_b).set("samples", facts.samples);
   out.set("pairs", facts.pairs).set("unpaired_a", facts.unpaired_a).set("unpaired_b", facts.unpaired_b);
   out.set("tokens_a", facts.tokens_a).set("tokens_b", facts.tokens_b);
@@ -198,11 +275,13 @@ json::Value contrast_summary(const Detection& detection, const ContrastOptions& 
 }
 
 json::Value detection_summary(const TraceSet& set, const Detection& detection, const ContrastOptions& options) {
-  json::Value ids = json::Value::array();
+  json::Value ids = json::Value::array(), warnings = json::Value::array();
+  for (const std::string& warning : detection.warnings) warnings.push_back(warning);
   for (const std::string& id : detection.facts.records) ids.push_back(id);
   json::Value out = json::Value::object();
   out.set("schema", "signalbox.analysis/1").set("traces", traces_summary(set));
-  out.set("contrast", contrast_summary(detection, options)).set("records", std::move(ids));
+  out.set("contrast", contrast_summary(detection, options)).set("warnings", std::move(warnings));
+  out.set("records", std::move(ids));
   return out;
 }
 

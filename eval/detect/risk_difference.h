@@ -17,7 +17,7 @@ namespace signalbox::eval {
 struct RiskDifference {
   int32_t layer = 0, expert = 0;
   int64_t a1 = 0, d1 = 0, a2 = 0, d2 = 0;
-  Interval ci = {};                       // 95 %, of value()
+  Interval ci = {};                       // 95 %, of value(); no_number where a side has one unit
   double p = 1, q = 1;                    // two-sided; Benjamini-Hochberg over all rows
   double rd_example = no_number;          // mean share of records under A - under B
   double rd_weight = no_number;           // mean applied weight (0 where not selected), A - B
@@ -25,6 +25,7 @@ struct RiskDifference {
   double t = no_number, t_p = no_number;  // on shares: paired over complete pairs; Welch over records without any pair
   double logit_diff = no_number;          // mean router logit, A - B
   double stable = no_number;              // share of bootstrap replicates with the expert among the top N by |rd|
+  double p_maxt = no_number;              // family-wise, step-down max-T; only when asked for
 
   // a1 / (a1 + d1) - a2 / (a2 + d2)
   double value() const;
@@ -38,30 +39,34 @@ struct DetectionFacts {
   int64_t tokens_a = 0, tokens_b = 0, samples = 0;
   int64_t records_without_tokens = 0, tokens_cut = 0;
   int64_t stable_top = 0;  // the N that was used: at most the number of rows
+  double smallest_p = 1;   // that the number of resamples and that of distinct relabellings allow
 };
 
 struct Detection {
   std::vector<RiskDifference> rows;  // every expert of every recorded layer, ascending by layer and expert
   DetectionFacts facts;
+  std::vector<std::string> warnings;  // what numbers of examples and of resamples do not allow; a sentence each
 };
 
-// The statistics of counted contrasts. Of the options only seed, resamples, stable_top, threads and on_progress matter.
-// Resampling: bootstrap draws complete pairs, other records under A and other records under B, each among their kind;
-// the null swaps the two sides of complete pairs and permutes the conditions of the others among them.
+// The statistics of counted contrasts. Of the options only seed, resamples, stable_top, family_wise, threads and
+// on_progress matter. The bootstrap draws complete pairs, other records under A and other records under B, each among
+// their kind. p and p_maxt compare the risk difference, divided by its own standard error, with its values under
+// relabelling (relabel_contrast): over complete pairs where there are any, else over records.
 // Throws Error when resamples < 1, stable_top < 1, or no record is left under A or under B.
 Detection detect(const ContrastCounts& counts, const ContrastOptions& options);
 
 // count_contrast and detect in one.
 Detection detect(const TraceSet& set, const ContrastOptions& options);
 
-// rd.csv as in the contract, then t, t_p, logit_diff, stable. Written under another name and renamed.
+// rd.csv as in the contract, then t, t_p, logit_diff, stable, and p_maxt where some row has it. Written under another
+// name and renamed.
 void write_rd_csv(const std::filesystem::path& file, const std::vector<RiskDifference>& rows);
 
 // The "contrast" object of summary.json: conditions, filters, tests, resampling unit, B, seed and the facts.
 json::Value contrast_summary(const Detection& detection, const ContrastOptions& options);
 
 // summary.json of a detection alone, for whoever calls detect() in-process and writes rd.csv beside it: `traces`,
-// `contrast`, and `records` (ids that took part).
+// `contrast`, `warnings`, and `records` (ids that took part).
 json::Value detection_summary(const TraceSet& set, const Detection& detection, const ContrastOptions& options);
 
 }  // namespace signalbox::eval

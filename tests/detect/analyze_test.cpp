@@ -93,7 +93,10 @@ TEST_CASE("analyze: a trace of two conditions") {
   // The first condition seen minus the second, said on standard error.
   check_contains(said.err, "contrast: late:2 minus early");
   check_contains(said.out, "6 and 6 records (6 complete pairs), 18 and 18 tokens; 200 resamples, seed 0");
+  check_contains(said.out, "smallest p that these records and resamples allow: 0.031");
   check_contains(said.out, "layer  expert");
+  check_contains(said.err, "warning: 6 pairs: with fewer than 20 examples");
+  check_contains(said.err, "warning: the smallest p is 0.031 (6 pairs): q < 0.05 over 4 rows needs 3 experts");
   check_contains(said.out, (dir / "t" / "analysis").string());
   const CsvTable rd = CsvTable::read(dir / "t/analysis/rd.csv");
   REQUIRE(rd.n_rows() == 4);
@@ -110,6 +113,10 @@ TEST_CASE("analyze: a trace of two conditions") {
   CHECK(contrast.find("resampling_unit")->string() == "pair");
   CHECK(contrast.find("tests")->find("p")->string().find("swapped") != std::string::npos);
   CHECK(contrast.find("tokens_a")->integer() == 18);
+  CHECK(contrast.find("smallest_p")->real() == 1.0 / 32);
+  CHECK(contrast.find("family_wise")->boolean() == false);
+  REQUIRE(summary.find("warnings")->items().size() == 2);
+  CHECK(summary.find("warnings")->items()[0].string().starts_with("6 pairs"));
   CHECK(summary.find("records")->items().size() == 12);
   CHECK(summary.find("traces")->items()[0].find("model_hash")->string() == "h");
 
@@ -136,6 +143,17 @@ TEST_CASE("analyze: a trace of two conditions") {
   CHECK(printed.find("marker")->find("markers")->integer() == 24);
   CHECK(CsvTable::read(dir / "other/npmi.csv").n_rows() == 4);
   CHECK(json::parse_file(dir / "other/summary.json").find("top") == nullptr);
+
+  // p_maxt is there when asked for.
+  const Said family = analyze({trace, "--out", out, "--resamples", "50", "--family-wise", "--quiet"});
+  REQUIRE(family.code == 0);
+  check_contains(family.out, "stable   p_maxt");
+  CHECK(family.err.empty());
+  const CsvTable with = CsvTable::read(dir / "other/rd.csv");
+  CHECK(with.header().back() == "p_maxt");
+  for (size_t i = 0; i < with.n_rows(); ++i)
+    CHECK(with.number(i, with.column("p_maxt")) >= with.number(i, with.column("p")));
+  CHECK(json::parse_file(dir / "other/summary.json").find("contrast")->find("tests")->find("p_maxt") != nullptr);
 
   // Tables of an earlier analysis do not stay beside a summary that is not theirs.
   REQUIRE(analyze({trace, "--out", out, "--resamples", "50", "--marker-token", "1"}).code == 0);
@@ -170,6 +188,21 @@ TEST_CASE("analyze: records of other numbers of conditions, and several traces")
   CHECK(summary.find("traces")->items().size() == 2);
   CHECK(summary.find("records")->items().size() == 2);
   CHECK(summary.find("contrast")->find("resampling_unit")->string() == "record");
+}
+
+TEST_CASE("analyze: one pair has no interval") {
+  TemporaryDirectory dir;
+  write_hand_trace(dir / "t",
+                   {sample("a", R"("condition":"A","pair":"p")", 0), sample("b", R"("condition":"B","pair":"p")", 1)});
+  const Said said = analyze({(dir / "t").string(), "--resamples", "20"});
+  REQUIRE(said.code == 0);
+  check_contains(said.out, "undefined");
+  check_contains(said.err, "warning: 1 pair: the spread between examples cannot be told from one");
+  const CsvTable rd = CsvTable::read(dir / "t/analysis/rd.csv");
+  for (const char* column : {"ci_lo", "ci_hi", "stable", "t"}) CHECK(rd.text(0, rd.column(column)).empty());
+  CHECK(rd.number(0, rd.column("p")) == 1);
+  const Said machine = analyze({(dir / "t").string(), "--resamples", "20", "--json", "--quiet"});
+  CHECK(json::parse(machine.out, "stdout").find("top")->items()[0].find("ci_lo")->is_null());
 }
 
 TEST_CASE("analyze: what it refuses") {

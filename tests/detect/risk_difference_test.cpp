@@ -11,7 +11,9 @@
 
 #include "base/error.h"
 #include "eval/detect/products.h"
+#include "eval/detect/relabelled.h"
 #include "eval/detect/selection.h"
+#include "eval/detect/subset_sums.h"
 #include "eval/statistics/draws.h"
 #include "tests/detect/count_data.h"
 
@@ -79,22 +81,64 @@ struct Naive {
     draw(2, units.only_b.size(), [&](size_t i) { ++in_b[units.only_b[i]]; });
     return all(in_a, in_b);
   }
-  std::vector<double> null(uint64_t seed, int64_t replicate) const {
-    std::vector<int64_t> in_a(counts.records.size(), 0), in_b = in_a;
+  // |t| of every row under the labels of a replicate, or as they stand (-1): residuals unit by unit, then their
+  // squares.
+  std::vector<double> studentised(uint64_t seed, int64_t replicate) const {
+    using Records = std::vector<size_t>;
+    std::vector<std::pair<Records, Records>> pairs;  // what stands under A and under B
+    std::vector<Records> a, b;
     std::vector<uint32_t> bits(units.pairs.size());
-    ResamplingDraws(seed, Resampling::signs).fill(replicate, bits);
+    if (replicate >= 0) ResamplingDraws(seed, Resampling::signs).fill(replicate, bits);
     for (size_t i = 0; i < units.pairs.size(); ++i) {
-      const bool flip = ResamplingDraws::sign(bits[i]) < 0;
-      for (size_t r : units.pairs[i].a) ++(flip ? in_b : in_a)[r];
-      for (size_t r : units.pairs[i].b) ++(flip ? in_a : in_b)[r];
+      const bool swapped = replicate >= 0 && ResamplingDraws::sign(bits[i]) < 0;
+      const auto& [one, two] = units.pairs[i];
+      a.push_back(swapped ? two : one);
+      b.push_back(swapped ? one : two);
     }
-    std::vector<size_t> rest = units.only_a;
-    rest.insert(rest.end(), units.only_b.begin(), units.only_b.end());
-    bits.resize(units.only_a.size());
-    ResamplingDraws(seed, Resampling::permutation).fill(replicate, bits);
-    ResamplingDraws::draw_subset(std::span(rest), units.only_a.size(), std::span<const uint32_t>(bits));
-    for (size_t i = 0; i < rest.size(); ++i) ++(i < units.only_a.size() ? in_a : in_b)[rest[i]];
-    return all(in_a, in_b);
+    if (units.pairs.empty()) {
+      Records rest = units.only_a;
+      rest.insert(rest.end(), units.only_b.begin(), units.only_b.end());
+      bits.resize(units.only_a.size());
+      ResamplingDraws(seed, Resampling::permutation).fill(std::max<int64_t>(replicate, 0), bits);
+      if (replicate >= 0)
+        ResamplingDraws::draw_subset(std::span(rest), units.only_a.size(), std::span<const uint32_t>(bits));
+      for (size_t i = 0; i < rest.size(); ++i) (i < units.only_a.size() ? a : b).push_back({rest[i]});
+    }
+    std::vector<double> out;
+    for (size_t row = 0; row < counts.n_rows(); ++row) {
+      double rate[2];
+      std::vector<double> residuals[2];  // divided by the side's tokens
+      for (const int side : {0, 1}) {
+        double selected = 0, tokens = 0;
+        for (const Records& unit : side ? b : a)
+          for (size_t r : unit) {
+            selected += counts.selected[r * counts.n_rows() + row];
+            tokens += static_cast<double>(counts.records[r].tokens);
+          }
+        rate[side] = selected / tokens;
+        for (const Records& unit : side ? b : a) {
+          double residual = 0;
+          for (size_t r : unit)
+            residual +=
+                counts.selected[r * counts.n_rows() + row] - rate[side] * static_cast<double>(counts.records[r].tokens);
+          residuals[side].push_back(residual / tokens);
+        }
+      }
+      const auto variance = [](const std::vector<double>& values) {
+        double sum = 0;
+        for (double value : values) sum += value * value;
+        return values.size() < 2 ? 0.0
+                                 : sum * static_cast<double>(values.size()) / static_cast<double>(values.size() - 1);
+      };
+      double error = variance(residuals[0]) + variance(residuals[1]);
+      if (!units.pairs.empty()) {
+        for (size_t i = 0; i < a.size(); ++i) residuals[0][i] -= residuals[1][i];
+        error = variance(residuals[0]);
+      }
+      const double difference = std::abs(rate[0] - rate[1]);
+      out.push_back(difference < 1e-13 ? 0 : error < 1e-26 ? INFINITY : difference / std::sqrt(error));
+    }
+    return out;
   }
 };
 
@@ -111,30 +155,33 @@ ContrastOptions quick(int64_t resamples, uint64_t seed = 0, int threads = 1) {
 }  // namespace
 
 TEST_CASE("risk differences of pairs, of records, and of both") {
-  // Python with numpy and scipy over the same formula: 400,000 replicates of the bootstrap and of the null (multinomial
-  // draws, sign flips, random halves); t by ttest_rel over complete pairs, or ttest_ind(equal_var=False).
+  // Python with numpy and scipy over the same formula: 400,000 replicates of the bootstrap (multinomial draws); p and
+  // p_maxt by relabelled_numbers.py; t by ttest_rel over complete pairs, or ttest_ind(equal_var=False).
   struct Expected {
     Pairing pairing;
-    double lo[3], hi[3], p[3], t[3], t_p[3], stable[3];
+    double lo[3], hi[3], p[3], p_maxt[3], t[3], t_p[3], stable[3];
   };
   const Expected cases[] = {{Pairing::all,
                              {-0.3893, 0.2337, -0.3489},
                              {0.1259, 0.5456, 0.1301},
-                             {0.3700, 0.0020, 0.3864},
+                             {0.3827, 0.0019, 0.3894},
+                             {0.6289, 0.0029, 0.6289},
                              {-1.611239520279844, 4.6446925764528935, -1.1229700957075803},
                              {0.13542519130687014, 0.000711194473229161, 0.2853623016298741},
                              {0.0037, 0.9698, 0.0265}},
                             {Pairing::none,
                              {-0.3688, 0.2072, -0.3418},
                              {0.1040, 0.5762, 0.1147},
-                             {0.3188, 0.0015, 0.3587},
+                             {0.3359, 0.0016, 0.3670},
+                             {0.5639, 0.0039, 0.5639},
                              {-1.684815653778889, 4.04823866619266, -1.230470913385875},
                              {0.10674936787299646, 0.0009233003003756857, 0.23289114615022705},
                              {0.0113, 0.9712, 0.0174}},
                             {Pairing::some,
                              {-0.3742, 0.2542, -0.3519},
                              {0.1158, 0.5257, 0.1225},
-                             {0.3444, 0.0013, 0.3881},
+                             {0.4217, 0.0079, 0.8051},
+                             {0.7031, 0.0079, 0.8051},
                              {-1.313884714021336, 5.04223187277594, -0.3874180776293488},
                              {0.23030387877151856, 0.0014927477607743589, 0.7099568544989365},
                              {0.0047, 0.9718, 0.0235}}};
@@ -145,6 +192,7 @@ TEST_CASE("risk differences of pairs, of records, and of both") {
   for (const Expected& expected : cases) {
     ContrastOptions options = quick(20000);
     options.stable_top = 1;
+    options.family_wise = true;
     const Detection found = detect(formula_counts(expected.pairing), options);
     REQUIRE(found.rows.size() == 4);
     for (size_t e = 0; e < 3; ++e) {
@@ -163,7 +211,8 @@ TEST_CASE("risk differences of pairs, of records, and of both") {
       CHECK(near(row.t_p, expected.t_p[e], 1e-9));
       CHECK(near(row.ci.lo, expected.lo[e], 0.008));
       CHECK(near(row.ci.hi, expected.hi[e], 0.008));
-      CHECK(near(row.p, expected.p[e], expected.p[e] < 0.01 ? 0.001 : 0.012));
+      CHECK(near(row.p, expected.p[e], expected.p[e] < 0.002 ? 0.001 : expected.p[e] < 0.01 ? 0.002 : 0.012));
+      CHECK(near(row.p_maxt, expected.p_maxt[e], expected.p_maxt[e] < 0.01 ? 0.002 : 0.012));
       CHECK(near(row.stable, expected.stable[e], 0.005));
       CHECK(std::isnan(row.rd_weight));
       CHECK(std::isnan(row.logit_diff));
@@ -174,6 +223,7 @@ TEST_CASE("risk differences of pairs, of records, and of both") {
     CHECK(never.ci.lo == 0);
     CHECK(never.ci.hi == 0);
     CHECK(never.p == 1);
+    CHECK(never.p_maxt == 1);
     CHECK(never.q == 1);
     CHECK(std::isnan(never.t));
     CHECK(std::isnan(never.t_p));
@@ -181,7 +231,7 @@ TEST_CASE("risk differences of pairs, of records, and of both") {
     // q: Benjamini-Hochberg over the four rows.
     CHECK(near(found.rows[1].q, 4 * found.rows[1].p));
     const double larger = std::max(found.rows[0].p, found.rows[2].p), less = std::min(found.rows[0].p, found.rows[2].p);
-    CHECK(near(std::max(found.rows[0].q, found.rows[2].q), larger * 4 / 3));
+    CHECK(near(std::max(found.rows[0].q, found.rows[2].q), std::min(1.0, larger * 4 / 3)));
     CHECK(near(std::min(found.rows[0].q, found.rows[2].q), std::min(less * 2, larger * 4 / 3)));
     const DetectionFacts& facts = found.facts;
     CHECK(facts.records.size() == 24);
@@ -205,27 +255,39 @@ TEST_CASE("resampling is that of a naive resampler with the same draws") {
     const uint64_t seed = uint64_t{5} << 33;
     ContrastOptions options = quick(n, seed, 3);
     options.stable_top = 2;
+    options.family_wise = true;
     const Detection found = detect(counts, options);
     const Naive naive{counts};
-    std::vector<std::vector<double>> drawn(4), null(4);
-    std::vector<int64_t> in_top(4, 0), hits(4, 0);
+    std::vector<std::vector<double>> drawn(4);
+    std::vector<int64_t> in_top(4, 0), hits(4, 0), family_hits(4, 0);
+    const std::vector<double> observed = naive.studentised(seed, -1);
+    const auto is_hit = [](double t, double bar) { return t == bar || t >= bar * (1 - 1e-10); };
     for (int64_t b = 0; b < n; ++b) {
-      const std::vector<double> replicate = naive.bootstrap(seed, b), flipped = naive.null(seed, b);
+      const std::vector<double> replicate = naive.bootstrap(seed, b), t = naive.studentised(seed, b);
       std::vector<size_t> order = {0, 1, 2, 3};
       std::stable_sort(order.begin(), order.end(),
                        [&](size_t x, size_t y) { return std::abs(replicate[x]) > std::abs(replicate[y]); });
       for (size_t i : {0, 1}) ++in_top[order[i]];
       for (size_t i = 0; i < 4; ++i) {
         drawn[i].push_back(replicate[i]);
-        hits[i] += std::abs(flipped[i]) >= std::abs(found.rows[i].value()) - 1e-12;
+        hits[i] += is_hit(t[i], observed[i]);
+        double largest = 0;
+        for (size_t j = 0; j < 4; ++j)
+          if (observed[j] <= observed[i]) largest = std::max(largest, t[j]);
+        family_hits[i] += is_hit(largest, observed[i]);
       }
     }
+    const auto share = [&](int64_t count) { return static_cast<double>(1 + count) / static_cast<double>(1 + n); };
     for (size_t i = 0; i < 4; ++i) {
       CAPTURE(i);
       std::sort(drawn[i].begin(), drawn[i].end());
       CHECK(found.rows[i].ci.lo == quantile(drawn[i], 0.025));
       CHECK(near(found.rows[i].ci.hi, quantile(drawn[i], 0.975), 1e-15));
-      CHECK(found.rows[i].p == static_cast<double>(1 + hits[i]) / static_cast<double>(1 + n));
+      CHECK(found.rows[i].p == share(hits[i]));
+      double family_wise = 0;
+      for (size_t j = 0; j < 4; ++j)
+        if (observed[j] >= observed[i]) family_wise = std::max(family_wise, share(family_hits[j]));
+      CHECK(found.rows[i].p_maxt == family_wise);
       CHECK(found.rows[i].stable == static_cast<double>(in_top[i]) / static_cast<double>(n));
     }
   }
@@ -234,11 +296,16 @@ TEST_CASE("resampling is that of a naive resampler with the same draws") {
 TEST_CASE("detection does not depend on threads, and depends on the seed") {
   const ContrastCounts counts = formula_counts(Pairing::some);
   for (const int64_t n : {1, 33, 1000}) {
-    const Detection one = detect(counts, quick(n, 3, 1)), four = detect(counts, quick(n, 3, 4));
+    ContrastOptions options = quick(n, 3, 1);
+    options.family_wise = true;
+    const Detection one = detect(counts, options);
+    options.threads = 4;
+    const Detection four = detect(counts, options);
     for (size_t i = 0; i < one.rows.size(); ++i) {
       CHECK(one.rows[i].ci.lo == four.rows[i].ci.lo);
       CHECK(one.rows[i].ci.hi == four.rows[i].ci.hi);
       CHECK(one.rows[i].p == four.rows[i].p);
+      CHECK(one.rows[i].p_maxt == four.rows[i].p_maxt);
       CHECK(one.rows[i].stable == four.rows[i].stable);
     }
   }
@@ -276,12 +343,53 @@ TEST_CASE("products of counts are exact, in float and in double") {
   CHECK_THROWS_AS(CountTable(2, 1, 2, [](int64_t, int64_t) { return int64_t{1} << 60; }), Error);
 }
 
+TEST_CASE("sums over subsets are exact, in 32 bits and in 64") {
+  std::mt19937_64 generator(4);
+  for (const int64_t scale : {int64_t{100}, int64_t{1} << 27, int64_t{1} << 50})
+    for (const int64_t n_units : {1, 8, 37}) {
+      CAPTURE(scale);
+      CAPTURE(n_units);
+      const int64_t n_columns = 21, n_subsets = 19;
+      std::vector<int64_t> counts(static_cast<size_t>(n_units * n_columns));
+      for (int64_t& count : counts)
+        count = static_cast<int64_t>(generator() % static_cast<uint64_t>(2 * scale + 1)) - scale;
+      const auto at = [&](int64_t unit, int64_t column) {
+        return counts[static_cast<size_t>(unit * n_columns + column)];
+      };
+      const SubsetSums table(n_units, n_columns, at);
+      REQUIRE(table.n_panels() == 2);
+      std::vector<uint8_t> subsets(static_cast<size_t>(table.n_bytes() * n_subsets), 0);
+      for (int64_t unit = 0; unit < n_units; ++unit)
+        for (int64_t s = 0; s < n_subsets; ++s)
+          if (generator() % 2) subsets[static_cast<size_t>(unit / 8 * n_subsets + s)] |= 1 << unit % 8;
+      SubsetSums::Scratch scratch;
+      int64_t wrong = 0;
+      for (int64_t panel = 0; panel < 2; ++panel) {
+        std::vector<int64_t> sums(static_cast<size_t>(n_subsets * SubsetSums::panel_columns), -1);
+        table.sum(panel, subsets, n_subsets, sums.data(), scratch);
+        for (int64_t s = 0; s < n_subsets; ++s)
+          for (int64_t c = 0; c < SubsetSums::panel_columns; ++c) {
+            int64_t expected = 0;
+            const int64_t column = panel * SubsetSums::panel_columns + c;
+            for (int64_t unit = 0; unit < n_units && column < n_columns; ++unit)
+              if (subsets[static_cast<size_t>(unit / 8 * n_subsets + s)] >> unit % 8 & 1) expected += at(unit, column);
+            wrong += sums[static_cast<size_t>(s * SubsetSums::panel_columns + c)] != expected;
+          }
+      }
+      CHECK(wrong == 0);
+    }
+  CHECK_THROWS_AS(SubsetSums(8, 1, [](int64_t, int64_t) { return int64_t{1} << 60; }), Error);
+}
+
 TEST_CASE("detection refuses what it cannot resample") {
   ContrastCounts counts = formula_counts(Pairing::none);
   CHECK_THROWS_WITH_AS(detect(counts, quick(0)), doctest::Contains("resamples: expected at least 1"), Error);
   ContrastOptions none = quick(10);
   none.stable_top = 0;
   CHECK_THROWS_WITH_AS(detect(counts, none), doctest::Contains("stable top: expected at least 1"), Error);
+  ContrastCounts many = counts;
+  many.records[5].tokens = int64_t{1} << 31;
+  CHECK_THROWS_WITH_AS(detect(many, quick(10)), doctest::Contains("fewer than 2^31 tokens"), Error);
   for (ContrastRecord& record : counts.records) record.under_b = false;
   CHECK_THROWS_WITH_AS(detect(counts, quick(10)), doctest::Contains("records under both conditions, found 24 and 0"),
                        Error);

@@ -52,6 +52,9 @@ void analyze(const std::vector<fs::path>& traces, const fs::path& out, AnalyzeOp
   };
   const TraceAnalysis analysis = analyze_traces(set, options.analysis);
   progress.done();
+  if (analysis.detection && !options.quiet)
+    for (const std::string& warning : analysis.detection->warnings)
+      std::fprintf(stderr, "warning: %s\n", warning.c_str());
   write_analysis(analysis, out);
   write_stdout(options.json ? json::dump(analysis_json(analysis, out, options.top)) + "\n"
                             : analysis_text(analysis, options.analysis, out, options.top));
@@ -86,6 +89,8 @@ int analyze_command(int argc, char** argv) {
                  "N of the column stable: in which share of bootstrap replicates is the expert among the top N?")
       ->check(CLI::Range(1, 1 << 30))
       ->capture_default_str();
+  app.add_flag("--family-wise", options.analysis.detection.family_wise,
+               "rd.csv also has p_maxt: p that holds for all rows together (step-down max-T)");
   auto* span =
       app.add_option("--marker", options.analysis.marker.span, "npmi.csv: experts that go with tokens of this span");
   app.add_option("--marker-token", options.marker_token, "npmi.csv: experts that go with tokens of this id")

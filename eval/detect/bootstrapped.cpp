@@ -1,10 +1,11 @@
-#include "eval/detect/resampled.h"
+#include "eval/detect/bootstrapped.h"
 
 #include <algorithm>
 #include <cmath>
 #include <numeric>
 #include <thread>
 
+#include "base/no_number.h"
 #include "base/thread_pool.h"
 #include "eval/detect/products.h"
 #include "eval/statistics/draws.h"
@@ -69,24 +70,13 @@ class Resampler {
            [&](int64_t unit, int64_t column) {
              return unit < n_pairs_ ? sum(units_.pairs[unit].b, column) : one(units_.only_b[unit - n_pairs_], column);
            }),
-        moved_(n_pairs_ + n_a_ + n_b_, n_rows_ + 1, n_pairs_ + n_a_ + n_b_,
-               [&](int64_t unit, int64_t column) { return moved(unit, column); }),
         pair_draws_(options.seed, Resampling::bootstrap, paired),
         a_draws_(options.seed, Resampling::bootstrap, unpaired_a),
-        b_draws_(options.seed, Resampling::bootstrap, unpaired_b),
-        sign_draws_(options.seed, Resampling::signs),
-        permutation_draws_(options.seed, Resampling::permutation),
-        totals_(static_cast<size_t>(n_rows_ + 1), 0.0),
-        fixed_(static_cast<size_t>(n_rows_ + 1), 0.0) {
-    for (int64_t column = 0; column <= n_rows_; ++column) {
-      for (size_t r = 0; r < counts.records.size(); ++r) totals_[column] += static_cast<double>(one(r, column));
-      for (const auto& pair : units_.pairs) fixed_[column] += static_cast<double>(sum(pair.a, column));
-    }
-  }
+        b_draws_(options.seed, Resampling::bootstrap, unpaired_b) {}
 
   struct Scratch {
     std::vector<uint32_t> multiplicities;
-    std::vector<uint32_t> bits, order;
+    std::vector<uint32_t> bits;
     std::vector<double> a, b;
     CountTable::Scratch product;
   };
@@ -105,34 +95,6 @@ class Resampler {
     }
   }
 
-  // The same under the null.
-  void permute(int64_t first, Scratch& scratch, double* out) const {
-    const size_t n_units = static_cast<size_t>(moved_.n_units());
-    scratch.a.resize(static_cast<size_t>(replicate_block * (n_rows_ + 1)));
-    scratch.multiplicities.assign(replicate_block * n_units, 0);
-    for (int64_t r = 0; r < replicate_block; ++r) {
-      uint32_t* taken = scratch.multiplicities.data() + static_cast<size_t>(r) * n_units;
-      scratch.bits.resize(static_cast<size_t>(n_pairs_));
-      sign_draws_.fill(first + r, scratch.bits);
-      for (int64_t i = 0; i < n_pairs_; ++i) taken[i] = ResamplingDraws::sign(scratch.bits[i]) < 0;
-      scratch.order.resize(static_cast<size_t>(n_a_ + n_b_));
-      std::iota(scratch.order.begin(), scratch.order.end(), static_cast<uint32_t>(n_pairs_));
-      scratch.bits.resize(static_cast<size_t>(n_a_));
-      permutation_draws_.fill(first + r, scratch.bits);
-      ResamplingDraws::draw_subset(std::span(scratch.order), static_cast<size_t>(n_a_), std::span(scratch.bits));
-      for (int64_t i = 0; i < n_a_; ++i) taken[scratch.order[i]] = 1;
-    }
-    moved_.multiply(scratch.multiplicities, scratch.a, scratch.product);
-    for (int64_t r = 0; r < replicate_block; ++r) {
-      const double* a = scratch.a.data() + r * (n_rows_ + 1);
-      const double tokens_a = fixed_[n_rows_] + a[n_rows_], tokens_b = totals_[n_rows_] - tokens_a;
-      for (int64_t i = 0; i < n_rows_; ++i) {
-        const double selected = fixed_[i] + a[i];
-        out[r * n_rows_ + i] = rate(selected, tokens_a) - rate(totals_[i] - selected, tokens_b);
-      }
-    }
-  }
-
  private:
   // Tokens of a record that selected the row's expert; the last column: tokens.
   int64_t one(size_t record, int64_t column) const {
@@ -143,12 +105,6 @@ class Resampler {
     int64_t total = 0;
     for (size_t record : records) total += one(record, column);
     return total;
-  }
-  // What condition A gains when a pair is flipped, or when an unpaired record stands under A.
-  int64_t moved(int64_t unit, int64_t column) const {
-    if (unit < n_pairs_) return sum(units_.pairs[unit].b, column) - sum(units_.pairs[unit].a, column);
-    unit -= n_pairs_;
-    return unit < n_a_ ? one(units_.only_a[unit], column) : one(units_.only_b[unit - n_a_], column);
   }
   // Multiplicities of pairs, the same for both sides, and then of one side's unpaired records.
   void draw_side(int64_t first, const ResamplingDraws& side_draws, int64_t n_side, Scratch& scratch) const {
@@ -170,10 +126,8 @@ class Resampler {
   const ContrastCounts& counts_;
   const ContrastUnits units_;
   const int64_t n_rows_, n_pairs_, n_a_, n_b_;
-  const CountTable a_, b_, moved_;
-  const ResamplingDraws pair_draws_, a_draws_, b_draws_, sign_draws_, permutation_draws_;
-  std::vector<double> totals_;  // of all records
-  std::vector<double> fixed_;   // of the pairs' A sides, as they stand
+  const CountTable a_, b_;
+  const ResamplingDraws pair_draws_, a_draws_, b_draws_;
 };
 
 // Adds 1 to each row that is among the top n of a replicate by |rd|.
@@ -192,18 +146,23 @@ void count_top(const double* rd, int64_t n_rows, int64_t n, std::vector<double>&
 
 }  // namespace
 
-Resampled resample_contrast(const ContrastCounts& counts, const std::vector<double>& observed,
-                            const ContrastOptions& options) {
-  const Resampler resampler(counts, options);
+Bootstrapped bootstrap_contrast(const ContrastCounts& counts, const ContrastOptions& options,
+                                const std::function<void(int64_t)>& on_progress) {
   const int64_t n_rows = static_cast<int64_t>(counts.n_rows()), n = options.resamples;
+  Bootstrapped out;
+  const ContrastUnits units = contrast_units(counts);
+  if (std::max(units.pairs.size(), units.only_a.size()) < 2 || std::max(units.pairs.size(), units.only_b.size()) < 2) {
+    out.ci.assign(counts.n_rows(), {no_number, no_number});
+    out.stable.assign(counts.n_rows(), no_number);
+    if (on_progress) on_progress(n);
+    return out;
+  }
+  out.ci.resize(counts.n_rows());
+  out.stable.assign(counts.n_rows(), 0);
+  const Resampler resampler(counts, options);
   const int hardware = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   ThreadPool pool(options.threads > 0 ? options.threads : hardware);
   const size_t n_threads = static_cast<size_t>(pool.n_threads());
-
-  Resampled out;
-  out.ci.resize(counts.n_rows());
-  out.stable.assign(counts.n_rows(), 0);
-  out.hits.assign(counts.n_rows(), 0);
 
   // As many values from either end as the percentiles need.
   const double at = 0.025 * static_cast<double>(n - 1);
@@ -219,47 +178,29 @@ Resampled resample_contrast(const ContrastCounts& counts, const std::vector<doub
   std::vector<std::vector<double>> magnitudes(n_threads);
   std::vector<std::vector<int32_t>> orders(n_threads);
 
-  // Calls make(first replicate, thread, out) for all blocks, and after each bufferful `use` for what it holds.
-  const auto run = [&](auto make, auto count, auto use, int64_t done_before) {
-    for (int64_t first = 0; first < n; first += blocks * replicate_block) {
-      const int64_t here = std::min(blocks * replicate_block, n - first);
-      pool.parallel_for((here + replicate_block - 1) / replicate_block, [&](int64_t block, int thread) {
-        double* rows = buffer.data() + block * replicate_block * n_rows;
-        make(first + block * replicate_block, scratch[thread], rows);
-        for (int64_t r = 0; r < std::min(replicate_block, here - block * replicate_block); ++r)
-          count(rows + r * n_rows, static_cast<size_t>(thread));
-      });
-      use(here);
-      if (options.on_progress) options.on_progress(done_before + first + here);
-    }
-  };
-  const auto gather = [&] {
-    std::vector<int64_t> sum(counts.n_rows(), 0);
-    for (std::vector<int64_t>& tally : tallies) {
-      for (size_t i = 0; i < sum.size(); ++i) sum[i] += tally[i];
-      std::fill(tally.begin(), tally.end(), 0);
-    }
-    return sum;
-  };
-
-  run([&](int64_t first, Resampler::Scratch& own, double* rows) { resampler.bootstrap(first, own, rows); },
-      [&](const double* rd, size_t thread) {
-        count_top(rd, n_rows, options.stable_top, magnitudes[thread], orders[thread], tallies[thread].data());
-      },
-      [&](int64_t here) {
-        pool.parallel_for((n_rows + rows_per_task - 1) / rows_per_task, [&](int64_t task, int) {
-          const int64_t end = std::min(n_rows, (task + 1) * rows_per_task);
-          for (int64_t r = 0; r < here; ++r)
-            for (int64_t i = task * rows_per_task; i < end; ++i) {
-              low[i].add(buffer[r * n_rows + i]);
-              high[i].add(buffer[r * n_rows + i]);
-            }
-        });
-      },
-      0);
-  const std::vector<int64_t> in_top = gather();
+  for (int64_t first = 0; first < n; first += blocks * replicate_block) {
+    const int64_t here = std::min(blocks * replicate_block, n - first);
+    pool.parallel_for((here + replicate_block - 1) / replicate_block, [&](int64_t block, int thread) {
+      double* rows = buffer.data() + block * replicate_block * n_rows;
+      resampler.bootstrap(first + block * replicate_block, scratch[thread], rows);
+      for (int64_t r = 0; r < std::min(replicate_block, here - block * replicate_block); ++r)
+        count_top(rows + r * n_rows, n_rows, options.stable_top, magnitudes[thread], orders[thread],
+                  tallies[thread].data());
+    });
+    pool.parallel_for((n_rows + rows_per_task - 1) / rows_per_task, [&](int64_t task, int) {
+      const int64_t end = std::min(n_rows, (task + 1) * rows_per_task);
+      for (int64_t r = 0; r < here; ++r)
+        for (int64_t i = task * rows_per_task; i < end; ++i) {
+          low[i].add(buffer[r * n_rows + i]);
+          high[i].add(buffer[r * n_rows + i]);
+        }
+    });
+    if (on_progress) on_progress(first + here);
+  }
   for (int64_t i = 0; i < n_rows; ++i) {
-    out.stable[i] = static_cast<double>(in_top[i]) / static_cast<double>(n);
+    int64_t in_top = 0;
+    for (const std::vector<int64_t>& tally : tallies) in_top += tally[i];
+    out.stable[i] = static_cast<double>(in_top) / static_cast<double>(n);
     // The highest values, turned around, are a sample's lowest: the same percentile from the other end.
     const std::vector<double> lowest = low[i].take(), highest = high[i].take();
     const size_t place = static_cast<size_t>(std::floor(at));
@@ -270,13 +211,6 @@ Resampled resample_contrast(const ContrastCounts& counts, const std::vector<doub
     };
     out.ci[i] = {between(lowest), between(highest)};
   }
-
-  run([&](int64_t first, Resampler::Scratch& own, double* rows) { resampler.permute(first, own, rows); },
-      [&](const double* rd, size_t thread) {
-        for (int64_t i = 0; i < n_rows; ++i) tallies[thread][i] += std::abs(rd[i]) >= std::abs(observed[i]) - 1e-12;
-      },
-      [](int64_t) {}, n);
-  out.hits = gather();
   return out;
 }
 
