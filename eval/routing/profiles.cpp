@@ -1,5 +1,7 @@
 #include "eval/routing/profiles.h"
 
+#include <xxhash.h>
+
 #include <fstream>
 #include <map>
 
@@ -17,6 +19,7 @@ namespace {
 struct Label {
   std::string base, regime, unit;
   std::optional<double> difficulty;
+  uint64_t wording = 0;
 };
 
 std::string text_or_empty(const json::Ref& line, std::string_view key) {
@@ -34,6 +37,11 @@ Label read_label(const json::Ref& line) {
   if (label.base.empty()) line.fail("expected the key \"base\" or \"pair\" (the base record's id), found neither");
   if (label.unit.empty()) label.unit = label.base;
   if (const auto difficulty = line.find("difficulty")) label.difficulty = difficulty->number();
+  for (const char* key : {"prompt", "messages", "tokens"})
+    if (const auto text = line.find(key)) {
+      const std::string written = json::dump(text->value());
+      label.wording = XXH3_64bits(written.data(), written.size());
+    }
   return label;
 }
 
@@ -99,6 +107,7 @@ RoutingProfiles read_profiles(const TraceSet& traces) {
                    .sample = 0,
                    .n_tokens = 0,
                    .difficulty = label.difficulty,
+                   .wording = label.wording,
                    .count = {},
                    .weight = {}};
     const TraceReader& trace = traces.trace(sample.trace);

@@ -22,6 +22,7 @@ struct Trajectory {
   int64_t sample = 0;        // number among the trajectories of (base, regime)
   int64_t n_tokens = 0;      // generated, the end token included
   std::optional<double> difficulty;
+  uint64_t wording = 0;         // hash of the record's prompt, messages or tokens; 0: not known
   std::vector<uint32_t> count;  // [layers, experts] generated tokens that selected the expert
   std::vector<float> weight;    // [layers, experts] mean applied weight over all generated tokens; 0 where not selected
   double share(size_t row) const { return static_cast<double>(count[row]) / static_cast<double>(n_tokens); }

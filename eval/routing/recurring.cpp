@@ -9,6 +9,7 @@
 #include "base/no_number.h"
 #include "base/text.h"
 #include "base/thread_pool.h"
+#include "eval/routing/equal_lengths.h"
 #include "eval/statistics/draws.h"
 #include "eval/statistics/paired.h"
 
@@ -110,38 +111,108 @@ ClusteredValues column(const Table& table, Value value) {
   return values.clustered();
 }
 
-// The regime whose trajectories constancy looks at, by index; 0 = none.
-size_t sampled_regime(const Table& table, const RegimeOptions& options) {
-  if (!options.sampled.empty()) {
-    const auto found = std::find(table.regimes.begin() + 1, table.regimes.end(), options.sampled);
-    if (found == table.regimes.end())
-      throw Error("--persistence", "expected a regime other than the baseline, found \"" + options.sampled + "\"");
-    return static_cast<size_t>(found - table.regimes.begin());
+// How many trajectories a prompt of the regime has.
+double trajectories_a_prompt(const Table& table, size_t regime) {
+  double trajectories = 0, prompts = 0;
+  for (const Cell& cell : table.cells[regime]) {
+    trajectories += static_cast<double>(cell.trajectories.size());
+    prompts += !cell.trajectories.empty();
   }
+  return trajectories / prompts;
+}
+
+// Whether two regimes ask in the same words, wherever both ask.
+bool same_words(const Table& table, size_t a, size_t b) {
+  bool any = false;
+  for (size_t base = 0; base < table.bases.size(); ++base) {
+    if (!table.has(a, base) || !table.has(b, base)) continue;
+    const uint64_t one = table.cells[a][base].trajectories.front()->wording,
+                   other = table.cells[b][base].trajectories.front()->wording;
+    if (one == 0 || one != other) return false;
+    any = true;
+  }
+  return any;
+}
+
+// What regimes are for, by index; 0 = none.
+struct Roles {
+  size_t sampled = 0, sampled_baseline = 0;
+  std::vector<size_t> others;    // that rise and n_up go over
+  std::vector<size_t> wordings;  // of these, those with words of their own
+};
+
+size_t named_regime(const Table& table, const std::string& name, const char* flag) {
+  const auto found = std::find(table.regimes.begin() + 1, table.regimes.end(), name);
+  if (found == table.regimes.end())
+    throw Error(flag, "expected a regime other than the baseline, found \"" + name + "\"");
+  return static_cast<size_t>(found - table.regimes.begin());
+}
+
+// The regime with the most trajectories a prompt, more than one, among those that are `wanted`; 0 = none.
+template <class Wanted>
+size_t most_sampled(const Table& table, Wanted wanted) {
   size_t best = 0;
   double most = 1;
   for (size_t r = 1; r < table.regimes.size(); ++r) {
-    double trajectories = 0, prompts = 0;
-    for (const Cell& cell : table.cells[r]) {
-      trajectories += static_cast<double>(cell.trajectories.size());
-      prompts += !cell.trajectories.empty();
-    }
-    if (trajectories / prompts > most) {
-      most = trajectories / prompts;
-      best = r;
-    }
+    if (!wanted(r) || !(trajectories_a_prompt(table, r) > most)) continue;
+    most = trajectories_a_prompt(table, r);
+    best = r;
   }
   return best;
 }
 
-// Share of a prompt's trajectories that use the expert more than the prompt's baseline does; rounding is no use.
-std::optional<double> constancy_of(const Table& table, size_t regime, size_t base, size_t row) {
-  if (regime == 0 || !table.has(regime, base) || !table.has(0, base)) return std::nullopt;
-  const auto& trajectories = table.cells[regime][base].trajectories;
-  const double bound = table.cells[0][base].share[row] + 1e-12;
-  const auto above = std::count_if(trajectories.begin(), trajectories.end(),
-                                   [&](const Trajectory* t) { return t->share(row) > bound; });
-  return static_cast<double>(above) / static_cast<double>(trajectories.size());
+Roles roles_of(const Table& table, const RegimeOptions& options) {
+  Roles roles;
+  const auto like_baseline = [&](size_t r) { return same_words(table, 0, r); };
+  if (!options.sampled.empty()) {
+    roles.sampled = named_regime(table, options.sampled, "--persistence");
+  } else {
+    roles.sampled = most_sampled(table, [&](size_t r) { return !like_baseline(r); });
+    if (roles.sampled == 0) roles.sampled = most_sampled(table, [](size_t) { return true; });
+  }
+  if (!options.sampled_baseline.empty()) {
+    roles.sampled_baseline = named_regime(table, options.sampled_baseline, "--persistence-baseline");
+    if (roles.sampled_baseline == roles.sampled || !like_baseline(roles.sampled_baseline))
+      throw Error("--persistence-baseline", "expected a regime that asks in the words of \"" + options.baseline +
+                                                "\" and is not that of --persistence, found \"" +
+                                                options.sampled_baseline + "\"");
+  } else if (roles.sampled > 0) {
+    roles.sampled_baseline = most_sampled(table, [&](size_t r) { return r != roles.sampled && like_baseline(r); });
+  }
+  for (size_t r = 1; r < table.regimes.size(); ++r) {
+    if (r != roles.sampled_baseline) roles.others.push_back(r);
+    if (like_baseline(r)) continue;
+    if (std::none_of(roles.wordings.begin(), roles.wordings.end(),
+                     [&](size_t earlier) { return same_words(table, earlier, r); }))
+      roles.wordings.push_back(r);
+  }
+  return roles;
+}
+
+// For each base prompt that has both, and each expert: the mean over pairs of trajectories of used_more, of the regime
+// against the baseline. Empty rows elsewhere.
+using Constancies = std::vector<std::vector<double>>;
+Constancies constancies(const Table& table, size_t regime, size_t n_rows, int threads) {
+  Constancies out(table.bases.size());
+  if (regime == 0) return out;
+  ThreadPool pool(std::max(threads, 1));
+  pool.parallel_for(static_cast<int64_t>(out.size()), [&](int64_t b, int) {
+    const auto base = static_cast<size_t>(b);
+    if (!table.has(regime, base) || !table.has(0, base)) return;
+    std::vector<double>& values = out[base];
+    values.assign(n_rows, 0);
+    const auto &mine = table.cells[regime][base].trajectories, &theirs = table.cells[0][base].trajectories;
+    for (const Trajectory* one : mine)
+      for (const Trajectory* other : theirs)
+        for (size_t row = 0; row < n_rows; ++row)
+          values[row] += used_more({one->count[row], one->n_tokens}, {other->count[row], other->n_tokens});
+    for (double& value : values) value /= static_cast<double>(mine.size() * theirs.size());
+  });
+  return out;
+}
+
+std::optional<double> value_at(const Constancies& values, size_t base, size_t row) {
+  return values[base].empty() ? std::nullopt : std::optional(values[base][row]);
 }
 
 // Equal shares that were averaged in another order are equal: a difference of rounding would have the same sign in all
@@ -153,6 +224,7 @@ std::optional<double> difference_of(const Table& table, size_t regime, size_t ba
 }
 
 double rise_of(std::vector<double>& differences) {
+  if (differences.empty()) return no_number;
   if (differences.size() == 1) return differences[0];
   std::nth_element(differences.begin(), differences.begin() + 1, differences.end(), std::greater<>());
   return differences[1];
@@ -235,21 +307,21 @@ struct UnitSums {
 };
 
 // Percentile intervals of the scores of experts begin .. end - 1.
-void score_block(const Table& table, const RegimeOptions& options, const std::vector<uint16_t>& draws, size_t sampled,
-                 size_t begin, size_t end, std::vector<Interval>& out) {
-  const size_t width = end - begin, n_regimes = table.regimes.size() - 1;
-  const size_t n_units = static_cast<size_t>(table.n_units), n_quantities = n_regimes + (sampled > 0 ? 1 : 0);
+void score_block(const Table& table, const RegimeOptions& options, const std::vector<uint16_t>& draws,
+                 const Roles& roles, const Constancies& kept, size_t begin, size_t end, std::vector<Interval>& out) {
+  const size_t width = end - begin, n_regimes = roles.others.size();
+  const size_t n_units = static_cast<size_t>(table.n_units), n_quantities = n_regimes + (roles.sampled > 0 ? 1 : 0);
   std::vector<UnitSums> units(n_quantities);
   for (size_t q = 0; q < n_quantities; ++q) {
     units[q].sums.assign(n_units * width, 0);
     units[q].counts.assign(n_units, 0);
     for (size_t b = 0; b < table.bases.size(); ++b) {
-      const size_t regime = q < n_regimes ? q + 1 : sampled;
+      const size_t regime = q < n_regimes ? roles.others[q] : roles.sampled;
       if (!table.has(regime, b) || !table.has(0, b)) continue;
       units[q].counts[table.unit[b]] += 1;
       for (size_t j = 0; j < width; ++j)
         units[q].sums[static_cast<size_t>(table.unit[b]) * width + j] +=
-            q < n_regimes ? *difference_of(table, regime, b, begin + j) : *constancy_of(table, regime, b, begin + j);
+            q < n_regimes ? *difference_of(table, regime, b, begin + j) : *value_at(kept, b, begin + j);
     }
   }
   std::vector<std::vector<double>> scores(width);
@@ -272,8 +344,8 @@ void score_block(const Table& table, const RegimeOptions& options, const std::ve
     for (size_t j = 0; j < width; ++j) {
       differences.clear();
       for (size_t q = 0; q < n_regimes; ++q) differences.push_back(sums[q * width + j] / counts[q]);
-      const double kept = sampled > 0 ? sums[n_regimes * width + j] / counts[n_regimes] : no_number;
-      scores[j].push_back(score_of(rise_of(differences), kept));
+      const double constancy = roles.sampled > 0 ? sums[n_regimes * width + j] / counts[n_regimes] : no_number;
+      scores[j].push_back(score_of(rise_of(differences), constancy));
     }
   }
   for (size_t j = 0; j < width; ++j) {
@@ -282,35 +354,56 @@ void score_block(const Table& table, const RegimeOptions& options, const std::ve
   }
 }
 
+// The mean of each expert over base prompts; NaN where no prompt has a value.
+template <class Value>
+std::vector<MeanEstimate> expert_means(const Table& table, const RegimeOptions& options, size_t n_rows, Value value) {
+  std::vector<ClusteredValues> columns;
+  for (size_t row = 0; row < n_rows; ++row) columns.push_back(column(table, [&](size_t b) { return value(b, row); }));
+  return bootstrap_means(columns, options.seed, options.resamples, options.threads);
+}
+
 std::vector<RecurringExpert> recurring_experts(const Table& table, const std::vector<RegimeProfile>& regimes,
-                                               const RegimeOptions& options, size_t sampled, size_t n_rows) {
-  std::vector<MeanEstimate> kept(n_rows, MeanEstimate{no_number, {no_number, no_number}, 0});
-  if (sampled > 0) {
-    std::vector<ClusteredValues> columns;
-    for (size_t row = 0; row < n_rows; ++row)
-      columns.push_back(column(table, [&](size_t b) { return constancy_of(table, sampled, b, row); }));
-    kept = bootstrap_means(columns, options.seed, options.resamples, options.threads);
+                                               const RegimeOptions& options, const Roles& roles, size_t n_rows) {
+  const MeanEstimate absent{no_number, {no_number, no_number}, 0};
+  const Constancies mine = constancies(table, roles.sampled, n_rows, options.threads),
+                    theirs = constancies(table, roles.sampled_baseline, n_rows, options.threads);
+  std::vector<MeanEstimate> kept(n_rows, absent), kept_baseline = kept, over = kept;
+  if (roles.sampled > 0)
+    kept = expert_means(table, options, n_rows, [&](size_t b, size_t row) { return value_at(mine, b, row); });
+  if (roles.sampled_baseline > 0) {
+    kept_baseline =
+        expert_means(table, options, n_rows, [&](size_t b, size_t row) { return value_at(theirs, b, row); });
+    over = expert_means(table, options, n_rows, [&](size_t b, size_t row) -> std::optional<double> {
+      if (mine[b].empty() || theirs[b].empty()) return std::nullopt;
+      return mine[b][row] - theirs[b][row];
+    });
   }
   const std::vector<uint16_t> draws = multiplicities(options, table.n_units);
   std::vector<Interval> intervals(n_rows);
   ThreadPool pool(std::max(options.threads, 1));
   pool.parallel_for(static_cast<int64_t>((n_rows + block_rows - 1) / block_rows), [&](int64_t block, int) {
     const size_t begin = static_cast<size_t>(block) * block_rows;
-    score_block(table, options, draws, sampled, begin, std::min(begin + block_rows, n_rows), intervals);
+    score_block(table, options, draws, roles, mine, begin, std::min(begin + block_rows, n_rows), intervals);
   });
 
   std::vector<RecurringExpert> out(n_rows);
   for (size_t row = 0; row < n_rows; ++row) {
     RecurringExpert& expert = out[row];
     expert.row = row;
-    std::vector<double> differences;
-    for (size_t r = 1; r < regimes.size(); ++r) {
-      const RegimeExpert& under = regimes[r].experts[row];
-      differences.push_back(under.difference.mean);
-      expert.n_up += under.difference.mean > 0 && under.q < options.level;
-    }
-    expert.rise = rise_of(differences);
+    const auto over_regimes = [&](const std::vector<size_t>& list, int64_t& n_up) {
+      std::vector<double> differences;
+      for (const size_t r : list) {
+        const RegimeExpert& under = regimes[r].experts[row];
+        differences.push_back(under.difference.mean);
+        n_up += under.difference.mean > 0 && under.q < options.level;
+      }
+      return rise_of(differences);
+    };
+    expert.rise = over_regimes(roles.others, expert.n_up);
+    expert.rise_wordings = over_regimes(roles.wordings, expert.n_up_wordings);
     expert.constancy = kept[row];
+    expert.sampled_baseline = kept_baseline[row];
+    expert.over_baseline = over[row];
     expert.score = score_of(expert.rise, kept[row].mean);
     expert.score_ci = intervals[row];
   }
@@ -401,13 +494,15 @@ std::vector<DifficultyTrend> difficulty_trends(const Table& table, const RegimeO
 
 RegimeAnalysis analyze_regimes(const RoutingProfiles& profiles, const RegimeOptions& options) {
   const Table table = make_table(profiles, options);
-  const size_t sampled = sampled_regime(table, options);
+  const Roles roles = roles_of(table, options);
   RegimeAnalysis out;
   out.layers = profiles.layers;
   out.n_experts = profiles.n_experts;
-  out.sampled = sampled > 0 ? table.regimes[sampled] : "";
+  out.sampled = roles.sampled > 0 ? table.regimes[roles.sampled] : "";
+  out.sampled_baseline = roles.sampled_baseline > 0 ? table.regimes[roles.sampled_baseline] : "";
+  for (const size_t r : roles.wordings) out.wordings.push_back(table.regimes[r]);
   out.regimes = regime_profiles(table, options, profiles.n_rows());
-  out.recurring = recurring_experts(table, out.regimes, options, sampled, profiles.n_rows());
+  out.recurring = recurring_experts(table, out.regimes, options, roles, profiles.n_rows());
   out.difficulty = difficulty_trends(table, options, profiles.n_rows());
   return out;
 }

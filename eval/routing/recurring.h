@@ -15,7 +15,12 @@ namespace signalbox::eval {
 
 struct RegimeOptions {
   std::string baseline = "R0";
-  std::string sampled;  // the regime whose trajectories show constancy; empty: the one with the most per prompt
+  // The regime whose trajectories show constancy; empty: the one with the most per prompt among those that ask in other
+  // words than the baseline (among all, where none is sampled).
+  std::string sampled;
+  // The baseline's own wording, sampled; empty: another regime than `sampled` that asks in the baseline's words, with
+  // several trajectories a prompt (the most), if there is one.
+  std::string sampled_baseline;
   double level = 0.05;  // of q
   uint64_t seed = 0;
   int64_t resamples = default_resamples;
@@ -43,19 +48,27 @@ struct RegimeProfile {
 
 // An expert over all regimes.
 //
-// constancy (the column "persistence" of recurring.csv; persistence.csv of an analysis is about neighbouring tokens): a
-// prompt's share of trajectories of the sampled regime whose use of the expert is above the prompt's
-// own mean use under the baseline; the mean over prompts. 0.5 is what noise gives, 0 what an unused expert has.
+// constancy (the column "persistence" of recurring.csv; persistence.csv of an analysis is about neighbouring tokens):
+// used_more (equal_lengths.h) of a trajectory of the sampled regime against one of the prompt's baseline, the mean over
+// all pairs of a prompt's trajectories, then over prompts. 0.5 where nothing differs, whatever the share and the
+// lengths; 0.5 for an unused expert.
+// sampled_baseline: the same of the baseline's own wording, sampled; over_baseline: the difference of the two, over
+// prompts that have both.
 //
-// rise: the second largest difference to the baseline over the other regimes (the only one, where there is one): what
-// at least two regimes reach.  score = max(rise, 0) * constancy. Its interval is a percentile bootstrap over base
-// prompts in which all differences, their order and the constancy are taken anew. Experts are ranked by the
-// interval's lower end: what the data support, not what chance may have lifted; then by score, layer and expert.
+// rise: the second largest difference to the baseline over the other regimes but the sampled baseline (the only one,
+// where there is one): what at least two regimes reach.  score = max(rise, 0) * constancy. Its interval is a percentile
+// bootstrap over base prompts in which all differences, their order and the constancy are taken anew. Experts are
+// ranked by the interval's lower end: what the data support, not what chance may have lifted; then by score, layer and
+// expert.
 struct RecurringExpert {
   size_t row = 0;    // in [layers, experts]
-  int64_t n_up = 0;  // regimes with a difference above 0 and q below the level
+  int64_t n_up = 0;  // regimes but the sampled baseline with a difference above 0 and q below the level
   double rise = 0;
-  MeanEstimate constancy;  // NaN without a sampled regime: the score is then max(rise, 0)
+  // The same over wordings: regimes that ask in words of their own, neither the baseline's nor those of an earlier one.
+  int64_t n_up_wordings = 0;
+  double rise_wordings = 0;                      // NaN where there is no such regime
+  MeanEstimate constancy;                        // NaN without a sampled regime: the score is then max(rise, 0)
+  MeanEstimate sampled_baseline, over_baseline;  // NaN without one
   double score = 0;
   Interval score_ci;
 };
@@ -74,12 +87,14 @@ struct RegimeAnalysis {
   int32_t n_experts = 0;
   std::vector<RegimeProfile> regimes;       // the baseline first, then in order of appearance
   std::string sampled;                      // empty: no regime has a prompt with two trajectories
+  std::string sampled_baseline;             // empty: there is none
+  std::vector<std::string> wordings;        // the regimes that n_up_wordings and rise_wordings go over
   std::vector<RecurringExpert> recurring;   // all experts, best first
   std::vector<DifficultyTrend> difficulty;  // empty unless every base prompt has a difficulty, on two levels or more
 };
 
 // Throws Error: no trajectories of the baseline or of another regime, a regime that shares no base prompt with the
-// baseline, a sampled regime that is absent.
+// baseline, a sampled regime that is absent, a sampled baseline that is absent or has other words.
 RegimeAnalysis analyze_regimes(const RoutingProfiles& profiles, const RegimeOptions& options);
 
 // regimes.csv, recurring.csv, lengths.csv, difficulty.csv (where there is a trend), summary.json; `where_from` goes

@@ -4,6 +4,7 @@
 
 #include "base/csv.h"
 #include "base/files.h"
+#include "base/text.h"
 #include "eval/routing/recurring.h"
 #include "eval/store/lock.h"
 
@@ -44,7 +45,8 @@ std::string regimes_csv(const RegimeAnalysis& analysis) {
 
 std::string recurring_csv(const RegimeAnalysis& analysis) {
   CsvWriter csv({"rank", "layer", "expert", "share_baseline", "n_up", "rise", "persistence", "persistence_lo",
-                 "persistence_hi", "score", "score_lo", "score_hi"});
+                 "persistence_hi", "score", "score_lo", "score_hi", "n_up_wordings", "rise_wordings",
+                 "persistence_baseline", "persistence_diff", "persistence_diff_lo", "persistence_diff_hi"});
   for (size_t i = 0; i < analysis.recurring.size(); ++i) {
     const RecurringExpert& expert = analysis.recurring[i];
     const auto [layer, index] = place(analysis, expert.row);
@@ -52,6 +54,8 @@ std::string recurring_csv(const RegimeAnalysis& analysis) {
     csv.cell(analysis.regimes[0].experts[expert.row].share.mean).cell(expert.n_up).cell(expert.rise);
     csv.cell(expert.constancy.mean).cell(expert.constancy.ci.lo).cell(expert.constancy.ci.hi);
     csv.cell(expert.score).cell(expert.score_ci.lo).cell(expert.score_ci.hi);
+    csv.cell(expert.n_up_wordings).cell(expert.rise_wordings).cell(expert.sampled_baseline.mean);
+    csv.cell(expert.over_baseline.mean).cell(expert.over_baseline.ci.lo).cell(expert.over_baseline.ci.hi);
     csv.end_row();
   }
   return csv.text();
@@ -82,7 +86,9 @@ std::string difficulty_csv(const RegimeAnalysis& analysis) {
 
 json::Value summary(const RegimeAnalysis& analysis, const RoutingProfiles& profiles, const RegimeOptions& options,
                     const json::Value& where_from) {
-  json::Value regimes = json::Value::array(), empty = json::Value::array();
+  const auto or_null = [](const std::string& name) { return name.empty() ? json::Value() : json::Value(name); };
+  json::Value regimes = json::Value::array(), empty = json::Value::array(), wordings = json::Value::array();
+  for (const std::string& name : analysis.wordings) wordings.push_back(name);
   for (const RegimeProfile& regime : analysis.regimes) {
     int64_t up = 0, down = 0;
     for (const RegimeExpert& expert : regime.experts) {
@@ -103,7 +109,12 @@ json::Value summary(const RegimeAnalysis& analysis, const RoutingProfiles& profi
       .set("traces", where_from)
       .set("phase", "generated")
       .set("baseline", options.baseline)
-      .set("persistence_regime", analysis.sampled.empty() ? json::Value() : json::Value(analysis.sampled))
+      .set("persistence_regime", or_null(analysis.sampled))
+      .set("persistence_baseline_regime", or_null(analysis.sampled_baseline))
+      .set("persistence",
+           "probability that of equally many tokens more use the expert than under the baseline, ties half: 0.5 where "
+           "nothing differs")
+      .set("wordings", std::move(wordings))
       .set("level", options.level)
       .set("resampling_unit", "base prompt (pair)")
       .set("resamples", options.resamples)
@@ -164,7 +175,9 @@ std::string regimes_text(const RegimeAnalysis& analysis, const RegimeOptions& op
   out += line;
   out += "rank  layer  expert  share " + options.baseline;
   for (size_t r = 1; r < analysis.regimes.size(); ++r) out += pad(analysis.regimes[r].name, 12);
-  out += "   up  persistence  score [95 % interval]\n";
+  out += "   up  persistence";
+  if (!analysis.sampled_baseline.empty()) out += pad("over " + analysis.sampled_baseline, 12);
+  out += "  score [95 % interval]\n";
   for (size_t i = 0; i < std::min(top, analysis.recurring.size()); ++i) {
     const RecurringExpert& expert = analysis.recurring[i];
     const auto n = static_cast<size_t>(analysis.n_experts);
@@ -178,10 +191,15 @@ std::string regimes_text(const RegimeAnalysis& analysis, const RegimeOptions& op
       out += pad(points(under.difference.mean) + (under.q < options.level ? "*" : " "), 12);
     }
     const std::string kept = analysis.sampled.empty() ? "-" : points(expert.constancy.mean).substr(1) + " %";
-    std::snprintf(line, sizeof line, "  %3ld  %11s  %.2f [%.2f, %.2f]\n", static_cast<long>(expert.n_up), kept.c_str(),
-                  100 * expert.score, 100 * expert.score_ci.lo, 100 * expert.score_ci.hi);
+    const std::string over = analysis.sampled_baseline.empty() ? "" : pad(points(expert.over_baseline.mean), 12);
+    std::snprintf(line, sizeof line, "  %3ld  %11s%s  %.2f [%.2f, %.2f]\n", static_cast<long>(expert.n_up),
+                  kept.c_str(), over.c_str(), 100 * expert.score, 100 * expert.score_ci.lo, 100 * expert.score_ci.hi);
     out += line;
   }
+  const size_t n_others = analysis.regimes.size() - 1 - (analysis.sampled_baseline.empty() ? 0 : 1);
+  if (analysis.wordings.size() < n_others)
+    out += "regimes with words of their own: " + (analysis.wordings.empty() ? "none" : joined(analysis.wordings)) +
+           "; the others repeat them, and \"up\" counts them all (n_up_wordings and rise_wordings do not)\n";
   if (analysis.sampled.empty()) out += "no regime has several trajectories a prompt: the score is the rise alone\n";
   return out;
 }

@@ -7,6 +7,7 @@
 
 #include "base/csv.h"
 #include "base/safetensors.h"
+#include "eval/routing/equal_lengths.h"
 #include "eval/routing/trace_set.h"
 #include "probes/trace.h"
 #include "tests/support.h"
@@ -165,6 +166,127 @@ TEST_CASE("profiles: what is refused") {
             .find("records.jsonl:2: difficulty: expected the one of base \"q\"") != std::string::npos);
 }
 
+TEST_CASE("regimes: trajectories of unequal lengths are compared at equal ones, as scipy has it") {
+  const CsvTable table = CsvTable::read(test::source_dir() / "tests/regimes/used_more.csv");
+  REQUIRE(table.n_rows() == 40);
+  for (size_t r = 0; r < table.n_rows(); ++r) {
+    const Uses a{table.integer(r, 0), table.integer(r, 1)}, b{table.integer(r, 2), table.integer(r, 3)};
+    CAPTURE(table.place(r));
+    CHECK(used_more(a, b) == doctest::Approx(table.number(r, 4)).epsilon(1e-12));
+    CHECK(used_more(a, b) + used_more(b, a) == doctest::Approx(1).epsilon(1e-12));
+  }
+  CHECK(used_more({4000, 100000}, {3, 100}) > 0.5);  // long ones neither overflow nor vanish
+
+  // The expectation under one probability for all tokens, written out over both binomial counts.
+  const auto binomial = [](int64_t n, double p) {
+    std::vector<double> out(static_cast<size_t>(n) + 1, 0);
+    out[0] = 1;
+    for (int64_t i = 0; i < n; ++i)
+      for (auto k = static_cast<size_t>(i) + 1; k > 0; --k)
+        out[k] = out[k] * (1 - p) + out[k - 1] * p, k == 1 ? out[0] *= 1 - p : 0;
+    return out;
+  };
+  for (const double p : {0.02, 0.08, 0.2, 0.7})
+    for (const auto& [n, m] : {std::pair<int64_t, int64_t>{25, 25}, {25, 5}, {100, 5}, {5, 100}, {1, 7}}) {
+      const std::vector<double> mine = binomial(n, p), theirs = binomial(m, p);
+      double expected = 0, by_share = 0;
+      for (int64_t i = 0; i <= n; ++i)
+        for (int64_t j = 0; j <= m; ++j) {
+          const double both = mine[static_cast<size_t>(i)] * theirs[static_cast<size_t>(j)];
+          expected += both * used_more({i, n}, {j, m});
+          by_share += both * (i * m > j * n ? 1 : 0);
+        }
+      CAPTURE(p);
+      CAPTURE(n);
+      CAPTURE(m);
+      CHECK(expected == doctest::Approx(0.5).epsilon(1e-12));
+      if (p == 0.02 && n == 100 && m == 5) CHECK(by_share == doctest::Approx(0.79).epsilon(0.01));
+    }
+}
+
+TEST_CASE("regimes: without any difference persistence is one half, for short and long answers") {
+  // 30 experts, each used by a token with probability 0.02; answers of 5 tokens, trajectories of 100.
+  uint64_t state = 7;
+  const auto count = [&](int64_t tokens) {
+    uint32_t uses = 0;
+    for (int64_t i = 0; i < tokens; ++i) {
+      state = state * 6364136223846793005ULL + 1442695040888963407ULL;
+      uses += (state >> 33) % 50 == 0;
+    }
+    return uses;
+  };
+  std::vector<Trajectory> trajectories;
+  for (int b = 0; b < 40; ++b)
+    for (const auto& [regime, tokens, n] :
+         {std::tuple<const char*, int64_t, int>{"R0", 5, 1}, {"R1", 100, 1}, {"R3", 100, 10}, {"R0s", 5, 10}})
+      for (int i = 0; i < n; ++i) {
+        Trajectory t = ten("b" + std::to_string(b), regime, 0);
+        t.n_tokens = tokens;
+        t.count.clear();
+        for (int e = 0; e < 30; ++e) t.count.push_back(count(tokens));
+        t.weight.assign(30, 0.1f);
+        t.wording = regime[1] == '0' ? 5 : 6;
+        trajectories.push_back(std::move(t));
+      }
+  RoutingProfiles profiles = profiles_of(std::move(trajectories));
+  profiles.n_experts = 30;
+  RegimeOptions options;
+  options.resamples = 100;
+  const RegimeAnalysis analysis = analyze_regimes(profiles, options);
+  CHECK(analysis.sampled == "R3");
+  CHECK(analysis.sampled_baseline == "R0s");
+  double kept = 0, kept_baseline = 0;
+  for (const RecurringExpert& expert : analysis.recurring) {
+    kept += expert.constancy.mean / 30;
+    kept_baseline += expert.sampled_baseline.mean / 30;
+    CHECK(expert.over_baseline.mean == doctest::Approx(expert.constancy.mean - expert.sampled_baseline.mean));
+  }
+  CHECK(kept == doctest::Approx(0.5).epsilon(0.03));
+  CHECK(kept_baseline == doctest::Approx(0.5).epsilon(0.03));
+}
+
+TEST_CASE("regimes: who repeats another's words counts once, who repeats the baseline's not at all") {
+  // Expert 0: R1 and its samples R3 rise, R2 does not; the baseline's samples rise most of all.
+  std::vector<Trajectory> trajectories;
+  for (int b = 0; b < 12; ++b) {
+    const auto add = [&](const char* regime, uint32_t uses, uint64_t wording) {
+      trajectories.push_back(ten("b" + std::to_string(b), regime, uses));
+      trajectories.back().wording = wording + static_cast<uint64_t>(b);
+    };
+    add("R0", 2, 100);
+    for (int i = 0; i < 3; ++i) add("R0s", 9, 100);
+    add("R1", 6, 200);
+    add("R2", 1, 300);
+    for (int i = 0; i < 2; ++i) add("R3", 5, 200);
+  }
+  RegimeOptions options;
+  options.resamples = 500;
+  const RegimeAnalysis analysis = analyze_regimes(profiles_of(trajectories), options);
+  CHECK(analysis.sampled == "R3");  // not R0s, which has more trajectories
+  CHECK(analysis.sampled_baseline == "R0s");
+  CHECK(analysis.wordings == std::vector<std::string>{"R1", "R2"});
+  const RecurringExpert& expert = analysis.recurring[0];
+  REQUIRE(expert.row == 0);
+  CHECK(expert.n_up == 2);
+  CHECK(expert.rise == doctest::Approx(0.3));
+  CHECK(expert.n_up_wordings == 1);
+  CHECK(expert.rise_wordings == doctest::Approx(-0.1));
+  CHECK(expert.over_baseline.mean == doctest::Approx(0));  // all of both are above
+  const std::string text = regimes_text(analysis, options, 1);
+  CHECK(text.find("over R0s") != std::string::npos);
+  CHECK(text.find("regimes with words of their own: R1, R2;") != std::string::npos);
+
+  options.sampled_baseline = "R1";
+  CHECK(failure([&] { analyze_regimes(profiles_of(trajectories), options); })
+            .find("--persistence-baseline: expected a "
+                  "regime that asks in the words of \"R0\"") == 0);
+  options.sampled_baseline = "R9";
+  CHECK(failure([&] { analyze_regimes(profiles_of(trajectories), options); }).find("--persistence-baseline") == 0);
+  options.sampled_baseline = "";
+  options.sampled = "R0s";
+  CHECK(analyze_regimes(profiles_of(trajectories), options).sampled_baseline.empty());
+}
+
 TEST_CASE("regimes: a case by hand") {
   const RegimeAnalysis analysis = analyze_regimes(small, options_with("A"));
   REQUIRE(analysis.regimes.size() == 3);
@@ -199,7 +321,7 @@ TEST_CASE("regimes: a case by hand") {
   CHECK(best.score_ci.lo == doctest::Approx(0.05));
   CHECK(best.score_ci.hi == doctest::Approx(0.2));
   CHECK(analysis.recurring[1].score == 0);
-  CHECK(analysis.recurring[1].constancy.mean == 0);
+  CHECK(analysis.recurring[1].constancy.mean == 0.5);  // used by none
 
   // Level means of A: 0.2 at 1 and 0.4 at 3; of C: 0.3 and 0.8.
   REQUIRE(analysis.difficulty.size() == 3);

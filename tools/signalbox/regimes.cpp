@@ -153,6 +153,9 @@ int analyze(int argc, char** argv) {
   app.add_option("--baseline", options.baseline, "the regime that others are compared with")->capture_default_str();
   app.add_option("--persistence", options.sampled,
                  "the regime whose trajectories show persistence (default: the one with the most a prompt)");
+  app.add_option(
+      "--persistence-baseline", options.sampled_baseline,
+      "the baseline's own words, sampled (default: a regime that has them and several trajectories a prompt)");
   app.add_option("--level", options.level, "level of q")
       ->check(not_nan_validator())
       ->check(CLI::Range(0.0, 1.0))
