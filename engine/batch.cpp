@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-namespace signalbox {
+namespace signalbox::engine {
 
 void Batch::clear() {
   members.clear();
@@ -52,4 +52,4 @@ void ActiveEdits::read(const Batch& batch) {
   }
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::engine

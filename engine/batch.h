@@ -5,11 +5,12 @@
 #include <span>
 #include <vector>
 
+#include "base/namespaces.h"
 #include "engine/kv_pool.h"
 #include "kernels/backend.h"
 #include "probes/edits.h"
 
-namespace signalbox {
+namespace signalbox::engine {
 
 // A sequence that takes part in a batch.
 struct BatchSequence {
@@ -56,4 +57,4 @@ class ActiveEdits {
   std::vector<uint8_t> table_;
 };
 
-}  // namespace signalbox
+}  // namespace signalbox::engine

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-namespace signalbox {
+namespace signalbox::engine {
 
 namespace {
 
@@ -97,4 +97,4 @@ size_t Buffers::bytes() const {
   return bytes;
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::engine

@@ -22,9 +22,10 @@
 #include <type_traits>
 #include <vector>
 
+#include "base/namespaces.h"
 #include "kernels/backend.h"
 
-namespace signalbox {
+namespace signalbox::engine {
 
 // What a buffer holds. Shapes [rows, cols]; T = tokens of the step; "operand": Backend::operand_dtype(), else f32.
 enum class Activations : uint8_t {
@@ -143,4 +144,4 @@ class Buffers {
   std::vector<Block> blocks_;  // [n_activations] or [n_activations][1 + n_layers]
 };
 
-}  // namespace signalbox
+}  // namespace signalbox::engine

@@ -4,7 +4,7 @@
 #include <cstring>
 #include <set>
 
-namespace signalbox {
+namespace signalbox::engine {
 
 namespace {
 
@@ -120,4 +120,4 @@ void DeviceEdits::keep_only(const std::vector<const BoundEdits*>& running) {
   });
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::engine

@@ -5,10 +5,11 @@
 #include <memory>
 #include <vector>
 
+#include "base/namespaces.h"
 #include "kernels/backend.h"
 #include "probes/edits.h"
 
-namespace signalbox {
+namespace signalbox::engine {
 
 // Copies of the programs of the sequences that run, with every list that their steps name. Where the device reads host
 // memory the programs themselves are given out.
@@ -39,4 +40,4 @@ class DeviceEdits {
   std::vector<Memory> spare_;        // of sequences that have ended
 };
 
-}  // namespace signalbox
+}  // namespace signalbox::engine

@@ -7,7 +7,7 @@
 #include "base/text.h"
 #include "engine/kv_pool.h"
 
-namespace signalbox {
+namespace signalbox::engine {
 
 int64_t device_weight_bytes(const Backend& backend, const Model& model, const Weights& weights) {
   int64_t bytes = 0;
@@ -98,4 +98,4 @@ Weights upload_weights(Backend& backend, const Model& model, const Weights& host
   return device;
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::engine

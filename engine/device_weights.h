@@ -3,10 +3,11 @@
 #include <cstdint>
 #include <functional>
 
+#include "base/namespaces.h"
 #include "engine/weights.h"
 #include "kernels/backend.h"
 
-namespace signalbox {
+namespace signalbox::engine {
 
 // Bytes that the weights will take on the device, before anything is loaded. dtypes of the experts' matrices are those
 // of `weights` (views of mapped files).
@@ -23,4 +24,4 @@ void require_device_memory(const Backend& backend, const Model& model, const Wei
 Weights upload_weights(Backend& backend, const Model& model, const Weights& host,
                        const std::function<void(int64_t)>& progress);
 
-}  // namespace signalbox
+}  // namespace signalbox::engine

@@ -4,7 +4,7 @@
 
 #include "base/error.h"
 
-namespace signalbox {
+namespace signalbox::engine {
 
 namespace {
 
@@ -53,4 +53,4 @@ void check_vocabulary(std::span<const int32_t> tokens, const EncodeSetup& setup)
                                                     std::to_string(tokens[t]));
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::engine

@@ -6,9 +6,10 @@
 #include <vector>
 
 #include "base/json.h"
+#include "base/namespaces.h"
 #include "engine/text.h"
 
-namespace signalbox {
+namespace signalbox::engine {
 
 // How text becomes tokens. What is pointed to outlives it.
 struct EncodeSetup {
@@ -40,4 +41,4 @@ std::vector<int32_t> encode_target(const std::string& text, const EncodeSetup& s
 // Throws Error when an id is outside the vocabulary.
 void check_vocabulary(std::span<const int32_t> tokens, const EncodeSetup& setup);
 
-}  // namespace signalbox
+}  // namespace signalbox::engine

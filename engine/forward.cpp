@@ -5,7 +5,7 @@
 
 #include "engine/layers.h"
 
-namespace signalbox {
+namespace signalbox::engine {
 
 Forward::Forward(Backend& backend, const Model& model, const Weights& weights, int32_t max_slots,
                  Buffers::Policy policy)
@@ -70,4 +70,4 @@ Outputs Forward::finish() {
   return {done.logits, results.tokens, results.log_probs, std::move(results.failures)};
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::engine

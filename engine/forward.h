@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <span>
 
+#include "base/namespaces.h"
 #include "engine/batch.h"
 #include "engine/buffers.h"
 #include "engine/model.h"
@@ -12,7 +13,7 @@
 #include "engine/weights.h"
 #include "probes/sink.h"
 
-namespace signalbox {
+namespace signalbox::engine {
 
 // What a forward leaves behind.
 struct Outputs {
@@ -76,4 +77,4 @@ class Forward {
   } in_flight_;
 };
 
-}  // namespace signalbox
+}  // namespace signalbox::engine

@@ -2,14 +2,14 @@
 
 #include <utility>
 
-namespace signalbox {
+namespace signalbox::engine {
 
 Prompt::Prompt(std::string id, std::vector<int32_t> tokens, std::vector<uint32_t> spans)
     : id(std::move(id)),
-      record_hash(signalbox::record_hash(this->id)),
+      record_hash(probes::record_hash(this->id)),
       tokens(std::move(tokens)),
       spans(std::move(spans)) {}
 
 SequenceInfo sequence_info(const Job& job) { return {job.prompt->id, job.sample, job.n_given(), job.spans}; }
 
-}  // namespace signalbox
+}  // namespace signalbox::engine

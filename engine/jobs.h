@@ -7,10 +7,11 @@
 #include <variant>
 #include <vector>
 
+#include "base/namespaces.h"
 #include "kernels/sampling.h"
 #include "probes/edits.h"
 
-namespace signalbox {
+namespace signalbox::engine {
 
 // The given tokens of a record, shared by its samples.
 struct Prompt {
@@ -88,4 +89,4 @@ struct Result {
   double prefill_seconds = 0, decode_seconds = 0;
 };
 
-}  // namespace signalbox
+}  // namespace signalbox::engine

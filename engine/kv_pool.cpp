@@ -6,7 +6,7 @@
 
 #include "base/error.h"
 
-namespace signalbox {
+namespace signalbox::engine {
 
 int64_t KvPool::block_bytes(const Model& model, DType dtype) {
   int64_t elements = 0;
@@ -129,4 +129,4 @@ SequenceCache SequenceCache::fork(int64_t length) const {
   return copy;
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::engine

@@ -4,10 +4,11 @@
 #include <memory>
 #include <vector>
 
+#include "base/namespaces.h"
 #include "engine/model.h"
 #include "kernels/backend.h"
 
-namespace signalbox {
+namespace signalbox::engine {
 
 // A pool of `n_blocks` blocks; a block holds `block_size` positions of every layer. Memory is reserved at once and, on
 // the CPU, taken from the system only as blocks are written.
@@ -83,4 +84,4 @@ class SequenceCache {
   int64_t length_ = 0;
 };
 
-}  // namespace signalbox
+}  // namespace signalbox::engine

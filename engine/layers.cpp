@@ -1,6 +1,6 @@
 #include "engine/layers.h"
 
-namespace signalbox::layers {
+namespace signalbox::engine::layers {
 
 namespace {
 
@@ -307,4 +307,4 @@ void head(const Pass& pass, Stream in, Tensor out) {
   if (pass.step.targets()) pass.backend.log_probs(pass.step.log_probs(), out, pass.step.targets());
 }
 
-}  // namespace signalbox::layers
+}  // namespace signalbox::engine::layers

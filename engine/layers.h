@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <span>
 
+#include "base/namespaces.h"
 #include "engine/buffers.h"
 #include "engine/model.h"
 #include "engine/point_writes.h"
@@ -12,7 +13,7 @@
 #include "engine/weights.h"
 #include "probes/points.h"
 
-namespace signalbox::layers {
+namespace signalbox::engine::layers {
 
 // What the layers of one step work with.
 struct Pass {
@@ -60,4 +61,4 @@ struct FeedForward {
 };
 FeedForward feed_forward(const Pass& pass, int64_t l, Tensor h);
 
-}  // namespace signalbox::layers
+}  // namespace signalbox::engine::layers

@@ -9,7 +9,7 @@
 
 #include "base/files.h"
 
-namespace signalbox {
+namespace signalbox::engine {
 
 namespace {
 
@@ -104,4 +104,4 @@ void LogitComparer::compare(Tensor logits, std::span<const Piece> pieces) {
     }
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::engine

@@ -5,9 +5,10 @@
 #include <span>
 #include <vector>
 
+#include "base/namespaces.h"
 #include "kernels/backend.h"
 
-namespace signalbox {
+namespace signalbox::engine {
 
 // Rows of one length, in memory up to a limit and then in a file without a name in the system's temporary directory.
 // Room of released rows is used again.
@@ -56,4 +57,4 @@ class LogitComparer {
   std::shared_ptr<void> staged_, reference_, divergence_, same_top_;
 };
 
-}  // namespace signalbox
+}  // namespace signalbox::engine

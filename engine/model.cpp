@@ -5,7 +5,7 @@
 
 #include "base/error.h"
 
-namespace signalbox {
+namespace signalbox::engine {
 
 namespace {
 
@@ -163,4 +163,4 @@ ModelShape probe_shape(const Model& model) {
 
 void validate(const Model& model) { Checker(model).run(); }
 
-}  // namespace signalbox
+}  // namespace signalbox::engine

@@ -5,10 +5,11 @@
 #include <variant>
 #include <vector>
 
+#include "base/namespaces.h"
 #include "kernels/params.h"
 #include "probes/shape.h"
 
-namespace signalbox {
+namespace signalbox::engine {
 
 // Rotary position embedding. angle(p, i) = p * inv_freq[i]; cos and sin are multiplied by `magnitude`.
 struct Rope {
@@ -84,4 +85,4 @@ ModelShape probe_shape(const Model& model);
 // experts than experts, groups that do not divide, and more than the engine's limits. Throws Error.
 void validate(const Model& model);
 
-}  // namespace signalbox
+}  // namespace signalbox::engine

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-namespace signalbox {
+namespace signalbox::engine {
 
 void PointWrites::begin(const Batch& batch, const ActiveEdits& edits) {
   batch_ = &batch;
@@ -58,4 +58,4 @@ void PointWrites::write(Point point, int64_t layer, Tensor x, const Route& route
   }
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::engine

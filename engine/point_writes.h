@@ -3,10 +3,11 @@
 #include <cstdint>
 #include <vector>
 
+#include "base/namespaces.h"
 #include "engine/batch.h"
 #include "kernels/backend.h"
 
-namespace signalbox {
+namespace signalbox::engine {
 
 class PointWrites {
  public:
@@ -42,4 +43,4 @@ class PointWrites {
   std::vector<float> margins_;  // [n_tokens]
 };
 
-}  // namespace signalbox
+}  // namespace signalbox::engine

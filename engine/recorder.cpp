@@ -5,7 +5,7 @@
 
 #include "base/half.h"
 
-namespace signalbox {
+namespace signalbox::engine {
 
 Recorder::Recorder(Backend& backend, const Model& model, int32_t n_slots)
     : backend_(backend),
@@ -101,4 +101,4 @@ const float* Recorder::on_host(Tensor x) {
   return values_.data();
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::engine

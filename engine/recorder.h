@@ -8,12 +8,13 @@
 #include <cstdint>
 #include <vector>
 
+#include "base/namespaces.h"
 #include "engine/batch.h"
 #include "engine/model.h"
 #include "engine/route_ring.h"
 #include "probes/sink.h"
 
-namespace signalbox {
+namespace signalbox::engine {
 
 class Recorder {
  public:
@@ -65,4 +66,4 @@ class Recorder {
   std::vector<float> weights_, contributions_;
 };
 
-}  // namespace signalbox
+}  // namespace signalbox::engine

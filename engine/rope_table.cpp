@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-namespace signalbox {
+namespace signalbox::engine {
 
 const RopeTable& RopeCache::reach(int64_t n_positions) {
   if (n_positions <= table_.n_positions) return table_;
@@ -34,4 +34,4 @@ const RopeTable& RopeCache::reach(int64_t n_positions) {
   return table_;
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::engine

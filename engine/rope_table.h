@@ -4,10 +4,11 @@
 #include <memory>
 #include <vector>
 
+#include "base/namespaces.h"
 #include "engine/model.h"
 #include "kernels/backend.h"
 
-namespace signalbox {
+namespace signalbox::engine {
 
 // Made for as many positions as were asked for so far, in powers of two from 1024 on.
 class RopeCache {
@@ -24,4 +25,4 @@ class RopeCache {
   std::shared_ptr<void> device_cos_, device_sin_;
 };
 
-}  // namespace signalbox
+}  // namespace signalbox::engine

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <bit>
 
-namespace signalbox {
+namespace signalbox::engine {
 
 RouteRing::RouteRing(Backend& backend, std::vector<int32_t> layers, int64_t n_experts, int32_t n_slots)
     : backend_(backend), layers_(std::move(layers)), n_experts_(n_experts), n_slots_(n_slots) {}
@@ -186,4 +186,4 @@ void RouteRing::flush(ProbeSink& sink) {
   while (!pending_.empty()) deliver(sink);
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::engine

@@ -7,10 +7,11 @@
 #include <span>
 #include <vector>
 
+#include "base/namespaces.h"
 #include "kernels/backend.h"
 #include "probes/sink.h"
 
-namespace signalbox {
+namespace signalbox::engine {
 
 class RouteRing {
  public:
@@ -75,4 +76,4 @@ class RouteRing {
   uint32_t next_ = 0;
 };
 
-}  // namespace signalbox
+}  // namespace signalbox::engine

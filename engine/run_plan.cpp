@@ -7,7 +7,7 @@
 #include <tuple>
 #include <utility>
 
-namespace signalbox {
+namespace signalbox::engine {
 
 namespace {
 
@@ -296,4 +296,4 @@ int64_t planned_tokens(const std::vector<Job>& jobs, bool recorded) {
   return total;
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::engine

@@ -3,9 +3,10 @@
 #include <cstdint>
 #include <vector>
 
+#include "base/namespaces.h"
 #include "engine/jobs.h"
 
-namespace signalbox {
+namespace signalbox::engine {
 
 // Given tokens whose keys and values several jobs start from. They are run by themselves, without logits.
 struct SharedPrefix {
@@ -47,4 +48,4 @@ RunPlan plan_run(const std::vector<Job>& jobs, bool recorded);
 // comes early. `recorded`: with a sink. Where memory is too scarce for sharing more are run.
 int64_t planned_tokens(const std::vector<Job>& jobs, bool recorded = false);
 
-}  // namespace signalbox
+}  // namespace signalbox::engine

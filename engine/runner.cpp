@@ -6,7 +6,7 @@
 
 #include "engine/shared_prefixes.h"
 
-namespace signalbox {
+namespace signalbox::engine {
 
 namespace {
 
@@ -47,4 +47,4 @@ bool run_jobs(Forward& forward, const std::vector<Job>& jobs, const RunOptions& 
   }
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::engine

@@ -7,9 +7,10 @@
 #include <string>
 #include <vector>
 
+#include "base/namespaces.h"
 #include "engine/scheduler.h"
 
-namespace signalbox {
+namespace signalbox::engine {
 
 struct RunOptions : SchedulerOptions {
   const std::atomic<bool>* interrupted = nullptr;
@@ -34,4 +35,4 @@ struct RunEvents {
 bool run_jobs(Forward& forward, const std::vector<Job>& jobs, const RunOptions& options, const RunEvents& events,
               ProbeSink* sink);
 
-}  // namespace signalbox
+}  // namespace signalbox::engine

@@ -5,7 +5,7 @@
 
 #include "base/error.h"
 
-namespace signalbox {
+namespace signalbox::engine {
 
 RunningSequence::RunningSequence(JobGroup& group, size_t place, PrefixState* prefix, int64_t n_prefill,
                                  SequenceCache cache)
@@ -87,4 +87,4 @@ Result RunningSequence::take_result() {
   return std::move(result);
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::engine

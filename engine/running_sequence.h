@@ -8,13 +8,14 @@
 #include <string>
 #include <vector>
 
+#include "base/namespaces.h"
 #include "engine/forward.h"
 #include "engine/jobs.h"
 #include "engine/run_plan.h"
 #include "engine/shared_prefixes.h"
 #include "engine/text.h"
 
-namespace signalbox {
+namespace signalbox::engine {
 
 // What is kept of a job for those that refer to it.
 struct KeptJob {
@@ -86,4 +87,4 @@ struct RunningSequence {
   std::unique_ptr<XXH3_state_t, HashDeleter> hash_;
 };
 
-}  // namespace signalbox
+}  // namespace signalbox::engine

@@ -10,7 +10,7 @@
 #include "engine/shared_prefixes.h"
 #include "engine/step_logits.h"
 
-namespace signalbox {
+namespace signalbox::engine {
 
 namespace {
 
@@ -521,4 +521,4 @@ bool Scheduler::step() { return state_->step(); }
 void Scheduler::flush() { state_->flush(); }
 SchedulerLoad Scheduler::load() const { return state_->load(); }
 
-}  // namespace signalbox
+}  // namespace signalbox::engine

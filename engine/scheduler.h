@@ -8,12 +8,13 @@
 #include <string>
 #include <vector>
 
+#include "base/namespaces.h"
 #include "engine/forward.h"
 #include "engine/jobs.h"
 #include "engine/run_plan.h"
 #include "engine/text.h"
 
-namespace signalbox {
+namespace signalbox::engine {
 
 struct SchedulerOptions : StopRule {  // where a job has no rule of its own
   int64_t batch = 8;                  // sequences at once
@@ -106,4 +107,4 @@ class Scheduler {
   std::unique_ptr<State> state_;
 };
 
-}  // namespace signalbox
+}  // namespace signalbox::engine

@@ -4,7 +4,7 @@
 
 #include "base/error.h"
 
-namespace signalbox {
+namespace signalbox::engine {
 
 void check_length(const std::string& where, int64_t n_given, int64_t max_new, int64_t max_positions) {
   if (n_given == 0) throw Error(where, "expected at least one token, found none");
@@ -79,4 +79,4 @@ void finish_trace(TraceWriter& trace, const std::vector<Job>& jobs, const std::f
   trace.finish(ids, record);
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::engine

@@ -20,12 +20,13 @@
 #include <utility>
 #include <vector>
 
+#include "base/namespaces.h"
 #include "engine/encode.h"
 #include "engine/forward.h"
 #include "engine/runner.h"
 #include "probes/trace.h"
 
-namespace signalbox {
+namespace signalbox::engine {
 
 // What a run records, and where.
 struct TraceRequest {
@@ -100,4 +101,4 @@ struct Session {
 // Completes a trace of these jobs.
 void finish_trace(TraceWriter& trace, const std::vector<Job>& jobs, const std::function<json::Value(int64_t)>& record);
 
-}  // namespace signalbox
+}  // namespace signalbox::engine

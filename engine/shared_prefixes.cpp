@@ -4,7 +4,7 @@
 #include <numeric>
 #include <utility>
 
-namespace signalbox {
+namespace signalbox::engine {
 
 namespace {
 
@@ -130,4 +130,4 @@ bool SequenceMemory::give_up() {
   return true;
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::engine

@@ -6,10 +6,11 @@
 #include <string>
 #include <vector>
 
+#include "base/namespaces.h"
 #include "engine/forward.h"
 #include "engine/run_plan.h"
 
-namespace signalbox {
+namespace signalbox::engine {
 
 // Blocks that a job comes to own at most, beside `n_shared` positions of a prefix.
 int64_t job_blocks(const Job& job, int64_t n_shared);
@@ -72,4 +73,4 @@ class SequenceMemory {
   int64_t unreserved_ = 0;
 };
 
-}  // namespace signalbox
+}  // namespace signalbox::engine

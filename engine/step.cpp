@@ -4,7 +4,7 @@
 #include <bit>
 #include <string>
 
-namespace signalbox {
+namespace signalbox::engine {
 
 namespace {
 
@@ -165,4 +165,4 @@ Step::Results Step::finish(const Batch& batch) {
   return results;
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::engine

@@ -7,13 +7,14 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/namespaces.h"
 #include "engine/batch.h"
 #include "engine/device_edits.h"
 #include "engine/model.h"
 #include "engine/rope_table.h"
 #include "engine/step_inputs.h"
 
-namespace signalbox {
+namespace signalbox::engine {
 
 // A sequence of the batch that could not be run: its edits cannot be applied, or the router's logits are not finite.
 // The results of the others are what they would be without it.
@@ -101,4 +102,4 @@ class Step {
   size_t status_host_bytes_ = 0;
 };
 
-}  // namespace signalbox
+}  // namespace signalbox::engine

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-namespace signalbox {
+namespace signalbox::engine {
 
 void StepInputs::upload() {
   if (image_.size() > bytes_) {
@@ -16,4 +16,4 @@ void StepInputs::upload() {
   backend_.upload(memory_.get(), image_.data(), image_.size());
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::engine

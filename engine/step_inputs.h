@@ -6,9 +6,10 @@
 #include <span>
 #include <vector>
 
+#include "base/namespaces.h"
 #include "kernels/backend.h"
 
-namespace signalbox {
+namespace signalbox::engine {
 
 class StepInputs {
  public:
@@ -47,4 +48,4 @@ class StepInputs {
   size_t bytes_ = 0;
 };
 
-}  // namespace signalbox
+}  // namespace signalbox::engine

@@ -4,7 +4,7 @@
 #include <span>
 #include <utility>
 
-namespace signalbox {
+namespace signalbox::engine {
 
 StepLogits::StepLogits(Backend& backend, int64_t n_vocab, size_t max_kept_bytes)
     : backend_(backend), n_vocab_(n_vocab), store_(n_vocab, max_kept_bytes), comparer_(backend, store_, n_vocab) {}
@@ -64,4 +64,4 @@ void StepLogits::release(std::vector<int64_t>& rows) {
   for (const int64_t row : std::exchange(rows, {})) store_.release(row);
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::engine

@@ -5,10 +5,11 @@
 #include <memory>
 #include <vector>
 
+#include "base/namespaces.h"
 #include "engine/logit_store.h"
 #include "engine/running_sequence.h"
 
-namespace signalbox {
+namespace signalbox::engine {
 
 class StepLogits {
  public:
@@ -39,4 +40,4 @@ class StepLogits {
   std::vector<RunningSequence*> owners_;  // of each row that is copied; null: nobody's any more
 };
 
-}  // namespace signalbox
+}  // namespace signalbox::engine

@@ -10,11 +10,13 @@
 #include <utility>
 #include <vector>
 
-namespace signalbox {
+#include "base/namespaces.h"
 
-namespace json {
+namespace signalbox::json {
 class Value;
 }
+
+namespace signalbox::engine {
 
 // A half-open range of Unicode code points (not bytes) of a text.
 struct CharRange {
@@ -113,4 +115,4 @@ class ChatTemplate {
   virtual std::string hash() const = 0;  // 16 hex digits over the template's source
 };
 
-}  // namespace signalbox
+}  // namespace signalbox::engine

@@ -1,6 +1,6 @@
 #include "engine/weights.h"
 
-namespace signalbox {
+namespace signalbox::engine {
 
 namespace {
 
@@ -139,4 +139,4 @@ ParameterCount count_parameters(const Model& model) {
   return count;
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::engine

@@ -7,10 +7,11 @@
 #include <variant>
 #include <vector>
 
+#include "base/namespaces.h"
 #include "engine/model.h"
 #include "kernels/experts.h"
 
-namespace signalbox {
+namespace signalbox::engine {
 
 // What a tensor is for. The layer and the expert complete its identity.
 enum class Role : uint8_t {
@@ -127,4 +128,4 @@ struct ParameterCount {
 };
 ParameterCount count_parameters(const Model& model);
 
-}  // namespace signalbox
+}  // namespace signalbox::engine

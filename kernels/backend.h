@@ -17,13 +17,14 @@
 #include <span>
 #include <string>
 
+#include "base/namespaces.h"
 #include "kernels/experts.h"
 #include "kernels/params.h"
 #include "kernels/router.h"
 #include "kernels/sampling.h"
 #include "kernels/tensor.h"
 
-namespace signalbox {
+namespace signalbox::kernels {
 
 // Cosines and sines of rotary embeddings: tables [n_positions, n_dims / 2], their magnitude scaling included.
 struct RopeTable {
@@ -325,4 +326,4 @@ std::string cuda_unavailable();
 // Throws Error: no such device, a driver too old, an unsupported architecture.
 std::unique_ptr<Backend> make_cuda_backend(const CudaOptions& options);
 
-}  // namespace signalbox
+}  // namespace signalbox::kernels

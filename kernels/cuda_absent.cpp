@@ -2,7 +2,7 @@
 #include "base/error.h"
 #include "kernels/backend.h"
 
-namespace signalbox {
+namespace signalbox::kernels {
 
 bool built_with_cuda() { return false; }
 std::string cuda_architectures() { return {}; }
@@ -11,4 +11,4 @@ std::unique_ptr<Backend> make_cuda_backend(const CudaOptions& options) {
   throw Error("--device", "expected the CPU, found cuda:" + std::to_string(options.device) + ": " + cuda_unavailable());
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::kernels

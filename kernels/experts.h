@@ -3,9 +3,10 @@
 #include <cstdint>
 #include <span>
 
+#include "base/namespaces.h"
 #include "kernels/tensor.h"
 
-namespace signalbox {
+namespace signalbox::kernels {
 
 // The experts of one layer in the layout of a device; made by Backend::pack_experts, read by no one else.
 class PackedExperts {
@@ -23,4 +24,4 @@ struct ExpertMatrices {
   int64_t n_experts() const { return static_cast<int64_t>(gate.size()); }
 };
 
-}  // namespace signalbox
+}  // namespace signalbox::kernels

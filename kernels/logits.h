@@ -5,7 +5,9 @@
 #include <cstdint>
 #include <span>
 
-namespace signalbox {
+#include "base/namespaces.h"
+
+namespace signalbox::kernels {
 
 // log(sum(exp(logits))), natural log.
 inline double log_sum_exp(std::span<const float> logits) {
@@ -41,4 +43,4 @@ inline int32_t most_probable(std::span<const float> logits) {
   return static_cast<int32_t>(best);
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::kernels

@@ -2,7 +2,9 @@
 #pragma once
 #include <cstdint>
 
-namespace signalbox {
+#include "base/namespaces.h"
+
+namespace signalbox::kernels {
 
 // The activation of a gated feed-forward block: hidden = activate(gate) * up.
 struct Activation {
@@ -42,4 +44,4 @@ struct Router {
   bool selection_bias = false;  // a bias is added for the choice only; weights come from the unbiased scores
 };
 
-}  // namespace signalbox
+}  // namespace signalbox::kernels

@@ -12,9 +12,10 @@
 #include <cmath>
 #include <cstdint>
 
+#include "base/namespaces.h"
 #include "kernels/host_device.h"
 
-namespace signalbox {
+namespace signalbox::kernels {
 
 enum class DrawPurpose : uint32_t {
   route = 0,     // random experts of a token at a layer
@@ -71,4 +72,4 @@ SIGNALBOX_HOST_DEVICE inline double sample_uniform(uint64_t seed, uint64_t recor
   return (static_cast<double>(wide) + 0.5) * 0x1p-53;
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::kernels

@@ -7,9 +7,10 @@
 #include <cstdint>
 #include <limits>
 
+#include "base/namespaces.h"
 #include "kernels/params.h"
 
-namespace signalbox {
+namespace signalbox::kernels {
 
 enum class EditOp : uint8_t {
   // (1) logit edits, in listed order
@@ -145,4 +146,4 @@ struct Route {
   RouteRecord record;
 };
 
-}  // namespace signalbox
+}  // namespace signalbox::kernels

@@ -1,9 +1,10 @@
 // When an edit of a route acts, and in which stage: the same on every device.
 #pragma once
+#include "base/namespaces.h"
 #include "kernels/host_device.h"
 #include "kernels/router.h"
 
-namespace signalbox {
+namespace signalbox::kernels {
 
 // In order of application; within a stage, as listed.
 enum class EditStage : uint8_t { logits, selection, route, scales };
@@ -55,4 +56,4 @@ SIGNALBOX_HOST_DEVICE inline bool program_acts(const RouterProgram& program, con
   return false;
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::kernels

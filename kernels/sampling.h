@@ -2,7 +2,9 @@
 #pragma once
 #include <cstdint>
 
-namespace signalbox {
+#include "base/namespaces.h"
+
+namespace signalbox::kernels {
 
 // Temperature, then the top_k largest logits, then the fewest tokens whose probabilities reach top_p. The numbers are
 // rounded to f32 where a token is drawn.
@@ -21,4 +23,4 @@ struct SampleParams {
   int32_t position = 0;  // of the token being chosen
 };
 
-}  // namespace signalbox
+}  // namespace signalbox::kernels

@@ -4,8 +4,9 @@
 #include <cstdint>
 
 #include "base/dtype.h"
+#include "base/namespaces.h"
 
-namespace signalbox {
+namespace signalbox::kernels {
 
 // Activations: a row-major view [rows, cols] with `stride` elements from one row to the next. f32 everywhere on the
 // CPU; on a device, what feeds a matrix product may be bf16 (Backend::operand_dtype), and `data` is then only the
@@ -67,4 +68,4 @@ struct Vector {
   explicit operator bool() const { return data != nullptr; }
 };
 
-}  // namespace signalbox
+}  // namespace signalbox::kernels

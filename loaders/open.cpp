@@ -8,7 +8,7 @@
 #include "loaders/template/chat_template.h"
 #include "loaders/tokenizer/tokenizer.h"
 
-namespace signalbox {
+namespace signalbox::loaders {
 
 namespace {
 
@@ -115,4 +115,4 @@ Session open_session(const std::string& model, const OpenOptions& options) {
   return session;
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::loaders

@@ -6,10 +6,11 @@
 #include <optional>
 #include <string>
 
+#include "base/namespaces.h"
 #include "engine/session.h"
 #include "loaders/model/files.h"
 
-namespace signalbox {
+namespace signalbox::loaders {
 
 // Where a model runs.
 struct DeviceChoice {
@@ -43,4 +44,4 @@ struct TextTools {
 };
 TextTools open_text(const ModelFiles& files);
 
-}  // namespace signalbox
+}  // namespace signalbox::loaders

@@ -4,7 +4,7 @@
 
 #include "base/error.h"
 
-namespace signalbox {
+namespace signalbox::probes {
 
 ActivationStore::ActivationStore(std::string name, ModelShape shape, PointSet points, int32_t n_slots)
     : name_(std::move(name)),
@@ -218,4 +218,4 @@ std::span<const float> ActivationStore::row(Point point, int32_t layer, int64_t 
           static_cast<size_t>(width)};
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::probes

@@ -7,12 +7,13 @@
 #include <string_view>
 #include <vector>
 
+#include "base/namespaces.h"
 #include "probes/points.h"
 #include "probes/recording.h"
 #include "probes/shape.h"
 #include "probes/sink.h"
 
-namespace signalbox {
+namespace signalbox::probes {
 
 // First a sink: records `points` of a run. Then, after finish(), a recording that does not change any more, and that
 // several threads may read. Takes 4 bytes per value: [tokens, width] of each point; twice that of the largest point
@@ -88,4 +89,4 @@ class ActivationStore final : public ProbeSink, public Recording {
   std::map<std::string, std::vector<int64_t>, std::less<>> by_id_;
 };
 
-}  // namespace signalbox
+}  // namespace signalbox::probes

@@ -7,7 +7,7 @@
 
 #include "probes/edits.h"
 
-namespace signalbox {
+namespace signalbox::probes {
 
 namespace {
 
@@ -54,4 +54,4 @@ std::vector<int32_t> draw_permutation(int32_t n, uint64_t seed, int32_t layer) {
   return order;
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::probes

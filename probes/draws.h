@@ -3,7 +3,9 @@
 #include <cstdint>
 #include <vector>
 
-namespace signalbox {
+#include "base/namespaces.h"
+
+namespace signalbox::probes {
 
 // Whether a token is in the drawn share. Keyed by (seed, record, sample, position): the same in all layers, and a token
 // drawn for a share is drawn for every larger one.
@@ -12,4 +14,4 @@ bool draw_share(double share, uint64_t seed, uint64_t record_hash, uint32_t samp
 // A uniform permutation of 0..n-1, keyed by (seed, layer).
 std::vector<int32_t> draw_permutation(int32_t n, uint64_t seed, int32_t layer);
 
-}  // namespace signalbox
+}  // namespace signalbox::probes

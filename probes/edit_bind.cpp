@@ -5,7 +5,7 @@
 #include "probes/draws.h"
 #include "probes/edit_plan.h"
 
-namespace signalbox {
+namespace signalbox::probes {
 
 // Per edit, what its condition and its recording mean for this sequence; then the steps and writes with their tables.
 struct BoundEdits::Tables {
@@ -51,7 +51,7 @@ int32_t BoundEdits::n_experts(int32_t layer) const {
 BoundEdits::BoundEdits(std::shared_ptr<const EditPlan> plan, SequenceInfo sequence)
     : plan_(std::move(plan)),
       sequence_(std::move(sequence)),
-      record_hash_(signalbox::record_hash(sequence_.record)),
+      record_hash_(probes::record_hash(sequence_.record)),
       serial_(++last_serial),
       tables_(std::make_unique<Tables>()) {
   const PlanData& data = *plan_->data_;
@@ -248,4 +248,4 @@ Error BoundEdits::fault_error(const RouteFault& fault, int32_t layer, int64_t po
   return Error(data.where, (edit ? edit->path + ": " : "") + at + reason);
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::probes

@@ -5,7 +5,7 @@
 
 #include "probes/edit_plan.h"
 
-namespace signalbox {
+namespace signalbox::probes {
 
 namespace {
 
@@ -118,4 +118,4 @@ void check_conflicts(const PlanData& plan, const std::vector<EditSpec>& specs) {
     if (!plan.steps[layer].empty()) LayerCheck(plan, specs, layer).check();
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::probes

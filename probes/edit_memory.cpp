@@ -5,7 +5,7 @@
 #include "base/error.h"
 #include "base/safetensors.h"
 
-namespace signalbox {
+namespace signalbox::probes {
 
 namespace {
 
@@ -57,4 +57,4 @@ const EditMemory::Vector* EditMemory::vector(std::string_view name) const {
 std::string EditMemory::recording_names() const { return names_of(recordings_); }
 std::string EditMemory::vector_names() const { return names_of(vectors_); }
 
-}  // namespace signalbox
+}  // namespace signalbox::probes

@@ -7,9 +7,10 @@
 #include <string_view>
 #include <vector>
 
+#include "base/namespaces.h"
 #include "probes/activation_store.h"
 
-namespace signalbox {
+namespace signalbox::probes {
 
 // Recordings serve "trace" of a replay, "from" of a patch and "mean_of" of an ablation; vectors serve "vector" of an
 // addition and "value" of an ablation. Given to EditPlan::parse; plans keep what they use.
@@ -37,4 +38,4 @@ class EditMemory {
   std::map<std::string, Vector, std::less<>> vectors_;
 };
 
-}  // namespace signalbox
+}  // namespace signalbox::probes

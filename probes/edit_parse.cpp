@@ -6,7 +6,7 @@
 #include "base/text.h"
 #include "probes/edit_spec.h"
 
-namespace signalbox {
+namespace signalbox::probes {
 
 namespace {
 
@@ -352,4 +352,4 @@ EditSpec EditSpec::parse(const json::Ref& edit, const std::filesystem::path& bas
   return Parser(edit, base_dir, seed, memory).parse();
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::probes

@@ -10,7 +10,7 @@
 #include "probes/draws.h"
 #include "probes/edit_values.h"
 
-namespace signalbox {
+namespace signalbox::probes {
 
 namespace {
 
@@ -336,4 +336,4 @@ void EditPlan::require_spans(std::span<const std::string> names) const {
   }
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::probes

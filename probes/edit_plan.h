@@ -6,11 +6,12 @@
 #include <utility>
 #include <vector>
 
+#include "base/namespaces.h"
 #include "probes/edit_spec.h"
 #include "probes/edits.h"
 #include "probes/recording.h"
 
-namespace signalbox {
+namespace signalbox::probes {
 
 using LayerExperts = std::vector<std::pair<int32_t, std::vector<int32_t>>>;
 
@@ -58,4 +59,4 @@ struct PlanData {
 // forced or fixed experts, policies that need more experts than there are.
 void check_conflicts(const PlanData& plan, const std::vector<EditSpec>& specs);
 
-}  // namespace signalbox
+}  // namespace signalbox::probes

@@ -10,12 +10,13 @@
 #include <vector>
 
 #include "base/json.h"
+#include "base/namespaces.h"
 #include "kernels/router.h"
 #include "probes/phase.h"
 #include "probes/points.h"
 #include "probes/ranking.h"
 
-namespace signalbox {
+namespace signalbox::probes {
 
 // "3-20,25" or "all".
 struct LayerList {
@@ -97,4 +98,4 @@ struct EditSpec {
                         bool memory = false);
 };
 
-}  // namespace signalbox
+}  // namespace signalbox::probes

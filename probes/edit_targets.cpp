@@ -4,7 +4,7 @@
 
 #include "probes/edit_plan.h"
 
-namespace signalbox {
+namespace signalbox::probes {
 
 namespace {
 
@@ -140,4 +140,4 @@ Targets resolve_targets(const EditSpec& spec, const ModelShape& shape) {
   return targets;
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::probes

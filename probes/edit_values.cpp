@@ -6,7 +6,7 @@
 #include "base/half.h"
 #include "probes/trace.h"
 
-namespace signalbox {
+namespace signalbox::probes {
 
 namespace {
 
@@ -181,4 +181,4 @@ void ValueSource::mean(PointEdit& edit, const json::Ref& key, const EditSpec& sp
   edit.row_of = rows;
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::probes

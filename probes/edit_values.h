@@ -5,11 +5,12 @@
 #include <memory>
 #include <string>
 
+#include "base/namespaces.h"
 #include "base/safetensors.h"
 #include "probes/edit_memory.h"
 #include "probes/edit_plan.h"
 
-namespace signalbox {
+namespace signalbox::probes {
 
 // Reads each file once and keeps traces open for the plan.
 class ValueSource {
@@ -41,4 +42,4 @@ class ValueSource {
   std::map<int64_t, const std::vector<float>*> zeros_;
 };
 
-}  // namespace signalbox
+}  // namespace signalbox::probes

@@ -15,11 +15,12 @@
 
 #include "base/error.h"
 #include "base/json.h"
+#include "base/namespaces.h"
 #include "kernels/router.h"
 #include "probes/points.h"
 #include "probes/shape.h"
 
-namespace signalbox {
+namespace signalbox::probes {
 
 class BoundEdits;
 class EditMemory;  // probes/edit_memory.h
@@ -167,4 +168,4 @@ class BoundEdits {
   std::unique_ptr<Tables> tables_;
 };
 
-}  // namespace signalbox
+}  // namespace signalbox::probes

@@ -4,7 +4,7 @@
 
 #include "probes/edit_spec.h"
 
-namespace signalbox {
+namespace signalbox::probes {
 
 namespace {
 
@@ -118,4 +118,4 @@ ExpertList ExpertList::parse(const json::Ref& ref, const std::filesystem::path& 
   return experts;
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::probes

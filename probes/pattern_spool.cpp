@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
-namespace signalbox {
+namespace signalbox::probes {
 
 namespace {
 
@@ -81,4 +81,4 @@ void PatternSpool::read_all(const Visit& visit) {
   });
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::probes

@@ -8,10 +8,11 @@
 #include <span>
 #include <vector>
 
+#include "base/namespaces.h"
 #include "base/row_spool.h"
 #include "probes/sink.h"
 
-namespace signalbox {
+namespace signalbox::probes {
 
 class PatternSpool {
  public:
@@ -42,4 +43,4 @@ class PatternSpool {
   std::vector<float> packed_;
 };
 
-}  // namespace signalbox
+}  // namespace signalbox::probes

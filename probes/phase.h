@@ -2,7 +2,9 @@
 #pragma once
 #include <cstdint>
 
-namespace signalbox {
+#include "base/namespaces.h"
+
+namespace signalbox::probes {
 
 enum class Phase : uint8_t { all, given, generated };
 
@@ -11,4 +13,4 @@ inline const char* phase_name(Phase phase) {
   return phase == Phase::given ? "given" : phase == Phase::generated ? "generated" : "all";
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::probes

@@ -7,7 +7,7 @@
 #include "base/error.h"
 #include "base/text.h"
 
-namespace signalbox {
+namespace signalbox::probes {
 
 namespace {
 
@@ -227,4 +227,4 @@ std::vector<PointAt> PointSet::all() const {
   return found;
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::probes

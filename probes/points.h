@@ -6,9 +6,10 @@
 #include <string_view>
 #include <vector>
 
+#include "base/namespaces.h"
 #include "probes/shape.h"
 
-namespace signalbox {
+namespace signalbox::probes {
 
 enum class Point : uint8_t {
 #define POINT(identifier, name, per_layer, where, shape, stacked, writable) identifier,
@@ -120,4 +121,4 @@ class PointSet {
 // The default of --points.
 inline constexpr std::string_view default_points = "*.router.ids,*.router.weights";
 
-}  // namespace signalbox
+}  // namespace signalbox::probes

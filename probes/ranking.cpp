@@ -6,7 +6,7 @@
 
 #include "base/error.h"
 
-namespace signalbox {
+namespace signalbox::probes {
 
 bool ranks_before(const RankKey& a, const RankKey& b, Ranking::Sign sign) {
   const auto place = [sign](const RankKey& key) {
@@ -62,4 +62,4 @@ std::optional<double> RankingFile::value(size_t row, size_t column) const {
   return table_.number(row, column);
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::probes

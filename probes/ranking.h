@@ -11,9 +11,10 @@
 #include <vector>
 
 #include "base/csv.h"
+#include "base/namespaces.h"
 #include "probes/shape.h"
 
-namespace signalbox {
+namespace signalbox::probes {
 
 // Experts by rank in an rd.csv.
 struct Ranking {
@@ -58,4 +59,4 @@ class RankingFile {
   std::vector<std::pair<int32_t, int32_t>> experts_;  // [rows] layer, expert
 };
 
-}  // namespace signalbox
+}  // namespace signalbox::probes

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-namespace signalbox {
+namespace signalbox::probes {
 
 std::optional<int32_t> Recording::layer_index(int32_t layer) const {
   const std::vector<int32_t>& all = layers();
@@ -18,4 +18,4 @@ int64_t Recording::tensor_width(std::string_view tensor) const {
   return width;
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::probes

@@ -6,7 +6,9 @@
 #include <string_view>
 #include <vector>
 
-namespace signalbox {
+#include "base/namespaces.h"
+
+namespace signalbox::probes {
 
 // Rows of all samples, one after the other; a row is a token. Tensors have the names and the shapes that they have in a
 // trace (docs/trace.md).
@@ -47,4 +49,4 @@ class Recording {
   virtual const float* floats_in_place(std::string_view tensor, Rows rows) const = 0;
 };
 
-}  // namespace signalbox
+}  // namespace signalbox::probes

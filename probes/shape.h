@@ -4,7 +4,9 @@
 #include <cstdint>
 #include <vector>
 
-namespace signalbox {
+#include "base/namespaces.h"
+
+namespace signalbox::probes {
 
 // What attention reads and writes, in floats of one head. Latent attention has one key head: its keys are the latent
 // and the rotated key, its values the latent.
@@ -49,4 +51,4 @@ struct ModelShape {
   }
 };
 
-}  // namespace signalbox
+}  // namespace signalbox::probes

@@ -3,9 +3,10 @@
 #include <cstdint>
 #include <span>
 
+#include "base/namespaces.h"
 #include "probes/points.h"
 
-namespace signalbox {
+namespace signalbox::probes {
 
 // Consecutive rows of a batch that belong to one sample of the output.
 struct RowRange {
@@ -43,4 +44,4 @@ class ProbeSink {
   virtual void end() = 0;
 };
 
-}  // namespace signalbox
+}  // namespace signalbox::probes

@@ -12,13 +12,14 @@
 #include <vector>
 
 #include "base/json.h"
+#include "base/namespaces.h"
 #include "kernels/tensor.h"
 #include "probes/points.h"
 #include "probes/recording.h"
 #include "probes/shape.h"
 #include "probes/sink.h"
 
-namespace signalbox {
+namespace signalbox::probes {
 
 struct TraceOptions {
   std::filesystem::path dir;  // made when it does not exist
@@ -111,4 +112,4 @@ class TraceReader final : public Recording {
   std::unique_ptr<State> state_;
 };
 
-}  // namespace signalbox
+}  // namespace signalbox::probes

@@ -18,7 +18,7 @@
 #include "probes/trace.h"
 #include "probes/trace_schema.h"
 
-namespace signalbox {
+namespace signalbox::probes {
 
 namespace fs = std::filesystem;
 using safetensors::shape_text;
@@ -254,4 +254,4 @@ void merge_traces(const fs::path& dir, std::span<const fs::path> dirs, std::span
   trace.finish();
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::probes

@@ -4,7 +4,9 @@
 #include <filesystem>
 #include <span>
 
-namespace signalbox {
+#include "base/namespaces.h"
+
+namespace signalbox::probes {
 
 // A sample of one of the parts.
 struct TracePick {
@@ -19,4 +21,4 @@ struct TracePick {
 void merge_traces(const std::filesystem::path& dir, std::span<const std::filesystem::path> parts,
                   std::span<const TracePick> order);
 
-}  // namespace signalbox
+}  // namespace signalbox::probes

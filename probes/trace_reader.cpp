@@ -10,7 +10,7 @@
 #include "probes/trace.h"
 #include "probes/trace_schema.h"
 
-namespace signalbox {
+namespace signalbox::probes {
 
 using safetensors::shape_text;
 using safetensors::TensorInfo;
@@ -289,4 +289,4 @@ const float* TraceReader::floats_in_place(std::string_view tensor, Rows rows) co
   return reinterpret_cast<const float*>(state_->file->data(info)) + rows.begin * tensor_width(tensor);
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::probes

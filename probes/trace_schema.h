@@ -4,7 +4,9 @@
 #include <cstdint>
 #include <string_view>
 
-namespace signalbox {
+#include "base/namespaces.h"
+
+namespace signalbox::probes {
 
 inline constexpr std::string_view trace_schema = "signalbox.trace/1";
 inline constexpr const char* trace_file = "trace.safetensors";
@@ -17,4 +19,4 @@ inline constexpr int32_t max_positions = 1 << 24;
 inline constexpr std::array<std::string_view, 8> run_metadata = {
     "model", "model_hash", "tokenizer", "edits", "numerics", "isa", "device", "signalbox_version"};
 
-}  // namespace signalbox
+}  // namespace signalbox::probes

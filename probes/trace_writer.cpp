@@ -12,7 +12,7 @@
 #include "probes/trace.h"
 #include "probes/trace_schema.h"
 
-namespace signalbox {
+namespace signalbox::probes {
 
 namespace {
 
@@ -421,4 +421,4 @@ void TraceWriter::finish(std::span<const std::string> ids, const std::function<j
   trace.commit();
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::probes

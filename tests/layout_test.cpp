@@ -101,6 +101,12 @@ std::vector<Include> includes_of(const std::vector<std::string>& lines) {
   return found;
 }
 
+// Does a line open the namespace of `folder`, or one inside it?
+bool opens_namespace_of(const std::string& folder, const std::string& line) {
+  const std::string opening = "namespace signalbox" + (folder == "base" ? "" : "::" + folder);
+  return line.starts_with(opening + " {") || line.starts_with(opening + "::");
+}
+
 // What is wrong with one file, one line each.
 std::vector<std::string> violations(const std::string& path, const std::vector<std::string>& lines) {
   std::vector<std::string> found;
@@ -125,6 +131,11 @@ std::vector<std::string> violations(const std::string& path, const std::vector<s
     if (!launch_allowed && std::regex_search(lines[n], raw_launch)) found.push_back(at + "<<<>>> or __shared__");
     if (!families_allowed && std::regex_search(lines[n], family)) found.push_back(at + "a family's name");
   }
+  // A namespace for each folder (base/namespaces.h); others are opened for forward declarations only.
+  const auto opens = [](const std::string& line) { return line.starts_with("namespace signalbox"); };
+  if (folder != "tests" && std::any_of(lines.begin(), lines.end(), opens) &&
+      std::none_of(lines.begin(), lines.end(), [&](const auto& line) { return opens_namespace_of(folder, line); }))
+    found.push_back(path + ": no namespace signalbox" + (folder == "base" ? "" : "::" + folder));
   // Tables are long because what they list is.
   const bool table = path.ends_with(".inc") || path.find("unicode_tables") != std::string::npos;
   if (lines.size() > max_lines && !table) found.push_back(path + ": " + std::to_string(lines.size()) + " lines");
@@ -259,7 +270,7 @@ TEST_CASE("each rule of eval's rooms can fail") {
   CHECK(n_wrong("eval/x.cpp", "eval/data/records.h") == 1);
 }
 
-TEST_CASE("the rules of device code, family names and lengths can fail") {
+TEST_CASE("the rules of device code, family names, namespaces and lengths can fail") {
   CHECK(violations("engine/x.cpp", {"#include <cuda_runtime.h>"}).size() == 1);
   CHECK(violations("kernels/shim/x.cpp", {"#include <cuda_runtime.h>"}).size() == 1);
   CHECK(violations("kernels/cpu/x.cpp", {"#include <cublas_v2.h>"}).size() == 1);
@@ -274,6 +285,11 @@ TEST_CASE("the rules of device code, family names and lengths can fail") {
   CHECK(violations("kernels/cuda/runtime.h", {"kernel<<<grid, block>>>();"}).empty());
   CHECK(violations("engine/x.cpp", {"// as Mixtral does"}).size() == 1);
   CHECK(violations("loaders/families/x.cpp", {"// as Mixtral does"}).empty());
+  CHECK(violations("engine/x.cpp", {"namespace signalbox::engine {"}).empty());
+  CHECK(violations("engine/x.h", {"namespace signalbox::json {", "namespace signalbox::engine::layers {"}).empty());
+  CHECK(violations("engine/x.cpp", {"namespace signalbox {"}).size() == 1);
+  CHECK(violations("probes/x.cpp", {"namespace signalbox::engine {"}).size() == 1);
+  CHECK(violations("base/x.h", {"namespace signalbox {"}).empty());
   CHECK(violations("engine/x.cpp", std::vector<std::string>(max_lines)).empty());
   CHECK(violations("engine/x.cpp", std::vector<std::string>(max_lines + 1)).size() == 1);
   CHECK(violations("kernels/cuda/x.cu", std::vector<std::string>(max_lines + 1)).size() == 1);

@@ -6,6 +6,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/namespaces.h"
 #include "eval/data/csv_records.h"
 #include "eval/data/prompt_template.h"
 

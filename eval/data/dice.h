@@ -8,6 +8,8 @@
 #include <utility>
 #include <vector>
 
+#include "base/namespaces.h"
+
 namespace signalbox::eval {
 
 class Dice {

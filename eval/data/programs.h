@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/json.h"
+#include "base/namespaces.h"
 #include "eval/data/records.h"
 #include "kernels/sampling.h"
 

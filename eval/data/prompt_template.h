@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/json.h"
+#include "base/namespaces.h"
 #include "engine/text.h"
 #include "eval/data/csv_records.h"
 

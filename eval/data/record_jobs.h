@@ -6,6 +6,7 @@
 #include <variant>
 #include <vector>
 
+#include "base/namespaces.h"
 #include "engine/session.h"
 #include "eval/data/records.h"
 

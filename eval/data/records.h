@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/json.h"
+#include "base/namespaces.h"
 #include "engine/encode.h"
 #include "engine/jobs.h"
 #include "probes/edits.h"

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "base/namespaces.h"
 #include "eval/data/csv_records.h"
 
 namespace signalbox::eval {

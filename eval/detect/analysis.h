@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/json.h"
+#include "base/namespaces.h"
 #include "eval/detect/risk_difference.h"
 #include "eval/routing/npmi.h"
 #include "eval/routing/trace_set.h"

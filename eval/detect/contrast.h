@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "base/namespaces.h"
 #include "eval/routing/trace_set.h"
 #include "eval/statistics/resampling.h"
 

@@ -6,6 +6,8 @@
 #include <span>
 #include <vector>
 
+#include "base/namespaces.h"
+
 namespace signalbox::eval {
 
 // Replicates that one call of a product takes.

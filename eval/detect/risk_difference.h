@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/json.h"
+#include "base/namespaces.h"
 #include "base/no_number.h"
 #include "eval/detect/contrast.h"
 

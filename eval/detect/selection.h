@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <vector>
 
+#include "base/namespaces.h"
 #include "eval/detect/risk_difference.h"
 
 namespace signalbox::eval {

@@ -2,6 +2,7 @@
 #pragma once
 #include <filesystem>
 
+#include "base/namespaces.h"
 #include "eval/experiment/schedule.h"
 #include "eval/findings/values.h"
 

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "base/namespaces.h"
 #include "eval/experiment/evaluate.h"
 #include "eval/experiment/experiment.h"
 #include "eval/findings/findings.h"

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/json.h"
+#include "base/namespaces.h"
 #include "probes/edit_spec.h"
 #include "probes/shape.h"
 

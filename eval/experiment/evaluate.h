@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/namespaces.h"
 #include "engine/session.h"
 #include "eval/data/records.h"
 #include "eval/findings/intervention.h"

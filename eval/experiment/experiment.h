@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "base/namespaces.h"
 #include "eval/data/records.h"
 #include "eval/experiment/spec.h"
 #include "eval/experiment/split.h"

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <string>
 
+#include "base/namespaces.h"
 #include "eval/findings/findings.h"
 
 namespace signalbox::eval {

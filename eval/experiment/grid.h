@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "base/json.h"
+#include "base/namespaces.h"
 #include "eval/findings/intervention.h"
 
 namespace signalbox::eval {

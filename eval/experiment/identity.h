@@ -3,6 +3,7 @@
 #include <string>
 
 #include "base/json.h"
+#include "base/namespaces.h"
 #include "eval/data/records.h"
 #include "eval/experiment/experiment.h"
 #include "eval/store/facts.h"

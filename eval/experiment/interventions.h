@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "base/namespaces.h"
 #include "eval/experiment/controls.h"
 #include "eval/experiment/spec.h"
 #include "eval/findings/intervention.h"

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <vector>
 
+#include "base/namespaces.h"
 #include "eval/findings/findings.h"
 #include "eval/statistics/resampling.h"
 

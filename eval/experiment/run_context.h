@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "base/namespaces.h"
 #include "eval/experiment/conduct.h"
 #include "eval/experiment/evaluate.h"
 #include "eval/experiment/interventions.h"

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "base/namespaces.h"
 #include "eval/experiment/interventions.h"
 #include "eval/experiment/spec.h"
 #include "probes/trace_schema.h"

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/json.h"
+#include "base/namespaces.h"
 #include "eval/data/programs.h"
 #include "eval/experiment/grid.h"
 #include "eval/score/scorer.h"

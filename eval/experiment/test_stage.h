@@ -1,5 +1,6 @@
 // The last stage of a run: every intervention, with its controls, over the tested records; then the findings.
 #pragma once
+#include "base/namespaces.h"
 #include "eval/experiment/interventions.h"
 #include "eval/experiment/run_context.h"
 

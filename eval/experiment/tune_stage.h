@@ -2,6 +2,7 @@
 #pragma once
 #include <optional>
 
+#include "base/namespaces.h"
 #include "eval/experiment/interventions.h"
 #include "eval/experiment/run_context.h"
 

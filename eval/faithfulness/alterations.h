@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/namespaces.h"
 #include "eval/faithfulness/names.h"
 
 namespace signalbox::eval {

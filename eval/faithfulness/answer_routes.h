@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "base/namespaces.h"
 #include "eval/routing/likeness.h"
 #include "probes/shape.h"
 #include "probes/sink.h"

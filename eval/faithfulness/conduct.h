@@ -7,6 +7,7 @@
 #include <string>
 
 #include "base/json.h"
+#include "base/namespaces.h"
 #include "engine/runner.h"
 #include "eval/faithfulness/findings.h"
 #include "eval/faithfulness/study.h"

@@ -6,6 +6,8 @@
 #include <string_view>
 #include <vector>
 
+#include "base/namespaces.h"
+
 namespace signalbox::eval {
 
 // Bytes [begin, end) of a text.

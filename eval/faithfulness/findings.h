@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/json.h"
+#include "base/namespaces.h"
 #include "eval/faithfulness/curves.h"
 #include "eval/faithfulness/study.h"
 

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "base/json.h"
+#include "base/namespaces.h"
 #include "eval/data/records.h"
 #include "eval/faithfulness/study.h"
 #include "eval/store/facts.h"

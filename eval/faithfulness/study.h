@@ -16,6 +16,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/namespaces.h"
 #include "engine/jobs.h"
 #include "eval/data/records.h"
 #include "eval/faithfulness/answer_routes.h"

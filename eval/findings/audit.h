@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "base/namespaces.h"
 #include "base/no_number.h"
 #include "eval/findings/findings.h"
 

@@ -3,6 +3,8 @@
 #include <string>
 #include <string_view>
 
+#include "base/namespaces.h"
+
 namespace signalbox::eval {
 
 // Decimals that show about three figures of numbers around `scale` (its absolute value): 3 for shares, fewer for large

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/json.h"
+#include "base/namespaces.h"
 
 namespace signalbox::eval {
 

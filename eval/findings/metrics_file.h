@@ -3,6 +3,7 @@
 #include <filesystem>
 
 #include "base/json.h"
+#include "base/namespaces.h"
 #include "eval/findings/findings.h"
 
 namespace signalbox::eval {

@@ -1,5 +1,6 @@
 // From the values of a run to its findings: the statistics.
 #pragma once
+#include "base/namespaces.h"
 #include "eval/findings/findings.h"
 #include "eval/findings/values.h"
 

@@ -7,6 +7,7 @@
 #include <variant>
 #include <vector>
 
+#include "base/namespaces.h"
 #include "eval/findings/findings.h"
 
 namespace signalbox::eval {

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "base/namespaces.h"
 #include "eval/findings/findings.h"
 #include "eval/findings/table.h"
 

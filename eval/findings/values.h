@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "base/namespaces.h"
 #include "eval/findings/intervention.h"
 #include "eval/statistics/resampling.h"
 

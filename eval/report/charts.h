@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/namespaces.h"
 #include "base/no_number.h"
 
 namespace signalbox::eval {

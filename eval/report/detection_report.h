@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/namespaces.h"
 #include "eval/findings/audit.h"
 
 namespace signalbox::eval {

@@ -5,6 +5,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/namespaces.h"
 #include "eval/findings/table.h"
 
 namespace signalbox::eval {

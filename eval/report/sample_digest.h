@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "base/namespaces.h"
+
 namespace signalbox::eval {
 
 struct TextCounts {

@@ -3,6 +3,7 @@
 #include <string>
 #include <vector>
 
+#include "base/namespaces.h"
 #include "eval/findings/findings.h"
 
 namespace signalbox::eval {

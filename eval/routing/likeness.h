@@ -8,6 +8,8 @@
 #include <optional>
 #include <span>
 
+#include "base/namespaces.h"
+
 namespace signalbox::eval {
 
 // One token's route at one layer: the expert of each slot, -1 = an unused slot, and their applied weights.

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "base/namespaces.h"
 #include "eval/routing/trace_set.h"
 
 namespace signalbox::eval {

@@ -11,6 +11,8 @@
 #include <string>
 #include <vector>
 
+#include "base/namespaces.h"
+
 namespace signalbox::eval {
 
 class TraceSet;

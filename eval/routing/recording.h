@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/json.h"
+#include "base/namespaces.h"
 #include "engine/runner.h"
 #include "eval/store/manifest.h"
 #include "probes/trace.h"

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/json.h"
+#include "base/namespaces.h"
 #include "eval/routing/profiles.h"
 #include "eval/statistics/resampling.h"
 

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "base/json.h"
+#include "base/namespaces.h"
 #include "engine/runner.h"
 #include "eval/data/programs.h"
 #include "eval/store/facts.h"

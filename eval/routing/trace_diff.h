@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/json.h"
+#include "base/namespaces.h"
 #include "eval/routing/likeness.h"
 #include "probes/trace.h"
 

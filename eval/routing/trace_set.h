@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/json.h"
+#include "base/namespaces.h"
 #include "probes/phase.h"
 #include "probes/trace.h"
 

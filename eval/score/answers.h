@@ -5,6 +5,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/namespaces.h"
 #include "eval/score/phrases.h"
 
 namespace signalbox::eval {

@@ -6,6 +6,8 @@
 #include <string_view>
 #include <vector>
 
+#include "base/namespaces.h"
+
 namespace signalbox::eval {
 
 inline constexpr const char* choice_rules_version = "choice 1";

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "base/namespaces.h"
 #include "eval/data/records.h"
 
 namespace signalbox::eval {

@@ -7,6 +7,8 @@
 #include <string_view>
 #include <vector>
 
+#include "base/namespaces.h"
+
 namespace signalbox::eval {
 
 // Words in lower case without apostrophes (don't -> dont, curly ones too); a comma or a colon is a word of its own,

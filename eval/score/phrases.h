@@ -6,6 +6,8 @@
 #include <utility>
 #include <vector>
 
+#include "base/namespaces.h"
+
 namespace signalbox::eval {
 
 inline constexpr const char* abstention_rules_version = "abstention 3";

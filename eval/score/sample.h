@@ -5,6 +5,8 @@
 #include <utility>
 #include <vector>
 
+#include "base/namespaces.h"
+
 namespace signalbox::eval {
 
 struct OptionScore {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/json.h"
+#include "base/namespaces.h"
 #include "eval/data/records.h"
 #include "eval/score/sample.h"
 

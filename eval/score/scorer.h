@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/namespaces.h"
 #include "eval/data/records.h"
 #include "eval/routing/likeness.h"
 #include "eval/score/sample.h"

@@ -6,6 +6,7 @@
 #include <string>
 #include <tuple>
 
+#include "base/namespaces.h"
 #include "eval/score/fields.h"
 #include "eval/score/scorer.h"
 

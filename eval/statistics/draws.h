@@ -8,6 +8,8 @@
 #include <span>
 #include <utility>
 
+#include "base/namespaces.h"
+
 namespace signalbox::eval {
 
 enum class Resampling : uint32_t { bootstrap = 1, signs = 2, permutation = 3 };

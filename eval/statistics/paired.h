@@ -7,6 +7,7 @@
 #include <span>
 #include <vector>
 
+#include "base/namespaces.h"
 #include "eval/statistics/resampling.h"
 
 namespace signalbox::eval {

@@ -6,6 +6,8 @@
 #include <span>
 #include <vector>
 
+#include "base/namespaces.h"
+
 namespace signalbox::eval {
 
 inline constexpr int64_t default_resamples = 10000;

@@ -4,6 +4,7 @@
 #include <optional>
 #include <string_view>
 
+#include "base/namespaces.h"
 #include "eval/store/journal.h"
 #include "eval/store/manifest.h"
 #include "eval/store/work_directory.h"

@@ -5,6 +5,7 @@
 #include <memory>
 #include <string_view>
 
+#include "base/namespaces.h"
 #include "eval/store/layout.h"
 #include "eval/store/line_log.h"
 

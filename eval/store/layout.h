@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "base/json.h"
+#include "base/namespaces.h"
 
 namespace signalbox::eval {
 

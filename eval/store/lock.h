@@ -2,6 +2,8 @@
 #pragma once
 #include <filesystem>
 
+#include "base/namespaces.h"
+
 namespace signalbox::eval {
 
 // Holds DIR/lock by flock(2): it ends with the process, however that ends. The file names the holder; it is removed on

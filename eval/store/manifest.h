@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/json.h"
+#include "base/namespaces.h"
 #include "eval/store/layout.h"
 #include "eval/store/shard.h"
 

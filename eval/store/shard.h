@@ -5,6 +5,8 @@
 #include <optional>
 #include <string>
 
+#include "base/namespaces.h"
+
 namespace signalbox::eval {
 
 // Has the records whose index in the data (after the split: in what is evaluated) is `index` mod `count`.

@@ -4,6 +4,7 @@
 #include <string>
 #include <string_view>
 
+#include "base/namespaces.h"
 #include "eval/store/lock.h"
 #include "eval/store/manifest.h"
 

@@ -2,7 +2,9 @@
 #pragma once
 #include <cstdint>
 
-namespace signalbox::cases {
+#include "base/namespaces.h"
+
+namespace signalbox::kernels::cases {
 
 struct Attention {
   int64_t n_heads, n_kv_heads, d_key, d_value, window, block_size;
@@ -30,4 +32,4 @@ inline constexpr Attention head_classes[] = {
     {4, 1, 264, 130, 20, 32, true, true, 1},
 };
 
-}  // namespace signalbox::cases
+}  // namespace signalbox::kernels::cases

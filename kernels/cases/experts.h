@@ -3,8 +3,9 @@
 #include <cstdint>
 
 #include "base/dtype.h"
+#include "base/namespaces.h"
 
-namespace signalbox::cases {
+namespace signalbox::kernels::cases {
 
 // n_tokens tokens choose n_slots of n_experts experts each. With `bias` the activation clamps, as in the models that
 // have biases. Rows of x, hidden and out lie `gap` elements further apart than they are long.
@@ -59,4 +60,4 @@ inline constexpr Experts experts[] = {
     {0, 4, 2, 16, 16, DType::bf16, false, Experts::spread, 0},
 };
 
-}  // namespace signalbox::cases
+}  // namespace signalbox::kernels::cases

@@ -5,7 +5,9 @@
 #include <utility>
 #include <vector>
 
-namespace signalbox::cases {
+#include "base/namespaces.h"
+
+namespace signalbox::kernels::cases {
 
 struct Measured {
   std::vector<int64_t> decode_rows, prefill_rows;  // of dense products; the output layer only sees the former
@@ -41,4 +43,4 @@ inline Measured measured_on_cpu() {
           .prompts = {{512, 1024}}};
 }
 
-}  // namespace signalbox::cases
+}  // namespace signalbox::kernels::cases

@@ -4,7 +4,9 @@
 #pragma once
 #include <cstdint>
 
-namespace signalbox::cases {
+#include "base/namespaces.h"
+
+namespace signalbox::kernels::cases {
 
 // out [m, n] = x [m, k] * w [n, k]^T + bias. Rows of x and out lie k + x_gap and n + out_gap elements apart.
 struct Product {
@@ -71,4 +73,4 @@ inline constexpr Latent latents[] = {
     {5, 4, 24, 8, 16, 128, 3},
 };
 
-}  // namespace signalbox::cases
+}  // namespace signalbox::kernels::cases

@@ -3,7 +3,9 @@
 #include <cstdint>
 #include <limits>
 
-namespace signalbox::cases {
+#include "base/namespaces.h"
+
+namespace signalbox::kernels::cases {
 
 // Rows of `cols` elements, gap elements apart.
 struct Rows {
@@ -24,4 +26,4 @@ inline constexpr float special_values[] = {std::numeric_limits<float>::quiet_NaN
                                            1e-40f,
                                            3e38f};
 
-}  // namespace signalbox::cases
+}  // namespace signalbox::kernels::cases

@@ -7,7 +7,7 @@
 
 #include "kernels/cpu/cpu_backend.h"
 
-namespace signalbox::cpu {
+namespace signalbox::kernels::cpu {
 
 namespace {
 
@@ -224,4 +224,4 @@ void CpuBackend::attention_pattern(Tensor pattern, Tensor q, const KvCache& cach
   });
 }
 
-}  // namespace signalbox::cpu
+}  // namespace signalbox::kernels::cpu

@@ -11,7 +11,7 @@
 #include "base/error.h"
 #include "kernels/cpu/isa.h"
 
-namespace signalbox {
+namespace signalbox::kernels {
 
 std::unique_ptr<Backend> make_cpu_backend(const CpuOptions& options) {
   int n_threads = options.n_threads;
@@ -146,4 +146,4 @@ void CpuBackend::edit_rows(Tensor x, std::span<const int32_t> rows, Tensor value
 }
 
 }  // namespace cpu
-}  // namespace signalbox
+}  // namespace signalbox::kernels

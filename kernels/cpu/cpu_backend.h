@@ -3,12 +3,13 @@
 #include <algorithm>
 #include <vector>
 
+#include "base/namespaces.h"
 #include "base/thread_pool.h"
 #include "kernels/backend.h"
 #include "kernels/cpu/isa_kernels.h"
 #include "kernels/cpu/scratch.h"
 
-namespace signalbox::cpu {
+namespace signalbox::kernels::cpu {
 
 // out = x w^T (+ bias), or with `up` hidden = activate(x w^T + bias) * (x up^T + up_bias).
 struct Task {
@@ -112,4 +113,4 @@ class CpuBackend final : public Backend {
 WeightRows weight_rows(const Matrix& w);
 ActivationArgs activation_args(const Activation& activation);
 
-}  // namespace signalbox::cpu
+}  // namespace signalbox::kernels::cpu

@@ -1,7 +1,7 @@
 // Routed experts: (token, slot) pairs grouped by expert, then one matrix product an expert over its rows.
 #include "kernels/cpu/cpu_backend.h"
 
-namespace signalbox::cpu {
+namespace signalbox::kernels::cpu {
 
 // A counting sort: stable, so that the order of rows never depends on threads.
 void CpuBackend::group_by_expert(const Route& route, int64_t n_tokens, int64_t n_experts) {
@@ -109,4 +109,4 @@ void CpuBackend::combine(Tensor out, Tensor expert_out, const Route& route, Tens
   });
 }
 
-}  // namespace signalbox::cpu
+}  // namespace signalbox::kernels::cpu

@@ -6,7 +6,7 @@
 
 #include "base/error.h"
 
-namespace signalbox::cpu {
+namespace signalbox::kernels::cpu {
 
 namespace {
 
@@ -65,4 +65,4 @@ const Kernels& choose_kernels(const std::string& name) {
   return kernels_scalar();
 }
 
-}  // namespace signalbox::cpu
+}  // namespace signalbox::kernels::cpu

@@ -2,9 +2,10 @@
 #pragma once
 #include <string>
 
+#include "base/namespaces.h"
 #include "kernels/cpu/isa_kernels.h"
 
-namespace signalbox::cpu {
+namespace signalbox::kernels::cpu {
 
 // True when processor and operating system support "scalar", "avx2" or "avx512" kernels.
 bool has_isa(const std::string& name);
@@ -12,4 +13,4 @@ bool has_isa(const std::string& name);
 // The kernels for auto | scalar | avx2 | avx512. Throws Error naming --isa when the machine or the build lacks them.
 const Kernels& choose_kernels(const std::string& name);
 
-}  // namespace signalbox::cpu
+}  // namespace signalbox::kernels::cpu

@@ -6,7 +6,9 @@
 #pragma once
 #include <cstdint>
 
-namespace signalbox::cpu {
+#include "base/namespaces.h"
+
+namespace signalbox::kernels::cpu {
 
 enum class WeightType : int32_t { f32, f16, bf16, mxfp4 };
 
@@ -116,4 +118,4 @@ const Kernels& kernels_scalar();
 const Kernels& kernels_avx2();
 const Kernels& kernels_avx512();
 
-}  // namespace signalbox::cpu
+}  // namespace signalbox::kernels::cpu

@@ -3,11 +3,11 @@
 #endif
 #include "kernels/cpu/kernels.inc"
 
-namespace signalbox::cpu {
+namespace signalbox::kernels::cpu {
 
 const Kernels& kernels_avx2() {
   static constexpr Kernels kernels = make_kernels("avx2");
   return kernels;
 }
 
-}  // namespace signalbox::cpu
+}  // namespace signalbox::kernels::cpu

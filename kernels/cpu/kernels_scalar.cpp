@@ -1,10 +1,10 @@
 #include "kernels/cpu/kernels.inc"
 
-namespace signalbox::cpu {
+namespace signalbox::kernels::cpu {
 
 const Kernels& kernels_scalar() {
   static constexpr Kernels kernels = make_kernels("scalar");
   return kernels;
 }
 
-}  // namespace signalbox::cpu
+}  // namespace signalbox::kernels::cpu

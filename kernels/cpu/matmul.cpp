@@ -2,7 +2,7 @@
 #include "base/error.h"
 #include "kernels/cpu/cpu_backend.h"
 
-namespace signalbox::cpu {
+namespace signalbox::kernels::cpu {
 
 namespace {
 
@@ -184,4 +184,4 @@ void CpuBackend::mla_absorb(Tensor out, Tensor q, const Matrix& kv_b, int64_t n_
   }
 }
 
-}  // namespace signalbox::cpu
+}  // namespace signalbox::kernels::cpu

@@ -9,7 +9,7 @@
 #include "kernels/cpu/router_stages.h"
 #include "kernels/router_steps.h"
 
-namespace signalbox::cpu {
+namespace signalbox::kernels::cpu {
 
 namespace {
 
@@ -242,4 +242,4 @@ void CpuBackend::route(const Route& out, Tensor logits, Tensor x, const Matrix& 
   });
 }
 
-}  // namespace signalbox::cpu
+}  // namespace signalbox::kernels::cpu

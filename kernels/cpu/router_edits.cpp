@@ -8,7 +8,7 @@
 #include "kernels/random.h"
 #include "kernels/router_steps.h"
 
-namespace signalbox::cpu {
+namespace signalbox::kernels::cpu {
 
 namespace {
 
@@ -376,4 +376,4 @@ void apply_program(EditedToken& token, RouterWorkspace& workspace, const Router&
   edits.scale();
 }
 
-}  // namespace signalbox::cpu
+}  // namespace signalbox::kernels::cpu

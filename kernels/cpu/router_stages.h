@@ -4,9 +4,10 @@
 #include <cstdint>
 #include <vector>
 
+#include "base/namespaces.h"
 #include "kernels/router.h"
 
-namespace signalbox::cpu {
+namespace signalbox::kernels::cpu {
 
 // What a row of logits says about every expert.
 struct Scored {
@@ -61,4 +62,4 @@ struct RouterWorkspace {
 void apply_program(EditedToken& token, RouterWorkspace& workspace, const Router& router, const float* selection_bias,
                    const RouterProgram& program);
 
-}  // namespace signalbox::cpu
+}  // namespace signalbox::kernels::cpu

@@ -9,7 +9,7 @@
 #include "kernels/logits.h"
 #include "kernels/random.h"
 
-namespace signalbox::cpu {
+namespace signalbox::kernels::cpu {
 
 namespace {
 
@@ -85,4 +85,4 @@ void CpuBackend::compare_logits(double* divergence, int32_t* same_top, Tensor lo
   });
 }
 
-}  // namespace signalbox::cpu
+}  // namespace signalbox::kernels::cpu

@@ -5,7 +5,9 @@
 #include <memory>
 #include <new>
 
-namespace signalbox::cpu {
+#include "base/namespaces.h"
+
+namespace signalbox::kernels::cpu {
 
 class Scratch {
  public:
@@ -31,4 +33,4 @@ class Scratch {
   int64_t capacity_ = 0;
 };
 
-}  // namespace signalbox::cpu
+}  // namespace signalbox::kernels::cpu

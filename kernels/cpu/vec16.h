@@ -11,11 +11,13 @@
 #endif
 #if defined(__AVX2__)
 #include <immintrin.h>
+
+#include "base/namespaces.h"
 #else
 #include "base/half.h"  // compiled without the flags of an instruction set: other files share these functions
 #endif
 
-namespace signalbox::cpu {
+namespace signalbox::kernels::cpu {
 namespace {
 
 inline uint32_t float_bits(float x) {
@@ -355,4 +357,4 @@ inline Vec exp(const Vec& x) {
 }
 
 }  // namespace
-}  // namespace signalbox::cpu
+}  // namespace signalbox::kernels::cpu

@@ -1,8 +1,9 @@
 // The activation of gated feed-forward blocks.
 #pragma once
+#include "base/namespaces.h"
 #include "kernels/cuda/device.h"
 
-namespace signalbox::DEVICE_SPACE {
+namespace signalbox::kernels::DEVICE_SPACE {
 
 // hidden = activate(gate) * up. NaN stays NaN.
 __device__ inline float activate(const Activation& activation, float gate, float up) {
@@ -13,4 +14,4 @@ __device__ inline float activate(const Activation& activation, float gate, float
   return g * (1.f / (1.f + expf(-activation.alpha * g))) * (u + 1.f);
 }
 
-}  // namespace signalbox::DEVICE_SPACE
+}  // namespace signalbox::kernels::DEVICE_SPACE

@@ -8,7 +8,7 @@
 #include "kernels/cuda/attention_kernel.h"
 #include "kernels/cuda/cuda_backend.h"
 
-namespace signalbox::DEVICE_SPACE {
+namespace signalbox::kernels::DEVICE_SPACE {
 
 namespace {
 
@@ -173,4 +173,4 @@ void CudaBackend::attention(Tensor out, Tensor q, const KvCache& cache, const Ba
   kernels->launch(large, args, n_tokens, params.n_kv_heads, tiles_a_launch, parts, stream_);
 }
 
-}  // namespace signalbox::DEVICE_SPACE
+}  // namespace signalbox::kernels::DEVICE_SPACE

@@ -10,9 +10,10 @@
 // multiples of split_keys and are merged in ascending order. So tiles of 16 and of 64 rows give the same bits, and so
 // does any company in a tile.
 #pragma once
+#include "base/namespaces.h"
 #include "kernels/cuda/device.h"
 
-namespace signalbox::DEVICE_SPACE {
+namespace signalbox::kernels::DEVICE_SPACE {
 
 namespace {
 
@@ -565,4 +566,4 @@ __global__ void __launch_bounds__(128) merge_parts(AttendArgs a, int n_heads, in
 }
 
 }  // namespace
-}  // namespace signalbox::DEVICE_SPACE
+}  // namespace signalbox::kernels::DEVICE_SPACE

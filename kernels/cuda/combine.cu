@@ -1,7 +1,7 @@
 // The weighted sum of what a token's experts gave.
 #include "kernels/cuda/cuda_backend.h"
 
-namespace signalbox::DEVICE_SPACE {
+namespace signalbox::kernels::DEVICE_SPACE {
 
 namespace {
 
@@ -83,4 +83,4 @@ void CudaBackend::combine(Tensor out, Tensor expert_out, const Route& route, Ten
          shared.stride, out.rows, out.cols);
 }
 
-}  // namespace signalbox::DEVICE_SPACE
+}  // namespace signalbox::kernels::DEVICE_SPACE

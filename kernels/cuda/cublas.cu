@@ -9,7 +9,7 @@
 #include <mutex>
 #endif
 
-namespace signalbox::DEVICE_SPACE {
+namespace signalbox::kernels::DEVICE_SPACE {
 
 #if defined(SIGNALBOX_CUBLAS)
 
@@ -117,4 +117,4 @@ bool cublas_matmul(Stream, Tensor, Tensor, const Matrix&, bool) { return false; 
 
 #endif
 
-}  // namespace signalbox::DEVICE_SPACE
+}  // namespace signalbox::kernels::DEVICE_SPACE

@@ -1,8 +1,9 @@
 // cuBLAS for large dense products, loaded when first asked for. Without the library nothing here does anything.
 #pragma once
+#include "base/namespaces.h"
 #include "kernels/cuda/runtime.h"
 
-namespace signalbox::DEVICE_SPACE {
+namespace signalbox::kernels::DEVICE_SPACE {
 
 #if defined(SIGNALBOX_SHIM)
 
@@ -19,4 +20,4 @@ bool cublas_matmul(Stream stream, Tensor out, Tensor x, const Matrix& w, bool ac
 
 #endif
 
-}  // namespace signalbox::DEVICE_SPACE
+}  // namespace signalbox::kernels::DEVICE_SPACE

@@ -7,7 +7,7 @@
 #include "kernels/cuda/cublas.h"
 #include "kernels/cuda/cuda_backend.h"
 
-namespace signalbox::DEVICE_SPACE {
+namespace signalbox::kernels::DEVICE_SPACE {
 
 namespace {
 
@@ -260,4 +260,4 @@ void CudaBackend::forget_graphs() {
   state_->graphs.clear();
 }
 
-}  // namespace signalbox::DEVICE_SPACE
+}  // namespace signalbox::kernels::DEVICE_SPACE

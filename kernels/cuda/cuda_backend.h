@@ -9,11 +9,12 @@
 #include <string>
 #include <vector>
 
+#include "base/namespaces.h"
 #include "kernels/backend.h"
 #include "kernels/cuda/runtime.h"
 #include "kernels/cuda/tile_map.h"
 
-namespace signalbox::DEVICE_SPACE {
+namespace signalbox::kernels::DEVICE_SPACE {
 
 // Weights of routed experts, one block of memory a kind.
 struct ExpertBlock final : PackedExperts {
@@ -141,4 +142,4 @@ class CudaBackend final : public Backend {
   TileMapKey map_key_;  // what the tile map in scratch memory was made of
 };
 
-}  // namespace signalbox::DEVICE_SPACE
+}  // namespace signalbox::kernels::DEVICE_SPACE

@@ -2,7 +2,7 @@
 // and nothing else of CUDA, so that the same sources compile against kernels/shim, which runs them on the host.
 //
 // Rules that make that work:
-//  - code lives in namespace signalbox::DEVICE_SPACE (cuda or shim), kernels are launched by launch(), never <<<>>>;
+//  - code lives in namespace kernels::DEVICE_SPACE (cuda or shim), kernels are launched by launch(), never <<<>>>;
 //  - shared memory comes from SharedMemory::take, in the same order in every thread; no __shared__ variables;
 //  - blocks never wait for other blocks ("the last block finishes" is fine);
 //  - all 32 lanes of a warp take part in shuffles, votes, ldmatrix and mma.
@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "base/namespaces.h"
 #include "kernels/backend.h"
 
 #if defined(SIGNALBOX_SHIM)
@@ -19,7 +20,7 @@
 #include <cuda_runtime.h>
 #endif
 
-namespace signalbox::DEVICE_SPACE {
+namespace signalbox::kernels::DEVICE_SPACE {
 
 constexpr int warp_size = 32;
 constexpr unsigned all_lanes = 0xffffffffu;
@@ -199,4 +200,4 @@ __device__ inline float block_sum(float x, float* scratch) {
 __host__ __device__ constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 __host__ __device__ constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
-}  // namespace signalbox::DEVICE_SPACE
+}  // namespace signalbox::kernels::DEVICE_SPACE

@@ -6,7 +6,7 @@
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/rows.h"
 
-namespace signalbox::DEVICE_SPACE {
+namespace signalbox::kernels::DEVICE_SPACE {
 
 namespace {
 
@@ -322,4 +322,4 @@ void CudaBackend::edit_rows(Tensor x, std::span<const int32_t> rows, Tensor valu
   }
 }
 
-}  // namespace signalbox::DEVICE_SPACE
+}  // namespace signalbox::kernels::DEVICE_SPACE

@@ -4,7 +4,7 @@
 #include "kernels/cuda/tile_gemm.h"
 #include "kernels/cuda/tile_map.h"
 
-namespace signalbox::DEVICE_SPACE {
+namespace signalbox::kernels::DEVICE_SPACE {
 
 namespace {
 
@@ -113,4 +113,4 @@ void CudaBackend::experts_out(Tensor out, Tensor hidden, const Route& route, int
   run_tile_gemm(stream_, "experts_out", g, mxfp4 ? Weights::mxfp4 : Weights::rows, false, size);
 }
 
-}  // namespace signalbox::DEVICE_SPACE
+}  // namespace signalbox::kernels::DEVICE_SPACE

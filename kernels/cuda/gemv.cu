@@ -5,7 +5,7 @@
 #include "kernels/cuda/gemv.h"
 #include "kernels/cuda/gemv_tile.h"
 
-namespace signalbox::DEVICE_SPACE {
+namespace signalbox::kernels::DEVICE_SPACE {
 
 namespace {
 
@@ -224,4 +224,4 @@ void gemv_mla_absorb(Stream stream, Tensor out, Tensor q, const Matrix& kv_b, in
   }
 }
 
-}  // namespace signalbox::DEVICE_SPACE
+}  // namespace signalbox::kernels::DEVICE_SPACE

@@ -7,9 +7,10 @@
 #pragma once
 #include <span>
 
+#include "base/namespaces.h"
 #include "kernels/cuda/cuda_backend.h"
 
-namespace signalbox::DEVICE_SPACE {
+namespace signalbox::kernels::DEVICE_SPACE {
 
 // Rows of x that these functions take at most. No rows are no work.
 constexpr int64_t gemv_max_tokens = 8;
@@ -32,4 +33,4 @@ void gemv_mla_absorb(Stream stream, Tensor out, Tensor q, const Matrix& kv_b, in
 void gemv_mla_expand(Stream stream, Tensor out, Tensor latent, const Matrix& kv_b, int64_t n_heads, int64_t d_nope,
                      int64_t d_value);
 
-}  // namespace signalbox::DEVICE_SPACE
+}  // namespace signalbox::kernels::DEVICE_SPACE

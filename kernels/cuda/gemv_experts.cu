@@ -5,7 +5,7 @@
 #include "kernels/cuda/gemv.h"
 #include "kernels/cuda/gemv_tile.h"
 
-namespace signalbox::DEVICE_SPACE {
+namespace signalbox::kernels::DEVICE_SPACE {
 
 namespace {
 
@@ -156,4 +156,4 @@ void gemv_experts_out(Stream stream, Tensor out, Tensor hidden, const Route& rou
          static_cast<int>(experts.d_ff));
 }
 
-}  // namespace signalbox::DEVICE_SPACE
+}  // namespace signalbox::kernels::DEVICE_SPACE

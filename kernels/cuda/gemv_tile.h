@@ -9,10 +9,11 @@
 // 2 quad + 1. Rows of weights and columns that do not exist are given the address of one that does, and their sums are
 // dropped.
 #pragma once
+#include "base/namespaces.h"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/mxfp4.h"
 
-namespace signalbox::DEVICE_SPACE {
+namespace signalbox::kernels::DEVICE_SPACE {
 
 constexpr int gemv_rows = 16;      // of weights, a block
 constexpr int gemv_columns = 8;    // rows of x, a block
@@ -171,4 +172,4 @@ __device__ inline bool gather_sums(float (&sums)[4]) {
   return true;
 }
 
-}  // namespace signalbox::DEVICE_SPACE
+}  // namespace signalbox::kernels::DEVICE_SPACE

@@ -4,7 +4,7 @@
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/rows.h"
 
-namespace signalbox::DEVICE_SPACE {
+namespace signalbox::kernels::DEVICE_SPACE {
 
 namespace {
 
@@ -331,4 +331,4 @@ void CudaBackend::prepare_latent(Tensor q, Tensor kv, const LatentArgs& args, co
          task);
 }
 
-}  // namespace signalbox::DEVICE_SPACE
+}  // namespace signalbox::kernels::DEVICE_SPACE

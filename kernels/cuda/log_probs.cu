@@ -4,7 +4,7 @@
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/logit_rows.h"
 
-namespace signalbox::DEVICE_SPACE {
+namespace signalbox::kernels::DEVICE_SPACE {
 
 namespace {
 
@@ -144,4 +144,4 @@ void CudaBackend::compare_logits(double* divergence, int32_t* same_top, Tensor l
          RowPlace{reference.data, reference.stride, wide_rows(reference)}, logits.cols);
 }
 
-}  // namespace signalbox::DEVICE_SPACE
+}  // namespace signalbox::kernels::DEVICE_SPACE

@@ -1,8 +1,9 @@
 // Reading rows of logits: in order of size, and shared out to the threads of a block.
 #pragma once
+#include "base/namespaces.h"
 #include "kernels/cuda/rows.h"
 
-namespace signalbox::DEVICE_SPACE {
+namespace signalbox::kernels::DEVICE_SPACE {
 
 // Ascending like the float; -0 is 0.
 __device__ inline uint32_t order_key(float z) {
@@ -26,4 +27,4 @@ __device__ inline void visit(const float* row, int64_t first, int64_t last, bool
 // The largest logit and its lowest id as one number: key high, ~id low. 0: no logits; all ones: a NaN.
 constexpr uint64_t has_nan = ~uint64_t{0};
 
-}  // namespace signalbox::DEVICE_SPACE
+}  // namespace signalbox::kernels::DEVICE_SPACE

@@ -5,7 +5,7 @@
 #include "kernels/cuda/operand.h"
 #include "kernels/cuda/tile_gemm.h"
 
-namespace signalbox::DEVICE_SPACE {
+namespace signalbox::kernels::DEVICE_SPACE {
 
 namespace {
 
@@ -188,4 +188,4 @@ void CudaBackend::mla_expand(Tensor out, Tensor latent, const Matrix& kv_b, int6
   run_tile_gemm(stream_, "mla_expand", g, Weights::rows, false, tile_size(g.m, g.n, n_heads, info_.n_processors));
 }
 
-}  // namespace signalbox::DEVICE_SPACE
+}  // namespace signalbox::kernels::DEVICE_SPACE

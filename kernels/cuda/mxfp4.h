@@ -10,9 +10,10 @@
 // eem at bits 8..6 of a bf16 is its value times 2^-126, the subnormal 0.5 included; one product with a power of two
 // makes it the weight. Sixteen bytes are one block of 32 values with one scale.
 #pragma once
+#include "base/namespaces.h"
 #include "kernels/cuda/device.h"
 
-namespace signalbox::DEVICE_SPACE {
+namespace signalbox::kernels::DEVICE_SPACE {
 
 // Eight values in their stored order, value i at bits 4i..4i+3, to the order above.
 __host__ __device__ inline uint32_t pack_mxfp4(uint32_t nibbles) {
@@ -56,4 +57,4 @@ __device__ inline void unpack_mxfp4(uint32_t word, uint8_t scale, uint32_t (&pai
   }
 }
 
-}  // namespace signalbox::DEVICE_SPACE
+}  // namespace signalbox::kernels::DEVICE_SPACE

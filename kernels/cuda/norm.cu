@@ -4,7 +4,7 @@
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/rows.h"
 
-namespace signalbox::DEVICE_SPACE {
+namespace signalbox::kernels::DEVICE_SPACE {
 
 namespace {
 
@@ -115,4 +115,4 @@ void CudaBackend::add_rmsnorm(Tensor x, Tensor delta, Tensor h, Vector weight, f
   launch_norm("add_rmsnorm", h, x, delta, weight, eps, stream_);
 }
 
-}  // namespace signalbox::DEVICE_SPACE
+}  // namespace signalbox::kernels::DEVICE_SPACE

@@ -1,8 +1,9 @@
 // Operands as the tiles want them.
 #pragma once
+#include "base/namespaces.h"
 #include "kernels/cuda/runtime.h"
 
-namespace signalbox::DEVICE_SPACE {
+namespace signalbox::kernels::DEVICE_SPACE {
 
 // Rows of x start at addresses of 16 bytes, so that asynchronous copies can read it in place. `step`: elements from one
 // part of a row that is read by itself to the next.
@@ -15,4 +16,4 @@ inline bool is_aligned_operand(Tensor x, int64_t step = 8) {
 void copy_operand(Stream stream, bf16* to, int64_t part_stride, Tensor x, int64_t n_parts, int64_t from_step,
                   int64_t count);
 
-}  // namespace signalbox::DEVICE_SPACE
+}  // namespace signalbox::kernels::DEVICE_SPACE

@@ -11,7 +11,7 @@
 #include "kernels/cuda/router_logits.h"
 #include "kernels/cuda/router_token.h"
 
-namespace signalbox::DEVICE_SPACE {
+namespace signalbox::kernels::DEVICE_SPACE {
 
 namespace {
 
@@ -233,4 +233,4 @@ void CudaBackend::route(const Route& out, Tensor logits, Tensor x, const Matrix&
   for_variant(edited, [&](auto edits) { launch_route_tokens<edits.value>(args, workspace, n_blocks, stream_); });
 }
 
-}  // namespace signalbox::DEVICE_SPACE
+}  // namespace signalbox::kernels::DEVICE_SPACE

@@ -1,6 +1,7 @@
 // Edits of a token's route by one warp, as kernels/cpu/router_edits.cpp defines them: (1) logits, (2) selection,
 // (3) route, (4) weights, (5) scales. All lanes go through the steps together; what a step decides is the same in each.
 #pragma once
+#include "base/namespaces.h"
 #include "kernels/cuda/router_token.h"
 #include "kernels/random.h"
 #include "kernels/router_steps.h"
@@ -11,7 +12,7 @@
 #define SIGNALBOX_CALLED __noinline__
 #endif
 
-namespace signalbox::DEVICE_SPACE {
+namespace signalbox::kernels::DEVICE_SPACE {
 
 namespace {
 
@@ -505,4 +506,4 @@ class Edits {
 
 }  // namespace
 
-}  // namespace signalbox::DEVICE_SPACE
+}  // namespace signalbox::kernels::DEVICE_SPACE

@@ -1,8 +1,9 @@
 // The router's matrix product, logits = x router^T + bias, for few tokens and for many.
 #pragma once
+#include "base/namespaces.h"
 #include "kernels/cuda/device.h"
 
-namespace signalbox::DEVICE_SPACE {
+namespace signalbox::kernels::DEVICE_SPACE {
 
 namespace {
 
@@ -253,4 +254,4 @@ inline void launch_tile_logits(const LogitsArgs& a, Stream stream) {
 
 }  // namespace
 
-}  // namespace signalbox::DEVICE_SPACE
+}  // namespace signalbox::kernels::DEVICE_SPACE

@@ -5,9 +5,10 @@
 #pragma once
 #include <limits>
 
+#include "base/namespaces.h"
 #include "kernels/cuda/device.h"
 
-namespace signalbox::DEVICE_SPACE {
+namespace signalbox::kernels::DEVICE_SPACE {
 
 namespace {
 
@@ -388,4 +389,4 @@ __device__ inline void write_route(const RouteArgs& args, int64_t t, const Token
 
 }  // namespace
 
-}  // namespace signalbox::DEVICE_SPACE
+}  // namespace signalbox::kernels::DEVICE_SPACE

@@ -1,9 +1,10 @@
 // Rows of activations, four elements a thread at a time, and the arithmetic that norms and heads share: a span of ops
 // gives the bits of the ops it stands for.
 #pragma once
+#include "base/namespaces.h"
 #include "kernels/cuda/device.h"
 
-namespace signalbox::DEVICE_SPACE {
+namespace signalbox::kernels::DEVICE_SPACE {
 
 // `wide` says that the address of each group is aligned for one access of the whole group; else elements are taken one
 // by one, in the same places, so that alignment never changes a result.
@@ -98,4 +99,4 @@ __device__ inline float inverse_root(float squares, int64_t n, float eps) {
   return 1.f / sqrtf(squares / static_cast<float>(n) + eps);
 }
 
-}  // namespace signalbox::DEVICE_SPACE
+}  // namespace signalbox::kernels::DEVICE_SPACE

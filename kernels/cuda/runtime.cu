@@ -10,7 +10,7 @@
 #define SIGNALBOX_GPU_ARCHITECTURES "others"
 #endif
 
-namespace signalbox::cuda {
+namespace signalbox::kernels::cuda {
 
 namespace {
 
@@ -311,4 +311,4 @@ void allow_shared_memory(const void* kernel, size_t bytes, const char* name) {
   most = bytes;
 }
 
-}  // namespace signalbox::cuda
+}  // namespace signalbox::kernels::cuda

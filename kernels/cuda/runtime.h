@@ -8,9 +8,10 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/namespaces.h"
 #include "kernels/cuda/device.h"
 
-namespace signalbox::DEVICE_SPACE {
+namespace signalbox::kernels::DEVICE_SPACE {
 
 // A queue of work. Copies and kernels of one stream happen in order.
 #if defined(SIGNALBOX_SHIM)
@@ -115,4 +116,4 @@ void launch(const char* name, void (*kernel)(P...), dim3 grid, dim3 block, size_
 
 #endif
 
-}  // namespace signalbox::DEVICE_SPACE
+}  // namespace signalbox::kernels::DEVICE_SPACE

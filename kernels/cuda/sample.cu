@@ -17,7 +17,7 @@
 #include "kernels/cuda/logit_rows.h"
 #include "kernels/random.h"
 
-namespace signalbox::DEVICE_SPACE {
+namespace signalbox::kernels::DEVICE_SPACE {
 
 namespace {
 
@@ -502,4 +502,4 @@ void CudaBackend::sample(int32_t* ids, Tensor logits, const SampleParams* params
          ids, logits.data, params, extremes, counts, masses, chunks);
 }
 
-}  // namespace signalbox::DEVICE_SPACE
+}  // namespace signalbox::kernels::DEVICE_SPACE

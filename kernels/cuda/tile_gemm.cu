@@ -1,6 +1,6 @@
 #include "kernels/cuda/tile_gemm_kernel.h"
 
-namespace signalbox::DEVICE_SPACE {
+namespace signalbox::kernels::DEVICE_SPACE {
 
 // Large tiles read each operand least often, but only pay if there are enough of them for all processors; with few rows
 // the weights are read once in any size, and many small tiles keep more reads under way.
@@ -49,4 +49,4 @@ void run_tile_gemm(Stream stream, const char* name, TileGemm g, Weights weights,
   }
 }
 
-}  // namespace signalbox::DEVICE_SPACE
+}  // namespace signalbox::kernels::DEVICE_SPACE

@@ -8,9 +8,10 @@
 // sizes of tiles. So its bits do not depend on the size, on other rows or on the row's place: the invariant mode may
 // choose sizes freely.
 #pragma once
+#include "base/namespaces.h"
 #include "kernels/cuda/runtime.h"
 
-namespace signalbox::DEVICE_SPACE {
+namespace signalbox::kernels::DEVICE_SPACE {
 
 // A product as the kernel sees it. Strides count elements. A "batch" is a head, or an expert of a routed product.
 struct TileGemm {
@@ -64,4 +65,4 @@ TileSize expert_tile_size(int64_t n_pairs, int64_t n_experts);
 
 void run_tile_gemm(Stream stream, const char* name, TileGemm g, Weights weights, bool gated, TileSize size);
 
-}  // namespace signalbox::DEVICE_SPACE
+}  // namespace signalbox::kernels::DEVICE_SPACE

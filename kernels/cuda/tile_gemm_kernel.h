@@ -1,10 +1,11 @@
 // The kernel of tile_gemm.h.
 #pragma once
+#include "base/namespaces.h"
 #include "kernels/cuda/activation.h"
 #include "kernels/cuda/mxfp4.h"
 #include "kernels/cuda/tile_gemm.h"
 
-namespace signalbox::DEVICE_SPACE {
+namespace signalbox::kernels::DEVICE_SPACE {
 
 namespace {
 
@@ -399,4 +400,4 @@ void launch_tile_gemm(Stream stream, const char* name, TileGemm g) {
 
 }  // namespace
 
-}  // namespace signalbox::DEVICE_SPACE
+}  // namespace signalbox::kernels::DEVICE_SPACE

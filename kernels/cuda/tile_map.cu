@@ -2,7 +2,7 @@
 // take three: counts of each chunk, their prefix sums, and the placing of each chunk.
 #include "kernels/cuda/tile_map.h"
 
-namespace signalbox::DEVICE_SPACE {
+namespace signalbox::kernels::DEVICE_SPACE {
 
 namespace {
 
@@ -218,4 +218,4 @@ void build_tile_map(Stream stream, const TileMap& map, const TileMapKey& key, co
          stream, map, key.ids, n_pairs, key.n_experts);
 }
 
-}  // namespace signalbox::DEVICE_SPACE
+}  // namespace signalbox::kernels::DEVICE_SPACE

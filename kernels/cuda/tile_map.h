@@ -1,8 +1,9 @@
 // Which rows which block of a routed product makes, worked out on the device from a route.
 #pragma once
+#include "base/namespaces.h"
 #include "kernels/cuda/runtime.h"
 
-namespace signalbox::DEVICE_SPACE {
+namespace signalbox::kernels::DEVICE_SPACE {
 
 // Pairs (token, slot) = token * n_slots + slot in the order of their experts, ascending within an expert; unused pairs
 // (id -1) last, as those of expert n_experts. Every tile covers up to rows_a_tile neighbouring pairs of one expert.
@@ -29,4 +30,4 @@ TileMap tile_map_at(void* memory, const TileMapKey& key);
 // Makes the map. With `banned` [n_tokens, n_experts] and `leaks`, counts there the pairs whose expert is banned.
 void build_tile_map(Stream stream, const TileMap& map, const TileMapKey& key, const uint8_t* banned, uint64_t* leaks);
 
-}  // namespace signalbox::DEVICE_SPACE
+}  // namespace signalbox::kernels::DEVICE_SPACE

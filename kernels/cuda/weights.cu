@@ -8,7 +8,7 @@
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/mxfp4.h"
 
-namespace signalbox::DEVICE_SPACE {
+namespace signalbox::kernels::DEVICE_SPACE {
 
 namespace {
 
@@ -397,4 +397,4 @@ std::shared_ptr<const PackedExperts> CudaBackend::pack_experts(const ExpertMatri
   return block;
 }
 
-}  // namespace signalbox::DEVICE_SPACE
+}  // namespace signalbox::kernels::DEVICE_SPACE

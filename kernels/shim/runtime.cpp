@@ -165,7 +165,7 @@ bool is_memory(const void* p, size_t bytes) {
 
 }  // namespace simt
 
-namespace signalbox::shim {
+namespace signalbox::kernels::shim {
 
 namespace {
 
@@ -286,4 +286,4 @@ void Graph::launch(Stream stream) {
 
 void check_launch(const char*) {}
 
-}  // namespace signalbox::shim
+}  // namespace signalbox::kernels::shim

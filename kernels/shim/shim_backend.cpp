@@ -2,10 +2,10 @@
 
 #include "kernels/cuda/cuda_backend.h"
 
-namespace signalbox {
+namespace signalbox::kernels {
 
 std::unique_ptr<Backend> make_shim_backend(const CudaOptions& options) {
   return std::make_unique<shim::CudaBackend>(options);
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::kernels

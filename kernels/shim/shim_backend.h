@@ -2,10 +2,11 @@
 #pragma once
 #include <memory>
 
+#include "base/namespaces.h"
 #include "kernels/backend.h"
 
-namespace signalbox {
+namespace signalbox::kernels {
 
 std::unique_ptr<Backend> make_shim_backend(const CudaOptions& options);
 
-}  // namespace signalbox
+}  // namespace signalbox::kernels

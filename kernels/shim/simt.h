@@ -20,6 +20,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/namespaces.h"
 #include "kernels/shim/simt_order.h"
 
 #define __global__
@@ -403,7 +404,7 @@ inline unsigned atomicInc(unsigned* p, unsigned limit) {
   return ::simt::atomic(p, [limit](unsigned old) { return old >= limit ? 0u : old + 1; });
 }
 
-namespace signalbox::shim {
+namespace signalbox::kernels::shim {
 
 template <class T>
 T min(T a, std::type_identity_t<T> b) {
@@ -440,4 +441,4 @@ inline uint4 load_streaming(const void* p) {
   return v;
 }
 
-}  // namespace signalbox::shim
+}  // namespace signalbox::kernels::shim

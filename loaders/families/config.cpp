@@ -6,7 +6,7 @@
 
 #include "base/text.h"
 
-namespace signalbox::families {
+namespace signalbox::loaders::families {
 
 namespace {
 
@@ -278,4 +278,4 @@ Router read_router_sizes(const Config& config, std::string_view experts_key) {
   return router;
 }
 
-}  // namespace signalbox::families
+}  // namespace signalbox::loaders::families

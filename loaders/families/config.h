@@ -9,9 +9,10 @@
 #include <vector>
 
 #include "base/json.h"
+#include "base/namespaces.h"
 #include "engine/model.h"
 
-namespace signalbox::families {
+namespace signalbox::loaders::families {
 
 // Keys of config.json, checked. Every accessor throws an Error that names the file and the key.
 class Config {
@@ -82,4 +83,4 @@ struct RopeDefaults {
 Rope read_rope(const Config& config, int64_t n_dims, int64_t max_positions, const RopeDefaults& defaults,
                double* softmax_factor = nullptr);
 
-}  // namespace signalbox::families
+}  // namespace signalbox::loaders::families

@@ -3,7 +3,7 @@
 
 #include "loaders/families/family.h"
 
-namespace signalbox::families {
+namespace signalbox::loaders::families {
 
 namespace {
 
@@ -99,4 +99,4 @@ constexpr std::string_view example =
 
 const Family deepseek_v2{"deepseek_v2", read, names, example};
 
-}  // namespace signalbox::families
+}  // namespace signalbox::loaders::families

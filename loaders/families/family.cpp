@@ -2,7 +2,7 @@
 
 #include "base/text.h"
 
-namespace signalbox::families {
+namespace signalbox::loaders::families {
 
 namespace {
 
@@ -106,4 +106,4 @@ Reading read_config(const json::Value& root, const std::string& where) {
   return reading;
 }
 
-}  // namespace signalbox::families
+}  // namespace signalbox::loaders::families

@@ -9,11 +9,12 @@
 #include <string_view>
 #include <vector>
 
+#include "base/namespaces.h"
 #include "engine/model.h"
 #include "engine/weights.h"
 #include "loaders/families/config.h"
 
-namespace signalbox::families {
+namespace signalbox::loaders::families {
 
 // How the values of a tensor lie in a stored one.
 enum class Layout : uint8_t {
@@ -72,4 +73,4 @@ Reading read_config(const json::Value& config, const std::string& where);
 // The families, one a file.
 extern const Family deepseek_v2, mixtral, olmoe, qwen2_moe, qwen3_moe, gpt_oss;
 
-}  // namespace signalbox::families
+}  // namespace signalbox::loaders::families

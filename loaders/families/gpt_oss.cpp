@@ -2,7 +2,7 @@
 // the chosen ones, a clamped activation, experts as [in, out] or as MXFP4 blocks.
 #include "loaders/families/family.h"
 
-namespace signalbox::families {
+namespace signalbox::loaders::families {
 
 namespace {
 
@@ -76,4 +76,4 @@ constexpr std::string_view example =
 
 const Family gpt_oss{"gpt_oss", read, names, example};
 
-}  // namespace signalbox::families
+}  // namespace signalbox::loaders::families

@@ -1,7 +1,7 @@
 // Mixtral: grouped-query attention, every layer with experts, softmax over all of them, the chosen ones renormalised.
 #include "loaders/families/family.h"
 
-namespace signalbox::families {
+namespace signalbox::loaders::families {
 
 namespace {
 
@@ -44,4 +44,4 @@ constexpr std::string_view example =
 
 const Family mixtral{"mixtral", read, names, example};
 
-}  // namespace signalbox::families
+}  // namespace signalbox::loaders::families

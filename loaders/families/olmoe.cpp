@@ -2,7 +2,7 @@
 // without renormalisation.
 #include "loaders/families/family.h"
 
-namespace signalbox::families {
+namespace signalbox::loaders::families {
 
 namespace {
 
@@ -37,4 +37,4 @@ constexpr std::string_view example =
 
 const Family olmoe{"olmoe", read, {}, example};
 
-}  // namespace signalbox::families
+}  // namespace signalbox::loaders::families

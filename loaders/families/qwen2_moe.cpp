@@ -1,7 +1,7 @@
 // Qwen1.5-MoE and Qwen2-MoE: biases on q, k and v, a shared expert behind a sigmoid gate.
 #include "loaders/families/family.h"
 
-namespace signalbox::families {
+namespace signalbox::loaders::families {
 
 namespace {
 
@@ -64,4 +64,4 @@ constexpr std::string_view example =
 
 const Family qwen2_moe{"qwen2_moe", read, names, example};
 
-}  // namespace signalbox::families
+}  // namespace signalbox::loaders::families

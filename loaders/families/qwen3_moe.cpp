@@ -1,7 +1,7 @@
 // Qwen3-MoE: RMSNorm of every query and key head, heads of a size of their own, no shared expert.
 #include "loaders/families/family.h"
 
-namespace signalbox::families {
+namespace signalbox::loaders::families {
 
 namespace {
 
@@ -43,4 +43,4 @@ constexpr std::string_view example =
 
 const Family qwen3_moe{"qwen3_moe", read, {}, example};
 
-}  // namespace signalbox::families
+}  // namespace signalbox::loaders::families

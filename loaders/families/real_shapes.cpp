@@ -7,7 +7,7 @@
 #include "base/text.h"
 #include "loaders/families/family.h"
 
-namespace signalbox::families {
+namespace signalbox::loaders::families {
 
 namespace {
 
@@ -83,4 +83,4 @@ Model real_shape_model(std::string_view name) {
   return read_config(json::parse(shape->config, where), where).model;
 }
 
-}  // namespace signalbox::families
+}  // namespace signalbox::loaders::families

@@ -3,9 +3,10 @@
 #include <span>
 #include <string_view>
 
+#include "base/namespaces.h"
 #include "engine/model.h"
 
-namespace signalbox::families {
+namespace signalbox::loaders::families {
 
 struct RealShape {
   std::string_view name;
@@ -20,4 +21,4 @@ const RealShape* find_real_shape(std::string_view name);
 // The Model of a released configuration. Throws Error listing the names when there is none of that name.
 Model real_shape_model(std::string_view name);
 
-}  // namespace signalbox::families
+}  // namespace signalbox::loaders::families

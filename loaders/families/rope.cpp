@@ -6,7 +6,7 @@
 
 #include "loaders/families/config.h"
 
-namespace signalbox::families {
+namespace signalbox::loaders::families {
 
 namespace {
 
@@ -187,4 +187,4 @@ Rope read_rope(const Config& config, int64_t n_dims, int64_t max_positions, cons
   return rope;
 }
 
-}  // namespace signalbox::families
+}  // namespace signalbox::loaders::families

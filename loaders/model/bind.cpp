@@ -9,7 +9,7 @@
 
 #include "base/half.h"
 
-namespace signalbox {
+namespace signalbox::loaders {
 
 namespace {
 
@@ -248,7 +248,7 @@ class Binder {
     std::shared_ptr<std::byte> memory = allocate(copy_bytes_, checkpoint_.index());
     std::atomic<size_t> next{0};
     const auto work = [&] {
-      for (size_t i = next++; i < copies_.size(); i = next++) signalbox::run(copies_[i], memory.get());
+      for (size_t i = next++; i < copies_.size(); i = next++) loaders::run(copies_[i], memory.get());
     };
     std::vector<std::thread> threads;
     if (copy_bytes_ > (size_t{64} << 20))
@@ -273,4 +273,4 @@ Weights bind_weights(Model& model, const families::Family& family, const Checkpo
   return Binder(model, family, checkpoint).run(unknown);
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::loaders

@@ -3,11 +3,12 @@
 #include <string>
 #include <vector>
 
+#include "base/namespaces.h"
 #include "engine/weights.h"
 #include "loaders/families/family.h"
 #include "loaders/model/checkpoint.h"
 
-namespace signalbox {
+namespace signalbox::loaders {
 
 // Finds every tensor of `model` under the family's names and checks its dtype and shape before anything is allocated.
 // Matrices point into the files where they lie as the engine reads them (rows contiguous, aligned for their dtype), and
@@ -19,4 +20,4 @@ namespace signalbox {
 Weights bind_weights(Model& model, const families::Family& family, const Checkpoint& checkpoint,
                      std::vector<std::string>& unknown);
 
-}  // namespace signalbox
+}  // namespace signalbox::loaders

@@ -4,7 +4,7 @@
 
 #include "base/text.h"
 
-namespace signalbox {
+namespace signalbox::loaders {
 
 namespace {
 
@@ -80,4 +80,4 @@ Checkpoint::Tensor Checkpoint::find(std::string_view name) const {
   return found == tensors_.end() ? Tensor() : found->second;
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::loaders

@@ -6,9 +6,10 @@
 #include <unordered_map>
 #include <vector>
 
+#include "base/namespaces.h"
 #include "loaders/model/files.h"
 
-namespace signalbox {
+namespace signalbox::loaders {
 
 class Checkpoint {
  public:
@@ -34,4 +35,4 @@ class Checkpoint {
   std::string index_;
 };
 
-}  // namespace signalbox
+}  // namespace signalbox::loaders

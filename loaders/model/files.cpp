@@ -8,7 +8,7 @@
 #include <cerrno>
 #include <cstring>
 
-namespace signalbox {
+namespace signalbox::loaders {
 
 namespace {
 
@@ -137,4 +137,4 @@ ResolvedModel resolve_model(const std::string& model, std::shared_ptr<const Mode
   return resolve_in_cache(model);
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::loaders

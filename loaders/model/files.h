@@ -10,9 +10,10 @@
 #include <string>
 
 #include "base/json.h"
+#include "base/namespaces.h"
 #include "base/safetensors.h"
 
-namespace signalbox {
+namespace signalbox::loaders {
 
 class ModelFiles {
  public:
@@ -52,4 +53,4 @@ struct ResolvedModel {
 // refused. Throws Error that says where it looked.
 ResolvedModel resolve_model(const std::string& model, std::shared_ptr<const ModelFiles> builtin = nullptr);
 
-}  // namespace signalbox
+}  // namespace signalbox::loaders

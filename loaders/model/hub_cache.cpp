@@ -5,7 +5,7 @@
 
 #include "loaders/model/files.h"
 
-namespace signalbox {
+namespace signalbox::loaders {
 
 ResolvedModel resolve_in_cache(const std::string& model);
 
@@ -114,4 +114,4 @@ ResolvedModel resolve_in_cache(const std::string& model) {
   return {model, snapshot.string(), commit, open_directory(snapshot)};
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::loaders

@@ -9,7 +9,7 @@
 #include "loaders/model/bind.h"
 #include "loaders/model/checkpoint.h"
 
-namespace signalbox {
+namespace signalbox::loaders {
 
 namespace {
 
@@ -137,4 +137,4 @@ std::vector<std::pair<std::string, std::string>> hash_weight_files(
   return hashes;
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::loaders

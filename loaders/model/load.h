@@ -7,11 +7,12 @@
 #include <vector>
 
 #include "base/file_hash.h"
+#include "base/namespaces.h"
 #include "engine/model.h"
 #include "engine/weights.h"
 #include "loaders/model/files.h"
 
-namespace signalbox {
+namespace signalbox::loaders {
 
 // What can be known without reading weights.
 struct LoadedConfig {
@@ -45,4 +46,4 @@ LoadedModel load_model(const ResolvedModel& resolved);
 std::vector<std::pair<std::string, std::string>> hash_weight_files(
     const ModelFiles& files, const HashCache& cache, const std::function<void(uint64_t, uint64_t)>& on_progress = {});
 
-}  // namespace signalbox
+}  // namespace signalbox::loaders

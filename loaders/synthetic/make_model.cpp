@@ -7,7 +7,7 @@
 #include "loaders/synthetic/store.h"
 #include "loaders/synthetic/values.h"
 
-namespace signalbox::synthetic {
+namespace signalbox::loaders::synthetic {
 
 namespace {
 
@@ -94,4 +94,4 @@ Summary make_model(const json::Value& value, const std::string& where, const std
   return summary;
 }
 
-}  // namespace signalbox::synthetic
+}  // namespace signalbox::loaders::synthetic

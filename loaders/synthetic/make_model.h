@@ -7,8 +7,9 @@
 #include <string>
 
 #include "base/json.h"
+#include "base/namespaces.h"
 
-namespace signalbox::synthetic {
+namespace signalbox::loaders::synthetic {
 
 struct Summary {
   std::string family;
@@ -24,4 +25,4 @@ struct Summary {
 Summary make_model(const json::Value& spec, const std::string& where, const std::filesystem::path& directory,
                    const std::function<void(uint64_t, uint64_t)>& progress = {});
 
-}  // namespace signalbox::synthetic
+}  // namespace signalbox::loaders::synthetic

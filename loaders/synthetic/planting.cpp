@@ -5,7 +5,7 @@
 #include <limits>
 #include <numbers>
 
-namespace signalbox::synthetic {
+namespace signalbox::loaders::synthetic {
 
 namespace {
 
@@ -325,4 +325,4 @@ json::Value Planting::truth() const {
   return root;
 }
 
-}  // namespace signalbox::synthetic
+}  // namespace signalbox::loaders::synthetic

@@ -3,9 +3,10 @@
 #pragma once
 #include <memory>
 
+#include "base/namespaces.h"
 #include "loaders/synthetic/spec.h"
 
-namespace signalbox::synthetic {
+namespace signalbox::loaders::synthetic {
 
 class Planting {
  public:
@@ -46,4 +47,4 @@ class Planting {
 // independent and normal is selected by a share `rate` of tokens. +-infinity for rates of 1 and 0.
 double selection_offset(double rate, int n_experts, int n_active);
 
-}  // namespace signalbox::synthetic
+}  // namespace signalbox::loaders::synthetic

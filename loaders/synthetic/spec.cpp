@@ -6,7 +6,7 @@
 #include "base/text.h"
 #include "loaders/families/real_shapes.h"
 
-namespace signalbox::synthetic {
+namespace signalbox::loaders::synthetic {
 
 namespace {
 
@@ -174,4 +174,4 @@ Spec read_spec(const json::Value& value, const std::string& where) {
   return spec;
 }
 
-}  // namespace signalbox::synthetic
+}  // namespace signalbox::loaders::synthetic

@@ -5,9 +5,10 @@
 #include <vector>
 
 #include "base/json.h"
+#include "base/namespaces.h"
 #include "loaders/families/family.h"
 
-namespace signalbox::synthetic {
+namespace signalbox::loaders::synthetic {
 
 enum class Storage : uint8_t { f32, bf16, f16, mxfp4 };  // mxfp4: the experts; the rest is bf16
 
@@ -39,4 +40,4 @@ struct Spec {
 
 Spec read_spec(const json::Value& spec, const std::string& where);
 
-}  // namespace signalbox::synthetic
+}  // namespace signalbox::loaders::synthetic

@@ -10,7 +10,7 @@
 #include "base/half.h"
 #include "base/safetensors.h"
 
-namespace signalbox::synthetic {
+namespace signalbox::loaders::synthetic {
 
 namespace {
 
@@ -239,4 +239,4 @@ Stored write_weights(const Spec& spec, const Values& values, const std::filesyst
   return Store(spec, values).write(directory, progress);
 }
 
-}  // namespace signalbox::synthetic
+}  // namespace signalbox::loaders::synthetic

@@ -3,9 +3,10 @@
 #include <filesystem>
 #include <functional>
 
+#include "base/namespaces.h"
 #include "loaders/synthetic/values.h"
 
-namespace signalbox::synthetic {
+namespace signalbox::loaders::synthetic {
 
 struct Stored {
   uint64_t bytes = 0;
@@ -16,4 +17,4 @@ struct Stored {
 Stored write_weights(const Spec& spec, const Values& values, const std::filesystem::path& directory,
                      const std::function<void(uint64_t, uint64_t)>& progress);
 
-}  // namespace signalbox::synthetic
+}  // namespace signalbox::loaders::synthetic

@@ -2,7 +2,7 @@
 
 #include <cmath>
 
-namespace signalbox::synthetic {
+namespace signalbox::loaders::synthetic {
 
 namespace {
 
@@ -65,4 +65,4 @@ void Values::rows(const TensorPlace& slot, int64_t first, int64_t n, float* out)
   planting_.apply(slot, first, n, out);
 }
 
-}  // namespace signalbox::synthetic
+}  // namespace signalbox::loaders::synthetic

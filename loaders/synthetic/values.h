@@ -1,9 +1,10 @@
 // The values of a synthetic model's tensors: drawn by counter, so that any rows of any tensor can be had alone.
 #pragma once
+#include "base/namespaces.h"
 #include "loaders/synthetic/planting.h"
 #include "loaders/synthetic/spec.h"
 
-namespace signalbox::synthetic {
+namespace signalbox::loaders::synthetic {
 
 class Values {
  public:
@@ -17,4 +18,4 @@ class Values {
   const Planting& planting_;
 };
 
-}  // namespace signalbox::synthetic
+}  // namespace signalbox::loaders::synthetic

@@ -5,9 +5,10 @@
 #include <utility>
 #include <vector>
 
+#include "base/namespaces.h"
 #include "loaders/template/value.h"
 
-namespace signalbox::jinja {
+namespace signalbox::loaders::jinja {
 
 enum class ExprKind {
   constant,
@@ -111,4 +112,4 @@ struct Template {
 // Throws SyntaxFailure, naming what it does not know.
 Template parse(std::string_view source);
 
-}  // namespace signalbox::jinja
+}  // namespace signalbox::loaders::jinja

@@ -9,7 +9,7 @@
 #include "base/utf8.h"
 #include "loaders/template/lexer.h"
 
-namespace signalbox::jinja {
+namespace signalbox::loaders::jinja {
 namespace {
 
 namespace fs = std::filesystem;
@@ -250,4 +250,4 @@ std::unique_ptr<ChatTemplate> load_chat_template(const fs::path& directory, cons
   return load_chat_template(files, limits);
 }
 
-}  // namespace signalbox::jinja
+}  // namespace signalbox::loaders::jinja

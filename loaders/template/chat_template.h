@@ -11,10 +11,11 @@
 #include <utility>
 #include <vector>
 
+#include "base/namespaces.h"
 #include "engine/text.h"
 #include "loaders/template/interpreter.h"
 
-namespace signalbox::jinja {
+namespace signalbox::loaders::jinja {
 
 struct TemplateOptions {
   // Variables such as bos_token, from the tokenizer's files. What comes from here counts as the template's own text.
@@ -47,4 +48,4 @@ struct TemplateFiles {
 std::unique_ptr<ChatTemplate> load_chat_template(const TemplateFiles& files, const Limits& limits = {});
 std::unique_ptr<ChatTemplate> load_chat_template(const std::filesystem::path& directory, const Limits& limits = {});
 
-}  // namespace signalbox::jinja
+}  // namespace signalbox::loaders::jinja

@@ -3,7 +3,7 @@
 #include "loaders/template/parser.h"
 #include "loaders/template/runtime.h"
 
-namespace signalbox::jinja {
+namespace signalbox::loaders::jinja {
 namespace {
 
 void check_expr(const Expr* expr, bool soft) {
@@ -45,4 +45,4 @@ void check_body(const Body& body, bool soft) {
 
 void check_names(const Template& parsed) { check_body(parsed.body, false); }
 
-}  // namespace signalbox::jinja
+}  // namespace signalbox::loaders::jinja

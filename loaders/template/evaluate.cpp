@@ -1,7 +1,7 @@
 // Expressions.
 #include "loaders/template/interpreter.h"
 
-namespace signalbox::jinja {
+namespace signalbox::loaders::jinja {
 
 Value Interpreter::eval(const Expr& expr, const ScopePtr& scope) {
   budget.step();
@@ -180,4 +180,4 @@ Value Interpreter::eval_conditional(const Expr& expr, const ScopePtr& scope) {
                           " evaluated to false and no else section was defined");
 }
 
-}  // namespace signalbox::jinja
+}  // namespace signalbox::loaders::jinja

@@ -4,7 +4,7 @@
 #include "loaders/template/parser.h"
 #include "loaders/template/runtime.h"
 
-namespace signalbox::jinja {
+namespace signalbox::loaders::jinja {
 namespace {
 
 constexpr int deepest_tree = 1000;
@@ -471,4 +471,4 @@ ExprPtr Parser::parse_test(ExprPtr subject) {
   return finish(std::move(inverse));
 }
 
-}  // namespace signalbox::jinja
+}  // namespace signalbox::loaders::jinja

@@ -11,7 +11,7 @@
 #include "base/utf8.h"
 #include "loaders/template/runtime.h"
 
-namespace signalbox::jinja {
+namespace signalbox::loaders::jinja {
 namespace {
 
 const Text& must_be_string(const Value& value, const char* filter) {
@@ -524,4 +524,4 @@ Filter find_filter(std::string_view name) {
   return at == table.end() ? nullptr : at->second;
 }
 
-}  // namespace signalbox::jinja
+}  // namespace signalbox::loaders::jinja

@@ -4,7 +4,7 @@
 
 #include "loaders/template/runtime.h"
 
-namespace signalbox::jinja {
+namespace signalbox::loaders::jinja {
 namespace {
 
 // A getter for attribute="a.b.0": each part is looked up as an item.
@@ -449,4 +449,4 @@ Filter find_sequence_filter(std::string_view name) {
   return at == table.end() ? nullptr : at->second;
 }
 
-}  // namespace signalbox::jinja
+}  // namespace signalbox::loaders::jinja

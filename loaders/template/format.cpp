@@ -8,7 +8,7 @@
 #include "base/utf8.h"
 #include "loaders/template/runtime.h"
 
-namespace signalbox::jinja {
+namespace signalbox::loaders::jinja {
 namespace {
 
 constexpr int64_t widest = 100000;  // no template pads further
@@ -531,4 +531,4 @@ Value format_braces(Runtime& rt, const Text& format, const Args& args) {
   return out.finish();
 }
 
-}  // namespace signalbox::jinja
+}  // namespace signalbox::loaders::jinja

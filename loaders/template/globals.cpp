@@ -3,7 +3,7 @@
 
 #include "loaders/template/runtime.h"
 
-namespace signalbox::jinja {
+namespace signalbox::loaders::jinja {
 namespace {
 
 constexpr int64_t max_range = 100000;
@@ -160,4 +160,4 @@ std::vector<std::pair<std::string, Value>> make_globals(Runtime& rt) {
   return globals;
 }
 
-}  // namespace signalbox::jinja
+}  // namespace signalbox::loaders::jinja

@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <ctime>
 
-namespace signalbox::jinja {
+namespace signalbox::loaders::jinja {
 namespace {
 
 // Values of `iterable` that pass the loop's own `if`.
@@ -535,4 +535,4 @@ std::string Interpreter::now(const std::string& format) {
   return out;
 }
 
-}  // namespace signalbox::jinja
+}  // namespace signalbox::loaders::jinja

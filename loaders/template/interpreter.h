@@ -6,10 +6,11 @@
 #include <utility>
 #include <vector>
 
+#include "base/namespaces.h"
 #include "loaders/template/ast.h"
 #include "loaders/template/runtime.h"
 
-namespace signalbox::jinja {
+namespace signalbox::loaders::jinja {
 
 // What one render may use before it ends with an error.
 struct Limits {
@@ -95,4 +96,4 @@ class Interpreter : public Runtime {
   const char* stack_ = nullptr;
 };
 
-}  // namespace signalbox::jinja
+}  // namespace signalbox::loaders::jinja

@@ -9,7 +9,7 @@
 #include "base/unicode.h"
 #include "base/utf8.h"
 
-namespace signalbox::jinja {
+namespace signalbox::loaders::jinja {
 namespace {
 
 std::string normalize_newlines(std::string_view source) {
@@ -394,4 +394,4 @@ std::vector<Token> tokenize(std::string_view source) {
   return Lexer(source).run();
 }
 
-}  // namespace signalbox::jinja
+}  // namespace signalbox::loaders::jinja

@@ -4,9 +4,10 @@
 #include <string_view>
 #include <vector>
 
+#include "base/namespaces.h"
 #include "loaders/template/value.h"
 
-namespace signalbox::jinja {
+namespace signalbox::loaders::jinja {
 
 // What is wrong with a template's source.
 struct SyntaxFailure {
@@ -27,4 +28,4 @@ struct Token {
 // ask. The last token is `end`. Throws SyntaxFailure.
 std::vector<Token> tokenize(std::string_view source);
 
-}  // namespace signalbox::jinja
+}  // namespace signalbox::loaders::jinja

@@ -7,7 +7,7 @@
 #include "base/utf8.h"
 #include "loaders/template/runtime.h"
 
-namespace signalbox::jinja {
+namespace signalbox::loaders::jinja {
 namespace {
 
 using Method = Value (*)(Runtime&, const Value& self, Args& args);
@@ -216,7 +216,7 @@ const std::unordered_map<std::string_view, Method>& string_methods() {
 }
 }  // namespace
 , {"casefold", METHOD{return no_arguments("casefold", args, casefold(rt, self.text()));
-}  // namespace signalbox::jinja
+}  // namespace signalbox::loaders::jinja
 }
 , {"center", METHOD{return pad_method(rt, self, args, "center", Align::center);
 }
@@ -495,4 +495,4 @@ std::optional<Value> builtin_attribute(Runtime& rt, const Value& value, const st
   }
 }
 
-}  // namespace signalbox::jinja
+}  // namespace signalbox::loaders::jinja

@@ -4,7 +4,7 @@
 
 #include "loaders/template/runtime.h"
 
-namespace signalbox::jinja {
+namespace signalbox::loaders::jinja {
 namespace {
 
 [[noreturn]] void fail_overflow(const char* op) {
@@ -190,4 +190,4 @@ Value plus(Runtime&, const Value& a) {
   return Value::integer(a.integer());
 }
 
-}  // namespace signalbox::jinja
+}  // namespace signalbox::loaders::jinja

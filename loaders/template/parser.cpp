@@ -5,7 +5,7 @@
 
 #include "loaders/template/runtime.h"
 
-namespace signalbox::jinja {
+namespace signalbox::loaders::jinja {
 namespace {
 
 std::string describe(const Token& token) {
@@ -329,4 +329,4 @@ StmtPtr Parser::parse_block(StmtPtr stmt) {
   return stmt;
 }
 
-}  // namespace signalbox::jinja
+}  // namespace signalbox::loaders::jinja

@@ -5,10 +5,11 @@
 #include <unordered_map>
 #include <vector>
 
+#include "base/namespaces.h"
 #include "loaders/template/ast.h"
 #include "loaders/template/lexer.h"
 
-namespace signalbox::jinja {
+namespace signalbox::loaders::jinja {
 
 class Parser {
  public:
@@ -109,4 +110,4 @@ class Parser {
 // check.cpp: refuses unknown filters and tests, outside of conditions as jinja does.
 void check_names(const Template& parsed);
 
-}  // namespace signalbox::jinja
+}  // namespace signalbox::loaders::jinja

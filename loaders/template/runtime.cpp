@@ -5,7 +5,7 @@
 
 #include "base/utf8.h"
 
-namespace signalbox::jinja {
+namespace signalbox::loaders::jinja {
 namespace {
 
 class ItemsIterator : public Iterator {  // over a vector that `keep` owns
@@ -540,4 +540,4 @@ void Runtime::add_repr(TextBuilder& out, const Value& value, int level) {
   }
 }
 
-}  // namespace signalbox::jinja
+}  // namespace signalbox::loaders::jinja

@@ -9,9 +9,10 @@
 #include <utility>
 #include <vector>
 
+#include "base/namespaces.h"
 #include "loaders/template/value.h"
 
-namespace signalbox::jinja {
+namespace signalbox::loaders::jinja {
 
 class Runtime;
 
@@ -177,4 +178,4 @@ std::vector<std::pair<std::string, Value>> make_globals(Runtime& rt);
 // The first 60 code points, for messages.
 std::string shorten(std::string_view text);
 
-}  // namespace signalbox::jinja
+}  // namespace signalbox::loaders::jinja

@@ -5,7 +5,7 @@
 #include "base/utf8.h"
 #include "loaders/template/runtime.h"
 
-namespace signalbox::jinja {
+namespace signalbox::loaders::jinja {
 namespace {
 
 // Walks a text code point by code point and tells whether each came from the conversation.
@@ -354,4 +354,4 @@ bool text_is_upper(const Text& text) {
   return any;
 }
 
-}  // namespace signalbox::jinja
+}  // namespace signalbox::loaders::jinja

@@ -3,7 +3,7 @@
 
 #include "loaders/template/runtime.h"
 
-namespace signalbox::jinja {
+namespace signalbox::loaders::jinja {
 namespace {
 
 bool remainder_is(Runtime& rt, const Value& value, const Value& by, int64_t wanted) {
@@ -162,4 +162,4 @@ Test find_test(std::string_view name) {
   return at == table.end() ? nullptr : at->second;
 }
 
-}  // namespace signalbox::jinja
+}  // namespace signalbox::loaders::jinja

@@ -4,7 +4,7 @@
 #include "base/utf8.h"
 #include "loaders/template/value.h"
 
-namespace signalbox::jinja {
+namespace signalbox::loaders::jinja {
 namespace {
 
 uint64_t text_cost(const std::string& bytes, const std::vector<Span>& content) {
@@ -101,4 +101,4 @@ Value TextBuilder::finish(bool markup) {
   return Value::object(Kind::string, std::move(text));
 }
 
-}  // namespace signalbox::jinja
+}  // namespace signalbox::loaders::jinja

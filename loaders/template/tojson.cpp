@@ -6,7 +6,7 @@
 #include "base/utf8.h"
 #include "loaders/template/runtime.h"
 
-namespace signalbox::jinja {
+namespace signalbox::loaders::jinja {
 namespace {
 
 struct Style {
@@ -165,4 +165,4 @@ Value to_json(Runtime& rt, const Value& value, const Args& args) {
   return out.finish();
 }
 
-}  // namespace signalbox::jinja
+}  // namespace signalbox::loaders::jinja

@@ -5,7 +5,7 @@
 
 #include "loaders/template/runtime.h"
 
-namespace signalbox::jinja {
+namespace signalbox::loaders::jinja {
 namespace {
 
 struct UndefinedInfo : Object {
@@ -281,4 +281,4 @@ size_t hash(Budget& budget, const Value& value) {
   }
 }
 
-}  // namespace signalbox::jinja
+}  // namespace signalbox::loaders::jinja

@@ -12,7 +12,9 @@
 #include <utility>
 #include <vector>
 
-namespace signalbox::jinja {
+#include "base/namespaces.h"
+
+namespace signalbox::loaders::jinja {
 
 // Why a render stops. The interpreter adds the line.
 struct Failure {
@@ -261,4 +263,4 @@ size_t hash(Budget& budget, const Value& value);                              //
 // Fails when nesting gets deeper than any sensible data.
 int nested(int depth);
 
-}  // namespace signalbox::jinja
+}  // namespace signalbox::loaders::jinja

@@ -4,7 +4,7 @@
 
 #include "loaders/tokenizer/unicode.h"
 
-namespace signalbox::tokenizer {
+namespace signalbox::loaders::tokenizer {
 
 // --- Trie ------------------------------------------------------------------------------------------------------------
 
@@ -169,4 +169,4 @@ AddedTokens read_added_tokens(const json::Ref& spec, const Vocabulary& vocabular
   return tokens;
 }
 
-}  // namespace signalbox::tokenizer
+}  // namespace signalbox::loaders::tokenizer

@@ -10,11 +10,12 @@
 #include <vector>
 
 #include "base/json.h"
+#include "base/namespaces.h"
 #include "loaders/tokenizer/aligned_text.h"
 #include "loaders/tokenizer/bpe.h"
 #include "loaders/tokenizer/normalizer.h"
 
-namespace signalbox::tokenizer {
+namespace signalbox::loaders::tokenizer {
 
 struct AddedToken {
   std::string content;
@@ -82,4 +83,4 @@ class AddedTokens {
 // next free one in the order of the file.
 AddedTokens read_added_tokens(const json::Ref& spec, const Vocabulary& vocabulary, const Normalizer* normalizer);
 
-}  // namespace signalbox::tokenizer
+}  // namespace signalbox::loaders::tokenizer

@@ -4,7 +4,7 @@
 
 #include "loaders/tokenizer/unicode.h"
 
-namespace signalbox::tokenizer {
+namespace signalbox::loaders::tokenizer {
 
 AlignedText AlignedText::original(std::string_view whole, ByteRange range) {
   AlignedText result;
@@ -58,4 +58,4 @@ void AlignedText::prepend(std::string_view prefix) {
   source.insert(source.begin(), prefix.size(), ByteRange(source.front()));
 }
 
-}  // namespace signalbox::tokenizer
+}  // namespace signalbox::loaders::tokenizer

@@ -5,7 +5,9 @@
 #include <string_view>
 #include <vector>
 
-namespace signalbox::tokenizer {
+#include "base/namespaces.h"
+
+namespace signalbox::loaders::tokenizer {
 
 // Half-open, in bytes.
 struct ByteRange {
@@ -41,4 +43,4 @@ struct AlignedText {
   void prepend(std::string_view prefix);
 };
 
-}  // namespace signalbox::tokenizer
+}  // namespace signalbox::loaders::tokenizer

@@ -8,7 +8,7 @@
 #include "loaders/tokenizer/merge_queue.h"
 #include "loaders/tokenizer/unicode.h"
 
-namespace signalbox::tokenizer {
+namespace signalbox::loaders::tokenizer {
 namespace {
 
 constexpr int64_t max_id = 1 << 27;  // of a token: keeps the tables by id small
@@ -298,4 +298,4 @@ void Bpe::encode(std::string_view piece, uint32_t base, std::vector<Token>& out)
   if (symbols.capacity() > 1 << 20) symbols = {};
 }
 
-}  // namespace signalbox::tokenizer
+}  // namespace signalbox::loaders::tokenizer

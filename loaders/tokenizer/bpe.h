@@ -8,8 +8,9 @@
 #include <vector>
 
 #include "base/json.h"
+#include "base/namespaces.h"
 
-namespace signalbox::tokenizer {
+namespace signalbox::loaders::tokenizer {
 
 // A token of a text, begin and end in bytes of that text.
 struct Token {
@@ -81,4 +82,4 @@ class Bpe {
   bool fuse_unknown_ = false, byte_fallback_ = false, ignore_merges_ = false;
 };
 
-}  // namespace signalbox::tokenizer
+}  // namespace signalbox::loaders::tokenizer

@@ -5,7 +5,7 @@
 
 #include "loaders/tokenizer/unicode.h"
 
-namespace signalbox::tokenizer {
+namespace signalbox::loaders::tokenizer {
 namespace {
 
 // Printable bytes of Latin-1 stand for themselves, the other 68 for U+0100 and what follows.
@@ -36,4 +36,4 @@ std::string_view byte_character(unsigned char byte) { return alphabet().text[byt
 
 int character_byte(char32_t c) { return c < alphabet().byte.size() ? alphabet().byte[c] : -1; }
 
-}  // namespace signalbox::tokenizer
+}  // namespace signalbox::loaders::tokenizer

@@ -3,7 +3,9 @@
 #include <cstdint>
 #include <string_view>
 
-namespace signalbox::tokenizer {
+#include "base/namespaces.h"
+
+namespace signalbox::loaders::tokenizer {
 
 // The character of a byte, as UTF-8 (one or two bytes).
 std::string_view byte_character(unsigned char byte);
@@ -11,4 +13,4 @@ std::string_view byte_character(unsigned char byte);
 // The byte of a character of the alphabet; -1 for any other.
 int character_byte(char32_t c);
 
-}  // namespace signalbox::tokenizer
+}  // namespace signalbox::loaders::tokenizer

@@ -8,7 +8,7 @@
 #include "loaders/tokenizer/pattern.h"
 #include "loaders/tokenizer/unicode.h"
 
-namespace signalbox::tokenizer {
+namespace signalbox::loaders::tokenizer {
 namespace {
 
 // --- stages ----------------------------------------------------------------------------------------------------------
@@ -405,4 +405,4 @@ std::unique_ptr<Decoder> make_piece_decoder() {
   return std::make_unique<Chain>(std::move(steps), "");
 }
 
-}  // namespace signalbox::tokenizer
+}  // namespace signalbox::loaders::tokenizer

@@ -5,8 +5,9 @@
 #include <string_view>
 
 #include "base/json.h"
+#include "base/namespaces.h"
 
-namespace signalbox::tokenizer {
+namespace signalbox::loaders::tokenizer {
 
 // One decoding under way. Text that a later token may still change is held back.
 class Decoding {
@@ -29,4 +30,4 @@ std::unique_ptr<Decoder> read_decoder(const json::Ref& spec);
 // What vocabularies in the manner of SentencePiece need: "▁" is a space, "<0x0A>" a byte, and one space in front goes.
 std::unique_ptr<Decoder> make_piece_decoder();
 
-}  // namespace signalbox::tokenizer
+}  // namespace signalbox::loaders::tokenizer

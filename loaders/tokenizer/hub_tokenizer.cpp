@@ -8,7 +8,7 @@
 #include "loaders/tokenizer/post_processor.h"
 #include "loaders/tokenizer/pre_tokenizer.h"
 
-namespace signalbox::tokenizer {
+namespace signalbox::loaders::tokenizer {
 namespace {
 
 class HubTokenizer : public Tokenizer {
@@ -206,4 +206,4 @@ std::unique_ptr<Tokenizer> make_hub_tokenizer(const TokenizerFiles& files, Confi
   return std::make_unique<HubTokenizer>(root, std::move(config), hash_of(files));
 }
 
-}  // namespace signalbox::tokenizer
+}  // namespace signalbox::loaders::tokenizer

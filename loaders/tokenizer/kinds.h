@@ -10,13 +10,14 @@
 #include <vector>
 
 #include "base/json.h"
+#include "base/namespaces.h"
 #include "engine/text.h"
 #include "loaders/tokenizer/added_tokens.h"
 #include "loaders/tokenizer/aligned_text.h"
 #include "loaders/tokenizer/decoder.h"
 #include "loaders/tokenizer/tokenizer.h"
 
-namespace signalbox::tokenizer {
+namespace signalbox::loaders::tokenizer {
 
 // What tokenizer_config.json and special_tokens_map.json say.
 struct Config {
@@ -72,4 +73,4 @@ std::unique_ptr<TokenStream> make_stream(const Decoder& decoder, Spelling spelli
 std::unique_ptr<Tokenizer> make_hub_tokenizer(const TokenizerFiles& files, Config config);  // tokenizer.json
 std::unique_ptr<Tokenizer> make_sentencepiece(const TokenizerFiles& files, Config config);  // tokenizer.model
 
-}  // namespace signalbox::tokenizer
+}  // namespace signalbox::loaders::tokenizer

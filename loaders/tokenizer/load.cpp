@@ -3,7 +3,7 @@
 
 #include "loaders/tokenizer/kinds.h"
 
-namespace signalbox {
+namespace signalbox::loaders {
 namespace {
 
 constexpr uintmax_t max_file_bytes = uintmax_t{1} << 30;
@@ -57,4 +57,4 @@ std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& directory
   return make_tokenizer(read_tokenizer_files(directory));
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::loaders

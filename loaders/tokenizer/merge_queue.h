@@ -6,7 +6,9 @@
 #include <unordered_map>
 #include <vector>
 
-namespace signalbox::tokenizer {
+#include "base/namespaces.h"
+
+namespace signalbox::loaders::tokenizer {
 
 struct Candidate {
   uint32_t rank;
@@ -124,4 +126,4 @@ class BucketMergeQueue {
   size_t n_used_ = 0;
 };
 
-}  // namespace signalbox::tokenizer
+}  // namespace signalbox::loaders::tokenizer

@@ -8,7 +8,7 @@
 #include "loaders/tokenizer/pattern.h"
 #include "loaders/tokenizer/unicode.h"
 
-namespace signalbox::tokenizer {
+namespace signalbox::loaders::tokenizer {
 namespace {
 
 // --- Unicode normalization forms -------------------------------------------------------------------------------------
@@ -268,4 +268,4 @@ std::unique_ptr<Normalizer> read_normalizer(const json::Ref& spec) {
       "\"");
 }
 
-}  // namespace signalbox::tokenizer
+}  // namespace signalbox::loaders::tokenizer

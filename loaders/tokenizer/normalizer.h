@@ -3,9 +3,10 @@
 #include <memory>
 
 #include "base/json.h"
+#include "base/namespaces.h"
 #include "loaders/tokenizer/aligned_text.h"
 
-namespace signalbox::tokenizer {
+namespace signalbox::loaders::tokenizer {
 
 class Normalizer {
  public:
@@ -17,4 +18,4 @@ class Normalizer {
 // Reads a normalizer of a tokenizer.json; a component or key that is not known is refused by name.
 std::unique_ptr<Normalizer> read_normalizer(const json::Ref& spec);
 
-}  // namespace signalbox::tokenizer
+}  // namespace signalbox::loaders::tokenizer

@@ -1,6 +1,6 @@
 #include "loaders/tokenizer/pattern.h"
 
-namespace signalbox::tokenizer {
+namespace signalbox::loaders::tokenizer {
 
 void Pattern::find_all(std::string_view text, std::vector<ByteRange>& matches) const {
   if (const auto* regex = std::get_if<Regex>(&what_)) return regex->find_all(text, matches);
@@ -18,4 +18,4 @@ Pattern read_pattern(const json::Ref& spec) {
   return Pattern(literal->string());
 }
 
-}  // namespace signalbox::tokenizer
+}  // namespace signalbox::loaders::tokenizer

@@ -6,9 +6,10 @@
 #include <vector>
 
 #include "base/json.h"
+#include "base/namespaces.h"
 #include "loaders/tokenizer/regex.h"
 
-namespace signalbox::tokenizer {
+namespace signalbox::loaders::tokenizer {
 
 class Pattern {
  public:
@@ -30,4 +31,4 @@ class Pattern {
 // Reads {"String": ...} or {"Regex": ...}. An empty String is refused.
 Pattern read_pattern(const json::Ref& spec);
 
-}  // namespace signalbox::tokenizer
+}  // namespace signalbox::loaders::tokenizer

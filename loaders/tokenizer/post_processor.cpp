@@ -5,7 +5,7 @@
 #include "loaders/tokenizer/byte_level.h"
 #include "loaders/tokenizer/unicode.h"
 
-namespace signalbox::tokenizer {
+namespace signalbox::loaders::tokenizer {
 namespace {
 
 constexpr int64_t max_id = 1 << 27;
@@ -154,4 +154,4 @@ std::unique_ptr<PostProcessor> read_post_processor(const json::Ref& spec) {
       "expected Sequence, TemplateProcessing, ByteLevel, BertProcessing or RobertaProcessing, found \"" + type + "\"");
 }
 
-}  // namespace signalbox::tokenizer
+}  // namespace signalbox::loaders::tokenizer

@@ -6,9 +6,10 @@
 #include <vector>
 
 #include "base/json.h"
+#include "base/namespaces.h"
 #include "engine/text.h"
 
-namespace signalbox::tokenizer {
+namespace signalbox::loaders::tokenizer {
 
 // An encoding with each token's spelling (for added tokens: the text they were found as).
 struct Draft {
@@ -32,4 +33,4 @@ std::unique_ptr<PostProcessor> read_post_processor(const json::Ref& spec);
 // Puts fixed tokens around a text.
 std::unique_ptr<PostProcessor> make_template(std::vector<int32_t> in_front, std::vector<int32_t> behind);
 
-}  // namespace signalbox::tokenizer
+}  // namespace signalbox::loaders::tokenizer

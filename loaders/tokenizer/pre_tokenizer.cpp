@@ -7,7 +7,7 @@
 #include "loaders/tokenizer/pattern.h"
 #include "loaders/tokenizer/unicode.h"
 
-namespace signalbox::tokenizer {
+namespace signalbox::loaders::tokenizer {
 namespace {
 
 // --- cutting ---------------------------------------------------------------------------------------------------------
@@ -343,4 +343,4 @@ std::unique_ptr<PreTokenizer> read_pre_tokenizer(const json::Ref& spec) {
       type + "\"");
 }
 
-}  // namespace signalbox::tokenizer
+}  // namespace signalbox::loaders::tokenizer

@@ -4,9 +4,10 @@
 #include <vector>
 
 #include "base/json.h"
+#include "base/namespaces.h"
 #include "loaders/tokenizer/aligned_text.h"
 
-namespace signalbox::tokenizer {
+namespace signalbox::loaders::tokenizer {
 
 // A text and the parts of it that are left, in order; no part is empty.
 struct Pieces {
@@ -24,4 +25,4 @@ class PreTokenizer {
 // Reads a pre-tokenizer of a tokenizer.json; a component or key that is not known is refused by name.
 std::unique_ptr<PreTokenizer> read_pre_tokenizer(const json::Ref& spec);
 
-}  // namespace signalbox::tokenizer
+}  // namespace signalbox::loaders::tokenizer

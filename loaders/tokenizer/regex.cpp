@@ -11,7 +11,7 @@
 #include "loaders/tokenizer/unicode.h"
 #include "loaders/tokenizer/unicode_tables.h"
 
-namespace signalbox::tokenizer {
+namespace signalbox::loaders::tokenizer {
 namespace {
 
 // --- properties ------------------------------------------------------------------------------------------------------
@@ -362,4 +362,4 @@ std::string escape_regex(std::string_view text) {
   return out;
 }
 
-}  // namespace signalbox::tokenizer
+}  // namespace signalbox::loaders::tokenizer

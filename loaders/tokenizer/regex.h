@@ -5,9 +5,10 @@
 #include <string_view>
 #include <vector>
 
+#include "base/namespaces.h"
 #include "loaders/tokenizer/aligned_text.h"
 
-namespace signalbox::tokenizer {
+namespace signalbox::loaders::tokenizer {
 
 class Regex {
  public:
@@ -30,4 +31,4 @@ class Regex {
 // The expression that finds `text` itself.
 std::string escape_regex(std::string_view text);
 
-}  // namespace signalbox::tokenizer
+}  // namespace signalbox::loaders::tokenizer

@@ -7,7 +7,7 @@
 #include "loaders/tokenizer/kinds.h"
 #include "loaders/tokenizer/unicode.h"
 
-namespace signalbox::tokenizer {
+namespace signalbox::loaders::tokenizer {
 namespace {
 
 // normalizer_spec { add_dummy_prefix: false } of a serialized ModelProto: appended to a model it overrides the model's
@@ -194,4 +194,4 @@ std::unique_ptr<Tokenizer> make_sentencepiece(const TokenizerFiles& files, Confi
   return std::make_unique<SentencePiece>(files, std::move(config));
 }
 
-}  // namespace signalbox::tokenizer
+}  // namespace signalbox::loaders::tokenizer

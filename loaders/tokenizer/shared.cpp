@@ -4,7 +4,7 @@
 #include "loaders/tokenizer/kinds.h"
 #include "loaders/tokenizer/unicode.h"
 
-namespace signalbox::tokenizer {
+namespace signalbox::loaders::tokenizer {
 namespace {
 
 // A token is a string or an object that describes an added token.
@@ -209,4 +209,4 @@ std::unique_ptr<TokenStream> make_stream(const Decoder& decoder, Spelling spelli
   return std::make_unique<Stream>(decoder, std::move(spelling));
 }
 
-}  // namespace signalbox::tokenizer
+}  // namespace signalbox::loaders::tokenizer

@@ -6,9 +6,10 @@
 #include <optional>
 #include <string>
 
+#include "base/namespaces.h"
 #include "engine/text.h"
 
-namespace signalbox {
+namespace signalbox::loaders {
 
 // The contents of the files that make up a tokenizer; nullopt for a file that is not there.
 struct TokenizerFiles {
@@ -30,4 +31,4 @@ std::unique_ptr<Tokenizer> make_tokenizer(const TokenizerFiles& files);
 // Both of the above.
 std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& directory);
 
-}  // namespace signalbox
+}  // namespace signalbox::loaders

@@ -7,7 +7,7 @@
 
 #include "loaders/tokenizer/unicode_tables.h"
 
-namespace signalbox::tokenizer {
+namespace signalbox::loaders::tokenizer {
 namespace {
 
 constexpr char32_t n_code_points = 0x110000;
@@ -67,4 +67,4 @@ void append_lower(std::u32string& out, char32_t c) {
     out += static_cast<char32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(c)));
 }
 
-}  // namespace signalbox::tokenizer
+}  // namespace signalbox::loaders::tokenizer

@@ -4,9 +4,10 @@
 #include <string>
 #include <string_view>
 
+#include "base/namespaces.h"
 #include "base/utf8.h"
 
-namespace signalbox::tokenizer {
+namespace signalbox::loaders::tokenizer {
 
 bool is_whitespace(char32_t c);             // White_Space
 bool is_numeric(char32_t c);                // category N
@@ -18,4 +19,4 @@ bool is_unknown_to_normalizer(char32_t c);  // inert under NFC and the like, wha
 // Appends the lower-case form (two code points for U+0130).
 void append_lower(std::u32string& out, char32_t c);
 
-}  // namespace signalbox::tokenizer
+}  // namespace signalbox::loaders::tokenizer

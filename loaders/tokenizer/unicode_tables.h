@@ -3,7 +3,9 @@
 #include <cstdint>
 #include <span>
 
-namespace signalbox::tokenizer {
+#include "base/namespaces.h"
+
+namespace signalbox::loaders::tokenizer {
 
 enum Category : uint8_t {
   Lu,
@@ -58,4 +60,4 @@ extern const std::span<const CodePointRange> property_word, property_alpha, prop
 extern const std::span<const CodePointRange> numeric_extra, punctuation, combining_marks, plain_word_extra,
     plain_word_missing, lower_extra, normalizer_unknown;
 
-}  // namespace signalbox::tokenizer
+}  // namespace signalbox::loaders::tokenizer

@@ -20,6 +20,7 @@
 namespace {
 
 using namespace signalbox;
+using namespace signalbox::tools;
 using test::Ran;
 
 Ran bench(const std::string& arguments) { return test::run_command(test::binary() + " bench " + arguments); }

@@ -12,6 +12,7 @@
 namespace {
 
 using namespace signalbox;
+using namespace signalbox::tools;
 using test::Ran;
 
 Ran signalbox_run(const std::string& arguments, const std::string& input = "") {

@@ -9,11 +9,12 @@
 #include "tools/signalbox/commands.h"
 #include "tools/signalbox/open.h"
 
-namespace signalbox {
+namespace signalbox::tools {
 int data_command(int argc, char** argv);
 }
 
 using namespace signalbox;
+using namespace signalbox::tools;
 using namespace signalbox::eval;
 
 namespace {

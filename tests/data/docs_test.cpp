@@ -6,6 +6,7 @@
 #include "eval/data/records.h"
 
 using namespace signalbox;
+using namespace signalbox::tools;
 using namespace signalbox::eval;
 
 TEST_CASE("docs: the commands of data.md work as pasted" *

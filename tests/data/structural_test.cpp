@@ -9,6 +9,7 @@
 #include "eval/data/convert.h"
 
 using namespace signalbox;
+using namespace signalbox::tools;
 using namespace signalbox::eval;
 
 namespace {

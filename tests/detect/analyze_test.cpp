@@ -12,6 +12,7 @@
 #include "tools/signalbox/commands.h"
 
 using namespace signalbox;
+using namespace signalbox::tools;
 using namespace signalbox::test;
 namespace fs = std::filesystem;
 

@@ -18,6 +18,7 @@
 #include "tests/detect/count_data.h"
 
 using namespace signalbox;
+using namespace signalbox::tools;
 using namespace signalbox::eval;
 using namespace signalbox::test;
 

@@ -19,13 +19,14 @@
 #include "tests/support.h"
 #include "tools/terminal/signals.h"
 
-namespace signalbox {
+namespace signalbox::tools {
 int faithfulness_command(int argc, char** argv);
 int trace_command(int argc, char** argv);
 int generate_command(int argc, char** argv);
-}  // namespace signalbox
+}  // namespace signalbox::tools
 
 using namespace signalbox;
+using namespace signalbox::tools;
 using namespace signalbox::eval;
 
 namespace {

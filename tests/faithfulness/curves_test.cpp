@@ -8,6 +8,7 @@
 #include "eval/faithfulness/answer_routes.h"
 
 using namespace signalbox;
+using namespace signalbox::tools;
 using namespace signalbox::eval;
 
 namespace {

@@ -11,6 +11,7 @@
 #include "eval/faithfulness/restated.h"
 
 using namespace signalbox;
+using namespace signalbox::tools;
 using namespace signalbox::eval;
 
 namespace {

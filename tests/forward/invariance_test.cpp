@@ -17,6 +17,7 @@
 namespace {
 
 using namespace signalbox;
+using namespace signalbox::tools;
 using namespace signalbox::eval;
 namespace fs = std::filesystem;
 

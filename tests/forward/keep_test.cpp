@@ -16,6 +16,7 @@
 namespace {
 
 using namespace signalbox;
+using namespace signalbox::tools;
 using enum Activations;
 namespace fs = std::filesystem;
 

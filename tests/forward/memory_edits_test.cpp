@@ -18,6 +18,7 @@
 namespace {
 
 using namespace signalbox;
+using namespace signalbox::tools;
 namespace fs = std::filesystem;
 
 const fs::path goldens = test::source_dir() / "tests/goldens";

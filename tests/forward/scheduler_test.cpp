@@ -15,6 +15,7 @@
 namespace {
 
 using namespace signalbox;
+using namespace signalbox::tools;
 using namespace signalbox::test;
 
 const char* const all_points = "*.router.*,logits,*.expert.out";

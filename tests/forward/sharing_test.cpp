@@ -14,6 +14,7 @@
 namespace {
 
 using namespace signalbox;
+using namespace signalbox::tools;
 using namespace signalbox::test;
 
 // Jobs of every kind on three prefixes.

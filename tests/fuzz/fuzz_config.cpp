@@ -9,6 +9,7 @@
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace signalbox;
+  using namespace signalbox::tools;
   if (size == 0) return 0;
   const auto all = families::all_families();
   const size_t choice = data[0] % (all.size() + 1);

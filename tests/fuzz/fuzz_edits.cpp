@@ -9,6 +9,7 @@
 #include "probes/edits.h"
 
 using namespace signalbox;
+using namespace signalbox::tools;
 
 namespace {
 

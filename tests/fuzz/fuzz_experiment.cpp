@@ -3,6 +3,7 @@
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace signalbox;
+  using namespace signalbox::tools;
   using namespace signalbox::eval;
   try {
     const json::Value value = json::parse(std::string_view(reinterpret_cast<const char*>(data), size), "spec.json");

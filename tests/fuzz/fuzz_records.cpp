@@ -7,6 +7,7 @@
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace signalbox;
+  using namespace signalbox::tools;
   using namespace signalbox::eval;
   try {
     const Record record = parse_record(json::parse({reinterpret_cast<const char*>(data), size}, "record"), "record");

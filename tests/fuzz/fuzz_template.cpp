@@ -9,6 +9,7 @@
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace signalbox;
+  using namespace signalbox::tools;
   static const json::Value usual = json::parse(
       R"([{"role": "system", "content": "S é"}, {"role": "user", "content": " u\n", "n": [1, 2.5, null, true]},
           {"role": "assistant", "content": "<think>x</think>y",

@@ -29,8 +29,9 @@ void check(bool good) {
   if (!good) std::abort();
 }
 
-void exercise(const signalbox::Tokenizer& tokenizer, std::string_view text) {
+void exercise(const signalbox::engine::Tokenizer& tokenizer, std::string_view text) {
   using namespace signalbox;
+  using namespace signalbox::tools;
   const CharRange literal[] = {{1, 3}};
   for (const SpecialTokens special : {SpecialTokens::parse, SpecialTokens::as_text}) {
     EncodeOptions options;
@@ -60,6 +61,7 @@ void exercise(const signalbox::Tokenizer& tokenizer, std::string_view text) {
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace signalbox;
+  using namespace signalbox::tools;
   const std::string_view input(reinterpret_cast<const char*>(data), size);
   const size_t zero = input.find('\0');
   try {

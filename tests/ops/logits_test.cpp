@@ -12,6 +12,7 @@
 namespace {
 
 using namespace signalbox;
+using namespace signalbox::tools;
 
 constexpr float infinity = std::numeric_limits<float>::infinity();
 

@@ -7,6 +7,7 @@
 #include "tests/support.h"
 
 using namespace signalbox;
+using namespace signalbox::tools;
 using namespace signalbox::test;
 
 namespace {

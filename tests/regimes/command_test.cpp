@@ -14,11 +14,12 @@
 #include "tests/kills.h"
 #include "tests/support.h"
 
-namespace signalbox {
+namespace signalbox::tools {
 int regimes_command(int argc, char** argv);
 }
 
 using namespace signalbox;
+using namespace signalbox::tools;
 using namespace signalbox::eval;
 
 namespace {

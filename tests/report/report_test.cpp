@@ -19,6 +19,7 @@
 #include "tools/signalbox/commands.h"
 
 using namespace signalbox;
+using namespace signalbox::tools;
 using namespace signalbox::eval;
 namespace fs = std::filesystem;
 

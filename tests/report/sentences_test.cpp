@@ -6,6 +6,7 @@
 #include "base/error.h"
 
 using namespace signalbox;
+using namespace signalbox::tools;
 using namespace signalbox::eval;
 
 namespace {

@@ -6,6 +6,7 @@
 #include "tests/run/experiment_sample.h"
 
 using namespace signalbox;
+using namespace signalbox::tools;
 using namespace signalbox::eval;
 using namespace signalbox::test;
 

@@ -2,6 +2,7 @@
 #include "tests/run/experiment_sample.h"
 
 using namespace signalbox;
+using namespace signalbox::tools;
 using namespace signalbox::test;
 
 namespace {

@@ -12,6 +12,7 @@
 #include "tests/run/run_sample.h"
 
 using namespace signalbox;
+using namespace signalbox::tools;
 using namespace signalbox::eval;
 using namespace signalbox::test;
 namespace fs = std::filesystem;

@@ -3,6 +3,7 @@
 #include "tests/support.h"
 
 using namespace signalbox;
+using namespace signalbox::tools;
 using namespace signalbox::test;
 
 TEST_CASE("spec: the least spec, and every default") {

@@ -5,6 +5,7 @@
 #include "tests/support.h"
 
 using namespace signalbox;
+using namespace signalbox::tools;
 using namespace signalbox::eval;
 using namespace signalbox::test;
 

@@ -4,6 +4,7 @@
 #include <doctest/doctest.h>
 
 using namespace signalbox;
+using namespace signalbox::tools;
 using namespace signalbox::eval;
 using Texts = std::vector<std::string>;
 

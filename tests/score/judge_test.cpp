@@ -12,6 +12,7 @@
 #include "tests/support.h"
 
 using namespace signalbox;
+using namespace signalbox::tools;
 using namespace signalbox::eval;
 
 namespace {

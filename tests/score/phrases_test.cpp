@@ -6,6 +6,7 @@
 #include "eval/score/patterns.h"
 
 using namespace signalbox;
+using namespace signalbox::tools;
 using namespace signalbox::eval;
 using Texts = std::vector<std::string>;
 

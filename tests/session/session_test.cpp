@@ -13,6 +13,7 @@
 #include "tools/builtin/builtin_files.h"
 
 using namespace signalbox;
+using namespace signalbox::tools;
 using namespace signalbox::eval;
 using namespace signalbox::test;
 

@@ -13,6 +13,7 @@
 #include "eval/statistics/draws.h"
 
 using namespace signalbox;
+using namespace signalbox::tools;
 using namespace signalbox::eval;
 
 namespace {

@@ -10,6 +10,7 @@
 
 int main() {
   using namespace signalbox;
+  using namespace signalbox::tools;
   std::string line;
   size_t number = 0;
   while (std::getline(std::cin, line)) {

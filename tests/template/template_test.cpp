@@ -10,6 +10,7 @@
 #include "tests/support.h"
 
 using namespace signalbox;
+using namespace signalbox::tools;
 namespace fs = std::filesystem;
 
 namespace {

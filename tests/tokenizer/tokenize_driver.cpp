@@ -11,6 +11,7 @@
 #include "loaders/tokenizer/tokenizer.h"
 
 using namespace signalbox;
+using namespace signalbox::tools;
 
 namespace {
 

@@ -8,7 +8,7 @@
 #include "base/error.h"
 #include "loaders/tokenizer/regex.h"
 
-namespace signalbox {
+namespace signalbox::test {
 namespace {
 
 // A tokenizer.json with parts replaced.
@@ -224,4 +224,4 @@ TEST_CASE("tokenizer: hard texts of a megabyte take linear time") {
 }
 
 }  // namespace
-}  // namespace signalbox
+}  // namespace signalbox::test

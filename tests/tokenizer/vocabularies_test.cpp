@@ -10,7 +10,7 @@
 #include "loaders/tokenizer/tokenizer.h"
 #include "tests/support.h"
 
-namespace signalbox {
+namespace signalbox::test {
 namespace {
 
 std::vector<std::filesystem::path> vocabularies() {
@@ -79,4 +79,4 @@ TEST_CASE("tokenizer: ids, offsets and text are those of Hugging Face") {
 }
 
 }  // namespace
-}  // namespace signalbox
+}  // namespace signalbox::test

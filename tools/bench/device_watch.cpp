@@ -13,7 +13,7 @@
 
 extern char** environ;
 
-namespace signalbox {
+namespace signalbox::tools {
 
 namespace {
 
@@ -139,4 +139,4 @@ json::Value DeviceWatch::finish() {
   return state;
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::tools

@@ -5,8 +5,9 @@
 #include <vector>
 
 #include "base/json.h"
+#include "base/namespaces.h"
 
-namespace signalbox {
+namespace signalbox::tools {
 
 class DeviceWatch {
  public:
@@ -35,4 +36,4 @@ class DeviceWatch {
 // {"least", "median", "most"} of some numbers, or null of none; NaN is left out.
 json::Value range_of(std::vector<double> values);
 
-}  // namespace signalbox
+}  // namespace signalbox::tools

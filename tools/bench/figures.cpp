@@ -2,7 +2,7 @@
 
 #include "tools/terminal/output.h"
 
-namespace signalbox {
+namespace signalbox::tools {
 
 void Figures::print(const std::string& text) const {
   write_stdout(text);
@@ -30,4 +30,4 @@ void Figures::finish() {
   if (json_) print(json::dump(document) + "\n");
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::tools

@@ -4,8 +4,9 @@
 #include <string>
 
 #include "base/json.h"
+#include "base/namespaces.h"
 
-namespace signalbox {
+namespace signalbox::tools {
 
 // Text: lines as they come. JSON: a line for each figure, whose "figure" says which it is, and last the document with
 // all of them, which has no such key. Each line is flushed.
@@ -40,4 +41,4 @@ class Figures {
   json::Value left_out_ = json::Value::array();
 };
 
-}  // namespace signalbox
+}  // namespace signalbox::tools

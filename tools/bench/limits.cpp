@@ -10,7 +10,7 @@
 #include "kernels/cpu/isa.h"
 #include "tools/bench/random_memory.h"
 
-namespace signalbox {
+namespace signalbox::tools {
 
 namespace {
 
@@ -108,4 +108,4 @@ void set_limits(json::Value& object, const MachineLimits& limits) {
   if (!limits.device) object.set("read_gbytes_per_second", limits.gbytes).set("fma_gflops", limits.gflops);
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::tools

@@ -4,10 +4,11 @@
 #include <string>
 
 #include "base/json.h"
+#include "base/namespaces.h"
 #include "kernels/backend.h"
 #include "tools/bench/timer.h"
 
-namespace signalbox {
+namespace signalbox::tools {
 
 struct MachineLimits {
   double gbytes = 0;  // GB/s between memory and processors
@@ -34,4 +35,4 @@ MachineLimits measure_device_limits(Backend& backend, const LimitOptions& option
 // Adds the limits to a JSON object, under their own names on the CPU as well (read_gbytes_per_second, fma_gflops).
 void set_limits(json::Value& object, const MachineLimits& limits);
 
-}  // namespace signalbox
+}  // namespace signalbox::tools

@@ -10,7 +10,7 @@
 #include "tools/terminal/progress.h"
 #include "tools/terminal/signals.h"
 
-namespace signalbox {
+namespace signalbox::tools {
 
 namespace {
 
@@ -324,4 +324,4 @@ json::Value ModelBench::to_json(const Decode& decode) const {
   return line;
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::tools

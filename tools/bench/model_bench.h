@@ -7,12 +7,13 @@
 #include <vector>
 
 #include "base/json.h"
+#include "base/namespaces.h"
 #include "engine/session.h"
 #include "probes/trace.h"
 #include "tools/bench/limits.h"
 #include "tools/bench/recording_bench.h"
 
-namespace signalbox {
+namespace signalbox::tools {
 
 // Bytes of weights that a forward of n_tokens tokens must read. Tokens that route evenly use
 // n_experts * (1 - (1 - n_active / n_experts)^n_tokens) different experts of a layer.
@@ -87,4 +88,4 @@ class ModelBench {
 // Resident memory of this process.
 int64_t resident_bytes();
 
-}  // namespace signalbox
+}  // namespace signalbox::tools

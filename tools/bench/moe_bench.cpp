@@ -5,7 +5,7 @@
 
 #include "tools/bench/op_bench.h"
 
-namespace signalbox {
+namespace signalbox::tools {
 
 namespace {
 
@@ -113,4 +113,4 @@ void bench_routed(Backend& backend, Timer& timer, RandomMemory& memory, const Ro
   measure("experts_out", 2 * pairs * dm * ff, used_bytes / 3 + hidden_bytes + outputs_bytes, make_outputs);
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::tools

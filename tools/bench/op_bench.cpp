@@ -9,7 +9,7 @@
 
 #include "engine/kv_pool.h"
 
-namespace signalbox {
+namespace signalbox::tools {
 
 namespace {
 
@@ -544,4 +544,4 @@ void bench_ops(Backend& backend, const OpBenchOptions& options, const OpReport& 
   OpBench(backend, options, report).run();
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::tools

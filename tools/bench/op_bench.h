@@ -6,12 +6,13 @@
 #include <utility>
 #include <vector>
 
+#include "base/namespaces.h"
 #include "kernels/backend.h"
 #include "kernels/cases/measured.h"
 #include "tools/bench/random_model.h"
 #include "tools/bench/timer.h"
 
-namespace signalbox {
+namespace signalbox::tools {
 
 struct OpSpeed {
   std::string op, model, shape;  // "matmul q", a released model's name, "tokens=1 n=2048 k=2048"
@@ -77,4 +78,4 @@ void bench_routed(Backend& backend, Timer& timer, RandomMemory& memory, const Ro
 // "a=1 b=2"
 std::string sizes_text(std::initializer_list<std::pair<const char*, int64_t>> sizes);
 
-}  // namespace signalbox
+}  // namespace signalbox::tools

@@ -7,7 +7,7 @@
 #include "base/no_number.h"
 #include "tools/bench/timer.h"
 
-namespace signalbox {
+namespace signalbox::tools {
 
 namespace {
 
@@ -55,4 +55,4 @@ PairedCosts measure_paired(int n_ways, const std::function<double(int)>& run,
   return out;
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::tools

@@ -5,7 +5,9 @@
 #include <functional>
 #include <vector>
 
-namespace signalbox {
+#include "base/namespaces.h"
+
+namespace signalbox::tools {
 
 // The time that a benchmark may take, from when this is made.
 class Budget {
@@ -33,4 +35,4 @@ struct PairedCosts {
 PairedCosts measure_paired(int n_ways, const std::function<double(int)>& run,
                            const std::function<bool(int64_t, double)>& go_on);
 
-}  // namespace signalbox
+}  // namespace signalbox::tools

@@ -11,7 +11,7 @@
 #include "base/error.h"
 #include "base/half.h"
 
-namespace signalbox {
+namespace signalbox::tools {
 
 namespace {
 
@@ -141,4 +141,4 @@ std::shared_ptr<const void> RandomMemory::view(Kind kind, size_t bytes) {
   return owner;
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::tools

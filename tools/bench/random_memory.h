@@ -6,7 +6,9 @@
 #include <memory>
 #include <vector>
 
-namespace signalbox {
+#include "base/namespaces.h"
+
+namespace signalbox::tools {
 
 // Host memory whose contents repeat one small random piece.
 class RandomMemory {
@@ -39,4 +41,4 @@ class RandomMemory {
   std::map<Kind, std::shared_ptr<Mapping>> mappings_;
 };
 
-}  // namespace signalbox
+}  // namespace signalbox::tools

@@ -8,7 +8,7 @@
 #include "loaders/families/family.h"
 #include "loaders/families/real_shapes.h"
 
-namespace signalbox {
+namespace signalbox::tools {
 
 namespace {
 
@@ -174,4 +174,4 @@ int64_t available_memory() {
   return available;
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::tools

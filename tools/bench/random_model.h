@@ -5,11 +5,12 @@
 #include <string_view>
 #include <vector>
 
+#include "base/namespaces.h"
 #include "engine/model.h"
 #include "engine/weights.h"
 #include "tools/bench/random_memory.h"
 
-namespace signalbox {
+namespace signalbox::tools {
 
 struct BenchShape {
   std::string name;
@@ -38,4 +39,4 @@ int64_t layers_that_fit(const BenchShape& shape, int64_t available);
 // Bytes that this process can still take without swapping.
 int64_t available_memory();
 
-}  // namespace signalbox
+}  // namespace signalbox::tools

@@ -8,7 +8,7 @@
 #include "tools/bench/temporary_trace.h"
 #include "tools/bench/timer.h"
 
-namespace signalbox {
+namespace signalbox::tools {
 
 namespace {
 
@@ -124,4 +124,4 @@ PairedCosts RecordingBench::decode(const std::vector<std::vector<int32_t>>& prom
       go_on);
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::tools

@@ -7,11 +7,12 @@
 #include <utility>
 #include <vector>
 
+#include "base/namespaces.h"
 #include "engine/forward.h"
 #include "probes/trace.h"
 #include "tools/bench/paired.h"
 
-namespace signalbox {
+namespace signalbox::tools {
 
 // A trace of these points in this directory.
 using MakeTrace = std::function<std::unique_ptr<TraceWriter>(const std::string& points, const std::string& directory)>;
@@ -40,4 +41,4 @@ class RecordingBench {
   std::vector<std::string> modes_;
 };
 
-}  // namespace signalbox
+}  // namespace signalbox::tools

@@ -6,8 +6,9 @@
 #include <string>
 
 #include "base/error.h"
+#include "base/namespaces.h"
 
-namespace signalbox {
+namespace signalbox::tools {
 
 // Made under the system's directory for temporary files, removed with everything in it.
 class TemporaryTrace {
@@ -26,4 +27,4 @@ class TemporaryTrace {
   std::filesystem::path path;
 };
 
-}  // namespace signalbox
+}  // namespace signalbox::tools

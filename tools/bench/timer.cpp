@@ -5,7 +5,7 @@
 #include <cmath>
 #include <vector>
 
-namespace signalbox {
+namespace signalbox::tools {
 
 namespace {
 
@@ -70,4 +70,4 @@ Timing Timer::measure(int64_t n_sets, const std::function<void(int64_t)>& work, 
   return {median / static_cast<double>(pieces * passes * n_sets), (rounds.back() - rounds.front()) / median};
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::tools

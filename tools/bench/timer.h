@@ -3,9 +3,10 @@
 #include <cstdint>
 #include <functional>
 
+#include "base/namespaces.h"
 #include "kernels/backend.h"
 
-namespace signalbox {
+namespace signalbox::tools {
 
 struct Timing {
   double seconds = 0;  // of one call
@@ -38,4 +39,4 @@ class Timer {
 // Seconds of a steady clock.
 double now();
 
-}  // namespace signalbox
+}  // namespace signalbox::tools

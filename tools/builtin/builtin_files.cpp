@@ -12,7 +12,7 @@
 #include "builtin_table.inc"
 #undef BUILTIN_FILE
 
-namespace signalbox {
+namespace signalbox::tools {
 
 std::shared_ptr<const ModelFiles> builtin_files() {
   std::map<std::string, std::span<const std::byte>> files;
@@ -24,4 +24,4 @@ std::shared_ptr<const ModelFiles> builtin_files() {
   return open_memory("builtin", std::move(files));
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::tools

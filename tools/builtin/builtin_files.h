@@ -2,10 +2,11 @@
 #pragma once
 #include <memory>
 
+#include "base/namespaces.h"
 #include "loaders/model/files.h"
 
-namespace signalbox {
+namespace signalbox::tools {
 
 std::shared_ptr<const ModelFiles> builtin_files();
 
-}  // namespace signalbox
+}  // namespace signalbox::tools

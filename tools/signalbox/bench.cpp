@@ -18,7 +18,7 @@
 #include "tools/terminal/progress.h"
 #include "tools/terminal/signals.h"
 
-namespace signalbox {
+namespace signalbox::tools {
 
 namespace {
 
@@ -542,4 +542,4 @@ int bench_command(int argc, char** argv) {
   return bench_model(options);
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::tools

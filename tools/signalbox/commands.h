@@ -1,8 +1,9 @@
 // The subcommands of the signalbox binary; one file each. Every function parses its own arguments (argv[0] is the
 // command's name) and returns the exit code: 0 ok, 1 failure, 2 usage, 3 interrupted and resumable.
 #pragma once
+#include "base/namespaces.h"
 
-namespace signalbox {
+namespace signalbox::tools {
 
 int inspect_command(int argc, char** argv);
 int tokenize_command(int argc, char** argv);
@@ -23,4 +24,4 @@ int diff_command(int argc, char** argv);
 int bench_command(int argc, char** argv);
 int demo_command(int argc, char** argv);
 
-}  // namespace signalbox
+}  // namespace signalbox::tools

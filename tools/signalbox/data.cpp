@@ -15,7 +15,7 @@
 #include "tools/signalbox/open.h"
 #include "tools/terminal/output.h"
 
-namespace signalbox {
+namespace signalbox::tools {
 
 using namespace eval;
 
@@ -390,4 +390,4 @@ int data_command(int argc, char** argv) {
   return structural(structural_options, o);
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::tools

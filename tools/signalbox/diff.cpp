@@ -6,7 +6,7 @@
 #include "tools/signalbox/flags.h"
 #include "tools/terminal/output.h"
 
-namespace signalbox {
+namespace signalbox::tools {
 
 using namespace eval;
 
@@ -32,4 +32,4 @@ int diff_command(int argc, char** argv) {
   return 0;
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::tools

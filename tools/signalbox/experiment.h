@@ -2,10 +2,11 @@
 #pragma once
 #include <string>
 
+#include "base/namespaces.h"
 #include "eval/experiment/spec.h"
 #include "tools/signalbox/flags.h"
 
-namespace signalbox {
+namespace signalbox::tools {
 
 using namespace eval;
 
@@ -19,4 +20,4 @@ void add_experiment_run_options(CLI::App& app, CommonOptions& options, Experimen
 // Runs or continues the experiment, prints its table, and returns the exit code. Throws Error.
 int run_experiment(ExperimentSpec spec, CommonOptions options, const ExperimentRun& run, int argc, char** argv);
 
-}  // namespace signalbox
+}  // namespace signalbox::tools

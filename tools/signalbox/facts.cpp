@@ -4,7 +4,7 @@
 
 #include "tools/terminal/progress.h"
 
-namespace signalbox {
+namespace signalbox::tools {
 
 using namespace eval;
 
@@ -39,4 +39,4 @@ json::Value work_info(const CommonOptions& options, const Session& session, int 
   return info.set("batch", options.batch).set("chunk", options.chunk);
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::tools

@@ -1,10 +1,11 @@
 // What of an opened model decides results, for the manifests of commands that can be continued.
 #pragma once
+#include "base/namespaces.h"
 #include "engine/session.h"
 #include "eval/store/facts.h"
 #include "tools/signalbox/flags.h"
 
-namespace signalbox {
+namespace signalbox::tools {
 
 using namespace eval;
 
@@ -14,4 +15,4 @@ ModelFacts model_facts(const Session& session, bool quiet);
 // Manifest::info: the command line, where the model lies, threads and batch.
 json::Value work_info(const CommonOptions& options, const Session& session, int argc, char** argv);
 
-}  // namespace signalbox
+}  // namespace signalbox::tools

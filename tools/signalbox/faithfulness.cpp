@@ -16,7 +16,7 @@
 #include "tools/terminal/progress.h"
 #include "tools/terminal/signals.h"
 
-namespace signalbox {
+namespace signalbox::tools {
 
 using namespace eval;
 
@@ -157,4 +157,4 @@ int faithfulness_command(int argc, char** argv) {
   return 0;
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::tools

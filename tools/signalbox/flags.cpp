@@ -6,7 +6,7 @@
 #include "base/error.h"
 #include "tools/terminal/output.h"
 
-namespace signalbox {
+namespace signalbox::tools {
 
 namespace {
 
@@ -115,4 +115,4 @@ void add_sampling_options(CLI::App& app, SamplingOptions& o) {
   app.add_flag("--ignore-eos", o.ignore_eos, "go on past an end token");
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::tools

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "base/namespaces.h"
 #include "kernels/sampling.h"
 
 namespace CLI {
@@ -11,7 +12,7 @@ class App;
 class Validator;
 }  // namespace CLI
 
-namespace signalbox {
+namespace signalbox::tools {
 
 // Parses; prints help or one error line. Returns -1 to go on, else the exit code.
 int parse_arguments(CLI::App& app, int argc, char** argv);
@@ -50,4 +51,4 @@ struct SamplingOptions {
 };
 void add_sampling_options(CLI::App& app, SamplingOptions& options);
 
-}  // namespace signalbox
+}  // namespace signalbox::tools

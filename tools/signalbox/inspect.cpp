@@ -8,7 +8,7 @@
 #include "tools/signalbox/open.h"
 #include "tools/terminal/output.h"
 
-namespace signalbox {
+namespace signalbox::tools {
 
 namespace {
 
@@ -259,4 +259,4 @@ int inspect_command(int argc, char** argv) {
   return 0;
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::tools

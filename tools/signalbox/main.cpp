@@ -16,6 +16,7 @@
 namespace {
 
 using namespace signalbox;
+using namespace signalbox::tools;
 
 struct Command {
   const char* name;
@@ -115,7 +116,7 @@ int run(int argc, char** argv) {
 int main(int argc, char** argv) {
   int code = 1;
   try {
-    signalbox::exit_on_signals();
+    exit_on_signals();
     std::signal(SIGXFSZ, SIG_IGN);  // a file that may not grow is an error of the write
     code = run(argc, argv);
     if (code == 3) std::fprintf(stderr, "signalbox: interrupted\n");

@@ -14,7 +14,7 @@
 #include "tools/terminal/progress.h"
 #include "tools/terminal/signals.h"
 
-namespace signalbox {
+namespace signalbox::tools {
 
 using namespace eval;
 
@@ -54,4 +54,4 @@ int merge_command(int argc, char** argv) {
   return 0;
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::tools

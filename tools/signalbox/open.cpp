@@ -6,7 +6,7 @@
 #include "tools/terminal/progress.h"
 #include "tools/terminal/signals.h"
 
-namespace signalbox {
+namespace signalbox::tools {
 
 namespace {
 
@@ -76,4 +76,4 @@ void tell_cpu_fallback(const CommonOptions& options, const Backend& backend) {
   std::fprintf(stderr, "running on the CPU: %s\n", cuda_unavailable().c_str());
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::tools

@@ -3,11 +3,12 @@
 #include <memory>
 #include <string>
 
+#include "base/namespaces.h"
 #include "engine/session.h"
 #include "loaders/open.h"
 #include "tools/signalbox/flags.h"
 
-namespace signalbox {
+namespace signalbox::tools {
 
 // Throws UsageError for a --device that cannot be meant, Error for one that is not there.
 std::unique_ptr<Backend> open_backend(const CommonOptions& options);
@@ -25,4 +26,4 @@ RunOptions run_options(const Session& session, const SamplingOptions& sampling);
 // Says on standard error why --device auto has taken the CPU. Call it when everything that can be refused has been.
 void tell_cpu_fallback(const CommonOptions& options, const Backend& backend);
 
-}  // namespace signalbox
+}  // namespace signalbox::tools

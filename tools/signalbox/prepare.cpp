@@ -2,7 +2,7 @@
 
 #include "engine/run_plan.h"
 
-namespace signalbox {
+namespace signalbox::tools {
 
 using namespace eval;
 
@@ -44,4 +44,4 @@ void finish_trace(TraceWriter& trace, const PreparedRun& run) {
   finish_trace(trace, run.made.jobs, [&](int64_t sample) { return run.record_of(sample).source; });
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::tools

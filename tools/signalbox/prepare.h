@@ -6,10 +6,11 @@
 #include <variant>
 #include <vector>
 
+#include "base/namespaces.h"
 #include "eval/data/record_jobs.h"
 #include "tools/signalbox/flags.h"
 
-namespace signalbox {
+namespace signalbox::tools {
 
 using namespace eval;
 
@@ -33,4 +34,4 @@ TraceRequest trace_request(const CommonOptions& options, const Session& session,
 std::unique_ptr<TraceWriter> open_trace(const CommonOptions& options, const Session& session, const PreparedRun& run);
 void finish_trace(TraceWriter& trace, const PreparedRun& run);
 
-}  // namespace signalbox
+}  // namespace signalbox::tools

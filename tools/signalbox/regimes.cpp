@@ -21,7 +21,7 @@
 #include "tools/terminal/progress.h"
 #include "tools/terminal/signals.h"
 
-namespace signalbox {
+namespace signalbox::tools {
 
 using namespace eval;
 
@@ -211,4 +211,4 @@ int regimes_command(int argc, char** argv) {
   return analyze(argc, argv);
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::tools

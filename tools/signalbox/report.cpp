@@ -10,7 +10,7 @@
 #include "tools/signalbox/flags.h"
 #include "tools/terminal/output.h"
 
-namespace signalbox {
+namespace signalbox::tools {
 
 using namespace eval;
 
@@ -62,4 +62,4 @@ int report_command(int argc, char** argv) {
   return 0;
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::tools

@@ -18,7 +18,7 @@
 #include "tools/terminal/progress.h"
 #include "tools/terminal/signals.h"
 
-namespace signalbox {
+namespace signalbox::tools {
 
 using namespace eval;
 
@@ -127,4 +127,4 @@ int run_command(int argc, char** argv) {
   return run_experiment(std::move(spec), options, run, argc, argv);
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::tools

@@ -7,7 +7,7 @@
 #include "tools/signalbox/experiment.h"
 #include "tools/terminal/output.h"
 
-namespace signalbox {
+namespace signalbox::tools {
 
 using namespace eval;
 
@@ -166,4 +166,4 @@ int misroute_command(int argc, char** argv) {
   return run_shortcut(shortcut, spec, argc, argv);
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::tools

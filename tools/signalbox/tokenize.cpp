@@ -11,7 +11,7 @@
 #include "tools/terminal/output.h"
 #include "tools/terminal/signals.h"
 
-namespace signalbox {
+namespace signalbox::tools {
 
 using namespace eval;
 
@@ -119,4 +119,4 @@ int tokenize_command(int argc, char** argv) {
   return 0;
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::tools

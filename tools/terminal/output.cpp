@@ -8,7 +8,7 @@
 #include "base/json.h"
 #include "eval/data/records.h"
 
-namespace signalbox {
+namespace signalbox::tools {
 
 using namespace eval;
 
@@ -35,4 +35,4 @@ void carry_keys(const Record& record, json::Value& line) {
   }
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::tools

@@ -4,14 +4,18 @@
 #include <map>
 #include <string>
 
-namespace signalbox {
+#include "base/namespaces.h"
 
+namespace signalbox {
 namespace json {
 class Value;
 }
 namespace eval {
 struct Record;
 }
+}  // namespace signalbox
+
+namespace signalbox::tools {
 
 bool stdout_is_terminal();
 void write_stdout(const std::string& text);  // whole; Error when it cannot
@@ -29,4 +33,4 @@ class OrderedOutput {
   int64_t next_ = 0;
 };
 
-}  // namespace signalbox
+}  // namespace signalbox::tools

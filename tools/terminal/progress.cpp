@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <cstdio>
 
-namespace signalbox {
+namespace signalbox::tools {
 
 namespace {
 
@@ -58,4 +58,4 @@ void Progress::done() {
   drawn_ = false;
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::tools

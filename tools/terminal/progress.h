@@ -4,7 +4,9 @@
 #include <cstdint>
 #include <string>
 
-namespace signalbox {
+#include "base/namespaces.h"
+
+namespace signalbox::tools {
 
 // A bar with the time left on a terminal, else a line every few seconds, on standard error. Nothing when quiet.
 class Progress {
@@ -21,4 +23,4 @@ class Progress {
   std::chrono::steady_clock::time_point start_, last_;
 };
 
-}  // namespace signalbox
+}  // namespace signalbox::tools

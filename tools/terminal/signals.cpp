@@ -4,7 +4,7 @@
 
 #include <csignal>
 
-namespace signalbox {
+namespace signalbox::tools {
 
 std::atomic<bool> interrupted{false};
 
@@ -32,4 +32,4 @@ void stop_if_interrupted() {
   if (interrupted.load(std::memory_order_relaxed)) throw Interrupted{};
 }
 
-}  // namespace signalbox
+}  // namespace signalbox::tools

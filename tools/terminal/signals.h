@@ -2,7 +2,9 @@
 #pragma once
 #include <atomic>
 
-namespace signalbox {
+#include "base/namespaces.h"
+
+namespace signalbox::tools {
 
 // Set by any of them. The only global of the process: a signal handler can reach nothing else.
 extern std::atomic<bool> interrupted;
@@ -13,4 +15,4 @@ void exit_on_signals();
 struct Interrupted {};
 void stop_if_interrupted();
 
-}  // namespace signalbox
+}  // namespace signalbox::tools
