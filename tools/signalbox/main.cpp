@@ -120,12 +120,12 @@ int main(int argc, char** argv) {
     std::signal(SIGXFSZ, SIG_IGN);  // a file that may not grow is an error of the write
     code = run(argc, argv);
     if (code == 3) std::fprintf(stderr, "signalbox: interrupted\n");
-  } catch (const signalbox::UsageError& error) {
+  } catch (const UsageError& error) {
     print_error(error.what());
     code = 2;
-  } catch (const signalbox::Error& error) {
+  } catch (const Error& error) {
     print_error(error.what());
-  } catch (const signalbox::Interrupted&) {
+  } catch (const Interrupted&) {
     std::fprintf(stderr, "signalbox: interrupted\n");
     code = 3;
   } catch (const std::bad_alloc&) {
