@@ -2,11 +2,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <map>
 #include <unordered_map>
 
 #include "base/no_number.h"
 #include "base/thread_pool.h"
+#include "eval/statistics/corrected.h"
 #include "eval/statistics/draws.h"
 
 // One body compiled for several instruction sets. Multiplication and addition stay separate (-ffp-contract=off) and
@@ -84,10 +86,10 @@ double sum_of(const std::vector<double>& values) {
 }
 
 // Indices of the columns that can be resampled, by number of units, at most group_columns together.
-std::vector<std::vector<size_t>> groups_of(std::span<const ClusteredValues> columns) {
+std::vector<std::vector<size_t>> groups_of(std::span<const ClusteredValues> columns, size_t least_units) {
   std::map<size_t, std::vector<std::vector<size_t>>> by_units;
   for (size_t c = 0; c < columns.size(); ++c) {
-    if (columns[c].sums.empty() || !all_finite(columns[c])) continue;
+    if (columns[c].sums.size() < least_units || !all_finite(columns[c])) continue;
     auto& groups = by_units[columns[c].sums.size()];
     if (groups.empty() || groups.back().size() == group_columns) groups.emplace_back();
     groups.back().push_back(c);
@@ -129,25 +131,11 @@ std::vector<std::vector<double>> replicate_sums(const std::vector<const std::vec
   return out;
 }
 
-}  // namespace
+// Makes the interval of column c from its replicates, which it may change.
+using MakeInterval = std::function<Interval(size_t c, std::vector<double>& replicates)>;
 
-ClusteredValues cluster_values(std::span<const double> values, std::span<const int64_t> cluster_of) {
-  ClusteredValues out;
-  std::unordered_map<int64_t, size_t> unit_of;  // looked up only
-  for (size_t i = 0; i < values.size(); ++i) {
-    const auto [found, is_new] = unit_of.emplace(cluster_of[i], out.sums.size());
-    if (is_new) {
-      out.sums.push_back(0);
-      out.counts.push_back(0);
-    }
-    out.sums[found->second] += values[i];
-    out.counts[found->second] += 1;
-  }
-  return out;
-}
-
-std::vector<MeanEstimate> bootstrap_means(std::span<const ClusteredValues> columns, uint64_t seed, int64_t resamples,
-                                          int n_threads) {
+std::vector<MeanEstimate> resampled_means(std::span<const ClusteredValues> columns, uint64_t seed, int64_t resamples,
+                                          int n_threads, const MakeInterval& make_interval) {
   std::vector<MeanEstimate> out(columns.size());
   for (size_t c = 0; c < columns.size(); ++c) {
     const double count = sum_of(columns[c].counts);
@@ -155,7 +143,7 @@ std::vector<MeanEstimate> bootstrap_means(std::span<const ClusteredValues> colum
         count == 0 ? no_number : sum_of(columns[c].sums) / count, {no_number, no_number}, static_cast<int64_t>(count)};
   }
   ThreadPool pool(std::max(n_threads, 1));
-  for (const std::vector<size_t>& group : groups_of(columns)) {
+  for (const std::vector<size_t>& group : groups_of(columns, 2)) {
     const auto n = static_cast<int64_t>(columns[group[0]].sums.size());
     // The counts of a column are resampled as its sums are, unless every unit has one value: then n are drawn.
     std::vector<const std::vector<double>*> vectors;
@@ -179,18 +167,53 @@ std::vector<MeanEstimate> bootstrap_means(std::span<const ClusteredValues> colum
       std::vector<double> means = sums[g];
       for (size_t r = 0; r < means.size(); ++r)
         means[r] /= counts_at[g] < 0 ? static_cast<double>(n) : sums[static_cast<size_t>(counts_at[g])][r];
-      std::sort(means.begin(), means.end());
-      out[group[g]].ci = {quantile(means, 0.025), quantile(means, 0.975)};
+      out[group[g]].ci = make_interval(group[g], means);
     });
   }
   return out;
+}
+
+}  // namespace
+
+ClusteredValues cluster_values(std::span<const double> values, std::span<const int64_t> cluster_of) {
+  ClusteredValues out;
+  std::unordered_map<int64_t, size_t> unit_of;  // looked up only
+  for (size_t i = 0; i < values.size(); ++i) {
+    const auto [found, is_new] = unit_of.emplace(cluster_of[i], out.sums.size());
+    if (is_new) {
+      out.sums.push_back(0);
+      out.counts.push_back(0);
+    }
+    out.sums[found->second] += values[i];
+    out.counts[found->second] += 1;
+  }
+  return out;
+}
+
+std::vector<MeanEstimate> bootstrap_means(std::span<const ClusteredValues> columns, uint64_t seed, int64_t resamples,
+                                          int n_threads) {
+  return resampled_means(columns, seed, resamples, n_threads, [](size_t, std::vector<double>& means) -> Interval {
+    std::sort(means.begin(), means.end());
+    return {quantile(means, 0.025), quantile(means, 0.975)};
+  });
+}
+
+std::vector<MeanEstimate> corrected_means(std::span<const ClusteredValues> columns, uint64_t seed, int64_t resamples,
+                                          int n_threads) {
+  return resampled_means(columns, seed, resamples, n_threads, [&](size_t c, std::vector<double>& means) {
+    const ClusteredValues& column = columns[c];
+    const double mean = sum_of(column.sums) / sum_of(column.counts);
+    std::vector<double> influences(column.sums.size());
+    for (size_t i = 0; i < influences.size(); ++i) influences[i] = column.sums[i] - mean * column.counts[i];
+    return corrected_interval(std::move(means), mean, influences, static_cast<double>(influences.size() - 1));
+  });
 }
 
 std::vector<double> sign_flip_ps(std::span<const ClusteredValues> columns, uint64_t seed, int64_t resamples,
                                  int n_threads) {
   std::vector<double> out(columns.size(), no_number);
   ThreadPool pool(std::max(n_threads, 1));
-  for (const std::vector<size_t>& group : groups_of(columns)) {
+  for (const std::vector<size_t>& group : groups_of(columns, 1)) {
     const auto n = static_cast<int64_t>(columns[group[0]].sums.size());
     std::vector<const std::vector<double>*> vectors;
     for (size_t c : group) vectors.push_back(&columns[c].sums);

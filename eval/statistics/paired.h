@@ -35,13 +35,21 @@ struct UnitValues {
 };
 
 // For each column the mean, its 95 % percentile bootstrap interval (units drawn with replacement, the mean of their
-// values taken) and n, the number of values. No unit: NaN. A value that is not finite: the interval is NaN.
+// values taken) and n, the number of values. No unit: NaN. One unit, or a value that is not finite: the interval is
+// NaN.
 std::vector<MeanEstimate> bootstrap_means(std::span<const ClusteredValues> columns, uint64_t seed, int64_t resamples,
+                                          int n_threads);
+
+// The same with BCa intervals whose levels are widened for few units (corrected_interval): of 20 units of normal,
+// exponential or half-zero values 93 to 96 % cover, where percentiles come to 90 to 92 %; of few values that differ
+// from 0 neither does (eval/statistics/changes.h for yes and no).
+std::vector<MeanEstimate> corrected_means(std::span<const ClusteredValues> columns, uint64_t seed, int64_t resamples,
                                           int n_threads);
 
 // For each column of differences the two-sided p of mean = 0: the sign of every unit's sum is flipped at random, p =
 // (1 + hits) / (1 + resamples), a hit being a mean at least as far from 0 as the observed one. NaN where there is no
-// unit or a value is not finite.
+// unit or a value is not finite. The null is symmetry around 0. Dividing by a standard error would change nothing:
+// flips leave the sum of squares as it is, so that t grows with the mean.
 std::vector<double> sign_flip_ps(std::span<const ClusteredValues> columns, uint64_t seed, int64_t resamples,
                                  int n_threads);
 

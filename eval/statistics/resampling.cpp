@@ -81,7 +81,7 @@ MeanEstimate bootstrap_mean(std::span<const double> values, std::span<const int6
   }
   out.mean = std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
   if (n == 1) {
-    out.ci = {out.mean, out.mean};
+    out.ci = {no_number, no_number};
     return out;
   }
   const ResamplingDraws draws(seed, Resampling::bootstrap);

@@ -27,7 +27,7 @@ struct MeanEstimate {
 };
 
 // `clusters[i]` is the example that value i belongs to (0, 1, ... in order of first appearance; empty: each its own):
-// clusters are resampled whole. One cluster gives an interval of no width. No value: mean and interval are NaN, n 0.
+// clusters are resampled whole. One cluster: the interval is NaN. No value: mean and interval are NaN, n 0.
 MeanEstimate bootstrap_mean(std::span<const double> values, std::span<const int64_t> clusters, uint64_t seed,
                             int64_t resamples = default_resamples);
 

@@ -159,8 +159,8 @@ TEST_CASE("bootstrap of a mean") {
 
   const MeanEstimate one = bootstrap_mean(std::vector<double>{1, 3}, std::vector<int64_t>{0, 0}, 0);
   CHECK(one.mean == 2);
-  CHECK(one.ci.lo == 2);
-  CHECK(one.ci.hi == 2);
+  CHECK(std::isnan(one.ci.lo));
+  CHECK(std::isnan(one.ci.hi));
   const MeanEstimate none = bootstrap_mean({}, {}, 0);
   CHECK(std::isnan(none.mean));
   CHECK(std::isnan(none.ci.lo));
