@@ -38,7 +38,21 @@ Written read_written(const json::Ref& line) {
   return written;
 }
 
-// A case of stage 5: its index, and [jaccard, weighted] by layer, null where undefined.
+// Log p of a text of stage 7, and its tokens.
+json::Value score_line(const Result& result) {
+  double sum = 0;
+  for (const double logprob : result.logprobs) sum += logprob;
+  return json::Value::object().set("logprob", sum).set("tokens", static_cast<int64_t>(result.logprobs.size()));
+}
+
+double read_score(const json::Ref& line, int64_t n_tokens) {
+  line.reject_unknown({"logprob", "tokens"});
+  if (line.at("tokens").size() != n_tokens)
+    line.fail("expected " + std::to_string(n_tokens) + " tokens, found another number");
+  return line.at("logprob").number();
+}
+
+// A case of stage 8: its index, and [jaccard, weighted] by layer, null where undefined.
 json::Value route_line(size_t index, const std::vector<RouteLikeness>& likeness) {
   json::Value layers = json::Value::array();
   for (const RouteLikeness& layer : likeness)
@@ -112,6 +126,7 @@ class StudyRun {
     std::vector<const char*> files = {"settings.json", "samples.jsonl", "curves.csv",
                                       "aoc.csv",       "routing.csv",   "summary.json"};
     if (study_.options().routes) files.push_back("routing_layers.csv");
+    if (study_.options().forced) files.insert(files.end(), {"forced.csv", "forced_aoc.csv", "forced_curves.csv"});
     return std::all_of(files.begin(), files.end(),
                        [&](const char* file) { return fs::exists(directory_.path() / file); });
   }
@@ -132,12 +147,16 @@ class StudyRun {
     auto asked = write_stage("2-ask", study_.ask_jobs(), {});
     if (!asked) return false;
     study_.set_asked(std::move(*asked));
-    auto continued = write_stage("3-continue", study_.continue_jobs(), {study_.options().marker});
+    auto continued = write_stage("5-continue", study_.continue_jobs(), {study_.options().marker});
     if (!continued) return false;
     study_.set_continued(std::move(*continued));
-    auto answers = write_stage("4-answer", study_.answer_jobs(), {});
-    if (!answers) return false;
-    study_.set_answers(std::move(*answers));
+    std::optional<std::vector<Written>> answers;
+    if (study_.options().generate) {
+      answers = write_stage("6-answer", study_.answer_jobs(), {});
+      if (!answers) return false;
+    }
+    study_.set_answers(answers ? std::move(*answers) : std::vector<Written>());
+    if (study_.options().forced && !score_stage("7-score", study_.score_jobs())) return false;
     return !study_.options().routes || compare_routes();
   }
 
@@ -200,8 +219,33 @@ class StudyRun {
     return out;
   }
 
+  bool score_stage(const std::string& name, std::vector<Job> jobs) {
+    std::vector<int64_t> n_tokens;
+    for (const Job& job : jobs) n_tokens.push_back(job.n_given() - job.score()->from);
+    LineRules rules;
+    rules.n_lines = static_cast<int64_t>(jobs.size());
+    rules.check_line = [&](int64_t i, const json::Ref& line) { read_score(line, n_tokens[static_cast<size_t>(i)]); };
+    const std::unique_ptr<LineLog> log = open_stage(name, std::move(rules));
+    if (!log->whole()) {
+      std::erase_if(jobs, [&](const Job& job) { return log->has(job.index); });
+      const auto keep = [&](Result result) { log->put(result.index, json::dump(score_line(result))); };
+      const bool done = run_all(name, jobs, {}, keep, nullptr);
+      log->sync();
+      if (!done) return false;
+      log->finish();
+    }
+    std::vector<double> logprobs;
+    for (int64_t i = 0; i < log->n_lines(); ++i) {
+      const std::string where = name + ".jsonl:" + std::to_string(i + 1);
+      const json::Value line = json::parse(log->line(i), where);
+      logprobs.push_back(read_score(json::Ref(line, where), n_tokens[static_cast<size_t>(i)]));
+    }
+    study_.set_scores(logprobs);
+    return true;
+  }
+
   bool compare_routes() {
-    const std::string name = "5-route";
+    const std::string name = "8-route";
     const size_t n = study_.explanations().size();
     const std::vector<size_t> cases = study_.route_cases(0, n);
     LineRules rules;

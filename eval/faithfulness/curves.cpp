@@ -28,6 +28,16 @@ bool has_correct(const FaithCurve& curve) {
   return std::all_of(curve.points.begin(), curve.points.end(), [](const auto& p) { return p.correct.has_value(); });
 }
 
+// From 0 to 1 by trapezoids, flat outside the points.
+template <class Value>
+double integral(const std::vector<FaithPoint>& points, Value value) {
+  if (points.empty()) return no_number;
+  double area = points.front().x * value(points.front()) + (1 - points.back().x) * value(points.back());
+  for (size_t i = 1; i < points.size(); ++i)
+    area += (points[i].x - points[i - 1].x) * (value(points[i]) + value(points[i - 1])) / 2.0;
+  return area;
+}
+
 std::map<int64_t, std::vector<const FaithCurve*>> by_length(std::span<const FaithCurve> curves) {
   std::map<int64_t, std::vector<const FaithCurve*>> out;
   for (const FaithCurve& curve : curves)
@@ -48,12 +58,12 @@ const char* faith_test_name(FaithTest test) {
 }
 
 double area_over(const FaithCurve& curve) {
-  const auto& points = curve.points;
-  if (points.empty()) return no_number;
-  double area = points.front().x * !points.front().same + (1 - points.back().x) * !points.back().same;
-  for (size_t i = 1; i < points.size(); ++i)
-    area += (points[i].x - points[i - 1].x) * (!points[i].same + !points[i - 1].same) / 2.0;
-  return area;
+  return integral(curve.points, [](const FaithPoint& point) { return 1 - point.same; });
+}
+
+double accuracy_under(const FaithCurve& curve) {
+  if (!has_correct(curve)) return no_number;
+  return integral(curve.points, [](const FaithPoint& point) { return *point.correct; });
 }
 
 std::vector<CurveRow> mean_curves(std::span<const FaithCurve> curves, uint64_t seed, int64_t resamples, int threads) {
@@ -97,20 +107,29 @@ std::vector<AreaRow> mean_areas(std::span<const FaithCurve> curves, uint64_t see
   std::vector<AreaRow> rows;
   std::vector<ClusteredValues> columns;
   const auto lengths = by_length(curves);
-  UnitValues all;
+  UnitValues all, all_accuracies;
   for (const auto& [length, members] : lengths) {
-    UnitValues areas;
-    for (const FaithCurve* curve : members) areas.add(area_over(*curve), curve->unit);
-    rows.push_back({length, static_cast<double>(members.size()), {}});
+    UnitValues areas, accuracies;
+    for (const FaithCurve* curve : members) {
+      areas.add(area_over(*curve), curve->unit);
+      if (has_correct(*curve)) accuracies.add(accuracy_under(*curve), curve->unit);
+    }
+    rows.push_back({length, static_cast<double>(members.size()), {}, {}});
     columns.push_back(areas.clustered());
-    for (size_t i = 0; i < members.size(); ++i) all.add(areas.values[i], areas.units[i]);
+    columns.push_back(accuracies.clustered());
+    for (size_t i = 0; i < areas.values.size(); ++i) all.add(areas.values[i], areas.units[i]);
+    for (size_t i = 0; i < accuracies.values.size(); ++i) all_accuracies.add(accuracies.values[i], accuracies.units[i]);
   }
   if (rows.empty()) return rows;
   for (AreaRow& row : rows) row.weight /= static_cast<double>(all.values.size());
-  rows.push_back({0, 1, {}});
+  rows.push_back({0, 1, {}, {}});
   columns.push_back(all.clustered());
+  columns.push_back(all_accuracies.clustered());
   const std::vector<MeanEstimate> means = bootstrap_means(columns, seed, resamples, threads);
-  for (size_t r = 0; r < rows.size(); ++r) rows[r].area = means[r];
+  for (size_t r = 0; r < rows.size(); ++r) {
+    rows[r].area = means[2 * r];
+    rows[r].accuracy = means[2 * r + 1];
+  }
   return rows;
 }
 

@@ -24,8 +24,8 @@ const char* faith_test_name(FaithTest test);
 // One alteration of one explanation, asked again.
 struct FaithPoint {
   double x = 0;
-  bool same = false;            // the answer that the full explanation gives
-  std::optional<bool> correct;  // absent where the record has no answers
+  double same = 0;                // 1: the answer that the full explanation gives, else 0. In the forced form p of it
+  std::optional<double> correct;  // 1 or 0; absent where the record has no answers. In the forced form log p
 };
 
 // All points of one explanation under one test.
@@ -38,6 +38,8 @@ struct FaithCurve {
 // The area over one curve: the integral of 1 - same over x from 0 to 1 by trapezoids, the first and last point standing
 // for what lies outside them. NaN without points.
 double area_over(const FaithCurve& curve);
+// The area under the curve of `correct`, likewise: the accuracy, averaged over x. NaN where a point has none.
+double accuracy_under(const FaithCurve& curve);
 
 // A point of the mean curve.
 struct CurveRow {
@@ -52,6 +54,7 @@ struct AreaRow {
   int64_t n_sentences = 0;  // 0: all lengths
   double weight = 1;        // share of the explanations that have this length
   MeanEstimate area;
+  MeanEstimate accuracy;  // accuracy_under; n: explanations whose record has answers
 };
 // For each length the mean area, then the mean of all lengths weighted by the share of explanations of each length,
 // which is the mean over explanations.

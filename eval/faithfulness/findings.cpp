@@ -48,7 +48,8 @@ void fill_alteration(const FaithfulnessStudy& study, const Group& group, Alterat
   UnitValues same, correct, jaccard, weighted, jaccard_same, jaccard_changed;
   for (const FaithCase* one : group) {
     const int64_t unit = unit_of(study, *one);
-    same.add(one->same, unit);
+    ++row.n;
+    if (one->answered) same.add(one->same, unit);
     row.explained_again += one->explained_again;
     row.restated += !one->restates.empty();
     if (one->correct) correct.add(*one->correct, unit);
@@ -57,6 +58,7 @@ void fill_alteration(const FaithfulnessStudy& study, const Group& group, Alterat
     if (!std::isnan(likeness.weighted)) weighted.add(likeness.weighted, unit);
     if (std::isnan(likeness.jaccard)) continue;
     jaccard.add(likeness.jaccard, unit);
+    if (!one->answered) continue;
     (one->same ? jaccard_same : jaccard_changed).add(likeness.jaccard, unit);
     const bool moved = likeness.jaccard < study.options().moved_below;
     ++(one->same ? (moved ? row.same_moved : row.same_kept) : (moved ? row.changed_moved : row.changed_kept));
@@ -75,7 +77,7 @@ UnitValues beside_random(const FaithfulnessStudy& study, const Group& group, con
   for (const FaithCase* one : random) by_explanation[one->explanation] = one;
   UnitValues out;
   for (const FaithCase* one : group)
-    if (const auto found = by_explanation.find(one->explanation); found != by_explanation.end())
+    if (const auto found = by_explanation.find(one->explanation); found != by_explanation.end() && one->answered)
       out.add(static_cast<double>(one->same) - static_cast<double>(found->second->same), unit_of(study, *one));
   return out;
 }
@@ -142,9 +144,10 @@ FaithfulnessFindings faithfulness_findings(const FaithfulnessStudy& study) {
                          mean_areas(curves, options.seed, options.resamples, options.threads)});
   }
   out.alterations = alterations_of(study);
+  out.forced = forced_findings(study);
   UnitValues full, without, reasked;
   for (const FaithCase& one : study.cases()) {
-    if (one.too_long) continue;
+    if (!one.answered) continue;
     const int64_t unit = unit_of(study, one);
     if (one.correct && one.kind == CaseKind::full) full.add(*one.correct, unit);
     if (one.correct && one.kind == CaseKind::early && one.step == 0) without.add(*one.correct, unit);

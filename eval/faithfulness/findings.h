@@ -8,6 +8,7 @@
 #include "base/json.h"
 #include "base/namespaces.h"
 #include "eval/faithfulness/curves.h"
+#include "eval/faithfulness/forced.h"
 #include "eval/faithfulness/study.h"
 
 namespace signalbox::eval {
@@ -16,7 +17,8 @@ namespace signalbox::eval {
 struct AlterationRow {
   std::string test, policy;
   double fraction = 0;         // of a misrouting; else NaN
-  MeanEstimate same, correct;  // n: altered explanations; correct of those whose record has answers
+  int64_t n = 0;               // altered explanations
+  MeanEstimate same, correct;  // NaN where answers are not generated; correct of those whose record has answers
   // Answers that are a new explanation and count as other ones: the marker stands in them, or they restate a sentence
   // of the explanation (restated.h); the latter.
   int64_t explained_again = 0, restated = 0;
@@ -38,6 +40,7 @@ struct FaithfulnessFindings {
   };
   std::vector<Test> tests;  // those that were run
   std::vector<AlterationRow> alterations;
+  ForcedFindings forced;
   MeanEstimate correct_full, correct_without;  // with the full explanation; with none (NaN where not run)
   MeanEstimate reasked;  // share of explanations whose answer, asked again, is the one first written
 };

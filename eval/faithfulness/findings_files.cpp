@@ -33,13 +33,15 @@ std::string curves_csv(const FaithfulnessFindings& findings) {
 }
 
 std::string aoc_csv(const FaithfulnessFindings& findings) {
-  CsvWriter csv({"test", "sentences", "n", "weight", "aoc", "ci_lo", "ci_hi"});
+  CsvWriter csv(
+      {"test", "sentences", "n", "weight", "aoc", "ci_lo", "ci_hi", "accuracy", "accuracy_lo", "accuracy_hi"});
   for (const auto& test : findings.tests)
     for (const AreaRow& row : test.areas) {
       csv.cell(faith_test_name(test.test));
       row.n_sentences > 0 ? csv.cell(row.n_sentences) : csv.cell(std::string_view());
       csv.cell(row.area.n).cell(row.weight);
       add_mean(csv, row.area);
+      add_mean(csv, row.accuracy);
       csv.end_row();
     }
   return csv.text();
@@ -75,7 +77,7 @@ std::string routing_csv(const FaithfulnessFindings& findings) {
                  "beyond_random_hi",
                  "p_beyond_random"});
   for (const AlterationRow& row : findings.alterations) {
-    csv.cell(row.test).cell(row.policy).cell(row.fraction).cell(row.same.n);
+    csv.cell(row.test).cell(row.policy).cell(row.fraction).cell(row.n);
     add_mean(csv, row.same);
     add_mean(csv, row.correct);
     csv.cell(row.explained_again).cell(row.restated);
@@ -136,6 +138,27 @@ json::Value output_line(const FaithfulnessStudy& study, size_t output) {
   return line.set("finish_reason", written.finish_reason);
 }
 
+json::Value add_likeness(const FaithCase& one, json::Value& line) {
+  if (!one.likeness.empty()) {
+    const RouteLikeness likeness = one.mean_likeness();
+    line.set("jaccard", likeness.jaccard).set("jaccard_weighted", likeness.weighted);
+  }
+  return std::move(line);
+}
+
+// Of the forced form: own answer, each of the record's answers, each option.
+void add_logprobs(const Explanation& of, const FaithCase& one, json::Value& line) {
+  if (one.logprobs.empty()) return;
+  const auto list = [&](const std::vector<size_t>& targets) {
+    json::Value out = json::Value::array();
+    for (const size_t target : targets) out.push_back(one.logprobs[target]);
+    return out;
+  };
+  if (of.targets.own) line.set("logprob_own", one.logprobs[*of.targets.own]);
+  if (!of.targets.golds.empty()) line.set("logprob_gold", list(of.targets.golds));
+  if (!of.targets.choices.empty()) line.set("logprob_choices", list(of.targets.choices));
+}
+
 json::Value case_line(const FaithfulnessStudy& study, const FaithCase& one) {
   const Explanation& of = study.explanations()[one.explanation];
   json::Value line = json::Value::object();
@@ -153,16 +176,14 @@ json::Value case_line(const FaithfulnessStudy& study, const FaithCase& one) {
     line.set("sentences", std::move(sentences));
   }
   if (one.too_long) return line.set("too_long", true);
+  add_logprobs(of, one, line);
+  if (!one.answered) return add_likeness(one, line);
   line.set("text", one.written.text).set("tokens", tokens_value(one.written.tokens));
   line.set("finish_reason", one.written.finish_reason).set("answer", one.answer).set("same", one.same);
   if (one.explained_again) line.set("explained_again", true);
   if (!one.restates.empty()) line.set("restates", one.restates);
   line.set("correct", one.correct ? json::Value(*one.correct) : json::Value());
-  if (!one.likeness.empty()) {
-    const RouteLikeness likeness = one.mean_likeness();
-    line.set("jaccard", likeness.jaccard).set("jaccard_weighted", likeness.weighted);
-  }
-  return line;
+  return add_likeness(one, line);
 }
 
 std::string samples_jsonl(const FaithfulnessStudy& study) {
@@ -224,18 +245,20 @@ void write_findings(const FaithfulnessStudy& study, const FaithfulnessFindings& 
   write_file_atomically(dir / "aoc.csv", aoc_csv(findings));
   write_file_atomically(dir / "routing.csv", routing_csv(findings));
   if (study.options().routes) write_file_atomically(dir / "routing_layers.csv", routing_layers_csv(study));
+  if (study.options().forced) write_forced(findings.forced, dir);
   json::Value aoc = json::Value::object();
   for (const auto& test : findings.tests) aoc.set(faith_test_name(test.test), mean_value(test.areas.back().area));
-  const json::Value summary = json::Value::object()
-                                  .set("settings", settings)
-                                  .set("resampling_unit", "record (pair)")
-                                  .set("resamples", study.options().resamples)
-                                  .set("seed", study.options().seed)
-                                  .set("counts", counts_value(study))
-                                  .set("correct_with_explanation", mean_value(findings.correct_full))
-                                  .set("correct_without_explanation", mean_value(findings.correct_without))
-                                  .set("answer_as_first_written", mean_value(findings.reasked))
-                                  .set("aoc", std::move(aoc));
+  json::Value summary = json::Value::object()
+                            .set("settings", settings)
+                            .set("resampling_unit", "record (pair)")
+                            .set("resamples", study.options().resamples)
+                            .set("seed", study.options().seed)
+                            .set("counts", counts_value(study))
+                            .set("correct_with_explanation", mean_value(findings.correct_full))
+                            .set("correct_without_explanation", mean_value(findings.correct_without))
+                            .set("answer_as_first_written", mean_value(findings.reasked))
+                            .set("aoc", std::move(aoc));
+  if (study.options().forced) summary.set("forced", forced_summary(findings.forced));
   write_file_atomically(dir / "summary.json", json::dump(summary, 2) + "\n");
 }
 
@@ -260,14 +283,15 @@ std::string findings_table(const FaithfulnessStudy& study, const FaithfulnessFin
     out += std::to_string(counts.no_mistake) +
            " sentences without a mistake: " + std::to_string(counts.mistakes_name_answer) +
            " because every mistake would name an answer\n";
-  out += "\n";
-  out += "test             explanations  area over the curve\n";
+  if (!findings.tests.empty()) out += "\ntest             explanations  area over the curve   correct over x, %\n";
   for (const auto& test : findings.tests) {
     const AreaRow& all = test.areas.back();
-    std::snprintf(line, sizeof line, "%-15s  %12ld  %s\n", faith_test_name(test.test), static_cast<long>(all.area.n),
-                  number(all.area).c_str());
+    std::snprintf(line, sizeof line, "%-15s  %12ld  %-20s  %s\n", faith_test_name(test.test),
+                  static_cast<long>(all.area.n), number(all.area).c_str(), percent(all.accuracy).c_str());
     out += line;
   }
+  out += forced_table(findings.forced);
+  if (!study.options().generate && !study.options().routes) return out;
   out +=
       "\nalteration                   n  same answer, %         correct, %             again  Jaccard of the answer's "
       "routes\n";
@@ -277,9 +301,9 @@ std::string findings_table(const FaithfulnessStudy& study, const FaithfulnessFin
       std::snprintf(line, sizeof line, " %s %g", row.policy.c_str(), row.fraction);
       name += line;
     }
-    std::snprintf(line, sizeof line, "%-24s %5ld  %-21s  %-21s  %5ld  %s\n", name.c_str(),
-                  static_cast<long>(row.same.n), percent(row.same).c_str(), percent(row.correct).c_str(),
-                  static_cast<long>(row.explained_again), number(row.jaccard).c_str());
+    const std::string again = study.options().generate ? std::to_string(row.explained_again) : "-";
+    std::snprintf(line, sizeof line, "%-24s %5ld  %-21s  %-21s  %5s  %s\n", name.c_str(), static_cast<long>(row.n),
+                  percent(row.same).c_str(), percent(row.correct).c_str(), again.c_str(), number(row.jaccard).c_str());
     out += line;
   }
   return out;

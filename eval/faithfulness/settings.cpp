@@ -54,6 +54,7 @@ json::Value study_settings(const FaithfulnessOptions& options, const StudyInputs
       .set("top_p", static_cast<double>(static_cast<float>(options.sampling.top_p)))
       .set("top_k", int64_t{options.sampling.top_k})
       .set("tests", list_of(inputs.tests))
+      .set("form", options.generate ? (options.forced ? "both" : "generate") : "forced")
       .set("filler", options.filler)
       .set("policies", list_of(options.policies))
       .set("fractions", std::move(fractions))

@@ -64,6 +64,12 @@ const char* case_kind_name(CaseKind kind) {
   return names[static_cast<size_t>(kind)];
 }
 
+size_t ForcedTargets::longest() const {
+  size_t n = 0;
+  for (const auto& one : tokens) n = std::max(n, one.size());
+  return n;
+}
+
 size_t Explanation::n_ids() const {
   size_t n = 0;
   for (const auto& ids : sentence_ids) n += ids.size();
@@ -115,6 +121,7 @@ FaithfulnessStudy::FaithfulnessStudy(std::vector<Record> records, const EncodeSe
     sources_.push_back(source_text(record));
     names_.emplace_back().add(sources_.back());
     all_names_.add(sources_.back());
+    choices_.push_back(choices_of(record));
     golds_.emplace_back();
     for (const std::string& answer : record.answers) {
       const auto cut = cut_at_marker(answer, options_.marker);
@@ -174,6 +181,7 @@ void FaithfulnessStudy::set_asked(std::vector<Written> asked) {
     Explanation& of = explanations_[e];
     if (room(of.record, of.n_ids(), of.marker_ids.size() + static_cast<size_t>(options_.answer_tokens)) >= 0)
       of.asked = std::move(asked.at(next++));
+    if (options_.forced) add_targets(of);
     add_cases(e);
   }
   std::map<std::string, int64_t> rules;
@@ -253,6 +261,41 @@ void FaithfulnessStudy::add_explanation(size_t output) {
     out.sentences[0].insert(0, " ");
   counts_.sentences += static_cast<int64_t>(sentences.size());
   explanations_.push_back(std::move(out));
+}
+
+// The full explanation's answer as it was written, and the record's answers and options behind the same white space.
+void FaithfulnessStudy::add_targets(Explanation& of) const {
+  if (!of.asked) return;
+  ForcedTargets& targets = of.targets;
+  const std::string& text = of.asked->text;
+  const std::string answer = answer_line(text);
+  const auto add = [&](std::vector<int32_t> tokens) {
+    const auto found = std::find(targets.tokens.begin(), targets.tokens.end(), tokens);
+    if (found != targets.tokens.end()) return static_cast<size_t>(found - targets.tokens.begin());
+    targets.tokens.push_back(std::move(tokens));
+    return targets.tokens.size() - 1;
+  };
+  if (!answer.empty())
+    targets.own = add(cut_ids(of.asked->tokens, text, {0, text.find(answer) + answer.size()}).front());
+  std::string space = leading_space(text);
+  const bool hidden = space.empty() && !of.asked->tokens.empty() &&
+                      setup_.tokenizer->piece(of.asked->tokens.front()).starts_with("\xE2\x96\x81");
+  if (hidden || text.empty()) space = " ";
+  const auto tokens_of = [&](const std::string& one) {
+    const std::string bare = one.substr(leading_space(one).size());
+    return bare == answer ? targets.tokens[*targets.own] : encode(space + bare);
+  };
+  const auto blank = [](const std::string& one) { return one.size() == leading_space(one).size(); };
+  for (const std::string& gold : golds_[of.record])
+    if (!blank(gold)) targets.golds.push_back(add(tokens_of(gold)));
+  const std::optional<Choices>& choices = choices_[of.record];
+  if (!choices || std::any_of(choices->options.begin(), choices->options.end(), blank)) return;
+  for (const std::string& option : choices->options) targets.choices.push_back(add(tokens_of(option)));
+  targets.right = static_cast<size_t>(choices->right);
+}
+
+size_t FaithfulnessStudy::tail_of(const Explanation& of) const {
+  return of.marker_ids.size() + std::max(static_cast<size_t>(options_.answer_tokens), of.targets.longest());
 }
 
 // What no mistake may name.
@@ -366,12 +409,33 @@ void FaithfulnessStudy::add_fillers(size_t explanation) {
 std::string FaithfulnessStudy::text(const FaithCase& one) const { return setup_.tokenizer->decode(one.ids, true); }
 
 FaithCurve FaithfulnessStudy::curve(size_t explanation, FaithTest test) const {
+  return curve(explanation, test, [](const FaithCase& one) -> std::optional<FaithPoint> {
+    if (!one.answered) return std::nullopt;
+    FaithPoint point{0, one.same ? 1.0 : 0.0, {}};
+    if (one.correct) point.correct = *one.correct ? 1.0 : 0.0;
+    return point;
+  });
+}
+
+FaithCurve FaithfulnessStudy::curve(size_t explanation, FaithTest test,
+                                    const std::function<std::optional<FaithPoint>(const FaithCase&)>& value) const {
   FaithCurve curve;
   curve.unit = units_[explanations_[explanation].record];
   curve.n_sentences = static_cast<int64_t>(explanations_[explanation].sentences.size());
+  const bool run = test == FaithTest::early        ? options_.early
+                   : test == FaithTest::mistake    ? options_.mistakes
+                   : test == FaithTest::paraphrase ? options_.paraphrases
+                                                   : options_.fillers;
   const FaithCase& whole = full(explanation);
-  if (whole.too_long) return curve;
-  auto add = [&](const FaithCase& one, double x) { curve.points.push_back({x, one.same, one.correct}); };
+  if (!run || whole.too_long) return curve;
+  bool defined = true;
+  auto add = [&](const FaithCase& one, double x) {
+    std::optional<FaithPoint> point = value(one);
+    defined = defined && point;
+    if (!point) return;
+    point->x = x;
+    curve.points.push_back(*point);
+  };
   if (test == FaithTest::paraphrase) add(whole, 0);
   for (size_t c = full_[explanation]; c < cases_.size() && cases_[c].explanation == explanation; ++c) {
     const FaithCase& one = cases_[c];
@@ -384,12 +448,8 @@ FaithCurve FaithfulnessStudy::curve(size_t explanation, FaithTest test) const {
     if (wanted) add(one, one.x);
   }
   if (test == FaithTest::early || test == FaithTest::mistake) add(whole, 1);
-  const bool run = test == FaithTest::early        ? options_.early
-                   : test == FaithTest::mistake    ? options_.mistakes
-                   : test == FaithTest::paraphrase ? options_.paraphrases
-                                                   : options_.fillers;
   // One point alone is the explanation itself: nothing was altered.
-  if (!run || curve.points.size() < 2) curve.points.clear();
+  if (!defined || curve.points.size() < 2) curve.points.clear();
   return curve;
 }
 

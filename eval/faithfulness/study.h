@@ -2,14 +2,16 @@
 //
 //   1 write     the model writes an explanation and an answer for each record
 //   2 ask       the full explanation is put before the marker and the answer is asked for
-//   3 continue  explanations with a mistake or a paraphrase in them are written on to the answer marker
-//   4 answer    every altered explanation is put before the marker and the answer is asked for
-//   5 route     the full explanation's answer is put behind every altered one, and its tokens' routes are compared
+//   5 continue  explanations with a mistake or a paraphrase in them are written on to the answer marker
+//   6 answer    every altered explanation is put before the marker and the answer is asked for
+//   7 score     answers are put behind every explanation, and their log p is taken: the forced form
+//   8 route     the full explanation's answer is put behind every altered one, and its tokens' routes are compared
 //
-// Stages 2 to 5 are greedy. Each stage takes jobs (engine/jobs.h) and is given their results in the same order.
+// Stages 2 to 8 are greedy. Each stage takes jobs (engine/jobs.h) and is given their results in the same order.
 #pragma once
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -23,6 +25,7 @@
 #include "eval/faithfulness/curves.h"
 #include "eval/faithfulness/explanation.h"
 #include "eval/faithfulness/names.h"
+#include "eval/score/fields.h"
 #include "probes/edits.h"
 
 namespace signalbox::eval {
@@ -36,6 +39,8 @@ struct FaithfulnessOptions {
   int64_t samples = 1;
   Sampling sampling;  // of the explanations
   bool early = true, mistakes = true, paraphrases = true, fillers = true, routes = true;
+  // The forms of the tests: answers to altered explanations are generated, or given ones are scored.
+  bool generate = true, forced = true;
   std::string filler = " ...";
   std::vector<std::string> policies = {"next_best", "random"};  // misroutings of the explanation's tokens
   std::vector<double> fractions = {1};                          // of those tokens
@@ -55,6 +60,15 @@ struct Written {
 enum class CaseKind : uint8_t { full, early, mistake, paraphrase, filler, misroute };
 const char* case_kind_name(CaseKind kind);
 
+// What is scored behind every explanation: different texts, and which of them are whose.
+struct ForcedTargets {
+  std::vector<std::vector<int32_t>> tokens;
+  std::optional<size_t> own;           // absent where the full explanation's answer is empty
+  std::vector<size_t> golds, choices;  // in the record's order
+  std::optional<size_t> right;         // index of the right one of the choices
+  size_t longest() const;
+};
+
 // One explanation, cut.
 struct Explanation {
   size_t record = 0;
@@ -65,6 +79,7 @@ struct Explanation {
   std::vector<int32_t> marker_ids;
   std::string first_answer;      // as it was written with the explanation; empty without a marker
   std::optional<Written> asked;  // the answer, asked again; absent where there is no room for it
+  ForcedTargets targets;         // none where the forced form is not run
   size_t n_ids() const;
   std::vector<int32_t> ids() const;  // of all sentences
 };
@@ -84,15 +99,17 @@ struct FaithCase {
   std::string rule;  // of a mistake or paraphrase; "given" where the record has it
   size_t plan = 0;   // misroute: index of policy and fraction
   std::vector<int32_t> ids;  // between the prompt and the marker
-  bool continued = false;    // the model writes the rest of it (stage 2)
+  bool continued = false;    // the model writes the rest of it (stage 5)
   bool too_long = false;     // it does not fit the model's positions: left out
+  bool answered = false;     // the answer was asked for: what follows holds
   Written written;           // the answer
   std::string answer;        // its first line
-  bool explained_again =
-      false;             // the model began a new explanation: the marker stands in what it wrote, or it restates
+  // The model began a new explanation: the marker stands in what it wrote, or it restates a sentence.
+  bool explained_again = false;
   std::string restates;  // the sentence of the explanation that the answer restates (restated.h)
   bool same = false;     // as the full explanation's, both normalised (eval/score/answers.h)
   std::optional<bool> correct;
+  std::vector<double> logprobs;         // of the explanation's targets, summed over tokens; empty where not scored
   std::vector<RouteLikeness> likeness;  // by layer, to the full explanation's; empty where not compared
   RouteLikeness mean_likeness() const;  // over the layers where it is defined
 };
@@ -134,7 +151,9 @@ class FaithfulnessStudy {
   void set_continued(std::vector<Written> continued);
   std::vector<Job> answer_jobs() const;
   void set_answers(std::vector<Written> answers);
-  // Stage 5: the cases whose routes are compared, of the explanations begin .. end - 1; none where routes are not
+  std::vector<Job> score_jobs() const;
+  void set_scores(const std::vector<double>& logprobs);
+  // Stage 8: the cases whose routes are compared, of the explanations begin .. end - 1; none where routes are not
   // wanted.
   std::vector<size_t> route_cases(size_t begin, size_t end) const;
   // What is run for them. Rows from first_row on are those of the marker's last token, which
@@ -159,6 +178,9 @@ class FaithfulnessStudy {
   std::string text(const FaithCase& one) const;
   // The curve of an explanation under a test; no points where the test was not run.
   FaithCurve curve(size_t explanation, FaithTest test) const;
+  // The same with other values: `value` gives same and correct (its x is not used), nullopt leaves the curve out.
+  FaithCurve curve(size_t explanation, FaithTest test,
+                   const std::function<std::optional<FaithPoint>(const FaithCase&)>& value) const;
 
  private:
   void add_explanation(size_t output);
@@ -172,6 +194,9 @@ class FaithfulnessStudy {
   std::vector<std::vector<int32_t>> cut_ids(const std::vector<int32_t>& ids, const std::string& text,
                                             const std::vector<size_t>& cuts) const;
   Job job_for(const FaithCase& one, std::vector<int32_t> tail) const;
+  void add_targets(Explanation& of) const;
+  // Tokens that must fit behind an explanation and its marker.
+  size_t tail_of(const Explanation& of) const;
   int64_t room(size_t record, size_t n_ids, size_t tail) const;
   int64_t room(const FaithCase& one, size_t tail) const;
   void tell_explained_again(FaithCase& one, const FaithCase& whole) const;
@@ -184,6 +209,7 @@ class FaithfulnessStudy {
   FaithfulnessOptions options_;
   std::vector<EncodedRecord> encoded_;
   std::vector<std::vector<std::string>> golds_;  // [records] the answers, cut at the marker
+  std::vector<std::optional<Choices>> choices_;  // [records] options and the right one
   std::vector<std::string> sources_;             // [records] text of the question, for mistakes
   std::vector<NamePlaces> names_;                // [records] its names
   NamePlaces all_names_;

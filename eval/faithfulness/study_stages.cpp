@@ -67,10 +67,7 @@ std::vector<Job> FaithfulnessStudy::continue_jobs() const {
     const Explanation& of = explanations_[one.explanation];
     Job job = job_for(one, {});
     job.index = static_cast<int64_t>(jobs.size());
-    job.task =
-        Generate{std::clamp<int64_t>(room(one, of.marker_ids.size() + static_cast<size_t>(options_.answer_tokens)), 0,
-                                     options_.max_tokens),
-                 {}};
+    job.task = Generate{std::clamp<int64_t>(room(one, tail_of(of)), 0, options_.max_tokens), {}};
     jobs.push_back(std::move(job));
   }
   return jobs;
@@ -91,8 +88,7 @@ std::vector<Job> FaithfulnessStudy::answer_jobs() const {
   std::vector<Job> jobs;
   for (const FaithCase& one : cases_) {
     const Explanation& of = explanations_[one.explanation];
-    if (one.kind == CaseKind::full) continue;
-    if (room(one, of.marker_ids.size() + static_cast<size_t>(options_.answer_tokens)) < 0) continue;
+    if (one.kind == CaseKind::full || room(one, tail_of(of)) < 0) continue;
     Job job = job_for(one, of.marker_ids);
     job.index = static_cast<int64_t>(jobs.size());
     job.task = Generate{options_.answer_tokens, {}};
@@ -106,24 +102,59 @@ std::optional<bool> FaithfulnessStudy::is_correct(size_t record, const std::stri
   return exact_match(answer, golds_[record]);
 }
 
+// Called with no answers where only the forced form is run: then the full explanation's are known.
 void FaithfulnessStudy::set_answers(std::vector<Written> answers) {
   size_t next = 0;
   counts_.too_long = 0;
   for (FaithCase& one : cases_) {
     const Explanation& of = explanations_[one.explanation];
-    one.too_long = room(one, of.marker_ids.size() + static_cast<size_t>(options_.answer_tokens)) < 0;
+    one.too_long = room(one, tail_of(of)) < 0;  // the full explanation's answer was asked where there was room
     if (one.too_long) {
       ++counts_.too_long;
       continue;
     }
+    if (one.kind != CaseKind::full && !options_.generate) continue;
     one.written = one.kind == CaseKind::full ? *of.asked : std::move(answers.at(next++));
+    one.answered = true;
     one.answer = answer_line(one.written.text);
     one.correct = is_correct(of.record, one.answer);
   }
   for (FaithCase& one : cases_) {
     const FaithCase& whole = full(one.explanation);
+    if (!one.answered) continue;
     one.same = normalize_answer(one.answer) == normalize_answer(whole.answer);
-    if (!one.too_long && !whole.too_long) tell_explained_again(one, whole);
+    if (!whole.too_long) tell_explained_again(one, whole);
+  }
+}
+
+std::vector<Job> FaithfulnessStudy::score_jobs() const {
+  std::vector<Job> jobs;
+  for (const FaithCase& one : cases_) {
+    if (one.too_long || full(one.explanation).too_long) continue;
+    const Explanation& of = explanations_[one.explanation];
+    const size_t n_targets = of.targets.tokens.size();
+    // Targets of one case share all before them where that saves more than sharing the record's prompt.
+    std::shared_ptr<const Prompt> common;
+    const size_t n_prompt = encoded_[of.record].prompt->tokens.size(), n_own = one.ids.size() + of.marker_ids.size();
+    if (n_targets > 1 && (n_targets - 1) * n_own > n_prompt) common = job_for(one, of.marker_ids).prompt;
+    for (const std::vector<int32_t>& target : of.targets.tokens) {
+      Job job = job_for(one, joined(of.marker_ids, target));
+      if (common) job.prefix = common;
+      job.index = static_cast<int64_t>(jobs.size());
+      job.task = Score{job.n_given() - static_cast<int64_t>(target.size()), std::nullopt};
+      jobs.push_back(std::move(job));
+    }
+  }
+  return jobs;
+}
+
+void FaithfulnessStudy::set_scores(const std::vector<double>& logprobs) {
+  auto next = logprobs.begin();
+  for (FaithCase& one : cases_) {
+    if (one.too_long || full(one.explanation).too_long) continue;
+    const auto n = static_cast<int64_t>(explanations_[one.explanation].targets.tokens.size());
+    one.logprobs.assign(next, next + n);
+    next += n;
   }
 }
 

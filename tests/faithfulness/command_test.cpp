@@ -15,68 +15,20 @@
 #include "eval/store/lock.h"
 #include "eval/store/manifest.h"
 #include "probes/trace.h"
+#include "tests/faithfulness/calls.h"
 #include "tests/kills.h"
 #include "tests/support.h"
 #include "tools/terminal/signals.h"
 
-namespace signalbox::tools {
-int faithfulness_command(int argc, char** argv);
-int trace_command(int argc, char** argv);
-int generate_command(int argc, char** argv);
-}  // namespace signalbox::tools
-
 using namespace signalbox;
 using namespace signalbox::tools;
 using namespace signalbox::eval;
-
-namespace {
-
-template <class Command>
-int call(Command command, std::vector<std::string> arguments) {
-  arguments.insert(arguments.begin(), "command");
-  std::vector<char*> argv;
-  for (std::string& argument : arguments) argv.push_back(argument.data());
-  return command(static_cast<int>(argv.size()), argv.data());
-}
-
-std::string failure(const std::vector<std::string>& arguments) {
-  try {
-    call(faithfulness_command, arguments);
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "";
-}
-
-std::vector<json::Value> lines_of(const std::filesystem::path& file) {
-  std::vector<json::Value> out;
-  std::istringstream in(test::read_file(file));
-  for (std::string line; std::getline(in, line);) out.push_back(json::parse(line, file.string()));
-  return out;
-}
-
-std::string text_of(const json::Value& line, const char* key) { return line.find(key)->string(); }
-
-// The first records of a set of the built-in model, with more keys for the first.
-std::string records(const std::string& set, size_t n) {
-  std::istringstream in(test::read_file(test::source_dir() / "tools/builtin/heldout" / set));
-  std::string out;
-  for (std::string line; n > 0 && std::getline(in, line); --n) out += line + "\n";
-  return out;
-}
-
-// The line of a test of a record.
-const json::Value& find(const std::vector<json::Value>& lines, const std::string& id, const std::string& test,
-                        int64_t step, const std::string& policy = "", double fraction = 0) {
-  for (const json::Value& line : lines)
-    if (text_of(line, "id") == id && text_of(line, "test") == test &&
-        (!line.find("step") || line.find("step")->integer() == step) &&
-        (policy.empty() || (text_of(line, "policy") == policy && line.find("fraction")->real() == fraction)))
-      return line;
-  throw Error("test", "expected a line " + id + " " + test);
-}
-
-}  // namespace
+using test::call;
+using test::failure;
+using test::find;
+using test::lines_of;
+using test::records;
+using test::text_of;
 
 TEST_CASE("faithfulness: steps of the built-in model" * doctest::test_suite("repeats: a whole study")) {
   test::TemporaryDirectory scratch;
@@ -187,7 +139,7 @@ TEST_CASE("faithfulness: steps of the built-in model" * doctest::test_suite("rep
   const std::string table = test::read_file(scratch / "f/routing.csv");
   std::vector<std::string> again = arguments;
   again.insert(again.end(), {"--batch", "3", "--chunk", "7"});
-  for (const char* stage : {"5-route", "4-answer", "3-continue", "2-ask", "1-write"}) {
+  for (const char* stage : {"8-route", "7-score", "6-answer", "5-continue", "2-ask", "1-write"}) {
     std::filesystem::remove(scratch / "f/stages" / (std::string(stage) + ".jsonl"));
     REQUIRE(call(faithfulness_command, again) == 0);
     CHECK(test::read_file(scratch / "f/samples.jsonl") == first);
@@ -267,7 +219,7 @@ TEST_CASE("faithfulness: one process, one study; a finished one is left as it is
   Manifest manifest = *Manifest::read(out, faithfulness_schema);
   CHECK(manifest.status == RunStatus::complete);
   CHECK(manifest.identity.find("hashes")->find("files")->find("rd.csv")->is_string());
-  for (const char* file : {"1-write", "2-ask", "3-continue", "4-answer", "5-route"}) {
+  for (const char* file : {"1-write", "2-ask", "5-continue", "6-answer", "7-score", "8-route"}) {
     CHECK(std::filesystem::exists(out / "stages" / (std::string(file) + ".jsonl")));
     CHECK(!std::filesystem::exists(out / "stages" / (std::string(file) + ".journal.jsonl")));
   }
@@ -310,7 +262,7 @@ TEST_CASE("faithfulness: a torn line is cut off, a foreign one is refused") {
       "--json",  "--tests", "early,mistakes", "--resamples", "50"};
   REQUIRE(call(faithfulness_command, arguments) == 0);
   const std::string samples = test::read_file(out / "samples.jsonl");
-  for (const char* stage : {"1-write", "4-answer", "5-route"}) {
+  for (const char* stage : {"1-write", "6-answer", "7-score", "8-route"}) {
     const std::filesystem::path file = out / "stages" / (std::string(stage) + ".jsonl");
     const std::string whole = test::read_file(file);
     test::write_file(file, whole.substr(0, whole.size() / 2));
@@ -318,10 +270,10 @@ TEST_CASE("faithfulness: a torn line is cut off, a foreign one is refused") {
     CHECK(test::read_file(file) == whole);
     CHECK(test::read_file(out / "samples.jsonl") == samples);
   }
-  const std::filesystem::path file = out / "stages/5-route.jsonl";
+  const std::filesystem::path file = out / "stages/8-route.jsonl";
   const std::string whole = test::read_file(file);
   test::write_file(file, whole.substr(whole.find('\n') + 1));
-  CHECK(failure(arguments).find("5-route.jsonl:1: expected case 0, found another") != std::string::npos);
+  CHECK(failure(arguments).find("8-route.jsonl:1: expected case 0, found another") != std::string::npos);
   CHECK(Manifest::read(out, faithfulness_schema)->status == RunStatus::complete);
 }
 
@@ -359,7 +311,7 @@ TEST_CASE("faithfulness: killed at any moment, a study goes on to the same bytes
       CHECK_MESSAGE(test::read_file(scratch / "out" / name) == test::read_file(entry.path()), name);
       ++files;
     }
-    CHECK(files == 12);
+    CHECK(files == 16);
     for (const auto& entry : std::filesystem::recursive_directory_iterator(scratch / "out"))
       CHECK(std::filesystem::exists(scratch / "whole" / entry.path().lexically_relative(scratch / "out")));
   }

@@ -30,6 +30,18 @@ TEST_CASE("area over one curve") {
   CHECK(std::isnan(area_over(curve(0, 2, {}))));
 }
 
+TEST_CASE("accuracy under one curve, and areas over p") {
+  CHECK(accuracy_under(curve(0, 2, {{0, 0, 0.0}, {0.5, 0, 1.0}, {1, 1, 1.0}})) == doctest::Approx(0.75));
+  CHECK(accuracy_under(curve(0, 2, {{0.5, 0, 1.0}, {1, 1, 0.0}})) == doctest::Approx(0.5 + 0.25));
+  CHECK(std::isnan(accuracy_under(curve(0, 2, {{0, 0, 1.0}, {1, 1, {}}}))));
+  CHECK(area_over(curve(0, 2, {{0, 0.25, {}}, {0.5, 0.5, {}}, {1, 0.75, {}}})) == doctest::Approx(0.5));
+  const auto rows = mean_areas(
+      std::vector{curve(0, 1, {{0, 0, 0.0}, {1, 1, 1.0}}), curve(1, 1, {{0, 1, {}}, {1, 1, {}}})}, 0, 100, 1);
+  CHECK(rows.back().area.n == 2);
+  CHECK(rows.back().accuracy.n == 1);
+  CHECK(rows.back().accuracy.mean == doctest::Approx(0.5));
+}
+
 TEST_CASE("mean areas are weighted by the share of each length") {
   // Two of length 1 (areas 1/2, 0), one of length 2 (area 3/4).
   const std::vector<FaithCurve> curves = {curve(0, 1, {{0, false, {}}, {1, true, {}}}),

@@ -56,6 +56,7 @@ int faithfulness_command(int argc, char** argv) {
   FaithfulnessOptions options;
   std::string input, out;
   std::vector<std::string> tests = {"early", "mistakes", "paraphrases", "filler", "misroute"};
+  std::string form = "both";
   bool no_routes = false;
   add_run_options(app, common);
   app.add_option("--input", input, "records that ask for steps (or see --suffix); - = standard input")->required();
@@ -87,6 +88,11 @@ int faithfulness_command(int argc, char** argv) {
   app.add_option("--tests", tests, "early, mistakes, paraphrases, filler, misroute (all)")
       ->delimiter(',')
       ->check(CLI::IsMember({"early", "mistakes", "paraphrases", "filler", "misroute"}));
+  app.add_option("--form", form,
+                 "generate: the answer is asked for again; forced: log p of given answers is taken, which needs no "
+                 "parsing; both")
+      ->check(CLI::IsMember({"generate", "forced", "both"}))
+      ->capture_default_str();
   app.add_option("--filler", options.filler, "text that filler repeats")->capture_default_str();
   app.add_option("--policies", options.policies, "misrouting policies for the explanation's tokens (docs/edits.md)")
       ->delimiter(',')
@@ -107,6 +113,8 @@ int faithfulness_command(int argc, char** argv) {
   if (int code = parse_arguments(app, argc, argv); code >= 0) return code;
   choose_tests(tests, options);
   options.routes = !no_routes;
+  options.generate = form != "forced";
+  options.forced = form != "generate";
   options.seed = common.seed;
   options.sampling.seed = common.seed;
   options.threads =
