@@ -2,7 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <exception>
 #include <memory>
+#include <mutex>
+#include <thread>
 #include <utility>
 
 #include "base/error.h"
@@ -36,6 +39,12 @@ Written read_written(const json::Ref& line) {
   written.text = line.at("text").string();
   written.finish_reason = line.at("finish_reason").string();
   return written;
+}
+
+// What a command printed for one sentence.
+std::string read_altered(const json::Ref& line) {
+  line.reject_unknown({"text"});
+  return line.at("text").string();
 }
 
 // Log p of a text of stage 7, and its tokens.
@@ -147,6 +156,10 @@ class StudyRun {
     auto asked = write_stage("2-ask", study_.ask_jobs(), {});
     if (!asked) return false;
     study_.set_asked(std::move(*asked));
+    for (const auto& [alteration, name] :
+         {std::pair{Alteration::mistake, "3-mistakes"}, {Alteration::paraphrase, "4-paraphrases"}})
+      if (!alter_stage(alteration, name)) return false;
+    study_.make_cases();
     auto continued = write_stage("5-continue", study_.continue_jobs(), {study_.options().marker});
     if (!continued) return false;
     study_.set_continued(std::move(*continued));
@@ -218,6 +231,85 @@ class StudyRun {
     }
     return out;
   }
+
+  // Mistakes or paraphrases that the model or a command writes.
+  bool alter_stage(Alteration alteration, const std::string& name) {
+    const AlterSource& source = study_.source(alteration);
+    const std::vector<AlterRequest> requests = study_.alter_requests(alteration);
+    if (source.kind == AlterSource::Kind::rule || requests.empty()) return true;
+    std::vector<std::string> texts;
+    if (source.kind == AlterSource::Kind::model) {
+      auto written = write_stage(name, study_.alter_jobs(alteration), {"\n"});
+      if (!written) return false;
+      for (Written& one : *written) texts.push_back(std::move(one.text));
+    } else if (!command_stage(alteration, name, source.command, requests, texts)) {
+      return false;
+    }
+    study_.set_altered(alteration, std::move(texts));
+    return true;
+  }
+
+  bool command_stage(Alteration alteration, const std::string& name, const std::vector<std::string>& command,
+                     const std::vector<AlterRequest>& requests, std::vector<std::string>& texts) {
+    LineRules rules;
+    rules.n_lines = static_cast<int64_t>(requests.size());
+    rules.check_line = [](int64_t, const json::Ref& line) { read_altered(line); };
+    const std::unique_ptr<LineLog> log = open_stage(name, std::move(rules));
+    if (!log->whole()) {
+      if (events_.on_stage) events_.on_stage(name, log->n_lines() - log->n_known());
+      const bool done = run_commands(alteration, command, requests, *log);
+      log->sync();
+      if (!done) return false;
+      log->finish();
+    }
+    for (int64_t i = 0; i < log->n_lines(); ++i) {
+      const std::string where = name + ".jsonl:" + std::to_string(i + 1);
+      const json::Value line = json::parse(log->line(i), where);
+      texts.push_back(read_altered(json::Ref(line, where)));
+    }
+    return true;
+  }
+
+  // Of the lines that are not known yet, several at once. False when interrupted. Throws the first Error.
+  bool run_commands(Alteration alteration, const std::vector<std::string>& command,
+                    const std::vector<AlterRequest>& requests, LineLog& log) {
+    std::vector<int64_t> open;
+    for (int64_t i = 0; i < log.n_lines(); ++i)
+      if (!log.has(i)) open.push_back(i);
+    std::mutex mutex;
+    std::exception_ptr failed;
+    size_t next = 0, done = 0;
+    const auto work = [&] {
+      for (std::unique_lock lock(mutex); !failed && !interrupted() && next < open.size();) {
+        const int64_t line = open[next++];
+        lock.unlock();
+        std::string text;
+        std::exception_ptr error;
+        try {
+          text = run_alter_command(command, study_.options().alter_timeout, alteration,
+                                   requests[static_cast<size_t>(line)]);
+        } catch (...) {
+          error = std::current_exception();
+        }
+        lock.lock();
+        try {
+          if (!error) log.put(line, json::dump(json::Value::object().set("text", text)));
+          if (!error && events_.on_progress) events_.on_progress(static_cast<int64_t>(++done));
+        } catch (...) {
+          error = std::current_exception();
+        }
+        if (error && !failed) failed = error;
+      }
+    };
+    std::vector<std::thread> threads;
+    for (int t = 1; t < study_.options().threads; ++t) threads.emplace_back(work);
+    work();
+    for (std::thread& thread : threads) thread.join();
+    if (failed) std::rethrow_exception(failed);
+    return log.whole();
+  }
+
+  bool interrupted() const { return options_.interrupted && *options_.interrupted; }
 
   bool score_stage(const std::string& name, std::vector<Job> jobs) {
     std::vector<int64_t> n_tokens;

@@ -203,7 +203,8 @@ json::Value mean_value(const MeanEstimate& mean) {
 
 json::Value counts_value(const FaithfulnessStudy& study) {
   const StudyCounts& counts = study.counts();
-  json::Value ids = json::Value::array(), rules = json::Value::object();
+  json::Value ids = json::Value::array(), rules = json::Value::object(), dropped = json::Value::object();
+  for (const auto& [what, n] : counts.dropped) dropped.set(what, n);
   for (const std::string& id : counts.no_marker_ids) ids.push_back(id);
   for (const auto& [rule, n] : counts.rules) rules.set(rule, n);
   return json::Value::object()
@@ -219,6 +220,7 @@ json::Value counts_value(const FaithfulnessStudy& study) {
       .set("sentences_without_a_paraphrase", counts.no_paraphrase)
       .set("altered_explanations_too_long", counts.too_long)
       .set("rules", std::move(rules))
+      .set("texts_not_used", std::move(dropped))
       .set("without_marker", std::move(ids));
 }
 

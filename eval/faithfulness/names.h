@@ -5,6 +5,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/namespaces.h"
 #include "eval/faithfulness/explanation.h"
 
 namespace signalbox::eval {

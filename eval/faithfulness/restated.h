@@ -4,6 +4,8 @@
 #include <string_view>
 #include <vector>
 
+#include "base/namespaces.h"
+
 namespace signalbox::eval {
 
 // The number, from 0, of the first of `sentences` that a sentence of `answer` restates; -1: none. Both are compared as

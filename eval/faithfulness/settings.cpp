@@ -55,6 +55,8 @@ json::Value study_settings(const FaithfulnessOptions& options, const StudyInputs
       .set("top_k", int64_t{options.sampling.top_k})
       .set("tests", list_of(inputs.tests))
       .set("form", options.generate ? (options.forced ? "both" : "generate") : "forced")
+      .set("mistakes", options.mistake_source.text())
+      .set("paraphrases", options.paraphrase_source.text())
       .set("filler", options.filler)
       .set("policies", list_of(options.policies))
       .set("fractions", std::move(fractions))

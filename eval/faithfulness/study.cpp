@@ -36,14 +36,6 @@ std::string source_text(const Record& record) {
   return text;
 }
 
-// Sentence number `index` of a record's list of given sentences; nullopt where there is none.
-std::optional<std::string> given_sentence(const Record& record, const char* key, size_t index) {
-  const json::Ref root(record.source, record.where);
-  const auto list = root.find(key);
-  if (!list || index >= list->length() || (*list)[index].is_null()) return std::nullopt;
-  return (*list)[index].string();
-}
-
 void check_given(const Record& record, const char* key) {
   const json::Ref root(record.source, record.where);
   if (const auto list = root.find(key))
@@ -182,8 +174,11 @@ void FaithfulnessStudy::set_asked(std::vector<Written> asked) {
     if (room(of.record, of.n_ids(), of.marker_ids.size() + static_cast<size_t>(options_.answer_tokens)) >= 0)
       of.asked = std::move(asked.at(next++));
     if (options_.forced) add_targets(of);
-    add_cases(e);
   }
+}
+
+void FaithfulnessStudy::make_cases() {
+  for (size_t e = 0; e < explanations_.size(); ++e) add_cases(e);
   std::map<std::string, int64_t> rules;
   for (const FaithCase& one : cases_)
     if (!one.rule.empty()) ++rules[std::string(case_kind_name(one.kind)) + ": " + one.rule];
@@ -336,63 +331,6 @@ void FaithfulnessStudy::add_cases(size_t explanation) {
     FaithCase& one = add_case(explanation, CaseKind::misroute, n, 1);
     one.plan = p;
     one.ids = all;
-  }
-}
-
-void FaithfulnessStudy::add_mistakes(size_t explanation) {
-  const Explanation& of = explanations_[explanation];
-  const Record& record = records_[of.record];
-  const std::vector<std::string> answers = answers_of(of);
-  const auto n = static_cast<double>(of.sentences.size());
-  std::vector<int32_t> kept;
-  for (size_t i = 0; i < of.sentences.size(); ++i) {
-    const uint64_t key = record_hash(record.id + "\n" + std::to_string(of.sample) + "\n" + std::to_string(i));
-    Mistake made;
-    if (const auto given = given_sentence(record, "mistakes", i)) {
-      made.altered = {(leading_space(*given).empty() ? leading_space(of.sentences[i]) : "") + *given, "given"};
-      made.names_answer = names_answer(made.altered->text, of.sentences[i], answers);
-      if (made.names_answer) made.altered.reset();
-    } else {
-      made = make_mistake(of.sentences[i], {sources_[of.record], &names_[of.record], &all_names_, answers},
-                          options_.seed, key);
-    }
-    if (made.altered) {
-      FaithCase& one =
-          add_case(explanation, CaseKind::mistake, static_cast<int64_t>(i + 1), static_cast<double>(i) / n);
-      one.rule = made.altered->rule;
-      one.ids = joined(kept, encode(made.altered->text));
-      one.continued = true;
-    } else {
-      ++counts_.no_mistake;
-      counts_.mistakes_name_answer += made.names_answer;
-    }
-    kept = joined(std::move(kept), of.sentence_ids[i]);
-  }
-}
-
-void FaithfulnessStudy::add_paraphrases(size_t explanation) {
-  const Explanation& of = explanations_[explanation];
-  const Record& record = records_[of.record];
-  const auto n = static_cast<double>(of.sentences.size());
-  std::vector<int32_t> kept;
-  for (size_t i = 0; i < of.sentences.size(); ++i) {
-    std::optional<Altered> altered;
-    if (const auto given = given_sentence(record, "paraphrases", i)) {
-      altered = {(leading_space(*given).empty() ? leading_space(of.sentences[i]) : "") + *given, "given"};
-    } else {
-      altered = paraphrase(of.sentences[i]);
-    }
-    if (!altered) {  // it stays as it is among the paraphrased ones
-      ++counts_.no_paraphrase;
-      kept = joined(std::move(kept), of.sentence_ids[i]);
-      continue;
-    }
-    kept = joined(std::move(kept), encode(altered->text));
-    FaithCase& one =
-        add_case(explanation, CaseKind::paraphrase, static_cast<int64_t>(i + 1), static_cast<double>(i + 1) / n);
-    one.rule = altered->rule;
-    one.ids = kept;
-    one.continued = true;
   }
 }
 

@@ -2,6 +2,7 @@
 //
 //   1 write     the model writes an explanation and an answer for each record
 //   2 ask       the full explanation is put before the marker and the answer is asked for
+//   3 mistakes, 4 paraphrases   those that the loaded model or a command writes
 //   5 continue  explanations with a mistake or a paraphrase in them are written on to the answer marker
 //   6 answer    every altered explanation is put before the marker and the answer is asked for
 //   7 score     answers are put behind every explanation, and their log p is taken: the forced form
@@ -12,6 +13,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -21,6 +23,7 @@
 #include "base/namespaces.h"
 #include "engine/jobs.h"
 #include "eval/data/records.h"
+#include "eval/faithfulness/altering.h"
 #include "eval/faithfulness/answer_routes.h"
 #include "eval/faithfulness/curves.h"
 #include "eval/faithfulness/explanation.h"
@@ -41,6 +44,8 @@ struct FaithfulnessOptions {
   bool early = true, mistakes = true, paraphrases = true, fillers = true, routes = true;
   // The forms of the tests: answers to altered explanations are generated, or given ones are scored.
   bool generate = true, forced = true;
+  AlterSource mistake_source, paraphrase_source;
+  double alter_timeout = 60;  // seconds for one sentence of a command
   std::string filler = " ...";
   std::vector<std::string> policies = {"next_best", "random"};  // misroutings of the explanation's tokens
   std::vector<double> fractions = {1};                          // of those tokens
@@ -117,7 +122,8 @@ struct FaithCase {
 struct StudyCounts {
   int64_t outputs = 0, no_marker = 0, no_explanation = 0, truncated = 0;
   int64_t sentences = 0, no_mistake = 0, no_paraphrase = 0, too_long = 0;
-  int64_t mistakes_name_answer = 0;  // of no_mistake: all that the rules, or the record, have name an answer
+  int64_t mistakes_name_answer = 0;        // of no_mistake: all that the rules, or the record, have name an answer
+  std::map<std::string, int64_t> dropped;  // "mistake: unchanged" -> texts that came back and were not used
   std::vector<std::string> no_marker_ids;
   std::vector<std::pair<std::string, int64_t>> rules;  // "mistake: name" -> uses, by name
 };
@@ -147,6 +153,14 @@ class FaithfulnessStudy {
   void set_outputs(std::vector<Written> outputs);
   std::vector<Job> ask_jobs() const;
   void set_asked(std::vector<Written> asked);
+  // Stages 3 and 4: what is asked of the model or the command, in order; none where the rules do it. `alter_jobs` are
+  // those of the model, stopped at a line end.
+  const AlterSource& source(Alteration alteration) const;
+  std::vector<AlterRequest> alter_requests(Alteration alteration) const;
+  std::vector<Job> alter_jobs(Alteration alteration) const;
+  void set_altered(Alteration alteration, std::vector<std::string> texts);
+  // After stages 1 to 4: all that is asked from now on.
+  void make_cases();
   std::vector<Job> continue_jobs() const;
   void set_continued(std::vector<Written> continued);
   std::vector<Job> answer_jobs() const;
@@ -189,6 +203,9 @@ class FaithfulnessStudy {
   void add_mistakes(size_t explanation);
   void add_paraphrases(size_t explanation);
   void add_fillers(size_t explanation);
+  bool wants(Alteration alteration) const;
+  std::optional<Altered> altered_sentence(Alteration alteration, const Explanation& of, size_t index,
+                                          const std::vector<std::string>& answers);
   FaithCase& add_case(size_t explanation, CaseKind kind, int64_t step, double x);
   std::vector<int32_t> encode(const std::string& text) const;
   std::vector<std::vector<int32_t>> cut_ids(const std::vector<int32_t>& ids, const std::string& text,
@@ -219,6 +236,8 @@ class FaithfulnessStudy {
   std::vector<std::shared_ptr<const EditPlan>> misroute_plans_;  // with the edits of plan_ before it
   std::vector<Written> outputs_;
   std::vector<Explanation> explanations_;
+  std::vector<std::string> altered_[2];  // by Alteration: texts of alter_requests, and how many are used
+  size_t next_altered_[2] = {0, 0};
   std::vector<FaithCase> cases_;
   std::vector<size_t> full_;  // [explanations] index of the full case
   StudyCounts counts_;

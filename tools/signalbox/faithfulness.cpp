@@ -56,7 +56,7 @@ int faithfulness_command(int argc, char** argv) {
   FaithfulnessOptions options;
   std::string input, out;
   std::vector<std::string> tests = {"early", "mistakes", "paraphrases", "filler", "misroute"};
-  std::string form = "both";
+  std::string form = "both", mistakes = "rule", paraphrases = "rule";
   bool no_routes = false;
   add_run_options(app, common);
   app.add_option("--input", input, "records that ask for steps (or see --suffix); - = standard input")->required();
@@ -71,14 +71,15 @@ int faithfulness_command(int argc, char** argv) {
   app.add_option("--answer-tokens", options.answer_tokens, "tokens of an answer that is asked for again, at most")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
-  app.add_option("--samples", options.samples, "explanations of each record")
+  app.add_option("--explanations,--samples", options.samples, "explanations of each record (published: 100)")
       ->check(CLI::Range(1, 100000))
       ->capture_default_str();
-  app.add_option("--temperature", options.sampling.temperature, "of explanations; 0 = the most probable token")
+  app.add_option("--temperature", options.sampling.temperature,
+                 "of explanations; 0 = the most probable token (published: 0.8)")
       ->check(not_nan_validator())
       ->check(CLI::Range(0.0, 1000.0))
       ->capture_default_str();
-  app.add_option("--top-p", options.sampling.top_p, "of explanations")
+  app.add_option("--top-p", options.sampling.top_p, "of explanations (published: 0.95)")
       ->check(not_nan_validator())
       ->check(CLI::Range(0.0, 1.0))
       ->capture_default_str();
@@ -92,6 +93,15 @@ int faithfulness_command(int argc, char** argv) {
                  "generate: the answer is asked for again; forced: log p of given answers is taken, which needs no "
                  "parsing; both")
       ->check(CLI::IsMember({"generate", "forced", "both"}))
+      ->capture_default_str();
+  app.add_option("--mistakes", mistakes,
+                 "who adds mistakes: rule, model (the loaded one) or command:PROGRAM ..., which gets a sentence on "
+                 "standard input and prints it altered")
+      ->capture_default_str();
+  app.add_option("--paraphrases", paraphrases, "who paraphrases, likewise")->capture_default_str();
+  app.add_option("--alter-timeout", options.alter_timeout, "seconds for one sentence of such a command")
+      ->check(not_nan_validator())
+      ->check(CLI::Range(0.001, 86400.0))
       ->capture_default_str();
   app.add_option("--filler", options.filler, "text that filler repeats")->capture_default_str();
   app.add_option("--policies", options.policies, "misrouting policies for the explanation's tokens (docs/edits.md)")
@@ -112,6 +122,8 @@ int faithfulness_command(int argc, char** argv) {
       ->capture_default_str();
   if (int code = parse_arguments(app, argc, argv); code >= 0) return code;
   choose_tests(tests, options);
+  options.mistake_source = parse_alter_source(mistakes, "--mistakes");
+  options.paraphrase_source = parse_alter_source(paraphrases, "--paraphrases");
   options.routes = !no_routes;
   options.generate = form != "forced";
   options.forced = form != "generate";
