@@ -32,6 +32,12 @@ void split(std::string_view text, const std::string& name, Take take) {
   size_t i = 0;
   int64_t line = 1;
   while (i < text.size()) {
+    // A line of nothing at all is no row (as Python's csv and pandas have it); a quoted empty field is one.
+    if (text[i] == '\n' || text.substr(i, 2) == "\r\n") {
+      i += text[i] == '\n' ? 1 : 2;
+      ++line;
+      continue;
+    }
     const int64_t first_line = line;
     auto fail = [&](const char* expected) { throw Error(name, "line " + std::to_string(line) + ": " + expected); };
     std::vector<std::string> fields;

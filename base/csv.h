@@ -11,8 +11,8 @@
 namespace signalbox {
 
 // A table with a header row. Lines end with LF or CRLF; fields may be quoted and then hold commas, line ends and
-// doubled quotes. A byte order mark before the header is skipped. Rows of another length than the header's, stray
-// quotes and duplicate column names are Errors.
+// doubled quotes. A byte order mark before the header and empty lines are skipped. Rows of another length than the
+// header's, stray quotes and duplicate column names are Errors.
 class CsvTable {
  public:
   static CsvTable read(const std::filesystem::path& file);         // at most 1 GiB

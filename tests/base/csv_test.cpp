@@ -31,6 +31,20 @@ TEST_CASE("a table that was written reads back") {
   CHECK(table.place(5) == "t.csv: line 8");  // one field before it holds a line end
 }
 
+TEST_CASE("empty lines are no rows, quoted empty fields and blanks are") {
+  const CsvTable table = CsvTable::parse("\n\r\na,b\n\nx,\"1\n\n2\"\n\r\n\r\ny,2\r\n\n\n", "t.csv");
+  REQUIRE(table.n_rows() == 2);
+  CHECK(table.text(0, 1) == "1\n\n2");
+  CHECK(table.place(0) == "t.csv: line 5");
+  CHECK(table.place(1) == "t.csv: line 10");
+  const CsvTable one = CsvTable::parse("a\n\"\"\n\n \n", "t.csv");
+  REQUIRE(one.n_rows() == 2);
+  CHECK(one.text(0, 0).empty());
+  CHECK(one.text(1, 0) == " ");
+  CHECK_THROWS_WITH_AS(CsvTable::parse("a,b\n \n", "t.csv"), "t.csv: line 2: expected 2 fields, found 1", Error);
+  CHECK_THROWS_WITH_AS(CsvTable::parse("\n\n", "t.csv"), "t.csv: expected a header row, found an empty file", Error);
+}
+
 TEST_CASE("a row of another length is refused when it is written and when it is read") {
   CsvWriter csv({"a", "b"});
   csv.cell("x");
