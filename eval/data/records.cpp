@@ -120,6 +120,7 @@ std::vector<Record> read_records(const std::string& file) {
   std::string line;
   for (int64_t number = 1; std::getline(*in, line); ++number) {
     if (!line.empty() && line.back() == '\r') line.pop_back();
+    if (number == 1 && line.starts_with("\xef\xbb\xbf")) line.erase(0, 3);  // as editors on Windows begin a file
     const std::string where = name + ":" + std::to_string(number);
     if (line.find_first_not_of(" \t") == std::string::npos) {
       if (in->peek() == std::char_traits<char>::eof()) break;  // an empty last line

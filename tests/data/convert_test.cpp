@@ -54,6 +54,22 @@ TEST_CASE("data: records from CSV with quotes, line ends, a byte order mark and 
   CHECK(dump(records[1].source, "colour") == "absent");
 }
 
+TEST_CASE("data: a byte order mark before JSON lines is skipped, elsewhere it is refused") {
+  const test::TemporaryDirectory directory;
+  const std::string path = (directory / "r.jsonl").string(), mark = "\xef\xbb\xbf";
+  test::write_file(path, mark + R"({"id":"a","prompt":"x"})" + "\r\n" + R"({"id":"b","prompt":"y"})" + "\n");
+  const std::vector<Record> records = read_records(path);
+  REQUIRE(records.size() == 2);
+  CHECK(records[0].id == "a");
+  CHECK(records[0].where == path + ":1");
+  test::write_file(path, mark + mark + R"({"id":"a","prompt":"x"})");
+  CHECK_THROWS_WITH_AS(read_records(path), doctest::Contains(":1: expected JSON, found a byte order mark"), Error);
+  test::write_file(path, R"({"id":"a","prompt":"x"})" + ("\n" + mark) + R"({"id":"b","prompt":"y"})");
+  CHECK_THROWS_WITH_AS(read_records(path), doctest::Contains(":2: expected JSON, found a byte order mark"), Error);
+  test::write_file(path, mark);
+  CHECK_THROWS_WITH_AS(read_records(path), doctest::Contains("expected at least one record, found none"), Error);
+}
+
 TEST_CASE("data: bad CSV records are refused with file and line") {
   const test::TemporaryDirectory directory;
   const std::string path = (directory / "Bad.CSV").string();
