@@ -17,8 +17,8 @@ class HubTokenizer : public Tokenizer {
       : model_(root.at("model")), config_(std::move(config)), hash_(std::move(hash)) {
     root.reject_unknown({"version", "truncation", "padding", "added_tokens", "normalizer", "pre_tokenizer",
                          "post_processor", "decoder", "model"});
-    for (const char* key : {"truncation", "padding"})
-      if (const auto member = root.find(key)) member->fail("expected null: texts are neither cut nor padded");
+    // "truncation" and "padding" are settings of the last call that was saved, not of the tokenizer: texts are encoded
+    // whole, as transformers does.
     if (const auto version = root.find("version"); version && version->string() != "1.0")
       version->fail("expected 1.0, found \"" + version->string() + "\"");
     if (const auto spec = root.find("normalizer")) normalizer_ = read_normalizer(*spec);
@@ -32,6 +32,7 @@ class HubTokenizer : public Tokenizer {
 
     if (post_processor_ && post_processor_->adds_tokens()) return;
     std::vector<int32_t> in_front, behind;
+    if (!config_.class_reads_flags) return;
     if (config_.add_bos.value_or(false)) in_front.push_back(id_of_role(*this, config_, "bos_token"));
     if (config_.add_eos.value_or(false)) behind.push_back(id_of_role(*this, config_, "eos_token"));
     if (!in_front.empty() || !behind.empty()) config_template_ = make_template(in_front, behind);

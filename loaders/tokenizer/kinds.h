@@ -23,6 +23,8 @@ namespace signalbox::loaders::tokenizer {
 struct Config {
   std::map<std::string, std::string, std::less<>> roles;  // "bos_token" -> "<s>"
   std::optional<bool> add_bos, add_eos;
+  // Whether the class named there makes a template of the two for a tokenizer.json that has none: see shared.cpp.
+  bool class_reads_flags = true;
   std::vector<AddedToken> added;  // added_tokens_decoder and added_tokens.json, by id
   std::string where;              // file name for messages
 };

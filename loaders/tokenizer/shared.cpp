@@ -30,6 +30,16 @@ void read_roles(const json::Ref& root, Config& config) {
   }
 }
 
+// The classes of transformers 4 and 5 that build their post-processor from add_bos_token and add_eos_token. Others
+// (Qwen2Tokenizer, PreTrainedTokenizerFast, GPT2TokenizerFast, ...) leave both alone. No class named: read.
+bool reads_flags(std::string_view name) {
+  if (name.ends_with("Fast")) name.remove_suffix(4);
+  for (const char* known :
+       {"LlamaTokenizer", "CodeLlamaTokenizer", "GemmaTokenizer", "GPTNeoXTokenizer", "CohereTokenizer"})
+    if (name == known) return true;
+  return false;
+}
+
 void add_token(Config& config, AddedToken token) {
   for (const AddedToken& other : config.added)
     if (other.id == token.id || other.content == token.content) return;
@@ -48,6 +58,7 @@ Config read_config(const TokenizerFiles& files) {
     read_roles(root, config);
     if (const auto add = root.find("add_bos_token")) config.add_bos = add->boolean();
     if (const auto add = root.find("add_eos_token")) config.add_eos = add->boolean();
+    if (const auto name = root.find("tokenizer_class")) config.class_reads_flags = reads_flags(name->string());
     if (const auto added = root.find("added_tokens_decoder")) {
       added->expect_object();
       for (const auto& [key, spec] : added->members()) {

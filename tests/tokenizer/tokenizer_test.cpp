@@ -118,6 +118,38 @@ TEST_CASE("tokenizer: the begin token comes from the template, else from the con
   CHECK(spec.make(config)->begin_id() == 8);
 }
 
+TEST_CASE("tokenizer: flags of the config act by its class") {
+  const Spec spec{.added = "[" + token(7, "<s>") + "]"};
+  const auto ids = [&](const std::string& name) {
+    return spec
+        .make(R"({"add_bos_token":true,"add_eos_token":true,"bos_token":"<s>","eos_token":"<s>","tokenizer_class":)" +
+              name + "}")
+        ->encode("ab")
+        .ids;
+  };
+  for (const char* reads : {"\"LlamaTokenizer\"", "\"LlamaTokenizerFast\"", "\"GPTNeoXTokenizerFast\"",
+                            "\"CodeLlamaTokenizer\"", "\"GemmaTokenizerFast\"", "\"CohereTokenizer\"", "null"})
+    CHECK(ids(reads) == Ids{7, 2, 7});
+  for (const char* leaves : {"\"Qwen2Tokenizer\"", "\"Qwen2TokenizerFast\"", "\"PreTrainedTokenizerFast\"",
+                             "\"PreTrainedTokenizer\"", "\"GPT2Tokenizer\"", "\"TokenizersBackend\""})
+    CHECK(ids(leaves) == Ids{2});
+  // Where the flags do not act, their tokens need not be there.
+  CHECK(Spec{}.make(R"({"add_bos_token":true,"tokenizer_class":"Qwen2Tokenizer"})")->encode("ab").ids == Ids{2});
+}
+
+TEST_CASE("tokenizer: truncation and padding of the last use are no part of a tokenizer") {
+  TokenizerFiles files;
+  files.tokenizer_json = Spec{}.text();
+  for (const auto& [from, to] :
+       {std::pair<std::string, std::string>{
+            R"("truncation":null)",
+            R"("truncation":{"direction":"Right","max_length":1,"strategy":"LongestFirst","stride":0})"},
+        {R"("padding":null)",
+         R"("padding":{"strategy":{"Fixed":8},"direction":"Left","pad_id":0,"pad_type_id":0,"pad_token":"a"})"}})
+    files.tokenizer_json->replace(files.tokenizer_json->find(from), from.size(), to);
+  CHECK(make_tokenizer(files)->encode("abb").ids == Ids{2, 1});
+}
+
 TEST_CASE("tokenizer: a target has neither begin token nor prefix") {
   Spec spec{
       .added = "[" + token(7, "<s>") + "]",
