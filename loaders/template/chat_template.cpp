@@ -171,17 +171,29 @@ std::optional<json::Value> read_json(const TemplateFiles& files, const std::stri
   return value;
 }
 
-// A special token is a string, or an object that holds one.
+// A special token is a string, or an object that holds one. The first file that has a name decides.
+void add_special_token(const std::string& name, const json::Ref& ref, TemplateOptions& options,
+                       std::vector<std::string>& seen) {
+  if (std::find(seen.begin(), seen.end(), name) != seen.end()) return;
+  seen.push_back(name);
+  if (ref.is_null()) return;
+  options.special_tokens.emplace_back(name, ref.value().is_string() ? ref.string() : ref.at("content").string());
+}
+
 void add_special_tokens(const json::Value& config, const std::string& where, TemplateOptions& options,
                         std::vector<std::string>& seen) {
-  for (const char* name :
-       {"bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"}) {
-    const json::Value* value = config.find(name);
-    if (!value || std::find(seen.begin(), seen.end(), name) != seen.end()) continue;
-    seen.push_back(name);
-    if (value->is_null()) continue;
-    json::Ref ref(*value, where, name);
-    options.special_tokens.emplace_back(name, value->is_string() ? value->string() : ref.at("content").string());
+  for (const char* name : {"bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"})
+    if (const json::Value* value = config.find(name))
+      add_special_token(name, json::Ref(*value, where, name), options, seen);
+  // Names that a model gives to tokens of its own: an object, under either key; or, as transformers 5 saves them,
+  // members "..._token" that are texts.
+  for (const char* key : {"extra_special_tokens", "model_specific_special_tokens"})
+    if (const json::Value* names = config.find(key); names && names->type() == json::Type::object)
+      for (const auto& [name, ref] : json::Ref(*names, where, key).members())
+        add_special_token(name, ref, options, seen);
+  for (const auto& [name, value] : config.members()) {
+    const bool token = value.is_string() || (value.type() == json::Type::object && value.find("content"));
+    if (name.ends_with("_token") && token) add_special_token(name, json::Ref(value, where, name), options, seen);
   }
 }
 

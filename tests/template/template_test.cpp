@@ -216,6 +216,20 @@ TEST_CASE("a model directory's template") {
   CHECK_THROWS_AS(jinja::load_chat_template(dir.path()), Error);
 }
 
+TEST_CASE("tokens that a model names itself are given to its template") {
+  const Directory dir;
+  dir.write("chat_template.jinja",
+            "{{ begin }}|{{ stop }}|{{ image_token }}|{{ audio_token }}|{{ bos_token }}|{{ no }}");
+  dir.write("tokenizer_config.json", R"({"bos_token": "<s>", "add_bos_token": true, "image_token": "<img>",
+    "extra_special_tokens": {"begin": "<|begin|>", "stop": {"__type": "AddedToken", "content": "<|end|>"}, "no": null},
+    "model_specific_special_tokens": {"audio_token": "<snd>"}})");
+  CHECK(dir.render() == "<|begin|>|<|end|>|<img>|<snd>|<s>|");
+  dir.write("tokenizer_config.json", R"({"extra_special_tokens": ["<a>", "<b>"]})");  // names nothing
+  CHECK(dir.render() == "|||||");
+  dir.write("tokenizer_config.json", R"({"extra_special_tokens": {"begin": 5}})");
+  CHECK_THROWS_WITH_AS(jinja::load_chat_template(dir.path()), doctest::Contains("extra_special_tokens.begin"), Error);
+}
+
 TEST_CASE("real tokenizers' templates") {
   const char* root = std::getenv("SIGNALBOX_TOKENIZERS");
   if (!root) {
