@@ -9,6 +9,7 @@
 #include <unordered_set>
 
 #include "base/text.h"
+#include "base/utf8.h"
 
 namespace signalbox::json {
 
@@ -89,6 +90,12 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
 };
 
 void append_string(std::string& out, const std::string& text) {
+  if (first_invalid_utf8(text) != std::string_view::npos) {
+    // JSON is UTF-8. Names of files may be other bytes: each part that is not becomes U+FFFD.
+    std::string whole;
+    append_lossy(whole, text, false);
+    return append_string(out, whole);
+  }
   out += '"';
   for (char c : text) {
     switch (c) {

@@ -14,6 +14,18 @@ TEST_CASE("json: what strictness refuses") {
   }
 }
 
+TEST_CASE("json: bytes that are no UTF-8 are written as U+FFFD") {
+  const json::Value value = json::Value::object().set(
+      "donn\xe9"
+      "es",
+      "a\xff\"\xc3\xa9\xe2\x82");
+  const std::string text = json::dump(value);
+  CHECK(text ==
+        "{\"donn\xef\xbf\xbd"
+        "es\":\"a\xef\xbf\xbd\\\"\xc3\xa9\xef\xbf\xbd\"}");
+  CHECK_NOTHROW(json::parse(text, "again"));
+}
+
 TEST_CASE("json: integers, reals and the way back") {
   const json::Value value = json::parse(
       R"({"a":1,"b":1.0,"c":-5,"d":18446744073709551615,"e":1000000000000000019884624838656,"f":0.1,"g":"é\n","h":[true,null]})",
