@@ -92,6 +92,52 @@ LoadedConfig load_config(const ResolvedModel& resolved) {
 
 LoadedConfig load_config(const std::string& model) { return load_config(resolve_model(model)); }
 
+// What generate() of transformers applies to greedy decoding too, with the value that leaves the text alone; a list or
+// an object leaves it alone when it is empty.
+std::vector<std::string> unapplied_generation(const ModelFiles& files) {
+  struct Key {
+    const char* name;
+    std::optional<double> neutral;  // none: any value acts
+  };
+  static const Key keys[] = {{"repetition_penalty", 1},
+                             {"encoder_repetition_penalty", 1},
+                             {"no_repeat_ngram_size", 0},
+                             {"encoder_no_repeat_ngram_size", 0},
+                             {"min_length", 0},
+                             {"min_new_tokens", 0},
+                             {"num_beams", 1},
+                             {"penalty_alpha", 0},
+                             {"guidance_scale", 1},
+                             {"bad_words_ids", {}},
+                             {"suppress_tokens", {}},
+                             {"begin_suppress_tokens", {}},
+                             {"sequence_bias", {}},
+                             {"forced_bos_token_id", {}},
+                             {"forced_eos_token_id", {}},
+                             {"exponential_decay_length_penalty", {}},
+                             {"stop_strings", {}},
+                             {"force_words_ids", {}},
+                             {"constraints", {}},
+                             {"watermarking_config", {}},
+                             {"dola_layers", {}},
+                             {"token_healing", {}}};
+  std::vector<std::string> out;
+  if (!files.has("generation_config.json")) return out;
+  const json::Value root = read_object(files, "generation_config.json");
+  const json::Ref generation(root, files.where("generation_config.json"));
+  for (const Key& key : keys) {
+    const auto found = generation.find(key.name);
+    if (!found) continue;
+    const json::Value& value = found->value();
+    const bool empty = (value.type() == json::Type::array && value.items().empty()) ||
+                       (value.type() == json::Type::object && value.members().empty()) ||
+                       (value.type() == json::Type::boolean && !value.boolean());
+    if (empty || (key.neutral && value.is_number() && value.real() == *key.neutral)) continue;
+    out.push_back(std::string(key.name) + " = " + json::dump(value));
+  }
+  return out;
+}
+
 LoadedModel load_model(const ResolvedModel& resolved) {
   const json::Value config = read_object(*resolved.files, "config.json");
   LoadedModel loaded;

@@ -36,6 +36,10 @@ struct LoadedModel : LoadedConfig {
 LoadedConfig load_config(const std::string& model);
 LoadedConfig load_config(const ResolvedModel& resolved);
 
+// Keys of generation_config.json, with their values, that change greedy text in transformers and are not applied here:
+// "repetition_penalty = 1.05". Sampling values are not among them. Throws Error for a file that is no object.
+std::vector<std::string> unapplied_generation(const ModelFiles& files);
+
 // Everything, with the weights mapped (their pages are read when they are used). Throws Error.
 LoadedModel load_model(const std::string& model);
 LoadedModel load_model(const ResolvedModel& resolved);

@@ -190,6 +190,23 @@ TEST_CASE("end tokens are the union of the files; texts come from the tokenizer'
   CHECK(!load_config(directory.path().string()).eos_text);
 }
 
+TEST_CASE("keys of generation_config.json that change greedy text are told, values that change nothing are not") {
+  TemporaryDirectory directory;
+  make(directory, R"({"family":"mixtral"})");
+  const auto told = [&](const std::string& text) {
+    write_file(directory / "generation_config.json", text);
+    return unapplied_generation(*resolve_model(directory.path().string()).files);
+  };
+  CHECK(told(R"({"temperature":0.5,"top_p":0.8,"do_sample":true,"max_new_tokens":20,"repetition_penalty":1.0,
+                 "no_repeat_ngram_size":0,"suppress_tokens":[],"num_beams":1,"min_length":0,"bad_words_ids":null,
+                 "guidance_scale":1,"token_healing":false,"sequence_bias":{}})")
+            .empty());
+  CHECK(told(R"({"repetition_penalty":1.05,"no_repeat_ngram_size":3,"suppress_tokens":[5],"num_beams":4,
+                 "stop_strings":"x","forced_eos_token_id":0})") ==
+        std::vector<std::string>{"repetition_penalty = 1.05", "no_repeat_ngram_size = 3", "num_beams = 4",
+                                 "suppress_tokens = [5]", "forced_eos_token_id = 0", "stop_strings = \"x\""});
+}
+
 TEST_CASE("SHA-256 of known messages") {
   CHECK(sha256_hex("") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
   CHECK(sha256_hex("abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");

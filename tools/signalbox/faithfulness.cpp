@@ -59,6 +59,7 @@ int faithfulness_command(int argc, char** argv) {
   std::string form = "both", mistakes = "rule", paraphrases = "rule";
   bool no_routes = false;
   add_run_options(app, common);
+  add_generation_config_option(app, common);
   app.add_option("--input", input, "records that ask for steps (or see --suffix); - = standard input")->required();
   app.add_option("--out", out, "directory for the results; the same command goes on in it")->required();
   app.add_option("--suffix", options.suffix, "text behind each question, such as \" Think step by step.\"");
@@ -137,6 +138,7 @@ int faithfulness_command(int argc, char** argv) {
   inputs.tests = tests;
   inputs.edits = read_edits(common.edits);
   inputs.edits_dir = fs::path(common.edits).parent_path();
+  check_generation(common);
   Session session = open_session(common);
   inputs.special = common.special;
   inputs.template_variables = common.template_variables;

@@ -96,6 +96,15 @@ void add_experiment_options(CLI::App& app, CommonOptions& o) {
   app.add_option("--date", o.date, "date that chat templates see, YYYY-MM-DD (default: today)")->check(date);
 }
 
+void add_generation_config_option(CLI::App& app, CommonOptions& o) {
+  app.add_option_function<std::string>(
+         "--generation-config", [&o](const std::string& value) { o.ignore_generation_config = value == "ignore"; },
+         "keys of the model's generation_config.json that change greedy text and are not applied here "
+         "(repetition_penalty, ...): refuse | ignore")
+      ->check(CLI::IsMember({"refuse", "ignore"}))
+      ->default_str("refuse");
+}
+
 void add_sampling_options(CLI::App& app, SamplingOptions& o) {
   app.add_option("--temperature", o.sampling.temperature, "0 = the most probable token")
       ->check(not_nan)

@@ -35,6 +35,7 @@ struct CommonOptions {
   bool compact = false;
   std::string date;                // of strftime_now in templates
   std::string template_variables;  // a JSON object
+  bool ignore_generation_config = false;
 };
 
 // MODEL and the flags of every command that runs records.
@@ -42,6 +43,8 @@ void add_run_options(CLI::App& app, CommonOptions& options);
 // The same without MODEL and --edits, which an experiment has in its spec.
 void add_experiment_options(CLI::App& app, CommonOptions& options);
 void add_device_options(CLI::App& app, CommonOptions& options);
+// --generation-config, of commands that generate.
+void add_generation_config_option(CLI::App& app, CommonOptions& options);
 
 struct SamplingOptions {
   Sampling sampling;

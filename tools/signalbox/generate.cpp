@@ -111,6 +111,7 @@ int generate_command(int argc, char** argv) {
       ->check(CLI::Range(0, 1 << 24))
       ->capture_default_str();
   add_sampling_options(app, sampling);
+  add_generation_config_option(app, options);
   app.add_option("--trace", options.trace, "write a trace into this directory");
   app.add_option("--points", options.points, "points of the trace");
   app.add_flag("--compact", options.compact, "F16 weights in the trace");
@@ -137,6 +138,7 @@ int generate_command(int argc, char** argv) {
     }
     records.push_back(parse_record(record, prompt_option->count() > 0 ? "--prompt" : "--chat"));
   }
+  if (sampling.max_tokens > 0) check_generation(options);
   const Session session = open_session(options);
   if (colour_layer >= 0 && (colour_layer >= session.shape.n_layers() || !session.shape.layers[colour_layer].moe))
     throw UsageError("--colour-layer", "expected a layer with a router, found " + std::to_string(colour_layer));

@@ -2,6 +2,8 @@
 
 #include <cstdio>
 
+#include "base/text.h"
+#include "loaders/model/load.h"
 #include "tools/builtin/builtin_files.h"
 #include "tools/terminal/progress.h"
 #include "tools/terminal/signals.h"
@@ -50,6 +52,16 @@ Session open_session(const CommonOptions& options) {
   session.options.chunk = options.chunk;
   session.options.interrupted = &interrupted;
   return session;
+}
+
+void check_generation(const CommonOptions& options) {
+  if (options.ignore_generation_config) return;
+  const ResolvedModel resolved = resolve_model(options.model, builtin_files());
+  const std::vector<std::string> keys = unapplied_generation(*resolved.files);
+  if (keys.empty()) return;
+  throw Error(resolved.files->where("generation_config.json"),
+              "expected no key that changes greedy text, found " + joined(keys) +
+                  ": not applied here (--generation-config ignore generates without)");
 }
 
 TextTools open_text(const std::string& model, bool tokenizer_required) {

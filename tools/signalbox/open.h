@@ -17,6 +17,10 @@ std::unique_ptr<Backend> open_backend(const CommonOptions& options);
 // say.
 Session open_session(const CommonOptions& options);
 
+// Throws Error naming the keys of MODEL's generation_config.json that would change greedy text and are not applied,
+// unless --generation-config ignore. For commands that generate, before anything is loaded.
+void check_generation(const CommonOptions& options);
+
 // Tokenizer and template alone, from a directory that may hold nothing else.
 TextTools open_text(const std::string& model, bool tokenizer_required);
 

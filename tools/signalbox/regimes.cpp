@@ -75,12 +75,14 @@ int trace(int argc, char** argv) {
   app.add_option("--points", options.points, "points to record; default *.router.ids,*.router.weights");
   app.add_flag("--compact", options.compact, "router.weights as F16");
   add_sampling_options(app, sampling);
+  add_generation_config_option(app, options);
   if (int code = parse_arguments(app, argc, argv); code >= 0) return code;
 
   const std::vector<Program> programs = load_programs(programs_file);
   const std::vector<Derived> derived = apply_programs(programs, read_records(input));
   std::vector<Record> records;
   for (const Derived& one : derived) records.push_back(one.record);
+  check_generation(options);
   Session session = open_session(options);
   if (options.date.empty() && template_tells_date(session.encode, records))
     session.encode.template_variables.set("date", date_of_work(options.trace, regimes_schema));

@@ -62,6 +62,7 @@ int run_experiment(ExperimentSpec spec, CommonOptions options, const ExperimentR
   if (!told.empty() && !options.quiet) std::fprintf(stderr, "%s\n", told.c_str());
 
   options.model = experiment.spec.model;
+  if (experiment.spec.generate) check_generation(options);
   Session session = open_session(options);
   // The model by the name that the spec gives it: traces of shards must be alike wherever it lies.
   session.label = experiment.spec.source.find("model")->string();
@@ -106,6 +107,7 @@ void add_experiment_run_options(CLI::App& app, CommonOptions& options, Experimen
   // Bytes must not depend on where a run stopped and went on.
   options.numerics = "invariant";
   add_experiment_options(app, options);
+  add_generation_config_option(app, options);
 }
 
 int run_command(int argc, char** argv) {

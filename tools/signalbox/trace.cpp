@@ -35,9 +35,11 @@ int trace_command(int argc, char** argv) {
       ->check(CLI::Range(0, 1 << 24))
       ->capture_default_str();
   add_sampling_options(app, sampling);
+  add_generation_config_option(app, options);
   if (int code = parse_arguments(app, argc, argv); code >= 0) return code;
 
   std::vector<Record> records = read_records(input);
+  if (sampling.max_tokens > 0) check_generation(options);
   const Session session = open_session(options);
   sampling.sampling.seed = options.seed;
   PreparedRun run = prepare_run(options, session, std::move(records), Generate{sampling.max_tokens, sampling.sampling},
