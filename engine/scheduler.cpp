@@ -1,6 +1,7 @@
 #include "engine/scheduler.h"
 
 #include <algorithm>
+#include <cmath>
 #include <list>
 #include <map>
 #include <mutex>
@@ -447,6 +448,10 @@ class Scheduler::State {
       if (run.job.generate()) {
         choose(run, outputs.tokens[at]);
       } else if (scored + i < run.planned.n_scored) {
+        if (!std::isfinite(outputs.log_probs[at]))
+          return fail(run, Error("logits", "expected finite numbers, found none for the log p of token " +
+                                               std::to_string(run.planned.first_logits + scored + i + 1) +
+                                               " (record \"" + run.job.prompt->id + "\")"));
         run.result.logprobs.push_back(outputs.log_probs[at]);
       }
     }

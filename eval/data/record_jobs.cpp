@@ -25,6 +25,11 @@ RecordJobs make_jobs(const Session& session, const std::vector<Record>& records,
   if (plan) plan->require_spans(out.span_names);
   for (const Record& record : records) {
     out.encoded.push_back(encode_record(record, session.encode, out.span_names));
+    if (std::holds_alternative<Score>(task) && out.encoded.back().target_start == 0)
+      throw Error(
+          record.where,
+          "target: expected a token before it, to predict its first one from, found none (an empty prompt, and a "
+          "tokenizer that adds no begin token)");
     for (int64_t s = 0; s < samples; ++s) {
       Job job = make_job(out.encoded.back(), task, plan, s);
       job.index = static_cast<int64_t>(out.jobs.size());

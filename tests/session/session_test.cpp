@@ -3,12 +3,16 @@
 
 #include <doctest/doctest.h>
 
+#include <cstring>
+#include <filesystem>
 #include <sstream>
 #include <thread>
 
+#include "base/safetensors.h"
 #include "base/text.h"
 #include "eval/data/record_jobs.h"
 #include "loaders/open.h"
+#include "loaders/synthetic/make_model.h"
 #include "tests/support.h"
 #include "tools/builtin/builtin_files.h"
 
@@ -229,6 +233,68 @@ TEST_CASE("session: refuses jobs that cannot run, before the first token") {
   CHECK_NOTHROW(check_length("x", 4, 4, 8));
   CHECK_NOTHROW(check_length("x", 4, 1000000, 0));  // a model that names no limit
   CHECK_THROWS_AS(check_length("x", 4, 5, 8), Error);
+}
+
+TEST_CASE("session: what generation_config.json asks of greedy text is refused unless it is ignored") {
+  TemporaryDirectory scratch;
+  std::filesystem::copy(checkpoint().model, scratch / "m");
+  write_file(scratch / "m/generation_config.json", R"({"repetition_penalty":1.3,"temperature":0.7})");
+  Case penal = checkpoint();
+  penal.model = (scratch / "m").string();
+  const auto run = [&](const std::string& words) {
+    return run_command("echo '{\"id\":\"a\",\"tokens\":[1,5,9]}' | " + binary() + " " + words + " --quiet --input -");
+  };
+  const std::string trace = " --out " + (scratch / "t").string();
+  CHECK(run("generate " + penal.model + " --max-tokens 2").err ==
+        "signalbox: error: " + penal.model +
+            "/generation_config.json: expected no key that changes greedy text, found repetition_penalty = 1.3: not "
+            "applied here (--generation-config ignore generates without)\n");
+  CHECK(run("trace " + penal.model + trace + " --generate 2").code == 1);
+  CHECK(run("generate " + penal.model + " --max-tokens 2 --generation-config ignore").code == 0);
+  CHECK(run("trace " + penal.model + trace).code == 0);
+  CHECK(run("score " + penal.model).code == 0);
+  write_file(scratch / "data.jsonl", "{\"id\":\"a\",\"tokens\":[1,5,9],\"answers\":[]}\n");
+  write_file(scratch / "spec.json", R"({"model":"m","data":"data.jsonl","generate":{"max_tokens":2},
+    "interventions":[{"name":"baseline"}],"metrics":["length"],"controls":false})");
+  const std::string experiment = binary() + " run " + (scratch / "spec.json").string() + " --quiet --out ";
+  CHECK(run_command(experiment + (scratch / "r1").string()).err.find("repetition_penalty = 1.3") != std::string::npos);
+  CHECK(run_command(experiment + (scratch / "r2").string() + " --generation-config ignore").code == 0);
+}
+
+TEST_CASE("session: logits that are no numbers end scoring with the record's name") {
+  TemporaryDirectory scratch;
+  synthetic::make_model(json::parse(R"({"family":"mixtral","tokenizer":"bytes"})", "spec"), "spec", scratch / "m");
+  const std::filesystem::path weights = scratch / "m/model.safetensors";
+  std::string bytes = read_file(weights);
+  {
+    const auto file = safetensors::File::open(weights);
+    uint64_t header = 0;
+    std::memcpy(&header, bytes.data(), 8);
+    std::memcpy(bytes.data() + 8 + header + file->at("lm_head.weight").begin, "\xc0\x7f\xc0\x7f", 4);
+  }
+  write_file(weights, bytes);
+  Case damaged = checkpoint();
+  damaged.model = (scratch / "m").string();
+  const Session session = open(damaged);
+  std::vector<Record> records = records_of(damaged);
+  const auto run = [&](const Score& score) { results(session, make_jobs(session, records, score, nullptr).jobs); };
+  CHECK_THROWS_WITH_AS(run(Score{}),
+                       "logits: expected finite numbers, found none for the log p of token 1 (record \"a\")", Error);
+  CHECK_THROWS_WITH_AS(run(Score{2, {}}), doctest::Contains("log p of token 2 (record \"a\")"), Error);
+}
+
+TEST_CASE("session: a target that nothing stands before is refused") {
+  TemporaryDirectory scratch;
+  synthetic::make_model(json::parse(R"({"family":"mixtral","tokenizer":"bytes"})", "spec"), "spec", scratch / "m");
+  Case bytes = checkpoint();
+  bytes.model = (scratch / "m").string();
+  const Session session = open(bytes);
+  const auto jobs = [&](const char* record) {
+    make_jobs(session, {parse_record(json::parse(record, "r"), "here")}, Score{}, nullptr);
+  };
+  CHECK_THROWS_WITH_AS(jobs(R"({"id":"a","tokens":[],"target":"x"})"),
+                       doctest::Contains("here: target: expected a token before it"), Error);
+  CHECK_NOTHROW(jobs(R"({"id":"a","tokens":[5],"target":"x"})"));
 }
 
 TEST_CASE("session: two in one process do not disturb each other") {
