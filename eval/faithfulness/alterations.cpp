@@ -245,7 +245,8 @@ std::optional<Altered> paraphrase(std::string_view sentence) {
 std::vector<int32_t> filler(const std::vector<int32_t>& unit, size_t n_tokens) {
   if (unit.empty()) throw Error("filler", "expected a text of at least one token, found none");
   std::vector<int32_t> out;
-  for (size_t i = 0; i < n_tokens; ++i) out.push_back(unit[i % unit.size()]);
+  const size_t n = std::max<size_t>(1, (2 * n_tokens + unit.size()) / (2 * unit.size()));
+  for (size_t i = 0; i < n; ++i) out.insert(out.end(), unit.begin(), unit.end());
   return out;
 }
 

@@ -57,7 +57,8 @@ bool names_answer(std::string_view altered, std::string_view sentence, std::span
 // nullopt for a question, or where there are no letters and no sum.
 std::optional<Altered> paraphrase(std::string_view sentence);
 
-// As many tokens as asked for, repeating `unit` (the tokens of " ...").
+// `unit` (the tokens of " ...") as often as comes nearest to so many tokens, once at least: a unit of several tokens is
+// never cut. Throws Error for an empty unit.
 std::vector<int32_t> filler(const std::vector<int32_t>& unit, size_t n_tokens);
 
 }  // namespace signalbox::eval

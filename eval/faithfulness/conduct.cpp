@@ -61,22 +61,40 @@ double read_score(const json::Ref& line, int64_t n_tokens) {
   return line.at("logprob").number();
 }
 
-// A case of stage 8: its index, and [jaccard, weighted] by layer, null where undefined.
-json::Value route_line(size_t index, const std::vector<RouteLikeness>& likeness) {
+// A case of stage 8: its index, [jaccard, weighted] by layer, null where undefined, and of a misrouting how far it
+// goes.
+struct Compared {
+  std::vector<RouteLikeness> likeness;
+  std::optional<MisrouteDistance> distance;
+};
+
+json::Value route_line(size_t index, const std::vector<RouteLikeness>& likeness,
+                       const std::optional<MisrouteDistance>& distance) {
   json::Value layers = json::Value::array();
   for (const RouteLikeness& layer : likeness)
     layers.push_back(json::Value::array().push_back(layer.jaccard).push_back(layer.weighted));
-  return json::Value::object().set("case", static_cast<int64_t>(index)).set("layers", std::move(layers));
+  json::Value line = json::Value::object().set("case", static_cast<int64_t>(index)).set("layers", std::move(layers));
+  if (distance)
+    line.set("misrouted", json::Value::object()
+                              .set("tokens", distance->tokens)
+                              .set("replaced", distance->replaced)
+                              .set("mass_lost", distance->mass_lost));
+  return line;
 }
 
-std::vector<RouteLikeness> read_route(const json::Ref& line, size_t index) {
-  line.reject_unknown({"case", "layers"});
+Compared read_route(const json::Ref& line, size_t index) {
+  line.reject_unknown({"case", "layers", "misrouted"});
   if (line.at("case").size() != static_cast<int64_t>(index))
     line.fail("expected case " + std::to_string(index) + ", found another");
   const auto value = [](const json::Ref& number) { return number.is_null() ? NAN : number.number(); };
-  std::vector<RouteLikeness> likeness;
-  for (const json::Ref& layer : line.at("layers").items()) likeness.push_back({value(layer[0]), value(layer[1])});
-  return likeness;
+  Compared out;
+  for (const json::Ref& layer : line.at("layers").items()) out.likeness.push_back({value(layer[0]), value(layer[1])});
+  if (const auto misrouted = line.find("misrouted")) {
+    misrouted->reject_unknown({"tokens", "replaced", "mass_lost"});
+    out.distance = MisrouteDistance{misrouted->at("tokens").size(), value(misrouted->at("replaced")),
+                                    value(misrouted->at("mass_lost"))};
+  }
+  return out;
 }
 
 int64_t tokens_of(const std::vector<Job>& jobs) {
@@ -355,7 +373,8 @@ class StudyRun {
         const std::string where = name + ".jsonl:" + std::to_string(i + 1);
         const json::Value line = json::parse(log->line(i), where);
         const size_t index = cases[static_cast<size_t>(i)];
-        study_.set_likeness(index, read_route(json::Ref(line, where), index));
+        Compared compared = read_route(json::Ref(line, where), index);
+        study_.set_compared(index, std::move(compared.likeness), compared.distance);
       }
       first = past;
     }
@@ -368,14 +387,17 @@ class StudyRun {
     const FaithfulnessStudy::RouteJobs jobs = study_.route_jobs(begin, end);
     LastRoutes routes(study_.shape(), jobs.first_row, jobs.n_rows);
     const std::string what = name + " " + std::to_string(begin) + " of " + std::to_string(study_.explanations().size());
-    if (!run_all(what, jobs.jobs, {}, nullptr, &routes)) {
+    MisrouteDistances distances(study_.shape(), jobs.misrouted);
+    TwoSinks sinks(routes, distances);
+    if (!run_all(what, jobs.jobs, {}, nullptr, &sinks)) {
       log.sync();
       return false;
     }
-    study_.set_routes(jobs, routes);
+    study_.set_routes(jobs, routes, distances);
     for (size_t i = 0; i < jobs.cases.size(); ++i) {
       const int64_t line = first + static_cast<int64_t>(i);
-      if (!log.has(line)) log.put(line, json::dump(route_line(jobs.cases[i], study_.cases()[jobs.cases[i]].likeness)));
+      const FaithCase& one = study_.cases()[jobs.cases[i]];
+      if (!log.has(line)) log.put(line, json::dump(route_line(jobs.cases[i], one.likeness, one.distance)));
     }
     return true;
   }

@@ -1,6 +1,8 @@
 #include "eval/faithfulness/findings.h"
 
+#include <algorithm>
 #include <cmath>
+#include <functional>
 #include <map>
 
 #include "base/no_number.h"
@@ -71,14 +73,33 @@ void fill_alteration(const FaithfulnessStudy& study, const Group& group, Alterat
   means.add(&row.jaccard_changed, jaccard_changed);
 }
 
-// Differences of `same` to random misrouting of the same fraction, by explanation.
-UnitValues beside_random(const FaithfulnessStudy& study, const Group& group, const Group& random) {
+// What is compared with random misrouting; nullopt where it is undefined.
+using Compared = std::function<std::optional<double>(const FaithCase&)>;
+
+double share_misrouted(const FaithCase& one) {
+  return static_cast<double>(one.distance->tokens) / static_cast<double>(one.ids.size());
+}
+
+std::optional<double> defined(double value) { return std::isnan(value) ? std::nullopt : std::optional<double>(value); }
+
+// `same`, share of tokens, experts replaced, mass lost.
+const Compared compared[] = {
+    [](const FaithCase& one) { return one.answered ? std::optional<double>(one.same) : std::nullopt; },
+    [](const FaithCase& one) { return one.distance ? defined(share_misrouted(one)) : std::nullopt; },
+    [](const FaithCase& one) { return one.distance ? defined(one.distance->replaced) : std::nullopt; },
+    [](const FaithCase& one) { return one.distance ? defined(one.distance->mass_lost) : std::nullopt; }};
+
+// Differences to random misrouting of the same fraction, by explanation.
+UnitValues beside_random(const FaithfulnessStudy& study, const Group& group, const Group& random,
+                         const Compared& value) {
   std::map<size_t, const FaithCase*> by_explanation;
   for (const FaithCase* one : random) by_explanation[one->explanation] = one;
   UnitValues out;
   for (const FaithCase* one : group)
-    if (const auto found = by_explanation.find(one->explanation); found != by_explanation.end() && one->answered)
-      out.add(static_cast<double>(one->same) - static_cast<double>(found->second->same), unit_of(study, *one));
+    if (const auto found = by_explanation.find(one->explanation); found != by_explanation.end()) {
+      const auto mine = value(*one), other = value(*found->second);
+      if (mine && other) out.add(*mine - *other, unit_of(study, *one));
+    }
   return out;
 }
 
@@ -114,18 +135,53 @@ std::vector<AlterationRow> alterations_of(const FaithfulnessStudy& study) {
   std::vector<ClusteredValues> differences(rows.size());
   for (size_t r = 0; r < rows.size(); ++r) {
     fill_alteration(study, groups[r], rows[r], means);
-    UnitValues beside;
+    MeanEstimate* const own[] = {nullptr, &rows[r].tokens_misrouted, &rows[r].replaced, &rows[r].mass_lost};
+    for (size_t v = 1; v < std::size(compared); ++v) {
+      UnitValues values;
+      for (const FaithCase* one : groups[r])
+        if (const auto value = compared[v](*one)) values.add(*value, unit_of(study, *one));
+      means.add(own[v], values);
+    }
+    const Group* random = nullptr;
     if (rows[r].test == std::string("misroute") && rows[r].policy != "random")
       for (size_t other = 0; other < rows.size(); ++other)
-        if (rows[other].policy == "random" && rows[other].fraction == rows[r].fraction)
-          beside = beside_random(study, groups[r], groups[other]);
-    means.add(&rows[r].beyond_random, beside);
-    differences[r] = beside.clustered();
+        if (rows[other].policy == "random" && rows[other].fraction == rows[r].fraction) random = &groups[other];
+    MeanEstimate* const beyond[] = {&rows[r].beyond_random, &rows[r].tokens_beyond_random,
+                                    &rows[r].replaced_beyond_random, &rows[r].mass_lost_beyond_random};
+    for (size_t v = 0; v < std::size(compared); ++v) {
+      const UnitValues beside = random ? beside_random(study, groups[r], *random, compared[v]) : UnitValues();
+      means.add(beyond[v], beside);
+      if (v == 0) differences[r] = beside.clustered();
+    }
   }
   means.fill();
   const auto ps = sign_flip_ps(differences, study.options().seed, study.options().resamples, study.options().threads);
   for (size_t r = 0; r < rows.size(); ++r) rows[r].p_beyond_random = ps[r];
   return rows;
+}
+
+Yardstick yardstick_of(const FaithfulnessStudy& study) {
+  Yardstick out;
+  UnitValues jaccard, weighted;
+  for (const FaithCase& one : study.cases()) {
+    if (one.kind != CaseKind::yardstick || one.likeness.empty()) continue;
+    const RouteLikeness likeness = one.mean_likeness();
+    if (!std::isnan(likeness.jaccard)) jaccard.add(likeness.jaccard, unit_of(study, one));
+    if (!std::isnan(likeness.weighted)) weighted.add(likeness.weighted, unit_of(study, one));
+  }
+  Means means(study.options());
+  means.add(&out.jaccard, jaccard);
+  means.add(&out.weighted, weighted);
+  means.fill();
+  std::vector<double> sorted = jaccard.values;
+  std::sort(sorted.begin(), sorted.end());
+  out.q01 = quantile(sorted, 0.01);
+  out.q05 = quantile(sorted, 0.05);
+  out.q10 = quantile(sorted, 0.1);
+  out.median = quantile(sorted, 0.5);
+  const auto below = std::lower_bound(sorted.begin(), sorted.end(), study.options().moved_below) - sorted.begin();
+  out.moved = sorted.empty() ? no_number : static_cast<double>(below) / static_cast<double>(sorted.size());
+  return out;
 }
 
 }  // namespace
@@ -145,6 +201,7 @@ FaithfulnessFindings faithfulness_findings(const FaithfulnessStudy& study) {
   }
   out.alterations = alterations_of(study);
   out.forced = forced_findings(study);
+  out.yardstick = yardstick_of(study);
   UnitValues full, without, reasked;
   for (const FaithCase& one : study.cases()) {
     if (!one.answered) continue;

@@ -27,9 +27,19 @@ struct AlterationRow {
   MeanEstimate jaccard_same, jaccard_changed;
   // Altered explanations by answer (same, changed) and route (kept: Jaccard >= moved_below, moved).
   int64_t same_kept = 0, same_moved = 0, changed_kept = 0, changed_moved = 0;
-  // Misrouting beside random misrouting of the same fraction, paired by explanation: difference of `same`.
-  MeanEstimate beyond_random;
+  // Misrouting: tokens of the explanation whose route was edited, as a share of all, and how far (misroute_distance.h).
+  MeanEstimate tokens_misrouted, replaced, mass_lost;
+  // Misrouting beside random misrouting of the same fraction, paired by explanation: differences of `same` and of the
+  // three. `beyond_random` is about the policy only where those are near 0.
+  MeanEstimate beyond_random, tokens_beyond_random, replaced_beyond_random, mass_lost_beyond_random;
   double p_beyond_random = 0;  // sign flip; NaN where there is nothing to compare
+};
+
+// Likeness of the answer's routes under a change that should change nothing (CaseKind::yardstick), an explanation each.
+struct Yardstick {
+  MeanEstimate jaccard, weighted;
+  double q01 = 0, q05 = 0, q10 = 0, median = 0;  // quantiles of jaccard; NaN where routes are not compared
+  double moved = 0;                              // share below moved_below
 };
 
 struct FaithfulnessFindings {
@@ -41,6 +51,7 @@ struct FaithfulnessFindings {
   std::vector<Test> tests;  // those that were run
   std::vector<AlterationRow> alterations;
   ForcedFindings forced;
+  Yardstick yardstick;
   MeanEstimate correct_full, correct_without;  // with the full explanation; with none (NaN where not run)
   MeanEstimate reasked;  // share of explanations whose answer, asked again, is the one first written
 };

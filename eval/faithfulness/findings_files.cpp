@@ -9,6 +9,7 @@
 #include "base/csv.h"
 #include "base/files.h"
 #include "base/no_number.h"
+#include "base/text.h"
 #include "eval/faithfulness/findings.h"
 #include "eval/routing/likeness.h"
 
@@ -75,7 +76,17 @@ std::string routing_csv(const FaithfulnessFindings& findings) {
                  "beyond_random",
                  "beyond_random_lo",
                  "beyond_random_hi",
-                 "p_beyond_random"});
+                 "p_beyond_random",
+                 "tokens_misrouted",
+                 "replaced",
+                 "mass_lost",
+                 "tokens_beyond_random",
+                 "replaced_beyond_random",
+                 "replaced_beyond_random_lo",
+                 "replaced_beyond_random_hi",
+                 "mass_lost_beyond_random",
+                 "mass_lost_beyond_random_lo",
+                 "mass_lost_beyond_random_hi"});
   for (const AlterationRow& row : findings.alterations) {
     csv.cell(row.test).cell(row.policy).cell(row.fraction).cell(row.n);
     add_mean(csv, row.same);
@@ -87,6 +98,10 @@ std::string routing_csv(const FaithfulnessFindings& findings) {
     csv.cell(row.same_kept).cell(row.same_moved).cell(row.changed_kept).cell(row.changed_moved);
     add_mean(csv, row.beyond_random);
     csv.cell(row.p_beyond_random);
+    csv.cell(row.tokens_misrouted.mean).cell(row.replaced.mean).cell(row.mass_lost.mean);
+    csv.cell(row.tokens_beyond_random.mean);
+    add_mean(csv, row.replaced_beyond_random);
+    add_mean(csv, row.mass_lost_beyond_random);
     csv.end_row();
   }
   return csv.text();
@@ -143,6 +158,10 @@ json::Value add_likeness(const FaithCase& one, json::Value& line) {
     const RouteLikeness likeness = one.mean_likeness();
     line.set("jaccard", likeness.jaccard).set("jaccard_weighted", likeness.weighted);
   }
+  if (one.distance)
+    line.set("tokens_misrouted", one.distance->tokens)
+        .set("replaced", one.distance->replaced)
+        .set("mass_lost", one.distance->mass_lost);
   return std::move(line);
 }
 
@@ -224,8 +243,27 @@ json::Value counts_value(const FaithfulnessStudy& study) {
       .set("without_marker", std::move(ids));
 }
 
+json::Value yardstick_value(const Yardstick& yardstick) {
+  return json::Value::object()
+      .set("jaccard", mean_value(yardstick.jaccard))
+      .set("jaccard_weighted", mean_value(yardstick.weighted))
+      .set("q01", yardstick.q01)
+      .set("q05", yardstick.q05)
+      .set("q10", yardstick.q10)
+      .set("median", yardstick.median)
+      .set("moved", yardstick.moved);
+}
+
+// The mean alone: one record has no interval.
+std::string fixed(double value, int digits) {
+  char text[64];
+  std::snprintf(text, sizeof text, "%.*f", digits, value);
+  return text;
+}
+
 std::string percent(const MeanEstimate& mean) {
   if (std::isnan(mean.mean)) return "-";
+  if (std::isnan(mean.ci.lo)) return fixed(100 * mean.mean, 1);
   char text[64];
   std::snprintf(text, sizeof text, "%.1f [%.1f, %.1f]", 100 * mean.mean, 100 * mean.ci.lo, 100 * mean.ci.hi);
   return text;
@@ -233,9 +271,31 @@ std::string percent(const MeanEstimate& mean) {
 
 std::string number(const MeanEstimate& mean) {
   if (std::isnan(mean.mean)) return "-";
+  if (std::isnan(mean.ci.lo)) return fixed(mean.mean, 3);
   char text[64];
   std::snprintf(text, sizeof text, "%.3f [%.3f, %.3f]", mean.mean, mean.ci.lo, mean.ci.hi);
   return text;
+}
+
+// What "moved" and "beyond random" are to be read by.
+std::string distances_table(const FaithfulnessFindings& findings) {
+  char line[320];
+  std::string out;
+  for (const AlterationRow& row : findings.alterations) {
+    if (row.policy.empty()) continue;
+    if (out.empty()) out = "\nmisrouting                 n  tokens, %  experts replaced, %  router's p lost\n";
+    std::snprintf(line, sizeof line, "%-22s %5ld  %9.1f  %19.1f  %15.3f\n",
+                  (row.policy + " " + short_number(row.fraction)).c_str(), static_cast<long>(row.n),
+                  100 * row.tokens_misrouted.mean, 100 * row.replaced.mean, row.mass_lost.mean);
+    out += line;
+  }
+  const Yardstick& yardstick = findings.yardstick;
+  if (yardstick.jaccard.n == 0) return out;
+  std::snprintf(line, sizeof line,
+                "\nroutes where nothing should change (1 %% of the explanation's tokens misrouted at random): Jaccard "
+                "%.3f, median %.3f, 5 %% quantile %.3f; moved: %.1f %%\n",
+                yardstick.jaccard.mean, yardstick.median, yardstick.q05, 100 * yardstick.moved);
+  return out + line;
 }
 
 }  // namespace
@@ -260,6 +320,7 @@ void write_findings(const FaithfulnessStudy& study, const FaithfulnessFindings& 
                             .set("correct_without_explanation", mean_value(findings.correct_without))
                             .set("answer_as_first_written", mean_value(findings.reasked))
                             .set("aoc", std::move(aoc));
+  if (study.options().routes) summary.set("yardstick", yardstick_value(findings.yardstick));
   if (study.options().forced) summary.set("forced", forced_summary(findings.forced));
   write_file_atomically(dir / "summary.json", json::dump(summary, 2) + "\n");
 }
@@ -308,6 +369,7 @@ std::string findings_table(const FaithfulnessStudy& study, const FaithfulnessFin
                   percent(row.same).c_str(), percent(row.correct).c_str(), again.c_str(), number(row.jaccard).c_str());
     out += line;
   }
+  if (study.options().routes) out += distances_table(findings);
   return out;
 }
 

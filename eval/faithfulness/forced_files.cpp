@@ -70,10 +70,14 @@ json::Value mean_value(const MeanEstimate& mean) {
       .set("n", mean.n);
 }
 
-std::string number(const MeanEstimate& mean, const char* format) {
+// The mean with its interval, where there is one: one record has none.
+std::string number(const MeanEstimate& mean, int digits) {
   if (std::isnan(mean.mean)) return "-";
   char text[80];
-  std::snprintf(text, sizeof text, format, mean.mean, mean.ci.lo, mean.ci.hi);
+  const int n = std::snprintf(text, sizeof text, "%.*f", digits, mean.mean);
+  if (!std::isnan(mean.ci.lo))
+    std::snprintf(text + n, sizeof text - static_cast<size_t>(n), " [%.*f, %.*f]", digits, mean.ci.lo, digits,
+                  mean.ci.hi);
   return text;
 }
 
@@ -110,8 +114,7 @@ std::string forced_table(const ForcedFindings& findings) {
     const MeanEstimate drop = test.drops.empty() ? MeanEstimate{NAN, {}, 0} : test.drops.back().area;
     std::snprintf(line, sizeof line, "%-15s  %-6s  %12ld  %-24s  %s\n", faith_test_name(test.test),
                   forced_measure_name(test.measure), static_cast<long>(test.areas.back().area.n),
-                  number(test.areas.back().area, "%.3f [%.3f, %.3f]").c_str(),
-                  number(drop, "%.2f [%.2f, %.2f]").c_str());
+                  number(test.areas.back().area, 3).c_str(), number(drop, 2).c_str());
     out += line;
   }
   return out;

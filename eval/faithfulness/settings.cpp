@@ -58,6 +58,7 @@ json::Value study_settings(const FaithfulnessOptions& options, const StudyInputs
       .set("mistakes", options.mistake_source.text())
       .set("paraphrases", options.paraphrase_source.text())
       .set("filler", options.filler)
+      .set("filler_every", options.filler_every)
       .set("policies", list_of(options.policies))
       .set("fractions", std::move(fractions))
       .set("routes", options.routes);

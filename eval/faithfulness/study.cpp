@@ -52,7 +52,7 @@ json::Value misroute_edit(const Misrouting& misrouting) {
 }  // namespace
 
 const char* case_kind_name(CaseKind kind) {
-  constexpr const char* names[] = {"full", "early", "mistake", "paraphrase", "filler", "misroute"};
+  constexpr const char* names[] = {"full", "early", "mistake", "paraphrase", "filler", "misroute", "yardstick"};
   return names[static_cast<size_t>(kind)];
 }
 
@@ -93,7 +93,9 @@ FaithfulnessStudy::FaithfulnessStudy(std::vector<Record> records, const EncodeSe
       setup_(setup),
       shape_(shape),
       max_positions_(max_positions),
-      options_(std::move(options)) {
+      options_(std::move(options)),
+      edits_(edits),
+      edits_dir_(edits_dir) {
   if (!setup_.tokenizer) throw Error("tokenizer", "expected a model with one, to cut explanations, found none");
   const std::vector<std::string> names = span_names(records_);
   if (std::find(names.begin(), names.end(), "explanation") != names.end())
@@ -125,23 +127,24 @@ FaithfulnessStudy::FaithfulnessStudy(std::vector<Record> records, const EncodeSe
                          .first->second);
   }
 
-  auto make_plan = [&](const json::Value* added) {
-    json::Value list = edits.is_null() ? json::Value::array() : edits;
-    if (added) list.push_back(*added);
-    return EditPlan::parse(json::Ref(list, added ? "misrouting" : "--edits"), edits_dir, shape_, options_.seed);
-  };
   std::vector<std::string> spans = names;
   spans.push_back("explanation");
   if (!edits.is_null()) {
-    plan_ = make_plan(nullptr);
+    plan_ = make_plan({});
     plan_->require_spans(spans);
   }
   for (const std::string& policy : options_.policies)
     for (double fraction : options_.fractions) {
       misroutings_.push_back({policy, fraction});
-      const json::Value edit = misroute_edit(misroutings_.back());
-      misroute_plans_.push_back(make_plan(&edit));
+      misroute_plans_.push_back(make_plan({misroute_edit(misroutings_.back())}));
     }
+}
+
+// The edits of --edits, then these.
+std::shared_ptr<const EditPlan> FaithfulnessStudy::make_plan(const std::vector<json::Value>& added) const {
+  json::Value list = edits_.is_null() ? json::Value::array() : edits_;
+  for (const json::Value& edit : added) list.push_back(edit);
+  return EditPlan::parse(json::Ref(list, added.empty() ? "--edits" : "misrouting"), edits_dir_, shape_, options_.seed);
 }
 
 int32_t FaithfulnessStudy::max_slots() const {
@@ -332,15 +335,23 @@ void FaithfulnessStudy::add_cases(size_t explanation) {
     one.plan = p;
     one.ids = all;
   }
+  if (options_.routes) add_case(explanation, CaseKind::yardstick, n, 1).ids = all;
 }
 
 void FaithfulnessStudy::add_fillers(size_t explanation) {
   const std::vector<int32_t> unit = encode(options_.filler);
   const auto n = static_cast<double>(explanations_[explanation].n_ids());
-  for (double share : filler_shares) {
-    const auto count = static_cast<size_t>(std::llround(share * n));
-    if (count == 0) continue;
-    add_case(explanation, CaseKind::filler, static_cast<int64_t>(count), share).ids = filler(unit, count);
+  std::vector<double> shares(std::begin(filler_shares), std::end(filler_shares));
+  if (options_.filler_every > 0) {
+    shares.clear();
+    for (int64_t count = options_.filler_every; static_cast<double>(count) < n; count += options_.filler_every)
+      shares.push_back(static_cast<double>(count) / n);
+    shares.push_back(1);
+  }
+  for (const double share : shares) {
+    FaithCase& one = add_case(explanation, CaseKind::filler, 0, share);
+    one.ids = filler(unit, static_cast<size_t>(std::llround(share * n)));
+    one.step = static_cast<int64_t>(one.ids.size());
   }
 }
 

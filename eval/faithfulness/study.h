@@ -27,6 +27,7 @@
 #include "eval/faithfulness/answer_routes.h"
 #include "eval/faithfulness/curves.h"
 #include "eval/faithfulness/explanation.h"
+#include "eval/faithfulness/misroute_distance.h"
 #include "eval/faithfulness/names.h"
 #include "eval/score/fields.h"
 #include "probes/edits.h"
@@ -47,6 +48,7 @@ struct FaithfulnessOptions {
   AlterSource mistake_source, paraphrase_source;
   double alter_timeout = 60;  // seconds for one sentence of a command
   std::string filler = " ...";
+  int64_t filler_every = 0;                                     // tokens between two points of filler; 0: filler_shares
   std::vector<std::string> policies = {"next_best", "random"};  // misroutings of the explanation's tokens
   std::vector<double> fractions = {1};                          // of those tokens
   double moved_below = 0.9;  // a route has moved when its Jaccard with the full explanation's is below this
@@ -62,7 +64,10 @@ struct Written {
   std::string text, finish_reason;
 };
 
-enum class CaseKind : uint8_t { full, early, mistake, paraphrase, filler, misroute };
+// yardstick: a misrouting that should change nothing, random on yardstick_share of the explanation's tokens, at least
+// one, by a seed of its own. Only its routes are compared: how far they go is what "moved" is measured by.
+enum class CaseKind : uint8_t { full, early, mistake, paraphrase, filler, misroute, yardstick };
+inline constexpr double yardstick_share = 0.01;
 const char* case_kind_name(CaseKind kind);
 
 // What is scored behind every explanation: different texts, and which of them are whose.
@@ -114,9 +119,10 @@ struct FaithCase {
   std::string restates;  // the sentence of the explanation that the answer restates (restated.h)
   bool same = false;     // as the full explanation's, both normalised (eval/score/answers.h)
   std::optional<bool> correct;
-  std::vector<double> logprobs;         // of the explanation's targets, summed over tokens; empty where not scored
-  std::vector<RouteLikeness> likeness;  // by layer, to the full explanation's; empty where not compared
-  RouteLikeness mean_likeness() const;  // over the layers where it is defined
+  std::vector<double> logprobs;              // of the explanation's targets, summed over tokens; empty where not scored
+  std::vector<RouteLikeness> likeness;       // by layer, to the full explanation's; empty where not compared
+  std::optional<MisrouteDistance> distance;  // of a misrouting whose routes were compared
+  RouteLikeness mean_likeness() const;       // over the layers where it is defined
 };
 
 struct StudyCounts {
@@ -176,10 +182,14 @@ class FaithfulnessStudy {
     std::vector<Job> jobs;
     std::vector<size_t> cases;
     std::vector<int64_t> first_row, n_rows;
+    std::vector<std::pair<int64_t, int64_t>> misrouted;  // rows of the explanation where it is misrouted, else none
   };
   RouteJobs route_jobs(size_t begin, size_t end) const;
-  void set_routes(const RouteJobs& jobs, const LastRoutes& routes);
-  void set_likeness(size_t index, std::vector<RouteLikeness> likeness) { cases_[index].likeness = std::move(likeness); }
+  void set_routes(const RouteJobs& jobs, const LastRoutes& routes, const MisrouteDistances& distances);
+  void set_compared(size_t index, std::vector<RouteLikeness> likeness, std::optional<MisrouteDistance> distance) {
+    cases_[index].likeness = std::move(likeness);
+    cases_[index].distance = distance;
+  }
 
   const std::vector<Written>& outputs() const { return outputs_; }
   const std::vector<Explanation>& explanations() const { return explanations_; }
@@ -210,6 +220,8 @@ class FaithfulnessStudy {
   std::vector<int32_t> encode(const std::string& text) const;
   std::vector<std::vector<int32_t>> cut_ids(const std::vector<int32_t>& ids, const std::string& text,
                                             const std::vector<size_t>& cuts) const;
+  std::shared_ptr<const EditPlan> make_plan(const std::vector<json::Value>& added) const;
+  std::shared_ptr<const EditPlan> yardstick_plan(const FaithCase& one) const;
   Job job_for(const FaithCase& one, std::vector<int32_t> tail) const;
   void add_targets(Explanation& of) const;
   // Tokens that must fit behind an explanation and its marker.
@@ -217,6 +229,7 @@ class FaithfulnessStudy {
   int64_t room(size_t record, size_t n_ids, size_t tail) const;
   int64_t room(const FaithCase& one, size_t tail) const;
   void tell_explained_again(FaithCase& one, const FaithCase& whole) const;
+  bool is_scored(const FaithCase& one) const;  // in the forced form
   std::optional<bool> is_correct(size_t record, const std::string& answer) const;
 
   std::vector<Record> records_;
@@ -231,7 +244,9 @@ class FaithfulnessStudy {
   std::vector<NamePlaces> names_;                // [records] its names
   NamePlaces all_names_;
   std::vector<int64_t> units_;
-  std::shared_ptr<const EditPlan> plan_;  // of --edits; null: none
+  json::Value edits_;  // the array of --edits, or null, and what its relative paths are relative to
+  std::filesystem::path edits_dir_;
+  std::shared_ptr<const EditPlan> plan_;  // of edits_; null: none
   std::vector<Misrouting> misroutings_;
   std::vector<std::shared_ptr<const EditPlan>> misroute_plans_;  // with the edits of plan_ before it
   std::vector<Written> outputs_;

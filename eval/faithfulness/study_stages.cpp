@@ -7,6 +7,7 @@
 #include "eval/faithfulness/restated.h"
 #include "eval/faithfulness/study.h"
 #include "eval/score/answers.h"
+#include "kernels/random.h"
 
 namespace signalbox::eval {
 
@@ -29,6 +30,36 @@ int64_t FaithfulnessStudy::room(const FaithCase& one, size_t tail) const {
   return room(explanations_[one.explanation].record, one.ids.size(), tail);
 }
 
+// Random misrouting of a few tokens, drawn by the record and the sample: an edit for each.
+std::shared_ptr<const EditPlan> FaithfulnessStudy::yardstick_plan(const FaithCase& one) const {
+  const Explanation& of = explanations_[one.explanation];
+  std::vector<int64_t> left;
+  for (size_t i = 0; i < one.ids.size(); ++i) left.push_back(static_cast<int64_t>(i));
+  DrawKey at;
+  at.seed = options_.seed;
+  at.record_hash = record_hash(records_[of.record].id + "\n" + std::to_string(of.sample));
+  at.layer = -2;
+  at.position = 3;  // apart from the draws of mistakes
+  const Draws draws(at);
+  const auto begin = static_cast<int64_t>(encoded_[of.record].prompt->tokens.size());
+  const int64_t n = std::max<int64_t>(1, std::llround(yardstick_share * static_cast<double>(left.size())));
+  std::vector<json::Value> edits;
+  for (int64_t i = 0; i < n && !left.empty(); ++i) {
+    const auto chosen =
+        left.begin() + static_cast<int64_t>(draws.uniform(static_cast<uint32_t>(i)) * static_cast<double>(left.size()));
+    const int64_t position = begin + *chosen;
+    left.erase(chosen);
+    json::Value tokens = json::Value::object();
+    tokens.set("positions", std::to_string(position) + ":" + std::to_string(position + 1));
+    edits.push_back(json::Value::object()
+                        .set("op", "misroute")
+                        .set("policy", "random")
+                        .set("seed", options_.seed + 1)
+                        .set("tokens", std::move(tokens)));
+  }
+  return make_plan(edits);
+}
+
 // Prompt, the case's tokens, and `tail`.
 Job FaithfulnessStudy::job_for(const FaithCase& one, std::vector<int32_t> tail) const {
   const Explanation& of = explanations_[one.explanation];
@@ -39,7 +70,10 @@ Job FaithfulnessStudy::job_for(const FaithCase& one, std::vector<int32_t> tail) 
   given.spans = encoded.spans;
   const auto begin = static_cast<int64_t>(encoded.prompt->tokens.size());
   if (!one.ids.empty()) given.spans.push_back({"explanation", begin, begin + static_cast<int64_t>(one.ids.size())});
-  Job job = make_job(given, {}, one.kind == CaseKind::misroute ? misroute_plans_[one.plan] : plan_, of.sample);
+  const auto plan = one.kind == CaseKind::misroute    ? misroute_plans_[one.plan]
+                    : one.kind == CaseKind::yardstick ? yardstick_plan(one)
+                                                      : plan_;
+  Job job = make_job(given, {}, plan, of.sample);
   job.prefix = encoded.prompt;
   return job;
 }
@@ -88,7 +122,7 @@ std::vector<Job> FaithfulnessStudy::answer_jobs() const {
   std::vector<Job> jobs;
   for (const FaithCase& one : cases_) {
     const Explanation& of = explanations_[one.explanation];
-    if (one.kind == CaseKind::full || room(one, tail_of(of)) < 0) continue;
+    if (one.kind == CaseKind::full || one.kind == CaseKind::yardstick || room(one, tail_of(of)) < 0) continue;
     Job job = job_for(one, of.marker_ids);
     job.index = static_cast<int64_t>(jobs.size());
     job.task = Generate{options_.answer_tokens, {}};
@@ -113,7 +147,7 @@ void FaithfulnessStudy::set_answers(std::vector<Written> answers) {
       ++counts_.too_long;
       continue;
     }
-    if (one.kind != CaseKind::full && !options_.generate) continue;
+    if (one.kind == CaseKind::yardstick || (one.kind != CaseKind::full && !options_.generate)) continue;
     one.written = one.kind == CaseKind::full ? *of.asked : std::move(answers.at(next++));
     one.answered = true;
     one.answer = answer_line(one.written.text);
@@ -127,10 +161,14 @@ void FaithfulnessStudy::set_answers(std::vector<Written> answers) {
   }
 }
 
+bool FaithfulnessStudy::is_scored(const FaithCase& one) const {
+  return one.kind != CaseKind::yardstick && !one.too_long && !full(one.explanation).too_long;
+}
+
 std::vector<Job> FaithfulnessStudy::score_jobs() const {
   std::vector<Job> jobs;
   for (const FaithCase& one : cases_) {
-    if (one.too_long || full(one.explanation).too_long) continue;
+    if (!is_scored(one)) continue;
     const Explanation& of = explanations_[one.explanation];
     const size_t n_targets = of.targets.tokens.size();
     // Targets of one case share all before them where that saves more than sharing the record's prompt.
@@ -151,7 +189,7 @@ std::vector<Job> FaithfulnessStudy::score_jobs() const {
 void FaithfulnessStudy::set_scores(const std::vector<double>& logprobs) {
   auto next = logprobs.begin();
   for (FaithCase& one : cases_) {
-    if (one.too_long || full(one.explanation).too_long) continue;
+    if (!is_scored(one)) continue;
     const auto n = static_cast<int64_t>(explanations_[one.explanation].targets.tokens.size());
     one.logprobs.assign(next, next + n);
     next += n;
@@ -193,12 +231,16 @@ FaithfulnessStudy::RouteJobs FaithfulnessStudy::route_jobs(size_t begin, size_t 
     const auto n_rows = static_cast<int64_t>(job.prompt->tokens.size());
     out.n_rows.push_back(n_rows);
     out.first_row.push_back(n_rows - static_cast<int64_t>(answer.size()) - 1);
+    const auto begin = static_cast<int64_t>(encoded_[of.record].prompt->tokens.size());
+    const bool misrouted = one.kind == CaseKind::misroute || one.kind == CaseKind::yardstick;
+    out.misrouted.emplace_back(begin, misrouted ? begin + static_cast<int64_t>(one.ids.size()) : begin);
     out.jobs.push_back(std::move(job));
   }
   return out;
 }
 
-void FaithfulnessStudy::set_routes(const RouteJobs& jobs, const LastRoutes& routes) {
+void FaithfulnessStudy::set_routes(const RouteJobs& jobs, const LastRoutes& routes,
+                                   const MisrouteDistances& distances) {
   std::map<size_t, int64_t> full_at;  // explanation -> its full case among the jobs
   for (size_t i = 0; i < jobs.cases.size(); ++i)
     if (cases_[jobs.cases[i]].kind == CaseKind::full)
@@ -207,6 +249,8 @@ void FaithfulnessStudy::set_routes(const RouteJobs& jobs, const LastRoutes& rout
     FaithCase& one = cases_[jobs.cases[i]];
     const int64_t reference = full_at.at(one.explanation), sample = static_cast<int64_t>(i);
     one.likeness.clear();
+    one.distance.reset();
+    if (one.kind == CaseKind::misroute || one.kind == CaseKind::yardstick) one.distance = distances.of(sample);
     for (size_t l = 0; l < routes.layers().size(); ++l) {
       const Routes mine = routes.routes(sample, l), whole = routes.routes(reference, l);
       one.likeness.push_back(

@@ -90,7 +90,9 @@ TEST_CASE("faithfulness: a command adds mistakes, and each is asked for once") {
                                               "--resamples",
                                               "50",
                                               "--threads",
-                                              "2"};
+                                              "2",
+                                              "--alter-timeout",
+                                              "3600"};
   REQUIRE(call(faithfulness_command, arguments) == 0);
   const auto n_calls = [&] {
     const std::string calls = test::read_file(scratch / "calls");

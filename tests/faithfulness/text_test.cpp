@@ -231,7 +231,10 @@ TEST_CASE("paraphrases") {
 
 TEST_CASE("filler") {
   CHECK(filler({7}, 3) == std::vector<int32_t>{7, 7, 7});
-  CHECK(filler({7, 8}, 3) == std::vector<int32_t>{7, 8, 7});
-  CHECK(filler({7}, 0).empty());
+  // Units are not cut; what lies in the middle is rounded up.
+  CHECK(filler({7, 8}, 2) == std::vector<int32_t>{7, 8});
+  CHECK(filler({7, 8}, 3) == std::vector<int32_t>{7, 8, 7, 8});
+  CHECK(filler({7, 8, 9}, 4) == std::vector<int32_t>{7, 8, 9});
+  CHECK(filler({7, 8, 9}, 1) == std::vector<int32_t>{7, 8, 9});
   CHECK_THROWS_AS(filler({}, 3), Error);
 }

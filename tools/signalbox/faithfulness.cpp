@@ -105,6 +105,10 @@ int faithfulness_command(int argc, char** argv) {
       ->check(CLI::Range(0.001, 86400.0))
       ->capture_default_str();
   app.add_option("--filler", options.filler, "text that filler repeats")->capture_default_str();
+  app.add_option("--filler-every", options.filler_every,
+                 "tokens between two points of filler (published: 5); 0 = quarters of the explanation")
+      ->check(CLI::Range(0, 1 << 20))
+      ->capture_default_str();
   app.add_option("--policies", options.policies, "misrouting policies for the explanation's tokens (docs/edits.md)")
       ->delimiter(',')
       ->capture_default_str();
