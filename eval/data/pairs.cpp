@@ -3,11 +3,12 @@
 #include <algorithm>
 #include <cstdlib>
 #include <map>
-#include <numeric>
 
 #include "base/utf8.h"
 #include "eval/data/dice.h"
+#include "eval/data/examples.h"
 #include "eval/data/other_documents.h"
+#include "eval/data/prompt_hash.h"
 
 namespace signalbox::eval {
 
@@ -280,29 +281,22 @@ CompletionResult completion_pairs(const std::vector<Row>& records, const Complet
 
 namespace {
 
-// Sets of records that must stay together.
-class Groups {
+// Records that must stay together: those that gave the same name.
+class NamedGroups {
  public:
-  explicit Groups(size_t n) : parent_(n) { std::iota(parent_.begin(), parent_.end(), size_t{0}); }
-  size_t root(size_t i) {
-    while (parent_[i] != i) i = parent_[i] = parent_[parent_[i]];
-    return i;
-  }
-  // Joins record i with all that gave the same name.
-  void join(size_t i, const std::string& name) {
-    auto [entry, fresh] = first_.emplace(name, i);
-    if (!fresh) parent_[root(i)] = root(entry->second);
-  }
+  explicit NamedGroups(size_t n) : groups_(n) {}
+  void join(size_t i, const std::string& name) { groups_.join(first_.emplace(name, i).first->second, i); }
+  size_t root(size_t i) { return groups_.root(i); }
 
  private:
-  std::vector<size_t> parent_;
+  Groups groups_;
   std::map<std::string, size_t> first_;
 };
 
 }  // namespace
 
 void assign_splits(std::vector<Row>& records, const SplitOptions& options) {
-  Groups groups(records.size());
+  NamedGroups groups(records.size());
   std::vector<std::string> names(records.size());
   for (size_t i = 0; i < records.size(); ++i) {
     const json::Ref root(records[i].object, records[i].where);
@@ -317,8 +311,8 @@ void assign_splits(std::vector<Row>& records, const SplitOptions& options) {
       groups.join(i, names[i]);
     }
     if (const auto base = root.find("paraphrase_of")) groups.join(i, "id " + base->string());
-    for (const char* text : {"prompt", "messages"})
-      if (const auto value = root.find(text)) groups.join(i, "text " + json::dump(value->value()));
+    if (const std::string prompt = line_prompt_hash(records[i].object); !prompt.empty())
+      groups.join(i, "prompt " + prompt);
     for (const std::string& key : options.together)
       if (const auto value = root.find(key)) groups.join(i, key + " = " + json::dump(value->value()));
   }

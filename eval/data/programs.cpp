@@ -5,6 +5,7 @@
 #include <set>
 
 #include "base/utf8.h"
+#include "eval/data/prompt_hash.h"
 
 namespace signalbox::eval {
 
@@ -257,6 +258,7 @@ Record apply_program(const Program& program, const Record& base) {
   json::Value object = base.source;
   object.set("id", base.id + "@" + program.name);
   object.set("base", base.id);
+  object.set("base_prompt", line_prompt_hash(base.source));
   if (!base.condition.empty()) object.set("base_condition", base.condition);
   object.set("condition", program.name);
   object.set("pair", base.pair.empty() ? base.id : base.pair);

@@ -57,7 +57,8 @@ void select_programs(std::vector<Program>& programs, const std::vector<std::stri
 // The programs as "programs" would list them, files read and "like" resolved: what a manifest records.
 json::Value programs_json(const std::vector<Program>& programs);
 
-// The record as the program asks it: id "BASE@NAME", `base` = the base record's id, `condition` = the program's name (a
+// The record as the program asks it: id "BASE@NAME", `base` = the base record's id, `base_prompt` = its
+// line_prompt_hash, `condition` = the program's name (a
 // condition of the base record stays as `base_condition`), `pair` = the base record's pair, else its id. Everything
 // else is carried. In messages the persona begins the system message, exemplars follow it as earlier turns, and the
 // suffix ends the last message; in a prompt they are text, and spans move with the text that they name. Throws Error

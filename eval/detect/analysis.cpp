@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/files.h"
+#include "eval/data/prompt_hash.h"
 #include "eval/detect/selection.h"
 #include "eval/store/lock.h"
 
@@ -137,6 +138,9 @@ TraceAnalysis analyze_traces(const TraceSet& set, const AnalysisOptions& options
     out.summary = json::Value::object();
     out.summary.set("schema", "signalbox.analysis/1").set("traces", traces_summary(set));
     out.summary.set("warnings", json::Value::array());
+    PromptList prompts;
+    for (const TraceRecord& record : set.records()) prompts.add(record.prompts);
+    prompts.put(out.summary);
   }
   out.summary.set("span", filter.span.empty() ? json::Value() : json::Value(filter.span));
   out.summary.set("phase", phase_name(filter.phase)).set("tokens", out.usage[0].tokens);

@@ -64,11 +64,11 @@ class Resampler {
         n_b_(static_cast<int64_t>(units_.only_b.size())),
         a_(n_pairs_ + n_a_, n_rows_ + 1, n_pairs_ + n_a_,
            [&](int64_t unit, int64_t column) {
-             return unit < n_pairs_ ? sum(units_.pairs[unit].a, column) : one(units_.only_a[unit - n_pairs_], column);
+             return unit < n_pairs_ ? sum(units_.pairs[unit].a, column) : sum(units_.only_a[unit - n_pairs_], column);
            }),
         b_(n_pairs_ + n_b_, n_rows_ + 1, n_pairs_ + n_b_,
            [&](int64_t unit, int64_t column) {
-             return unit < n_pairs_ ? sum(units_.pairs[unit].b, column) : one(units_.only_b[unit - n_pairs_], column);
+             return unit < n_pairs_ ? sum(units_.pairs[unit].b, column) : sum(units_.only_b[unit - n_pairs_], column);
            }),
         pair_draws_(options.seed, Resampling::bootstrap, paired),
         a_draws_(options.seed, Resampling::bootstrap, unpaired_a),

@@ -1,8 +1,12 @@
 #include "eval/detect/contrast.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <map>
+#include <tuple>
+
+#include "eval/data/examples.h"
 
 namespace signalbox::eval {
 
@@ -134,7 +138,7 @@ ContrastCounts count_contrast(const TraceSet& set, const ContrastOptions& option
       continue;
     }
     place[r] = out.records.size();
-    out.records.push_back({record.id, record.pair, side == Side::b, 0});
+    out.records.push_back({record.id, record.pair, side == Side::b, 0, record.prompts});
   }
   out.selected.assign(out.records.size() * n_rows, 0);
   for (size_t s = 0; s < samples.size(); ++s) {
@@ -152,21 +156,39 @@ ContrastCounts count_contrast(const TraceSet& set, const ContrastOptions& option
 }
 
 ContrastUnits contrast_units(const ContrastCounts& counts) {
-  std::map<std::string, ContrastUnits::Pair> by_name;
+  std::map<std::string, std::array<bool, 2>> sides;  // of a pair: has records under A, under B
+  for (const ContrastRecord& record : counts.records)
+    if (!record.pair.empty()) sides[record.pair][record.under_b] = true;
+  const auto complete = [&](const ContrastRecord& record) {
+    if (record.pair.empty()) return false;
+    const auto& both = sides.at(record.pair);
+    return both[0] && both[1];
+  };
+  Groups groups(counts.records.size());
+  std::map<std::string, size_t> by_pair;
+  std::map<std::tuple<bool, bool, std::string>, size_t> by_prompt;  // in a complete pair, under B, prompt
   for (size_t r = 0; r < counts.records.size(); ++r) {
     const ContrastRecord& record = counts.records[r];
-    if (record.pair.empty()) continue;
-    ContrastUnits::Pair& pair = by_name[record.pair];
-    (record.under_b ? pair.b : pair.a).push_back(r);
+    const bool paired = complete(record);
+    if (paired) groups.join(by_pair.emplace(record.pair, r).first->second, r);
+    if (!record.prompts.empty())
+      groups.join(by_prompt.emplace(std::tuple(paired, record.under_b, record.prompts[0]), r).first->second, r);
   }
   ContrastUnits units;
+  units.named_pairs = static_cast<int64_t>(by_pair.size());
+  std::map<size_t, size_t> place;  // root -> its unit among those of its kind
   for (size_t r = 0; r < counts.records.size(); ++r) {
     const ContrastRecord& record = counts.records[r];
-    const auto found = record.pair.empty() ? by_name.end() : by_name.find(record.pair);
-    if (found == by_name.end() || found->second.a.empty() || found->second.b.empty()) {
-      (record.under_b ? units.only_b : units.only_a).push_back(r);
-    } else if (r == std::min(found->second.a.front(), found->second.b.front())) {
-      units.pairs.push_back(found->second);
+    const size_t root = groups.root(r);
+    if (complete(record)) {
+      const size_t at = place.emplace(root, units.pairs.size()).first->second;
+      if (at == units.pairs.size()) units.pairs.emplace_back();
+      (record.under_b ? units.pairs[at].b : units.pairs[at].a).push_back(r);
+    } else {
+      auto& side = record.under_b ? units.only_b : units.only_a;
+      const size_t at = place.emplace(root, side.size()).first->second;
+      if (at == side.size()) side.emplace_back();
+      side[at].push_back(r);
     }
   }
   return units;

@@ -33,7 +33,8 @@ struct ContrastRecord {
   std::string id;
   std::string pair;  // empty: none
   bool under_b = false;
-  int64_t tokens = 0;  // that count, all samples together
+  int64_t tokens = 0;                     // that count, all samples together
+  std::vector<std::string> prompts = {};  // TraceRecord::prompts
 };
 
 // Sums over the tokens of one condition; [row], as ContrastCounts::selected. Empty: not recorded.
@@ -60,13 +61,16 @@ struct ContrastCounts {
 // token left under A or B, length_match and a record without a partner.
 ContrastCounts count_contrast(const TraceSet& set, const ContrastOptions& options);
 
-// What is resampled: records of a pair that has records on both sides are one unit, others each their own.
+// What is resampled: records of a pair that has records on both sides are one unit, others each their own. Units whose
+// records have the same prompt under the same condition are one: copies, and pairs that share a side (a question
+// without its document), for what such records select is the same. Pairs are joined with pairs and others with others.
 struct ContrastUnits {
   struct Pair {
     std::vector<size_t> a, b;  // indices of records
   };
-  std::vector<Pair> pairs;  // complete ones, in order of first appearance
-  std::vector<size_t> only_a, only_b;
+  std::vector<Pair> pairs;                          // complete ones, in order of first appearance
+  std::vector<std::vector<size_t>> only_a, only_b;  // records of each
+  int64_t named_pairs = 0;                          // complete pairs before any were joined
 };
 ContrastUnits contrast_units(const ContrastCounts& counts);
 

@@ -46,7 +46,7 @@ class Relabeller {
         gather(units_.pairs[u].a, unit, sides_[0]);
         gather(units_.pairs[u].b, unit, sides_[1]);
       } else {
-        gather({unit < n_a_ ? units_.only_a[u] : units_.only_b[u - static_cast<size_t>(n_a_)]}, unit, sides_[0]);
+        gather(unit < n_a_ ? units_.only_a[u] : units_.only_b[u - static_cast<size_t>(n_a_)], unit, sides_[0]);
       }
     }
     for (int64_t row = 0; row < n_rows_; ++row) totals_.push_back(totals_of(row));

@@ -3,10 +3,12 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <set>
 #include <span>
 
 #include "base/csv.h"
 #include "base/files.h"
+#include "eval/data/prompt_hash.h"
 #include "eval/detect/bootstrapped.h"
 #include "eval/detect/relabelled.h"
 
@@ -60,7 +62,7 @@ class Shares {
     std::vector<double> a, b, differences;
     for (size_t r = 0; r < counts_.records.size(); ++r) (counts_.records[r].under_b ? b : a).push_back(share(r, row));
     out.rd_example = mean(a) - mean(b);
-    if (units_.pairs.empty()) return welch_t(a, b, out);
+    if (units_.pairs.empty()) return welch_t(means(units_.only_a, row), means(units_.only_b, row), out);
     for (const auto& pair : units_.pairs) differences.push_back(mean(pair.a, row) - mean(pair.b, row));
     paired_t(differences, out);
   }
@@ -76,6 +78,11 @@ class Shares {
     for (size_t record : records) sum += share(record, row);
     return sum / static_cast<double>(records.size());
   }
+  std::vector<double> means(const std::vector<std::vector<size_t>>& units, size_t row) const {
+    std::vector<double> out;
+    for (const std::vector<size_t>& records : units) out.push_back(mean(records, row));
+    return out;
+  }
   const ContrastCounts& counts_;
   const ContrastUnits units_;
 };
@@ -84,13 +91,17 @@ DetectionFacts facts_of(const ContrastCounts& counts, const ContrastOptions& opt
   DetectionFacts facts;
   for (const ContrastRecord& record : counts.records) {
     facts.records.push_back(record.id);
+    facts.prompts.push_back(record.prompts);
     ++(record.under_b ? facts.records_b : facts.records_a);
     (record.under_b ? facts.tokens_b : facts.tokens_a) += record.tokens;
   }
   const ContrastUnits units = contrast_units(counts);
-  facts.pairs = static_cast<int64_t>(units.pairs.size());
-  facts.unpaired_a = static_cast<int64_t>(units.only_a.size());
-  facts.unpaired_b = static_cast<int64_t>(units.only_b.size());
+  facts.pairs = units.named_pairs;
+  facts.pair_examples = static_cast<int64_t>(units.pairs.size());
+  facts.examples_a = static_cast<int64_t>(units.only_a.size());
+  facts.examples_b = static_cast<int64_t>(units.only_b.size());
+  for (const std::vector<size_t>& records : units.only_a) facts.unpaired_a += static_cast<int64_t>(records.size());
+  for (const std::vector<size_t>& records : units.only_b) facts.unpaired_b += static_cast<int64_t>(records.size());
   facts.samples = counts.n_samples;
   facts.records_without_tokens = counts.n_records_without_tokens;
   facts.tokens_cut = counts.n_tokens_cut;
@@ -114,10 +125,18 @@ std::vector<std::string> warnings_of(const DetectionFacts& facts, const Contrast
   constexpr int64_t few = 20;
   std::vector<std::string> out;
   const bool paired = facts.pairs > 0;
-  const int64_t n = paired ? facts.pairs : std::min(facts.records_a, facts.records_b);
-  const std::string units = paired ? of_things(facts.pairs, "pair", "pairs")
-                                   : of_things(facts.records_a, "record", "records") + " under \"" + options.a +
-                                         "\" and " + std::to_string(facts.records_b) + " under \"" + options.b + "\"";
+  const int64_t n = paired ? facts.pair_examples : std::min(facts.examples_a, facts.examples_b);
+  const bool copies = paired ? facts.pair_examples < facts.pairs
+                             : facts.examples_a < facts.unpaired_a || facts.examples_b < facts.unpaired_b;
+  std::string units = paired ? of_things(facts.pairs, "pair", "pairs")
+                             : of_things(facts.records_a, "record", "records") + " under \"" + options.a + "\" and " +
+                                   std::to_string(facts.records_b) + " under \"" + options.b + "\"";
+  if (copies) {
+    units += paired ? " that make " + of_things(facts.pair_examples, "example", "examples")
+                    : " that make " + std::to_string(facts.examples_a) + " and " + std::to_string(facts.examples_b) +
+                          " examples";
+    out.push_back(units + ": those that have the same prompt under the same condition are resampled as one");
+  }
   if (n == 1) {
     out.push_back(units + ": the spread between examples cannot be told from one; intervals and `stable` need two");
   } else if (n < few) {
@@ -269,6 +288,8 @@ json::Value contrast_summary(const Detection& detection, const ContrastOptions& 
   out.set("smallest_p", facts.smallest_p).set("family_wise", options.family_wise);
   out.set("records_a", facts.records_a).set("records_b", facts.records_b).set("samples", facts.samples);
   out.set("pairs", facts.pairs).set("unpaired_a", facts.unpaired_a).set("unpaired_b", facts.unpaired_b);
+  out.set("pair_examples", facts.pair_examples);
+  out.set("examples_a", facts.examples_a).set("examples_b", facts.examples_b);
   out.set("tokens_a", facts.tokens_a).set("tokens_b", facts.tokens_b);
   out.set("records_without_tokens", facts.records_without_tokens).set("tokens_cut", facts.tokens_cut);
   return out;
@@ -282,6 +303,18 @@ json::Value detection_summary(const TraceSet& set, const Detection& detection, c
   out.set("schema", "signalbox.analysis/1").set("traces", traces_summary(set));
   out.set("contrast", contrast_summary(detection, options)).set("warnings", std::move(warnings));
   out.set("records", std::move(ids));
+  PromptList prompts, others;
+  std::set<std::string> chosen;
+  for (const std::vector<std::string>& hashes : detection.facts.prompts) {
+    prompts.add(hashes);
+    if (!hashes.empty()) chosen.insert(hashes[0]);
+  }
+  for (const TraceRecord& record : set.records())
+    if (record.prompts.empty() || !chosen.contains(record.prompts[0])) others.add(record.prompts);
+  prompts.put(out);
+  json::Value rest = json::Value::object();
+  others.put(rest);
+  if (rest.find("prompts") && !rest.find("prompts")->items().empty()) out.set("not_in_contrast", std::move(rest));
   return out;
 }
 

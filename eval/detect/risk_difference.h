@@ -34,9 +34,12 @@ struct RiskDifference {
 
 // What took part, for summaries and for refusals to test on the same data.
 struct DetectionFacts {
-  std::vector<std::string> records;  // ids
+  std::vector<std::string> records;               // ids
+  std::vector<std::vector<std::string>> prompts;  // [records] TraceRecord::prompts
   int64_t records_a = 0, records_b = 0, pairs = 0;
   int64_t unpaired_a = 0, unpaired_b = 0;  // records outside complete pairs
+  // Examples: what is resampled. Fewer than pairs and records where these have prompts in common (contrast_units).
+  int64_t pair_examples = 0, examples_a = 0, examples_b = 0;
   int64_t tokens_a = 0, tokens_b = 0, samples = 0;
   int64_t records_without_tokens = 0, tokens_cut = 0;
   int64_t stable_top = 0;  // the N that was used: at most the number of rows
@@ -67,7 +70,8 @@ void write_rd_csv(const std::filesystem::path& file, const std::vector<RiskDiffe
 json::Value contrast_summary(const Detection& detection, const ContrastOptions& options);
 
 // summary.json of a detection alone, for whoever calls detect() in-process and writes rd.csv beside it: `traces`,
-// `contrast`, `warnings`, and `records` (ids that took part).
+// `contrast`, `warnings`, `records` (ids that took part), and the prompts of these as PromptList writes them; in
+// "not_in_contrast" those of the pool's other records.
 json::Value detection_summary(const TraceSet& set, const Detection& detection, const ContrastOptions& options);
 
 }  // namespace signalbox::eval

@@ -1,6 +1,6 @@
 #include "eval/experiment/collect.h"
 
-#include "eval/score/fields.h"
+#include "eval/data/examples.h"
 #include "eval/score/sample_lines.h"
 #include "eval/score/scorer.h"
 #include "eval/store/journal.h"
@@ -59,13 +59,10 @@ class Collector {
     run.baseline = schedule_.baseline;
     run.seed = schedule_.seed;
     run.resamples = schedule_.resamples;
-    for (const Record& record : records_) {
-      // A record with those that rephrase it is one example.
-      const std::string rephrased = paraphrase_of(record);
-      run.clusters.push_back(!record.pair.empty() ? "pair " + record.pair
-                                                  : "id " + (rephrased.empty() ? record.id : rephrased));
-      run.conditions.push_back(record.condition);
-    }
+    run.data = schedule_.data;
+    run.data.copies = count_copies(records_);
+    for (const size_t first : independent_examples(records_)) run.clusters.push_back(records_[first].id);
+    for (const Record& record : records_) run.conditions.push_back(record.condition);
     for (size_t i = 0; i < samples_.size(); ++i) {
       InterventionValues values{schedule_.interventions[0][i], {}};
       for (const std::string& metric : schedule_.metrics) values.metrics[metric] = values_of(i, metric);

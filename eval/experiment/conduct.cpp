@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "eval/experiment/detect_stage.h"
+#include "eval/experiment/split.h"
 #include "eval/experiment/test_stage.h"
 #include "eval/experiment/tune_stage.h"
 
@@ -37,6 +38,8 @@ RunEnd conduct(const Experiment& experiment, const Session& session, const Condu
   check_edits(experiment.spec, session.shape);
   const std::vector<std::string> names = span_names(experiment.records);
   const std::vector<std::optional<PreparedRecord>> records = prepare_records(experiment, session, names);
+  check_encoded_prompts(experiment.spec, experiment.records, experiment.splits,
+                        prompt_hashes_of(experiment.records, records, session));
   RunDirectory directory(options.out, manifest_of(experiment.spec, options));
   if (directory.complete()) return RunEnd::was_complete;
   const RunContext run{experiment, session, options, events, names, records, directory};

@@ -1,8 +1,10 @@
 #include "eval/experiment/detect_stage.h"
 
 #include <algorithm>
+#include <map>
 
 #include "base/files.h"
+#include "eval/data/prompt_hash.h"
 #include "eval/detect/risk_difference.h"
 #include "eval/routing/trace_set.h"
 #include "eval/routing/usage.h"
@@ -98,11 +100,23 @@ class DetectStage {
     if (fs::exists(dir / "rd.csv")) return;
     make_directory(dir);
     run_.begin_stage("detecting " + one.name, 2 * spec_.resamples);
-    const TraceSet set({dir_ / (looks_at_generated(one) ? "trace-generated" : "trace")});
+    TraceSet set({dir_ / (looks_at_generated(one) ? "trace-generated" : "trace")});
+    set.name_prompts(prompts_seen());
     const ContrastOptions options = contrast_of(one);
     const Detection found = detect(set, options);
     write_file_atomically(dir / "summary.json", json::dump(detection_summary(set, found, options), 2) + "\n");
     write_rd_csv(dir / "rd.csv", found.rows);
+  }
+
+  // What the model saw of the records, by id.
+  std::map<std::string, std::vector<std::string>> prompts_seen() const {
+    std::map<std::string, std::vector<std::string>> prompts;
+    for (const int64_t r : seen_records()) {
+      const size_t at = static_cast<size_t>(r);
+      const Record& record = run_.experiment.records[at];
+      prompts[record.id] = prompt_hashes(record, run_.records[at]->prompt, run_.session.encode);
+    }
+    return prompts;
   }
 
   // How often the baseline selects each expert of the model.

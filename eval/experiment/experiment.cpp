@@ -18,7 +18,9 @@ Experiment open_experiment(ExperimentSpec parsed) {
     }
   }
   experiment.splits = split_records(spec, experiment.records);
-  experiment.notes = check_against_records(spec, experiment.records);
+  CheckedData checked = check_against_records(spec, experiment.records);
+  experiment.data = std::move(checked.facts);
+  experiment.notes = std::move(checked.notes);
   std::vector<Record> tested;
   for (const int64_t r : experiment.splits.test) tested.push_back(experiment.records[static_cast<size_t>(r)]);
   if (!spec.metrics_given) spec.metrics = default_metrics(spec, tested);

@@ -16,6 +16,7 @@ struct Experiment {
   std::vector<Record> records;      // after prompt programs
   std::vector<int64_t> program_of;  // [records] index into spec.programs, or empty
   Splits splits;
+  DataFacts data;
   std::vector<std::string> notes;  // sentences for standard error and the log
 };
 

@@ -44,6 +44,10 @@ RunFindings reanalyze_run(const fs::path& dir, const fs::path& out, const Reanal
   if (code) throw Error(out.string(), "cannot make the directory: " + code.message());
   write_tables(out, findings);
   write_audit(dir, out, findings);
+  // What audit.csv was measured on; an analysis of traces that follows writes its own, of the same records and more.
+  if (fs::exists(dir / "summary.json"))
+    fs::copy_file(dir / "summary.json", out / "summary.json", fs::copy_options::overwrite_existing, code);
+  if (code) throw Error((out / "summary.json").string(), "cannot write the file: " + code.message());
   write_metrics(out, findings);
   return findings;
 }

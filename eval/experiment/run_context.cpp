@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/files.h"
+#include "eval/data/prompt_hash.h"
 #include "eval/experiment/schedule.h"
 
 namespace signalbox::eval {
@@ -61,6 +62,15 @@ std::vector<std::optional<PreparedRecord>> prepare_records(const Experiment& exp
                                       wanted.logprobs, wanted.options);
     }
   return prepared;
+}
+
+std::vector<std::vector<std::string>> prompt_hashes_of(const std::vector<Record>& records,
+                                                       const std::vector<std::optional<PreparedRecord>>& prepared,
+                                                       const Session& session) {
+  std::vector<std::vector<std::string>> hashes(records.size());
+  for (size_t r = 0; r < records.size(); ++r)
+    if (prepared[r]) hashes[r] = prompt_hashes(records[r], prepared[r]->prompt, session.encode);
+  return hashes;
 }
 
 void RunContext::note(const std::string& line) const {

@@ -18,6 +18,11 @@ namespace signalbox::eval {
 std::vector<std::optional<PreparedRecord>> prepare_records(const Experiment& experiment, const Session& session,
                                                            const std::vector<std::string>& span_names);
 
+// prompt_hashes of each; empty where a record is of no split.
+std::vector<std::vector<std::string>> prompt_hashes_of(const std::vector<Record>& records,
+                                                       const std::vector<std::optional<PreparedRecord>>& prepared,
+                                                       const Session& session);
+
 struct RunContext {
   const Experiment& experiment;
   const Session& session;

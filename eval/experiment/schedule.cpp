@@ -84,6 +84,9 @@ json::Value RunSchedule::to_json() const {
   json::Value value = json::Value::object();
   value.set("schema", "signalbox.plan/1").set("baseline", baseline).set("metrics", std::move(names));
   value.set("seeds", std::move(all)).set("resamples", resamples).set("seed", seed);
+  DataFacts known = data;
+  known.copies = {};  // a shard's own
+  value.set("data", data_facts_json(known));
   return value.set("interventions", std::move(by_seed));
 }
 
@@ -100,6 +103,7 @@ RunSchedule RunSchedule::from_json(const json::Ref& value) {
   for (const json::Ref& seed : value.at("seeds").items()) schedule.seeds.push_back(whole(seed));
   schedule.resamples = value.at("resamples").size();
   schedule.seed = whole(value.at("seed"));
+  if (const auto data = value.find("data")) schedule.data = read_data_facts(*data);
   for (const json::Ref& list : value.at("interventions").items()) {
     schedule.interventions.emplace_back();
     for (const json::Ref& one : list.items()) schedule.interventions.back().push_back(planned_of(one));

@@ -9,6 +9,7 @@
 #include "base/namespaces.h"
 #include "eval/experiment/interventions.h"
 #include "eval/experiment/spec.h"
+#include "eval/findings/data_facts.h"
 #include "probes/trace_schema.h"
 
 namespace signalbox::eval {
@@ -22,6 +23,7 @@ struct RunSchedule {
   std::vector<uint64_t> seeds;
   int64_t resamples = default_resamples;
   uint64_t seed = 0;                                            // of resampling
+  DataFacts data;                                               // of the whole run, but for the copies
   std::vector<std::vector<PlannedIntervention>> interventions;  // [seeds], the same names in each
 
   size_t baseline_index() const;  // into the interventions of a seed

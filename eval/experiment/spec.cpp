@@ -488,6 +488,7 @@ std::vector<RankingUse> rankings_of(const ExperimentSpec& spec) {
     if (!from || from->is_null()) return;
     RankingUse use;
     use.path = path;
+    use.given = from->string();
     if (from->string().starts_with(detect_prefix))
       use.detect = from->string().substr(detect_prefix.size());
     else

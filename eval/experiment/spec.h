@@ -132,6 +132,7 @@ struct RankingUse {
   std::string path;            // "interventions[1].edits[0].experts.from"
   std::string detect;          // NAME of "detect:NAME"; else empty
   std::filesystem::path file;  // else
+  std::string given;           // what "from" says
 };
 std::vector<RankingUse> rankings_of(const ExperimentSpec& spec);
 

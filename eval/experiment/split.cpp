@@ -8,6 +8,9 @@
 #include <unordered_map>
 
 #include "base/text.h"
+#include "eval/data/examples.h"
+#include "eval/data/prompt_hash.h"
+#include "eval/experiment/provenance.h"
 
 namespace signalbox::eval {
 
@@ -15,60 +18,6 @@ namespace {
 
 enum Purpose : size_t { detect, tune, test, none };
 constexpr std::array<const char*, 4> purpose_names = {"detect", "tune", "test", "none"};
-
-// Members of objects in the order of their keys, so that equal messages have equal text.
-json::Value sorted_members(const json::Value& value) {
-  if (value.type() == json::Type::array) {
-    json::Value out = json::Value::array();
-    for (const json::Value& item : value.items()) out.push_back(sorted_members(item));
-    return out;
-  }
-  if (value.type() != json::Type::object) return value;
-  std::map<std::string, const json::Value*> members;
-  for (const auto& [key, member] : value.members()) members.emplace(key, &member);
-  json::Value out = json::Value::object();
-  for (const auto& [key, member] : members) out.append_member(key, sorted_members(*member));
-  return out;
-}
-
-// What the model is asked, whatever the record's id.
-std::string content_of(const Record& record) {
-  switch (record.kind) {
-    case Record::Kind::prompt: return "p" + record.prompt;
-    case Record::Kind::messages: return "m" + json::dump(sorted_members(record.messages));
-    case Record::Kind::tokens: break;
-  }
-  std::string text = "t";
-  for (int32_t token : record.tokens) text += std::to_string(token) + " ";
-  return text;
-}
-
-// Records that are one example: [record] -> the first record of its example.
-std::vector<size_t> examples_of(const std::vector<Record>& records) {
-  std::vector<size_t> parent(records.size());
-  std::iota(parent.begin(), parent.end(), 0);
-  const auto root = [&](size_t i) {
-    while (parent[i] != i) i = parent[i] = parent[parent[i]];
-    return i;
-  };
-  const auto unite = [&](size_t a, size_t b) {
-    a = root(a);
-    b = root(b);
-    parent[std::max(a, b)] = std::min(a, b);
-  };
-  std::unordered_map<std::string, size_t> by_pair, by_id;
-  for (size_t r = 0; r < records.size(); ++r) {
-    by_id.emplace(records[r].id, r);
-    if (!records[r].pair.empty()) unite(by_pair.emplace(records[r].pair, r).first->second, r);
-  }
-  for (size_t r = 0; r < records.size(); ++r) {
-    const json::Value* base = records[r].source.find("paraphrase_of");
-    if (!base || !base->is_string()) continue;
-    if (const auto found = by_id.find(base->string()); found != by_id.end()) unite(found->second, r);
-  }
-  for (size_t r = 0; r < records.size(); ++r) parent[r] = root(r);
-  return parent;
-}
 
 std::vector<Purpose> purposes_of(const SplitSpec& split, const std::string& where, const std::vector<Record>& records) {
   const std::array<const std::string*, 3> values = {&split.detect, &split.tune, &split.test};
@@ -112,17 +61,16 @@ void check_examples(const std::vector<Record>& records, const std::vector<size_t
   }
 }
 
-// The same prompts under other ids. Returns the records that share their prompt with another purpose, as one side of an
-// example whose other prompts do not.
-std::vector<size_t> check_contents(const std::vector<Record>& records, const std::vector<size_t>& example,
-                                   const std::vector<Purpose>& purposes) {
-  std::unordered_map<std::string, std::array<size_t, 3>> seen;  // content -> its first record of each purpose
+// The same prompts ([records], hashes) under other ids. Returns the records that share their prompt with another
+// purpose, as one side of an example whose other prompts do not.
+std::vector<size_t> check_prompts(const std::vector<Record>& records, const std::vector<std::string>& prompts,
+                                  const std::vector<size_t>& example, const std::vector<Purpose>& purposes) {
+  std::unordered_map<std::string, std::array<size_t, 3>> seen;  // prompt -> its first record of each purpose
   std::vector<const std::array<size_t, 3>*> of(records.size());
   const size_t absent = records.size();
   for (size_t r = 0; r < records.size(); ++r) {
     if (purposes[r] == none) continue;
-    auto& places =
-        seen.try_emplace(content_of(records[r]), std::array<size_t, 3>{absent, absent, absent}).first->second;
+    auto& places = seen.try_emplace(prompts[r], std::array<size_t, 3>{absent, absent, absent}).first->second;
     places[purposes[r]] = std::min(places[purposes[r]], r);
     of[r] = &places;  // of a node: stays where it is
   }
@@ -163,9 +111,11 @@ SplitResult split_and_check(const ExperimentSpec& spec, const std::vector<Record
     return result;
   }
   const std::vector<Purpose> purposes = purposes_of(*spec.split, spec.where, records);
-  const std::vector<size_t> example = examples_of(records);
+  const std::vector<size_t> example = named_examples(records);
   check_examples(records, example, purposes);
-  result.shared = check_contents(records, example, purposes);
+  std::vector<std::string> prompts;
+  for (const Record& record : records) prompts.push_back(line_prompt_hash(record.source));
+  result.shared = check_prompts(records, prompts, example, purposes);
   for (size_t r = 0; r < records.size(); ++r) {
     const int64_t index = static_cast<int64_t>(r);
     if (purposes[r] == detect) splits.detect.push_back(index);
@@ -260,28 +210,6 @@ void check_metric(const ExperimentSpec& spec, const std::string& path, const std
                               in_quotes(records.front().id) + " lacks " + scorer->lacks(records.front()) + ")");
 }
 
-// A ranking may come from an earlier analysis of the very records that are to be tested.
-void check_ranking(const ExperimentSpec& spec, const RankingUse& use, const std::vector<Record>& evaluated) {
-  if (!std::filesystem::is_regular_file(use.file))
-    throw Error(spec.where, use.path + ": expected a file, found none at " + use.file.string());
-  const std::filesystem::path file = use.file.parent_path() / "summary.json";
-  if (!std::filesystem::exists(file)) return;
-  const json::Value summary = json::parse_file(file);
-  if (summary.type() != json::Type::object || !summary.find("records")) return;
-  std::set<std::string> ids;
-  for (const json::Ref& id : json::Ref(summary, file.string()).at("records").items()) ids.insert(id.string());
-  for (const Record& record : evaluated) {
-    const json::Value* base = record.source.find("base");
-    if (!ids.contains(record.id) && !(base && base->is_string() && ids.contains(base->string()))) continue;
-    if (!spec.split)
-      throw Error(spec.where, use.path + ": expected a \"split\", for " + use.file.string() +
-                                  " was made from records that are to be tested, found none (first such record: " +
-                                  in_quotes(record.id) + ")");
-    throw Error(spec.where, use.path + ": expected no record of " + file.string() +
-                                " among those to be tested, found " + in_quotes(record.id));
-  }
-}
-
 void check_files(const ExperimentSpec& spec, const EditSpec& edit) {
   for (const std::filesystem::path& file : {edit.file, edit.source.file})
     if (!file.empty() && !std::filesystem::exists(file))
@@ -328,7 +256,7 @@ std::vector<std::string> default_metrics(const ExperimentSpec& spec, const std::
   return metrics;
 }
 
-std::vector<std::string> check_against_records(const ExperimentSpec& spec, const std::vector<Record>& records) {
+CheckedData check_against_records(const ExperimentSpec& spec, const std::vector<Record>& records) {
   const SplitResult split = split_and_check(spec, records);
   const std::vector<Record> tested = chosen(records, split.splits.test), tuned = chosen(records, split.splits.tune);
   std::vector<Record> evaluated = tested;
@@ -343,22 +271,41 @@ std::vector<std::string> check_against_records(const ExperimentSpec& spec, const
     for (const json::Ref& edit : edits.items()) check_edit(spec, edit, spans);
   }
   if (spec.audit) check_edit(spec, json::Ref(spec.audit->edit, spec.where, spec.audit->path), spans);
-  for (const RankingUse& use : rankings_of(spec))
-    if (use.detect.empty()) check_ranking(spec, use, evaluated);
+  CheckedData out;
+  std::vector<EvaluatedRecord> without_model;
+  for (const Record& record : evaluated) without_model.push_back(evaluated_without_model(record));
+  out.facts.rankings = check_rankings(spec, without_model);
 
   if (!spec.metrics_given) default_metrics(spec, tested);
   for (size_t i = 0; spec.metrics_given && i < spec.metrics.size(); ++i)
     check_metric(spec, "metrics[" + std::to_string(i) + "]", spec.metrics[i], tested);
   if (spec.tune) check_metric(spec, "tune.metric", spec.tune->metric, tuned);
 
-  std::vector<std::string> notes;
-  if (!split.shared.empty())
-    notes.push_back(std::to_string(split.shared.size()) +
-                    " records share their prompt with another split, as one side of " +
-                    "different pairs (first: " + in_quotes(records[split.shared.front()].id) + ")");
+  out.facts.copies = count_copies(tested);
+  out.facts.shared_between_splits = static_cast<int64_t>(split.shared.size());
+  if (!split.shared.empty()) out.facts.first_shared = records[split.shared.front()].id;
+  out.notes = cautions_of(out.facts);
   if (split.splits.unused > 0)
-    notes.push_back(std::to_string(split.splits.unused) + " records are of no split that the experiment uses");
-  return notes;
+    out.notes.push_back(std::to_string(split.splits.unused) + " records are of no split that the experiment uses");
+  return out;
+}
+
+void check_encoded_prompts(const ExperimentSpec& spec, const std::vector<Record>& records, const Splits& splits,
+                           const std::vector<std::vector<std::string>>& hashes) {
+  std::vector<Purpose> purposes(records.size(), none);
+  const std::array<const std::vector<int64_t>*, 3> parts = {&splits.detect, &splits.tune, &splits.test};
+  std::vector<EvaluatedRecord> evaluated;
+  for (const Purpose purpose : {detect, tune, test})
+    for (const int64_t r : *parts[purpose]) {
+      const size_t at = static_cast<size_t>(r);
+      purposes[at] = purpose;
+      if (purpose != detect) evaluated.push_back({&records[at], hashes[at]});
+    }
+  check_rankings(spec, evaluated);
+  if (!spec.split) return;  // detection then sees what is tested, and chooses no experts
+  std::vector<std::string> prompts;
+  for (const std::vector<std::string>& known : hashes) prompts.push_back(known.empty() ? std::string() : known[0]);
+  check_prompts(records, prompts, named_examples(records), purposes);
 }
 
 }  // namespace signalbox::eval

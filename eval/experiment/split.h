@@ -7,6 +7,7 @@
 #include "base/namespaces.h"
 #include "eval/data/records.h"
 #include "eval/experiment/spec.h"
+#include "eval/findings/data_facts.h"
 
 namespace signalbox::eval {
 
@@ -18,15 +19,24 @@ struct Splits {
 
 // Without a split: all records are tested, and all are traced for detection. Throws Error: a record without the key, or
 // with one that is no string; a value that no record has; one example in two splits. An example is the records of one
-// pair (or a record with those that are its paraphrases, or one record alone). It is the same as one of another split
-// when they share a pair, or when each of its prompts (messages, tokens) stands in that split, whatever the ids.
+// pair (or a record with those that are its paraphrases, or one record alone: named_examples). It is the same as one of
+// another split when they share a pair, or when each of its prompts (line_prompt_hash) stands in that split, whatever
+// the ids.
 Splits split_records(const ExperimentSpec& spec, const std::vector<Record>& records);
 
 // What else the data can refuse, before a model is opened: conditions and spans of detection that no record has, spans
 // of edits that no record has, experts from an analysis of the records to be tested, metrics for which every record
-// lacks something, files of edits that are not there. `records` are those to be run, after prompt programs. Returns
-// sentences for stderr and the log: prompts that two splits share as one side of different pairs, records unused.
-std::vector<std::string> check_against_records(const ExperimentSpec& spec, const std::vector<Record>& records);
+// lacks something, files of edits that are not there. `records` are those to be run, after prompt programs.
+struct CheckedData {
+  DataFacts facts;
+  std::vector<std::string> notes;  // for stderr and the log: cautions_of(facts), records of no split that is used
+};
+CheckedData check_against_records(const ExperimentSpec& spec, const std::vector<Record>& records);
+
+// The same guards once a model has encoded the records: rankings and splits by what the model sees. `hashes` are each
+// record's prompt_hashes; empty for those of no split. Throws Error.
+void check_encoded_prompts(const ExperimentSpec& spec, const std::vector<Record>& records, const Splits& splits,
+                           const std::vector<std::vector<std::string>>& hashes);
 
 // What of the spec needs text, of a model that has no tokenizer. Throws Error naming the key.
 void refuse_without_tokenizer(const ExperimentSpec& spec);

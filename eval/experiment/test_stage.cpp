@@ -4,6 +4,7 @@
 #include <iterator>
 
 #include "base/files.h"
+#include "eval/data/prompt_hash.h"
 #include "eval/experiment/findings.h"
 #include "eval/experiment/schedule.h"
 
@@ -29,14 +30,45 @@ std::vector<int64_t> tested_records(const RunContext& run) {
   return kept;
 }
 
-// The ranking that the audit is held against, beside it: the spec's file may change.
+// The ranking that the audit is held against, with what says which prompts chose it: the spec's file may change.
 void keep_ranking(const RunContext& run) {
   for (const RankingUse& use : rankings_of(run.spec())) {
     const fs::path kept = run.directory.path() / "audit" / "rd.csv";
     if (!use.path.starts_with("audit") || !use.detect.empty() || fs::exists(kept)) continue;
     make_directory(kept.parent_path());
+    const fs::path summary = use.file.parent_path() / "summary.json";
+    if (fs::exists(summary)) write_file_atomically(kept.parent_path() / "summary.json", read_whole(summary));
     write_file_atomically(kept, read_whole(use.file));
   }
+}
+
+// summary.json beside audit.csv, which ranks experts: the prompts that it is measured on, of all shards, and those that
+// chose the experts that were audited.
+void write_audit_summary(const RunContext& run) {
+  if (!run.spec().audit) return;
+  PromptList prompts;
+  json::Value ids = json::Value::array(), summary = json::Value::object();
+  for (const int64_t r : run.experiment.splits.test) {
+    const size_t at = static_cast<size_t>(r);
+    ids.push_back(run.experiment.records[at].id);
+    prompts.add(prompt_hashes(run.experiment.records[at], run.records[at]->prompt, run.session.encode));
+  }
+  for (const RankingUse& use : rankings_of(run.spec())) {
+    if (!use.path.starts_with("audit")) continue;
+    const fs::path file =
+        run.directory.path() / (use.detect.empty() ? "audit" : "detect/" + use.detect) / "summary.json";
+    // Of a ranking of unknown origin nothing is known but what it is measured on here.
+    const json::Value chosen = fs::exists(file) ? json::parse_file(file) : json::Value();
+    if (chosen.find("prompts")) {
+      prompts.add_summary(chosen);
+      if (chosen.find("prompts_incomplete")) summary.set("prompts_incomplete", true);
+    } else {
+      summary.set("prompts_incomplete", true);
+    }
+  }
+  summary.set("schema", "signalbox.audit/1").set("records", std::move(ids));
+  prompts.put(summary);
+  write_file_atomically(run.directory.path() / "summary.json", json::dump(summary, 2) + "\n");
 }
 
 // Traces of the interventions that the spec names.
@@ -61,8 +93,10 @@ void add_traces(const RunContext& run, const RunSchedule& schedule, Evaluation& 
 bool run_tests(const RunContext& run, const Detected& detected, const InterventionChoice& choice) {
   const ExperimentSpec& spec = run.spec();
   RunDirectory& directory = run.directory;
-  const RunSchedule schedule = make_schedule(spec, spec.metrics, plan_seeds(spec, choice, run.session.shape, detected));
+  RunSchedule schedule = make_schedule(spec, spec.metrics, plan_seeds(spec, choice, run.session.shape, detected));
+  schedule.data = run.experiment.data;
   keep_ranking(run);
+  write_audit_summary(run);
   write_schedule(directory.path(), schedule);
   directory.log(std::to_string(schedule.interventions[0].size()) + " interventions");
   Evaluation evaluation = evaluation_of(run, tested_records(run), spec.metrics);

@@ -8,6 +8,7 @@
 
 #include "base/namespaces.h"
 #include "base/no_number.h"
+#include "eval/findings/data_facts.h"
 #include "eval/findings/intervention.h"
 
 namespace signalbox::eval {
@@ -63,6 +64,7 @@ struct RunFindings {
   RecordFindings all;                         // over all records; one family of q
   std::vector<ConditionFindings> conditions;  // where records have at least two; one family of q over all
   std::vector<AuditCorrelation> audit;        // by metric; empty: no audit
+  std::optional<DataFacts> data;              // none: of a run before they were written
 
   // Throw Error naming metrics.json when there is none of that name.
   size_t intervention_index(const std::string& name) const;

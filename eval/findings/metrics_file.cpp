@@ -192,6 +192,7 @@ json::Value metrics_json(const RunFindings& findings) {
     }
     out.append_member("conditions", std::move(by_condition));
   }
+  if (findings.data) out.append_member("data", data_facts_json(*findings.data));
   if (!findings.audit.empty()) out.append_member("audit", audit_json(findings.audit));
   return out;
 }
@@ -211,6 +212,7 @@ RunFindings read_findings(const json::Ref& metrics) {
   if (const auto conditions = metrics.find("conditions"))
     for (const auto& [condition, part] : conditions->members())
       out.conditions.push_back({condition, read_found(part, out)});
+  if (const auto data = metrics.find("data")) out.data = read_data_facts(*data);
   if (const auto audit = metrics.find("audit"))
     for (const auto& [metric, one] : audit->members())
       out.audit.push_back(

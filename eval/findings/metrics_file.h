@@ -15,6 +15,7 @@ namespace signalbox::eval {
 //     n, mcnemar_p}, the baseline left out; control_* are of the random controls; with other kinds of controls also
 //     frequency_matched = {mean, lo, hi, rank, n} and bottom_diff
 //   conditions.CONDITION = {interventions, contrasts}, where there are conditions
+//   data = {records, examples, copies, rankings, ...}: data_facts_json
 //   audit.METRIC = {spearman, spearman_signed, n}, where there is an audit
 json::Value metrics_json(const RunFindings& findings);
 

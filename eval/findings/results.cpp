@@ -222,6 +222,7 @@ RunFindings run_findings(const RunValues& run, int n_threads) {
   out.resamples = run.resamples;
   out.seed = run.seed;
   out.metrics = run.metrics;
+  out.data = run.data;
   out.interventions.assign(run.interventions.begin(), run.interventions.end());
   out.all = compare(run, baseline, std::vector<uint8_t>(run.clusters.size(), 1), n_threads);
   set_q({&out.all});

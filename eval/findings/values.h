@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/namespaces.h"
+#include "eval/findings/data_facts.h"
 #include "eval/findings/intervention.h"
 #include "eval/statistics/resampling.h"
 
@@ -26,8 +27,9 @@ struct RunValues {
   std::vector<std::string> metrics;               // in the order of the spec
   std::vector<InterventionValues> interventions;  // in the order of the run, baseline included
   std::string baseline;
-  std::vector<std::string> clusters;    // [record] pair, else id: what is resampled whole
+  std::vector<std::string> clusters;    // [record] its independent example: what is resampled whole
   std::vector<std::string> conditions;  // [record] condition, else empty
+  DataFacts data;
   uint64_t seed = 0;
   int64_t resamples = default_resamples;
 };

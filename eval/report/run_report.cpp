@@ -130,6 +130,7 @@ void warn_of_degeneration(const Index& findings, const SampleDigest& samples, st
 
 std::vector<std::string> warnings_of(const Index& findings, const SampleDigest& samples) {
   std::vector<std::string> out;
+  if (findings.run().data) out = cautions_of(*findings.run().data);
   std::set<std::string> few, few_ranks;
   for (const ResultRow& row : findings.main_rows()) {
     if (row.difference.n > 0 && row.difference.n < few_records)

@@ -116,6 +116,7 @@ RoutingProfiles read_profiles(const TraceSet& traces) {
       profiles.empty.push_back(trace.sample_ids()[sample.index]);
       continue;
     }
+    profiles.prompts.add(traces.records()[sample.record].prompts);
     out.sample = n_samples[{out.base, out.regime}]++;
     profiles.trajectories.push_back(std::move(out));
   }

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/namespaces.h"
+#include "eval/data/prompt_hash.h"
 
 namespace signalbox::eval {
 
@@ -35,6 +36,7 @@ struct RoutingProfiles {
   int32_t n_experts = 0;
   std::vector<Trajectory> trajectories;  // in the order of the traces
   std::vector<std::string> empty;        // ids of samples without generated tokens: left out
+  PromptList prompts;                    // of the records with a trajectory
   size_t n_rows() const { return layers.size() * static_cast<size_t>(n_experts); }
 };
 

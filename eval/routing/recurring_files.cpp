@@ -105,8 +105,8 @@ json::Value summary(const RegimeAnalysis& analysis, const RoutingProfiles& profi
   for (const std::string& id : profiles.empty) empty.push_back(id);
   const auto recurring = std::count_if(analysis.recurring.begin(), analysis.recurring.end(),
                                        [&](const auto& expert) { return expert.n_up >= 2 && expert.score_ci.lo > 0; });
-  return json::Value::object()
-      .set("traces", where_from)
+  json::Value out = json::Value::object();
+  out.set("traces", where_from)
       .set("phase", "generated")
       .set("baseline", options.baseline)
       .set("persistence_regime", or_null(analysis.sampled))
@@ -126,6 +126,8 @@ json::Value summary(const RegimeAnalysis& analysis, const RoutingProfiles& profi
       .set("regimes", std::move(regimes))
       .set("recurring_experts", static_cast<int64_t>(recurring))
       .set("samples_without_generated_tokens", std::move(empty));
+  profiles.prompts.put(out);
+  return out;
 }
 
 std::string points(double share) {

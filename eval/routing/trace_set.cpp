@@ -5,6 +5,7 @@
 #include <map>
 
 #include "base/text.h"
+#include "eval/data/prompt_hash.h"
 #include "probes/trace_schema.h"
 
 namespace signalbox::eval {
@@ -30,6 +31,45 @@ void check_same(const TraceReader& first, const TraceReader& other) {
     return layers.empty() ? "none" : joined(layers, ",", number);
   };
   fail("recorded layers", shown(first.layers()), shown(other.layers()));
+}
+
+// texts.jsonl of a trace, where there is one: line by line beside records.jsonl.
+class Texts {
+ public:
+  explicit Texts(const std::filesystem::path& dir) : file_(dir / "texts.jsonl"), in_(file_, std::ios::binary) {}
+
+  // The text that the model saw of this line's record; empty where nothing says.
+  std::string next(const std::string& id) {
+    std::string line;
+    if (!in_.is_open() || !std::getline(in_, line)) return "";
+    const std::string where = file_.string() + ":" + std::to_string(++n_);
+    const json::Value parsed = json::parse(line, where);
+    const json::Ref object(parsed, where);
+    object.expect_object();
+    if (object.at("id").string() != id)
+      throw Error(where, "expected the record \"" + id + "\", as in " + records_file + ", found \"" +
+                             object.at("id").string() + "\"");
+    const json::Value* text = parsed.find("text");
+    return text && text->is_string() ? text->string() : std::string();
+  }
+
+ private:
+  const std::filesystem::path file_;
+  std::ifstream in_;
+  int64_t n_ = 0;
+};
+
+// `text`: what the model saw, or empty.
+std::vector<std::string> prompts_of(const json::Value& line, const std::string& text) {
+  std::vector<std::string> hashes;
+  const auto add = [&](const std::string& hash) {
+    if (!hash.empty() && std::find(hashes.begin(), hashes.end(), hash) == hashes.end()) hashes.push_back(hash);
+  };
+  if (!text.empty() && !line.find("prompt")) add(prompt_hash(text));
+  add(line_prompt_hash(line));
+  const json::Value* base = line.find("base_prompt");
+  if (!hashes.empty() && base && base->is_string()) add(base->string());
+  return hashes;
 }
 
 template <class Get>
@@ -72,6 +112,7 @@ void TraceSet::read_records_of(size_t t, std::map<std::string, size_t>& seen) {
   std::ifstream in(file, std::ios::binary);
   if (!in) throw Error(file.string(), "expected the trace's records, found no file that can be read");
   const std::vector<std::string>& ids = traces_[t]->sample_ids();
+  Texts texts(directories_[t]);
   int64_t n = 0;
   for (std::string line; std::getline(in, line); ++n) {
     const std::string where = file.string() + ":" + std::to_string(n + 1);
@@ -86,14 +127,23 @@ void TraceSet::read_records_of(size_t t, std::map<std::string, size_t>& seen) {
     if (record.id != ids[static_cast<size_t>(n)])
       throw Error(where, "expected the record \"" + ids[static_cast<size_t>(n)] + "\", as in " + traces_[t]->file() +
                              ", found \"" + record.id + "\"");
+    const std::string text = texts.next(record.id);
     const auto [at, added] = seen.try_emplace(json::dump(parsed), records_.size());
-    if (added) records_.push_back(std::move(record));
+    if (added) {
+      record.prompts = prompts_of(parsed, text);
+      records_.push_back(std::move(record));
+    }
     samples_.push_back({t, n, at->second});
   }
   if (in.bad()) throw Error(file.string(), "cannot read the file");
   if (n < traces_[t]->n_samples())
     throw Error(file.string(), "expected " + std::to_string(traces_[t]->n_samples()) +
                                    " lines, as many as the trace has samples, found " + std::to_string(n));
+}
+
+void TraceSet::name_prompts(const std::map<std::string, std::vector<std::string>>& by_id) {
+  for (TraceRecord& record : records_)
+    if (const auto found = by_id.find(record.id); found != by_id.end()) record.prompts = found->second;
 }
 
 bool TraceSet::has(std::string_view tensor) const {

@@ -27,6 +27,9 @@ struct TokenFilter {
 // A record of the pool: empty strings where records.jsonl has no such key.
 struct TraceRecord {
   std::string id, condition, pair, domain;
+  // Hashes of its prompt as PromptList takes them: of texts.jsonl's text where that is there and the line has messages
+  // or tokens, then of the line; empty where the line has no prompt.
+  std::vector<std::string> prompts = {};
 };
 
 // A sample of the pool: rows(index) of trace(trace), made of records()[record].
@@ -55,6 +58,8 @@ class TraceSet {
   // Rows of every table by expert: layers().size() * n_experts().
   size_t n_rows() const { return layers().size() * static_cast<size_t>(n_experts()); }
   bool has(std::string_view tensor) const;  // in all traces
+  // Replaces TraceRecord::prompts of the records that have these ids: for whoever knows what the model saw.
+  void name_prompts(const std::map<std::string, std::vector<std::string>>& by_id);
   // Conditions and domains of records, without the empty one, in order of first appearance.
   std::vector<std::string> conditions() const;
   std::vector<std::string> domains() const;

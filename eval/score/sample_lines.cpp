@@ -12,10 +12,10 @@ namespace {
 
 // Keys of a record that are input and stay in the data, and keys that a line has of its own, in some runs if not in
 // this one; the others travel with every line.
-constexpr std::array inputs = {"prompt",   "messages",        "tokens",       "target",     "document",
-                               "spans",    "choices",         "text",         "options",    "judged",
-                               "scores",   "logprobs",        "sum_logprob",  "divergence", "n_logprobs",
-                               "same_top", "mean_divergence", "finish_reason"};
+constexpr std::array inputs = {"prompt",   "messages",        "tokens",        "target",     "document",
+                               "spans",    "choices",         "text",          "options",    "judged",
+                               "scores",   "logprobs",        "sum_logprob",   "divergence", "n_logprobs",
+                               "same_top", "mean_divergence", "finish_reason", "base_prompt"};
 
 json::Value numbers(const std::vector<double>& values) {
   json::Value list = json::Value::array();

@@ -13,7 +13,7 @@ namespace signalbox::eval {
 struct MergeOptions {
   // Files, and directories of stages, that every shard makes whole: they must be the same in all shards, byte by byte,
   // or be in none, and are copied.
-  std::vector<std::string> common = {"plan.json", "audit", "detect", "tune"};
+  std::vector<std::string> common = {"plan.json", "summary.json", "audit", "detect", "tune"};
   // Files with a JSON line for each record, which has its id: in all shards, or in none.
   std::vector<std::string> of_records = {"records.jsonl"};
   // Makes metrics.json and the tables in the directory, as a run does at its end. Called when all else is there; the

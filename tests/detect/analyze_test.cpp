@@ -119,6 +119,7 @@ TEST_CASE("analyze: a trace of two conditions") {
   REQUIRE(summary.find("warnings")->items().size() == 2);
   CHECK(summary.find("warnings")->items()[0].string().starts_with("6 pairs"));
   CHECK(summary.find("records")->items().size() == 12);
+  CHECK(summary.find("contrast")->find("pair_examples")->integer() == 6);
   CHECK(summary.find("traces")->items()[0].find("model_hash")->string() == "h");
 
   // The same bytes again, whatever the threads; another seed is another interval.

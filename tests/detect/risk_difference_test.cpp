@@ -78,8 +78,12 @@ struct Naive {
       for (size_t r : units.pairs[i].a) ++in_a[r];
       for (size_t r : units.pairs[i].b) ++in_b[r];
     });
-    draw(1, units.only_a.size(), [&](size_t i) { ++in_a[units.only_a[i]]; });
-    draw(2, units.only_b.size(), [&](size_t i) { ++in_b[units.only_b[i]]; });
+    draw(1, units.only_a.size(), [&](size_t i) {
+      for (size_t r : units.only_a[i]) ++in_a[r];
+    });
+    draw(2, units.only_b.size(), [&](size_t i) {
+      for (size_t r : units.only_b[i]) ++in_b[r];
+    });
     return all(in_a, in_b);
   }
   // |t| of every row under the labels of a replicate, or as they stand (-1): residuals unit by unit, then their
@@ -97,13 +101,15 @@ struct Naive {
       b.push_back(swapped ? one : two);
     }
     if (units.pairs.empty()) {
-      Records rest = units.only_a;
+      std::vector<Records> rest = units.only_a;
       rest.insert(rest.end(), units.only_b.begin(), units.only_b.end());
+      std::vector<size_t> order(rest.size());
+      std::iota(order.begin(), order.end(), size_t{0});
       bits.resize(units.only_a.size());
       ResamplingDraws(seed, Resampling::permutation).fill(std::max<int64_t>(replicate, 0), bits);
       if (replicate >= 0)
-        ResamplingDraws::draw_subset(std::span(rest), units.only_a.size(), std::span<const uint32_t>(bits));
-      for (size_t i = 0; i < rest.size(); ++i) (i < units.only_a.size() ? a : b).push_back({rest[i]});
+        ResamplingDraws::draw_subset(std::span(order), units.only_a.size(), std::span<const uint32_t>(bits));
+      for (size_t i = 0; i < rest.size(); ++i) (i < units.only_a.size() ? a : b).push_back(rest[order[i]]);
     }
     std::vector<double> out;
     for (size_t row = 0; row < counts.n_rows(); ++row) {
@@ -246,6 +252,71 @@ TEST_CASE("risk differences of pairs, of records, and of both") {
     CHECK(facts.unpaired_a == 12 - pairs);
     CHECK(facts.unpaired_b == 12 - pairs);
   }
+}
+
+TEST_CASE("copies of a record under other ids change neither intervals nor p") {
+  for (const Pairing pairing : {Pairing::all, Pairing::none}) {
+    ContrastCounts once = formula_counts(pairing), thrice = once;
+    for (size_t r = 0; r < once.records.size(); ++r) once.records[r].prompts = {"prompt " + std::to_string(r)};
+    thrice.records.clear();
+    thrice.selected.clear();
+    for (const char* copy : {"", "'", "''"})
+      for (size_t r = 0; r < once.records.size(); ++r) {
+        ContrastRecord record = once.records[r];
+        record.id += copy;
+        if (!record.pair.empty()) record.pair += copy;
+        thrice.records.push_back(record);
+        const auto begin = once.selected.begin() + static_cast<int64_t>(r * once.n_rows());
+        thrice.selected.insert(thrice.selected.end(), begin, begin + static_cast<int64_t>(once.n_rows()));
+      }
+    const ContrastOptions options = quick(999, 4, 2);
+    const Detection one = detect(once, options), three = detect(thrice, options);
+    for (size_t i = 0; i < one.rows.size(); ++i) {
+      CAPTURE(i);
+      const RiskDifference &a = one.rows[i], &b = three.rows[i];
+      CHECK(b.a1 == 3 * a.a1);
+      CHECK(b.value() == doctest::Approx(a.value()).epsilon(1e-12));
+      CHECK(b.ci.lo == doctest::Approx(a.ci.lo).epsilon(1e-12));
+      CHECK(b.ci.hi == doctest::Approx(a.ci.hi).epsilon(1e-12));
+      CHECK(b.p == a.p);
+      CHECK(b.q == a.q);
+      CHECK(b.stable == a.stable);
+      CHECK(b.rd_example == doctest::Approx(a.rd_example).epsilon(1e-12));
+      CHECK((b.t_p == doctest::Approx(a.t_p).epsilon(1e-9) || (std::isnan(a.t_p) && std::isnan(b.t_p))));
+    }
+    CHECK(three.facts.pairs == (pairing == Pairing::all ? 36 : 0));
+    CHECK(three.facts.pair_examples == (pairing == Pairing::all ? 12 : 0));
+    CHECK(three.facts.unpaired_a == (pairing == Pairing::all ? 0 : 36));
+    CHECK(three.facts.examples_a == (pairing == Pairing::all ? 0 : 12));
+    REQUIRE(!three.warnings.empty());
+    const std::string told = pairing == Pairing::all ? "36 pairs that make 12 examples"
+                                                     : "36 records under \"a\" and 36 under \"b\" that make 12 and 12 "
+                                                       "examples";
+    CHECK(three.warnings[0] ==
+          told + ": those that have the same prompt under the same condition are resampled as one");
+  }
+}
+
+TEST_CASE("pairs that share a side are one unit, and unpaired copies another") {
+  ContrastCounts counts = empty_counts(1, 2, 5, true);  // a0 b0 a1 b1 ...
+  const char* prompts[] = {"d0", "q", "d1", "q", "d2", "r", "d3", "s", "d2", "t"};
+  for (size_t r = 0; r < 10; ++r) counts.records[r].prompts = {prompts[r]};
+  counts.records[6].pair = counts.records[7].pair = "";
+  counts.records[7].prompts = {"r"};  // the same prompt as b2, which has a pair
+  for (const char* side : {"d3", "d4"}) {
+    ContrastRecord record;
+    record.id = side;
+    record.prompts = {side};
+    counts.records.push_back(record);
+  }
+  const ContrastUnits units = contrast_units(counts);
+  CHECK(units.named_pairs == 4);
+  REQUIRE(units.pairs.size() == 2);
+  CHECK(units.pairs[0].a == std::vector<size_t>{0, 2});
+  CHECK(units.pairs[0].b == std::vector<size_t>{1, 3});
+  CHECK(units.pairs[1].a == std::vector<size_t>{4, 8});
+  CHECK(units.only_a == std::vector<std::vector<size_t>>{{6, 10}, {11}});
+  CHECK(units.only_b == std::vector<std::vector<size_t>>{{7}});
 }
 
 TEST_CASE("resampling is that of a naive resampler with the same draws") {

@@ -2,12 +2,14 @@
 #include <doctest/doctest.h>
 
 #include <set>
+#include <sstream>
 #include <string>
 #include <vector>
 
 #include "base/csv.h"
 #include "base/error.h"
 #include "base/json.h"
+#include "eval/data/prompt_hash.h"
 #include "eval/data/records.h"
 #include "eval/store/lock.h"
 #include "probes/trace.h"
@@ -78,6 +80,17 @@ TEST_CASE("regimes: base records to findings") {
   CHECK(sum == doctest::Approx(reader.n_active()));
   const json::Value summary = json::parse_file(scratch / "t/regimes/summary.json");
   CHECK(summary.find("persistence_regime")->string() == "R3");
+  // The prompts that chose: as asked (R3 asks what R1 does), and those of the base records.
+  std::set<std::string> prompts, listed;
+  std::istringstream asked(test::read_file(scratch / "t/records.jsonl"));
+  for (std::string line; std::getline(asked, line);)
+    prompts.insert(line_prompt_hash(json::parse(line, "records.jsonl")));
+  CHECK(prompts.size() == 4);
+  for (const json::Value& hash : summary.find("prompts")->items()) listed.insert(hash.string());
+  CHECK(listed == prompts);
+  CHECK(!summary.find("prompt_aliases"));  // R0 asks what the base records ask
+  for (const Record& base : read_records((scratch / "b.jsonl").string()))
+    CHECK(prompts.contains(line_prompt_hash(base.source)));
 
   // Batching does not matter; what is complete stays as it is.
   const std::string first = test::read_file(scratch / "t/trace.safetensors");

@@ -1,6 +1,7 @@
 // Splits, and what the data refuses before a model is opened.
 #include "eval/experiment/split.h"
 
+#include "eval/data/prompt_hash.h"
 #include "tests/run/experiment_sample.h"
 #include "tests/support.h"
 
@@ -30,7 +31,12 @@ std::string data_error(const std::string& spec, const std::vector<std::string>& 
 }
 
 std::vector<std::string> notes(const std::string& spec, const std::vector<std::string>& lines) {
-  return check_against_records(spec_of(spec), records_of(lines));
+  return check_against_records(spec_of(spec), records_of(lines)).notes;
+}
+
+std::vector<RankingOrigin> origins(const std::string& spec, const std::vector<std::string>& lines,
+                                   const std::filesystem::path& base_dir) {
+  return check_against_records(spec_of(spec, base_dir), records_of(lines)).facts.rankings;
 }
 
 }  // namespace
@@ -113,6 +119,9 @@ TEST_CASE("split: one example may not serve two purposes") {
                            "'id': '1', 'messages': [{'content': 'q', 'role': 'user'}], 'split': 'b'"})
             .starts_with("D.jsonl:1: expected an example in one split"));
   CHECK(split_error(both, {record("0", "x", "a"), record("1", "x", "a"), record("2", "y", "b")}) == "no error");
+  // White space and the form of accents make no other prompt.
+  CHECK(split_error(both, {record("0", "caf\u00e9 x", "a"), record("1", " cafe\u0301  x ", "b")})
+            .starts_with("D.jsonl:1: expected an example in one split, found the same prompt as \"1\""));
   // A whole pair again under other names, or one of its records alone.
   const std::string p2 = ", 'pair': 'p2'";
   CHECK(split_error(both, {record("0", "d+q", "a", pair), record("1", "q", "a", pair), record("2", "q", "b", p2),
@@ -221,6 +230,77 @@ TEST_CASE("data: experts from an analysis of the records to be tested need a spl
   CHECK(data_error(off, lines, dir.path()) == summary + ": records[0]: expected a string, found 3");
   write_file(dir / "summary.json", "{");
   CHECK(data_error(off, lines, dir.path()).starts_with(summary));
+}
+
+TEST_CASE("data: experts chosen on prompts that are to be tested are refused by hash, whatever the ids") {
+  TemporaryDirectory dir;
+  std::filesystem::create_directory(dir / "t");
+  write_file(dir / "t/rd.csv", "layer,expert,rd\n1,0,0.5\n");
+  write_file(dir / "t/npmi.csv", "layer,expert,npmi\n1,0,0.5\n");
+  const auto off = [](const std::string& file) {
+    return entries("{'name': 'off', 'edits': [{'op': 'deactivate', 'mode': 'ban', 'experts': {'from': '" + file +
+                   "', 'top': 1" + (file == "t/npmi.csv" ? ", 'by': 'npmi'" : "") + "}}]}");
+  };
+  const auto quoted = [](const std::string& text) { return "\"" + prompt_hash(text) + "\""; };
+  const std::vector<std::string> lines = {"'id': 'r0', 'prompt': 'p', 'split': 'a'",
+                                          "'id': 'r1', 'prompt': ' q', 'split': 'b'",
+                                          "'id': 'r2', 'prompt': 'q\\n', 'split': 'b', 'condition': 'B'"};
+  const std::string summary = (dir / "t/summary.json").string();
+  // The ids are those of other records: they decide nothing.
+  write_file(dir / "t/summary.json", "{\"records\": [\"r0\"], \"prompts\": [" + quoted("q") + "]}");
+  CHECK(data_error(off("t/rd.csv") + both, lines, dir.path()) ==
+        "S.json: interventions[1].edits[0].experts.from: expected no prompt of " + summary +
+            " among those to be tested, found 2 (\"r1\", \"r2\")");
+  CHECK(data_error(off("t/rd.csv"), lines, dir.path()) ==
+        "S.json: interventions[1].edits[0].experts.from: expected a \"split\", for " + (dir / "t/rd.csv").string() +
+            " was chosen on prompts that are to be tested, found none; such records: 2 (\"r1\", \"r2\")");
+  CHECK(data_error(off("t/rd.csv") + ", 'split': {'test': 'a'}", lines, dir.path()) == "no error");
+  CHECK(origins(off("t/rd.csv") + ", 'split': {'test': 'a'}", lines, dir.path()).at(0).problem.empty());
+  write_file(dir / "t/summary.json", "{\"records\": [\"r1\"], \"prompts\": [" + quoted("x") + "]}");
+  CHECK(data_error(off("t/rd.csv") + both, lines, dir.path()) == "no error");
+  // What another name of the same prompt says, and what other tables than that of the contrast count.
+  write_file(dir / "t/summary.json", "{\"prompts\": [], \"prompt_aliases\": [" + quoted("q") + "]}");
+  CHECK(data_error(off("t/rd.csv") + both, lines, dir.path()).find("found 2") != std::string::npos);
+  write_file(dir / "t/summary.json", "{\"prompts\": [], \"not_in_contrast\": {\"prompts\": [" + quoted("q") + "]}}");
+  CHECK(data_error(off("t/rd.csv") + both, lines, dir.path()) == "no error");
+  CHECK(data_error(off("t/npmi.csv") + both, lines, dir.path()).find("found 2") != std::string::npos);
+  // A record that a prompt program made of one that was looked at.
+  write_file(dir / "t/summary.json", "{\"prompts\": [" + quoted("base") + "]}");
+  CHECK(data_error(off("t/rd.csv"),
+                   {"'id': 'z@R1', 'prompt': 'base, think', 'base_prompt': '" + prompt_hash("base") + "'"}, dir.path())
+            .find("found none; such records: 1 (\"z@R1\")") != std::string::npos);
+  write_file(dir / "t/summary.json", "{\"prompts\": [3]}");
+  CHECK(data_error(off("t/rd.csv"), lines, dir.path()) == summary + ": prompts[0]: expected a string, found 3");
+}
+
+TEST_CASE("data: a ranking of unknown origin is told") {
+  TemporaryDirectory dir;
+  write_file(dir / "rd.csv", "layer,expert,rd\n1,0,0.5\n");
+  const std::vector<std::string> lines = {"'id': 'r0', 'prompt': 'p'"};
+  const std::string edit = "{'op': 'deactivate', 'mode': 'ban', 'experts': {'from': 'rd.csv', 'top': '$n'}}";
+  const std::string off = entries("{'name': 'off', 'grid': {'n': [1, 2]}, 'edits': [" + edit + "]}") +
+                          ", 'audit': {'from': 'rd.csv', 'top': 1}";
+  const auto problem = [&] {
+    const std::vector<RankingOrigin> found = origins(off, lines, dir.path());
+    REQUIRE(found.size() == 1);  // a file, however often it is named
+    CHECK(found[0].file == "rd.csv");
+    CHECK(found[0].path == "interventions[1] (n=1).edits[0].experts.from");
+    return found[0].problem;
+  };
+  CHECK(problem() == "beside which there is no summary.json");
+  CHECK(check_against_records(spec_of(off, dir.path()), records_of(lines)).notes ==
+        std::vector<std::string>{
+            "experts of unknown origin: interventions[1] (n=1).edits[0].experts.from takes them from "
+            "rd.csv, beside which there is no summary.json; were they chosen on the records that are "
+            "tested, effects are too large"});
+  write_file(dir / "summary.json", "{\"seed\": 0}");
+  CHECK(problem() == "whose summary.json does not say which prompts chose it");
+  write_file(dir / "summary.json", "{\"records\": [\"other\"]}");
+  CHECK(problem() == "whose summary.json lists ids, not prompts");
+  write_file(dir / "summary.json", "{\"prompts\": [], \"prompts_incomplete\": true}");
+  CHECK(problem() == "whose summary.json knows only some of the prompts that chose it");
+  write_file(dir / "summary.json", "{\"prompts\": []}");
+  CHECK(problem().empty());
 }
 
 TEST_CASE("data: files that edits name must be there") {
