@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "eval/experiment/cross_fit.h"
 #include "eval/experiment/detect_stage.h"
 #include "eval/experiment/split.h"
 #include "eval/experiment/test_stage.h"
@@ -40,6 +41,7 @@ RunEnd conduct(const Experiment& experiment, const Session& session, const Condu
   const std::vector<std::optional<PreparedRecord>> records = prepare_records(experiment, session, names);
   check_encoded_prompts(experiment.spec, experiment.records, experiment.splits,
                         prompt_hashes_of(experiment.records, records, session));
+  if (experiment.spec.cross_fit) return conduct_cross_fit(experiment, session, options, events);
   RunDirectory directory(options.out, manifest_of(experiment.spec, options));
   if (directory.complete()) return RunEnd::was_complete;
   const RunContext run{experiment, session, options, events, names, records, directory};

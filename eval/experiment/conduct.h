@@ -35,7 +35,8 @@ struct ConductEvents {
 
 enum class RunEnd : uint8_t { complete, was_complete, interrupted };
 
-// Runs or continues the experiment in its directory. Throws Error; what was finished stays.
+// Runs or continues the experiment in its directory; one with deals as cross_fit.h says. Throws Error; what was
+// finished stays.
 RunEnd conduct(const Experiment& experiment, const Session& session, const ConductOptions& options,
                const ConductEvents& events);
 

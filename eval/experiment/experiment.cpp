@@ -21,6 +21,10 @@ Experiment open_experiment(ExperimentSpec parsed) {
   CheckedData checked = check_against_records(spec, experiment.records);
   experiment.data = std::move(checked.facts);
   experiment.notes = std::move(checked.notes);
+  if (spec.cross_fit) {
+    experiment.deals = deal_records(*spec.cross_fit, experiment.records, spec.seed, spec.where);
+    for (const Deal& deal : experiment.deals) check_deal(spec, experiment.records, deal);
+  }
   std::vector<Record> tested;
   for (const int64_t r : experiment.splits.test) tested.push_back(experiment.records[static_cast<size_t>(r)]);
   if (!spec.metrics_given) spec.metrics = default_metrics(spec, tested);

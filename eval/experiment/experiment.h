@@ -6,6 +6,7 @@
 
 #include "base/namespaces.h"
 #include "eval/data/records.h"
+#include "eval/experiment/deals.h"
 #include "eval/experiment/spec.h"
 #include "eval/experiment/split.h"
 
@@ -15,7 +16,8 @@ struct Experiment {
   ExperimentSpec spec;              // with its metrics chosen
   std::vector<Record> records;      // after prompt programs
   std::vector<int64_t> program_of;  // [records] index into spec.programs, or empty
-  Splits splits;
+  Splits splits;                    // all records are tested where there are deals
+  std::vector<Deal> deals;          // of a spec with cross_fit
   DataFacts data;
   std::vector<std::string> notes;  // sentences for standard error and the log
 };

@@ -2,8 +2,10 @@
 
 #include "eval/experiment/collect.h"
 #include "eval/findings/audit.h"
+#include "eval/findings/cross_fit.h"
 #include "eval/findings/metrics_file.h"
 #include "eval/findings/results.h"
+#include "eval/findings/specification_curve.h"
 #include "eval/findings/tables.h"
 
 namespace signalbox::eval {
@@ -11,6 +13,7 @@ namespace signalbox::eval {
 RunFindings write_findings(const std::filesystem::path& dir) {
   RunFindings findings = run_findings(collect_values(dir, read_schedule(dir)));
   write_audit(dir, dir, findings);
+  write_specification_curves(dir, dir, findings);
   write_metrics(dir, findings);
   write_tables(dir, findings);
   return findings;
@@ -18,6 +21,7 @@ RunFindings write_findings(const std::filesystem::path& dir) {
 
 std::string findings_text(const std::filesystem::path& dir, const RunFindings& findings) {
   std::string text = table_text(result_table(result_rows(findings, RowChoice::main)));
+  if (findings.cross_fit) text += "\ndeal by deal\n" + table_text(cross_fit_table(findings));
   if (!findings.audit.empty()) text += "\n" + audit_text(audit_rows(findings, ranking_of_audit(dir)));
   return text;
 }

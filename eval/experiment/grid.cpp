@@ -9,7 +9,7 @@ namespace signalbox::eval {
 
 namespace {
 
-constexpr size_t max_value_text = 64, max_name = 200;
+constexpr size_t max_value_text = 64;
 
 bool is_name(std::string_view text) {
   const auto letter = [](char c) { return is_ascii_letter(c) || c == '_'; };
@@ -98,6 +98,33 @@ std::string grid_value_text(const json::Value& value, int64_t place) {
   return text;
 }
 
+std::vector<NamedPoint> grid_points(const json::Ref& grid, const std::string& name) {
+  const std::vector<Axis> axes = read_axes(grid);
+  std::vector<NamedPoint> points;
+  std::set<std::string> names;
+  std::vector<size_t> at(axes.size(), 0);
+  for (bool more = true; more;) {
+    NamedPoint point;
+    for (size_t a = 0; a < axes.size(); ++a) {
+      const json::Value& value = axes[a].values[at[a]];
+      point.values.emplace_back(axes[a].key, value);
+      point.name += (a ? "," : "") + axes[a].key + "=" + grid_value_text(value, static_cast<int64_t>(at[a]));
+    }
+    if (point.name.size() > max_point_name)
+      grid.fail("expected points whose names are at most " + std::to_string(max_point_name) + " bytes long, found \"" +
+                name + "/" + point.name + "\"");
+    if (!names.insert(point.name).second)
+      grid.fail("expected values whose names differ, found \"" + name + "/" + point.name + "\" twice");
+    points.push_back(std::move(point));
+    more = false;
+    for (size_t a = axes.size(); a-- > 0 && !more;) {
+      at[a] = (at[a] + 1) % axes[a].values.size();
+      more = at[a] != 0;
+    }
+  }
+  return points;
+}
+
 std::vector<ExpandedEdits> expand_grid(const json::Ref& entry, const std::string& name) {
   const auto grid = entry.find("grid");
   const auto edits = entry.find("edits");
@@ -109,34 +136,18 @@ std::vector<ExpandedEdits> expand_grid(const json::Ref& entry, const std::string
     if (edits) only.edits = Substitution(none, used).of(*edits);
     return {std::move(only)};
   }
-  const std::vector<Axis> axes = read_axes(*grid);
+  std::vector<NamedPoint> named = grid_points(*grid, name);
   if (!edits) grid->fail("expected edits that use the grid, found none");
   std::vector<ExpandedEdits> points;
-  std::set<std::string> names;
-  std::vector<size_t> at(axes.size(), 0);
-  for (bool more = true; more;) {
+  for (NamedPoint& one : named) {
     ExpandedEdits point;
-    point.name = name + "/";
-    for (size_t a = 0; a < axes.size(); ++a) {
-      const json::Value& value = axes[a].values[at[a]];
-      point.grid.emplace_back(axes[a].key, value);
-      point.name += (a ? "," : "") + axes[a].key + "=" + grid_value_text(value, static_cast<int64_t>(at[a]));
-    }
-    if (point.name.size() - name.size() - 1 > max_name)
-      grid->fail("expected points whose names are at most " + std::to_string(max_name) + " bytes long, found \"" +
-                 point.name + "\"");
-    if (!names.insert(point.name).second)
-      grid->fail("expected values whose names differ, found \"" + point.name + "\" twice");
-    point.edits = Substitution(point.grid, used).of(*edits);
+    point.name = name + "/" + one.name;
+    point.edits = Substitution(one.values, used).of(*edits);
+    point.grid = std::move(one.values);
     points.push_back(std::move(point));
-    more = false;
-    for (size_t a = axes.size(); a-- > 0 && !more;) {
-      at[a] = (at[a] + 1) % axes[a].values.size();
-      more = at[a] != 0;
-    }
   }
-  for (const Axis& axis : axes)
-    if (!used.contains(axis.key)) grid->fail("expected an edit that holds \"$" + axis.key + "\", found none");
+  for (const auto& [key, value] : points[0].grid)
+    if (!used.contains(key)) grid->fail("expected an edit that holds \"$" + key + "\", found none");
   return points;
 }
 

@@ -11,6 +11,7 @@
 namespace signalbox::eval {
 
 inline constexpr int64_t max_grid_points = 10000;
+inline constexpr size_t max_point_name = 200;  // bytes: of a component of a file's name there are 255
 
 struct ExpandedEdits {
   std::string name;                          // "mis/policy=random,fraction=0.25"; without a grid the entry's own
@@ -18,10 +19,19 @@ struct ExpandedEdits {
   GridPoint grid;
 };
 
-// The points of "grid" in order, the last key fastest. `entry` is an item of "interventions"; its "edits" may hold a
-// "$key" anywhere in place of a value. Throws Error: no list or an empty list of values, a value twice, a key that no
-// edit uses, a "$key" that the grid does not have, more than max_grid_points points, two points of one name, a name
-// that no file can have.
+struct NamedPoint {
+  std::string name;  // "policy=random,fraction=0.25"
+  GridPoint values;
+};
+
+// The points of a table of values in order, the last key fastest; `name` is whose, for messages. Throws Error: no list
+// or an empty list of values, a value twice, more than max_grid_points points, two points of one name, a name that no
+// file can have.
+std::vector<NamedPoint> grid_points(const json::Ref& grid, const std::string& name);
+
+// The points of "grid", as grid_points gives them. `entry` is an item of "interventions"; its "edits" may hold a
+// "$key" anywhere in place of a value. Throws Error: as grid_points, a key that no edit uses, a "$key" that the grid
+// does not have.
 std::vector<ExpandedEdits> expand_grid(const json::Ref& entry, const std::string& name);
 
 // A value in the name of a point: a string as it is, anything else as compact JSON. '/' and control characters become

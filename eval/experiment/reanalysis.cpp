@@ -4,10 +4,13 @@
 
 #include "base/error.h"
 #include "eval/experiment/collect.h"
+#include "eval/experiment/cross_fit.h"
+#include "eval/experiment/run_context.h"
 #include "eval/experiment/schedule.h"
 #include "eval/findings/audit.h"
 #include "eval/findings/metrics_file.h"
 #include "eval/findings/results.h"
+#include "eval/findings/specification_curve.h"
 #include "eval/findings/tables.h"
 #include "eval/store/manifest.h"
 
@@ -15,13 +18,14 @@ namespace signalbox::eval {
 
 namespace fs = std::filesystem;
 
-bool is_run_directory(const fs::path& dir) { return fs::exists(dir / plan_file); }
+bool is_run_directory(const fs::path& dir) { return fs::exists(dir / plan_file) || is_cross_fit_directory(dir); }
 
 std::vector<fs::path> traces_of_directory(const fs::path& dir) {
   if (fs::exists(dir / "trace.safetensors")) return {dir};
   if (!is_run_directory(dir))
     throw Error(dir.string(), std::string("expected a trace directory (trace.safetensors) or a run directory (") +
                                   plan_file + "), found neither");
+  if (is_cross_fit_directory(dir)) return {};  // its deals have traces, of records that several of them test
   const RunSchedule schedule = read_schedule(dir);
   std::vector<fs::path> traces;
   for (size_t s = 0; s < schedule.seeds.size(); ++s) {
@@ -35,15 +39,19 @@ RunFindings reanalyze_run(const fs::path& dir, const fs::path& out, const Reanal
   const std::optional<Manifest> manifest = Manifest::read(dir);
   if (!manifest || manifest->status != RunStatus::complete)
     throw Error(dir.string(), "expected a run that is complete, found one that is not (run its command again)");
+  if (is_cross_fit_directory(dir)) {
+    make_directory(out);
+    return write_cross_fit_findings(dir, out, options);
+  }
   RunSchedule schedule = read_schedule(dir);
   schedule.seed = options.seed;
   schedule.resamples = options.resamples;
   RunFindings findings = run_findings(collect_values(dir, schedule), options.threads);
   std::error_code code;
-  fs::create_directories(out, code);
-  if (code) throw Error(out.string(), "cannot make the directory: " + code.message());
+  make_directory(out);
   write_tables(out, findings);
   write_audit(dir, out, findings);
+  write_specification_curves(dir, out, findings);
   // What audit.csv was measured on; an analysis of traces that follows writes its own, of the same records and more.
   if (fs::exists(dir / "summary.json"))
     fs::copy_file(dir / "summary.json", out / "summary.json", fs::copy_options::overwrite_existing, code);

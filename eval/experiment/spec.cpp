@@ -4,6 +4,7 @@
 #include <set>
 
 #include "base/text.h"
+#include "eval/experiment/spec_detect.h"
 #include "eval/score/judge.h"
 
 namespace signalbox::eval {
@@ -73,12 +74,15 @@ class SpecParser {
   ExperimentSpec parse() {
     root_.expect_object();
     root_.reject_unknown({"model", "data", "generate", "programs", "detect", "interventions", "audit", "baseline",
-                          "controls", "metrics", "seeds", "split", "tune", "traces", "judges", "resamples", "seed"});
+                          "controls", "metrics", "seeds", "split", "cross_fit", "tune", "traces", "judges", "resamples",
+                          "seed"});
     paths();
     if (auto generate = root_.find("generate")) spec_.generate = read_generate(*generate);
     if (auto programs = root_.find("programs")) read_programs(*programs);
     if (auto detect = root_.find("detect"))
-      for (const auto& [name, stage] : detect->members()) spec_.detect.push_back(read_detect(*detect, name, stage));
+      for (const auto& [name, stage] : detect->members())
+        for (DetectSpec& point : read_detect_stage(checked_name(*detect, name), stage, spec_.generate.has_value()))
+          spec_.detect.push_back(std::move(point));
     interventions();
     if (auto audit = root_.find("audit")) spec_.audit = read_audit(*audit);
     if (auto judges = root_.find("judges"))
@@ -86,6 +90,7 @@ class SpecParser {
     if (auto metrics = root_.find("metrics")) read_metrics(*metrics);
     if (auto seeds = root_.find("seeds")) read_seeds(*seeds);
     if (auto split = root_.find("split")) spec_.split = read_split(*split);
+    if (auto fit = root_.find("cross_fit")) spec_.cross_fit = read_cross_fit(*fit);
     if (auto traces = root_.find("traces")) spec_.traces = read_traces(*traces);
     if (auto tune = root_.find("tune")) spec_.tune = read_tune(*tune);
     if (auto resamples = root_.find("resamples")) spec_.resamples = resamples->integer(1, 100'000'000);
@@ -138,40 +143,6 @@ class SpecParser {
                  " says how text is generated, found none");
   }
 
-  DetectSpec read_detect(const json::Ref& stages, const std::string& name, const json::Ref& ref) const {
-    ref.expect_object();
-    ref.reject_unknown({"contrast", "span", "phase", "length_match", "stable_top"});
-    DetectSpec out;
-    out.name = checked_name(stages, name);
-    const json::Ref contrast = ref.at("contrast");
-    if (contrast.value().type() == json::Type::array) {
-      if (contrast.length() != 2) contrast.fail_type("\"A:B\" or [\"A\", \"B\"]");
-      out.a = contrast[0].string();
-      out.b = contrast[1].string();
-    } else {
-      const std::string& text = contrast.string();
-      const size_t colon = text.find(':');
-      if (colon == std::string::npos || text.find(':', colon + 1) != std::string::npos)
-        contrast.fail_type("\"A:B\" or [\"A\", \"B\"]");
-      out.a = text.substr(0, colon);
-      out.b = text.substr(colon + 1);
-    }
-    if (out.a.empty() || out.b.empty() || out.a == out.b) contrast.fail_type("two different conditions as \"A:B\"");
-    json::Value tokens = json::Value::object();
-    for (const char* key : {"span", "phase"})
-      if (auto found = ref.find(key)) tokens.set(key, found->value());
-    const TokenSelector selected = TokenSelector::parse(json::Ref(tokens, ref.where(), ref.path()));
-    out.span = selected.span;
-    out.phase = ref.find("phase") ? selected.phase : Phase::given;
-    if (auto match = ref.find("length_match")) out.length_match = match->boolean();
-    if (auto top = ref.find("stable_top")) out.stable_top = top->integer(1, int64_t{1} << 40);
-    if (out.phase == Phase::generated) {
-      if (!spec_.generate) ref.at("phase").fail("expected \"generate\" in the spec for generated tokens, found none");
-      if (!out.span.empty()) ref.at("span").fail("expected no span beside generated tokens, which are in none");
-    }
-    return out;
-  }
-
   static ControlsSpec read_controls(const json::Ref& ref) {
     if (ref.is_null()) return {};
     if (ref.value().type() == json::Type::boolean) return ref.boolean() ? default_controls : ControlsSpec{};
@@ -214,7 +185,7 @@ class SpecParser {
   }
 
   void intervention(const json::Ref& entry, const std::string& name, const ControlsSpec& controls) {
-    for (ExpandedEdits& point : expand_grid(entry, name)) {
+    for (ExpandedEdits& point : over_detection(expand_grid(entry, name), name, entry, spec_.detect)) {
       InterventionSpec out;
       out.entry = name;
       out.path = entry.path();
@@ -350,6 +321,21 @@ class SpecParser {
     return out;
   }
 
+  CrossFitSpec read_cross_fit(const json::Ref& ref) const {
+    ref.expect_object();
+    ref.reject_unknown({"deals", "share"});
+    CrossFitSpec out;
+    out.deals = ref.at("deals").integer(2, 1000);
+    if (auto share = ref.find("share")) out.share = share->number();
+    if (!(out.share > 0 && out.share < 1)) ref.at("share").fail_type("a number between 0 and 1");
+    if (spec_.split) ref.fail("expected no \"split\" beside it, for the deals split the records, found one");
+    if (root_.find("tune")) ref.fail("expected no \"tune\" beside it, which needs records of its own, found one");
+    const std::vector<RankingUse> uses = rankings_of(spec_);
+    if (std::none_of(uses.begin(), uses.end(), [](const RankingUse& use) { return !use.detect.empty(); }))
+      ref.fail("expected an intervention or an audit that takes experts from \"detect:NAME\", found none");
+    return out;
+  }
+
   TraceSpec read_traces(const json::Ref& ref) const {
     TraceSpec out;
     if (ref.value().type() == json::Type::boolean) {
@@ -409,9 +395,16 @@ class SpecParser {
   void check_detection() const {
     for (const RankingUse& use : rankings_of(spec_)) {
       if (use.detect.empty()) continue;
+      const auto gridded = [&](const DetectSpec& stage) { return stage.entry == use.detect; };
       if (!spec_.find_detect(use.detect))
-        throw Error(spec_.where, use.path + ": expected a stage of \"detect\", found \"" + use.detect + "\"");
-      if (!spec_.split)
+        throw Error(spec_.where, use.path +
+                                     (std::any_of(spec_.detect.begin(), spec_.detect.end(), gridded)
+                                          ? ": expected a point of the stage's grid (\"detect:" +
+                                                std::find_if(spec_.detect.begin(), spec_.detect.end(), gridded)->name +
+                                                "\", ...), found \""
+                                          : ": expected a stage of \"detect\", found \"") +
+                                     use.detect + "\"");
+      if (!spec_.split && !spec_.cross_fit)
         throw Error(spec_.where, use.path + ": expected a \"split\", for experts found in a run's own data cannot be " +
                                      "tested on the same records, found none");
     }

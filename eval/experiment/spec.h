@@ -27,11 +27,14 @@ struct GenerateSpec {
   bool ignore_eos = false;
 };
 
-// One stage of detection: the baseline is traced, and risk differences between two conditions are taken.
+// One stage of detection, or one point of its grid: the baseline is traced, and risk differences between two conditions
+// are taken.
 struct DetectSpec {
-  std::string name;
-  std::string a, b;  // conditions
-  std::string span;  // empty: all tokens
+  std::string name;   // "memory", "memory/span=question,length_match=true"
+  std::string entry;  // of the spec: the name up to its first '/'
+  GridPoint grid;     // empty: no point of a grid
+  std::string a, b;   // conditions
+  std::string span;   // empty: all tokens
   Phase phase = Phase::given;
   bool length_match = false;
   std::optional<int64_t> stable_top;
@@ -64,6 +67,12 @@ struct SplitSpec {
   std::string key = "split";
   std::string detect, tune;  // values of the key; empty: none
   std::string test;
+};
+
+// Several deals of the records into detection and test, in place of a split.
+struct CrossFitSpec {
+  int64_t deals = 0;
+  double share = 0.5;  // of the examples, for detection
 };
 
 struct TuneSpec {
@@ -102,6 +111,7 @@ struct ExperimentSpec {
   bool metrics_given = false;
   std::vector<uint64_t> seeds = {0};
   std::optional<SplitSpec> split;
+  std::optional<CrossFitSpec> cross_fit;
   std::optional<TuneSpec> tune;
   TraceSpec traces;
   std::vector<JudgeSpec> judges;

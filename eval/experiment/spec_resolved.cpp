@@ -78,6 +78,10 @@ json::Value resolved_json(const ExperimentSpec& spec) {
         .set("tune", optional_text(spec.split->tune))
         .set("test", spec.split->test);
   }
+  if (spec.cross_fit) {
+    json::Value fit = json::Value::object();
+    out.set("cross_fit", fit.set("deals", spec.cross_fit->deals).set("share", spec.cross_fit->share));
+  }
   if (spec.tune) {
     tune = json::Value::object();
     tune.set("metric", spec.tune->metric).set("goal", spec.tune->higher ? "higher" : "lower");

@@ -290,6 +290,15 @@ CheckedData check_against_records(const ExperimentSpec& spec, const std::vector<
   return out;
 }
 
+void check_deal(const ExperimentSpec& spec, const std::vector<Record>& records, const Deal& deal) {
+  const std::vector<Record> detected = chosen(records, deal.detect), tested = chosen(records, deal.test);
+  ExperimentSpec own = spec;
+  own.split.emplace();  // messages then speak of the split
+  for (const DetectSpec& stage : spec.detect) check_stage(own, stage, detected);
+  for (size_t i = 0; spec.metrics_given && i < spec.metrics.size(); ++i)
+    check_metric(spec, "metrics[" + std::to_string(i) + "]", spec.metrics[i], tested);
+}
+
 void check_encoded_prompts(const ExperimentSpec& spec, const std::vector<Record>& records, const Splits& splits,
                            const std::vector<std::vector<std::string>>& hashes) {
   std::vector<Purpose> purposes(records.size(), none);

@@ -6,6 +6,7 @@
 
 #include "base/namespaces.h"
 #include "eval/data/records.h"
+#include "eval/experiment/deals.h"
 #include "eval/experiment/spec.h"
 #include "eval/findings/data_facts.h"
 
@@ -32,6 +33,10 @@ struct CheckedData {
   std::vector<std::string> notes;  // for stderr and the log: cautions_of(facts), records of no split that is used
 };
 CheckedData check_against_records(const ExperimentSpec& spec, const std::vector<Record>& records);
+
+// What one deal of a cross-fitted spec can refuse: conditions and spans that its part for detection does not have,
+// metrics for which every record of its test part lacks something. Throws Error.
+void check_deal(const ExperimentSpec& spec, const std::vector<Record>& records, const Deal& deal);
 
 // The same guards once a model has encoded the records: rankings and splits by what the model sees. `hashes` are each
 // record's prompt_hashes; empty for those of no split. Throws Error.

@@ -55,6 +55,29 @@ struct AuditCorrelation {
   int64_t n = 0;                          // experts with a defined effect
 };
 
+// An effect on the test half of one deal of a cross-fitted run.
+struct DealEffect {
+  Estimate difference;
+  double p = no_number;
+};
+
+// In how many deals an intervention took an expert.
+struct SelectedExpert {
+  std::string intervention;
+  ExpertId expert;
+  int64_t deals = 0;      // that took it
+  double rd = no_number;  // mean over the deals of the risk difference in the ranking it was taken from
+};
+
+// How a result over several deals of the records into detection and test came about.
+struct CrossFitFindings {
+  int64_t deals = 0;
+  double share = 0;  // of the examples, for detection
+  std::vector<std::vector<std::vector<DealEffect>>>
+      effects;                            // [intervention][metric][deal]; undefined where not tested
+  std::vector<SelectedExpert> selection;  // every expert of the rankings, by intervention, layer and expert
+};
+
 struct RunFindings {
   std::string baseline;  // name
   int64_t resamples = 0;
@@ -65,6 +88,8 @@ struct RunFindings {
   std::vector<ConditionFindings> conditions;  // where records have at least two; one family of q over all
   std::vector<AuditCorrelation> audit;        // by metric; empty: no audit
   std::optional<DataFacts> data;              // none: of a run before they were written
+  std::vector<std::string> curves;            // entries whose points choose experts differently: specification_curve.h
+  std::optional<CrossFitFindings> cross_fit;  // of a run that deals its records several times
 
   // Throw Error naming metrics.json when there is none of that name.
   size_t intervention_index(const std::string& name) const;

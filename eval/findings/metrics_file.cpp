@@ -3,6 +3,8 @@
 #include <cmath>
 
 #include "base/files.h"
+#include "eval/findings/cross_fit.h"
+#include "eval/findings/specification_curve.h"
 
 namespace signalbox::eval {
 
@@ -92,6 +94,21 @@ json::Value audit_json(const std::vector<AuditCorrelation>& audit) {
     correlation.append_member("spearman_signed", optional(one.spearman_signed));
     correlation.append_member("n", one.n);
     out.append_member(one.metric, std::move(correlation));
+  }
+  return out;
+}
+
+json::Value curves_json(const RunFindings& findings) {
+  json::Value out = json::Value::object();
+  for (const std::string& entry : findings.curves) out.set(entry, json::Value::object());
+  for (const SpecificationCurve& curve : specification_curves(findings)) {
+    json::Value one = json::Value::object(), by_metric = *out.find(curve.entry);
+    one.set("points", curve.points).set("negative", curve.negative).set("positive", curve.positive);
+    one.set("zero", curve.zero).set("negative_p_below_05", curve.negative_p);
+    one.set("positive_p_below_05", curve.positive_p).set("median", number(curve.median));
+    one.set("min", number(curve.least)).set("max", number(curve.greatest));
+    by_metric.set(curve.metric, std::move(one));
+    out.set(curve.entry, std::move(by_metric));
   }
   return out;
 }
@@ -193,6 +210,8 @@ json::Value metrics_json(const RunFindings& findings) {
     out.append_member("conditions", std::move(by_condition));
   }
   if (findings.data) out.append_member("data", data_facts_json(*findings.data));
+  if (findings.cross_fit) out.append_member("cross_fit", cross_fit_json(findings));
+  if (!findings.curves.empty()) out.append_member("specification_curves", curves_json(findings));
   if (!findings.audit.empty()) out.append_member("audit", audit_json(findings.audit));
   return out;
 }
@@ -212,6 +231,9 @@ RunFindings read_findings(const json::Ref& metrics) {
   if (const auto conditions = metrics.find("conditions"))
     for (const auto& [condition, part] : conditions->members())
       out.conditions.push_back({condition, read_found(part, out)});
+  if (const auto curves = metrics.find("specification_curves"))
+    for (const auto& [entry, unused] : curves->members()) out.curves.push_back(entry);
+  if (const auto fit = metrics.find("cross_fit")) out.cross_fit = read_cross_fit(*fit, out);
   if (const auto data = metrics.find("data")) out.data = read_data_facts(*data);
   if (const auto audit = metrics.find("audit"))
     for (const auto& [metric, one] : audit->members())

@@ -16,6 +16,10 @@ namespace signalbox::eval {
 //     frequency_matched = {mean, lo, hi, rank, n} and bottom_diff
 //   conditions.CONDITION = {interventions, contrasts}, where there are conditions
 //   data = {records, examples, copies, rankings, ...}: data_facts_json
+//   specification_curves.ENTRY.METRIC = {points, negative, positive, zero, negative_p_below_05, positive_p_below_05,
+//   median,
+//     min, max}, where there are any
+//   cross_fit = {deals, share, effects, selection}, of a cross-fitted run: cross_fit_json
 //   audit.METRIC = {spearman, spearman_signed, n}, where there is an audit
 json::Value metrics_json(const RunFindings& findings);
 

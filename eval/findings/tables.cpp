@@ -1,6 +1,7 @@
 #include "eval/findings/tables.h"
 
 #include "base/files.h"
+#include "eval/findings/cross_fit.h"
 
 namespace signalbox::eval {
 
@@ -64,6 +65,8 @@ void write_tables(const std::filesystem::path& dir, const RunFindings& findings)
   std::vector<FindingsTable> tables = {result_table(result_rows(findings, RowChoice::main))};
   for (const ConditionFindings& one : findings.conditions)
     tables.push_back(result_table(result_rows(findings, RowChoice::main, one.condition), "condition " + one.condition));
+  const size_t n_spread = tables.size();  // what goes into the spreadsheet
+  if (findings.cross_fit) tables.push_back(cross_fit_table(findings));
   std::string markdown, latex;
   for (const FindingsTable& table : tables) {
     markdown += table_markdown(table);
@@ -71,6 +74,7 @@ void write_tables(const std::filesystem::path& dir, const RunFindings& findings)
   }
   write_file_atomically(dir / "table.md", markdown);
   write_file_atomically(dir / "table.tex", latex);
+  tables.resize(n_spread);  // deals have cross_fit.csv
   write_file_atomically(dir / "table.csv", table_csv(tables));
 }
 

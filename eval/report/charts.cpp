@@ -297,4 +297,43 @@ std::string scatter_plot(const std::vector<ScatterPoint>& points, const std::str
   return svg + "</svg>";
 }
 
+std::string specification_plot(const std::vector<SpecificationPoint>& points, const std::vector<SpecificationRow>& rows,
+                               const std::string& axis) {
+  constexpr double left = 220, top = 14, upper = 190, row_height = 17, right = 20, gap = 8;
+  const double n = static_cast<double>(points.size()), step = std::clamp(620 / std::max(n, 1.0), 5.0, 26.0);
+  const double radius = std::min(4.0, step / 2 - 0.5);
+  std::vector<double> ends = {0};
+  for (const SpecificationPoint& point : points) ends.insert(ends.end(), {point.difference, point.lo, point.hi});
+  const Scale y = scale_over(ends, top + upper, top);
+  double below = top + upper + 24;
+  std::vector<double> places;  // of rows
+  for (size_t r = 0; r < rows.size(); ++r) {
+    if (r > 0 && rows[r].key != rows[r - 1].key) below += gap;
+    places.push_back(below);
+    below += row_height;
+  }
+  const double width = left + n * step + right, height = below + 4;
+  std::string out = open_svg(width, height, axis);
+  for (const double tick : nice_ticks(y.lo, y.hi, 5)) {
+    out += line(tick == 0 ? "zero" : "axis", left, y.at(tick), width - right, y.at(tick));
+    out += words("s", left - 6, y.at(tick) + 4, "end", short_number(tick));
+  }
+  out += words("s", 4, top + 4, "start", axis);
+  for (size_t r = 0; r < rows.size(); ++r) {
+    out += line("axis", left, places[r], width - right, places[r]);
+    if (r == 0 || rows[r].key != rows[r - 1].key)
+      out += words("s", 4, places[r] + 4, "start", clipped(rows[r].key, 16));
+    out += words("s", left - 6, places[r] + 4, "end", clipped(rows[r].value, 16));
+  }
+  for (size_t i = 0; i < points.size(); ++i) {
+    const SpecificationPoint& point = points[i];
+    const double x = left + (static_cast<double>(i) + 0.5) * step;
+    if (std::isfinite(point.lo) && std::isfinite(point.hi)) out += line("ci", x, y.at(point.lo), x, y.at(point.hi));
+    out += circle(point.significant ? "dot" : "hollow", x, y.at(point.difference), radius);
+    for (const size_t row : point.marks) out += circle("mark", x, places.at(row), radius);
+    out += rect("hit", x - step / 2, top, step, height - top, point.title);
+  }
+  return out + "</svg>";
+}
+
 }  // namespace signalbox::eval

@@ -54,6 +54,20 @@ struct ScatterPoint {
 };
 std::string scatter_plot(const std::vector<ScatterPoint>& points, const std::string& x_axis, const std::string& y_axis);
 
+// A specification curve: above, effects in ascending order with their intervals; below, a row for each value of each
+// choice with a mark where the effect above it has it.
+struct SpecificationPoint {
+  std::string title;  // shown on hovering
+  double difference = 0, lo = 0, hi = 0;
+  bool significant = false;   // filled, hollow else
+  std::vector<size_t> marks;  // rows
+};
+struct SpecificationRow {
+  std::string key, value;
+};
+std::string specification_plot(const std::vector<SpecificationPoint>& points, const std::vector<SpecificationRow>& rows,
+                               const std::string& axis);
+
 // The style sheet's part that the pictures need.
 extern const char* const chart_style;
 

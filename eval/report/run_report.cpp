@@ -14,6 +14,7 @@
 #include "eval/findings/metrics_file.h"
 #include "eval/findings/tables.h"
 #include "eval/report/charts.h"
+#include "eval/report/curve_report.h"
 #include "eval/report/detection_report.h"
 #include "eval/report/page.h"
 #include "eval/report/sample_digest.h"
@@ -430,16 +431,18 @@ std::string what_was_run(const Index& findings, const std::optional<Manifest>& m
 }
 
 std::string detection_section(const fs::path& dir, const RunFindings& findings) {
-  std::vector<fs::path> stages;
+  std::vector<fs::path> stages;  // a stage with a grid has a directory for each of its points
   if (fs::is_directory(dir / "detect"))
-    for (const auto& entry : fs::directory_iterator(dir / "detect"))
-      if (fs::exists(entry.path() / "rd.csv")) stages.push_back(entry.path());
+    for (const auto& entry : fs::recursive_directory_iterator(dir / "detect"))
+      if (entry.path().filename() == "rd.csv") stages.push_back(entry.path().parent_path());
   std::sort(stages.begin(), stages.end());
   std::string out;
   for (const fs::path& stage : stages) {
     const std::vector<RankedExpert> ranking = read_ranking(stage / "rd.csv");
-    out += ranking_section("Stage " + stage.filename().string(), conditions_of(stage), ranking,
-                           audit_rows(findings, ranking));
+    const std::string name = "Stage " + stage.lexically_relative(dir / "detect").string();
+    const std::string section = ranking_section(name, conditions_of(stage), ranking, audit_rows(findings, ranking));
+    const bool point = stage.parent_path() != dir / "detect";
+    out += point ? "<details><summary>" + html_escape(name) + "</summary>" + section + "</details>\n" : section;
   }
   if (fs::exists(dir / "audit" / "rd.csv")) {
     const std::vector<RankedExpert> ranking = read_ranking(dir / "audit" / "rd.csv");
@@ -462,10 +465,11 @@ std::string render_run_report(const fs::path& dir, const RunFindings& run) {
   SampleDigest samples;
   if (fs::exists(dir / "samples.jsonl")) samples = digest_samples(dir, findings.baseline(), with_examples, n_examples);
 
-  std::vector<std::string> parts = {dose_section(run), ends_section(findings, samples), detection_section(dir, run),
-                                    examples_section(samples, with_examples)};
-  const char* const places[] = {"doses", "texts", "detection", "examples"};
-  const char* const names[] = {"dose and response", "texts", "detection", "examples"};
+  std::vector<std::string> parts = {cross_fit_section(run),      specification_section(run),
+                                    dose_section(run),           ends_section(findings, samples),
+                                    detection_section(dir, run), examples_section(samples, with_examples)};
+  const char* const places[] = {"deals", "curves", "doses", "texts", "detection", "examples"};
+  const char* const names[] = {"deal by deal", "every choice", "dose and response", "texts", "detection", "examples"};
   std::string nav = "<nav class=\"small\"><a href=\"#differences\">differences</a>", body;
   for (size_t i = 0; i < parts.size(); ++i) {
     if (!parts[i].empty()) nav += std::string("<a href=\"#") + places[i] + "\">" + names[i] + "</a>";

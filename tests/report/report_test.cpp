@@ -241,7 +241,8 @@ TEST_CASE("charts: ticks, and pictures of nothing") {
   for (const std::string& svg :
        {forest_plot({}, "x"), forest_plot({forest_row(NAN)}, "x"), forest_plot({forest_row(0)}, "x"),
         dose_plot({}, "x", "y", NAN), dose_plot({{"one", {{1, NAN, NAN, NAN}}}}, "x", "y", 0.5), heat_map({}, "x"),
-        scatter_plot({}, "x", "y"), scatter_plot({{0, 0, 0, 0, "", false}}, "x", "y")}) {
+        specification_plot({}, {}, "x"), scatter_plot({}, "x", "y"),
+        scatter_plot({{0, 0, 0, 0, "", false}}, "x", "y")}) {
     CHECK(svg.find("nan") == std::string::npos);
     CHECK(svg.find("inf") == std::string::npos);
     CHECK(svg.ends_with("</svg>"));

@@ -1,4 +1,5 @@
 // Every example of docs/experiments.md is what it says: an experiment, or one that is refused with those words.
+#include <algorithm>
 #include <set>
 
 #include "eval/experiment/interventions.h"
@@ -29,8 +30,9 @@ TEST_CASE("docs: every example of docs/experiments.md is an experiment") {
     const json::Value spec = json::parse(example, "example");
     for (const auto& [key, value] : spec.members()) used.insert(key);
   }
-  for (const char* key : {"model", "data", "interventions", "baseline", "generate", "programs", "detect", "audit",
-                          "controls", "metrics", "judges", "seeds", "split", "tune", "traces", "resamples", "seed"}) {
+  for (const char* key :
+       {"model", "data", "interventions", "baseline", "generate", "programs", "detect", "audit", "controls", "metrics",
+        "judges", "seeds", "split", "cross_fit", "tune", "traces", "resamples", "seed"}) {
     CHECK_MESSAGE(page.find("| `" + std::string(key) + "` |") != std::string::npos, key);
     CHECK_MESSAGE((used.contains(key) || std::string(key) == "baseline"), key);
   }
@@ -49,6 +51,14 @@ TEST_CASE("docs: what docs/experiments.md says of its examples") {
   const ExperimentSpec grid = load_experiment(dir / "experiment.json");
   REQUIRE(grid.interventions.size() == 13);
   CHECK(grid.interventions[1].name == "mis/policy=next_best,layers=1-2,fraction=0.25");
+  const auto curve = std::find_if(examples.begin(), examples.end(), [](const std::string& example) {
+    return example.find("rd_weight") != std::string::npos;
+  });
+  REQUIRE(curve != examples.end());
+  write_file(dir / "experiment.json", *curve);
+  const ExperimentSpec choices = load_experiment(dir / "experiment.json");
+  REQUIRE(choices.interventions.size() == 37);
+  CHECK(choices.interventions[36].name == "off/span=question,length_match=true,top=16,by=rd_weight");
 }
 
 TEST_CASE("docs: every refusal of docs/experiments.md is refused with these words") {

@@ -3,8 +3,10 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <map>
 #include <random>
 #include <set>
+#include <sstream>
 #include <string>
 
 #include "base/json.h"
@@ -106,4 +108,86 @@ TEST_CASE("an experiment finds nothing where labels mean nothing") {
   CHECK(ran.code == 1);
   CHECK_MESSAGE(ran.err.find("experts") != std::string::npos, ran.err);
   CHECK(std::count(ran.err.begin(), ran.err.end(), '\n') == 1);
+}
+
+TEST_CASE("a cross-fitted run finds planted experts in every deal, and averages what the deals test") {
+  TemporaryDirectory temporary;
+  write_file(temporary / "model.json", planted_model);
+  REQUIRE(run_command(test::binary() + " make-model " + (temporary / "model.json").string() + " --out " +
+                      (temporary / "model").string() + " --quiet")
+              .code == 0);
+  write_file(temporary / "data.jsonl", records(18, false));
+  write_file(temporary / "spec.json", R"({"model": "model", "data": "data.jsonl",
+    "detect": {"digits": {"contrast": "digits:letters", "grid": {"length_match": [false, true]}}},
+    "interventions": [{"name": "baseline"}, {"name": "off", "edits": [{"op": "deactivate", "mode": "ban",
+      "experts": {"from": "detect:digits", "top": 2, "sign": "+"}}]}],
+    "audit": {"from": "detect:digits/length_match=false", "top": 1},
+    "controls": {"random": 2}, "metrics": ["ppl", "kl"], "cross_fit": {"deals": 4}, "resamples": 200})");
+  const fs::path out = temporary / "out";
+  const std::string run =
+      test::binary() + " run " + (temporary / "spec.json").string() + " --quiet --out " + out.string();
+  const Ran ran = run_command(run);
+  REQUIRE_MESSAGE(ran.code == 0, ran.err);
+  const json::Value metrics = json::parse(read_file(out / "metrics.json"), "metrics.json");
+  const std::string point = "off/length_match=false";
+
+  // The mean of each record over the deals that tested it, from the samples of the deals.
+  std::map<std::string, std::pair<double, int>> sums;
+  for (int deal = 0; deal < 4; ++deal) {
+    const fs::path dir = out / "deals" / std::to_string(deal);
+    std::istringstream samples(read_file(dir / "samples.jsonl"));
+    int64_t lines = 0;
+    for (std::string line; std::getline(samples, line); ++lines) {
+      const json::Value sample = json::parse(line, "sample");
+      if (sample.find("intervention")->string() != point) continue;
+      auto& [sum, n] = sums[sample.find("id")->string()];
+      sum += sample.find("scores")->find("kl")->real();
+      ++n;
+    }
+    CHECK(lines ==
+          18 * (1 + 2 + 2 * 2 + 1));  // 18 records: baseline, two points, their controls, the audit of one expert
+  }
+  CHECK(sums.size() == 36);
+  double mean = 0;
+  for (const auto& [id, sum] : sums) {
+    CHECK(sum.second == 2);
+    mean += sum.first / sum.second / 36;
+  }
+  const json::Value& contrast = *metrics.find("contrasts")->find(point)->find("kl");
+  CHECK(contrast.find("diff")->real() == doctest::Approx(mean).epsilon(1e-12));
+  CHECK(contrast.find("n")->integer() == 36);
+  CHECK(contrast.find("control_rank")->is_null());
+  const json::Value& fit = *metrics.find("cross_fit");
+  CHECK(fit.find("deals")->integer() == 4);
+  CHECK(fit.find("effects")->find(point)->find("kl")->items().size() == 4);
+  CHECK(json::dump(*fit.find("selection")->find(point)).find(R"({"layer":1,"expert":3,"deals":4,)") !=
+        std::string::npos);
+  CHECK(json::dump(*fit.find("selection")->find(point)).find(R"({"layer":2,"expert":5,"deals":4,)") !=
+        std::string::npos);
+  CHECK(metrics.find("specification_curves")->find("off")->find("kl")->find("points")->integer() == 2);
+  for (const char* file :
+       {"cross_fit.csv", "selection.csv", "specification_curve.csv", "table.md", "report.html", "audit.csv",
+        "audit/rd.csv", "deals/3/report.html", "deals/3/detect/digits/length_match=true/rd.csv"})
+    CHECK_MESSAGE(fs::exists(out / file), file);
+  CHECK(!fs::exists(out / "samples.jsonl"));
+
+  // What is missing is made again, to the same bytes; what is there is not touched.
+  std::map<std::string, std::string> before;
+  for (const char* file : {"metrics.json", "cross_fit.csv", "selection.csv", "table.csv", "deals/2/samples.jsonl"})
+    before[file] = read_file(out / file);
+  const auto kept = fs::last_write_time(out / "deals/1/samples.jsonl");
+  fs::remove_all(out / "deals/2");
+  fs::remove(out / "metrics.json");
+  REQUIRE(run_command(run).code == 0);
+  for (const auto& [file, text] : before) CHECK_MESSAGE(read_file(out / file) == text, file);
+  CHECK(fs::last_write_time(out / "deals/1/samples.jsonl") == kept);
+
+  const Ran again = run_command(test::binary() + " analyze " + out.string() + " --resamples 200 --quiet");
+  REQUIRE_MESSAGE(again.code == 0, again.err);
+  CHECK(read_file(out / "analysis/metrics.json") == before.at("metrics.json"));
+  const Ran shard = run_command(test::binary() + " run " + (temporary / "spec.json").string() +
+                                " --quiet --shard 0/2 --out " + (temporary / "shard").string());
+  CHECK(shard.code == 2);
+  CHECK_MESSAGE(shard.err.find("--shard: expected none for a run with \"cross_fit\"") != std::string::npos, shard.err);
+  CHECK(!fs::exists(temporary / "shard"));
 }

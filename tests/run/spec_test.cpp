@@ -241,6 +241,87 @@ TEST_CASE("spec: keys, types and names are checked, naming the key") {
   }
 }
 
+TEST_CASE("spec: a grid over detection, and over what takes its experts from there") {
+  const std::string stage =
+      ", 'detect': {'m': {'contrast': 'A:B', 'stable_top': 9, 'grid': {'span': [null, 'q'], 'length_match': [true, "
+      "false]}}, "
+      "'n': {'contrast': 'B:A'}}, 'split': {'detect': 'a', 'test': 'b'}";
+  const std::string edit = "{'op': 'deactivate', 'mode': 'ban', 'experts': {'from': 'detect:m', 'top': ";
+  const ExperimentSpec spec =
+      spec_of(entries("{'name': 'off', 'grid': {'top': [4, 8]}, 'edits': [" + edit +
+                      "'$top'}}]}, {'name': 'plain', 'edits': [{'op': 'deactivate', 'mode': 'ban', "
+                      "'experts': {'from': 'detect:n', 'top': 1}}]}") +
+              stage);
+  REQUIRE(spec.detect.size() == 5);
+  CHECK(spec.detect[0].name == "m/span=null,length_match=true");
+  CHECK(spec.detect[0].entry == "m");
+  CHECK(spec.detect[0].span.empty());
+  CHECK(spec.detect[0].length_match);
+  CHECK(spec.detect[3].name == "m/span=q,length_match=false");
+  CHECK(spec.detect[3].span == "q");
+  CHECK(!spec.detect[3].length_match);
+  CHECK(spec.detect[3].stable_top == 9);
+  CHECK(spec.detect[4].name == "n");
+  CHECK(spec.detect[4].grid.empty());
+  REQUIRE(spec.interventions.size() == 10);
+  CHECK(spec.interventions[1].name == "off/span=null,length_match=true,top=4");
+  CHECK(spec.interventions[2].name == "off/span=null,length_match=false,top=4");
+  CHECK(spec.interventions[8].name == "off/span=q,length_match=false,top=8");
+  CHECK(spec.interventions[8].entry == "off");
+  REQUIRE(spec.interventions[8].grid.size() == 3);
+  CHECK(spec.interventions[8].grid[0].first == "span");
+  CHECK(json::dump(spec.interventions[8].edits) ==
+        R"([{"op":"deactivate","mode":"ban","experts":{"from":"detect:m/span=q,length_match=false","top":8}}])");
+  CHECK(spec.interventions[9].name == "plain");
+  CHECK(rankings_of(spec).back().detect == "n");
+  // Refusals.
+  const auto detect = [&](const std::string& keys) {
+    return spec_error(entries() + ", 'detect': {'m': {'contrast': 'A:B', " + keys + "}}");
+  };
+  CHECK(detect("'span': 'q', 'grid': {'span': ['q', null]}") ==
+        "detect.m.grid.span: expected the key here or in the stage itself, found both");
+  CHECK(detect("'grid': {'contrast': ['A:B']}") ==
+        "detect.m.grid: expected keys among span, phase and length_match, found \"contrast\"");
+  CHECK(detect("'grid': {'phase': ['given', null]}") ==
+        "detect.m.grid: expected points that differ, found \"m/phase=given\" and \"m/phase=null\"");
+  CHECK(detect("'grid': {'phase': ['generated']}") ==
+        "detect.m (phase=generated).phase: expected \"generate\" in the spec for generated tokens, found none");
+  CHECK(spec_error(entries("{'name': 'off', 'grid': {'span': [4]}, 'edits': [" + edit + "'$span'}}]}") + stage) ==
+        "interventions[1].grid: expected other keys than those of the grid of \"detect:m\", found \"span\"");
+  CHECK(spec_error(
+            entries("{'name': 'off', 'edits': [" + edit +
+                    "1}}, {'op': 'deactivate', 'mode': 'ban', 'experts': "
+                    "{'from': 'detect:o', 'top': 1}}]}") +
+            ", 'detect': {'m': {'contrast': 'A:B', 'grid': {'span': ['x', 'y']}}, 'o': {'contrast': 'A:B', 'grid': "
+            "{'span': ['x', 'y']}}}, 'split': {'detect': 'a', 'test': 'b'}") ==
+        "interventions[1]: expected experts from one stage of detection with a grid, found \"m\" and \"o\"");
+}
+
+TEST_CASE("spec: deals in place of a split") {
+  const std::string off = entries(
+      "{'name': 'off', 'edits': [{'op': 'deactivate', 'mode': 'ban', 'experts': {'from': 'detect:m', 'top': 1}}]}");
+  const std::string stage = ", 'detect': {'m': {'contrast': 'A:B'}}";
+  const ExperimentSpec spec = spec_of(off + stage + ", 'cross_fit': {'deals': 4}");
+  REQUIRE(spec.cross_fit);
+  CHECK(spec.cross_fit->deals == 4);
+  CHECK(spec.cross_fit->share == 0.5);
+  CHECK(json::dump(*resolved_json(spec).find("cross_fit")) == R"({"deals":4,"share":0.5})");
+  CHECK(!resolved_json(spec_of(entries())).find("cross_fit"));
+  const auto error = [&](const std::string& fit, const std::string& more = "") {
+    return spec_error(off + stage + ", 'cross_fit': " + fit + more);
+  };
+  CHECK(error("{'share': 0.5}") == "cross_fit: expected the key \"deals\", found none");
+  CHECK(error("{'deals': 1}").starts_with("cross_fit.deals: expected"));
+  CHECK(error("{'deals': 2, 'share': 1}") == "cross_fit.share: expected a number between 0 and 1, found 1");
+  CHECK(error("{'deals': 2, 'folds': 2}").starts_with("cross_fit: "));
+  CHECK(error("{'deals': 2}", ", 'split': {'detect': 'a', 'test': 'b'}") ==
+        "cross_fit: expected no \"split\" beside it, for the deals split the records, found one");
+  CHECK(error("{'deals': 2}", ", 'tune': {'metric': 'ppl', 'goal': 'lower'}") ==
+        "cross_fit: expected no \"tune\" beside it, which needs records of its own, found one");
+  CHECK(spec_error(entries("{'name': 'x', 'edits': [" + ban + "]}") + stage + ", 'cross_fit': {'deals': 2}") ==
+        "cross_fit: expected an intervention or an audit that takes experts from \"detect:NAME\", found none");
+}
+
 TEST_CASE("spec: experts from a run's own data need a stage of detection and a split") {
   const std::string off = entries(
       "{'name': 'off', 'edits': [{'op': 'top_k', 'k': 1}, {'op': 'deactivate', 'mode': 'ban', 'experts': {'from': "

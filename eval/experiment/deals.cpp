@@ -1,0 +1,91 @@
+#include "eval/experiment/deals.h"
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <set>
+#include <tuple>
+
+#include "base/sha256.h"
+#include "eval/data/examples.h"
+
+namespace signalbox::eval {
+
+namespace {
+
+// An example that is dealt: its records, and what it is called.
+struct Example {
+  std::string id, stratum;
+  std::vector<int64_t> records;
+};
+
+std::vector<Example> examples_of(const std::vector<Record>& records) {
+  const std::vector<size_t> first = independent_examples(records);
+  std::vector<Example> examples;
+  std::map<size_t, size_t> place;
+  std::vector<std::set<std::string>> conditions;
+  for (size_t r = 0; r < records.size(); ++r) {
+    const auto [at, fresh] = place.emplace(first[r], examples.size());
+    if (fresh) {
+      examples.push_back({records[r].id, "", {}});
+      conditions.emplace_back();
+    }
+    examples[at->second].records.push_back(static_cast<int64_t>(r));
+    conditions[at->second].insert(records[r].condition);
+  }
+  for (size_t e = 0; e < examples.size(); ++e)
+    for (const std::string& condition : conditions[e]) examples[e].stratum += condition + '\n';
+  return examples;
+}
+
+// The order of a round: drawn within each stratum, strata interleaved evenly.
+std::vector<size_t> order_of_round(const std::vector<Example>& examples, uint64_t seed, int64_t round) {
+  struct Drawn {
+    std::string key;
+    size_t example = 0;
+    bool operator<(const Drawn& other) const { return std::tie(key, example) < std::tie(other.key, other.example); }
+  };
+  std::map<std::string, std::vector<Drawn>> strata;
+  for (size_t e = 0; e < examples.size(); ++e)
+    strata[examples[e].stratum].push_back(
+        {sha256_hex(std::to_string(seed) + " " + std::to_string(round) + " " + examples[e].id), e});
+  std::vector<std::pair<double, Drawn>> places;
+  for (auto& [stratum, drawn] : strata) {
+    std::sort(drawn.begin(), drawn.end());
+    for (size_t i = 0; i < drawn.size(); ++i)
+      places.emplace_back((static_cast<double>(i) + 0.5) / static_cast<double>(drawn.size()), drawn[i]);
+  }
+  std::sort(places.begin(), places.end());
+  std::vector<size_t> order;
+  for (const auto& [at, drawn] : places) order.push_back(drawn.example);
+  return order;
+}
+
+}  // namespace
+
+std::vector<Deal> deal_records(const CrossFitSpec& spec, const std::vector<Record>& records, uint64_t seed,
+                               const std::string& where) {
+  const std::vector<Example> examples = examples_of(records);
+  const int64_t n = static_cast<int64_t>(examples.size());
+  if (n < 2) throw Error(where, "cross_fit: expected at least two examples to deal, found " + std::to_string(n));
+  const int64_t tested = std::clamp<int64_t>(n - std::llround(spec.share * static_cast<double>(n)), 1, n - 1);
+  const int64_t per_round = n / tested;
+  std::vector<Deal> deals;
+  std::vector<size_t> order;
+  for (int64_t d = 0; d < spec.deals; ++d) {
+    if (d % per_round == 0) order = order_of_round(examples, seed, d / per_round);
+    const int64_t begin = d % per_round * tested;
+    Deal deal;
+    for (int64_t place = 0; place < n; ++place) {
+      auto& part = place >= begin && place < begin + tested ? deal.test : deal.detect;
+      const std::vector<int64_t>& whole = examples[order[static_cast<size_t>(place)]].records;
+      part.insert(part.end(), whole.begin(), whole.end());
+    }
+    std::sort(deal.detect.begin(), deal.detect.end());
+    std::sort(deal.test.begin(), deal.test.end());
+    deals.push_back(std::move(deal));
+  }
+  return deals;
+}
+
+}  // namespace signalbox::eval
