@@ -147,6 +147,7 @@ ModelShape probe_shape(const Model& model) {
     if (const Moe* moe = layer.moe()) {
       described = {true, moe->router.n_experts, moe->router.n_active, moe->d_ff, moe->d_ff_shared > 0};
       described.groups = moe->router.limits_groups();
+      if (described.groups) described.n_kept = moe->router.n_experts / moe->router.n_groups * moe->router.n_groups_kept;
     } else {
       described.d_ff = std::get<Dense>(layer.ffn).d_ff;
     }

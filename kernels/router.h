@@ -48,12 +48,16 @@ struct RouterStep {
   WeightPolicy weights = WeightPolicy::model;
   bool exclude_original = false;  // random: draw among the experts that the unedited router did not choose
   bool leave_past = false;        // replay: positions past the recording keep their route
+  bool within_kept = false;       // policies that rank or draw: among the experts of the groups that are kept
   int32_t edit = 0;               // column of RouteBatch::active that says for which tokens the edit acts
   int32_t k = 0;                  // top_k: slots of the route
   float value = 0;                // bias: added to the logits; temperature: divides; gumbel: tau; scales: factor
   int32_t shift = 0;              // shift: e -> (e + shift) mod n_experts, 0 <= shift < n_experts
   float margin_below = std::numeric_limits<float>::infinity();  // acts only where the token's margin is below this
-  uint64_t seed = 0;                                            // random, gumbel, frequency_matched
+  // Acts only where the choice is nearer than this to another one: the smaller of group_margin and, among the experts
+  // of the groups kept, the n_active-th minus the next largest of what the unedited top-k sees.
+  float near_tie_below = std::numeric_limits<float>::infinity();
+  uint64_t seed = 0;                 // random, gumbel, frequency_matched
   const int32_t* experts = nullptr;  // [n_listed] ascending (fixed: slot order); permute: [n_experts] e -> experts[e]
   int32_t n_listed = 0;
   const float* rates = nullptr;                // frequency_matched: [n_experts] share of tokens that select the expert

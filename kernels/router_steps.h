@@ -42,16 +42,32 @@ SIGNALBOX_HOST_DEVICE inline bool is_no_op(const RouterStep& step) {
 
 inline constexpr float any_margin = std::numeric_limits<float>::infinity();
 
-// active: columns of the token's conditions, null: all hold. margin: the token's at this layer.
-SIGNALBOX_HOST_DEVICE inline bool step_acts(const RouterStep& step, const uint8_t* active, float margin) {
+// How near a token's choice at this layer is to another one, unedited.
+struct RouteMargins {
+  float logits = 0;    // Route::margin
+  float near_tie = 0;  // RouterStep::near_tie_below; any_margin where no step of the program asks
+};
+
+// active: columns of the token's conditions, null: all hold.
+SIGNALBOX_HOST_DEVICE inline bool step_acts(const RouterStep& step, const uint8_t* active,
+                                            const RouteMargins& margins) {
   if (is_no_op(step) || (active && !active[step.edit])) return false;
-  return step.margin_below == any_margin || margin < step.margin_below;
+  return (step.margin_below == any_margin || margins.logits < step.margin_below) &&
+         (step.near_tie_below == any_margin || margins.near_tie < step.near_tie_below);
+}
+
+SIGNALBOX_HOST_DEVICE inline bool asks_for_near_ties(const RouterProgram& program) {
+  for (int32_t i = 0; i < program.n_steps; ++i) {
+    if (program.steps[i].near_tie_below != any_margin) return true;
+  }
+  return false;
 }
 
 // Whether any step of the program acts on this token.
-SIGNALBOX_HOST_DEVICE inline bool program_acts(const RouterProgram& program, const uint8_t* active, float margin) {
+SIGNALBOX_HOST_DEVICE inline bool program_acts(const RouterProgram& program, const uint8_t* active,
+                                               const RouteMargins& margins) {
   for (int32_t i = 0; i < program.n_steps; ++i) {
-    if (step_acts(program.steps[i], active, margin)) return true;
+    if (step_acts(program.steps[i], active, margins)) return true;
   }
   return false;
 }

@@ -74,7 +74,7 @@ BoundEdits::BoundEdits(std::shared_ptr<const EditPlan> plan, SequenceInfo sequen
     const PlannedEdit& edit = data.edits[i];
     if (!edit.acts) continue;
     const std::vector<int32_t>& rows = tables_->recorded_rows[i];
-    const bool whole = edit.trace && !edit.leave_past && edit.tokens.margin_below == RouterStep().margin_below;
+    const bool whole = edit.trace && !edit.leave_past && !edit.tokens.by_margin();
     int64_t first = -1;
     for (int64_t p = std::max<int64_t>(0, edit.tokens.begin); p < std::min(sequence_.n_given, edit.tokens.end); ++p) {
       if (!holds(static_cast<int32_t>(i), p)) continue;

@@ -16,7 +16,8 @@ class LayerCheck {
         specs_(specs),
         layer_(layer),
         n_experts_(plan.shape.layers[layer].n_experts),
-        n_active_(plan.shape.layers[layer].n_active) {
+        n_active_(plan.shape.layers[layer].n_active),
+        n_kept_(plan.shape.layers[layer].n_kept) {
     ks_ = {n_active_};
     for (const RouterStep& step : steps_) {
       if (step.op == EditOp::top_k) {
@@ -30,6 +31,7 @@ class LayerCheck {
 
   void check() const {
     for (const RouterStep& step : steps_) {
+      check_kept(step);
       switch (step.op) {
         case EditOp::ban: check_candidates(step, banned_and(step), *ks_.begin(), ""); break;
         case EditOp::top_k: check_candidates(step, banned_, step.k, ""); break;
@@ -72,6 +74,19 @@ class LayerCheck {
                    (banned.empty() ? "" : " that no ban removes"));
   }
 
+  // Policies within the groups that are kept: there must be enough experts in them, whichever these are.
+  void check_kept(const RouterStep& step) const {
+    if (!step.within_kept) return;
+    const int32_t k = *ks_.begin();
+    const int32_t needed = step.op == EditOp::next_best   ? 2 * k
+                           : step.op == EditOp::swap_last ? k + 1
+                           : step.exclude_original        ? k + n_active_
+                                                          : k;
+    if (n_kept_ < needed)
+      fail(step, "expected at least " + std::to_string(needed) + " experts in the groups that are kept, found " +
+                     std::to_string(n_kept_));
+  }
+
   // An expert of the step that a ban removes while both act: surely so when one of the two acts on every token.
   void check_bans(const RouterStep& step, const char* what) const {
     for (const RouterStep& ban : steps_) {
@@ -106,7 +121,7 @@ class LayerCheck {
 
   const std::vector<RouterStep>& steps_;
   const std::vector<EditSpec>& specs_;
-  int32_t layer_, n_experts_, n_active_;
+  int32_t layer_, n_experts_, n_active_, n_kept_;
   Set ks_;               // slots that a route may have, given which top_k edits act
   Set banned_, forced_;  // at every token
 };

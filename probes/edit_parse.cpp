@@ -189,6 +189,11 @@ class Parser {
     if (spec_.op == EditOp::frequency_matched) spec_.file = file_path(at("rates"), base_dir_);
     if (spec_.op == EditOp::random)
       if (auto exclude = find("exclude_original")) spec_.exclude_original = exclude->boolean();
+    if (spec_.op != EditOp::shift && spec_.op != EditOp::permute && spec_.op != EditOp::fixed)
+      if (auto within = find("within")) {
+        if (!within->value().is_string() || within->string() != "kept_groups") within->fail_type("\"kept_groups\"");
+        spec_.within_kept = true;
+      }
     if (spec_.op == EditOp::gumbel) {
       const json::Ref tau = at("tau");
       spec_.by = float_number(tau);
@@ -329,7 +334,7 @@ class Parser {
 
 TokenSelector TokenSelector::parse(const json::Ref& tokens) {
   TokenSelector selector;
-  tokens.reject_unknown({"phase", "span", "positions", "fraction", "margin_below"});
+  tokens.reject_unknown({"phase", "span", "positions", "fraction", "margin_below", "near_tie_below"});
   if (auto phase = tokens.find("phase")) selector.phase = choose(*phase, phases);
   if (auto span = tokens.find("span")) {
     selector.span = span->string();
@@ -340,10 +345,12 @@ TokenSelector TokenSelector::parse(const json::Ref& tokens) {
     selector.fraction = fraction->number();
     if (selector.fraction < 0 || selector.fraction > 1) fraction->fail_type("a number from 0 to 1");
   }
-  if (auto margin = tokens.find("margin_below")) {
-    selector.margin_below = float_number(*margin);
-    if (selector.margin_below < 0) margin->fail_type("a number of at least 0");
-  }
+  for (const auto& [key, value] :
+       {std::pair("margin_below", &selector.margin_below), std::pair("near_tie_below", &selector.near_tie_below)})
+    if (auto margin = tokens.find(key)) {
+      *value = float_number(*margin);
+      if (*value < 0) margin->fail_type("a number of at least 0");
+    }
   return selector;
 }
 

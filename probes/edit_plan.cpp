@@ -60,7 +60,7 @@ class Planner {
       add_router(index, spec, edit, targets);
     else
       add_point(index, spec, edit, targets);
-    if (edit.acts && std::isfinite(spec.tokens.margin_below)) plan_->needs_margin = true;
+    if (edit.acts && spec.tokens.by_margin()) plan_->needs_margin = true;
   }
 
   const std::vector<int32_t>& keep(std::vector<int32_t> list) { return plan_->ints.emplace_back(std::move(list)); }
@@ -74,10 +74,16 @@ class Planner {
       step.weights = spec.weights;
       step.exclude_original = spec.exclude_original;
       step.leave_past = spec.leave_past;
+      step.within_kept = spec.within_kept;
+      if (spec.within_kept && !shape.groups)
+        spec.ref.at("within").fail("layer " + std::to_string(layer) +
+                                   ": expected a router that keeps some of several groups of experts, found one that "
+                                   "drops none");
       step.edit = index;
       step.k = static_cast<int32_t>(spec.k);
       step.value = static_cast<float>(spec.by);
       step.margin_below = spec.tokens.margin_below;
+      step.near_tie_below = spec.tokens.near_tie_below;
       step.seed = spec.seed;
       if (spec.op == EditOp::shift) {
         const int64_t shift = static_cast<int64_t>(spec.by) % shape.n_experts;
@@ -200,6 +206,11 @@ class Planner {
       spec.ref.at("tokens")
           .at("margin_below")
           .fail("expected a point after the router of its layer, found " + std::string(info.name));
+    if (std::isfinite(spec.tokens.near_tie_below))
+      spec.ref.at("tokens")
+          .at("near_tie_below")
+          .fail("expected an edit of the router, found one of the point " + std::string(info.name) +
+                " (margin_below is for both)");
     for (const auto& [layer, experts] : targets.layers) {
       const int64_t width = point_width(spec.point, layer, plan_->shape, 0);
       PointEdit write;

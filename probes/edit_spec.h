@@ -48,14 +48,20 @@ struct TokenSelector {
   int64_t begin = 0, end = std::numeric_limits<int64_t>::max();  // positions
   double fraction = 1;
   float margin_below = std::numeric_limits<float>::infinity();
+  float near_tie_below = std::numeric_limits<float>::infinity();
 
+  // Depends on what the router makes of the token.
+  bool by_margin() const {
+    return margin_below != std::numeric_limits<float>::infinity() ||
+           near_tie_below != std::numeric_limits<float>::infinity();
+  }
   // Holds for every token, whatever the sequence.
   bool always() const {
     return phase == Phase::all && span.empty() && begin == 0 && end == std::numeric_limits<int64_t>::max() &&
-           fraction >= 1 && margin_below == std::numeric_limits<float>::infinity();
+           fraction >= 1 && !by_margin();
   }
   // Can hold for no token.
-  bool never() const { return fraction <= 0 || margin_below <= 0; }
+  bool never() const { return fraction <= 0 || margin_below <= 0 || near_tie_below <= 0; }
 
   static TokenSelector parse(const json::Ref& tokens);
 };
@@ -82,6 +88,7 @@ struct EditSpec {
   int64_t k = 0;  // top_k
   bool exclude_original = false;
   bool leave_past = false;
+  bool within_kept = false;
   std::filesystem::path file;         // rates of frequency_matched; trace of replay, patch and mean_of
   std::string memory;                 // NAME of a recording or vector in memory instead; empty: none
   std::optional<std::string> sample;  // replay, patch: a record's id; none = the record's own

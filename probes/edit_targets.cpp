@@ -21,7 +21,7 @@ Ability ability(const EditSpec& spec, int32_t l, const ModelShape& shape) {
     if (spec.op == EditOp::scale_shared && !layer.shared) return {false, "a shared expert"};
     return {};
   }
-  if (std::isfinite(spec.tokens.margin_below) && !layer.moe) return {false, "a router"};
+  if (spec.tokens.by_margin() && !layer.moe) return {false, "a router"};
   if (point_exists(spec.point, l, shape)) return {};
   switch (point_info(spec.point).where) {
     case PointInfo::Where::attention: return {false, "known attention heads"};

@@ -22,7 +22,8 @@ struct LayerShape {
   int32_t n_experts = 0, n_active = 0;  // of the router; 0 in a dense layer
   int64_t d_ff = 0;                     // of one routed expert, or of the dense block
   bool shared = false;                  // has a shared expert
-  bool groups = false;                  // the router keeps only some of several groups of experts
+  bool groups = false;                  // the router keeps only some of several groups of experts,
+  int32_t n_kept = 0;                   // so many experts in all
   AttentionShape attention = {};
 };
 

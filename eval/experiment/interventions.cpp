@@ -72,6 +72,8 @@ std::string tokens_text(const TokenSelector& tokens) {
   if (tokens.fraction < 1) text += ", fraction " + short_number(tokens.fraction);
   if (tokens.margin_below != std::numeric_limits<float>::infinity())
     text += ", margin below " + short_number(static_cast<double>(tokens.margin_below));
+  if (tokens.near_tie_below != std::numeric_limits<float>::infinity())
+    text += ", near tie below " + short_number(static_cast<double>(tokens.near_tie_below));
   return text;
 }
 

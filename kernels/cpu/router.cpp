@@ -58,10 +58,12 @@ void limit_groups(Scored& out, const Router& router, const uint8_t* banned) {
   const float best_dropped = groups[static_cast<size_t>(kept.back())];
   kept.pop_back();
   out.group_margin = groups[static_cast<size_t>(kept.back())] - best_dropped;
+  out.dropped.assign(static_cast<size_t>(router.n_experts), 0);
   for (int32_t g = 0; g < router.n_groups; ++g) {
     if (std::find(kept.begin(), kept.end(), g) != kept.end()) continue;
     std::fill_n(out.scores.begin() + g * size, size, 0.f);
     std::fill_n(out.values.begin() + g * size, size, 0.f);
+    std::fill_n(out.dropped.begin() + g * size, size, uint8_t{1});
   }
 }
 
@@ -70,6 +72,17 @@ float route_margin(std::vector<int32_t>& order, const Router& router, const floa
   if (router.n_active >= router.n_experts) return infinity;
   rank_experts(order, logits, nullptr, router.n_experts, router.n_active + 1);
   return logits[order[static_cast<size_t>(router.n_active) - 1]] - logits[order[static_cast<size_t>(router.n_active)]];
+}
+
+// RouterStep::near_tie_below's measure.
+float near_tie(std::vector<int32_t>& order, const Router& router, const Scored& scored) {
+  const auto k = static_cast<size_t>(router.n_active);
+  rank_experts(order, scored.values.data(), scored.dropped.empty() ? nullptr : scored.dropped.data(), router.n_experts,
+               router.n_active + 1);
+  if (order.size() <= k) return scored.group_margin;
+  const std::vector<float>& values = scored.values;
+  return std::min(scored.group_margin,
+                  values[static_cast<size_t>(order[k - 1])] - values[static_cast<size_t>(order[k])]);
 }
 
 // A logit may be -inf (its expert has score 0), but not all of them, and none NaN or +inf.
@@ -121,13 +134,16 @@ void route_token(const Route& out, int64_t t, const float* logits, const Router&
 
   const int32_t sequence = batch.sequences ? batch.sequences[t] : 0;
   const uint8_t* active = batch.active ? batch.active + t * batch.n_edits : nullptr;
-  if (!batch.programs || !program_acts(batch.programs[sequence], active, margin)) return;
+  if (!batch.programs) return;
+  const RouterProgram& program = batch.programs[sequence];
+  const RouteMargins margins = {margin, asks_for_near_ties(program) ? near_tie(w.order, router, w.scored) : any_margin};
+  if (!program_acts(program, active, margins)) return;
   EditedToken& token = w.token;
   token.logits = logits;
   token.scored = &w.scored;
   token.original_ids = w.original_ids.data();
   token.original_weights = w.original_weights.data();
-  token.margin = margin;
+  token.margins = margins;
   token.position = batch.positions ? batch.positions[t] : 0;
   token.layer = batch.layer;
   token.record_hash = batch.record_hash ? batch.record_hash[sequence] : 0;
@@ -135,7 +151,7 @@ void route_token(const Route& out, int64_t t, const float* logits, const Router&
   token.active = active;
   w.banned.assign(static_cast<size_t>(n_experts), 0);
   token.banned = out.banned ? out.banned + t * n_experts : w.banned.data();
-  apply_program(token, w, router, selection_bias, batch.programs[sequence]);
+  apply_program(token, w, router, selection_bias, program);
   if (static_cast<int64_t>(token.ids.size()) > out.n_slots) {
     throw Error("router", "expected at most " + std::to_string(out.n_slots) + " slots a token, found a route of " +
                               std::to_string(token.ids.size()));
@@ -162,6 +178,7 @@ void score_experts(Scored& out, const Router& router, const float* logits, const
     for (int64_t e = 0; e < n; ++e) out.values[static_cast<size_t>(e)] += selection_bias[e];
   }
   out.group_margin = infinity;
+  out.dropped.clear();
   if (router.limits_groups()) limit_groups(out, router, banned);
 }
 

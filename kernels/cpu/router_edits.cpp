@@ -41,7 +41,7 @@ struct Edits {
   void for_steps(EditStage stage, F f) {
     for (int32_t i = 0; i < program.n_steps; ++i) {
       const RouterStep& step = program.steps[i];
-      if (stage_of(step.op) == stage && step_acts(step, token.active, token.margin)) f(step);
+      if (stage_of(step.op) == stage && step_acts(step, token.active, token.margins)) f(step);
     }
   }
 
@@ -67,6 +67,7 @@ struct Edits {
   void scale();
 
   int32_t allowed(int32_t expert, const RouterStep& step) const;
+  const uint8_t* beyond(const RouterStep& step);
   Draws draws(const RouterStep& step) const;
 };
 
@@ -170,6 +171,14 @@ int32_t Edits::allowed(int32_t expert, const RouterStep& step) const {
   return expert;
 }
 
+// [n_experts] 1 = out of the step's reach: banned, or of a group that is not kept where the step stays within those.
+const uint8_t* Edits::beyond(const RouterStep& step) {
+  if (!step.within_kept || scored->dropped.empty()) return token.banned;
+  w.beyond = scored->dropped;
+  for (int64_t e = 0; e < n_experts(); ++e) w.beyond[static_cast<size_t>(e)] |= token.banned[e];
+  return w.beyond.data();
+}
+
 Draws Edits::draws(const RouterStep& step) const {
   DrawKey key;
   key.seed = step.seed;
@@ -208,21 +217,21 @@ void Edits::edit_route(const RouterStep& step) {
 
 // Slots 1 .. k get r(k+1) .. r(2k).
 void Edits::next_best(const RouterStep& step) {
-  rank_experts(w.ranking, scored->values.data(), token.banned, n_experts(), 2 * k());
+  rank_experts(w.ranking, scored->values.data(), beyond(step), n_experts(), 2 * k());
   if (static_cast<int64_t>(w.ranking.size()) < 2 * k()) fail(Fault::too_few_candidates, step);
   std::copy_n(w.ranking.begin() + k(), k(), token.ids.begin());
 }
 
 // Slot k gets r(k+1).
 void Edits::swap_last(const RouterStep& step) {
-  rank_experts(w.ranking, scored->values.data(), token.banned, n_experts(), k() + 1);
+  rank_experts(w.ranking, scored->values.data(), beyond(step), n_experts(), k() + 1);
   if (static_cast<int64_t>(w.ranking.size()) < k() + 1) fail(Fault::too_few_candidates, step);
   token.ids.back() = w.ranking.back();
 }
 
 // Slots 1 .. k get the end of the ranking, last first.
 void Edits::worst(const RouterStep& step) {
-  rank_experts(w.ranking, scored->values.data(), token.banned, n_experts(), n_experts());
+  rank_experts(w.ranking, scored->values.data(), beyond(step), n_experts(), n_experts());
   if (static_cast<int64_t>(w.ranking.size()) < k()) fail(Fault::too_few_candidates, step);
   std::copy_n(w.ranking.rbegin(), k(), token.ids.begin());
 }
@@ -238,8 +247,9 @@ void Edits::map_experts(const RouterStep& step) {
 void Edits::random(const RouterStep& step) {
   w.candidates.clear();
   const int32_t* originals_end = token.original_ids + router.n_active;
+  const uint8_t* out_of_reach = beyond(step);
   for (int32_t e = 0; e < n_experts(); ++e) {
-    if (token.banned[e]) continue;
+    if (out_of_reach[e]) continue;
     if (step.exclude_original && std::find(token.original_ids, originals_end, e) != originals_end) continue;
     w.candidates.push_back(e);
   }
@@ -260,14 +270,15 @@ void Edits::gumbel(const RouterStep& step) {
   for (int64_t e = 0; e < n_experts(); ++e) {
     w.perturbed[static_cast<size_t>(e)] = logits[e] + step.value * source.gumbel(static_cast<uint32_t>(e));
   }
-  rank_experts(w.ranking, w.perturbed.data(), token.banned, n_experts(), k());
+  rank_experts(w.ranking, w.perturbed.data(), beyond(step), n_experts(), k());
   if (static_cast<int64_t>(w.ranking.size()) < k()) fail(Fault::too_few_candidates, step);
   token.ids = w.ranking;
 }
 
 // Each slot in turn: one of the experts left, in proportion to its rate.
 void Edits::frequency_matched(const RouterStep& step) {
-  w.taken.assign(token.banned, token.banned + n_experts());
+  const uint8_t* out_of_reach = beyond(step);
+  w.taken.assign(out_of_reach, out_of_reach + n_experts());
   const Draws source = draws(step);
   for (size_t i = 0; i < token.ids.size(); ++i) {
     double total = 0;

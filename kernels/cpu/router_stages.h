@@ -6,14 +6,16 @@
 
 #include "base/namespaces.h"
 #include "kernels/router.h"
+#include "kernels/router_steps.h"
 
 namespace signalbox::kernels::cpu {
 
 // What a row of logits says about every expert.
 struct Scored {
-  std::vector<float> scores;  // [n_experts] what weights are made of; 0 for experts of groups that are not kept
-  std::vector<float> values;  // [n_experts] what the top-k sees
-  float group_margin = 0;     // least group kept minus best group dropped; infinity where no group is dropped
+  std::vector<float> scores;     // [n_experts] what weights are made of; 0 for experts of groups that are not kept
+  std::vector<float> values;     // [n_experts] what the top-k sees
+  float group_margin = 0;        // least group kept minus best group dropped; infinity where no group is dropped
+  std::vector<uint8_t> dropped;  // [n_experts] 1 = of a group that is not kept; empty: no group is dropped
 };
 
 // scores and values of logits [n_experts]. Experts with banned[e] (null: none) do not speak for their group.
@@ -36,7 +38,7 @@ struct EditedToken {
   const Scored* scored = nullptr;
   const int32_t* original_ids = nullptr;    // [n_active]
   const float* original_weights = nullptr;  // [n_active]
-  float margin = 0;
+  RouteMargins margins;
   // Where the token stands.
   int32_t position = 0, layer = 0;
   uint64_t record_hash = 0;
@@ -54,7 +56,7 @@ struct RouterWorkspace {
   Scored scored, edited_scored;
   std::vector<float> edited_logits, original_weights, perturbed;
   std::vector<int32_t> order, candidates, original_ids, ranking;
-  std::vector<uint8_t> banned, taken;
+  std::vector<uint8_t> banned, taken, beyond;
   EditedToken token;
 };
 

@@ -46,7 +46,7 @@ __device__ void route_token(const RouteArgs& args, int64_t t, unsigned char* mem
     return;
   }
   const float group_margin = score_experts(m.scores, m.values, reinterpret_cast<float*>(m.keys), router, m.logits,
-                                           args.selection_bias, nullptr);
+                                           args.selection_bias, nullptr, edited ? m.dropped : nullptr);
   fill_keys(m.keys, m.values, nullptr, n_experts);
   rank_keys(m.original_ids, m.keys, n_experts, k + 1);
   const bool grouped = router.n_groups > 1 && router.n_groups_kept < router.n_groups;
@@ -60,8 +60,10 @@ __device__ void route_token(const RouteArgs& args, int64_t t, unsigned char* mem
     const int sequence = batch.sequences ? batch.sequences[t] : 0;
     const uint8_t* active = at_row(batch.active, t, batch.n_edits);
     const RouterProgram program = batch.programs[sequence];
-    if (program_acts(program, active, margin)) {
-      Edits edits(args, m, program, t, sequence, active, margin);
+    RouteMargins margins = {margin, any_margin};
+    if (asks_for_near_ties(program)) margins.near_tie = near_tie(m, router, group_margin);
+    if (program_acts(program, active, margins)) {
+      Edits edits(args, m, program, t, sequence, active, margins);
       const bool applied = edits.apply();
       if (applied) {
         route.ids = m.ids;

@@ -51,7 +51,7 @@ class SlotDraws {
 class Edits {
  public:
   __device__ Edits(const RouteArgs& args, const TokenMemory& m, const RouterProgram& program, int64_t t, int sequence,
-                   const uint8_t* active, float margin)
+                   const uint8_t* active, const RouteMargins& margins)
       : args_(args),
         router_(args.router),
         m_(m),
@@ -59,7 +59,7 @@ class Edits {
         active_(active),
         t_(t),
         sequence_(sequence),
-        margin_(margin),
+        margins_(margins),
         logits_(m.logits),
         scores_(m.scores),
         values_(m.values) {}
@@ -83,7 +83,7 @@ class Edits {
  private:
   __device__ bool acts(int i, EditStage stage) const {
     const RouterStep& step = program_.steps[i];
-    return stage_of(step.op) == stage && step_acts(step, active_, margin_);
+    return stage_of(step.op) == stage && step_acts(step, active_, margins_);
   }
   __device__ bool fail(RouteFault::Kind kind, const RouterStep* step, int32_t expert = -1) {
     kind_ = kind;
@@ -161,7 +161,7 @@ class Edits {
     values_ = m_.edited_values;
     if (__any_sync(all_lanes, any)) {
       score_experts(m_.edited_scores, m_.edited_values, reinterpret_cast<float*>(m_.keys), router_, z,
-                    args_.selection_bias, m_.banned);
+                    args_.selection_bias, m_.banned, m_.dropped);
     } else {  // nothing is left to score; the selection says so
       for (int e = lane; e < n_experts; e += warp_size) m_.edited_scores[e] = m_.edited_values[e] = 0;
       __syncwarp();
@@ -268,10 +268,28 @@ class Edits {
     return true;
   }
 
-  // m_.ranking = the n best that are not banned. False: there are fewer.
+  // Who is out of the step's reach: banned, or of a group that is not kept where the step stays within those; n = the
+  // others. Within groups the list is m_.taken, which no stage needs at that time.
+  __device__ const uint8_t* beyond(const RouterStep& step, int& n) {
+    n = n_candidates_;
+    if (!step.within_kept) return m_.banned;
+    n = 0;
+    __syncwarp();
+    for (int e = lane_index(); e < router_.n_experts; e += warp_size) {
+      m_.taken[e] = m_.banned[e] | m_.dropped[e];
+      n += !m_.taken[e];
+    }
+    for (int m = warp_size / 2; m > 0; m /= 2) n += __shfl_xor_sync(all_lanes, n, m);
+    __syncwarp();
+    return m_.taken;
+  }
+
+  // m_.ranking = the n best within reach. False: there are fewer.
   __device__ bool rank(const RouterStep& step, int n) {
-    if (n_candidates_ < n) return fail(RouteFault::Kind::too_few_candidates, &step);
-    fill_keys(m_.keys, values_, m_.banned, router_.n_experts);
+    int n_left;
+    const uint8_t* out = beyond(step, n_left);
+    if (n_left < n) return fail(RouteFault::Kind::too_few_candidates, &step);
+    fill_keys(m_.keys, values_, out, router_.n_experts);
     rank_keys(m_.ranking, m_.keys, router_.n_experts, n);
     return true;
   }
@@ -295,11 +313,13 @@ class Edits {
   // Slots 1 .. k get the end of the ranking, last first: the smallest values, ties to the highest index. That is a
   // ranking of the experts in reverse by keys in reverse.
   __device__ bool worst(const RouterStep& step) {
-    if (n_candidates_ < k_) return fail(RouteFault::Kind::too_few_candidates, &step);
+    int n_left;
+    const uint8_t* out = beyond(step, n_left);
+    if (n_left < k_) return fail(RouteFault::Kind::too_few_candidates, &step);
     const int n_experts = router_.n_experts;
     for (int i = lane_index(); i < n_experts; i += warp_size) {
       const int e = n_experts - 1 - i;
-      m_.keys[i] = m_.banned[e] ? 0 : ~key_of(values_[e]);
+      m_.keys[i] = out[e] ? 0 : ~key_of(values_[e]);
     }
     rank_keys(m_.ranking, m_.keys, n_experts, k_);
     for (int i = lane_index(); i < k_; i += warp_size) m_.ids[i] = n_experts - 1 - m_.ranking[i];
@@ -330,7 +350,8 @@ class Edits {
   // Each slot in turn: one of the candidates left, listed by index, all alike.
   __device__ bool random(const RouterStep& step) {
     const int lane = lane_index(), n_experts = router_.n_experts;
-    for (int e = lane; e < n_experts; e += warp_size) m_.taken[e] = m_.banned[e];
+    for (int e = lane; e < n_experts; e += warp_size)
+      m_.taken[e] = m_.banned[e] | (step.within_kept ? m_.dropped[e] : 0);
     __syncwarp();
     if (step.exclude_original) {
       for (int i = lane; i < router_.n_active; i += warp_size) m_.taken[m_.original_ids[i]] = 1;
@@ -363,11 +384,13 @@ class Edits {
 
   // The k largest of edited logit + tau * Gumbel, draw e for expert e.
   __device__ bool gumbel(const RouterStep& step) {
-    if (n_candidates_ < k_) return fail(RouteFault::Kind::too_few_candidates, &step);
+    int n_left;
+    const uint8_t* out = beyond(step, n_left);
+    if (n_left < k_) return fail(RouteFault::Kind::too_few_candidates, &step);
     const Draws source = draws(step);
     for (int e = lane_index(); e < router_.n_experts; e += warp_size) {
       const float noise = source.gumbel(static_cast<uint32_t>(e));
-      m_.keys[e] = m_.banned[e] ? 0 : key_of(add_product(logits_[e], step.value, noise));
+      m_.keys[e] = out[e] ? 0 : key_of(add_product(logits_[e], step.value, noise));
     }
     rank_keys(m_.ids, m_.keys, router_.n_experts, k_);
     return true;
@@ -376,7 +399,8 @@ class Edits {
   // Each slot in turn: one of the experts left, in proportion to its rate.
   __device__ bool frequency_matched(const RouterStep& step) {
     const int lane = lane_index(), n_experts = router_.n_experts;
-    for (int e = lane; e < n_experts; e += warp_size) m_.taken[e] = m_.banned[e];
+    for (int e = lane; e < n_experts; e += warp_size)
+      m_.taken[e] = m_.banned[e] | (step.within_kept ? m_.dropped[e] : 0);
     __syncwarp();
     SlotDraws source(draws(step));
     for (int i = 0; i < k_; ++i) {
@@ -489,7 +513,7 @@ class Edits {
   const uint8_t* active_;
   int64_t t_;
   int sequence_;
-  float margin_;
+  RouteMargins margins_;
 
   const float* logits_;  // edited
   const float* scores_;  // of the edited logits

@@ -72,6 +72,7 @@ struct TokenMemory {
   int32_t* ranking;  // [n_experts]
   uint8_t* banned;   // [n_experts]
   uint8_t* taken;    // [n_experts]
+  uint8_t* dropped;  // [n_experts] 1 = of a group that is not kept, by the scores that were made last
 };
 
 // Bytes of a token's memory; a multiple of 16.
@@ -81,7 +82,7 @@ __host__ __device__ constexpr size_t token_bytes(int n_experts, int n_active, bo
   size_t bytes = (selection_bias ? 4 : 3) * shared_bytes_of<float>(e) + 2 * shared_bytes_of<float>(k);
   if (edited) {
     bytes +=
-        (selection_bias ? 4 : 3) * shared_bytes_of<float>(e) + 2 * shared_bytes_of<float>(e + 1) + 2 * shared_bytes(e);
+        (selection_bias ? 4 : 3) * shared_bytes_of<float>(e) + 2 * shared_bytes_of<float>(e + 1) + 3 * shared_bytes(e);
   }
   return bytes;
 }
@@ -112,6 +113,7 @@ __device__ inline TokenMemory token_memory(unsigned char* memory, const RouteArg
     m.ranking = take_from<int32_t>(memory, n_experts);
     m.banned = take_from<uint8_t>(memory, n_experts);
     m.taken = take_from<uint8_t>(memory, n_experts);
+    m.dropped = take_from<uint8_t>(memory, n_experts);
   }
   return m;
 }
@@ -172,9 +174,9 @@ struct BestTwo {
 };
 
 // Scores and values of all experts outside the n_groups_kept best groups become 0. Returns the least group kept minus
-// the best group dropped. groups [n_groups] is scratch.
+// the best group dropped. groups [n_groups] is scratch. dropped [n_experts] is told who is outside; may be null.
 __device__ inline float limit_groups(float* scores, float* values, float* groups, const Router& router,
-                                     const uint8_t* banned) {
+                                     const uint8_t* banned, uint8_t* dropped) {
   const int lane = lane_index(), n_groups = router.n_groups, size = router.n_experts / n_groups;
   int n_lanes = 1;  // of a group
   while (n_lanes * 2 * n_groups <= warp_size) n_lanes *= 2;
@@ -217,17 +219,20 @@ __device__ inline float limit_groups(float* scores, float* values, float* groups
   const float bound = groups[last], margin = bound - groups[next];
   for (int e = lane; e < router.n_experts; e += warp_size) {
     const int g = e / size;
-    if (groups[g] > bound || (groups[g] == bound && g <= last)) continue;
-    scores[e] = values[e] = 0;
+    const bool kept = groups[g] > bound || (groups[g] == bound && g <= last);
+    if (dropped) dropped[e] = !kept;
+    if (!kept) scores[e] = values[e] = 0;
   }
   __syncwarp();
   return margin;
 }
 
 // scores and values of logits. Experts with banned[e] (null: none) do not speak for their group. groups is scratch
-// [n_groups]. Returns the margin of groups, infinity where none is dropped.
+// [n_groups]. dropped (null: nobody asks) as in limit_groups, 0 where no group is. Returns the margin of groups,
+// infinity where none is dropped.
 __device__ inline float score_experts(float* scores, float* values, float* groups, const Router& router,
-                                      const float* logits, const float* selection_bias, const uint8_t* banned) {
+                                      const float* logits, const float* selection_bias, const uint8_t* banned,
+                                      uint8_t* dropped) {
   const int lane = lane_index(), n_experts = router.n_experts;
   if (router.softmax_over_selected) {
     for (int e = lane; e < n_experts; e += warp_size) scores[e] = logits[e];
@@ -251,8 +256,11 @@ __device__ inline float score_experts(float* scores, float* values, float* group
     for (int e = lane; e < n_experts; e += warp_size) values[e] = scores[e] + selection_bias[e];
   }
   float margin = infinity;
-  if (router.n_groups > 1 && router.n_groups_kept < router.n_groups)
-    margin = limit_groups(scores, values, groups, router, banned);
+  if (router.n_groups > 1 && router.n_groups_kept < router.n_groups) {
+    margin = limit_groups(scores, values, groups, router, banned, dropped);
+  } else if (dropped) {
+    for (int e = lane; e < n_experts; e += warp_size) dropped[e] = 0;
+  }
   __syncwarp();
   return margin;
 }
@@ -321,6 +329,17 @@ __device__ inline float route_margin(const TokenMemory& m, const Router& router,
   const float margin = m.logits[order[k - 1]] - m.logits[order[k]];
   __syncwarp();
   return margin;
+}
+
+// RouterStep::near_tie_below's measure; ranks anew, into m.ranking. After the unedited scores, before any edit.
+__device__ inline float near_tie(const TokenMemory& m, const Router& router, float group_margin) {
+  const int n_experts = router.n_experts, k = router.n_active;
+  __syncwarp();
+  fill_keys(m.keys, m.values, m.dropped, n_experts);
+  if (rank_keys(m.ranking, m.keys, n_experts, min(k + 1, n_experts)) <= k) return group_margin;
+  const float margin = m.values[m.ranking[k - 1]] - m.values[m.ranking[k]];
+  __syncwarp();
+  return fminf(group_margin, margin);
 }
 
 // ---- results

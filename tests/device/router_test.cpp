@@ -243,6 +243,8 @@ HostStep random_step(Noise& noise, const Router& r, int32_t edit) {
   s.seed = noise.bits();
   s.weights = static_cast<WeightPolicy>(noise.below(6));
   if (noise.below(4) == 0) s.margin_below = static_cast<float>(noise.unit()) * 0.5f;
+  if (noise.below(6) == 0) s.near_tie_below = static_cast<float>(noise.unit()) * 0.1f;
+  s.within_kept = noise.below(2);
   switch (s.op) {
     case EditOp::bias: s.value = static_cast<float>(noise.below(5) - 2); break;
     case EditOp::temperature: s.value = noise.below(3) ? 1.7f : 1.f; break;

@@ -1,7 +1,10 @@
 // Router edits worked out by hand: four to six experts, logits whose softmax is plain to see.
 #include <cmath>
+#include <fstream>
 
+#include "base/json.h"
 #include "tests/ops/router_run.h"
+#include "tests/support.h"
 
 namespace signalbox::test {
 
@@ -51,6 +54,68 @@ TEST_CASE("router: families without edits") {
   CHECK(run.scores == five);
   router = softmax_router(5, 5);
   CHECK(std::isinf(route_one(five, router, {}).margin[0]));
+}
+
+TEST_CASE("router: policies among all experts and within the groups kept, as a router in numpy has them") {
+  std::ifstream in(source_dir() / "tests/ops/kept_groups.jsonl");
+  int lines = 0, silent = 0, faults = 0;
+  for (std::string line; std::getline(in, line); ++lines) {
+    const json::Value value = json::parse(line, "kept_groups.jsonl");
+    const json::Ref c(value, "kept_groups.jsonl:" + std::to_string(lines + 1));
+    CAPTURE(c.where());
+    Router router = softmax_router(static_cast<int32_t>(c.at("n_experts").integer()),
+                                   static_cast<int32_t>(c.at("n_active").integer()));
+    router.n_groups = static_cast<int32_t>(c.at("n_groups").integer());
+    router.n_groups_kept = static_cast<int32_t>(c.at("n_groups_kept").integer());
+    router.group_score = c.at("sum_top2").boolean() ? Router::GroupScore::sum_top2 : Router::GroupScore::max;
+    router.score = c.at("sigmoid").boolean() ? Router::Score::sigmoid : Router::Score::softmax;
+    std::vector<float> logits;
+    for (const json::Ref& z : c.at("logits").items()) logits.push_back(static_cast<float>(z.number()));
+    const auto ids_of = [](const json::Ref& list) {
+      std::vector<int32_t> ids;
+      for (const json::Ref& e : list.items()) ids.push_back(static_cast<int32_t>(e.integer()));
+      return ids;
+    };
+    const std::vector<int32_t> own = ids_of(c.at("ids"));
+    CHECK(route_one(logits, router, {}).route_ids() == own);
+    for (const bool within : {false, true})
+      for (const auto& [name, op] : {std::pair("next_best", EditOp::next_best),
+                                     std::pair("swap_last", EditOp::swap_last), std::pair("worst", EditOp::worst)}) {
+        RouterStep step = make_step(op);
+        step.within_kept = within;
+        const char* among = within ? "kept_groups" : "all";
+        const auto want = c.at("routes").at(among).find(name);
+        const RouterRun run = route_one(logits, router, {step});
+        if (!want) {
+          CHECK(run.fault.kind == RouteFault::Kind::too_few_candidates);
+          ++faults;
+          continue;
+        }
+        CHECK(run.route_ids() == ids_of(*want));
+        const json::Ref weights = c.at("weights").at(among).at(name);
+        float sum = 0;
+        for (size_t i = 0; i < weights.length(); ++i) {
+          CHECK(static_cast<double>(run.route_weights()[i]) == doctest::Approx(weights[i].number()).epsilon(1e-5));
+          sum += run.route_weights()[i];
+        }
+        // Among all experts the worst ones are of groups that are not kept, and weigh nothing.
+        if (op == EditOp::worst) {
+          CHECK((sum > 0) == within);
+          silent += !within;
+        }
+      }
+    // A condition on near ties: just above the distance it holds, just below it does not.
+    const double near = c.at("near_tie").number();
+    RouterStep step = make_step(EditOp::shift);
+    step.shift = 1;
+    for (const double factor : {1.01, 0.99}) {
+      step.near_tie_below = static_cast<float>(near * factor);
+      CHECK((route_one(logits, router, {step}).route_ids() == own) == (near == 0 || factor < 1));
+    }
+  }
+  CHECK(lines == 30);
+  CHECK(silent == 30);
+  CHECK(faults > 0);
 }
 
 TEST_CASE("router: groups and selection bias") {

@@ -71,6 +71,8 @@ struct RandomCase {
     s.seed = noise.bits();
     s.weights = static_cast<WeightPolicy>(noise.below(6));
     if (noise.below(4) == 0) s.margin_below = static_cast<float>(noise.unit()) * 0.5f;
+    if (noise.below(6) == 0) s.near_tie_below = static_cast<float>(noise.unit()) * 0.1f;
+    s.within_kept = noise.below(2);
     Ids& list = lists[i];
     switch (s.op) {
       case EditOp::bias: s.value = static_cast<float>(noise.below(5) - 2); break;
@@ -239,7 +241,7 @@ TEST_CASE("router: a banned expert is never selected") {
     // what is listed as banned is marked as banned
     for (const RouterStep& s : c.in.steps) {
       if (s.op != EditOp::ban || !c.in.active[static_cast<size_t>(s.edit)] ||
-          !(run.margin[0] < s.margin_below || std::isinf(s.margin_below)))
+          !(run.margin[0] < s.margin_below || std::isinf(s.margin_below)) || !std::isinf(s.near_tie_below))
         continue;
       for (int32_t i = 0; i < s.n_listed; ++i) REQUIRE(run.banned[static_cast<size_t>(s.experts[i])] == 1);
     }

@@ -36,6 +36,7 @@ Ids sorted_by(const Doubles& values) {
 
 struct View {
   Doubles z, weight_scores, values;
+  std::vector<bool> dropped;  // by expert
   double group_margin = inf;
 };
 
@@ -68,8 +69,10 @@ View look(const ReferenceInput& in, const std::vector<float>& logits, const std:
   const Ids best = sorted_by(groups);
   const size_t kept = at(in.router.n_groups_kept);
   if (kept < n_groups) v.group_margin = groups[at(best[kept - 1])] - groups[at(best[kept])];
+  v.dropped.assign(v.values.size(), false);
   for (size_t i = at(in.router.n_groups_kept); i < n_groups; ++i) {
-    for (size_t e = at(best[i]) * size; e < (at(best[i]) + 1) * size; ++e) v.values[e] = v.weight_scores[e] = 0;
+    for (size_t e = at(best[i]) * size; e < (at(best[i]) + 1) * size; ++e)
+      v.values[e] = v.weight_scores[e] = 0, v.dropped[e] = true;
   }
   return v;
 }
@@ -103,6 +106,15 @@ ReferenceRoute reference_route(const ReferenceInput& in) {
                    ? inf
                    : plain.z[at(by_logit[at(in.router.n_active - 1)])] - plain.z[at(by_logit[at(in.router.n_active)])];
   out.group_margin = plain.group_margin;
+  // The nearest other choice: the next expert of the groups kept, or the next group.
+  double near_tie = plain.group_margin;
+  Ids candidates;
+  for (const int32_t e : order) {
+    if (!plain.dropped[at(e)]) candidates.push_back(e);
+  }
+  const size_t active = at(in.router.n_active);
+  if (candidates.size() > active)
+    near_tie = std::min(near_tie, plain.values[at(candidates[active - 1])] - plain.values[at(candidates[active])]);
   out.ids = out.original_ids;
   out.weights = out.original_weights;
 
@@ -112,7 +124,8 @@ ReferenceRoute reference_route(const ReferenceInput& in) {
         (s.op == EditOp::bias && s.value == 0) || (s.op == EditOp::shift && s.shift == 0) ||
         ((s.op == EditOp::temperature || s.op == EditOp::scale_expert || s.op == EditOp::scale_shared) && s.value == 1);
     if (!nothing && in.active[at(s.edit)] &&
-        (std::isinf(s.margin_below) || out.margin < static_cast<double>(s.margin_below)))
+        (std::isinf(s.margin_below) || out.margin < static_cast<double>(s.margin_below)) &&
+        (std::isinf(s.near_tie_below) || near_tie < static_cast<double>(s.near_tie_below)))
       steps.push_back(s);
   }
   const auto listed = [](const RouterStep& s) { return Ids(s.experts, s.experts + s.n_listed); };
@@ -153,10 +166,17 @@ ReferenceRoute reference_route(const ReferenceInput& in) {
       policy = s.weights;
     }
     const View edited = look(in, z, out.banned);
-    Ids ranking;
-    for (const int32_t e : sorted_by(edited.values)) {
-      if (!out.banned[at(e)]) ranking.push_back(e);
-    }
+    const auto within_reach = [&](int32_t e, const RouterStep* s) {
+      return !out.banned[at(e)] && !(s && s->within_kept && edited.dropped[at(e)]);
+    };
+    const auto ranked = [&](const RouterStep* s) {
+      Ids found;
+      for (const int32_t e : sorted_by(edited.values)) {
+        if (within_reach(e, s)) found.push_back(e);
+      }
+      return found;
+    };
+    Ids ranking = ranked(nullptr);
     const auto check = [&](int32_t e, const RouterStep& s) {
       if (out.banned[at(e)]) throw Refusal{Kind::banned_expert, s.edit, e};
       return e;
@@ -184,6 +204,7 @@ ReferenceRoute reference_route(const ReferenceInput& in) {
     // (3) route
     for (const RouterStep& s : steps) {
       k = ids.size();
+      ranking = ranked(&s);
       const auto need = [&](bool enough) {
         if (!enough) throw Refusal{Kind::too_few_candidates, s.edit, -1};
       };
@@ -214,7 +235,7 @@ ReferenceRoute reference_route(const ReferenceInput& in) {
           Ids left;
           for (int32_t e = 0; e < n; ++e) {
             const bool original = std::count(out.original_ids.begin(), out.original_ids.end(), e) > 0;
-            if (!out.banned[at(e)] && !(s.exclude_original && original)) left.push_back(e);
+            if (within_reach(e, &s) && !(s.exclude_original && original)) left.push_back(e);
           }
           need(left.size() >= k);
           for (uint32_t i = 0; i < k; ++i) {
@@ -230,15 +251,16 @@ ReferenceRoute reference_route(const ReferenceInput& in) {
             noisy.push_back(static_cast<double>(z[at(e)] + s.value * draws.gumbel(static_cast<uint32_t>(e))));
           Ids best;
           for (const int32_t e : sorted_by(noisy)) {
-            if (!out.banned[at(e)] && best.size() < k) best.push_back(e);
+            if (within_reach(e, &s) && best.size() < k) best.push_back(e);
           }
+          need(best.size() == k);
           ids = best;
           break;
         }
         case EditOp::frequency_matched: {
           std::map<int32_t, double> left;
           for (int32_t e = 0; e < n; ++e) {
-            if (!out.banned[at(e)] && s.rates[e] > 0) left[e] = static_cast<double>(s.rates[e]);
+            if (within_reach(e, &s) && s.rates[e] > 0) left[e] = static_cast<double>(s.rates[e]);
           }
           for (uint32_t i = 0; i < k; ++i) {
             need(!left.empty());

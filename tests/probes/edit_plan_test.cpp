@@ -91,6 +91,7 @@ TEST_CASE("edits: steps of every op") {
   CHECK(step_of("{'op': 'misroute', 'policy': 'random'}").seed == 1);
   CHECK(step_of("{'op': 'scale_expert', 'by': 0, 'experts': {'3': [1]}}").value == 0);
   CHECK(step_of("{'op': 'top_k', 'k': 1, 'tokens': {'margin_below': 0.25}}").margin_below == 0.25f);
+  CHECK(step_of("{'op': 'top_k', 'k': 1, 'tokens': {'near_tie_below': 0.25}}").near_tie_below == 0.25f);
   for (const char* policy : {"next_best", "swap_last", "worst"})
     CHECK(step_of("{'op': 'misroute', 'policy': '" + std::string(policy) + "'}").n_listed == 0);
   std::vector<int32_t> order = experts_of(step_of("{'op': 'misroute', 'policy': 'permute'}"));
@@ -98,6 +99,35 @@ TEST_CASE("edits: steps of every op") {
   CHECK(order != draw_permutation(8, 1, 4));
   std::sort(order.begin(), order.end());
   CHECK(order == std::vector<int32_t>{0, 1, 2, 3, 4, 5, 6, 7});
+}
+
+TEST_CASE("edits: policies within the groups that are kept") {
+  ModelShape shape;
+  shape.d_model = 4;
+  shape.n_vocab = 8;
+  shape.layers.resize(1);
+  shape.layers[0] = {
+      .moe = true, .n_experts = 8, .n_active = 2, .d_ff = 3, .shared = false, .groups = true, .n_kept = 4};
+  const auto parsed = [&](const std::string& edit) {
+    std::string text = "[" + edit + "]";
+    std::replace(text.begin(), text.end(), '\'', '"');
+    const json::Value value = json::parse(text, "E.json");
+    return EditPlan::parse(json::Ref(value, "E.json"), ".", shape, 1);
+  };
+  const std::string within = "'within': 'kept_groups'}";
+  for (const char* policy : {"next_best", "swap_last", "worst", "random", "gumbel', 'tau': 1, 'seed': 3, 'layers': '0"})
+    CHECK(parsed("{'op': 'misroute', 'policy': '" + std::string(policy) + "', " + within)
+              ->bind({"s", 0, 3, {}})
+              ->router(0)
+              .steps[0]
+              .within_kept);
+  CHECK_FALSE(parsed("{'op': 'misroute', 'policy': 'worst'}")->bind({"s", 0, 3, {}})->router(0).steps[0].within_kept);
+  shape.layers[0].n_kept = 3;
+  CHECK_THROWS_WITH_AS(parsed("{'op': 'misroute', 'policy': 'next_best', " + within),
+                       "E.json: [0]: layer 0: expected at least 4 experts in the groups that are kept, found 3", Error);
+  CHECK_THROWS_WITH_AS(parsed("{'op': 'misroute', 'policy': 'random', 'exclude_original': true, " + within),
+                       doctest::Contains("expected at least 4 experts in the groups"), Error);
+  CHECK_NOTHROW(parsed("{'op': 'misroute', 'policy': 'swap_last', " + within));
 }
 
 TEST_CASE("edits: no-ops are left out, others keep their column") {
@@ -112,6 +142,7 @@ TEST_CASE("edits: no-ops are left out, others keep their column") {
   CHECK(plan->n_edits() == 10);
   CHECK(plan->empty());
   CHECK_FALSE(plan->needs_margin());
+  CHECK(plan_of("[{'op': 'misroute', 'policy': 'worst', 'tokens': {'near_tie_below': 0.5}}]")->needs_margin());
   auto bound = plan->bind(sequence_of(3));
   CHECK(bound->first_position() == INT64_MAX);
   for (int32_t e = 0; e < 10; ++e) CHECK(acting(*bound, 5, e) == "00000");
