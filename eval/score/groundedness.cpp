@@ -15,15 +15,57 @@ std::string lacks_document(const Record& record) { return document_of(record) ? 
 
 // "1912" is not in "19120", so whole words. The whole final answer must stand in the document, or an answer of the
 // record must stand in both.
+bool stands_in(const std::string& document, const Record& record, const Sample& sample) {
+  const std::string found = answer_of(sample.text);
+  if (holds_words(document, found)) return true;
+  return std::any_of(record.answers.begin(), record.answers.end(), [&](const std::string& answer) {
+    const std::string gold = answer_of(answer);
+    return holds_words(found, gold) && holds_words(document, gold);
+  });
+}
+
 std::optional<double> grounded(const Record& record, const Sample& sample) {
   const auto document = document_of(record);
   if (!document || !sample.has_text) return std::nullopt;
-  const std::string found = answer_of(sample.text);
-  if (holds_words(*document, found)) return 1;
-  return as_score(std::any_of(record.answers.begin(), record.answers.end(), [&](const std::string& answer) {
-    const std::string gold = answer_of(answer);
-    return holds_words(found, gold) && holds_words(*document, gold);
-  }));
+  return as_score(stands_in(*document, record, sample));
+}
+
+constexpr size_t n_elsewhere = 20;
+
+// For each record the documents of the next n_elsewhere records (the first follow the last) with another one; each
+// once.
+std::vector<std::vector<std::string>> documents_elsewhere(std::span<const Record> records) {
+  std::vector<std::optional<std::string>> own;
+  for (const Record& record : records) own.push_back(document_of(record));
+  std::vector<std::vector<std::string>> out(records.size());
+  for (size_t r = 0; r < records.size(); ++r)
+    for (size_t step = 1; own[r] && step < records.size() && out[r].size() < n_elsewhere; ++step) {
+      const auto& other = own[(r + step) % records.size()];
+      if (other && *other != *own[r] && std::find(out[r].begin(), out[r].end(), *other) == out[r].end())
+        out[r].push_back(*other);
+    }
+  return out;
+}
+
+std::string lacks_other_documents(std::span<const Record> records) {
+  for (const auto& others : documents_elsewhere(records))
+    if (!others.empty()) return {};
+  return "two documents";
+}
+
+// `grounded` of the same answers in documents that they were not given: what chance does.
+std::vector<ScoredUnit> grounded_elsewhere(const SampleGroup& group) {
+  const auto elsewhere = documents_elsewhere(group.records);
+  std::vector<ScoredUnit> out;
+  for (const Sample& sample : group.samples) {
+    const auto& others = elsewhere[static_cast<size_t>(sample.record)];
+    if (others.empty() || !sample.has_text) continue;
+    const Record& record = group.records[static_cast<size_t>(sample.record)];
+    const auto n = std::count_if(others.begin(), others.end(),
+                                 [&](const std::string& document) { return stands_in(document, record, sample); });
+    out.push_back({sample.record, static_cast<double>(n) / static_cast<double>(others.size())});
+  }
+  return out;
 }
 
 std::string lacks_memory(const Record& record) {
@@ -114,6 +156,12 @@ constexpr std::array rows = {
            .needs = Needs::text,
            .lacks = lacks_document,
            .score = grounded},
+    Scorer{.name = "grounded_elsewhere",
+           .summary = "share of 20 other records' documents in which the same answer would count as grounded; 0 ... 1",
+           .needs = Needs::text,
+           .lacks = lacks_document,
+           .lacks_all = lacks_other_documents,
+           .score_group = grounded_elsewhere},
     Scorer{.name = "context_answer",
            .summary = "the text gives the document's answer and not the memorised one; 0 or 1",
            .needs = Needs::text,

@@ -226,6 +226,28 @@ TEST_CASE("the document's answer or the memorised one") {
   CHECK_THROWS_AS(lacks("memory_answer", R"("answers": ["A"], "memory": 3)"), Error);
 }
 
+TEST_CASE("the chance level of groundedness is what other records' documents give") {
+  Group group;
+  group.add_record(R"("document": "Ann met Bob.", "answers": ["Bob"])");
+  group.add_record(R"("document": "Bob met Cem.")");
+  group.add_record(R"("document": "Bob met Cem.")");  // counts once, and not for the one before
+  group.add_record(R"("document": "Dov met Ann.")");
+  group.add_record(R"("prompt": "p")");
+  group.add(0, "Bob");
+  group.add(0, "It is Bob.", 1);  // holds an answer that the other document has
+  group.add(0, "It is Ann.", 2);
+  group.add(1, "Cem");
+  group.add(3, "met");
+  group.add(4, "met");
+  CHECK(group.units("grounded_elsewhere") == Units{{0, 0.5}, {0, 0.5}, {0, 0}, {1, 0}, {3, 1}});
+  CHECK(lacks("grounded_elsewhere", R"("answers": ["A"])") == "document");
+  const auto together = [&](size_t begin, size_t count) {
+    return find_scorer("grounded_elsewhere")->lacks_all(std::span<const Record>(group.records).subspan(begin, count));
+  };
+  CHECK(together(0, 2) == "");
+  CHECK(together(1, 2) == "two documents");
+}
+
 TEST_CASE("what the document adds to the target's log p") {
   Group group;
   group.add_record(R"("pair": "1", "target": "t", "condition": "with_document")");
