@@ -20,7 +20,8 @@ json::Value row_json(const RiskDifference& row) {
   json::Value out = json::Value::object();
   out.set("layer", int64_t{row.layer}).set("expert", int64_t{row.expert}).set("rd", row.value());
   out.set("ci_lo", row.ci.lo).set("ci_hi", row.ci.hi).set("p", row.p).set("q", row.q);
-  out.set("rd_example", row.rd_example).set("stable", row.stable);
+  out.set("rd_example", row.rd_example).set("stable", row.stable).set("se", row.se);
+  out.set("rd_shrunk", row.rd_shrunk).set("lfsr", row.lfsr);
   if (row.p_maxt >= 0) out.set("p_maxt", row.p_maxt);
   return out;
 }
@@ -45,7 +46,7 @@ std::string contrast_table(const Detection& detection, const ContrastOptions& co
   text += line;
   std::snprintf(line, sizeof line, "smallest p that these records and resamples allow: %.2g\n\n", facts.smallest_p);
   text += line;
-  text += "layer  expert    share A   share B        rd   95 % interval              p        q  stable";
+  text += "layer  expert    share A   share B        rd   95 % interval              p        q  stable    shrunk";
   text += contrast.family_wise ? "   p_maxt\n" : "\n";
   for (const RiskDifference& row : top_experts(detection.rows, top, 0)) {
     const double a = static_cast<double>(row.a1) / static_cast<double>(facts.tokens_a),
@@ -58,6 +59,12 @@ std::string contrast_table(const Detection& detection, const ContrastOptions& co
     } else {
       std::snprintf(line, sizeof line, "[%+8.4f, %+8.4f]  %8.2g %8.2g  %6.2f", row.ci.lo, row.ci.hi, row.p, row.q,
                     row.stable);
+    }
+    text += line;
+    if (std::isnan(row.rd_shrunk)) {
+      std::snprintf(line, sizeof line, "  %8s", "-");
+    } else {
+      std::snprintf(line, sizeof line, "  %+8.4f", row.rd_shrunk);
     }
     text += line;
     if (contrast.family_wise) {

@@ -10,7 +10,9 @@
 #include "base/files.h"
 #include "eval/data/prompt_hash.h"
 #include "eval/detect/bootstrapped.h"
+#include "eval/detect/errors.h"
 #include "eval/detect/relabelled.h"
+#include "eval/statistics/shrinkage.h"
 
 namespace signalbox::eval {
 
@@ -161,6 +163,24 @@ std::vector<std::string> warnings_of(const DetectionFacts& facts, const Contrast
   return out;
 }
 
+// se, rd_shrunk and lfsr of all rows. An expert that nobody selected has no difference, whatever others show.
+void shrink(const ContrastCounts& counts, Detection& out) {
+  const RowErrors errors = difference_errors(counts);
+  std::vector<double> effects;
+  for (const RiskDifference& row : out.rows) effects.push_back(row.value());
+  const Shrinkage shrunk = shrink_effects(effects, errors.errors, errors.freedoms);
+  out.facts.null_share = shrunk.deviations.empty() ? no_number : shrunk.null_share;
+  for (size_t i = 0; i < out.rows.size(); ++i) {
+    RiskDifference& row = out.rows[i];
+    row.se = errors.errors[i];
+    row.rd_shrunk = shrunk.effects[i].mean;
+    row.lfsr = shrunk.effects[i].lfsr;
+    if (row.a1 + row.a2 > 0 || std::isnan(row.se)) continue;
+    row.rd_shrunk = 0;
+    row.lfsr = 1;
+  }
+}
+
 // Step-down p-values from hits: none is below that of a row with a larger statistic.
 std::vector<double> family_wise_ps(const Relabelled& null, int64_t resamples) {
   std::vector<size_t> order(null.squared_t.size());
@@ -236,6 +256,7 @@ Detection detect(const ContrastCounts& counts, const ContrastOptions& options) {
   }
   const std::vector<double> q = benjamini_hochberg(p);
   for (size_t i = 0; i < n_rows; ++i) out.rows[i].q = q[i];
+  shrink(counts, out);
   out.warnings = warnings_of(out.facts, options, n_rows);
   return out;
 }
@@ -245,9 +266,9 @@ Detection detect(const TraceSet& set, const ContrastOptions& options) {
 }
 
 void write_rd_csv(const std::filesystem::path& file, const std::vector<RiskDifference>& rows) {
-  std::vector<std::string_view> header = {"layer",     "expert",   "a1_n",  "d1_n", "a2_n",       "d2_n",
-                                          "rd",        "ci_lo",    "ci_hi", "p",    "q",          "rd_example",
-                                          "rd_weight", "log_odds", "t",     "t_p",  "logit_diff", "stable"};
+  std::vector<std::string_view> header = {
+      "layer",      "expert",    "a1_n",     "d1_n", "a2_n", "d2_n",       "rd",     "ci_lo", "ci_hi",     "p",   "q",
+      "rd_example", "rd_weight", "log_odds", "t",    "t_p",  "logit_diff", "stable", "se",    "rd_shrunk", "lfsr"};
   const bool family_wise = std::any_of(rows.begin(), rows.end(), [](const auto& row) { return row.p_maxt >= 0; });
   if (family_wise) header.push_back("p_maxt");
   CsvWriter csv(header);
@@ -255,6 +276,7 @@ void write_rd_csv(const std::filesystem::path& file, const std::vector<RiskDiffe
     csv.cell(int64_t{row.layer}).cell(int64_t{row.expert}).cell(row.a1).cell(row.d1).cell(row.a2).cell(row.d2);
     csv.cell(row.value()).cell(row.ci.lo).cell(row.ci.hi).cell(row.p).cell(row.q).cell(row.rd_example);
     csv.cell(row.rd_weight).cell(row.log_odds).cell(row.t).cell(row.t_p).cell(row.logit_diff).cell(row.stable);
+    csv.cell(row.se).cell(row.rd_shrunk).cell(row.lfsr);
     if (family_wise) csv.cell(row.p_maxt);
     csv.end_row();
   }
@@ -277,6 +299,7 @@ json::Value contrast_summary(const Detection& detection, const ContrastOptions& 
       .set("q", "Benjamini-Hochberg over all rows")
       .set("t", some_pairs ? "paired t over complete pairs, on shares" : "Welch's t over records, on shares")
       .set("stable", "share of bootstrap replicates among the top " + std::to_string(facts.stable_top) + " by |rd|");
+  tests.set("rd_shrunk", "adaptive shrinkage of rd over all rows: normals around 0 and a point mass at 0");
   if (options.family_wise)
     tests.set("p_maxt", "family-wise over all rows: step-down max-T of the same resamples (Westfall and Young)");
   json::Value out = json::Value::object();
@@ -285,7 +308,7 @@ json::Value contrast_summary(const Detection& detection, const ContrastOptions& 
   out.set("phase", phase_name(options.phase)).set("length_match", options.length_match);
   out.set("tests", std::move(tests)).set("resampling_unit", unit);
   out.set("resamples", options.resamples).set("seed", options.seed).set("stable_top", facts.stable_top);
-  out.set("smallest_p", facts.smallest_p).set("family_wise", options.family_wise);
+  out.set("null_share", facts.null_share).set("smallest_p", facts.smallest_p).set("family_wise", options.family_wise);
   out.set("records_a", facts.records_a).set("records_b", facts.records_b).set("samples", facts.samples);
   out.set("pairs", facts.pairs).set("unpaired_a", facts.unpaired_a).set("unpaired_b", facts.unpaired_b);
   out.set("pair_examples", facts.pair_examples);

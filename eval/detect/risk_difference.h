@@ -26,6 +26,9 @@ struct RiskDifference {
   double t = no_number, t_p = no_number;  // on shares: paired over complete pairs; Welch over records without any pair
   double logit_diff = no_number;          // mean router logit, A - B
   double stable = no_number;              // share of bootstrap replicates with the expert among the top N by |rd|
+  double se = no_number;                  // standard error of value() (difference_errors)
+  double rd_shrunk = no_number;           // value() shrunk by what all rows show (shrink_effects)
+  double lfsr = no_number;                // local false sign rate of rd_shrunk
   double p_maxt = no_number;              // family-wise, step-down max-T; only when asked for
 
   // a1 / (a1 + d1) - a2 / (a2 + d2)
@@ -42,8 +45,9 @@ struct DetectionFacts {
   int64_t pair_examples = 0, examples_a = 0, examples_b = 0;
   int64_t tokens_a = 0, tokens_b = 0, samples = 0;
   int64_t records_without_tokens = 0, tokens_cut = 0;
-  int64_t stable_top = 0;  // the N that was used: at most the number of rows
-  double smallest_p = 1;   // that the number of resamples and that of distinct relabellings allow
+  int64_t stable_top = 0;         // the N that was used: at most the number of rows
+  double null_share = no_number;  // weight of no difference in the prior of rd_shrunk
+  double smallest_p = 1;          // that the number of resamples and that of distinct relabellings allow
 };
 
 struct Detection {
@@ -62,8 +66,8 @@ Detection detect(const ContrastCounts& counts, const ContrastOptions& options);
 // count_contrast and detect in one.
 Detection detect(const TraceSet& set, const ContrastOptions& options);
 
-// rd.csv as in the contract, then t, t_p, logit_diff, stable, and p_maxt where some row has it. Written under another
-// name and renamed.
+// rd.csv as in the contract, then t, t_p, logit_diff, stable, se, rd_shrunk, lfsr, and p_maxt where some row has it.
+// Written under another name and renamed.
 void write_rd_csv(const std::filesystem::path& file, const std::vector<RiskDifference>& rows);
 
 // The "contrast" object of summary.json: conditions, filters, tests, resampling unit, B, seed and the facts.

@@ -149,7 +149,7 @@ TEST_CASE("analyze: a trace of two conditions") {
   // p_maxt is there when asked for.
   const Said family = analyze({trace, "--out", out, "--resamples", "50", "--family-wise", "--quiet"});
   REQUIRE(family.code == 0);
-  check_contains(family.out, "stable   p_maxt");
+  check_contains(family.out, "shrunk   p_maxt");
   CHECK(family.err.empty());
   const CsvTable with = CsvTable::read(dir / "other/rd.csv");
   CHECK(with.header().back() == "p_maxt");

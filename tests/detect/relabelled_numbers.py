@@ -64,7 +64,8 @@ def main():
         order = np.argsort(rng.random((R, 24)), axis=1) if n_pairs == 0 else None
         for e in range(3):
             if n_pairs:
-                sides = x[0 : 2 * n_pairs : 2, e], t[0 : 2 * n_pairs : 2], x[1 : 2 * n_pairs : 2, e], t[1 : 2 * n_pairs : 2]
+                a, b_side = slice(0, 2 * n_pairs, 2), slice(1, 2 * n_pairs, 2)
+                sides = x[a, e], t[a], x[b_side, e], t[b_side]
                 null.append(paired(*sides, swap))
                 observed.append(paired(*sides, np.zeros((1, n_pairs), bool))[0])
             else:

@@ -129,6 +129,10 @@ TEST_CASE("p is the share of labellings with as large a statistic") {
     const Detection found = detect(counts_of(one.a, one.b, one.paired), drawn(20000));
     CAPTURE(expected);
     CHECK(std::abs(found.rows[0].p - expected) < 4 * std::sqrt(expected * (1 - expected) / 20000) + 1e-4);
+    // The error that divides is the column se.
+    const double se = found.rows[0].se;
+    if (std::isfinite(se) && se > 0)
+      CHECK(std::abs(found.rows[0].value()) / se == doctest::Approx(by_residuals(one.a, one.b, one.paired)));
     CHECK(found.rows[1].p == found.rows[0].p);  // what one expert gains, the other loses
     const Relabelled null = relabel_contrast(counts_of(one.a, one.b, one.paired), drawn(1), nullptr);
     const double t = by_residuals(one.a, one.b, one.paired);

@@ -231,6 +231,15 @@ TEST_CASE("risk differences of pairs, of records, and of both") {
     CHECK(never.ci.hi == 0);
     CHECK(never.p == 1);
     CHECK(never.p_maxt == 1);
+    CHECK((never.se == 0 && never.rd_shrunk == 0 && never.lfsr == 1));
+    for (size_t e = 0; e < 3; ++e) {
+      const RiskDifference& row = found.rows[e];
+      CHECK(std::abs(row.rd_shrunk) < std::abs(row.value()));
+      CHECK(row.rd_shrunk * row.value() > 0);
+      CHECK(row.lfsr > 0);
+    }
+    CHECK(found.rows[1].lfsr < found.rows[0].lfsr);
+    CHECK(found.facts.null_share > 0);
     CHECK(never.q == 1);
     CHECK(std::isnan(never.t));
     CHECK(std::isnan(never.t_p));

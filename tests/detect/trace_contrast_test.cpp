@@ -303,15 +303,21 @@ TEST_CASE("rd.csv holds every number in full, and empty cells for what is undefi
   const std::string text = read_file(dir / "rd.csv");
   CHECK(
       text.starts_with("layer,expert,a1_n,d1_n,a2_n,d2_n,rd,ci_lo,ci_hi,p,q,rd_example,rd_weight,log_odds,t,t_p,"
-                       "logit_diff,stable\r\n1,0,7,1,1,6,"));
+                       "logit_diff,stable,se,rd_shrunk,lfsr\r\n1,0,7,1,1,6,"));
   const CsvTable table = CsvTable::read(dir / "rd.csv");
   REQUIRE(table.n_rows() == 4);
   for (size_t i = 0; i < 4; ++i) {
     const RiskDifference& row = found.rows[i];
-    const std::pair<const char*, double> columns[] = {
-        {"rd", row.value()},   {"ci_lo", row.ci.lo},           {"ci_hi", row.ci.hi},         {"p", row.p},
-        {"q", row.q},          {"rd_example", row.rd_example}, {"rd_weight", row.rd_weight}, {"log_odds", row.log_odds},
-        {"stable", row.stable}};
+    const std::pair<const char*, double> columns[] = {{"rd", row.value()},
+                                                      {"ci_lo", row.ci.lo},
+                                                      {"ci_hi", row.ci.hi},
+                                                      {"p", row.p},
+                                                      {"q", row.q},
+                                                      {"rd_example", row.rd_example},
+                                                      {"rd_weight", row.rd_weight},
+                                                      {"log_odds", row.log_odds},
+                                                      {"stable", row.stable},
+                                                      {"se", row.se}};
     for (const auto& [name, value] : columns) CHECK(table.number(i, table.column(name)) == value);
     CHECK(table.text(i, table.column("logit_diff")).empty());
   }

@@ -1,4 +1,4 @@
-"""The numbers of tests/statistics/{changes,power,effects}_test.cpp, by scipy, statsmodels and numpy.
+"""The numbers of tests/statistics/{changes,power,effects,shrinkage}_test.cpp, by scipy, statsmodels and numpy.
 
     pip install numpy scipy statsmodels && python3 tests/statistics/make_numbers.py
 """
@@ -50,7 +50,11 @@ def changes():
 def power():
     for n in (2, 5, 20, 100, 1000):
         bar = stats.t.isf(0.025, n - 1)
-        nc = optimize.brentq(lambda nc: stats.nct.sf(bar, n - 1, nc) + np.nan_to_num(stats.nct.cdf(-bar, n - 1, nc)) - 0.8, 1, 20, xtol=1e-12)
+
+        def found(nc):
+            return stats.nct.sf(bar, n - 1, nc) + np.nan_to_num(stats.nct.cdf(-bar, n - 1, nc))
+
+        nc = optimize.brentq(lambda nc: found(nc) - 0.8, 1, 20, xtol=1e-12)
         # statsmodels' solver stops at about five digits
         assert abs(TTestPower().solve_power(nobs=n, alpha=0.05, power=0.8) * np.sqrt(n) - nc) < 1e-4 * nc
         print(f"    {{{n}, {nc:.12g}}},")
@@ -123,7 +127,43 @@ def effects():
     print("apart", diff, np.quantile(theta, stats.norm.cdf(z0 + (z0 + z) / (1 - a_hat * (z0 + z)))), "p", p)
 
 
+def shrinkage():
+    """Adaptive shrinkage by another optimiser: EM on the logarithms of scipy's densities until nothing moves."""
+    i = np.arange(40)
+    effects = 0.02 * np.sin(7.0 * i) + np.where(i % 8 == 0, 0.3 * np.cos(i), 0)
+    errors = 0.01 + 0.02 * (i % 5) / 4
+    freedoms = np.where(i % 2 == 0, 8.0, 60.0)
+    t = np.abs(effects) / errors
+    s = np.where(t > 0, np.abs(effects) / stats.norm.isf(stats.t.sf(np.maximum(t, 1e-9), freedoms)),
+                 errors * stats.norm.pdf(0) / stats.t.pdf(0, freedoms))
+    least, most = s.min() / 10, 2 * np.sqrt((effects**2 - s**2).max())
+    n = int(np.ceil(np.log(most / least) / np.log(np.sqrt(2))))
+    sd = np.concatenate([[0], most * np.sqrt(2.0) ** -np.arange(n, -1, -1)])
+    log_density = stats.norm.logpdf(effects[:, None], 0, np.sqrt(s[:, None] ** 2 + sd**2))
+    w = np.full(sd.size, 1 / sd.size)
+    prior = np.zeros(sd.size)
+    prior[0] = 9
+    for _ in range(200_000):
+        r = w * np.exp(log_density - log_density.max(1, keepdims=True))
+        r /= r.sum(1, keepdims=True)
+        new = (r.sum(0) + prior) / (effects.size + 9)
+        if np.abs(new - w).max() < 1e-14:
+            break
+        w = new
+    shrink = sd**2 / (sd**2 + s[:, None] ** 2)
+    centre, spread = shrink * effects[:, None], np.sqrt(shrink) * s[:, None]
+    mean = (r * centre).sum(1)
+    with np.errstate(all="ignore"):
+        up = stats.norm.sf(0, centre[:, 1:], spread[:, 1:])
+    positive, negative = (r[:, 1:] * up).sum(1), (r[:, 1:] * (1 - up)).sum(1)
+    lfsr = r[:, 0] + np.minimum(positive, negative)
+    print("null share", w[0])
+    for k in (0, 1, 2, 8, 16, 24, 39):
+        print(f"    {{{k}, {mean[k]:.8f}, {lfsr[k]:.8f}}},")
+
+
 if __name__ == "__main__":
+    shrinkage()
     changes()
     power()
     corrected()
