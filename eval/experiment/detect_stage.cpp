@@ -3,9 +3,12 @@
 #include <algorithm>
 #include <map>
 
+#include "base/csv.h"
 #include "base/files.h"
 #include "eval/data/prompt_hash.h"
 #include "eval/detect/risk_difference.h"
+#include "eval/findings/audit.h"
+#include "eval/findings/format.h"
 #include "eval/routing/trace_set.h"
 #include "eval/routing/usage.h"
 
@@ -23,14 +26,21 @@ class DetectStage {
 
   std::optional<Detected> go() {
     const bool usage = needs_usage(spec_);
-    bool given = usage, generated = false;
-    for (const DetectSpec& one : spec_.detect) (looks_at_generated(one) ? generated : given) = true;
-    if (given && !trace_baseline(dir_ / "trace", false)) return std::nullopt;
-    if (generated && !trace_baseline(dir_ / "trace-generated", true)) return std::nullopt;
+    bool given = usage, generated = false, test_given = false, test_generated = false;
+    for (const DetectSpec& one : spec_.detect) {
+      (looks_at_generated(one) ? generated : given) = true;
+      if (one.held_out) (looks_at_generated(one) ? test_generated : test_given) = true;
+    }
+    const std::vector<int64_t>& tested = run_.experiment.splits.test;
+    if (given && !trace_baseline(dir_ / "trace", seen_records(), false)) return std::nullopt;
+    if (generated && !trace_baseline(dir_ / "trace-generated", seen_records(), true)) return std::nullopt;
+    if (test_given && !trace_baseline(dir_ / "trace-test", tested, false)) return std::nullopt;
+    if (test_generated && !trace_baseline(dir_ / "trace-test-generated", tested, true)) return std::nullopt;
     Detected detected;
     for (const DetectSpec& one : spec_.detect) {
       detected.files[one.name] = fs::absolute(dir_ / one.name / "rd.csv");
       rank(one);
+      if (one.held_out) hold_out(one);
     }
     if (usage) detected.usage = count_usage();
     return detected;
@@ -59,9 +69,9 @@ class DetectStage {
   }
 
   // False when interrupted.
-  bool trace_baseline(const fs::path& dir, bool generated) const {
+  bool trace_baseline(const fs::path& dir, const std::vector<int64_t>& records, bool generated) const {
     if (fs::exists(dir / "trace.safetensors") && fs::exists(dir / "records.jsonl")) return true;
-    Evaluation evaluation = evaluation_of(run_, seen_records(), {});
+    Evaluation evaluation = evaluation_of(run_, records, {});
     evaluation.generates = generated;
     BoundIntervention baseline;
     baseline.name = spec_.baseline;
@@ -117,6 +127,35 @@ class DetectStage {
       prompts[record.id] = prompt_hashes(record, run_.records[at]->prompt, run_.session.encode);
     }
     return prompts;
+  }
+
+  // The contrast on the records of the test split, beside the top of the ranking.
+  void hold_out(const DetectSpec& one) const {
+    constexpr size_t n_shown = 10;
+    const fs::path dir = dir_ / one.name;
+    if (fs::exists(dir / "held_out.csv")) return;
+    run_.begin_stage("measuring " + one.name + " on the test records", 2 * spec_.resamples);
+    const TraceSet set({dir_ / (looks_at_generated(one) ? "trace-test-generated" : "trace-test")});
+    const Detection found = detect(set, contrast_of(one));
+    std::map<std::pair<int64_t, int64_t>, const RiskDifference*> rows;
+    CsvWriter csv({"layer", "expert", "rd", "ci_lo", "ci_hi"});
+    for (const RiskDifference& row : found.rows) {
+      rows[{row.layer, row.expert}] = &row;
+      csv.cell(int64_t{row.layer}).cell(int64_t{row.expert}).cell(row.value()).cell(row.ci.lo).cell(row.ci.hi);
+      csv.end_row();
+    }
+    write_file_atomically(dir / "held_out.csv", csv.text());
+    run_.note("detect " + one.name + ": the first experts by |rd|, there and on the test records, 95 % intervals");
+    const std::vector<RankedExpert> ranking = by_magnitude(read_ranking(dir / "rd.csv"));
+    for (size_t i = 0; i < std::min(n_shown, ranking.size()); ++i) {
+      const RankedExpert& expert = ranking[i];
+      const auto row = rows.find({expert.layer, expert.expert});
+      if (row == rows.end()) continue;
+      run_.note("  layer " + std::to_string(expert.layer) + ", expert " + std::to_string(expert.expert) + ": " +
+                format_difference(expert.rd, 4) + " " + format_interval(expert.ci_lo, expert.ci_hi, 4, true) + ", " +
+                format_difference(row->second->value(), 4) + " " +
+                format_interval(row->second->ci.lo, row->second->ci.hi, 4, true));
+    }
   }
 
   // How often the baseline selects each expert of the model.

@@ -9,8 +9,9 @@
 
 namespace signalbox::eval {
 
-// Makes what is missing of DIR/detect: traces, NAME/rd.csv and NAME/summary.json, usage.csv. nullopt when interrupted.
-// Throws Error.
+// Makes what is missing of DIR/detect: traces, NAME/rd.csv and NAME/summary.json, usage.csv; for stages with "held_out"
+// also NAME/held_out.csv (layer, expert, rd, ci_lo, ci_hi: the same contrast on the records of the test split, which
+// had no part in the ranking). nullopt when interrupted. Throws Error.
 std::optional<Detected> run_detection(const RunContext& run);
 
 }  // namespace signalbox::eval

@@ -408,6 +408,10 @@ class SpecParser {
         throw Error(spec_.where, use.path + ": expected a \"split\", for experts found in a run's own data cannot be " +
                                      "tested on the same records, found none");
     }
+    for (const DetectSpec& stage : spec_.detect)
+      if (stage.held_out && !spec_.split && !spec_.cross_fit)
+        throw Error(spec_.where, "detect." + stage.name + ".held_out: expected a \"split\", whose test records are " +
+                                     "measured beside those of detection, found none");
     if (!spec_.detect.empty() && spec_.split && spec_.split->detect.empty())
       throw Error(spec_.where, "split: expected \"detect\", the split that detection sees, found none");
   }

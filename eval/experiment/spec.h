@@ -38,6 +38,7 @@ struct DetectSpec {
   Phase phase = Phase::given;
   bool length_match = false;
   std::optional<int64_t> stable_top;
+  bool held_out = false;  // the same contrast is also measured on the records of the test split
 };
 
 struct ControlsSpec {

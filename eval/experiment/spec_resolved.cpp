@@ -33,7 +33,8 @@ json::Value detect_json(const DetectSpec& detect) {
       .set("span", optional_text(detect.span))
       .set("phase", phases[static_cast<size_t>(detect.phase)])
       .set("length_match", detect.length_match)
-      .set("stable_top", detect.stable_top ? json::Value(*detect.stable_top) : json::Value());
+      .set("stable_top", detect.stable_top ? json::Value(*detect.stable_top) : json::Value())
+      .set("held_out", detect.held_out);
   return out;
 }
 

@@ -147,9 +147,13 @@ std::string listed(const std::set<std::string>& names) {
   return text.empty() ? "none has any" : text;
 }
 
-void check_stage(const ExperimentSpec& spec, const DetectSpec& stage, const std::vector<Record>& records) {
+constexpr const char* split_to_detect_on = "of the split to detect on";
+constexpr const char* split_held_out = "of the split to test on, for \"held_out\"";
+
+// `whose`: what the records are called.
+void check_stage(const ExperimentSpec& spec, const DetectSpec& stage, const std::vector<Record>& records,
+                 const std::string& whose) {
   const std::string path = "detect." + stage.name;
-  const std::string whose = spec.split ? "of the split to detect on" : "of the records";
   std::set<std::string> conditions;
   std::map<std::string, std::pair<bool, bool>> sides;  // pair -> has a record under A, under B
   for (const Record& record : records) {
@@ -263,7 +267,10 @@ CheckedData check_against_records(const ExperimentSpec& spec, const std::vector<
   evaluated.insert(evaluated.end(), tuned.begin(), tuned.end());
 
   const std::vector<Record> detected = chosen(records, split.splits.detect);
-  for (const DetectSpec& stage : spec.detect) check_stage(spec, stage, detected);
+  for (const DetectSpec& stage : spec.detect) {
+    check_stage(spec, stage, detected, spec.split ? split_to_detect_on : "of the records");
+    if (stage.held_out) check_stage(spec, stage, tested, split_held_out);
+  }
 
   const std::vector<std::string> spans = span_names(evaluated);
   for (const InterventionSpec& intervention : spec.interventions) {
@@ -292,9 +299,10 @@ CheckedData check_against_records(const ExperimentSpec& spec, const std::vector<
 
 void check_deal(const ExperimentSpec& spec, const std::vector<Record>& records, const Deal& deal) {
   const std::vector<Record> detected = chosen(records, deal.detect), tested = chosen(records, deal.test);
-  ExperimentSpec own = spec;
-  own.split.emplace();  // messages then speak of the split
-  for (const DetectSpec& stage : spec.detect) check_stage(own, stage, detected);
+  for (const DetectSpec& stage : spec.detect) {
+    check_stage(spec, stage, detected, split_to_detect_on);
+    if (stage.held_out) check_stage(spec, stage, tested, split_held_out);
+  }
   for (size_t i = 0; spec.metrics_given && i < spec.metrics.size(); ++i)
     check_metric(spec, "metrics[" + std::to_string(i) + "]", spec.metrics[i], tested);
 }

@@ -45,7 +45,10 @@ std::string effect_text(const AuditRow& row, int decimals) {
          html_escape(format_p(row.q)) + "</span>";
 }
 
-std::string top_table(const std::vector<RankedExpert>& ranking, const std::vector<AuditRow>& audit) {
+std::string top_table(const std::vector<RankedExpert>& ranking, const std::vector<AuditRow>& audit,
+                      const std::vector<RankedExpert>& held_out) {
+  std::map<ExpertId, const RankedExpert*> held;
+  for (const RankedExpert& one : held_out) held[{one.layer, one.expert}] = &one;
   std::vector<std::string> metrics;
   std::map<std::pair<std::string, ExpertId>, const AuditRow*> effects;
   std::set<ExpertId> audited;
@@ -58,6 +61,7 @@ std::string top_table(const std::vector<RankedExpert>& ranking, const std::vecto
     audited.insert({row.expert.layer, row.expert.expert});
   }
   std::vector<std::string> headings = {"layer", "expert", "rd [95 % CI]", "q"};
+  if (!held.empty()) headings.push_back("rd on test records");
   for (const std::string& metric : metrics) headings.push_back("effect on " + html_escape(metric));
   std::vector<std::vector<std::string>> rows;
   size_t listed = 0;
@@ -68,6 +72,13 @@ std::string top_table(const std::vector<RankedExpert>& ranking, const std::vecto
     rows.push_back({std::to_string(one.layer), std::to_string(one.expert),
                     format_difference(one.rd, 4) + " " + format_interval(one.ci_lo, one.ci_hi, 4, true),
                     html_escape(format_p(one.q))});
+    if (!held.empty()) {
+      const auto found = held.find({one.layer, one.expert});
+      rows.back().push_back(found == held.end()
+                                ? ""
+                                : format_difference(found->second->rd, 4) + " " +
+                                      format_interval(found->second->ci_lo, found->second->ci_hi, 4, true));
+    }
     for (const std::string& metric : metrics) {
       const auto found = effects.find({metric, ExpertId{one.layer, one.expert}});
       rows.back().push_back(found == effects.end() ? "" : effect_text(*found->second, decimals_for(largest[metric])));
@@ -217,7 +228,8 @@ std::pair<std::string, std::string> conditions_of(const std::filesystem::path& d
 }
 
 std::string ranking_section(const std::string& title, const std::pair<std::string, std::string>& conditions,
-                            const std::vector<RankedExpert>& ranking, const std::vector<AuditRow>& audit) {
+                            const std::vector<RankedExpert>& ranking, const std::vector<AuditRow>& audit,
+                            const std::vector<RankedExpert>& held_out) {
   std::set<ExpertId> audited;
   for (const AuditRow& row : audit) audited.insert({row.expert.layer, row.expert.expert});
   std::string out = "<h3>" + html_escape(title) + "</h3>";
@@ -238,7 +250,11 @@ std::string ranking_section(const std::string& title, const std::pair<std::strin
         "effect do not go together, the ranking shows use, not cause.</p>" +
         scatters(audit);
   }
-  return out + top_table(ranking, audit);
+  if (!held_out.empty())
+    out +=
+        "<p class=\"small\">The first of a ranking are first partly by luck. rd on test records: the same contrast on "
+        "records that had no part in the ranking.</p>";
+  return out + top_table(ranking, audit, held_out);
 }
 
 std::string analysis_sections(const std::filesystem::path& dir, const RunFindings* run) {

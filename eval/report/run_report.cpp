@@ -439,8 +439,11 @@ std::string detection_section(const fs::path& dir, const RunFindings& findings) 
   std::string out;
   for (const fs::path& stage : stages) {
     const std::vector<RankedExpert> ranking = read_ranking(stage / "rd.csv");
+    std::vector<RankedExpert> held_out;
+    if (fs::exists(stage / "held_out.csv")) held_out = read_ranking(stage / "held_out.csv");
     const std::string name = "Stage " + stage.lexically_relative(dir / "detect").string();
-    const std::string section = ranking_section(name, conditions_of(stage), ranking, audit_rows(findings, ranking));
+    const std::string section =
+        ranking_section(name, conditions_of(stage), ranking, audit_rows(findings, ranking), held_out);
     const bool point = stage.parent_path() != dir / "detect";
     out += point ? "<details><summary>" + html_escape(name) + "</summary>" + section + "</details>\n" : section;
   }

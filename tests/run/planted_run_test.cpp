@@ -9,6 +9,7 @@
 #include <sstream>
 #include <string>
 
+#include "base/csv.h"
 #include "base/json.h"
 #include "tests/support.h"
 
@@ -46,7 +47,7 @@ std::string records(int pairs, bool permuted) {
 }
 
 constexpr const char* spec_text = R"({"model": "model", "data": "data.jsonl",
-  "detect": {"digits": {"contrast": "digits:letters"}},
+  "detect": {"digits": {"contrast": "digits:letters", "held_out": true}},
   "interventions": [{"name": "baseline"}, {"name": "off", "edits": [{"op": "deactivate", "mode": "ban",
     "experts": {"from": "detect:digits", "top": 2, "sign": "+", "q_below": 0.05}}]}],
   "controls": {"random": 5}, "metrics": ["ppl", "kl"], "split": {"detect": "a", "test": "b"}, "resamples": 2000})";
@@ -64,6 +65,28 @@ TEST_CASE("an experiment finds planted experts and bans them") {
   const std::string run = test::binary() + " run " + (temporary / "spec.json").string() + " --quiet --out ";
   const Ran ran = run_command(run + (temporary / "out").string());
   REQUIRE_MESSAGE(ran.code == 0, ran.err);
+  // The same contrast on the test records: what analyze finds in their trace.
+  const fs::path detect = temporary / "out/detect";
+  REQUIRE(run_command(test::binary() + " analyze " + (detect / "trace-test").string() + " --contrast digits:letters " +
+                      "--phase given --resamples 2000 --quiet --out " + (temporary / "analysis").string())
+              .code == 0);
+  const CsvTable held_out = CsvTable::read(detect / "digits/held_out.csv"),
+                 analyzed = CsvTable::read(temporary / "analysis/rd.csv"),
+                 rd = CsvTable::read(detect / "digits/rd.csv");
+  CHECK(held_out.header() == std::vector<std::string>{"layer", "expert", "rd", "ci_lo", "ci_hi"});
+  REQUIRE(held_out.n_rows() == analyzed.n_rows());
+  REQUIRE(held_out.n_rows() == rd.n_rows());
+  int other = 0;
+  for (size_t i = 0; i < held_out.n_rows(); ++i) {
+    for (const char* column : {"layer", "expert", "rd", "ci_lo", "ci_hi"})
+      CHECK(held_out.text(i, held_out.column(column)) == analyzed.text(i, analyzed.column(column)));
+    other += held_out.text(i, 2) != rd.text(i, rd.column("rd"));
+    if (held_out.integer(i, 0) == 1 && held_out.integer(i, 1) == 3) CHECK(held_out.number(i, 3) > 0);
+  }
+  CHECK(other > 0);
+  CHECK(read_file(temporary / "out/report.html").find("rd on test records") != std::string::npos);
+  CHECK(read_file(temporary / "out/log.txt").find("detect digits: the first experts") != std::string::npos);
+
   const json::Value plan = json::parse(read_file(temporary / "out/plan.json"), "plan.json");
   std::set<std::string> names;
   for (const json::Value& one : plan.find("interventions")->items()[0].items()) {

@@ -346,6 +346,9 @@ TEST_CASE("bad specs are refused before the model is opened") {
           "interventions": [{"name": "baseline"}, {"name": "off", "edits": [{"op": "deactivate", "mode": "ban",
           "experts": {"from": "detect:m", "top": 3}}]}])",
        "split"},
+      {R"("detect": {"m": {"contrast": "with_document:without_document", "held_out": true}},
+          "interventions": [{"name": "baseline"}])",
+       "detect.m.held_out: expected a \"split\""},
       {R"("interventions": [{"name": "on", "edits": []}])", "baseline"},
       {R"("interventions": [{"name": "baseline"}], "seed_list": [1])", "seed_list"}};
   for (const Case& one : cases) {

@@ -34,7 +34,8 @@ TEST_CASE("spec: every key is read") {
   const ExperimentSpec spec = spec_of(
       "'generate': {'max_tokens': 8, 'temperature': 0.5, 'top_p': 0.9, 'top_k': 3, 'samples': 2, 'stop': ['a', 'b'], "
       "'ignore_eos': true}, 'programs': [{'name': 'R0'}, {'name': 'R1', 'suffix': '!'}], "
-      "'detect': {'mem': {'contrast': 'A:B', 'span': 'question', 'phase': 'given', 'length_match': true, "
+      "'detect': {'mem': {'contrast': 'A:B', 'span': 'question', 'phase': 'given', 'length_match': true, 'held_out': "
+      "true, "
       "'stable_top': 7}, 'gen': {'contrast': ['x:y', 'z'], 'phase': 'generated'}}, "
       "'interventions': [{'name': 'none'}, {'name': 'off', 'description': 'Memory off', 'edits': [{'op': 'deactivate', "
       "'mode': 'ban', 'experts': {'from': 'detect:mem', 'top': 8, 'sign': '-'}}]}, {'name': 'g', 'grid': {'k': [1, "
@@ -65,6 +66,8 @@ TEST_CASE("spec: every key is read") {
   CHECK(spec.detect[0].phase == Phase::given);
   CHECK(spec.detect[0].length_match);
   CHECK(spec.detect[0].stable_top == 7);
+  CHECK(spec.detect[0].held_out);
+  CHECK(!spec.detect[1].held_out);
   CHECK(spec.detect[1].a == "x:y");
   CHECK(spec.detect[1].phase == Phase::generated);
   REQUIRE(spec.interventions.size() == 5);
