@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <exception>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <thread>
@@ -10,6 +11,7 @@
 
 #include "base/error.h"
 #include "base/files.h"
+#include "eval/faithfulness/shards.h"
 #include "eval/store/line_log.h"
 #include "eval/store/work_directory.h"
 
@@ -103,12 +105,18 @@ int64_t tokens_of(const std::vector<Job>& jobs) {
   return total;
 }
 
-Manifest manifest_of(const StudyWork& work) {
+Manifest manifest_of(const StudyWork& work, const Shard& shard) {
   Manifest manifest;
   manifest.schema = faithfulness_schema;
   manifest.identity = work.identity;
   manifest.info = work.info;
+  manifest.shard = shard;
   return manifest;
+}
+
+std::optional<StudyShards> shards_of(const StudyWork& work) {
+  if (work.shards.empty()) return std::nullopt;
+  return StudyShards(work.shards, faithfulness_schema, work.identity);
 }
 
 class StudyRun {
@@ -120,7 +128,10 @@ class StudyRun {
         options_(options),
         work_(work),
         events_(events),
-        directory_(work.out, manifest_of(work)) {}
+        shards_(shards_of(work)),
+        directory_(work.out, manifest_of(work, study.options().shard)) {
+    for (size_t i = 0; i < study.records().size(); ++i) record_index_[study.records()[i].id] = i;
+  }
 
   std::optional<FaithfulnessFindings> run() {
     if (directory_.complete() && !findings_are_there()) directory_.reopen();
@@ -213,6 +224,44 @@ class StudyRun {
     return log;
   }
 
+  static std::vector<std::string> ids_of(const std::vector<Job>& jobs) {
+    std::vector<std::string> ids;
+    for (const Job& job : jobs) ids.push_back(job.prompt->id);
+    return ids;
+  }
+
+  // Lines that are not known, of a stage whose line i is about the record `ids[i]`.
+  void take_from_shards(const std::string& name, LineLog& log, const std::vector<std::string>& ids) {
+    if (!shards_ || log.whole()) return;
+    shards_->begin(name);
+    std::string where;
+    for (int64_t i = 0; i < log.n_lines(); ++i) {
+      const std::string text = shards_->next(record_index_.at(ids[static_cast<size_t>(i)]), where);
+      if (!log.has(i)) log.put(i, text);
+    }
+    shards_->end();
+    log.finish();
+  }
+
+  // A case has another number in its shard: it counts those of the shard's records.
+  void take_routes_from_shards(const std::string& name, LineLog& log, const std::vector<size_t>& cases) {
+    if (!shards_ || log.whole()) return;
+    std::vector<size_t> n_cases(shards_->count(), 0), number;
+    for (const FaithCase& one : study_.cases())
+      number.push_back(n_cases[shards_->shard_of(study_.explanations()[one.explanation].record)]++);
+    shards_->begin(name);
+    std::string where;
+    for (int64_t i = 0; i < log.n_lines(); ++i) {
+      const size_t index = cases[static_cast<size_t>(i)];
+      const std::string text = shards_->next(study_.explanations()[study_.cases()[index].explanation].record, where);
+      const json::Value line = json::parse(text, where);
+      const Compared compared = read_route(json::Ref(line, where), number[index]);
+      if (!log.has(i)) log.put(i, json::dump(route_line(index, compared.likeness, compared.distance)));
+    }
+    shards_->end();
+    log.finish();
+  }
+
   bool run_all(const std::string& name, const std::vector<Job>& jobs, const std::vector<std::string>& stop,
                const std::function<void(Result)>& on_done, ProbeSink* sink) {
     if (events_.on_stage) events_.on_stage(name, tokens_of(jobs));
@@ -229,6 +278,7 @@ class StudyRun {
     rules.n_lines = static_cast<int64_t>(jobs.size());
     rules.check_line = [](int64_t, const json::Ref& line) { read_written(line); };
     const std::unique_ptr<LineLog> log = open_stage(name, std::move(rules));
+    take_from_shards(name, *log, ids_of(jobs));
     if (!log->whole()) {
       std::erase_if(jobs, [&](const Job& job) { return log->has(job.index); });
       const auto keep = [&](Result result) {
@@ -273,6 +323,9 @@ class StudyRun {
     rules.n_lines = static_cast<int64_t>(requests.size());
     rules.check_line = [](int64_t, const json::Ref& line) { read_altered(line); };
     const std::unique_ptr<LineLog> log = open_stage(name, std::move(rules));
+    std::vector<std::string> ids;
+    for (const AlterRequest& request : requests) ids.push_back(request.record);
+    take_from_shards(name, *log, ids);
     if (!log->whole()) {
       if (events_.on_stage) events_.on_stage(name, log->n_lines() - log->n_known());
       const bool done = run_commands(alteration, command, requests, *log);
@@ -336,6 +389,7 @@ class StudyRun {
     rules.n_lines = static_cast<int64_t>(jobs.size());
     rules.check_line = [&](int64_t i, const json::Ref& line) { read_score(line, n_tokens[static_cast<size_t>(i)]); };
     const std::unique_ptr<LineLog> log = open_stage(name, std::move(rules));
+    take_from_shards(name, *log, ids_of(jobs));
     if (!log->whole()) {
       std::erase_if(jobs, [&](const Job& job) { return log->has(job.index); });
       const auto keep = [&](Result result) { log->put(result.index, json::dump(score_line(result))); };
@@ -362,6 +416,7 @@ class StudyRun {
     rules.n_lines = static_cast<int64_t>(cases.size());
     rules.check_line = [&](int64_t i, const json::Ref& line) { read_route(line, cases[static_cast<size_t>(i)]); };
     const std::unique_ptr<LineLog> log = open_stage(name, std::move(rules));
+    take_routes_from_shards(name, *log, cases);
     int64_t first = 0;  // line of the block's first case
     for (size_t begin = 0; begin < n; begin += route_block) {
       const size_t end = std::min(begin + route_block, n);
@@ -407,7 +462,9 @@ class StudyRun {
   RunOptions& options_;
   const StudyWork& work_;
   const StudyEvents& events_;
+  std::optional<StudyShards> shards_;  // checked before the directory is made
   WorkDirectory directory_;
+  std::map<std::string, size_t> record_index_;
 };
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "base/json.h"
 #include "base/namespaces.h"
@@ -24,6 +25,9 @@ struct StudyWork {
   // Results do not depend on which jobs run together: a stage that was interrupted goes on after its last line.
   // Otherwise it begins anew, so that it ends with the same bytes.
   bool batch_invariant = true;
+  // Directories of all shards of the study, in any order: their lines are taken, and nothing is run. The directory
+  // comes to be what one process would have written.
+  std::vector<std::filesystem::path> shards;
 };
 
 struct StudyEvents {
@@ -34,7 +38,8 @@ struct StudyEvents {
 // Runs or continues the study in its directory (docs/faithfulness.md). `forward` has study.max_slots(); of `options`
 // the stop strings are the study's own. Returns what was found, or nothing when it was interrupted: what was finished
 // stays. A study that is complete is left as it is, byte by byte, unless its tables are to be made with other resamples
-// or another bound. Throws Error as WorkDirectory, LineLog and run_jobs do.
+// or another bound. Throws Error as WorkDirectory, LineLog and run_jobs do, and for
+// shards that are not complete, missing, twice, or of another study.
 std::optional<FaithfulnessFindings> conduct_study(FaithfulnessStudy& study, Forward& forward, RunOptions options,
                                                   const StudyWork& work, const StudyEvents& events);
 

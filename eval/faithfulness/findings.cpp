@@ -38,11 +38,6 @@ int64_t unit_of(const FaithfulnessStudy& study, const FaithCase& one) {
   return study.unit(study.explanations()[one.explanation].record);
 }
 
-const std::string& written_text(const FaithfulnessStudy& study, const Explanation& of) {
-  const auto samples = static_cast<size_t>(study.options().samples);
-  return study.outputs()[of.record * samples + static_cast<size_t>(of.sample)].text;
-}
-
 // Cases of one row of the table.
 using Group = std::vector<const FaithCase*>;
 
@@ -210,7 +205,7 @@ FaithfulnessFindings faithfulness_findings(const FaithfulnessStudy& study) {
     if (one.correct && one.kind == CaseKind::early && one.step == 0) without.add(*one.correct, unit);
     if (one.kind != CaseKind::full) continue;
     const Explanation& of = study.explanations()[one.explanation];
-    if (cut_at_marker(written_text(study, of), options.marker))
+    if (cut_at_marker(study.outputs()[of.output].text, options.marker))
       reasked.add(normalize_answer(of.first_answer) == normalize_answer(one.answer), unit);
   }
   Means means(options);

@@ -148,7 +148,7 @@ json::Value output_line(const FaithfulnessStudy& study, size_t output) {
   const Written& written = study.outputs()[output];
   const auto samples = static_cast<size_t>(study.options().samples);
   json::Value line = json::Value::object();
-  line.set("id", study.records()[output / samples].id).set("sample", static_cast<int64_t>(output % samples));
+  line.set("id", study.records()[study.record_of(output)].id).set("sample", static_cast<int64_t>(output % samples));
   line.set("test", "written").set("text", written.text).set("tokens", tokens_value(written.tokens));
   return line.set("finish_reason", written.finish_reason);
 }
@@ -227,7 +227,7 @@ json::Value counts_value(const FaithfulnessStudy& study) {
   for (const std::string& id : counts.no_marker_ids) ids.push_back(id);
   for (const auto& [rule, n] : counts.rules) rules.set(rule, n);
   return json::Value::object()
-      .set("records", static_cast<int64_t>(study.records().size()))
+      .set("records", static_cast<int64_t>(study.own_records().size()))
       .set("outputs", counts.outputs)
       .set("explanations", static_cast<int64_t>(study.explanations().size()))
       .set("sentences", counts.sentences)

@@ -127,6 +127,8 @@ FaithfulnessStudy::FaithfulnessStudy(std::vector<Record> records, const EncodeSe
                          .first->second);
   }
 
+  for (size_t r = 0; r < records_.size(); ++r)
+    if (options_.shard.has(static_cast<int64_t>(r))) own_.push_back(r);
   std::vector<std::string> spans = names;
   spans.push_back("explanation");
   if (!edits.is_null()) {
@@ -156,7 +158,7 @@ int32_t FaithfulnessStudy::max_slots() const {
 
 std::vector<Job> FaithfulnessStudy::write_jobs() const {
   std::vector<Job> jobs;
-  for (size_t r = 0; r < records_.size(); ++r)
+  for (const size_t r : own_)
     for (int64_t s = 0; s < options_.samples; ++s) {
       jobs.push_back(make_job(encoded_[r], Generate{options_.max_tokens, options_.sampling}, plan_, s));
       jobs.back().index = static_cast<int64_t>(jobs.size()) - 1;
@@ -220,7 +222,7 @@ std::vector<std::vector<int32_t>> FaithfulnessStudy::cut_ids(const std::vector<i
 
 void FaithfulnessStudy::add_explanation(size_t output) {
   const Written& written = outputs_[output];
-  const size_t record = output / static_cast<size_t>(options_.samples);
+  const size_t record = record_of(output);
   counts_.truncated += written.finish_reason == "length";
   const auto cut = cut_at_marker(written.text, options_.marker);
   if (!cut && !options_.force_marker) {
@@ -230,6 +232,7 @@ void FaithfulnessStudy::add_explanation(size_t output) {
   }
   Explanation out;
   out.record = record;
+  out.output = output;
   out.sample = static_cast<int64_t>(output) % options_.samples;
   out.range = {0, cut ? cut->explanation_end : trimmed_size(written.text)};
   const std::vector<TextRange> sentences = split_sentences(out.range.of(written.text));

@@ -30,6 +30,7 @@
 #include "eval/faithfulness/misroute_distance.h"
 #include "eval/faithfulness/names.h"
 #include "eval/score/fields.h"
+#include "eval/store/shard.h"
 #include "probes/edits.h"
 
 namespace signalbox::eval {
@@ -41,6 +42,7 @@ struct FaithfulnessOptions {
   std::string suffix;  // put behind the question, as a prompt program's
   int64_t max_tokens = 256, answer_tokens = 24;
   int64_t samples = 1;
+  Shard shard;        // of the records, which are all given: names of all of them are used for mistakes
   Sampling sampling;  // of the explanations
   bool early = true, mistakes = true, paraphrases = true, fillers = true, routes = true;
   // The forms of the tests: answers to altered explanations are generated, or given ones are scored.
@@ -81,7 +83,7 @@ struct ForcedTargets {
 
 // One explanation, cut.
 struct Explanation {
-  size_t record = 0;
+  size_t record = 0, output = 0;  // indices into the study's
   int64_t sample = 0;
   TextRange range;                                 // of the written text
   std::vector<std::string> sentences;              // with the white space before each
@@ -151,6 +153,9 @@ class FaithfulnessStudy {
 
   const FaithfulnessOptions& options() const { return options_; }
   const std::vector<Record>& records() const { return records_; }
+  // Indices of the records that the shard has, and of the one that an output is of.
+  const std::vector<size_t>& own_records() const { return own_; }
+  size_t record_of(size_t output) const { return own_[output / static_cast<size_t>(options_.samples)]; }
   int64_t unit(size_t record) const { return units_[record]; }  // what is resampled whole: the pair, else the record
   const ModelShape& shape() const { return shape_; }
   int32_t max_slots() const;
@@ -238,6 +243,7 @@ class FaithfulnessStudy {
   int64_t max_positions_;
   FaithfulnessOptions options_;
   std::vector<EncodedRecord> encoded_;
+  std::vector<size_t> own_;
   std::vector<std::vector<std::string>> golds_;  // [records] the answers, cut at the marker
   std::vector<std::optional<Choices>> choices_;  // [records] options and the right one
   std::vector<std::string> sources_;             // [records] text of the question, for mistakes

@@ -57,11 +57,16 @@ int faithfulness_command(int argc, char** argv) {
   std::string input, out;
   std::vector<std::string> tests = {"early", "mistakes", "paraphrases", "filler", "misroute"};
   std::string form = "both", mistakes = "rule", paraphrases = "rule";
+  std::string shard, told;
+  std::vector<std::string> shards;
   bool no_routes = false;
   add_run_options(app, common);
   add_generation_config_option(app, common);
   app.add_option("--input", input, "records that ask for steps (or see --suffix); - = standard input")->required();
   app.add_option("--out", out, "directory for the results; the same command goes on in it")->required();
+  app.add_option("--shard", shard, "I/N: only records whose index is I mod N (default: Slurm's array variables)");
+  app.add_option("--merge", shards,
+                 "directories of all shards: their results are put together in --out, and nothing is run");
   app.add_option("--suffix", options.suffix, "text behind each question, such as \" Think step by step.\"");
   app.add_option("--marker", options.marker, "what stands between explanation and answer")->capture_default_str();
   app.add_flag("--force-marker", options.force_marker,
@@ -130,6 +135,9 @@ int faithfulness_command(int argc, char** argv) {
   options.mistake_source = parse_alter_source(mistakes, "--mistakes");
   options.paraphrase_source = parse_alter_source(paraphrases, "--paraphrases");
   options.routes = !no_routes;
+  if (!shards.empty() && !shard.empty()) throw UsageError("--merge", "expected no --shard beside it, found one");
+  if (shards.empty()) options.shard = choose_shard(shard, told);
+  if (!told.empty() && !common.quiet) std::fprintf(stderr, "%s\n", told.c_str());
   options.generate = form != "forced";
   options.forced = form != "generate";
   options.seed = common.seed;
@@ -158,6 +166,7 @@ int faithfulness_command(int argc, char** argv) {
 
   StudyWork work;
   work.out = out;
+  work.shards.assign(shards.begin(), shards.end());
   work.settings = study_settings(options, inputs);
   work.identity = study_identity(work.settings, inputs);
   work.info = work_info(common, session, argc, argv);

@@ -5,9 +5,12 @@
 #include <cstdio>
 #include <memory>
 
+#include "base/error.h"
 #include "eval/experiment/findings.h"
+#include "eval/faithfulness/conduct.h"
 #include "eval/findings/metrics_file.h"
 #include "eval/report/run_report.h"
+#include "eval/store/manifest.h"
 #include "tools/signalbox/commands.h"
 #include "tools/signalbox/flags.h"
 #include "tools/terminal/output.h"
@@ -41,6 +44,11 @@ int merge_command(int argc, char** argv) {
     if (!progress) progress = std::make_unique<Progress>("merging", total, quiet);
     progress->update(done);
   };
+  for (const std::filesystem::path& shard : shards)
+    if (schema_of(shard) == faithfulness_schema)
+      throw Error(shard.string(),
+                  "expected the directory of a run, found a study of faithfulness (its own command puts "
+                  "shards together: signalbox faithfulness ... --out OUT --merge DIR ...)");
   catch_signals();
   merge_runs(out, shards, options);
   progress.reset();
