@@ -282,7 +282,7 @@ TEST_CASE("faithfulness: a torn line is cut off, a foreign one is refused") {
 TEST_CASE("faithfulness: killed at any moment, a study goes on to the same bytes" *
           doctest::test_suite("repeats: one small command, killed again and again")) {
   test::TemporaryDirectory scratch;
-  test::write_file(scratch / "in.jsonl", records("two_hop_steps.jsonl", 8) + records("sum_steps.jsonl", 4));
+  test::write_file(scratch / "in.jsonl", records("two_hop_steps.jsonl", 4) + records("sum_steps.jsonl", 2));
   const auto into = [&](const std::string& dir) {
     return std::vector<std::string>{"faithfulness",
                                     "builtin",

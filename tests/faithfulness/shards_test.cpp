@@ -20,7 +20,7 @@ TEST_CASE("faithfulness: shards put together are what one process writes") {
   test::write_file(scratch / "in.jsonl",
                    test::records("two_hop_steps.jsonl", 2) +
                        R"({"id":"none","messages":[{"role":"user","content":"Question: What is 1 + 2?"}]})" + "\n" +
-                       test::records("sum_steps.jsonl", 2));
+                       test::records("sum_steps.jsonl", 1));
   const auto arguments = [&](const std::string& dir, std::vector<std::string> more) {
     std::vector<std::string> out = {"builtin",
                                     "--input",
@@ -37,6 +37,10 @@ TEST_CASE("faithfulness: shards put together are what one process writes") {
                                     "2",
                                     "--temperature",
                                     "0.7",
+                                    "--tests",
+                                    "early,paraphrases,misroute",
+                                    "--policies",
+                                    "random",
                                     "--paraphrases",
                                     "model"};
     out.insert(out.end(), more.begin(), more.end());
