@@ -1,9 +1,16 @@
 #include "base/row_spool.h"
 
+#include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
+#include <xxhash.h>
 
 #include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <memory>
 
+#include "base/error.h"
 #include "base/files.h"
 
 namespace signalbox {
@@ -12,12 +19,19 @@ namespace {
 
 constexpr size_t block_bytes = size_t{64} << 10;        // a sample's rows go to disk in blocks of at least this
 constexpr size_t max_pending_bytes = size_t{32} << 20;  // over all samples
+constexpr size_t hash_bytes = size_t{1} << 20;          // read at once
+constexpr size_t max_stale = 4096;                      // samples that are listed as pending and are not
 
 }  // namespace
 
-RowSpool::RowSpool(const std::filesystem::path& dir, size_t row_bytes)
-    : row_bytes_(row_bytes), where_((dir / "(spool of the trace)").string()) {
-  descriptor_ = open_unnamed(dir, where_);
+RowSpool::RowSpool(const std::filesystem::path& path, size_t row_bytes, Lifetime lifetime)
+    : row_bytes_(row_bytes), where_((lifetime == Lifetime::file ? path : path / "(spool of the trace)").string()) {
+  if (lifetime == Lifetime::process) {
+    descriptor_ = open_unnamed(path, where_);
+    return;
+  }
+  descriptor_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+  if (descriptor_ < 0) throw Error(where_, std::string("cannot open the file: ") + std::strerror(errno));
 }
 
 RowSpool::~RowSpool() { ::close(descriptor_); }
@@ -91,6 +105,50 @@ uint64_t RowSpool::reserve(int64_t sample, int64_t n) {
   state.n_rows += n;
   n_rows_ += n;
   return offset;
+}
+
+std::span<const RowSpool::Extent> RowSpool::settle(int64_t sample) {
+  Sample& state = at(sample);
+  flush(state);
+  std::vector<std::byte>().swap(state.pending);
+  if (dirty_.size() > max_stale)
+    std::erase_if(dirty_, [&](int64_t one) { return samples_[static_cast<size_t>(one)].pending.capacity() == 0; });
+  return state.extents;
+}
+
+std::optional<uint64_t> RowSpool::hash(std::span<const Extent> extents) const {
+  struct stat now = {};
+  if (::fstat(descriptor_, &now) != 0) throw Error(where_, std::string("cannot read: ") + std::strerror(errno));
+  const uint64_t size = static_cast<uint64_t>(now.st_size);
+  const std::unique_ptr<XXH3_state_t, XXH_errorcode (*)(XXH3_state_t*)> state(XXH3_createState(), XXH3_freeState);
+  XXH3_64bits_reset(state.get());
+  std::vector<std::byte> buffer;
+  for (const Extent& extent : extents) {
+    if (extent.n < 1 || extent.offset > size || static_cast<uint64_t>(extent.n) > (size - extent.offset) / row_bytes_)
+      return std::nullopt;
+    const uint64_t end = extent.offset + static_cast<uint64_t>(extent.n) * row_bytes_;
+    for (uint64_t at = extent.offset; at < end; at += buffer.size()) {
+      buffer.resize(std::min<uint64_t>(hash_bytes, end - at));
+      read_at(descriptor_, at, buffer.data(), buffer.size(), where_);
+      XXH3_64bits_update(state.get(), buffer.data(), buffer.size());
+    }
+  }
+  return XXH3_64bits_digest(state.get());
+}
+
+void RowSpool::restore(int64_t sample, std::span<const Extent> extents) {
+  Sample& state = at(sample);
+  for (const Extent& extent : extents) {
+    state.extents.push_back(extent);
+    state.n_rows += extent.n;
+    n_rows_ += extent.n;
+    end_ = std::max(end_, extent.offset + static_cast<uint64_t>(extent.n) * row_bytes_);
+  }
+}
+
+void RowSpool::sync() {
+  flush_all();
+  if (::fsync(descriptor_) != 0) throw Error(where_, std::string("cannot write: ") + std::strerror(errno));
 }
 
 void RowSpool::write(uint64_t offset, const void* data, size_t bytes) {

@@ -15,13 +15,21 @@ std::vector<int64_t> sums_before(const std::vector<int64_t>& heads) {
   return sums;
 }
 
-// Units of rows first .. last - 1 of a sample.
-int64_t units(int64_t first, int64_t last) { return last * (last + 1) / 2 - first * (first + 1) / 2; }
-
 }  // namespace
 
-PatternSpool::PatternSpool(const std::filesystem::path& dir, std::vector<int64_t> heads)
-    : first_head_(sums_before(heads)), spool_(dir, unit_bytes()) {}
+PatternSpool::PatternSpool(const std::filesystem::path& path, std::vector<int64_t> heads, RowSpool::Lifetime lifetime)
+    : first_head_(sums_before(heads)), spool_(path, unit_bytes(), lifetime) {}
+
+void PatternSpool::set_rows(int64_t sample, int64_t n_rows) {
+  if (sample >= static_cast<int64_t>(n_rows_.size())) n_rows_.resize(static_cast<size_t>(sample) + 1, 0);
+  n_rows_[static_cast<size_t>(sample)] = n_rows;
+  longest_ = std::max(longest_, n_rows);
+}
+
+void PatternSpool::restore(int64_t sample, int64_t n_rows, std::span<const RowSpool::Extent> extents) {
+  spool_.restore(sample, extents);
+  set_rows(sample, n_rows);
+}
 
 void PatternSpool::begin(std::span<const RowRange> ranges) {
   ranges_ = ranges;
@@ -29,9 +37,7 @@ void PatternSpool::begin(std::span<const RowRange> ranges) {
   for (const RowRange& range : ranges) {
     const int64_t last = range.first_row + range.n_rows;
     extents_.push_back(spool_.reserve(range.sample, units(range.first_row, last)));
-    if (range.sample >= static_cast<int64_t>(n_rows_.size())) n_rows_.resize(static_cast<size_t>(range.sample) + 1, 0);
-    n_rows_[static_cast<size_t>(range.sample)] = last;
-    longest_ = std::max(longest_, last);
+    set_rows(range.sample, last);
   }
 }
 

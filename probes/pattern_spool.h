@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -16,8 +17,9 @@ namespace signalbox::probes {
 
 class PatternSpool {
  public:
-  // Of tensors with so many heads each, at least one; a file without a name in `dir`.
-  PatternSpool(const std::filesystem::path& dir, std::vector<int64_t> heads);
+  // Of tensors with so many heads each, at least one; in a file as RowSpool's.
+  PatternSpool(const std::filesystem::path& path, std::vector<int64_t> heads,
+               RowSpool::Lifetime lifetime = RowSpool::Lifetime::process);
 
   // The rows of a batch, in ranges that are not empty. A sample's first row has position 0 and its rows follow without
   // gaps. `ranges` must stay until the last put() of the batch.
@@ -27,11 +29,20 @@ class PatternSpool {
 
   int64_t longest() const { return longest_; }  // rows of the longest sample
 
+  // As RowSpool's, where a sample of n rows has units(0, n) rows there.
+  std::span<const RowSpool::Extent> settle(int64_t sample) { return spool_.settle(sample); }
+  std::optional<uint64_t> hash(std::span<const RowSpool::Extent> extents) const { return spool_.hash(extents); }
+  void restore(int64_t sample, int64_t n_rows, std::span<const RowSpool::Extent> extents);
+  void sync() { spool_.sync(); }
+  // What rows first .. last - 1 of a sample take.
+  static int64_t units(int64_t first, int64_t last) { return last * (last + 1) / 2 - first * (first + 1) / 2; }
+
   // Calls visit(tensor, row, n_keys) for every row in order of samples, each tensor in turn: row [heads, n_keys].
   using Visit = std::function<void(size_t tensor, const float* row, int64_t n_keys)>;
   void read_all(const Visit& visit);
 
  private:
+  void set_rows(int64_t sample, int64_t n_rows);
   size_t unit_bytes() const { return sizeof(float) * static_cast<size_t>(first_head_.back()); }  // of one key
 
   std::vector<int64_t> first_head_;  // [tensors + 1] heads of the tensors before

@@ -32,11 +32,14 @@ struct TraceOptions {
   // Further metadata: model, model_hash, tokenizer, edits, numerics, isa, device, signalbox_version. Those absent here
   // are written as empty strings; schema, n_experts, n_active, samples and spans are the writer's own.
   std::vector<std::pair<std::string, std::string>> metadata;
+  // Rows are kept in DIR/rows.spool (and DIR/patterns.spool) until finish(), for a later process to go on with.
+  bool resumable = false;
 };
 
-// Writes a trace as a stream. Rows go to a spool file without a name in `dir`, so memory does not grow with the trace;
-// samples may arrive interleaved. finish() puts them in order, syncs and renames. Without finish() nothing remains.
-// Not thread-safe. Failures to write are Errors that name the file.
+// Writes a trace as a stream. Rows go to a spool file in `dir`, without a name unless the trace is resumable, so memory
+// does not grow with the trace; samples may arrive interleaved. finish() puts them in order, syncs, renames and removes
+// spools. Without finish() nothing remains but the spools of a resumable trace. Not thread-safe. Failures to write are
+// Errors that name the file.
 class TraceWriter : public ProbeSink {
  public:
   explicit TraceWriter(TraceOptions options);
@@ -50,6 +53,15 @@ class TraceWriter : public ProbeSink {
 
   int64_t n_rows() const;                // recorded so far, over all samples
   int64_t n_rows(int64_t sample) const;  // of one sample
+
+  // Of a resumable trace, and between batches. All rows of a sample are there: where they lie in the spools, with their
+  // hash, for restore() in a later process.
+  json::Value settle(int64_t sample);
+  // Before the first batch: takes up a sample that an earlier process has settled under the same options. False when
+  // its rows are not there as they were (after a power failure): the sample has none then. Throws Error for a value
+  // that settle() does not make.
+  bool restore(int64_t sample, const json::Ref& settled);
+  void sync();  // the spools to disk
 
   // Writes the directory's files. ids[i] names sample i (ids repeat where a record has several samples); record(i) is
   // its line in records.jsonl. No other call may follow.

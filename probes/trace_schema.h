@@ -10,7 +10,10 @@ namespace signalbox::probes {
 
 inline constexpr std::string_view trace_schema = "signalbox.trace/1";
 inline constexpr const char* trace_file = "trace.safetensors";
-inline constexpr const char* records_file = "records.jsonl";  // of a trace and of a run: the records, a line each
+inline constexpr const char* texts_file = "texts.jsonl";         // of a trace: texts and results, a line per sample
+inline constexpr const char* rows_spool = "rows.spool";          // of a trace that is not finished
+inline constexpr const char* patterns_spool = "patterns.spool";  // likewise
+inline constexpr const char* records_file = "records.jsonl";     // of a trace and of a run: the records, a line each
 inline constexpr int64_t max_span_names = 32;
 // Tables over positions are made from traces; this bounds what a broken one can ask for.
 inline constexpr int32_t max_positions = 1 << 24;

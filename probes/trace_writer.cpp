@@ -8,6 +8,7 @@
 #include "base/half.h"
 #include "base/row_spool.h"
 #include "base/safetensors.h"
+#include "base/text.h"
 #include "probes/pattern_spool.h"
 #include "probes/trace.h"
 #include "probes/trace_schema.h"
@@ -37,6 +38,31 @@ struct Column {
 };
 
 [[noreturn]] void misuse(const std::string& what) { throw Error("trace", what); }
+
+json::Value extents_json(std::span<const RowSpool::Extent> extents) {
+  json::Value list = json::Value::array();
+  for (const RowSpool::Extent& extent : extents)
+    list.push_back(json::Value::array().push_back(static_cast<int64_t>(extent.offset)).push_back(extent.n));
+  return list;
+}
+
+std::vector<RowSpool::Extent> extents_of(const json::Ref& list) {
+  std::vector<RowSpool::Extent> extents;
+  for (const json::Ref& one : list.items()) {
+    if (one.length() != 2) one.fail("expected an offset and a number of rows, found another list");
+    constexpr int64_t most = int64_t{1} << 60;
+    extents.push_back({static_cast<uint64_t>(one[0].size(most)), one[1].integer(1, most)});
+  }
+  return extents;
+}
+
+int64_t total(std::span<const RowSpool::Extent> extents) {
+  int64_t n = 0;
+  for (const RowSpool::Extent& extent : extents) n += extent.n;
+  return n;
+}
+
+std::string hash_text(std::optional<uint64_t> hash) { return hash ? hex64(*hash) : "none"; }
 
 }  // namespace
 
@@ -202,9 +228,13 @@ TraceWriter::TraceWriter(TraceOptions options) : state_(std::make_unique<State>(
   state_->options = std::move(options);
   state_->layers = state_->options.points.router_layers();
   state_->lay_out();
-  state_->spool = std::make_unique<RowSpool>(state_->options.dir, state_->row_bytes);
+  const std::filesystem::path& dir = state_->options.dir;
+  const bool kept = state_->options.resumable;
+  const auto lifetime = kept ? RowSpool::Lifetime::file : RowSpool::Lifetime::process;
+  state_->spool = std::make_unique<RowSpool>(kept ? dir / rows_spool : dir, state_->row_bytes, lifetime);
   if (!state_->pattern_heads.empty())
-    state_->patterns = std::make_unique<PatternSpool>(state_->options.dir, state_->pattern_heads);
+    state_->patterns =
+        std::make_unique<PatternSpool>(kept ? dir / patterns_spool : dir, state_->pattern_heads, lifetime);
   state_->taken.resize(state_->columns.size());
 }
 
@@ -313,6 +343,40 @@ void TraceWriter::end() {
     s.spool->append(range.sample, s.staged.data() + static_cast<size_t>(range.batch_row) * s.row_bytes, range.n_rows);
 }
 
+json::Value TraceWriter::settle(int64_t sample) {
+  State& s = *state_;
+  if (s.open || !s.options.resumable) misuse("expected settle() between the batches of a resumable trace");
+  json::Value settled = json::Value::object();
+  const auto rows = s.spool->settle(sample);
+  settled.set("rows", extents_json(rows)).set("hash", hash_text(s.spool->hash(rows)));
+  if (!s.patterns) return settled;
+  const auto patterns = s.patterns->settle(sample);
+  return settled.set("patterns", extents_json(patterns)).set("patterns_hash", hash_text(s.patterns->hash(patterns)));
+}
+
+bool TraceWriter::restore(int64_t sample, const json::Ref& settled) {
+  State& s = *state_;
+  if (s.spool->n_rows(sample) > 0) misuse("expected restore() of a sample without rows");
+  settled.reject_unknown({"rows", "hash", "patterns", "patterns_hash"});
+  const std::vector<RowSpool::Extent> rows = extents_of(settled.at("rows"));
+  if (hash_text(s.spool->hash(rows)) != settled.at("hash").string()) return false;
+  if (s.patterns) {
+    const std::vector<RowSpool::Extent> patterns = extents_of(settled.at("patterns"));
+    const int64_t n_rows = total(rows);
+    if (total(patterns) != PatternSpool::units(0, n_rows) ||
+        hash_text(s.patterns->hash(patterns)) != settled.at("patterns_hash").string())
+      return false;
+    s.patterns->restore(sample, n_rows, patterns);
+  }
+  s.spool->restore(sample, rows);
+  return true;
+}
+
+void TraceWriter::sync() {
+  state_->spool->sync();
+  if (state_->patterns) state_->patterns->sync();
+}
+
 void TraceWriter::State::write_tensors(AtomicFile& file, std::span<const std::string> ids) {
   const int64_t n_tokens = spool->n_rows();
   std::vector<int64_t> offsets = {0};
@@ -419,6 +483,11 @@ void TraceWriter::finish(std::span<const std::string> ids, const std::function<j
   trace.sync();
   records.commit();
   trace.commit();
+  if (!s.options.resumable) return;
+  for (const char* spool : {rows_spool, patterns_spool}) {
+    std::error_code failed;  // what stays is removed by whoever goes on
+    std::filesystem::remove(s.options.dir / spool, failed);
+  }
 }
 
 }  // namespace signalbox::probes
