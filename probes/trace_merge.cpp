@@ -29,7 +29,7 @@ namespace {
 
 constexpr size_t buffer_bytes = size_t{1} << 20;
 
-// The lines of a records.jsonl by number.
+// The lines of a records.jsonl or texts.jsonl by number.
 class LineFile {
  public:
   LineFile(const fs::path& file, int64_t n_lines) : name_(file.string()), in_(file, std::ios::binary) {
@@ -70,7 +70,7 @@ class LineFile {
 struct Part {
   std::unique_ptr<TraceReader> trace;  // has checked the file
   std::shared_ptr<const safetensors::File> file;
-  std::unique_ptr<LineFile> records;
+  std::unique_ptr<LineFile> records, texts;  // texts: null where there are none
 };
 
 // The tensors of a file in the order of its header. Those without bytes have no order in the data.
@@ -134,8 +134,13 @@ std::vector<Part> open_parts(std::span<const fs::path> dirs) {
     part.trace = std::make_unique<TraceReader>(dir);
     part.file = safetensors::File::open(dir / trace_file);
     part.records = std::make_unique<LineFile>(dir / records_file, part.trace->n_samples());
+    if (fs::exists(dir / texts_file))
+      part.texts = std::make_unique<LineFile>(dir / texts_file, part.trace->n_samples());
     parts.push_back(std::move(part));
     check_alike(*parts.front().file, *parts.back().file);
+    if (!parts.front().texts != !parts.back().texts)
+      throw Error(dir.string(), std::string("expected ") + (parts.front().texts ? "" : "no ") + texts_file + " as in " +
+                                    dirs[0].string() + ", found " + (parts.back().texts ? "one" : "none"));
   }
   return parts;
 }
@@ -242,15 +247,22 @@ void merge_traces(const fs::path& dir, std::span<const fs::path> dirs, std::span
     else
       write_rows(trace, parts, order, headers[i].name, row_bytes[i]);
   }
-  std::string lines;
-  for (const TracePick& pick : order) {
-    parts[static_cast<size_t>(pick.part)].records->append(pick.sample, lines);
-    if (lines.size() < buffer_bytes) continue;
-    records.write(lines);
-    lines.clear();
+  const auto write_lines = [&](AtomicFile& file, std::unique_ptr<LineFile> Part::*from) {
+    std::string lines;
+    for (const TracePick& pick : order) {
+      (parts[static_cast<size_t>(pick.part)].*from)->append(pick.sample, lines);
+      if (lines.size() < buffer_bytes) continue;
+      file.write(lines);
+      lines.clear();
+    }
+    file.write(lines);
+    file.commit();
+  };
+  if (parts.front().texts) {
+    AtomicFile texts(dir / texts_file);
+    write_lines(texts, &Part::texts);
   }
-  records.write(lines);
-  records.commit();
+  write_lines(records, &Part::records);
   trace.finish();
 }
 

@@ -9,6 +9,7 @@
 #include "eval/detect/risk_difference.h"
 #include "eval/findings/audit.h"
 #include "eval/findings/format.h"
+#include "eval/routing/recording.h"
 #include "eval/routing/trace_set.h"
 #include "eval/routing/usage.h"
 
@@ -70,7 +71,7 @@ class DetectStage {
 
   // False when interrupted.
   bool trace_baseline(const fs::path& dir, const std::vector<int64_t>& records, bool generated) const {
-    if (fs::exists(dir / "trace.safetensors") && fs::exists(dir / "records.jsonl")) return true;
+    if (is_recorded(dir)) return true;
     Evaluation evaluation = evaluation_of(run_, records, {});
     evaluation.generates = generated;
     BoundIntervention baseline;

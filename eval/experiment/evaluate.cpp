@@ -5,6 +5,8 @@
 #include <memory>
 
 #include "eval/data/record_jobs.h"
+#include "eval/routing/recording.h"
+#include "eval/routing/trace_texts.h"
 #include "eval/score/fields.h"
 #include "eval/score/sample_lines.h"
 #include "eval/score/verdicts.h"
@@ -267,8 +269,7 @@ class Evaluator {
   // Records one intervention, unless it has been; texts that are still wanted are kept for their lines.
   bool trace(int64_t i, int64_t s) {
     const std::filesystem::path dir = evaluation_.trace_dir(i, s);
-    if (std::filesystem::exists(dir / "trace.safetensors") && std::filesystem::exists(dir / "records.jsonl"))
-      return true;
+    if (is_recorded(dir)) return true;
     if (events_.on_stage) events_.on_stage("tracing " + evaluation_.interventions[static_cast<size_t>(i)].name);
     return trace_evaluation(session_, evaluation_, i, s, dir, [&](int64_t r, Result result, int64_t sample) {
       const Place place = {s, i, r, sample};
@@ -357,17 +358,25 @@ bool trace_evaluation(const Session& session, const Evaluation& evaluation, int6
       uses.emplace_back(static_cast<int64_t>(r), k);
     }
   }
-  RunEvents events;
-  events.on_done = [&](Result result) {
+  const auto record_of = [&](int64_t i) -> const PreparedRecord& {
+    return evaluation.records[static_cast<size_t>(uses[static_cast<size_t>(i)].first)];
+  };
+  TraceRecording recording;
+  recording.trace = session.trace_options(
+      {.dir = dir, .points = evaluation.points, .span_names = evaluation.span_names, .plan = plan});
+  recording.jobs = std::move(jobs);
+  recording.record = [&](int64_t i) { return record_of(i).record->source; };
+  recording.text = [&](int64_t i, const Result& result) {
+    return text_line(*record_of(i).record, record_of(i).prompt, recording.jobs[static_cast<size_t>(i)], result,
+                     session.tokenizer.get());
+  };
+  RecordingEvents events;
+  events.on_result = [&](Result result) {
     const auto [record, sample] = uses[static_cast<size_t>(result.index)];
     if (done) done(record, std::move(result), sample);
   };
-  const auto line = [&](int64_t i) {
-    return evaluation.records[static_cast<size_t>(uses[static_cast<size_t>(i)].first)].record->source;
-  };
-  return session.trace(jobs, run_options(session, evaluation),
-                       {.dir = dir, .points = evaluation.points, .span_names = evaluation.span_names, .plan = plan},
-                       line, events);
+  Forward forward = session.forward(widest_route(recording.jobs));
+  return record_trace(recording, forward, run_options(session, evaluation), events) != RecordingEnd::interrupted;
 }
 
 bool evaluate(const Session& session, const Evaluation& evaluation, SampleLog& log, const EvaluationEvents& events) {

@@ -1,13 +1,16 @@
 #include "eval/routing/recording.h"
 
-#include <cstdio>
-#include <string>
+#include <algorithm>
+#include <array>
+#include <map>
+#include <optional>
 #include <utility>
 
 #include "base/error.h"
 #include "base/files.h"
+#include "eval/routing/trace_texts.h"
+#include "eval/store/line_log.h"
 #include "eval/store/work_directory.h"
-#include "probes/trace_merge.h"
 #include "probes/trace_schema.h"
 
 namespace signalbox::eval {
@@ -16,105 +19,222 @@ namespace {
 
 namespace fs = std::filesystem;
 
-bool has_trace(const fs::path& dir) { return fs::exists(dir / trace_file) && fs::exists(dir / records_file); }
+constexpr const char* finished_file = "finished.jsonl";
+constexpr const char* journal_file = "journal.jsonl";
+constexpr std::array own_files = {trace_file,     records_file, texts_file,   rows_spool,
+                                  patterns_spool, journal_file, finished_file};
 
-// Jobs [begin, end).
-struct Part {
-  size_t begin = 0, end = 0;
-  fs::path dir;
-};
-
-std::vector<Part> parts_of(const TraceRecording& recording) {
-  std::vector<Part> parts;
-  int64_t tokens = 0;
-  for (size_t j = 0; j < recording.jobs.size(); ++j) {
-    const bool full = !parts.empty() && (static_cast<int64_t>(j - parts.back().begin) >= recording.part_jobs ||
-                                         tokens >= recording.part_tokens);
-    if (parts.empty() || full) {
-      char name[32];
-      std::snprintf(name, sizeof name, "%06zu", parts.size());
-      parts.push_back({j, j, recording.trace.dir / "parts" / name});
-      tokens = 0;
-    }
-    parts.back().end = j + 1;
-    tokens += recording.jobs[j].max_positions();
-  }
-  // One part is the trace itself.
-  if (parts.size() == 1) parts[0].dir = recording.trace.dir;
-  return parts;
+void remove_file(const fs::path& file) {
+  std::error_code failed;
+  fs::remove(file, failed);
+  if (failed) throw Error(file.string(), "cannot remove the file: " + failed.message());
 }
 
-class PartRecorder {
+// Passes everything on to the trace and tells when a batch is over.
+class Watched : public ProbeSink {
  public:
-  PartRecorder(const TraceRecording& recording, Forward& forward, const RunOptions& options,
-               const RecordingEvents& events)
-      : recording_(recording),
-        forward_(forward),
-        options_(options),
-        events_(events),
-        directory_(recording.trace.dir, recording.manifest) {}
+  Watched(TraceWriter& next, std::function<void()> on_end) : next_(next), on_end_(std::move(on_end)) {}
+  bool wants(Point point, int32_t layer) const override { return next_.wants(point, layer); }
+  void begin(const StepRows& rows) override { next_.begin(rows); }
+  void take(Point point, int32_t layer, const float* data, int64_t width) override {
+    next_.take(point, layer, data, width);
+  }
+  void take_ids(int32_t layer, const int32_t* ids, const int32_t* original_ids, int64_t n_slots) override {
+    next_.take_ids(layer, ids, original_ids, n_slots);
+  }
+  void end() override {
+    next_.end();
+    on_end_();
+  }
+
+ private:
+  TraceWriter& next_;
+  std::function<void()> on_end_;
+};
+
+class SampleRecorder {
+ public:
+  SampleRecorder(const TraceRecording& recording, Forward& forward, const RunOptions& options,
+                 const RecordingEvents& events)
+      : recording_(recording), forward_(forward), options_(options), events_(events), dir_(recording.trace.dir) {}
 
   RecordingEnd run() {
-    const fs::path& dir = directory_.path();
-    if (directory_.complete() && has_trace(dir)) return RecordingEnd::was_complete;
-    directory_.reopen();
-    if (!has_trace(dir)) {
-      const std::vector<Part> parts = parts_of(recording_);
-      for (size_t p = 0; p < parts.size(); ++p) {
-        if (!has_trace(parts[p].dir) && !record(parts[p])) {
-          directory_.finish(RunStatus::interrupted);
-          return RecordingEnd::interrupted;
-        }
-        for (size_t j = parts[p].begin; j < parts[p].end; ++j) done_ += recording_.jobs[j].max_positions();
-        directory_.log("part " + std::to_string(p + 1) + " of " + std::to_string(parts.size()));
-      }
-      if (parts.size() > 1) merge(parts);
+    if (is_recorded(dir_)) {
+      tell_all();
+      return RecordingEnd::was_complete;
     }
-    fs::remove_all(dir / "parts");
-    directory_.finish(RunStatus::complete);
+    TraceOptions trace = recording_.trace;
+    trace.resumable = true;
+    writer_.emplace(std::move(trace));
+    log_.emplace(dir_ / finished_file, dir_ / journal_file, rules());
+    take_up();
+    tell_ready();
+    if (!run_rest()) {
+      writer_->sync();
+      log_->sync();
+      return RecordingEnd::interrupted;
+    }
+    finish();
     return RecordingEnd::complete;
   }
 
  private:
-  // False when interrupted.
-  bool record(const Part& part) {
-    TraceOptions trace = recording_.trace;
-    trace.dir = part.dir;
-    TraceWriter writer(std::move(trace));
-    std::vector<Job> jobs(recording_.jobs.begin() + static_cast<int64_t>(part.begin),
-                          recording_.jobs.begin() + static_cast<int64_t>(part.end));
-    std::vector<std::string> ids;
-    for (Job& job : jobs) {
-      job.index -= static_cast<int64_t>(part.begin);
-      ids.push_back(job.prompt->id);
+  int64_t n_jobs() const { return static_cast<int64_t>(recording_.jobs.size()); }
+  const Job& job(int64_t sample) const { return recording_.jobs[static_cast<size_t>(sample)]; }
+  void note(const std::string& line) const {
+    if (events_.on_note) events_.on_note(line);
+  }
+
+  LineRules rules() const {
+    LineRules rules;
+    rules.n_lines = n_jobs();
+    rules.name = [this](int64_t sample) {
+      return "record \"" + job(sample).prompt->id + "\", sample " + std::to_string(job(sample).sample);
+    };
+    rules.check_line = [](int64_t sample, const json::Ref& line) {
+      line.reject_unknown({"index", "text", "settled"});
+      if (line.at("index").integer() != sample)
+        line.at("index").fail("expected " + std::to_string(sample) + ", found another");
+    };
+    return rules;
+  }
+
+  json::Value line_of(int64_t sample) const {
+    return json::parse(log_->line(sample), (dir_ / finished_file).string() + ", sample " + std::to_string(sample));
+  }
+
+  // What an earlier process has settled. Rows that did not reach the disk are run again.
+  void take_up() {
+    if (log_->cut_bytes() > 0) note("cut off torn lines of " + std::to_string(log_->cut_bytes()) + " bytes");
+    std::vector<bool> lost(static_cast<size_t>(n_jobs()), false);
+    int64_t n_lost = 0, tokens = 0;
+    for (int64_t i = 0; i < n_jobs(); ++i) {
+      if (!log_->has(i)) continue;
+      const json::Value line = line_of(i);
+      if (writer_->restore(i, json::Ref(line, (dir_ / finished_file).string()).at("settled"))) {
+        tokens += job(i).max_positions();
+      } else {
+        lost[static_cast<size_t>(i)] = true;
+        ++n_lost;
+      }
     }
-    RunEvents events;
-    events.on_progress = [&](int64_t tokens) {
+    if (n_lost > 0) forget(lost);
+    done_ = tokens;
+    if (n_lost > 0) note("the rows of " + std::to_string(n_lost) + " samples are not as they were: run again");
+    note(std::to_string(log_->n_known()) + " of " + std::to_string(n_jobs()) + " samples known");
+    if (log_->n_known() > 0 && events_.on_kept) events_.on_kept(log_->n_known(), tokens);
+  }
+
+  // Lines are never changed: those that are left move to a new journal.
+  void forget(const std::vector<bool>& lost) {
+    AtomicFile journal(dir_ / journal_file);
+    for (int64_t i = 0; i < n_jobs(); ++i)
+      if (log_->has(i) && !lost[static_cast<size_t>(i)])
+        journal.write("[" + std::to_string(i) + "," + log_->line(i) + "]\n");
+    journal.commit();
+    log_.reset();
+    remove_file(dir_ / finished_file);
+    log_.emplace(dir_ / finished_file, dir_ / journal_file, rules());
+  }
+
+  // False when interrupted.
+  bool run_rest() {
+    std::vector<Job> rest;
+    for (const Job& one : recording_.jobs)
+      if (!log_->has(one.index)) rest.push_back(one);
+    if (rest.empty()) return true;
+    Watched watched(*writer_, [this] { settle(); });
+    RunEvents run;
+    run.on_token = events_.on_token;
+    run.on_progress = [this](int64_t tokens) {
       if (events_.on_progress) events_.on_progress(done_ + tokens);
     };
-    if (!run_jobs(forward_, jobs, options_, events, &writer)) return false;
-    writer.finish(ids, [&](int64_t sample) { return recording_.record(static_cast<int64_t>(part.begin) + sample); });
+    run.on_done = [this](Result result) {
+      const int64_t sample = result.index;
+      waiting_.emplace(sample, std::move(result));
+      settle();
+    };
+    ProbeSink* sink = events_.in_front ? events_.in_front(&watched) : &watched;
+    if (!run_jobs(forward_, rest, options_, run, sink)) return false;
+    if (!waiting_.empty())
+      throw Error(dir_.string(), "expected all rows of " + rules().name(waiting_.begin()->first) + ", found " +
+                                     std::to_string(writer_->n_rows(waiting_.begin()->first)));
     return true;
   }
 
-  void merge(const std::vector<Part>& parts) {
-    directory_.log("putting the parts together");
-    std::vector<fs::path> dirs;
-    std::vector<TracePick> order;
-    for (size_t p = 0; p < parts.size(); ++p) {
-      dirs.push_back(parts[p].dir);
-      for (size_t j = parts[p].begin; j < parts[p].end; ++j)
-        order.push_back({static_cast<int32_t>(p), static_cast<int64_t>(j - parts[p].begin)});
+  // Samples that are done and whose rows have arrived; a device hands these over some steps later.
+  void settle() {
+    for (auto one = waiting_.begin(); one != waiting_.end();) {
+      const auto& [sample, result] = *one;
+      if (writer_->n_rows(sample) < job(sample).n_given() + static_cast<int64_t>(result.tokens.size())) {
+        ++one;
+        continue;
+      }
+      json::Value line = json::Value::object();
+      line.set("index", sample).set("text", recording_.text(sample, result)).set("settled", writer_->settle(sample));
+      log_->put(sample, json::dump(line));
+      if (events_.on_result) times_[sample] = {result.prefill_seconds, result.decode_seconds};
+      one = waiting_.erase(one);
     }
-    merge_traces(directory_.path(), dirs, order);
+    tell_ready();
+  }
+
+  // Results in order, as far as all before them are known.
+  void tell_ready() {
+    if (!events_.on_result) return;
+    for (; n_told_ < log_->n_written(); ++n_told_) {
+      const json::Value line = line_of(n_told_);
+      tell(n_told_, json::Ref(line, (dir_ / finished_file).string()).at("text"));
+    }
+  }
+
+  void tell(int64_t sample, const json::Ref& text) {
+    Result result = result_of_line(text, job(sample));
+    if (const auto time = times_.find(sample); time != times_.end()) {
+      std::tie(result.prefill_seconds, result.decode_seconds) = time->second;
+      times_.erase(time);
+    }
+    events_.on_result(std::move(result));
+  }
+
+  void tell_all() {
+    if (!events_.on_result) return;
+    LineReader reader(dir_ / texts_file);
+    std::string_view text;
+    for (int64_t i = 0; i < n_jobs(); ++i) {
+      if (!reader.next(text))
+        throw Error((dir_ / texts_file).string(),
+                    "expected " + std::to_string(n_jobs()) + " lines, found " + std::to_string(i));
+      const json::Value line = json::parse(text, reader.where());
+      tell(i, json::Ref(line, reader.where()));
+    }
+  }
+
+  void finish() {
+    note("writing the trace");
+    {
+      AtomicFile texts(dir_ / texts_file);
+      for (int64_t i = 0; i < n_jobs(); ++i) texts.write(json::dump(*line_of(i).find("text")) + "\n");
+      texts.commit();
+    }
+    std::vector<std::string> ids;
+    for (const Job& one : recording_.jobs) ids.push_back(one.prompt->id);
+    writer_->finish(ids, recording_.record);
+    log_.reset();
+    is_recorded(dir_);
   }
 
   const TraceRecording& recording_;
   Forward& forward_;
   const RunOptions& options_;
   const RecordingEvents& events_;
-  WorkDirectory directory_;
-  int64_t done_ = 0;  // tokens of parts that are whole
+  const fs::path dir_;
+  std::optional<TraceWriter> writer_;
+  std::optional<LineLog> log_;
+  std::map<int64_t, Result> waiting_;                   // done, but not all rows are there
+  std::map<int64_t, std::pair<double, double>> times_;  // of this process, until they are told
+  int64_t n_told_ = 0;
+  int64_t done_ = 0;  // tokens of samples that were known
 };
 
 }  // namespace
@@ -125,9 +245,34 @@ int64_t tokens_to_record(const std::vector<Job>& jobs) {
   return total;
 }
 
+// The trace takes its name last: where it stands, so do the other files, and nothing of how it was made is needed.
+bool is_recorded(const fs::path& dir) {
+  for (const char* name : {trace_file, records_file, texts_file})
+    if (!fs::exists(dir / name)) return false;
+  for (const char* name : {rows_spool, patterns_spool, journal_file, finished_file}) remove_file(dir / name);
+  return true;
+}
+
 RecordingEnd record_trace(const TraceRecording& recording, Forward& forward, const RunOptions& options,
                           const RecordingEvents& events) {
-  return PartRecorder(recording, forward, options, events).run();
+  return SampleRecorder(recording, forward, options, events).run();
+}
+
+RecordingEnd record_trace(const TraceRecording& recording, const Manifest& manifest, Forward& forward,
+                          const RunOptions& options, const RecordingEvents& events) {
+  WorkDirectory directory(recording.trace.dir, manifest, own_files);
+  const bool was_complete = directory.complete() && is_recorded(directory.path());
+  if (!was_complete) directory.reopen();
+  RecordingEvents told = events;
+  told.on_note = [&](const std::string& line) {
+    directory.log(line);
+    if (events.on_note) events.on_note(line);
+  };
+  const RecordingEnd end = record_trace(recording, forward, options, told);
+  if (was_complete) return end;
+  directory.finish(end == RecordingEnd::interrupted ? RunStatus::interrupted : RunStatus::complete);
+  // The process before may have been killed behind its last file.
+  return end == RecordingEnd::was_complete ? RecordingEnd::complete : end;
 }
 
 }  // namespace signalbox::eval

@@ -3,8 +3,10 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <functional>
 #include <utility>
 
 #include "base/error.h"
@@ -25,17 +27,43 @@ fs::path made(fs::path dir) {
   return dir;
 }
 
-// A directory without a manifest may hold only what a run that was killed at its first instant left.
-void check_fresh(const fs::path& dir) {
+using Own = std::span<const char* const>;
+
+void for_each_name(const fs::path& dir, const std::function<void(const std::string&)>& visit) {
   std::error_code failed;
-  for (fs::directory_iterator entry(dir, failed), end; !failed && entry != end; entry.increment(failed)) {
-    const std::string name = entry->path().filename().string();
-    const bool early = name.starts_with(manifest_file) && is_temporary_name(name);
-    if (!early && name != DirectoryLock::file_name && name != log_file)
-      throw Error(dir.string(), "expected an empty directory or one that holds a run, found \"" + name + "\" and no " +
-                                    manifest_file);
-  }
+  for (fs::directory_iterator entry(dir, failed), end; !failed && entry != end; entry.increment(failed))
+    visit(entry->path().filename().string());
   if (failed) throw Error(dir.string(), "cannot read the directory: " + failed.message());
+}
+
+// A directory without a manifest may hold only what a run that was killed at its first instant left, and files of
+// others where the work names its own.
+void check_fresh(const fs::path& dir, Own own) {
+  for_each_name(dir, [&](const std::string& name) {
+    if (own.empty()) {
+      const bool early = name.starts_with(manifest_file) && is_temporary_name(name);
+      if (!early && name != DirectoryLock::file_name && name != log_file)
+        throw Error(dir.string(), "expected an empty directory or one that holds a run, found \"" + name +
+                                      "\" and no " + manifest_file);
+    } else if (name == log_file || std::find(own.begin(), own.end(), name) != own.end()) {
+      throw Error(dir.string(), "expected a directory without \"" + name + "\", or one where this work was begun (" +
+                                    manifest_file + "), found such a file (take another directory, or remove it)");
+    }
+  });
+}
+
+// Of files that were being written when a process was killed.
+void remove_leftovers(const fs::path& dir, Own own) {
+  if (own.empty()) return remove_temporaries(dir);
+  std::vector<std::string> found;
+  for_each_name(dir, [&](const std::string& name) {
+    const auto is_of = [&](std::string_view file) { return name.starts_with(std::string(file) + ".tmp-"); };
+    if (is_temporary_name(name) && (is_of(manifest_file) || std::any_of(own.begin(), own.end(), is_of)))
+      found.push_back(name);
+  });
+  for (const std::string& name : found)
+    if (::unlink((dir / name).c_str()) != 0)
+      throw Error((dir / name).string(), std::string("cannot remove the file: ") + std::strerror(errno));
 }
 
 [[noreturn]] void refuse(const fs::path& dir, const std::vector<std::string>& changes) {
@@ -45,13 +73,13 @@ void check_fresh(const fs::path& dir) {
 }
 
 // The manifest of this attempt; on disk already when the directory is new, so that files of a run never stand alone.
-Manifest begun(const fs::path& dir, Manifest manifest) {
+Manifest begun(const fs::path& dir, Manifest manifest, Own own) {
   if (manifest.layout) manifest.layout->index();
   const std::optional<Manifest> before = Manifest::read(dir, manifest.schema);
   const std::string now = utc_now();
   if (!before) {
-    check_fresh(dir);
-    remove_temporaries(dir);
+    check_fresh(dir, own);
+    remove_leftovers(dir, own);
     manifest.start = now;
     manifest.end.clear();
     manifest.attempts = {{now, "", RunStatus::running}};
@@ -60,7 +88,7 @@ Manifest begun(const fs::path& dir, Manifest manifest) {
     return manifest;
   }
   if (const auto changes = differences(*before, manifest); !changes.empty()) refuse(dir, changes);
-  remove_temporaries(dir);
+  remove_leftovers(dir, own);
   if (before->status == RunStatus::complete) return *before;
   if (!manifest.layout) manifest.layout = before->layout;
   manifest.start = before->start;
@@ -75,8 +103,8 @@ Manifest begun(const fs::path& dir, Manifest manifest) {
 
 }  // namespace
 
-WorkDirectory::WorkDirectory(fs::path dir, Manifest manifest)
-    : dir_(made(std::move(dir))), lock_(dir_), manifest_(begun(dir_, std::move(manifest))) {
+WorkDirectory::WorkDirectory(fs::path dir, Manifest manifest, Own own)
+    : dir_(made(std::move(dir))), lock_(dir_), manifest_(begun(dir_, std::move(manifest), own)) {
   complete_ = manifest_.status == RunStatus::complete;
   if (complete_) return;
   if (continued()) manifest_.write(dir_);

@@ -1,6 +1,7 @@
 // A directory that a long command works in: one process at a time, a manifest that says what the work is, and a log.
 #pragma once
 #include <filesystem>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -16,7 +17,11 @@ class WorkDirectory {
   // knows it, the layout. Throws Error: another process holds the directory; it has files but no manifest; it holds
   // work of another schema, identity, shard or layout (every difference in one line). A directory whose work is
   // complete is left as it is, byte by byte; otherwise the manifest now says "running" and has one attempt more.
-  WorkDirectory(std::filesystem::path dir, Manifest manifest);
+  //
+  // `own`: the names of the files that the work makes, where it may share its directory with files of others. New work
+  // is then refused only where one of these stands already, and nothing else in the directory is touched. Empty: all
+  // that is below the directory belongs to the work.
+  WorkDirectory(std::filesystem::path dir, Manifest manifest, std::span<const char* const> own = {});
   // Without finish() the attempt ends as "failed" (an Error is on its way).
   ~WorkDirectory();
   WorkDirectory(const WorkDirectory&) = delete;

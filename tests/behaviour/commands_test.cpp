@@ -149,10 +149,10 @@ TEST_CASE("trace: a row for every token, in every mode; records and spans travel
   std::string expected;
   for (const std::string mode : {"--batch 1", "--batch 4 --chunk 2", "--threads 1 --chunk 1"}) {
     for (const int n : {0, 1, 5}) {
-      const std::string dir = (scratch / ("t" + std::to_string(n))).string();
-      const Ran ran = signalbox_run(
-          "trace builtin --input - --quiet --ignore-eos --generate " + std::to_string(n) + " " + mode + " --out " + dir,
-          records);
+      const std::string dir = (scratch / (mode + " t" + std::to_string(n))).string();
+      const Ran ran = signalbox_run("trace builtin --input - --quiet --ignore-eos --generate " + std::to_string(n) +
+                                        " " + mode + " --out '" + dir + "'",
+                                    records);
       INFO(ran.err);
       REQUIRE(ran.code == 0);
       const TraceReader trace(dir);

@@ -110,7 +110,7 @@ TEST_CASE("regimes: base records to findings") {
 TEST_CASE("regimes: killed at any moment, a trace goes on to the same bytes" *
           doctest::test_suite("repeats: one small command, killed again and again")) {
   test::TemporaryDirectory scratch;
-  std::string many;  // 300 samples: two parts
+  std::string many;
   for (int i = 0; i < 150; ++i)
     many += R"({"id":")" + std::to_string(i) + R"(","messages":[{"role":"user","content":"Question: What is )" +
             std::to_string(i) + " + 3?\"}]}\n";
@@ -131,7 +131,7 @@ TEST_CASE("regimes: killed at any moment, a trace goes on to the same bytes" *
                                     (scratch / dir).string()};
   };
   const double seconds = test::seconds_of(into("whole"));
-  // Parts put together are what one writer writes.
+  // The same records by another command.
   const std::string derived = (scratch / "derived.jsonl").string(), one = (scratch / "one").string();
   REQUIRE(test::run_command(test::binary() + " regimes expand --programs " + (scratch / "p.json").string() +
                             " --input " + (scratch / "b.jsonl").string() + " > " + derived)
@@ -139,7 +139,7 @@ TEST_CASE("regimes: killed at any moment, a trace goes on to the same bytes" *
   REQUIRE(test::run_command(test::binary() + " generate builtin --quiet --json --max-tokens 6 --input " + derived +
                             " --trace " + one)
               .code == 0);
-  for (const char* file : {"trace.safetensors", "records.jsonl"})
+  for (const char* file : {"trace.safetensors", "records.jsonl", "texts.jsonl"})
     CHECK_MESSAGE(test::read_file(scratch / "one" / file) == test::read_file(scratch / "whole" / file), file);
   int kills = 0;
   for (uint64_t round = 0; round < 2; ++round) {
@@ -148,8 +148,9 @@ TEST_CASE("regimes: killed at any moment, a trace goes on to the same bytes" *
     std::set<std::string> names;
     for (const auto& entry : std::filesystem::directory_iterator(scratch / "out"))
       names.insert(entry.path().filename().string());
-    CHECK(names == std::set<std::string>{"log.txt", "manifest.json", "records.jsonl", "trace.safetensors"});
-    for (const char* file : {"trace.safetensors", "records.jsonl"})
+    CHECK(names ==
+          std::set<std::string>{"log.txt", "manifest.json", "records.jsonl", "texts.jsonl", "trace.safetensors"});
+    for (const char* file : {"trace.safetensors", "records.jsonl", "texts.jsonl"})
       CHECK_MESSAGE(test::read_file(scratch / "out" / file) == test::read_file(scratch / "whole" / file), file);
   }
   CHECK(kills > 2);

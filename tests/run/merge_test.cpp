@@ -65,6 +65,10 @@ void write_samples(const TraceOptions& options, const TraceSamples& samples) {
   TraceWriter writer(options);
   for (size_t i = 0; i < samples.ids.size(); ++i)
     feed_sample(writer, options, static_cast<int64_t>(i), samples.numbers[i], samples.lengths[i]);
+  std::string texts;
+  for (size_t i = 0; i < samples.ids.size(); ++i)
+    texts += "{\"id\":\"" + samples.ids[i] + "\",\"n\":" + std::to_string(samples.numbers[i]) + "}\n";
+  write_file(options.dir / texts_file, texts);
   writer.finish(samples.ids, [&](int64_t i) {
     return json::Value::object()
         .set("id", samples.ids[static_cast<size_t>(i)])
@@ -89,6 +93,7 @@ TraceSamples samples_of(const Layout& whole, Shard shard) {
 void check_same_trace(const fs::path& a, const fs::path& b) {
   CHECK(same_bytes(a / trace_file, b / trace_file));
   CHECK(read_file(a / records_file) == read_file(b / records_file));
+  CHECK(read_file(a / texts_file) == read_file(b / texts_file));
 }
 
 Layout whole_of(int64_t n_records) {
@@ -199,7 +204,7 @@ TEST_CASE("merged traces: the bytes that one writer would have written") {
       }
     merge_traces(dir / "merged", parts, order);
     check_same_trace(dir / "merged", dir / "whole");
-    CHECK(std::distance(fs::directory_iterator(dir / "merged"), fs::directory_iterator()) == 2);
+    CHECK(std::distance(fs::directory_iterator(dir / "merged"), fs::directory_iterator()) == 3);
   }
 }
 
@@ -258,6 +263,10 @@ TEST_CASE("merged traces: parts that are not of one trace are refused") {
   CHECK(message_of([&] { merge_traces(dir / "n", parts, order); }) ==
         (dir / "b/records.jsonl").string() + ": expected a line for each of 3 samples, found 1");
   CHECK(message_of([&] { merge_traces(dir / "n", {}, order); }) != "no error");
+  write_samples(trace_options(dir / "b", "*.router.ids"), samples);
+  fs::remove(dir / "b/texts.jsonl");
+  CHECK(message_of([&] { merge_traces(dir / "n", parts, order); }) ==
+        (dir / "b").string() + ": expected texts.jsonl as in " + (dir / "a").string() + ", found none");
 }
 
 TEST_CASE("merge: the directory that one process would have written") {

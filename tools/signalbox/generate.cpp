@@ -7,10 +7,8 @@
 #include "tools/signalbox/commands.h"
 #include "tools/signalbox/flags.h"
 #include "tools/signalbox/open.h"
-#include "tools/signalbox/prepare.h"
+#include "tools/signalbox/record.h"
 #include "tools/terminal/output.h"
-#include "tools/terminal/progress.h"
-#include "tools/terminal/signals.h"
 
 namespace signalbox::tools {
 
@@ -22,7 +20,8 @@ namespace {
 // weight that its own forward used, which is known one step later.
 class Painter : public ProbeSink {
  public:
-  Painter(int32_t layer, ProbeSink* next) : layer_(layer), next_(next) {}
+  explicit Painter(int32_t layer) : layer_(layer) {}
+  void set_next(ProbeSink* next) { next_ = next; }
 
   void print(const std::string& text) {
     if (layer_ < 0) {
@@ -67,7 +66,7 @@ class Painter : public ProbeSink {
 
  private:
   int32_t layer_;
-  ProbeSink* next_;
+  ProbeSink* next_ = nullptr;
   bool generated_ = false;
   int64_t n_rows_ = 0;
   std::deque<std::string> waiting_;
@@ -112,7 +111,7 @@ int generate_command(int argc, char** argv) {
       ->capture_default_str();
   add_sampling_options(app, sampling);
   add_generation_config_option(app, options);
-  app.add_option("--trace", options.trace, "write a trace into this directory");
+  app.add_option("--trace", options.trace, "write a trace into this directory, or go on with it");
   app.add_option("--points", options.points, "points of the trace");
   app.add_flag("--compact", options.compact, "F16 weights in the trace");
   app.add_option("--colour-layer,--color-layer", colour_layer,
@@ -139,33 +138,39 @@ int generate_command(int argc, char** argv) {
     records.push_back(parse_record(record, prompt_option->count() > 0 ? "--prompt" : "--chat"));
   }
   if (sampling.max_tokens > 0) check_generation(options);
-  const Session session = open_session(options);
+  Session session = open_session(options);
   if (colour_layer >= 0 && (colour_layer >= session.shape.n_layers() || !session.shape.layers[colour_layer].moe))
     throw UsageError("--colour-layer", "expected a layer with a router, found " + std::to_string(colour_layer));
+  keep_date(options, session, records, recorded_schema);
   PreparedRun run = prepare_run(options, session, std::move(records), Generate{sampling.max_tokens, sampling.sampling},
                                 sampling.samples);
-  auto trace = open_trace(options, session, run);
 
   const bool streaming = !options.json && run.jobs().size() == 1 && session.tokenizer;
-  Painter painter(stdout_is_terminal() && streaming ? colour_layer : -1, trace.get());
-  ProbeSink* sink = trace.get();
   const bool painted = streaming && colour_layer >= 0 && stdout_is_terminal();
-  if (painted) sink = &painter;
-
-  OrderedOutput output;
-  Progress progress("generating", run.total_tokens, options.quiet || (streaming && stdout_is_terminal()));
-  RunEvents events;
-  events.on_progress = [&](int64_t done) { progress.update(done); };
+  Painter painter(painted ? colour_layer : -1);
   // A stop string may begin in text that is final but not yet complete: stream only without one.
   const bool live = streaming && sampling.stop.empty();
-  if (live) events.on_token = [&](const Job&, int32_t, const std::string& text) { painter.print(text); };
-  events.on_done = [&](Result result) {
+  bool streamed = false;  // the text of a trace that was complete comes whole
+
+  OrderedOutput output;
+  JobsOfCommand jobs;
+  jobs.doing = "generating";
+  jobs.work.set("command", "generate");
+  jobs.generate = settings_of(sampling);
+  jobs.running = run_options(session, sampling);
+  jobs.shows_progress = !(streaming && stdout_is_terminal());
+  if (live)
+    jobs.on_token = [&](const Job&, int32_t, const std::string& text) {
+      streamed = true;
+      painter.print(text);
+    };
+  jobs.on_result = [&](Result result) {
     const Job& job = run.jobs()[result.index];
     const Record& record = run.record_of(result.index);
     if (options.json) {
       output.put(result.index,
                  json::dump(line_of(record, *job.prompt, job, result, session.tokenizer != nullptr)) + "\n");
-    } else if (live) {
+    } else if (streamed) {
       if (!painted) write_stdout("\n");
     } else {
       std::string text = result.text;
@@ -177,17 +182,17 @@ int generate_command(int argc, char** argv) {
       output.put(result.index, title + text + "\n");
     }
   };
-  tell_cpu_fallback(options, *session.backend);
-  catch_signals();
-  const bool finished = session.run(run.jobs(), run_options(session, sampling), events, sink);
-  if (live && painted) {  // the routes of the last tokens arrive at the end of the run
+  if (painted)
+    jobs.in_front = [&](ProbeSink* next) {
+      painter.set_next(next);
+      return &painter;
+    };
+  const RecordingEnd end = run_jobs_of_command(options, session, run, jobs, argc, argv);
+  if (streamed && painted) {  // the routes of the last tokens arrive at the end of the run
     painter.rest();
     write_stdout("\n");
   }
-  if (!finished) return 3;
-  progress.done();
-  if (trace) finish_trace(*trace, run);
-  return 0;
+  return end == RecordingEnd::interrupted ? 3 : 0;
 }
 
 }  // namespace signalbox::tools

@@ -6,9 +6,14 @@ namespace signalbox::tools {
 
 using namespace eval;
 
-const Record& PreparedRun::record_of(int64_t job) const {
-  const auto samples = static_cast<int64_t>(made.jobs.size() / records.size());
-  return records[static_cast<size_t>(job / samples)];
+void PreparedRun::set_jobs(std::vector<Job> jobs) {
+  made.jobs = std::move(jobs);
+  record_of_job.clear();
+  size_t record = 0;
+  for (const Job& job : made.jobs) {
+    while (made.encoded[record].prompt != job.prompt) ++record;
+    record_of_job.push_back(record);
+  }
 }
 
 PreparedRun prepare_run(const CommonOptions& options, const Session& session, std::vector<Record> records,
@@ -20,6 +25,7 @@ PreparedRun prepare_run(const CommonOptions& options, const Session& session, st
     throw Error("spans", "expected at most 32 names in a traced input, found " + std::to_string(n_spans));
   if (!options.edits.empty()) run.plan = session.load_edits(options.edits, options.seed);
   run.made = make_jobs(session, run.records, task, run.plan, samples);
+  run.set_jobs(std::move(run.made.jobs));
   run.total_tokens = planned_tokens(run.made.jobs, !options.trace.empty());
   return run;
 }
@@ -33,15 +39,6 @@ TraceRequest trace_request(const CommonOptions& options, const Session& session,
   request.plan = run.plan;
   request.compact = options.compact;
   return request;
-}
-
-std::unique_ptr<TraceWriter> open_trace(const CommonOptions& options, const Session& session, const PreparedRun& run) {
-  if (options.trace.empty()) return nullptr;
-  return session.open_trace(trace_request(options, session, run));
-}
-
-void finish_trace(TraceWriter& trace, const PreparedRun& run) {
-  finish_trace(trace, run.made.jobs, [&](int64_t sample) { return run.record_of(sample).source; });
 }
 
 }  // namespace signalbox::tools

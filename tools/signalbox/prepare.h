@@ -2,7 +2,6 @@
 #pragma once
 #include <cstdint>
 #include <memory>
-#include <string>
 #include <variant>
 #include <vector>
 
@@ -22,16 +21,18 @@ struct PreparedRun {
   int64_t total_tokens = 0;              // given tokens and the most that can be generated
 
   std::vector<Job>& jobs() { return made.jobs; }
+  // Other jobs on the same records, in their order.
+  void set_jobs(std::vector<Job> jobs);
   // The record of a job, or of a sample of the trace.
-  const Record& record_of(int64_t job) const;
+  const Record& record_of(int64_t job) const { return records[record_of_job[static_cast<size_t>(job)]]; }
+  const EncodedRecord& encoded_of(int64_t job) const { return made.encoded[record_of_job[static_cast<size_t>(job)]]; }
+
+  std::vector<size_t> record_of_job;
 };
 PreparedRun prepare_run(const CommonOptions& options, const Session& session, std::vector<Record> records,
                         const std::variant<Generate, Score>& task, int64_t samples = 1);
 
 // What --trace, --points and --compact ask for.
 TraceRequest trace_request(const CommonOptions& options, const Session& session, const PreparedRun& run);
-// A trace writer for the run, or null when no directory was asked for. finish_trace completes it.
-std::unique_ptr<TraceWriter> open_trace(const CommonOptions& options, const Session& session, const PreparedRun& run);
-void finish_trace(TraceWriter& trace, const PreparedRun& run);
 
 }  // namespace signalbox::tools

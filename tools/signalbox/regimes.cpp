@@ -4,22 +4,17 @@
 #include <algorithm>
 #include <cstdio>
 #include <filesystem>
-#include <map>
 #include <thread>
 
 #include "eval/data/programs.h"
-#include "eval/routing/recording.h"
 #include "eval/routing/recurring.h"
 #include "eval/routing/regime_traces.h"
 #include "eval/routing/trace_set.h"
 #include "tools/signalbox/commands.h"
-#include "tools/signalbox/facts.h"
 #include "tools/signalbox/flags.h"
 #include "tools/signalbox/open.h"
-#include "tools/signalbox/prepare.h"
+#include "tools/signalbox/record.h"
 #include "tools/terminal/output.h"
-#include "tools/terminal/progress.h"
-#include "tools/terminal/signals.h"
 
 namespace signalbox::tools {
 
@@ -84,57 +79,19 @@ int trace(int argc, char** argv) {
   for (const Derived& one : derived) records.push_back(one.record);
   check_generation(options);
   Session session = open_session(options);
-  if (options.date.empty() && template_tells_date(session.encode, records))
-    session.encode.template_variables.set("date", date_of_work(options.trace, regimes_schema));
+  keep_date(options, session, records, regimes_schema);
   sampling.sampling.seed = options.seed;
   // Positions are checked by program below.
   PreparedRun run = prepare_run(options, session, std::move(records), Generate{0, sampling.sampling});
-  const RunOptions running = run_options(session, sampling);
-
-  RegimeInputs inputs;
-  inputs.derived = &derived;
-  inputs.programs = &programs;
-  inputs.settings = {sampling.max_tokens, sampling.samples, sampling.sampling, sampling.stop, sampling.ignore_eos};
-  TraceRecording recording;
-  recording.trace = session.trace_options(trace_request(options, session, run));
-  recording.jobs = jobs_of_programs(run.jobs(), derived, programs, inputs.settings, session.model.max_positions);
-  std::map<std::string, const Record*> by_id;
-  for (const Record& record : run.records) by_id[record.id] = &record;
-  recording.record = [&](int64_t job) { return by_id.at(recording.jobs[static_cast<size_t>(job)].prompt->id)->source; };
-  inputs.model = model_facts(session, options.quiet);
-  if (run.plan) inputs.edits = run.plan->source();
-  inputs.edits_dir = fs::path(options.edits).parent_path();
-  inputs.seed = options.seed;
-  inputs.points = options.points;
-  inputs.compact = options.compact;
-  inputs.model_name = session.path;
-  inputs.special = options.special;
-  inputs.template_variables = session.encode.template_variables;
-  recording.manifest.schema = regimes_schema;
-  recording.manifest.identity = regimes_identity(inputs);
-  recording.manifest.info = work_info(options, session, argc, argv);
-
-  Forward forward = session.forward(widest_route(recording.jobs));
-  Progress progress("tracing", tokens_to_record(recording.jobs), options.quiet);
-  tell_cpu_fallback(options, *session.backend);
-  catch_signals();
-  const RecordingEnd end =
-      record_trace(recording, forward, running, {[&](int64_t tokens) { progress.update(tokens); }});
-  progress.done();
-  const std::string file = options.trace + "/trace.safetensors";
-  if (end == RecordingEnd::interrupted) {
-    if (!options.quiet) std::fprintf(stderr, "%s: the same command goes on from here\n", options.trace.c_str());
-    return 3;
-  }
-  const TraceReader trace(options.trace);
-  if (options.json) {
-    json::Value summary = json::Value::object();
-    summary.set("trace", file).set("samples", trace.n_samples()).set("tokens", trace.n_tokens());
-    write_stdout(json::dump(summary) + "\n");
-  } else if (!options.quiet) {
-    std::fprintf(stderr, "%s: %ld samples, %ld tokens\n", file.c_str(), static_cast<long>(trace.n_samples()),
-                 static_cast<long>(trace.n_tokens()));
-  }
+  JobsOfCommand jobs;
+  jobs.doing = "tracing";
+  jobs.schema = regimes_schema;
+  jobs.work.set("programs", programs_json(programs));
+  jobs.generate = settings_of(sampling);
+  jobs.running = run_options(session, sampling);
+  run.set_jobs(jobs_of_programs(run.jobs(), derived, programs, *jobs.generate, session.model.max_positions));
+  if (run_jobs_of_command(options, session, run, jobs, argc, argv) == RecordingEnd::interrupted) return 3;
+  tell_trace(options);
   return 0;
 }
 

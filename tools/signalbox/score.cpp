@@ -6,10 +6,8 @@
 #include "tools/signalbox/commands.h"
 #include "tools/signalbox/flags.h"
 #include "tools/signalbox/open.h"
-#include "tools/signalbox/prepare.h"
+#include "tools/signalbox/record.h"
 #include "tools/terminal/output.h"
-#include "tools/terminal/progress.h"
-#include "tools/terminal/signals.h"
 
 namespace signalbox::tools {
 
@@ -44,7 +42,7 @@ int score_command(int argc, char** argv) {
   std::string input;
   add_run_options(app, options);
   app.add_option("--input", input, "records, a JSON object a line; - = standard input")->required();
-  app.add_option("--trace", options.trace, "write a trace into this directory");
+  app.add_option("--trace", options.trace, "write a trace into this directory, or go on with it");
   app.add_option("--points", options.points, "points of the trace")->capture_default_str();
   app.add_flag("--compact", options.compact, "F16 weights in the trace");
   if (int code = parse_arguments(app, argc, argv); code >= 0) return code;
@@ -52,15 +50,16 @@ int score_command(int argc, char** argv) {
     throw UsageError("--points, --compact", "expected --trace beside them, found none");
 
   std::vector<Record> records = read_records(input);
-  const Session session = open_session(options);
+  Session session = open_session(options);
+  keep_date(options, session, records, recorded_schema);
   PreparedRun run = prepare_run(options, session, std::move(records), Score{});
-  auto trace = open_trace(options, session, run);
 
   OrderedOutput output;
-  Progress progress("scoring", run.total_tokens, options.quiet);
-  RunEvents events;
-  events.on_progress = [&](int64_t done) { progress.update(done); };
-  events.on_done = [&](Result result) {
+  JobsOfCommand jobs;
+  jobs.doing = "scoring";
+  jobs.work.set("command", "score");
+  jobs.running = session.options;
+  jobs.on_result = [&](Result result) {
     const json::Value line = line_of(run.records[result.index], run.made.encoded[result.index], result);
     if (options.json) {
       output.put(result.index, json::dump(line) + "\n");
@@ -71,12 +70,7 @@ int score_command(int argc, char** argv) {
       output.put(result.index, run.records[result.index].id + text);
     }
   };
-  tell_cpu_fallback(options, *session.backend);
-  catch_signals();
-  if (!session.run(run.jobs(), session.options, events, trace.get())) return 3;
-  progress.done();
-  if (trace) finish_trace(*trace, run);
-  return 0;
+  return run_jobs_of_command(options, session, run, jobs, argc, argv) == RecordingEnd::interrupted ? 3 : 0;
 }
 
 }  // namespace signalbox::tools

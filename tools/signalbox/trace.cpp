@@ -1,15 +1,11 @@
 // signalbox trace: the forward over given tokens (and some generated ones), recorded.
 #include <CLI/CLI.hpp>
-#include <cstdio>
 
 #include "probes/points.h"
 #include "tools/signalbox/commands.h"
 #include "tools/signalbox/flags.h"
 #include "tools/signalbox/open.h"
-#include "tools/signalbox/prepare.h"
-#include "tools/terminal/output.h"
-#include "tools/terminal/progress.h"
-#include "tools/terminal/signals.h"
+#include "tools/signalbox/record.h"
 
 namespace signalbox::tools {
 
@@ -27,7 +23,9 @@ int trace_command(int argc, char** argv) {
   std::string input;
   add_run_options(app, options);
   app.add_option("--input", input, "records, a JSON object a line; - = standard input")->required();
-  app.add_option("--out", options.trace, "directory of the trace")->required();
+  app.add_option("--out", options.trace,
+                 "directory of the trace; the same command goes on with one that is not finished")
+      ->required();
   app.add_option("--points", options.points,
                  "points to record, globs separated by commas (docs/probes.md); default *.router.ids,*.router.weights");
   app.add_flag("--compact", options.compact, "router.weights as F16");
@@ -40,33 +38,18 @@ int trace_command(int argc, char** argv) {
 
   std::vector<Record> records = read_records(input);
   if (sampling.max_tokens > 0) check_generation(options);
-  const Session session = open_session(options);
+  Session session = open_session(options);
+  keep_date(options, session, records, recorded_schema);
   sampling.sampling.seed = options.seed;
   PreparedRun run = prepare_run(options, session, std::move(records), Generate{sampling.max_tokens, sampling.sampling},
                                 sampling.samples);
-  auto trace = open_trace(options, session, run);
-
-  Progress progress("tracing", run.total_tokens, options.quiet);
-  int64_t rows = 0;
-  RunEvents events;
-  events.on_progress = [&](int64_t done) {
-    rows = done;
-    progress.update(done);
-  };
-  tell_cpu_fallback(options, *session.backend);
-  catch_signals();
-  if (!session.run(run.jobs(), run_options(session, sampling), events, trace.get())) return 3;
-  progress.done();
-  finish_trace(*trace, run);
-  const std::string file = options.trace + "/trace.safetensors";
-  if (options.json) {
-    json::Value summary = json::Value::object();
-    summary.set("trace", file).set("samples", static_cast<int64_t>(run.jobs().size())).set("tokens", rows);
-    write_stdout(json::dump(summary) + "\n");
-  } else if (!options.quiet) {
-    std::fprintf(stderr, "%s: %ld samples, %ld tokens\n", file.c_str(), static_cast<long>(run.jobs().size()),
-                 static_cast<long>(rows));
-  }
+  JobsOfCommand jobs;
+  jobs.doing = "tracing";
+  jobs.work.set("command", "trace");
+  jobs.generate = settings_of(sampling);
+  jobs.running = run_options(session, sampling);
+  if (run_jobs_of_command(options, session, run, jobs, argc, argv) == RecordingEnd::interrupted) return 3;
+  tell_trace(options);
   return 0;
 }
 

@@ -30,6 +30,11 @@ Progress::Progress(std::string what, int64_t total, bool quiet)
       start_(std::chrono::steady_clock::now()),
       last_(start_) {}
 
+void Progress::start_at(int64_t count) {
+  kept_ = count;
+  start_ = std::chrono::steady_clock::now();
+}
+
 void Progress::update(int64_t count) {
   if (quiet_) return;
   const auto now = std::chrono::steady_clock::now();
@@ -38,8 +43,8 @@ void Progress::update(int64_t count) {
   last_ = now;
   const double elapsed = std::chrono::duration<double>(now - start_).count();
   const double share = std::min(1.0, static_cast<double>(count) / static_cast<double>(total_));
-  const std::string left = share > 0 ? duration(elapsed * (1 - share) / share) : "?";
-  const double rate = static_cast<double>(count) / elapsed;
+  const double rate = static_cast<double>(count - kept_) / elapsed;
+  const std::string left = rate > 0 ? duration(static_cast<double>(std::max<int64_t>(0, total_ - count)) / rate) : "?";
   if (terminal_) {
     constexpr int width = 30;
     std::string bar(static_cast<size_t>(share * width), '#');

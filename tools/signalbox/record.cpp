@@ -1,0 +1,118 @@
+#include "tools/signalbox/record.h"
+
+#include <cstdio>
+
+#include "eval/routing/trace_texts.h"
+#include "probes/trace_schema.h"
+#include "tools/signalbox/facts.h"
+#include "tools/signalbox/open.h"
+#include "tools/terminal/output.h"
+#include "tools/terminal/progress.h"
+#include "tools/terminal/signals.h"
+
+namespace signalbox::tools {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+Manifest manifest_of(const CommonOptions& options, const Session& session, const PreparedRun& run,
+                     const JobsOfCommand& jobs, int argc, char** argv) {
+  RecordingInputs inputs;
+  inputs.model = model_facts(session, options.quiet);
+  inputs.work = jobs.work;
+  RecordsHash hash;
+  for (const Record& record : run.records) hash.add(record);
+  inputs.data_hash = hash.hex();
+  inputs.generate = jobs.generate;
+  if (run.plan) inputs.edits = run.plan->source();
+  inputs.edits_dir = fs::path(options.edits).parent_path();
+  inputs.seed = options.seed;
+  inputs.points = options.points.empty() ? std::string(default_points) : options.points;
+  inputs.compact = options.compact;
+  inputs.model_name = session.path;
+  inputs.special = options.special;
+  inputs.template_variables = session.encode.template_variables;
+  Manifest manifest;
+  manifest.schema = jobs.schema;
+  manifest.identity = recording_identity(inputs);
+  manifest.info = work_info(options, session, argc, argv);
+  return manifest;
+}
+
+RecordingEnd record(const CommonOptions& options, const Session& session, PreparedRun& run, const JobsOfCommand& jobs,
+                    int argc, char** argv) {
+  const Manifest manifest = manifest_of(options, session, run, jobs, argc, argv);
+  TraceRecording recording;
+  recording.trace = session.trace_options(trace_request(options, session, run));
+  recording.jobs = run.jobs();
+  recording.record = [&](int64_t job) { return run.record_of(job).source; };
+  recording.text = [&](int64_t job, const Result& result) {
+    return text_line(run.record_of(job), run.encoded_of(job), run.jobs()[static_cast<size_t>(job)], result,
+                     session.tokenizer.get());
+  };
+  Progress progress(jobs.doing, tokens_to_record(run.jobs()), options.quiet || !jobs.shows_progress);
+  RecordingEvents events;
+  events.on_kept = [&](int64_t samples, int64_t tokens) {
+    if (!options.quiet)
+      std::fprintf(stderr, "%s: %ld of %zu samples are kept from before\n", options.trace.c_str(),
+                   static_cast<long>(samples), run.jobs().size());
+    progress.start_at(tokens);
+  };
+  events.on_progress = [&](int64_t tokens) { progress.update(tokens); };
+  events.on_token = jobs.on_token;
+  events.on_result = jobs.on_result;
+  events.in_front = jobs.in_front;
+  Forward forward = session.forward(widest_route(run.jobs()));
+  const RecordingEnd end = record_trace(recording, manifest, forward, jobs.running, events);
+  progress.done();
+  if (options.quiet) return end;
+  if (end == RecordingEnd::interrupted)
+    std::fprintf(stderr, "%s: the same command goes on from here\n", options.trace.c_str());
+  if (end == RecordingEnd::was_complete) std::fprintf(stderr, "%s: was complete\n", options.trace.c_str());
+  return end;
+}
+
+}  // namespace
+
+GenerationSettings settings_of(const SamplingOptions& sampling) {
+  return {sampling.max_tokens, sampling.samples, sampling.sampling, sampling.stop, sampling.ignore_eos};
+}
+
+void keep_date(const CommonOptions& options, Session& session, const std::vector<Record>& records,
+               const std::string& schema) {
+  if (!options.trace.empty() && options.date.empty() && template_tells_date(session.encode, records))
+    session.encode.template_variables.set("date", date_of_work(options.trace, schema));
+}
+
+RecordingEnd run_jobs_of_command(const CommonOptions& options, const Session& session, PreparedRun& run,
+                                 const JobsOfCommand& jobs, int argc, char** argv) {
+  tell_cpu_fallback(options, *session.backend);
+  if (!options.trace.empty()) {
+    catch_signals();
+    return record(options, session, run, jobs, argc, argv);
+  }
+  Progress progress(jobs.doing, run.total_tokens, options.quiet || !jobs.shows_progress);
+  RunEvents events;
+  events.on_progress = [&](int64_t tokens) { progress.update(tokens); };
+  events.on_token = jobs.on_token;
+  events.on_done = jobs.on_result;
+  catch_signals();
+  ProbeSink* sink = jobs.in_front ? jobs.in_front(nullptr) : nullptr;
+  return session.run(run.jobs(), jobs.running, events, sink) ? RecordingEnd::complete : RecordingEnd::interrupted;
+}
+
+void tell_trace(const CommonOptions& options) {
+  const TraceReader trace(options.trace);
+  const std::string file = (fs::path(options.trace) / trace_file).string();
+  if (options.json) {
+    json::Value summary = json::Value::object();
+    summary.set("trace", file).set("samples", trace.n_samples()).set("tokens", trace.n_tokens());
+    write_stdout(json::dump(summary) + "\n");
+  } else if (!options.quiet) {
+    std::fprintf(stderr, "%s: %ld samples, %ld tokens\n", file.c_str(), static_cast<long>(trace.n_samples()),
+                 static_cast<long>(trace.n_tokens()));
+  }
+}
+
+}  // namespace signalbox::tools

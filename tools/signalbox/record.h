@@ -1,0 +1,45 @@
+// How generate, score, trace and regimes trace run their jobs: into a trace directory where one is asked for, going on
+// where an earlier process stopped.
+#pragma once
+#include <functional>
+#include <optional>
+#include <string>
+
+#include "base/namespaces.h"
+#include "eval/routing/recording.h"
+#include "eval/routing/recording_identity.h"
+#include "tools/signalbox/prepare.h"
+
+namespace signalbox::tools {
+
+inline constexpr const char* recorded_schema = "signalbox.recorded/1";  // of the manifests of generate, score and trace
+
+// What a command does with its jobs.
+struct JobsOfCommand {
+  std::string doing;                           // "tracing", for the progress
+  std::string schema = recorded_schema;        // of the manifest
+  json::Value work = json::Value::object();    // what else decides the trace, beside the common flags
+  std::optional<GenerationSettings> generate;  // none: nothing is generated
+  RunOptions running;
+  bool shows_progress = true;
+  // In the order of jobs where a trace is recorded, else as they finish.
+  std::function<void(Result)> on_result;
+  std::function<void(const Job&, int32_t token, const std::string& text)> on_token;
+  std::function<ProbeSink*(ProbeSink* next)> in_front;  // `next` is null where no trace is recorded
+};
+
+GenerationSettings settings_of(const SamplingOptions& sampling);
+
+// Where a template prints the date and no flag gives it, and a trace was begun before: that trace's date. Before
+// records are encoded.
+void keep_date(const CommonOptions& options, Session& session, const std::vector<Record>& records,
+               const std::string& schema);
+
+// Runs the jobs and says on standard error how it went on, unless quiet. Throws Error.
+RecordingEnd run_jobs_of_command(const CommonOptions& options, const Session& session, PreparedRun& run,
+                                 const JobsOfCommand& jobs, int argc, char** argv);
+
+// What trace and regimes trace say at the end.
+void tell_trace(const CommonOptions& options);
+
+}  // namespace signalbox::tools
