@@ -8,7 +8,6 @@
 #include "base/files.h"
 #include "eval/data/prompt_hash.h"
 #include "eval/detect/selection.h"
-#include "eval/store/lock.h"
 
 namespace signalbox::eval {
 
@@ -155,13 +154,9 @@ TraceAnalysis analyze_traces(const TraceSet& set, const AnalysisOptions& options
   return out;
 }
 
+std::vector<std::string> analysis_files() { return {"usage.csv", "rd.csv", "npmi.csv", "summary.json"}; }
+
 void write_analysis(const TraceAnalysis& analysis, const fs::path& dir) {
-  std::error_code code;
-  fs::create_directories(dir, code);
-  if (code) throw Error(dir.string(), "cannot make the directory: " + code.message());
-  const DirectoryLock lock(dir);
-  // Tables of an earlier analysis would stand beside a summary that is not theirs.
-  for (const char* old : {"summary.json", "rd.csv", "npmi.csv"}) fs::remove(dir / old, code);
   write_usage_csv(dir / "usage.csv", analysis.usage);
   if (analysis.detection) write_rd_csv(dir / "rd.csv", analysis.detection->rows);
   if (!analysis.markers.empty()) write_npmi_csv(dir / "npmi.csv", analysis.markers);

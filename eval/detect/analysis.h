@@ -41,9 +41,9 @@ struct TraceAnalysis {
 // Computes everything; writes nothing. Throws Error as usage_table, detect and marker_associations do.
 TraceAnalysis analyze_traces(const TraceSet& set, const AnalysisOptions& options);
 
-// Replaces what an earlier analysis left in `dir`, which is made when it does not exist. summary.json comes last: where
-// it stands, the tables beside it are whole and its own. One process at a time: another one is an Error
-// (DirectoryLock).
+// The files that it may have.
+std::vector<std::string> analysis_files();
+// Writes them into `dir`, which is there: a StagedFiles' where they replace those of an earlier analysis.
 void write_analysis(const TraceAnalysis& analysis, const std::filesystem::path& dir);
 
 // For machines: the summary, where the files are, and the first `top` experts of the ranking. For people: tables.

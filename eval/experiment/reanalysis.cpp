@@ -60,4 +60,11 @@ RunFindings reanalyze_run(const fs::path& dir, const fs::path& out, const Reanal
   return findings;
 }
 
+std::vector<std::string> findings_files(const fs::path& dir) {
+  std::vector<std::string> names = {
+      "metrics.json", "table.md", "table.csv", "table.tex", "audit.csv", "specification_curve.csv", "summary.json"};
+  if (is_cross_fit_directory(dir)) names.insert(names.end(), {"cross_fit.csv", "selection.csv", "audit"});
+  return names;
+}
+
 }  // namespace signalbox::eval

@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 #include <filesystem>
+#include <string>
 #include <vector>
 
 #include "base/namespaces.h"
@@ -23,8 +24,11 @@ struct ReanalysisOptions {
   int threads = 0;
 };
 
-// Writes metrics.json, tables and the audit of the run in `dir` into `out`. Throws Error when the run is not complete.
+// Writes metrics.json, tables and the audit of the run in `dir` into `out` (a StagedFiles' where they replace others).
+// Throws Error when the run is not complete.
 RunFindings reanalyze_run(const std::filesystem::path& dir, const std::filesystem::path& out,
                           const ReanalysisOptions& options);
+// All names that it may write there for this run; "audit" is a directory.
+std::vector<std::string> findings_files(const std::filesystem::path& dir);
 
 }  // namespace signalbox::eval

@@ -99,7 +99,7 @@ struct RegimeAnalysis {
 RegimeAnalysis analyze_regimes(const RoutingProfiles& profiles, const RegimeOptions& options);
 
 // regimes.csv, recurring.csv, lengths.csv, difficulty.csv (where there is a trend), summary.json; `where_from` goes
-// into the summary, which comes last. One process at a time: another one is an Error (DirectoryLock).
+// into the summary. They replace those of an earlier analysis together (StagedFiles), one process at a time.
 void write_regimes(const RegimeAnalysis& analysis, const RoutingProfiles& profiles, const RegimeOptions& options,
                    const json::Value& where_from, const std::filesystem::path& dir);
 

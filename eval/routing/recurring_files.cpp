@@ -6,7 +6,7 @@
 #include "base/files.h"
 #include "base/text.h"
 #include "eval/routing/recurring.h"
-#include "eval/store/lock.h"
+#include "eval/store/staged_files.h"
 
 namespace signalbox::eval {
 
@@ -144,21 +144,16 @@ std::string pad(const std::string& text, size_t width) {
 
 void write_regimes(const RegimeAnalysis& analysis, const RoutingProfiles& profiles, const RegimeOptions& options,
                    const json::Value& where_from, const fs::path& dir) {
-  std::error_code code;
-  fs::create_directories(dir, code);
-  if (code) throw Error(dir.string(), "cannot make the directory: " + code.message());
-  const DirectoryLock lock(dir);
-  fs::remove(dir / "summary.json", code);  // of an earlier analysis: where it stands, the tables beside it are its own
-  write_profiles(profiles, dir / "profiles.safetensors");
-  write_file_atomically(dir / "regimes.csv", regimes_csv(analysis));
-  write_file_atomically(dir / "recurring.csv", recurring_csv(analysis));
-  write_file_atomically(dir / "lengths.csv", lengths_csv(analysis));
-  if (!analysis.difficulty.empty()) {
-    write_file_atomically(dir / "difficulty.csv", difficulty_csv(analysis));
-  } else {
-    fs::remove(dir / "difficulty.csv", code);  // of an earlier analysis
-  }
-  write_file_atomically(dir / "summary.json", json::dump(summary(analysis, profiles, options, where_from), 2) + "\n");
+  StagedFiles files(
+      dir, {"profiles.safetensors", "regimes.csv", "recurring.csv", "lengths.csv", "difficulty.csv", "summary.json"});
+  const fs::path& out = files.path();
+  write_profiles(profiles, out / "profiles.safetensors");
+  write_file_atomically(out / "regimes.csv", regimes_csv(analysis));
+  write_file_atomically(out / "recurring.csv", recurring_csv(analysis));
+  write_file_atomically(out / "lengths.csv", lengths_csv(analysis));
+  if (!analysis.difficulty.empty()) write_file_atomically(out / "difficulty.csv", difficulty_csv(analysis));
+  write_file_atomically(out / "summary.json", json::dump(summary(analysis, profiles, options, where_from), 2) + "\n");
+  files.commit();
 }
 
 std::string regimes_text(const RegimeAnalysis& analysis, const RegimeOptions& options, size_t top) {

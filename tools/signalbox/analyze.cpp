@@ -2,10 +2,12 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <filesystem>
+#include <optional>
 
 #include "eval/detect/analysis.h"
 #include "eval/experiment/findings.h"
 #include "eval/experiment/reanalysis.h"
+#include "eval/store/staged_files.h"
 #include "tools/signalbox/commands.h"
 #include "tools/signalbox/flags.h"
 #include "tools/terminal/output.h"
@@ -36,8 +38,8 @@ fs::path analysis_directory(const AnalyzeOptions& options) {
   return options.out.empty() ? fs::path(options.directories[0]) / "analysis" : fs::path(options.out);
 }
 
-// One pool of traces into `out`.
-void analyze(const std::vector<fs::path>& traces, const fs::path& out, AnalyzeOptions& options) {
+// One pool of traces.
+TraceAnalysis analyze(const std::vector<fs::path>& traces, AnalyzeOptions& options) {
   const TraceSet set(traces);
   const ChosenContrast contrast = choose_contrast(set, options.contrast);
   if (!contrast.note.empty() && !options.quiet) std::fprintf(stderr, "%s\n", contrast.note.c_str());
@@ -50,14 +52,12 @@ void analyze(const std::vector<fs::path>& traces, const fs::path& out, AnalyzeOp
     progress.update(done);
     stop_if_interrupted();
   };
-  const TraceAnalysis analysis = analyze_traces(set, options.analysis);
+  TraceAnalysis analysis = analyze_traces(set, options.analysis);
   progress.done();
   if (analysis.detection && !options.quiet)
     for (const std::string& warning : analysis.detection->warnings)
       std::fprintf(stderr, "warning: %s\n", warning.c_str());
-  write_analysis(analysis, out);
-  write_stdout(options.json ? json::dump(analysis_json(analysis, out, options.top)) + "\n"
-                            : analysis_text(analysis, options.analysis, out, options.top));
+  return analysis;
 }
 
 }  // namespace
@@ -113,19 +113,31 @@ int analyze_command(int argc, char** argv) {
   for (const std::string& directory : options.directories)
     for (const fs::path& trace : traces_of_directory(directory)) traces.push_back(trace);
   const bool run = options.directories.size() == 1 && is_run_directory(options.directories[0]);
-  if (run) {
-    const ContrastOptions& detection = options.analysis.detection;
-    const RunFindings findings =
-        reanalyze_run(options.directories[0], out, {detection.seed, detection.resamples, detection.threads});
-    if (!options.json) write_stdout(findings_text(options.directories[0], findings) + "\n");
-  }
-  if (!traces.empty()) {
-    analyze(traces, out, options);
-  } else if (!run) {
+  if (!run && traces.empty())
     throw Error("DIR", "expected runs with traces (\"traces\": true in the spec), found none");
-  } else if (options.json) {
-    write_stdout(json::dump(json::Value::object().set("out", out.string())) + "\n");
+  std::optional<RunFindings> findings;
+  std::optional<TraceAnalysis> analysis;
+  if (!traces.empty()) analysis = analyze(traces, options);
+  {
+    // The new files replace the old ones together.
+    std::vector<std::string> names;
+    if (run) names = findings_files(options.directories[0]);
+    if (analysis)
+      for (std::string& name : analysis_files()) names.push_back(std::move(name));
+    StagedFiles files(out, names);
+    const ContrastOptions& detection = options.analysis.detection;
+    if (run)
+      findings =
+          reanalyze_run(options.directories[0], files.path(), {detection.seed, detection.resamples, detection.threads});
+    if (analysis) write_analysis(*analysis, files.path());
+    files.commit();
   }
+  if (findings && !options.json) write_stdout(findings_text(options.directories[0], *findings) + "\n");
+  if (analysis)
+    write_stdout(options.json ? json::dump(analysis_json(*analysis, out, options.top)) + "\n"
+                              : analysis_text(*analysis, options.analysis, out, options.top));
+  else if (options.json)
+    write_stdout(json::dump(json::Value::object().set("out", out.string())) + "\n");
   return 0;
 }
 
