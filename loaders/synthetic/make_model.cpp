@@ -73,6 +73,8 @@ Summary make_model(const json::Value& value, const std::string& where, const std
   for (const char* name : {"config.json", "model.safetensors", "model.safetensors.index.json", "planted.json",
                            "tokenizer.json", "tokenizer_config.json"})
     std::filesystem::remove(directory / name, code);
+  remove_temporaries(directory);
+  write_file_atomically(directory / spec_file, json::dump(value, 2) + "\n");
   const Stored stored = write_weights(spec, values, directory, progress);
   if (spec.tokenizer) {
     write_file_atomically(directory / "tokenizer.json", json::dump(byte_tokenizer(), 1) + "\n");

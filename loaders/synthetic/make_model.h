@@ -11,6 +11,9 @@
 
 namespace signalbox::loaders::synthetic {
 
+// Of a synthetic model's directory: the spec that it is made from, there before any other file.
+inline constexpr const char* spec_file = "make-model.json";
+
 struct Summary {
   std::string family;
   int64_t parameters = 0;
@@ -20,8 +23,9 @@ struct Summary {
 };
 
 // Writes config.json, generation_config.json, the weights, planted.json where experts are planted, and tokenizer files
-// where asked for, into `directory` (created if need be). The same spec gives the same bytes everywhere. `progress` is
-// called with bytes written and bytes in all. Throws Error naming the spec's key.
+// where asked for, and the spec itself, into `directory` (created if need be; what an earlier make_model left there
+// goes). config.json comes last: a directory without it is no model. The same spec gives the same bytes everywhere.
+// `progress` is called with bytes written and bytes in all. Throws Error naming the spec's key.
 Summary make_model(const json::Value& spec, const std::string& where, const std::filesystem::path& directory,
                    const std::function<void(uint64_t, uint64_t)>& progress = {});
 

@@ -54,15 +54,14 @@ std::string fill(std::string text) {
   return text;
 }
 
-// The spec that a directory was made from. A directory with other content is not ours to write into.
-constexpr const char* marker = "make-model.json";
-
+// A directory with other content is not ours to write into. One of a make-model that was killed has its spec.
 void refuse_foreign_directory(const std::filesystem::path& dir) {
   namespace fs = std::filesystem;
   std::error_code failed;
-  if (!fs::is_directory(dir, failed) || fs::is_empty(dir, failed) || fs::exists(dir / marker, failed)) return;
-  throw Error(dir.string(), std::string("expected a new directory, or one that make-model wrote (") + marker +
-                                "), found other files");
+  if (!fs::is_directory(dir, failed) || fs::is_empty(dir, failed) || fs::exists(dir / synthetic::spec_file, failed))
+    return;
+  throw Error(dir.string(), std::string("expected a new directory, or one that make-model wrote (") +
+                                synthetic::spec_file + "), found other files");
 }
 
 }  // namespace
@@ -87,7 +86,6 @@ int make_model_command(int argc, char** argv) {
     progress.update(static_cast<int64_t>(1000.0 * static_cast<double>(done) / static_cast<double>(total)));
   });
   progress.done();
-  write_file_atomically(std::filesystem::path(out) / marker, json::dump(value, 2) + "\n");
   if (json_output) {
     json::Value line = json::Value::object();
     line.set("path", json::Value(out)).set("family", json::Value(summary.family));
