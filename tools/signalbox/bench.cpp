@@ -199,25 +199,30 @@ void measure_recording(Figures& out, ModelBench& bench, const BenchOptions& opti
   phase.measure = [&](const auto& go_on) { return bench.recorded_prefill(n_prompt, points, go_on); };
   phases.push_back(std::move(phase));
 
-  for (RecordedPhase& of : phases) {
-    const std::string what = "cost of recording in " + of.name;
-    if (options.quick) {
-      out.left_out(what, "--quick");
-      continue;
+  bool stopped = false;
+  try {
+    for (RecordedPhase& of : phases) {
+      const std::string what = "cost of recording in " + of.name;
+      if (options.quick) {
+        out.left_out(what, "--quick");
+        continue;
+      }
+      const double round = (static_cast<double>(points.size()) + 1) * of.seconds;
+      if (!fits(out, budget, what, of.seconds_first + of.seconds + 2 * round)) continue;
+      const double start = now();
+      const int64_t most_rounds = rounds_per_repeat * sizes.repeats;
+      of.costs = of.measure([&](int64_t rounds, double last) {
+        stop_if_interrupted();
+        if (rounds >= most_rounds || last > budget.left()) return false;
+        return rounds < least_rounds || now() - start + last <= recording_seconds;
+      });
+      if (of.costs.rounds == 0)
+        fits(out, budget, what, round);
+      else
+        print_phase(out, of);
     }
-    const double round = (static_cast<double>(points.size()) + 1) * of.seconds;
-    if (!fits(out, budget, what, of.seconds_first + of.seconds + 2 * round)) continue;
-    const double start = now();
-    const int64_t most_rounds = rounds_per_repeat * sizes.repeats;
-    of.costs = of.measure([&](int64_t rounds, double last) {
-      stop_if_interrupted();
-      if (rounds >= most_rounds || last > budget.left()) return false;
-      return rounds < least_rounds || now() - start + last <= recording_seconds;
-    });
-    if (of.costs.rounds == 0)
-      fits(out, budget, what, round);
-    else
-      print_phase(out, of);
+  } catch (const Interrupted&) {
+    stopped = true;  // rounds that were made count
   }
   json::Value lines = json::Value::array();
   for (size_t m = 0; m < points.size(); ++m) {
@@ -228,6 +233,7 @@ void measure_recording(Figures& out, ModelBench& bench, const BenchOptions& opti
     lines.push_back(std::move(line.set("batch", most)));
   }
   out.document.set("recording", std::move(lines));
+  if (stopped) throw Interrupted{};
 }
 
 void measure_trace_memory(Figures& out, ModelBench& bench, const BenchOptions& options, const Budget& budget) {
@@ -256,6 +262,21 @@ void measure_model(Figures& out, ModelBench& bench, const BenchOptions& options,
   else
     out.document.set("recording", json::Value::array());
   measure_trace_memory(out, bench, options, budget);
+}
+
+// measure_model until a signal comes: what was measured by then is told all the same. False when interrupted.
+bool measure_until_interrupted(Figures& out, ModelBench& bench, const BenchOptions& options,
+                               const ModelBenchOptions& sizes, const Budget& budget, bool routers) {
+  try {
+    measure_model(out, bench, options, sizes, budget, routers);
+    return true;
+  } catch (const Interrupted&) {
+    for (const char* list : {"prefill", "decode", "moe_layer", "recording"})
+      if (!out.document.find(list)) out.document.set(list, json::Value::array());
+    out.document.set("interrupted", true);
+    out.text("\ninterrupted: the lines above are all that was measured\n");
+    return false;
+  }
 }
 
 void finish_watch(Figures& out, DeviceWatch& watch) {
@@ -296,7 +317,8 @@ int bench_model(const BenchOptions& options) {
   out.line("limits", out.document);
   describe(out, session.path, *session.backend, limits);
   out.text("\n");
-  measure_model(out, measuring, options, bench, budget, !session.model.moe_layers().empty());
+  const bool whole =
+      measure_until_interrupted(out, measuring, options, bench, budget, !session.model.moe_layers().empty());
   // The first of each under names of its own; null where it was left out.
   const auto of = [&](const char* list, bool last, const char* key) {
     const auto& lines = out.document.find(list)->items();
@@ -317,7 +339,7 @@ int bench_model(const BenchOptions& options) {
   out.text("\nresident memory %.1f MB\n", static_cast<double>(resident_bytes()) * 1e-6);
   finish_watch(out, watch);
   out.finish();
-  return 0;
+  return whole ? 0 : 3;
 }
 
 // A model of a released shape with random weights: on the CPU in memory of their own, on a device from a small pool.
@@ -414,10 +436,11 @@ int bench_shape_command(const BenchOptions& options) {
   out.document.set("upload", std::move(upload));
   out.line("limits", out.document);
   out.text("\n");
-  measure_model(out, measuring, options, bench, budget, !shape.model.moe_layers().empty());
+  const bool whole =
+      measure_until_interrupted(out, measuring, options, bench, budget, !shape.model.moe_layers().empty());
   finish_watch(out, watch);
   out.finish();
-  return 0;
+  return whole ? 0 : 3;
 }
 
 int bench_kernels(const BenchOptions& options) {
@@ -483,7 +506,8 @@ int bench_command(int argc, char** argv) {
       "printed\n"
       "as soon as it is there; with --json as a line of its own, whose \"figure\" says which it is, and all of them "
       "once\n"
-      "more in the last line. What recording costs comes from steps with and without it that take turns, with a 95 %\n"
+      "more in the last line, also after a signal (\"interrupted\": true). What recording costs comes from steps with "
+      "and without it that take turns, with a 95 %\n"
       "interval.\n\n"
       "Shapes: " +
       bench_shape_names() +
