@@ -35,6 +35,17 @@ void Forward::launch(const Batch& batch, ProbeSink* sink) {
   edits_.read(batch);
   separate_latents(batch);
   writes_.begin(batch, edits_);
+  try {
+    record(batch, sink);
+  } catch (...) {
+    recorder_.abandon();
+    in_flight_ = {};
+    throw;
+  }
+  writes_.end();
+}
+
+void Forward::record(const Batch& batch, ProbeSink* sink) {
   recorder_.begin(batch, sink, edits_.router());
   step_.begin(batch, edits_, recorder_.ring_step());
   buffers_.begin(batch.n_tokens(), step_.token_capacity());
@@ -53,7 +64,6 @@ void Forward::launch(const Batch& batch, ProbeSink* sink) {
     enqueue(in_flight_.logits);
   }
   recorder_.end();
-  writes_.end();
 }
 
 void Forward::enqueue(Tensor logits) {

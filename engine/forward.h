@@ -57,6 +57,7 @@ class Forward {
   int32_t max_slots() const { return max_slots_; }
 
  private:
+  void record(const Batch& batch, ProbeSink* sink);
   void enqueue(Tensor logits);
   void separate_latents(const Batch& batch);
 

@@ -71,6 +71,10 @@ struct Job {
 // What a job's edits depend on.
 SequenceInfo sequence_info(const Job& job);
 
+// Throws Error when there is no given token, or more positions are asked for than a model has (max_positions 0: it
+// names no limit). The one place where lengths are refused; `where` is the record's place.
+void check_length(const std::string& where, int64_t n_given, int64_t max_new, int64_t max_positions);
+
 struct Result {
   int64_t index = 0;
   std::vector<int32_t> tokens;  // generated, with the end token that stopped it

@@ -30,6 +30,7 @@ void Recorder::begin(const Batch& batch, ProbeSink* sink, bool edits_routes) {
   }
   if (by_ring_) return;
   ring_.flush(*sink_);
+  open_ = true;
   sink_->begin(rows_);
 }
 
@@ -40,7 +41,14 @@ void Recorder::end() {
   } else {
     if (records_routes_) ring_.take_now(*sink_);
     sink_->end();
+    open_ = false;
   }
+  sink_ = nullptr;
+}
+
+void Recorder::abandon() {
+  if (open_) sink_->abandon();
+  open_ = false;
   sink_ = nullptr;
 }
 

@@ -26,6 +26,8 @@ class Recorder {
   void begin(const Batch& batch, ProbeSink* sink, bool edits_routes);
   // All ops of the step are enqueued.
   void end();
+  // The step fails after begin(), or in it: no sink is left within a batch.
+  void abandon();
   // Hands over what is still on its way.
   void flush(ProbeSink& sink) { ring_.flush(sink); }
 
@@ -56,6 +58,7 @@ class Recorder {
   std::vector<int32_t> moe_layers_;
   RouteRing ring_;
   ProbeSink* sink_ = nullptr;  // between begin() and end()
+  bool open_ = false;          // the sink has begun this step's batch
   StepRows rows_;              // likewise
   std::vector<RowRange> ranges_;
   uint32_t ring_step_ = 0;

@@ -176,10 +176,15 @@ void RouteRing::deliver(ProbeSink& sink) {
   Step step = std::move(pending_.front());
   pending_.pop_front();
   backend_.wait(step.ticket);
-  sink.begin({step.n_tokens, step.ranges, step.tokens.data(), step.positions.data(),
-              step.phase.empty() ? nullptr : step.phase.data(), step.spans.empty() ? nullptr : step.spans.data()});
-  hand_over(sink, step);
-  sink.end();
+  try {
+    sink.begin({step.n_tokens, step.ranges, step.tokens.data(), step.positions.data(),
+                step.phase.empty() ? nullptr : step.phase.data(), step.spans.empty() ? nullptr : step.spans.data()});
+    hand_over(sink, step);
+    sink.end();
+  } catch (...) {
+    sink.abandon();
+    throw;
+  }
 }
 
 void RouteRing::flush(ProbeSink& sink) {

@@ -68,6 +68,12 @@ class Scheduler::State {
     return first;
   }
 
+  // Before a plan is made: what comes with one has been checked by its maker (Session::check).
+  void check_lengths(const std::vector<Job>& jobs) const {
+    for (const Job& job : jobs)
+      check_length("record \"" + job.prompt->id + "\"", job.n_given(), job.max_new(), forward_.model().max_positions);
+  }
+
   void cancel(JobId id) {
     std::lock_guard lock(cancel_mutex_);
     to_cancel_.push_back(id);
@@ -513,6 +519,7 @@ JobId Scheduler::submit(Job job) {
 
 JobId Scheduler::submit(std::vector<Job> group) {
   state_->check_room(group.size());
+  state_->check_lengths(group);
   RunPlan plan = plan_run(group, state_->recorded());
   return state_->submit(std::move(group), std::move(plan));
 }

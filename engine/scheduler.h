@@ -86,10 +86,12 @@ class Scheduler {
   Scheduler& operator=(const Scheduler&) = delete;
 
   // Takes all of a group or none: ids follow each other from the returned one on. Throws QueueFull, or Error for jobs
-  // that can never run: too long for the memory, edits of wider routes than the forward has, and what plan_run refuses.
+  // that can never run: longer than the model's positions (check_length) or the memory, edits of wider routes than the
+  // forward has, and what plan_run refuses.
   JobId submit(Job job);
   JobId submit(std::vector<Job> group);
-  // With the group's plan_run(.., sink != null), where it is known already.
+  // With the group's plan_run(.., sink != null), where it is known already. The maker has checked the lengths
+  // (Session::check).
   JobId submit(std::vector<Job> group, RunPlan plan);
 
   // The job leaves before the next step. Nothing happens to one that has ended.

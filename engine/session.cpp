@@ -6,14 +6,6 @@
 
 namespace signalbox::engine {
 
-void check_length(const std::string& where, int64_t n_given, int64_t max_new, int64_t max_positions) {
-  if (n_given == 0) throw Error(where, "expected at least one token, found none");
-  if (max_positions > 0 && n_given + max_new > max_positions)
-    throw Error(where, "expected at most the model's " + std::to_string(max_positions) + " positions, found " +
-                           std::to_string(n_given) + " given and up to " + std::to_string(max_new) +
-                           " generated tokens");
-}
-
 int32_t widest_route(const std::vector<Job>& jobs) {
   int32_t slots = 0;
   for (const Job& job : jobs)

@@ -37,10 +37,6 @@ struct TraceRequest {
   bool compact = false;                  // router.weights as F16
 };
 
-// Throws Error when there is no given token, or more positions are asked for than a model has (max_positions 0: it
-// names no limit). The one place where lengths are refused; `where` is the record's place.
-void check_length(const std::string& where, int64_t n_given, int64_t max_new, int64_t max_positions);
-
 // The widest route that the edits of any job ask for; 0: none asks for more than the model's own.
 int32_t widest_route(const std::vector<Job>& jobs);
 

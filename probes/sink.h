@@ -27,7 +27,8 @@ struct StepRows {
   const uint32_t* spans = nullptr;     // [n_rows] bit i = member of span i; null: none
 };
 
-// A batch is begin, then each wanted point once in any order, then end. Data is copied before a call returns.
+// A batch is begin, then each wanted point once in any order, then end; or, where the forward or the sink itself fails
+// before that, abandon. Data is copied before a call returns.
 class ProbeSink {
  public:
   virtual ~ProbeSink() = default;
@@ -42,6 +43,8 @@ class ProbeSink {
   // ids and original_ids [n_rows, n_slots], -1 = unused slot; original_ids may be null (they equal ids).
   virtual void take_ids(int32_t layer, const int32_t* ids, const int32_t* original_ids, int64_t n_slots) = 0;
   virtual void end() = 0;
+  // The batch at hand comes to nothing: its rows are lost, the next call is begin. Must not throw.
+  virtual void abandon() {}
 };
 
 }  // namespace signalbox::probes

@@ -50,6 +50,8 @@ class TraceWriter : public ProbeSink {
   void take(Point point, int32_t layer, const float* data, int64_t width) override;
   void take_ids(int32_t layer, const int32_t* ids, const int32_t* original_ids, int64_t n_slots) override;
   void end() override;
+  // finish() is refused from then on.
+  void abandon() override;
 
   int64_t n_rows() const;                // recorded so far, over all samples
   int64_t n_rows(int64_t sample) const;  // of one sample

@@ -81,7 +81,7 @@ struct TraceWriter::State {
   std::vector<std::pair<size_t, int64_t>> absent;  // offset, floats: stacked layers that do not have the point
 
   // The batch at hand.
-  bool open = false, finished = false;
+  bool open = false, finished = false, lost = false;  // lost: rows of a batch that was abandoned
   std::vector<RowRange> ranges;
   int64_t n_rows = 0, n_keys = 0;  // n_keys: of patterns
   std::vector<uint64_t> extents;   // of ranges, when the batch goes to the spool piece by piece
@@ -377,6 +377,11 @@ void TraceWriter::sync() {
   if (state_->patterns) state_->patterns->sync();
 }
 
+void TraceWriter::abandon() {
+  state_->open = false;
+  state_->lost = true;
+}
+
 void TraceWriter::State::write_tensors(AtomicFile& file, std::span<const std::string> ids) {
   const int64_t n_tokens = spool->n_rows();
   std::vector<int64_t> offsets = {0};
@@ -472,6 +477,7 @@ void TraceWriter::State::write_patterns(AtomicFile& file, std::span<const uint64
 void TraceWriter::finish(std::span<const std::string> ids, const std::function<json::Value(int64_t)>& record) {
   State& s = *state_;
   if (s.open || s.finished) misuse("expected finish() once, after the last end()");
+  if (s.lost) misuse("expected all batches to come to their end, found one that was abandoned");
   if (s.spool->n_samples() > static_cast<int64_t>(ids.size()))
     misuse("expected rows of at most " + std::to_string(ids.size()) + " samples, found " +
            std::to_string(s.spool->n_samples()));

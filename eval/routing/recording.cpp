@@ -46,6 +46,7 @@ class Watched : public ProbeSink {
     next_.end();
     on_end_();
   }
+  void abandon() override { next_.abandon(); }
 
  private:
   TraceWriter& next_;

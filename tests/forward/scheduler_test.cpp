@@ -276,7 +276,8 @@ TEST_CASE("scheduler: a job that is cancelled at any step leaves no mark") {
 }
 
 TEST_CASE("scheduler: what only cancelled jobs held comes back at once") {
-  const Loaded model("gpt_oss");
+  Loaded model("gpt_oss");
+  model.loaded.model.max_positions = 0;  // the memory is what there is little of
   const auto prompt = model.prompt("a", 90, 1);
   std::vector<Job> jobs;
   for (int64_t i = 0; i < 3; ++i) {
@@ -336,7 +337,8 @@ TEST_CASE("scheduler: jobs may be submitted and cancelled by what is told of oth
 }
 
 TEST_CASE("scheduler: what can never run, and what the queue has no place for, is refused") {
-  const Loaded model("gpt_oss");
+  Loaded model("gpt_oss");
+  model.loaded.model.max_positions = 0;  // the memory is what there is little of
   const auto job_of = [&](int64_t index, int64_t n_given, int64_t n_new, const Plan& plan = nullptr) {
     Job job;
     job.index = index;
@@ -361,7 +363,8 @@ TEST_CASE("scheduler: what can never run, and what the queue has no place for, i
                         std::to_string(k + 1))
                            .c_str(),
                        Error);
-  CHECK_THROWS_WITH_AS(watched.submit(job_of(0, 0, 7)), "record \"r0\": expected tokens, found none", Error);
+  CHECK_THROWS_WITH_AS(watched.submit(job_of(0, 0, 7)), "record \"r0\": expected at least one token, found none",
+                       Error);
   // A group is taken whole or not at all.
   CHECK_THROWS_AS(watched.submit({job_of(0, 5, 2), job_of(1, 90, 7)}), Error);
   CHECK(watched.scheduler.load().n_waiting == 0);

@@ -134,6 +134,26 @@ TEST_CASE("trace: settling is for resumable traces, between batches, and takes i
   CHECK(!writer.restore(1, json::Ref(far, "line")));
 }
 
+TEST_CASE("trace: a batch that was abandoned lets the next begin, and the trace is never finished") {
+  TemporaryDirectory scratch;
+  const TraceOptions options = trace_options(scratch / "t");
+  TraceWriter writer(options);
+  feed(writer, options, {{0, 0, 2, 0}});
+  const int32_t tokens[] = {7}, positions[] = {0};
+  const RowRange range{1, 0, 1, 0};
+  writer.begin({1, {&range, 1}, tokens, positions, nullptr, nullptr});
+  writer.abandon();
+  feed(writer, options, {{2, 0, 3, 0}});
+  std::string message;
+  try {
+    finish(writer);
+  } catch (const Error& error) {
+    message = error.what();
+  }
+  CHECK(message == "trace: expected all batches to come to their end, found one that was abandoned");
+  CHECK(!std::filesystem::exists(scratch / "t" / trace_file));
+}
+
 TEST_CASE("row spool: many samples are settled without a growing list of those that wait") {
   TemporaryDirectory scratch;
   const auto fill = [](int64_t sample, int64_t row) {

@@ -63,6 +63,9 @@ class Painter : public ProbeSink {
   void end() override {
     if (next_) next_->end();
   }
+  void abandon() override {
+    if (next_) next_->abandon();
+  }
 
  private:
   int32_t layer_;
