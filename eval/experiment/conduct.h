@@ -28,7 +28,9 @@ struct ConductOptions {
 };
 
 struct ConductEvents {
-  std::function<void(const std::string& what, int64_t total)> on_stage;  // a stage begins: "detecting", lines to come
+  // A stage begins: "running", 640, "samples".
+  std::function<void(const std::string& what, int64_t total, const std::string& unit)> on_stage;
+  std::function<void(int64_t done)> on_kept;  // of its total, by earlier processes; where it is more than nothing
   std::function<void(int64_t done)> on_progress;
   std::function<void(const std::string& line)> on_note;  // for people
 };

@@ -76,16 +76,16 @@ RunEnd conduct_cross_fit(const Experiment& experiment, const Session& session, c
                                  .set("deals", spec.cross_fit->deals)
                                  .set("share", spec.cross_fit->share));
     ConductEvents told = events;
-    told.on_stage = [&](const std::string& what, int64_t total) {
+    told.on_stage = [&](const std::string& what, int64_t total, const std::string& unit) {
       directory.log(name + ": " + what);
-      if (events.on_stage) events.on_stage(name + ": " + what, total);
+      if (events.on_stage) events.on_stage(name + ": " + what, total, unit);
     };
     if (conduct(experiment_of_deal(experiment, experiment.deals[d]), session, own, told) == RunEnd::interrupted) {
       directory.finish(RunStatus::interrupted);
       return RunEnd::interrupted;
     }
   }
-  if (events.on_stage) events.on_stage("writing findings over all deals", 0);
+  if (events.on_stage) events.on_stage("writing findings over all deals", 0, "samples");
   const RunFindings findings = write_cross_fit_findings(options.out, options.out);
   if (options.on_findings) options.on_findings(options.out, findings);
   directory.finish(RunStatus::complete);

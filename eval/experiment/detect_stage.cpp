@@ -110,7 +110,7 @@ class DetectStage {
     const fs::path dir = dir_ / one.name;
     if (fs::exists(dir / "rd.csv")) return;
     make_directory(dir);
-    run_.begin_stage("detecting " + one.name, 2 * spec_.resamples);
+    run_.begin_stage("detecting " + one.name, 2 * spec_.resamples, 0, "resamples");
     TraceSet set({dir_ / (looks_at_generated(one) ? "trace-generated" : "trace")});
     set.name_prompts(prompts_seen());
     const ContrastOptions options = contrast_of(one);

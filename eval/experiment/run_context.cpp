@@ -78,9 +78,10 @@ void RunContext::note(const std::string& line) const {
   if (events.on_note) events.on_note(line);
 }
 
-void RunContext::begin_stage(const std::string& what, int64_t total) const {
+void RunContext::begin_stage(const std::string& what, int64_t total, int64_t kept, const std::string& unit) const {
   directory.log(what);
-  if (events.on_stage) events.on_stage(what, total);
+  if (events.on_stage) events.on_stage(what, total, unit);
+  if (kept > 0 && events.on_kept) events.on_kept(kept);
 }
 
 void RunContext::progress(int64_t done) const {

@@ -33,8 +33,9 @@ struct RunContext {
   RunDirectory& directory;
 
   const ExperimentSpec& spec() const { return experiment.spec; }
-  void note(const std::string& line) const;                        // for people and the log
-  void begin_stage(const std::string& what, int64_t total) const;  // of `total` lines or replicates
+  void note(const std::string& line) const;  // for people and the log
+  // Of `total` samples, of which earlier processes have finished `kept`, or of another unit.
+  void begin_stage(const std::string& what, int64_t total, int64_t kept = 0, const std::string& unit = "samples") const;
   void progress(int64_t done) const;
   bool interrupted() const;
   EvaluationEvents evaluation_events() const;

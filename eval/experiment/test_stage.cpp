@@ -104,7 +104,7 @@ bool run_tests(const RunContext& run, const Detected& detected, const Interventi
   add_traces(run, schedule, evaluation);
   directory.begin(layout_of(evaluation));
   write_records(directory.path(), evaluation);
-  run.begin_stage("running", directory.samples().n_lines());
+  run.begin_stage("running", directory.samples().n_lines(), directory.samples().n_known());
   if (!evaluate(run.session, evaluation, directory.samples(), run.evaluation_events())) return false;
   run.begin_stage("writing findings", 0);
   directory.finish_samples();

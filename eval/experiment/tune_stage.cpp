@@ -80,7 +80,7 @@ std::optional<InterventionChoice> run_tuning(const RunContext& run, const Detect
   add_interventions(run, schedule.interventions, evaluation);
   {
     SampleLog log(dir, layout_of(evaluation));
-    run.begin_stage("tuning", log.n_lines());
+    run.begin_stage("tuning", log.n_lines(), log.n_known());
     if (!evaluate(run.session, evaluation, log, run.evaluation_events())) return std::nullopt;
     log.finish();
   }

@@ -403,10 +403,11 @@ int bench_shape_command(const BenchOptions& options) {
   const MachineLimits limits = measure_limits(options, *session.backend);
   json::Value upload;
   if (device) {
-    Progress progress("uploading", bytes, options.quiet);
+    constexpr int64_t megabyte = 1'000'000;
+    Progress progress("uploading", bytes / megabyte, options.quiet, "MB");
     const double start = now();
-    session.weights =
-        upload_weights(*session.backend, shape.model, session.weights, [&](int64_t done) { progress.update(done); });
+    session.weights = upload_weights(*session.backend, shape.model, session.weights,
+                                     [&](int64_t done) { progress.update(done / megabyte); });
     const double seconds = now() - start;
     progress.done();
     upload = json::Value::object();

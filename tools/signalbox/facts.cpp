@@ -16,7 +16,8 @@ ModelFacts model_facts(const Session& session, bool quiet) {
   facts.weight_hashes = session.hash_weights([&](uint64_t bytes, uint64_t of_bytes) {
     constexpr uint64_t megabyte = 1'000'000;
     if (!progress)
-      progress = std::make_unique<Progress>("hash the weights (MB)", static_cast<int64_t>(of_bytes / megabyte), quiet);
+      progress =
+          std::make_unique<Progress>("hashing the weights", static_cast<int64_t>(of_bytes / megabyte), quiet, "MB");
     progress->update(static_cast<int64_t>(bytes / megabyte));
   });
   progress.reset();

@@ -176,7 +176,7 @@ int faithfulness_command(int argc, char** argv) {
   StudyEvents events;
   events.on_stage = [&](const std::string& stage, int64_t tokens) {
     progress.reset();
-    progress = std::make_unique<Progress>(stage, tokens, common.quiet);
+    progress = std::make_unique<Progress>(stage, tokens, common.quiet, "tok");
   };
   events.on_progress = [&](int64_t tokens) { progress->update(tokens); };
   tell_cpu_fallback(common, *session.backend);

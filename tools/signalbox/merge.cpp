@@ -41,7 +41,7 @@ int merge_command(int argc, char** argv) {
   options.finalize = [](const std::filesystem::path& dir) { write_run_report(dir, write_findings(dir)); };
   options.on_progress = [&](int64_t done, int64_t total) {
     stop_if_interrupted();
-    if (!progress) progress = std::make_unique<Progress>("merging", total, quiet);
+    if (!progress) progress = std::make_unique<Progress>("merging", total, quiet, "lines");
     progress->update(done);
   };
   for (const std::filesystem::path& shard : shards)

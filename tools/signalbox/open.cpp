@@ -42,9 +42,10 @@ std::unique_ptr<Backend> open_backend(const CommonOptions& options) { return ope
 Session open_session(const CommonOptions& options) {
   OpenOptions open = open_options(options);
   std::unique_ptr<Progress> progress;
+  constexpr int64_t megabyte = 1'000'000;
   open.on_upload = [&](int64_t done, int64_t total) {
-    if (!progress) progress = std::make_unique<Progress>("loading", total, options.quiet);
-    progress->update(done);
+    if (!progress) progress = std::make_unique<Progress>("loading", total / megabyte, options.quiet, "MB");
+    progress->update(done / megabyte);
   };
   Session session = open_session(options.model, open);
   set_encoding(options, session.encode);

@@ -51,7 +51,7 @@ RecordingEnd record(const CommonOptions& options, const Session& session, Prepar
     return text_line(run.record_of(job), run.encoded_of(job), run.jobs()[static_cast<size_t>(job)], result,
                      session.tokenizer.get());
   };
-  Progress progress(jobs.doing, tokens_to_record(run.jobs()), options.quiet || !jobs.shows_progress);
+  Progress progress(jobs.doing, tokens_to_record(run.jobs()), options.quiet || !jobs.shows_progress, "tok");
   RecordingEvents events;
   events.on_kept = [&](int64_t samples, int64_t tokens) {
     if (!options.quiet)
@@ -92,7 +92,7 @@ RecordingEnd run_jobs_of_command(const CommonOptions& options, const Session& se
     catch_signals();
     return record(options, session, run, jobs, argc, argv);
   }
-  Progress progress(jobs.doing, run.total_tokens, options.quiet || !jobs.shows_progress);
+  Progress progress(jobs.doing, run.total_tokens, options.quiet || !jobs.shows_progress, "tok");
   RunEvents events;
   events.on_progress = [&](int64_t tokens) { progress.update(tokens); };
   events.on_token = jobs.on_token;

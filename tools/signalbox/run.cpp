@@ -38,7 +38,15 @@ json::Value info_of(const CommonOptions& options, const Session& session, const 
 class Stages {
  public:
   explicit Stages(bool quiet) : quiet_(quiet) {}
-  void begin(const std::string& what, int64_t total) { progress_ = std::make_unique<Progress>(what, total, quiet_); }
+  void begin(const std::string& what, int64_t total, const std::string& unit) {
+    total_ = total;
+    unit_ = unit;
+    progress_ = std::make_unique<Progress>(what, total, quiet_, unit);
+  }
+  void kept(const std::string& where, int64_t done) {
+    note(where + ": " + std::to_string(done) + " of " + std::to_string(total_) + " " + unit_ + " are kept from before");
+    if (progress_) progress_->start_at(done);
+  }
   void update(int64_t done) {
     if (progress_) progress_->update(done);
   }
@@ -50,6 +58,8 @@ class Stages {
 
  private:
   bool quiet_;
+  int64_t total_ = 0;
+  std::string unit_;
   std::unique_ptr<Progress> progress_;
 };
 
@@ -80,7 +90,10 @@ int run_experiment(ExperimentSpec spec, CommonOptions options, const ExperimentR
   conducting.on_findings = write_run_report;
   Stages stages(options.quiet);
   ConductEvents events;
-  events.on_stage = [&](const std::string& what, int64_t total) { stages.begin(what, total); };
+  events.on_stage = [&](const std::string& what, int64_t total, const std::string& unit) {
+    stages.begin(what, total, unit);
+  };
+  events.on_kept = [&](int64_t done) { stages.kept(run.out, done); };
   events.on_progress = [&](int64_t done) { stages.update(done); };
   events.on_note = [&](const std::string& line) { stages.note(line); };
   tell_cpu_fallback(options, *session.backend);

@@ -1,5 +1,6 @@
 #include "tools/terminal/progress.h"
 
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -9,52 +10,103 @@ namespace signalbox::tools {
 
 namespace {
 
+constexpr double window_seconds = 30, window_share = 0.25;
+constexpr double least_seconds = 1;   // before a pace is told
+constexpr double bar_interval = 0.1;  // between two drawings of the bar
+constexpr double line_interval = 5;   // between two lines, at first
+constexpr double line_share = 0.1;    // later: of the elapsed time
+constexpr int bar_width = 30, columns = 80;
+
 std::string duration(double seconds) {
   const int64_t s = static_cast<int64_t>(seconds + 0.5);
   char text[32];
   if (s >= 3600) {
     std::snprintf(text, sizeof text, "%ldh%02ldm", static_cast<long>(s / 3600), static_cast<long>(s / 60 % 60));
-  } else {
+  } else if (s >= 60) {
     std::snprintf(text, sizeof text, "%ldm%02lds", static_cast<long>(s / 60), static_cast<long>(s % 60));
+  } else {
+    std::snprintf(text, sizeof text, "%lds", static_cast<long>(s));
   }
   return text;
 }
 
+int terminal_width() {
+  struct winsize size = {};
+  return ::ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : columns;
+}
+
 }  // namespace
 
-Progress::Progress(std::string what, int64_t total, bool quiet)
+void Pace::add(double now, int64_t count) {
+  if (!first_) first_ = {now, count};
+  marks_.push_back({now, count});
+  const double window = std::max(window_seconds, window_share * (now - first_->time));
+  while (marks_.size() > 2 && now - marks_[1].time >= window) marks_.pop_front();
+}
+
+std::optional<double> Pace::rate() const {
+  if (marks_.size() < 2) return std::nullopt;
+  const double seconds = marks_.back().time - marks_.front().time;
+  const int64_t count = marks_.back().count - marks_.front().count;
+  if (seconds < least_seconds || count <= 0) return std::nullopt;
+  return static_cast<double>(count) / seconds;
+}
+
+std::string progress_line(const std::string& what, const std::string& unit, double share, std::optional<double> rate,
+                          std::optional<double> seconds_left, int width) {
+  char text[64];
+  std::snprintf(text, sizeof text, "%.0f %%", 100 * share);
+  std::string end = text;
+  if (rate) {
+    // Slow things are told by the minute.
+    const bool slow = *rate < 1;
+    std::snprintf(text, sizeof text, "  %.*f", *rate < 10 ? 1 : 0, slow ? 60 * *rate : *rate);
+    end += text + (unit.empty() ? "" : " " + unit) + (slow ? "/min" : "/s");
+  }
+  end += "  " + (seconds_left ? "about " + duration(*seconds_left) : std::string("unknown time")) + " left";
+  if (width == 0) return what + ": " + end;
+  std::string bar(static_cast<size_t>(share * bar_width), '#');
+  bar.resize(bar_width, '.');
+  const auto fits = [&](const std::string& line) { return static_cast<int>(line.size()) < width; };
+  const std::string whole = what + " [" + bar + "] " + end, bare = what + " " + end;
+  if (fits(whole)) return whole;
+  if (fits(bare)) return bare;
+  const size_t room = static_cast<size_t>(std::max(0, width - 2 - static_cast<int>(end.size())));
+  return what.substr(0, room) + " " + end;
+}
+
+Progress::Progress(std::string what, int64_t total, bool quiet, std::string unit)
     : what_(std::move(what)),
+      unit_(std::move(unit)),
       total_(std::max<int64_t>(total, 1)),
       quiet_(quiet),
       terminal_(isatty(STDERR_FILENO) != 0),
-      start_(std::chrono::steady_clock::now()),
-      last_(start_) {}
+      start_(std::chrono::steady_clock::now()) {
+  pace_.add(0, 0);
+}
+
+double Progress::now() const {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+}
 
 void Progress::start_at(int64_t count) {
-  kept_ = count;
-  start_ = std::chrono::steady_clock::now();
+  pace_ = {};
+  pace_.add(now(), count);
 }
 
 void Progress::update(int64_t count) {
   if (quiet_) return;
-  const auto now = std::chrono::steady_clock::now();
-  const double since = std::chrono::duration<double>(now - last_).count();
-  if (since < (terminal_ ? 0.1 : 5.0)) return;
-  last_ = now;
-  const double elapsed = std::chrono::duration<double>(now - start_).count();
+  const double at = now();
+  if (at - told_ < (terminal_ ? bar_interval : std::max(line_interval, line_share * at))) return;
+  told_ = at;
+  pace_.add(at, count);
+  const std::optional<double> rate = pace_.rate();
+  std::optional<double> left;
+  if (rate) left = static_cast<double>(std::max<int64_t>(0, total_ - count)) / *rate;
   const double share = std::min(1.0, static_cast<double>(count) / static_cast<double>(total_));
-  const double rate = static_cast<double>(count - kept_) / elapsed;
-  const std::string left = rate > 0 ? duration(static_cast<double>(std::max<int64_t>(0, total_ - count)) / rate) : "?";
-  if (terminal_) {
-    constexpr int width = 30;
-    std::string bar(static_cast<size_t>(share * width), '#');
-    bar.resize(width, '.');
-    std::fprintf(stderr, "\r%s [%s] %3.0f %%  %.0f/s  about %s left \033[K", what_.c_str(), bar.c_str(), share * 100,
-                 rate, left.c_str());
-    drawn_ = true;
-  } else {
-    std::fprintf(stderr, "%s: %.0f %%, %.0f/s, about %s left\n", what_.c_str(), share * 100, rate, left.c_str());
-  }
+  const std::string line = progress_line(what_, unit_, share, rate, left, terminal_ ? terminal_width() : 0);
+  std::fprintf(stderr, terminal_ ? "\r%s\033[K" : "%s\n", line.c_str());
+  drawn_ = terminal_;
   std::fflush(stderr);
 }
 
