@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "base/namespaces.h"
 #include "eval/store/lock.h"
 
 namespace signalbox::eval {

@@ -209,6 +209,23 @@ TEST_CASE("bench --budget: what does not fit is said") {
   CHECK(text.out.find("left out: cost of recording in decode at batch 1 (") != std::string::npos);
 }
 
+TEST_CASE("bench: a signal ends it with what was measured by then") {
+  test::TemporaryDirectory dir;
+  const std::string out = (dir / "out").string();
+  // Killed when the first figure of the model is there; those of recording alone would take a minute.
+  const Ran ran = test::run_command(test::binary() + " bench builtin --json --quiet --repeats 1 > " + out +
+                                    " & pid=$!; while ! grep -q '\"figure\":\"prefill\"' " + out +
+                                    "; do sleep 0.02; done; kill -TERM $pid; wait $pid");
+  CHECK(ran.code == 3);
+  const std::vector<json::Value> lines = json_lines(test::read_file(out));
+  const json::Value& document = lines.back();
+  CHECK(!document.find("figure"));
+  CHECK(document.find("interrupted")->boolean());
+  REQUIRE(document.find("prefill")->items().size() == 1);
+  CHECK(document.find("recording")->type() == json::Type::array);
+  CHECK(real(document, "prefill_tokens_per_second") == real(document.find("prefill")->items()[0], "tokens_per_second"));
+}
+
 TEST_CASE("paired costs: what falls on all ways alike falls away") {
   const double factors[] = {1, 1.25, 0.9};
   int runs = 0;

@@ -211,6 +211,30 @@ TEST_CASE("inspect and version tell what is there") {
   CHECK(json::Ref(version[0], "v").at("backends")[0].string() == "cpu");
 }
 
+TEST_CASE("make-model: what a killed one left is made anew, a directory of others is refused") {
+  test::TemporaryDirectory scratch;
+  test::write_file(scratch / "spec.json", R"({"family":"mixtral","shards":2})");
+  const std::string spec = (scratch / "spec.json").string();
+  const auto make = [&](const std::string& dir) {
+    return signalbox_run("make-model " + spec + " --quiet --out " + (scratch / dir).string());
+  };
+  REQUIRE(make("whole").code == 0);
+  // Killed within the second weight file.
+  std::filesystem::create_directory(scratch / "killed");
+  for (const char* name : {"make-model.json", "model-00001-of-00002.safetensors"})
+    std::filesystem::copy_file(scratch / "whole" / name, scratch / "killed" / name);
+  test::write_file(scratch / "killed/model-00002-of-00002.safetensors.tmp-77", "half");
+  check_error(signalbox_run("inspect " + (scratch / "killed").string()), 1, "config.json");
+  REQUIRE(make("killed").code == 0);
+  for (const auto& entry : std::filesystem::directory_iterator(scratch / "killed")) {
+    const std::filesystem::path name = entry.path().filename();
+    CHECK_MESSAGE(test::read_file(entry.path()) == test::read_file(scratch / "whole" / name), name.string());
+  }
+  std::filesystem::create_directory(scratch / "mine");
+  test::write_file(scratch / "mine/notes.txt", "x");
+  check_error(make("mine"), 1, "expected a new directory, or one that make-model wrote (make-model.json)");
+}
+
 TEST_CASE("errors are one line and an exit code") {
   check_error(signalbox_run("nonsense"), 2, "nonsense");
   check_error(signalbox_run("generate builtin"), 2, "--prompt");

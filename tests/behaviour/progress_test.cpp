@@ -3,7 +3,7 @@
 
 #include <doctest/doctest.h>
 
-using namespace signalbox;
+using namespace signalbox::tools;
 
 TEST_CASE("progress: the pace is that of late, without what was there before") {
   Pace pace;
