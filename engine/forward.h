@@ -49,6 +49,8 @@ class Forward {
   Outputs finish();
   // Hands over what is still on its way to the sink. Call it after the last run that was given it.
   void flush(ProbeSink& sink) { recorder_.flush(sink); }
+  // Forgets it: the sink is going, and the next run's is another.
+  void drop_rows() noexcept { recorder_.drop(); }
 
   // Under Buffers::Policy::keep: what the layers of the last run made, until the next.
   Buffers& buffers() { return buffers_; }

@@ -30,6 +30,7 @@ class Recorder {
   void abandon();
   // Hands over what is still on its way.
   void flush(ProbeSink& sink) { ring_.flush(sink); }
+  void drop() noexcept { ring_.drop(); }
 
   // Whether the host must stop at points of this step.
   bool stops() const { return sink_ && !by_ring_; }

@@ -187,6 +187,16 @@ void RouteRing::deliver(ProbeSink& sink) {
   }
 }
 
+void RouteRing::drop() noexcept {
+  for (const Step& step : pending_) {
+    try {
+      backend_.wait(step.ticket);  // memory that a copy still writes must stay
+    } catch (...) {                // the device has failed: it writes no more
+    }
+  }
+  pending_.clear();
+}
+
 void RouteRing::flush(ProbeSink& sink) {
   while (!pending_.empty()) deliver(sink);
 }

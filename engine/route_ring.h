@@ -39,6 +39,8 @@ class RouteRing {
   void take_now(ProbeSink& sink);
   // Waits for everything that is on its way and hands it over.
   void flush(ProbeSink& sink);
+  // Forgets everything that is on its way: its sink is going.
+  void drop() noexcept;
   bool empty() const { return pending_.empty(); }
 
  private:

@@ -39,6 +39,10 @@ class Scheduler::State {
         memory_(forward, n_blocks),
         logits_(forward.backend(), forward.model().n_vocab, options_.max_kept_bytes) {}
 
+  ~State() {
+    if (sink_) forward_.drop_rows();
+  }
+
   bool recorded() const { return sink_ != nullptr; }
 
   // ---- what comes from outside
