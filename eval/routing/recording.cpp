@@ -53,6 +53,13 @@ class Watched : public ProbeSink {
   std::function<void()> on_end_;
 };
 
+// The member "text", the last one of a line, as it stands there: what comes before it holds no text.
+std::string text_of(const std::string& line) {
+  constexpr std::string_view key = ",\"text\":";
+  const size_t at = line.find(key) + key.size();
+  return line.substr(at, line.size() - 1 - at);
+}
+
 class SampleRecorder {
  public:
   SampleRecorder(const TraceRecording& recording, Forward& forward, const RunOptions& options,
@@ -172,7 +179,7 @@ class SampleRecorder {
         continue;
       }
       json::Value line = json::Value::object();
-      line.set("index", sample).set("text", recording_.text(sample, result)).set("settled", writer_->settle(sample));
+      line.set("index", sample).set("settled", writer_->settle(sample)).set("text", recording_.text(sample, result));
       log_->put(sample, json::dump(line));
       if (events_.on_result) times_[sample] = {result.prefill_seconds, result.decode_seconds};
       one = waiting_.erase(one);
@@ -215,7 +222,7 @@ class SampleRecorder {
     note("writing the trace");
     {
       AtomicFile texts(dir_ / texts_file);
-      for (int64_t i = 0; i < n_jobs(); ++i) texts.write(json::dump(*line_of(i).find("text")) + "\n");
+      for (int64_t i = 0; i < n_jobs(); ++i) texts.write(text_of(log_->line(i)) + "\n");
       texts.commit();
     }
     std::vector<std::string> ids;
