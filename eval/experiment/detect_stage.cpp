@@ -135,7 +135,7 @@ class DetectStage {
     constexpr size_t n_shown = 10;
     const fs::path dir = dir_ / one.name;
     if (fs::exists(dir / "held_out.csv")) return;
-    run_.begin_stage("measuring " + one.name + " on the test records", 2 * spec_.resamples);
+    run_.begin_stage("measuring " + one.name + " on the test records", 2 * spec_.resamples, 0, "resamples");
     const TraceSet set({dir_ / (looks_at_generated(one) ? "trace-test-generated" : "trace-test")});
     const Detection found = detect(set, contrast_of(one));
     std::map<std::pair<int64_t, int64_t>, const RiskDifference*> rows;
