@@ -19,21 +19,20 @@ void check(const Changes& changes) {
 }
 
 // Clopper and Pearson with `tail` on either side.
-Interval exact_proportion(int64_t k, int64_t n, double tail) {
-  const double yes = static_cast<double>(k), no = static_cast<double>(n - k);
+Interval exact_proportion(double k, double n, double tail) {
+  const double yes = k, no = n - k;
   return {
       k == 0 ? 0 : boost::math::quantile(boost::math::beta_distribution<>(yes, no + 1), tail),
       k == n ? 1 : boost::math::quantile(boost::math::complement(boost::math::beta_distribution<>(yes + 1, no), tail))};
 }
 
-// The upper end for `changes`, with `tail` beyond it; the lower end is that of the turned counts.
-double upper_end(const Changes& changes, double tail) {
-  const int64_t changed = changes.plus + changes.minus;
-  const double share = static_cast<double>(changed) / static_cast<double>(changes.n);
-  const Interval shares = exact_proportion(changed, changes.n, tail);
+// The upper end for `plus` and `minus` of n, with `tail` beyond it; the lower end is that of the turned counts.
+double upper_end(double plus, double minus, double n, double tail) {
+  const double changed = plus + minus, share = changed / n;
+  const Interval shares = exact_proportion(changed, n, tail);
   if (changed == 0) return shares.hi;
-  const double lean = static_cast<double>(changes.plus - changes.minus) / static_cast<double>(changed);
-  const double lean_end = 2 * exact_proportion(changes.plus, changed, tail).hi - 1;
+  const double lean = (plus - minus) / changed;
+  const double lean_end = 2 * exact_proportion(plus, changed, tail).hi - 1;
   const double more = shares.hi - share;
   // Away from 0: both factors may be larger.
   if (lean >= 0) return share * lean + std::hypot(share * (lean_end - lean), lean * more, more * (lean_end - lean));
@@ -57,21 +56,19 @@ double exact_change_p(const Changes& changes) {
 
 Interval proportion_interval(int64_t k, int64_t n, double level) {
   if (n <= 0) return {no_number, no_number};
-  return exact_proportion(k, n, (1 - level) / 2);
+  return exact_proportion(static_cast<double>(k), static_cast<double>(n), (1 - level) / 2);
 }
 
-Interval change_interval(const Changes& changes, double level) {
-  check(changes);
-  if (changes.n < 2) return {no_number, no_number};
+Interval effective_change_interval(double plus, double minus, double n, double level) {
+  if (n < 2) return {no_number, no_number};
   const double tail = (1 - level) / 2;
-  return {-upper_end({changes.minus, changes.plus, changes.n}, tail), upper_end(changes, tail)};
+  return {-upper_end(minus, plus, n, tail), upper_end(plus, minus, n, tail)};
 }
 
-double change_equivalence_p(const Changes& changes, double margin) {
-  check(changes);
-  if (changes.n < 2) return no_number;
+double effective_change_equivalence_p(double plus, double minus, double n, double margin) {
+  if (n < 2) return no_number;
   const auto is_within = [&](double p) {
-    return upper_end(changes, p) < margin && upper_end({changes.minus, changes.plus, changes.n}, p) < margin;
+    return upper_end(plus, minus, n, p) < margin && upper_end(minus, plus, n, p) < margin;
   };
   double no = std::log(1e-14), yes = std::log(0.5 - 1e-9);  // of p
   if (!is_within(std::exp(yes))) return 1;
@@ -80,6 +77,18 @@ double change_equivalence_p(const Changes& changes, double margin) {
     (is_within(std::exp(middle)) ? yes : no) = middle;
   }
   return std::exp(yes);
+}
+
+Interval change_interval(const Changes& changes, double level) {
+  check(changes);
+  return effective_change_interval(static_cast<double>(changes.plus), static_cast<double>(changes.minus),
+                                   static_cast<double>(changes.n), level);
+}
+
+double change_equivalence_p(const Changes& changes, double margin) {
+  check(changes);
+  return effective_change_equivalence_p(static_cast<double>(changes.plus), static_cast<double>(changes.minus),
+                                        static_cast<double>(changes.n), margin);
 }
 
 }  // namespace signalbox::eval

@@ -27,6 +27,11 @@ Interval proportion_interval(int64_t k, int64_t n, double level = 0.95);
 // n < 2. Throws Error for counts that are no counts of n pairs.
 Interval change_interval(const Changes& changes, double level = 0.95);
 
+// The same for numbers of pairs that need not be whole: those of as many independent pairs as have the variance of
+// pairs in clusters (clustered_changes in binary.h). 0 may be excluded where an exact test does not reject.
+Interval effective_change_interval(double plus, double minus, double n, double level = 0.95);
+double effective_change_equivalence_p(double plus, double minus, double n, double margin);
+
 // Equivalence: p of |mean difference| >= margin, the smallest p at which change_interval at level 1 - 2 p lies within
 // (-margin, margin), at least 10^-14. 1 where no level does.
 double change_equivalence_p(const Changes& changes, double margin);
