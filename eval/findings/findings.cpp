@@ -14,6 +14,11 @@ namespace {
 
 }  // namespace
 
+bool PrimaryContrasts::has(std::string_view intervention, std::string_view metric) const {
+  return std::find(interventions.begin(), interventions.end(), intervention) != interventions.end() &&
+         std::find(metrics.begin(), metrics.end(), metric) != metrics.end();
+}
+
 size_t RunFindings::intervention_index(const std::string& name) const {
   for (size_t i = 0; i < interventions.size(); ++i)
     if (interventions[i].name == name) return i;

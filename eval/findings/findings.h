@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/namespaces.h"
@@ -19,21 +21,49 @@ struct Estimate {
   int64_t n = 0;
 };
 
+// With fewer sets than this, even the first place among them could be chance in more than one of twenty cases.
+inline constexpr int64_t enough_controls = 19;
+
 // Where a difference stands among those of its controls.
 struct ControlBand {
   Estimate differences;         // of the controls: mean, 2.5 and 97.5 percentile, how many are defined
   std::optional<int64_t> rank;  // 1 + the number of controls with at least this |difference|: 1 = larger than all
+  bool few() const { return differences.n > 0 && differences.n < enough_controls; }
+};
+
+// A difference of effects, or of interventions, with its 95 % interval and the p of none; no_number where undefined.
+struct Versus {
+  double difference = no_number, lo = no_number, hi = no_number, p = no_number;
+};
+
+// Whether a difference is shown to lie within a margin.
+struct Equivalence {
+  double margin = 0;
+  double p = no_number;  // of the difference being at least that far from 0; below 0.05: it is shown
+  bool shown() const { return p < 0.05; }
 };
 
 // One intervention against the baseline, in one metric.
 struct Contrast {
-  Estimate difference;   // mean of value - baseline's value, over the records that have both
-  double p = no_number;  // by sign flips
-  double q = no_number;  // Benjamini-Hochberg over the family that the contrast is in
+  Estimate difference;            // mean of value - baseline's value, over the records that have both
+  int64_t units = 0;              // pairs, or records, that these records belong to
+  double p = no_number;           // by sign flips over units
+  double q = no_number;           // Benjamini-Hochberg over the family that the contrast is in; none: undefined
+  double detectable = no_number;  // the smallest effect that a test of this many units finds with 80 % power
   double mcnemar_p = no_number;
   ControlBand random;  // of no controls where there are none
   std::optional<ControlBand> frequency_matched;
-  std::optional<double> bottom;  // difference of the bottom control; no_number where undefined
+  std::optional<double> bottom;       // difference of the bottom control; no_number where undefined
+  std::optional<Versus> vs_controls;  // the difference minus the mean difference of the random controls
+  std::optional<Equivalence> equivalence;
+  std::vector<std::pair<std::string, Versus>> versus;        // this intervention minus another main one, by its name
+  std::vector<std::pair<std::string, Versus>> by_condition;  // "A - B": the difference under A minus that under B
+};
+
+// The contrasts that a run is about: these interventions in these metrics are one family of q.
+struct PrimaryContrasts {
+  std::vector<std::string> interventions, metrics;
+  bool has(std::string_view intervention, std::string_view metric) const;
 };
 
 // The findings over some of a run's records.
@@ -81,11 +111,12 @@ struct CrossFitFindings {
 struct RunFindings {
   std::string baseline;  // name
   int64_t resamples = 0;
-  uint64_t seed = 0;                          // of resampling
-  std::vector<std::string> metrics;           // in the order of the spec
-  std::vector<Intervention> interventions;    // in the order of the run, baseline included
-  RecordFindings all;                         // over all records; one family of q
-  std::vector<ConditionFindings> conditions;  // where records have at least two; one family of q over all
+  uint64_t seed = 0;                        // of resampling
+  std::vector<std::string> metrics;         // in the order of the spec
+  std::vector<Intervention> interventions;  // in the order of the run, baseline included
+  PrimaryContrasts primary;
+  RecordFindings all;                         // over all records; primary contrasts and audit are families of q
+  std::vector<ConditionFindings> conditions;  // where records have at least two; the same families over all of them
   std::vector<AuditCorrelation> audit;        // by metric; empty: no audit
   std::optional<DataFacts> data;              // none: of a run before they were written
   std::vector<std::string> curves;            // entries whose points choose experts differently: specification_curve.h

@@ -11,6 +11,7 @@
 
 #include "base/json.h"
 #include "base/namespaces.h"
+#include "base/no_number.h"
 
 namespace signalbox::eval {
 
@@ -37,6 +38,10 @@ struct Intervention {
   ControlKind control = ControlKind::none;
   GridPoint grid;                   // empty: no point of a grid
   std::optional<ExpertId> audited;  // the audit's: the expert that is ablated by itself
+  double use = no_number;  // share of the baseline's tokens that select one of its experts, a mean over them; undefined
+                           // where it names none, or use was not counted
+  int64_t shared = 0;      // a drawn control's: how many of its experts are named ones, for want of others
+  bool first_seed_only = false;  // of several seeds no other would change anything
 
   // Neither a control nor one of the audit's: what tables and reports show in rows of its own.
   bool is_main() const { return control_of.empty() && !audited; }

@@ -16,6 +16,12 @@ constexpr const char* metrics_file = "metrics.json";
 
 json::Value number(double value) { return std::isnan(value) ? json::Value(nullptr) : json::Value(value); }
 
+json::Value texts_json(const std::vector<std::string>& texts) {
+  json::Value out = json::Value::array();
+  for (const std::string& text : texts) out.push_back(text);
+  return out;
+}
+
 template <class T>
 json::Value optional(const std::optional<T>& value) {
   return value ? json::Value(*value) : json::Value(nullptr);
@@ -27,6 +33,21 @@ json::Value estimate_json(const Estimate& estimate) {
   out.append_member("ci_lo", number(estimate.lo));
   out.append_member("ci_hi", number(estimate.hi));
   out.append_member("n", estimate.n);
+  return out;
+}
+
+json::Value versus_json(const Versus& versus) {
+  json::Value out = json::Value::object();
+  out.append_member("diff", number(versus.difference));
+  out.append_member("ci_lo", number(versus.lo));
+  out.append_member("ci_hi", number(versus.hi));
+  out.append_member("p", number(versus.p));
+  return out;
+}
+
+json::Value versus_json(const std::vector<std::pair<std::string, Versus>>& list) {
+  json::Value out = json::Value::object();
+  for (const auto& [name, versus] : list) out.append_member(name, versus_json(versus));
   return out;
 }
 
@@ -43,8 +64,21 @@ json::Value contrast_json(const Contrast& contrast) {
   out.append_member("control_hi", number(random.differences.hi));
   out.append_member("control_rank", optional(random.rank));
   out.append_member("n_controls", random.differences.n);
+  if (random.few()) out.append_member("few_controls", true);
   out.append_member("n", contrast.difference.n);
   out.append_member("mcnemar_p", number(contrast.mcnemar_p));
+  out.append_member("n_units", contrast.units);
+  out.append_member("mde", number(contrast.detectable));
+  if (contrast.vs_controls) out.append_member("vs_controls", versus_json(*contrast.vs_controls));
+  if (contrast.equivalence) {
+    json::Value equivalence = json::Value::object();
+    equivalence.append_member("margin", contrast.equivalence->margin);
+    equivalence.append_member("p", number(contrast.equivalence->p));
+    equivalence.append_member("equivalent", contrast.equivalence->shown());
+    out.append_member("equivalence", std::move(equivalence));
+  }
+  if (!contrast.versus.empty()) out.append_member("versus", versus_json(contrast.versus));
+  if (!contrast.by_condition.empty()) out.append_member("by_condition", versus_json(contrast.by_condition));
   if (contrast.frequency_matched) {
     const ControlBand& band = *contrast.frequency_matched;
     json::Value matched = json::Value::object();
@@ -83,6 +117,9 @@ json::Value about_json(const Intervention& intervention) {
   out.append_member("control", is_control ? json::Value(control_name(intervention.control)) : json::Value(nullptr));
   for (const auto& [key, value] : intervention.grid) grid.append_member(key, value);
   out.append_member("grid", std::move(grid));
+  if (!std::isnan(intervention.use)) out.append_member("use", intervention.use);
+  if (intervention.shared > 0) out.append_member("shared", intervention.shared);
+  if (intervention.first_seed_only) out.append_member("first_seed_only", true);
   return out;
 }
 
@@ -134,12 +171,37 @@ Estimate read_estimate(const json::Ref& object, std::string_view key) {
   return {read_number(object, key), read_number(object, "ci_lo"), read_number(object, "ci_hi"), object.at("n").size()};
 }
 
+Versus read_versus(const json::Ref& object) {
+  return {read_number(object, "diff"), read_number(object, "ci_lo"), read_number(object, "ci_hi"),
+          read_number(object, "p")};
+}
+
+std::vector<std::pair<std::string, Versus>> read_versus_list(const json::Ref& object, std::string_view key) {
+  std::vector<std::pair<std::string, Versus>> out;
+  if (const auto list = object.find(key))
+    for (const auto& [name, versus] : list->members()) out.emplace_back(name, read_versus(versus));
+  return out;
+}
+
+std::vector<std::string> read_texts(const json::Ref& list) {
+  std::vector<std::string> out;
+  for (const json::Ref& text : list.items()) out.push_back(text.string());
+  return out;
+}
+
 Contrast read_contrast(const json::Ref& object) {
   Contrast out;
   out.difference = read_estimate(object, "diff");
   out.p = read_number(object, "p");
   out.q = read_number(object, "q");
   out.mcnemar_p = read_number(object, "mcnemar_p");
+  if (const auto units = object.find("n_units")) out.units = units->size();
+  if (const auto detectable = object.find("mde")) out.detectable = detectable->number();
+  if (const auto versus = object.find("vs_controls")) out.vs_controls = read_versus(*versus);
+  if (const auto equivalence = object.find("equivalence"))
+    out.equivalence = Equivalence{equivalence->at("margin").number(), read_number(*equivalence, "p")};
+  out.versus = read_versus_list(object, "versus");
+  out.by_condition = read_versus_list(object, "by_condition");
   out.random.differences = {read_number(object, "control_mean"), read_number(object, "control_lo"),
                             read_number(object, "control_hi"), object.at("n_controls").size()};
   out.random.rank = read_rank(object, "control_rank");
@@ -179,6 +241,9 @@ Intervention read_about(const std::string& name, const json::Ref& about) {
     out.control = parse_control(about.at("control"));
   }
   for (const auto& [key, value] : about.at("grid").members()) out.grid.emplace_back(key, value.value());
+  if (const auto use = about.find("use")) out.use = use->number();
+  if (const auto shared = about.find("shared")) out.shared = shared->size();
+  if (const auto only = about.find("first_seed_only")) out.first_seed_only = only->boolean();
   out.audited = parse_audit_name(name);
   return out;
 }
@@ -190,15 +255,18 @@ uint64_t read_seed(const json::Ref& seed) {
 }  // namespace
 
 json::Value metrics_json(const RunFindings& findings) {
-  json::Value out = json::Value::object(), metrics = json::Value::array(), about = json::Value::object();
-  for (const std::string& metric : findings.metrics) metrics.push_back(metric);
+  json::Value out = json::Value::object(), about = json::Value::object();
   for (const Intervention& one : findings.interventions) about.append_member(one.name, about_json(one));
   out.append_member("schema", "signalbox.metrics/1");
   out.append_member("baseline", findings.baseline);
   out.append_member("resamples", findings.resamples);
   out.append_member("seed", findings.seed);
-  out.append_member("metrics", std::move(metrics));
+  out.append_member("metrics", texts_json(findings.metrics));
   out.append_member("about", std::move(about));
+  json::Value primary = json::Value::object();
+  primary.append_member("interventions", texts_json(findings.primary.interventions));
+  primary.append_member("metrics", texts_json(findings.primary.metrics));
+  out.append_member("primary", std::move(primary));
   append_found(out, findings, findings.all);
   if (!findings.conditions.empty()) {
     json::Value by_condition = json::Value::object();
@@ -223,7 +291,9 @@ void write_metrics(const std::filesystem::path& dir, const RunFindings& findings
 RunFindings read_findings(const json::Ref& metrics) {
   RunFindings out;
   out.baseline = metrics.at("baseline").string();
-  for (const json::Ref& metric : metrics.at("metrics").items()) out.metrics.push_back(metric.string());
+  out.metrics = read_texts(metrics.at("metrics"));
+  if (const auto primary = metrics.find("primary"))
+    out.primary = {read_texts(primary->at("interventions")), read_texts(primary->at("metrics"))};
   for (const auto& [name, about] : metrics.at("about").members()) out.interventions.push_back(read_about(name, about));
   out.resamples = metrics.at("resamples").integer();
   out.seed = read_seed(metrics.at("seed"));

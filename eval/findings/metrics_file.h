@@ -8,11 +8,17 @@
 
 namespace signalbox::eval {
 
-// Undefined numbers are null. Keys, beyond "schema", "baseline", "resamples", "seed" and "metrics":
-//   about.NAME = {description, control_of, control, grid}: what an intervention is
+// Undefined numbers are null. A key for which a run has nothing to say is absent. Keys, beyond "schema", "baseline",
+// "resamples", "seed" and "metrics":
+//   about.NAME = {description, control_of, control, grid}: what an intervention is; where it applies also use, shared
+//     and first_seed_only (Intervention)
 //   interventions.NAME.METRIC = {mean, ci_lo, ci_hi, n}
+//   primary = {interventions, metrics}: the contrasts that are one family of q
 //   contrasts.NAME.METRIC = {diff, ci_lo, ci_hi, p, q, control_mean, control_lo, control_hi, control_rank, n_controls,
-//     n, mcnemar_p}, the baseline left out; control_* are of the random controls; with other kinds of controls also
+//     n, mcnemar_p, n_units, mde}, the baseline left out; control_* are of the random controls, with few_controls true
+//     where their number is not enough_controls. Of main interventions
+//     also vs_controls, versus.OTHER and by_condition["A - B"] = {diff, ci_lo, ci_hi, p} and equivalence = {margin, p,
+//     equivalent}, where there are random controls, others, conditions and a margin; with other kinds of controls
 //     frequency_matched = {mean, lo, hi, rank, n} and bottom_diff
 //   conditions.CONDITION = {interventions, contrasts}, where there are conditions
 //   data = {records, examples, copies, rankings, ...}: data_facts_json

@@ -2,11 +2,13 @@
 #pragma once
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "base/namespaces.h"
 #include "eval/findings/data_facts.h"
+#include "eval/findings/findings.h"
 #include "eval/findings/intervention.h"
 #include "eval/statistics/resampling.h"
 
@@ -27,8 +29,10 @@ struct RunValues {
   std::vector<std::string> metrics;               // in the order of the spec
   std::vector<InterventionValues> interventions;  // in the order of the run, baseline included
   std::string baseline;
-  std::vector<std::string> clusters;    // [record] its independent example: what is resampled whole
-  std::vector<std::string> conditions;  // [record] condition, else empty
+  std::vector<std::string> clusters;        // [record] its independent example: what is resampled whole
+  std::vector<std::string> conditions;      // [record] condition, else empty
+  std::optional<PrimaryContrasts> primary;  // none: all main interventions in all metrics whose null is possible
+  std::map<std::string, double> margins;    // of equivalence, by metric
   DataFacts data;
   uint64_t seed = 0;
   int64_t resamples = default_resamples;

@@ -41,7 +41,8 @@ struct Scorer {
   std::string_view name;     // in "metrics"
   std::string_view summary;  // one line: what it is, and its unit
   Needs needs = Needs::text;
-  bool tokens_only = false;  // text: looks at tokens and at how they ended, so it works without a tokenizer
+  bool against_baseline = false;  // a value compares with the baseline, whose own is the best: no test of "no change"
+  bool tokens_only = false;       // text: looks at tokens and at how they ended, so it works without a tokenizer
   // What a record lacks for this scorer ("answers"); empty = nothing. A run in which every record lacks something is
   // refused before the model is loaded; records that lack it are left out of the mean. Throws Error when the record has
   // what is needed in a wrong type.

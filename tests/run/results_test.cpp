@@ -9,6 +9,7 @@
 #include <cmath>
 
 #include "base/error.h"
+#include "base/text.h"
 #include "eval/findings/metrics_file.h"
 #include "eval/statistics/paired.h"
 
@@ -157,8 +158,9 @@ TEST_CASE("results: means, differences, p and McNemar of eight records") {
   CHECK(real(out, {"interventions", "off", "em", "mean"}) == 0.375);
   CHECK(at(out, {"interventions", "off", "em", "n"}).integer() == 8);
   CHECK(real(out, {"contrasts", "off", "em", "diff"}) == -0.375);
-  CHECK(real(out, {"contrasts", "off", "em", "ci_lo"}) == -0.875);
-  CHECK(real(out, {"contrasts", "off", "em", "ci_hi"}) == 0.125);
+  // The exact interval of 1 change up and 4 down of 8 (eval/statistics/changes.h, by scipy's beta quantiles).
+  CHECK(real(out, {"contrasts", "off", "em", "ci_lo"}) == doctest::Approx(-0.6949606131).epsilon(1e-6));
+  CHECK(real(out, {"contrasts", "off", "em", "ci_hi"}) == doctest::Approx(0.2981826632).epsilon(1e-6));
   CHECK(real(out, {"contrasts", "off", "em", "p"}) == doctest::Approx(0.375).epsilon(0.03));
   CHECK(real(out, {"contrasts", "off", "em", "q"}) == real(out, {"contrasts", "off", "em", "p"}));
   CHECK(real(out, {"contrasts", "off", "em", "mcnemar_p"}) == doctest::Approx(0.375).epsilon(1e-12));
@@ -175,9 +177,16 @@ TEST_CASE("results: pairs are resampled and flipped whole") {
   run.clusters = {"a", "a", "b", "b", "c", "c", "d", "d"};
   const json::Value out = json_of(run);
   CHECK(real(out, {"contrasts", "off", "em", "diff"}) == -0.375);
-  CHECK(real(out, {"contrasts", "off", "em", "ci_lo"}) == -0.75);
-  CHECK(real(out, {"contrasts", "off", "em", "ci_hi"}) == 0);
   CHECK(real(out, {"contrasts", "off", "em", "p"}) == doctest::Approx(0.5).epsilon(0.03));
+  // Changes that pairs share are fewer changes: two pairs down, two as they were.
+  run.interventions[0] = intervention("baseline", {1, 1, 1, 1, 1, 1, 1, 1});
+  run.interventions[1] = intervention("off", {0, 0, 1, 1, 0, 0, 1, 1});
+  const json::Value shared = json_of(run);
+  run.clusters = {"a", "b", "c", "d", "e", "f", "g", "h"};
+  const json::Value apart = json_of(run);
+  CHECK(real(shared, {"contrasts", "off", "em", "ci_lo"}) < real(apart, {"contrasts", "off", "em", "ci_lo"}) - 0.05);
+  // Four units have no p below 0.125, eight have: 0.125 here too, for four of them change.
+  for (const json::Value& out : {shared, apart}) CHECK(real(out, {"contrasts", "off", "em", "ci_hi"}) >= 0);
 }
 
 TEST_CASE("results: only records that both sides have are compared") {
@@ -197,7 +206,10 @@ TEST_CASE("results: an intervention that changes nothing, and one without values
   run.interventions.push_back(intervention("same", base_values));
   run.interventions.push_back(intervention("none", {}));
   const json::Value out = json_of(run);
-  for (const char* key : {"diff", "ci_lo", "ci_hi"}) CHECK(real(out, {"contrasts", "same", "em", key}) == 0);
+  CHECK(real(out, {"contrasts", "same", "em", "diff"}) == 0);
+  // Eight records without a change leave room for a rate of 0.369: 1 - 0.025^(1/8).
+  CHECK(real(out, {"contrasts", "same", "em", "ci_hi"}) == doctest::Approx(0.3694166476).epsilon(1e-6));
+  CHECK(real(out, {"contrasts", "same", "em", "ci_lo"}) == -real(out, {"contrasts", "same", "em", "ci_hi"}));
   CHECK(real(out, {"contrasts", "same", "em", "p"}) == 1);
   CHECK(real(out, {"contrasts", "same", "em", "q"}) == 1);
   CHECK(real(out, {"contrasts", "same", "em", "mcnemar_p"}) == 1);
@@ -235,24 +247,143 @@ TEST_CASE("results: the place among random controls, ties against the effect") {
   CHECK(at(out, {"about", "off", "control"}).is_null());
 }
 
-TEST_CASE("results: q over all contrasts with a p, controls and metrics together") {
+// The p and q of the contrasts that have a q, by p, as NAME.METRIC.
+std::vector<std::tuple<double, double, std::string>> family_of(const json::Value& contrasts) {
+  std::vector<std::tuple<double, double, std::string>> out;
+  for (const auto& [name, metrics] : contrasts.members())
+    for (const auto& [metric, contrast] : metrics.members())
+      if (!at(contrast, {"q"}).is_null())
+        out.emplace_back(real(contrast, {"p"}), real(contrast, {"q"}), name + "." + metric);
+  std::sort(out.begin(), out.end());
+  return out;
+}
+
+// Benjamini-Hochberg, written out.
+void check_family(const std::vector<std::tuple<double, double, std::string>>& family) {
+  double least = 1;
+  for (size_t rank = family.size(); rank > 0; --rank) {
+    const auto& [p, q, name] = family[rank - 1];
+    least = std::min(least, p * static_cast<double>(family.size()) / static_cast<double>(rank));
+    CHECK_MESSAGE(q == doctest::Approx(least).epsilon(1e-12), name);
+  }
+}
+
+std::string names_of(const std::vector<std::tuple<double, double, std::string>>& family) {
+  std::vector<std::string> names;
+  for (const auto& one : family) names.push_back(std::get<2>(one));
+  std::sort(names.begin(), names.end());
+  return joined(names, " ");
+}
+
+TEST_CASE("results: q over the primary contrasts, and over the audit's by themselves") {
   RunValues run = small_run();
-  run.metrics = {"em", "f1"};
+  run.metrics = {"em", "f1", "kl"};
   run.interventions.push_back(control("off", ControlKind::random, 0, {0, 0, 0, 0, 0, 0, 0, 0}));
   run.interventions.push_back(intervention("none", {}));
-  run.interventions[0].metrics["f1"] = all_records({0, 0, 0, 0, 0, 0, 0, 0});
-  run.interventions[1].metrics["f1"] = all_records({1, 1, 1, 1, 1, 1, 1, 1});
+  run.interventions.push_back(intervention("more", {0, 0, 0, 0, 0, 0, 0, 1}));
+  run.interventions.push_back(intervention("audit/L1E2", {0, 0, 0, 0, 0, 1, 0, 0}));
+  run.interventions.push_back(intervention("audit/L1E3", base_values));
+  for (size_t i : {5, 6}) run.interventions[i].audited = ExpertId{1, static_cast<int32_t>(i) - 3};
+  for (const char* metric : {"f1", "kl"}) {
+    run.interventions[0].metrics[metric] = all_records({0, 0, 0, 0, 0, 0, 0, 0});
+    run.interventions[1].metrics[metric] = all_records({1, 1, 1, 1, 1, 1, 1, 1});
+  }
+  json::Value out = json_of(run);
+  // Controls have no q, kl is above 0 by definition, and "none" has no values.
+  auto family = family_of(at(out, {"contrasts"}));
+  CHECK(names_of(family) == "audit/L1E2.em audit/L1E3.em more.em off.em off.f1");
+  CHECK(real(out, {"contrasts", "off", "kl", "p"}) < 0.05);
+  CHECK(json::dump(at(out, {"primary"})) == R"({"interventions":["off","none","more"],"metrics":["em","f1"]})");
+  const auto is_audit = [](const auto& one) { return std::get<2>(one).starts_with("audit"); };
+  auto audit = family;
+  std::erase_if(audit, [&](const auto& one) { return !is_audit(one); });
+  std::erase_if(family, is_audit);
+  check_family(audit);
+  check_family(family);
+  // More controls and experts change no q; what is primary is what the spec says.
+  run.interventions.push_back(control("off", ControlKind::random, 1, {0, 0, 0, 0, 0, 0, 0, 1}));
+  CHECK(real(json_of(run), {"contrasts", "more", "em", "q"}) == real(out, {"contrasts", "more", "em", "q"}));
+  run.primary = PrimaryContrasts{{"off"}, {"f1", "kl"}};
+  out = json_of(run);
+  family = family_of(at(out, {"contrasts"}));
+  CHECK(names_of(family) == "audit/L1E2.em audit/L1E3.em off.f1 off.kl");
+  CHECK(real(out, {"contrasts", "off", "f1", "q"}) == real(out, {"contrasts", "off", "f1", "p"}));
+  CHECK(at(out, {"contrasts", "off", "em", "q"}).is_null());
+}
+
+TEST_CASE("results: comparisons with controls, with other interventions, and between conditions") {
+  RunValues run = small_run();                                                                    // off: -3/8
+  run.interventions.push_back(control("off", ControlKind::random, 0, {1, 1, 1, 1, 1, 1, 1, 1}));  // +2/8
+  run.interventions.push_back(control("off", ControlKind::random, 1, {0, 1, 1, 0, 1, 1, 0, 1}));  // -1/8
+  run.interventions.push_back(intervention("more", {0, 0, 0, 0, 0, 1, 0, 0}));                    // -5/8
+  run.conditions = {"a", "a", "b", "b", "a", "c", "b", ""};
+  run.margins["em"] = 0.5;
   const json::Value out = json_of(run);
-  std::vector<std::pair<double, double>> family;  // p, q
-  for (const auto& [name, metrics] : at(out, {"contrasts"}).members())
-    for (const auto& [metric, contrast] : metrics.members())
-      if (!at(contrast, {"p"}).is_null()) family.emplace_back(real(contrast, {"p"}), real(contrast, {"q"}));
-  REQUIRE(family.size() == 3);
-  std::sort(family.begin(), family.end());
-  CHECK(family[2].second == doctest::Approx(family[2].first).epsilon(1e-12));
-  CHECK(family[1].second == doctest::Approx(std::min(family[1].first * 3 / 2, family[2].first)).epsilon(1e-12));
-  CHECK(family[0].second == doctest::Approx(std::min(family[0].first * 3, family[1].second)).epsilon(1e-12));
-  CHECK(family[0].second > family[0].first);
+  const json::Value& off = at(out, {"contrasts", "off", "em"});
+  CHECK(real(off, {"vs_controls", "diff"}) == doctest::Approx(-0.375 - 0.0625));
+  CHECK(real(off, {"vs_controls", "ci_lo"}) < -0.4375);
+  CHECK(real(off, {"vs_controls", "p"}) > 0.05);
+  CHECK(real(off, {"vs_controls", "ci_hi"}) >= 0);
+  CHECK(at(off, {"n_controls"}).integer() == 2);
+  CHECK(at(off, {"few_controls"}).boolean());
+  CHECK(at(off, {"n_units"}).integer() == 8);
+  // Without a column of its own a comparison of two interventions is a contrast with the other as baseline.
+  CHECK(at(off, {"versus"}).members().size() == 1);
+  RunValues turned = run;
+  turned.baseline = "more";
+  turned.margins.clear();
+  for (const char* key : {"diff", "ci_lo", "ci_hi", "p"})
+    CHECK(real(off, {"versus", "more", key}) == real(json_of(turned), {"contrasts", "off", "em", key}));
+  CHECK(real(off, {"versus", "more", "diff"}) == 0.25);
+  const json::Value& more = at(out, {"contrasts", "more", "em"});
+  CHECK(real(more, {"versus", "off", "ci_lo"}) == -real(off, {"versus", "more", "ci_hi"}));
+  CHECK(more.find("vs_controls") == nullptr);
+  CHECK(more.find("few_controls") == nullptr);
+  // a: -1 -1 -1; b: 0 0 1; c: 0.
+  std::vector<std::string> names;
+  for (const auto& [name, unused] : at(off, {"by_condition"}).members()) names.push_back(name);
+  CHECK(joined(names, ", ") == "a - b, a - c, b - c");
+  CHECK(real(off, {"by_condition", "a - b", "diff"}) == doctest::Approx(-4.0 / 3));
+  CHECK(real(off, {"by_condition", "a - b", "p"}) == doctest::Approx(0.1).epsilon(0.2));  // 2 of 20 relabellings
+  CHECK(at(out, {"conditions", "a", "contrasts", "off", "em"}).find("by_condition") == nullptr);
+  CHECK(at(out, {"conditions", "a", "contrasts", "off", "em"}).find("versus") != nullptr);
+  CHECK(real(off, {"equivalence", "margin"}) == 0.5);
+  CHECK(real(off, {"equivalence", "p"}) > 0.05);
+  CHECK_FALSE(at(off, {"equivalence", "equivalent"}).boolean());
+  CHECK(real(off, {"mde"}) > 0.3);
+  // Controls are in none of this.
+  for (const char* key : {"vs_controls", "versus", "by_condition", "equivalence"})
+    CHECK(at(out, {"contrasts", "off/control-0", "em"}).find(key) == nullptr);
+}
+
+TEST_CASE("results: perplexities are tested on their logarithms, and one unit has no interval") {
+  RunValues run = small_run();
+  run.metrics = {"ppl", "nll"};
+  // Four times as much or a quarter, as often: in logarithms no difference, in differences one.
+  const std::vector<double> before = {1, 2, 3, 4, 5, 6, 7, 8}, factor = {4, 0.25, 4, 0.25, 4, 0.25, 4, 0.25};
+  std::vector<double> after, nll;
+  for (size_t i = 0; i < before.size(); ++i) {
+    after.push_back(before[i] * factor[i]);
+    nll.push_back(std::log(before[i]));
+  }
+  for (size_t i : {0, 1}) run.interventions[i].metrics.clear();
+  run.interventions[0].metrics["ppl"] = all_records(before);
+  run.interventions[1].metrics["ppl"] = all_records(after);
+  run.interventions[0].metrics["nll"] = all_records(nll);
+  for (double& value : nll) value += std::log(factor[static_cast<size_t>(&value - nll.data())]);
+  run.interventions[1].metrics["nll"] = all_records(nll);
+  json::Value out = json_of(run);
+  CHECK(real(out, {"contrasts", "off", "ppl", "p"}) == 1);
+  CHECK(real(out, {"contrasts", "off", "ppl", "p"}) == real(out, {"contrasts", "off", "nll", "p"}));
+  CHECK(real(out, {"contrasts", "off", "ppl", "diff"}) == doctest::Approx((3 * 16 - 0.75 * 20) / 8));
+
+  run.clusters.assign(8, "the same");
+  out = json_of(run);
+  for (const char* metric : {"ppl", "nll"}) {
+    CHECK(at(out, {"contrasts", "off", metric, "n_units"}).integer() == 1);
+    for (const char* key : {"ci_lo", "ci_hi", "mde"}) CHECK(at(out, {"contrasts", "off", metric, key}).is_null());
+    CHECK(at(out, {"interventions", "off", metric, "ci_lo"}).is_null());
+  }
 }
 
 TEST_CASE("results: by condition, where there are two") {
@@ -266,6 +397,7 @@ TEST_CASE("results: by condition, where there are two") {
   CHECK(at(out, {"conditions", "without", "contrasts", "off", "em", "n"}).integer() == 3);
   CHECK(real(out, {"contrasts", "off", "em", "diff"}) == -0.375);
   // p by enumeration of the signs: {1, 1, 0} all extreme patterns 2 of 4; {0, 1, 0} always. One family over both.
+  CHECK(at(out, {"contrasts", "off", "em", "by_condition", "with - without"}).members().size() == 4);
   CHECK(real(out, {"conditions", "with", "contrasts", "off", "em", "p"}) == doctest::Approx(0.5).epsilon(0.03));
   CHECK(real(out, {"conditions", "with", "contrasts", "off", "em", "q"}) == doctest::Approx(1).epsilon(0.03));
   CHECK(real(out, {"conditions", "without", "contrasts", "off", "em", "p"}) == 1);
@@ -298,6 +430,10 @@ TEST_CASE("results: metrics.json read back says the same") {
   run.interventions.push_back(intervention("mis/policy=random,fraction=0.5", {0, 0, 1, 1, 0, 0, 1, 1}));
   run.interventions.back().grid = {{"policy", "random"}, {"fraction", 0.5}};
   run.interventions.push_back(intervention("audit/L3E15", {1, 1, 1, 1, 1, 1, 1, 1}));
+  run.margins["em"] = 0.1;
+  run.interventions[1].use = 0.125;
+  run.interventions[2].shared = 2;
+  run.interventions[1].first_seed_only = true;
   RunFindings findings = run_findings(run);
   findings.audit = {{"em", -0.25, std::nullopt, 3}, {"f1", std::nullopt, std::nullopt, 0}};
   const json::Value written = metrics_json(findings);
@@ -309,6 +445,9 @@ TEST_CASE("results: metrics.json read back says the same") {
   CHECK(read.interventions[5].is_main());
   CHECK_FALSE(read.interventions[2].is_main());
   CHECK(read.mean("off", "em").value == 0.375);
+  CHECK(read.interventions[1].use == 0.125);
+  CHECK(read.interventions[2].shared == 2);
+  CHECK(read.interventions[1].first_seed_only);
   CHECK(read.of_condition("without").contrasts[1][0].difference.n == 3);
   CHECK(std::isnan(read.all.contrasts[1][1].p));
   REQUIRE(read.all.contrasts[1][0].frequency_matched);
