@@ -48,7 +48,7 @@ class Collector {
       groups_ |= scorer && (scorer->score_group || scorer->score_routes);
     }
     for (size_t r = 0; r < records_.size(); ++r) record_of_[records_[r].id] = static_cast<int64_t>(r);
-    samples_.resize(schedule.interventions.at(0).size());
+    samples_.resize(schedule.interventions.size());
     means_.resize(samples_.size());
   }
 
@@ -57,6 +57,8 @@ class Collector {
     RunValues run;
     run.metrics = schedule_.metrics;
     run.baseline = schedule_.baseline;
+    run.primary = schedule_.primary;
+    run.margins = schedule_.margins;
     run.seed = schedule_.seed;
     run.resamples = schedule_.resamples;
     run.data = schedule_.data;
@@ -64,7 +66,7 @@ class Collector {
     for (const size_t first : independent_examples(records_)) run.clusters.push_back(records_[first].id);
     for (const Record& record : records_) run.conditions.push_back(record.condition);
     for (size_t i = 0; i < samples_.size(); ++i) {
-      InterventionValues values{schedule_.interventions[0][i], {}};
+      InterventionValues values{schedule_.interventions[i], {}};
       for (const std::string& metric : schedule_.metrics) values.metrics[metric] = values_of(i, metric);
       run.interventions.push_back(std::move(values));
     }
@@ -74,7 +76,7 @@ class Collector {
  private:
   void read_lines() {
     std::map<std::string, size_t> intervention_of;
-    for (size_t i = 0; i < samples_.size(); ++i) intervention_of[schedule_.interventions[0][i].name] = i;
+    for (size_t i = 0; i < samples_.size(); ++i) intervention_of[schedule_.interventions[i].name] = i;
     for_each_sample_line(dir_ / samples_file, [&](SampleLine line, const json::Ref& source) {
       const auto found = intervention_of.find(line.intervention);
       if (found == intervention_of.end())
@@ -89,6 +91,19 @@ class Collector {
       line.sample.record = record->second;
       samples_[found->second].push_back(std::move(line.sample));
     });
+    for (size_t i = 0; i < samples_.size(); ++i)
+      if (schedule_.interventions[i].first_seed_only) repeat_for_seeds(samples_[i]);
+  }
+
+  // What scores that look at several samples see of an intervention that no seed touches: the same under each.
+  void repeat_for_seeds(std::vector<Sample>& samples) const {
+    const size_t n = samples.size();
+    samples.reserve(n * schedule_.seeds.size());
+    for (size_t s = 1; s < schedule_.seeds.size(); ++s)
+      for (size_t k = 0; k < n; ++k) {
+        samples.push_back(samples[k]);
+        samples.back().seed = schedule_.seeds[s];
+      }
   }
 
   void add_scores(size_t intervention, int64_t record, const SampleLine& line) {
@@ -120,11 +135,12 @@ class Collector {
     ++mean.n;
   }
 
-  // Sample by sample beside the baseline's trace of the same seed.
+  // Sample by sample beside the baseline's trace of the same seed, or of the only one.
   void add_routes(size_t i, const std::string& metric, const Scorer& scorer) {
-    for (size_t s = 0; s < schedule_.seeds.size(); ++s) {
+    const size_t baseline = schedule_.baseline_index();
+    for (size_t s = 0; s < schedule_.seeds.size() && schedule_.runs(i, s); ++s) {
       const TraceReader mine(trace_path(dir_, schedule_, i, s)),
-          theirs(trace_path(dir_, schedule_, schedule_.baseline_index(), s));
+          theirs(trace_path(dir_, schedule_, baseline, schedule_.runs(baseline, s) ? s : 0));
       if (mine.sample_ids() != theirs.sample_ids())
         throw Error(mine.file(), "expected the samples of " + theirs.file() + ", found others");
       for (int64_t n = 0; n < mine.n_samples(); ++n) {

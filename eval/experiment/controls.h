@@ -20,6 +20,7 @@ using UsageTable = std::vector<std::vector<double>>;
 
 // Among how many experts of nearest usage a frequency-matched control draws.
 inline constexpr size_t n_nearest_usage = 5;
+inline constexpr int64_t n_fruitless = 1000;
 
 // A relabelling of the experts of each layer: [layer][expert] is the expert that takes its place, -1 for those that the
 // edits do not name. Within a layer no two share a replacement, so that the edits of an intervention keep their counts
@@ -36,19 +37,38 @@ class NamedExperts {
 
   bool none() const;
 
-  // Uniform over the experts outside; where those are too few they are all taken, and the rest is drawn from the named.
-  // A function of (seed, intervention, number).
-  Replacement random(uint64_t seed, std::string_view intervention, int64_t number) const;
+  // Controls are told apart by what is run: exchanging experts that the edits treat alike gives the same intervention.
+  // Experts are not alike where an edit gives them places (misroute fixed), or where they stand in different edits,
+  // unless these follow each other and differ in their experts alone.
+  //
+  // How many different interventions random() can give, none of them the named one; INT64_MAX where more.
+  int64_t n_random() const;
 
-  // Each named expert, in drawn order, gets one of the n_nearest_usage experts outside that are not taken yet and whose
-  // usage is nearest to its own (ties to the lowest index), drawn uniformly; once none is left outside, of the named.
-  Replacement frequency_matched(const UsageTable& usage, uint64_t seed, std::string_view intervention,
-                                int64_t number) const;
+  // `n` different ones, each uniform over the experts outside; where a layer has too few, all of those are taken and
+  // the rest is drawn from the named. Drawn one after the other by (seed, intervention), repetitions left out; where
+  // there are no more than n, every one of them, in a fixed order.
+  std::vector<Replacement> random(uint64_t seed, std::string_view intervention, int64_t n) const;
+
+  // Of the experts of a random control, how many are named ones for want of others.
+  int64_t n_shared() const;
+
+  // Up to `n` different ones: each named expert, in drawn order, gets one of the n_nearest_usage experts outside that
+  // are not taken yet and whose usage is nearest to its own (ties to the lowest index), drawn uniformly; once none is
+  // left outside, of the named. Fewer where n_fruitless draws in a row bring nothing new.
+  std::vector<Replacement> frequency_matched(const UsageTable& usage, uint64_t seed, std::string_view intervention,
+                                             int64_t n) const;
 
   // From the other end: for experts of a ranking those outside of the smallest absolute value in their layer (experts
   // that it has no value for come last), for listed ones the least used outside; ties to the lowest index; named ones
   // once none is left outside. `usage` may be empty when all experts come from rankings.
   Replacement bottom(const UsageTable& usage) const;
+
+  // Whether the edits do with it what they do without.
+  bool same(const Replacement& replacement) const;
+
+  // The share of tokens that select an expert, as a mean over the experts that take the places of the named; without a
+  // replacement over the named themselves. NaN where no token was counted.
+  double use(const UsageTable& usage, const Replacement* replacement = nullptr) const;
 
   // The edits with "experts" by layer (a list beside a point that names its layer) in the original order, and without
   // "layers". Edits that name no experts stay as they are.
@@ -60,16 +80,29 @@ class NamedExperts {
     std::vector<std::pair<int32_t, std::vector<int32_t>>> experts;  // by layer, as named; empty: names none
     std::optional<Ranking> ranking;
     bool one_layer = false;  // its point names the layer
+    bool ordered = false;    // its experts have places
+    bool adds_up = false;    // an expert that two such edits name is changed twice
+    std::string key;         // the edit but for its experts
   };
-  // A named expert of a layer, and the edit that names it first.
+  // A named expert of a layer, the edit that names it first, and what the edits do with it: equal numbers, the same.
   struct Named {
     int32_t expert = 0;
     size_t edit = 0;
+    int32_t role = 0;
   };
+  using Identity = std::vector<std::pair<int32_t, int32_t>>;  // of a replacement: experts and roles, layer by layer
   std::vector<int32_t> outside(int32_t layer) const;
   Replacement empty_replacement() const;
   const std::vector<double>& usage_of(const UsageTable& usage, int32_t layer) const;
   UsageTable importance(const Edit& edit, const UsageTable& usage) const;
+  void set_roles();
+  Identity identity(const Replacement& replacement) const;
+  Replacement own() const;
+  int64_t n_random(int32_t layer) const;
+  std::vector<std::vector<int32_t>> all_random(int32_t layer) const;
+  std::vector<Replacement> all_random() const;
+  Replacement draw_random(uint64_t seed, std::string_view intervention, int64_t number) const;
+  Replacement draw_matched(const UsageTable& usage, uint64_t seed, std::string_view intervention, int64_t number) const;
 
   std::vector<Edit> edits_;
   std::vector<std::vector<Named>> named_;  // [layer] in order of first mention

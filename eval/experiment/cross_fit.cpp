@@ -207,6 +207,10 @@ class Deals {
     const RunSchedule schedule = read_schedule(dir);
     const RunValues run = collect_values(dir, schedule);
     if (deal == 0) first_ = run;
+    // Deals may have chosen other points of a grid.
+    for (const std::string& name : run.primary->interventions)
+      if (auto& all = first_.primary->interventions; std::find(all.begin(), all.end(), name) == all.end())
+        all.push_back(name);
     std::vector<int64_t> place;  // of the deal's records among all
     for (const Record& record : read_records((dir / records_file).string())) {
       const auto found = record_of_.find(record.id);
@@ -238,7 +242,7 @@ class Deals {
 
   void add_selection(const fs::path& dir, const RunSchedule& schedule) {
     const std::map<std::string, std::string> stages = stages_of(dir);
-    for (const PlannedIntervention& one : schedule.interventions.at(0)) {
+    for (const PlannedIntervention& one : schedule.interventions) {
       const auto stage = stages.find(one.name);
       if (stage == stages.end()) continue;
       std::map<ExpertId, Taken>& all = taken_[one.name];

@@ -87,13 +87,15 @@ class Evaluator {
     for (int64_t s = 0; s < n_seeds(); ++s) {
       // A recorded intervention shares nothing with others: its lines follow its trace.
       for (const int64_t i : evaluation_.traced) {
+        if (!runs(i, s)) continue;
         generated_.clear();
         if (!trace(i, s) || !run_records(s, {i})) return false;
       }
-      std::vector<int64_t> all = {evaluation_.baseline};
+      std::vector<int64_t> all;
+      if (runs(evaluation_.baseline, s)) all.push_back(evaluation_.baseline);
       for (int64_t i = 0; i < n_interventions(); ++i)
-        if (i != evaluation_.baseline) all.push_back(i);
-      if (!run_records(s, all)) return false;
+        if (i != evaluation_.baseline && runs(i, s)) all.push_back(i);
+      if (!all.empty() && !run_records(s, all)) return false;
     }
     return true;
   }
@@ -113,6 +115,7 @@ class Evaluator {
   int64_t n_seeds() const { return static_cast<int64_t>(evaluation_.seeds.size()); }
   int64_t n_records() const { return static_cast<int64_t>(evaluation_.records.size()); }
   int64_t n_interventions() const { return static_cast<int64_t>(evaluation_.interventions.size()); }
+  bool runs(int64_t intervention, int64_t s) const { return log_.layout().has(s, intervention); }
   void tell() {
     if (events_.on_lines) events_.on_lines(log_.n_known());
   }
@@ -143,7 +146,7 @@ class Evaluator {
     const auto missing = [&](int64_t i) { return !log_.has(Place{s, i, r, 0}); };
     const bool compares = evaluation_.divergence && std::any_of(interventions.begin(), interventions.end(), missing);
     if (compares && (interventions[0] != evaluation_.baseline || !missing(evaluation_.baseline))) {
-      // The baseline's line is not of this pass, or known; its logits are wanted.
+      // The baseline's line is not of this pass, of another seed, or known; its logits are wanted.
       reference = static_cast<int64_t>(jobs_.size());
       add_job(
           score_job(record.scored, record, record.score_from, plan_of(evaluation_, evaluation_.baseline, s), reference),

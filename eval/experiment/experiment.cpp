@@ -1,7 +1,5 @@
 #include "eval/experiment/experiment.h"
 
-#include <algorithm>
-
 namespace signalbox::eval {
 
 Experiment open_experiment(ExperimentSpec parsed) {
@@ -27,14 +25,12 @@ Experiment open_experiment(ExperimentSpec parsed) {
   }
   std::vector<Record> tested;
   for (const int64_t r : experiment.splits.test) tested.push_back(experiment.records[static_cast<size_t>(r)]);
-  if (!spec.metrics_given) spec.metrics = default_metrics(spec, tested);
-  const bool controlled = std::any_of(spec.interventions.begin(), spec.interventions.end(),
-                                      [](const auto& one) { return one.names_experts && one.controls.random > 0; });
-  if (controlled && spec.seeds.size() > 1)
-    experiment.notes.push_back(
-        "each seed draws its own controls, so ranks among them are too good: use one seed for ranks");
+  if (!spec.metrics_given) {
+    spec.metrics = default_metrics(spec, tested);
+    check_chosen_metrics(spec, spec.metrics);
+  }
   if (spec.generate && spec.generate->samples > 1 && spec.generate->sampling.temperature == 0 && spec.programs.empty())
-    experiment.notes.push_back("samples of one record are alike at temperature 0");
+    experiment.notes.emplace_back("samples of one record are alike at temperature 0");
   return experiment;
 }
 

@@ -98,8 +98,8 @@ std::string describe_edit(const EditSpec& spec, const ModelShape& shape) {
 
 class Planner {
  public:
-  Planner(const ExperimentSpec& spec, const ModelShape& shape, const Detected& detected, uint64_t seed)
-      : spec_(spec), shape_(shape), detected_(detected), seed_(seed) {}
+  Planner(const ExperimentSpec& spec, const ModelShape& shape, const Detected& detected)
+      : spec_(spec), shape_(shape), detected_(detected) {}
 
   std::vector<PlannedIntervention> plan(const InterventionChoice& choice) {
     check_traces();
@@ -135,6 +135,8 @@ class Planner {
   }
 
   void add_controls(const InterventionSpec& intervention, const NamedExperts& named) {
+    const bool counted = !detected_.usage.empty();
+    if (counted) planned_.back().use = named.use(detected_.usage);
     const auto add = [&](ControlKind kind, const std::string& label, const std::string& description,
                          const Replacement& replacement) {
       PlannedIntervention control{intervention, named.replaced(replacement)};
@@ -142,17 +144,24 @@ class Planner {
       control.description = intervention.name + " with " + description;
       control.control_of = intervention.name;
       control.control = kind;
+      if (counted) control.use = named.use(detected_.usage, &replacement);
+      if (kind != ControlKind::bottom) control.shared = named.n_shared();
       planned_.push_back(std::move(control));
     };
-    for (int64_t i = 0; i < intervention.controls.random; ++i)
-      add(ControlKind::random, "random-" + std::to_string(i), "random experts " + std::to_string(i),
-          named.random(seed_, intervention.name, i));
-    for (int64_t i = 0; i < intervention.controls.frequency_matched; ++i)
-      add(ControlKind::frequency_matched, "frequency-" + std::to_string(i),
-          "experts as often used " + std::to_string(i),
-          named.frequency_matched(detected_.usage, seed_, intervention.name, i));
+    const auto add_all = [&](ControlKind kind, const std::string& label, const std::string& description,
+                             const std::vector<Replacement>& replacements) {
+      for (size_t i = 0; i < replacements.size(); ++i)
+        add(kind, label + "-" + std::to_string(i), description + " " + std::to_string(i), replacements[i]);
+    };
+    add_all(ControlKind::random, "random", "random experts",
+            named.random(spec_.seeds[0], intervention.name, intervention.controls.random));
+    if (intervention.controls.frequency_matched > 0)
+      add_all(ControlKind::frequency_matched, "frequency", "experts as often used",
+              named.frequency_matched(detected_.usage, spec_.seeds[0], intervention.name,
+                                      intervention.controls.frequency_matched));
     if (intervention.controls.bottom)
-      add(ControlKind::bottom, "bottom", "experts from the bottom", named.bottom(detected_.usage));
+      if (const Replacement bottom = named.bottom(detected_.usage); !named.same(bottom))
+        add(ControlKind::bottom, "bottom", "experts from the bottom", bottom);
   }
 
   void add_audit(const AuditSpec& audit) {
@@ -184,9 +193,31 @@ class Planner {
   const ExperimentSpec& spec_;
   const ModelShape& shape_;
   const Detected& detected_;
-  uint64_t seed_;
   std::vector<PlannedIntervention> planned_;
 };
+
+// Whether text is drawn, so that another seed gives another.
+bool samples_text(const ExperimentSpec& spec) {
+  if (!spec.generate) return false;
+  const auto draws = [](const Sampling& sampling) { return sampling.temperature > 0 && sampling.top_k != 1; };
+  if (spec.programs.empty()) return draws(spec.generate->sampling);
+  return std::any_of(spec.programs.begin(), spec.programs.end(),
+                     [&](const Program& program) { return draws(program.sampling_over(spec.generate->sampling)); });
+}
+
+// Whether some edit draws by the run's seed: none of its own is given.
+bool draws_by_seed(const json::Value& edits, const std::filesystem::path& base_dir) {
+  const json::Ref list(edits, "edits");
+  for (const json::Ref& ref : list.items()) {
+    if (ref.find("seed")) continue;
+    const EditSpec edit = EditSpec::parse(ref, base_dir, 0);
+    const bool policy =
+        edit.kind == EditSpec::Kind::router && (edit.op == EditOp::permute || edit.op == EditOp::random ||
+                                                edit.op == EditOp::gumbel || edit.op == EditOp::frequency_matched);
+    if (!edit.tokens.never() && (policy || edit.tokens.fraction < 1)) return true;
+  }
+  return false;
+}
 
 // Whether some edit takes its experts from a stage of detection.
 bool ranks_by_detection(const json::Value& edits, const Detected& detected) {
@@ -244,19 +275,14 @@ InterventionChoice all_interventions(const ExperimentSpec& spec) {
 }
 
 std::vector<PlannedIntervention> plan_interventions(const ExperimentSpec& spec, const InterventionChoice& choice,
-                                                    const ModelShape& shape, const Detected& detected, uint64_t seed) {
-  return Planner(spec, shape, detected, seed).plan(choice);
-}
-
-std::vector<std::vector<PlannedIntervention>> plan_seeds(const ExperimentSpec& spec, const InterventionChoice& choice,
-                                                         const ModelShape& shape, const Detected& detected) {
-  std::vector<std::vector<PlannedIntervention>> plans;
-  for (const uint64_t seed : spec.seeds) {
-    plans.push_back(plan_interventions(spec, choice, shape, detected, seed));
-    for (PlannedIntervention& one : plans.back())
-      if (ranks_by_detection(one.edits, detected)) one.edits = with_listed_experts(one, spec, shape);
+                                                    const ModelShape& shape, const Detected& detected) {
+  std::vector<PlannedIntervention> planned = Planner(spec, shape, detected).plan(choice);
+  const bool sampled = samples_text(spec);
+  for (PlannedIntervention& one : planned) {
+    if (ranks_by_detection(one.edits, detected)) one.edits = with_listed_experts(one, spec, shape);
+    one.first_seed_only = spec.seeds.size() > 1 && !sampled && !draws_by_seed(one.edits, spec.base_dir);
   }
-  return plans;
+  return planned;
 }
 
 std::string describe_edits(const json::Ref& edits, const std::filesystem::path& base_dir, const ModelShape& shape) {

@@ -38,17 +38,12 @@ struct InterventionChoice {
 };
 InterventionChoice all_interventions(const ExperimentSpec& spec);
 
-// In the order of the run: each chosen intervention, followed by its random, frequency-matched and bottom controls;
-// then the audit by layer and expert. Names and counts do not depend on `seed`, which draws the controls: one of
-// spec.seeds. Throws Error for what the model does not have, and where a metric needs routes that the traces do not
-// hold.
+// In the order of the run: each chosen intervention, followed by its random, frequency-matched and bottom controls,
+// drawn by the first of spec.seeds; then the audit by layer and expert. Experts that a stage of detection chose are
+// listed: what a run does must not name files of its own directory, which other shards have elsewhere. Throws Error for
+// what the model does not have, and where a metric needs routes that the traces do not hold.
 std::vector<PlannedIntervention> plan_interventions(const ExperimentSpec& spec, const InterventionChoice& choice,
-                                                    const ModelShape& shape, const Detected& detected, uint64_t seed);
-
-// That for each of spec.seeds. Experts that a stage of detection chose are listed: what a run does must not name files
-// of its own directory, which other shards have elsewhere.
-std::vector<std::vector<PlannedIntervention>> plan_seeds(const ExperimentSpec& spec, const InterventionChoice& choice,
-                                                         const ModelShape& shape, const Detected& detected);
+                                                    const ModelShape& shape, const Detected& detected);
 
 // One line for people: "ban 8 experts in layers 1-5; misroute next_best, generated tokens, fraction 0.25". "no edits"
 // for an empty list.

@@ -109,19 +109,18 @@ Evaluation evaluation_of(const RunContext& run, const std::vector<int64_t>& reco
   return evaluation;
 }
 
-void add_interventions(const RunContext& run, const std::vector<std::vector<PlannedIntervention>>& planned,
-                       Evaluation& evaluation) {
+void add_interventions(const RunContext& run, const std::vector<PlannedIntervention>& planned, Evaluation& evaluation) {
   const ExperimentSpec& spec = run.spec();
-  for (size_t i = 0; i < planned[0].size(); ++i) {
-    BoundIntervention bound{planned[0][i], {}};
-    for (size_t s = 0; s < planned.size(); ++s) {
-      const PlannedIntervention& one = planned[s][i];
+  for (size_t i = 0; i < planned.size(); ++i) {
+    const PlannedIntervention& one = planned[i];
+    BoundIntervention bound{one, {}};
+    for (const uint64_t seed : spec.seeds) {
       if (one.edits.items().empty()) {
         bound.plans.push_back(nullptr);
         continue;
       }
       const json::Ref edits(one.edits, spec.where, "interventions." + one.name + ".edits");
-      bound.plans.push_back(EditPlan::parse(edits, spec.base_dir, run.session.shape, spec.seeds[s]));
+      bound.plans.push_back(EditPlan::parse(edits, spec.base_dir, run.session.shape, seed));
     }
     if (bound.name == spec.baseline) evaluation.baseline = static_cast<int64_t>(i);
     evaluation.interventions.push_back(std::move(bound));
@@ -132,8 +131,10 @@ void add_interventions(const RunContext& run, const std::vector<std::vector<Plan
 Layout layout_of(const Evaluation& evaluation) {
   Layout layout;
   layout.seeds = evaluation.seeds;
-  for (const BoundIntervention& intervention : evaluation.interventions)
+  for (const BoundIntervention& intervention : evaluation.interventions) {
     layout.interventions.push_back(intervention.name);
+    layout.first_seed_only.push_back(intervention.first_seed_only);
+  }
   for (const PreparedRecord& record : evaluation.records) {
     layout.records.push_back(record.record->id);
     layout.samples.push_back(evaluation.generates ? record.generation.samples : 1);

@@ -46,10 +46,8 @@ struct RunContext {
 Evaluation evaluation_of(const RunContext& run, const std::vector<int64_t>& records,
                          const std::vector<std::string>& metrics);
 
-// Adds interventions that were planned for each seed, bound to the model. Throws Error for edits that cannot act on the
-// records.
-void add_interventions(const RunContext& run, const std::vector<std::vector<PlannedIntervention>>& planned,
-                       Evaluation& evaluation);
+// Adds planned interventions, bound to the model with each seed. Throws Error for edits that cannot act on the records.
+void add_interventions(const RunContext& run, const std::vector<PlannedIntervention>& planned, Evaluation& evaluation);
 
 // Which line of samples.jsonl belongs to which sample of an evaluation.
 Layout layout_of(const Evaluation& evaluation);

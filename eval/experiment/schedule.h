@@ -1,8 +1,9 @@
-// What a run does, as plan.json holds it: its interventions as they are run, seed by seed. Findings are made from it,
-// the records and the samples alone.
+// What a run does, as plan.json holds it: its interventions as they are run. Findings are made from it, the records and
+// the samples alone.
 #pragma once
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -10,6 +11,7 @@
 #include "eval/experiment/interventions.h"
 #include "eval/experiment/spec.h"
 #include "eval/findings/data_facts.h"
+#include "eval/findings/findings.h"
 #include "probes/trace_schema.h"
 
 namespace signalbox::eval {
@@ -22,18 +24,24 @@ struct RunSchedule {
   std::vector<std::string> metrics;
   std::vector<uint64_t> seeds;
   int64_t resamples = default_resamples;
-  uint64_t seed = 0;                                            // of resampling
-  DataFacts data;                                               // of the whole run, but for the copies
-  std::vector<std::vector<PlannedIntervention>> interventions;  // [seeds], the same names in each
+  uint64_t seed = 0;  // of resampling
+  DataFacts data;     // of the whole run, but for the copies
+  PrimaryContrasts primary;
+  std::map<std::string, double> margins;  // of equivalence, by metric
+  std::vector<PlannedIntervention> interventions;
 
-  size_t baseline_index() const;  // into the interventions of a seed
+  size_t baseline_index() const;
+  // Whether the intervention is run under this seed (indices).
+  bool runs(size_t intervention, size_t seed_index) const {
+    return seed_index == 0 || !interventions.at(intervention).first_seed_only;
+  }
   json::Value to_json() const;
   static RunSchedule from_json(const json::Ref& value);  // throws Error
 };
 
-// The schedule of interventions that were planned for each seed of the spec.
+// The schedule of interventions that were planned for the spec.
 RunSchedule make_schedule(const ExperimentSpec& spec, std::vector<std::string> metrics,
-                          std::vector<std::vector<PlannedIntervention>> interventions);
+                          std::vector<PlannedIntervention> interventions);
 
 // DIR/plan.json. Both throw Error.
 RunSchedule read_schedule(const std::filesystem::path& dir);

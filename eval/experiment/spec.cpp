@@ -74,8 +74,8 @@ class SpecParser {
   ExperimentSpec parse() {
     root_.expect_object();
     root_.reject_unknown({"model", "data", "generate", "programs", "detect", "interventions", "audit", "baseline",
-                          "controls", "metrics", "seeds", "split", "cross_fit", "tune", "traces", "judges", "resamples",
-                          "seed"});
+                          "controls", "metrics", "seeds", "split", "cross_fit", "tune", "traces", "judges", "primary",
+                          "equivalence", "resamples", "seed"});
     paths();
     if (auto generate = root_.find("generate")) spec_.generate = read_generate(*generate);
     if (auto programs = root_.find("programs")) read_programs(*programs);
@@ -95,6 +95,9 @@ class SpecParser {
     if (auto tune = root_.find("tune")) spec_.tune = read_tune(*tune);
     if (auto resamples = root_.find("resamples")) spec_.resamples = resamples->integer(1, 100'000'000);
     if (auto seed = root_.find("seed")) spec_.seed = static_cast<uint64_t>(seed->integer(0, INT64_MAX));
+    if (auto primary = root_.find("primary")) spec_.primary = read_primary(*primary);
+    if (auto equivalence = root_.find("equivalence")) read_equivalence(*equivalence);
+    if (spec_.metrics_given) check_chosen_metrics(spec_, spec_.metrics);
     check_detection();
     check_routes();
     check_judges();
@@ -392,6 +395,61 @@ class SpecParser {
     return out;
   }
 
+  PrimarySpec read_primary(const json::Ref& ref) const {
+    ref.expect_object();
+    ref.reject_unknown({"interventions", "metrics"});
+    PrimarySpec out;
+    const auto interventions = ref.find("interventions"), metrics = ref.find("metrics");
+    if (!interventions && !metrics) ref.fail("expected \"interventions\" or \"metrics\", found neither");
+    const auto read = [](const json::Ref& list, std::vector<std::string>& into, auto check) {
+      for (const json::Ref& item : list.items()) {
+        check(item);
+        if (contains(into, item.string())) item.fail("expected each name once, found \"" + item.string() + "\" again");
+        into.push_back(item.string());
+      }
+      if (into.empty()) list.fail("expected at least one name, found none");
+    };
+    if (interventions) read(*interventions, out.interventions, [&](const json::Ref& name) { check_primary(name); });
+    if (metrics) read(*metrics, out.metrics, [&](const json::Ref& name) { check_metric(name); });
+    return out;
+  }
+
+  void check_primary(const json::Ref& ref) const {
+    const std::string& name = ref.string();
+    if (name == spec_.baseline)
+      ref.fail("expected an intervention beside the baseline, which all are compared with, found the baseline");
+    const auto is = [&](auto member) {
+      return std::any_of(spec_.interventions.begin(), spec_.interventions.end(),
+                         [&](const InterventionSpec& i) { return i.*member == name; });
+    };
+    if (is(&InterventionSpec::entry)) return;
+    if (!is(&InterventionSpec::name)) ref.fail("expected the name of an intervention, found \"" + name + "\"");
+    if (spec_.tune)
+      ref.fail("expected the name of the whole grid, whose point \"tune\" chooses, found \"" + name + "\"");
+  }
+
+  // {"margin": m}, {METRIC: {"margin": m}}, or both.
+  void read_equivalence(const json::Ref& ref) {
+    ref.expect_object();
+    const auto margin_of = [](const json::Ref& margin) {
+      if (!(margin.number() > 0 && margin.number() <= 1e300)) margin.fail_type("a number above 0");
+      return margin.number();
+    };
+    for (const auto& [key, value] : ref.members()) {
+      if (key == "margin") {
+        spec_.equivalence.margin = margin_of(value);
+        continue;
+      }
+      json::Value name(key);
+      check_metric(json::Ref(name, ref.where(), ref.path() + "." + key));
+      value.expect_object();
+      value.reject_unknown({"margin"});
+      spec_.equivalence.by_metric.emplace_back(key, margin_of(value.at("margin")));
+    }
+    if (!spec_.equivalence.margin && spec_.equivalence.by_metric.empty())
+      ref.fail("expected {\"margin\": M} or {METRIC: {\"margin\": M}}, found neither");
+  }
+
   void check_detection() const {
     for (const RankingUse& use : rankings_of(spec_)) {
       if (use.detect.empty()) continue;
@@ -459,6 +517,24 @@ bool ExperimentSpec::traced(std::string_view entry, std::string_view name) const
   const bool own = entry == "audit" || std::any_of(interventions.begin(), interventions.end(),
                                                    [&](const InterventionSpec& i) { return i.name == name; });
   return own && contains(traces.of, std::string(entry));
+}
+
+std::optional<double> EquivalenceSpec::of(std::string_view metric) const {
+  for (const auto& [name, value] : by_metric)
+    if (name == metric) return value;
+  return margin;
+}
+
+void check_chosen_metrics(const ExperimentSpec& spec, const std::vector<std::string>& metrics) {
+  const auto check = [&](const std::string& path, const std::string& metric) {
+    if (!contains(metrics, metric))
+      throw Error(spec.where,
+                  path + ": expected a metric of the run (" + joined(metrics) + "), found \"" + metric + "\"");
+  };
+  if (spec.primary)
+    for (size_t i = 0; i < spec.primary->metrics.size(); ++i)
+      check("primary.metrics[" + std::to_string(i) + "]", spec.primary->metrics[i]);
+  for (const auto& [metric, margin] : spec.equivalence.by_metric) check("equivalence." + metric, metric);
 }
 
 Needs metric_needs(std::string_view metric) {

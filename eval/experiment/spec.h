@@ -64,6 +64,19 @@ struct AuditSpec {
   std::string path = "audit";
 };
 
+// The contrasts that a run is about; an empty list: all that can be.
+struct PrimarySpec {
+  std::vector<std::string> interventions;  // names of entries (all points of a grid) or of points
+  std::vector<std::string> metrics;
+};
+
+// How small a difference counts as none.
+struct EquivalenceSpec {
+  std::optional<double> margin;  // of every metric that has none of its own
+  std::vector<std::pair<std::string, double>> by_metric;
+  std::optional<double> of(std::string_view metric) const;
+};
+
 struct SplitSpec {
   std::string key = "split";
   std::string detect, tune;  // values of the key; empty: none
@@ -114,6 +127,8 @@ struct ExperimentSpec {
   std::optional<SplitSpec> split;
   std::optional<CrossFitSpec> cross_fit;
   std::optional<TuneSpec> tune;
+  std::optional<PrimarySpec> primary;
+  EquivalenceSpec equivalence;
   TraceSpec traces;
   std::vector<JudgeSpec> judges;
   int64_t resamples = default_resamples;
@@ -131,6 +146,9 @@ struct ExperimentSpec {
 // need text without "generate", stages of detection that are not there, splits that are needed and missing.
 ExperimentSpec parse_experiment(const json::Ref& spec, const std::filesystem::path& base_dir);
 ExperimentSpec load_experiment(const std::filesystem::path& file);
+
+// Throws Error for a primary metric, or one with a margin, that is none of `metrics`, those of the run.
+void check_chosen_metrics(const ExperimentSpec& spec, const std::vector<std::string>& metrics);
 
 // What a metric of a spec looks at; "judge:NAME" looks at text. The name must be that of a metric.
 Needs metric_needs(std::string_view metric);

@@ -91,6 +91,18 @@ json::Value resolved_json(const ExperimentSpec& spec) {
     traces = json::Value::object();
     traces.set("points", spec.traces.points).set("of", spec.traces.all ? json::Value() : text_list(spec.traces.of));
   }
+  json::Value primary, equivalence;
+  if (spec.primary) {
+    primary = json::Value::object();
+    primary.set("interventions", text_list(spec.primary->interventions))
+        .set("metrics", text_list(spec.primary->metrics));
+  }
+  if (spec.equivalence.margin || !spec.equivalence.by_metric.empty()) {
+    equivalence = json::Value::object();
+    for (const std::string& metric : spec.metrics)
+      if (const auto margin = spec.equivalence.of(metric)) equivalence.set(metric, *margin);
+  }
+  out.set("primary", primary).set("equivalence", equivalence);
   out.set("split", split).set("tune", tune).set("traces", traces).set("judges", judges);
   return out.set("resamples", spec.resamples).set("seed", static_cast<int64_t>(spec.seed));
 }

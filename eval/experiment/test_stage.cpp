@@ -93,12 +93,13 @@ void add_traces(const RunContext& run, const RunSchedule& schedule, Evaluation& 
 bool run_tests(const RunContext& run, const Detected& detected, const InterventionChoice& choice) {
   const ExperimentSpec& spec = run.spec();
   RunDirectory& directory = run.directory;
-  RunSchedule schedule = make_schedule(spec, spec.metrics, plan_seeds(spec, choice, run.session.shape, detected));
+  RunSchedule schedule =
+      make_schedule(spec, spec.metrics, plan_interventions(spec, choice, run.session.shape, detected));
   schedule.data = run.experiment.data;
   keep_ranking(run);
   write_audit_summary(run);
   write_schedule(directory.path(), schedule);
-  directory.log(std::to_string(schedule.interventions[0].size()) + " interventions");
+  directory.log(std::to_string(schedule.interventions.size()) + " interventions");
   Evaluation evaluation = evaluation_of(run, tested_records(run), spec.metrics);
   add_interventions(run, schedule.interventions, evaluation);
   add_traces(run, schedule, evaluation);

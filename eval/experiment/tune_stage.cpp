@@ -75,7 +75,7 @@ std::optional<InterventionChoice> run_tuning(const RunContext& run, const Detect
   const fs::path dir = run.directory.path() / "tune";
   make_directory(dir);
   const RunSchedule schedule =
-      make_schedule(spec, metrics, plan_seeds(spec, points_of_grids(spec), run.session.shape, detected));
+      make_schedule(spec, metrics, plan_interventions(spec, points_of_grids(spec), run.session.shape, detected));
   Evaluation evaluation = evaluation_of(run, run.experiment.splits.tune, metrics);
   add_interventions(run, schedule.interventions, evaluation);
   {

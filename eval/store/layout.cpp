@@ -45,24 +45,44 @@ void Layout::index() {
     if (n < 1) throw Error("layout", "expected at least 1 sample a record, found " + std::to_string(n));
     starts_.push_back(starts_.back() + n);
   }
+  if (!first_seed_only.empty() && first_seed_only.size() != interventions.size())
+    throw Error("layout", "expected for each of " + std::to_string(interventions.size()) +
+                              " interventions whether it is of the first seed only, found " +
+                              std::to_string(first_seed_only.size()));
+  repeated_.clear();
+  for (size_t i = 0; i < interventions.size(); ++i)
+    if (first_seed_only.empty() || !first_seed_only[i]) repeated_.push_back(static_cast<int64_t>(i));
 }
 
 int64_t Layout::record_lines() const { return starts_.empty() ? 0 : starts_.back(); }
 
 int64_t Layout::n_lines() const {
-  return static_cast<int64_t>(seeds.size()) * static_cast<int64_t>(interventions.size()) * record_lines();
+  if (seeds.empty()) return 0;
+  const size_t later = (seeds.size() - 1) * repeated_.size();
+  return static_cast<int64_t>(interventions.size() + later) * record_lines();
+}
+
+bool Layout::has(int64_t seed, int64_t intervention) const {
+  return seed == 0 || first_seed_only.empty() || !first_seed_only.at(static_cast<size_t>(intervention));
+}
+
+// The place of a seed and intervention among all that have lines.
+int64_t Layout::line_block(int64_t seed, int64_t intervention) const {
+  if (seed == 0) return intervention;
+  const auto at = std::lower_bound(repeated_.begin(), repeated_.end(), intervention) - repeated_.begin();
+  return static_cast<int64_t>(interventions.size() + static_cast<size_t>(seed - 1) * repeated_.size()) + at;
 }
 
 int64_t Layout::line(const Place& place) const {
   const auto outside = [](int64_t index, size_t size) { return index < 0 || index >= static_cast<int64_t>(size); };
   if (outside(place.seed, seeds.size()) || outside(place.intervention, interventions.size()) ||
-      outside(place.record, records.size()) || place.sample < 0 ||
+      !has(place.seed, place.intervention) || outside(place.record, records.size()) || place.sample < 0 ||
       place.sample >= samples[static_cast<size_t>(place.record)])
     throw Error("layout", "expected a place of the run, found seed " + std::to_string(place.seed) + ", intervention " +
                               std::to_string(place.intervention) + ", record " + std::to_string(place.record) +
                               ", sample " + std::to_string(place.sample));
-  return (place.seed * static_cast<int64_t>(interventions.size()) + place.intervention) * record_lines() +
-         starts_[static_cast<size_t>(place.record)] + place.sample;
+  return line_block(place.seed, place.intervention) * record_lines() + starts_[static_cast<size_t>(place.record)] +
+         place.sample;
 }
 
 Place Layout::place(int64_t line) const {
@@ -70,8 +90,9 @@ Place Layout::place(int64_t line) const {
     throw Error("layout", "expected a line below " + std::to_string(n_lines()) + ", found " + std::to_string(line));
   const int64_t block = line / record_lines(), rest = line % record_lines();
   Place place;
-  place.seed = block / static_cast<int64_t>(interventions.size());
-  place.intervention = block % static_cast<int64_t>(interventions.size());
+  const auto first = static_cast<int64_t>(interventions.size()), later = static_cast<int64_t>(repeated_.size());
+  place.seed = block < first ? 0 : 1 + (block - first) / later;
+  place.intervention = block < first ? block : repeated_[static_cast<size_t>((block - first) % later)];
   place.record = std::upper_bound(starts_.begin(), starts_.end(), rest) - starts_.begin() - 1;
   place.sample = rest - starts_[static_cast<size_t>(place.record)];
   return place;
@@ -106,18 +127,27 @@ json::Value Layout::to_json() const {
     for (int64_t n : samples) counts.push_back(n);
   }
   json::Value value = json::Value::object();
-  value.set("seeds", std::move(seed_list))
-      .set("interventions", strings_json(interventions))
-      .set("records", strings_json(records))
-      .set("samples", std::move(counts));
+  value.set("seeds", std::move(seed_list)).set("interventions", strings_json(interventions));
+  std::vector<std::string> only;
+  for (size_t i = 0; i < first_seed_only.size(); ++i)
+    if (first_seed_only[i]) only.push_back(interventions[i]);
+  if (!only.empty()) value.set("first_seed_only", strings_json(only));
+  value.set("records", strings_json(records)).set("samples", std::move(counts));
   return value;
 }
 
 Layout Layout::from_json(const json::Ref& value) {
-  value.reject_unknown({"seeds", "interventions", "records", "samples"});
+  value.reject_unknown({"seeds", "interventions", "first_seed_only", "records", "samples"});
   Layout layout;
   for (const json::Ref& seed : value.at("seeds").items()) layout.seeds.push_back(seed_of(seed));
   layout.interventions = unique_strings(value.at("interventions"));
+  layout.first_seed_only.assign(layout.interventions.size(), 0);
+  if (const auto only = value.find("first_seed_only"))
+    for (const json::Ref& name : only->items()) {
+      const auto found = std::find(layout.interventions.begin(), layout.interventions.end(), name.string());
+      if (found == layout.interventions.end()) name.fail("expected an intervention, found \"" + name.string() + "\"");
+      layout.first_seed_only[static_cast<size_t>(found - layout.interventions.begin())] = 1;
+    }
   layout.records = unique_strings(value.at("records"));
   const json::Ref counts = value.at("samples");
   constexpr int64_t most = int64_t{1} << 31;

@@ -15,16 +15,19 @@ struct Place {
   bool operator==(const Place&) const = default;
 };
 
-// Lines stand in the order seed, intervention, record, sample.
+// Lines stand in the order seed, intervention, record, sample; interventions of the first seed only have none under the
+// others.
 struct Layout {
   std::vector<uint64_t> seeds;
   std::vector<std::string> interventions;  // names
+  std::vector<uint8_t> first_seed_only;    // [interventions]; empty: none is
   std::vector<std::string> records;        // ids of the records of this directory (of one shard), in the data's order
   std::vector<int64_t> samples;            // [records] lines of each record under one seed and intervention, at least 1
 
   int64_t record_lines() const;  // of one seed and intervention: the sum of samples
   int64_t n_lines() const;
-  int64_t line(const Place& place) const;  // from 0; throws Error for a place outside
+  bool has(int64_t seed, int64_t intervention) const;  // whether there are lines of these (indices)
+  int64_t line(const Place& place) const;              // from 0; throws Error for a place outside
   Place place(int64_t line) const;
   // "seed 0, intervention "off", record "a", sample 1", for messages.
   std::string name(const Place& place) const;
@@ -36,12 +39,16 @@ struct Layout {
   // Must be called after the lists were changed, before the functions above.
   void index();
 
-  // {"seeds", "interventions", "records", "samples"}; samples is one number where all records have as many.
+  // {"seeds", "interventions", "first_seed_only", "records", "samples"}; first_seed_only lists names, and is absent
+  // where there are none; samples is one number where all records have as many.
   json::Value to_json() const;
   static Layout from_json(const json::Ref& value);  // throws Error; indexed
 
  private:
-  std::vector<int64_t> starts_;  // [records + 1] first line of each record
+  int64_t line_block(int64_t seed, int64_t intervention) const;
+
+  std::vector<int64_t> starts_;    // [records + 1] first line of each record
+  std::vector<int64_t> repeated_;  // interventions of every seed
 };
 
 }  // namespace signalbox::eval

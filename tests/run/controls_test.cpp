@@ -1,6 +1,7 @@
 // Controls: the same edits on other experts of the same layers, drawn uniformly, by usage, or from the bottom; and the
 // list of interventions of a run.
 #include <algorithm>
+#include <cmath>
 #include <map>
 #include <set>
 
@@ -47,8 +48,9 @@ double chi_square(const std::map<std::vector<int32_t>, int64_t>& counts, double 
 std::vector<PlannedIntervention> plan_of_spec(const std::string& more, uint64_t seed = 0, const UsageTable& usage = {},
                                               const std::map<std::string, std::filesystem::path>& files = {},
                                               const std::filesystem::path& base_dir = ".") {
-  const ExperimentSpec spec = spec_of(more, base_dir);
-  return plan_interventions(spec, all_interventions(spec), sample_shape(), {files, usage}, seed);
+  ExperimentSpec spec = spec_of(more, base_dir);
+  spec.seeds[0] = seed;
+  return plan_interventions(spec, all_interventions(spec), sample_shape(), {files, usage});
 }
 
 std::string names_of(const std::vector<PlannedIntervention>& planned) {
@@ -68,8 +70,9 @@ UsageTable usage_of(const std::vector<double>& counts) {
 
 TEST_CASE("controls: random ones keep the layers and the counts, and avoid what is named") {
   const NamedExperts named = named_of(deactivate("{'2': [4, 1, 6], '5': [0]}"));
-  for (int64_t i = 0; i < 50; ++i) {
-    const Replacement r = named.random(7, "off", i);
+  const std::vector<Replacement> drawn = named.random(7, "off", 50);
+  REQUIRE(drawn.size() == 50);
+  for (const Replacement& r : drawn) {
     const std::vector<int32_t> two = given(r, 2, {4, 1, 6}), five = given(r, 5, {0});
     const std::set<int32_t> distinct(two.begin(), two.end());
     CHECK(distinct.size() == 3);
@@ -83,21 +86,20 @@ TEST_CASE("controls: random ones keep the layers and the counts, and avoid what 
 
 TEST_CASE("controls: a draw depends on seed, intervention and number, and on nothing else") {
   const NamedExperts named = named_of(deactivate("{'1': [0, 1], '2': [0, 1], '3': [0, 1], '4': [0, 1], '5': [0, 1]}"));
-  const Replacement one = named.random(7, "off", 3);
-  CHECK(one == named.random(7, "off", 3));
-  CHECK(one != named.random(8, "off", 3));
-  CHECK(one != named.random(7, "on", 3));
-  CHECK(one != named.random(7, "off", 4));
-  CHECK(named.frequency_matched(usage_of({1, 2, 3, 4, 5, 6, 7, 8}), 7, "off", 3) != one);
+  const std::vector<Replacement> drawn = named.random(7, "off", 20);
+  const Replacement& one = drawn[3];
+  CHECK(drawn == named.random(7, "off", 20));
+  CHECK(one == named.random(7, "off", 4)[3]);  // however many follow
+  CHECK(one != named.random(8, "off", 4)[3]);
+  CHECK(one != named.random(7, "on", 4)[3]);
+  CHECK(named.frequency_matched(usage_of({1, 2, 3, 4, 5, 6, 7, 8}), 7, "off", 4)[3] != one);
   // Layers are drawn apart: what is named elsewhere changes nothing.
-  CHECK(named_of(deactivate("{'3': [0, 1]}")).random(7, "off", 3)[3] == one[3]);
+  CHECK(named_of(deactivate("{'3': [0, 1]}")).random(7, "off", 1)[0][3] == drawn[0][3]);
   std::set<std::vector<int32_t>> layers;
   for (size_t l = 1; l < 6; ++l) layers.insert(one[l]);
   CHECK(layers.size() > 1);
   // Twenty controls of five layers differ from each other.
-  std::set<Replacement> all;
-  for (int64_t i = 0; i < 20; ++i) all.insert(named.random(7, "off", i));
-  CHECK(all.size() == 20);
+  CHECK(std::set<Replacement>(drawn.begin(), drawn.end()).size() == 20);
 }
 
 TEST_CASE("controls: random ones are uniform") {
@@ -105,7 +107,7 @@ TEST_CASE("controls: random ones are uniform") {
   // chi-square with 29 degrees of freedom (scipy.stats.chi2.ppf).
   const NamedExperts two = named_of(deactivate("{'2': [1, 4]}"));
   std::map<std::vector<int32_t>, int64_t> counts;
-  for (int64_t i = 0; i < 6000; ++i) ++counts[given(two.random(1, "off", i), 2, {1, 4})];
+  for (uint64_t i = 0; i < 6000; ++i) ++counts[given(two.random(i, "off", 1)[0], 2, {1, 4})];
   CHECK(counts.size() == 30);
   CHECK(chi_square(counts, 6000, 30) < 66.15);
 
@@ -113,8 +115,8 @@ TEST_CASE("controls: random ones are uniform") {
   // one from outside: 6 places. The same quantile at 14 and at 5 degrees of freedom.
   const NamedExperts six = named_of(deactivate("{'2': [0, 1, 2, 3, 4, 5]}"));
   std::map<std::vector<int32_t>, int64_t> sets, place;
-  for (int64_t i = 0; i < 6000; ++i) {
-    const std::vector<int32_t> drawn = given(six.random(1, "off", i), 2, {0, 1, 2, 3, 4, 5});
+  for (uint64_t i = 0; i < 6000; ++i) {
+    const std::vector<int32_t> drawn = given(six.random(i, "off", 1)[0], 2, {0, 1, 2, 3, 4, 5});
     const std::vector<int32_t> set = sorted(drawn);
     CHECK((set[4] == 6 && set[5] == 7));
     ++sets[set];
@@ -125,22 +127,117 @@ TEST_CASE("controls: random ones are uniform") {
   CHECK(chi_square(place, 6000, 6) < 25.74);
 }
 
+// [controls] what is run, as edits; all must differ.
+std::vector<std::string> texts_of(const NamedExperts& named, const std::vector<Replacement>& replacements) {
+  std::vector<std::string> out;
+  for (const Replacement& one : replacements)
+    out.push_back(json::dump(*named.replaced(one).items()[0].find("experts")));
+  CHECK(std::set<std::string>(out.begin(), out.end()).size() == out.size());
+  return out;
+}
+
+TEST_CASE("controls: random ones are different interventions, and all of them where there are no more") {
+  // Four of eight: the other four are the only set.
+  const NamedExperts half = named_of(deactivate("{'2': [1, 4, 0, 3]}"));
+  CHECK(half.n_random() == 1);
+  CHECK(texts_of(half, half.random(0, "off", 20)) == std::vector<std::string>{R"({"2":[2,5,6,7]})"});
+  CHECK(half.n_shared() == 0);
+  // One of eight: seven.
+  const NamedExperts one = named_of(deactivate("{'2': [3]}"));
+  CHECK(one.n_random() == 7);
+  CHECK(texts_of(one, one.random(5, "off", 20)) ==
+        std::vector<std::string>{R"({"2":[0]})", R"({"2":[1]})", R"({"2":[2]})", R"({"2":[4]})", R"({"2":[5]})",
+                                 R"({"2":[6]})", R"({"2":[7]})"});
+  CHECK(texts_of(one, one.random(5, "off", 7)).size() == 7);
+  // Six of the seven are drawn, without repetition.
+  CHECK(texts_of(one, one.random(5, "off", 6)).size() == 6);
+  // Five of eight: the three others with two of the five.
+  const NamedExperts most = named_of(deactivate("{'2': [0, 1, 2, 3, 4]}"));
+  CHECK(most.n_random() == 10);
+  CHECK(most.n_shared() == 2);
+  CHECK(texts_of(most, most.random(0, "off", 20))[0] == R"({"2":[0,1,5,6,7]})");
+  CHECK(most.random(0, "off", 20).size() == 10);
+  CHECK(most.random(0, "off", 9).size() == 9);
+  // Two layers: every set of one with every set of the other.
+  const NamedExperts layers = named_of(deactivate("{'2': [3], '4': [0, 1, 2, 3]}"));
+  CHECK(layers.n_random() == 7);
+  CHECK(named_of(deactivate("{'2': [3], '4': [1, 2]}")).n_random() == 7 * 15);
+  CHECK(named_of(deactivate("{'1': [0, 1], '2': [0, 1], '3': [0, 1], '4': [0, 1], '5': [0, 1]}")).n_random() ==
+        15 * 15 * 15 * 15 * 15);
+}
+
+TEST_CASE("controls: what counts as different is what is run") {
+  const auto n = [](const std::string& edits) {
+    const NamedExperts named = named_of(edits);
+    const std::vector<Replacement> all = named.random(0, "off", 10000);
+    CHECK(static_cast<int64_t>(all.size()) == named.n_random());
+    return named.n_random();
+  };
+  const std::string force = "{'op': 'activate', 'mode': 'force', 'experts': {'2': [7]}}";
+  CHECK(n(deactivate("{'2': [1, 4]}")) == 15);
+  // The same two experts in two edits that follow each other and do the same.
+  CHECK(n(deactivate("{'2': [1]}") + ", " + deactivate("{'2': [4]}")) == 15);
+  CHECK(n(deactivate("{'2': [1, 4]}") + ", " + deactivate("{'2': [4]}")) == 15);
+  // One is banned and the other forced; or they are banned for different tokens.
+  CHECK(n(deactivate("{'2': [1]}") + ", " + force) == 30);
+  CHECK(n(deactivate("{'2': [1]}") + ", " + deactivate("{'2': [4]}", ", 'tokens': {'phase': 'given'}")) == 30);
+  // A bias twice is not a bias once, a ban is.
+  const std::string bias = "{'op': 'deactivate', 'mode': 'bias', 'by': 1, 'experts': ";
+  CHECK(n(bias + "{'2': [1, 4]}}, " + bias + "{'2': [4]}}") == 30);
+  // Slots have an order.
+  CHECK(n("{'op': 'misroute', 'policy': 'fixed', 'experts': [1, 4], 'layers': '2'}") == 30);
+  // Three roles: two banned, one forced, one scaled, of the four others: 4! / 2!.
+  CHECK(n(deactivate("{'2': [0, 1]}") + ", {'op': 'activate', 'mode': 'force', 'experts': {'2': [2]}}, {'op': "
+                                        "'scale_expert', 'by': 0, 'experts': {'2': [3]}}") == 12);
+  // All are named: the ways to exchange two roles, but for the one that is named.
+  CHECK(n(deactivate("{'2': [0, 1, 2, 3, 4, 5, 6]}") + ", " + force) == 7);
+}
+
+TEST_CASE("controls: use of the named and of their controls") {
+  // 40 selections of 2 experts a token: 20 tokens.
+  const UsageTable usage = usage_of({10, 8, 6, 5, 4, 3, 2, 2});
+  const NamedExperts named = named_of(deactivate("{'2': [0, 2], '3': [1]}"));
+  CHECK(named.use(usage) == doctest::Approx((10 + 6 + 8) / 3.0 / 20));
+  const Replacement bottom = named.bottom(usage);
+  CHECK(named.use(usage, &bottom) == doctest::Approx(2 / 20.0));
+  CHECK(std::isnan(named.use(usage_of({0, 0, 0, 0, 0, 0, 0, 0}))));
+  const auto planned =
+      plan_of_spec(entries("{'name': 'off', 'edits': [" + deactivate("{'2': [0, 2], '3': [1]}") + "]}") +
+                       ", 'controls': {'frequency_matched': 3, 'bottom': true}",
+                   0, usage);
+  CHECK(std::isnan(planned[0].use));
+  CHECK(planned[1].use == doctest::Approx(0.4));
+  CHECK(planned[2].use < 0.4);
+  CHECK(planned[5].use == doctest::Approx(0.1));
+}
+
 TEST_CASE("controls: where all experts of a layer are named, so are those of the control") {
   const NamedExperts all = named_of(deactivate("[0, 1, 2, 3, 4, 5, 6, 7]", ", 'layers': '2'"));
-  std::vector<int32_t> row = all.random(0, "x", 0)[2];
+  const UsageTable usage = usage_of({1, 2, 3, 4, 5, 6, 7, 8});
+  std::vector<int32_t> row = all.bottom(usage)[2];
   CHECK(sorted(row) == std::vector<int32_t>{0, 1, 2, 3, 4, 5, 6, 7});
-  row = all.bottom(usage_of({1, 2, 3, 4, 5, 6, 7, 8}))[2];
+  // That is the same intervention again, and no control.
+  CHECK(all.same(all.bottom(usage)));
+  CHECK(all.n_random() == 0);
+  CHECK(all.random(0, "x", 20).empty());
+  CHECK(all.frequency_matched(usage, 0, "x", 20).empty());
+  // Beside another layer it is one.
+  const NamedExperts beside = named_of(deactivate("{'2': [0, 1, 2, 3, 4, 5, 6, 7], '3': [0]}"));
+  CHECK(beside.random(0, "x", 20).size() == 7);
+  row = beside.random(0, "x", 20)[0][2];
   CHECK(sorted(row) == std::vector<int32_t>{0, 1, 2, 3, 4, 5, 6, 7});
-  row = all.frequency_matched(usage_of({1, 2, 3, 4, 5, 6, 7, 8}), 0, "x", 0)[2];
+  row = beside.frequency_matched(usage, 0, "x", 2)[0][2];
   CHECK(sorted(row) == std::vector<int32_t>{0, 1, 2, 3, 4, 5, 6, 7});
+  CHECK(names_of(plan_of_spec(entries("{'name': 'off', 'edits': [" + deactivate("[0, 1, 2, 3, 4, 5, 6, 7]") + "]}") +
+                                  ", 'controls': true",
+                              0, usage)) == "baseline off");
 }
 
 TEST_CASE("controls: edits of one intervention keep what they share and what they do not") {
   const NamedExperts named =
       named_of(deactivate("{'2': [1, 4]}") + ", " + deactivate("[4, 1]", ", 'layers': '2'") +
                ", {'op': 'activate', 'mode': 'force', 'experts': {'2': [3]}}, {'op': 'top_k', 'k': 1, 'layers': '2'}");
-  for (int64_t i = 0; i < 20; ++i) {
-    const Replacement r = named.random(0, "off", i);
+  for (const Replacement& r : named.random(0, "off", 20)) {
     const json::Value edits = named.replaced(r);
     const std::string a = std::to_string(r[2][1]), b = std::to_string(r[2][4]), c = std::to_string(r[2][3]);
     CHECK(a != b);
@@ -158,12 +255,12 @@ TEST_CASE("controls: lists, rankings and points become experts by layer") {
   TemporaryDirectory dir;
   write_file(dir / "rd.csv", "layer,expert,rd\n1,0,0.5\n1,1,0.1\n3,7,0.4\n3,6,0.45\n");
   NamedExperts named = named_of(deactivate("{'from': 'rd.csv', 'top': 3}", ", 'weights': 'hole'"), dir.path());
-  const Replacement r = named.random(0, "off", 0);
+  const Replacement r = named.random(0, "off", 1)[0];
   CHECK(json::dump(named.replaced(r)) == R"([{"op":"deactivate","mode":"ban","experts":{"1":[)" +
                                              std::to_string(r[1][0]) + R"(],"3":[)" + std::to_string(r[3][6]) + "," +
                                              std::to_string(r[3][7]) + R"(]},"weights":"hole"}])");
   named = named_of("{'op': 'ablate', 'point': 'layer.2.expert.out', 'experts': [3, 5], 'value': 'zero'}");
-  const Replacement point = named.random(0, "off", 0);
+  const Replacement point = named.random(0, "off", 1)[0];
   const json::Value edits = named.replaced(point);
   CHECK(json::dump(edits) == R"([{"op":"ablate","point":"layer.2.expert.out","experts":[)" +
                                  std::to_string(point[2][3]) + "," + std::to_string(point[2][5]) +
@@ -180,20 +277,24 @@ TEST_CASE("controls: frequency-matched ones are among the five of nearest usage"
   // Of 100: 7 (10 away), 6 (50), 5 (60), 4 (70), 3 (80); 2 and 1 are too far.
   const NamedExperts one = named_of(deactivate("{'2': [0]}"));
   std::map<std::vector<int32_t>, int64_t> counts;
-  for (int64_t i = 0; i < 5000; ++i) ++counts[given(one.frequency_matched(usage, 3, "off", i), 2, {0})];
+  for (uint64_t i = 0; i < 5000; ++i) ++counts[given(one.frequency_matched(usage, i, "off", 1)[0], 2, {0})];
   CHECK(counts.size() == 5);
   CHECK_FALSE(counts.contains({1}));
   CHECK_FALSE(counts.contains({2}));
   CHECK(chi_square(counts, 5000, 5) < 23.51);  // 1 - 1e-4 at 4 degrees of freedom (scipy)
   // Distinct, outside, and a function of the key.
   const NamedExperts three = named_of(deactivate("{'2': [0, 7, 6]}"));
-  for (int64_t i = 0; i < 20; ++i) {
-    const std::vector<int32_t> drawn = given(three.frequency_matched(usage, 3, "off", i), 2, {0, 7, 6});
+  const std::vector<Replacement> matched = three.frequency_matched(usage, 3, "off", 20);
+  CHECK(matched.size() == 10);  // three of the five outside
+  CHECK(texts_of(three, matched).size() == 10);
+  for (const Replacement& replacement : matched) {
+    const std::vector<int32_t> drawn = given(replacement, 2, {0, 7, 6});
     CHECK(std::set<int32_t>(drawn.begin(), drawn.end()).size() == 3);
     for (int32_t e : drawn) CHECK((e >= 1 && e <= 5));
-    CHECK(three.frequency_matched(usage, 3, "off", i) == three.frequency_matched(usage, 3, "off", i));
   }
-  CHECK(error_of([&] { one.frequency_matched({}, 0, "x", 0); }) ==
+  CHECK(one.frequency_matched(usage, 3, "off", 20).size() == 5);
+  CHECK(matched == three.frequency_matched(usage, 3, "off", 20));
+  CHECK(error_of([&] { one.frequency_matched({}, 0, "x", 1); }) ==
         "controls: expected the usage of 8 experts in layer 2, found that of 0");
 }
 
@@ -277,7 +378,7 @@ TEST_CASE("interventions: experts from a stage of detection") {
       "'audit': {'from': 'detect:m', 'top': 3, 'sign': 'both', 'mode': 'zero', 'tokens': {'phase': 'given'}}";
   const auto planned = plan_of_spec(keys, 0, {}, {{"m", dir / "rd.csv"}}, "elsewhere");
   CHECK(names_of(planned) == "baseline off off/bottom audit/L1E0 audit/L3E6 audit/L3E7");
-  CHECK(planned[1].edits.items()[0].find("experts")->find("from")->string() == (dir / "rd.csv").string());
+  CHECK(json::dump(planned[1].edits) == R"([{"op":"deactivate","mode":"ban","experts":{"1":[0],"3":[7]}}])");
   CHECK(planned[1].description == "ban 2 experts in layers 1,3");
   CHECK(json::dump(planned[2].edits) == R"([{"op":"deactivate","mode":"ban","experts":{"1":[1],"3":[6]}}])");
   CHECK(json::dump(planned[3].edits) ==
@@ -355,4 +456,29 @@ TEST_CASE("interventions: descriptions") {
   for (const auto& [edits, description] : cases) CHECK(describe(edits) == description);
   CHECK(plan_of_spec(entries("{'name': 'x', 'description': 'My words', 'edits': [{'op': 'top_k', 'k': 1}]}"))[1]
             .description == "My words");
+}
+
+TEST_CASE("interventions: of several seeds only the first where none would change anything") {
+  const auto only = [](const std::string& more) {
+    std::string names;
+    for (const PlannedIntervention& one : plan_of_spec(more))
+      if (one.first_seed_only) names += one.name + " ";
+    return names;
+  };
+  const std::string list = entries("{'name': 'off', 'edits': [" + ban +
+                                   "]}, {'name': 'part', 'edits': [{'op': 'top_k', 'k': 1, 'tokens': {'fraction': "
+                                   "0.5}}]}, {'name': 'own', 'edits': "
+                                   "[{'op': 'misroute', 'policy': 'random', 'seed': 3}]}, {'name': 'g', 'grid': "
+                                   "{'policy': ['random', 'permute', "
+                                   "'worst']}, 'edits': [{'op': 'misroute', 'policy': '$policy'}]}, {'name': 'tau', "
+                                   "'edits': [{'op': 'misroute', "
+                                   "'policy': 'gumbel', 'tau': 1}]}") +
+                           ", 'controls': {'random': 1}, 'metrics': ['nll']";
+  CHECK(only(list) == "");
+  CHECK(only(list + ", 'seeds': [0, 1]") == "baseline off off/random-0 own g/policy=worst ");
+  const std::string text = list + ", 'seeds': [0, 1], 'generate': ";
+  CHECK(only(text + "{}") == "baseline off off/random-0 own g/policy=worst ");
+  CHECK(only(text + "{'temperature': 1, 'top_k': 1}") == "baseline off off/random-0 own g/policy=worst ");
+  CHECK(only(text + "{'temperature': 0.7}") == "");
+  CHECK(only(text + "{}, 'programs': [{'name': 'R0'}, {'name': 'R3', 'temperature': 0.7}]") == "");
 }

@@ -32,7 +32,7 @@ TEST_CASE("docs: every example of docs/experiments.md is an experiment") {
   }
   for (const char* key :
        {"model", "data", "interventions", "baseline", "generate", "programs", "detect", "audit", "controls", "metrics",
-        "judges", "seeds", "split", "cross_fit", "tune", "traces", "resamples", "seed"}) {
+        "judges", "seeds", "split", "cross_fit", "tune", "traces", "primary", "equivalence", "resamples", "seed"}) {
     CHECK_MESSAGE(page.find("| `" + std::string(key) + "` |") != std::string::npos, key);
     CHECK_MESSAGE((used.contains(key) || std::string(key) == "baseline"), key);
   }
@@ -46,7 +46,7 @@ TEST_CASE("docs: what docs/experiments.md says of its examples") {
   write_file(dir / "experiment.json", examples.at(0));
   const ExperimentSpec first = load_experiment(dir / "experiment.json");
   const Detected detected = {{}, UsageTable(6, std::vector<double>(64, 1.0))};
-  CHECK(plan_interventions(first, all_interventions(first), shape, detected, 0).size() == 23);
+  CHECK(plan_interventions(first, all_interventions(first), shape, detected).size() == 23);
   write_file(dir / "experiment.json", examples.at(1));
   const ExperimentSpec grid = load_experiment(dir / "experiment.json");
   REQUIRE(grid.interventions.size() == 13);

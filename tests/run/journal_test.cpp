@@ -79,6 +79,35 @@ TEST_CASE("layout: lines and places are one to one, in the order seed, intervent
   CHECK(layout.name({1, 1, 1, 2}) == "seed 18446744073709551615, intervention \"off\", id \"b\", sample 2");
 }
 
+TEST_CASE("layout: what no seed touches has lines of the first seed only") {
+  Layout layout = sample_layout();
+  layout.first_seed_only = {1, 0, 1};
+  layout.index();
+  const json::Value value = json::parse(json::dump(layout.to_json()), "L");
+  CHECK(json::dump(*value.find("first_seed_only")) ==
+        "[\"" + layout.interventions[0] + "\",\"" + layout.interventions[2] + "\"]");
+  layout = Layout::from_json(json::Ref(value, "L"));
+  const int64_t n_records = layout.record_lines();
+  CHECK(layout.n_lines() == 4 * n_records);
+  int64_t line = 0;
+  for (const auto& [s, i] : {std::pair<int64_t, int64_t>(0, 0), {0, 1}, {0, 2}, {1, 1}}) {
+    CHECK(layout.has(s, i));
+    for (int64_t r = 0; r < 3; ++r)
+      for (int64_t n = 0; n < layout.samples[static_cast<size_t>(r)]; ++n, ++line) {
+        CHECK(layout.line({s, i, r, n}) == line);
+        CHECK(layout.place(line) == Place{s, i, r, n});
+      }
+  }
+  CHECK(line == layout.n_lines());
+  CHECK_FALSE(layout.has(1, 0));
+  CHECK_THROWS_AS(layout.line({1, 2, 0, 0}), Error);
+  layout.first_seed_only = {1, 1, 1};
+  layout.index();
+  CHECK(layout.n_lines() == 3 * n_records);
+  layout.first_seed_only = {1};
+  CHECK_THROWS_AS(layout.index(), Error);
+}
+
 TEST_CASE("layout: written and read back") {
   for (const std::vector<int64_t>& samples : {std::vector<int64_t>{2, 2, 2}, {1, 3, 2}}) {
     const Layout layout = sample_layout({"a", "b", "c"}, samples);
@@ -95,6 +124,8 @@ TEST_CASE("layout: written and read back") {
   };
   CHECK(error(R"({"seeds":[0],"interventions":["x","x"],"records":["a"],"samples":1})") ==
         "L: interventions[1]: expected each name once, found \"x\" again");
+  CHECK(error(R"({"seeds":[0],"interventions":["x"],"first_seed_only":["y"],"records":["a"],"samples":1})") ==
+        "L: first_seed_only[0]: expected an intervention, found \"y\"");
   CHECK(error(R"({"seeds":[0],"interventions":["x"],"records":["a"],"samples":[1,2]})") ==
         "L: samples: expected a number for each of 1 records, found 2");
   CHECK(error(R"({"seeds":[0],"interventions":["x"],"records":["a"],"samples":1,"more":0})") != "no error");

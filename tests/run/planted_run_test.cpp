@@ -89,7 +89,7 @@ TEST_CASE("an experiment finds planted experts and bans them") {
 
   const json::Value plan = json::parse(read_file(temporary / "out/plan.json"), "plan.json");
   std::set<std::string> names;
-  for (const json::Value& one : plan.find("interventions")->items()[0].items()) {
+  for (const json::Value& one : plan.find("interventions")->items()) {
     const std::string& name = one.find("name")->string();
     names.insert(name);
     if (name == "baseline") continue;

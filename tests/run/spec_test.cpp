@@ -1,4 +1,8 @@
 // The experiment spec: what each key means, its default, and what is refused before a model or data is opened.
+#include <map>
+
+#include "base/text.h"
+#include "eval/experiment/schedule.h"
 #include "tests/run/experiment_sample.h"
 #include "tests/support.h"
 
@@ -187,6 +191,31 @@ TEST_CASE("spec: keys, types and names are checked, naming the key") {
       {entries() + ", 'seeds': [1, 2, 1]", "seeds[2]: expected each seed once, found 1 again"},
       {entries() + ", 'seeds': [-1]", "seeds[0]: expected an integer from 0 to"},
       {entries() + ", 'seeds': 0", "seeds: expected an array, found 0"},
+      {entries() + ", 'primary': {}", "primary: expected \"interventions\" or \"metrics\", found neither"},
+      {entries() + ", 'primary': {'interventions': ['off']}",
+       "primary.interventions[0]: expected the name of an intervention, found \"off\""},
+      {entries() + ", 'primary': {'interventions': ['baseline']}",
+       "primary.interventions[0]: expected an intervention beside the baseline"},
+      {entries("{'name': 'x', 'edits': []}") + ", 'primary': {'interventions': ['x', 'x']}",
+       "primary.interventions[1]: expected each name once, found \"x\" again"},
+      {entries("{'name': 'x', 'edits': []}") + ", 'primary': {'interventions': []}",
+       "primary.interventions: expected at least one name, found none"},
+      {entries() + ", 'primary': {'metrics': ['nll']}, 'metrics': ['ppl']",
+       "primary.metrics[0]: expected a metric of the run (ppl), found \"nll\""},
+      {entries() + ", 'primary': {'metrics': ['nlll']}", "primary.metrics[0]: expected a metric (nearest: nll, "},
+      {entries() + ", 'primary': {'metric': ['nll']}", "primary: unknown key \"metric\""},
+      {entries("{'name': 'g', 'grid': {'t': [2, 3]}, 'edits': [{'op': 'temperature', 't': '$t'}]}") +
+           ", 'metrics': ['ppl'], 'split': {'tune': 'a', 'test': 'b'}, 'tune': {'metric': 'ppl', 'goal': 'lower'}, "
+           "'primary': {'interventions': ['g/t=2']}",
+       "primary.interventions[0]: expected the name of the whole grid, whose point \"tune\" chooses, found \"g/t=2\""},
+      {entries() + ", 'equivalence': {}", "equivalence: expected {\"margin\": M} or {METRIC: {\"margin\": M}}"},
+      {entries() + ", 'equivalence': {'margin': 0}", "equivalence.margin: expected a number above 0, found 0"},
+      {entries() + ", 'equivalence': {'nll': {'margin': -1}}",
+       "equivalence.nll.margin: expected a number above 0, found -1"},
+      {entries() + ", 'equivalence': {'nll': 0.1}", "equivalence.nll: expected an object, found 0.1"},
+      {entries() + ", 'equivalence': {'nlll': {'margin': 1}}", "equivalence.nlll: expected a metric (nearest: nll, "},
+      {entries() + ", 'equivalence': {'nll': {'margin': 1}}, 'metrics': ['ppl']",
+       "equivalence.nll: expected a metric of the run (ppl), found \"nll\""},
       {entries() + ", 'resamples': 0", "resamples: expected an integer from 1 to"},
       {entries() + ", 'seed': 1.5", "seed: expected an integer, found 1.5"},
       {entries() + ", 'split': 'b'", "split: expected an object, found \"b\""},
@@ -410,6 +439,34 @@ TEST_CASE("spec: files are relative to the spec, and a model that is a directory
   CHECK(error_of([&] { load_experiment(dir / "none.json"); }).starts_with((dir / "none.json").string()));
 }
 
+TEST_CASE("spec: primary contrasts and margins of a schedule") {
+  const auto schedule_of = [](const std::string& more) {
+    const ExperimentSpec spec = spec_of(entries("{'name': 'off', 'edits': [" + ban +
+                                                "]}, {'name': 'g', 'grid': {'t': [2, 3]}, 'edits': [{'op': "
+                                                "'temperature', 't': '$t'}]}") +
+                                        ", 'metrics': ['nll', 'kl', 'ppl'], 'controls': {'random': 1}" + more);
+    RunSchedule schedule =
+        make_schedule(spec, spec.metrics, plan_interventions(spec, all_interventions(spec), sample_shape(), {}));
+    const json::Value written = json::parse(json::dump(schedule.to_json()), "plan.json");
+    const RunSchedule read = RunSchedule::from_json(json::Ref(written, "plan.json"));
+    CHECK(json::dump(read.to_json()) == json::dump(written));
+    return read;
+  };
+  const auto texts = [](const std::vector<std::string>& list) { return joined(list, " "); };
+  RunSchedule schedule = schedule_of("");
+  CHECK(texts(schedule.primary.interventions) == "off g/t=2 g/t=3");
+  CHECK(texts(schedule.primary.metrics) == "nll ppl");  // kl is above 0 by definition
+  CHECK(schedule.margins.empty());
+  schedule = schedule_of(", 'primary': {'interventions': ['g']}, 'equivalence': {'margin': 0.5, 'nll': {'margin': 2}}");
+  CHECK(texts(schedule.primary.interventions) == "g/t=2 g/t=3");
+  CHECK(texts(schedule.primary.metrics) == "nll ppl");
+  CHECK(schedule.margins == std::map<std::string, double>{{"kl", 0.5}, {"nll", 2}, {"ppl", 0.5}});
+  schedule = schedule_of(", 'primary': {'interventions': ['g/t=3', 'off'], 'metrics': ['kl']}");
+  CHECK(texts(schedule.primary.interventions) == "off g/t=3");
+  CHECK(texts(schedule.primary.metrics) == "kl");
+  CHECK(schedule.interventions.size() == 5);
+}
+
 TEST_CASE("spec: two specs that mean the same run resolve to the same") {
   const auto resolved = [](const std::string& more) { return json::dump(resolved_json(spec_of(more))); };
   const std::string off = "{'name': 'off', 'edits': [" + ban + "]";
@@ -419,6 +476,7 @@ TEST_CASE("spec: two specs that mean the same run resolve to the same") {
                  "null, 'controls': {'random': 4}"));
   for (const char* other : {", 'seeds': [1]", ", 'generate': {}", ", 'resamples': 9", ", 'seed': 1", ", 'traces': true",
                             ", 'controls': false", ", 'split': {'test': 'b'}", ", 'metrics': ['kl']",
-                            ", 'audit': {'experts': {'2': [1]}}", ", 'detect': {'m': {'contrast': 'A:B'}}"})
+                            ", 'audit': {'experts': {'2': [1]}}", ", 'primary': {'interventions': ['off']}",
+                            ", 'equivalence': {'margin': 1}", ", 'detect': {'m': {'contrast': 'A:B'}}"})
     CHECK_MESSAGE(resolved(entries(off + "}")) != resolved(entries(off + "}") + other), other);
 }
