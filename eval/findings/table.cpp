@@ -52,10 +52,16 @@ std::string cell_text(const TableCell& cell, Kind kind, int decimals, bool shows
   switch (kind) {
     case Kind::text: return std::get<std::string>(cell);
     case Kind::count: return std::to_string(std::get<int64_t>(cell));
+    case Kind::number: {
+      const double value = std::get<double>(cell);
+      return format_value(value, shows_small ? enough_decimals(decimals, {value}) : decimals);
+    }
     case Kind::p: return format_p(std::get<double>(cell));
     case Kind::rank: {
       const RankCell& rank = std::get<RankCell>(cell);
-      return rank.rank ? std::to_string(*rank.rank) + " of " + std::to_string(rank.n + 1) : "-";
+      return rank.rank ? std::to_string(*rank.rank) + " of " + std::to_string(rank.n + 1) +
+                             (rank.n < enough_controls ? " (few)" : "")
+                       : "-";
     }
     case Kind::value:
     case Kind::estimate:
@@ -208,7 +214,8 @@ std::string table_csv(const std::vector<FindingsTable>& tables) {
   CsvWriter csv(header);
   for (const FindingsTable& table : tables)
     for (const TableRow& row : table.rows) {
-      for (const TableCell& cell : row.cells) add_csv_cell(csv, cell);
+      for (size_t c = 0; c < row.cells.size(); ++c)
+        if (!table.columns[c].csv.empty()) add_csv_cell(csv, row.cells[c]);
       csv.end_row();
     }
   return csv.text();

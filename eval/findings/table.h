@@ -19,16 +19,18 @@ struct TableColumn {
     value,       // Estimate, shown without its interval
     estimate,    // Estimate with its interval
     difference,  // the same with a sign
+    number,      // double, with the group's decimals
     p,           // double: a p- or q-value
     rank,        // RankCell
   };
   std::string heading;  // for people, with the unit where there is one; empty: in spreadsheets alone
   Kind kind = Kind::text;
-  std::vector<std::string> csv;  // its names in a spreadsheet: of an Estimate three, for value, lower and upper end
+  std::vector<std::string> csv;  // its names in a spreadsheet: of an Estimate three, for value, lower and upper end;
+                                 // none: it is not in spreadsheets
   bool sets_decimals = false;    // its values decide how many decimals the rows of a group have
 };
 
-// "1 of 21": a place among n others and oneself.
+// "1 of 21": a place among n others and oneself; "1 of 8 (few)" where they are not enough_controls.
 struct RankCell {
   std::optional<int64_t> rank;
   int64_t n = 0;

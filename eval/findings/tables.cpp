@@ -1,6 +1,10 @@
 #include "eval/findings/tables.h"
 
+#include <algorithm>
+#include <cstdint>
+
 #include "base/files.h"
+#include "base/text.h"
 #include "eval/findings/cross_fit.h"
 
 namespace signalbox::eval {
@@ -27,55 +31,136 @@ std::vector<ResultRow> result_rows(const RunFindings& findings, RowChoice choice
       if (alone) row.difference.n = row.mean.n;
       row.p = contrast.p;
       row.q = contrast.q;
+      row.units = contrast.units;
+      row.detectable = contrast.detectable;
       row.controls = contrast.random;
+      row.vs_controls = contrast.vs_controls;
+      row.equivalence = contrast.equivalence;
       out.push_back(std::move(row));
     }
   return out;
 }
 
+namespace {
+
+Estimate estimate_of(const Versus& versus) { return {versus.difference, versus.lo, versus.hi, 0}; }
+
+}  // namespace
+
 FindingsTable result_table(const std::vector<ResultRow>& rows, const std::string& title) {
+  using Kind = TableColumn::Kind;
+  FindingsTable table;
+  table.title = title;
+  const bool controls =
+      std::any_of(rows.begin(), rows.end(), [](const ResultRow& row) { return row.controls.differences.n > 0; });
+  const auto of_controls = [&](const char* heading) { return controls ? std::string(heading) : std::string(); };
+  table.columns = {
+      {"", Kind::text, {"condition"}},
+      {"metric", Kind::text, {"metric"}},
+      {"intervention", Kind::text, {"intervention"}},
+      {"", Kind::text, {"control_of"}},
+      {"n", Kind::count, {"n"}},
+      {"baseline", Kind::value, {"baseline", "baseline_lo", "baseline_hi"}, true},
+      {"mean", Kind::value, {"mean", "mean_lo", "mean_hi"}, true},
+      {"difference [95 % CI]", Kind::difference, {"diff", "ci_lo", "ci_hi"}, true},
+      {"p", Kind::p, {"p"}},
+      {"q", Kind::p, {"q"}},
+      {"MDE", Kind::number, {"mde"}},
+      {of_controls("random controls [2.5 %, 97.5 %]"), Kind::difference, {"control_mean", "control_lo", "control_hi"}},
+      {"", Kind::count, {"n_controls"}},
+      {of_controls("minus controls [95 % CI]"), Kind::difference, {"vs_controls", "vs_controls_lo", "vs_controls_hi"}},
+      {of_controls("p of that"), Kind::p, {"vs_controls_p"}},
+      {of_controls("rank by size"), Kind::rank, {"control_rank"}},
+      {"", Kind::count, {"n_units"}},
+      {"", Kind::p, {"equivalence_margin"}},
+      {"", Kind::p, {"equivalence_p"}}};
+  for (const ResultRow& row : rows) {
+    const Versus versus = row.vs_controls.value_or(Versus());
+    const Equivalence equivalence = row.equivalence.value_or(Equivalence{no_number, no_number});
+    table.rows.push_back(
+        {row.metric,
+         {row.condition, row.metric, row.intervention, row.control_of, row.difference.n, row.baseline, row.mean,
+          row.difference, row.p, row.q, row.detectable, row.controls.differences, row.controls.differences.n,
+          estimate_of(versus), versus.p, RankCell{row.controls.rank, row.controls.differences.n}, row.units,
+          equivalence.margin, equivalence.p}});
+  }
+  table.notes = {
+      "Differences are paired, intervention minus baseline; p by sign flips over pairs or records. Intervals: exact "
+      "for",
+      "0/1 metrics, else BCa bootstrap; none excludes 0 where its test does not reject. q: Benjamini-Hochberg over the",
+      "primary contrasts. MDE: smallest effect found with 80 % power. Rank by size: place of |difference| among those",
+      "of the random controls; (few): fewer than 19 sets."};
+  return table;
+}
+
+FindingsTable comparison_table(const RunFindings& findings, const std::string& condition, size_t most_pairs,
+                               const std::string& title) {
   using Kind = TableColumn::Kind;
   FindingsTable table;
   table.title = title;
   table.columns = {{"", Kind::text, {"condition"}},
                    {"metric", Kind::text, {"metric"}},
-                   {"intervention", Kind::text, {"intervention"}},
-                   {"", Kind::text, {"control_of"}},
-                   {"n", Kind::count, {"n"}},
-                   {"baseline", Kind::value, {"baseline", "baseline_lo", "baseline_hi"}, true},
-                   {"mean", Kind::value, {"mean", "mean_lo", "mean_hi"}, true},
+                   {"comparison", Kind::text, {}},
+                   {"", Kind::text, {"intervention"}},
+                   {"", Kind::text, {"kind"}},
+                   {"", Kind::text, {"with"}},
                    {"difference [95 % CI]", Kind::difference, {"diff", "ci_lo", "ci_hi"}, true},
-                   {"p", Kind::p, {"p"}},
-                   {"q", Kind::p, {"q"}},
-                   {"random controls [2.5 %, 97.5 %]", Kind::difference, {"control_mean", "control_lo", "control_hi"}},
-                   {"", Kind::count, {"n_controls"}},
-                   {"rank", Kind::rank, {"control_rank"}}};
-  for (const ResultRow& row : rows)
-    table.rows.push_back({row.metric,
-                          {row.condition, row.metric, row.intervention, row.control_of, row.difference.n, row.baseline,
-                           row.mean, row.difference, row.p, row.q, row.controls.differences, row.controls.differences.n,
-                           RankCell{row.controls.rank, row.controls.differences.n}}});
+                   {"p", Kind::p, {"p"}}};
+  const RecordFindings& found = findings.of_condition(condition);
+  size_t compared = 0;  // main interventions that are compared with each other
+  for (const auto& contrasts : found.contrasts) compared += !contrasts.empty() && !contrasts.front().versus.empty();
+  const bool pairs = compared * (compared - std::min<size_t>(1, compared)) / 2 <= most_pairs;
+  for (size_t m = 0; m < findings.metrics.size(); ++m)
+    for (size_t i = 0; i < findings.interventions.size(); ++i) {
+      const Intervention& one = findings.interventions[i];
+      const Contrast& contrast = found.contrasts[i][m];
+      const auto add = [&](const std::string& text, const char* kind, const std::string& with,
+                           const Estimate& difference, double p) {
+        table.rows.push_back(
+            {findings.metrics[m],
+             {condition, findings.metrics[m], text, one.name, std::string(kind), with, difference, p}});
+      };
+      for (const auto& [other, versus] : contrast.versus)
+        if (pairs && i < findings.intervention_index(other))
+          add(one.name + " minus " + other, "intervention", other, estimate_of(versus), versus.p);
+      for (const auto& [conditions, versus] : contrast.by_condition)
+        add(one.name + ": " + conditions, "conditions", conditions, estimate_of(versus), versus.p);
+      if (contrast.equivalence) {
+        const std::string margin = short_number(contrast.equivalence->margin);
+        add(one.name + " within " + margin + " of " + findings.baseline, "margin", margin, contrast.difference,
+            contrast.equivalence->p);
+      }
+    }
   table.notes = {
-      "Differences are paired, intervention minus baseline, with 95 % percentile bootstrap intervals; p by sign flips;",
-      "q by Benjamini-Hochberg over the whole run; rank: place of |difference| among those of the random controls."};
+      "\"A minus B\": two interventions over the same records. \"X: A - B\": the effect of X under one condition",
+      "minus that under another. \"Within\": two one-sided tests; p below 0.05 shows a difference that small."};
   return table;
 }
 
 void write_tables(const std::filesystem::path& dir, const RunFindings& findings) {
-  std::vector<FindingsTable> tables = {result_table(result_rows(findings, RowChoice::main))};
-  for (const ConditionFindings& one : findings.conditions)
-    tables.push_back(result_table(result_rows(findings, RowChoice::main, one.condition), "condition " + one.condition));
-  const size_t n_spread = tables.size();  // what goes into the spreadsheet
-  if (findings.cross_fit) tables.push_back(cross_fit_table(findings));
+  std::vector<FindingsTable> tables, comparisons, shown;
+  const auto add = [&](const std::string& condition) {
+    const std::string title = condition.empty() ? "" : "condition " + condition;
+    tables.push_back(result_table(result_rows(findings, RowChoice::main, condition), title));
+    shown.push_back(tables.back());
+    comparisons.push_back(comparison_table(findings, condition, SIZE_MAX));
+    FindingsTable few = comparison_table(findings, condition, few_pairs,
+                                         "comparisons of effects" + (title.empty() ? "" : ", " + title));
+    if (!few.rows.empty()) shown.push_back(std::move(few));
+  };
+  add("");
+  for (const ConditionFindings& one : findings.conditions) add(one.condition);
+  if (findings.cross_fit) shown.push_back(cross_fit_table(findings));  // in spreadsheets it has cross_fit.csv
   std::string markdown, latex;
-  for (const FindingsTable& table : tables) {
+  for (const FindingsTable& table : shown) {
     markdown += table_markdown(table);
     latex += table_latex(table);
   }
   write_file_atomically(dir / "table.md", markdown);
   write_file_atomically(dir / "table.tex", latex);
-  tables.resize(n_spread);  // deals have cross_fit.csv
   write_file_atomically(dir / "table.csv", table_csv(tables));
+  if (std::any_of(comparisons.begin(), comparisons.end(), [](const auto& table) { return !table.rows.empty(); }))
+    write_file_atomically(dir / "comparisons.csv", table_csv(comparisons));
 }
 
 }  // namespace signalbox::eval

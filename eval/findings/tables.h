@@ -18,8 +18,11 @@ struct ResultRow {
   std::string control_of;  // empty: not a control
   std::string condition;   // of the records; empty: all
   Estimate baseline, mean, difference;
-  double p = no_number, q = no_number;
+  int64_t units = 0;
+  double p = no_number, q = no_number, detectable = no_number;
   ControlBand controls;  // the random ones
+  std::optional<Versus> vs_controls;
+  std::optional<Equivalence> equivalence;
 };
 
 enum class RowChoice : uint8_t {
@@ -32,11 +35,20 @@ enum class RowChoice : uint8_t {
 // condition.
 std::vector<ResultRow> result_rows(const RunFindings& findings, RowChoice choice, const std::string& condition = "");
 
-// Rows as a table: metric, intervention, n, baseline, mean, difference with its interval, p, q, controls with their
-// interval, rank "r of N+1"; in spreadsheets also condition, control_of and every interval.
+// Rows as a table: metric, intervention, n, baseline, mean, difference with its interval, p, q, the smallest effect
+// that would be found, and where some row has controls these with their interval, the difference to their mean and the
+// rank "r of N+1"; in spreadsheets also condition, control_of, every interval and equivalence.
 FindingsTable result_table(const std::vector<ResultRow>& rows, const std::string& title = "");
 
-// DIR/table.md, table.csv, table.tex: main rows, then those by condition where there are any (in the CSV a column).
+// What main interventions are compared with beside the baseline and controls: other interventions (each pair once), the
+// same under another condition, and a margin of equivalence. Over the records of a condition, or all. More than
+// `most_pairs` pairs of interventions are left out.
+FindingsTable comparison_table(const RunFindings& findings, const std::string& condition, size_t most_pairs,
+                               const std::string& title = "");
+inline constexpr size_t few_pairs = 3;
+
+// DIR/table.md, table.csv, table.tex: main rows, then those by condition where there are any (in the CSV a column); and
+// comparisons.csv where there are other comparisons, which the first and the last also show.
 void write_tables(const std::filesystem::path& dir, const RunFindings& findings);
 
 }  // namespace signalbox::eval

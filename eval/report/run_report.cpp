@@ -29,8 +29,9 @@ namespace fs = std::filesystem;
 
 constexpr size_t n_examples = 3, n_example_interventions = 12;
 // Below these a reader is warned.
-constexpr int64_t few_records = 30, few_controls = 19;
-constexpr double much_truncated = 0.05;
+constexpr int64_t few_records = 20;
+constexpr double much_truncated = 0.05, level = 0.05;
+constexpr double other_use = 0.1;  // of the named experts' use: so much is another frequency
 
 std::string percent(int64_t part, int64_t whole) {
   return whole == 0 ? "-" : format_value(100.0 * static_cast<double>(part) / static_cast<double>(whole), 1) + " %";
@@ -51,7 +52,7 @@ class Index {
     for (const Intervention& one : run.interventions)
       if (one.control != ControlKind::none) controls_[{one.control_of, one.control}].push_back(one.name);
     for (ResultRow& row : result_rows(run, RowChoice::all)) {
-      if (std::isfinite(row.p)) ++family_;
+      if (std::isfinite(row.p) && run.primary.has(row.intervention, row.metric)) ++family_;
       const auto key = std::pair(row.intervention, row.metric);
       all_[key] = std::move(row);
     }
@@ -62,7 +63,8 @@ class Index {
   const std::vector<std::string>& metrics() const { return run_.metrics; }
   const std::vector<ResultRow>& main_rows() const { return main_; }
   int64_t resamples() const { return run_.resamples; }
-  int64_t family() const { return family_; }
+  int64_t family() const { return family_; }  // primary contrasts
+  bool shows(const ResultRow& row) const { return (std::isfinite(row.q) ? row.q : row.p) < level; }
   bool has_controls() const { return !controls_.empty(); }
   const Intervention& intervention(const std::string& name) const {
     return run_.interventions[run_.intervention_index(name)];
@@ -80,6 +82,14 @@ class Index {
       for (const std::string& control : found->second)
         if (const double difference = all_.at({control, metric}).difference.value; std::isfinite(difference))
           out.push_back(difference);
+    return out;
+  }
+  std::vector<double> uses_of(const std::string& name, ControlKind kind) const {
+    std::vector<double> out;
+    const auto found = controls_.find({name, kind});
+    if (found != controls_.end())
+      for (const std::string& control : found->second)
+        if (const double use = intervention(control).use; std::isfinite(use)) out.push_back(use);
     return out;
   }
   // Neither controls nor the audit, in the order of the run.
@@ -106,10 +116,11 @@ void warn_of_degeneration(const Index& findings, const SampleDigest& samples, st
     std::map<std::string, std::vector<std::string>> names;  // by signs
     for (const std::string& name : findings.main_names()) {
       const ResultRow* declined = findings.row(name, metric);
-      if (!declined || !(declined->difference.value > 0 && declined->q < 0.05)) continue;
+      if (!declined || !(declined->difference.value > 0 && findings.shows(*declined))) continue;
       std::vector<std::string> signs;
       const ResultRow* repetition = findings.row(name, "repetition");
-      if (repetition && repetition->difference.value > 0 && repetition->q < 0.05) signs.push_back("texts repeat more");
+      if (repetition && repetition->difference.value > 0 && findings.shows(*repetition))
+        signs.push_back("texts repeat more");
       const auto mine = samples.counts.find(name), base = samples.counts.find(findings.baseline());
       if (mine != samples.counts.end() && base != samples.counts.end()) {
         const auto share = [](int64_t part, const TextCounts& counts) {
@@ -129,31 +140,70 @@ void warn_of_degeneration(const Index& findings, const SampleDigest& samples, st
   }
 }
 
+// The smallest p that sign flips of so many units can give.
+double least_p(int64_t units) { return std::pow(2.0, 1.0 - static_cast<double>(units)); }
+
+// Controls that share experts with what they control, and matched ones that are used less or more.
+void warn_of_controls(const Index& findings, std::vector<std::string>& out) {
+  std::map<std::string, int64_t> shared;
+  for (const Intervention& one : findings.run().interventions)
+    if (one.shared > 0) shared[one.control_of] = one.shared;
+  for (const auto& [name, n] : shared)
+    out.push_back("The drawn controls of " + name + " share " + std::to_string(n) + (n == 1 ? " expert" : " experts") +
+                  " with it, for its layers have too few others: they do part of what it does, and the comparison is "
+                  "too cautious.");
+  for (const std::string& name : findings.main_names()) {
+    const std::vector<double> uses = findings.uses_of(name, ControlKind::frequency_matched);
+    const double own = findings.intervention(name).use;
+    if (uses.empty() || !std::isfinite(own)) continue;
+    double mean = 0;
+    for (const double use : uses) mean += use / static_cast<double>(uses.size());
+    if (std::abs(mean - own) > other_use * own)
+      out.push_back("The controls of " + name +
+                    " that are matched in frequency of use are not: its experts are selected "
+                    "by " +
+                    format_value(own, 3) + " of tokens, those of the controls by " + format_value(mean, 3) +
+                    " on average (" + format_value(*std::min_element(uses.begin(), uses.end()), 3) + " to " +
+                    format_value(*std::max_element(uses.begin(), uses.end()), 3) +
+                    "). No others are as near; an effect of frequency is not ruled out.");
+  }
+}
+
 std::vector<std::string> warnings_of(const Index& findings, const SampleDigest& samples) {
   std::vector<std::string> out;
   if (findings.run().data) out = cautions_of(*findings.run().data);
-  std::set<std::string> few, few_ranks;
+  std::set<std::string> few, few_ranks, no_test;
+  int64_t least = 0;
   for (const ResultRow& row : findings.main_rows()) {
-    if (row.difference.n > 0 && row.difference.n < few_records)
-      few.insert(row.metric + " (" + std::to_string(row.difference.n) + ")");
-    if (row.controls.differences.n > 0 && row.controls.differences.n < few_controls) few_ranks.insert(row.intervention);
+    if (row.units > 0 && row.units < few_records) few.insert(row.metric + " (" + std::to_string(row.units) + ")");
+    if (row.controls.few())
+      few_ranks.insert(row.intervention + " (" + std::to_string(row.controls.differences.n) + ")");
+    if (row.units > 0 && least_p(row.units) > level) {
+      no_test.insert(row.metric);
+      least = std::max(least, row.units);
+    }
   }
   if (!few.empty())
-    out.push_back("Few records with a value: " + list_of({few.begin(), few.end()}) + ". With fewer than " +
+    out.push_back("Few records, or pairs, with a value: " + list_of({few.begin(), few.end()}) + ". With fewer than " +
                   std::to_string(few_records) +
-                  " bootstrap intervals are too narrow and small effects cannot be seen.");
+                  " intervals cover less than they say and small effects cannot be seen.");
+  if (!no_test.empty())
+    out.push_back("No difference of " + list_of({no_test.begin(), no_test.end()}) + " can be significant: over " +
+                  std::to_string(least) + " records or pairs the smallest p there is is " + format_p(least_p(least)) +
+                  ", since only so many patterns of signs exist.");
   if (!findings.has_controls())
     out.push_back(
         "No matched controls were run: without them nothing says whether any other experts, or any other "
         "disturbance of that size, would have had the same effect.");
   if (!few_ranks.empty())
-    out.push_back("Fewer than " + std::to_string(few_controls) + " random controls for " +
+    out.push_back("Fewer than " + std::to_string(enough_controls) + " random controls for " +
                   list_of({few_ranks.begin(), few_ranks.end()}) +
                   ": even the first place among them could be chance in more than 1 of 20 cases.");
+  warn_of_controls(findings, out);
   const double least_q = static_cast<double>(findings.family()) / static_cast<double>(findings.resamples() + 1);
   if (least_q > 0.05)
     out.push_back("With " + std::to_string(findings.resamples()) + " resamples and " +
-                  std::to_string(findings.family()) + " contrasts a single effect, however large, gets q = " +
+                  std::to_string(findings.family()) + " primary contrasts a single effect, however large, gets q = " +
                   format_value(std::min(1.0, least_q), 3) + " at best. Raise \"resamples\".");
   std::vector<std::string> cut;
   std::vector<std::string> names = findings.main_names();
@@ -166,8 +216,11 @@ std::vector<std::string> warnings_of(const Index& findings, const SampleDigest& 
       cut.push_back(name + " (" + percent(counts.truncated, counts.texts) + ")");
   }
   if (!cut.empty())
-    out.push_back("Many texts reach max_tokens and are cut off: " + list_of(cut) +
-                  ". What would have come after is unknown: a cut text counts neither as safe nor as an answer.");
+    out.push_back(
+        "Many texts reach max_tokens and are cut off: " + list_of(cut) +
+        ". What would have come after is unknown. Scores take a cut text as it stands: \"refused\" or \"em\" 0 "
+        "means that no refusal, or no right answer, stands in what was written, not that the model would have "
+        "answered, or erred. Raise max_tokens.");
   warn_of_degeneration(findings, samples, out);
   return out;
 }
@@ -193,13 +246,20 @@ std::string folded_table(const std::string& title, const std::vector<ResultRow>&
                    {"difference [95 % CI]", Kind::difference, {}, true},
                    {"p", Kind::p, {}},
                    {"q", Kind::p, {}},
+                   {"MDE", Kind::number, {}},
                    {"random controls", Kind::difference, {}},
-                   {"place", Kind::rank, {}}};
+                   {"minus controls [95 % CI]", Kind::difference, {}},
+                   {"p of that", Kind::p, {}},
+                   {"place by size", Kind::rank, {}}};
   table.shows_small = false;
-  for (const ResultRow& row : rows)
-    table.rows.push_back({row.metric,
-                          {row.intervention, row.difference.n, row.baseline, row.mean, row.difference, row.p, row.q,
-                           row.controls.differences, RankCell{row.controls.rank, row.controls.differences.n}}});
+  for (const ResultRow& row : rows) {
+    const Versus versus = row.vs_controls.value_or(Versus());
+    table.rows.push_back(
+        {row.metric,
+         {row.intervention, row.difference.n, row.baseline, row.mean, row.difference, row.p, row.q, row.detectable,
+          row.controls.differences, Estimate{versus.difference, versus.lo, versus.hi, 0}, versus.p,
+          RankCell{row.controls.rank, row.controls.differences.n}}});
+  }
   return "<details><summary>" + html_escape(table.title) + "</summary>" + html_table(table) + "</details>\n";
 }
 
@@ -209,19 +269,24 @@ std::vector<ResultRow> of_metric(std::vector<ResultRow> rows, const std::string&
 }
 
 std::string legend(const Index& findings) {
+  const PrimaryContrasts& primary = findings.run().primary;
+  const std::string family = std::to_string(findings.family()) +
+                             " primary contrasts of this run: " + html_escape(list_of(primary.interventions)) + " in " +
+                             html_escape(list_of(primary.metrics, 8));
   return "<p class=\"small\">Each line is an intervention's difference to the baseline over the same records: a filled "
-         "point where q &lt; 0.05, hollow otherwise, with its 95 % bootstrap interval (records, or pairs of records, "
-         "are "
-         "drawn again with replacement). p: how often a difference at least as large comes up when the sign of each "
-         "record's difference is a coin toss. q: p corrected for the " +
-         std::to_string(findings.family()) +
-         " contrasts of this run (Benjamini-Hochberg). Grey dots are the random controls: as many experts, drawn at "
-         "random "
-         "in the same layers; the grey band holds the middle 95 % of them. Grey rings are controls matched in "
-         "frequency of "
-         "use, orange squares the bottom of the ranking. Place \"1 of 21\": larger in size than all 20 random "
-         "controls; an "
-         "effect inside the band is what any experts would do. Hover for numbers; click on a heading to sort.</p>";
+         "point where q &lt; 0.05, hollow otherwise, with its 95 % interval (exact for differences of 0 and 1, else "
+         "BCa "
+         "bootstrap over records, or pairs; none excludes 0 where its test does not reject). p: how often a difference "
+         "at least as large comes up when the sign of each record's, or pair's, difference is a coin toss (of ppl: of "
+         "its logarithm). q: p corrected (Benjamini-Hochberg) for the " +
+         family +
+         "; others have no q. MDE: the smallest true difference that p &lt; 0.05 would find in 4 of 5 such runs. Grey "
+         "dots are the random controls: as many experts, drawn at random in the same layers; the grey band holds the "
+         "middle 95 % of them. Minus controls: the difference minus their mean difference. Grey rings are controls "
+         "matched in frequency of use, orange squares the bottom of the ranking. Place by size \"1 of 21\": larger in "
+         "size, whatever the sign, than all 20 random controls; (few): fewer than 19. An effect inside the band is "
+         "what "
+         "any experts would do. Hover for numbers; click on a heading to sort.</p>";
 }
 
 std::string metric_section(const Index& findings, const std::string& metric) {
@@ -256,6 +321,12 @@ std::string metric_section(const Index& findings, const std::string& metric) {
   for (const ConditionFindings& one : findings.run().conditions)
     out += folded_table("condition " + one.condition,
                         of_metric(result_rows(findings.run(), RowChoice::main, one.condition), metric));
+  FindingsTable comparisons =
+      comparison_table(findings.run(), "", SIZE_MAX, "effects compared: other interventions, conditions, margins");
+  std::erase_if(comparisons.rows, [&](const TableRow& row) { return row.group != metric; });
+  if (!comparisons.rows.empty())
+    out +=
+        "<details><summary>" + html_escape(comparisons.title) + "</summary>" + html_table(comparisons) + "</details>\n";
   return out;
 }
 
@@ -361,12 +432,14 @@ std::string examples_section(const SampleDigest& samples, const std::vector<std:
   if (samples.examples.empty()) return "";
   std::string out =
       "<h2 id=\"examples\">The same records, before and after</h2><p class=\"small\">The first of those whose "
-      "text changed, those with a changed score first; not drawn at random.</p>";
+      "text changed, those with a changed score first; not drawn at random. samples.jsonl has all.</p>";
   for (const std::string& name : order) {
     const auto found = samples.examples.find(name);
     if (found == samples.examples.end()) continue;
-    out += "<details open=\"open\"><summary>" + html_escape(name) +
-           "</summary><div class=\"wide\"><table class=\"texts\"><tr><th>record</th><th>baseline</th><th>" +
+    const ShownTexts& of = samples.shown.at(name);
+    out += "<details open=\"open\"><summary>" + html_escape(name) + ": " + std::to_string(found->second.size()) +
+           " of " + std::to_string(of.changed) + " changed texts, of " + std::to_string(of.compared) +
+           " compared</summary><div class=\"wide\"><table class=\"texts\"><tr><th>record</th><th>baseline</th><th>" +
            html_escape(name) + "</th><th>scores</th></tr>";
     for (const ExamplePair& pair : found->second) {
       std::string scores;

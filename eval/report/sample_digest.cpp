@@ -63,7 +63,11 @@ SampleDigest digest_samples(const std::filesystem::path& dir, const std::string&
     if (!is_first(line.sample)) return;
     if (std::find(interventions.begin(), interventions.end(), line.intervention) == interventions.end()) return;
     const auto found = base.find(line.sample.id);
-    if (found == base.end() || found->second.sample.text == line.sample.text) return;
+    if (found == base.end()) return;
+    ShownTexts& shown = out.shown[line.intervention];
+    ++shown.compared;
+    if (found->second.sample.text == line.sample.text) return;
+    ++shown.changed;
     ExamplePair pair{line.sample.id, "", shortened(found->second.sample.text), shortened(line.sample.text), {}};
     for (const auto& [metric, value] : line.scores)
       for (const auto& [other, before] : found->second.scores)

@@ -25,9 +25,15 @@ struct ExamplePair {
   std::vector<Score> scores;
 };
 
+// The first seed's first samples of an intervention: how many were compared with the baseline's, and how many differ.
+struct ShownTexts {
+  int64_t compared = 0, changed = 0;
+};
+
 struct SampleDigest {
   std::map<std::string, TextCounts> counts;                  // by intervention
   std::map<std::string, std::vector<ExamplePair>> examples;  // of those asked for
+  std::map<std::string, ShownTexts> shown;                   // of those with examples
 };
 
 // Reads DIR/samples.jsonl twice, in bounded memory; questions come from DIR/records.jsonl where it is there. Examples:

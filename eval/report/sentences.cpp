@@ -57,7 +57,9 @@ std::string controls_sentence(const Contrast& contrast, const Contrast* there, c
 std::string certainty_sentence(const Contrast& contrast) {
   const double q = std::isnan(contrast.q) ? contrast.p : contrast.q;
   if (std::isnan(contrast.difference.value)) return "How sure: there is nothing to be sure of.";
-  const std::string with_q = " (q " + format_p(q) + " after all comparisons)";
+  const std::string with_q = std::isnan(contrast.q)
+                                 ? " (p " + format_p(q) + ", not one of the run's primary comparisons)"
+                                 : " (q " + format_p(q) + " after all comparisons)";
   if (!(q < level) || !excludes_zero(contrast.difference))
     return "How sure: no effect is shown" + with_q + ", and none is ruled out: anything from " +
            points(contrast.difference.lo) + " to " + points(contrast.difference.hi) + " points agrees with the data.";
@@ -67,6 +69,10 @@ std::string certainty_sentence(const Contrast& contrast) {
   if (*contrast.random.rank > 1)
     return real + ", but " + sets(*contrast.random.rank - 1, contrast.random.differences.n) +
            " of random experts do as much, so it is not shown to be the work of these ones.";
+  if (contrast.random.few())
+    return real + " and more than any random set does, but there are only " +
+           std::to_string(contrast.random.differences.n) +
+           " such sets: to be the first of so few can be chance, so it is not shown to be the work of these experts.";
   return real +
          " and more than any random set does, so it is the work of these experts; it is shown for this model, these "
          "records and this seed, and for no other.";

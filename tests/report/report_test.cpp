@@ -95,6 +95,12 @@ TEST_CASE("report: a run directory") {
   CHECK(html.find("off_a &amp; &lt;b&gt;|100%") != std::string::npos);
   CHECK(html.find("<b>|100%") == std::string::npos);
   CHECK(html.find("1 of 21") != std::string::npos);
+  CHECK(html.find("21 primary contrasts of this run: off_a &amp; &lt;b&gt;|100%, mis/policy=next_best,fraction=0.25") !=
+        std::string::npos);
+  CHECK(html.find("minus controls [95 % CI]") != std::string::npos);
+  CHECK(html.find("without_document - with_document") != std::string::npos);
+  CHECK(html.find("off_a &amp; &lt;b&gt;|100% minus mis/policy=random,fraction=1") != std::string::npos);
+  CHECK(html.find(": 3 of ") != std::string::npos);  // changed texts that are shown
   CHECK(html.find("policy = random") != std::string::npos);
   CHECK(html.find("<dt>model</dt><dd>builtin</dd>") != std::string::npos);
   CHECK(html.find("<dt>isa</dt><dd>avx2</dd>") != std::string::npos);
@@ -113,11 +119,11 @@ TEST_CASE("report: warnings stand where they must") {
   RunValues run = test::sample_values();
   test::write_sample_run(scratch.path(), run);
   std::string html = render_report(scratch.path());
-  // 60 records, 20 controls, 400 resamples for 34 * 3 contrasts; texts are cut off and repeat as refusals rise.
+  // 60 records, 20 controls, 400 resamples for 7 * 3 primary contrasts; texts are cut off and repeat as refusals rise.
   CHECK(html.find("Few records") == std::string::npos);
   CHECK(html.find("No matched controls") == std::string::npos);
   CHECK(html.find("Fewer than 19") == std::string::npos);
-  CHECK(html.find("With 400 resamples and 102 contrasts") != std::string::npos);
+  CHECK(html.find("With 400 resamples and 21 primary contrasts") != std::string::npos);
   CHECK(html.find("are cut off: off_a &amp; &lt;b&gt;|100% (") != std::string::npos);
   CHECK(html.find("refused rises, but texts repeat more, more are cut off: the model may be degenerating rather than "
                   "declining under off_a &amp; &lt;b&gt;|100%") != std::string::npos);
@@ -137,8 +143,33 @@ TEST_CASE("report: warnings stand where they must") {
   test::TemporaryDirectory third;
   test::write_sample_run(third.path(), few);
   html = render_report(third.path());
-  CHECK(html.find("Few records with a value: em (20), refused (20), repetition (20)") != std::string::npos);
+  CHECK(html.find("Few records, or pairs, with a value: em (10), refused (10), repetition (10)") != std::string::npos);
   CHECK(html.find("No matched controls were run") != std::string::npos);
+}
+
+TEST_CASE("report: warnings of controls that are near, and of tests that cannot reject") {
+  RunValues run = test::sample_values(8);
+  run.interventions[1].use = 0.158;
+  for (InterventionValues& one : run.interventions)
+    if (one.control == ControlKind::random) {
+      one.control = ControlKind::frequency_matched;
+      one.use = 0.135;
+      one.shared = 2;
+    }
+  test::TemporaryDirectory scratch;
+  test::write_sample_run(scratch.path(), run);
+  std::string html = render_report(scratch.path());
+  CHECK(html.find("its experts are selected by 0.158 of tokens, those of the controls by 0.135 on average") !=
+        std::string::npos);
+  CHECK(html.find("share 2 experts with it") != std::string::npos);
+  CHECK(html.find("over 4 records or pairs the smallest p there is is 0.1250") != std::string::npos);
+  for (InterventionValues& one : run.interventions) one.shared = 0;
+  run.interventions[1].use = 0.14;
+  test::TemporaryDirectory second;
+  test::write_sample_run(second.path(), run);
+  html = render_report(second.path());
+  CHECK(html.find("matched in frequency of use are not") == std::string::npos);
+  CHECK(html.find("with it, for its layers") == std::string::npos);
 }
 
 TEST_CASE("report: an analysis, and directories that are neither") {
@@ -182,6 +213,8 @@ TEST_CASE("report: digest of samples") {
   CHECK(digest.counts.at("baseline").truncated == 0);
   CHECK(digest.counts.at(test::odd_name).truncated > 5);
   REQUIRE(digest.examples.size() == 1);
+  CHECK(digest.shown.at(test::odd_name).compared == 60);
+  CHECK(digest.shown.at(test::odd_name).changed > 20);
   const std::vector<ExamplePair>& pairs = digest.examples.at(test::odd_name);
   REQUIRE(pairs.size() == 2);
   CHECK(pairs[0].baseline != pairs[0].changed);

@@ -87,6 +87,14 @@ TEST_CASE("sentences: nothing found is said so, and is not called no effect") {
   CHECK(has(told(contrast_of(-0.02, -0.06, 0.03, 0.4))[3], "from -6.0 to +3.0 points"));
 }
 
+TEST_CASE("sentences: few controls prove little, and what is not primary has no q") {
+  Contrast contrast = contrast_of(-0.4, -0.5, -0.3, 0.001);
+  contrast.random.differences.n = 7;
+  CHECK(has(told(contrast)[3], "there are only 7 such sets"));
+  contrast.q = no_number;
+  CHECK(has(told(contrast)[3], "(p 0.0005, not one of the run's primary comparisons)"));
+}
+
 TEST_CASE("sentences: without controls, and without values") {
   Contrast alone = contrast_of(-0.4, -0.5, -0.3, 0.001);
   alone.random = {};

@@ -26,9 +26,13 @@ ResultRow row_of(const std::string& intervention, const std::string& metric) {
   row.baseline = {0.8, 0.7, 0.9, 50};
   row.mean = {0.55, 0.4, 0.7, 50};
   row.difference = {-0.25, -0.375, -0.125, 48};
+  row.units = 24;
   row.p = 0.00009999;
   row.q = 0.01234;
+  row.detectable = 0.18;
   row.controls = {{-0.01, -0.06, 0.04, 20}, 1};
+  row.vs_controls = Versus{-0.24, -0.36, -0.12, 0.002};
+  row.equivalence = Equivalence{0.05, 0.75};
   return row;
 }
 
@@ -72,20 +76,62 @@ TEST_CASE("format: escapes") {
 }
 
 TEST_CASE("tables: Markdown, aligned") {
-  CHECK(table_markdown(result_table({row_of("off|a", "em"), undefined_row()})) ==
-        "| metric | intervention |  n | baseline |  mean |    difference [95 % CI] |      p |      q | random controls "
-        "[2.5 %, 97.5 %] |    rank |\n"
-        "|--------|--------------|---:|---------:|------:|------------------------:|-------:|-------:|---------------"
-        "-----------------:|--------:|\n"
-        "| em     | off\\|a       | 48 |    0.800 | 0.550 | -0.250 [-0.375, -0.125] | 0.0001 | 0.0123 |         -0.010 "
-        "[-0.060, +0.040] | 1 of 21 |\n"
-        "| em     | none         |  0 |        - |     - |                       - |      - |      - |               "
-        "                - |       - |\n");
+  CHECK(
+      table_markdown(result_table({row_of("off|a", "em"), undefined_row()})) ==
+      "| metric | intervention |  n | baseline |  mean |    difference [95 % CI] |      p |      q |   MDE | random "
+      "controls [2.5 %, 97.5 %] | minus controls [95 % CI] | p of that | rank by size |\n"
+      "|--------|--------------|---:|---------:|------:|------------------------:|-------:|-------:|------:|"
+      "--------------------------------:|-------------------------:|----------:|-------------:|\n"
+      "| em     | off\\|a       | 48 |    0.800 | 0.550 | -0.250 [-0.375, -0.125] | 0.0001 | 0.0123 | 0.180 |         "
+      "-0.010 [-0.060, +0.040] |  -0.240 [-0.360, -0.120] |    0.0020 |      1 of 21 |\n"
+      "| em     | none         |  0 |        - |     - |                       - |      - |      - |     - |         "
+      "                      - |                        - |         - |            - |\n");
+  // Without controls there are no columns for them.
+  CHECK(table_markdown(result_table({undefined_row()}))
+            .starts_with("| metric | intervention | n | baseline | mean | difference [95 % CI] | p | q | MDE |\n"));
+  ResultRow few = row_of("off", "em");
+  few.controls.differences.n = 18;
+  CHECK(table_markdown(result_table({few})).find("| 1 of 19 (few) |") != std::string::npos);
+}
+
+TEST_CASE("tables: comparisons with other interventions, conditions and margins") {
+  RunFindings findings;
+  findings.baseline = "baseline";
+  findings.metrics = {"em"};
+  for (const char* name : {"baseline", "off", "hot"}) {
+    findings.interventions.emplace_back();
+    findings.interventions.back().name = name;
+  }
+  Contrast off, hot;
+  off.difference = {-0.02, -0.04, 0.01, 40};
+  off.versus = {{"hot", {-0.12, -0.2, -0.04, 0.01}}};
+  hot.versus = {{"off", {0.12, 0.04, 0.2, 0.01}}};
+  off.by_condition = {{"with - without", {0.3, 0.1, 0.5, 0.004}}};
+  off.equivalence = Equivalence{0.05, 0.02};
+  findings.all.contrasts = {{{}}, {off}, {hot}};
+  const FindingsTable table = comparison_table(findings, "", few_pairs);
+  CHECK(table_text(table) ==
+        "metric  comparison                      difference [95 % CI]       p\n"
+        "em      off minus hot                -0.120 [-0.200, -0.040]  0.0100\n"
+        "em      off: with - without          +0.300 [+0.100, +0.500]  0.0040\n"
+        "em      off within 0.05 of baseline  -0.020 [-0.040, +0.010]  0.0200\n");
+  CHECK(table_csv({table}) ==
+        "condition,metric,intervention,kind,with,diff,ci_lo,ci_hi,p\r\n"
+        ",em,off,intervention,hot,-0.12,-0.2,-0.04,0.01\r\n"
+        ",em,off,conditions,with - without,0.3,0.1,0.5,0.004\r\n"
+        ",em,off,margin,0.05,-0.02,-0.04,0.01,0.02\r\n");
+  CHECK(comparison_table(findings, "", 0).rows.size() == 2);
+  test::TemporaryDirectory scratch;
+  findings.all.means.assign(3, std::vector<Estimate>(1));
+  write_tables(scratch.path(), findings);
+  CHECK(test::read_file(scratch / "comparisons.csv") == table_csv({table}));
+  CHECK(test::read_file(scratch / "table.md").find("\nComparisons of effects:\n\n| metric | comparison") !=
+        std::string::npos);
 }
 
 TEST_CASE("tables: text for a terminal") {
   const std::string text = table_text(result_table({row_of("off", "em"), row_of("off", "f1")}));
-  CHECK(text.starts_with("metric  intervention   n  baseline   mean     difference [95 % CI]       p       q"));
+  CHECK(text.starts_with("metric  intervention   n  baseline   mean     difference [95 % CI]       p       q    MDE"));
   CHECK(text.find("\n\nf1      off") != std::string::npos);
   CHECK(text.find("1 of 21\n") != std::string::npos);
 }
@@ -94,7 +140,8 @@ TEST_CASE("tables: LaTeX") {
   const std::string tex = table_latex(result_table({row_of("off_a & 5%", "em"), row_of("x", "f1"), undefined_row()}));
   CHECK(tex.find("\\toprule") != std::string::npos);
   CHECK(tex.find("em & off\\_a \\& 5\\% & $48$ & $0.800$ & $0.550$ & $-0.250$ $[-0.375, -0.125]$ & $0.0001$ & $0.0123$ "
-                 "& $-0.010$ $[-0.060, +0.040]$ & 1 of 21 \\\\\n\\midrule\nf1 & x") != std::string::npos);
+                 "& $0.180$ & $-0.010$ $[-0.060, +0.040]$ & $-0.240$ $[-0.360, -0.120]$ & $0.0020$ & 1 of 21 "
+                 "\\\\\n\\midrule\nf1 & x") != std::string::npos);
   CHECK(tex.find("em & none & $0$ & -- & --") != std::string::npos);
   CHECK(tex.find("difference [95 \\% CI]") != std::string::npos);
   CHECK(tex.ends_with("\\bottomrule\n\\end{tabular}\n"));
@@ -132,6 +179,12 @@ TEST_CASE("tables: CSV keeps every digit") {
   CHECK(table.number(0, table.column("diff")) == 1.0 / 3);
   CHECK(table.integer(0, table.column("control_rank")) == 1);
   CHECK(table.integer(0, table.column("n_controls")) == 20);
+  CHECK(table.integer(0, table.column("n_units")) == 24);
+  CHECK(table.number(0, table.column("mde")) == 0.18);
+  CHECK(table.number(0, table.column("vs_controls")) == -0.24);
+  CHECK(table.number(0, table.column("vs_controls_p")) == 0.002);
+  CHECK(table.number(0, table.column("equivalence_p")) == 0.75);
+  CHECK(table.text(1, table.column("mde")).empty());
   CHECK(table.text(1, table.column("diff")).empty());
   CHECK(table.text(1, table.column("control_rank")).empty());
 }
