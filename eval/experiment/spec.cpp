@@ -73,9 +73,9 @@ class SpecParser {
 
   ExperimentSpec parse() {
     root_.expect_object();
-    root_.reject_unknown({"model", "data", "generate", "programs", "detect", "interventions", "audit", "baseline",
-                          "controls", "metrics", "seeds", "split", "cross_fit", "tune", "traces", "judges", "primary",
-                          "equivalence", "resamples", "seed"});
+    root_.reject_unknown({"model",    "data",     "generate", "programs",    "detect",    "interventions", "audit",
+                          "baseline", "controls", "metrics",  "seeds",       "split",     "cross_fit",     "tune",
+                          "traces",   "judges",   "primary",  "equivalence", "resamples", "seed"});
     paths();
     if (auto generate = root_.find("generate")) spec_.generate = read_generate(*generate);
     if (auto programs = root_.find("programs")) read_programs(*programs);
