@@ -3,11 +3,13 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <set>
 
 #include "base/error.h"
 #include "base/files.h"
 #include "eval/data/prompt_hash.h"
 #include "eval/detect/selection.h"
+#include "eval/store/facts.h"
 
 namespace signalbox::eval {
 
@@ -160,7 +162,12 @@ void write_analysis(const TraceAnalysis& analysis, const fs::path& dir) {
   write_usage_csv(dir / "usage.csv", analysis.usage);
   if (analysis.detection) write_rd_csv(dir / "rd.csv", analysis.detection->rows);
   if (!analysis.markers.empty()) write_npmi_csv(dir / "npmi.csv", analysis.markers);
-  write_file_atomically(dir / "summary.json", json::dump(analysis.summary, 2) + "\n");
+  std::set<fs::path> tables = {dir / "usage.csv"};
+  if (analysis.detection) tables.insert(dir / "rd.csv");
+  if (!analysis.markers.empty()) tables.insert(dir / "npmi.csv");
+  json::Value summary = analysis.summary;
+  summary.set("tables", file_hashes(tables, dir));
+  write_file_atomically(dir / "summary.json", json::dump(summary, 2) + "\n");
 }
 
 json::Value analysis_json(const TraceAnalysis& analysis, const fs::path& dir, size_t top) {

@@ -12,6 +12,7 @@
 #include "eval/routing/recording.h"
 #include "eval/routing/trace_set.h"
 #include "eval/routing/usage.h"
+#include "eval/store/facts.h"
 
 namespace signalbox::eval {
 
@@ -115,8 +116,12 @@ class DetectStage {
     set.name_prompts(prompts_seen());
     const ContrastOptions options = contrast_of(one);
     const Detection found = detect(set, options);
-    write_file_atomically(dir / "summary.json", json::dump(detection_summary(set, found, options), 2) + "\n");
-    write_rd_csv(dir / "rd.csv", found.rows);
+    // rd.csv gets its name last: where it stands, its summary does.
+    write_rd_csv(dir / "rd.csv.part", found.rows);
+    json::Value summary = detection_summary(set, found, options);
+    summary.set("tables", json::Value::object().set("rd.csv", file_hash(dir / "rd.csv.part")));
+    write_file_atomically(dir / "summary.json", json::dump(summary, 2) + "\n");
+    fs::rename(dir / "rd.csv.part", dir / "rd.csv");
   }
 
   // What the model saw of the records, by id.

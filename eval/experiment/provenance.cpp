@@ -6,6 +6,7 @@
 
 #include "base/text.h"
 #include "eval/data/prompt_hash.h"
+#include "eval/store/facts.h"
 
 namespace signalbox::eval {
 
@@ -35,9 +36,20 @@ class Summary {
       prompts_.emplace();
       add(root);
       incomplete_ = value_.find("prompts_incomplete") != nullptr;
+      bool of_contrast = ranking.filename() == "rd.csv";
+      if (const auto tables = root.find("tables")) {  // what it is about: a copy may stand beside another's summary
+        const std::string hash = fs::is_regular_file(ranking) ? file_hash(ranking) : std::string();
+        of_contrast = false;
+        foreign_ = true;
+        for (const auto& [name, value] : tables->members()) {
+          if (value.string() != hash) continue;
+          foreign_ = false;
+          of_contrast = of_contrast || name == "rd.csv";
+        }
+      }
       // Tables beside a contrast count further records.
       const auto others = root.find("not_in_contrast");
-      if (others && ranking.filename() != "rd.csv") add(*others);
+      if (others && !of_contrast) add(*others);
     }
     if (value_.find("records")) ids_ = strings(root.at("records"));
   }
@@ -48,6 +60,7 @@ class Summary {
 
   std::string problem() const {
     if (!there_) return "beside which there is no summary.json";
+    if (foreign_) return "which is none of the tables that the summary.json beside it is about";
     if (prompts_) return incomplete_ ? "whose summary.json knows only some of the prompts that chose it" : "";
     return ids_ ? "whose summary.json lists ids, not prompts"
                 : "whose summary.json does not say which prompts chose it";
@@ -65,7 +78,7 @@ class Summary {
   }
 
   fs::path file_;
-  bool there_ = false, incomplete_ = false;
+  bool there_ = false, incomplete_ = false, foreign_ = false;
   json::Value value_;
   std::optional<std::set<std::string>> prompts_, ids_;
 };

@@ -6,6 +6,7 @@
 #include "base/files.h"
 #include "base/text.h"
 #include "eval/routing/recurring.h"
+#include "eval/store/facts.h"
 #include "eval/store/staged_files.h"
 
 namespace signalbox::eval {
@@ -152,7 +153,9 @@ void write_regimes(const RegimeAnalysis& analysis, const RoutingProfiles& profil
   write_file_atomically(out / "recurring.csv", recurring_csv(analysis));
   write_file_atomically(out / "lengths.csv", lengths_csv(analysis));
   if (!analysis.difficulty.empty()) write_file_atomically(out / "difficulty.csv", difficulty_csv(analysis));
-  write_file_atomically(out / "summary.json", json::dump(summary(analysis, profiles, options, where_from), 2) + "\n");
+  json::Value about = summary(analysis, profiles, options, where_from);
+  about.set("tables", file_hashes({out / "regimes.csv", out / "recurring.csv"}, out));
+  write_file_atomically(out / "summary.json", json::dump(about, 2) + "\n");
   files.commit();
 }
 

@@ -2,6 +2,7 @@
 #include "eval/experiment/split.h"
 
 #include "eval/data/prompt_hash.h"
+#include "eval/store/facts.h"
 #include "tests/run/experiment_sample.h"
 #include "tests/support.h"
 
@@ -301,6 +302,12 @@ TEST_CASE("data: a ranking of unknown origin is told") {
   CHECK(problem() == "whose summary.json knows only some of the prompts that chose it");
   write_file(dir / "summary.json", "{\"prompts\": []}");
   CHECK(problem().empty());
+  // Beside a summary of other files: its prompts are still held against the records.
+  const std::string hash = file_hash(dir / "rd.csv");
+  write_file(dir / "summary.json", "{\"prompts\": [], \"tables\": {\"rd.csv\": \"" + hash + "\"}}");
+  CHECK(problem().empty());
+  write_file(dir / "summary.json", "{\"prompts\": [], \"tables\": {\"rd.csv\": \"" + std::string(64, 'a') + "\"}}");
+  CHECK(problem() == "which is none of the tables that the summary.json beside it is about");
 }
 
 TEST_CASE("data: files that edits name must be there") {
