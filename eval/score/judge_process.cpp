@@ -199,7 +199,8 @@ JudgeOutput run_judge_process(const JudgeRequest& request, const std::string& wh
   const auto deadline = Clock::now() + std::chrono::duration_cast<Clock::duration>(
                                            std::chrono::duration<double>(request.timeout_seconds));
   JudgeOutput output;
-  auto& [said, complaint] = output;
+  std::string& said = output.said;
+  std::string& complaint = output.complaint;
   Child child(request.command, request.variables, where, blocked.before());
   std::string_view text = request.input;
   if (text.empty()) child.in.close();
