@@ -1,18 +1,24 @@
-# The flags of the builds with sanitizers (the presets asan and tsan), on signalbox_flags. Sets light_options: what is not
-# arithmetic is compiled without optimisation there, in half of the time.
+# The flags of the builds with sanitizers (the presets asan and tsan), on signalbox_flags. Sets three lists, empty elsewhere:
+#   light_options    what is not arithmetic is compiled without optimisation there, in half of the time
+#   kernel_options   the kernels, of the CPU and as C++ of the GPU: with their loops as they are written. Unrolled, each
+#                    copy of an access has checks of its own, and the compiler takes three times as long
+#   fuzz_options     what the fuzzers read their way into counts where it goes; kernels and tests need not
 set(light_options "")
+set(kernel_options "")
+set(fuzz_options "")
 if(SIGNALBOX_SANITIZE)
   set(sanitize -fsanitize=${SIGNALBOX_SANITIZE} -fno-omit-frame-pointer -g1)
   if(SIGNALBOX_SANITIZE MATCHES undefined)
     list(APPEND sanitize -fno-sanitize-recover=all)
   endif()
-  if(SIGNALBOX_FUZZ)
-    list(APPEND sanitize -fsanitize=fuzzer-no-link)
-  endif()
   target_compile_options(signalbox_flags INTERFACE "$<${by_host}:${sanitize}>")
   target_link_options(signalbox_flags INTERFACE -fsanitize=${SIGNALBOX_SANITIZE})
+  if(SIGNALBOX_FUZZ)
+    set(fuzz_options -fsanitize=fuzzer-no-link)
+  endif()
   if(CMAKE_CXX_COMPILER_ID MATCHES Clang)
     target_link_options(signalbox_flags INTERFACE -fuse-ld=lld)   # a dozen large binaries
+    set(kernel_options "SHELL:-mllvm -pragma-unroll-threshold=1" -Wno-pass-failed)
   endif()
   set(light_options -O0)
   # Templates nest as deep as their text, and frames are large without optimisation.
