@@ -136,6 +136,7 @@ class Evaluator {
       for (; r < n_records() && jobs_.size() < jobs_a_slice; ++r) add_record(s, r, interventions);
       if (!run_slice()) return false;
     }
+    verdicts_.flush();  // the next pass asks the log what is missing
     return true;
   }
 
