@@ -31,7 +31,7 @@ void read_roles(const json::Ref& root, Config& config) {
 }
 
 // The classes of transformers 4 and 5 that build their post-processor from add_bos_token and add_eos_token. Others
-// (Qwen2Tokenizer, PreTrainedTokenizerFast, GPT2TokenizerFast, ...) leave both alone. No class named: read.
+// (PreTrainedTokenizerFast, GPT2TokenizerFast, ...) leave both alone. No class named: read.
 bool reads_flags(std::string_view name) {
   if (name.ends_with("Fast")) name.remove_suffix(4);
   for (const char* known :
