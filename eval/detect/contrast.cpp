@@ -75,12 +75,14 @@ void count_sample(const TraceSet& set, const TraceSample& sample, const TokenFil
   for (int64_t begin = all.begin; begin < all.end && limit > 0; begin += block_rows) {
     const TraceReader::Rows rows{begin, std::min(begin + block_rows, all.end)};
     const std::vector<uint8_t> counted = counted_tokens(trace, rows, filter);
+    const std::vector<uint8_t> phase = trace.phase(rows);
     const std::vector<int32_t> ids = trace.ids(rows);
     const std::vector<float> weights = sums.weight.empty() ? std::vector<float>() : trace.weights(rows);
     for (int64_t t = 0; t < rows.size() && limit > 0; ++t) {
       if (!counted[static_cast<size_t>(t)]) continue;
       --limit;
       ++record.tokens;
+      record.decided_by_prompt &= phase[static_cast<size_t>(t)] == 0;
       for (int64_t l = 0; l < n_layers; ++l)
         for (int64_t k = 0; k < n_slots; ++k) {
           const int64_t slot = (t * n_layers + l) * n_slots + k;
@@ -138,7 +140,7 @@ ContrastCounts count_contrast(const TraceSet& set, const ContrastOptions& option
       continue;
     }
     place[r] = out.records.size();
-    out.records.push_back({record.id, record.pair, side == Side::b, 0, record.prompts});
+    out.records.push_back({record.id, record.pair, side == Side::b, 0, record.prompts, !options.length_match});
   }
   out.selected.assign(out.records.size() * n_rows, 0);
   for (size_t s = 0; s < samples.size(); ++s) {
@@ -166,13 +168,20 @@ ContrastUnits contrast_units(const ContrastCounts& counts) {
   };
   Groups groups(counts.records.size());
   std::map<std::string, size_t> by_pair;
-  std::map<std::tuple<bool, bool, std::string>, size_t> by_prompt;  // in a complete pair, under B, prompt
+  // In a complete pair, under B, prompt, and the counts where the prompt decides them.
+  std::map<std::tuple<bool, bool, std::string, std::vector<uint32_t>>, size_t> by_prompt;
   for (size_t r = 0; r < counts.records.size(); ++r) {
     const ContrastRecord& record = counts.records[r];
     const bool paired = complete(record);
     if (paired) groups.join(by_pair.emplace(record.pair, r).first->second, r);
-    if (!record.prompts.empty())
-      groups.join(by_prompt.emplace(std::tuple(paired, record.under_b, record.prompts[0]), r).first->second, r);
+    if (record.prompts.empty()) continue;
+    std::vector<uint32_t> selected;
+    if (record.decided_by_prompt) {
+      const auto begin = counts.selected.begin() + static_cast<int64_t>(r * counts.n_rows());
+      selected.assign(begin, begin + static_cast<int64_t>(counts.n_rows()));
+    }
+    const auto key = std::tuple(paired, record.under_b, record.prompts[0], std::move(selected));
+    groups.join(by_prompt.emplace(key, r).first->second, r);
   }
   ContrastUnits units;
   units.named_pairs = static_cast<int64_t>(by_pair.size());

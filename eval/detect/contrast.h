@@ -35,6 +35,9 @@ struct ContrastRecord {
   bool under_b = false;
   int64_t tokens = 0;                     // that count, all samples together
   std::vector<std::string> prompts = {};  // TraceRecord::prompts
+  // Every token of these counts was given and none was cut: another record of the same prompt must have the same
+  // counts.
+  bool decided_by_prompt = false;
 };
 
 // Sums over the tokens of one condition; [row], as ContrastCounts::selected. Empty: not recorded.
@@ -64,6 +67,7 @@ ContrastCounts count_contrast(const TraceSet& set, const ContrastOptions& option
 // What is resampled: records of a pair that has records on both sides are one unit, others each their own. Units whose
 // records have the same prompt under the same condition are one: copies, and pairs that share a side (a question
 // without its document), for what such records select is the same. Pairs are joined with pairs and others with others.
+// Where counts are decided by the prompt and differ, the records are no copies, whatever their prompts say.
 struct ContrastUnits {
   struct Pair {
     std::vector<size_t> a, b;  // indices of records

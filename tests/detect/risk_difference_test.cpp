@@ -328,6 +328,15 @@ TEST_CASE("pairs that share a side are one unit, and unpaired copies another") {
   CHECK(units.only_b == std::vector<std::vector<size_t>>{{7}});
 }
 
+TEST_CASE("records whose counts contradict that they have one prompt are no copies") {
+  ContrastCounts counts = empty_counts(1, 2, 3, false);  // a0 b0 a1 b1 a2 b2
+  for (ContrastRecord& record : counts.records) record.prompts = {"same"}, record.decided_by_prompt = true;
+  counts.selected[4 * counts.n_rows()] = 1;  // a2
+  const ContrastUnits units = contrast_units(counts);
+  CHECK(units.only_a == std::vector<std::vector<size_t>>{{0, 2}, {4}});
+  CHECK(units.only_b == std::vector<std::vector<size_t>>{{1, 3, 5}});
+}
+
 TEST_CASE("resampling is that of a naive resampler with the same draws") {
   for (const Pairing pairing : {Pairing::all, Pairing::none, Pairing::some}) {
     ContrastCounts counts = formula_counts(pairing);
