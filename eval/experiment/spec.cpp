@@ -255,16 +255,7 @@ class SpecParser {
 
   JudgeSpec read_judge(const json::Ref& judges, const std::string& name, const json::Ref& ref) const {
     const JudgeCommand judge = parse_judge(checked_name(judges, name), ref);
-    JudgeSpec out{judge.name, judge.argv, judge.argv, judge.timeout_seconds, judge.batch};
-    for (size_t i = 0; i < out.command.size(); ++i) {
-      std::string& word = out.command[i];
-      const std::filesystem::path local = spec_.base_dir / word;
-      std::error_code ignored;
-      if (!word.empty() && (i > 0 || word.find('/') != std::string::npos) &&
-          std::filesystem::is_regular_file(local, ignored))
-        word = local.string();
-    }
-    return out;
+    return {judge.name, judge.argv, command_beside(judge.argv, spec_.base_dir), judge.timeout_seconds, judge.batch};
   }
 
   void check_metric(const json::Ref& ref) const {

@@ -132,6 +132,28 @@ JudgeCommand parse_judge(const std::string& name, const json::Ref& object) {
   return judge;
 }
 
+std::vector<std::string> command_beside(const std::vector<std::string>& argv, const std::filesystem::path& dir) {
+  std::vector<std::string> command = argv;
+  for (size_t i = 0; i < command.size(); ++i) {
+    const std::filesystem::path local = dir / command[i];
+    std::error_code ignored;
+    if (!command[i].empty() && (i > 0 || command[i].find('/') != std::string::npos) &&
+        std::filesystem::is_regular_file(local, ignored))
+      command[i] = local.string();
+  }
+  return command;
+}
+
+std::vector<JudgeCommand> read_judges(const std::filesystem::path& file) {
+  const json::Value value = json::parse_file(file);
+  std::vector<JudgeCommand> judges;
+  for (const auto& [name, judge] : json::Ref(value, file.string()).members()) {
+    judges.push_back(parse_judge(name, judge));
+    judges.back().argv = command_beside(judges.back().argv, file.parent_path());
+  }
+  return judges;
+}
+
 double run_judge(const JudgeCommand& judge, const std::string& id, const std::string& prompt, std::string_view text) {
   const std::string where = "judge " + judge.name + ": " + id;
   for (const auto& [value, what] : {std::pair{&id, "id"}, {&prompt, "prompt"}}) {

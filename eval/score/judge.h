@@ -1,6 +1,7 @@
 // Judges: commands of the user's that score a text, so that a run can use any classifier without compiling anything.
 #pragma once
 #include <cstdint>
+#include <filesystem>
 #include <span>
 #include <string>
 #include <string_view>
@@ -22,6 +23,12 @@ struct JudgeCommand {
 // string, "timeout" is in seconds, above 0 and at most a day, "batch" from 1 to 100000 (none: 0). Throws Error at the
 // place.
 JudgeCommand parse_judge(const std::string& name, const json::Ref& object);
+
+// A command's words, in which those that name a file in `dir` are that file (the program: only with a '/').
+std::vector<std::string> command_beside(const std::vector<std::string>& argv, const std::filesystem::path& dir);
+
+// A file {"NAME": {"command": ...}, ...}, what an experiment has as "judges"; commands beside it. Throws Error.
+std::vector<JudgeCommand> read_judges(const std::filesystem::path& file);
 
 // What a judge is asked of.
 struct JudgedText {

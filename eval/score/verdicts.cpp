@@ -1,7 +1,5 @@
 #include "eval/score/verdicts.h"
 
-#include <algorithm>
-
 namespace signalbox::eval {
 
 bool Verdicts::known(int64_t record, const std::string& text) const {
@@ -26,10 +24,7 @@ void Verdicts::judge(int64_t record, const JudgedText& text, std::function<void(
       continue;
     }
     auto& pending = pending_[j];
-    const bool asked = std::any_of(pending.begin(), pending.end(), [&](const auto& one) {
-      return one.first == record && one.second.text == text.text;
-    });
-    if (!asked) pending.emplace_back(record, text);
+    if (asked_.insert({j, record, text.text}).second) pending.emplace_back(record, text);
     full = full || static_cast<int64_t>(pending.size()) >= judges_[j].batch;
   }
   if (known(record, text.text)) return then(scores(record, text.text));

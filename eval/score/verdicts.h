@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <set>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -41,6 +42,7 @@ class Verdicts {
 
   std::vector<JudgeCommand> judges_;
   std::map<Key, double> scores_;
+  std::set<Key> asked_;                                               // of judges of batches
   std::vector<std::vector<std::pair<int64_t, JudgedText>>> pending_;  // [judges] record and text, each once
   std::vector<Waiting> waiting_;
 };

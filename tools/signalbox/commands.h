@@ -16,6 +16,7 @@ int misroute_command(int argc, char** argv);
 int merge_command(int argc, char** argv);
 int analyze_command(int argc, char** argv);
 int report_command(int argc, char** argv);
+int judge_command(int argc, char** argv);
 int regimes_command(int argc, char** argv);
 int faithfulness_command(int argc, char** argv);
 int data_command(int argc, char** argv);

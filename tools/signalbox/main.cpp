@@ -36,6 +36,7 @@ constexpr Command commands[] = {
     {"merge", merge_command, "put the shards of a run together"},
     {"analyze", analyze_command, "which experts differ between conditions, with intervals and p-values"},
     {"report", report_command, "one HTML file with pictures"},
+    {"judge", judge_command, "hold a rule or a judge against labels, and correct a run's rates"},
     {"regimes", regimes_command, "routing profiles of ways of asking, and recurring experts"},
     {"faithfulness", faithfulness_command, "does the written explanation decide the answer?"},
     {"data", data_command, "convert, pair, split and generate records"},
