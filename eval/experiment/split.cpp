@@ -260,6 +260,11 @@ std::vector<std::string> default_metrics(const ExperimentSpec& spec, const std::
   return metrics;
 }
 
+void check_metrics(const ExperimentSpec& spec, const std::vector<Record>& tested) {
+  for (size_t i = 0; i < spec.metrics.size(); ++i)
+    check_metric(spec, "metrics[" + std::to_string(i) + "]", spec.metrics[i], tested);
+}
+
 CheckedData check_against_records(const ExperimentSpec& spec, const std::vector<Record>& records) {
   const SplitResult split = split_and_check(spec, records);
   const std::vector<Record> tested = chosen(records, split.splits.test), tuned = chosen(records, split.splits.tune);
@@ -284,8 +289,7 @@ CheckedData check_against_records(const ExperimentSpec& spec, const std::vector<
   out.facts.rankings = check_rankings(spec, without_model);
 
   if (!spec.metrics_given) default_metrics(spec, tested);
-  for (size_t i = 0; spec.metrics_given && i < spec.metrics.size(); ++i)
-    check_metric(spec, "metrics[" + std::to_string(i) + "]", spec.metrics[i], tested);
+  if (spec.metrics_given) check_metrics(spec, tested);
   if (spec.tune) check_metric(spec, "tune.metric", spec.tune->metric, tuned);
 
   out.facts.copies = count_copies(tested);

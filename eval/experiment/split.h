@@ -43,6 +43,9 @@ void check_deal(const ExperimentSpec& spec, const std::vector<Record>& records, 
 void check_encoded_prompts(const ExperimentSpec& spec, const std::vector<Record>& records, const Splits& splits,
                            const std::vector<std::vector<std::string>>& hashes);
 
+// Of this the metrics alone: those of the spec for which every tested record lacks something. Throws Error.
+void check_metrics(const ExperimentSpec& spec, const std::vector<Record>& tested);
+
 // What of the spec needs text, of a model that has no tokenizer. Throws Error naming the key.
 void refuse_without_tokenizer(const ExperimentSpec& spec);
 

@@ -14,6 +14,7 @@ int run_command(int argc, char** argv);
 int deactivate_command(int argc, char** argv);
 int misroute_command(int argc, char** argv);
 int merge_command(int argc, char** argv);
+int rescore_command(int argc, char** argv);
 int analyze_command(int argc, char** argv);
 int report_command(int argc, char** argv);
 int judge_command(int argc, char** argv);

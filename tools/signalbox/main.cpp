@@ -34,6 +34,7 @@ constexpr Command commands[] = {
     {"deactivate", deactivate_command, "a run from flags: ban the experts of a contrast, beside random ones"},
     {"misroute", misroute_command, "a run from flags: send tokens elsewhere, by policy and dose"},
     {"merge", merge_command, "put the shards of a run together"},
+    {"rescore", rescore_command, "a finished run with other metrics, without generating again"},
     {"analyze", analyze_command, "which experts differ between conditions, with intervals and p-values"},
     {"report", report_command, "one HTML file with pictures"},
     {"judge", judge_command, "hold a rule or a judge against labels, and correct a run's rates"},
