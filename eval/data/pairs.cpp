@@ -267,7 +267,8 @@ CompletionResult completion_pairs(const std::vector<Row>& records, const Complet
         // The keys that told the two sides apart are the targets and conditions now.
         const json::Value copy = half_of(row.object, root.at("id").string(), is_safe ? "safe" : "unsafe");
         for (const auto& [key, value] : copy.members())
-          if (key != "safe" && key != "unsafe" && key != "response" && key != "is_safe" && key != "source_condition")
+          if (key != "safe" && key != "unsafe" && key != "response" && key != "is_safe" && key != "source_condition" &&
+              (is_safe || key != "safe_source"))
             half.set(key, value);
         if (is_safe && given && prompt.safe[i].row != &row)
           half.set("safe_id", json::Ref(prompt.safe[i].row->object, prompt.safe[i].row->where).at("id").string());

@@ -13,7 +13,7 @@ TEST_CASE("docs: the commands of data.md work as pasted" *
           doctest::test_suite("repeats: commands as pasted, which other tests run too")) {
   const test::TemporaryDirectory directory;
   const auto blocks = test::fenced_blocks(test::page_of("docs/data.md"), "sh");
-  CHECK(blocks.size() == 8);
+  CHECK(blocks.size() == 9);
   for (const std::string& block : blocks) {
     CAPTURE(block);
     const test::Ran ran = test::paste(block, directory.path());

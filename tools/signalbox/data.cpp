@@ -10,10 +10,13 @@
 #include "eval/data/pairs.h"
 #include "eval/data/records.h"
 #include "eval/data/structural.h"
+#include "eval/score/safe_completions.h"
 #include "tools/signalbox/commands.h"
 #include "tools/signalbox/flags.h"
 #include "tools/signalbox/open.h"
 #include "tools/terminal/output.h"
+#include "tools/terminal/progress.h"
+#include "tools/terminal/signals.h"
 
 namespace signalbox::tools {
 
@@ -189,6 +192,9 @@ struct PairArguments {
   std::vector<std::string> files, against;
   bool target = false, keep_pairs = false;
   uint64_t seed = 0;
+  SafeAsking asking;  // --safe model
+  CommonOptions run;
+  std::string summary;
 };
 
 std::string told(const DocumentPairResult& result) {
@@ -203,6 +209,56 @@ std::string told(const DocumentPairResult& result) {
                                      : std::string());
 }
 
+void set_prefix(const DataOptions& o, CompletionPairs& options) {
+  options.prefix_given = o.prefix != "auto";
+  options.prefix = o.prefix == "auto" || o.prefix == "none" ? "" : unescape(o.prefix, "--target-prefix");
+}
+
+// --safe model: the model writes the safe side.
+int model_pairs(const PairArguments& a, const DataOptions& o) {
+  if (o.model.empty()) throw UsageError("--safe model", "expected --model beside it, found none");
+  if (a.asking.tries > 1 && a.asking.sampling.temperature == 0)
+    throw UsageError("--tries", "expected a --temperature above 0, for tries at 0 are alike, found 0");
+  const std::vector<Row> rows = rows_of(a.files);
+  CommonOptions run = a.run;
+  run.model = o.model;
+  run.quiet = o.quiet;
+  run.numerics = "invariant";  // texts must not depend on which others are written beside them
+  run.template_variables = o.variables;
+  run.date = o.date;
+  const Session session = open_session(run);
+  SafeAsking asking = a.asking;
+  asking.sampling.seed = a.seed;
+  asking.instruction = unescape(asking.instruction, "--safe-instruction");
+  tell_cpu_fallback(run, *session.backend);
+  catch_signals();
+  Progress progress("asking", static_cast<int64_t>(rows.size()), o.quiet);
+  SafeCompletions found =
+      safe_completions(session, rows, asking, [&](int64_t done, int64_t) { progress.update(done); });
+  if (!found.finished) return 3;
+  progress.done();
+  const json::Value summary = safe_summary(found);
+  if (!a.summary.empty()) write_file_atomically(a.summary, json::dump(summary, 1) + "\n");
+  const json::Value& dropped = *summary.find("dropped");
+  note(o, "the model was asked for " + std::to_string(found.n_asked) + " safe completions and wrote " +
+              std::to_string(found.records.size()) +
+              " that the rules call refusals; dropped: " + std::to_string(dropped.find("no_refusal")->integer()) +
+              " that are none, " + std::to_string(dropped.find("empty")->integer()) + " empty, " +
+              std::to_string(dropped.find("cut")->integer()) + " cut before a sentence ended");
+  if (found.n_replaced + found.n_safe_rows > 0)
+    note(o, std::to_string(found.n_replaced + found.n_safe_rows) + " safe texts of the data are not used");
+  if (found.records.empty())
+    throw Error(o.model, "expected a refusal of at least one prompt, found none (--tries, --safe-instruction)");
+  CompletionPairs options;
+  options.safe = SafeSide::data;
+  options.chat_template = session.chat_template.get();
+  options.template_variables = session.encode.template_variables;
+  set_prefix(o, options);
+  const CompletionResult result = completion_pairs(found.records, options);
+  note(o, std::to_string(result.records.size() / 2) + " pairs");
+  return finish(o, result.records);
+}
+
 int pairs(const PairArguments& a, const CLI::App& app, const DataOptions& o) {
   const bool document = a.kind == "document";
   for (const char* flag :
@@ -214,13 +270,19 @@ int pairs(const PairArguments& a, const CLI::App& app, const DataOptions& o) {
   if (a.keep_pairs && a.against.empty()) throw UsageError("--keep-pairs", "expected --against beside it, found none");
   for (const char* flag : {"--target", "--template-without", "--target-prefix"})
     if (a.keep_pairs && app.count(flag)) throw UsageError(flag, "expected no --keep-pairs beside it, found it");
+  const bool asks = !document && a.safe == "model";
+  for (const char* flag :
+       {"--tries", "--temperature", "--safe-instruction", "--summary", "--device", "--threads", "--batch"})
+    if (!asks && app.count(flag)) throw UsageError(flag, "expected --safe model beside it, found none");
+  if (asks) return model_pairs(a, o);
   const OpenedStyle opened = open_style(o);
   const std::vector<Row> rows = rows_of(a.files);
-  const bool prefix_given = o.prefix != "auto";
-  const std::string prefix = o.prefix == "auto" || o.prefix == "none" ? "" : unescape(o.prefix, "--target-prefix");
+  CompletionPairs completions;
+  set_prefix(o, completions);
   if (document) {
     need_chat_for_model(o);
-    DocumentPairs options{opened.style, opened.style, a.target, prefix, prefix_given, {}, a.seed, a.keep_pairs};
+    DocumentPairs options{opened.style, opened.style, a.target,    completions.prefix, completions.prefix_given,
+                          {},           a.seed,       a.keep_pairs};
     options.without.text = a.without;
     for (const std::string& name : a.against)
       options.against.push_back(name == "shuffled" ? Against::shuffled : Against::unrelated);
@@ -232,14 +294,11 @@ int pairs(const PairArguments& a, const CLI::App& app, const DataOptions& o) {
     if (result.n_exchanged > 0) note(o, told(result));
     return finish(o, result.records);
   }
-  CompletionPairs options;
-  options.safe = a.safe == "data" ? SafeSide::data : a.safe == "refusals" ? SafeSide::refusals : SafeSide::either;
-  options.seed = a.seed;
-  options.chat_template = opened.style.chat_template;
-  options.template_variables = opened.style.template_variables;
-  options.prefix = prefix;
-  options.prefix_given = prefix_given;
-  const CompletionResult result = completion_pairs(rows, options);
+  completions.safe = a.safe == "data" ? SafeSide::data : a.safe == "refusals" ? SafeSide::refusals : SafeSide::either;
+  completions.seed = a.seed;
+  completions.chat_template = opened.style.chat_template;
+  completions.template_variables = opened.style.template_variables;
+  const CompletionResult result = completion_pairs(rows, completions);
   note(o, std::to_string(result.records.size() / 2) + " pairs, " + std::to_string(result.refusals) +
               " with a refusal sentence; " + std::to_string(result.without_unsafe) +
               " prompts left out for want of an unsafe completion");
@@ -331,12 +390,31 @@ int data_command(int argc, char** argv) {
   pairs_app
       ->add_option("--safe", pair_arguments.safe,
                    "completions: the safe side is from the data, from the refusal "
-                   "sentences, or either: those where the data has none")
-      ->check(CLI::IsMember({"either", "data", "refusals"}))
+                   "sentences, or either: those where the data has none; or --model writes it")
+      ->check(CLI::IsMember({"either", "data", "refusals", "model"}))
+      ->capture_default_str();
+  pairs_app->add_option("--tries", pair_arguments.asking.tries, "--safe model: at most; the first refusal counts")
+      ->check(CLI::Range(1, 1000))
+      ->capture_default_str();
+  pairs_app->add_option("--temperature", pair_arguments.asking.sampling.temperature, "--safe model: of its text")
+      ->check(not_nan_validator())
+      ->check(CLI::Range(0.0, 1000.0))
+      ->capture_default_str();
+  pairs_app->add_option("--safe-instruction", pair_arguments.asking.instruction,
+                        "--safe model: what it is asked, with {prompt} and {words} (default: docs/data.md)");
+  pairs_app->add_option("--summary", pair_arguments.summary,
+                        "--safe model: a JSON file that says which prompts were dropped and why");
+  pairs_app->add_option("--device", pair_arguments.run.device, "--safe model: auto | cpu | cuda[:N]")
+      ->capture_default_str();
+  pairs_app->add_option("--threads", pair_arguments.run.threads, "--safe model: CPU threads, 0 = all")
+      ->check(CLI::Range(0, 1024))
+      ->capture_default_str();
+  pairs_app->add_option("--batch", pair_arguments.run.batch, "--safe model: sequences at once")
+      ->check(CLI::Range(1, 4096))
       ->capture_default_str();
   pairs_app
       ->add_option("--seed", pair_arguments.seed,
-                   "completions: of the order of refusal sentences; document: of --against")
+                   "completions: of the order of refusal sentences, and of the model's text; document: of --against")
       ->capture_default_str();
   add_prompt(*pairs_app, o);
   add_prefix(*pairs_app, o);
