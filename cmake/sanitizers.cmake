@@ -21,7 +21,4 @@ if(SIGNALBOX_SANITIZE)
     set(kernel_options "SHELL:-mllvm -pragma-unroll-threshold=1" -Wno-pass-failed)
   endif()
   set(light_options -O0)
-  # Templates nest as deep as their text, and frames are large without optimisation.
-  file(GLOB deep_sources CONFIGURE_DEPENDS loaders/template/*.cpp)
-  set_source_files_properties(${deep_sources} PROPERTIES COMPILE_OPTIONS -O1 SKIP_PRECOMPILE_HEADERS ON)
 endif()

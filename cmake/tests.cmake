@@ -6,7 +6,6 @@
 #   *_driver          programs that tests in Python drive
 #   fuzz_targets      the fuzzers, with SIGNALBOX_FUZZ
 set(SIGNALBOX_SELECTED_TESTS "" CACHE STRING "Test files of the target selected_tests")
-set(product signalbox_tools signalbox_engine signalbox_kernels signalbox_base)
 
 file(GLOB_RECURSE test_sources CONFIGURE_DEPENDS tests/*_test.cpp)
 file(GLOB_RECURSE support_sources CONFIGURE_DEPENDS tests/*.cpp)
@@ -43,6 +42,7 @@ function(add_test_binary name)
   endif()
 endfunction()
 add_test_binary(signalbox_tests ${test_sources})
+compile_together(signalbox_tests)
 target_link_libraries(signalbox_tests PRIVATE signalbox_kernel_tests signalbox_device_tests)
 if(SIGNALBOX_SELECTED_TESTS)
   add_test_binary(selected_tests ${SIGNALBOX_SELECTED_TESTS})
@@ -63,7 +63,7 @@ file(GLOB driver_sources CONFIGURE_DEPENDS tests/*/*_driver.cpp)
 foreach(source ${driver_sources})
   get_filename_component(name ${source} NAME_WE)
   add_executable(${name} EXCLUDE_FROM_ALL ${source})
-  target_link_libraries(${name} PRIVATE signalbox_engine signalbox_kernels signalbox_base)
+  target_link_libraries(${name} PRIVATE signalbox_engine signalbox_template signalbox_kernels signalbox_base)
 endforeach()
 
 if(SIGNALBOX_FUZZ)

@@ -27,14 +27,14 @@ using safetensors::TensorInfo;
 
 namespace {
 
-constexpr size_t buffer_bytes = size_t{1} << 20;
+constexpr size_t merge_bytes = size_t{1} << 20;
 
 // The lines of a records.jsonl or texts.jsonl by number.
 class LineFile {
  public:
   LineFile(const fs::path& file, int64_t n_lines) : name_(file.string()), in_(file, std::ios::binary) {
     if (!in_) throw Error(name_, std::string("cannot open the file: ") + std::strerror(errno));
-    std::string buffer(buffer_bytes, '\0');
+    std::string buffer(merge_bytes, '\0');
     uint64_t end = 0;
     bool ended = true;
     while (in_.read(buffer.data(), static_cast<std::streamsize>(buffer.size())), in_.gcount() > 0) {
@@ -161,7 +161,7 @@ void write_rows(safetensors::Writer& writer, const std::vector<Part>& parts, std
     part.file->check_unchanged();
     for (size_t done = static_cast<size_t>(rows.begin) * row_bytes, end = static_cast<size_t>(rows.end) * row_bytes;
          done < end;) {
-      const size_t n = std::min(buffer_bytes, end - done);
+      const size_t n = std::min(merge_bytes, end - done);
       writer.write(data + done, n);
       done += n;
     }
@@ -251,7 +251,7 @@ void merge_traces(const fs::path& dir, std::span<const fs::path> dirs, std::span
     std::string lines;
     for (const TracePick& pick : order) {
       (parts[static_cast<size_t>(pick.part)].*from)->append(pick.sample, lines);
-      if (lines.size() < buffer_bytes) continue;
+      if (lines.size() < merge_bytes) continue;
       file.write(lines);
       lines.clear();
     }

@@ -209,19 +209,19 @@ struct Completion {
 };
 
 // A prompt's completions, in file order.
-struct Prompt {
+struct Asked {
   std::vector<Completion> unsafe, safe;
 };
 
 // Records of one prompt are one entry; those with completions of their own are one each.
-std::vector<Prompt> gather(const std::vector<Row>& records) {
-  std::vector<Prompt> prompts;
+std::vector<Asked> gather(const std::vector<Row>& records) {
+  std::vector<Asked> prompts;
   std::map<std::string, size_t> by_prompt;
   for (const Row& row : records) {
     const json::Ref root(row.object, row.where);
     const auto unsafe = root.find("unsafe"), safe = root.find("safe");
     if (unsafe) {
-      Prompt prompt;
+      Asked prompt;
       prompt.unsafe.push_back({&row, unsafe->string()});
       if (safe) prompt.safe.push_back({&row, safe->string()});
       prompts.push_back(std::move(prompt));
@@ -234,7 +234,7 @@ std::vector<Prompt> gather(const std::vector<Row>& records) {
     if (!key) root.fail("expected \"prompt\" or \"messages\", found neither");
     auto [entry, fresh] = by_prompt.emplace(json::dump(*key), prompts.size());
     if (fresh) prompts.emplace_back();
-    Prompt& prompt = prompts[entry->second];
+    Asked& prompt = prompts[entry->second];
     (root.at("is_safe").boolean() ? prompt.safe : prompt.unsafe).push_back({&row, root.at("response").string()});
   }
   return prompts;
@@ -249,7 +249,7 @@ CompletionResult completion_pairs(const std::vector<Row>& records, const Complet
   PromptStyle style;
   style.chat_template = options.chat_template;
   style.template_variables = options.template_variables;
-  for (const Prompt& prompt : gather(records)) {
+  for (const Asked& prompt : gather(records)) {
     if (prompt.unsafe.empty()) ++out.without_unsafe;
     for (size_t i = 0; i < prompt.unsafe.size(); ++i) {
       const Row& row = *prompt.unsafe[i].row;

@@ -63,7 +63,7 @@ json::Value spans_value(const std::vector<NamedRange>& spans) {
   return value;
 }
 
-json::Value message(const char* role, const std::string& content) {
+json::Value message_of(const char* role, const std::string& content) {
   json::Value value = json::Value::object();
   value.set("role", role).set("content", content);
   return value;
@@ -149,8 +149,8 @@ json::Value place_prompt(const Row& draft, const PromptStyle& style) {
   bool spans = true;
   if (style.chat) {
     json::Value messages = json::Value::array();
-    if (!style.system.empty()) messages.push_back(message("system", style.system));
-    messages.push_back(message("user", filled.text));
+    if (!style.system.empty()) messages.push_back(message_of("system", style.system));
+    messages.push_back(message_of("user", filled.text));
     spans = style.chat_template != nullptr;
     if (spans) {
       const Rendered rendered = style.chat_template->render(messages, true, style.template_variables);

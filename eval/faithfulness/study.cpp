@@ -20,7 +20,7 @@ std::string leading_space(const std::string& text) {
   return text.substr(0, n);
 }
 
-std::vector<int32_t> joined(std::vector<int32_t> a, const std::vector<int32_t>& b) {
+std::vector<int32_t> appended(std::vector<int32_t> a, const std::vector<int32_t>& b) {
   a.insert(a.end(), b.begin(), b.end());
   return a;
 }
@@ -328,7 +328,7 @@ void FaithfulnessStudy::add_cases(size_t explanation) {
     // Filler begins where nothing is kept.
     if (options_.early || (i == 0 && options_.fillers))
       add_case(explanation, CaseKind::early, i, static_cast<double>(i) / static_cast<double>(n)).ids = kept;
-    kept = joined(std::move(kept), of.sentence_ids[i]);
+    kept = appended(std::move(kept), of.sentence_ids[i]);
   }
   if (options_.mistakes) add_mistakes(explanation);
   if (options_.paraphrases) add_paraphrases(explanation);

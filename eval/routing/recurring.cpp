@@ -17,7 +17,7 @@ namespace signalbox::eval {
 
 namespace {
 
-constexpr size_t block_rows = 64;  // experts whose replicates are made together
+constexpr size_t block_experts = 64;  // experts whose replicates are made together
 
 // The trajectories of one base prompt under one regime, averaged.
 struct Cell {
@@ -381,9 +381,9 @@ std::vector<RecurringExpert> recurring_experts(const Table& table, const std::ve
   const std::vector<uint16_t> draws = multiplicities(options, table.n_units);
   std::vector<Interval> intervals(n_rows);
   ThreadPool pool(std::max(options.threads, 1));
-  pool.parallel_for(static_cast<int64_t>((n_rows + block_rows - 1) / block_rows), [&](int64_t block, int) {
-    const size_t begin = static_cast<size_t>(block) * block_rows;
-    score_block(table, options, draws, roles, mine, begin, std::min(begin + block_rows, n_rows), intervals);
+  pool.parallel_for(static_cast<int64_t>((n_rows + block_experts - 1) / block_experts), [&](int64_t block, int) {
+    const size_t begin = static_cast<size_t>(block) * block_experts;
+    score_block(table, options, draws, roles, mine, begin, std::min(begin + block_experts, n_rows), intervals);
   });
 
   std::vector<RecurringExpert> out(n_rows);
@@ -451,8 +451,8 @@ DifficultyTrend trend_of(const Table& table, size_t regime, const std::map<doubl
       for (size_t row = 0; row < n_rows; ++row) trend.slope[row] += factor[k] * table.cells[regime][b].share[row];
 
   ThreadPool pool(std::max(options.threads, 1));
-  pool.parallel_for(static_cast<int64_t>((n_rows + block_rows - 1) / block_rows), [&](int64_t block, int) {
-    const size_t begin = static_cast<size_t>(block) * block_rows, width = std::min(block_rows, n_rows - begin);
+  pool.parallel_for(static_cast<int64_t>((n_rows + block_experts - 1) / block_experts), [&](int64_t block, int) {
+    const size_t begin = static_cast<size_t>(block) * block_experts, width = std::min(block_experts, n_rows - begin);
     const ResamplingDraws draws(options.seed, Resampling::bootstrap, 1);
     std::vector<uint32_t> bits(members.size());
     std::vector<std::vector<double>> slopes(width, std::vector<double>(static_cast<size_t>(options.resamples), 0.0));

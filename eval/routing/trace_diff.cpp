@@ -58,7 +58,7 @@ bool of_positions(const Order& place) {
 }
 
 // Rows of a sample in blocks, so that memory does not grow with the traces.
-constexpr int64_t block_rows = 256;
+constexpr int64_t rows_at_once = 256;
 
 void compare_floats(const TraceReader& a, const TraceReader& b, const Order& place, TraceReader::Rows rows_a,
                     TraceReader::Rows rows_b, const std::string& sample, double tolerance, TraceComparison& out,
@@ -78,8 +78,8 @@ void compare_floats(const TraceReader& a, const TraceReader& b, const Order& pla
   }
   const int64_t part_a = width / n_parts, part_b = n_parts > 1 ? width_b / n_parts : part_a;
   const bool logits = place.name == "logits";
-  for (int64_t begin = 0; begin < rows_a.size(); begin += block_rows) {
-    const int64_t n = std::min(block_rows, rows_a.size() - begin);
+  for (int64_t begin = 0; begin < rows_a.size(); begin += rows_at_once) {
+    const int64_t n = std::min(rows_at_once, rows_a.size() - begin);
     const std::vector<float> va = a.floats(place.name, {rows_a.begin + begin, rows_a.begin + begin + n});
     const std::vector<float> vb = b.floats(place.name, {rows_b.begin + begin, rows_b.begin + begin + n});
     for (int64_t r = 0; r < n; ++r) {
@@ -120,8 +120,8 @@ void compare_ids(const TraceReader& a, const TraceReader& b, const Order& place,
   auto found = std::find_if(out.layers.begin(), out.layers.end(),
                             [&](const LayerAgreement& layer) { return layer.layer == place.layer; });
   if (found == out.layers.end()) found = out.layers.insert(out.layers.end(), {place.layer, 0, 0, 0, 0, 0});
-  for (int64_t begin = 0; begin < rows_a.size(); begin += block_rows) {
-    const int64_t n = std::min(block_rows, rows_a.size() - begin);
+  for (int64_t begin = 0; begin < rows_a.size(); begin += rows_at_once) {
+    const int64_t n = std::min(rows_at_once, rows_a.size() - begin);
     const std::vector<int32_t> va = a.ids({rows_a.begin + begin, rows_a.begin + begin + n});
     const std::vector<int32_t> vb = b.ids({rows_b.begin + begin, rows_b.begin + begin + n});
     const Routes routes_a{n, la, ka, va, {}}, routes_b{n, lb, kb, vb, {}};

@@ -12,7 +12,7 @@ namespace signalbox::eval {
 
 namespace {
 
-std::string text_or_empty(const json::Ref& object, std::string_view key) {
+std::string header_text(const json::Ref& object, std::string_view key) {
   const auto found = object.find(key);
   return found ? found->string() : std::string();
 }
@@ -119,8 +119,8 @@ void TraceSet::read_records_of(size_t t, std::map<std::string, size_t>& seen) {
     const json::Value parsed = json::parse(line, where);
     const json::Ref object(parsed, where);
     object.expect_object();
-    TraceRecord record{object.at("id").string(), text_or_empty(object, "condition"), text_or_empty(object, "pair"),
-                       text_or_empty(object, "domain")};
+    TraceRecord record{object.at("id").string(), header_text(object, "condition"), header_text(object, "pair"),
+                       header_text(object, "domain")};
     if (n >= traces_[t]->n_samples())
       throw Error(where, "expected " + std::to_string(traces_[t]->n_samples()) +
                              " lines, as many as the trace has samples, found more");

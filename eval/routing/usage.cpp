@@ -10,7 +10,7 @@ namespace signalbox::eval {
 
 namespace {
 
-constexpr int64_t block_rows = 4096;
+constexpr int64_t counted_rows = 4096;
 
 // Counts of one domain.
 struct Tally {
@@ -37,8 +37,8 @@ std::vector<Usage> usage_table(const TraceSet& set, const TokenFilter& filter) {
       mine.push_back(&tallies[static_cast<size_t>(std::find(names.begin() + 1, names.end(), domain) - names.begin())]);
     const TraceReader::Rows all = trace.rows(sample.index);
     const int64_t n_slots = trace.n_slots();
-    for (int64_t begin = all.begin; begin < all.end; begin += block_rows) {
-      const TraceReader::Rows rows{begin, std::min(begin + block_rows, all.end)};
+    for (int64_t begin = all.begin; begin < all.end; begin += counted_rows) {
+      const TraceReader::Rows rows{begin, std::min(begin + counted_rows, all.end)};
       const std::vector<uint8_t> counted = counted_tokens(trace, rows, filter);
       const std::vector<int32_t> ids = trace.ids(rows);
       const std::vector<float> weights = weighted ? trace.weights(rows) : std::vector<float>();

@@ -44,7 +44,7 @@ std::optional<double> missed_answer(const Record& record, const Sample& sample) 
   return as_score(abstained(sample.text));
 }
 
-constexpr std::array rows = {
+constexpr std::array abstention_rows = {
     Scorer{.name = "abstained",
            .summary = "the text says that it does not know, by phrase rules; 0 or 1",
            .needs = Needs::text,
@@ -84,6 +84,6 @@ constexpr std::array rows = {
 
 }  // namespace
 
-std::span<const Scorer> abstention_scorers() { return rows; }
+std::span<const Scorer> abstention_scorers() { return abstention_rows; }
 
 }  // namespace signalbox::eval

@@ -102,7 +102,7 @@ std::optional<double> choice_unparsed(const Record& record, const Sample& sample
   return as_score(!parse_choice(sample.text, choices->options));
 }
 
-constexpr std::array rows = {
+constexpr std::array correctness_rows = {
     Scorer{.name = "em",
            .summary = "the text equals an answer, both normalised as in SQuAD; 0 or 1",
            .needs = Needs::text,
@@ -152,6 +152,6 @@ constexpr std::array rows = {
 
 }  // namespace
 
-std::span<const Scorer> correctness_scorers() { return rows; }
+std::span<const Scorer> correctness_scorers() { return correctness_rows; }
 
 }  // namespace signalbox::eval

@@ -60,7 +60,7 @@ std::optional<double> ppl(const Record&, const Sample& sample) {
 std::optional<double> kl(const Record&, const Sample& sample) { return mean_of(sample.divergence); }
 std::optional<double> top1(const Record&, const Sample& sample) { return mean_of(sample.same_top); }
 
-constexpr std::array rows = {
+constexpr std::array degradation_rows = {
     Scorer{.name = "ppl",
            .summary = "exp(-mean log p) of the target, or of all predicted tokens without one; 1 or more",
            .needs = Needs::logprobs,
@@ -110,6 +110,6 @@ constexpr std::array rows = {
 
 }  // namespace
 
-std::span<const Scorer> degradation_scorers() { return rows; }
+std::span<const Scorer> degradation_scorers() { return degradation_rows; }
 
 }  // namespace signalbox::eval

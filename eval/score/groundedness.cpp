@@ -150,7 +150,7 @@ std::vector<ScoredUnit> document_gain(const SampleGroup& group) {
   return out;
 }
 
-constexpr std::array rows = {
+constexpr std::array groundedness_rows = {
     Scorer{.name = "grounded",
            .summary = "the final answer, or an answer of the record that it holds, stands in the document; 0 or 1",
            .needs = Needs::text,
@@ -182,6 +182,6 @@ constexpr std::array rows = {
 
 }  // namespace
 
-std::span<const Scorer> groundedness_scorers() { return rows; }
+std::span<const Scorer> groundedness_scorers() { return groundedness_rows; }
 
 }  // namespace signalbox::eval

@@ -28,7 +28,7 @@ std::optional<double> complied(const Record& record, const Sample& sample) {
   return 1;
 }
 
-constexpr std::array rows = {
+constexpr std::array refusal_rows = {
     Scorer{.name = "refused",
            .summary = "the text declines to help, by phrase rules; 0 or 1",
            .needs = Needs::text,
@@ -48,6 +48,6 @@ constexpr std::array rows = {
 
 }  // namespace
 
-std::span<const Scorer> refusal_scorers() { return rows; }
+std::span<const Scorer> refusal_scorers() { return refusal_rows; }
 
 }  // namespace signalbox::eval

@@ -143,7 +143,7 @@ std::vector<ScoredUnit> gained(const SampleGroup& group) {
   });
 }
 
-constexpr std::array rows = {
+constexpr std::array stability_rows = {
     Scorer{.name = "answer_agreement",
            .summary = "the same normalised final answer as the baseline's; 0 or 1",
            .needs = Needs::text,
@@ -213,6 +213,6 @@ constexpr std::array rows = {
 
 }  // namespace
 
-std::span<const Scorer> stability_scorers() { return rows; }
+std::span<const Scorer> stability_scorers() { return stability_rows; }
 
 }  // namespace signalbox::eval

@@ -14,13 +14,13 @@ namespace {
 constexpr int64_t max_id = 1 << 27;  // of a token: keeps the tables by id small
 constexpr char32_t n_direct = 0x180;
 
-uint64_t hash_of(std::string_view text) {
+uint64_t slot_hash(std::string_view text) {
   uint64_t h = 0xCBF29CE484222325ull;
   for (char c : text) h = (h ^ static_cast<unsigned char>(c)) * 0x100000001B3ull;
   return h ^ h >> 29;
 }
 
-uint64_t hash_of(uint64_t x) {
+uint64_t slot_hash(uint64_t x) {
   x = (x ^ x >> 31) * 0x7FB5D329728EA185ull;
   x = (x ^ x >> 27) * 0x81DADEF4BC2DD44Dull;
   return x ^ x >> 33;
@@ -41,7 +41,7 @@ void Vocabulary::grow(size_t slots) {
   slots_.assign(slots, Entry{});
   for (const Entry& entry : old) {
     if (entry.id < 0) continue;
-    size_t slot = hash_of(text_of(entry)) & (slots - 1);
+    size_t slot = slot_hash(text_of(entry)) & (slots - 1);
     while (slots_[slot].id >= 0) slot = (slot + 1) & (slots - 1);
     slots_[slot] = entry;
   }
@@ -55,7 +55,7 @@ void Vocabulary::add(std::string_view token, int32_t id, const std::string& wher
   if (index < by_id_.size() && by_id_[index].id >= 0)
     throw Error(where, "expected an id for each token, found id " + std::to_string(id) + " for both " +
                            in_quotes(text_of(by_id_[index])) + " and " + in_quotes(token));
-  size_t slot = hash_of(token) & (slots_.size() - 1);
+  size_t slot = slot_hash(token) & (slots_.size() - 1);
   for (; slots_[slot].id >= 0; slot = (slot + 1) & (slots_.size() - 1))
     if (text_of(slots_[slot]) == token)
       throw Error(where, "expected each token once, found " + in_quotes(token) + " twice");
@@ -69,7 +69,7 @@ void Vocabulary::add(std::string_view token, int32_t id, const std::string& wher
 
 std::optional<int32_t> Vocabulary::find(std::string_view token) const {
   if (slots_.empty()) return std::nullopt;
-  for (size_t slot = hash_of(token) & (slots_.size() - 1); slots_[slot].id >= 0;
+  for (size_t slot = slot_hash(token) & (slots_.size() - 1); slots_[slot].id >= 0;
        slot = (slot + 1) & (slots_.size() - 1))
     if (text_of(slots_[slot]) == token) return slots_[slot].id;
   return std::nullopt;
@@ -174,7 +174,7 @@ void Bpe::read_merges(const json::Ref& merges) {
 
 void Bpe::add_merge(int32_t left, int32_t right, uint32_t rank, int32_t id) {
   const uint64_t pair = static_cast<uint64_t>(left) << 32 | static_cast<uint32_t>(right);
-  size_t slot = hash_of(pair) & (merges_.size() - 1);
+  size_t slot = slot_hash(pair) & (merges_.size() - 1);
   while (merges_[slot].pair != UINT64_MAX && merges_[slot].pair != pair) slot = (slot + 1) & (merges_.size() - 1);
   if (merges_[slot].pair == UINT64_MAX) ++n_merges_;
   merges_[slot] = {pair, rank, id};  // of a pair that is listed twice, the later rank holds
@@ -182,7 +182,7 @@ void Bpe::add_merge(int32_t left, int32_t right, uint32_t rank, int32_t id) {
 
 const Bpe::Merge* Bpe::find_merge(int32_t left, int32_t right) const {
   const uint64_t pair = static_cast<uint64_t>(left) << 32 | static_cast<uint32_t>(right);
-  for (size_t slot = hash_of(pair) & (merges_.size() - 1);; slot = (slot + 1) & (merges_.size() - 1)) {
+  for (size_t slot = slot_hash(pair) & (merges_.size() - 1);; slot = (slot + 1) & (merges_.size() - 1)) {
     if (merges_[slot].pair == pair) return &merges_[slot];
     if (merges_[slot].pair == UINT64_MAX) return nullptr;
   }

@@ -110,9 +110,9 @@ class UnicodeForm : public Normalizer {
 
 // --- the others ------------------------------------------------------------------------------------------------------
 
-class Sequence : public Normalizer {
+class Normalizers : public Normalizer {
  public:
-  explicit Sequence(std::vector<std::unique_ptr<Normalizer>> parts) : parts_(std::move(parts)) {}
+  explicit Normalizers(std::vector<std::unique_ptr<Normalizer>> parts) : parts_(std::move(parts)) {}
   void apply(AlignedText& text, bool prefix) const override {
     for (const auto& part : parts_) part->apply(text, prefix);
   }
@@ -237,7 +237,7 @@ std::unique_ptr<Normalizer> read_normalizer(const json::Ref& spec) {
     spec.reject_unknown({"type", "normalizers"});
     std::vector<std::unique_ptr<Normalizer>> parts;
     for (const json::Ref& part : spec.at("normalizers").items()) parts.push_back(read_normalizer(part));
-    return std::make_unique<Sequence>(std::move(parts));
+    return std::make_unique<Normalizers>(std::move(parts));
   }
   if (type == "Prepend") {
     spec.reject_unknown({"type", "prepend"});

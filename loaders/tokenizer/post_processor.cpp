@@ -8,11 +8,11 @@
 namespace signalbox::loaders::tokenizer {
 namespace {
 
-constexpr int64_t max_id = 1 << 27;
+constexpr int64_t max_special_id = 1 << 27;
 
-class Sequence : public PostProcessor {
+class PostProcessors : public PostProcessor {
  public:
-  explicit Sequence(std::vector<std::unique_ptr<PostProcessor>> parts) : parts_(std::move(parts)) {}
+  explicit PostProcessors(std::vector<std::unique_ptr<PostProcessor>> parts) : parts_(std::move(parts)) {}
   void apply(Draft& draft, bool add_special) const override {
     for (const auto& part : parts_) part->apply(draft, add_special);
   }
@@ -84,7 +84,8 @@ std::vector<int32_t> ids_of_special(const json::Ref& name, const json::Ref& spec
     if (token != key) continue;
     entry.reject_unknown({"id", "ids", "tokens"});
     std::vector<int32_t> ids;
-    for (const json::Ref& id : entry.at("ids").items()) ids.push_back(static_cast<int32_t>(id.integer(0, max_id)));
+    for (const json::Ref& id : entry.at("ids").items())
+      ids.push_back(static_cast<int32_t>(id.integer(0, max_special_id)));
     if (ids.size() != entry.at("tokens").length()) entry.fail("expected as many ids as tokens");
     return ids;
   }
@@ -116,7 +117,7 @@ std::unique_ptr<PostProcessor> read_template(const json::Ref& spec) {
 int32_t read_pair(const json::Ref& spec) {
   if (spec.length() != 2) spec.fail("expected a token and its id");
   spec[0].string();
-  return static_cast<int32_t>(spec[1].integer(0, max_id));
+  return static_cast<int32_t>(spec[1].integer(0, max_special_id));
 }
 
 }  // namespace
@@ -131,7 +132,7 @@ std::unique_ptr<PostProcessor> read_post_processor(const json::Ref& spec) {
     spec.reject_unknown({"type", "processors"});
     std::vector<std::unique_ptr<PostProcessor>> parts;
     for (const json::Ref& part : spec.at("processors").items()) parts.push_back(read_post_processor(part));
-    return std::make_unique<Sequence>(std::move(parts));
+    return std::make_unique<PostProcessors>(std::move(parts));
   }
   if (type == "TemplateProcessing") return read_template(spec);
   if (type == "ByteLevel") {
@@ -148,7 +149,7 @@ std::unique_ptr<PostProcessor> read_post_processor(const json::Ref& spec) {
     parts.push_back(
         std::make_unique<TrimOffsets>(spec.at("trim_offsets").boolean(), spec.at("add_prefix_space").boolean()));
     parts.push_back(make_template({read_pair(spec.at("cls"))}, {read_pair(spec.at("sep"))}));
-    return std::make_unique<Sequence>(std::move(parts));
+    return std::make_unique<PostProcessors>(std::move(parts));
   }
   spec.at("type").fail(
       "expected Sequence, TemplateProcessing, ByteLevel, BertProcessing or RobertaProcessing, found \"" + type + "\"");

@@ -115,7 +115,7 @@ Finder each(Is is) {
 }
 
 // Builds the text of all pieces anew: `write` appends a piece's new text and its sources.
-struct Output {
+struct Rebuilt {
   std::string text;
   std::vector<ByteRange> source;
 
@@ -125,8 +125,8 @@ struct Output {
   }
 };
 
-void rebuild(Pieces& pieces, const std::function<void(ByteRange, Output&)>& write) {
-  Output output;
+void rebuild(Pieces& pieces, const std::function<void(ByteRange, Rebuilt&)>& write) {
+  Rebuilt output;
   output.text.reserve(pieces.text.text.size() * 3 / 2);
   output.source.reserve(pieces.text.text.size() * 3 / 2);
   for (ByteRange& piece : pieces.ranges) {
@@ -140,9 +140,9 @@ void rebuild(Pieces& pieces, const std::function<void(ByteRange, Output&)>& writ
 
 // --- components ------------------------------------------------------------------------------------------------------
 
-class Sequence : public PreTokenizer {
+class PreTokenizers : public PreTokenizer {
  public:
-  explicit Sequence(std::vector<std::unique_ptr<PreTokenizer>> parts) : parts_(std::move(parts)) {}
+  explicit PreTokenizers(std::vector<std::unique_ptr<PreTokenizer>> parts) : parts_(std::move(parts)) {}
   void apply(Pieces& pieces, bool prefix) const override {
     for (const auto& part : parts_) part->apply(pieces, prefix);
   }
@@ -189,7 +189,7 @@ class ByteLevel : public PreTokenizer {
   void apply(Pieces& pieces, bool prefix) const override {
     if (add_prefix_space_ && prefix) {
       const AlignedText old = pieces.text;
-      rebuild(pieces, [&](ByteRange piece, Output& out) {
+      rebuild(pieces, [&](ByteRange piece, Rebuilt& out) {
         if (old.text[piece.begin] != ' ') out.append(" ", old.source[piece.begin]);
         out.text.append(old.text, piece.begin, piece.end - piece.begin);
         out.source.insert(out.source.end(), old.source.begin() + piece.begin, old.source.begin() + piece.end);
@@ -200,7 +200,7 @@ class ByteLevel : public PreTokenizer {
           pieces, [this](std::string_view text, std::vector<ByteRange>& out) { regex_->find_all(text, out); },
           Behavior::isolated);
     const AlignedText old = std::move(pieces.text);
-    rebuild(pieces, [&](ByteRange piece, Output& out) {
+    rebuild(pieces, [&](ByteRange piece, Rebuilt& out) {
       // All bytes of a code point have the source of its first.
       for (uint32_t pos = piece.begin; pos < piece.end;) {
         const uint32_t end = pos + static_cast<uint32_t>(utf8_length(static_cast<unsigned char>(old.text[pos])));
@@ -225,7 +225,7 @@ class Metaspace : public PreTokenizer {
 
   void apply(Pieces& pieces, bool prefix) const override {
     const AlignedText old = std::move(pieces.text);
-    rebuild(pieces, [&](ByteRange piece, Output& out) {
+    rebuild(pieces, [&](ByteRange piece, Rebuilt& out) {
       const bool starts =
           old.text[piece.begin] == ' ' || old.text.compare(piece.begin, replacement_.size(), replacement_) == 0;
       const bool wanted =
@@ -262,7 +262,7 @@ Behavior read_behavior(const json::Ref& spec) {
   spec.fail("expected Removed, Isolated, MergedWithPrevious, MergedWithNext or Contiguous, found \"" + name + "\"");
 }
 
-char32_t read_character(const json::Ref& spec) {
+char32_t read_one_character(const json::Ref& spec) {
   const std::string& text = spec.string();
   if (count_code_points(text) != 1) spec.fail("expected one character, found \"" + text + "\"");
   size_t pos = 0;
@@ -290,7 +290,7 @@ std::unique_ptr<PreTokenizer> read_pre_tokenizer(const json::Ref& spec) {
     spec.reject_unknown({"type", "pretokenizers"});
     std::vector<std::unique_ptr<PreTokenizer>> parts;
     for (const json::Ref& part : spec.at("pretokenizers").items()) parts.push_back(read_pre_tokenizer(part));
-    return std::make_unique<Sequence>(std::move(parts));
+    return std::make_unique<PreTokenizers>(std::move(parts));
   }
   if (type == "Split") {
     spec.reject_unknown({"type", "pattern", "behavior", "invert"});
@@ -328,13 +328,13 @@ std::unique_ptr<PreTokenizer> read_pre_tokenizer(const json::Ref& spec) {
   }
   if (type == "CharDelimiterSplit") {
     spec.reject_unknown({"type", "delimiter"});
-    const char32_t delimiter = read_character(spec.at("delimiter"));
+    const char32_t delimiter = read_one_character(spec.at("delimiter"));
     return std::make_unique<Cut>(each([delimiter](char32_t c) { return c == delimiter; }), Behavior::removed);
   }
   if (type == "Metaspace") {
     spec.reject_unknown({"type", "replacement", "prepend_scheme", "add_prefix_space", "str_rep", "split"});
     const auto split_too = spec.find("split");
-    return std::make_unique<Metaspace>(read_character(spec.at("replacement")), read_scheme(spec),
+    return std::make_unique<Metaspace>(read_one_character(spec.at("replacement")), read_scheme(spec),
                                        !split_too || split_too->boolean());
   }
   spec.at("type").fail(

@@ -14,7 +14,7 @@ namespace {
 
 // A device captures a step while it is repeated, and keeps routes on their way beside later steps: so many steps go
 // before the timed ones, and the timed ones take at least so long together.
-constexpr int warm_steps = 6;
+constexpr int warm_runs = 6;
 constexpr double least_seconds = 0.02;
 constexpr int64_t most_steps = 64;
 
@@ -61,7 +61,7 @@ PairedCosts RecordingBench::measure(const std::function<void(ProbeSink*)>& work,
     std::unique_ptr<Renumbered> sink;
     if (trace) sink = std::make_unique<Renumbered>(*trace);
     if (device) {
-      for (int i = 0; i < warm_steps; ++i) work(sink.get());
+      for (int i = 0; i < warm_runs; ++i) work(sink.get());
       if (sink) forward_.flush(*sink);
     }
     const double start = now();
