@@ -6,7 +6,7 @@
 # compiled for themselves everywhere: inner loops, the tables of the families, tests of one op each.
 option(SIGNALBOX_UNITY "Compile several files of a folder as one" OFF)
 set(unity_size 8)
-set(unity_not "/(eval/detect|loaders/families|tests/(data|detect|device|forward|ops|regimes))/")
+set(unity_not "/(eval/detect|loaders/families|tests/(data|detect|device|forward|ops|regimes|statistics))/")
 
 function(compile_together target)
   if(NOT SIGNALBOX_UNITY)

@@ -25,8 +25,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::string_view detect_prefix = "detect:";
-
 fs::path deal_directory(const fs::path& dir, int64_t deal) { return dir / "deals" / std::to_string(deal); }
 
 }  // namespace

@@ -8,8 +8,6 @@ namespace signalbox::eval {
 
 namespace {
 
-constexpr std::string_view detect_prefix = "detect:";
-
 void read_contrast(const json::Ref& contrast, DetectSpec& out) {
   if (contrast.value().type() == json::Type::array) {
     if (contrast.length() != 2) contrast.fail_type("\"A:B\" or [\"A\", \"B\"]");

@@ -69,7 +69,7 @@ void fill_alteration(const FaithfulnessStudy& study, const Group& group, Alterat
 }
 
 // What is compared with random misrouting; nullopt where it is undefined.
-using Compared = std::function<std::optional<double>(const FaithCase&)>;
+using CaseNumber = std::function<std::optional<double>(const FaithCase&)>;
 
 double share_misrouted(const FaithCase& one) {
   return static_cast<double>(one.distance->tokens) / static_cast<double>(one.ids.size());
@@ -78,7 +78,7 @@ double share_misrouted(const FaithCase& one) {
 std::optional<double> defined(double value) { return std::isnan(value) ? std::nullopt : std::optional<double>(value); }
 
 // `same`, share of tokens, experts replaced, mass lost.
-const Compared compared[] = {
+const CaseNumber compared[] = {
     [](const FaithCase& one) { return one.answered ? std::optional<double>(one.same) : std::nullopt; },
     [](const FaithCase& one) { return one.distance ? defined(share_misrouted(one)) : std::nullopt; },
     [](const FaithCase& one) { return one.distance ? defined(one.distance->replaced) : std::nullopt; },
@@ -86,7 +86,7 @@ const Compared compared[] = {
 
 // Differences to random misrouting of the same fraction, by explanation.
 UnitValues beside_random(const FaithfulnessStudy& study, const Group& group, const Group& random,
-                         const Compared& value) {
+                         const CaseNumber& value) {
   std::map<size_t, const FaithCase*> by_explanation;
   for (const FaithCase* one : random) by_explanation[one->explanation] = one;
   UnitValues out;

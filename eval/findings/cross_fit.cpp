@@ -5,13 +5,12 @@
 
 #include "base/csv.h"
 #include "base/files.h"
+#include "eval/findings/metrics_file.h"
 #include "eval/statistics/resampling.h"
 
 namespace signalbox::eval {
 
 namespace {
-
-json::Value number(double value) { return std::isnan(value) ? json::Value(nullptr) : json::Value(value); }
 
 double read_number(const json::Ref& object, const char* key) {
   const json::Ref value = object.at(key);
@@ -101,8 +100,10 @@ json::Value cross_fit_json(const RunFindings& findings) {
       json::Value list = json::Value::array();
       for (const DealEffect& effect : fit.effects[i][m]) {
         json::Value one = json::Value::object();
-        one.set("diff", number(effect.difference.value)).set("ci_lo", number(effect.difference.lo));
-        one.set("ci_hi", number(effect.difference.hi)).set("p", number(effect.p)).set("n", effect.difference.n);
+        one.set("diff", json_number(effect.difference.value)).set("ci_lo", json_number(effect.difference.lo));
+        one.set("ci_hi", json_number(effect.difference.hi))
+            .set("p", json_number(effect.p))
+            .set("n", effect.difference.n);
         list.push_back(std::move(one));
       }
       by_metric.set(findings.metrics[m], std::move(list));
@@ -117,7 +118,7 @@ json::Value cross_fit_json(const RunFindings& findings) {
       if (expert.deals == 0) continue;
       json::Value one = json::Value::object();
       one.set("layer", int64_t{expert.expert.layer}).set("expert", int64_t{expert.expert.expert});
-      list.push_back(one.set("deals", expert.deals).set("rd", number(expert.rd)));
+      list.push_back(one.set("deals", expert.deals).set("rd", json_number(expert.rd)));
     }
     selection.set(name, std::move(list));
   }

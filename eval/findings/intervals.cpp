@@ -11,11 +11,11 @@
 
 namespace signalbox::eval {
 
+double defined(double value) { return std::isfinite(value) ? value : no_number; }
+
 namespace {
 
 constexpr double normal_quantile = 1.959963984540054, level = 0.05;
-
-double defined(double value) { return std::isfinite(value) ? value : no_number; }
 
 Estimate estimate_of(const MeanEstimate& mean) {
   return {defined(mean.mean), defined(mean.ci.lo), defined(mean.ci.hi), mean.n};

@@ -3,7 +3,8 @@
 //
 // - fewer than two units: no interval
 // - values that are 0 or 1: Wilson's score interval of the rate
-// - differences of such values: the exact interval of changes (changes.h); in pairs, of as many records as have the same
+// - differences of such values: the exact interval of changes (changes.h); in pairs, of as many records as have the
+// same
 //   variance
 // - all others: BCa bootstrap over units, widened for few of them
 //
@@ -22,6 +23,9 @@
 #include "eval/statistics/paired.h"
 
 namespace signalbox::eval {
+
+// no_number for what is not finite.
+double defined(double value);
 
 // Whether p of the metric's differences is that of differences of logarithms.
 bool tested_on_logarithms(std::string_view metric);

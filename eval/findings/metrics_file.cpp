@@ -8,13 +8,13 @@
 
 namespace signalbox::eval {
 
+json::Value json_number(double value) { return std::isnan(value) ? json::Value(nullptr) : json::Value(value); }
+
 namespace {
 
 constexpr const char* metrics_file = "metrics.json";
 
 // ---- writing
-
-json::Value number(double value) { return std::isnan(value) ? json::Value(nullptr) : json::Value(value); }
 
 json::Value texts_json(const std::vector<std::string>& texts) {
   json::Value out = json::Value::array();
@@ -29,19 +29,19 @@ json::Value optional(const std::optional<T>& value) {
 
 json::Value estimate_json(const Estimate& estimate) {
   json::Value out = json::Value::object();
-  out.append_member("mean", number(estimate.value));
-  out.append_member("ci_lo", number(estimate.lo));
-  out.append_member("ci_hi", number(estimate.hi));
+  out.append_member("mean", json_number(estimate.value));
+  out.append_member("ci_lo", json_number(estimate.lo));
+  out.append_member("ci_hi", json_number(estimate.hi));
   out.append_member("n", estimate.n);
   return out;
 }
 
 json::Value versus_json(const Versus& versus) {
   json::Value out = json::Value::object();
-  out.append_member("diff", number(versus.difference));
-  out.append_member("ci_lo", number(versus.lo));
-  out.append_member("ci_hi", number(versus.hi));
-  out.append_member("p", number(versus.p));
+  out.append_member("diff", json_number(versus.difference));
+  out.append_member("ci_lo", json_number(versus.lo));
+  out.append_member("ci_hi", json_number(versus.hi));
+  out.append_member("p", json_number(versus.p));
   return out;
 }
 
@@ -53,27 +53,27 @@ json::Value versus_json(const std::vector<std::pair<std::string, Versus>>& list)
 
 json::Value contrast_json(const Contrast& contrast) {
   json::Value out = json::Value::object();
-  out.append_member("diff", number(contrast.difference.value));
-  out.append_member("ci_lo", number(contrast.difference.lo));
-  out.append_member("ci_hi", number(contrast.difference.hi));
-  out.append_member("p", number(contrast.p));
-  out.append_member("q", number(contrast.q));
+  out.append_member("diff", json_number(contrast.difference.value));
+  out.append_member("ci_lo", json_number(contrast.difference.lo));
+  out.append_member("ci_hi", json_number(contrast.difference.hi));
+  out.append_member("p", json_number(contrast.p));
+  out.append_member("q", json_number(contrast.q));
   const ControlBand& random = contrast.random;
-  out.append_member("control_mean", number(random.differences.value));
-  out.append_member("control_lo", number(random.differences.lo));
-  out.append_member("control_hi", number(random.differences.hi));
+  out.append_member("control_mean", json_number(random.differences.value));
+  out.append_member("control_lo", json_number(random.differences.lo));
+  out.append_member("control_hi", json_number(random.differences.hi));
   out.append_member("control_rank", optional(random.rank));
   out.append_member("n_controls", random.differences.n);
   if (random.few()) out.append_member("few_controls", true);
   out.append_member("n", contrast.difference.n);
-  out.append_member("mcnemar_p", number(contrast.mcnemar_p));
+  out.append_member("mcnemar_p", json_number(contrast.mcnemar_p));
   out.append_member("n_units", contrast.units);
-  out.append_member("mde", number(contrast.detectable));
+  out.append_member("mde", json_number(contrast.detectable));
   if (contrast.vs_controls) out.append_member("vs_controls", versus_json(*contrast.vs_controls));
   if (contrast.equivalence) {
     json::Value equivalence = json::Value::object();
     equivalence.append_member("margin", contrast.equivalence->margin);
-    equivalence.append_member("p", number(contrast.equivalence->p));
+    equivalence.append_member("p", json_number(contrast.equivalence->p));
     equivalence.append_member("equivalent", contrast.equivalence->shown());
     out.append_member("equivalence", std::move(equivalence));
   }
@@ -82,14 +82,14 @@ json::Value contrast_json(const Contrast& contrast) {
   if (contrast.frequency_matched) {
     const ControlBand& band = *contrast.frequency_matched;
     json::Value matched = json::Value::object();
-    matched.append_member("mean", number(band.differences.value));
-    matched.append_member("lo", number(band.differences.lo));
-    matched.append_member("hi", number(band.differences.hi));
+    matched.append_member("mean", json_number(band.differences.value));
+    matched.append_member("lo", json_number(band.differences.lo));
+    matched.append_member("hi", json_number(band.differences.hi));
     matched.append_member("rank", optional(band.rank));
     matched.append_member("n", band.differences.n);
     out.append_member("frequency_matched", std::move(matched));
   }
-  if (contrast.bottom) out.append_member("bottom_diff", number(*contrast.bottom));
+  if (contrast.bottom) out.append_member("bottom_diff", json_number(*contrast.bottom));
   return out;
 }
 
@@ -142,8 +142,8 @@ json::Value curves_json(const RunFindings& findings) {
     json::Value one = json::Value::object(), by_metric = *out.find(curve.entry);
     one.set("points", curve.points).set("negative", curve.negative).set("positive", curve.positive);
     one.set("zero", curve.zero).set("negative_p_below_05", curve.negative_p);
-    one.set("positive_p_below_05", curve.positive_p).set("median", number(curve.median));
-    one.set("min", number(curve.least)).set("max", number(curve.greatest));
+    one.set("positive_p_below_05", curve.positive_p).set("median", json_number(curve.median));
+    one.set("min", json_number(curve.least)).set("max", json_number(curve.greatest));
     by_metric.set(curve.metric, std::move(one));
     out.set(curve.entry, std::move(by_metric));
   }

@@ -29,6 +29,9 @@ namespace signalbox::eval {
 //   audit.METRIC = {spearman, spearman_signed, n}, where there is an audit
 json::Value metrics_json(const RunFindings& findings);
 
+// null where undefined.
+json::Value json_number(double value);
+
 // DIR/metrics.json. Equal findings give equal bytes.
 void write_metrics(const std::filesystem::path& dir, const RunFindings& findings);
 

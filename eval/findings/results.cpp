@@ -20,8 +20,6 @@ namespace {
 // Up to so many main interventions are compared with each other.
 constexpr size_t most_versus = 20;
 
-double defined(double value) { return std::isfinite(value) ? value : no_number; }
-
 void check(const RunValues& run) {
   const std::string where = "results";
   if (run.clusters.size() != run.conditions.size())

@@ -9,7 +9,7 @@ namespace signalbox::eval {
 
 namespace {
 
-constexpr double level = 0.05;
+constexpr double test_level = 0.05;
 
 std::string percent(double share) { return format_value(100 * share, 1) + " %"; }
 std::string points(double difference) { return format_difference(100 * difference, 1); }
@@ -60,7 +60,7 @@ std::string certainty_sentence(const Contrast& contrast) {
   const std::string with_q = std::isnan(contrast.q)
                                  ? " (p " + format_p(q) + ", not one of the run's primary comparisons)"
                                  : " (q " + format_p(q) + " after all comparisons)";
-  if (!(q < level) || !excludes_zero(contrast.difference))
+  if (!(q < test_level) || !excludes_zero(contrast.difference))
     return "How sure: no effect is shown" + with_q + ", and none is ruled out: anything from " +
            points(contrast.difference.lo) + " to " + points(contrast.difference.hi) + " points agrees with the data.";
   const std::string real = "How sure: that is more than chance" + with_q;

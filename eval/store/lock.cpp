@@ -9,6 +9,8 @@
 #include <climits>
 #include <cstring>
 #include <string>
+#include <system_error>
+#include <utility>
 
 #include "base/error.h"
 
@@ -66,6 +68,13 @@ DirectoryLock::DirectoryLock(const std::filesystem::path& dir) : file_(dir / fil
 DirectoryLock::~DirectoryLock() {
   ::unlink(file_.c_str());
   ::close(descriptor_);
+}
+
+std::filesystem::path made_directory(std::filesystem::path dir) {
+  std::error_code failed;
+  std::filesystem::create_directories(dir, failed);
+  if (failed) throw Error(dir.string(), "cannot make the directory: " + failed.message());
+  return dir;
 }
 
 }  // namespace signalbox::eval

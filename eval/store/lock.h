@@ -26,4 +26,7 @@ class DirectoryLock {
   int descriptor_ = -1;
 };
 
+// `dir`, made where it does not exist. Throws Error.
+std::filesystem::path made_directory(std::filesystem::path dir);
+
 }  // namespace signalbox::eval

@@ -20,13 +20,6 @@ constexpr const char* whole_name = "new-files";
 constexpr const char* part_name = "new-files.part";
 constexpr const char* list_name = "new-files.json";  // in it: {"files": [...], "gone": [...]}
 
-fs::path made(fs::path dir) {
-  std::error_code failed;
-  fs::create_directories(dir, failed);
-  if (failed) throw Error(dir.string(), "cannot make the directory: " + failed.message());
-  return dir;
-}
-
 void move(const fs::path& from, const fs::path& to) {
   if (std::rename(from.c_str(), to.c_str()) != 0)
     throw Error(to.string(), std::string("cannot rename the finished file: ") + std::strerror(errno));
@@ -55,14 +48,14 @@ fs::path file_name(const json::Ref& name) {
 }  // namespace
 
 StagedFiles::StagedFiles(fs::path dir, std::vector<std::string> names)
-    : dir_(made(std::move(dir))),
+    : dir_(made_directory(std::move(dir))),
       part_(dir_ / part_name),
       whole_(dir_ / whole_name),
       lock_(dir_),
       names_(std::move(names)) {
   move_whole();
   remove_below(part_);
-  made(part_);
+  made_directory(part_);
 }
 
 StagedFiles::~StagedFiles() {

@@ -20,13 +20,6 @@ namespace {
 
 constexpr const char* log_file = "log.txt";
 
-fs::path made(fs::path dir) {
-  std::error_code failed;
-  fs::create_directories(dir, failed);
-  if (failed) throw Error(dir.string(), "cannot make the directory: " + failed.message());
-  return dir;
-}
-
 using Own = std::span<const char* const>;
 
 void for_each_name(const fs::path& dir, const std::function<void(const std::string&)>& visit) {
@@ -104,7 +97,7 @@ Manifest begun(const fs::path& dir, Manifest manifest, Own own) {
 }  // namespace
 
 WorkDirectory::WorkDirectory(fs::path dir, Manifest manifest, Own own)
-    : dir_(made(std::move(dir))), lock_(dir_), manifest_(begun(dir_, std::move(manifest), own)) {
+    : dir_(made_directory(std::move(dir))), lock_(dir_), manifest_(begun(dir_, std::move(manifest), own)) {
   complete_ = manifest_.status == RunStatus::complete;
   if (complete_) return;
   if (continued()) manifest_.write(dir_);

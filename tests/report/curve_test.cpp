@@ -15,7 +15,7 @@ using namespace signalbox::eval;
 
 namespace {
 
-size_t count_of(const std::string& text, const std::string& part) {
+size_t occurrences(const std::string& text, const std::string& part) {
   size_t n = 0;
   for (size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + part.size())) ++n;
   return n;
@@ -89,10 +89,10 @@ TEST_CASE("specification curve: a mark below each effect for every choice that i
                          "em: intervention - baseline");
   CHECK(svg.starts_with("<svg"));
   CHECK(svg.ends_with("</svg>"));
-  CHECK(count_of(svg, "class=\"mark\"") == 3);
-  CHECK(count_of(svg, "class=\"dot\"") == 1);
-  CHECK(count_of(svg, "class=\"hollow\"") == 1);
-  CHECK(count_of(svg, "class=\"ci\"") == 1);
+  CHECK(occurrences(svg, "class=\"mark\"") == 3);
+  CHECK(occurrences(svg, "class=\"dot\"") == 1);
+  CHECK(occurrences(svg, "class=\"hollow\"") == 1);
+  CHECK(occurrences(svg, "class=\"ci\"") == 1);
   CHECK(svg.find("a &lt;b&gt;") != std::string::npos);
   // The marks of the first effect stand below it, in the rows of its choices.
   const auto place = [&](size_t nth, const std::string& key) {

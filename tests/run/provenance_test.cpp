@@ -23,7 +23,7 @@ std::string question(int i) { return "Question: What is " + std::to_string(i) + 
 json::Value read_json(const fs::path& file) { return json::parse(read_file(file), file.string()); }
 
 // Bans the first expert of a table.
-std::string spec_text(const std::string& data, const std::string& from, const std::string& more) {
+std::string ban_spec(const std::string& data, const std::string& from, const std::string& more) {
   return R"({"model": "builtin", "data": ")" + data + R"(", "controls": false, "metrics": ["ppl"], "resamples": 20, )" +
          more +
          R"("interventions": [{"name": "baseline"}, {"name": "off", "edits": [{"op": "deactivate", "mode": "ban", )" +
@@ -65,7 +65,7 @@ TEST_CASE("experts are refused on the prompts that chose them: renamed, as token
   CHECK(summary.find("tables")->members().size() == 3);
 
   const auto tested = [&](const std::string& data, const std::string& from, const std::string& more = "") {
-    write_file(dir / "spec.json", spec_text(data, from, more));
+    write_file(dir / "spec.json", ban_spec(data, from, more));
     fs::remove_all(dir / "out");
     return run_command(test::binary() + " run " + path("spec.json") + " --out " + path("out"));
   };

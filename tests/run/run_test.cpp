@@ -41,7 +41,7 @@ Ran run_experiment(const fs::path& spec, const fs::path& out, const std::string&
   return run_command(test::binary() + " run " + spec.string() + " --out " + out.string() + " --quiet " + more);
 }
 
-json::Value read_json(const fs::path& file) { return json::parse(read_file(file), file.string()); }
+json::Value json_of(const fs::path& file) { return json::parse(read_file(file), file.string()); }
 
 double number(const json::Value& root, std::initializer_list<const char*> path) {
   const json::Value* at = &root;
@@ -104,7 +104,7 @@ TEST_CASE("a run directory holds what the contract says") {
                                           "mis/policy=next_best,fraction=1",
                                           "mis/policy=worst,fraction=0.5",
                                           "mis/policy=worst,fraction=1"};
-  const json::Value metrics = read_json(out / "metrics.json");
+  const json::Value metrics = json_of(out / "metrics.json");
   REQUIRE(metrics.find("interventions")->members().size() == names.size());
   for (size_t i = 0; i < names.size(); ++i) CHECK(metrics.find("interventions")->members()[i].first == names[i]);
 
@@ -151,7 +151,7 @@ TEST_CASE("texts and log-probabilities are those of generate and score") {
   SmallRun small;
   const fs::path out = small.temporary / "out";
   REQUIRE(run_experiment(small.spec, out).code == 0);
-  const json::Value plan = read_json(out / "plan.json");
+  const json::Value plan = json_of(out / "plan.json");
   for (const auto& [name, seed] : {std::pair<std::string, int64_t>("off", 0),
                                    {"late", 1},
                                    {"off/random-1", 0},
@@ -272,7 +272,7 @@ TEST_CASE("analyze: a run's findings again, and its baseline's trace") {
   for (const char* file : {"rd.csv", "usage.csv", "summary.json"})
     CHECK_MESSAGE(fs::exists(out / "analysis" / file), file);
   REQUIRE(run_command(test::binary() + " analyze " + out.string() + " --seed 5 --resamples 200 --quiet").code == 0);
-  CHECK(number(read_json(out / "analysis/metrics.json"), {"resamples"}) == 200);
+  CHECK(number(json_of(out / "analysis/metrics.json"), {"resamples"}) == 200);
   // Findings of two runs are not one table.
   const Ran two = run_command(test::binary() + " analyze " + out.string() + " " + out.string() + " --quiet");
   CHECK(two.code == 2);
