@@ -47,7 +47,7 @@ std::string whole_sentences(std::string_view text) {
   return {};
 }
 
-int64_t count_words(std::string_view text) {
+int64_t words_of(std::string_view text) {
   int64_t n = 0;
   bool inside = false;
   for (const char c : text) {
@@ -104,7 +104,7 @@ class Asker {
     one.max_tokens =
         std::max(asking_.least_tokens,
                  static_cast<int64_t>(std::ceil(asking_.longest * static_cast<double>(one.unsafe_tokens))));
-    one.encoded = encode_record(question_of(root, count_words(one.unsafe)), session_.encode, {});
+    one.encoded = encode_record(question_of(root, words_of(one.unsafe)), session_.encode, {});
     check_length(row.where, static_cast<int64_t>(one.encoded.prompt->tokens.size()), one.max_tokens,
                  session_.model.max_positions);
     asked_.push_back(std::move(one));
