@@ -10,6 +10,7 @@
 #include "eval/data/examples.h"
 #include "eval/experiment/cross_fit.h"
 #include "eval/experiment/schedule.h"
+#include "eval/experiment/spec.h"
 #include "eval/score/fields.h"
 #include "eval/score/sample_lines.h"
 #include "eval/score/scorer.h"
@@ -23,7 +24,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::string_view judge_prefix = "judge:";
 constexpr int64_t few_wrong = 10, few_labels = 20;  // below these a note is made
 
 // One text and what is known of it; `score` when its judge has spoken.

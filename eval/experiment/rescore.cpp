@@ -23,7 +23,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::string_view judge_prefix = "judge:";
 // What a run leaves beside what is made again here.
 constexpr std::array kept_files = {records_file, "summary.json", "detect", "tune", "audit", "traces"};
 

@@ -11,7 +11,6 @@ namespace signalbox::eval {
 
 namespace {
 
-constexpr std::string_view judge_prefix = "judge:";
 constexpr size_t max_name = 200;  // of a component of a file's name there are 255 bytes
 
 // A name that becomes a directory, and part of "NAME/random-0".

@@ -156,6 +156,9 @@ Needs metric_needs(std::string_view metric);
 // The spec with every default filled in, the model and data as given: equal for two specs that mean the same run.
 json::Value resolved_json(const ExperimentSpec& spec);
 
+// "judge:NAME" among the metrics is a judge of the spec.
+inline constexpr std::string_view judge_prefix = "judge:";
+
 // "detect:NAME" in an edit's "from" is the ranking of a stage of detection.
 inline constexpr std::string_view detect_prefix = "detect:";
 

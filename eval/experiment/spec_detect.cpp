@@ -137,11 +137,12 @@ std::vector<ExpandedEdits> over_detection(std::vector<ExpandedEdits> points, con
       chosen.name = name + stage.name.substr(gridded.size()) + own;
       chosen.edits = with_stage(point.edits, gridded, stage.name);
       chosen.grid = stage.grid;
-      for (const auto& [key, value] : point.grid) {
+      for (const auto& one : point.grid) {
+        const auto& key = one.first;
         if (std::any_of(stage.grid.begin(), stage.grid.end(), [&](const auto& item) { return item.first == key; }))
           entry.at("grid").fail("expected other keys than those of the grid of \"detect:" + gridded + "\", found \"" +
                                 key + "\"");
-        chosen.grid.emplace_back(key, value);
+        chosen.grid.push_back(one);
       }
       if (chosen.name.size() - name.size() - 1 > max_point_name)
         entry.fail("expected points whose names are at most " + std::to_string(max_point_name) +

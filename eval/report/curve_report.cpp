@@ -21,8 +21,9 @@ std::vector<SpecificationRow> choices_of(const RunFindings& run, const std::stri
   std::vector<SpecificationRow> rows;
   for (const Intervention& one : run.interventions) {
     if (!one.is_main() || one.entry != entry) continue;
-    for (const auto& [key, value] : one.grid) {
-      const std::string text = text_of(value);
+    for (const auto& choice : one.grid) {
+      const std::string& key = choice.first;
+      const std::string text = text_of(choice.second);
       const auto same = [&](const SpecificationRow& row) { return row.key == key && row.value == text; };
       if (std::any_of(rows.begin(), rows.end(), same)) continue;
       // Behind the last value of its key.

@@ -220,7 +220,7 @@ EffectDifference effect_over_controls(const ClusteredValues& effect, std::span<c
     set_times.assign(n_sets, 0);
     draw(unit_draws, r, every_unit, bits, times);
     draw(set_draws, r, every_set, bits, set_times);
-    const auto mean = [&](const ClusteredValues& values) {
+    const auto mean = [&times = times](const ClusteredValues& values) {
       return dot(values.sums, times) / dot(values.counts, times);
     };
     double of_controls = 0;

@@ -9,7 +9,6 @@
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace signalbox;
-  using namespace signalbox::tools;
   json::Value value;
   try {
     value = json::parse(std::string_view(reinterpret_cast<const char*>(data), size), "fuzz");

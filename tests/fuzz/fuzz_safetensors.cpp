@@ -9,7 +9,6 @@
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace signalbox;
-  using namespace signalbox::tools;
   try {
     const auto file = safetensors::File::from_memory("fuzz", std::as_bytes(std::span(data, size)));
     uint64_t total = 0;

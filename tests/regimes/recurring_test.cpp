@@ -32,7 +32,7 @@ Trajectory ten(const std::string& base, const std::string& regime, uint32_t coun
 }
 
 RoutingProfiles profiles_of(std::vector<Trajectory> trajectories) {
-  return {.layers = {3}, .n_experts = 2, .trajectories = std::move(trajectories), .empty = {}};
+  return {.layers = {3}, .n_experts = 2, .trajectories = std::move(trajectories), .empty = {}, .prompts = {}};
 }
 
 RegimeOptions options_with(const std::string& baseline) {
@@ -188,7 +188,8 @@ TEST_CASE("regimes: trajectories of unequal lengths are compared at equal ones, 
     return out;
   };
   for (const double p : {0.02, 0.08, 0.2, 0.7})
-    for (const auto& [n, m] : {std::pair<int64_t, int64_t>{25, 25}, {25, 5}, {100, 5}, {5, 100}, {1, 7}}) {
+    for (const auto& lengths : {std::pair<int64_t, int64_t>{25, 25}, {25, 5}, {100, 5}, {5, 100}, {1, 7}}) {
+      const int64_t n = lengths.first, m = lengths.second;
       const std::vector<double> mine = binomial(n, p), theirs = binomial(m, p);
       double expected = 0, by_share = 0;
       for (int64_t i = 0; i <= n; ++i)

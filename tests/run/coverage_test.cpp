@@ -125,7 +125,9 @@ TEST_CASE("coverage: intervals of differences hold the true one in at least 93 o
 }
 
 TEST_CASE("coverage: intervals of rates do too") {
-  for (const auto& [rate, n] : {std::pair(0.9, 20), {0.5, 20}, {0.02, 100}, {0.97, 40}}) {
+  for (const auto& design : {std::pair(0.9, 20), {0.5, 20}, {0.02, 100}, {0.97, 40}}) {
+    const double rate = design.first;
+    const int n = design.second;
     Random random(3);
     std::vector<Column> columns(static_cast<size_t>(600 * scale));
     for (Column& column : columns)

@@ -30,9 +30,9 @@ TEST_CASE("docs: every example of docs/experiments.md is an experiment") {
     const json::Value spec = json::parse(example, "example");
     for (const auto& [key, value] : spec.members()) used.insert(key);
   }
-  for (const char* key :
-       {"model", "data", "interventions", "baseline", "generate", "programs", "detect", "audit", "controls", "metrics",
-        "judges", "seeds", "split", "cross_fit", "tune", "traces", "primary", "equivalence", "resamples", "seed"}) {
+  for (const char* key : {"model", "data",     "interventions", "baseline",    "generate",  "programs", "detect",
+                          "audit", "controls", "metrics",       "judges",      "seeds",     "split",    "cross_fit",
+                          "tune",  "traces",   "primary",       "equivalence", "resamples", "seed"}) {
     CHECK_MESSAGE(page.find("| `" + std::string(key) + "` |") != std::string::npos, key);
     CHECK_MESSAGE((used.contains(key) || std::string(key) == "baseline"), key);
   }

@@ -202,7 +202,7 @@ TEST_CASE("a cross-fitted run finds planted experts in every deal, and averages 
   fs::remove_all(out / "deals/2");
   fs::remove(out / "metrics.json");
   REQUIRE(run_command(run).code == 0);
-  for (const auto& [file, text] : before) CHECK_MESSAGE(read_file(out / file) == text, file);
+  for (const auto& one : before) CHECK_MESSAGE(read_file(out / one.first) == one.second, one.first);
   CHECK(fs::last_write_time(out / "deals/1/samples.jsonl") == kept);
 
   const Ran again = run_command(test::binary() + " analyze " + out.string() + " --resamples 200 --quiet");

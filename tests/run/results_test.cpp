@@ -262,7 +262,8 @@ std::vector<std::tuple<double, double, std::string>> family_of(const json::Value
 void check_family(const std::vector<std::tuple<double, double, std::string>>& family) {
   double least = 1;
   for (size_t rank = family.size(); rank > 0; --rank) {
-    const auto& [p, q, name] = family[rank - 1];
+    const auto& [p, q, label] = family[rank - 1];
+    const std::string& name = label;
     least = std::min(least, p * static_cast<double>(family.size()) / static_cast<double>(rank));
     CHECK_MESSAGE(q == doctest::Approx(least).epsilon(1e-12), name);
   }

@@ -33,7 +33,7 @@ void write_before(const fs::path& dir) {
   for (const auto& [name, text] : before) write_file(dir / name, text);
 }
 
-std::string message_of(const auto& call) {
+std::string complaint_of(const auto& call) {
   try {
     call();
   } catch (const Error& error) {
@@ -57,13 +57,13 @@ TEST_CASE("staged files: all of them or none, and those that the new set lacks g
     StagedFiles files(dir.path(), names);
     write_file(files.path() / "a.csv", "new a");
     write_file(files.path() / "c.json", "new c");
-    CHECK(message_of([&] { StagedFiles(dir.path(), names); }).find("in use by process") != std::string::npos);
+    CHECK(complaint_of([&] { StagedFiles(dir.path(), names); }).find("in use by process") != std::string::npos);
     files.commit();
   }
   CHECK(files_of(dir.path()) == after);
   StagedFiles files(dir / "made", names);
   write_file(files.path() / "other", "x");
-  CHECK(message_of([&] { files.commit(); }).find("expected a file of the set, found another") != std::string::npos);
+  CHECK(complaint_of([&] { files.commit(); }).find("expected a file of the set, found another") != std::string::npos);
 }
 
 // What a process that is killed at any step leaves, made by hand.
@@ -92,6 +92,6 @@ TEST_CASE("staged files: a replacement that was cut short comes to its end, one 
 
   fs::create_directory(dir / "new-files");
   write_file(dir / "new-files/new-files.json", R"({"files":["../a"],"gone":[]})");
-  CHECK(message_of([&] { StagedFiles(dir.path(), names); }).find("files[0]: expected the name of a file") !=
+  CHECK(complaint_of([&] { StagedFiles(dir.path(), names); }).find("files[0]: expected the name of a file") !=
         std::string::npos);
 }

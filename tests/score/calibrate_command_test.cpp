@@ -150,14 +150,14 @@ TEST_CASE("judge calibrate: the rates of a run, corrected by labels of its sampl
   // Labels of all of the baseline but one line, and of two lines of the other.
   std::string labels;
   std::vector<double> rest;
-  double rectifier = 0, n = 0;
+  int n = 0;
   for (const std::string& line : lines_in(read_file(fs::path(run) / "samples.jsonl"))) {
     json::Value sample = json::parse(line, "samples.jsonl");
     const double refused = sample.find("scores")->find("refused")->real();
     const bool baseline = sample.find("intervention")->string() == "baseline";
     if (baseline ? n < 3 : rest.size() == 3) {
       const bool label = baseline && n != 1;
-      if (baseline) rectifier += label - refused, ++n;
+      if (baseline) ++n;
       labels += json::dump(sample.set("label", label)) + "\n";
     }
     rest.push_back(refused);

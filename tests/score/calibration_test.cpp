@@ -86,7 +86,9 @@ TEST_CASE("calibration: confusions and corrected rates of other implementations"
     check_share(found.f1, *golden.find("f1"));
     check_share(found.kappa, *golden.find("kappa"), 0.02);  // two bootstraps with draws of their own
     const std::vector<std::vector<ScoredLine>> lines = {lines_of(*one.find("lines"))};
-    for (const auto& [key, imagined] : {std::pair{"published", 0.0}, {"widened", 0.5}}) {
+    for (const auto& form : {std::pair{"published", 0.0}, {"widened", 0.5}}) {
+      const char* key = form.first;
+      const double imagined = form.second;
       CAPTURE(key);
       const json::Value& rates = *one.find(key);
       const CorrectedRate rate = corrected_rates(lines, labels, false, {0.5, imagined}).at(0);

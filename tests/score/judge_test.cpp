@@ -185,7 +185,9 @@ TEST_CASE("what a judge of batches says wrongly names the judge, the id and its 
        R"(line 3 of its output: expected an object {"id": "1", "score": 0.5}, found {"id":3,"score":1})"},
       {"exit 4", "expected exit code 0, found 4"},
   };
-  for (const auto& [script, reason] : cases) {
+  for (const auto& one : cases) {
+    const auto& script = one.first;
+    const auto& reason = one.second;
     CAPTURE(script);
     CHECK(batch_complaint(script) == start + reason);
   }

@@ -76,7 +76,8 @@ TEST_CASE("changes: intervals cover at their level") {
         intervals[static_cast<size_t>(plus * (n + 1) + minus)] = change_interval({plus, minus, n});
     const double rates[][2] = {{0.01, 0},  {0.02, 0.01}, {0.05, 0},  {0.1, 0.02}, {0.2, 0.2}, {0.3, 0},
                                {0.3, 0.1}, {0.4, 0.4},   {0.6, 0.1}, {0.9, 0},    {0.5, 0.02}};
-    for (const auto& [plus_rate, minus_rate] : rates) {
+    for (const auto& design : rates) {
+      const double plus_rate = design[0], minus_rate = design[1];
       double covered = 0;
       for (int64_t plus = 0; plus <= n; ++plus)
         for (int64_t minus = 0; minus + plus <= n; ++minus) {

@@ -34,7 +34,9 @@ TEST_CASE("power: the smallest effect found with 80 % power is scipy's") {
   // Solved with scipy.stats.nct; TTestPower().solve_power(nobs=n, alpha=0.05, power=0.8) * sqrt(n) to its five digits.
   const std::pair<int64_t, double> cases[] = {
       {2, 16.3340088699}, {5, 3.76105955383}, {20, 2.95358486982}, {100, 2.82912632781}, {1000, 2.80427859676}};
-  for (const auto& [n, expected] : cases) {
+  for (const auto& one : cases) {
+    const auto n = one.first;
+    const double expected = one.second;
     CAPTURE(n);
     CHECK(minimal_detectable_effect({0, 1, n}) == doctest::Approx(expected).epsilon(1e-9));
     CHECK(minimal_detectable_effect({5, 0.25, n}) == doctest::Approx(expected / 4).epsilon(1e-9));
