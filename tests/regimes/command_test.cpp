@@ -80,17 +80,22 @@ TEST_CASE("regimes: base records to findings") {
   CHECK(sum == doctest::Approx(reader.n_active()));
   const json::Value summary = json::parse_file(scratch / "t/regimes/summary.json");
   CHECK(summary.find("persistence_regime")->string() == "R3");
-  // The prompts that chose: as asked (R3 asks what R1 does), and those of the base records.
-  std::set<std::string> prompts, listed;
-  std::istringstream asked(test::read_file(scratch / "t/records.jsonl"));
-  for (std::string line; std::getline(asked, line);)
-    prompts.insert(line_prompt_hash(json::parse(line, "records.jsonl")));
+  // The prompts that chose, as the model saw them (R3 asks what R1 does), and as the records say them: R0's are those
+  // of the base records.
+  std::set<std::string> prompts, lines, listed, aliases;
+  std::istringstream seen(test::read_file(scratch / "t/texts.jsonl")),
+      asked(test::read_file(scratch / "t/records.jsonl"));
+  for (std::string line; std::getline(seen, line);)
+    prompts.insert(prompt_hash(json::parse(line, "texts.jsonl").find("text")->string()));
+  for (std::string line; std::getline(asked, line);) lines.insert(line_prompt_hash(json::parse(line, "records.jsonl")));
   CHECK(prompts.size() == 4);
+  CHECK(lines.size() == 4);
   for (const json::Value& hash : summary.find("prompts")->items()) listed.insert(hash.string());
+  for (const json::Value& hash : summary.find("prompt_aliases")->items()) aliases.insert(hash.string());
   CHECK(listed == prompts);
-  CHECK(!summary.find("prompt_aliases"));  // R0 asks what the base records ask
+  CHECK(aliases == lines);
   for (const Record& base : read_records((scratch / "b.jsonl").string()))
-    CHECK(prompts.contains(line_prompt_hash(base.source)));
+    CHECK(lines.contains(line_prompt_hash(base.source)));
 
   // Batching does not matter; what is complete stays as it is.
   const std::string first = test::read_file(scratch / "t/trace.safetensors");

@@ -232,7 +232,7 @@ TEST_CASE("the chance level of groundedness is what other records' documents giv
   group.add_record(R"("document": "Bob met Cem.")");
   group.add_record(R"("document": "Bob met Cem.")");  // counts once, and not for the one before
   group.add_record(R"("document": "Dov met Ann.")");
-  group.add_record(R"("prompt": "p")");
+  group.add_record("");
   group.add(0, "Bob");
   group.add(0, "It is Bob.", 1);  // holds an answer that the other document has
   group.add(0, "It is Ann.", 2);
