@@ -56,8 +56,10 @@ json::Value placed(const Row& draft, const PromptStyle& style, const std::string
                    const DocumentPairs& options) {
   json::Value record = place_prompt(draft, style);
   if (target.empty()) return record;
-  return with_target(std::move(record), target,
-                     options.prefix_given ? options.prefix : target_prefix(text_before_target(record, style), target));
+  // Made before the record moves: compilers evaluate arguments in orders of their own.
+  const std::string prefix =
+      options.prefix_given ? options.prefix : target_prefix(text_before_target(record, style), target);
+  return with_target(std::move(record), target, prefix);
 }
 
 DocumentPair make_pair_of(const Row& row, const DocumentPairs& options) {
