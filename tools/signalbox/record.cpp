@@ -51,6 +51,7 @@ RecordingEnd record(const CommonOptions& options, const Session& session, Prepar
     return text_line(run.record_of(job), run.encoded_of(job), run.jobs()[static_cast<size_t>(job)], result,
                      session.tokenizer.get());
   };
+  tell_cpu_fallback(options, *session.backend);  // not before what can be refused
   Progress progress(jobs.doing, tokens_to_record(run.jobs()), options.quiet || !jobs.shows_progress, "tok");
   RecordingEvents events;
   events.on_kept = [&](int64_t samples, int64_t tokens) {
@@ -87,11 +88,11 @@ void keep_date(const CommonOptions& options, Session& session, const std::vector
 
 RecordingEnd run_jobs_of_command(const CommonOptions& options, const Session& session, PreparedRun& run,
                                  const JobsOfCommand& jobs, int argc, char** argv) {
-  tell_cpu_fallback(options, *session.backend);
   if (!options.trace.empty()) {
     catch_signals();
     return record(options, session, run, jobs, argc, argv);
   }
+  tell_cpu_fallback(options, *session.backend);
   Progress progress(jobs.doing, run.total_tokens, options.quiet || !jobs.shows_progress, "tok");
   RunEvents events;
   events.on_progress = [&](int64_t tokens) { progress.update(tokens); };
