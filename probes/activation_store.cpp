@@ -133,6 +133,7 @@ void ActivationStore::take_ids(int32_t layer, const int32_t* ids, const int32_t*
 
 void ActivationStore::finish(std::span<const std::string> ids) {
   if (finished_) fail("expected to be finished once, found a second time");
+  if (lost_) fail("expected all batches to come to their end, found one that was abandoned");
   if (ids.size() < positions_.samples.size())
     fail("expected ids of " + std::to_string(positions_.samples.size()) + " samples, found " +
          std::to_string(ids.size()));

@@ -29,9 +29,10 @@ class ActivationStore final : public ProbeSink, public Recording {
   void take(Point point, int32_t layer, const float* data, int64_t width) override;
   void take_ids(int32_t layer, const int32_t* ids, const int32_t* original_ids, int64_t n_slots) override;
   void end() override {}
+  void abandon() override { lost_ = true; }
 
   // ids[i] names sample i (ids repeat where a record has several samples). No row may follow. Throws Error when there
-  // are not as many as samples.
+  // are not as many as samples, and after a batch that was abandoned: its rows are missing.
   void finish(std::span<const std::string> ids);
   bool finished() const { return finished_; }
 
@@ -85,6 +86,7 @@ class ActivationStore final : public ProbeSink, public Recording {
   std::map<std::string, Column<float>, std::less<>> tensors_;
   Column<int32_t> ids_, positions_;
   bool routes_ = false, finished_ = false;
+  bool lost_ = false;                   // rows of a batch that was abandoned
   std::vector<int64_t> offsets_ = {0};  // [samples + 1]
   std::map<std::string, std::vector<int64_t>, std::less<>> by_id_;
 };

@@ -117,4 +117,8 @@ void TwoSinks::end() {
   for (ProbeSink* sink : sinks_) sink->end();
 }
 
+void TwoSinks::abandon() {
+  for (ProbeSink* sink : sinks_) sink->abandon();
+}
+
 }  // namespace signalbox::eval

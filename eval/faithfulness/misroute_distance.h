@@ -63,6 +63,7 @@ class TwoSinks : public ProbeSink {
   void take(Point point, int32_t layer, const float* data, int64_t width) override;
   void take_ids(int32_t layer, const int32_t* ids, const int32_t* original_ids, int64_t n_slots) override;
   void end() override;
+  void abandon() override;
 
  private:
   ProbeSink* sinks_[2];

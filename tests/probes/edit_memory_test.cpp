@@ -100,6 +100,9 @@ TEST_CASE("a store's mistakes are errors of one line") {
   ActivationStore narrow("n", options.shape, options.points, 2);
   CHECK(error_of([&] { feed(narrow, options, {{0, 0, 2, 0}}); }) == "memory:n: expected routes of 2 slots, found 3");
   const std::vector<std::string> none, one = {"a"};
+  narrow.abandon();
+  CHECK(error_of([&] { narrow.finish(one); }) ==
+        "memory:n: expected all batches to come to their end, found one that was abandoned");
   CHECK(error_of([&] { store.finish(none); }) == "memory:x: expected ids of 1 samples, found 0");
   store.finish(one);
   CHECK(error_of([&] { store.finish(one); }) == "memory:x: expected to be finished once, found a second time");

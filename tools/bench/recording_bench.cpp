@@ -41,6 +41,7 @@ class Renumbered : public ProbeSink {
     sink_.take_ids(layer, ids, original_ids, n_slots);
   }
   void end() override { sink_.end(); }
+  void abandon() override { sink_.abandon(); }
 
  private:
   ProbeSink& sink_;
