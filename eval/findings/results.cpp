@@ -1,7 +1,6 @@
 #include "eval/findings/results.h"
 
 #include <algorithm>
-#include <boost/math/distributions/binomial.hpp>
 #include <cmath>
 #include <map>
 #include <set>
@@ -11,6 +10,7 @@
 #include "base/error.h"
 #include "base/no_number.h"
 #include "eval/findings/intervals.h"
+#include "eval/statistics/changes.h"
 #include "eval/statistics/effects.h"
 
 namespace signalbox::eval {
@@ -74,9 +74,7 @@ double mcnemar_p(const std::vector<std::pair<double, double>>& pairs) {
     down += mine < base;
   }
   if (pairs.empty()) return no_number;
-  if (up + down == 0) return 1;
-  const boost::math::binomial_distribution<double> fair(static_cast<double>(up + down), 0.5);
-  return std::min(1.0, 2 * boost::math::cdf(fair, static_cast<double>(std::min(up, down))));
+  return exact_change_p({up, down, static_cast<int64_t>(pairs.size())});
 }
 
 // The interventions that are controls of another, by that one's name and their kind.
