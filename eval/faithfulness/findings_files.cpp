@@ -10,6 +10,7 @@
 #include "base/files.h"
 #include "base/no_number.h"
 #include "base/text.h"
+#include "eval/faithfulness/curve_cells.h"
 #include "eval/faithfulness/findings.h"
 #include "eval/routing/likeness.h"
 
@@ -17,18 +18,12 @@ namespace signalbox::eval {
 
 namespace {
 
-void add_mean(CsvWriter& csv, const MeanEstimate& mean) { csv.cell(mean.mean).cell(mean.ci.lo).cell(mean.ci.hi); }
-
 std::string curves_csv(const FaithfulnessFindings& findings) {
   CsvWriter csv({"test", "sentences", "x", "n", "same", "same_lo", "same_hi", "correct", "correct_lo", "correct_hi"});
   for (const auto& test : findings.tests)
     for (const CurveRow& row : test.curve) {
       csv.cell(faith_test_name(test.test));
-      row.n_sentences > 0 ? csv.cell(row.n_sentences) : csv.cell(std::string_view());
-      csv.cell(row.x).cell(row.same.n);
-      add_mean(csv, row.same);
-      add_mean(csv, row.correct);
-      csv.end_row();
+      add_curve_row(csv, row);
     }
   return csv.text();
 }
@@ -39,7 +34,7 @@ std::string aoc_csv(const FaithfulnessFindings& findings) {
   for (const auto& test : findings.tests)
     for (const AreaRow& row : test.areas) {
       csv.cell(faith_test_name(test.test));
-      row.n_sentences > 0 ? csv.cell(row.n_sentences) : csv.cell(std::string_view());
+      add_length(csv, row.n_sentences);
       csv.cell(row.area.n).cell(row.weight);
       add_mean(csv, row.area);
       add_mean(csv, row.accuracy);

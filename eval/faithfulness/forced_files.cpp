@@ -4,28 +4,19 @@
 
 #include "base/csv.h"
 #include "base/files.h"
+#include "eval/faithfulness/curve_cells.h"
 #include "eval/faithfulness/forced.h"
 
 namespace signalbox::eval {
 
 namespace {
 
-void add_mean(CsvWriter& csv, const MeanEstimate& mean) { csv.cell(mean.mean).cell(mean.ci.lo).cell(mean.ci.hi); }
-
-void add_length(CsvWriter& csv, int64_t n_sentences) {
-  n_sentences > 0 ? csv.cell(n_sentences) : csv.cell(std::string_view());
-}
-
 std::string curves_csv(const ForcedFindings& findings) {
   CsvWriter csv({"test", "measure", "sentences", "x", "n", "p", "p_lo", "p_hi", "logprob", "logprob_lo", "logprob_hi"});
   for (const ForcedTest& test : findings.tests)
     for (const CurveRow& row : test.curve) {
       csv.cell(faith_test_name(test.test)).cell(forced_measure_name(test.measure));
-      add_length(csv, row.n_sentences);
-      csv.cell(row.x).cell(row.same.n);
-      add_mean(csv, row.same);
-      add_mean(csv, row.correct);
-      csv.end_row();
+      add_curve_row(csv, row);
     }
   return csv.text();
 }
