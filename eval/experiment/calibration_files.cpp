@@ -5,6 +5,7 @@
 #include "eval/experiment/calibration.h"
 #include "eval/findings/format.h"
 #include "eval/findings/table.h"
+#include "eval/store/lock.h"
 
 namespace signalbox::eval {
 
@@ -132,9 +133,7 @@ std::string calibration_text(const Calibration& found) {
 }
 
 void write_calibration(const std::filesystem::path& dir, const Calibration& found) {
-  std::error_code code;
-  std::filesystem::create_directories(dir, code);
-  if (code) throw Error(dir.string(), "cannot make the directory: " + code.message());
+  made_directory(dir);
   FindingsTable measures = measure_table(found.table);
   const auto names = measures_of(found.table);
   for (size_t i = 0; i < names.size(); ++i) measures.rows[i].cells[0] = std::string(names[i].name);

@@ -68,7 +68,7 @@ RunEnd conduct_cross_fit(const Experiment& experiment, const Session& session, c
     const std::string name = "deal " + std::to_string(d + 1) + " of " + std::to_string(experiment.deals.size());
     ConductOptions own = options;
     own.out = deal_directory(options.out, static_cast<int64_t>(d));
-    make_directory(own.out.parent_path());
+    made_directory(own.out.parent_path());
     own.identity.set("deal", json::Value::object()
                                  .set("index", static_cast<int64_t>(d))
                                  .set("deals", spec.cross_fit->deals)
@@ -312,7 +312,7 @@ RunFindings write_cross_fit_findings(const fs::path& dir, const fs::path& out,
           .cell(int64_t{expert.expert})
           .cell(rd.first / static_cast<double>(rd.second))
           .end_row();
-    make_directory(out / "audit");
+    made_directory(out / "audit");
     write_file_atomically(out / "audit" / "rd.csv", csv.text());
   }
   write_audit(out, out, findings);

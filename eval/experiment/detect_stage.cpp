@@ -81,7 +81,7 @@ class DetectStage {
     evaluation.interventions = {std::move(baseline)};
     evaluation.points = PointSet::parse(std::string(default_points) + (ranks_by_logits() ? ",*.router.logits" : ""),
                                         run_.session.shape);
-    make_directory(dir.parent_path());
+    made_directory(dir.parent_path());
     int64_t done = 0, total = 0;
     for (const PreparedRecord& record : evaluation.records) total += generated ? record.generation.samples : 1;
     run_.begin_stage("tracing the baseline for detection", total);
@@ -110,7 +110,7 @@ class DetectStage {
   void rank(const DetectSpec& one) const {
     const fs::path dir = dir_ / one.name;
     if (fs::exists(dir / "rd.csv")) return;
-    make_directory(dir);
+    made_directory(dir);
     run_.begin_stage("detecting " + one.name, 2 * spec_.resamples, 0, "resamples");
     TraceSet set({dir_ / (looks_at_generated(one) ? "trace-generated" : "trace")});
     set.name_prompts(prompts_seen());

@@ -40,7 +40,7 @@ RunFindings reanalyze_run(const fs::path& dir, const fs::path& out, const Reanal
   if (!manifest || manifest->status != RunStatus::complete)
     throw Error(dir.string(), "expected a run that is complete, found one that is not (run its command again)");
   if (is_cross_fit_directory(dir)) {
-    make_directory(out);
+    made_directory(out);
     return write_cross_fit_findings(dir, out, options);
   }
   RunSchedule schedule = read_schedule(dir);
@@ -48,7 +48,7 @@ RunFindings reanalyze_run(const fs::path& dir, const fs::path& out, const Reanal
   schedule.resamples = options.resamples;
   RunFindings findings = run_findings(collect_values(dir, schedule), options.threads);
   std::error_code code;
-  make_directory(out);
+  made_directory(out);
   write_tables(out, findings);
   write_audit(dir, out, findings);
   write_specification_curves(dir, out, findings);

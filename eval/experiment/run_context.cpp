@@ -149,10 +149,4 @@ void write_records(const fs::path& dir, const Evaluation& evaluation) {
   write_file_atomically(dir / records_file, lines);
 }
 
-void make_directory(const fs::path& dir) {
-  std::error_code code;
-  fs::create_directories(dir, code);
-  if (code) throw Error(dir.string(), "cannot make the directory: " + code.message());
-}
-
 }  // namespace signalbox::eval

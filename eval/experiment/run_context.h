@@ -55,7 +55,4 @@ Layout layout_of(const Evaluation& evaluation);
 // The records of an evaluation, as DIR/records.jsonl.
 void write_records(const std::filesystem::path& dir, const Evaluation& evaluation);
 
-// Makes a directory and those above it. Throws Error.
-void make_directory(const std::filesystem::path& dir);
-
 }  // namespace signalbox::eval

@@ -35,7 +35,7 @@ void keep_ranking(const RunContext& run) {
   for (const RankingUse& use : rankings_of(run.spec())) {
     const fs::path kept = run.directory.path() / "audit" / "rd.csv";
     if (!use.path.starts_with("audit") || !use.detect.empty() || fs::exists(kept)) continue;
-    make_directory(kept.parent_path());
+    made_directory(kept.parent_path());
     const fs::path summary = use.file.parent_path() / "summary.json";
     if (fs::exists(summary)) write_file_atomically(kept.parent_path() / "summary.json", read_whole(summary));
     write_file_atomically(kept, read_whole(use.file));

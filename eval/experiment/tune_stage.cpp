@@ -73,7 +73,7 @@ std::optional<InterventionChoice> run_tuning(const RunContext& run, const Detect
   if (!spec.tune) return tested;
   const std::vector<std::string> metrics = {spec.tune->metric};
   const fs::path dir = run.directory.path() / "tune";
-  make_directory(dir);
+  made_directory(dir);
   const RunSchedule schedule =
       make_schedule(spec, metrics, plan_interventions(spec, points_of_grids(spec), run.session.shape, detected));
   Evaluation evaluation = evaluation_of(run, run.experiment.splits.tune, metrics);

@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "base/files.h"
 #include "eval/faithfulness/shards.h"
+#include "eval/routing/recording.h"
 #include "eval/store/line_log.h"
 #include "eval/store/work_directory.h"
 
@@ -99,12 +100,6 @@ Compared read_route(const json::Ref& line, size_t index) {
   return out;
 }
 
-int64_t tokens_of(const std::vector<Job>& jobs) {
-  int64_t total = 0;
-  for (const Job& job : jobs) total += job.max_positions();
-  return total;
-}
-
 Manifest manifest_of(const StudyWork& work, const Shard& shard) {
   Manifest manifest;
   manifest.schema = faithfulness_schema;
@@ -172,9 +167,7 @@ class StudyRun {
   void keep_settings() {
     const fs::path file = directory_.path() / "settings.json";
     if (!fs::exists(file)) write_file_atomically(file, json::dump(work_.settings, 2) + "\n");
-    std::error_code code;
-    fs::create_directories(directory_.path() / "stages", code);
-    if (code) throw Error((directory_.path() / "stages").string(), "cannot make the directory: " + code.message());
+    made_directory(directory_.path() / "stages");
   }
 
   // False when interrupted.
@@ -224,6 +217,16 @@ class StudyRun {
     return log;
   }
 
+  // f(i, line i) for all lines of a whole stage.
+  template <class F>
+  static void for_each_line(const std::string& name, const LineLog& log, F f) {
+    for (int64_t i = 0; i < log.n_lines(); ++i) {
+      const std::string where = name + ".jsonl:" + std::to_string(i + 1);
+      const json::Value line = json::parse(log.line(i), where);
+      f(i, json::Ref(line, where));
+    }
+  }
+
   static std::vector<std::string> ids_of(const std::vector<Job>& jobs) {
     std::vector<std::string> ids;
     for (const Job& job : jobs) ids.push_back(job.prompt->id);
@@ -264,7 +267,7 @@ class StudyRun {
 
   bool run_all(const std::string& name, const std::vector<Job>& jobs, const std::vector<std::string>& stop,
                const std::function<void(Result)>& on_done, ProbeSink* sink) {
-    if (events_.on_stage) events_.on_stage(name, tokens_of(jobs));
+    if (events_.on_stage) events_.on_stage(name, tokens_to_record(jobs));
     options_.stop_strings = stop;
     RunEvents events;
     events.on_progress = events_.on_progress;
@@ -292,11 +295,7 @@ class StudyRun {
     }
     // Read back, so that a study that went on sees what one that did not go on sees.
     std::vector<Written> out;
-    for (int64_t i = 0; i < log->n_lines(); ++i) {
-      const std::string where = name + ".jsonl:" + std::to_string(i + 1);
-      const json::Value line = json::parse(log->line(i), where);
-      out.push_back(read_written(json::Ref(line, where)));
-    }
+    for_each_line(name, *log, [&](int64_t, const json::Ref& line) { out.push_back(read_written(line)); });
     return out;
   }
 
@@ -333,11 +332,7 @@ class StudyRun {
       if (!done) return false;
       log->finish();
     }
-    for (int64_t i = 0; i < log->n_lines(); ++i) {
-      const std::string where = name + ".jsonl:" + std::to_string(i + 1);
-      const json::Value line = json::parse(log->line(i), where);
-      texts.push_back(read_altered(json::Ref(line, where)));
-    }
+    for_each_line(name, *log, [&](int64_t, const json::Ref& line) { texts.push_back(read_altered(line)); });
     return true;
   }
 
@@ -399,11 +394,9 @@ class StudyRun {
       log->finish();
     }
     std::vector<double> logprobs;
-    for (int64_t i = 0; i < log->n_lines(); ++i) {
-      const std::string where = name + ".jsonl:" + std::to_string(i + 1);
-      const json::Value line = json::parse(log->line(i), where);
-      logprobs.push_back(read_score(json::Ref(line, where), n_tokens[static_cast<size_t>(i)]));
-    }
+    for_each_line(name, *log, [&](int64_t i, const json::Ref& line) {
+      logprobs.push_back(read_score(line, n_tokens[static_cast<size_t>(i)]));
+    });
     study_.set_scores(logprobs);
     return true;
   }

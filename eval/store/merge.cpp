@@ -323,8 +323,7 @@ class Building {
     std::error_code failed;
     if (!empty_or_absent(dir_) && !fs::exists(dir_ / DirectoryLock::file_name, failed))
       throw Error(dir_.string(), "expected nothing, or what an interrupted merge left, found other files");
-    fs::create_directories(dir_, failed);
-    if (failed) throw Error(dir_.string(), "cannot make the directory: " + failed.message());
+    made_directory(dir_);
     lock_ = std::make_unique<DirectoryLock>(dir_);
     std::vector<fs::path> left;
     for (const auto& entry : fs::directory_iterator(dir_))
