@@ -13,9 +13,15 @@ namespace signalbox::eval {
 
 double defined(double value) { return std::isfinite(value) ? value : no_number; }
 
+void reach_zero(double& lo, double& hi) {
+  if (!std::isfinite(lo)) return;
+  lo = std::min(lo, 0.0);
+  hi = std::max(hi, 0.0);
+}
+
 namespace {
 
-constexpr double normal_quantile = 1.959963984540054, level = 0.05;
+constexpr double normal_quantile = 1.959963984540054;
 
 Estimate estimate_of(const MeanEstimate& mean) {
   return {defined(mean.mean), defined(mean.ci.lo), defined(mean.ci.hi), mean.n};
@@ -68,21 +74,18 @@ std::vector<DifferenceFindings> difference_findings(std::span<const DifferenceQu
     found.units = static_cast<int64_t>(units[q].sums.size());
     found.p = defined(p[q]);
     MeanError error = mean_error(units[q]);
-    bool rejects = found.p <= level;
+    bool rejects = found.p <= test_level;
     double of_equivalence = no_number;
     if (question.differences.zero_one && found.units > 1) {
       const auto [up, down, n] = clustered_changes(question.differences.values, units[q]);
       set_interval(found.difference, effective_change_interval(up, down, n));
-      rejects = rejects && exact_sign_flip_p(units[q].sums) <= level;
+      rejects = rejects && exact_sign_flip_p(units[q].sums) <= test_level;
       error.error = paired_standard_error({up, down, n});
       if (question.margin) of_equivalence = effective_change_equivalence_p(up, down, n, *question.margin);
     } else if (question.margin) {
       of_equivalence = equivalence_p(error, *question.margin);
     }
-    if (!rejects && !question.tested && std::isfinite(found.difference.lo)) {
-      found.difference.lo = std::min(found.difference.lo, 0.0);
-      found.difference.hi = std::max(found.difference.hi, 0.0);
-    }
+    if (!rejects && !question.tested) reach_zero(found.difference.lo, found.difference.hi);
     const auto [seen, fresh] = errors_to_see.try_emplace(found.units);
     if (fresh) seen->second = minimal_detectable_effect({0, 1, found.units});
     found.detectable = error.error > 0 ? defined(seen->second * error.error) : no_number;

@@ -27,6 +27,10 @@ namespace signalbox::eval {
 // no_number for what is not finite.
 double defined(double value);
 
+// An interval never excludes 0 where its test does not reject.
+inline constexpr double test_level = 0.05;
+void reach_zero(double& lo, double& hi);
+
 // Whether p of the metric's differences is that of differences of logarithms.
 bool tested_on_logarithms(std::string_view metric);
 // Whether it can happen that an intervention leaves the metric's mean as it is. It cannot where a value compares with

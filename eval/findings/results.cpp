@@ -168,10 +168,7 @@ class Comparer {
   // Where p does not reject, the interval reaches 0.
   static Versus versus_of(const EffectDifference& one, double p) {
     Versus out{defined(one.diff), defined(one.ci.lo), defined(one.ci.hi), defined(p)};
-    if (!(p <= 0.05) && std::isfinite(out.lo)) {
-      out.lo = std::min(out.lo, 0.0);
-      out.hi = std::max(out.hi, 0.0);
-    }
+    if (!(p <= test_level)) reach_zero(out.lo, out.hi);
     return out;
   }
 

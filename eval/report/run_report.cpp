@@ -11,6 +11,7 @@
 #include "base/text.h"
 #include "eval/findings/audit.h"
 #include "eval/findings/format.h"
+#include "eval/findings/intervals.h"
 #include "eval/findings/metrics_file.h"
 #include "eval/findings/tables.h"
 #include "eval/report/charts.h"
@@ -30,7 +31,7 @@ namespace fs = std::filesystem;
 constexpr size_t n_examples = 3, n_example_interventions = 12;
 // Below these a reader is warned.
 constexpr int64_t few_records = 20;
-constexpr double much_truncated = 0.05, level = 0.05;
+constexpr double much_truncated = 0.05;
 constexpr double other_use = 0.1;  // of the named experts' use: so much is another frequency
 
 std::string percent(int64_t part, int64_t whole) {
@@ -64,7 +65,7 @@ class Index {
   const std::vector<ResultRow>& main_rows() const { return main_; }
   int64_t resamples() const { return run_.resamples; }
   int64_t family() const { return family_; }  // primary contrasts
-  bool shows(const ResultRow& row) const { return (std::isfinite(row.q) ? row.q : row.p) < level; }
+  bool shows(const ResultRow& row) const { return (std::isfinite(row.q) ? row.q : row.p) < test_level; }
   bool has_controls() const { return !controls_.empty(); }
   const Intervention& intervention(const std::string& name) const {
     return run_.interventions[run_.intervention_index(name)];
@@ -178,7 +179,7 @@ std::vector<std::string> warnings_of(const Index& findings, const SampleDigest& 
     if (row.units > 0 && row.units < few_records) few.insert(row.metric + " (" + std::to_string(row.units) + ")");
     if (row.controls.few())
       few_ranks.insert(row.intervention + " (" + std::to_string(row.controls.differences.n) + ")");
-    if (row.units > 0 && least_p(row.units) > level) {
+    if (row.units > 0 && least_p(row.units) > test_level) {
       no_test.insert(row.metric);
       least = std::max(least, row.units);
     }

@@ -4,12 +4,11 @@
 #include <cstdio>
 
 #include "eval/findings/format.h"
+#include "eval/findings/intervals.h"
 
 namespace signalbox::eval {
 
 namespace {
-
-constexpr double test_level = 0.05;
 
 std::string percent(double share) { return format_value(100 * share, 1) + " %"; }
 std::string points(double difference) { return format_difference(100 * difference, 1); }
