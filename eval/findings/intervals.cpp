@@ -21,8 +21,6 @@ void reach_zero(double& lo, double& hi) {
 
 namespace {
 
-constexpr double normal_quantile = 1.959963984540054;
-
 Estimate estimate_of(const MeanEstimate& mean) {
   return {defined(mean.mean), defined(mean.ci.lo), defined(mean.ci.hi), mean.n};
 }

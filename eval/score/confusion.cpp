@@ -4,50 +4,13 @@
 #include <cmath>
 #include <map>
 
+#include "eval/statistics/changes.h"
 #include "eval/statistics/draws.h"
 #include "eval/statistics/resampling.h"
 
 namespace signalbox::eval {
 
 namespace {
-
-// The continued fraction of the incomplete beta function (Lentz's way), for x < (a + 1) / (a + b + 2).
-double beta_fraction(double a, double b, double x) {
-  constexpr double least = 1e-300;
-  double c = 1, d = 1 / std::max(1 - (a + b) * x / (a + 1), least), value = d;
-  for (int m = 1; m <= 10000; ++m) {
-    const double even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m));
-    d = 1 / std::max(1 + even * d, least);
-    c = std::max(1 + even / c, least);
-    value *= d * c;
-    const double odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1));
-    d = 1 / (1 + odd * d);
-    c = 1 + odd / c;
-    value *= d * c;
-    if (std::abs(d * c - 1) < 1e-15) break;
-  }
-  return value;
-}
-
-// The regularised incomplete beta function.
-double beta_share(double a, double b, double x) {
-  if (x <= 0) return 0;
-  if (x >= 1) return 1;
-  const double front =
-      std::exp(std::lgamma(a + b) - std::lgamma(a) - std::lgamma(b) + a * std::log(x) + b * std::log1p(-x));
-  return x < (a + 1) / (a + b + 2) ? front * beta_fraction(a, b, x) / a : 1 - front * beta_fraction(b, a, 1 - x) / b;
-}
-
-// Where it is q.
-double beta_quantile(double a, double b, double q) {
-  double lo = 0, hi = 1;
-  for (int i = 0; i < 200 && hi - lo > 0; ++i) {
-    const double middle = 0.5 * (lo + hi);
-    if (middle == lo || middle == hi) break;
-    (beta_share(a, b, middle) < q ? lo : hi) = middle;
-  }
-  return 0.5 * (lo + hi);
-}
 
 // Counts of one cluster.
 struct Cell {
@@ -99,10 +62,8 @@ Share share_of(const std::vector<Cell>& cells, Hits hits, Of of) {
 
 Share exact_share(double x, double n) {
   if (!(n > 0)) return {};
-  Share share{x / n, 0, 1};
-  if (x > 0) share.lo = beta_quantile(x, n - x + 1, 0.025);
-  if (x < n) share.hi = beta_quantile(x + 1, n - x, 0.975);
-  return share;
+  const Interval exact = effective_proportion_interval(x, n);
+  return {x / n, exact.lo, exact.hi};
 }
 
 Share clustered_share(std::span<const double> hits, std::span<const double> of) {

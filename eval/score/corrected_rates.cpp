@@ -3,11 +3,11 @@
 #include <algorithm>
 #include <cmath>
 
+#include "eval/statistics/binary.h"
+
 namespace signalbox::eval {
 
 namespace {
-
-constexpr double normal_quantile = 1.959963984540054;  // of 0.975
 
 // Labels that nobody gave are clusters of their own, below 0.
 enum Imagined : int64_t { missed = -1, invented = -2, right_yes = -3, wrong_yes = -4, right_no = -5, wrong_no = -6 };

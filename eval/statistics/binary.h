@@ -25,6 +25,8 @@ ClusteredChanges clustered_changes(std::span<const double> values, const Cluster
 // The standard error with one change up and one down added (Bonett and Price 2012), which is not 0 without any change.
 double paired_standard_error(const ClusteredChanges& changes);
 
+inline constexpr double normal_quantile = 1.959963984540054;  // of 0.975
+
 // Wilson's score interval of the mean of 0/1 values, with the design effect as above.
 Interval rate_interval(const ClusteredValues& values, double z);
 

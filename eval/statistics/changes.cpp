@@ -55,8 +55,12 @@ double exact_change_p(const Changes& changes) {
 }
 
 Interval proportion_interval(int64_t k, int64_t n, double level) {
-  if (n <= 0) return {no_number, no_number};
-  return exact_proportion(static_cast<double>(k), static_cast<double>(n), (1 - level) / 2);
+  return effective_proportion_interval(static_cast<double>(k), static_cast<double>(n), level);
+}
+
+Interval effective_proportion_interval(double k, double n, double level) {
+  if (!(n > 0)) return {no_number, no_number};
+  return exact_proportion(k, n, (1 - level) / 2);
 }
 
 Interval effective_change_interval(double plus, double minus, double n, double level) {

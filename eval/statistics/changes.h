@@ -18,6 +18,8 @@ double exact_change_p(const Changes& changes);
 
 // A proportion's exact interval (Clopper and Pearson): k of n, at `level`. Undefined for n = 0.
 Interval proportion_interval(int64_t k, int64_t n, double level = 0.95);
+// The same for numbers that need not be whole.
+Interval effective_proportion_interval(double k, double n, double level = 0.95);
 
 // Interval of the mean difference (plus - minus) / n. It excludes 0 exactly where exact_change_p is at most 1 - level.
 // The mean is the share of changed pairs times (2 s - 1), s the share of plus among the changes; both have exact
