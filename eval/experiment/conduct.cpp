@@ -14,7 +14,7 @@ namespace {
 
 // What the model refuses of the interventions that do not wait for detection, before anything is written.
 void check_edits(const ExperimentSpec& spec, const ModelShape& shape) {
-  const auto waits = [](const json::Value& edit) { return ranking_text(edit, "from").starts_with("detect:"); };
+  const auto waits = [](const json::Value& edit) { return detect_stage_of(edit).has_value(); };
   const auto check = [&](const json::Value& edits, const std::string& path) {
     if (!edits.items().empty() && std::none_of(edits.items().begin(), edits.items().end(), waits))
       EditPlan::parse(json::Ref(edits, spec.where, path), spec.base_dir, shape, spec.seeds[0]);

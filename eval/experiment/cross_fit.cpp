@@ -111,8 +111,7 @@ std::map<std::string, std::string> stages_of(const fs::path& deal) {
   if (!spec) return stages;
   for (const json::Value& one : spec->find("interventions")->items())
     for (const json::Value& edit : one.find("edits")->items())
-      if (const std::string from = ranking_text(edit, "from"); from.starts_with(detect_prefix))
-        stages.emplace(one.find("name")->string(), from.substr(detect_prefix.size()));
+      if (const auto stage = detect_stage_of(edit)) stages.emplace(one.find("name")->string(), *stage);
   return stages;
 }
 

@@ -4,6 +4,7 @@
 #include <set>
 
 #include "base/text.h"
+#include "eval/findings/format.h"
 
 namespace signalbox::eval {
 
@@ -91,7 +92,7 @@ std::vector<Axis> read_axes(const json::Ref& grid) {
 }  // namespace
 
 std::string grid_value_text(const json::Value& value, int64_t place) {
-  std::string text = value.is_string() ? value.string() : json::dump(value);
+  std::string text = plain_text(value);
   if (text.size() > max_value_text) return "#" + std::to_string(place);
   for (char& c : text)
     if (c == '/' || static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = '_';

@@ -242,17 +242,13 @@ json::Value with_listed_experts(const PlannedIntervention& one, const Experiment
 }  // namespace
 
 json::Value resolve_detect(json::Value edits, const std::map<std::string, std::filesystem::path>& detect_files) {
-  constexpr std::string_view prefix = "detect:";
   json::Value out = json::Value::array();
   for (json::Value& edit : edits.items()) {
-    const json::Value* experts = edit.find("experts");
-    const json::Value* from = experts && experts->type() == json::Type::object ? experts->find("from") : nullptr;
-    if (from && from->is_string() && from->string().starts_with(prefix)) {
-      const std::string name = from->string().substr(prefix.size());
-      const auto found = detect_files.find(name);
+    if (const auto name = detect_stage_of(edit)) {
+      const auto found = detect_files.find(*name);
       if (found == detect_files.end())
-        throw Error("detect." + name, "expected the file of this stage of detection, found none");
-      json::Value resolved = *experts;
+        throw Error("detect." + *name, "expected the file of this stage of detection, found none");
+      json::Value resolved = *edit.find("experts");
       resolved.set("from", std::filesystem::absolute(found->second).string());
       edit.set("experts", std::move(resolved));
     }

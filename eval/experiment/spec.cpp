@@ -565,10 +565,4 @@ std::vector<RankingUse> rankings_of(const ExperimentSpec& spec) {
   return uses;
 }
 
-std::string ranking_text(const json::Value& edit, const char* key) {
-  const json::Value* experts = edit.find("experts");
-  const json::Value* found = experts && experts->type() == json::Type::object ? experts->find(key) : nullptr;
-  return found && found->is_string() ? found->string() : std::string();
-}
-
 }  // namespace signalbox::eval

@@ -159,9 +159,6 @@ json::Value resolved_json(const ExperimentSpec& spec);
 // "judge:NAME" among the metrics is a judge of the spec.
 inline constexpr std::string_view judge_prefix = "judge:";
 
-// "detect:NAME" in an edit's "from" is the ranking of a stage of detection.
-inline constexpr std::string_view detect_prefix = "detect:";
-
 // Where the experts of a ranking come from: every "experts" of edits (and the audit's) that holds "from".
 struct RankingUse {
   std::string path;            // "interventions[1].edits[0].experts.from"
@@ -170,8 +167,5 @@ struct RankingUse {
   std::string given;           // what "from" says
 };
 std::vector<RankingUse> rankings_of(const ExperimentSpec& spec);
-
-// A text among the keys of an edit's ranking: "from", "by"; empty where the edit has none.
-std::string ranking_text(const json::Value& edit, const char* key);
 
 }  // namespace signalbox::eval

@@ -45,18 +45,10 @@ DetectSpec read_point(const std::string& name, const json::Ref& ref, bool genera
   return out;
 }
 
-// The member "from" of an edit's experts, where it names a stage; null else.
-const json::Value* stage_of(const json::Value& edit) {
-  const json::Value* experts = edit.type() == json::Type::object ? edit.find("experts") : nullptr;
-  const json::Value* from = experts && experts->type() == json::Type::object ? experts->find("from") : nullptr;
-  return from && from->is_string() && from->string().starts_with(detect_prefix) ? from : nullptr;
-}
-
 json::Value with_stage(const json::Value& edits, const std::string& entry, const std::string& stage) {
   json::Value out = json::Value::array();
   for (json::Value edit : edits.items()) {
-    const json::Value* from = stage_of(edit);
-    if (from && from->string() == std::string(detect_prefix) + entry) {
+    if (detect_stage_of(edit) == entry) {
       json::Value experts = *edit.find("experts");
       experts.set("from", std::string(detect_prefix) + stage);
       edit.set("experts", std::move(experts));
@@ -71,17 +63,15 @@ std::string gridded_stage(const json::Value& edits, const json::Ref& entry, cons
   std::string found;
   if (edits.type() != json::Type::array) return found;
   for (const json::Value& edit : edits.items()) {
-    const json::Value* from = stage_of(edit);
-    if (!from) continue;
-    const std::string name = from->string().substr(detect_prefix.size());
-    const bool gridded = std::any_of(stages.begin(), stages.end(), [&](const DetectSpec& stage) {
-      return stage.entry == name && !stage.grid.empty();
-    });
-    if (!gridded || name == found) continue;
+    const std::optional<std::string> name = detect_stage_of(edit);
+    const bool gridded = name && std::any_of(stages.begin(), stages.end(), [&](const DetectSpec& stage) {
+                           return stage.entry == *name && !stage.grid.empty();
+                         });
+    if (!gridded || *name == found) continue;
     if (!found.empty())
-      entry.fail("expected experts from one stage of detection with a grid, found \"" + found + "\" and \"" + name +
+      entry.fail("expected experts from one stage of detection with a grid, found \"" + found + "\" and \"" + *name +
                  "\"");
-    found = name;
+    found = *name;
   }
   return found;
 }

@@ -20,11 +20,6 @@ std::string leading_space(const std::string& text) {
   return text.substr(0, n);
 }
 
-std::vector<int32_t> appended(std::vector<int32_t> a, const std::vector<int32_t>& b) {
-  a.insert(a.end(), b.begin(), b.end());
-  return a;
-}
-
 // What the question says: the prompt, or the contents of all messages.
 std::string source_text(const Record& record) {
   if (record.kind == Record::Kind::prompt) return record.prompt;
@@ -328,7 +323,7 @@ void FaithfulnessStudy::add_cases(size_t explanation) {
     // Filler begins where nothing is kept.
     if (options_.early || (i == 0 && options_.fillers))
       add_case(explanation, CaseKind::early, i, static_cast<double>(i) / static_cast<double>(n)).ids = kept;
-    kept = appended(std::move(kept), of.sentence_ids[i]);
+    kept.insert(kept.end(), of.sentence_ids[i].begin(), of.sentence_ids[i].end());
   }
   if (options_.mistakes) add_mistakes(explanation);
   if (options_.paraphrases) add_paraphrases(explanation);

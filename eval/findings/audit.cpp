@@ -126,9 +126,8 @@ std::vector<RankedExpert> ranking_of_audit(const std::filesystem::path& dir) {
     const json::Value* value = &manifest->identity;
     for (const char* key : {"spec", "audit", "experts", "from"})
       if (value) value = value->type() == json::Type::object ? value->find(key) : nullptr;
-    const std::string_view prefix = "detect:";
-    if (value && value->is_string() && value->string().starts_with(prefix))
-      return read_ranking(dir / "detect" / value->string().substr(prefix.size()) / "rd.csv");
+    if (value && value->is_string() && value->string().starts_with(detect_prefix))
+      return read_ranking(dir / "detect" / value->string().substr(detect_prefix.size()) / "rd.csv");
   }
   return stages.size() == 1 ? read_ranking(stages[0] / "rd.csv") : std::vector<RankedExpert>();
 }

@@ -48,6 +48,8 @@ std::string format_interval(double lo, double hi, int decimals, bool is_signed) 
   return "[" + one(lo) + ", " + one(hi) + "]";
 }
 
+std::string plain_text(const json::Value& value) { return value.is_string() ? value.string() : json::dump(value); }
+
 std::string html_escape(std::string_view text) {
   std::string out;
   for (char c : text) {

@@ -3,6 +3,7 @@
 #include <string>
 #include <string_view>
 
+#include "base/json.h"
 #include "base/namespaces.h"
 
 namespace signalbox::eval {
@@ -18,6 +19,9 @@ std::string format_difference(double value, int decimals);
 std::string format_p(double p);
 // "[0.120, 0.340]"; "-" when undefined.
 std::string format_interval(double lo, double hi, int decimals, bool is_signed = false);
+
+// A setting as people read it: a text as it stands, other values as JSON.
+std::string plain_text(const json::Value& value);
 
 std::string html_escape(std::string_view text);      // also safe inside quoted attributes; line ends stay
 std::string markdown_escape(std::string_view text);  // for a cell of a table: line ends become spaces

@@ -50,4 +50,16 @@ std::optional<ExpertId> parse_audit_name(std::string_view name) {
   return ExpertId{*layer, *expert};
 }
 
+std::string ranking_text(const json::Value& edit, const char* key) {
+  const json::Value* experts = edit.type() == json::Type::object ? edit.find("experts") : nullptr;
+  const json::Value* found = experts && experts->type() == json::Type::object ? experts->find(key) : nullptr;
+  return found && found->is_string() ? found->string() : std::string();
+}
+
+std::optional<std::string> detect_stage_of(const json::Value& edit) {
+  const std::string from = ranking_text(edit, "from");
+  if (!from.starts_with(detect_prefix)) return std::nullopt;
+  return from.substr(detect_prefix.size());
+}
+
 }  // namespace signalbox::eval

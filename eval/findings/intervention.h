@@ -51,4 +51,11 @@ struct Intervention {
 std::string audit_name(const ExpertId& expert);
 std::optional<ExpertId> parse_audit_name(std::string_view name);
 
+// "detect:NAME" in an edit's "from" is the ranking of a stage of detection.
+inline constexpr std::string_view detect_prefix = "detect:";
+// A text among the keys of an edit's ranking: "from", "by"; empty where the edit has none.
+std::string ranking_text(const json::Value& edit, const char* key);
+// The stage of detection that an edit takes its experts from; nullopt: none.
+std::optional<std::string> detect_stage_of(const json::Value& edit);
+
 }  // namespace signalbox::eval

@@ -7,6 +7,7 @@
 #include "base/csv.h"
 #include "base/files.h"
 #include "eval/findings/format.h"
+#include "eval/findings/intervals.h"
 #include "eval/statistics/resampling.h"
 #include "eval/store/manifest.h"
 
@@ -38,7 +39,7 @@ SpecificationCurve curve_of(const RunFindings& findings, const std::string& entr
   for (const size_t i : out.order) {
     const double value = contrast(i).difference.value;
     sorted.push_back(value);
-    const bool below = contrast(i).p < 0.05;
+    const bool below = contrast(i).p < test_level;
     out.negative += value < 0;
     out.positive += value > 0;
     out.zero += value == 0;
@@ -51,8 +52,6 @@ SpecificationCurve curve_of(const RunFindings& findings, const std::string& entr
   out.greatest = sorted.back();
   return out;
 }
-
-std::string choice_text(const json::Value& value) { return value.is_string() ? value.string() : json::dump(value); }
 
 // Keys of all grids of these entries, in order of first appearance.
 std::vector<std::string> keys_of(const RunFindings& findings) {
@@ -67,11 +66,8 @@ std::vector<std::string> keys_of(const RunFindings& findings) {
 bool takes_from_detection(const json::Value& intervention) {
   const json::Value* edits = intervention.find("edits");
   if (!edits) return false;
-  return std::any_of(edits->items().begin(), edits->items().end(), [](const json::Value& edit) {
-    const json::Value* experts = edit.find("experts");
-    const json::Value* from = experts && experts->type() == json::Type::object ? experts->find("from") : nullptr;
-    return from && from->is_string() && from->string().starts_with("detect:");
-  });
+  return std::any_of(edits->items().begin(), edits->items().end(),
+                     [](const json::Value& edit) { return detect_stage_of(edit).has_value(); });
 }
 
 }  // namespace
@@ -120,7 +116,7 @@ std::string specification_curve_csv(const RunFindings& findings) {
       for (const std::string& key : keys) {
         const auto found =
             std::find_if(one.grid.begin(), one.grid.end(), [&](const auto& item) { return item.first == key; });
-        csv.cell(found == one.grid.end() ? std::string() : choice_text(found->second));
+        csv.cell(found == one.grid.end() ? std::string() : plain_text(found->second));
       }
       csv.cell(contrast.difference.value).cell(contrast.difference.lo).cell(contrast.difference.hi);
       csv.cell(contrast.p).cell(contrast.q).cell(contrast.difference.n).end_row();

@@ -14,8 +14,6 @@ namespace signalbox::eval {
 
 namespace {
 
-std::string text_of(const json::Value& value) { return value.is_string() ? value.string() : json::dump(value); }
-
 // Each value of each key of the curve's grids; values in order of first appearance in the run.
 std::vector<SpecificationRow> choices_of(const RunFindings& run, const std::string& entry) {
   std::vector<SpecificationRow> rows;
@@ -23,7 +21,7 @@ std::vector<SpecificationRow> choices_of(const RunFindings& run, const std::stri
     if (!one.is_main() || one.entry != entry) continue;
     for (const auto& choice : one.grid) {
       const std::string& key = choice.first;
-      const std::string text = text_of(choice.second);
+      const std::string text = plain_text(choice.second);
       const auto same = [&](const SpecificationRow& row) { return row.key == key && row.value == text; };
       if (std::any_of(rows.begin(), rows.end(), same)) continue;
       // Behind the last value of its key.
@@ -48,7 +46,7 @@ std::string curve_html(const RunFindings& run, const SpecificationCurve& curve) 
     point.significant = contrast.p < 0.05;
     for (const auto& [key, value] : one.grid)
       for (size_t r = 0; r < rows.size(); ++r)
-        if (rows[r].key == key && rows[r].value == text_of(value)) point.marks.push_back(r);
+        if (rows[r].key == key && rows[r].value == plain_text(value)) point.marks.push_back(r);
     const int decimals = decimals_for(std::abs(point.difference));
     point.title = one.name + "\n" + format_difference(point.difference, decimals) + " " +
                   format_interval(point.lo, point.hi, decimals, true) + ", p = " + format_p(contrast.p);

@@ -44,8 +44,6 @@ std::string list_of(const std::vector<std::string>& names, size_t most = 5) {
   return out;
 }
 
-std::string plain(const json::Value& value) { return value.is_string() ? value.string() : json::dump(value); }
-
 // The findings by name, as the sections ask for them.
 class Index {
  public:
@@ -368,7 +366,7 @@ std::string dose_of(const RunFindings& run, const GridPoints& points, const std:
       if (name == key)
         x = value.real();
       else
-        others += (others.empty() ? "" : ", ") + name + " = " + plain(value);
+        others += (others.empty() ? "" : ", ") + name + " = " + plain_text(value);
     }
     if (others.empty()) others = metric;
     auto found = std::find_if(lines.begin(), lines.end(), [&](const DoseLine& one) { return one.name == others; });
@@ -469,11 +467,11 @@ std::string facts(const Index& findings, const std::optional<Manifest>& manifest
     const json::Value* spec = identity.find("spec");
     for (const char* key : {"model", "data", "generate", "seeds"})
       if (const json::Value* value = spec ? spec->find(key) : nullptr; value && !value->is_null())
-        add_fact(out, key, plain(*value));
+        add_fact(out, key, plain_text(*value));
     if (manifest->layout) add_fact(out, "records", std::to_string(manifest->layout->records.size()));
     for (const auto& [key, value] : identity.members())
       if (key != "spec" && value.type() != json::Type::object && value.type() != json::Type::array)
-        add_fact(out, key, plain(value));
+        add_fact(out, key, plain_text(value));
   }
   add_fact(out, "baseline", findings.baseline());
   add_fact(out, "interventions",
