@@ -34,6 +34,8 @@ inline bool is_ascii_small(char c) { return c >= 'a' && c <= 'z'; }
 inline bool is_ascii_letter(char c) { return is_ascii_capital(c) || is_ascii_small(c); }
 inline bool is_json_space(char c) { return c == ' ' || c == '\t' || c == '\n' || c == '\r'; }
 inline bool is_ascii_space(char c) { return is_json_space(c) || c == '\f' || c == '\v'; }
+// Without white space of ASCII at either end.
+std::string_view trimmed(std::string_view text);
 inline char ascii_lower(char c) { return is_ascii_capital(c) ? static_cast<char>(c + 32) : c; }
 std::string ascii_lower(std::string_view text);
 

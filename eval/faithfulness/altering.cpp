@@ -44,12 +44,6 @@ std::string one_line(std::string_view text) {
   return out;
 }
 
-std::string_view trimmed(std::string_view text) {
-  while (!text.empty() && is_ascii_space(text.front())) text.remove_prefix(1);
-  while (!text.empty() && is_ascii_space(text.back())) text.remove_suffix(1);
-  return text;
-}
-
 // For comparing: small letters, white space as one space, without closing stops.
 std::string bare_text(std::string_view text) {
   std::string out = ascii_lower(one_line(text));

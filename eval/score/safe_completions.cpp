@@ -31,18 +31,13 @@ struct Asked {
   SafeDrop drop = SafeDrop::no_refusal;
 };
 
-std::string trimmed(std::string_view text) {
-  while (!text.empty() && is_ascii_space(text.front())) text.remove_prefix(1);
-  while (!text.empty() && is_ascii_space(text.back())) text.remove_suffix(1);
-  return std::string(text);
-}
-
 // Up to the end of the last sentence; empty where none ends.
 std::string whole_sentences(std::string_view text) {
   for (size_t i = text.size(); i > 0; --i) {
     const char c = text[i - 1];
     const bool ends = c == '.' || c == '!' || c == '?';
-    if (ends && (i == text.size() || is_ascii_space(text[i]) || text[i] == '"')) return trimmed(text.substr(0, i));
+    if (ends && (i == text.size() || is_ascii_space(text[i]) || text[i] == '"'))
+      return std::string(trimmed(text.substr(0, i)));
   }
   return {};
 }
@@ -168,7 +163,7 @@ class Asker {
 
   void take(Asked& one, const Result& result, int64_t k) const {
     const bool cut = result.finish_reason == "length";
-    const std::string whole = trimmed(result.text);
+    const std::string whole(trimmed(result.text));
     const std::string text = cut ? whole_sentences(whole) : whole;
     if (text.empty()) {
       one.drop = whole.empty() ? SafeDrop::empty : SafeDrop::cut;

@@ -29,4 +29,7 @@ TEST_CASE("numbers and letters") {
     CHECK(is_ascii_letter(byte) == ((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z')));
     CHECK(is_ascii_space(byte) == (c == ' ' || (c >= 9 && c <= 13)));
   }
+  CHECK(trimmed(" \t a b\r\n\v") == "a b");
+  CHECK(trimmed(" \f ") == "");
+  CHECK(trimmed("\u00a0x") == "\u00a0x");  // not of ASCII
 }
