@@ -205,7 +205,7 @@ double RiskDifference::value() const {
   return rate(a1, d1) - rate(a2, d2);
 }
 
-Detection detect(const ContrastCounts& counts, const ContrastOptions& options) {
+Detection measure(const ContrastCounts& counts, const ContrastOptions& options) {
   if (options.resamples < 1)
     throw Error("resamples", "expected at least 1, found " + std::to_string(options.resamples));
   if (options.stable_top < 1)
@@ -238,18 +238,26 @@ Detection detect(const ContrastCounts& counts, const ContrastOptions& options) {
     shares.fill(i, row);
     out.rows.push_back(row);
   }
-  const auto after = [&](int64_t before) {
-    return [&options, before](int64_t done) {
-      if (options.on_progress) options.on_progress(before + done);
-    };
-  };
-  const Bootstrapped drawn = bootstrap_contrast(counts, options, after(0));
-  const Relabelled null = relabel_contrast(counts, options, after(options.resamples));
-  const std::vector<double> family_wise = family_wise_ps(null, options.resamples);
-  std::vector<double> p;
+  const Bootstrapped drawn = bootstrap_contrast(counts, options, [&](int64_t done) {
+    if (options.on_progress) options.on_progress(done);
+  });
   for (size_t i = 0; i < n_rows; ++i) {
     out.rows[i].ci = drawn.ci[i];
     out.rows[i].stable = drawn.stable[i];
+    out.rows[i].p = out.rows[i].q = no_number;
+  }
+  return out;
+}
+
+Detection detect(const ContrastCounts& counts, const ContrastOptions& options) {
+  Detection out = measure(counts, options);
+  const size_t n_rows = counts.n_rows();
+  const Relabelled null = relabel_contrast(counts, options, [&](int64_t done) {
+    if (options.on_progress) options.on_progress(options.resamples + done);
+  });
+  const std::vector<double> family_wise = family_wise_ps(null, options.resamples);
+  std::vector<double> p;
+  for (size_t i = 0; i < n_rows; ++i) {
     out.rows[i].p = static_cast<double>(1 + null.hits[i]) / static_cast<double>(1 + options.resamples);
     if (options.family_wise) out.rows[i].p_maxt = family_wise[i];
     p.push_back(out.rows[i].p);

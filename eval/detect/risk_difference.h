@@ -63,6 +63,10 @@ struct Detection {
 // Throws Error when resamples < 1, stable_top < 1, or no record is left under A or under B.
 Detection detect(const ContrastCounts& counts, const ContrastOptions& options);
 
+// The same without the test: p, q, p_maxt, se, rd_shrunk and lfsr are undefined, there are no warnings, and on_progress
+// counts to `resamples`.
+Detection measure(const ContrastCounts& counts, const ContrastOptions& options);
+
 // count_contrast and detect in one.
 Detection detect(const TraceSet& set, const ContrastOptions& options);
 

@@ -140,9 +140,10 @@ class DetectStage {
     constexpr size_t n_shown = 10;
     const fs::path dir = dir_ / one.name;
     if (fs::exists(dir / "held_out.csv")) return;
-    run_.begin_stage("measuring " + one.name + " on the test records", 2 * spec_.resamples, 0, "resamples");
+    run_.begin_stage("measuring " + one.name + " on the test records", spec_.resamples, 0, "resamples");
     const TraceSet set({dir_ / (looks_at_generated(one) ? "trace-test-generated" : "trace-test")});
-    const Detection found = detect(set, contrast_of(one));
+    const ContrastOptions options = contrast_of(one);
+    const Detection found = measure(count_contrast(set, options), options);
     std::map<std::pair<int64_t, int64_t>, const RiskDifference*> rows;
     CsvWriter csv({"layer", "expert", "rd", "ci_lo", "ci_hi"});
     for (const RiskDifference& row : found.rows) {
