@@ -21,7 +21,7 @@ bool one_of(std::string_view name, std::initializer_list<std::string_view> names
 json::Value typed_cell(const std::string& name, const std::string& text, const std::string& where) {
   const std::string place = where + ": " + name;
   const bool list = text.starts_with('[');
-  if (one_of(name, {"choices", "messages", "tokens", "spans"}) || (list && one_of(name, {"answers", "memory"})))
+  if (one_of(name, {"choices", "messages", "tokens", "spans"}) || (list && one_of(name, {"answers", "memory", "keywords"})))
     return json::parse(text, place);
   if (name == "answers") {
     json::Value one = json::Value::array();

@@ -19,7 +19,7 @@ struct Row {
 bool is_csv_file(const std::string& file);
 
 // Input records from CSV (RFC 4180, UTF-8, a header row). A cell is text, but for these columns:
-//   answers, memory        a JSON list when the cell begins with '[', else one string (answers: a list of it)
+//   answers, memory, keywords          a JSON list when the cell begins with '[', else one string (answers: a list of it)
 //   choices, messages, tokens, spans   JSON
 //   choice                 an integer
 //   answerable, harmful    true or false, in any case

@@ -5,6 +5,7 @@
 
 #include "eval/score/answers.h"
 #include "eval/score/choices.h"
+#include "eval/score/contains.h"
 #include "eval/score/tables.h"
 
 namespace signalbox::eval {
@@ -31,6 +32,52 @@ std::optional<double> f1_final(const Record& record, const Sample& sample) {
   std::vector<std::string> gold;
   for (const std::string& answer : record.answers) gold.push_back(answer_of(answer));
   return token_f1(answer_of(sample.text), gold);
+}
+
+// Texts to be looked for, at `key`. Throws Error for one that no text could be said to hold or not.
+std::vector<std::string> checked_texts(const Record& record, const char* key, std::vector<std::string> texts) {
+  for (size_t i = 0; i < texts.size(); ++i)
+    if (normalize_answer(texts[i]).empty())
+      throw Error(record.where, std::string(key) + "[" + std::to_string(i) +
+                                    "]: expected a text of more than punctuation, white space and articles, to look "
+                                    "for, found \"" +
+                                    texts[i] + "\"");
+  return texts;
+}
+
+std::vector<std::string> answers_to_find(const Record& record) {
+  return checked_texts(record, "answers", record.answers);
+}
+
+std::vector<std::string> keywords_to_find(const Record& record) {
+  std::vector<std::string> keywords = keywords_of(record);
+  return keywords.empty() ? answers_to_find(record) : checked_texts(record, "keywords", std::move(keywords));
+}
+
+std::string lacks_texts(const Record& record) { return answers_to_find(record).empty() ? "answers" : ""; }
+std::string lacks_keywords(const Record& record) {
+  return keywords_to_find(record).empty() ? "keywords or answers" : "";
+}
+
+std::optional<double> contains(const Record& record, const Sample& sample) {
+  if (!sample.has_text || lacks_texts(record) != "") return std::nullopt;
+  const std::string_view text = after_thinking(sample.text);
+  return as_score(std::any_of(record.answers.begin(), record.answers.end(),
+                              [&](const std::string& answer) { return occurs(text, answer); }));
+}
+
+std::optional<double> contains_any(const Record& record, const Sample& sample) {
+  if (!sample.has_text || lacks_keywords(record) != "") return std::nullopt;
+  const std::string_view text = after_thinking(sample.text);
+  const std::vector<std::string> all = keywords_to_find(record);
+  return as_score(std::any_of(all.begin(), all.end(), [&](const std::string& one) { return occurs(text, one); }));
+}
+
+std::optional<double> contains_all(const Record& record, const Sample& sample) {
+  if (!sample.has_text || lacks_keywords(record) != "") return std::nullopt;
+  const std::string_view text = after_thinking(sample.text);
+  const std::vector<std::string> all = keywords_to_find(record);
+  return as_score(std::all_of(all.begin(), all.end(), [&](const std::string& one) { return occurs(text, one); }));
 }
 
 // One value a record and seed: the samples vote.
@@ -123,6 +170,21 @@ constexpr std::array correctness_rows = {
            .needs = Needs::text,
            .lacks = lacks_answers,
            .score = f1_final},
+    Scorer{.name = "contains",
+           .summary = "an answer occurs in the text as whole words, normalised as for em; 0 or 1",
+           .needs = Needs::text,
+           .lacks = lacks_texts,
+           .score = contains},
+    Scorer{.name = "contains_any",
+           .summary = "one of the record's keywords (without any: an answer) occurs in the text; 0 or 1",
+           .needs = Needs::text,
+           .lacks = lacks_keywords,
+           .score = contains_any},
+    Scorer{.name = "contains_all",
+           .summary = "all of the record's keywords (without any: its answers) occur in the text; 0 or 1",
+           .needs = Needs::text,
+           .lacks = lacks_keywords,
+           .score = contains_all},
     Scorer{.name = "majority_em",
            .summary = "the final answer that most samples of a record give is right; 0 or 1 a seed",
            .needs = Needs::text,

@@ -45,6 +45,17 @@ std::string trimmed(std::string text) {
   return text;
 }
 
+// A string or a list of strings.
+std::vector<std::string> texts_of(const Record& record, std::string_view key) {
+  const auto found = field(record, key);
+  if (!found) return {};
+  if (found->value().is_string()) return {found->string()};
+  if (found->value().type() != json::Type::array) found->fail_type("a string or a list of strings");
+  std::vector<std::string> out;
+  for (const json::Ref& item : found->items()) out.push_back(item.string());
+  return out;
+}
+
 }  // namespace
 
 bool has_answers(const Record& record) { return !record.answers.empty() || field(record, "answers").has_value(); }
@@ -66,15 +77,9 @@ std::optional<std::string> document_of(const Record& record) {
   return trimmed(text.substr(begin + start.size(), end - begin - start.size()));
 }
 
-std::vector<std::string> memory_of(const Record& record) {
-  const auto found = field(record, "memory");
-  if (!found) return {};
-  if (found->value().is_string()) return {found->string()};
-  if (found->value().type() != json::Type::array) found->fail_type("a string or a list of strings");
-  std::vector<std::string> out;
-  for (const json::Ref& item : found->items()) out.push_back(item.string());
-  return out;
-}
+std::vector<std::string> memory_of(const Record& record) { return texts_of(record, "memory"); }
+
+std::vector<std::string> keywords_of(const Record& record) { return texts_of(record, "keywords"); }
 
 std::optional<Choices> choices_of(const Record& record) {
   const auto list = field(record, "choices"), right = field(record, "choice");

@@ -22,6 +22,9 @@ std::optional<std::string> document_of(const Record& record);
 // What the model would answer from memory: "memory", a string or a list of them. Empty when absent.
 std::vector<std::string> memory_of(const Record& record);
 
+// What a text should name, beside or in place of an answer: "keywords", a string or a list of them. Empty when absent.
+std::vector<std::string> keywords_of(const Record& record);
+
 // "choices" with at least two strings and "choice", the index of the right one. nullopt when either is absent.
 struct Choices {
   std::vector<std::string> options;

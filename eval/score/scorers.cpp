@@ -5,6 +5,7 @@
 #include "base/utf8.h"
 #include "eval/score/answers.h"
 #include "eval/score/choices.h"
+#include "eval/score/contains.h"
 #include "eval/score/tables.h"
 
 namespace signalbox::eval {
@@ -27,9 +28,13 @@ const Scorer* find_scorer(std::string_view name) {
 }
 
 std::vector<std::pair<std::string, std::string>> score_rule_versions() {
-  return {{"answers", "squad 2.0"},           {"final_answer", final_answer_rules_version},
-          {"choice", choice_rules_version},   {"abstention", abstention_rules_version},
-          {"refusal", refusal_rules_version}, {"faitheval", faitheval_rules_version}};
+  return {{"answers", "squad 2.0"},
+          {"final_answer", final_answer_rules_version},
+          {"choice", choice_rules_version},
+          {"contains", contains_rules_version},
+          {"abstention", abstention_rules_version},
+          {"refusal", refusal_rules_version},
+          {"faitheval", faitheval_rules_version}};
 }
 
 bool is_blank_text(const Sample& sample) {
