@@ -20,9 +20,9 @@ RunFindings write_findings(const std::filesystem::path& dir) {
 }
 
 std::string findings_text(const std::filesystem::path& dir, const RunFindings& findings) {
-  std::string text = table_text(result_table(result_rows(findings, RowChoice::main)));
+  std::string text = table_text(result_table(rows_by_condition(findings, RowChoice::main)));
   if (findings.cross_fit) text += "\ndeal by deal\n" + table_text(cross_fit_table(findings));
-  const FindingsTable comparisons = comparison_table(findings, "", few_pairs);
+  const FindingsTable comparisons = comparisons_by_condition(findings, few_pairs);
   if (!comparisons.rows.empty()) text += "\n" + table_text(comparisons);
   if (!findings.audit.empty()) text += "\n" + audit_text(audit_rows(findings, ranking_of_audit(dir)));
   return text;

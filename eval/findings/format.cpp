@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <span>
 
+#include "base/text.h"
 #include "base/utf8.h"
 
 namespace signalbox::eval {
@@ -49,6 +51,12 @@ std::string format_interval(double lo, double hi, int decimals, bool is_signed) 
 }
 
 std::string plain_text(const json::Value& value) { return value.is_string() ? value.string() : json::dump(value); }
+
+std::string abridged(const std::vector<std::string>& names, size_t most) {
+  std::string out = joined(std::span(names).first(std::min(most, names.size())));
+  if (names.size() > most) out += " and " + std::to_string(names.size() - most) + " more";
+  return out;
+}
 
 std::string html_escape(std::string_view text) {
   std::string out;

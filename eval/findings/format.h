@@ -2,6 +2,7 @@
 #pragma once
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/json.h"
 #include "base/namespaces.h"
@@ -22,6 +23,9 @@ std::string format_interval(double lo, double hi, int decimals, bool is_signed =
 
 // A setting as people read it: a text as it stands, other values as JSON.
 std::string plain_text(const json::Value& value);
+
+// The first names of a list, "and 3 more".
+std::string abridged(const std::vector<std::string>& names, size_t most = 5);
 
 std::string html_escape(std::string_view text);      // also safe inside quoted attributes; line ends stay
 std::string markdown_escape(std::string_view text);  // for a cell of a table: line ends become spaces

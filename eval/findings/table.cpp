@@ -48,9 +48,12 @@ std::string estimate_text(const Estimate& estimate, Kind kind, int decimals, boo
          format_interval(estimate.lo, estimate.hi, decimals, is_signed);
 }
 
-std::string cell_text(const TableCell& cell, Kind kind, int decimals, bool shows_small) {
-  switch (kind) {
-    case Kind::text: return std::get<std::string>(cell);
+std::string cell_text(const TableCell& cell, const TableColumn& column, int decimals, bool shows_small) {
+  switch (column.kind) {
+    case Kind::text: {
+      const std::string& text = std::get<std::string>(cell);
+      return text.empty() ? column.if_empty : text;
+    }
     case Kind::count: return std::to_string(std::get<int64_t>(cell));
     case Kind::number: {
       const double value = std::get<double>(cell);
@@ -67,7 +70,7 @@ std::string cell_text(const TableCell& cell, Kind kind, int decimals, bool shows
     case Kind::estimate:
     case Kind::difference: break;
   }
-  return estimate_text(std::get<Estimate>(cell), kind, decimals, shows_small);
+  return estimate_text(std::get<Estimate>(cell), column.kind, decimals, shows_small);
 }
 
 // The columns that people see.
@@ -123,7 +126,7 @@ std::vector<std::vector<std::string>> table_cells(const FindingsTable& table) {
     out.emplace_back();
     for (size_t c = 0; c < table.columns.size(); ++c)
       if (!table.columns[c].heading.empty())
-        out.back().push_back(cell_text(row.cells[c], table.columns[c].kind, decimals.at(row.group), table.shows_small));
+        out.back().push_back(cell_text(row.cells[c], table.columns[c], decimals.at(row.group), table.shows_small));
   }
   return out;
 }

@@ -28,6 +28,7 @@ struct TableColumn {
   std::vector<std::string> csv;  // its names in a spreadsheet: of an Estimate three, for value, lower and upper end;
                                  // none: it is not in spreadsheets
   bool sets_decimals = false;    // its values decide how many decimals the rows of a group have
+  std::string if_empty = {};     // what people see of an empty text: "all"
 };
 
 // "1 of 21": a place among n others and oneself; "1 of 8 (few)" where they are not enough_controls.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <iterator>
 
 #include "base/files.h"
 #include "base/text.h"
@@ -41,7 +42,23 @@ std::vector<ResultRow> result_rows(const RunFindings& findings, RowChoice choice
   return out;
 }
 
+std::vector<ResultRow> rows_by_condition(const RunFindings& findings, RowChoice choice) {
+  std::vector<std::vector<ResultRow>> parts;  // all have the same metrics and interventions
+  for (const ConditionFindings& one : findings.conditions)
+    parts.push_back(result_rows(findings, choice, one.condition));
+  parts.push_back(result_rows(findings, choice));
+  std::vector<ResultRow> out;
+  for (size_t i = 0; i < parts.back().size(); ++i)
+    for (std::vector<ResultRow>& part : parts) out.push_back(std::move(part[i]));
+  return out;
+}
+
 namespace {
+
+// Of which records a row is: told where some rows are of one condition.
+TableColumn records_column(bool told) {
+  return {told ? "records" : "", TableColumn::Kind::text, {"condition"}, false, "all"};
+}
 
 Estimate estimate_of(const Versus& versus) { return {versus.difference, versus.lo, versus.hi, 0}; }
 
@@ -54,8 +71,9 @@ FindingsTable result_table(const std::vector<ResultRow>& rows, const std::string
   const bool controls =
       std::any_of(rows.begin(), rows.end(), [](const ResultRow& row) { return row.controls.differences.n > 0; });
   const auto of_controls = [&](const char* heading) { return controls ? std::string(heading) : std::string(); };
+  const bool apart = std::any_of(rows.begin(), rows.end(), [](const ResultRow& row) { return !row.condition.empty(); });
   table.columns = {
-      {"", Kind::text, {"condition"}},
+      records_column(apart),
       {"metric", Kind::text, {"metric"}},
       {"intervention", Kind::text, {"intervention"}},
       {"", Kind::text, {"control_of"}},
@@ -98,7 +116,7 @@ FindingsTable comparison_table(const RunFindings& findings, const std::string& c
   using Kind = TableColumn::Kind;
   FindingsTable table;
   table.title = title;
-  table.columns = {{"", Kind::text, {"condition"}},
+  table.columns = {records_column(!condition.empty()),
                    {"metric", Kind::text, {"metric"}},
                    {"comparison", Kind::text, {}},
                    {"", Kind::text, {"intervention"}},
@@ -137,19 +155,27 @@ FindingsTable comparison_table(const RunFindings& findings, const std::string& c
   return table;
 }
 
+FindingsTable comparisons_by_condition(const RunFindings& findings, size_t most_pairs, const std::string& title) {
+  FindingsTable out = comparison_table(findings, "", most_pairs, title);
+  if (findings.conditions.empty()) return out;
+  std::vector<std::vector<TableRow>> parts;
+  for (const ConditionFindings& one : findings.conditions)
+    parts.push_back(comparison_table(findings, one.condition, most_pairs).rows);
+  parts.push_back(std::move(out.rows));
+  out.rows.clear();
+  out.columns.front() = records_column(true);
+  for (const std::string& metric : findings.metrics)
+    for (const std::vector<TableRow>& part : parts)
+      std::copy_if(part.begin(), part.end(), std::back_inserter(out.rows),
+                   [&](const TableRow& row) { return row.group == metric; });
+  return out;
+}
+
 void write_tables(const std::filesystem::path& dir, const RunFindings& findings) {
-  std::vector<FindingsTable> tables, comparisons, shown;
-  const auto add = [&](const std::string& condition) {
-    const std::string title = condition.empty() ? "" : "condition " + condition;
-    tables.push_back(result_table(result_rows(findings, RowChoice::main, condition), title));
-    shown.push_back(tables.back());
-    comparisons.push_back(comparison_table(findings, condition, SIZE_MAX));
-    FindingsTable few = comparison_table(findings, condition, few_pairs,
-                                         "comparisons of effects" + (title.empty() ? "" : ", " + title));
-    if (!few.rows.empty()) shown.push_back(std::move(few));
-  };
-  add("");
-  for (const ConditionFindings& one : findings.conditions) add(one.condition);
+  const FindingsTable results = result_table(rows_by_condition(findings, RowChoice::main));
+  const FindingsTable comparisons = comparisons_by_condition(findings, SIZE_MAX);
+  std::vector<FindingsTable> shown = {results, comparisons_by_condition(findings, few_pairs, "comparisons of effects")};
+  if (shown.back().rows.empty()) shown.pop_back();
   if (findings.cross_fit) shown.push_back(cross_fit_table(findings));  // in spreadsheets it has cross_fit.csv
   std::string markdown, latex;
   for (const FindingsTable& table : shown) {
@@ -158,9 +184,8 @@ void write_tables(const std::filesystem::path& dir, const RunFindings& findings)
   }
   write_file_atomically(dir / "table.md", markdown);
   write_file_atomically(dir / "table.tex", latex);
-  write_file_atomically(dir / "table.csv", table_csv(tables));
-  if (std::any_of(comparisons.begin(), comparisons.end(), [](const auto& table) { return !table.rows.empty(); }))
-    write_file_atomically(dir / "comparisons.csv", table_csv(comparisons));
+  write_file_atomically(dir / "table.csv", table_csv({results}));
+  if (!comparisons.rows.empty()) write_file_atomically(dir / "comparisons.csv", table_csv({comparisons}));
 }
 
 }  // namespace signalbox::eval

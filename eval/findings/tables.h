@@ -35,9 +35,15 @@ enum class RowChoice : uint8_t {
 // condition.
 std::vector<ResultRow> result_rows(const RunFindings& findings, RowChoice choice, const std::string& condition = "");
 
-// Rows as a table: metric, intervention, n, baseline, mean, difference with its interval, p, q, the smallest effect
-// that would be found, and where some row has controls these with their interval, the difference to their mean and the
-// rank "r of N+1"; in spreadsheets also condition, control_of, every interval and equivalence.
+// The same for each condition apart and, last, for all records together: conditions stand next to each other within an
+// intervention. Without conditions the same as result_rows. What a contrast experiment asks is in the conditions; over
+// all records an effect on one of them is watered down by the others.
+std::vector<ResultRow> rows_by_condition(const RunFindings& findings, RowChoice choice);
+
+// Rows as a table: the records where some rows are of one condition, metric, intervention, n, baseline, mean,
+// difference with its interval, p, q, the smallest effect that would be found, and where some row has controls these
+// with their interval, the difference to their mean and the rank "r of N+1"; in spreadsheets also condition,
+// control_of, every interval and equivalence.
 FindingsTable result_table(const std::vector<ResultRow>& rows, const std::string& title = "");
 
 // What main interventions are compared with beside the baseline and controls: other interventions (each pair once), the
@@ -47,8 +53,11 @@ FindingsTable comparison_table(const RunFindings& findings, const std::string& c
                                const std::string& title = "");
 inline constexpr size_t few_pairs = 3;
 
-// DIR/table.md, table.csv, table.tex: main rows, then those by condition where there are any (in the CSV a column); and
-// comparisons.csv where there are other comparisons, which the first and the last also show.
+// The same for each condition apart, and last for all records.
+FindingsTable comparisons_by_condition(const RunFindings& findings, size_t most_pairs, const std::string& title = "");
+
+// DIR/table.md, table.csv, table.tex: main rows by condition; and comparisons.csv where there are other comparisons,
+// which the first and the last also show.
 void write_tables(const std::filesystem::path& dir, const RunFindings& findings);
 
 }  // namespace signalbox::eval

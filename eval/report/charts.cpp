@@ -13,7 +13,7 @@ namespace signalbox::eval {
 
 const char* const chart_style = R"(
 svg{max-width:100%;height:auto}.wide svg{max-width:none}.wide{overflow-x:auto}
-svg text{font:13px system-ui,sans-serif;fill:var(--text)}svg text.s{font-size:11px;fill:var(--soft)}
+svg text{font:13px system-ui,sans-serif;fill:var(--text)}svg text.s{font-size:11px;fill:var(--soft)}svg text.b{font-weight:600}
 svg .axis{stroke:var(--line)}svg .zero{stroke:var(--soft);stroke-dasharray:3 3}svg .band{fill:var(--band)}
 svg .ctl{fill:var(--soft);fill-opacity:.55}svg .ctl2{fill:none;stroke:var(--soft)}svg .bot{fill:none;stroke:var(--neg)}
 svg .ci{stroke:var(--pos);stroke-width:2}svg .dot{fill:var(--pos);stroke:var(--pos);stroke-width:2}
@@ -136,12 +136,14 @@ std::vector<double> nice_ticks(double lo, double hi, int wanted) {
 std::string forest_plot(const std::vector<ForestRow>& rows, const std::string& axis) {
   constexpr double row_height = 26, top = 12, bottom = 44, right = 330;
   size_t widest = 0;
-  for (const ForestRow& row : rows) widest = std::max(widest, display_width(row.name));
+  for (const ForestRow& row : rows)
+    if (!row.heading) widest = std::max(widest, display_width(row.name));
   const double left = 24 + 7.2 * static_cast<double>(std::clamp<size_t>(widest, 8, 44));
   const double width = left + 420 + right, plot_right = width - right;
   const double height = top + row_height * static_cast<double>(rows.size()) + bottom, base = height - bottom;
   std::vector<double> values = {0};
   for (const ForestRow& row : rows) {
+    if (row.heading) continue;
     for (double value : {row.difference, row.lo, row.hi, row.band_lo, row.band_hi}) values.push_back(value);
     for (const auto* controls : {&row.random, &row.matched, &row.bottom})
       values.insert(values.end(), controls->begin(), controls->end());
@@ -157,6 +159,11 @@ std::string forest_plot(const std::vector<ForestRow>& rows, const std::string& a
   svg += words("s", (left + plot_right) / 2, height - 8, "middle", axis);
   double y = top + row_height / 2;
   for (const ForestRow& row : rows) {
+    if (row.heading) {
+      svg += words("b", 2, y + 4, "start", row.name);
+      y += row_height;
+      continue;
+    }
     svg += words("", left - 10, y + 4, "end", clipped(row.name, 44));
     if (std::isfinite(row.band_lo))
       svg += rect("band", x.at(row.band_lo), y - 9, std::max(1.0, x.at(row.band_hi) - x.at(row.band_lo)), 18);

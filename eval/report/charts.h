@@ -22,6 +22,7 @@ struct ForestRow {
   std::string place;                                // right margin: "1 of 21"
   std::vector<double> random, matched, bottom;      // differences of controls
   double band_lo = no_number, band_hi = no_number;  // of the random ones
+  bool heading = false;                             // a name above the rows that belong to it, nothing else
 };
 std::string forest_plot(const std::vector<ForestRow>& rows, const std::string& axis);
 

@@ -17,6 +17,9 @@
 #include "eval/report/charts.h"
 #include "eval/report/curve_report.h"
 #include "eval/report/detection_report.h"
+#include "eval/report/differences.h"
+#include "eval/report/dose_report.h"
+#include "eval/report/findings_index.h"
 #include "eval/report/page.h"
 #include "eval/report/sample_digest.h"
 #include "eval/score/scorer.h"
@@ -38,79 +41,10 @@ std::string percent(int64_t part, int64_t whole) {
   return whole == 0 ? "-" : format_value(100.0 * static_cast<double>(part) / static_cast<double>(whole), 1) + " %";
 }
 
-std::string list_of(const std::vector<std::string>& names, size_t most = 5) {
-  std::string out = joined(std::span(names).first(std::min(most, names.size())));
-  if (names.size() > most) out += " and " + std::to_string(names.size() - most) + " more";
-  return out;
-}
-
-// The findings by name, as the sections ask for them.
-class Index {
- public:
-  explicit Index(const RunFindings& run) : run_(run), main_(result_rows(run, RowChoice::main)) {
-    for (const Intervention& one : run.interventions)
-      if (one.control != ControlKind::none) controls_[{one.control_of, one.control}].push_back(one.name);
-    for (ResultRow& row : result_rows(run, RowChoice::all)) {
-      if (std::isfinite(row.p) && run.primary.has(row.intervention, row.metric)) ++family_;
-      const auto key = std::pair(row.intervention, row.metric);
-      all_[key] = std::move(row);
-    }
-  }
-
-  const RunFindings& run() const { return run_; }
-  const std::string& baseline() const { return run_.baseline; }
-  const std::vector<std::string>& metrics() const { return run_.metrics; }
-  const std::vector<ResultRow>& main_rows() const { return main_; }
-  int64_t resamples() const { return run_.resamples; }
-  int64_t family() const { return family_; }  // primary contrasts
-  bool shows(const ResultRow& row) const { return (std::isfinite(row.q) ? row.q : row.p) < test_level; }
-  bool has_controls() const { return !controls_.empty(); }
-  const Intervention& intervention(const std::string& name) const {
-    return run_.interventions[run_.intervention_index(name)];
-  }
-  // Null for the baseline.
-  const ResultRow* row(const std::string& name, const std::string& metric) const {
-    const auto found = all_.find({name, metric});
-    return found == all_.end() ? nullptr : &found->second;
-  }
-  const Estimate& baseline_mean(const std::string& metric) const { return run_.mean(run_.baseline, metric); }
-  std::vector<double> differences_of(const std::string& name, ControlKind kind, const std::string& metric) const {
-    std::vector<double> out;
-    const auto found = controls_.find({name, kind});
-    if (found != controls_.end())
-      for (const std::string& control : found->second)
-        if (const double difference = all_.at({control, metric}).difference.value; std::isfinite(difference))
-          out.push_back(difference);
-    return out;
-  }
-  std::vector<double> uses_of(const std::string& name, ControlKind kind) const {
-    std::vector<double> out;
-    const auto found = controls_.find({name, kind});
-    if (found != controls_.end())
-      for (const std::string& control : found->second)
-        if (const double use = intervention(control).use; std::isfinite(use)) out.push_back(use);
-    return out;
-  }
-  // Neither controls nor the audit, in the order of the run.
-  std::vector<std::string> main_names() const {
-    std::vector<std::string> out;
-    for (const ResultRow& row : main_)
-      if (row.metric == main_.front().metric) out.push_back(row.intervention);
-    return out;
-  }
-
- private:
-  const RunFindings& run_;
-  std::map<std::pair<std::string, ControlKind>, std::vector<std::string>> controls_;  // of, kind
-  std::map<std::pair<std::string, std::string>, ResultRow> all_;                      // intervention, metric
-  std::vector<ResultRow> main_;
-  int64_t family_ = 0;
-};
-
 // ---- What to be careful with
 
 // Declining more often while texts also repeat or break off is damage, not caution.
-void warn_of_degeneration(const Index& findings, const SampleDigest& samples, std::vector<std::string>& out) {
+void warn_of_degeneration(const FindingsIndex& findings, const SampleDigest& samples, std::vector<std::string>& out) {
   for (const char* metric : {"refused", "over_refused", "abstained"}) {
     std::map<std::string, std::vector<std::string>> names;  // by signs
     for (const std::string& name : findings.main_names()) {
@@ -131,11 +65,11 @@ void warn_of_degeneration(const Index& findings, const SampleDigest& samples, st
         if (grew(&TextCounts::truncated)) signs.push_back("more are cut off");
         if (grew(&TextCounts::empty)) signs.push_back("more are empty");
       }
-      if (!signs.empty()) names[list_of(signs)].push_back(name);
+      if (!signs.empty()) names[abridged(signs)].push_back(name);
     }
     for (const auto& [signs, list] : names)
       out.push_back(std::string(metric) + " rises, but " + signs + ": the model may be degenerating rather than " +
-                    "declining under " + list_of(list) + ". Read the texts below.");
+                    "declining under " + abridged(list) + ". Read the texts below.");
   }
 }
 
@@ -143,7 +77,7 @@ void warn_of_degeneration(const Index& findings, const SampleDigest& samples, st
 double least_p(int64_t units) { return std::pow(2.0, 1.0 - static_cast<double>(units)); }
 
 // Controls that share experts with what they control, and matched ones that are used less or more.
-void warn_of_controls(const Index& findings, std::vector<std::string>& out) {
+void warn_of_controls(const FindingsIndex& findings, std::vector<std::string>& out) {
   std::map<std::string, int64_t> shared;
   for (const Intervention& one : findings.run().interventions)
     if (one.shared > 0) shared[one.control_of] = one.shared;
@@ -168,7 +102,7 @@ void warn_of_controls(const Index& findings, std::vector<std::string>& out) {
   }
 }
 
-std::vector<std::string> warnings_of(const Index& findings, const SampleDigest& samples) {
+std::vector<std::string> warnings_of(const FindingsIndex& findings, const SampleDigest& samples) {
   std::vector<std::string> out;
   if (findings.run().data) out = cautions_of(*findings.run().data);
   std::set<std::string> few, few_ranks, no_test;
@@ -183,11 +117,11 @@ std::vector<std::string> warnings_of(const Index& findings, const SampleDigest& 
     }
   }
   if (!few.empty())
-    out.push_back("Few records, or pairs, with a value: " + list_of({few.begin(), few.end()}) + ". With fewer than " +
+    out.push_back("Few records, or pairs, with a value: " + abridged({few.begin(), few.end()}) + ". With fewer than " +
                   std::to_string(few_records) +
                   " intervals cover less than they say and small effects cannot be seen.");
   if (!no_test.empty())
-    out.push_back("No difference of " + list_of({no_test.begin(), no_test.end()}) + " can be significant: over " +
+    out.push_back("No difference of " + abridged({no_test.begin(), no_test.end()}) + " can be significant: over " +
                   std::to_string(least) + " records or pairs the smallest p there is is " + format_p(least_p(least)) +
                   ", since only so many patterns of signs exist.");
   if (!findings.has_controls())
@@ -196,7 +130,7 @@ std::vector<std::string> warnings_of(const Index& findings, const SampleDigest& 
         "disturbance of that size, would have had the same effect.");
   if (!few_ranks.empty())
     out.push_back("Fewer than " + std::to_string(enough_controls) + " random controls for " +
-                  list_of({few_ranks.begin(), few_ranks.end()}) +
+                  abridged({few_ranks.begin(), few_ranks.end()}) +
                   ": even the first place among them could be chance in more than 1 of 20 cases.");
   warn_of_controls(findings, out);
   const double least_q = static_cast<double>(findings.family()) / static_cast<double>(findings.resamples() + 1);
@@ -216,7 +150,7 @@ std::vector<std::string> warnings_of(const Index& findings, const SampleDigest& 
   }
   if (!cut.empty())
     out.push_back(
-        "Many texts reach max_tokens and are cut off: " + list_of(cut) +
+        "Many texts reach max_tokens and are cut off: " + abridged(cut) +
         ". What would have come after is unknown. Scores take a cut text as it stands: \"refused\" or \"em\" 0 "
         "means that no refusal, or no right answer, stands in what was written, not that the model would have "
         "answered, or erred. Raise max_tokens.");
@@ -231,173 +165,9 @@ std::string warning_box(const std::vector<std::string>& warnings) {
   return out + "</div>\n";
 }
 
-// ---- Differences
-
-// One metric's rows, folded away under a title.
-std::string folded_table(const std::string& title, const std::vector<ResultRow>& rows) {
-  using Kind = TableColumn::Kind;
-  FindingsTable table;
-  table.title = title;
-  table.columns = {{"intervention", Kind::text, {}},
-                   {"n", Kind::count, {}},
-                   {"baseline [95 % CI]", Kind::estimate, {}, true},
-                   {"mean [95 % CI]", Kind::estimate, {}, true},
-                   {"difference [95 % CI]", Kind::difference, {}, true},
-                   {"p", Kind::p, {}},
-                   {"q", Kind::p, {}},
-                   {"MDE", Kind::number, {}},
-                   {"random controls", Kind::difference, {}},
-                   {"minus controls [95 % CI]", Kind::difference, {}},
-                   {"p of that", Kind::p, {}},
-                   {"place by size", Kind::rank, {}}};
-  table.shows_small = false;
-  for (const ResultRow& row : rows) {
-    const Versus versus = row.vs_controls.value_or(Versus());
-    table.rows.push_back(
-        {row.metric,
-         {row.intervention, row.difference.n, row.baseline, row.mean, row.difference, row.p, row.q, row.detectable,
-          row.controls.differences, Estimate{versus.difference, versus.lo, versus.hi, 0}, versus.p,
-          RankCell{row.controls.rank, row.controls.differences.n}}});
-  }
-  return "<details><summary>" + html_escape(table.title) + "</summary>" + html_table(table) + "</details>\n";
-}
-
-std::vector<ResultRow> of_metric(std::vector<ResultRow> rows, const std::string& metric) {
-  std::erase_if(rows, [&](const ResultRow& row) { return row.metric != metric; });
-  return rows;
-}
-
-std::string legend(const Index& findings) {
-  const PrimaryContrasts& primary = findings.run().primary;
-  const std::string family = std::to_string(findings.family()) +
-                             " primary contrasts of this run: " + html_escape(list_of(primary.interventions)) + " in " +
-                             html_escape(list_of(primary.metrics, 8));
-  return "<p class=\"small\">Each line is an intervention's difference to the baseline over the same records: a filled "
-         "point where q &lt; 0.05, hollow otherwise, with its 95 % interval (exact for differences of 0 and 1, else "
-         "BCa "
-         "bootstrap over records, or pairs; none excludes 0 where its test does not reject). p: how often a difference "
-         "at least as large comes up when the sign of each record's, or pair's, difference is a coin toss (of ppl: of "
-         "its logarithm). q: p corrected (Benjamini-Hochberg) for the " +
-         family +
-         "; others have no q. MDE: the smallest true difference that p &lt; 0.05 would find in 4 of 5 such runs. Grey "
-         "dots are the random controls: as many experts, drawn at random in the same layers; the grey band holds the "
-         "middle 95 % of them. Minus controls: the difference minus their mean difference. Grey rings are controls "
-         "matched in frequency of use, orange squares the bottom of the ranking. Place by size \"1 of 21\": larger in "
-         "size, whatever the sign, than all 20 random controls; (few): fewer than 19. An effect inside the band is "
-         "what "
-         "any experts would do. Hover for numbers; click on a heading to sort.</p>";
-}
-
-std::string metric_section(const Index& findings, const std::string& metric) {
-  std::string out = "<h3 id=\"metric-" + html_escape(metric) + "\">" + html_escape(metric) + "</h3>";
-  if (const Scorer* scorer = find_scorer(metric))
-    out += "<p class=\"note small\">" + html_escape(scorer->summary) + "</p>";
-  std::vector<ForestRow> forest;
-  const std::vector<ResultRow> rows = of_metric(findings.main_rows(), metric);
-  for (const ResultRow& row : rows) {
-    ForestRow line;
-    line.name = row.intervention;
-    line.description = findings.intervention(row.intervention).description;
-    line.difference = row.difference.value;
-    line.lo = row.difference.lo;
-    line.hi = row.difference.hi;
-    line.q = std::isfinite(row.q) ? row.q : 1;
-    if (row.controls.rank)
-      line.place = std::to_string(*row.controls.rank) + " of " + std::to_string(row.controls.differences.n + 1);
-    line.random = findings.differences_of(row.intervention, ControlKind::random, metric);
-    line.matched = findings.differences_of(row.intervention, ControlKind::frequency_matched, metric);
-    line.bottom = findings.differences_of(row.intervention, ControlKind::bottom, metric);
-    line.band_lo = row.controls.differences.lo;
-    line.band_hi = row.controls.differences.hi;
-    forest.push_back(std::move(line));
-  }
-  const Estimate& base = findings.baseline_mean(metric);
-  const int decimals = decimals_for(base.value);
-  out += "<p class=\"small\">Baseline: " + format_value(base.value, decimals) + " " +
-         format_interval(base.lo, base.hi, decimals) + ", n = " + std::to_string(base.n) + "</p>";
-  out += "<div class=\"wide\">" + forest_plot(forest, metric + ": intervention \xE2\x88\x92 baseline") + "</div>";
-  out += folded_table("numbers", rows);
-  for (const ConditionFindings& one : findings.run().conditions)
-    out += folded_table("condition " + one.condition,
-                        of_metric(result_rows(findings.run(), RowChoice::main, one.condition), metric));
-  FindingsTable comparisons =
-      comparison_table(findings.run(), "", SIZE_MAX, "effects compared: other interventions, conditions, margins");
-  std::erase_if(comparisons.rows, [&](const TableRow& row) { return row.group != metric; });
-  if (!comparisons.rows.empty())
-    out +=
-        "<details><summary>" + html_escape(comparisons.title) + "</summary>" + html_table(comparisons) + "</details>\n";
-  return out;
-}
-
-// ---- Doses
-
-using GridPoints = std::vector<const Intervention*>;
-
-// Grids by the name of their entry, in the order of the run.
-std::vector<std::pair<std::string, GridPoints>> grids_of(const RunFindings& run) {
-  std::vector<std::pair<std::string, GridPoints>> out;
-  for (const Intervention& one : run.interventions) {
-    if (!one.is_main() || one.grid.empty()) continue;
-    if (out.empty() || out.back().first != one.entry) out.push_back({one.entry, {}});
-    out.back().second.push_back(&one);
-  }
-  return out;
-}
-
-// The key's values as doses: numeric in all points, and at least two of them.
-bool is_dose(const GridPoints& points, const std::string& key) {
-  std::set<double> values;
-  for (const Intervention* point : points)
-    for (const auto& [name, value] : point->grid)
-      if (name == key) {
-        if (!value.is_number()) return false;
-        values.insert(value.real());
-      }
-  return values.size() >= 2;
-}
-
-std::string dose_of(const RunFindings& run, const GridPoints& points, const std::string& key,
-                    const std::string& metric) {
-  std::vector<DoseLine> lines;
-  for (const Intervention* point : points) {
-    std::string others;
-    double x = no_number;
-    for (const auto& [name, value] : point->grid) {
-      if (name == key)
-        x = value.real();
-      else
-        others += (others.empty() ? "" : ", ") + name + " = " + plain_text(value);
-    }
-    if (others.empty()) others = metric;
-    auto found = std::find_if(lines.begin(), lines.end(), [&](const DoseLine& one) { return one.name == others; });
-    if (found == lines.end()) found = lines.insert(lines.end(), {others, {}});
-    const Estimate& mean = run.mean(point->name, metric);
-    found->points.push_back({x, mean.value, mean.lo, mean.hi});
-  }
-  for (DoseLine& one : lines)
-    std::stable_sort(one.points.begin(), one.points.end(),
-                     [](const DosePoint& a, const DosePoint& b) { return a.x < b.x; });
-  return dose_plot(lines, key, metric, run.mean(run.baseline, metric).value);
-}
-
-std::string dose_section(const RunFindings& run) {
-  std::string out;
-  for (const auto& [entry, points] : grids_of(run))
-    for (const auto& [key, unused] : points.front()->grid) {
-      if (!is_dose(points, key)) continue;
-      out += "<h3>" + html_escape(entry) + ": " + html_escape(key) + "</h3><div class=\"row\">";
-      for (const std::string& metric : run.metrics) out += "<div>" + dose_of(run, points, key, metric) + "</div>";
-      out += "</div>\n";
-    }
-  if (out.empty()) return "";
-  return "<h2 id=\"doses\">Dose and response</h2><p class=\"small\">The mean under each point of a grid, with its 95 % "
-         "interval. An effect that grows with the dose is harder to explain by chance than one that does not.</p>" +
-         out;
-}
-
 // ---- Texts
 
-std::string ends_section(const Index& findings, const SampleDigest& samples) {
+std::string ends_section(const FindingsIndex& findings, const SampleDigest& samples) {
   if (samples.counts.empty()) return "";
   std::vector<std::string> shown;
   for (const char* metric : {"refused", "over_refused", "abstained", "repetition", "length"})
@@ -460,7 +230,7 @@ void add_fact(std::string& out, const std::string& name, const std::string& valu
   if (!value.empty()) out += "<dt>" + html_escape(name) + "</dt><dd>" + html_escape(value) + "</dd>";
 }
 
-std::string facts(const Index& findings, const std::optional<Manifest>& manifest) {
+std::string facts(const FindingsIndex& findings, const std::optional<Manifest>& manifest) {
   std::string out = "<dl class=\"small\">";
   if (manifest) {
     const json::Value& identity = manifest->identity;
@@ -481,7 +251,7 @@ std::string facts(const Index& findings, const std::optional<Manifest>& manifest
   return out + "</dl>";
 }
 
-std::string what_was_run(const Index& findings, const std::optional<Manifest>& manifest) {
+std::string what_was_run(const FindingsIndex& findings, const std::optional<Manifest>& manifest) {
   std::string out = "<h2 id=\"run\">What was run</h2>";
   std::vector<std::vector<std::string>> rows;
   for (const std::string& name : findings.main_names())
@@ -532,7 +302,7 @@ bool has_analysis(const fs::path& dir) { return fs::exists(dir / "rd.csv") || fs
 }  // namespace
 
 std::string render_run_report(const fs::path& dir, const RunFindings& run) {
-  const Index findings(run);
+  const FindingsIndex findings(run);
   const std::optional<Manifest> manifest = Manifest::read(dir);
   const std::vector<std::string> shown = findings.main_names();
   const std::vector<std::string> with_examples(
@@ -541,21 +311,21 @@ std::string render_run_report(const fs::path& dir, const RunFindings& run) {
   if (fs::exists(dir / "samples.jsonl")) samples = digest_samples(dir, findings.baseline(), with_examples, n_examples);
 
   std::vector<std::string> parts = {cross_fit_section(run),      specification_section(run),
-                                    dose_section(run),           ends_section(findings, samples),
+                                    dose_section(findings),      ends_section(findings, samples),
                                     detection_section(dir, run), examples_section(samples, with_examples)};
   const char* const places[] = {"deals", "curves", "doses", "texts", "detection", "examples"};
   const char* const names[] = {"deal by deal", "every choice", "dose and response", "texts", "detection", "examples"};
-  std::string nav = "<nav class=\"small\"><a href=\"#differences\">differences</a>", body;
+  std::string nav =
+                  "<nav class=\"small\"><a href=\"#overview\">in one view</a><a href=\"#differences\">differences</a>",
+              body;
   for (size_t i = 0; i < parts.size(); ++i) {
     if (!parts[i].empty()) nav += std::string("<a href=\"#") + places[i] + "\">" + names[i] + "</a>";
     body += parts[i];
   }
   nav += "<a href=\"#run\">what was run</a></nav>\n";
-  std::string differences = "<h2 id=\"differences\">What the interventions changed</h2>" + legend(findings);
-  for (const std::string& metric : findings.metrics()) differences += metric_section(findings, metric);
   return html_page("Signalbox run", "<h1>What the interventions did</h1>" + facts(findings, manifest) + nav +
-                                        warning_box(warnings_of(findings, samples)) + differences + body +
-                                        what_was_run(findings, manifest));
+                                        warning_box(warnings_of(findings, samples)) + overview_section(findings) +
+                                        differences_section(findings) + body + what_was_run(findings, manifest));
 }
 
 void write_run_report(const fs::path& dir, const RunFindings& findings) {

@@ -90,8 +90,8 @@ TEST_CASE("report: a run directory") {
   CHECK_FALSE(from_outside(html));
   CHECK(html == render_report(scratch.path()));
   CHECK(count_of(html, "<svg") == count_of(html, "</svg>"));
-  // Three forests, three doses, one map, three scatters.
-  CHECK(count_of(html, "<svg") == 10);
+  // Three forests, doses of three metrics under two conditions and over all records, one map, three scatters.
+  CHECK(count_of(html, "<svg") == 16);
   CHECK(html.find("off_a &amp; &lt;b&gt;|100%") != std::string::npos);
   CHECK(html.find("<b>|100%") == std::string::npos);
   CHECK(html.find("1 of 21") != std::string::npos);
@@ -108,7 +108,12 @@ TEST_CASE("report: a run directory") {
   CHECK(html.find("No causal audit was run") == std::string::npos);
   CHECK(html.find("Sorry, I cannot help with &lt;that&gt;.") != std::string::npos);
   CHECK(html.find("Is a &lt; b &amp; what is the capital of country") != std::string::npos);
-  CHECK(html.find("condition with_document") != std::string::npos);
+  // Conditions stand apart wherever effects are shown, all records together last.
+  const size_t overview = html.find("id=\"overview\"");
+  CHECK(overview < html.find("id=\"differences\""));
+  CHECK(html.find("<th class=\"n\">without_document</th><th class=\"n\">with_document</th>"
+                  "<th class=\"n\">all records</th>") > overview);
+  CHECK(html.find("em \xC2\xB7 with_document") != std::string::npos);
   // Controls and the audit's experts are no rows of their own.
   CHECK(html.find("/random-3") == std::string::npos);
   CHECK(html.find("audit/L1E0") == std::string::npos);

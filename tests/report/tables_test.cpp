@@ -215,11 +215,20 @@ TEST_CASE("tables: the three files") {
   write_tables(scratch.path(), findings);
   const std::string markdown = test::read_file(scratch / "table.md");
   CHECK(markdown.find("off\\_a \\& \\<b\\>\\|100%") != std::string::npos);
-  CHECK(markdown.find("\nCondition without\\_document:\n\n| metric") != std::string::npos);
+  // Conditions apart, all records last.
+  CHECK(markdown.starts_with("| records"));
+  const size_t without = markdown.find("| without\\_document "), with = markdown.find("| with\\_document "),
+               all = markdown.find("| all ");
+  CHECK(without < with);
+  CHECK(with < all);
+  CHECK(all < markdown.find("| without\\_document ", with));
   CHECK(test::read_file(scratch / "table.tex").find("off\\_a \\& \\textless{}b\\textgreater{}\\textbar{}100\\%") !=
         std::string::npos);
   const CsvTable table = CsvTable::read(scratch / "table.csv");
   CHECK(table.n_rows() == 3 * 3 * 7);
-  CHECK(table.text(0, table.column("condition")).empty());
-  CHECK(table.text(21, table.column("condition")) == "without_document");
+  CHECK(table.text(0, table.column("condition")) == "without_document");
+  CHECK(table.text(1, table.column("condition")) == "with_document");
+  CHECK(table.text(2, table.column("condition")).empty());
+  CHECK(table.text(2, table.column("intervention")) == table.text(0, table.column("intervention")));
+  CHECK(table.text(3, table.column("intervention")) != table.text(0, table.column("intervention")));
 }

@@ -19,7 +19,9 @@ namespace {
 std::string table_of(const std::filesystem::path& dir, const std::string& format, bool all,
                      const std::string& condition) {
   const RunFindings findings = read_findings(dir);
-  const FindingsTable table = result_table(result_rows(findings, all ? RowChoice::all : RowChoice::main, condition));
+  const RowChoice choice = all ? RowChoice::all : RowChoice::main;
+  const FindingsTable table =
+      result_table(condition.empty() ? rows_by_condition(findings, choice) : result_rows(findings, choice, condition));
   if (format == "md") return table_markdown(table);
   if (format == "csv") return table_csv({table});
   if (format == "tex") return table_latex(table);
@@ -42,7 +44,7 @@ int report_command(int argc, char** argv) {
                             ->check(CLI::IsMember({"text", "md", "csv", "tex"}));
   file->excludes(format);
   app.add_flag("--all", all, "with --table: rows for controls and the audit's experts too")->needs(format);
-  app.add_option("--condition", condition, "with --table: over the records of one condition")->needs(format);
+  app.add_option("--condition", condition, "with --table: only the rows of this condition")->needs(format);
   CLI::Option* json_flag = app.add_flag("--json", as_json, "machine output: {\"report\": FILE}");
   json_flag->excludes(format);
   app.add_flag("--quiet", quiet, "say nothing");

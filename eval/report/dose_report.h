@@ -1,0 +1,14 @@
+// Dose and response: a metric against each numeric key of a grid.
+#pragma once
+#include <string>
+
+#include "base/namespaces.h"
+#include "eval/report/findings_index.h"
+
+namespace signalbox::eval {
+
+// A chart for every grid, numeric key, metric and condition, all records together last; "" where there is no grid with
+// a key of at least two numbers.
+std::string dose_section(const FindingsIndex& findings);
+
+}  // namespace signalbox::eval
