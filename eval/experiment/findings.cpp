@@ -21,6 +21,10 @@ RunFindings write_findings(const std::filesystem::path& dir) {
 
 std::string findings_text(const std::filesystem::path& dir, const RunFindings& findings) {
   std::string text = table_text(result_table(rows_by_condition(findings, RowChoice::main)));
+  std::string about;
+  for (const Intervention& one : findings.interventions)
+    if (one.is_main() && !one.experts.empty()) about += one.name + ": " + intervention_text(one) + "\n";
+  if (!about.empty()) text += "\n" + about;
   if (findings.cross_fit) text += "\ndeal by deal\n" + table_text(cross_fit_table(findings));
   const FindingsTable comparisons = comparisons_by_condition(findings, few_pairs);
   if (!comparisons.rows.empty()) text += "\n" + table_text(comparisons);

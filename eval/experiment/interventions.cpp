@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <numeric>
+#include <set>
 
 #include "base/text.h"
 #include "probes/edit_plan.h"
@@ -96,6 +97,19 @@ std::string describe_edit(const EditSpec& spec, const ModelShape& shape) {
   return text;
 }
 
+// The experts that the edits name, each once.
+std::vector<ExpertId> experts_named(const json::Ref& edits, const std::filesystem::path& base_dir,
+                                    const ModelShape& shape) {
+  std::set<ExpertId> out;
+  for (const json::Ref& edit : edits.items()) {
+    const Targets targets = resolve_targets(EditSpec::parse(edit, base_dir, 0), shape);
+    if (!targets.by_expert) continue;
+    for (const auto& [layer, experts] : targets.layers)
+      for (const int32_t expert : experts) out.insert({layer, expert});
+  }
+  return {out.begin(), out.end()};
+}
+
 class Planner {
  public:
   Planner(const ExperimentSpec& spec, const ModelShape& shape, const Detected& detected)
@@ -128,6 +142,7 @@ class Planner {
     const json::Value edits = main.edits;
     const json::Ref ref(edits, spec_.where, intervention.path + ".edits");
     if (main.description.empty()) main.description = describe_edits(ref, spec_.base_dir, shape_);
+    main.experts = experts_named(ref, spec_.base_dir, shape_);
     planned_.push_back(std::move(main));
     if (!with_controls || !intervention.names_experts || !intervention.controls.any()) return;
     const NamedExperts named(ref, spec_.base_dir, shape_);

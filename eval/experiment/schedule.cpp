@@ -16,6 +16,7 @@ json::Value planned_json(const PlannedIntervention& one) {
   json::Value value = json::Value::object();
   value.set("name", one.name).set("entry", one.entry).set("description", one.description);
   if (one.first_seed_only) value.set("first_seed_only", true);
+  if (!one.experts.empty()) value.set("experts", experts_json(one.experts));
   if (!std::isnan(one.use)) value.set("use", one.use);
   if (one.shared > 0) value.set("shared", one.shared);
   if (one.control != ControlKind::none)
@@ -37,6 +38,7 @@ PlannedIntervention planned_of(const json::Ref& value) {
   one.entry = value.at("entry").string();
   one.description = value.at("description").string();
   if (const auto only = value.find("first_seed_only")) one.first_seed_only = only->boolean();
+  if (const auto experts = value.find("experts")) one.experts = parse_experts(*experts);
   if (const auto use = value.find("use")) one.use = use->number();
   if (const auto shared = value.find("shared")) one.shared = shared->integer(0, INT32_MAX);
   if (const auto kind = value.find("control")) {

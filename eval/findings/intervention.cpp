@@ -1,5 +1,6 @@
 #include "eval/findings/intervention.h"
 
+#include <algorithm>
 #include <charconv>
 
 namespace signalbox::eval {
@@ -48,6 +49,46 @@ std::optional<ExpertId> parse_audit_name(std::string_view name) {
   const std::optional<int32_t> expert = take_number(name);
   if (!expert || !name.empty()) return std::nullopt;
   return ExpertId{*layer, *expert};
+}
+
+json::Value experts_json(const std::vector<ExpertId>& experts) {
+  json::Value out = json::Value::object();
+  for (size_t i = 0; i < experts.size();) {
+    json::Value list = json::Value::array();
+    const int32_t layer = experts[i].layer;
+    for (; i < experts.size() && experts[i].layer == layer; ++i) list.push_back(int64_t{experts[i].expert});
+    out.set(std::to_string(layer), std::move(list));
+  }
+  return out;
+}
+
+std::vector<ExpertId> parse_experts(const json::Ref& by_layer) {
+  std::vector<ExpertId> out;
+  for (const auto& [layer, list] : by_layer.members()) {
+    std::string_view text = layer;
+    const std::optional<int32_t> number = take_number(text);
+    if (!number || !text.empty()) by_layer.fail("expected layers as keys, found \"" + layer + "\"");
+    for (const json::Ref& expert : list.items())
+      out.push_back({*number, static_cast<int32_t>(expert.integer(0, INT32_MAX))});
+  }
+  std::sort(out.begin(), out.end());
+  return out;
+}
+
+std::string experts_text(const std::vector<ExpertId>& experts) {
+  std::string out;
+  for (size_t i = 0; i < experts.size(); ++i) {
+    const bool next = i == 0 || experts[i].layer != experts[i - 1].layer;
+    if (next) out += (i ? "; layer " : "layer ") + std::to_string(experts[i].layer) + ": ";
+    out += (next ? "" : ", ") + std::to_string(experts[i].expert);
+  }
+  return out;
+}
+
+std::string intervention_text(const Intervention& intervention) {
+  const std::vector<ExpertId>& experts = intervention.experts;
+  if (experts.empty() || experts.size() > few_experts) return intervention.description;
+  return intervention.description + " (" + experts_text(experts) + ")";
 }
 
 std::string ranking_text(const json::Value& edit, const char* key) {

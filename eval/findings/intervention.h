@@ -37,6 +37,7 @@ struct Intervention {
   std::string control_of;   // name of the intervention that this one is a control of; empty: not a control
   ControlKind control = ControlKind::none;
   GridPoint grid;                   // empty: no point of a grid
+  std::vector<ExpertId> experts;    // that its edits name, ascending; not kept of controls and the audit's
   std::optional<ExpertId> audited;  // the audit's: the expert that is ablated by itself
   double use = no_number;  // share of the baseline's tokens that select one of its experts, a mean over them; undefined
                            // where it names none, or use was not counted
@@ -50,6 +51,17 @@ struct Intervention {
 // "audit/L3E5", and back; nullopt for every other name.
 std::string audit_name(const ExpertId& expert);
 std::optional<ExpertId> parse_audit_name(std::string_view name);
+
+// {"3": [5, 17]}, by layer, and back; `experts` ascending.
+json::Value experts_json(const std::vector<ExpertId>& experts);
+std::vector<ExpertId> parse_experts(const json::Ref& by_layer);  // throws Error
+// "layer 3: 5, 17; layer 4: 2"
+std::string experts_text(const std::vector<ExpertId>& experts);
+
+// "ban 8 experts in layers 1-3 (layer 1: 0, 6; ...)": the description, and its experts where they are no more than
+// few_experts.
+std::string intervention_text(const Intervention& intervention);
+inline constexpr size_t few_experts = 32;
 
 // "detect:NAME" in an edit's "from" is the ranking of a stage of detection.
 inline constexpr std::string_view detect_prefix = "detect:";

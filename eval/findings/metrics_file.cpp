@@ -117,6 +117,7 @@ json::Value about_json(const Intervention& intervention) {
   out.append_member("control", is_control ? json::Value(control_name(intervention.control)) : json::Value(nullptr));
   for (const auto& [key, value] : intervention.grid) grid.append_member(key, value);
   out.append_member("grid", std::move(grid));
+  if (!intervention.experts.empty()) out.append_member("experts", experts_json(intervention.experts));
   if (!std::isnan(intervention.use)) out.append_member("use", intervention.use);
   if (intervention.shared > 0) out.append_member("shared", intervention.shared);
   if (intervention.first_seed_only) out.append_member("first_seed_only", true);
@@ -241,6 +242,7 @@ Intervention read_about(const std::string& name, const json::Ref& about) {
     out.control = parse_control(about.at("control"));
   }
   for (const auto& [key, value] : about.at("grid").members()) out.grid.emplace_back(key, value.value());
+  if (const auto experts = about.find("experts")) out.experts = parse_experts(*experts);
   if (const auto use = about.find("use")) out.use = use->number();
   if (const auto shared = about.find("shared")) out.shared = shared->size();
   if (const auto only = about.find("first_seed_only")) out.first_seed_only = only->boolean();

@@ -18,7 +18,7 @@ svg .axis{stroke:var(--line)}svg .zero{stroke:var(--soft);stroke-dasharray:3 3}s
 svg .ctl{fill:var(--soft);fill-opacity:.55}svg .ctl2{fill:none;stroke:var(--soft)}svg .bot{fill:none;stroke:var(--neg)}
 svg .ci{stroke:var(--pos);stroke-width:2}svg .dot{fill:var(--pos);stroke:var(--pos);stroke-width:2}
 svg .hollow{fill:var(--back);stroke:var(--pos);stroke-width:2}svg .hit{fill:transparent}svg .hit:hover{fill:var(--hover)}
-svg .cell{stroke:var(--line)}svg .up{fill:var(--pos)}svg .down{fill:var(--neg)}svg .frame{stroke:var(--text);stroke-width:2.5}
+svg .cell{stroke:var(--line)}svg .up{fill:var(--pos)}svg .down{fill:var(--neg)}svg .frame{stroke:var(--text);stroke-width:2.5}svg .dashed{stroke-dasharray:4 3}
 svg .mark{fill:var(--text)}svg .cell:hover{stroke:var(--text);stroke-width:2}svg text.in{font-size:11px;fill:var(--text);pointer-events:none}svg .mark{pointer-events:none}
 svg .l0{stroke:#1f78b4;fill:#1f78b4}svg .l1{stroke:#e6760d;fill:#e6760d}svg .l2{stroke:#1b9e77;fill:#1b9e77}
 svg .l3{stroke:#b0449f;fill:#b0449f}svg .l4{stroke:#8c7300;fill:#8c7300}svg .l5{stroke:#5b6ee1;fill:#5b6ee1}
@@ -263,9 +263,12 @@ std::string heat_map(const std::vector<HeatCell>& cells, const std::string& labe
     for (const HeatCell* one : of_layer) {
       const double x = left + one->expert * side;
       const double share = std::isfinite(one->value) ? std::min(1.0, std::abs(one->value) / scale) : 0;
-      (one->framed ? above : svg) +=
-          rect(std::string("cell ") + (one->value < 0 ? "down" : "up") + (one->framed ? " frame" : ""), x + 0.5,
-               y + 0.5, side - 1, side - 1, one->title, attribute("fill-opacity", 0.9 * share));
+      (one->framed || one->dashed ? above : svg) +=
+          rect(std::string("cell ") + (one->value < 0 ? "down" : "up") +
+                   (one->framed   ? " frame"
+                    : one->dashed ? " frame dashed"
+                                  : ""),
+               x + 0.5, y + 0.5, side - 1, side - 1, one->title, attribute("fill-opacity", 0.9 * share));
       if (side >= 28 && !one->text.empty())
         above += words("in", x + side / 2.0, y + side / 2.0 + 4, "middle", one->text);
       if (one->significant)

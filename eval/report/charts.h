@@ -44,7 +44,8 @@ struct HeatCell {
   std::string text;  // in the cell where there is room
   std::string title;
   bool significant = false;  // a dot
-  bool framed = false;
+  bool framed = false;       // in a solid frame
+  bool dashed = false;       // in a dashed one
 };
 std::string heat_map(const std::vector<HeatCell>& cells, const std::string& label);
 

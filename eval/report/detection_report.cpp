@@ -22,7 +22,19 @@ std::string name_of(const RankedExpert& expert) {
   return "layer " + std::to_string(expert.layer) + ", expert " + std::to_string(expert.expert);
 }
 
-std::string map_of(const std::vector<RankedExpert>& ranking, const std::set<ExpertId>& audited) {
+// The main interventions that name each expert.
+using NamedBy = std::map<ExpertId, std::vector<std::string>>;
+
+NamedBy named_by(const RunFindings* run) {
+  NamedBy out;
+  if (run)
+    for (const Intervention& one : run->interventions)
+      if (one.is_main())
+        for (const ExpertId& expert : one.experts) out[expert].push_back(one.name);
+  return out;
+}
+
+std::string map_of(const std::vector<RankedExpert>& ranking, const std::set<ExpertId>& audited, const NamedBy& named) {
   std::vector<HeatCell> cells;
   for (const RankedExpert& one : ranking) {
     HeatCell cell;
@@ -31,9 +43,12 @@ std::string map_of(const std::vector<RankedExpert>& ranking, const std::set<Expe
     cell.value = one.rd;
     cell.text = format_difference(100 * one.rd, 0);
     cell.significant = one.q < 0.05;
-    cell.framed = audited.contains({one.layer, one.expert});
+    const auto by = named.find({one.layer, one.expert});
+    cell.framed = by != named.end();
+    cell.dashed = !cell.framed && audited.contains({one.layer, one.expert});
     cell.title = name_of(one) + "\nrd " + format_difference(one.rd, 4) + " " +
-                 format_interval(one.ci_lo, one.ci_hi, 4, true) + "\nq " + format_p(one.q);
+                 format_interval(one.ci_lo, one.ci_hi, 4, true) + "\nq " + format_p(one.q) +
+                 (cell.framed ? "\nnamed by " + abridged(by->second) : "");
     cells.push_back(std::move(cell));
   }
   return "<div class=\"wide\">" + heat_map(cells, "risk difference of every expert") + "</div>";
@@ -229,7 +244,8 @@ std::pair<std::string, std::string> conditions_of(const std::filesystem::path& d
 
 std::string ranking_section(const std::string& title, const std::pair<std::string, std::string>& conditions,
                             const std::vector<RankedExpert>& ranking, const std::vector<AuditRow>& audit,
-                            const std::vector<RankedExpert>& held_out) {
+                            const std::vector<RankedExpert>& held_out, const RunFindings* run) {
+  const NamedBy named = named_by(run);
   std::set<ExpertId> audited;
   for (const AuditRow& row : audit) audited.insert({row.expert.layer, row.expert.expert});
   std::string out = "<h3>" + html_escape(title) + "</h3>";
@@ -237,8 +253,9 @@ std::string ranking_section(const std::string& title, const std::pair<std::strin
          html_escape(conditions.first) + " minus under " + html_escape(conditions.second) +
          "; in the map in percentage points. Blue: used more under " + html_escape(conditions.first) +
          "; orange: under " + html_escape(conditions.second) + ". A dot: q &lt; 0.05.";
-  out += audited.empty() ? "</p>" : " A frame: ablated by itself in the audit.</p>";
-  out += map_of(ranking, audited);
+  if (!named.empty()) out += " A frame: named by an intervention (hover says by which).";
+  if (!audited.empty()) out += " A dashed frame: only ablated by itself in the audit.";
+  out += "</p>" + map_of(ranking, audited, named);
   if (audit.empty()) {
     out +=
         "<div class=\"warn\"><p>This ranking says where use differs, not what the experts do. No causal audit was run "
@@ -262,7 +279,7 @@ std::string analysis_sections(const std::filesystem::path& dir, const RunFinding
   if (std::filesystem::exists(dir / "rd.csv")) {
     const std::vector<RankedExpert> ranking = read_ranking(dir / "rd.csv");
     out += ranking_section("Use of experts under two conditions", conditions_of(dir), ranking,
-                           run ? audit_rows(*run, ranking) : std::vector<AuditRow>());
+                           run ? audit_rows(*run, ranking) : std::vector<AuditRow>(), {}, run);
   }
   if (std::filesystem::exists(dir / "usage.csv")) out += usage_section(dir / "usage.csv");
   for (const CsvView& view : views()) out += csv_section(dir, view);

@@ -12,10 +12,11 @@ namespace signalbox::eval {
 
 // One ranking: the map of all experts, the first ones as a table with what ablating them did (rows of any metric;
 // empty: no audit, which is said), and a scatter of effect against rd for each metric. `held_out`: the same contrast on
-// records that had no part in the ranking, shown beside it; empty: none. HTML.
+// records that had no part in the ranking, shown beside it; empty: none. The experts that interventions of `run` name
+// are framed in the map; null: none. HTML.
 std::string ranking_section(const std::string& title, const std::pair<std::string, std::string>& conditions,
                             const std::vector<RankedExpert>& ranking, const std::vector<AuditRow>& audit,
-                            const std::vector<RankedExpert>& held_out = {});
+                            const std::vector<RankedExpert>& held_out = {}, const RunFindings* run = nullptr);
 
 // The two conditions that DIR/summary.json says DIR/rd.csv compares; "the first condition" and "the second" without
 // one.

@@ -32,6 +32,12 @@ std::string effect_cell(const FindingsIndex& findings, const ResultRow* row, int
          (place.empty() ? "" : "<br/>" + html_escape(place)) + "</span>";
 }
 
+// The name, and what it does to which experts.
+std::string name_cell(const FindingsIndex& findings, const std::string& name) {
+  return html_escape(name) + "<br/><span class=\"note\">" +
+         html_escape(intervention_text(findings.intervention(name))) + "</span>";
+}
+
 std::string baseline_cell(const Estimate& mean, int decimals) {
   return html_escape(format_value(mean.value, decimals));
 }
@@ -56,7 +62,7 @@ std::string matrix_of(const FindingsIndex& findings, const std::string& metric) 
   }
   std::vector<std::vector<std::string>> rows = {first};
   for (const std::string& name : findings.main_names()) {
-    rows.push_back({html_escape(name)});
+    rows.push_back({name_cell(findings, name)});
     for (const std::string& condition : findings.conditions())
       rows.back().push_back(effect_cell(findings, findings.row(name, metric, condition), decimals));
   }
@@ -74,7 +80,7 @@ std::string matrix_of_metrics(const FindingsIndex& findings) {
   }
   std::vector<std::vector<std::string>> rows = {first};
   for (const std::string& name : findings.main_names()) {
-    rows.push_back({html_escape(name)});
+    rows.push_back({name_cell(findings, name)});
     for (const std::string& metric : findings.metrics())
       rows.back().push_back(effect_cell(findings, findings.row(name, metric), decimals_of(findings, metric)));
   }

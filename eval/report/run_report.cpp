@@ -252,11 +252,12 @@ std::string facts(const FindingsIndex& findings, const std::optional<Manifest>& 
 }
 
 std::string what_was_run(const FindingsIndex& findings, const std::optional<Manifest>& manifest) {
-  std::string out = "<h2 id=\"run\">What was run</h2>";
+  std::string out = "<h2 id=\"run\">What was run</h2>" + facts(findings, manifest);
   std::vector<std::vector<std::string>> rows;
   for (const std::string& name : findings.main_names())
-    rows.push_back({html_escape(name), html_escape(findings.intervention(name).description)});
-  out += html_table({"intervention", "does"}, {0, 0}, rows);
+    rows.push_back({html_escape(name), html_escape(findings.intervention(name).description),
+                    html_escape(experts_text(findings.intervention(name).experts))});
+  out += html_table({"intervention", "does", "experts"}, {0, 0, 0}, rows);
   if (!manifest) return out;
   const auto folded = [&](const char* title, const json::Value& value) {
     out += std::string("<details><summary>") + title + "</summary><pre>" + html_escape(json::dump(value, 2)) +
@@ -285,13 +286,14 @@ std::string detection_section(const fs::path& dir, const RunFindings& findings) 
     if (fs::exists(stage / "held_out.csv")) held_out = read_ranking(stage / "held_out.csv");
     const std::string name = "Stage " + stage.lexically_relative(dir / "detect").string();
     const std::string section =
-        ranking_section(name, conditions_of(stage), ranking, audit_rows(findings, ranking), held_out);
+        ranking_section(name, conditions_of(stage), ranking, audit_rows(findings, ranking), held_out, &findings);
     const bool point = stage.parent_path() != dir / "detect";
     out += point ? "<details><summary>" + html_escape(name) + "</summary>" + section + "</details>\n" : section;
   }
   if (fs::exists(dir / "audit" / "rd.csv")) {
     const std::vector<RankedExpert> ranking = read_ranking(dir / "audit" / "rd.csv");
-    out += ranking_section("The audit's ranking", conditions_of(dir / "audit"), ranking, audit_rows(findings, ranking));
+    out += ranking_section("The audit's ranking", conditions_of(dir / "audit"), ranking, audit_rows(findings, ranking),
+                           {}, &findings);
   }
   if (fs::is_directory(dir / "analysis")) out += analysis_sections(dir / "analysis", &findings);
   return out.empty() ? "" : "<h2 id=\"detection\">Which experts differ in use, and what they do</h2>" + out;
@@ -323,7 +325,7 @@ std::string render_run_report(const fs::path& dir, const RunFindings& run) {
     body += parts[i];
   }
   nav += "<a href=\"#run\">what was run</a></nav>\n";
-  return html_page("Signalbox run", "<h1>What the interventions did</h1>" + facts(findings, manifest) + nav +
+  return html_page("Signalbox run", "<h1>What the interventions did</h1>" + nav +
                                         warning_box(warnings_of(findings, samples)) + overview_section(findings) +
                                         differences_section(findings) + body + what_was_run(findings, manifest));
 }

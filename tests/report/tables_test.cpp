@@ -232,3 +232,19 @@ TEST_CASE("tables: the three files") {
   CHECK(table.text(2, table.column("intervention")) == table.text(0, table.column("intervention")));
   CHECK(table.text(3, table.column("intervention")) != table.text(0, table.column("intervention")));
 }
+
+TEST_CASE("tables: which experts an intervention names, in words and in files") {
+  Intervention one;
+  one.description = "ban 3 experts in layers 1-3";
+  one.experts = {{1, 0}, {1, 6}, {3, 2}};
+  CHECK(experts_text(one.experts) == "layer 1: 0, 6; layer 3: 2");
+  CHECK(intervention_text(one) == "ban 3 experts in layers 1-3 (layer 1: 0, 6; layer 3: 2)");
+  const json::Value listed = experts_json(one.experts);
+  CHECK(json::dump(listed) == R"({"1":[0,6],"3":[2]})");
+  CHECK(parse_experts(json::Ref(listed, "plan.json")) == one.experts);
+  const json::Value wrong = json::parse(R"({"1x":[0]})", "plan.json");
+  CHECK_THROWS_WITH_AS(parse_experts(json::Ref(wrong, "plan.json")),
+                       doctest::Contains("expected layers as keys, found \"1x\""), Error);
+  for (int32_t i = 0; i < 40; ++i) one.experts.push_back({4, i});
+  CHECK(intervention_text(one) == "ban 3 experts in layers 1-3");
+}
