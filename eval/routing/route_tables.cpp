@@ -1,0 +1,104 @@
+#include "eval/routing/route_tables.h"
+
+#include <algorithm>
+#include <optional>
+#include <set>
+
+#include "base/error.h"
+#include "base/text.h"
+#include "eval/routing/domains.h"
+#include "eval/routing/expert_pairs.h"
+#include "eval/routing/persistence.h"
+#include "eval/routing/similarity.h"
+
+namespace signalbox::eval {
+
+const std::vector<RouteTable>& route_tables() {
+  static const std::vector<RouteTable> all = {
+      {"balance", "how evenly experts are used, by layer and domain"},
+      {"domains", "whether domains use different experts"},
+      {"persistence", "how long tokens stay with an expert, against shuffled tokens"},
+      {"consistency", "how much of its experts a token shares with the one before it, by layer"},
+      {"autocorrelation", "the same expert again, some tokens later"},
+      {"transitions", "from one token's first expert to the next one's"},
+      {"coactivation", "experts that are selected together"},
+      {"vocabulary", "the tokens that each expert reads"},
+      {"vocabulary_next", "the tokens that follow those that each expert reads"},
+      {"across_layers", "experts of one layer with those of the next"},
+      {"similarity", "routes of the same tokens under two conditions"},
+  };
+  return all;
+}
+
+std::vector<std::string> parse_route_tables(const std::string& list) {
+  std::set<std::string> chosen;
+  if (list == "all") {
+    for (const RouteTable& table : route_tables()) chosen.insert(table.name);
+  } else if (list != "none") {
+    for (size_t begin = 0; begin <= list.size();) {
+      const size_t end = std::min(list.find(',', begin), list.size());
+      const std::string name(trimmed(std::string_view(list).substr(begin, end - begin)));
+      const auto known = std::any_of(route_tables().begin(), route_tables().end(),
+                                     [&](const RouteTable& table) { return table.name == name; });
+      if (!known)
+        throw UsageError("--tables", "expected \"all\", \"none\" or names among " +
+                                         joined(route_tables(), ", ", [](const RouteTable& one) { return one.name; }) +
+                                         ", found \"" + name + "\"");
+      chosen.insert(name);
+      begin = end + 1;
+    }
+  }
+  std::vector<std::string> out;
+  for (const RouteTable& table : route_tables())
+    if (chosen.contains(table.name)) out.push_back(table.name);
+  return out;
+}
+
+json::Value write_route_tables(const TraceSet& set, const std::vector<Usage>& usage, const RouteTableOptions& options,
+                               const std::filesystem::path& dir) {
+  json::Value tables = json::Value::array(), nulls = json::Value::object();
+  const auto wanted = [&](const char* name) {
+    const bool found = std::find(options.tables.begin(), options.tables.end(), name) != options.tables.end();
+    if (found) tables.push_back(name);
+    return found;
+  };
+  const RouteOptions& routes = options.routes;
+  if (wanted("balance")) write_balance_csv(dir / "balance.csv", balances(usage));
+  if (wanted("domains")) {
+    write_domains_csv(dir / "domains.csv", domain_tests(set, routes));
+    nulls.set("domains", "domains permuted over records");
+  }
+  const bool persists = wanted("persistence"), consists = wanted("consistency");
+  if (persists || consists) {
+    const PersistenceTables found = persistence_tables(set, routes);
+    if (persists) write_persistence_csv(dir / "persistence.csv", found.experts);
+    if (consists) write_consistency_csv(dir / "consistency.csv", found.layers);
+    for (const char* name : {"persistence", "consistency"})
+      if (std::string(name) == "persistence" ? persists : consists)
+        nulls.set(name, "tokens shuffled within samples; two-sided");
+  }
+  if (wanted("autocorrelation"))
+    write_autocorrelation_csv(dir / "autocorrelation.csv", autocorrelations(set, routes, options.lags));
+  if (wanted("transitions")) {
+    write_transitions_csv(dir / "transitions.csv", transitions(set, routes));
+    nulls.set("transitions", "tokens shuffled within samples; one-sided");
+  }
+  if (wanted("coactivation")) write_coactivation_csv(dir / "coactivation.csv", coactivations(set, routes));
+  std::optional<std::map<int32_t, std::string>> texts;
+  for (const auto& [name, of] :
+       {std::pair("vocabulary", VocabularyOf::input), std::pair("vocabulary_next", VocabularyOf::next)}) {
+    if (!wanted(name)) continue;
+    if (!texts) texts = token_texts(set);
+    write_vocabulary_csv(dir / (std::string(name) + ".csv"), vocabulary(set, routes, of, options.vocabulary), *texts);
+  }
+  if (wanted("across_layers")) {
+    write_across_layers_csv(dir / "across_layers.csv", across_layers(set, routes));
+    nulls.set("across_layers", "the second layer turned in a circle within samples; one-sided");
+  }
+  if (wanted("similarity")) write_similarity_csv(dir / "similarity.csv", similarities(set, routes));
+  json::Value out = json::Value::object();
+  out.set("tables", std::move(tables)).set("nulls", std::move(nulls));
+  return out.set("resamples", routes.resamples).set("seed", routes.seed);
+}
+
+}  // namespace signalbox::eval
