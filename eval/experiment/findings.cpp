@@ -20,7 +20,7 @@ RunFindings write_findings(const std::filesystem::path& dir) {
 }
 
 std::string findings_text(const std::filesystem::path& dir, const RunFindings& findings) {
-  std::string text = table_text(result_table(rows_by_condition(findings, RowChoice::main)));
+  std::string text = table_text(shown_results(findings, RowChoice::main));
   std::string about;
   for (const Intervention& one : findings.interventions)
     if (one.is_main() && !one.experts.empty()) about += one.name + ": " + intervention_text(one) + "\n";

@@ -55,6 +55,9 @@ std::vector<ResultRow> rows_by_condition(const RunFindings& findings, RowChoice 
 
 namespace {
 
+// Under a condition whose records have nothing that the metric looks at there is nothing to show.
+bool has_values(const ResultRow& row) { return row.baseline.n > 0 || row.mean.n > 0 || row.condition.empty(); }
+
 // Of which records a row is: told where some rows are of one condition.
 TableColumn records_column(bool told) {
   return {told ? "records" : "", TableColumn::Kind::text, {"condition"}, false, "all"};
@@ -171,10 +174,17 @@ FindingsTable comparisons_by_condition(const RunFindings& findings, size_t most_
   return out;
 }
 
+FindingsTable shown_results(const RunFindings& findings, RowChoice choice) {
+  std::vector<ResultRow> rows = rows_by_condition(findings, choice);
+  std::erase_if(rows, [](const ResultRow& row) { return !has_values(row); });
+  return result_table(rows);
+}
+
 void write_tables(const std::filesystem::path& dir, const RunFindings& findings) {
   const FindingsTable results = result_table(rows_by_condition(findings, RowChoice::main));
   const FindingsTable comparisons = comparisons_by_condition(findings, SIZE_MAX);
-  std::vector<FindingsTable> shown = {results, comparisons_by_condition(findings, few_pairs, "comparisons of effects")};
+  std::vector<FindingsTable> shown = {shown_results(findings, RowChoice::main),
+                                      comparisons_by_condition(findings, few_pairs, "comparisons of effects")};
   if (shown.back().rows.empty()) shown.pop_back();
   if (findings.cross_fit) shown.push_back(cross_fit_table(findings));  // in spreadsheets it has cross_fit.csv
   std::string markdown, latex;

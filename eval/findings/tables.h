@@ -46,6 +46,9 @@ std::vector<ResultRow> rows_by_condition(const RunFindings& findings, RowChoice 
 // control_of, every interval and equivalence.
 FindingsTable result_table(const std::vector<ResultRow>& rows, const std::string& title = "");
 
+// rows_by_condition for people: without those of conditions whose records have no value of the metric.
+FindingsTable shown_results(const RunFindings& findings, RowChoice choice);
+
 // What main interventions are compared with beside the baseline and controls: other interventions (each pair once), the
 // same under another condition, and a margin of equivalence. Over the records of a condition, or all. More than
 // `most_pairs` pairs of interventions are left out.

@@ -48,6 +48,10 @@ TEST_CASE("docs: expert deactivation, as pasted" *
   CHECK(at(metrics, {"conditions", "with_document", "contrasts", "document off", "em", "diff"}).real() == 0);
   CHECK(at(metrics, {"audit", "em", "n"}).integer() == 10);
   CHECK(fs::exists(memory / "audit.csv"));
+  // The tables as shown.
+  const std::string page = page_of("docs/examples/001-expert-deactivation.md");
+  CHECK(row_not_written(page, "records", read_file(memory / "table.md") + "\n" + read_file(refusal / "table.md")) ==
+        "");
   // Nothing is found about refusal: the smallest q stays large.
   const json::Value refused = json::parse(read_file(refusal / "metrics.json"), "metrics.json");
   CHECK(at(refused, {"contrasts", "off/top=16", "complied", "p"}).real() < 0.05);
@@ -60,9 +64,11 @@ TEST_CASE("docs: misrouting and explanations, as pasted" *
   TemporaryDirectory scratch;
   const auto blocks = fenced_blocks(page_of("docs/examples/000-misrouting.md"), "sh");
   REQUIRE(blocks.size() == 2);
+  std::string printed;
   for (const std::string& block : blocks) {
     const Ran ran = paste(block, scratch.path());
     REQUIRE_MESSAGE(ran.code == 0, ran.err);
+    printed += ran.out;
   }
   const fs::path run = scratch / "out/regimes/run";
   const json::Value metrics = json::parse(read_file(run / "metrics.json"), "metrics.json");
@@ -77,6 +83,8 @@ TEST_CASE("docs: misrouting and explanations, as pasted" *
   CHECK(right("R0", "baseline") - right("R0", "mis/policy=next_best,fraction=1") < 0.1);
   CHECK(fs::exists(run / "traces/baseline/regimes/recurring.csv"));
   const json::Value study = json::parse(read_file(scratch / "out/faithfulness/run/summary.json"), "summary.json");
+  CHECK(line_not_printed(page_of("docs/examples/000-misrouting.md"), "area over the curve", printed) == "");
+  CHECK(line_not_printed(page_of("docs/examples/000-misrouting.md"), "same answer, %", printed) == "");
   // The answer goes with the words: most mistakes in the steps change it.
   CHECK(at(study, {"aoc", "early", "mean"}).real() > 0.6);
   CHECK(at(study, {"aoc", "mistake", "mean"}).real() > 0.6);
@@ -94,4 +102,5 @@ TEST_CASE("docs: the README's commands work as pasted" *
     ++pasted;
   }
   CHECK(pasted >= 7);
+  CHECK(row_not_written(page_of("README.md"), "records", read_file(scratch / "out/deactivate/table.md")) == "");
 }

@@ -20,8 +20,10 @@ std::string table_of(const std::filesystem::path& dir, const std::string& format
                      const std::string& condition) {
   const RunFindings findings = read_findings(dir);
   const RowChoice choice = all ? RowChoice::all : RowChoice::main;
-  const FindingsTable table =
-      result_table(condition.empty() ? rows_by_condition(findings, choice) : result_rows(findings, choice, condition));
+  const bool apart = condition.empty() && format != "csv";
+  const FindingsTable table = apart               ? shown_results(findings, choice)
+                              : condition.empty() ? result_table(rows_by_condition(findings, choice))
+                                                  : result_table(result_rows(findings, choice, condition));
   if (format == "md") return table_markdown(table);
   if (format == "csv") return table_csv({table});
   if (format == "tex") return table_latex(table);
