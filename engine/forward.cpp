@@ -77,7 +77,17 @@ Outputs Forward::finish() {
   const InFlight done = std::exchange(in_flight_, {});
   if (!done.batch) throw Error("forward", "expected a step to finish, found none that was launched");
   Step::Results results = step_.finish(*done.batch);
-  return {done.logits, results.tokens, results.log_probs, std::move(results.failures)};
+  return {done.logits, results.tokens, results.log_probs, token_edits(results.edits, done.batch->n_tokens()),
+          std::move(results.failures)};
+}
+
+// What the router counted on the device, and what the host wrote.
+std::span<const TokenEdits> Forward::token_edits(std::span<const TokenEdits> of_routes, int64_t n_tokens) {
+  if (!edits_.points()) return of_routes;
+  token_edits_.assign(of_routes.begin(), of_routes.end());
+  token_edits_.resize(static_cast<size_t>(n_tokens));
+  for (int64_t t = 0; t < n_tokens; ++t) token_edits_[static_cast<size_t>(t)].layers += writes_.wrote(t);
+  return token_edits_;
 }
 
 }  // namespace signalbox::engine

@@ -20,6 +20,7 @@ struct Outputs {
   Tensor logits;                    // [batch.logit_rows.size(), n_vocab] on the device, valid until the run after next
   std::span<const int32_t> tokens;  // [batch.sampling.size()] chosen; valid until the next run
   std::span<const double> log_probs;      // [batch.targets.size()]
+  std::span<const TokenEdits> edits;      // [n_tokens] what edits did, a write to a point as a layer; empty: none acted
   std::vector<SequenceFailure> failures;  // the first one that happened first
 };
 
@@ -62,6 +63,7 @@ class Forward {
   void record(const Batch& batch, ProbeSink* sink);
   void enqueue(Tensor logits);
   void separate_latents(const Batch& batch);
+  std::span<const TokenEdits> token_edits(std::span<const TokenEdits> of_routes, int64_t n_tokens);
 
   Backend& backend_;
   const Model& model_;
@@ -78,6 +80,7 @@ class Forward {
     const Batch* batch = nullptr;
     Tensor logits;
   } in_flight_;
+  std::vector<TokenEdits> token_edits_;  // of the step that was finished last
 };
 
 }  // namespace signalbox::engine

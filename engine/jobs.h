@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/namespaces.h"
+#include "engine/edit_counts.h"
 #include "kernels/sampling.h"
 #include "probes/edits.h"
 
@@ -89,6 +90,14 @@ struct Result {
   // XXH3-64 of the f32 logits, little-endian: those chosen from; Score: of all rows, or of those that predict the given
   // tokens from `from` > 0 on
   uint64_t logits_hash = 0;
+  // What the job's edits did to the tokens of its prefix (Job::prefix), and to those behind it. Counted are the tokens
+  // whose forward the result depends on, whether or not a recording has more: not the last generated token, nor, of a
+  // Score from > 0, the last given one. Sharing changes nothing: what was done to a shared prefix counts for each job.
+  EditCounts prefix_edits, later_edits;
+  EditCounts edits() const {
+    EditCounts sum = prefix_edits;
+    return sum += later_edits;
+  }
   // Given tokens (those shared with others count for the first of them); the rest.
   double prefill_seconds = 0, decode_seconds = 0;
 };

@@ -163,6 +163,7 @@ Route route(const Pass& pass, int64_t l, const Moe& moe, const MoeWeights& weigh
   route.faults = pass.step.faults();
   route.record = pass.recorder.route(l, pass.step.ring_step());
   if (pass.step.edits_routes()) {
+    route.edits = pass.step.token_edits();
     route.original_ids = buffers.array<int32_t>(route_original, l, n_tokens, pass.n_slots);
     route.shared_scale = buffers.array<float>(route_shared_scale, l, n_tokens, 1);
     route.banned = buffers.array<uint8_t>(route_banned, l, n_tokens, n_experts);

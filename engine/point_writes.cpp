@@ -9,6 +9,7 @@ void PointWrites::begin(const Batch& batch, const ActiveEdits& edits) {
   batch_ = &batch;
   edits_ = &edits;
   fetched_ = -1;
+  wrote_.assign(edits.points() ? static_cast<size_t>(batch.n_tokens()) : 0, false);
 }
 
 void PointWrites::fetch_route(int64_t layer, const Route& route) {
@@ -48,6 +49,7 @@ void PointWrites::write(Point point, int64_t layer, Tensor x, const Route& route
                            !(edit.all_experts || std::binary_search(edit.experts.begin(), edit.experts.end(), expert))))
             continue;
           rows.push_back(static_cast<int32_t>(row + i));
+          wrote_[static_cast<size_t>(t)] = true;
           value_rows.push_back(static_cast<int32_t>(edit.value_row(batch_->positions[t], i, expert)));
         }
       }

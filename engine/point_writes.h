@@ -16,6 +16,8 @@ class PointWrites {
   // A step begins. Both are looked at until end().
   void begin(const Batch& batch, const ActiveEdits& edits);
   void end() { batch_ = nullptr; }
+  // Whether the step wrote anything of this token at any point; valid until the next begin().
+  bool wrote(int64_t token) const { return !wrote_.empty() && wrote_[static_cast<size_t>(token)]; }
   // Whether any sequence of the step writes to points: the host then stops at every point.
   bool any() const { return batch_ && edits_->points(); }
 
@@ -38,6 +40,7 @@ class PointWrites {
   Backend& backend_;
   const Batch* batch_ = nullptr;  // between begin() and end()
   const ActiveEdits* edits_ = nullptr;
+  std::vector<bool> wrote_;     // [n_tokens]; empty: no sequence writes to points
   int64_t fetched_ = -1;        // layer whose route stands in ids_ and margins_
   std::vector<int32_t> ids_;    // [n_tokens, n_slots]
   std::vector<float> margins_;  // [n_tokens]

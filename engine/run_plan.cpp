@@ -54,7 +54,7 @@ class Planner {
         !std::equal(common.begin(), common.end(), job.prompt->tokens.begin()))
       throw Error(record_of(job),
                   "expected to begin with the tokens of its prefix \"" + prefix(i).id + "\", found others");
-    planned.n_rows = n;
+    planned.n_rows = planned.n_needed = n;
     if (!job.score()) return;
     const int64_t from = job.score()->from;
     if (from < 0 || from > n)
@@ -64,7 +64,8 @@ class Planner {
     planned.first_logits = std::max<int64_t>(from, 1) - 1;
     planned.n_logits = from == 0 ? n : planned.n_scored;
     // The last token's row predicts nothing that is asked for.
-    if (from > 0 && !recorded_) planned.n_rows = planned.n_logits > 0 ? n - 1 : 0;
+    if (from > 0) planned.n_needed = planned.n_logits > 0 ? n - 1 : 0;
+    if (!recorded_) planned.n_rows = planned.n_needed;
   }
 
   // The first position at which an edit of the job can act.

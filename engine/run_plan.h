@@ -20,6 +20,7 @@ struct SharedPrefix {
 
 struct PlannedJob {
   int64_t n_rows = 0;               // given tokens that are run, those of the prefix included
+  int64_t n_needed = 0;             // of these, the results depend on the first so many; others are for a recording
   int64_t first_logits = 0;         // score: logits are made of rows first_logits ..
   int64_t n_logits = 0;             // score: of so many
   int64_t n_scored = 0;             // score: log-probabilities that come of them

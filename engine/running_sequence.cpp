@@ -7,6 +7,27 @@
 
 namespace signalbox::engine {
 
+void add_edits(EditCounts& counts, const TokenEdits& token) {
+  counts.edited_tokens += token.layers > 0;
+  counts.edited_slots += token.changed;
+  counts.slots += token.added;
+}
+
+namespace {
+
+int64_t prefix_tokens(const Job& job) {
+  return static_cast<int64_t>((job.prefix ? *job.prefix : *job.prompt).tokens.size());
+}
+
+}  // namespace
+
+void count_tokens(Result& result, const Job& job, const PlannedJob& planned, int64_t n_later, int64_t slots_a_token) {
+  const int64_t in_prefix = std::min(prefix_tokens(job), planned.n_needed);
+  const int64_t behind = planned.n_needed - in_prefix + n_later;
+  result.prefix_edits += {in_prefix, 0, in_prefix * slots_a_token, 0};
+  result.later_edits += {behind, 0, behind * slots_a_token, 0};
+}
+
 RunningSequence::RunningSequence(JobGroup& group, size_t place, PrefixState* prefix, int64_t n_prefill,
                                  SequenceCache cache)
     : group(group),
@@ -20,6 +41,25 @@ RunningSequence::RunningSequence(JobGroup& group, size_t place, PrefixState* pre
       hash_(XXH3_createState()) {
   XXH3_64bits_reset(hash_.get());
   result.index = job.index;
+}
+
+void RunningSequence::take_edits(std::span<const TokenEdits> rows) {
+  if (!edits || rows.empty()) return;
+  if (prefix) prefix->edits.resize(static_cast<size_t>(prefix->length));
+  for (int64_t i = 0; i < n_rows; ++i) {
+    const int64_t position = n_run + i;
+    const TokenEdits& row = rows[static_cast<size_t>(i)];
+    if (prefix) {
+      prefix->edits[static_cast<size_t>(position)] = row;
+    } else if (position < job.n_given() ? position < planned.n_needed : !finished) {
+      add_edits(position < prefix_tokens(job) ? result.prefix_edits : result.later_edits, row);
+    }
+  }
+}
+
+void RunningSequence::start_from(const PrefixState& state) {
+  for (int64_t p = 0; p < std::min<int64_t>(n_run, static_cast<int64_t>(state.edits.size())); ++p)
+    add_edits(result.prefix_edits, state.edits[static_cast<size_t>(p)]);
 }
 
 void RunningSequence::plan_prefill(int64_t rows, int64_t logits) {
@@ -77,7 +117,8 @@ bool RunningSequence::complete(bool recorded) const {
   return finished && (!recorded || n_run == job.n_given() + static_cast<int64_t>(generated.size()));
 }
 
-Result RunningSequence::take_result() {
+Result RunningSequence::take_result(int64_t slots_a_token) {
+  count_tokens(result, job, planned, std::max<int64_t>(0, static_cast<int64_t>(generated.size()) - 1), slots_a_token);
   result.tokens = std::move(generated);
   result.text = std::move(text);
   if (result.finish_reason.empty()) result.finish_reason = "length";

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -37,6 +38,11 @@ struct JobGroup {
   int64_t n_open = 0;                 // jobs that have not ended
 };
 
+// Adds what edits did to one token.
+void add_edits(EditCounts& counts, const TokenEdits& token);
+// Adds tokens and slots of this job's prefix and of what is behind it, `n_later` tokens of that generated ones.
+void count_tokens(Result& result, const Job& job, const PlannedJob& planned, int64_t n_later, int64_t slots_a_token);
+
 struct RunningSequence {
   using Clock = std::chrono::steady_clock;
 
@@ -62,6 +68,10 @@ struct RunningSequence {
   int64_t n_rows = 0, n_logits = 0;  // of the current step
   Clock::time_point admitted = Clock::now(), prefilled = admitted;
 
+  // What edits did to the tokens of this step, before it is consumed: counted where the results depend on the token.
+  void take_edits(std::span<const TokenEdits> rows);
+  // It begins with the positions of a prefix: what was done to these counts for it.
+  void start_from(const PrefixState& state);
   bool prefilling() const { return n_run < n_prefill; }
   bool scores() const { return !prefix && job.score(); }
   double prefill_seconds() const { return std::chrono::duration<double>(prefilled - admitted).count(); }
@@ -76,7 +86,8 @@ struct RunningSequence {
   std::string choose(int32_t id, const StopRule& stop);
   // Nothing is left to run. `recorded`: a trace has a row for every token, so that the last one is run too.
   bool complete(bool recorded) const;
-  Result take_result();
+  // `slots_a_token`: of an unedited route, over all layers.
+  Result take_result(int64_t slots_a_token);
 
  private:
   void append_text(const std::string& fresh, const StopRule& stop);

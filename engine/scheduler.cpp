@@ -37,7 +37,10 @@ class Scheduler::State {
         events_(std::move(events)),
         sink_(sink),
         memory_(forward, n_blocks),
-        logits_(forward.backend(), forward.model().n_vocab, options_.max_kept_bytes) {}
+        logits_(forward.backend(), forward.model().n_vocab, options_.max_kept_bytes) {
+    for (const Layer& layer : forward.model().layers)
+      if (const Moe* moe = std::get_if<Moe>(&layer.ffn)) slots_a_token_ += moe->router.n_active;
+  }
 
   ~State() {
     if (sink_) forward_.drop_rows();
@@ -314,6 +317,7 @@ class Scheduler::State {
                                                  prefix ? prefix->cache->fork(shared) : SequenceCache(memory_.pool()));
     run.edits = std::move(edits);
     run.reserved = needed;
+    if (prefix) run.start_from(*prefix);
     if (prefix) run.result.prefill_seconds = std::exchange(prefix->seconds, 0);
     if (options_.tokenizer) run.stream = options_.tokenizer->stream(true);
     return true;
@@ -330,6 +334,10 @@ class Scheduler::State {
     }
     RunningSequence& run = running_.emplace_back(group, planned.job, &state, planned.length, std::move(cache));
     run.edits = std::move(edits);
+    if (run.edits && state.parent) {
+      state.edits = state.parent->edits;
+      state.edits.resize(static_cast<size_t>(state.length));
+    }
   }
 
   // The results of a job that needs no forward.
@@ -345,6 +353,8 @@ class Scheduler::State {
       result.logits_hash = reference.logits_hash;
       agree_with_itself(result);
     }
+    // No edit acts: a job that copies has none that could, and the others have no token that matters.
+    count_tokens(result, group.jobs[place], planned, 0, slots_a_token_);
     done(group, place, std::move(result));
   }
 
@@ -376,7 +386,10 @@ class Scheduler::State {
     logits_.take(outputs.logits, members);
     logits_.compare(outputs.logits, members);
     int64_t row = 0;
-    for (RunningSequence* run : members) {
+    for (size_t m = 0; m < members.size(); ++m) {
+      RunningSequence* run = members[m];
+      if (!run->ended && !outputs.edits.empty())
+        run->take_edits(outputs.edits.subspan(static_cast<size_t>(batch_.members[m].first_row)));
       if (!run->ended) consume(*run, outputs, row);
       row += run->n_logits;
     }
@@ -486,7 +499,7 @@ class Scheduler::State {
     }
     settle();
     if (run.ended) return;
-    Result result = run.take_result();
+    Result result = run.take_result(slots_a_token_);
     if (run.planned.reference == static_cast<int64_t>(run.place)) agree_with_itself(result);
     stop(run);
     done(run.group, run.place, std::move(result));
@@ -505,6 +518,7 @@ class Scheduler::State {
   JobId next_id_ = 1;
   bool scarce_ = false;  // a job before those that are looked at waits for memory
   int64_t n_done_ = 0;
+  int64_t slots_a_token_ = 0;  // of unedited routes, over all layers
   std::mutex cancel_mutex_;
   std::vector<JobId> to_cancel_;
 };

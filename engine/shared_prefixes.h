@@ -35,6 +35,7 @@ struct PrefixState {
   int64_t reserved = 0;           // blocks
   double seconds = 0;             // that it took; until a user is charged with them
   std::unique_ptr<SequenceCache> cache;
+  std::vector<TokenEdits> edits;  // what its edits did to each position; empty: it has none
 };
 // The prefixes of a plan, none of them open.
 std::vector<PrefixState> prefix_states(const std::vector<Job>& jobs, const RunPlan& plan);

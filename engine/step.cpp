@@ -47,7 +47,9 @@ void Step::begin(const Batch& batch, const ActiveEdits& edits, uint32_t ring_ste
   chosen_at_ = in.add<int32_t>(token_capacity_);
   const int64_t n_log_probs = batch.targets.empty() ? 0 : token_capacity_;
   log_probs_at_ = in.add<double>(n_log_probs);
-  status_bytes_ = log_probs_at_ + static_cast<size_t>(n_log_probs) * sizeof(double) - status_at_;
+  const int64_t n_edited = edits.router() ? token_capacity_ : 0;
+  edits_at_ = in.add<TokenEdits>(n_edited);
+  status_bytes_ = edits_at_ + static_cast<size_t>(n_edited) * sizeof(TokenEdits) - status_at_;
   std::fill_n(in.host<uint64_t>(status_at_) + 1, sequence_capacity_, no_fault);
   const size_t step_at = in.add<uint32_t>(std::span<const uint32_t>(&ring_step, 1), 1);
   auto list = [&](const std::vector<int32_t>& values) {
@@ -148,6 +150,8 @@ Step::Results Step::finish(const Batch& batch) {
     throw Error("routing", "expected no suppressed expert to run, found " + std::to_string(status[0]) + " that did");
   Results results = {{reinterpret_cast<const int32_t*>(bytes + (chosen_at_ - status_at_)), batch.sampling.size()},
                      {reinterpret_cast<const double*>(bytes + (log_probs_at_ - status_at_)), batch.targets.size()},
+                     {reinterpret_cast<const TokenEdits*>(bytes + (edits_at_ - status_at_)),
+                      programs_ ? batch.tokens.size() : size_t{0}},
                      {}};
   std::vector<uint64_t> faults;
   for (size_t s = 0; s < batch.members.size(); ++s)

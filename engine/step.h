@@ -58,6 +58,8 @@ class Step {
   // each sequence.
   uint64_t* leaks() const { return inputs_.device<uint64_t>(status_at_); }
   uint64_t* faults() const { return leaks() + 1; }
+  // What the router adds up of its edits, [n_tokens], zero at first; null where no routes are edited.
+  TokenEdits* token_edits() const { return programs_ ? inputs_.device<TokenEdits>(edits_at_) : nullptr; }
   // What becomes of the wanted logits: null where nothing is asked for.
   const SampleParams* sampling() const { return sampling_; }
   const int32_t* targets() const { return targets_; }
@@ -68,6 +70,7 @@ class Step {
   struct Results {
     std::span<const int32_t> tokens;        // [batch.sampling.size()]; valid until the next finish()
     std::span<const double> log_probs;      // [batch.targets.size()]; likewise
+    std::span<const TokenEdits> edits;      // [n_tokens], or empty where no routes are edited; likewise
     std::vector<SequenceFailure> failures;  // the first one that happened first
   };
   Results finish(const Batch& batch);
@@ -96,8 +99,8 @@ class Step {
   const uint32_t* ring_step_ = nullptr;
   RouteBatch routes_;                        // but for its layer and programs
   const RouterProgram* programs_ = nullptr;  // [moe layer][sequence_capacity]; null: no edits of routes
-  // Read back at the end in one transfer: leaks and faults, chosen tokens, log p.
-  size_t status_at_ = 0, status_bytes_ = 0, chosen_at_ = 0, log_probs_at_ = 0;
+  // Read back at the end in one transfer: leaks and faults, chosen tokens, log p, what edits did.
+  size_t status_at_ = 0, status_bytes_ = 0, chosen_at_ = 0, log_probs_at_ = 0, edits_at_ = 0;
   std::shared_ptr<void> status_host_;
   size_t status_host_bytes_ = 0;
 };

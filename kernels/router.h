@@ -118,6 +118,14 @@ constexpr RouteFault unpack_fault(uint64_t packed) {
           static_cast<int32_t>(packed & 4095) - 1};
 }
 
+// What edits did to a token's route, added up over the layers of a step. Slots are those of the wider of the two
+// routes, the unedited one and the one applied; one is unchanged where an expert stands in both with the same weight.
+struct TokenEdits {
+  uint32_t layers = 0;   // in which some step acted (step_acts; a replay acts where something was recorded)
+  uint32_t changed = 0;  // slots
+  uint32_t added = 0;    // slots of the applied route beyond the number of the unedited one
+};
+
 // A ring in device memory that keeps the routes of the last steps until they are drained. The slot of a step is
 // *step % n_steps: a number in device memory, so that a captured graph records into the next slot when it is replayed.
 // Null members are not recorded. The entry of token t of this layer is [slot * step_stride + t] (times the width).
@@ -144,9 +152,10 @@ struct Route {
   float* group_margin = nullptr;    // [n_tokens] unedited: least group kept minus best dropped, in scores; may be null
   float* scores = nullptr;          // [n_tokens, n_experts] what the unedited top-k sees; may be null
   float* shared_scale = nullptr;    // [n_tokens] factor of the shared expert's output (scale_shared); may be null
-  uint8_t* banned = nullptr;   // [n_tokens, n_experts] 1 = a ban acts; the expert kernels count those that ran. 0 for
-                               // a token without a route, which runs what the unedited router chose
-  uint64_t* faults = nullptr;  // [n_sequences] pack_fault of its first token that has no route; kept if smaller
+  uint8_t* banned = nullptr;    // [n_tokens, n_experts] 1 = a ban acts; the expert kernels count those that ran. 0 for
+                                // a token without a route, which runs what the unedited router chose
+  uint64_t* faults = nullptr;   // [n_sequences] pack_fault of its first token that has no route; kept if smaller
+  TokenEdits* edits = nullptr;  // [n_tokens] added to where some step acts; may be null
   RouteRecord record;
 };
 

@@ -107,6 +107,21 @@ void write_original(const Route& out, int64_t t, const int32_t* ids, int64_t k) 
   for (int64_t i = 0; i < out.n_slots; ++i) out.original_ids[t * out.n_slots + i] = i < k ? ids[i] : -1;
 }
 
+// Adds to `to` what the program has done to a token's route.
+void count_edits(TokenEdits& to, const EditedToken& token, int64_t n_original) {
+  if (!token.acted) return;
+  const auto n = static_cast<int64_t>(token.ids.size());
+  int64_t unchanged = 0;
+  for (int64_t i = 0; i < n_original; ++i) {
+    const auto found = std::find(token.ids.begin(), token.ids.end(), token.original_ids[i]);
+    if (found != token.ids.end())
+      unchanged += token.weights[static_cast<size_t>(found - token.ids.begin())] == token.original_weights[i];
+  }
+  ++to.layers;
+  to.changed += static_cast<uint32_t>(std::max(n, n_original) - unchanged);
+  to.added += static_cast<uint32_t>(std::max<int64_t>(0, n - n_original));
+}
+
 // Routes token t; throws RouteFault after having written the unedited route where edits cannot be applied.
 void route_token(const Route& out, int64_t t, const float* logits, const Router& router, const float* selection_bias,
                  const RouteBatch& batch, RouterWorkspace& w) {
@@ -158,6 +173,7 @@ void route_token(const Route& out, int64_t t, const float* logits, const Router&
   }
   write_route(out, t, token.ids.data(), token.weights.data(), static_cast<int64_t>(token.ids.size()));
   if (out.shared_scale) out.shared_scale[t] = token.shared_scale;
+  if (out.edits) count_edits(out.edits[t], token, k);
 }
 
 }  // namespace

@@ -364,6 +364,7 @@ void Edits::weigh() {
 
 void Edits::scale() {
   for_steps(EditStage::scales, [&](const RouterStep& step) {
+    token.acted = true;
     if (step.op == EditOp::scale_shared) {
       token.shared_scale *= step.value;
       return;
@@ -379,11 +380,13 @@ void Edits::scale() {
 void apply_program(EditedToken& token, RouterWorkspace& workspace, const Router& router, const float* selection_bias,
                    const RouterProgram& program) {
   token.shared_scale = 1;
+  token.acted = false;
   Edits edits{token, workspace, router, selection_bias, program};
   edits.edit_logits();
   edits.select();
   edits.for_steps(EditStage::route, [&](const RouterStep& step) { edits.edit_route(step); });
   edits.weigh();
+  token.acted = edits.last != nullptr;
   edits.scale();
 }
 

@@ -48,6 +48,7 @@ struct EditedToken {
   std::vector<int32_t> ids;
   std::vector<float> weights;
   float shared_scale = 1;
+  bool acted = false;         // some step of the program did
   uint8_t* banned = nullptr;  // [n_experts], zero on entry
 };
 

@@ -73,6 +73,7 @@ class Edits {
     }
     weigh();
     scale();
+    if (args_.out.edits) count(args_.out.edits[t_]);
     return true;
   }
 
@@ -495,6 +496,7 @@ class Edits {
     for (int i = 0; i < program_.n_steps; ++i) {
       if (!acts(i, EditStage::scales)) continue;
       const RouterStep& step = program_.steps[i];
+      scaled_ = true;
       if (step.op == EditOp::scale_shared) {
         shared_scale_ *= step.value;
         continue;
@@ -504,6 +506,24 @@ class Edits {
       }
     }
     __syncwarp();
+  }
+
+  // ---- what has been done: TokenEdits. One warp of a launch has the token, and launches follow each other.
+
+  __device__ void count(TokenEdits& to) const {
+    if (!last_ && !scaled_) return;
+    const int n_original = router_.n_active;
+    int unchanged = 0;
+    for (int i = lane_index(); i < n_original; i += warp_size) {
+      for (int j = 0; j < k_; ++j) {
+        if (m_.ids[j] == m_.original_ids[i]) unchanged += m_.weights[j] == m_.original_weights[i];
+      }
+    }
+    for (int m = warp_size / 2; m > 0; m /= 2) unchanged += __shfl_xor_sync(all_lanes, unchanged, m);
+    if (lane_index() != 0) return;
+    to.layers += 1;
+    to.changed += static_cast<uint32_t>(max(k_, n_original) - unchanged);
+    to.added += static_cast<uint32_t>(max(k_ - n_original, 0));
   }
 
   const RouteArgs& args_;
@@ -521,6 +541,7 @@ class Edits {
   int n_candidates_ = 0;  // experts that are not banned
   int k_ = 0;
   float shared_scale_ = 1;
+  bool scaled_ = false;               // some step of the last stage acted
   const RouterStep* ban_ = nullptr;   // the last ban, to name where too few experts are left
   const RouterStep* last_ = nullptr;  // the last step that acted on route or selection: its weights policy holds
   const float* recorded_ = nullptr;   // weights of the recording that last_ replays

@@ -35,6 +35,7 @@ struct RouteResult {
   std::vector<float> weights, margin, group_margin, scores, shared_scale, logits;
   std::vector<float> record_weights, record_margin, record_group_margin, record_logits, record_scores;
   std::vector<uint8_t> banned;
+  std::vector<TokenEdits> edits;
   std::vector<uint64_t> faults;  // [sequences]
 };
 
@@ -98,6 +99,7 @@ RouteResult run(Backend& device, const RouteCase& c, Logits source) {
   Buffer<float> record_logits(device, std::vector<float>(ring * n_experts, -7));
   Buffer<float> record_scores(device, std::vector<float>(ring * n_experts, -7));
   Buffer<uint8_t> banned(device, std::vector<uint8_t>(all, 9));
+  Buffer<TokenEdits> edits(device, std::vector<TokenEdits>(n, TokenEdits{5, 70, 3}));
   Buffer<uint64_t> faults(device, std::vector<uint64_t>(c.hashes.size(), no_fault));
   Buffer<uint32_t> step(device, {ring_step});
   Route out;
@@ -105,7 +107,7 @@ RouteResult run(Backend& device, const RouteCase& c, Logits source) {
   out.ids = ids.data(), out.original_ids = original_ids.data(), out.weights = weights.data();
   out.margin = margin.data(), out.scores = scores.data(), out.shared_scale = shared_scale.data();
   out.group_margin = group_margin.data();
-  out.banned = banned.data(), out.faults = faults.data();
+  out.banned = banned.data(), out.faults = faults.data(), out.edits = edits.data();
   out.record.step = step.data();
   out.record.n_steps = ring_steps;
   out.record.step_stride = c.n_tokens + 1;
@@ -153,7 +155,7 @@ RouteResult run(Backend& device, const RouteCase& c, Logits source) {
   r.record_weights = record_weights.get(), r.record_margin = record_margin.get();
   r.record_logits = record_logits.get(), r.record_scores = record_scores.get();
   r.group_margin = group_margin.get(), r.record_group_margin = record_group_margin.get();
-  r.banned = banned.get(), r.faults = faults.get();
+  r.banned = banned.get(), r.faults = faults.get(), r.edits = edits.get();
   return r;
 }
 
@@ -175,6 +177,18 @@ bool near_numbers(const std::vector<float>& a, const std::vector<float>& b,
   return a.size() == b.size() && compare(x, y, t.absolute, t.relative).excess == 0;
 }
 
+// Where weights agree but for rounding, one may equal the unedited one on one side alone: of a token a slot less or
+// more.
+bool near_edits(const std::vector<TokenEdits>& a, const std::vector<TokenEdits>& b, uint32_t n_slots) {
+  bool near = a.size() == b.size();
+  size_t n_off = 0;
+  for (size_t t = 0; near && t < a.size(); ++t) {
+    near = a[t].layers == b[t].layers && a[t].added == b[t].added && a[t].changed <= 70 + n_slots;
+    n_off += a[t].changed != b[t].changed;
+  }
+  return near && n_off <= a.size() / 20;
+}
+
 // Empty, or the first output that differs.
 std::string difference(const RouteResult& got, const RouteResult& want) {
   if (!same_numbers(got.logits, want.logits)) return "logits";
@@ -182,6 +196,7 @@ std::string difference(const RouteResult& got, const RouteResult& want) {
   if (got.original_ids != want.original_ids) return "original ids";
   if (got.ids != want.ids) return "ids";
   if (got.banned != want.banned) return "banned";
+  if (!near_edits(got.edits, want.edits, 64)) return "edits";
   if (got.shared_scale != want.shared_scale) return "shared scale";
   if (!same_numbers(got.margin, want.margin)) return "margin";
   if (!near_numbers(got.group_margin, want.group_margin, tolerance::device_group_margin)) return "group margin";

@@ -105,6 +105,9 @@ inline void check_same(const Result& got, const Result& want) {
   CHECK(got.divergence == want.divergence);
   CHECK(got.same_top == want.same_top);
   CHECK(got.finish_reason == want.finish_reason);
+  // A job alone may have a prefix of another length.
+  EditCounts mine = got.prefix_edits, theirs = want.prefix_edits;
+  CHECK((mine += got.later_edits) == (theirs += want.later_edits));
 }
 
 inline void check_same(const std::map<int64_t, Result>& found, const std::map<int64_t, Result>& expected) {

@@ -142,6 +142,23 @@ struct RandomCase {
   std::vector<std::vector<float>> rates, replayed_weights;
 };
 
+// What the run adds to its counts, from the routes with and without edits.
+TokenEdits counted(const RouterRun& got, const RouterRun& plain, bool acted) {
+  TokenEdits want{5, 70, 3};
+  if (!acted) return want;
+  uint32_t applied = 0, original = 0, same = 0;
+  for (size_t i = 0; i < got.ids.size(); ++i) applied += got.ids[i] >= 0;
+  for (size_t o = 0; o < plain.ids.size(); ++o) {
+    ++original;
+    for (size_t i = 0; i < got.ids.size(); ++i)
+      same += got.ids[i] == plain.ids[o] && got.weights[i] == plain.weights[o];
+  }
+  want.layers += 1;
+  want.changed += std::max(applied, original) - same;
+  want.added += applied > original ? applied - original : 0;
+  return want;
+}
+
 double chi_square(const std::vector<int64_t>& counts, const std::vector<double>& expected) {
   double sum = 0;
   for (size_t i = 0; i < counts.size(); ++i)
@@ -154,7 +171,7 @@ double chi_square(const std::vector<int64_t>& counts, const std::vector<double>&
 TEST_CASE("router: random programs equal the reference") {
   const auto backend = cpu("auto", 1);
   std::map<EditOp, int> acted;
-  int faults = 0, grouped = 0;
+  int faults = 0, grouped = 0, untouched = 0, widened = 0;
   for (uint64_t seed = 1; seed <= 30000; ++seed) {
     RandomCase c(seed);
     const ReferenceRoute want = reference_route(c.in);
@@ -179,6 +196,11 @@ TEST_CASE("router: random programs equal the reference") {
     }
     for (size_t i = want.weights.size(); same && i < slots; ++i) same = got.weights[i] == 0;
     for (size_t e = 0; same && e < got.banned.size() && !want.fault; ++e) same = got.banned[e] == want.banned[e];
+    const RouterRun plain = route_one(c.in.logits, c.in.router, {}, 0, 0, c.in.selection_bias.data());
+    const TokenEdits counts = counted(got, plain, want.acted), &found = got.edits[0];
+    same = same && found.layers == counts.layers && found.changed == counts.changed && found.added == counts.added;
+    untouched += want.acted && counts.changed == 70;
+    widened += counts.added > 3;
     faults += want.fault.has_value();
     for (const RouterStep& s : c.in.steps) acted[s.op] += !want.fault && c.in.active[static_cast<size_t>(s.edit)];
     INFO("seed ", seed);
@@ -186,6 +208,8 @@ TEST_CASE("router: random programs equal the reference") {
   }
   CHECK(faults > 500);
   CHECK(grouped > 500);
+  CHECK(untouched > 500);
+  CHECK(widened > 500);
   for (int op = 0; op <= static_cast<int>(EditOp::scale_shared); ++op) CHECK(acted[static_cast<EditOp>(op)] > 500);
 }
 

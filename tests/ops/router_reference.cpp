@@ -327,6 +327,13 @@ ReferenceRoute reference_route(const ReferenceInput& in) {
     }
     out.ids = ids;
     out.weights = w;
+    int32_t slots = in.router.n_active;
+    for (const RouterStep& s : steps) {
+      const bool recorded_here = in.position < s.replay_positions && s.replay_index[in.position] >= 0;
+      if ((s.op == EditOp::top_k && s.k == slots) || (s.op == EditOp::replay && !recorded_here)) continue;
+      if (s.op == EditOp::top_k) slots = s.k;
+      out.acted = true;
+    }
   } catch (const Refusal& r) {
     out.fault = RouteFault{r.kind, 0, 0, r.edit, r.expert};
     out.shared_scale = 1;

@@ -24,6 +24,7 @@ struct ReferenceRoute {
   std::vector<double> weights, original_weights;
   double shared_scale = 1, margin = 0, group_margin = 0;  // the latter infinite where no group is dropped
   std::vector<bool> banned;
+  bool acted = false;               // some edit did
   std::optional<RouteFault> fault;  // kind, edit, expert; ids and weights are then the original ones
 };
 

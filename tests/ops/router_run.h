@@ -18,7 +18,8 @@ struct RouterRun {
         group_margin(margin),
         scores(static_cast<size_t>(n_tokens * router.n_experts)),
         shared_scale(margin),
-        banned(scores.size(), 9) {}
+        banned(scores.size(), 9),
+        edits(static_cast<size_t>(n_tokens), TokenEdits{5, 70, 3}) {}  // what layers before have added
   Route view() {
     Route route;
     route.n_slots = n_slots;
@@ -31,6 +32,7 @@ struct RouterRun {
     route.shared_scale = shared_scale.data();
     route.banned = banned.data();
     route.faults = packed_faults.data();
+    route.edits = edits.data();
     return route;
   }
   std::vector<int32_t> route_ids(int64_t t = 0) const {
@@ -44,6 +46,7 @@ struct RouterRun {
   std::vector<int32_t> ids, original_ids;
   std::vector<float> weights, margin, group_margin, scores, shared_scale;
   std::vector<uint8_t> banned;
+  std::vector<TokenEdits> edits;
   std::vector<uint64_t> packed_faults =
       std::vector<uint64_t>(3, no_fault);  // [sequences], of which tests have 3 at most
   RouteFault fault;                        // the first of all sequences, unpacked by finish()
