@@ -110,6 +110,7 @@ class Evaluator {
     Place place;
     Sample sample;
     int64_t pending = 0;
+    EditCounts prompt_edits, later_edits;  // of the prompt, which all texts of the sample begin with, and behind it
   };
 
   int64_t n_seeds() const { return static_cast<int64_t>(evaluation_.seeds.size()); }
@@ -165,7 +166,7 @@ class Evaluator {
   void add_unit(const Place& place, const PreparedRecord& record, const std::shared_ptr<const EditPlan>& plan,
                 std::optional<int64_t>& reference) {
     const size_t unit = units_.size();
-    units_.push_back({place, {}, 0});
+    units_.push_back({place, {}, 0, {}, {}});
     Sample& sample = units_.back().sample;
     sample.id = record.record->id;
     sample.record = place.record;
@@ -188,6 +189,7 @@ class Evaluator {
       if (ready == generated_.end()) {
         add_job(generation_job(record, plan, sample.seed, place.sample), {unit, Part::text, 0});
       } else {
+        count_edits(units_.back(), ready->second);
         take_text(sample, std::move(ready->second));
         generated_.erase(ready);
       }
@@ -202,6 +204,12 @@ class Evaluator {
     return run_jobs(forward_, jobs_, run_options(session_, evaluation_), events, nullptr);
   }
 
+  // The same happens to the prompt in all texts of a sample; the longest run of it counts.
+  static void count_edits(Unit& unit, const Result& result) {
+    if (result.prefix_edits.tokens > unit.prompt_edits.tokens) unit.prompt_edits = result.prefix_edits;
+    unit.later_edits += result.later_edits;
+  }
+
   void take_text(Sample& sample, Result result) const {
     sample.has_text = true;
     sample.decoded = session_.options.tokenizer != nullptr;
@@ -214,6 +222,7 @@ class Evaluator {
     const Use use = uses_[static_cast<size_t>(result.index)];
     if (use.part == Part::reference) return;
     Unit& unit = units_[use.unit];
+    count_edits(unit, result);
     switch (use.part) {
       case Part::text: take_text(unit.sample, std::move(result)); break;
       case Part::target:
@@ -264,6 +273,8 @@ class Evaluator {
       const bool lacks = lacks_[n][static_cast<size_t>(unit.place.record)];
       line.scores.emplace_back(scorer->name, lacks ? std::nullopt : scorer->score(*record.record, unit.sample));
     }
+    unit.sample.edits = unit.prompt_edits;
+    *unit.sample.edits += unit.later_edits;
     line.sample = std::move(unit.sample);
     log_.put(unit.place, json::dump(sample_line_json(*record.record, line)));
     unit.sample = {};

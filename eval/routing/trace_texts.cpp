@@ -25,6 +25,19 @@ json::Value prompt_text(const Record& record, const EncodedRecord& encoded, cons
   return {};
 }
 
+json::Value counts_json(const EditCounts& counts) {
+  json::Value list = json::Value::array();
+  for (const int64_t count : {counts.tokens, counts.edited_tokens, counts.slots, counts.edited_slots})
+    list.push_back(count);
+  return list;
+}
+
+EditCounts read_counts(const json::Ref& list) {
+  const std::vector<json::Ref> counts = list.items();
+  if (counts.size() != 4) list.fail("expected 4 counts, found " + std::to_string(counts.size()));
+  return {counts[0].size(), counts[1].size(), counts[2].size(), counts[3].size()};
+}
+
 bool generates(const Job& job) { return job.max_new() > 0; }
 
 }  // namespace
@@ -49,6 +62,7 @@ json::Value text_line(const Record& record, const EncodedRecord& encoded, const 
     line.set("finish_reason", result.finish_reason);
   }
   if (job.score() || generates(job)) line.set("logits_hash", hex64(result.logits_hash));
+  line.set("prompt_edits", counts_json(result.prefix_edits)).set("later_edits", counts_json(result.later_edits));
   return line;
 }
 
@@ -82,6 +96,11 @@ Result result_of_line(const json::Ref& line, const Job& job) {
     const std::string& text = hash->string();
     const auto [end, bad] = std::from_chars(text.data(), text.data() + text.size(), result.logits_hash, 16);
     if (bad != std::errc() || end != text.data() + text.size()) hash->fail("expected a hash, found \"" + text + "\"");
+  }
+  // Of traces before edits were counted only those without any can be gone on with.
+  if (job.plan || line.find("prompt_edits")) {
+    result.prefix_edits = read_counts(line.at("prompt_edits"));
+    result.later_edits = read_counts(line.at("later_edits"));
   }
   return result;
 }

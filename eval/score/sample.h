@@ -1,11 +1,13 @@
 // What a run knows of one sample of a record under one intervention: what scorers look at.
 #pragma once
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "base/namespaces.h"
+#include "engine/edit_counts.h"
 
 namespace signalbox::eval {
 
@@ -34,6 +36,9 @@ struct Sample {
   std::vector<double> divergence;    // KL(baseline || this) of each; the baseline's own is 0
   std::vector<uint8_t> same_top;     // most probable token as the baseline's
   std::vector<OptionScore> options;  // of the record's "choices", in order
+  // What the intervention's edits did to the sample's tokens, those of the prompt counted once however many texts begin
+  // with it; none: of a run before that was counted.
+  std::optional<EditCounts> edits;
   // judge commands by name: what they printed, as a number
   std::vector<std::pair<std::string, double>> judged;
 

@@ -12,10 +12,11 @@ namespace {
 
 // Keys of a record that are input and stay in the data, and keys that a line has of its own, in some runs if not in
 // this one; the others travel with every line.
-constexpr std::array inputs = {"prompt",   "messages",        "tokens",        "target",     "document",
-                               "spans",    "choices",         "text",          "options",    "judged",
-                               "scores",   "logprobs",        "sum_logprob",   "divergence", "n_logprobs",
-                               "same_top", "mean_divergence", "finish_reason", "base_prompt"};
+constexpr std::array inputs = {"prompt",        "messages",        "tokens",        "target",      "document",
+                               "spans",         "choices",         "text",          "options",     "judged",
+                               "scores",        "logprobs",        "sum_logprob",   "divergence",  "n_logprobs",
+                               "same_top",      "mean_divergence", "finish_reason", "base_prompt", "run_tokens",
+                               "edited_tokens", "run_slots",       "edited_slots"};
 
 json::Value numbers(const std::vector<double>& values) {
   json::Value list = json::Value::array();
@@ -44,6 +45,9 @@ Sample read_sample(const json::Ref& line) {
   sample.seed = static_cast<uint64_t>(seed.value().is_unsigned() ? seed.value().integer() : seed.integer(0, INT64_MAX));
   sample.id = line.at("id").string();
   sample.sample = line.at("sample").size();
+  if (const auto edited = line.find("edited_tokens"))
+    sample.edits = EditCounts{line.at("run_tokens").size(), edited->size(), line.at("run_slots").size(),
+                              line.at("edited_slots").size()};
   if (const auto reason = line.find("finish_reason")) {
     sample.has_text = true;
     const auto text = line.find("text");
@@ -72,11 +76,17 @@ Sample read_sample(const json::Ref& line) {
 
 }  // namespace
 
+void put_edit_counts(json::Value& line, const EditCounts& counts) {
+  line.set("run_tokens", counts.tokens).set("edited_tokens", counts.edited_tokens);
+  line.set("run_slots", counts.slots).set("edited_slots", counts.edited_slots);
+}
+
 json::Value sample_line_json(const Record& record, const SampleLine& known) {
   const Sample& sample = known.sample;
   json::Value line = json::Value::object();
   line.set("seed", sample.seed).set("intervention", known.intervention);
   line.set("id", sample.id).set("sample", sample.sample);
+  if (sample.edits) put_edit_counts(line, *sample.edits);
   if (sample.has_text) {
     json::Value tokens = json::Value::array();
     for (const int32_t token : sample.tokens) tokens.push_back(int64_t{token});

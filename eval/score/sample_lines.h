@@ -21,6 +21,9 @@ struct SampleLine {
   std::vector<std::pair<std::string, std::optional<double>>> scores;
 };
 
+// run_tokens, edited_tokens, run_slots and edited_slots.
+void put_edit_counts(json::Value& line, const EditCounts& counts);
+
 // Keys of the record that are not its input are carried along. Log-probabilities of single tokens are written for
 // records with a target; for others their sum.
 json::Value sample_line_json(const Record& record, const SampleLine& line);

@@ -32,6 +32,7 @@ SampleLine full_line() {
   sample.same_top = {0, 1};
   sample.options = {{-2.5, 3, 11}, {-1.25, 2, 7}};
   sample.judged = {{"half", 0.5}};
+  sample.edits = EditCounts{20, 3, 160, 7};
   line.scores = {{"em", 1.0}, {"f1", std::nullopt}};
   return line;
 }
@@ -58,6 +59,14 @@ TEST_CASE("sample lines: written and read") {
   CHECK(read.sample.n_logprobs == 2);
   CHECK(read.sample.options[1].n_bytes == 7);
   CHECK(read.scores == line.scores);
+  CHECK(read.sample.edits == line.sample.edits);
+  CHECK(written.find("edited_slots")->integer() == 7);
+  // Lines of before, and a record with a key of that name.
+  SampleLine old = line;
+  old.sample.edits.reset();
+  const Record named = records_of({"'id': 'a', 'prompt': 'p', 'edited_tokens': 3"})[0];
+  CHECK_FALSE(sample_line_json(named, old).find("edited_tokens"));
+  CHECK_FALSE(read_back(sample_line_json(named, old)).sample.edits);
   // Without a target, single log-probabilities are not kept.
   const Record open = records_of({"'id': 'a', 'prompt': 'p'"})[0];
   CHECK(read_back(sample_line_json(open, line)).sample.logprobs.empty());

@@ -4,6 +4,7 @@
 #include <deque>
 
 #include "base/text.h"
+#include "eval/score/sample_lines.h"
 #include "tools/signalbox/commands.h"
 #include "tools/signalbox/flags.h"
 #include "tools/signalbox/open.h"
@@ -75,7 +76,8 @@ class Painter : public ProbeSink {
   std::deque<std::string> waiting_;
 };
 
-json::Value line_of(const Record& record, const Prompt& prompt, const Job& job, const Result& result, bool has_text) {
+json::Value line_of(const Record& record, const Prompt& prompt, const Job& job, const Result& result, bool has_text,
+                    bool edited) {
   json::Value line = json::Value::object(), tokens = json::Value::array(), timings = json::Value::object();
   for (int32_t token : result.tokens) tokens.push_back(int64_t{token});
   timings.set("prefill_seconds", result.prefill_seconds).set("decode_seconds", result.decode_seconds);
@@ -87,6 +89,7 @@ json::Value line_of(const Record& record, const Prompt& prompt, const Job& job, 
       .set("finish_reason", result.finish_reason)
       .set("logits_hash", hex64(result.logits_hash))
       .set("timings", std::move(timings));
+  if (edited) put_edit_counts(line, result.edits());
   carry_keys(record, line);
   return line;
 }
@@ -171,8 +174,9 @@ int generate_command(int argc, char** argv) {
     const Job& job = run.jobs()[result.index];
     const Record& record = run.record_of(result.index);
     if (options.json) {
-      output.put(result.index,
-                 json::dump(line_of(record, *job.prompt, job, result, session.tokenizer != nullptr)) + "\n");
+      output.put(result.index, json::dump(line_of(record, *job.prompt, job, result, session.tokenizer != nullptr,
+                                                  run.plan != nullptr)) +
+                                   "\n");
     } else if (streamed) {
       if (!painted) write_stdout("\n");
     } else {

@@ -3,6 +3,7 @@
 #include <cstdio>
 
 #include "base/text.h"
+#include "eval/score/sample_lines.h"
 #include "tools/signalbox/commands.h"
 #include "tools/signalbox/flags.h"
 #include "tools/signalbox/open.h"
@@ -15,7 +16,7 @@ using namespace eval;
 
 namespace {
 
-json::Value line_of(const Record& record, const EncodedRecord& encoded, const Result& result) {
+json::Value line_of(const Record& record, const EncodedRecord& encoded, const Result& result, bool edited) {
   json::Value line = json::Value::object(), tokens = json::Value::array(), logprobs = json::Value::array();
   for (int32_t token : encoded.prompt->tokens) tokens.push_back(int64_t{token});
   const int64_t start = encoded.target_start ? std::max<int64_t>(*encoded.target_start - 1, 0) : 0;
@@ -27,6 +28,7 @@ json::Value line_of(const Record& record, const EncodedRecord& encoded, const Re
   line.set("id", record.id).set("tokens", std::move(tokens)).set("logprobs", std::move(logprobs));
   if (encoded.target_start) line.set("target_start", *encoded.target_start);
   line.set("sum_logprob", sum).set("logits_hash", hex64(result.logits_hash));
+  if (edited) put_edit_counts(line, result.edits());
   carry_keys(record, line);
   return line;
 }
@@ -60,7 +62,8 @@ int score_command(int argc, char** argv) {
   jobs.work.set("command", "score");
   jobs.running = session.options;
   jobs.on_result = [&](Result result) {
-    const json::Value line = line_of(run.records[result.index], run.made.encoded[result.index], result);
+    const json::Value line =
+        line_of(run.records[result.index], run.made.encoded[result.index], result, run.plan != nullptr);
     if (options.json) {
       output.put(result.index, json::dump(line) + "\n");
     } else {
