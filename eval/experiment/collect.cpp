@@ -1,5 +1,8 @@
 #include "eval/experiment/collect.h"
 
+#include <algorithm>
+#include <array>
+
 #include "eval/data/examples.h"
 #include "eval/score/sample_lines.h"
 #include "eval/score/scorer.h"
@@ -37,6 +40,15 @@ class SampleRoutes {
   Routes routes_;
 };
 
+// Whether some edit of a list may change a route: others write to points, or scale the shared expert.
+bool edits_routes(const json::Value& edits) {
+  constexpr std::array others = {"ablate", "add", "patch", "scale_shared"};
+  return std::any_of(edits.items().begin(), edits.items().end(), [&](const json::Value& edit) {
+    const json::Value* op = edit.find("op");
+    return op && op->is_string() && std::find(others.begin(), others.end(), op->string()) == others.end();
+  });
+}
+
 // What is known of the samples while the file is read.
 class Collector {
  public:
@@ -50,6 +62,7 @@ class Collector {
     for (size_t r = 0; r < records_.size(); ++r) record_of_[records_[r].id] = static_cast<int64_t>(r);
     samples_.resize(schedule.interventions.size());
     means_.resize(samples_.size());
+    edits_.resize(samples_.size());
   }
 
   RunValues collect() {
@@ -66,7 +79,11 @@ class Collector {
     for (const size_t first : independent_examples(records_)) run.clusters.push_back(records_[first].id);
     for (const Record& record : records_) run.conditions.push_back(record.condition);
     for (size_t i = 0; i < samples_.size(); ++i) {
-      InterventionValues values{schedule_.interventions[i], {}};
+      InterventionValues values;
+      static_cast<Intervention&>(values) = schedule_.interventions[i];
+      values.n_edits = static_cast<int64_t>(schedule_.interventions[i].edits.items().size());
+      values.edits_routes = edits_routes(schedule_.interventions[i].edits);
+      values.edits = edits_[i];
       for (const std::string& metric : schedule_.metrics) values.metrics[metric] = values_of(i, metric);
       run.interventions.push_back(std::move(values));
     }
@@ -107,6 +124,7 @@ class Collector {
   }
 
   void add_scores(size_t intervention, int64_t record, const SampleLine& line) {
+    if (line.sample.edits) edits_[intervention][record] += *line.sample.edits;
     for (const auto& [metric, value] : line.scores)
       if (value) add_value(intervention, metric, record, *value);
     for (const auto& [judge, value] : line.sample.judged) add_value(intervention, "judge:" + judge, record, value);
@@ -159,6 +177,7 @@ class Collector {
   bool groups_ = false;                                                // some metric looks at more than one sample
   std::vector<std::vector<Sample>> samples_;                           // [interventions], empty unless groups_
   std::vector<std::map<std::string, std::map<int64_t, Mean>>> means_;  // [interventions][metric][record]
+  std::vector<std::map<int64_t, EditCounts>> edits_;                   // [interventions][record]
 };
 
 }  // namespace

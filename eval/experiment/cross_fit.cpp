@@ -220,11 +220,14 @@ class Deals {
       const auto [at, fresh] = index_.emplace(one.name, interventions_.size());
       if (fresh) {
         interventions_.push_back(one);
+        interventions_.back().edits.clear();
         sums_.emplace_back();
       } else if (interventions_[at->second].description != one.description &&
                  !interventions_[at->second].description.ends_with(" (in the first deal)")) {
         interventions_[at->second].description += " (in the first deal)";
       }
+      for (const auto& [record, counts] : one.edits)
+        interventions_[at->second].edits[place[static_cast<size_t>(record)]] += counts;
       for (const auto& [metric, values] : one.metrics) {
         auto& by_record = sums_[at->second][metric];
         for (size_t i = 0; i < values.records.size(); ++i) {

@@ -3,6 +3,7 @@
 #include "eval/experiment/collect.h"
 #include "eval/findings/audit.h"
 #include "eval/findings/cross_fit.h"
+#include "eval/findings/edit_totals.h"
 #include "eval/findings/metrics_file.h"
 #include "eval/findings/results.h"
 #include "eval/findings/specification_curve.h"
@@ -29,6 +30,8 @@ std::string findings_text(const std::filesystem::path& dir, const RunFindings& f
   const FindingsTable comparisons = comparisons_by_condition(findings, few_pairs);
   if (!comparisons.rows.empty()) text += "\n" + table_text(comparisons);
   if (!findings.audit.empty()) text += "\n" + audit_text(audit_rows(findings, ranking_of_audit(dir)));
+  if (const FindingsTable edits = edit_table(findings); !edits.rows.empty()) text += "\n" + table_text(edits);
+  for (const std::string& caution : edit_cautions(findings)) text += "\ncaution: " + caution + "\n";
   return text;
 }
 

@@ -10,6 +10,7 @@
 
 #include "base/namespaces.h"
 #include "base/no_number.h"
+#include "engine/edit_counts.h"
 #include "eval/findings/data_facts.h"
 #include "eval/findings/intervention.h"
 
@@ -66,10 +67,24 @@ struct PrimaryContrasts {
   bool has(std::string_view intervention, std::string_view metric) const;
 };
 
+// What the edits of an intervention did, over its samples of some records.
+struct EditTotals {
+  int64_t n_edits = 0;  // in its list
+  bool routes = false;  // some of them edits routes, so that slots may change
+  EditCounts counts;
+  int64_t records = 0;    // whose samples were counted
+  int64_t untouched = 0;  // of these, records without an edited token
+};
+
 // The findings over some of a run's records.
 struct RecordFindings {
   std::vector<std::vector<Estimate>> means;      // [intervention][metric] of values
   std::vector<std::vector<Contrast>> contrasts;  // [intervention][metric]; those of the baseline are undefined
+  std::vector<std::optional<EditTotals>> edits;  // [intervention], or empty; none: it was not counted
+
+  const EditTotals* edits_of(size_t intervention) const {
+    return intervention < edits.size() && edits[intervention] ? &*edits[intervention] : nullptr;
+  }
 };
 
 struct ConditionFindings {

@@ -4,6 +4,7 @@
 
 #include "base/files.h"
 #include "eval/findings/cross_fit.h"
+#include "eval/findings/edit_totals.h"
 #include "eval/findings/specification_curve.h"
 
 namespace signalbox::eval {
@@ -102,6 +103,7 @@ void append_found(json::Value& out, const RunFindings& run, const RecordFindings
       by_metric.append_member(run.metrics[m], estimate_json(found.means[i][m]));
       differences.append_member(run.metrics[m], contrast_json(found.contrasts[i][m]));
     }
+    if (const EditTotals* edits = found.edits_of(i)) by_metric.append_member("edited", edit_totals_json(*edits));
     means.append_member(name, std::move(by_metric));
     if (name != run.baseline) contrasts.append_member(name, std::move(differences));
   }
@@ -228,6 +230,8 @@ RecordFindings read_found(const json::Ref& part, const RunFindings& run) {
       out.means.back().push_back(read_estimate(by_metric.at(metric), "mean"));
       out.contrasts.back().push_back(is_baseline ? Contrast() : read_contrast(differences->at(metric)));
     }
+    const auto edits = by_metric.find("edited");
+    out.edits.push_back(edits ? std::optional(read_edit_totals(*edits)) : std::nullopt);
   }
   return out;
 }

@@ -13,6 +13,7 @@ namespace signalbox::eval {
 //   about.NAME = {description, control_of, control, grid}: what an intervention is; where it applies also use, shared
 //     and first_seed_only (Intervention)
 //   interventions.NAME.METRIC = {mean, ci_lo, ci_hi, n}
+//   interventions.NAME.edited: what its edits did (edit_totals_json), where the samples say it
 //   primary = {interventions, metrics}: the contrasts that are one family of q
 //   contrasts.NAME.METRIC = {diff, ci_lo, ci_hi, p, q, control_mean, control_lo, control_hi, control_rank, n_controls,
 //     n, mcnemar_p, n_units, mde}, the baseline left out; control_* are of the random controls, with few_controls true

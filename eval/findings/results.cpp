@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "base/no_number.h"
+#include "eval/findings/edit_totals.h"
 #include "eval/findings/intervals.h"
 #include "eval/statistics/changes.h"
 #include "eval/statistics/effects.h"
@@ -105,6 +106,7 @@ class Comparer {
     differences(kept, out);
     versus(kept, out);
     against(kept, out);
+    for (const InterventionValues& one : run_.interventions) out.edits.push_back(total_edits(one, kept));
     return out;
   }
 

@@ -7,6 +7,7 @@
 #include "base/files.h"
 #include "base/text.h"
 #include "eval/findings/cross_fit.h"
+#include "eval/findings/edit_totals.h"
 
 namespace signalbox::eval {
 
@@ -37,6 +38,7 @@ std::vector<ResultRow> result_rows(const RunFindings& findings, RowChoice choice
       row.controls = contrast.random;
       row.vs_controls = contrast.vs_controls;
       row.equivalence = contrast.equivalence;
+      if (const EditTotals* edits = found.edits_of(i)) row.edits = *edits;
       out.push_back(std::move(row));
     }
   return out;
@@ -94,16 +96,42 @@ FindingsTable result_table(const std::vector<ResultRow>& rows, const std::string
       {of_controls("rank by size"), Kind::rank, {"control_rank"}},
       {"", Kind::count, {"n_units"}},
       {"", Kind::p, {"equivalence_margin"}},
-      {"", Kind::p, {"equivalence_p"}}};
+      {"", Kind::p, {"equivalence_p"}},
+      {"", Kind::number, {"run_tokens"}},
+      {"", Kind::number, {"edited_tokens"}},
+      {"", Kind::number, {"run_slots"}},
+      {"", Kind::number, {"edited_slots"}},
+      {"", Kind::number, {"untouched_records"}}};
   for (const ResultRow& row : rows) {
     const Versus versus = row.vs_controls.value_or(Versus());
     const Equivalence equivalence = row.equivalence.value_or(Equivalence{no_number, no_number});
-    table.rows.push_back(
-        {row.metric,
-         {row.condition, row.metric, row.intervention, row.control_of, row.difference.n, row.baseline, row.mean,
-          row.difference, row.p, row.q, row.detectable, row.controls.differences, row.controls.differences.n,
-          estimate_of(versus), versus.p, RankCell{row.controls.rank, row.controls.differences.n}, row.units,
-          equivalence.margin, equivalence.p}});
+    const auto counted = [&](int64_t value) { return row.edits ? static_cast<double>(value) : no_number; };
+    const EditTotals edits = row.edits.value_or(EditTotals());
+    table.rows.push_back({row.metric,
+                          {row.condition,
+                           row.metric,
+                           row.intervention,
+                           row.control_of,
+                           row.difference.n,
+                           row.baseline,
+                           row.mean,
+                           row.difference,
+                           row.p,
+                           row.q,
+                           row.detectable,
+                           row.controls.differences,
+                           row.controls.differences.n,
+                           estimate_of(versus),
+                           versus.p,
+                           RankCell{row.controls.rank, row.controls.differences.n},
+                           row.units,
+                           equivalence.margin,
+                           equivalence.p,
+                           counted(edits.counts.tokens),
+                           counted(edits.counts.edited_tokens),
+                           counted(edits.counts.slots),
+                           counted(edits.counts.edited_slots),
+                           counted(edits.untouched)}});
   }
   table.notes = {
       "Differences are paired, intervention minus baseline; p by sign flips over pairs or records. Intervals: exact "
@@ -187,10 +215,15 @@ void write_tables(const std::filesystem::path& dir, const RunFindings& findings)
                                       comparisons_by_condition(findings, few_pairs, "comparisons of effects")};
   if (shown.back().rows.empty()) shown.pop_back();
   if (findings.cross_fit) shown.push_back(cross_fit_table(findings));  // in spreadsheets it has cross_fit.csv
+  if (FindingsTable edits = edit_table(findings); !edits.rows.empty()) shown.push_back(std::move(edits));
   std::string markdown, latex;
   for (const FindingsTable& table : shown) {
     markdown += table_markdown(table);
     latex += table_latex(table);
+  }
+  for (const std::string& caution : edit_cautions(findings)) {
+    markdown += "\n**Caution.** " + caution + "\n";
+    latex += "% Caution. " + caution + "\n";
   }
   write_file_atomically(dir / "table.md", markdown);
   write_file_atomically(dir / "table.tex", latex);

@@ -23,6 +23,7 @@ struct ResultRow {
   ControlBand controls;  // the random ones
   std::optional<Versus> vs_controls;
   std::optional<Equivalence> equivalence;
+  std::optional<EditTotals> edits;  // of the intervention
 };
 
 enum class RowChoice : uint8_t {
@@ -43,7 +44,7 @@ std::vector<ResultRow> rows_by_condition(const RunFindings& findings, RowChoice 
 // Rows as a table: the records where some rows are of one condition, metric, intervention, n, baseline, mean,
 // difference with its interval, p, q, the smallest effect that would be found, and where some row has controls these
 // with their interval, the difference to their mean and the rank "r of N+1"; in spreadsheets also condition,
-// control_of, every interval and equivalence.
+// control_of, every interval, equivalence and what the edits did.
 FindingsTable result_table(const std::vector<ResultRow>& rows, const std::string& title = "");
 
 // rows_by_condition for people: without those of conditions whose records have no value of the metric.

@@ -23,6 +23,9 @@ struct MetricValues {
 
 struct InterventionValues : Intervention {
   std::map<std::string, MetricValues> metrics;
+  int64_t n_edits = 0;                  // in its list
+  bool edits_routes = false;            // with some of them
+  std::map<int64_t, EditCounts> edits;  // by record, over samples and seeds; a record that is not there was not counted
 };
 
 struct RunValues {

@@ -10,6 +10,7 @@
 #include "base/no_number.h"
 #include "base/text.h"
 #include "eval/findings/audit.h"
+#include "eval/findings/edit_totals.h"
 #include "eval/findings/format.h"
 #include "eval/findings/intervals.h"
 #include "eval/findings/metrics_file.h"
@@ -105,6 +106,7 @@ void warn_of_controls(const FindingsIndex& findings, std::vector<std::string>& o
 std::vector<std::string> warnings_of(const FindingsIndex& findings, const SampleDigest& samples) {
   std::vector<std::string> out;
   if (findings.run().data) out = cautions_of(*findings.run().data);
+  for (std::string& caution : edit_cautions(findings.run())) out.push_back(std::move(caution));
   std::set<std::string> few, few_ranks, no_test;
   int64_t least = 0;
   for (const ResultRow& row : findings.main_rows()) {
@@ -258,6 +260,8 @@ std::string what_was_run(const FindingsIndex& findings, const std::optional<Mani
     rows.push_back({html_escape(name), html_escape(findings.intervention(name).description),
                     html_escape(experts_text(findings.intervention(name).experts))});
   out += html_table({"intervention", "does", "experts"}, {0, 0, 0}, rows);
+  if (const FindingsTable edits = edit_table(findings.run()); !edits.rows.empty())
+    out += "<h3>" + html_escape(edits.title) + "</h3>" + html_table(edits);
   if (!manifest) return out;
   const auto folded = [&](const char* title, const json::Value& value) {
     out += std::string("<details><summary>") + title + "</summary><pre>" + html_escape(json::dump(value, 2)) +
