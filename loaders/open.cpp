@@ -82,6 +82,7 @@ Session open_session(const std::string& model, const OpenOptions& options) {
   session.backend = open_backend(options);
   session.numerics = options.numerics;
   LoadedModel loaded = load_model(resolve_model(model, options.builtin));
+  if (options.on_model) options.on_model(probe_shape(loaded.model));
   if (!session.backend->shares_host_memory()) {
     require_device_memory(*session.backend, loaded.model, loaded.weights, KvPool::block_size);
     const int64_t total = host_weight_bytes(loaded.model, loaded.weights);

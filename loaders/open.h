@@ -26,6 +26,8 @@ struct OpenOptions {
   std::string isa = "auto";                   // of the CPU
   std::string numerics = "fast";              // or "invariant"
   std::shared_ptr<const ModelFiles> builtin;  // what the name "builtin" leads to; null: nowhere
+  // Called with what the model is, before its weights go anywhere: the place to refuse what it cannot do. May be empty.
+  std::function<void(const ModelShape& shape)> on_model;
   // Bytes that lie on the device so far, and in all. Not called where weights are used where they are mapped.
   std::function<void(int64_t done, int64_t total)> on_upload;
 };

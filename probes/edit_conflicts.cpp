@@ -71,7 +71,17 @@ class LayerCheck {
     if (left >= needed) return;
     fail(step, "expected at least " + std::to_string(needed) + " experts" + purpose + ", found " +
                    std::to_string(left) + " of " + std::to_string(n_experts_) +
-                   (banned.empty() ? "" : " that no ban removes"));
+                   (banned.empty() ? "" : " that no ban removes") + (n_active_ < n_experts_ ? "" : cure(step, left)));
+  }
+
+  // Where the model leaves no expert out (k = E) nothing can take the place of one.
+  std::string cure(const RouterStep& step, int32_t left) const {
+    std::string text = " (the model selects all " + std::to_string(n_experts_) + " experts for every token";
+    if (step.op != EditOp::ban || left < 1) return text + ")";
+    return text +
+           ": {\"op\": \"scale_expert\", \"by\": 0} takes away what an expert adds and needs no other, or put "
+           "{\"op\": \"top_k\", \"k\": " +
+           std::to_string(left) + "} before the ban)";
   }
 
   // Policies within the groups that are kept: there must be enough experts in them, whichever these are.

@@ -103,6 +103,19 @@ constexpr std::array<Named<WeightPolicy>, 7> weight_policies = {{{"model", Weigh
 constexpr std::array<Named<Phase>, 3> phases = {
     {{"given", Phase::given}, {"generated", Phase::generated}, {"all", Phase::all}}};
 
+// Conditions that no token can ever meet together.
+void refuse_never(const json::Ref& tokens, const TokenSelector& selector) {
+  if (selector.phase == Phase::generated && !selector.span.empty())
+    tokens.at("phase").fail(
+        "expected \"given\" or \"all\" beside a span, for generated tokens are in no span, found \"generated\"");
+  if (selector.phase == Phase::generated && selector.end <= 1)
+    tokens.at("positions")
+        .fail(
+            "expected positions from 1 on beside the phase \"generated\", for the first token is a given one, found "
+            "\"" +
+            tokens.at("positions").string() + "\"");
+}
+
 // Reads one edit and remembers which keys belong to it, so that all others can be refused.
 class Parser {
  public:
@@ -312,7 +325,10 @@ class Parser {
       if (full_name_ && spec_.experts.kind == ExpertList::Kind::by_layer)
         spec_.ref.at("experts").fail("expected a list beside a point that names its layer, found layers");
     }
-    if (auto tokens = find("tokens")) spec_.tokens = TokenSelector::parse(*tokens);
+    if (auto tokens = find("tokens")) {
+      spec_.tokens = TokenSelector::parse(*tokens);
+      refuse_never(*tokens, spec_.tokens);
+    }
     if (auto seed = find("seed")) spec_.seed = static_cast<uint64_t>(seed->integer(0, INT64_MAX));
     if (!has_weights) return;
     if (auto weights = find("weights")) {

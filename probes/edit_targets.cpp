@@ -72,9 +72,14 @@ LayerExperts rank_experts(const Ranking& ranking, const json::Ref& place, const 
   const RankingFile file(ranking.file, &shape);
   const size_t by = file.column(ranking.by), q_column = ranking.q_below ? file.column("q") : 0;
   std::vector<RankKey> rows;
+  bool any_value = false, any_difference = false;
   for (size_t r = 0; r < file.n_rows(); ++r) {
     // An undefined value has no rank, and is not significant.
     const std::optional<double> value = file.value(r, by);
+    if (value) {
+      any_value = true;
+      any_difference = any_difference || *value != 0;
+    }
     if (!value || !std::binary_search(layers.begin(), layers.end(), file.layer(r))) continue;
     if (ranking.q_below) {
       const std::optional<double> q = file.value(r, q_column);
@@ -95,6 +100,11 @@ LayerExperts rank_experts(const Ranking& ranking, const json::Ref& place, const 
     chosen[row.layer].push_back(row.expert);
     ++n_chosen;
   }
+  if (n_chosen == 0 && any_value && !any_difference)
+    place.fail("expected experts that differ in " + ranking.by + ", found none: it is 0 in every row of " +
+               ranking.file.string() +
+               " (every expert selected for every token, or the same tokens under both conditions; rank by another "
+               "column, such as \"by\": \"rd_weight\", or contrast tokens that differ)");
   if (n_chosen == 0)
     place.fail("expected experts with " + std::string(ranking.by == "rd" ? "an rd" : "a " + ranking.by) +
                " of the sign asked for" + (ranking.q_below ? " and a q below q_below" : "") + " in " +

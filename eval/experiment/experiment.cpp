@@ -29,6 +29,7 @@ Experiment open_experiment(ExperimentSpec parsed) {
     spec.metrics = default_metrics(spec, tested);
     check_chosen_metrics(spec, spec.metrics);
   }
+  check_edited_targets(spec);
   if (spec.generate && spec.generate->samples > 1 && spec.generate->sampling.temperature == 0 && spec.programs.empty())
     experiment.notes.emplace_back("samples of one record are alike at temperature 0");
   return experiment;

@@ -220,9 +220,22 @@ void check_files(const ExperimentSpec& spec, const EditSpec& edit) {
       throw Error(spec.where, edit.ref.path() + ": expected a file, found none at " + file.string());
 }
 
+// The most tokens that are generated of a record.
+int64_t most_generated(const ExperimentSpec& spec) {
+  if (!spec.generate) return 0;
+  if (spec.programs.empty()) return spec.generate->max_tokens;
+  int64_t most = 0;
+  for (const Program& program : spec.programs)
+    most = std::max(most, program.max_tokens.value_or(spec.generate->max_tokens));
+  return most;
+}
+
 void check_edit(const ExperimentSpec& spec, const json::Ref& ref, const std::vector<std::string>& spans) {
   const EditSpec edit = EditSpec::parse(ref, spec.base_dir, 0);
   check_files(spec, edit);
+  edit.refuse_no_token(!spec.generate             ? "without \"generate\" a run has only given tokens"
+                       : most_generated(spec) < 2 ? "with max_tokens 1 the new token comes from the last given one"
+                                                  : "");
   const std::string& span = edit.tokens.span;
   if (span.empty() || std::find(spans.begin(), spans.end(), span) != spans.end()) return;
   throw Error(spec.where, ref.path() + ".tokens.span: expected a span that a record has (" +
@@ -263,6 +276,25 @@ std::vector<std::string> default_metrics(const ExperimentSpec& spec, const std::
 void check_metrics(const ExperimentSpec& spec, const std::vector<Record>& tested) {
   for (size_t i = 0; i < spec.metrics.size(); ++i)
     check_metric(spec, "metrics[" + std::to_string(i) + "]", spec.metrics[i], tested);
+}
+
+void check_edited_targets(const ExperimentSpec& spec) {
+  const bool forced = std::any_of(spec.metrics.begin(), spec.metrics.end(), [](const std::string& metric) {
+    const Needs needs = metric_needs(metric);
+    return needs == Needs::logprobs || needs == Needs::divergence || needs == Needs::options;
+  });
+  if (forced) return;
+  const auto check = [&](const json::Ref& ref) {
+    if (EditSpec::parse(ref, spec.base_dir, 0).tokens.span == "target")
+      throw Error(spec.where, ref.path() +
+                                  ".tokens.span: expected a span of the prompt, or a metric for which targets are run "
+                                  "(such as ppl or kl), found \"target\" and metrics of generated text alone");
+  };
+  for (const InterventionSpec& intervention : spec.interventions) {
+    const json::Ref edits(intervention.edits, spec.where, intervention.path + ".edits");
+    for (const json::Ref& edit : edits.items()) check(edit);
+  }
+  if (spec.audit) check(json::Ref(spec.audit->edit, spec.where, spec.audit->path));
 }
 
 CheckedData check_against_records(const ExperimentSpec& spec, const std::vector<Record>& records) {

@@ -43,6 +43,9 @@ void check_deal(const ExperimentSpec& spec, const std::vector<Record>& records, 
 void check_encoded_prompts(const ExperimentSpec& spec, const std::vector<Record>& records, const Splits& splits,
                            const std::vector<std::vector<std::string>>& hashes);
 
+// Throws Error for an edit of targets (the span "target") where no metric has them run: spec.metrics are known.
+void check_edited_targets(const ExperimentSpec& spec);
+
 // Of this the metrics alone: those of the spec for which every tested record lacks something. Throws Error.
 void check_metrics(const ExperimentSpec& spec, const std::vector<Record>& tested);
 

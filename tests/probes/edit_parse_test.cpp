@@ -156,6 +156,10 @@ TEST_CASE("edits: keys, types and values are checked, naming the key") {
       {"{'op': 'top_k', 'k': 1, 'tokens': {'positions': '1:2:3'}}", ".tokens.positions: expected positions as"},
       {"{'op': 'top_k', 'k': 1, 'tokens': {'fraction': 1.5}}",
        ".tokens.fraction: expected a number from 0 to 1, found 1.5"},
+      {"{'op': 'top_k', 'k': 1, 'tokens': {'span': 'doc', 'phase': 'generated'}}",
+       ".tokens.phase: expected \"given\" or \"all\" beside a span, for generated tokens are in no span"},
+      {"{'op': 'top_k', 'k': 1, 'tokens': {'positions': ':1', 'phase': 'generated'}}",
+       ".tokens.positions: expected positions from 1 on beside the phase \"generated\""},
       {"{'op': 'top_k', 'k': 1, 'tokens': {'margin_below': -1}}",
        ".tokens.margin_below: expected a number of at least 0"},
       {"{'op': 'ablate', 'point': 'resid_mid', 'value': 'zero', 'tokens': {'margin_below': 1}}",
@@ -194,6 +198,47 @@ TEST_CASE("edits: the file and the list") {
   write_file(dir / "bad.json", R"({"edits": [{"op": "top_k", "op": "top_k", "k": 1}]})");
   CHECK(error_of([&] { EditPlan::load(dir / "bad.json", sample_shape(), 0); }).find("bad.json") != std::string::npos);
   CHECK(error_of([&] { EditPlan::load(dir / "none.json", sample_shape(), 0); }).find("none.json") != std::string::npos);
+}
+
+TEST_CASE("edits: what a file can be refused for without a model") {
+  TemporaryDirectory dir;
+  const std::vector<std::string> spans = {"doc", "question"};
+  const auto refused = [&](std::string edit, const std::string& only_given = "") {
+    for (char& c : edit)
+      if (c == '\'') c = '"';
+    write_file(dir / "e.json", "{\"edits\": [" + edit + "]}");
+    const std::string text = error_of([&] { check_edit_file(dir / "e.json", spans, only_given); });
+    const std::string file = (dir / "e.json").string() + ": ";
+    return text.starts_with(file) ? text.substr(file.size()) : text;
+  };
+  const std::string generated = "{'op': 'top_k', 'k': 1, 'tokens': {'phase': 'generated'}}";
+  CHECK(refused(generated) == "no error");
+  CHECK(refused(generated, "score has only given tokens") ==
+        "edits[0].tokens.phase: expected tokens that are run, found \"generated\" (score has only given tokens)");
+  CHECK(refused("{'op': 'top_k', 'k': 1, 'tokens': {'phase': 'given'}}", "why") == "no error");
+  CHECK(refused("{'op': 'top_k', 'k': 1, 'tokens': {'fraction': 0}}")
+            .starts_with("edits[0].tokens.fraction: expected more than 0, for a share of 0 holds no token"));
+  CHECK(refused("{'op': 'top_k', 'k': 1, 'tokens': {'span': 'doc'}}") == "no error");
+  CHECK(refused("{'op': 'top_k', 'k': 1, 'tokens': {'span': 'dog'}}") ==
+        "edits[0].tokens.span: expected a span that a record has (doc, question), found \"dog\"");
+  CHECK(refused("{'op': 'top_k'}") == "edits[0]: expected the key \"k\" for top_k, found none");
+  CHECK(refused("3").find("edits[0]: expected") != std::string::npos);
+}
+
+TEST_CASE("edits: a model that selects every expert is named as the cause of what no ban can do") {
+  ModelShape shape = sample_shape();
+  for (LayerShape& layer : shape.layers) layer.n_active = layer.n_experts;
+  const auto refused = [&](const std::string& edits) {
+    return error_of([&] { EditPlan::parse(json::Ref(json::parse(edits, "E"), "E.json"), ".", shape, 0); });
+  };
+  CHECK(refused(R"([{"op":"deactivate","mode":"ban","experts":[0]}])") ==
+        "E.json: [0]: layer 1: expected at least 8 experts, found 7 of 8 that no ban removes (the model selects all 8 "
+        "experts for every token: {\"op\": \"scale_expert\", \"by\": 0} takes away what an expert adds and needs no "
+        "other, or put {\"op\": \"top_k\", \"k\": 7} before the ban)");
+  CHECK(refused(R"([{"op":"top_k","k":7},{"op":"deactivate","mode":"ban","experts":[0]}])") == "no error");
+  CHECK(refused(R"([{"op":"scale_expert","by":0,"experts":[0]}])") == "no error");
+  CHECK(refused(R"([{"op":"misroute","policy":"swap_last"}])")
+            .ends_with("(the model selects all 8 experts for every token)"));
 }
 
 TEST_CASE("edits: what cannot hold together is an error before the first token") {

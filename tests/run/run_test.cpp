@@ -163,9 +163,14 @@ TEST_CASE("texts and log-probabilities are those of generate and score") {
     const fs::path file = small.temporary / "edits.json";
     write_file(file, json::dump(json::Value::object().set("edits", *edits)));
     const std::string common = " builtin --input " + (small.temporary / "data.jsonl").string() + " --seed " +
-                               std::to_string(seed) + " --json --quiet --edits " + file.string();
-    const auto texts = lines_of(run_command(test::binary() + " generate" + common + " --max-tokens 10 --batch 3").out);
-    const auto scores = lines_of(run_command(test::binary() + " score" + common + " --batch 1 --chunk 5").out);
+                               std::to_string(seed) + " --json --quiet",
+                      with_edits = " --edits " + file.string();
+    // score refuses edits of generated tokens, which leave its numbers as they are.
+    const auto texts =
+        lines_of(run_command(test::binary() + " generate" + common + with_edits + " --max-tokens 10 --batch 3").out);
+    const auto scores = lines_of(
+        run_command(test::binary() + " score" + common + (name == "late" ? "" : with_edits) + " --batch 1 --chunk 5")
+            .out);
     REQUIRE(texts.size() == 10);
     REQUIRE(scores.size() == 10);
     size_t found = 0;

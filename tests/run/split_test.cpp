@@ -380,3 +380,28 @@ TEST_CASE("data: a spec without metrics gets those of the contract that it and t
   CHECK(all.starts_with("em f1 grounded "));
   CHECK(all.ends_with("ppl kl repetition "));
 }
+
+TEST_CASE("split: edits of tokens that no text of the run has are refused") {
+  const auto edited = [](const std::string& tokens) {
+    return entries("{'name': 'off', 'edits': [{'op': 'misroute', 'policy': 'worst', 'tokens': " + tokens + "}]}");
+  };
+  const std::vector<std::string> lines = {"'id': '0', 'prompt': 'p', 'target': 't', 'answers': ['t']"};
+  const std::string generated = edited("{'phase': 'generated'}");
+  CHECK(data_error(generated + ", 'metrics': ['ppl']", lines) ==
+        "S.json: interventions[1].edits[0].tokens.phase: expected tokens that are run, found \"generated\" (without "
+        "\"generate\" a run has only given tokens)");
+  CHECK(data_error(generated + ", 'generate': {'max_tokens': 1}", lines)
+            .ends_with("(with max_tokens 1 the new token comes from the last given one)"));
+  CHECK(data_error(generated + ", 'generate': {'max_tokens': 2}", lines) == "no error");
+  CHECK(data_error(edited("{'fraction': 0}") + ", 'metrics': ['ppl']", lines)
+            .starts_with("S.json: interventions[1].edits[0].tokens.fraction: expected more than 0"));
+  const auto target_error = [&](const std::string& metrics) {
+    return error_of([&] {
+      check_edited_targets(spec_of(edited("{'span': 'target'}") + ", 'generate': {}, 'metrics': [" + metrics + "]"));
+    });
+  };
+  CHECK(target_error("'em'") ==
+        "S.json: interventions[1].edits[0].tokens.span: expected a span of the prompt, or a metric for which targets "
+        "are run (such as ppl or kl), found \"target\" and metrics of generated text alone");
+  CHECK(target_error("'em', 'kl'") == "no error");
+}

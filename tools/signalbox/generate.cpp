@@ -144,6 +144,12 @@ int generate_command(int argc, char** argv) {
     records.push_back(parse_record(record, prompt_option->count() > 0 ? "--prompt" : "--chat"));
   }
   if (sampling.max_tokens > 0) check_generation(options);
+  // The last token is run for a trace alone.
+  const int64_t n_generated = sampling.max_tokens - (options.trace.empty() ? 1 : 0);
+  check_edits(options, records,
+              n_generated > 0            ? ""
+              : sampling.max_tokens == 1 ? "with --max-tokens 1 the new token comes from the last given one"
+                                         : "with --max-tokens 0 there are none");
   Session session = open_session(options);
   if (colour_layer >= 0 && (colour_layer >= session.shape.n_layers() || !session.shape.layers[colour_layer].moe))
     throw UsageError("--colour-layer", "expected a layer with a router, found " + std::to_string(colour_layer));

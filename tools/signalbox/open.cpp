@@ -39,8 +39,12 @@ void set_encoding(const CommonOptions& options, EncodeSetup& setup) {
 
 std::unique_ptr<Backend> open_backend(const CommonOptions& options) { return open_backend(open_options(options)); }
 
-Session open_session(const CommonOptions& options) {
+Session open_session(const CommonOptions& options, const std::function<void(const ModelShape&)>& on_model) {
   OpenOptions open = open_options(options);
+  open.on_model = [&](const ModelShape& shape) {
+    if (!options.edits.empty()) EditPlan::load(options.edits, shape, options.seed);
+    if (on_model) on_model(shape);
+  };
   std::unique_ptr<Progress> progress;
   constexpr int64_t megabyte = 1'000'000;
   open.on_upload = [&](int64_t done, int64_t total) {

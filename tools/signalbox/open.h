@@ -1,5 +1,6 @@
 // Opening models as the flags say.
 #pragma once
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -14,8 +15,8 @@ namespace signalbox::tools {
 std::unique_ptr<Backend> open_backend(const CommonOptions& options);
 
 // MODEL, ready to run: with a bar while weights go to a device, and session.encode and session.options as the flags
-// say.
-Session open_session(const CommonOptions& options);
+// say. Throws Error for --edits that the model cannot carry, and calls on_model, before weights are loaded.
+Session open_session(const CommonOptions& options, const std::function<void(const ModelShape&)>& on_model = {});
 
 // Throws Error naming the keys of MODEL's generation_config.json that would change greedy text and are not applied,
 // unless --generation-config ignore. For commands that generate, before anything is loaded.

@@ -16,6 +16,10 @@ void PreparedRun::set_jobs(std::vector<Job> jobs) {
   }
 }
 
+void check_edits(const CommonOptions& options, const std::vector<Record>& records, const std::string& only_given) {
+  if (!options.edits.empty()) check_edit_file(options.edits, span_names(records), only_given);
+}
+
 PreparedRun prepare_run(const CommonOptions& options, const Session& session, std::vector<Record> records,
                         const std::variant<Generate, Score>& task, int64_t samples) {
   PreparedRun run;

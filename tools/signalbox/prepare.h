@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <variant>
 #include <vector>
 
@@ -29,6 +30,10 @@ struct PreparedRun {
 
   std::vector<size_t> record_of_job;
 };
+// --edits as far as they can be judged before a model is opened. `only_given`: why no generated token is run; empty:
+// some are.
+void check_edits(const CommonOptions& options, const std::vector<Record>& records, const std::string& only_given);
+
 PreparedRun prepare_run(const CommonOptions& options, const Session& session, std::vector<Record> records,
                         const std::variant<Generate, Score>& task, int64_t samples = 1);
 

@@ -52,6 +52,7 @@ int score_command(int argc, char** argv) {
     throw UsageError("--points, --compact", "expected --trace beside them, found none");
 
   std::vector<Record> records = read_records(input);
+  check_edits(options, records, "score has only given tokens");
   Session session = open_session(options);
   keep_date(options, session, records, recorded_schema);
   PreparedRun run = prepare_run(options, session, std::move(records), Score{});

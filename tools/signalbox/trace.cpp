@@ -38,6 +38,7 @@ int trace_command(int argc, char** argv) {
 
   std::vector<Record> records = read_records(input);
   if (sampling.max_tokens > 0) check_generation(options);
+  check_edits(options, records, sampling.max_tokens > 0 ? "" : "without --generate there are none");
   Session session = open_session(options);
   keep_date(options, session, records, recorded_schema);
   sampling.sampling.seed = options.seed;
