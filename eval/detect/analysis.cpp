@@ -47,6 +47,7 @@ std::string contrast_table(const Detection& detection, const ContrastOptions& co
   text += line;
   std::snprintf(line, sizeof line, "smallest p that these records and resamples allow: %.2g\n\n", facts.smallest_p);
   text += line;
+  if (!facts.no_difference.empty()) return text + "Nothing to rank: " + facts.no_difference + ".\n";
   text += "layer  expert    share A   share B        rd   95 % interval              p        q  stable    shrunk";
   text += contrast.family_wise ? "   p_maxt\n" : "\n";
   for (const RiskDifference& row : top_experts(detection.rows, top, 0)) {

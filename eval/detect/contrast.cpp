@@ -203,4 +203,29 @@ ContrastUnits contrast_units(const ContrastCounts& counts) {
   return units;
 }
 
+std::string no_difference(const ContrastCounts& counts, const ContrastOptions& options) {
+  uint64_t tokens_a = 0, tokens_b = 0;
+  for (const ContrastRecord& record : counts.records)
+    (record.under_b ? tokens_b : tokens_a) += static_cast<uint64_t>(record.tokens);
+  const size_t n_rows = counts.n_rows();
+  std::vector<uint64_t> a(n_rows), b(n_rows);
+  for (size_t r = 0; r < counts.records.size(); ++r)
+    for (size_t i = 0; i < n_rows; ++i) (counts.records[r].under_b ? b : a)[i] += counts.selected[r * n_rows + i];
+  bool all_selected = true;
+  for (size_t i = 0; i < n_rows; ++i) {
+    if (a[i] * tokens_b != b[i] * tokens_a) return "";
+    all_selected = all_selected && a[i] == tokens_a && b[i] == tokens_b;
+  }
+  const std::string found = "no expert is selected more often under " + options.a + " than under " + options.b + ": ";
+  if (all_selected)
+    return found +
+           "the routers select every expert for every token (k = E), so that selection cannot differ. Compare what "
+           "experts contribute or weigh instead (docs/detection.md), or trace with an edit that leaves some out, "
+           "{\"op\": \"top_k\", \"k\": " +
+           std::to_string(std::max(1, counts.n_experts - 1)) + "}";
+  return found + "all " + std::to_string(n_rows) +
+         " risk differences are 0, as where both conditions have the same tokens. Contrast conditions, or a span and "
+         "phase, whose tokens differ";
+}
+
 }  // namespace signalbox::eval

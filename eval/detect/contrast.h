@@ -64,6 +64,10 @@ struct ContrastCounts {
 // token left under A or B, length_match and a record without a partner.
 ContrastCounts count_contrast(const TraceSet& set, const ContrastOptions& options);
 
+// Why detection by selection can find nothing in a contrast, and what to do instead: a sentence or two; empty where the
+// share of some expert differs.
+std::string no_difference(const ContrastCounts& counts, const ContrastOptions& options);
+
 // What is resampled: records of a pair that has records on both sides are one unit, others each their own. Units whose
 // records have the same prompt under the same condition are one: copies, and pairs that share a side (a question
 // without its document), for what such records select is the same. Pairs are joined with pairs and others with others.

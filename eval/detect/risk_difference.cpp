@@ -266,6 +266,10 @@ Detection detect(const ContrastCounts& counts, const ContrastOptions& options) {
   for (size_t i = 0; i < n_rows; ++i) out.rows[i].q = q[i];
   shrink(counts, out);
   out.warnings = warnings_of(out.facts, options, n_rows);
+  if (std::string none = no_difference(counts, options); !none.empty()) {
+    out.facts.no_difference = none;
+    out.warnings.insert(out.warnings.begin(), std::move(none));
+  }
   return out;
 }
 

@@ -47,6 +47,7 @@ struct DetectionFacts {
   int64_t records_without_tokens = 0, tokens_cut = 0;
   int64_t stable_top = 0;         // the N that was used: at most the number of rows
   double null_share = no_number;  // weight of no difference in the prior of rd_shrunk
+  std::string no_difference;      // contrast.h's; of detect() alone
   double smallest_p = 1;          // that the number of resamples and that of distinct relabellings allow
 };
 

@@ -12,15 +12,26 @@ namespace signalbox::eval {
 
 namespace {
 
-// What the model refuses of the interventions that do not wait for detection, before anything is written.
-void check_edits(const ExperimentSpec& spec, const ModelShape& shape) {
-  const auto waits = [](const json::Value& edit) { return detect_stage_of(edit).has_value(); };
-  const auto check = [&](const json::Value& edits, const std::string& path) {
-    if (!edits.items().empty() && std::none_of(edits.items().begin(), edits.items().end(), waits))
-      EditPlan::parse(json::Ref(edits, spec.where, path), spec.base_dir, shape, spec.seeds[0]);
+// Where routers leave no expert out, none can be selected more often under one condition than under another.
+void check_detection(const ExperimentSpec& spec, const ModelShape& shape) {
+  const bool all_selected = std::all_of(shape.layers.begin(), shape.layers.end(), [](const LayerShape& layer) {
+    return !layer.moe || layer.n_active >= layer.n_experts;
+  });
+  if (!all_selected || shape.moe_layers().empty()) return;
+  const auto check = [&](const json::Value& edit, const std::string& path) {
+    if (detect_stage_of(edit) && ranks_by_selection(edit))
+      throw Error(spec.where,
+                  path +
+                      ": expected a model that leaves experts out, for detection looks at which are selected more "
+                      "often, found one whose routers select all " +
+                      std::to_string(shape.n_experts()) +
+                      " experts for every token (k = E). Rank by what experts contribute or weigh (\"by\": "
+                      "\"rd_weight\", docs/detection.md), or list the experts");
   };
-  for (const InterventionSpec& one : spec.interventions) check(one.edits, one.path + ".edits");
-  if (spec.audit) check(json::Value::array().push_back(spec.audit->edit), spec.audit->path);
+  for (const InterventionSpec& one : spec.interventions)
+    for (size_t i = 0; i < one.edits.items().size(); ++i)
+      check(one.edits.items()[i], one.path + ".edits[" + std::to_string(i) + "].experts");
+  if (spec.audit) check(spec.audit->edit, spec.audit->path);
 }
 
 Manifest manifest_of(const ExperimentSpec& spec, const ConductOptions& options) {
@@ -33,6 +44,17 @@ Manifest manifest_of(const ExperimentSpec& spec, const ConductOptions& options) 
 }
 
 }  // namespace
+
+void check_edits(const ExperimentSpec& spec, const ModelShape& shape) {
+  check_detection(spec, shape);
+  const auto waits = [](const json::Value& edit) { return detect_stage_of(edit).has_value(); };
+  const auto check = [&](const json::Value& edits, const std::string& path) {
+    if (!edits.items().empty() && std::none_of(edits.items().begin(), edits.items().end(), waits))
+      EditPlan::parse(json::Ref(edits, spec.where, path), spec.base_dir, shape, spec.seeds[0]);
+  };
+  for (const InterventionSpec& one : spec.interventions) check(one.edits, one.path + ".edits");
+  if (spec.audit) check(json::Value::array().push_back(spec.audit->edit), spec.audit->path);
+}
 
 RunEnd conduct(const Experiment& experiment, const Session& session, const ConductOptions& options,
                const ConductEvents& events) {

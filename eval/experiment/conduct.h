@@ -35,6 +35,10 @@ struct ConductEvents {
   std::function<void(const std::string& line)> on_note;  // for people
 };
 
+// What a model refuses of the interventions, as far as they do not wait for detection, and detection where it could
+// find nothing. Throws Error; conduct() calls it too.
+void check_edits(const ExperimentSpec& spec, const ModelShape& shape);
+
 enum class RunEnd : uint8_t { complete, was_complete, interrupted };
 
 // Runs or continues the experiment in its directory; one with deals as cross_fit.h says. Throws Error; what was

@@ -115,13 +115,28 @@ class DetectStage {
     TraceSet set({dir_ / (looks_at_generated(one) ? "trace-generated" : "trace")});
     set.name_prompts(prompts_seen());
     const ContrastOptions options = contrast_of(one);
-    const Detection found = detect(set, options);
+    const ContrastCounts counts = count_contrast(set, options);
+    refuse_no_difference(one, counts, options);
+    const Detection found = detect(counts, options);
     // rd.csv gets its name last: where it stands, its summary does.
     write_rd_csv(dir / "rd.csv.part", found.rows);
     json::Value summary = detection_summary(set, found, options);
     summary.set("tables", json::Value::object().set("rd.csv", file_hash(dir / "rd.csv.part")));
     write_file_atomically(dir / "summary.json", json::dump(summary, 2) + "\n");
     fs::rename(dir / "rd.csv.part", dir / "rd.csv");
+  }
+
+  // Where nothing differs, experts that an intervention wants by how often they are selected will never come: said
+  // before the resampling.
+  void refuse_no_difference(const DetectSpec& one, const ContrastCounts& counts, const ContrastOptions& options) const {
+    const std::string none = no_difference(counts, options);
+    if (none.empty()) return;
+    for (const InterventionSpec& intervention : spec_.interventions)
+      for (const json::Value& edit : intervention.edits.items())
+        if (detect_stage_of(edit) == one.name && ranks_by_selection(edit))
+          throw Error(spec_.where, "detect." + one.name + ": expected experts to differ for " + intervention.path +
+                                       ", found that " + none);
+    run_.note("detect " + one.name + ": " + none);
   }
 
   // What the model saw of the records, by id.

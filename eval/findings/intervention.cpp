@@ -1,6 +1,7 @@
 #include "eval/findings/intervention.h"
 
 #include <algorithm>
+#include <array>
 #include <charconv>
 
 namespace signalbox::eval {
@@ -95,6 +96,11 @@ std::string ranking_text(const json::Value& edit, const char* key) {
   const json::Value* experts = edit.type() == json::Type::object ? edit.find("experts") : nullptr;
   const json::Value* found = experts && experts->type() == json::Type::object ? experts->find(key) : nullptr;
   return found && found->is_string() ? found->string() : std::string();
+}
+
+bool ranks_by_selection(const json::Value& edit) {
+  constexpr std::array columns = {"", "rd", "rd_example", "rd_shrunk", "log_odds"};
+  return std::find(columns.begin(), columns.end(), ranking_text(edit, "by")) != columns.end();
 }
 
 std::optional<std::string> detect_stage_of(const json::Value& edit) {

@@ -67,6 +67,8 @@ inline constexpr size_t few_experts = 32;
 inline constexpr std::string_view detect_prefix = "detect:";
 // A text among the keys of an edit's ranking: "from", "by"; empty where the edit has none.
 std::string ranking_text(const json::Value& edit, const char* key);
+// Whether it ranks by a column that only tells how often experts are selected.
+bool ranks_by_selection(const json::Value& edit);
 // The stage of detection that an edit takes its experts from; nullopt: none.
 std::optional<std::string> detect_stage_of(const json::Value& edit);
 

@@ -73,7 +73,7 @@ int run_experiment(ExperimentSpec spec, CommonOptions options, const ExperimentR
 
   options.model = experiment.spec.model;
   if (experiment.spec.generate) check_generation(options);
-  Session session = open_session(options);
+  Session session = open_session(options, [&](const ModelShape& shape) { check_edits(experiment.spec, shape); });
   // The model by the name that the spec gives it: traces of shards must be alike wherever it lies.
   session.label = experiment.spec.source.find("model")->string();
   const bool dated = template_tells_date(session.encode, experiment.records);
