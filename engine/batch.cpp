@@ -13,12 +13,13 @@ void Batch::clear() {
   phase.clear();
   spans.clear();
   logit_rows.clear();
+  followers.clear();
   sampling.clear();
   targets.clear();
 }
 
 void Batch::append(SequenceCache& kv, const BoundEdits* edits, int64_t sample, std::span<const int32_t> ids,
-                   std::span<const uint32_t> span_bits, int64_t n_given, int64_t n_logits) {
+                   std::span<const uint32_t> span_bits, int64_t n_given, int64_t n_logits, int32_t follower) {
   const int64_t start = kv.length(), count = static_cast<int64_t>(ids.size());
   kv.extend(count);
   const int32_t sequence = static_cast<int32_t>(members.size());
@@ -26,6 +27,7 @@ void Batch::append(SequenceCache& kv, const BoundEdits* edits, int64_t sample, s
   for (int64_t i = 0; i < count; ++i) {
     if (i >= count - n_logits) logit_rows.push_back(static_cast<int32_t>(n_tokens()));
     tokens.push_back(ids[i]);
+    followers.push_back(i + 1 < count ? ids[i + 1] : follower);
     positions.push_back(static_cast<int32_t>(start + i));
     sequences.push_back(sequence);
     kv_rows.push_back(kv.row(start + i));

@@ -26,9 +26,12 @@ class Batch {
   int64_t n_tokens() const { return static_cast<int64_t>(tokens.size()); }
 
   // Appends `ids` as the next positions of a sequence, whose cache is extended. `spans`: bits of each token or empty.
-  // `n_logits`: how many of the last tokens need logits.
+  // `n_logits`: how many of the last tokens need logits. `follower`: the token behind the last of ids.
   void append(SequenceCache& kv, const BoundEdits* edits, int64_t sample, std::span<const int32_t> ids,
-              std::span<const uint32_t> spans, int64_t n_given, int64_t n_logits);
+              std::span<const uint32_t> spans, int64_t n_given, int64_t n_logits, int32_t follower = no_token);
+
+  // Of `followers`: nothing follows; or what the step itself chooses.
+  static constexpr int32_t no_token = -1, chosen_token = -2;
 
   std::vector<BatchSequence> members;
   std::vector<int32_t> tokens, positions, kv_rows;  // [n_tokens]
@@ -36,6 +39,7 @@ class Batch {
   std::vector<uint8_t> phase;                       // [n_tokens] 1 = generated
   std::vector<uint32_t> spans;                      // [n_tokens]
   std::vector<int32_t> logit_rows;                  // rows whose logits are wanted, ascending
+  std::vector<int32_t> followers;  // [n_tokens] the next token of the sequence: an id, no_token or chosen_token
   // What becomes of the wanted logits, one entry each, or empty.
   std::vector<SampleParams> sampling;  // a token is chosen
   std::vector<int32_t> targets;        // log p of this token is wanted

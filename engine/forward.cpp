@@ -16,7 +16,7 @@ Forward::Forward(Backend& backend, const Model& model, const Weights& weights, i
       step_(backend, model),
       buffers_(backend, model.n_layers(), policy),
       writes_(backend),
-      recorder_(backend, model, max_slots_) {}
+      recorder_(backend, model, weights, max_slots_) {}
 
 Forward::~Forward() { backend_.forget_graphs(); }  // they name memory of the members
 
@@ -63,7 +63,7 @@ void Forward::record(const Batch& batch, ProbeSink* sink) {
   } else {
     enqueue(in_flight_.logits);
   }
-  recorder_.end();
+  recorder_.end(step_.sampling() ? step_.chosen() : nullptr);
 }
 
 void Forward::enqueue(Tensor logits) {

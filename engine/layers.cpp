@@ -214,6 +214,7 @@ FeedForward moe(const Pass& pass, int64_t l, const Moe& moe, const MoeWeights& w
   const Tensor out = buffers.tensor(ffn_out, l, n_tokens, pass.model.d_model);
   backend.combine(out, outputs, route, shared);
   pass.at(Point::moe_out, l, out, route);
+  pass.recorder.take_update(l, out);
   return {out, route};
 }
 
@@ -238,6 +239,7 @@ void project(const Pass& pass, Stream in, Tensor out) {
     const Tensor x = buffers.successor(resid_final, -1, in.x);
     backend.add(x, x, in.delta);
     pass.at(Point::resid_out, last.layer, x, in.route);
+    pass.recorder.take_stream(x);
     if (n_logits == 0) return;
     const Tensor picked = buffers.tensor(resid_picked, -1, n_logits, pass.model.d_model);
     backend.gather_rows(picked, x, pass.step.logit_rows());
@@ -246,7 +248,8 @@ void project(const Pass& pass, Stream in, Tensor out) {
     backend.matmul(out, h, pass.weights.lm_head, {});
     return;
   }
-  const Tensor h = add_and_norm(pass, in, {&last, 1}, pass.weights.final_norm, {resid_final, final_normed, -1}).h;
+  const auto [x, h] = add_and_norm(pass, in, {&last, 1}, pass.weights.final_norm, {resid_final, final_normed, -1});
+  pass.recorder.take_stream(x);
   pass.at(Point::final_normed, -1, h);
   if (records_logits) {
     const Tensor every = buffers.tensor(every_logits, -1, n_tokens, pass.model.n_vocab);

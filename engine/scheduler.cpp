@@ -410,6 +410,7 @@ class Scheduler::State {
       std::span<const int32_t> ids;
       std::span<const uint32_t> spans;
       const Prompt& prompt = *run.job.prompt;
+      int32_t follower = Batch::no_token;
       if (run.prefilling()) {
         run.plan_prefill(prefill_budget, logit_budget);
         if (run.n_rows <= 0) continue;
@@ -418,12 +419,14 @@ class Scheduler::State {
         if (!prompt.spans.empty()) spans = std::span(prompt.spans).subspan(first, count);
         prefill_budget -= run.n_rows;
         logit_budget -= run.n_logits;
+        if (const size_t next = first + count; next < prompt.tokens.size()) follower = prompt.tokens[next];
       } else {
         ids = std::span(run.generated).last(1);
         run.n_rows = 1;
         run.n_logits = run.finished ? 0 : 1;
       }
-      batch_.append(run.cache, run.edits.get(), run.job.index, ids, spans, run.job.n_given(), run.n_logits);
+      if (follower == Batch::no_token && run.job.generate() && run.n_logits > 0) follower = Batch::chosen_token;
+      batch_.append(run.cache, run.edits.get(), run.job.index, ids, spans, run.job.n_given(), run.n_logits, follower);
       members.push_back(&run);
     }
   }

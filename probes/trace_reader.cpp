@@ -131,7 +131,7 @@ void TraceReader::State::check_tensors() {
   int64_t longest = 0;
   for (size_t s = 0; s + 1 < offsets.size(); ++s) longest = std::max(longest, offsets[s + 1] - offsets[s]);
   const DType id_type = n_experts >= 256 ? DType::u16 : DType::u8;
-  for (const char* tensor : {"router.ids", "router.weights"})
+  for (const char* tensor : {"router.ids", "router.weights", "expert.norm", "expert.update_share", "expert.direct"})
     if (const TensorInfo* info = file->find(tensor); info && info->shape.size() == 3) {
       if (info->shape[2] < n_active || info->shape[2] > n_experts)
         fail_tensor(*info, "routes of " + std::to_string(n_active) + " to " + std::to_string(n_experts) + " slots");
@@ -149,6 +149,8 @@ void TraceReader::State::check_tensors() {
       require(info.type == id_type, std::string(dtype_name(id_type)), {n_tokens, n_layers, n_slots});
     else if (info.name == "router.weights")
       require(real, "F32 or F16", {n_tokens, n_layers, n_slots});
+    else if (info.name == "expert.norm" || info.name == "expert.update_share" || info.name == "expert.direct")
+      require(real, "F32", {n_tokens, n_layers, n_slots});
     else if (info.name == "router.margin" || info.name == "router.group_margin")
       require(real, "F32", {n_tokens, n_layers});
     else if (info.name == "router.logits" || info.name == "router.scores")

@@ -195,6 +195,8 @@ void TraceWriter::State::lay_out() {
   stacked(Point::router_logits, "F32", n_experts);
   stacked(Point::router_scores, "F32", n_experts);
   if (!compact) stacked(Point::router_weights, "F32", n_slots);
+  for (const Point point : {Point::expert_norm, Point::expert_update_share, Point::expert_direct})
+    stacked(point, "F32", n_slots);
   for (const PointAt& at : options.points.all()) {
     if (point_info(at.point).stacked) continue;
     if (point_info(at.point).positions()) {

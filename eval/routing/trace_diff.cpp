@@ -22,6 +22,8 @@ struct Order {
   int32_t stacked = -1;  // index in the L dimension of a router tensor
   bool operator<(const Order& other) const {
     const auto rank = [](const Order& o) {
+      // It looks at what all layers made, and at the token that was chosen.
+      if (o.point == static_cast<int32_t>(Point::expert_direct)) return std::make_pair(INT32_MAX, n_points + o.layer);
       const bool last = o.layer < 0 && o.point > 0;  // final.normed, logits
       return std::make_pair(last ? INT32_MAX : o.layer, o.point);
     };
@@ -34,10 +36,8 @@ std::vector<Order> common_places(const TraceReader& a, const TraceReader& b) {
   std::vector<Order> places;
   for (const std::string& name : a.tensor_names()) {
     if (!b.has(name)) continue;
-    if (name.starts_with("router.")) {
-      if (name == "router.original_ids") continue;
-      const auto point = find_point(name);
-      if (!point) continue;
+    if (name == "router.original_ids") continue;
+    if (const auto point = find_point(name); point && point_info(*point).stacked) {
       for (size_t i = 0; i < a.layers().size(); ++i) {
         const int32_t layer = a.layers()[i];
         if (b.layer_index(layer))

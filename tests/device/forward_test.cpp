@@ -171,6 +171,12 @@ std::shared_ptr<const EditPlan> replay_of(const RoundedModel& model, const std::
   return model.plan(R"([{"op":"replay","trace":"trace/trace.safetensors"}])", directory.path());
 }
 
+// expert.direct is not defined where no token follows: the same rows on every device.
+std::vector<float> defined(std::vector<float> values) {
+  std::erase_if(values, [](float value) { return std::isnan(value); });
+  return values;
+}
+
 }  // namespace
 
 TEST_CASE("device: weights take what the backend says before they are loaded") {
@@ -243,7 +249,7 @@ TEST_CASE("device: every family at every probe point") {
                 REQUIRE(std::abs(g.data[t] - w.data[t]) <= test::tolerance::near_tie_margin);
               continue;
             }
-            const Distance d = distance(g.data, w.data);
+            const Distance d = distance(defined(g.data), defined(w.data));
             CAPTURE(d.relative);
             CAPTURE(d.worst);
             REQUIRE(d.relative <= test::tolerance::device_forward_relative);

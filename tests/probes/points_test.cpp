@@ -88,12 +88,12 @@ TEST_CASE("points: globs") {
         "layer.2.resid_in layer.2.attn.q layer.2.attn.k layer.2.attn.v layer.2.attn.pattern layer.2.attn.z "
         "layer.2.attn.out layer.2.resid_mid layer.2.router.in layer.2.router.logits layer.2.router.scores "
         "layer.2.router.ids layer.2.router.weights layer.2.router.margin layer.2.expert.in layer.2.expert.hidden "
-        "layer.2.expert.out layer.2.expert.contribution layer.2.shared.in layer.2.shared.out layer.2.moe.out "
-        "layer.2.resid_out");
+        "layer.2.expert.out layer.2.expert.contribution layer.2.expert.norm layer.2.shared.in layer.2.shared.out "
+        "layer.2.moe.out layer.2.expert.update_share layer.2.expert.direct layer.2.resid_out");
   CHECK(parsed("*2.attn.*") == parsed("layer.2.attn.*"));
   CHECK(parsed("*.attn.*").find("layer.5.attn.pattern") != std::string::npos);
   CHECK(parsed("router.margin") == parsed("*.router.margin"));
-  CHECK(PointSet::parse("*", sample_shape()).all().size() == 6 * 9 + 5 * 11 + 4 * 2 + 1 + 3);
+  CHECK(PointSet::parse("*", sample_shape()).all().size() == 6 * 9 + 5 * 14 + 4 * 2 + 1 + 3);
   const PointSet all = PointSet::parse(default_points, sample_shape());
   CHECK(all.wants(Point::router_ids, 1));
   CHECK(all.wants(Point::router_weights, 5));
