@@ -10,6 +10,7 @@
 #include "eval/data/prompt_hash.h"
 #include "eval/detect/selection.h"
 #include "eval/store/facts.h"
+#include "probes/ranking.h"
 
 namespace signalbox::eval {
 
@@ -24,6 +25,13 @@ json::Value row_json(const RiskDifference& row) {
   out.set("rd_example", row.rd_example).set("stable", row.stable).set("se", row.se);
   out.set("rd_shrunk", row.rd_shrunk).set("lfsr", row.lfsr);
   if (row.p_maxt >= 0) out.set("p_maxt", row.p_maxt);
+  for (size_t i = 0; i < n_contributions; ++i) {
+    const ContributionDifference& one = row.contributions[i];
+    if (std::isnan(one.value)) continue;
+    const std::string column(contribution_names[i].column), value = "rd_" + column;
+    out.set(value, one.value).set(value + "_lo", one.ci.lo).set(value + "_hi", one.ci.hi);
+    out.set("p_" + column, one.p).set("q_" + column, one.q);
+  }
   return out;
 }
 
@@ -76,6 +84,40 @@ std::string contrast_table(const Detection& detection, const ContrastOptions& co
     text += "\n";
   }
   return text + "\nMore often selected is not more important: ablate the candidates (docs/detection.md).\n";
+}
+
+// What experts give more under A than under B, each number by its own first experts.
+std::string contribution_tables(const Detection& detection, size_t top) {
+  std::string text;
+  char line[160];
+  for (size_t i = 0; i < n_contributions; ++i) {
+    std::vector<RiskDifference> rows = detection.rows;
+    std::erase_if(rows, [&](const auto& row) { return std::isnan(row.contributions[i].value); });
+    if (rows.empty()) continue;
+    std::sort(rows.begin(), rows.end(), [&](const auto& a, const auto& b) {
+      return ranks_before({a.contributions[i].value, a.layer, a.expert}, {b.contributions[i].value, b.layer, b.expert},
+                          Ranking::Sign::both);
+    });
+    rows.resize(std::min(top, rows.size()));
+    const std::string name = "rd_" + std::string(contribution_names[i].column);
+    std::snprintf(line, sizeof line, "\nlayer  expert        rd  %10s   95 %% interval               p        q\n",
+                  name.c_str());
+    text += line;
+    for (const RiskDifference& row : rows) {
+      const ContributionDifference& one = row.contributions[i];
+      std::snprintf(line, sizeof line, "%5d  %6d  %+8.4f  %+10.4f  ", row.layer, row.expert, row.value(), one.value);
+      text += line;
+      if (std::isnan(one.ci.lo)) {
+        std::snprintf(line, sizeof line, "%-22s", "undefined");
+      } else {
+        std::snprintf(line, sizeof line, "[%+9.4f, %+9.4f]", one.ci.lo, one.ci.hi);
+      }
+      text += line;
+      std::snprintf(line, sizeof line, "  %7.2g  %7.2g\n", one.p, one.q);
+      text += line;
+    }
+  }
+  return text;
 }
 
 std::string marker_table(std::vector<MarkerAssociation> rows, size_t top) {
@@ -138,6 +180,7 @@ TraceAnalysis analyze_traces(const TraceSet& set, const AnalysisOptions& options
   const TokenFilter filter{options.detection.span, options.detection.phase};
   TraceAnalysis out;
   out.usage = usage_table(set, filter);
+  out.contributions = contribution_table(set, filter);
   if (options.contrasted) out.detection = detect(set, options.detection);
   if (options.marked()) out.markers = marker_associations(set, options.marker, filter);
 
@@ -157,13 +200,17 @@ TraceAnalysis analyze_traces(const TraceSet& set, const AnalysisOptions& options
   return out;
 }
 
-std::vector<std::string> analysis_files() { return {"usage.csv", "rd.csv", "npmi.csv", "summary.json"}; }
+std::vector<std::string> analysis_files() {
+  return {"usage.csv", "contribution.csv", "rd.csv", "npmi.csv", "summary.json"};
+}
 
 void write_analysis(const TraceAnalysis& analysis, const fs::path& dir) {
   write_usage_csv(dir / "usage.csv", analysis.usage);
+  if (!analysis.contributions.empty()) write_contribution_csv(dir / "contribution.csv", analysis.contributions);
   if (analysis.detection) write_rd_csv(dir / "rd.csv", analysis.detection->rows);
   if (!analysis.markers.empty()) write_npmi_csv(dir / "npmi.csv", analysis.markers);
   std::set<fs::path> tables = {dir / "usage.csv"};
+  if (!analysis.contributions.empty()) tables.insert(dir / "contribution.csv");
   if (analysis.detection) tables.insert(dir / "rd.csv");
   if (!analysis.markers.empty()) tables.insert(dir / "npmi.csv");
   json::Value summary = analysis.summary;
@@ -184,7 +231,11 @@ json::Value analysis_json(const TraceAnalysis& analysis, const fs::path& dir, si
 std::string analysis_text(const TraceAnalysis& analysis, const AnalysisOptions& options, const fs::path& dir,
                           size_t top) {
   std::string text;
-  if (analysis.detection) text += contrast_table(*analysis.detection, options.detection, top) + "\n";
+  if (analysis.detection) {
+    text += contrast_table(*analysis.detection, options.detection, top) + "\n";
+    const std::string given = contribution_tables(*analysis.detection, top);
+    if (!given.empty()) text += given.substr(1) + "\n";
+  }
   if (!analysis.markers.empty()) text += marker_table(analysis.markers, top) + "\n";
   return text + "Tables: " + dir.string() + "\n";
 }

@@ -1,4 +1,5 @@
-// What `analyze` makes of one pool of traces: usage.csv, rd.csv of a contrast, npmi.csv of a marker, summary.json.
+// What `analyze` makes of one pool of traces: usage.csv, contribution.csv where what
+// experts give is recorded, rd.csv of a contrast, npmi.csv of a marker, summary.json.
 #pragma once
 #include <filesystem>
 #include <optional>
@@ -8,6 +9,7 @@
 #include "base/json.h"
 #include "base/namespaces.h"
 #include "eval/detect/risk_difference.h"
+#include "eval/routing/contribution.h"
 #include "eval/routing/npmi.h"
 #include "eval/routing/trace_set.h"
 #include "eval/routing/usage.h"
@@ -34,6 +36,7 @@ ChosenContrast choose_contrast(const TraceSet& set, const std::string& given);
 
 struct TraceAnalysis {
   std::vector<Usage> usage;
+  std::vector<ExpertContribution> contributions;  // empty: not recorded
   std::optional<Detection> detection;
   std::vector<MarkerAssociation> markers;  // empty: none were asked for
   json::Value summary;                     // summary.json

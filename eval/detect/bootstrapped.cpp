@@ -55,10 +55,10 @@ double rate(double selected, double tokens) { return tokens == 0 ? 0.0 : selecte
 // and a last one that counts tokens.
 class Resampler {
  public:
-  Resampler(const ContrastCounts& counts, const ContrastOptions& options)
-      : counts_(counts),
-        units_(contrast_units(counts)),
-        n_rows_(static_cast<int64_t>(counts.n_rows())),
+  Resampler(const ContrastUnits& units, const RatioTable& table, const ContrastOptions& options)
+      : units_(units),
+        table_(table),
+        n_rows_(table.n_rows),
         n_pairs_(static_cast<int64_t>(units_.pairs.size())),
         n_a_(static_cast<int64_t>(units_.only_a.size())),
         n_b_(static_cast<int64_t>(units_.only_b.size())),
@@ -96,10 +96,10 @@ class Resampler {
   }
 
  private:
-  // Tokens of a record that selected the row's expert; the last column: tokens.
+  // A record's number of the row; the last column: tokens.
   int64_t one(size_t record, int64_t column) const {
-    if (column == n_rows_) return counts_.records[record].tokens;
-    return counts_.selected[record * static_cast<size_t>(n_rows_) + static_cast<size_t>(column)];
+    if (column == n_rows_) return table_.tokens[record];
+    return table_.numerators[record * static_cast<size_t>(n_rows_) + static_cast<size_t>(column)];
   }
   int64_t sum(const std::vector<size_t>& records, int64_t column) const {
     int64_t total = 0;
@@ -123,8 +123,8 @@ class Resampler {
     for (uint32_t word : bits) ++multiplicities[ResamplingDraws::below(word, static_cast<size_t>(n))];
   }
 
-  const ContrastCounts& counts_;
-  const ContrastUnits units_;
+  const ContrastUnits& units_;
+  const RatioTable& table_;
   const int64_t n_rows_, n_pairs_, n_a_, n_b_;
   const CountTable a_, b_;
   const ResamplingDraws pair_draws_, a_draws_, b_draws_;
@@ -148,6 +148,11 @@ void count_top(const double* rd, int64_t n_rows, int64_t n, std::vector<double>&
 
 Bootstrapped bootstrap_contrast(const ContrastCounts& counts, const ContrastOptions& options,
                                 const std::function<void(int64_t)>& on_progress) {
+  return bootstrap_contrast(counts, selection_table(counts), options, on_progress);
+}
+
+Bootstrapped bootstrap_contrast(const ContrastCounts& counts, const RatioTable& table, const ContrastOptions& options,
+                                const std::function<void(int64_t)>& on_progress) {
   const int64_t n_rows = static_cast<int64_t>(counts.n_rows()), n = options.resamples;
   Bootstrapped out;
   const ContrastUnits units = contrast_units(counts);
@@ -159,7 +164,7 @@ Bootstrapped bootstrap_contrast(const ContrastCounts& counts, const ContrastOpti
   }
   out.ci.resize(counts.n_rows());
   out.stable.assign(counts.n_rows(), 0);
-  const Resampler resampler(counts, options);
+  const Resampler resampler(units, table, options);
   const int hardware = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   ThreadPool pool(options.threads > 0 ? options.threads : hardware);
   const size_t n_threads = static_cast<size_t>(pool.n_threads());
@@ -209,7 +214,7 @@ Bootstrapped bootstrap_contrast(const ContrastCounts& counts, const ContrastOpti
       const double next = place + 1 < ends.size() ? ends[place + 1] : ends[place];
       return ends[place] + part * (next - ends[place]);
     };
-    out.ci[i] = {between(lowest), between(highest)};
+    out.ci[i] = {between(lowest) * table.scale(i), between(highest) * table.scale(i)};
   }
   return out;
 }

@@ -4,7 +4,7 @@
 #include <functional>
 #include <vector>
 
-#include "eval/detect/contrast.h"
+#include "eval/detect/ratio_table.h"
 
 namespace signalbox::eval {
 
@@ -18,6 +18,10 @@ struct Bootstrapped {
 // results are NaN where a side has no two units of a kind: such a draw gives the same side every time. Of the options
 // seed, resamples, stable_top and threads matter. `on_progress(done)` is called now and then and may throw.
 Bootstrapped bootstrap_contrast(const ContrastCounts& counts, const ContrastOptions& options,
+                                const std::function<void(int64_t)>& on_progress);
+// The same of another number of each record and row, drawing the same examples: the difference of the two sides' ratios
+// (0 where a replicate has no token), in units of the table's scales.
+Bootstrapped bootstrap_contrast(const ContrastCounts& counts, const RatioTable& table, const ContrastOptions& options,
                                 const std::function<void(int64_t)>& on_progress);
 
 }  // namespace signalbox::eval

@@ -65,9 +65,12 @@ std::vector<int64_t> token_limits(const TraceSet& set, const ContrastOptions& op
   return limits;
 }
 
-// Adds one sample's tokens to the counts of its record and to the sums of its side.
+// Adds one sample's tokens to the counts of the record at `place` and to the sums of its side.
 void count_sample(const TraceSet& set, const TraceSample& sample, const TokenFilter& filter, int64_t limit,
-                  ContrastRecord& record, uint32_t* selected, PooledSums& sums) {
+                  const std::vector<Contribution>& recorded, size_t place, ContrastCounts& out) {
+  ContrastRecord& record = out.records[place];
+  PooledSums& sums = record.under_b ? out.b : out.a;
+  uint32_t* selected = out.selected.data() + place * out.n_rows();
   const TraceReader& trace = set.trace(sample.trace);
   const TraceReader::Rows all = trace.rows(sample.index);
   const int64_t n_layers = static_cast<int64_t>(set.layers().size()), n_experts = set.n_experts(),
@@ -77,6 +80,7 @@ void count_sample(const TraceSet& set, const TraceSample& sample, const TokenFil
     const std::vector<uint8_t> counted = counted_tokens(trace, rows, filter);
     const std::vector<uint8_t> phase = trace.phase(rows);
     const std::vector<int32_t> ids = trace.ids(rows);
+    const ContributionRows given(trace, rows, recorded);
     const std::vector<float> weights = sums.weight.empty() ? std::vector<float>() : trace.weights(rows);
     for (int64_t t = 0; t < rows.size() && limit > 0; ++t) {
       if (!counted[static_cast<size_t>(t)]) continue;
@@ -92,6 +96,15 @@ void count_sample(const TraceSet& set, const TraceSample& sample, const TokenFil
           ++selected[row];
           if (!weights.empty()) sums.weight[static_cast<size_t>(row)] += weights[static_cast<size_t>(slot)];
         }
+      for (const Contribution which : recorded) {
+        if (!given.defined(which, t)) continue;
+        ContributionSums& own = out.contributions[static_cast<size_t>(which)];
+        ++own.tokens[place];
+        for (int64_t l = 0; l < n_layers; ++l)
+          for (int64_t slot = (t * n_layers + l) * n_slots; slot < (t * n_layers + l + 1) * n_slots; ++slot)
+            if (const int32_t expert = ids[static_cast<size_t>(slot)]; expert >= 0)
+              own.sums[place * out.n_rows() + static_cast<size_t>(l * n_experts + expert)] += given.value(which, slot);
+      }
       if (sums.logit.empty()) continue;
       const std::vector<float> logits = trace.floats("router.logits", {begin + t, begin + t + 1});
       for (int64_t row = 0; row < n_rows; ++row)
@@ -143,12 +156,17 @@ ContrastCounts count_contrast(const TraceSet& set, const ContrastOptions& option
     out.records.push_back({record.id, record.pair, side == Side::b, 0, record.prompts, !options.length_match});
   }
   out.selected.assign(out.records.size() * n_rows, 0);
+  const std::vector<Contribution> recorded = recorded_contributions(set);
+  for (const Contribution which : recorded) {
+    ContributionSums& own = out.contributions[static_cast<size_t>(which)];
+    own.tokens.assign(out.records.size(), 0);
+    own.sums.assign(out.records.size() * n_rows, 0);
+  }
   for (size_t s = 0; s < samples.size(); ++s) {
     const size_t at = place[samples[s].record];
     if (at == unplaced) continue;
     ++out.n_samples;
-    count_sample(set, samples[s], filter, limits[s], out.records[at], out.selected.data() + at * n_rows,
-                 out.records[at].under_b ? out.b : out.a);
+    count_sample(set, samples[s], filter, limits[s], recorded, at, out);
   }
   for (const bool b : {false, true})
     if (std::none_of(out.records.begin(), out.records.end(), [&](const auto& record) { return record.under_b == b; }))

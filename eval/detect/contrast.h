@@ -1,11 +1,13 @@
 // The counts behind a contrast of two conditions: how many tokens of each record selected each expert.
 #pragma once
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <string>
 #include <vector>
 
 #include "base/namespaces.h"
+#include "eval/routing/contribution.h"
 #include "eval/routing/trace_set.h"
 #include "eval/statistics/resampling.h"
 
@@ -24,7 +26,7 @@ struct ContrastOptions {
   int64_t stable_top = 50;   // the N of RiskDifference::stable
   bool family_wise = false;  // also RiskDifference::p_maxt
   int threads = 0;           // 0: as many as the machine has; results do not depend on it
-  // Replicates done of 2 * resamples; called from the calling thread. May throw to end the work.
+  // Replicates done of n_replicates(); called from the calling thread. May throw to end the work.
   std::function<void(int64_t)> on_progress;
 };
 
@@ -46,17 +48,25 @@ struct PooledSums {
   std::vector<double> logit;   // router logits, of all tokens; NaN for experts that a layer does not have
 };
 
+// What experts gave, summed over the tokens of a record. Empty: not recorded.
+struct ContributionSums {
+  std::vector<int64_t> tokens;  // [record] that count and of which it is defined
+  std::vector<double> sums;     // [record][row]; tokens that did not select the expert add 0
+};
+
 struct ContrastCounts {
   std::vector<int32_t> layers;
   int32_t n_experts = 0;
   std::vector<ContrastRecord> records;  // in order of first appearance
   std::vector<uint32_t> selected;       // [record][layer][expert] tokens that selected the expert
   PooledSums a, b;
+  std::array<ContributionSums, n_contributions> contributions;
   // For the summary.
   int64_t n_samples = 0;                 // behind the records
   int64_t n_records_without_tokens = 0;  // under A or B, but none of their tokens counts: they take no part
   int64_t n_tokens_cut = 0;              // by length_match
 
+  bool has(Contribution which) const { return !contributions[static_cast<size_t>(which)].tokens.empty(); }
   size_t n_rows() const { return layers.size() * static_cast<size_t>(n_experts); }
 };
 

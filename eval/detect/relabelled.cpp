@@ -28,15 +28,15 @@ struct Cell {
 // Where units stand, what a relabelling changes, and the statistic that follows.
 class Relabeller {
  public:
-  Relabeller(const ContrastCounts& counts, uint64_t seed)
-      : counts_(counts),
+  Relabeller(const ContrastCounts& counts, const RatioTable& table, uint64_t seed)
+      : table_(table),
         units_(contrast_units(counts)),
         paired_(!units_.pairs.empty()),
         n_a_(static_cast<int64_t>(units_.only_a.size())),
         n_b_(static_cast<int64_t>(units_.only_b.size())),
         n_units_(paired_ ? static_cast<int64_t>(units_.pairs.size()) : n_a_ + n_b_),
         n_quantities_(paired_ ? 4 : 3),
-        n_rows_(static_cast<int64_t>(counts.n_rows())),
+        n_rows_(table.n_rows),
         signs_(seed, Resampling::signs),
         permutation_(seed, Resampling::permutation) {
     check_tokens();
@@ -105,23 +105,23 @@ class Relabeller {
 
   void check_tokens() const {
     int64_t tokens = 0;
-    for (const ContrastRecord& record : counts_.records) tokens += record.tokens;
+    for (const int64_t of_record : table_.tokens) tokens += of_record;
     if (tokens >= int64_t{1} << 31)
       throw Error("contrast", "expected fewer than 2^31 tokens, found " + std::to_string(tokens));
   }
 
   // One side of all units.
   struct Side {
-    std::vector<uint32_t> selected;  // [row][unit], as everything here reads it
-    std::vector<int64_t> tokens;     // [unit]
+    std::vector<int32_t> selected;  // [row][unit], as everything here reads it
+    std::vector<int64_t> tokens;    // [unit]
   };
 
   void gather(const std::vector<size_t>& records, int64_t unit, Side& side) const {
     side.selected.resize(static_cast<size_t>(n_rows_ * n_units_));
     side.tokens.resize(static_cast<size_t>(n_units_));
     for (size_t record : records) {
-      side.tokens[static_cast<size_t>(unit)] += counts_.records[record].tokens;
-      const uint32_t* selected = counts_.selected.data() + record * counts_.n_rows();
+      side.tokens[static_cast<size_t>(unit)] += table_.tokens[record];
+      const int32_t* selected = table_.numerators.data() + record * static_cast<size_t>(n_rows_);
       for (int64_t row = 0; row < n_rows_; ++row)
         side.selected[static_cast<size_t>(row * n_units_ + unit)] += selected[row];
     }
@@ -262,7 +262,7 @@ class Relabeller {
     scratch.family_hits[at] += family_hits;
   }
 
-  const ContrastCounts& counts_;
+  const RatioTable& table_;
   const ContrastUnits units_;
   const bool paired_;
   const int64_t n_a_, n_b_;  // records without a pair; the units where there is no pair
@@ -280,7 +280,12 @@ class Relabeller {
 
 Relabelled relabel_contrast(const ContrastCounts& counts, const ContrastOptions& options,
                             const std::function<void(int64_t)>& on_progress) {
-  const Relabeller relabeller(counts, options.seed);
+  return relabel_contrast(counts, selection_table(counts), options, on_progress);
+}
+
+Relabelled relabel_contrast(const ContrastCounts& counts, const RatioTable& table, const ContrastOptions& options,
+                            const std::function<void(int64_t)>& on_progress) {
+  const Relabeller relabeller(counts, table, options.seed);
   const int hardware = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   ThreadPool pool(options.threads > 0 ? options.threads : hardware);
   const int64_t n = options.resamples, n_threads = pool.n_threads();

@@ -4,7 +4,7 @@
 #include <functional>
 #include <vector>
 
-#include "eval/detect/contrast.h"
+#include "eval/detect/ratio_table.h"
 
 namespace signalbox::eval {
 
@@ -22,6 +22,9 @@ struct Relabelled {
 // where there are none, conditions are permuted over records. Of the options seed, resamples and threads matter.
 // `on_progress(done)` is called now and then and may throw. Throws Error for 2^31 tokens or more.
 Relabelled relabel_contrast(const ContrastCounts& counts, const ContrastOptions& options,
+                            const std::function<void(int64_t)>& on_progress);
+// The same of another number of each record and row, under the same relabellings.
+Relabelled relabel_contrast(const ContrastCounts& counts, const RatioTable& table, const ContrastOptions& options,
                             const std::function<void(int64_t)>& on_progress);
 
 // The smallest p that the number of distinct relabellings allows: of n pairs 2^(1 - n), of records the inverse of the

@@ -10,6 +10,7 @@
 #include "base/files.h"
 #include "eval/data/prompt_hash.h"
 #include "eval/detect/bootstrapped.h"
+#include "eval/detect/contribution_difference.h"
 #include "eval/detect/errors.h"
 #include "eval/detect/relabelled.h"
 #include "eval/statistics/shrinkage.h"
@@ -265,12 +266,19 @@ Detection detect(const ContrastCounts& counts, const ContrastOptions& options) {
   const std::vector<double> q = benjamini_hochberg(p);
   for (size_t i = 0; i < n_rows; ++i) out.rows[i].q = q[i];
   shrink(counts, out);
+  add_contribution_differences(counts, options, out.rows, [&](int64_t done) {
+    if (options.on_progress) options.on_progress(2 * options.resamples + done);
+  });
   out.warnings = warnings_of(out.facts, options, n_rows);
   if (std::string none = no_difference(counts, options); !none.empty()) {
     out.facts.no_difference = none;
     out.warnings.insert(out.warnings.begin(), std::move(none));
   }
   return out;
+}
+
+int64_t n_replicates(const TraceSet& set, const ContrastOptions& options) {
+  return 2 * options.resamples * (1 + static_cast<int64_t>(recorded_contributions(set).size()));
 }
 
 Detection detect(const TraceSet& set, const ContrastOptions& options) {
@@ -283,6 +291,18 @@ void write_rd_csv(const std::filesystem::path& file, const std::vector<RiskDiffe
       "rd_example", "rd_weight", "log_odds", "t",    "t_p",  "logit_diff", "stable", "se",    "rd_shrunk", "lfsr"};
   const bool family_wise = std::any_of(rows.begin(), rows.end(), [](const auto& row) { return row.p_maxt >= 0; });
   if (family_wise) header.push_back("p_maxt");
+  std::vector<size_t> given;
+  std::vector<std::string> names;
+  for (size_t i = 0; i < n_contributions; ++i) {
+    if (std::none_of(rows.begin(), rows.end(),
+                     [&](const auto& row) { return !std::isnan(row.contributions[i].value); }))
+      continue;
+    given.push_back(i);
+    const std::string column(contribution_names[i].column), value = "rd_" + column;
+    for (const std::string& name : {value, value + "_lo", value + "_hi", "p_" + column, "q_" + column})
+      names.push_back(name);
+  }
+  header.insert(header.end(), names.begin(), names.end());
   CsvWriter csv(header);
   for (const RiskDifference& row : rows) {
     csv.cell(int64_t{row.layer}).cell(int64_t{row.expert}).cell(row.a1).cell(row.d1).cell(row.a2).cell(row.d2);
@@ -290,6 +310,10 @@ void write_rd_csv(const std::filesystem::path& file, const std::vector<RiskDiffe
     csv.cell(row.rd_weight).cell(row.log_odds).cell(row.t).cell(row.t_p).cell(row.logit_diff).cell(row.stable);
     csv.cell(row.se).cell(row.rd_shrunk).cell(row.lfsr);
     if (family_wise) csv.cell(row.p_maxt);
+    for (const size_t i : given) {
+      const ContributionDifference& one = row.contributions[i];
+      csv.cell(one.value).cell(one.ci.lo).cell(one.ci.hi).cell(one.p).cell(one.q);
+    }
     csv.end_row();
   }
   write_file_atomically(file, csv.text());
@@ -312,6 +336,12 @@ json::Value contrast_summary(const Detection& detection, const ContrastOptions& 
       .set("t", some_pairs ? "paired t over complete pairs, on shares" : "Welch's t over records, on shares")
       .set("stable", "share of bootstrap replicates among the top " + std::to_string(facts.stable_top) + " by |rd|");
   tests.set("rd_shrunk", "adaptive shrinkage of rd over all rows: normals around 0 and a point mass at 0");
+  const auto& first = detection.rows.front().contributions;
+  if (std::any_of(first.begin(), first.end(), [](const auto& one) { return !std::isnan(one.value); }))
+    tests.set(
+        "rd_norm, rd_update, rd_direct",
+        "A - B of the mean per token of expert.norm, expert.update_share, expert.direct, 0 where not selected; ci, p "
+        "and q as those of rd, over the same draws; sums rounded to 2^-30 of the expert's for these");
   if (options.family_wise)
     tests.set("p_maxt", "family-wise over all rows: step-down max-T of the same resamples (Westfall and Young)");
   json::Value out = json::Value::object();

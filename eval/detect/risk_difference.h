@@ -1,6 +1,7 @@
 // Risk difference: how much more often an expert is selected under one condition than under another, with intervals and
 // p-values by resampling of examples (docs/detection.md).
 #pragma once
+#include <array>
 #include <cstdint>
 #include <filesystem>
 #include <string>
@@ -12,6 +13,13 @@
 #include "eval/detect/contrast.h"
 
 namespace signalbox::eval {
+
+// The difference of one of the numbers of what experts give; no_number where it is not recorded or not defined.
+struct ContributionDifference {
+  double value = no_number;  // mean per token, A - B; 0 where the expert is not selected
+  Interval ci = {no_number, no_number};
+  double p = no_number, q = no_number;
+};
 
 // One expert of one recorded layer: a line of rd.csv. Counts are tokens: under A (1) and B (2), that selected the
 // expert (a) or not (d). no_number where undefined, an empty cell.
@@ -30,6 +38,7 @@ struct RiskDifference {
   double rd_shrunk = no_number;           // value() shrunk by what all rows show (shrink_effects)
   double lfsr = no_number;                // local false sign rate of rd_shrunk
   double p_maxt = no_number;              // family-wise, step-down max-T; only when asked for
+  std::array<ContributionDifference, n_contributions> contributions = {};  // by Contribution
 
   // a1 / (a1 + d1) - a2 / (a2 + d2)
   double value() const;
@@ -60,18 +69,23 @@ struct Detection {
 // The statistics of counted contrasts. Of the options only seed, resamples, stable_top, family_wise, threads and
 // on_progress matter. The bootstrap draws complete pairs, other records under A and other records under B, each among
 // their kind. p and p_maxt compare the risk difference, divided by its own standard error, with its values under
-// relabelling (relabel_contrast): over complete pairs where there are any, else over records.
-// Throws Error when resamples < 1, stable_top < 1, or no record is left under A or under B.
+// relabelling (relabel_contrast): over complete pairs where there are any, else over records. What experts give is
+// compared in the same way where it is recorded (add_contribution_differences). Throws Error when resamples < 1,
+// stable_top < 1, or no record is left under A or under B.
 Detection detect(const ContrastCounts& counts, const ContrastOptions& options);
 
 // The same without the test: p, q, p_maxt, se, rd_shrunk and lfsr are undefined, there are no warnings, and on_progress
 // counts to `resamples`.
 Detection measure(const ContrastCounts& counts, const ContrastOptions& options);
 
+// What on_progress of detect counts to.
+int64_t n_replicates(const TraceSet& set, const ContrastOptions& options);
+
 // count_contrast and detect in one.
 Detection detect(const TraceSet& set, const ContrastOptions& options);
 
-// rd.csv as in the contract, then t, t_p, logit_diff, stable, se, rd_shrunk, lfsr, and p_maxt where some row has it.
+// rd.csv as in the contract, then t, t_p, logit_diff, stable, se, rd_shrunk, lfsr, and p_maxt where some row has it;
+// then rd_norm, rd_norm_lo, rd_norm_hi, p_norm, q_norm where some row has them, and the same of update and direct.
 // Written under another name and renamed.
 void write_rd_csv(const std::filesystem::path& file, const std::vector<RiskDifference>& rows);
 

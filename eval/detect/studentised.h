@@ -6,8 +6,9 @@
 
 namespace signalbox::eval {
 
-// Sums over the units of one side; a unit has `a` of `t` tokens that selected the expert. Whole numbers: tokens below
-// 2^31, squares and products below 2^62, so that everything below is exact in 128 bits.
+// Sums over the units of one side; a unit has `a` of `t` tokens that selected the expert, or another number `a` of
+// either sign over its t tokens. Whole numbers: tokens and magnitudes of a below 2^31 in sum, squares and products
+// below 2^62, so that everything below is exact in 128 bits.
 struct SideSums {
   int64_t selected = 0;        // sum of a
   int64_t squares = 0;         // sum of a a

@@ -17,6 +17,7 @@ struct HandToken {
   uint32_t spans = 0;
   uint8_t phase = 0;
   int32_t token = 1;
+  float norms[2] = {2, 1}, shares[2] = {0.75f, 0.25f}, directs[2] = {0.5f, -0.25f};  // what the two experts give
 };
 
 struct HandSample {
@@ -52,7 +53,7 @@ inline void write_hand_trace(const std::filesystem::path& dir, const std::vector
     std::vector<int32_t> tokens, positions, routes;
     std::vector<uint8_t> phase;
     std::vector<uint32_t> spans;
-    std::vector<float> weights, logits;
+    std::vector<float> weights, logits, norms, shares, directs;
     for (int32_t t = 0; t < n; ++t) {
       const HandToken& token = samples[s].tokens[static_cast<size_t>(t)];
       tokens.push_back(token.token);
@@ -61,6 +62,9 @@ inline void write_hand_trace(const std::filesystem::path& dir, const std::vector
       spans.push_back(token.spans);
       for (int32_t id : {token.first, token.second}) routes.push_back(id);
       for (float weight : {token.first_weight, token.second_weight}) weights.push_back(weight);
+      norms.insert(norms.end(), token.norms, token.norms + 2);
+      shares.insert(shares.end(), token.shares, token.shares + 2);
+      directs.insert(directs.end(), token.directs, token.directs + 2);
       for (int32_t e = 0; e < 4; ++e)
         logits.push_back(static_cast<float>(e + (e == token.first || e == token.second ? 10 : 0)));
     }
@@ -71,6 +75,12 @@ inline void write_hand_trace(const std::filesystem::path& dir, const std::vector
         writer.take_ids(1, routes.data(), nullptr, 2);
       } else if (at.point == Point::router_weights) {
         writer.take(at.point, 1, weights.data(), 2);
+      } else if (at.point == Point::expert_norm) {
+        writer.take(at.point, 1, norms.data(), 2);
+      } else if (at.point == Point::expert_update_share) {
+        writer.take(at.point, 1, shares.data(), 2);
+      } else if (at.point == Point::expert_direct) {
+        writer.take(at.point, 1, directs.data(), 2);
       } else {
         REQUIRE(at.point == Point::router_logits);
         writer.take(at.point, 1, logits.data(), 4);

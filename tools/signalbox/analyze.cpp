@@ -47,7 +47,7 @@ TraceAnalysis analyze(const std::vector<fs::path>& traces, AnalyzeOptions& optio
   options.analysis.contrasted = contrast.found;
   detection.a = contrast.a;
   detection.b = contrast.b;
-  Progress progress("resampling", 2 * detection.resamples, options.quiet, "resamples");
+  Progress progress("resampling", n_replicates(set, detection), options.quiet, "resamples");
   detection.on_progress = [&](int64_t done) {
     progress.update(done);
     stop_if_interrupted();
