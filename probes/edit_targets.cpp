@@ -69,8 +69,8 @@ void check_expert(const json::Ref& place, int32_t layer, int32_t expert, const M
 
 LayerExperts rank_experts(const Ranking& ranking, const json::Ref& place, const std::vector<int32_t>& layers,
                           const ModelShape& shape) {
-  const RankingFile file(ranking.file, &shape);
-  const size_t by = file.column(ranking.by), q_column = ranking.q_below ? file.column("q") : 0;
+  const RankingFile file(ranking.file, &shape, &ranking.rows);
+  const size_t by = file.effect_column(ranking.by), q_column = ranking.q_below ? file.q_column(ranking.by) : 0;
   std::vector<RankKey> rows;
   bool any_value = false, any_difference = false;
   for (size_t r = 0; r < file.n_rows(); ++r) {
@@ -104,7 +104,7 @@ LayerExperts rank_experts(const Ranking& ranking, const json::Ref& place, const 
     place.fail("expected experts that differ in " + ranking.by + ", found none: it is 0 in every row of " +
                ranking.file.string() +
                " (every expert selected for every token, or the same tokens under both conditions; rank by another "
-               "column, such as \"by\": \"rd_weight\", or contrast tokens that differ)");
+               "column, such as \"by\": \"norm\" or \"rd_weight\", or contrast tokens that differ)");
   if (n_chosen == 0)
     place.fail("expected experts with " + std::string(ranking.by == "rd" ? "an rd" : "a " + ranking.by) +
                " of the sign asked for" + (ranking.q_below ? " and a q below q_below" : "") + " in " +

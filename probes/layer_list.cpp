@@ -87,7 +87,7 @@ ExpertList ExpertList::parse(const json::Ref& ref, const std::filesystem::path& 
     std::sort(experts.by_layer.begin(), experts.by_layer.end());
     return experts;
   }
-  ref.reject_unknown({"from", "top", "sign", "per_layer", "by", "q_below"});
+  ref.reject_unknown({"from", "top", "sign", "per_layer", "by", "q_below", "metric", "condition", "domain"});
   experts.kind = Kind::ranking;
   Ranking& ranking = experts.ranking;
   const std::string& file = ref.at("from").string();
@@ -108,9 +108,17 @@ ExpertList ExpertList::parse(const json::Ref& ref, const std::filesystem::path& 
   if (auto per_layer = ref.find("per_layer")) ranking.per_layer = per_layer->integer(1, int64_t{1} << 40);
   if (auto by = ref.find("by")) {
     ranking.by = by->string();
-    for (std::string_view other : {"", "layer", "expert", "p", "q", "t_p"})
+    for (std::string_view other : {"", "layer", "expert", "p", "q", "t_p", "p_norm", "p_update", "p_direct", "q_norm",
+                                   "q_update", "q_direct", "q_effect"})
       if (ranking.by == other) by->fail_type("a column that measures an effect (for significance there is q_below)");
   }
+  for (const auto& [key, rows] : {std::pair("metric", &ranking.rows.metric),
+                                  {"condition", &ranking.rows.condition},
+                                  {"domain", &ranking.rows.domain}})
+    if (auto text = ref.find(key)) {
+      *rows = text->string();
+      if ((*rows)->empty()) text->fail_type("a text, or no key for all records");
+    }
   if (auto below = ref.find("q_below")) {
     ranking.q_below = below->number();
     if (*ranking.q_below <= 0 || *ranking.q_below > 1) below->fail_type("a number above 0 and up to 1");

@@ -25,13 +25,14 @@ void check_detection(const ExperimentSpec& spec, const ModelShape& shape) {
                       ": expected a model that leaves experts out, for detection looks at which are selected more "
                       "often, found one whose routers select all " +
                       std::to_string(shape.n_experts()) +
-                      " experts for every token (k = E). Rank by what experts contribute or weigh (\"by\": "
-                      "\"rd_weight\", docs/detection.md), or list the experts");
+                      " experts for every token (k = E). Rank by what experts give or weigh (\"by\": \"norm\", "
+                      "\"update_share\", \"direct\" or \"rd_weight\", docs/detection.md), or list the experts");
   };
   for (const InterventionSpec& one : spec.interventions)
     for (size_t i = 0; i < one.edits.items().size(); ++i)
       check(one.edits.items()[i], one.path + ".edits[" + std::to_string(i) + "].experts");
-  if (spec.audit) check(spec.audit->edit, spec.audit->path);
+  if (spec.audit)
+    for (const json::Value& edit : spec.audit->edits) check(edit, spec.audit->path);
 }
 
 Manifest manifest_of(const ExperimentSpec& spec, const ConductOptions& options) {
@@ -53,7 +54,8 @@ void check_edits(const ExperimentSpec& spec, const ModelShape& shape) {
       EditPlan::parse(json::Ref(edits, spec.where, path), spec.base_dir, shape, spec.seeds[0]);
   };
   for (const InterventionSpec& one : spec.interventions) check(one.edits, one.path + ".edits");
-  if (spec.audit) check(json::Value::array().push_back(spec.audit->edit), spec.audit->path);
+  if (spec.audit)
+    for (const json::Value& edit : spec.audit->edits) check(json::Value::array().push_back(edit), spec.audit->path);
 }
 
 RunEnd conduct(const Experiment& experiment, const Session& session, const ConductOptions& options,

@@ -366,8 +366,8 @@ UsageTable NamedExperts::importance(const Edit& edit, const UsageTable& usage) c
       row = usage_of(usage, layer);
   }
   if (!edit.ranking) return out;
-  const RankingFile file(edit.ranking->file, &shape_);
-  const size_t by = file.column(edit.ranking->by);
+  const RankingFile file(edit.ranking->file, &shape_, &edit.ranking->rows);
+  const size_t by = file.effect_column(edit.ranking->by);
   for (size_t r = 0; r < file.n_rows(); ++r) {
     std::vector<double>& row = out[static_cast<size_t>(file.layer(r))];
     const std::optional<double> value = row.empty() ? std::nullopt : file.value(r, by);

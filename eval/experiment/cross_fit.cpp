@@ -190,8 +190,13 @@ class Deals {
     return out;
   }
 
-  // Mean risk differences of the ranking that the audit took its experts from; empty where there is none.
-  const std::map<ExpertId, std::pair<double, int64_t>>& audited() const { return audited_; }
+  // Sums over the deals of the ranking that the audit is held against; empty where there is none.
+  struct Ranked {
+    double rd = 0;
+    std::array<double, n_contributions> given = {0, 0, 0};
+    int64_t deals = 0;
+  };
+  const std::map<ExpertId, Ranked>& audited() const { return audited_; }
 
  private:
   struct Taken {
@@ -254,9 +259,10 @@ class Deals {
       for (const ExpertId& expert : experts_of(one.edits)) ++all[expert].deals;
     }
     for (const RankedExpert& ranked : ranking_of_audit(dir)) {
-      auto& [sum, n] = audited_[{ranked.layer, ranked.expert}];
-      sum += ranked.rd;
-      ++n;
+      Ranked& sums = audited_[{ranked.layer, ranked.expert}];
+      sums.rd += ranked.rd;
+      for (size_t i = 0; i < n_contributions; ++i) sums.given[i] += ranked.given[i];
+      ++sums.deals;
     }
   }
 
@@ -270,7 +276,7 @@ class Deals {
   std::vector<std::map<std::string, std::map<int64_t, std::pair<double, int64_t>>>>
       sums_;                                                // [intervention][metric][record]
   std::map<std::string, std::map<ExpertId, Taken>> taken_;  // by intervention
-  std::map<ExpertId, std::pair<double, int64_t>> audited_;
+  std::map<ExpertId, Ranked> audited_;
 };
 
 void drop_ranks(RecordFindings& found) {
@@ -308,12 +314,20 @@ RunFindings write_cross_fit_findings(const fs::path& dir, const fs::path& out,
   const bool audit = std::any_of(findings.interventions.begin(), findings.interventions.end(),
                                  [](const Intervention& one) { return one.audited.has_value(); });
   if (audit && !deals.audited().empty()) {
-    CsvWriter csv({"layer", "expert", "rd"});
-    for (const auto& [expert, rd] : deals.audited())
-      csv.cell(int64_t{expert.layer})
-          .cell(int64_t{expert.expert})
-          .cell(rd.first / static_cast<double>(rd.second))
-          .end_row();
+    std::vector<size_t> given;  // what all deals recorded
+    for (size_t i = 0; i < n_contributions; ++i)
+      if (std::none_of(deals.audited().begin(), deals.audited().end(),
+                       [i](const auto& one) { return std::isnan(one.second.given[i]); }))
+        given.push_back(i);
+    std::vector<std::string> names = {"layer", "expert", "rd"};
+    for (const size_t i : given) names.push_back("rd_" + std::string(contribution_names[i].column));
+    CsvWriter csv(std::vector<std::string_view>(names.begin(), names.end()));
+    for (const auto& [expert, sums] : deals.audited()) {
+      const auto n = static_cast<double>(sums.deals);
+      csv.cell(int64_t{expert.layer}).cell(int64_t{expert.expert}).cell(sums.rd / n);
+      for (const size_t i : given) csv.cell(sums.given[i] / n);
+      csv.end_row();
+    }
     made_directory(out / "audit");
     write_file_atomically(out / "audit" / "rd.csv", csv.text());
   }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <set>
 
 #include "base/csv.h"
 #include "base/files.h"
@@ -13,6 +14,7 @@
 #include "eval/routing/trace_set.h"
 #include "eval/routing/usage.h"
 #include "eval/store/facts.h"
+#include "probes/ranking.h"
 
 namespace signalbox::eval {
 
@@ -60,14 +62,26 @@ class DetectStage {
     return spec_.split && !splits.detect.empty() ? splits.detect : splits.test;
   }
 
-  // Whether some ranking is by a column that needs the router's logits.
-  bool ranks_by_logits() const {
-    const auto asks = [](const json::Value& edit) { return ranking_text(edit, "by") == "logit_diff"; };
-    return std::any_of(spec_.interventions.begin(), spec_.interventions.end(),
-                       [&](const InterventionSpec& one) {
-                         return std::any_of(one.edits.items().begin(), one.edits.items().end(), asks);
-                       }) ||
-           (spec_.audit && asks(spec_.audit->edit));
+  // What rankings go by that a trace of routes does not hold. An audit of all experts is held against all that can
+  // rank.
+  std::string points() const {
+    std::set<std::string> more;
+    const auto look = [&](const json::Value& edit) {
+      const std::string by = ranking_text(edit, "by");
+      if (by == "logit_diff") more.insert("*.router.logits");
+      if (const std::string_view point = contribution_point(by); !point.empty()) more.insert(std::string(point));
+    };
+    for (const InterventionSpec& one : spec_.interventions)
+      for (const json::Value& edit : one.edits.items()) look(edit);
+    bool all = spec_.audit && spec_.audit->all;
+    if (spec_.audit)
+      for (const json::Value& edit : spec_.audit->edits) look(edit);
+    for (const DetectSpec& one : spec_.detect) all = all || one.contributions;
+    if (all)
+      for (const ContributionName& one : contribution_names) more.insert(std::string(one.tensor));
+    std::string out(default_points);
+    for (const std::string& one : more) out += "," + one;
+    return out;
   }
 
   // False when interrupted.
@@ -79,8 +93,7 @@ class DetectStage {
     baseline.name = spec_.baseline;
     baseline.plans.resize(spec_.seeds.size());
     evaluation.interventions = {std::move(baseline)};
-    evaluation.points = PointSet::parse(std::string(default_points) + (ranks_by_logits() ? ",*.router.logits" : ""),
-                                        run_.session.shape);
+    evaluation.points = PointSet::parse(points(), run_.session.shape);
     made_directory(dir.parent_path());
     int64_t done = 0, total = 0;
     for (const PreparedRecord& record : evaluation.records) total += generated ? record.generation.samples : 1;
@@ -111,12 +124,12 @@ class DetectStage {
     const fs::path dir = dir_ / one.name;
     if (fs::exists(dir / "rd.csv")) return;
     made_directory(dir);
-    run_.begin_stage("detecting " + one.name, 2 * spec_.resamples, 0, "resamples");
     TraceSet set({dir_ / (looks_at_generated(one) ? "trace-generated" : "trace")});
     set.name_prompts(prompts_seen());
     const ContrastOptions options = contrast_of(one);
     const ContrastCounts counts = count_contrast(set, options);
     refuse_no_difference(one, counts, options);
+    run_.begin_stage("detecting " + one.name, n_replicates(set, options), 0, "resamples");
     const Detection found = detect(counts, options);
     // rd.csv gets its name last: where it stands, its summary does.
     write_rd_csv(dir / "rd.csv.part", found.rows);

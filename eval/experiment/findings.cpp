@@ -29,7 +29,7 @@ std::string findings_text(const std::filesystem::path& dir, const RunFindings& f
   if (findings.cross_fit) text += "\ndeal by deal\n" + table_text(cross_fit_table(findings));
   const FindingsTable comparisons = comparisons_by_condition(findings, few_pairs);
   if (!comparisons.rows.empty()) text += "\n" + table_text(comparisons);
-  if (!findings.audit.empty()) text += "\n" + audit_text(audit_rows(findings, ranking_of_audit(dir)));
+  if (!findings.audit.empty()) text += "\n" + audit_text(dir, findings);
   if (const FindingsTable edits = edit_table(findings); !edits.rows.empty()) text += "\n" + table_text(edits);
   for (const std::string& caution : edit_cautions(findings)) text += "\ncaution: " + caution + "\n";
   return text;

@@ -181,14 +181,18 @@ class Planner {
 
   void add_audit(const AuditSpec& audit) {
     json::Value list = json::Value::array();
-    list.push_back(audit.edit);
+    for (const json::Value& edit : audit.edits) list.push_back(edit);
     list = resolve_detect(std::move(list), detected_.files);
-    const json::Value& edit = list.items()[0];
-    const EditSpec spec = EditSpec::parse(json::Ref(edit, spec_.where, audit.path), spec_.base_dir, 0);
-    for (auto& [layer, experts] : resolve_targets(spec, shape_).layers) {
-      std::sort(experts.begin(), experts.end());
-      for (int32_t expert : experts) planned_.push_back(audit_of(edit, {layer, expert}));
+    std::set<ExpertId> audited;
+    for (const json::Value& edit : list.items()) {
+      const EditSpec spec = EditSpec::parse(json::Ref(edit, spec_.where, audit.path), spec_.base_dir, 0);
+      for (const auto& [layer, experts] : resolve_targets(spec, shape_).layers) {
+        for (const int32_t expert : experts) audited.insert({layer, expert});
+        for (int32_t e = 0; audit.all && e < shape_.layers[static_cast<size_t>(layer)].n_experts; ++e)
+          audited.insert({layer, e});
+      }
     }
+    for (const ExpertId& expert : audited) planned_.push_back(audit_of(list.items()[0], expert));
   }
 
   PlannedIntervention audit_of(const json::Value& edit, const ExpertId& expert) const {

@@ -61,9 +61,15 @@ RunFindings reanalyze_run(const fs::path& dir, const fs::path& out, const Reanal
 }
 
 std::vector<std::string> findings_files(const fs::path& dir) {
-  std::vector<std::string> names = {"metrics.json",    "table.md",    "table.csv",
-                                    "table.tex",       "audit.csv",   "specification_curve.csv",
-                                    "comparisons.csv", "summary.json"};
+  std::vector<std::string> names = {"metrics.json",
+                                    "table.md",
+                                    "table.csv",
+                                    "table.tex",
+                                    "audit.csv",
+                                    "audit_correlations.csv",
+                                    "specification_curve.csv",
+                                    "comparisons.csv",
+                                    "summary.json"};
   if (is_cross_fit_directory(dir)) names.insert(names.end(), {"cross_fit.csv", "selection.csv", "audit"});
   return names;
 }

@@ -217,38 +217,73 @@ class SpecParser {
   }
 
   AuditSpec read_audit(const json::Ref& ref) const {
+    if (ref.value().is_string()) {
+      if (ref.string() != "all") ref.fail_type("\"all\" or an object");
+      const json::Value all = json::Value::object().set("experts", "all");
+      return read_audit(json::Ref(all, ref.where(), ref.path()));
+    }
     ref.expect_object();
-    ref.reject_unknown(
-        {"from", "top", "sign", "per_layer", "by", "q_below", "layers", "experts", "mode", "tokens", "weights"});
+    ref.reject_unknown({"from", "top", "sign", "per_layer", "by", "q_below", "metric", "condition", "domain", "layers",
+                        "experts", "mode", "tokens", "weights"});
     const auto from = ref.find("from"), experts = ref.find("experts");
     if (from.has_value() == experts.has_value())
       ref.fail(std::string("expected either \"from\" or \"experts\", found ") + (from ? "both" : "neither"));
-    json::Value chosen = json::Value::object();
-    for (const char* key : {"from", "top", "sign", "per_layer", "by", "q_below"})
+    AuditSpec out;
+    out.all = experts && experts->value().is_string();
+    if (out.all && experts->string() != "all") experts->fail_type("\"all\" or an object of lists by layer");
+    std::vector<json::Value> candidates;  // values of "experts", one an edit
+    for (const std::string& one : rankings_of_audit(from)) {
+      json::Value chosen = json::Value::object();
+      chosen.set("from", one);
+      candidates.push_back(std::move(chosen));
+    }
+    for (const char* key : {"top", "sign", "per_layer", "by", "q_below", "metric", "condition", "domain"})
       if (auto value = ref.find(key)) {
         if (experts) value->fail("expected it only beside \"from\", found it beside \"experts\"");
-        chosen.set(key, value->value());
+        for (json::Value& chosen : candidates) chosen.set(key, value->value());
       }
-    if (from) ExpertList::parse(json::Ref(chosen, ref.where(), ref.path()), spec_.base_dir);
-    if (experts && experts->value().type() != json::Type::object) experts->fail_type("an object of lists by layer");
-    if (experts && experts->value().find("from")) experts->fail_type("an object of lists by layer");
+    for (const json::Value& chosen : candidates)
+      ExpertList::parse(json::Ref(chosen, ref.where(), ref.path()), spec_.base_dir);
+    if (out.all) candidates.push_back(json::Value::array().push_back(0));
+    if (experts && !out.all) {
+      if (experts->value().type() != json::Type::object) experts->fail_type("\"all\" or an object of lists by layer");
+      if (experts->value().find("from")) experts->fail_type("an object of lists by layer");
+      candidates.push_back(experts->value());
+    }
 
-    AuditSpec out;
     std::string mode = "ban";
     if (auto found = ref.find("mode")) {
       mode = found->string();
       if (mode != "ban" && mode != "steermoe" && mode != "zero") found->fail_type("\"ban\", \"steermoe\" or \"zero\"");
       if (mode == "zero" && ref.find("weights")) ref.at("weights").fail("expected none beside mode zero, found some");
     }
-    out.edit = json::Value::object();
-    if (mode == "zero")
-      out.edit.set("op", "scale_expert").set("by", 0);
-    else
-      out.edit.set("op", "deactivate").set("mode", mode);
-    out.edit.set("experts", from ? chosen : experts->value());
-    for (const char* key : {"layers", "tokens", "weights"})
-      if (auto value = ref.find(key)) out.edit.set(key, value->value());
-    EditSpec::parse(json::Ref(out.edit, ref.where(), ref.path()), spec_.base_dir, 0);
+    for (json::Value& chosen : candidates) {
+      json::Value edit = json::Value::object();
+      if (mode == "zero")
+        edit.set("op", "scale_expert").set("by", 0);
+      else
+        edit.set("op", "deactivate").set("mode", mode);
+      edit.set("experts", std::move(chosen));
+      for (const char* key : {"layers", "tokens", "weights"})
+        if (auto value = ref.find(key)) edit.set(key, value->value());
+      EditSpec::parse(json::Ref(edit, ref.where(), ref.path()), spec_.base_dir, 0);
+      out.edits.push_back(std::move(edit));
+    }
+    return out;
+  }
+
+  // What "from" of the audit says: one ranking, or stages of detection.
+  std::vector<std::string> rankings_of_audit(const std::optional<json::Ref>& from) const {
+    std::vector<std::string> out;
+    if (!from) return out;
+    if (from->value().type() != json::Type::array) return {from->string()};
+    for (const json::Ref& one : from->items()) {
+      if (!one.string().starts_with(detect_prefix)) one.fail_type("\"detect:NAME\" in a list of rankings");
+      if (contains(out, one.string()))
+        one.fail("expected each stage once, found " + in_quotes(one.string()) + " again");
+      out.push_back(one.string());
+    }
+    if (out.empty()) from->fail("expected at least one stage of detection, found none");
     return out;
   }
 
@@ -561,7 +596,8 @@ std::vector<RankingUse> rankings_of(const ExperimentSpec& spec) {
   for (const InterventionSpec& intervention : spec.interventions)
     for (size_t i = 0; i < intervention.edits.items().size(); ++i)
       add(intervention.edits.items()[i], intervention.path + ".edits[" + std::to_string(i) + "].experts.from");
-  if (spec.audit) add(spec.audit->edit, spec.audit->path + ".from");
+  if (spec.audit)
+    for (const json::Value& edit : spec.audit->edits) add(edit, spec.audit->path + ".from");
   return uses;
 }
 

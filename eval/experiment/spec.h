@@ -38,7 +38,8 @@ struct DetectSpec {
   Phase phase = Phase::given;
   bool length_match = false;
   std::optional<int64_t> stable_top;
-  bool held_out = false;  // the same contrast is also measured on the records of the test split
+  bool held_out = false;       // the same contrast is also measured on the records of the test split
+  bool contributions = false;  // what experts give is recorded, whether or not something ranks by it
 };
 
 struct ControlsSpec {
@@ -60,7 +61,10 @@ struct InterventionSpec : Intervention {     // without a description plan_inter
 
 // Ablates single experts, each as an intervention "audit/L3E5".
 struct AuditSpec {
-  json::Value edit;  // a deactivate or scale_expert edit that names all candidates
+  // Deactivate or scale_expert edits that name the candidates: one, or one for each of several stages of detection,
+  // alike but for their rankings. Of `all`, one that names expert 0 of its layers and stands for all of them.
+  std::vector<json::Value> edits;
+  bool all = false;
   std::string path = "audit";
 };
 

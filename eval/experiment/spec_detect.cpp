@@ -38,6 +38,7 @@ DetectSpec read_point(const std::string& name, const json::Ref& ref, bool genera
   if (auto match = ref.find("length_match")) out.length_match = match->boolean();
   if (auto top = ref.find("stable_top")) out.stable_top = top->integer(1, int64_t{1} << 40);
   if (auto held_out = ref.find("held_out")) out.held_out = held_out->boolean();
+  if (auto contributions = ref.find("contributions")) out.contributions = contributions->boolean();
   if (out.phase == Phase::generated) {
     if (!generates) ref.at("phase").fail("expected \"generate\" in the spec for generated tokens, found none");
     if (!out.span.empty()) ref.at("span").fail("expected no span beside generated tokens, which are in none");
@@ -80,7 +81,7 @@ std::string gridded_stage(const json::Value& edits, const json::Ref& entry, cons
 
 std::vector<DetectSpec> read_detect_stage(const std::string& name, const json::Ref& ref, bool generates) {
   ref.expect_object();
-  ref.reject_unknown({"contrast", "span", "phase", "length_match", "stable_top", "held_out", "grid"});
+  ref.reject_unknown({"contrast", "span", "phase", "length_match", "stable_top", "held_out", "contributions", "grid"});
   const auto grid = ref.find("grid");
   if (!grid) {
     std::vector<DetectSpec> only = {read_point(name, ref, generates)};

@@ -35,7 +35,17 @@ json::Value detect_json(const DetectSpec& detect) {
       .set("length_match", detect.length_match)
       .set("stable_top", detect.stable_top ? json::Value(*detect.stable_top) : json::Value())
       .set("held_out", detect.held_out);
+  if (detect.contributions) out.set("contributions", true);
   return out;
+}
+
+json::Value audit_json(const AuditSpec& audit) {
+  json::Value list = json::Value::array();
+  for (json::Value edit : audit.edits) {
+    if (audit.all) edit.set("experts", "all");
+    list.push_back(std::move(edit));
+  }
+  return list.items().size() == 1 ? list.items()[0] : list;
 }
 
 json::Value intervention_json(const InterventionSpec& intervention) {
@@ -69,7 +79,7 @@ json::Value resolved_json(const ExperimentSpec& spec) {
     interventions.push_back(intervention_json(intervention));
   for (uint64_t seed : spec.seeds) seeds.push_back(static_cast<int64_t>(seed));
   out.set("detect", detect).set("interventions", interventions);
-  out.set("audit", spec.audit ? spec.audit->edit : json::Value());
+  out.set("audit", spec.audit ? audit_json(*spec.audit) : json::Value());
   out.set("baseline", spec.baseline).set("metrics", text_list(spec.metrics)).set("seeds", seeds);
   json::Value split, tune, traces(spec.traces.on);
   if (spec.split) {

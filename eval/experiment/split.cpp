@@ -294,7 +294,8 @@ void check_edited_targets(const ExperimentSpec& spec) {
     const json::Ref edits(intervention.edits, spec.where, intervention.path + ".edits");
     for (const json::Ref& edit : edits.items()) check(edit);
   }
-  if (spec.audit) check(json::Ref(spec.audit->edit, spec.where, spec.audit->path));
+  if (spec.audit)
+    for (const json::Value& edit : spec.audit->edits) check(json::Ref(edit, spec.where, spec.audit->path));
 }
 
 CheckedData check_against_records(const ExperimentSpec& spec, const std::vector<Record>& records) {
@@ -314,7 +315,9 @@ CheckedData check_against_records(const ExperimentSpec& spec, const std::vector<
     const json::Ref edits(intervention.edits, spec.where, intervention.path + ".edits");
     for (const json::Ref& edit : edits.items()) check_edit(spec, edit, spans);
   }
-  if (spec.audit) check_edit(spec, json::Ref(spec.audit->edit, spec.where, spec.audit->path), spans);
+  if (spec.audit)
+    for (const json::Value& edit : spec.audit->edits)
+      check_edit(spec, json::Ref(edit, spec.where, spec.audit->path), spans);
   CheckedData out;
   std::vector<EvaluatedRecord> without_model;
   for (const Record& record : evaluated) without_model.push_back(evaluated_without_model(record));

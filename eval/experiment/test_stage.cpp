@@ -71,6 +71,33 @@ void write_audit_summary(const RunContext& run) {
   write_file_atomically(run.directory.path() / "summary.json", json::dump(summary, 2) + "\n");
 }
 
+// What an audit will cost, before it begins.
+void tell_cost_of_audit(const RunContext& run, const Evaluation& evaluation) {
+  int64_t n_audited = 0, n_samples = 0, n_given = 0, n_new = 0;
+  for (const BoundIntervention& one : evaluation.interventions) {
+    if (!one.audited) continue;
+    ++n_audited;
+    const auto seeds = one.first_seed_only ? int64_t{1} : static_cast<int64_t>(evaluation.seeds.size());
+    for (const PreparedRecord& record : evaluation.records) {
+      const int64_t samples = evaluation.generates ? record.generation.samples : 1;
+      n_samples += seeds * samples;
+      if (evaluation.generates) {
+        n_given += seeds * samples * static_cast<int64_t>(record.prompt.prompt->tokens.size());
+        n_new += seeds * samples * record.generation.max_tokens;
+      }
+      if (evaluation.logprobs) n_given += seeds * static_cast<int64_t>(record.scored.prompt->tokens.size());
+      if (evaluation.options)
+        for (const EncodedRecord& option : record.options)
+          n_given += seeds * static_cast<int64_t>(option.prompt->tokens.size());
+    }
+  }
+  if (n_audited == 0) return;
+  run.note("audit: " + std::to_string(n_audited) + " experts by themselves: " + std::to_string(n_audited) +
+           " interventions, " + std::to_string(n_samples) + " samples, at most " + std::to_string(n_given) +
+           " given and " + std::to_string(n_new) +
+           " new tokens (the beginnings that samples of a record share are run once)");
+}
+
 // Traces of the interventions that the spec names.
 void add_traces(const RunContext& run, const RunSchedule& schedule, Evaluation& evaluation) {
   const ExperimentSpec& spec = run.spec();
@@ -102,6 +129,7 @@ bool run_tests(const RunContext& run, const Detected& detected, const Interventi
   directory.log(std::to_string(schedule.interventions.size()) + " interventions");
   Evaluation evaluation = evaluation_of(run, tested_records(run), spec.metrics);
   add_interventions(run, schedule.interventions, evaluation);
+  tell_cost_of_audit(run, evaluation);
   add_traces(run, schedule, evaluation);
   directory.begin(layout_of(evaluation));
   write_records(directory.path(), evaluation);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <map>
 #include <numeric>
 #include <set>
@@ -102,13 +103,20 @@ std::string top_table(const std::vector<RankedExpert>& ranking, const std::vecto
   return html_table(headings, std::vector<uint8_t>(headings.size(), 1), rows);
 }
 
+// One for each metric and condition; `audit` in the order of audit_rows_by_condition.
 std::string scatters(const std::vector<AuditRow>& audit) {
   std::string out = "<div class=\"row\">";
-  for (const AuditCorrelation& correlation : audit_correlations(audit)) {
-    const std::string& metric = correlation.metric;
+  const bool by_condition =
+      std::any_of(audit.begin(), audit.end(), [](const AuditRow& row) { return !row.condition.empty(); });
+  for (size_t begin = 0, end = 0; begin < audit.size(); begin = end) {
+    const std::string &metric = audit[begin].metric, &condition = audit[begin].condition;
+    while (end < audit.size() && audit[end].metric == metric && audit[end].condition == condition) ++end;
+    const std::vector<AuditRow> rows(audit.begin() + static_cast<int64_t>(begin),
+                                     audit.begin() + static_cast<int64_t>(end));
+    const AuditCorrelation correlation = audit_correlations(rows).front();
     std::vector<ScatterPoint> points;
-    for (const AuditRow& row : audit)
-      if (row.metric == metric && std::isfinite(row.expert.rd))
+    for (const AuditRow& row : rows)
+      if (std::isfinite(row.expert.rd))
         points.push_back({row.expert.rd, row.effect.value, row.effect.lo, row.effect.hi,
                           name_of(row.expert) + "\nrd " + format_difference(row.expert.rd, 4) + ", effect " +
                               format_difference(row.effect.value, 4) + "\nq of the effect " + format_p(row.q),
@@ -117,7 +125,8 @@ std::string scatters(const std::vector<AuditRow>& audit) {
     const auto rho = [](const std::optional<double>& value) {
       return value ? format_difference(*value, 2) : std::string("undefined");
     };
-    out += "<div><h4>" + html_escape(metric) + "</h4>" + scatter_plot(points, "rd", "effect on " + metric) +
+    const std::string records = !by_condition ? "" : ", " + (condition.empty() ? "all records" : condition);
+    out += "<div><h4>" + html_escape(metric + records) + "</h4>" + scatter_plot(points, "rd", "effect on " + metric) +
            "<p class=\"small\">Spearman of |rd| and |effect|: " + rho(correlation.spearman) +
            ", of rd and effect: " + rho(correlation.spearman_signed) + " (n = " + std::to_string(points.size()) +
            " experts)</p></div>";
@@ -247,6 +256,9 @@ std::string ranking_section(const std::string& title, const std::pair<std::strin
                             const std::vector<RankedExpert>& held_out, const RunFindings* run) {
   const NamedBy named = named_by(run);
   std::set<ExpertId> audited;
+  std::vector<AuditRow> pooled;
+  std::copy_if(audit.begin(), audit.end(), std::back_inserter(pooled),
+               [](const AuditRow& row) { return row.condition.empty(); });
   for (const AuditRow& row : audit) audited.insert({row.expert.layer, row.expert.expert});
   std::string out = "<h3>" + html_escape(title) + "</h3>";
   out += "<p class=\"small\">Risk difference (rd): share of tokens that select the expert under " +
@@ -271,7 +283,7 @@ std::string ranking_section(const std::string& title, const std::pair<std::strin
     out +=
         "<p class=\"small\">The first of a ranking are first partly by luck. rd on test records: the same contrast on "
         "records that had no part in the ranking.</p>";
-  return out + top_table(ranking, audit, held_out);
+  return out + top_table(ranking, pooled, held_out);
 }
 
 std::string analysis_sections(const std::filesystem::path& dir, const RunFindings* run) {
@@ -279,7 +291,7 @@ std::string analysis_sections(const std::filesystem::path& dir, const RunFinding
   if (std::filesystem::exists(dir / "rd.csv")) {
     const std::vector<RankedExpert> ranking = read_ranking(dir / "rd.csv");
     out += ranking_section("Use of experts under two conditions", conditions_of(dir), ranking,
-                           run ? audit_rows(*run, ranking) : std::vector<AuditRow>(), {}, run);
+                           run ? audit_rows_by_condition(*run, ranking) : std::vector<AuditRow>(), {}, run);
   }
   if (std::filesystem::exists(dir / "usage.csv")) out += usage_section(dir / "usage.csv");
   for (const CsvView& view : views()) out += csv_section(dir, view);

@@ -10,10 +10,10 @@
 
 namespace signalbox::eval {
 
-// One ranking: the map of all experts, the first ones as a table with what ablating them did (rows of any metric;
-// empty: no audit, which is said), and a scatter of effect against rd for each metric. `held_out`: the same contrast on
-// records that had no part in the ranking, shown beside it; empty: none. The experts that interventions of `run` name
-// are framed in the map; null: none. HTML.
+// One ranking: the map of all experts, the first ones as a table with what ablating them did over all records (rows of
+// any metric, as of audit_rows_by_condition; empty: no audit, which is said), and a scatter of effect against rd for
+// each metric and condition. `held_out`: the same contrast on records that had no part in the ranking, shown beside it;
+// empty: none. The experts that interventions of `run` name are framed in the map; null: none. HTML.
 std::string ranking_section(const std::string& title, const std::pair<std::string, std::string>& conditions,
                             const std::vector<RankedExpert>& ranking, const std::vector<AuditRow>& audit,
                             const std::vector<RankedExpert>& held_out = {}, const RunFindings* run = nullptr);

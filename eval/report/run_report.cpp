@@ -289,15 +289,15 @@ std::string detection_section(const fs::path& dir, const RunFindings& findings) 
     std::vector<RankedExpert> held_out;
     if (fs::exists(stage / "held_out.csv")) held_out = read_ranking(stage / "held_out.csv");
     const std::string name = "Stage " + stage.lexically_relative(dir / "detect").string();
-    const std::string section =
-        ranking_section(name, conditions_of(stage), ranking, audit_rows(findings, ranking), held_out, &findings);
+    const std::string section = ranking_section(name, conditions_of(stage), ranking,
+                                                audit_rows_by_condition(findings, ranking), held_out, &findings);
     const bool point = stage.parent_path() != dir / "detect";
     out += point ? "<details><summary>" + html_escape(name) + "</summary>" + section + "</details>\n" : section;
   }
   if (fs::exists(dir / "audit" / "rd.csv")) {
     const std::vector<RankedExpert> ranking = read_ranking(dir / "audit" / "rd.csv");
-    out += ranking_section("The audit's ranking", conditions_of(dir / "audit"), ranking, audit_rows(findings, ranking),
-                           {}, &findings);
+    out += ranking_section("The audit's ranking", conditions_of(dir / "audit"), ranking,
+                           audit_rows_by_condition(findings, ranking), {}, &findings);
   }
   if (fs::is_directory(dir / "analysis")) out += analysis_sections(dir / "analysis", &findings);
   return out.empty() ? "" : "<h2 id=\"detection\">Which experts differ in use, and what they do</h2>" + out;

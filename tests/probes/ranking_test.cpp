@@ -97,3 +97,51 @@ TEST_CASE("ranking: rows of a file, with and without a model to check them again
   CHECK(failure("layer,expert,rd\n1,2,\n", nullptr) == ": line 2: rd: expected a number, found \"\"");
   CHECK(failure("layer,rd\n1,2\n", nullptr) == ": expected a column \"expert\", found none");
 }
+
+TEST_CASE("ranking: by what experts give, and among several rows of an expert") {
+  TemporaryDirectory dir;
+  const auto experts = [&](const std::string& file, const std::string& keys) {
+    const std::string edit =
+        "[{'op': 'deactivate', 'mode': 'ban', 'experts': {'from': '" + file + "', 'top': 1, " + keys + "}}]";
+    const std::string found = error_of([&] {
+      const auto plan = plan_of(edit, dir.path());
+      std::string text;
+      for (const auto& [layer, list] : plan->experts_of(0))
+        text += std::to_string(layer) + "." + std::to_string(list.at(0));
+      throw Error("found", text);
+    });
+    const size_t at = found.find(dir.path().string());
+    return at == std::string::npos ? found : found.substr(0, at) + found.substr(at + dir.path().string().size());
+  };
+  write_file(
+      dir / "rd.csv",
+      "layer,expert,rd,q,rd_norm,q_norm,rd_direct,q_direct\n1,0,0.5,0.01,1,0.5,0.1,0.04\n1,1,0.1,0.01,3,0.2,0.3,0.06\n"
+      "2,2,0.2,0.9,2,0.01,0.2,0.01\n");
+  CHECK(experts("rd.csv", "'sign': '+'") == "found: 1.0");
+  CHECK(experts("rd.csv", "'by': 'norm'") == "found: 1.1");
+  CHECK(experts("rd.csv", "'by': 'rd_norm'") == "found: 1.1");
+  CHECK(experts("rd.csv", "'by': 'norm', 'q_below': 0.05") == "found: 2.2");  // by its own q
+  CHECK(experts("rd.csv", "'by': 'direct', 'q_below': 0.05") == "found: 2.2");
+  CHECK(experts("rd.csv", "'by': 'update_share'") ==
+        "/rd.csv: expected a column \"rd_update\", for the ranking by \"update_share\" (a trace with the point "
+        "expert.update_share gives it), found none");
+
+  write_file(dir / "audit.csv",
+             "layer,expert,metric,condition,effect,q_effect\n1,0,em,A,-0.5,0.01\n1,0,em,,-0.1,0.01\n1,1,em,A,-0.6,0.5\n"
+             "1,1,em,,-0.3,0.5\n1,0,f1,A,-0.2,0.01\n1,0,f1,,-0.9,0.01\n");
+  const std::string by = "'by': 'effect', 'sign': '-', ";
+  CHECK(experts("audit.csv", by + "'metric': 'em'") == "found: 1.1");
+  CHECK(experts("audit.csv", by + "'metric': 'f1', 'condition': 'A'") == "found: 1.0");
+  CHECK(experts("audit.csv", by + "'metric': 'em', 'condition': 'A', 'q_below': 0.05") == "found: 1.0");
+  CHECK(experts("audit.csv", by + "'condition': 'A'") ==
+        "/audit.csv: expected the key \"metric\" in the ranking, one of \"em\", \"f1\", found none");
+  CHECK(experts("audit.csv", by + "'metric': 'kl'") == "/audit.csv: expected a metric of \"em\", \"f1\", found \"kl\"");
+  CHECK(experts("audit.csv", by + "'metric': 'em', 'condition': 'C'") ==
+        "/audit.csv: expected a condition of \"A\", \"\", found \"C\"");
+  CHECK(experts("rd.csv", "'condition': 'A'") ==
+        "/rd.csv: expected a column \"condition\", for the rows of \"A\", found none");
+
+  write_file(dir / "zero.csv", "layer,expert,rd\n1,0,0\n1,1,0\n");
+  CHECK(experts("zero.csv", "'sign': 'both'")
+            .find("expected experts that differ in rd, found none: it is 0 in every row") != std::string::npos);
+}

@@ -90,8 +90,9 @@ TEST_CASE("report: a run directory") {
   CHECK_FALSE(from_outside(html));
   CHECK(html == render_report(scratch.path()));
   CHECK(count_of(html, "<svg") == count_of(html, "</svg>"));
-  // Three forests, doses of three metrics under two conditions and over all records, one map, three scatters.
-  CHECK(count_of(html, "<svg") == 16);
+  // Three forests, doses of three metrics under two conditions and over all records, one map, scatters of three metrics
+  // likewise.
+  CHECK(count_of(html, "<svg") == 22);
   CHECK(html.find("off_a &amp; &lt;b&gt;|100%") != std::string::npos);
   CHECK(html.find("<b>|100%") == std::string::npos);
   CHECK(html.find("1 of 21") != std::string::npos);
@@ -235,8 +236,11 @@ TEST_CASE("audit: effects beside the ranking") {
   RunValues run = test::sample_values();
   test::write_sample_run(scratch.path(), run);
   const std::string csv = test::read_file(scratch / "audit.csv");
-  CHECK(csv.starts_with("layer,expert,rd,q,metric,effect,ci_lo,ci_hi,p,q_effect,n\r\n1,0,0.3,0.001,em,-"));
-  CHECK(count_of(csv, "\r\n") == 1 + 3 * 6);
+  CHECK(
+      csv.starts_with("layer,expert,rd,q,metric,condition,effect,ci_lo,ci_hi,p,q_effect,n\r\n"
+                      "1,0,0.3,0.001,em,without_document,-"));
+  CHECK(csv.find("\r\n1,0,0.3,0.001,em,,-") != std::string::npos);
+  CHECK(count_of(csv, "\r\n") == 1 + 3 * 6 * 3);
 
   // By hand: |rd| 0.4 0.3 0.2 0.1 and effects -0.5 -0.1 -0.2 (none): ranks 3 2 1 against 3 1 2 of the sizes: 0.5;
   // signed rd 0.4 -0.3 0.2: ranks 3 1 2 against 1 3 2: -1.

@@ -387,6 +387,25 @@ TEST_CASE("interventions: experts from a stage of detection") {
   CHECK(error_of([&] { plan_of_spec(keys); }) == "detect.m: expected the file of this stage of detection, found none");
 }
 
+TEST_CASE("interventions: audits of every expert, and of the first of several stages") {
+  const auto planned = plan_of_spec(entries() + ", 'audit': {'experts': 'all', 'layers': '2,4'}");
+  REQUIRE(planned.size() == 1 + 16);
+  CHECK(planned[1].name == "audit/L2E0");
+  CHECK(planned[16].name == "audit/L4E7");
+  CHECK(json::dump(planned[16].edits) == R"([{"op":"deactivate","mode":"ban","experts":{"4":[7]}}])");
+  CHECK(plan_of_spec(entries() + ", 'audit': 'all'").size() == 1 + 5 * 8);
+
+  TemporaryDirectory dir;
+  write_file(dir / "m.csv", "layer,expert,rd,rd_norm\n1,0,0.5,0\n3,7,0.4,2\n");
+  write_file(dir / "n.csv", "layer,expert,rd,rd_norm\n1,0,0.5,3\n2,1,0.4,2\n");
+  const std::string keys = entries() +
+                           ", 'detect': {'m': {'contrast': 'A:B'}, 'n': {'contrast': 'B:A'}}, "
+                           "'split': {'detect': 'a', 'test': 'b'}, 'audit': {'from': ['detect:m', 'detect:n'], "
+                           "'top': 2, 'by': 'norm'}";
+  CHECK(names_of(plan_of_spec(keys, 0, {}, {{"m", dir / "m.csv"}, {"n", dir / "n.csv"}}, "elsewhere")) ==
+        "baseline audit/L1E0 audit/L2E1 audit/L3E7");
+}
+
 TEST_CASE("interventions: a usage table is needed where experts are listed, or for matching by frequency") {
   const auto needs = [](const std::string& experts, const std::string& controls) {
     return needs_usage(

@@ -87,7 +87,8 @@ TEST_CASE("spec: every key is read") {
   CHECK(spec.interventions[4].lists_experts);
   CHECK(spec.interventions[4].controls.random == 1);
   CHECK(spec.interventions[4].controls.frequency_matched == 0);
-  CHECK(json::dump(spec.audit->edit) ==
+  REQUIRE(spec.audit->edits.size() == 1);
+  CHECK(json::dump(spec.audit->edits[0]) ==
         R"({"op":"deactivate","mode":"steermoe","experts":{"from":"detect:mem","top":20,"sign":"both"},)"
         R"("tokens":{"phase":"given"},"weights":"keep_slot"})");
   CHECK(spec.metrics == std::vector<std::string>{"em", "kl", "judge:ok"});
@@ -259,7 +260,20 @@ TEST_CASE("spec: keys, types and names are checked, naming the key") {
       {entries() + ", 'audit': {'experts': {'2': [1]}, 'top': 3}",
        "audit.top: expected it only beside \"from\", found it beside \"experts\""},
       {entries() + ", 'audit': {'experts': [1]}",
-       "audit.experts: expected an object of lists by layer, found an array"},
+       "audit.experts: expected \"all\" or an object of lists by layer, found an array"},
+      {entries() + ", 'audit': 'every'", "audit: expected \"all\" or an object, found \"every\""},
+      {entries() + ", 'audit': {'experts': 'every'}",
+       "audit.experts: expected \"all\" or an object of lists by layer, found \"every\""},
+      {entries() + ", 'audit': {'from': [], 'top': 1}",
+       "audit.from: expected at least one stage of detection, found none"},
+      {entries() + ", 'audit': {'from': ['rd.csv'], 'top': 1}",
+       "audit.from[0]: expected \"detect:NAME\" in a list of rankings, found \"rd.csv\""},
+      {entries() + ", 'audit': {'from': ['detect:m', 'detect:m'], 'top': 1}",
+       "audit.from[1]: expected each stage once, found \"detect:m\" again"},
+      {entries() + ", 'audit': {'from': 'audit.csv', 'by': 'q_effect', 'top': 1}",
+       "audit.by: expected a column that measures an effect"},
+      {entries() + ", 'audit': {'from': 'audit.csv', 'condition': '', 'top': 1}",
+       "audit.condition: expected a text, or no key for all records"},
       {entries() + ", 'audit': {'experts': {}}", "audit.experts: expected at least one expert, found none"},
       {entries() + ", 'audit': {'experts': {'2': [1]}, 'mode': 'off'}",
        "audit.mode: expected \"ban\", \"steermoe\" or \"zero\", found \"off\""},
@@ -479,4 +493,32 @@ TEST_CASE("spec: two specs that mean the same run resolve to the same") {
                             ", 'audit': {'experts': {'2': [1]}}", ", 'primary': {'interventions': ['off']}",
                             ", 'equivalence': {'margin': 1}", ", 'detect': {'m': {'contrast': 'A:B'}}"})
     CHECK_MESSAGE(resolved(entries(off + "}")) != resolved(entries(off + "}") + other), other);
+}
+
+TEST_CASE("spec: audits of all experts, and of several stages") {
+  const ExperimentSpec all = spec_of(entries() + ", 'audit': 'all'");
+  REQUIRE(all.audit->edits.size() == 1);
+  CHECK(all.audit->all);
+  CHECK(json::dump(*resolved_json(all).find("audit")) == R"({"op":"deactivate","mode":"ban","experts":"all"})");
+  const ExperimentSpec some = spec_of(entries() + ", 'audit': {'experts': 'all', 'layers': '2', 'mode': 'zero'}");
+  CHECK(json::dump(*resolved_json(some).find("audit")) ==
+        R"({"op":"scale_expert","by":0,"experts":"all","layers":"2"})");
+  CHECK(rankings_of(some).empty());
+
+  const ExperimentSpec stages =
+      spec_of(entries() +
+              ", 'detect': {'m': {'contrast': 'A:B'}, 'n': {'contrast': 'B:A', 'contributions': true}}, "
+              "'split': {'detect': 'a', 'test': 'b'}, "
+              "'audit': {'from': ['detect:m', 'detect:n'], 'top': 3, 'by': 'direct'}");
+  REQUIRE(stages.audit->edits.size() == 2);
+  CHECK_FALSE(stages.audit->all);
+  CHECK(rankings_of(stages).size() == 2);
+  CHECK(rankings_of(stages)[1].detect == "n");
+  CHECK(json::dump(*resolved_json(stages).find("audit")->items()[1].find("experts")) ==
+        R"({"from":"detect:n","top":3,"by":"direct"})");
+  CHECK_FALSE(stages.detect[0].contributions);
+  CHECK(stages.detect[1].contributions);
+  const json::Value resolved = resolved_json(stages);
+  CHECK_FALSE(resolved.find("detect")->find("m")->find("contributions"));  // as specs before it had the key
+  CHECK(resolved.find("detect")->find("n")->find("contributions")->boolean());
 }

@@ -79,8 +79,8 @@ int deactivate_command(int argc, char** argv) {
       "Example:\n  signalbox deactivate builtin --data tools/builtin/heldout/pairs.jsonl --span question \\\n"
       "    --contrast without_document:with_document --top 8 --max-tokens 16 --metrics em --out out/deactivate");
   Shortcut shortcut;
-  std::string contrast, span, sign = "+", phase = "given";
-  int64_t top = 8, audit = 0;
+  std::string contrast, span, sign = "+", phase = "given", by = "rd", mode = "ban", audit = "0";
+  int64_t top = 8;
   add_shortcut_options(app, shortcut);
   app.add_option("--contrast", contrast, "A:B, values of the records' condition")->required();
   app.add_option("--span", span, "only tokens of this span are counted");
@@ -91,8 +91,19 @@ int deactivate_command(int argc, char** argv) {
   app.add_option("--sign", sign, "+ : those used more under A, - : under B, both")
       ->check(CLI::IsMember({"+", "-", "both"}))
       ->capture_default_str();
-  app.add_option("--audit", audit, "also ban each of so many experts by itself")
-      ->check(CLI::Range(0, 1 << 20))
+  app.add_option("--rank-by", by,
+                 "what ranks: rd, rd_example, rd_weight, rd_shrunk or log_odds: how often experts are selected; norm, "
+                 "update_share or direct: what they give (docs/detection.md)")
+      ->check(
+          CLI::IsMember({"rd", "rd_example", "rd_weight", "rd_shrunk", "log_odds", "norm", "update_share", "direct"}))
+      ->capture_default_str();
+  app.add_option("--mode", mode, "ban | steermoe | zero: experts are selected and add nothing")
+      ->check(CLI::IsMember({"ban", "steermoe", "zero"}))
+      ->capture_default_str();
+  app.add_option("--audit", audit, "also switch off each of so many experts by itself; all: each of the model's")
+      ->check([](const std::string& text) {
+        return text == "all" ? std::string() : CLI::Range(0, 1 << 20)(text).empty() ? "" : "expected a number or all";
+      })
       ->capture_default_str();
   app.add_option("--controls", shortcut.controls, "sets of random experts")
       ->check(CLI::Range(0, 10000))
@@ -112,12 +123,23 @@ int deactivate_command(int argc, char** argv) {
   if (!span.empty()) stage.set("span", span);
   spec.set("detect", json::Value::object().set("contrast", std::move(stage)));
   const auto ranking = [&](int64_t n, const std::string& which) {
-    return json::Value::object().set("from", "detect:contrast").set("top", n).set("sign", which);
+    json::Value out = json::Value::object().set("from", "detect:contrast").set("top", n).set("sign", which);
+    if (by != "rd") out.set("by", by);
+    return out;
   };
-  json::Value ban = json::Value::object();
-  ban.set("op", "deactivate").set("mode", "ban").set("experts", ranking(top, sign));
-  spec.set("interventions", json::Value::array().push_back(baseline()).push_back(intervention("off", std::move(ban))));
-  if (audit > 0) spec.set("audit", ranking(audit, "both"));
+  json::Value off = json::Value::object();
+  if (mode == "zero")
+    off.set("op", "scale_expert").set("by", 0);
+  else
+    off.set("op", "deactivate").set("mode", mode);
+  off.set("experts", ranking(top, sign));
+  spec.set("interventions", json::Value::array().push_back(baseline()).push_back(intervention("off", std::move(off))));
+  if (audit != "0") {
+    json::Value audited =
+        audit == "all" ? json::Value::object().set("experts", "all") : ranking(std::stoll(audit), "both");
+    if (mode != "ban") audited.set("mode", mode);
+    spec.set("audit", mode == "ban" && audit == "all" ? json::Value("all") : std::move(audited));
+  }
   spec.set("controls", json::Value::object().set("random", shortcut.controls).set("bottom", true));
   return run_shortcut(shortcut, spec, argc, argv);
 }
