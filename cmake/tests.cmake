@@ -1,6 +1,7 @@
 # Tests (docs/testing.md). Nothing here is built unless asked for by name:
 #   signalbox_tests   all test cases that need no other build
 #   selected_tests    those of the files in SIGNALBOX_SELECTED_TESTS (tools/test --only)
+#   gpu_tests         those of kernels/cuda alone, for a machine with a GPU (tools/gpu-check, tools/gpu-pack)
 #   race_tests        the CUDA kernels on the host, every access watched
 #   thread_tests      what uses several threads, for the thread sanitizer
 #   *_driver          programs that tests in Python drive
@@ -44,6 +45,8 @@ endfunction()
 add_test_binary(signalbox_tests ${test_sources})
 compile_together(signalbox_tests)
 target_link_libraries(signalbox_tests PRIVATE signalbox_kernel_tests signalbox_device_tests)
+add_test_binary(gpu_tests)
+target_link_libraries(gpu_tests PRIVATE signalbox_device_tests)
 if(SIGNALBOX_SELECTED_TESTS)
   add_test_binary(selected_tests ${SIGNALBOX_SELECTED_TESTS})
 endif()

@@ -1,4 +1,5 @@
 // The one test binary. `--require-gpu` turns a skipped GPU test into a failure; skips are counted and printed.
+// `--gpu-only` is that, and leaves out what device tests do on the host. `--goldens DIR`: where tests/goldens is.
 // `-r=times` prints nothing but a line per test case: processor seconds (those of started commands too), file, name.
 #define DOCTEST_CONFIG_IMPLEMENT
 #include <doctest/doctest.h>
@@ -6,6 +7,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <string_view>
 
 #include "kernels/backend.h"
@@ -15,7 +17,7 @@ namespace signalbox::test {
 
 namespace {
 int skipped = 0;
-bool gpu_required = false;
+bool gpu_required = false, only_gpu = false;
 const void* without_gpu = nullptr;  // the last test case that asked for a GPU in vain
 }  // namespace
 
@@ -25,6 +27,7 @@ void skip(const char* reason) {
 }
 
 bool require_gpu() { return gpu_required; }
+bool gpu_only() { return only_gpu; }
 
 bool have_gpu() {
   static const std::string why = built_with_cuda() ? cuda_unavailable() : "built without CUDA";
@@ -91,8 +94,16 @@ REGISTER_REPORTER("times", 1, TimesReporter);
 }  // namespace signalbox::test
 
 int main(int argc, char** argv) {
-  signalbox::test::gpu_required =
-      std::any_of(argv, argv + argc, [](std::string_view argument) { return argument == "--require-gpu"; });
+  const auto given = [&](std::string_view option) { return std::find(argv, argv + argc, option); };
+  signalbox::test::only_gpu = given("--gpu-only") != argv + argc;
+  signalbox::test::gpu_required = signalbox::test::only_gpu || given("--require-gpu") != argv + argc;
+  if (char** goldens = given("--goldens"); goldens != argv + argc) {
+    if (goldens + 1 == argv + argc) {
+      std::fprintf(stderr, "--goldens: expected a directory, found nothing\n");
+      return 2;
+    }
+    setenv("SIGNALBOX_GOLDENS", goldens[1], 1);
+  }
   doctest::Context context(argc, argv);
   const int code = context.run();
   if (!context.shouldExit()) std::printf("skipped tests: %d\n", signalbox::test::skipped);

@@ -3,14 +3,41 @@
 #include <stdlib.h>
 #include <sys/wait.h>
 
+#include <cstdlib>
 #include <fstream>
 #include <iterator>
 #include <stdexcept>
 
 namespace signalbox::test {
 
+namespace fs = std::filesystem;
+
+namespace {
+fs::path own_folder() {
+  std::error_code none;
+  return fs::read_symlink("/proc/self/exe", none).parent_path();
+}
+}  // namespace
+
 std::filesystem::path source_dir() { return SIGNALBOX_SOURCE_DIR; }
-std::string binary() { return SIGNALBOX_BINARY; }
+std::string binary() {
+  const fs::path beside = own_folder() / "signalbox";
+  return fs::exists(SIGNALBOX_BINARY) || !fs::exists(beside) ? SIGNALBOX_BINARY : beside.string();
+}
+
+fs::path goldens_dir() {
+  if (const char* named = std::getenv("SIGNALBOX_GOLDENS")) {
+    if (!fs::is_directory(named))
+      throw std::runtime_error(std::string("--goldens, $SIGNALBOX_GOLDENS: expected a directory, found ") + named);
+    return named;
+  }
+  const fs::path places[] = {source_dir() / "tests/goldens", own_folder() / "goldens",
+                             own_folder() / "../tests/goldens"};
+  for (const fs::path& place : places)
+    if (fs::is_directory(place)) return place;
+  throw std::runtime_error("golden files: expected " + places[0].string() + " or " + places[1].string() +
+                           " (or --goldens DIR), found neither");
+}
 
 TemporaryDirectory::TemporaryDirectory() {
   std::string name = (std::filesystem::temp_directory_path() / "signalbox-test-XXXXXX").string();

@@ -5,15 +5,20 @@
 
 namespace signalbox::test {
 
-// The checkout that this binary was built from, and the signalbox built beside it.
+// The checkout that this binary was built from, and the signalbox built beside it (or that lies beside it now).
 std::filesystem::path source_dir();
 std::string binary();
+// tests/goldens: of --goldens DIR or $SIGNALBOX_GOLDENS, of the checkout, or beside the binary (goldens, and
+// ../tests/goldens), whichever there is first. Throws where there is none.
+std::filesystem::path goldens_dir();
 
 // Counts a test that cannot run here and prints why.
 void skip(const char* reason);
 
 // Was the binary started with --require-gpu?
 bool require_gpu();
+// Or with --gpu-only, which is that and leaves out what runs on the host: the shim says nothing of a GPU.
+bool gpu_only();
 // True where the build and the machine have a GPU that can be used. Where they have none, the running test case is
 // counted as skipped, once however often it asks, or fails with --require-gpu.
 bool have_gpu();

@@ -83,10 +83,16 @@ std::vector<float> normal_values(int64_t n, uint64_t seed, bool as_bf16) {
   return values;
 }
 
+std::unique_ptr<Backend> one_device(const CudaOptions& options) {
+  if (!gpu_only()) return make_shim_backend(options);
+  REQUIRE_MESSAGE(have_gpu(), "--gpu-only: expected a GPU");
+  return make_cuda_backend(options);
+}
+
 void for_each_device(const std::function<void(Backend&, const std::string&)>& test, bool invariant) {
   CudaOptions options;
   options.invariant = invariant;
-  {
+  if (!gpu_only()) {
     const auto shim = make_shim_backend(options);
     const std::pair<simt::Order, const char*> orders[] = {{simt::Order::ascending, "shim, ascending"},
                                                           {simt::Order::descending, "shim, descending"},

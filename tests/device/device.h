@@ -3,6 +3,7 @@
 #pragma once
 #include <cstring>
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -62,7 +63,11 @@ class DeviceTensor {
 // Normal values by a seed; rounded to bf16 if asked for, so that an operand holds them exactly.
 std::vector<float> normal_values(int64_t n, uint64_t seed, bool as_bf16 = false);
 
-// Calls `test` with every device there is, several times in other orders for the shim; `invariant` as asked.
+// The shim, or the GPU where tests run on the GPU alone (--gpu-only).
+std::unique_ptr<Backend> one_device(const CudaOptions& options = {});
+
+// Calls `test` with every device there is (with --gpu-only the GPU alone), several times in other orders for the shim;
+// `invariant` as asked.
 void for_each_device(const std::function<void(Backend& device, const std::string& what)>& test, bool invariant = false);
 
 // The largest |got - want| - relative * |want|, and where.

@@ -25,8 +25,6 @@ using namespace signalbox::tools;
 using namespace signalbox::eval;
 namespace fs = std::filesystem;
 
-const fs::path goldens = test::source_dir() / "tests/goldens";
-
 // Every family and every stored form; the re-saved ones differ in their files alone.
 const char* const families[] = {"deepseek_v2_lite", "deepseek_v2_full", "mixtral", "mixtral_window_f16", "olmoe",
                                 "qwen2_moe",        "qwen3_moe",        "gpt_oss", "gpt_oss_mxfp4"};
@@ -36,7 +34,7 @@ struct RoundedModel {
   LoadedModel loaded;
   ModelShape shape;
   explicit RoundedModel(const std::string& name)
-      : loaded(load_model((goldens / name / "model").string())), shape(probe_shape(loaded.model)) {
+      : loaded(load_model((test::goldens_dir() / name / "model").string())), shape(probe_shape(loaded.model)) {
     for_each_tensor(loaded.model, loaded.weights, [&](const TensorPlace& slot) {
       if (!slot.matrix || slot.id.role == Role::router) return;
       Matrix& m = *slot.matrix;
@@ -147,8 +145,7 @@ bool same_values(const Outcome& a, const Outcome& b, const std::string& only = {
 void with_devices(bool invariant, const std::function<void(Backend&)>& check) {
   CudaOptions options;
   options.invariant = invariant;
-  const auto shim = make_shim_backend(options);
-  check(*shim);
+  if (!test::gpu_only()) check(*make_shim_backend(options));
   if (!test::have_gpu()) return;
   const auto gpu = make_cuda_backend(options);
   check(*gpu);
@@ -180,11 +177,12 @@ std::vector<float> defined(std::vector<float> values) {
 }  // namespace
 
 TEST_CASE("device: weights take what the backend says before they are loaded") {
+  if (test::gpu_only()) return test::skip("the shim counts its memory to the byte");
   const auto cpu = make_cpu_backend({});
   const auto shim = make_shim_backend({});  // which counts its memory to the byte
   for (const char* name : families) {
     CAPTURE(std::string(name));
-    const LoadedModel loaded = load_model((goldens / name / "model").string());
+    const LoadedModel loaded = load_model((test::goldens_dir() / name / "model").string());
     CHECK(device_weight_bytes(*cpu, loaded.model, loaded.weights) == host_weight_bytes(loaded.model, loaded.weights));
     upload_weights(*shim, loaded.model, loaded.weights, {});  // leaves the memory behind through which pieces pass
     const size_t before = shim->free_bytes();
@@ -323,7 +321,7 @@ TEST_CASE("device: graphs, recording and the order of threads change no bit" *
     });
     CudaOptions eager;
     eager.graphs = false;
-    const auto graphs = make_shim_backend({}), plain = make_shim_backend(eager);
+    const auto graphs = test::one_device(), plain = test::one_device(eager);
     const Outcome a = run(*graphs, model, upload_weights(*graphs, model.loaded.model, model.loaded.weights, {}), jobs);
     const Outcome b = run(*plain, model, upload_weights(*plain, model.loaded.model, model.loaded.weights, {}), jobs);
     CHECK(a.hashes == b.hashes);
@@ -333,7 +331,7 @@ TEST_CASE("device: graphs, recording and the order of threads change no bit" *
 
 TEST_CASE("device: a forward serves several runs, each with a cache of its own") {
   const RoundedModel model("qwen2_moe");
-  const auto shim = make_shim_backend({});
+  const auto shim = test::one_device();
   const Weights weights = upload_weights(*shim, model.loaded.model, model.loaded.weights, {});
   const std::vector<Job> jobs = {make_job(0, make_prompt("a", 9, model.loaded.model.n_vocab, 1), 9)};
   const Outcome want = run(*shim, model, weights, jobs);
