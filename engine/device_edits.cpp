@@ -4,38 +4,15 @@
 #include <cstring>
 #include <set>
 
+#include "engine/host_image.h"
+
 namespace signalbox::engine {
 
 namespace {
 
-// An image of host arrays, each once, that will stand at another address.
-class Image {
- public:
-  template <class T>
-  size_t add(const T* values, int64_t n) {
-    const auto [found, fresh] = offsets_.try_emplace(values, bytes_.size());
-    if (fresh) {
-      const size_t offset = (bytes_.size() + 15) / 16 * 16;
-      bytes_.resize(offset + static_cast<size_t>(n) * sizeof(T));
-      std::memcpy(bytes_.data() + offset, values, static_cast<size_t>(n) * sizeof(T));
-      found->second = offset;
-    }
-    return found->second;
-  }
-  template <class T>
-  T* at(size_t offset) {
-    return reinterpret_cast<T*>(bytes_.data() + offset);
-  }
-  const std::vector<unsigned char>& bytes() const { return bytes_; }
-
- private:
-  std::vector<unsigned char> bytes_;
-  std::map<const void*, size_t> offsets_;
-};
-
 // A pointer that becomes `base + offset` once the base is known; null where there is nothing.
 template <class T>
-const T* as_offset(Image& image, const T* values, int64_t n) {
+const T* as_offset(HostImage& image, const T* values, int64_t n) {
   return values && n > 0 ? reinterpret_cast<const T*>(image.add(values, n) + 1) : nullptr;  // + 1: never null
 }
 template <class T>
@@ -66,7 +43,7 @@ DeviceEdits::Copy DeviceEdits::make(const BoundEdits& edits) {
   for (const int32_t layer : layers_) copy.programs.push_back(edits.router(layer));
   if (backend_.shares_host_memory()) return copy;
 
-  Image image;
+  HostImage image;
   std::vector<size_t> at;
   for (size_t l = 0; l < layers_.size(); ++l) {
     const RouterProgram& program = copy.programs[l];

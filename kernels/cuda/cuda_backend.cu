@@ -105,6 +105,7 @@ struct CudaBackend::State {
 CudaBackend::CudaBackend(const CudaOptions& options) : options_(options), info_(open_device(options.device)) {
   stream_ = make_stream();
   drain_ = make_stream();
+  drain_owner_ = std::shared_ptr<void>(nullptr, [drain = drain_](void*) { destroy_stream(drain); });
   state_ = std::make_unique<State>();
   if (!options_.invariant) cublas_available();  // loads it now, not in the middle of the first prompt
 }
@@ -118,7 +119,6 @@ CudaBackend::~CudaBackend() {
   state_.reset();
   for (ScratchBlock& block : scratch_) block.memory.reset();
   destroy_stream(stream_);
-  destroy_stream(drain_);
 }
 
 std::string CudaBackend::name() const { return "cuda:" + std::to_string(info_.index); }
@@ -139,14 +139,15 @@ std::shared_ptr<void> CudaBackend::allocate(size_t bytes) {
 }
 
 std::shared_ptr<void> CudaBackend::allocate_host(size_t bytes) {
-  // A run that ends early may leave a transfer under way.
-  return std::shared_ptr<void>(allocate_pinned(std::max<size_t>(bytes, 1)), [drain = drain_](void* p) {
-    try {
-      DEVICE_SPACE::synchronize(drain);
-    } catch (const Error&) {  // it has been told, or will be
-    }
-    free_pinned(p);
-  });
+  // A run that ends early may leave a transfer under way. The buffer may outlive this backend: it keeps the stream.
+  return std::shared_ptr<void>(allocate_pinned(std::max<size_t>(bytes, 1)),
+                               [drain = drain_, owner = drain_owner_](void* p) {
+                                 try {
+                                   DEVICE_SPACE::synchronize(drain);
+                                 } catch (const Error&) {  // it has been told, or will be
+                                 }
+                                 free_pinned(p);
+                               });
 }
 
 void CudaBackend::upload(void* device, const void* host, size_t bytes) {

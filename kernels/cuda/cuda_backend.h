@@ -133,6 +133,7 @@ class CudaBackend final : public Backend {
   CudaOptions options_;
   DeviceInfo info_;
   Stream stream_ = {}, drain_ = {};
+  std::shared_ptr<void> drain_owner_;  // buffers of allocate_host, which wait for it, keep the stream
   std::unique_ptr<State> state_;
   struct ScratchBlock {
     std::shared_ptr<void> memory;

@@ -22,11 +22,14 @@ constexpr int gemv_max_warps = 16;
 // For __launch_bounds__: more threads than a block has, so that three blocks of 256 find registers.
 constexpr int gemv_bounds = 768;
 
-// Warps that share the sum of n_k elements: enough turns for each to have its loads in flight, and as many as fit for
-// matrices of few rows, whose blocks do not fill the GPU.
-inline int gemv_warps(int64_t n_k, int64_t n_blocks, bool four_bits) {
+// Warps that share the sum of n_k elements: at least two turns for each, and twice as many for matrices of few rows,
+// whose blocks may not fill the GPU. row_blocks: blocks of the matrices and not of the
+// launch, which has as many again for each pair of a token and an expert. Sums are split by this number, so it never
+// depends on who else is in the batch; an expert's matrix of few rows gets large blocks for that, also where several
+// pairs would have filled the GPU.
+inline int gemv_warps(int64_t n_k, int64_t row_blocks, bool four_bits) {
   const int64_t turns = ceil_div(n_k, gemv_group_k) / (four_bits ? 2 : 1);
-  const int most = n_blocks <= 256 ? gemv_max_warps : gemv_max_warps / 2;
+  const int most = row_blocks <= 256 ? gemv_max_warps : gemv_max_warps / 2;
   int n = 2;
   while (n < most && n * 2 * (n < 8 ? 1 : 2) <= turns) n *= 2;
   return n;
@@ -65,7 +68,9 @@ __device__ inline void multiply_octet(float (&sums)[4], uint4 low, uint4 high, u
   mma(sums, {low.z, high.z, low.w, high.w}, {x.z, x.w});
 }
 
-// One turn. whole: all of it lies within n_k and x is aligned.
+// One turn. whole: all of it lies within n_k and x is aligned. The eight loads of weights stand before the first
+// product so that all are in flight together; ptxas of CUDA 13.0 keeps that order for four to six of them on sm_90a and
+// puts the others after the first products, with more registers too.
 template <bool whole>
 __device__ inline void multiply_turn(float (&sums)[4], const WideRows& rows, const bf16* x, int first, int n_k,
                                      bool aligned) {
@@ -106,6 +111,7 @@ __device__ inline void multiply_rows(float (&sums)[4], const WideRows& rows, con
 }
 
 // Two turns, `step` apart: a lane's sixteen bytes are a block of 32 elements, so that a turn is one load of each row.
+// Meant to have four loads in flight; ptxas of CUDA 13.0 starts the second turn's within the products of the first.
 template <bool whole>
 __device__ inline void multiply_turns(float (&sums)[4], const PackedRows& rows, const bf16* x, int first, int step,
                                       int n_k, bool aligned) {

@@ -8,9 +8,12 @@ namespace signalbox::kernels::DEVICE_SPACE {
 
 namespace {
 
+constexpr int log_probs_threads = 512;
+
 // One block per row, in double.
-__global__ void log_probs_kernel(double* out, const float* logits, const int32_t* targets, int64_t stride, int64_t cols,
-                                 bool wide) {
+__global__ void __launch_bounds__(log_probs_threads)
+    log_probs_kernel(double* out, const float* logits, const int32_t* targets, int64_t stride, int64_t cols,
+                     bool wide) {
   SharedMemory memory;
   double* sums = memory.take<double>(warp_size);
   float* tops = memory.take<float>(warp_size);
@@ -39,8 +42,6 @@ __global__ void log_probs_kernel(double* out, const float* logits, const int32_t
   for (int w = 0; w < n_warps; ++w) sum += sums[w];
   out[r] = static_cast<double>(row[targets[r]]) - (static_cast<double>(top) + log(sum));
 }
-
-constexpr int log_probs_threads = 512;
 
 // The largest of all threads of the block; scratch [32] in shared memory.
 __device__ inline uint64_t block_largest(uint64_t x, uint64_t* scratch) {
@@ -94,8 +95,8 @@ __device__ inline double row_log_sum(const float* row, int64_t cols, bool wide, 
 }
 
 // One block per row, in double.
-__global__ void compare_logits_kernel(double* divergence, int32_t* same_top, RowPlace logits, RowPlace reference,
-                                      int64_t cols) {
+__global__ void __launch_bounds__(log_probs_threads)
+    compare_logits_kernel(double* divergence, int32_t* same_top, RowPlace logits, RowPlace reference, int64_t cols) {
   SharedMemory memory;
   uint64_t* q_scratch = memory.take<uint64_t>(warp_size);
   uint64_t* p_scratch = memory.take<uint64_t>(warp_size);

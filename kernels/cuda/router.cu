@@ -120,9 +120,9 @@ __global__ void __launch_bounds__(few_threads, 4)
   few_logits<n_rows, n_columns>(a, sums, static_cast<int>(blockIdx.y) * n_rows, first_token);
   if (!counters) return;
   unsigned char* memory = shared.take<unsigned char>(static_cast<size_t>(workspace.n_warps) * workspace.bytes);
-  __threadfence();
-  __syncthreads();
+  __syncthreads();  // this block's logits are written,
   if (threadIdx.x == 0) {
+    __threadfence();  // and seen by whoever sees the count
     const bool last = atomicAdd(&counters[blockIdx.x], 1u) == gridDim.y - 1;
     if (last) counters[blockIdx.x] = 0;
     *is_last = last;

@@ -26,7 +26,7 @@ constexpr double farthest = 48;  // in units of the temperature
 constexpr int mass_bits = 43;
 constexpr int64_t max_logits = 1 << 20;  // so that 2^20 masses of 2^43 fit 64 bits
 constexpr int max_chunks = 32;           // parts of a row; one warp looks at all
-constexpr int draw_threads = n_bins / 2;
+constexpr int draw_threads = n_bins / 2, bins_threads = 512;
 
 struct Extremes {
   uint64_t best = 0;
@@ -139,8 +139,9 @@ struct Histogram {
 };
 
 // Block (row, chunk): the bins of a part of a row. Rows that need no draw get their token here.
-__global__ void bins_kernel(int32_t* ids, uint32_t* counts, uint64_t* masses, const float* logits,
-                            const SampleParams* params, const Extremes* extremes, Chunks chunks) {
+__global__ void __launch_bounds__(bins_threads)
+    bins_kernel(int32_t* ids, uint32_t* counts, uint64_t* masses, const float* logits, const SampleParams* params,
+                const Extremes* extremes, Chunks chunks) {
   SharedMemory memory;
   Histogram bins;
   bins.count = memory.take<uint32_t>(n_bins);
@@ -496,8 +497,8 @@ void CudaBackend::sample(int32_t* ids, Tensor logits, const SampleParams* params
   const dim3 parts(static_cast<unsigned>(logits.rows), static_cast<unsigned>(n_chunks));
   launch("sample_extremes", extremes_kernel, parts, 256, shared_bytes_of<Extremes>(warp_size), stream_, extremes,
          logits.data, chunks);
-  launch("sample_bins", bins_kernel, parts, 512, 3 * shared_bytes_of<uint32_t>(n_bins), stream_, ids, counts, masses,
-         logits.data, params, extremes, chunks);
+  launch("sample_bins", bins_kernel, parts, bins_threads, 3 * shared_bytes_of<uint32_t>(n_bins), stream_, ids, counts,
+         masses, logits.data, params, extremes, chunks);
   launch("sample_draw", draw_kernel, dim3(static_cast<unsigned>(logits.rows)), draw_threads, draw_shared_bytes, stream_,
          ids, logits.data, params, extremes, counts, masses, chunks);
 }

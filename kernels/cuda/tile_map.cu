@@ -126,7 +126,8 @@ __global__ void count_kernel(TileMap map, const int32_t* ids, int64_t n_pairs, i
 }
 
 // One block. The counts become those of the chunks before.
-__global__ void scan_kernel(TileMap map, int n_chunks, int n_pairs, int n_experts, int rows_a_tile) {
+__global__ void __launch_bounds__(scan_threads)
+    scan_kernel(TileMap map, int n_chunks, int n_pairs, int n_experts, int rows_a_tile) {
   SharedMemory memory;
   int32_t* starts = memory.take<int32_t>(n_experts + 1);
   int32_t* tile_starts = memory.take<int32_t>(n_experts + 1);

@@ -100,6 +100,10 @@ void finish_stream(Stream* stream, uint64_t n) {
   const Lock lock(mutex());
   if (std::find(streams().begin(), streams().end(), stream) != streams().end()) stream->finish(n);
 }
+bool is_stream(Stream* stream) {
+  const Lock lock(mutex());
+  return std::find(streams().begin(), streams().end(), stream) != streams().end();
+}
 bool any_capture() {
   const Lock lock(mutex());
   return std::any_of(streams().begin(), streams().end(), [](const StreamState* s) { return s->capturing; });
@@ -211,6 +215,7 @@ void free_pinned(void* p) noexcept { ::simt::release(p); }
 Stream make_stream() { return new ::simt::StreamState; }
 void destroy_stream(Stream stream) noexcept { delete stream; }
 void synchronize(Stream stream) {
+  if (!::simt::is_stream(stream)) ::simt::fail("waits for a stream that has been destroyed");
   if (stream->capturing) ::simt::fail("waits for a stream that is captured");
   stream->finish();
 }

@@ -103,6 +103,7 @@ using Stream = StreamState;
 void finish_all();
 // The same of one stream, if it still exists.
 void finish_stream(Stream* stream, uint64_t n);
+bool is_stream(Stream* stream);  // not destroyed yet
 bool any_capture();
 // Ends the process unless a device could launch it.
 void check_launch(const Launch& launch);
