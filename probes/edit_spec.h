@@ -100,8 +100,8 @@ struct EditSpec {
   bool neurons_given = false;
   bool needs_experts = false;  // the op is about experts; else "experts" is a filter, or does not belong
 
-  // Throws Error where the edit can act on no token of the work at hand: a fraction of 0, or generated tokens alone where
-  // `only_given` says why none is run ("score has only given tokens"; empty: some are).
+  // Throws Error where the edit is one of generated tokens alone and `only_given` says why none is run (empty: some
+  // are).
   void refuse_no_token(const std::string& only_given) const;
   // Throws Error naming the key. `memory`: "memory:NAME" names values in memory, not a file.
   static EditSpec parse(const json::Ref& edit, const std::filesystem::path& base_dir, uint64_t seed,

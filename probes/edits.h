@@ -126,9 +126,8 @@ class EditPlan : public std::enable_shared_from_this<EditPlan> {
 };
 
 // What can be refused of an edit file before there is a model: everything that EditSpec::parse refuses, spans that are
-// not among `span_names`, and, where `only_given` says why no generated token is run, edits of those alone.
-void check_edit_file(const std::filesystem::path& file, std::span<const std::string> span_names,
-                     const std::string& only_given);
+// not among `span_names`. Returns the paths ("edits[1]") of those that act on generated tokens alone.
+std::vector<std::string> check_edit_file(const std::filesystem::path& file, std::span<const std::string> span_names);
 
 // The edits of one sequence. Every pointer it gives is valid as long as it lives.
 class BoundEdits {

@@ -186,10 +186,9 @@ TEST_CASE("one unit has no interval, and few are told") {
   CHECK(std::isnan(detect(mixed, drawn(100)).rows[0].ci.lo));
 
   const auto warnings = [](int n, bool paired, int64_t resamples) {
-    std::vector<Share> shares(static_cast<size_t>(n), Share{2, 5});
+    const std::vector<Share> a(static_cast<size_t>(n), Share{2, 5}), b(static_cast<size_t>(n), Share{3, 5});
     std::string out;
-    for (const std::string& line : detect(counts_of(shares, shares, paired), drawn(resamples)).warnings)
-      out += line + "\n";
+    for (const std::string& line : detect(counts_of(a, b, paired), drawn(resamples)).warnings) out += line + "\n";
     return out;
   };
   CHECK(warnings(1, true, 100) ==

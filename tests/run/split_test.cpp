@@ -393,8 +393,7 @@ TEST_CASE("split: edits of tokens that no text of the run has are refused") {
   CHECK(data_error(generated + ", 'generate': {'max_tokens': 1}", lines)
             .ends_with("(with max_tokens 1 the new token comes from the last given one)"));
   CHECK(data_error(generated + ", 'generate': {'max_tokens': 2}", lines) == "no error");
-  CHECK(data_error(edited("{'fraction': 0}") + ", 'metrics': ['ppl']", lines)
-            .starts_with("S.json: interventions[1].edits[0].tokens.fraction: expected more than 0"));
+  CHECK(data_error(edited("{'fraction': 0}") + ", 'metrics': ['ppl']", lines) == "no error");
   const auto target_error = [&](const std::string& metrics) {
     return error_of([&] {
       check_edited_targets(spec_of(edited("{'span': 'target'}") + ", 'generate': {}, 'metrics': [" + metrics + "]"));

@@ -1,5 +1,7 @@
 #include "tools/signalbox/prepare.h"
 
+#include <cstdio>
+
 #include "engine/run_plan.h"
 
 namespace signalbox::tools {
@@ -17,7 +19,12 @@ void PreparedRun::set_jobs(std::vector<Job> jobs) {
 }
 
 void check_edits(const CommonOptions& options, const std::vector<Record>& records, const std::string& only_given) {
-  if (!options.edits.empty()) check_edit_file(options.edits, span_names(records), only_given);
+  if (options.edits.empty()) return;
+  const std::vector<std::string> of_generated = check_edit_file(options.edits, span_names(records));
+  if (only_given.empty() || options.quiet) return;
+  for (const std::string& edit : of_generated)
+    std::fprintf(stderr, "%s: %s acts on generated tokens alone, and %s: it changes nothing here\n",
+                 options.edits.c_str(), edit.c_str(), only_given.c_str());
 }
 
 PreparedRun prepare_run(const CommonOptions& options, const Session& session, std::vector<Record> records,
