@@ -88,17 +88,18 @@ PromptCopies count_copies(const std::vector<Record>& records) {
   return out;
 }
 
-std::string copies_sentence(const PromptCopies& copies) {
+std::string copies_sentence(const PromptCopies& copies, const std::string& records) {
   if (!copies.any()) return "";
   std::string text;
   if (copies.copies > 0)
-    text = std::to_string(copies.copies) + " of " + std::to_string(copies.records) +
-           " tested records repeat the prompts of earlier ones under other ids";
+    text = std::to_string(copies.copies) + " of " + std::to_string(copies.records) + " " + records +
+           " repeat the prompts of earlier ones under other ids";
   if (copies.shared > 0)
-    text += (text.empty() ? "" : "; ") + std::to_string(copies.shared) + " of " + std::to_string(copies.records) +
-            " tested records have the same prompt as a record of another pair";
-  return text + " (first: " + in_quotes(copies.first) + "): records of one prompt are one example, which makes " +
-         std::to_string(copies.examples) + " examples of " + std::to_string(copies.named);
+    text += (text.empty() ? "" : "; ") + std::to_string(copies.shared) + " of " + std::to_string(copies.records) + " " +
+            records + " have the same prompt as a record of another pair";
+  return text + " (first: " + in_quotes(copies.first) + "). The results hold: intervals and p count records of one " +
+         "prompt as one example, which makes " + std::to_string(copies.examples) + " of " +
+         std::to_string(copies.named) + ". To know more, add other prompts";
 }
 
 }  // namespace signalbox::eval

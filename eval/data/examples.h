@@ -39,7 +39,7 @@ struct PromptCopies {
 };
 PromptCopies count_copies(const std::vector<Record>& records);
 
-// One sentence for people; empty where there is none.
-std::string copies_sentence(const PromptCopies& copies);
+// For people: how many of the `records`, whether that harms, and what to do; empty where there is none.
+std::string copies_sentence(const PromptCopies& copies, const std::string& records = "tested records");
 
 }  // namespace signalbox::eval

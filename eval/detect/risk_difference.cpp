@@ -138,16 +138,23 @@ std::vector<std::string> warnings_of(const DetectionFacts& facts, const Contrast
     units += paired ? " that make " + of_things(facts.pair_examples, "example", "examples")
                     : " that make " + std::to_string(facts.examples_a) + " and " + std::to_string(facts.examples_b) +
                           " examples";
-    out.push_back(units + ": those that have the same prompt under the same condition are resampled as one");
+    out.push_back(units +
+                  ": those that have the same prompt under the same condition are resampled as one; "
+                  "nothing is wrong, they only add no certainty");
   }
   if (n == 1) {
-    out.push_back(units + ": the spread between examples cannot be told from one; intervals and `stable` need two");
+    out.push_back(
+        units + ": the spread between examples cannot be told from one; intervals and `stable` need two. Record more");
   } else if (n < few) {
-    out.push_back(units + ": with fewer than " + std::to_string(few) + " examples a side intervals are too narrow");
+    out.push_back(
+        units + ": with fewer than " + std::to_string(few) +
+        " examples a side intervals are too narrow. Take it for a first look, and add records before you conclude");
   }
   if (paired && facts.unpaired_a + facts.unpaired_b > 0)
     out.push_back(of_things(facts.unpaired_a + facts.unpaired_b, "record", "records") +
-                  " outside complete pairs: counted in rd and its interval, no part of p and q");
+                  " outside complete pairs: counted in rd and its interval, no part of p and q. Complete their pairs, "
+                  "or leave them out "
+                  "(signalbox data check finds them)");
   // Benjamini-Hochberg: k rows at the smallest p have q = p rows / k.
   const double needed = std::floor(facts.smallest_p * static_cast<double>(n_rows) / 0.05) + 1;
   if (needed > 1) {
@@ -158,7 +165,8 @@ std::vector<std::string> warnings_of(const DetectionFacts& facts, const Contrast
     text += needed > static_cast<double>(n_rows)
                 ? "cannot be reached"
                 : "needs " + std::to_string(static_cast<int64_t>(needed)) + " experts at that p at once";
-    if (by_resamples) text += "; " + std::to_string(20 * n_rows) + " resamples allow one alone";
+    text += by_resamples ? "; " + std::to_string(20 * n_rows) + " resamples allow one alone (--resamples)"
+                         : "; only more examples lower it";
     out.push_back(text);
   }
   return out;

@@ -99,10 +99,10 @@ TEST_CASE("examples: copies are told from pairs that share a side") {
   CHECK(copies_sentence(count_copies(records_of(lines))).empty());
   lines.insert(lines.end(), {"'id': '2', 'prompt': 'q ', 'pair': 'o'", "'id': '3', 'prompt': 'd  q', 'pair': 'o'"});
   CHECK(counted(lines) == "4 records, 2 named, 1 examples, 2 copies, 0 shared, first 2");
-  CHECK(
-      copies_sentence(count_copies(records_of(lines))) ==
-      "2 of 4 tested records repeat the prompts of earlier ones under other ids (first: \"2\"): records of one prompt "
-      "are one example, which makes 1 examples of 2");
+  CHECK(copies_sentence(count_copies(records_of(lines))) ==
+        "2 of 4 tested records repeat the prompts of earlier ones under other ids (first: \"2\"). The results hold: "
+        "intervals and p count records of one prompt as one example, which makes 1 of 2. To know more, add other "
+        "prompts");
   lines.insert(lines.end(), {"'id': '4', 'prompt': 'e q', 'pair': 'n'", "'id': '5', 'prompt': 'q', 'pair': 'n'"});
   CHECK(counted(lines) == "6 records, 3 named, 1 examples, 2 copies, 2 shared, first 1");
   // Two sides of one pair with one prompt (a question and two answers) say nothing twice.

@@ -162,7 +162,9 @@ TEST_CASE("records without a partner take no part in p beside pairs") {
   const json::Value summary = contrast_summary(with, drawn(500));
   CHECK(summary.find("unpaired_a")->integer() == 3);
   CHECK(summary.find("tests")->find("p")->string().find("no part") != std::string::npos);
-  CHECK(with.warnings.at(1) == "3 records outside complete pairs: counted in rd and its interval, no part of p and q");
+  CHECK(with.warnings.at(1) ==
+        "3 records outside complete pairs: counted in rd and its interval, no part of p and q. Complete their pairs, "
+        "or leave them out (signalbox data check finds them)");
 }
 
 TEST_CASE("one unit has no interval, and few are told") {
@@ -192,20 +194,25 @@ TEST_CASE("one unit has no interval, and few are told") {
     return out;
   };
   CHECK(warnings(1, true, 100) ==
-        "1 pair: the spread between examples cannot be told from one; intervals and `stable` need two\n"
-        "the smallest p is 1 (1 pair): q < 0.05 over 2 rows cannot be reached\n");
+        "1 pair: the spread between examples cannot be told from one; intervals and `stable` need two. Record more\n"
+        "the smallest p is 1 (1 pair): q < 0.05 over 2 rows cannot be reached; only more examples lower it\n");
   CHECK(warnings(6, true, 100) ==
-        "6 pairs: with fewer than 20 examples a side intervals are too narrow\n"
-        "the smallest p is 0.031 (6 pairs): q < 0.05 over 2 rows needs 2 experts at that p at once\n");
-  CHECK(warnings(7, true, 100) == "7 pairs: with fewer than 20 examples a side intervals are too narrow\n");
+        "6 pairs: with fewer than 20 examples a side intervals are too narrow. Take it for a first look, and add "
+        "records before you conclude\n"
+        "the smallest p is 0.031 (6 pairs): q < 0.05 over 2 rows needs 2 experts at that p at once; only more examples "
+        "lower it\n");
+  CHECK(warnings(7, true, 100) ==
+        "7 pairs: with fewer than 20 examples a side intervals are too narrow. Take it for a first look, and add "
+        "records before you conclude\n");
   CHECK(warnings(4, false, 100) ==
-        "4 records under \"a\" and 4 under \"b\": with fewer than 20 examples a side intervals are too narrow\n"
+        "4 records under \"a\" and 4 under \"b\": with fewer than 20 examples a side intervals are too narrow. Take it "
+        "for a first look, and add records before you conclude\n"
         "the smallest p is 0.029 (4 records under \"a\" and 4 under \"b\"): q < 0.05 over 2 rows needs 2 experts at "
         "that p "
-        "at once\n");
+        "at once; only more examples lower it\n");
   CHECK(warnings(20, false, 30) ==
         "the smallest p is 0.032 (30 resamples): q < 0.05 over 2 rows needs 2 experts at that p at once; 40 resamples "
-        "allow one alone\n");
+        "allow one alone (--resamples)\n");
   CHECK(warnings(20, true, 40).empty());
   CHECK(detect(counts_of(three, three, false), drawn(100)).facts.smallest_p == 0.1);  // two of 20
   CHECK(detect(counts_of(three, {{1, 4}, {2, 4}}, false), drawn(100)).facts.smallest_p == 0.1);
