@@ -95,7 +95,11 @@ KeyMap parse_key_map(const std::string& text) {
   return map;
 }
 
-std::vector<Row> read_mapped(const std::vector<std::string>& files, const KeyMap& map) {
+std::string file_stem(const std::string& file) {
+  return file == "-" ? "input" : std::filesystem::path(file).stem().string();
+}
+
+std::vector<Row> read_mapped(const std::vector<std::string>& files, const KeyMap& map, bool new_ids) {
   std::vector<Row> drafts;
   for (const std::string& file : files) {
     int64_t number = 0;
@@ -114,8 +118,15 @@ std::vector<Row> read_mapped(const std::vector<std::string>& files, const KeyMap
         if (csv && value.string().empty() && key != "prompt") continue;  // an empty cell is an absent key
         draft.set(key, typed(key, root.at(key)));
       }
-      if (!draft.find("id"))
-        draft.set("id", std::filesystem::path(file).stem().string() + "-" + std::to_string(number));
+      const std::string id = file_stem(file) + "-" + std::to_string(number);
+      if (new_ids) {
+        json::Value renamed = json::Value::object();
+        renamed.set("id", id);
+        for (const auto& [key, value] : draft.members()) renamed.set(key == "id" ? "source_id" : key, value);
+        draft = std::move(renamed);
+      } else if (!draft.find("id")) {
+        draft.set("id", id);
+      }
       drafts.push_back({row.where, std::move(draft)});
     }
   }

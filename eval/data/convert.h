@@ -28,8 +28,10 @@ const Converter* find_converter(std::string_view name);  // null when there is n
 // Keys of ours by keys of theirs, where a dot goes into an object ("choices" from "choices.text").
 using KeyMap = std::vector<std::pair<std::string, std::string>>;
 // Drafts, or whole records, from CSV or JSON of any keys ("csv" and "jsonl"). Keys that are not mapped are carried; a
-// row without an id gets FILE-N.
-std::vector<Row> read_mapped(const std::vector<std::string>& files, const KeyMap& map);
+// row without an id gets FILE-N; with `new_ids` every row does, and an id of its own becomes "source_id".
+std::vector<Row> read_mapped(const std::vector<std::string>& files, const KeyMap& map, bool new_ids = false);
+// What ids made for a file's rows begin with: its name without folder and ending, "input" for standard input ("-").
+std::string file_stem(const std::string& file);
 // "ours=theirs,ours=theirs". Throws UsageError.
 KeyMap parse_key_map(const std::string& text);
 

@@ -181,8 +181,9 @@ std::vector<Row> read_squad(const std::vector<std::string>& files) {
       }
       continue;
     }
-    const json::Value whole = json::parse(read_text(file), file);
-    const json::Ref root(whole, file);
+    const std::string name = file == "-" ? "standard input" : file;
+    const json::Value whole = json::parse(read_text(file), name);
+    const json::Ref root(whole, name);
     root.expect_object();
     for (const json::Ref& article : root.at("data").items()) {
       const json::Value* title = article.value().find("title");

@@ -13,7 +13,7 @@ template <class Make>
 std::vector<Row> each_row(const std::vector<std::string>& files, Make make) {
   std::vector<Row> drafts;
   for (const std::string& file : files) {
-    const std::string stem = std::filesystem::path(file).stem().string();
+    const std::string stem = file_stem(file);
     int64_t number = 0;
     for (const Row& row : read_rows(file)) {
       ++number;

@@ -1,12 +1,11 @@
 #include "eval/data/records.h"
 
 #include <algorithm>
-#include <fstream>
-#include <iostream>
 #include <unordered_map>
 
 #include "base/utf8.h"
 #include "eval/data/csv_records.h"
+#include "eval/data/hints.h"
 
 namespace signalbox::eval {
 
@@ -101,35 +100,15 @@ class RecordList {
 
 std::vector<Record> read_records(const std::string& file) {
   RecordList list;
-  if (is_csv_file(file)) {
-    for (const Row& row : read_csv_records(file)) list.add(row.object, row.where);
-    return std::move(list.records);
-  }
-  std::ifstream opened;
-  std::istream* in = &std::cin;
-  const std::string name = file == "-" ? "standard input" : file;
-  if (file != "-") {
-    if (!std::filesystem::is_regular_file(file) && !std::filesystem::is_fifo(file) &&
-        !std::filesystem::is_character_file(file))
-      throw Error(file, std::filesystem::exists(file) ? "expected a file, found something else"
-                                                      : "expected a file, found none");
-    opened.open(file, std::ios::binary);
-    if (!opened) throw Error(file, "cannot read the file");
-    in = &opened;
-  }
-  std::string line;
-  for (int64_t number = 1; std::getline(*in, line); ++number) {
-    if (!line.empty() && line.back() == '\r') line.pop_back();
-    if (number == 1 && line.starts_with("\xef\xbb\xbf")) line.erase(0, 3);  // as editors on Windows begin a file
-    const std::string where = name + ":" + std::to_string(number);
-    if (line.find_first_not_of(" \t") == std::string::npos) {
-      if (in->peek() == std::char_traits<char>::eof()) break;  // an empty last line
-      throw Error(where, "expected a JSON object, found an empty line");
+  for_each_row(file, [&](const Row& row) {
+    try {
+      list.add(row.object, row.where);
+    } catch (const Error& error) {
+      const std::string hint = hint_for_row(file, row.object, error);
+      if (hint.empty()) throw;
+      throw Error(error.where(), error.reason() + hint);
     }
-    list.add(json::parse(line, where), where);
-  }
-  if (in->bad()) throw Error(name, "cannot read the file");
-  if (list.records.empty()) throw Error(name, "expected at least one record, found none");
+  });
   return std::move(list.records);
 }
 

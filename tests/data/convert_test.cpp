@@ -72,12 +72,27 @@ TEST_CASE("data: a byte order mark before JSON lines is skipped, elsewhere it is
 
 TEST_CASE("data: bad CSV records are refused with file and line") {
   const test::TemporaryDirectory directory;
-  const std::string path = (directory / "Bad.CSV").string();
+  const std::string path = (directory / "Bad.CSV").string(), made = (directory / "Bad_records.jsonl").string();
   const std::vector<Bad> cases = {
-      {"id,prompt\na,b\na,c\n", path + ":3: id: expected a unique id, found \"a\" again (first at " + path + ":2)"},
+      {"id,prompt\na,b\na,c\n", path + ":3: id: expected a unique id, found \"a\" again (first at " + path +
+                                    ":2); signalbox data convert csv " + path + " --new-ids --out " + made +
+                                    " numbers the records"},
       {"id,prompt\na,b,c\n", path + ": line 2: expected 2 fields, found 3"},
-      {"id,text\na,b\n", path + ":2: expected exactly one of \"prompt\", \"messages\" and \"tokens\", found 0"},
-      {"prompt\nb\n", path + ":2: expected the key \"id\", found none"},
+      {"id,text\na,b\n",
+       path +
+           ":2: expected exactly one of \"prompt\", \"messages\" and \"tokens\", found 0; rows of other "
+           "keys become records with signalbox data convert csv " +
+           path + " --map question=text --out " + made},
+      {"id,what\na,b\n",
+       path +
+           ":2: expected exactly one of \"prompt\", \"messages\" and \"tokens\", found 0; rows of other "
+           "keys become records with signalbox data convert csv " +
+           path + " --map question=KEY --out " + made + ", KEY one of id, what"},
+      {"prompt\nb\n",
+       path +
+           ":2: expected the key \"id\", found none; rows of other keys become records with signalbox data "
+           "convert csv " +
+           path + " --out " + made},
       {"id,prompt\n\"a,b\n", path + ": line 3: expected a closing quote, found the end of the file"},
       {"id,prompt,choice\na,b,two\n", path + ":2: choice: expected an integer, found \"two\""},
       {"id,prompt,harmful\na,b,maybe\n", path + ":2: harmful: expected true or false, found \"maybe\""},
