@@ -63,11 +63,15 @@ std::vector<size_t> order_of_round(const std::vector<Example>& examples, uint64_
 
 }  // namespace
 
-std::vector<Deal> deal_records(const CrossFitSpec& spec, const std::vector<Record>& records, uint64_t seed,
-                               const std::string& where) {
+namespace {
+
+// `what`: the key of the spec that asks for deals.
+std::vector<Deal> deal(const CrossFitSpec& spec, const std::vector<Record>& records, uint64_t seed,
+                       const std::string& where, const char* what) {
   const std::vector<Example> examples = examples_of(records);
   const int64_t n = static_cast<int64_t>(examples.size());
-  if (n < 2) throw Error(where, "cross_fit: expected at least two examples to deal, found " + std::to_string(n));
+  if (n < 2)
+    throw Error(where, std::string(what) + ": expected at least two examples to deal, found " + std::to_string(n));
   const int64_t tested = std::clamp<int64_t>(n - std::llround(spec.share * static_cast<double>(n)), 1, n - 1);
   const int64_t per_round = n / tested;
   std::vector<Deal> deals;
@@ -75,17 +79,41 @@ std::vector<Deal> deal_records(const CrossFitSpec& spec, const std::vector<Recor
   for (int64_t d = 0; d < spec.deals; ++d) {
     if (d % per_round == 0) order = order_of_round(examples, seed, d / per_round);
     const int64_t begin = d % per_round * tested;
-    Deal deal;
+    Deal dealt;
     for (int64_t place = 0; place < n; ++place) {
-      auto& part = place >= begin && place < begin + tested ? deal.test : deal.detect;
+      auto& part = place >= begin && place < begin + tested ? dealt.test : dealt.detect;
       const std::vector<int64_t>& whole = examples[order[static_cast<size_t>(place)]].records;
       part.insert(part.end(), whole.begin(), whole.end());
     }
-    std::sort(deal.detect.begin(), deal.detect.end());
-    std::sort(deal.test.begin(), deal.test.end());
-    deals.push_back(std::move(deal));
+    std::sort(dealt.detect.begin(), dealt.detect.end());
+    std::sort(dealt.test.begin(), dealt.test.end());
+    deals.push_back(std::move(dealt));
   }
   return deals;
+}
+
+}  // namespace
+
+std::vector<Deal> deal_records(const CrossFitSpec& spec, const std::vector<Record>& records, uint64_t seed,
+                               const std::string& where) {
+  return deal(spec, records, seed, where, "cross_fit");
+}
+
+void deal_splits(const SplitSpec& split, std::vector<Record>& records, const std::string& where) {
+  for (const Record& record : records)
+    if (json::Ref(record.source, record.where).find(split.key))
+      throw Error(record.where, split.key + ": expected none, for the run deals the records out (" +
+                                    "\"share\", --split), found one");
+  const Deal dealt = deal({1, split.share}, records, split.seed, where, "split").front();
+  const auto give = [&](const std::vector<int64_t>& part, const std::string& value) {
+    for (const int64_t r : part) {
+      Record& record = records[static_cast<size_t>(r)];
+      record.source.set(split.key, value);
+      if (split.key == "split") record.split = value;
+    }
+  };
+  give(dealt.detect, split.detect);
+  give(dealt.test, split.test);
 }
 
 }  // namespace signalbox::eval

@@ -23,4 +23,8 @@ struct Deal {
 std::vector<Deal> deal_records(const CrossFitSpec& spec, const std::vector<Record>& records, uint64_t seed,
                                const std::string& where);
 
+// Gives every record the split that a spec with "share" deals to it: one deal of the above, written to the record's key
+// as if the file had held it. Throws Error for a record that has the key, and for fewer than two examples.
+void deal_splits(const SplitSpec& split, std::vector<Record>& records, const std::string& where);
+
 }  // namespace signalbox::eval

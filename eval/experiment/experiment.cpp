@@ -15,6 +15,7 @@ Experiment open_experiment(ExperimentSpec parsed) {
       experiment.program_of.push_back(static_cast<int64_t>(derived.program));
     }
   }
+  if (spec.split && spec.split->share > 0) deal_splits(*spec.split, experiment.records, spec.where);
   experiment.splits = split_records(spec, experiment.records);
   CheckedData checked = check_against_records(spec, experiment.records);
   experiment.data = std::move(checked.facts);
@@ -31,7 +32,8 @@ Experiment open_experiment(ExperimentSpec parsed) {
   }
   check_edited_targets(spec);
   if (spec.generate && spec.generate->samples > 1 && spec.generate->sampling.temperature == 0 && spec.programs.empty())
-    experiment.notes.emplace_back("samples of one record are alike at temperature 0");
+    experiment.notes.emplace_back(
+        "samples of one record are alike at temperature 0: ask for one, or for a temperature above 0 (\"generate\")");
   return experiment;
 }
 

@@ -326,8 +326,19 @@ class SpecParser {
 
   static SplitSpec read_split(const json::Ref& ref) {
     ref.expect_object();
-    ref.reject_unknown({"key", "detect", "tune", "test"});
+    ref.reject_unknown({"key", "detect", "tune", "test", "share", "seed"});
     SplitSpec out;
+    if (const auto share = ref.find("share")) {
+      out.share = share->number();
+      if (!(out.share > 0 && out.share < 1)) share->fail_type("a number between 0 and 1");
+      if (const auto tune = ref.find("tune"))
+        tune->fail("expected none beside \"share\", which deals records to detect and test, found one");
+      if (const auto seed = ref.find("seed")) out.seed = static_cast<uint64_t>(seed->integer(0, INT64_MAX));
+      out.detect = "detect";
+      out.test = "test";
+    } else if (const auto seed = ref.find("seed")) {
+      seed->fail("expected \"share\" beside it, found none");
+    }
     const auto text = [&](const char* key, std::string& into) {
       const auto found = ref.find(key);
       if (!found) return;
@@ -337,9 +348,11 @@ class SpecParser {
     text("key", out.key);
     text("detect", out.detect);
     text("tune", out.tune);
-    ref.at("test");
+    if (out.share == 0) ref.at("test");
     text("test", out.test);
     if (out.test.empty()) ref.at("test").fail_type("a string");
+    if (out.share > 0 && out.detect == out.test)
+      ref.fail("expected two names for the parts that are dealt, found " + in_quotes(out.test) + " for both");
     for (auto [a, b] : {std::pair("detect", "test"), {"tune", "test"}, {"detect", "tune"}}) {
       const auto first = ref.find(a), second = ref.find(b);
       if (first && second && first->string() == second->string())
@@ -489,7 +502,8 @@ class SpecParser {
                                      use.detect + "\"");
       if (!spec_.split && !spec_.cross_fit)
         throw Error(spec_.where, use.path + ": expected a \"split\", for experts found in a run's own data cannot be " +
-                                     "tested on the same records, found none");
+                                     "tested on the same records, found none ({\"share\": 0.5} deals them out in the " +
+                                     "run; signalbox data split writes a file with splits)");
     }
     for (const DetectSpec& stage : spec_.detect)
       if (stage.held_out && !spec_.split && !spec_.cross_fit)

@@ -85,6 +85,8 @@ struct SplitSpec {
   std::string key = "split";
   std::string detect, tune;  // values of the key; empty: none
   std::string test;
+  double share = 0;   // > 0: records have no split and are dealt out in the run, this share of them to detect
+  uint64_t seed = 0;  // of that deal
 };
 
 // Several deals of the records into detection and test, in place of a split.

@@ -88,6 +88,7 @@ json::Value resolved_json(const ExperimentSpec& spec) {
         .set("detect", optional_text(spec.split->detect))
         .set("tune", optional_text(spec.split->tune))
         .set("test", spec.split->test);
+    if (spec.split->share > 0) split.set("share", spec.split->share).set("seed", spec.split->seed);
   }
   if (spec.cross_fit) {
     json::Value fit = json::Value::object();

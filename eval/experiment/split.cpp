@@ -9,8 +9,10 @@
 
 #include "base/text.h"
 #include "eval/data/examples.h"
+#include "eval/data/hints.h"
 #include "eval/data/prompt_hash.h"
 #include "eval/experiment/provenance.h"
+#include "eval/score/applicable.h"
 
 namespace signalbox::eval {
 
@@ -19,13 +21,29 @@ namespace {
 enum Purpose : size_t { detect, tune, test, none };
 constexpr std::array<const char*, 4> purpose_names = {"detect", "tune", "test", "none"};
 
-std::vector<Purpose> purposes_of(const SplitSpec& split, const std::string& where, const std::vector<Record>& records) {
+// How records get the splits that the spec names. `again`: some have one.
+std::string split_hint(const SplitSpec& split, const std::string& file, bool again) {
+  std::vector<std::string> names;
+  for (const std::string* name : {&split.detect, &split.tune, &split.test})
+    if (!name->empty()) names.push_back(*name);
+  std::string command = split_command(file, again, names);
+  if (split.key != "split") command += " --key " + shell_word(split.key);
+  return command + " deals the records out" +
+         (again ? "" : " (or the run does: deactivate --split 0.5, in a spec \"split\": {\"share\": 0.5})");
+}
+
+std::vector<Purpose> purposes_of(const SplitSpec& split, const std::string& where, const std::string& file,
+                                 const std::vector<Record>& records) {
   const std::array<const std::string*, 3> values = {&split.detect, &split.tune, &split.test};
   std::array<int64_t, 3> counts = {};
   std::set<std::string> seen;
   std::vector<Purpose> purposes(records.size(), none);
   for (size_t r = 0; r < records.size(); ++r) {
-    const std::string& value = json::Ref(records[r].source, records[r].where).at(split.key).string();
+    const auto found = json::Ref(records[r].source, records[r].where).find(split.key);
+    if (!found)
+      throw Error(records[r].where,
+                  "expected the key " + in_quotes(split.key) + ", found none; " + split_hint(split, file, r > 0));
+    const std::string& value = found->string();
     for (size_t p = 0; p < values.size(); ++p)
       if (!values[p]->empty() && value == *values[p]) {
         purposes[r] = static_cast<Purpose>(p);
@@ -37,13 +55,14 @@ std::vector<Purpose> purposes_of(const SplitSpec& split, const std::string& wher
   for (size_t p = 0; p < values.size(); ++p)
     if (!values[p]->empty() && counts[p] == 0)
       throw Error(where, std::string("split.") + purpose_names[p] + ": expected a value of the records' " +
-                             in_quotes(split.key) + " (" + known + "), found " + in_quotes(*values[p]));
+                             in_quotes(split.key) + " (" + known + "), found " + in_quotes(*values[p]) + "; " +
+                             split_hint(split, file, true));
   return purposes;
 }
 
 // Two records of one example must not serve two purposes.
 void check_examples(const std::vector<Record>& records, const std::vector<size_t>& example,
-                    const std::vector<Purpose>& purposes) {
+                    const std::vector<Purpose>& purposes, const std::string& hint) {
   std::vector<size_t> first(records.size(), records.size());  // [example] its first record with a purpose
   for (size_t r = 0; r < records.size(); ++r) {
     if (purposes[r] == none) continue;
@@ -52,11 +71,11 @@ void check_examples(const std::vector<Record>& records, const std::vector<size_t
       f = r;
     } else if (purposes[f] != purposes[r]) {
       const bool pair = !records[r].pair.empty() && records[r].pair == records[f].pair;
-      throw Error(records[r].where,
-                  "expected the records of one example in one split, found " + in_quotes(records[f].id) + " in " +
-                      purpose_names[purposes[f]] + " and " + in_quotes(records[r].id) + " in " +
-                      purpose_names[purposes[r]] +
-                      (pair ? " (pair " + in_quotes(records[r].pair) + ")" : " (one is the other's paraphrase)"));
+      throw Error(
+          records[r].where,
+          "expected the records of one example in one split, found " + in_quotes(records[f].id) + " in " +
+              purpose_names[purposes[f]] + " and " + in_quotes(records[r].id) + " in " + purpose_names[purposes[r]] +
+              (pair ? " (pair " + in_quotes(records[r].pair) + ")" : " (one is the other's paraphrase)") + hint);
     }
   }
 }
@@ -64,7 +83,8 @@ void check_examples(const std::vector<Record>& records, const std::vector<size_t
 // The same prompts ([records], hashes) under other ids. Returns the records that share their prompt with another
 // purpose, as one side of an example whose other prompts do not.
 std::vector<size_t> check_prompts(const std::vector<Record>& records, const std::vector<std::string>& prompts,
-                                  const std::vector<size_t>& example, const std::vector<Purpose>& purposes) {
+                                  const std::vector<size_t>& example, const std::vector<Purpose>& purposes,
+                                  const std::string& hint) {
   std::unordered_map<std::string, std::array<size_t, 3>> seen;  // prompt -> its first record of each purpose
   std::vector<const std::array<size_t, 3>*> of(records.size());
   const size_t absent = records.size();
@@ -92,7 +112,7 @@ std::vector<size_t> check_prompts(const std::vector<Record>& records, const std:
       if (whole[example[r]][p])
         throw Error(records[r].where, "expected an example in one split, found the same prompt as " +
                                           in_quotes(records[(*of[r])[p]].id) + " in " + purpose_names[p] + " and as " +
-                                          in_quotes(records[r].id) + " in " + purpose_names[purposes[r]]);
+                                          in_quotes(records[r].id) + " in " + purpose_names[purposes[r]] + hint);
   return shared;
 }
 
@@ -110,12 +130,13 @@ SplitResult split_and_check(const ExperimentSpec& spec, const std::vector<Record
     splits.detect = splits.test;
     return result;
   }
-  const std::vector<Purpose> purposes = purposes_of(*spec.split, spec.where, records);
+  const std::vector<Purpose> purposes = purposes_of(*spec.split, spec.where, spec.data.string(), records);
   const std::vector<size_t> example = named_examples(records);
-  check_examples(records, example, purposes);
+  const std::string hint = "; " + split_hint(*spec.split, spec.data.string(), true);
+  check_examples(records, example, purposes, hint);
   std::vector<std::string> prompts;
   for (const Record& record : records) prompts.push_back(line_prompt_hash(record.source));
-  result.shared = check_prompts(records, prompts, example, purposes);
+  result.shared = check_prompts(records, prompts, example, purposes, hint);
   for (size_t r = 0; r < records.size(); ++r) {
     const int64_t index = static_cast<int64_t>(r);
     if (purposes[r] == detect) splits.detect.push_back(index);
@@ -165,7 +186,7 @@ void check_stage(const ExperimentSpec& spec, const DetectSpec& stage, const std:
   for (const std::string& condition : {stage.a, stage.b}) {
     if (!conditions.contains(condition))
       throw Error(spec.where, path + ".contrast: expected a condition " + whose + " (" + listed(conditions) +
-                                  "), found " + in_quotes(condition));
+                                  "), found " + in_quotes(condition) + hint_for_condition(spec.data.string(), records));
     std::set<std::string> spans;
     bool found = stage.span.empty();
     for (const Record& record : records) {
@@ -176,7 +197,8 @@ void check_stage(const ExperimentSpec& spec, const DetectSpec& stage, const std:
     }
     if (!found)
       throw Error(spec.where, path + ".span: expected a span that a record under " + in_quotes(condition) + " has (" +
-                                  listed(spans) + "), found " + in_quotes(stage.span));
+                                  listed(spans) + "), found " + in_quotes(stage.span) +
+                                  (spans.empty() ? hint_for_span(spec.data.string()) : std::string()));
   }
   if (!stage.length_match) return;
   for (const Record& record : records) {
@@ -189,29 +211,20 @@ void check_stage(const ExperimentSpec& spec, const DetectSpec& stage, const std:
   }
 }
 
-// Looks at every record, for a scorer throws for what has the wrong type.
-bool any_has(const Scorer& scorer, const std::vector<Record>& records) {
-  if (!scorer.lacks) return true;
-  bool found = false;
-  for (const Record& record : records) found = scorer.lacks(record).empty() || found;
-  return found;
-}
-
-std::string lacking_together(const Scorer& scorer, const std::vector<Record>& records) {
-  return scorer.lacks_all ? scorer.lacks_all(records) : std::string();
-}
-
 void check_metric(const ExperimentSpec& spec, const std::string& path, const std::string& metric,
                   const std::vector<Record>& records) {
   const Scorer* scorer = find_scorer(metric);  // none: a judge
   if (!scorer) return;
-  const bool any = any_has(*scorer, records);
-  if (const std::string lacking = lacking_together(*scorer, records); any && !lacking.empty())
+  const Applicability found = applicability(*scorer, records);
+  const std::string data = spec.data.string();
+  if (!found.lacking_all.empty())
     throw Error(spec.where, path + ": expected records that have what " + in_quotes(metric) +
-                                " needs, found none (they " + "lack " + lacking + ")");
-  if (any) return;
+                                " needs, found none (they " + "lack " + found.lacking_all + ")" +
+                                hint_for_lacking(data, records, found.lacking_all));
+  if (found.records > 0) return;
   throw Error(spec.where, path + ": expected a record that has what " + in_quotes(metric) + " needs, found none (" +
-                              in_quotes(records.front().id) + " lacks " + scorer->lacks(records.front()) + ")");
+                              in_quotes(records.front().id) + " lacks " + found.lacking + ")" +
+                              hint_for_lacking(data, records, found.lacking));
 }
 
 void check_files(const ExperimentSpec& spec, const EditSpec& edit) {
@@ -239,7 +252,8 @@ void check_edit(const ExperimentSpec& spec, const json::Ref& ref, const std::vec
   const std::string& span = edit.tokens.span;
   if (span.empty() || std::find(spans.begin(), spans.end(), span) != spans.end()) return;
   throw Error(spec.where, ref.path() + ".tokens.span: expected a span that a record has (" +
-                              listed({spans.begin(), spans.end()}) + "), found " + in_quotes(span));
+                              listed({spans.begin(), spans.end()}) + "), found " + in_quotes(span) +
+                              (spans.empty() ? hint_for_span(spec.data.string()) : std::string()));
 }
 
 }  // namespace
@@ -265,7 +279,7 @@ std::vector<std::string> default_metrics(const ExperimentSpec& spec, const std::
   for (const char* name : {"em", "f1", "grounded", "abstained", "refused", "ppl", "kl", "repetition"}) {
     const Scorer* scorer = find_scorer(name);
     if (!scorer || (scorer->needs == Needs::text && !spec.generate)) continue;
-    if (any_has(*scorer, records) && lacking_together(*scorer, records).empty()) metrics.push_back(name);
+    if (applicability(*scorer, records).any()) metrics.push_back(name);
   }
   if (spec.tune && std::find(metrics.begin(), metrics.end(), spec.tune->metric) == metrics.end())
     metrics.push_back(spec.tune->metric);
@@ -332,7 +346,8 @@ CheckedData check_against_records(const ExperimentSpec& spec, const std::vector<
   if (!split.shared.empty()) out.facts.first_shared = records[split.shared.front()].id;
   out.notes = cautions_of(out.facts);
   if (split.splits.unused > 0)
-    out.notes.push_back(std::to_string(split.splits.unused) + " records are of no split that the experiment uses");
+    out.notes.push_back(std::to_string(split.splits.unused) +
+                        " records are of no split that the experiment uses: they are left out");
   return out;
 }
 
@@ -361,7 +376,8 @@ void check_encoded_prompts(const ExperimentSpec& spec, const std::vector<Record>
   if (!spec.split) return;  // detection then sees what is tested, and chooses no experts
   std::vector<std::string> prompts;
   for (const std::vector<std::string>& known : hashes) prompts.push_back(known.empty() ? std::string() : known[0]);
-  check_prompts(records, prompts, named_examples(records), purposes);
+  check_prompts(records, prompts, named_examples(records), purposes,
+                "; " + split_hint(*spec.split, spec.data.string(), true));
 }
 
 }  // namespace signalbox::eval

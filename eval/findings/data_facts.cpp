@@ -9,12 +9,16 @@ std::vector<std::string> cautions_of(const DataFacts& data) {
   for (const RankingOrigin& one : data.rankings)
     if (!one.problem.empty())
       out.push_back("experts of unknown origin: " + one.path + " takes them from " + one.file + ", " + one.problem +
-                    "; were they chosen on the records that are tested, effects are too large");
+                    ". If they were chosen on the records that are tested, effects are too large, and nobody can tell. "
+                    "Take the file where signalbox wrote it, with its summary.json beside it, or detect in the run");
   if (std::string copies = copies_sentence(data.copies); !copies.empty()) out.push_back(std::move(copies));
   if (data.shared_between_splits > 0)
     out.push_back(std::to_string(data.shared_between_splits) +
                   " records share their prompt with another split, as one side of different pairs (first: " +
-                  in_quotes(data.first_shared) + ")");
+                  in_quotes(data.first_shared) +
+                  "). Their pairs were not seen as a whole, but on these records effects may be too large, for their "
+                  "experts were chosen on prompts that are tested too. signalbox data split DATA --replace deals such "
+                  "pairs out together");
   return out;
 }
 

@@ -124,3 +124,33 @@ TEST_CASE("cross-fit: findings as files, and back") {
   CHECK(back.cross_fit->selection.size() == 2);  // the expert that no deal took is not in it
   CHECK(back.cross_fit->effects[1][0][1].difference.value == 0.25);
 }
+
+TEST_CASE("deals: a run that splits its own data gives every record its part, pairs and copies whole") {
+  SplitSpec split;
+  split.share = 0.5;
+  split.seed = 5;
+  split.detect = "detect";
+  split.test = "test";
+  std::vector<Record> records = pairs(8);
+  deal_splits(split, records, "S.json");
+  std::vector<int64_t> tested;
+  for (size_t r = 0; r < records.size(); ++r) {
+    CHECK(records[r].source.find("split")->string() == records[r].split);
+    if (records[r].split == "test") tested.push_back(static_cast<int64_t>(r));
+  }
+  CHECK(indices(tested) == "2 3 6 7 10 11 12 13 ");  // the first deal above
+  CHECK_THROWS_WITH_AS(deal_splits(split, records, "S.json"),
+                       doctest::Contains("split: expected none, for the run deals the records out"), Error);
+  // Another key, other names; records of one prompt are one example under any ids.
+  std::vector<Record> same =
+      records_of({"'id': '0', 'prompt': 'p'", "'id': '1', 'prompt': ' p '", "'id': '2', 'prompt': 'q'"});
+  split.key = "part";
+  split.test = "rest";
+  deal_splits(split, same, "S.json");
+  CHECK(same[0].source.find("part")->string() == same[1].source.find("part")->string());
+  CHECK(same[0].source.find("part")->string() != same[2].source.find("part")->string());
+  CHECK(same[0].split.empty());
+  std::vector<Record> one = records_of({"'id': '0', 'prompt': 'p'"});
+  CHECK_THROWS_WITH_AS(deal_splits(split, one, "S.json"),
+                       doctest::Contains("S.json: split: expected at least two examples to deal, found 1"), Error);
+}

@@ -376,7 +376,18 @@ TEST_CASE("spec: experts from a run's own data need a stage of detection and a s
   CHECK(spec_error(off) == "interventions[1].edits[1].experts.from: expected a stage of \"detect\", found \"mem\"");
   CHECK(spec_error(off + stage) ==
         "interventions[1].edits[1].experts.from: expected a \"split\", for experts found in a run's own data cannot be "
-        "tested on the same records, found none");
+        "tested on the same records, found none ({\"share\": 0.5} deals them out in the run; signalbox data split "
+        "writes a "
+        "file with splits)");
+  CHECK(spec_error(off + stage + ", 'split': {'share': 0.5, 'seed': 3}") == "no error");
+  CHECK(spec_error(off + stage + ", 'split': {'share': 1}") ==
+        "split.share: expected a number between 0 and 1, found 1");
+  CHECK(spec_error(off + stage + ", 'split': {'share': 0.5, 'tune': 'c'}") ==
+        "split.tune: expected none beside \"share\", which deals records to detect and test, found one");
+  CHECK(spec_error(off + stage + ", 'split': {'test': 'b', 'seed': 3}") ==
+        "split.seed: expected \"share\" beside it, found none");
+  CHECK(spec_error(off + stage + ", 'split': {'share': 0.5, 'test': 'detect'}")
+            .starts_with("split: expected two names for the parts"));
   CHECK(spec_error(off + stage + ", 'split': {'test': 'b'}") ==
         "split: expected \"detect\", the split that detection sees, found none");
   CHECK(spec_error(off + stage + ", 'split': {'detect': 'a', 'test': 'b'}") == "no error");

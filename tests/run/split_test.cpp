@@ -22,13 +22,28 @@ std::string indices(const std::vector<int64_t>& list) {
   return text;
 }
 
-std::string split_error(const std::string& spec, const std::vector<std::string>& lines) {
+// Messages with the command at their end that mends the data, and without it.
+std::string whole_split_error(const std::string& spec, const std::vector<std::string>& lines) {
   return error_of([&] { split_records(spec_of(entries() + spec), records_of(lines)); });
+}
+
+std::string whole_data_error(const std::string& spec, const std::vector<std::string>& lines,
+                             const std::filesystem::path& base_dir = ".") {
+  return error_of([&] { check_against_records(spec_of(spec, base_dir), records_of(lines)); });
+}
+
+std::string without_hint(const std::string& message) {
+  const size_t hint = message.find("signalbox data ");
+  return hint == std::string::npos ? message : message.substr(0, message.rfind("; ", hint));
+}
+
+std::string split_error(const std::string& spec, const std::vector<std::string>& lines) {
+  return without_hint(whole_split_error(spec, lines));
 }
 
 std::string data_error(const std::string& spec, const std::vector<std::string>& lines,
                        const std::filesystem::path& base_dir = ".") {
-  return error_of([&] { check_against_records(spec_of(spec, base_dir), records_of(lines)); });
+  return without_hint(whole_data_error(spec, lines, base_dir));
 }
 
 std::vector<std::string> notes(const std::string& spec, const std::vector<std::string>& lines) {
@@ -65,7 +80,7 @@ TEST_CASE("split: each record serves the purpose that its key says") {
                          records_of({"'id': '0', 'prompt': 'p', 'part': 'z', 'split': 'b'"}));
   CHECK(indices(splits.test) == "0 ");
   CHECK(notes(entries() + both, lines) ==
-        std::vector<std::string>{"2 records are of no split that the experiment uses"});
+        std::vector<std::string>{"2 records are of no split that the experiment uses: they are left out"});
 }
 
 TEST_CASE("split: the key must be there, and every value be used") {
@@ -139,7 +154,9 @@ TEST_CASE("split: different pairs that share one side are told, not refused") {
   CHECK(notes(entries() + both, lines) ==
         std::vector<std::string>{
             "2 records share their prompt with another split, as one side of different pairs (first: "
-            "\"1\")"});
+            "\"1\"). Their pairs were not seen as a whole, but on these records effects may be too large, for their "
+            "experts were chosen on prompts that are tested too. signalbox data split DATA --replace deals such pairs "
+            "out together"});
 }
 
 TEST_CASE("data: conditions, spans and pairs that detection asks for") {
@@ -292,8 +309,9 @@ TEST_CASE("data: a ranking of unknown origin is told") {
   CHECK(check_against_records(spec_of(off, dir.path()), records_of(lines)).notes ==
         std::vector<std::string>{
             "experts of unknown origin: interventions[1] (n=1).edits[0].experts.from takes them from "
-            "rd.csv, beside which there is no summary.json; were they chosen on the records that are "
-            "tested, effects are too large"});
+            "rd.csv, beside which there is no summary.json. If they were chosen on the records that are "
+            "tested, effects are too large, and nobody can tell. Take the file where signalbox wrote it, with its "
+            "summary.json beside it, or detect in the run"});
   write_file(dir / "summary.json", "{\"seed\": 0}");
   CHECK(problem() == "whose summary.json does not say which prompts chose it");
   write_file(dir / "summary.json", "{\"records\": [\"other\"]}");
@@ -403,4 +421,37 @@ TEST_CASE("split: edits of tokens that no text of the run has are refused") {
         "S.json: interventions[1].edits[0].tokens.span: expected a span of the prompt, or a metric for which targets "
         "are run (such as ppl or kl), found \"target\" and metrics of generated text alone");
   CHECK(target_error("'em', 'kl'") == "no error");
+}
+
+TEST_CASE("data: a refusal ends with the command that mends the file") {
+  const auto hint = [](const std::string& message) {
+    const size_t at = message.find("; ");
+    return at == std::string::npos ? message : message.substr(at + 2);
+  };
+  const std::string plain = "'id': '0', 'prompt': 'p'", a = plain + ", 'split': 'a'";
+  CHECK(
+      hint(whole_split_error(both, {plain})) ==
+      "signalbox data split ./D.jsonl --fractions a=0.5,b=0.5 --out ./D_split.jsonl deals the records out (or the run "
+      "does: deactivate --split 0.5, in a spec \"split\": {\"share\": 0.5})");
+  CHECK(
+      hint(whole_split_error(three, {a, "'id': '1', 'prompt': 'q'"})) ==
+      "signalbox data split ./D.jsonl --replace --fractions a=0.4,c=0.2,b=0.4 --out ./D_split.jsonl deals the records "
+      "out");
+  CHECK(hint(whole_split_error(both, {a, "'id': '1', 'prompt': 'p', 'split': 'b'"}))
+            .starts_with("signalbox data split "
+                         "./D.jsonl --replace"));
+  const std::string stage = entries() + ", 'detect': {'m': {'contrast': 'A:B'}}";
+  CHECK(hint(whole_data_error(stage, {plain + ", 'question': 'q', 'document': 'd'"})) ==
+        "signalbox data pairs document ./D.jsonl --out ./D_pairs.jsonl makes two conditions");
+  CHECK(hint(whole_data_error(stage, {plain + ", 'unsafe': 'u'"}))
+            .starts_with("signalbox data pairs completions ./D.jsonl"));
+  CHECK(hint(whole_data_error(stage, {plain})).ends_with(" --map condition=KEY --out ./D_records.jsonl"));
+  // Where records have conditions, those are listed, and nothing has to be made.
+  CHECK(whole_data_error(stage, {plain + ", 'condition': 'C'"}).ends_with("(C), found \"A\""));
+  CHECK(hint(whole_data_error(entries() + ", 'generate': {}, 'metrics': ['em']", {plain})) ==
+        "where the file has it under another key: signalbox data convert jsonl ./D.jsonl --map answers=KEY --out "
+        "./D_records.jsonl");
+  CHECK(hint(whole_data_error(entries() + ", 'metrics': ['document_gain']",
+                              {plain + ", 'question': 'q', 'document': 'd'"})) ==
+        "signalbox data pairs document ./D.jsonl --out ./D_pairs.jsonl --target");
 }

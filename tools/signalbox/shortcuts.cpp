@@ -81,6 +81,7 @@ int deactivate_command(int argc, char** argv) {
   Shortcut shortcut;
   std::string contrast, span, sign = "+", phase = "given", by = "rd", mode = "ban", audit = "0";
   int64_t top = 8;
+  double share = 0;
   add_shortcut_options(app, shortcut);
   app.add_option("--contrast", contrast, "A:B, values of the records' condition")->required();
   app.add_option("--span", span, "only tokens of this span are counted");
@@ -114,10 +115,21 @@ int deactivate_command(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("--test", shortcut.test_split, "value of \"split\" of the records that are tested")
       ->capture_default_str();
+  app.add_option(
+         "--split", share,
+         "for records without a split: this share of them, drawn by --seed, chooses the experts, and the others "
+         "are tested; pairs and records of one prompt stay together")
+      ->check(CLI::Range(0.0, 1.0));
   if (int code = parse_arguments(app, argc, argv); code >= 0) return code;
 
   json::Value spec = common_spec(shortcut);
-  spec.set("split", json::Value::object().set("detect", shortcut.detect_split).set("test", shortcut.test_split));
+  json::Value split = json::Value::object();
+  split.set("detect", shortcut.detect_split).set("test", shortcut.test_split);
+  if (app.count("--split")) {
+    if (!(share > 0 && share < 1)) throw UsageError("--split", "expected a share between 0 and 1, found another");
+    split.set("share", share).set("seed", shortcut.options.seed);
+  }
+  spec.set("split", std::move(split));
   json::Value stage = json::Value::object();
   stage.set("contrast", contrast).set("phase", phase);
   if (!span.empty()) stage.set("span", span);
