@@ -1,5 +1,7 @@
 // org/name[@revision] in the Hugging Face cache, read as huggingface_hub lays it out and never completed from the
 // network: models--ORG--NAME/{refs/REVISION, snapshots/COMMIT/, blobs/, trees/COMMIT.json}.
+#include "loaders/model/hub_cache.h"
+
 #include <algorithm>
 #include <cstdlib>
 
@@ -49,20 +51,23 @@ bool commit_hash(const std::string& text) {
                                           [](unsigned char c) { return std::isdigit(c) || (c >= 'a' && c <= 'f'); });
 }
 
-// The files that loading may need. A snapshot may lack others (pictures, other formats) and still be whole for us.
 bool needed(const std::string& name) {
-  static const char* const exact[] = {"config.json",         "generation_config.json", "tokenizer.json",
-                                      "tokenizer.model",     "tokenizer_config.json",  "special_tokens_map.json",
-                                      "chat_template.jinja", "model.safetensors",      "model.safetensors.index.json"};
-  if (std::find(std::begin(exact), std::end(exact), name) != std::end(exact)) return true;
-  return name.rfind("model-", 0) == 0 && name.size() > 12 && name.substr(name.size() - 12) == ".safetensors";
+  for (const std::string& pattern : snapshot_patterns()) {
+    const size_t star = pattern.find('*');
+    if (star == std::string::npos ? name == pattern
+                                  : name.size() >= pattern.size() && name.starts_with(pattern.substr(0, star)) &&
+                                        name.ends_with(pattern.substr(star + 1)))
+      return true;
+  }
+  return false;
 }
 
-void check_complete(const fs::path& repository, const fs::path& snapshot, const std::string& commit) {
+void check_complete(const fs::path& repository, const fs::path& snapshot, const std::string& commit,
+                    const std::string& hint) {
   std::error_code code;
   for (const auto& entry : fs::directory_iterator(snapshot, code))
     if (needed(entry.path().filename().string()) && !fs::exists(entry.path(), code))
-      throw Error(entry.path().string(), "expected a file, found a link to nothing (an incomplete download)");
+      throw Error(entry.path().string(), "expected a file, found a link to nothing (an incomplete download)" + hint);
   const fs::path tree = repository / "trees" / (commit + ".json");
   if (!fs::exists(tree, code)) return;
   const json::Value listing = json::parse_file(tree);
@@ -73,35 +78,61 @@ void check_complete(const fs::path& repository, const fs::path& snapshot, const 
     if (!needed(name)) continue;
     const fs::path file = snapshot / name;
     if (!fs::exists(file, code))
-      throw Error(file.string(), "expected a file that the commit has, found none (an incomplete download)");
+      throw Error(file.string(), "expected a file that the commit has, found none (an incomplete download)" + hint);
     if (auto size = item.find("size");
         size && fs::file_size(file, code) != static_cast<uint64_t>(size->size()) && !code)
       throw Error(file.string(), "expected " + std::to_string(size->integer()) + " bytes as the commit has, found " +
-                                     std::to_string(fs::file_size(file, code)) + " (an incomplete download)");
+                                     std::to_string(fs::file_size(file, code)) + " (an incomplete download)" + hint);
   }
+}
+
+// What gets a model, at the end of a refusal. A name without an organisation is more likely a mistyped folder.
+std::string download_hint(const HubName& name) {
+  if (name.id.find('/') == std::string::npos) return "";
+  return "; signalbox download " + name.id + (name.revision == "main" ? "" : " --revision " + name.revision) +
+         " gets it";
 }
 
 }  // namespace
 
-ResolvedModel resolve_in_cache(const std::string& model) {
+const std::vector<std::string>& snapshot_patterns() {
+  static const std::vector<std::string> patterns = {
+      "config.json",           "generation_config.json",      "tokenizer.json",      "tokenizer.model",
+      "tokenizer_config.json", "special_tokens_map.json",     "chat_template.jinja", "model.safetensors",
+      "model-*.safetensors",   "model.safetensors.index.json"};
+  return patterns;
+}
+
+std::optional<HubName> hub_name(const std::string& model) {
   const size_t at = model.find('@');
-  const std::string id = model.substr(0, at), revision = at == std::string::npos ? "main" : model.substr(at + 1);
-  const size_t slash = id.find('/');
-  const std::string first = id.substr(0, slash), second = slash == std::string::npos ? "" : id.substr(slash + 1);
-  if (!name_part(first) || (slash != std::string::npos && !name_part(second)) || !revision_name(revision))
+  const HubName name = {model.substr(0, at), at == std::string::npos ? "main" : model.substr(at + 1)};
+  const size_t slash = name.id.find('/');
+  if (!name_part(name.id.substr(0, slash)) || (slash != std::string::npos && !name_part(name.id.substr(slash + 1))) ||
+      !revision_name(name.revision))
+    return std::nullopt;
+  return name;
+}
+
+ResolvedModel resolve_in_cache(const std::string& model) {
+  const std::optional<HubName> name = hub_name(model);
+  if (!name)
     throw Error(model,
                 "expected a directory, org/name[@revision] in the Hugging Face cache, or builtin; found none of them");
+  const std::string& revision = name->revision;
+  std::string folder = "models--" + name->id;
+  if (const size_t slash = folder.find('/'); slash != std::string::npos) folder.replace(slash, 1, "--");
 
   const fs::path root = cache_root();
-  const fs::path repository = root / ("models--" + first + (second.empty() ? "" : "--" + second));
+  const fs::path repository = root / folder;
   std::error_code code;
   if (!fs::is_directory(repository, code))
-    throw Error(model, "expected a directory or a model in the cache " + root.string() + ", found neither");
+    throw Error(model, "expected a directory or a model in the cache " + root.string() + ", found neither" +
+                           download_hint(*name));
   std::string commit = revision;
   if (!commit_hash(commit) || fs::exists(repository / "refs" / revision, code)) {
     const fs::path reference = repository / "refs" / revision;
     if (!fs::is_regular_file(reference, code))
-      throw Error(model, "expected the revision in " + reference.string() + ", found none");
+      throw Error(model, "expected the revision in " + reference.string() + ", found none" + download_hint(*name));
     commit = open_directory(reference.parent_path())->read(reference.filename().string(), 1024);
     while (!commit.empty() && static_cast<unsigned char>(commit.back()) <= ' ') commit.pop_back();
     if (!commit_hash(commit))
@@ -109,8 +140,8 @@ ResolvedModel resolve_in_cache(const std::string& model) {
   }
   const fs::path snapshot = repository / "snapshots" / commit;
   if (!fs::is_directory(snapshot, code))
-    throw Error(model, "expected the snapshot " + snapshot.string() + ", found none");
-  check_complete(repository, snapshot, commit);
+    throw Error(model, "expected the snapshot " + snapshot.string() + ", found none" + download_hint(*name));
+  check_complete(repository, snapshot, commit, download_hint(*name));
   return {model, snapshot.string(), commit, open_directory(snapshot)};
 }
 

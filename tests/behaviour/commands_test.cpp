@@ -314,7 +314,7 @@ TEST_CASE("demo: a run like any other, told in five sentences") {
 
 TEST_CASE("help has an example for every command") {
   for (const char* command : {"inspect", "tokenize", "generate", "score", "trace", "diff", "judge", "rescore",
-                              "make-model", "bench", "demo"}) {
+                              "make-model", "bench", "demo", "data", "download"}) {
     CAPTURE(command);
     const Ran ran = signalbox_run(std::string(command) + " --help");
     CHECK(ran.code == 0);

@@ -25,5 +25,6 @@ int make_model_command(int argc, char** argv);
 int diff_command(int argc, char** argv);
 int bench_command(int argc, char** argv);
 int demo_command(int argc, char** argv);
+int download_command(int argc, char** argv);
 
 }  // namespace signalbox::tools
