@@ -68,7 +68,7 @@ RunEnd conduct(const Experiment& experiment, const Session& session, const Condu
   if (experiment.spec.cross_fit) return conduct_cross_fit(experiment, session, options, events);
   RunDirectory directory(options.out, manifest_of(experiment.spec, options));
   if (directory.complete()) return RunEnd::was_complete;
-  const RunContext run{experiment, session, options, events, names, records, directory};
+  const RunContext run{{experiment, session, names, records}, options, events, directory};
   for (const std::string& line : experiment.notes) run.note(line);
   const std::optional<Detected> detected = run_detection(run);
   const std::optional<InterventionChoice> choice = detected ? run_tuning(run, *detected) : std::nullopt;

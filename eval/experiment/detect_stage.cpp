@@ -22,6 +22,16 @@ namespace {
 
 namespace fs = std::filesystem;
 
+// Tokens of a span are given ones.
+bool looks_at_generated(const ExperimentSpec& spec, const DetectSpec& one) {
+  return one.phase == Phase::generated || (one.phase == Phase::all && spec.generate && one.span.empty());
+}
+
+// The records that detection may see.
+const std::vector<int64_t>& seen_records(const ExperimentSpec& spec, const Splits& splits) {
+  return spec.split && !splits.detect.empty() ? splits.detect : splits.test;
+}
+
 struct Stopped {};  // thrown out of long statistics
 
 class DetectStage {
@@ -29,60 +39,22 @@ class DetectStage {
   explicit DetectStage(const RunContext& run) : run_(run), spec_(run.spec()), dir_(run.directory.path() / "detect") {}
 
   std::optional<Detected> go() {
-    const bool usage = needs_usage(spec_);
-    bool given = usage, generated = false, test_given = false, test_generated = false;
-    for (const DetectSpec& one : spec_.detect) {
-      (looks_at_generated(one) ? generated : given) = true;
-      if (one.held_out) (looks_at_generated(one) ? test_generated : test_given) = true;
-    }
-    const std::vector<int64_t>& tested = run_.experiment.splits.test;
-    if (given && !trace_baseline(dir_ / "trace", seen_records(), false)) return std::nullopt;
-    if (generated && !trace_baseline(dir_ / "trace-generated", seen_records(), true)) return std::nullopt;
-    if (test_given && !trace_baseline(dir_ / "trace-test", tested, false)) return std::nullopt;
-    if (test_generated && !trace_baseline(dir_ / "trace-test-generated", tested, true)) return std::nullopt;
+    for (const BaselineTrace& trace : baseline_traces(spec_))
+      if (!trace_baseline(dir_ / trace.name, trace.records(spec_, run_.experiment.splits), trace.generated))
+        return std::nullopt;
     Detected detected;
     for (const DetectSpec& one : spec_.detect) {
       detected.files[one.name] = fs::absolute(dir_ / one.name / "rd.csv");
       rank(one);
       if (one.held_out) hold_out(one);
     }
-    if (usage) detected.usage = count_usage();
+    if (needs_usage(spec_)) detected.usage = count_usage();
     return detected;
   }
 
  private:
-  // Tokens of a span are given ones.
-  bool looks_at_generated(const DetectSpec& one) const {
-    return one.phase == Phase::generated || (one.phase == Phase::all && spec_.generate && one.span.empty());
-  }
-
-  // The records that detection may see.
-  const std::vector<int64_t>& seen_records() const {
-    const Splits& splits = run_.experiment.splits;
-    return spec_.split && !splits.detect.empty() ? splits.detect : splits.test;
-  }
-
-  // What rankings go by that a trace of routes does not hold. An audit of all experts is held against all that can
-  // rank.
-  std::string points() const {
-    std::set<std::string> more;
-    const auto look = [&](const json::Value& edit) {
-      const std::string by = ranking_text(edit, "by");
-      if (by == "logit_diff") more.insert("*.router.logits");
-      if (const std::string_view point = contribution_point(by); !point.empty()) more.insert(std::string(point));
-    };
-    for (const InterventionSpec& one : spec_.interventions)
-      for (const json::Value& edit : one.edits.items()) look(edit);
-    bool all = spec_.audit && spec_.audit->all;
-    if (spec_.audit)
-      for (const json::Value& edit : spec_.audit->edits) look(edit);
-    for (const DetectSpec& one : spec_.detect) all = all || one.contributions;
-    if (all)
-      for (const ContributionName& one : contribution_names) more.insert(std::string(one.tensor));
-    std::string out(default_points);
-    for (const std::string& one : more) out += "," + one;
-    return out;
-  }
+  bool looks_at_generated(const DetectSpec& one) const { return eval::looks_at_generated(spec_, one); }
+  const std::vector<int64_t>& seen_records() const { return eval::seen_records(spec_, run_.experiment.splits); }
 
   // False when interrupted.
   bool trace_baseline(const fs::path& dir, const std::vector<int64_t>& records, bool generated) const {
@@ -93,7 +65,7 @@ class DetectStage {
     baseline.name = spec_.baseline;
     baseline.plans.resize(spec_.seeds.size());
     evaluation.interventions = {std::move(baseline)};
-    evaluation.points = PointSet::parse(points(), run_.session.shape);
+    evaluation.points = PointSet::parse(detection_points(spec_), run_.session.shape);
     made_directory(dir.parent_path());
     int64_t done = 0, total = 0;
     for (const PreparedRecord& record : evaluation.records) total += generated ? record.generation.samples : 1;
@@ -212,6 +184,45 @@ class DetectStage {
 };
 
 }  // namespace
+
+const std::vector<int64_t>& BaselineTrace::records(const ExperimentSpec& spec, const Splits& splits) const {
+  return tested ? splits.test : seen_records(spec, splits);
+}
+
+std::vector<BaselineTrace> baseline_traces(const ExperimentSpec& spec) {
+  bool given = needs_usage(spec), generated = false, test_given = false, test_generated = false;
+  for (const DetectSpec& one : spec.detect) {
+    (looks_at_generated(spec, one) ? generated : given) = true;
+    if (one.held_out) (looks_at_generated(spec, one) ? test_generated : test_given) = true;
+  }
+  std::vector<BaselineTrace> traces;
+  if (given) traces.push_back({"trace", false, false});
+  if (generated) traces.push_back({"trace-generated", false, true});
+  if (test_given) traces.push_back({"trace-test", true, false});
+  if (test_generated) traces.push_back({"trace-test-generated", true, true});
+  return traces;
+}
+
+// An audit of all experts is held against all that can rank.
+std::string detection_points(const ExperimentSpec& spec) {
+  std::set<std::string> more;
+  const auto look = [&](const json::Value& edit) {
+    const std::string by = ranking_text(edit, "by");
+    if (by == "logit_diff") more.insert("*.router.logits");
+    if (const std::string_view point = contribution_point(by); !point.empty()) more.insert(std::string(point));
+  };
+  for (const InterventionSpec& one : spec.interventions)
+    for (const json::Value& edit : one.edits.items()) look(edit);
+  bool all = spec.audit && spec.audit->all;
+  if (spec.audit)
+    for (const json::Value& edit : spec.audit->edits) look(edit);
+  for (const DetectSpec& one : spec.detect) all = all || one.contributions;
+  if (all)
+    for (const ContributionName& one : contribution_names) more.insert(std::string(one.tensor));
+  std::string out(default_points);
+  for (const std::string& one : more) out += "," + one;
+  return out;
+}
 
 std::optional<Detected> run_detection(const RunContext& run) {
   try {

@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "eval/data/record_jobs.h"
+#include "eval/experiment/evaluation_jobs.h"
 #include "eval/routing/recording.h"
 #include "eval/routing/trace_texts.h"
 #include "eval/score/fields.h"
@@ -14,48 +15,6 @@
 namespace signalbox::eval {
 
 namespace {
-
-// Jobs handed to the engine at once: enough to keep batches full, few enough to hold.
-constexpr size_t jobs_a_slice = 4096;
-
-std::shared_ptr<const EditPlan> plan_of(const Evaluation& evaluation, int64_t intervention, int64_t seed) {
-  return evaluation.interventions[static_cast<size_t>(intervention)].plans[static_cast<size_t>(seed)];
-}
-
-// A job on one encoding of a record: all jobs of the record begin with its prompt.
-Job job_on(const EncodedRecord& encoded, const PreparedRecord& record, std::variant<Generate, Score> task,
-           std::shared_ptr<const EditPlan> plan, int64_t sample = 0) {
-  Job job = make_job(encoded, std::move(task), std::move(plan), sample);
-  job.prefix = record.prompt.prompt;
-  return job;
-}
-
-Job generation_job(const PreparedRecord& record, std::shared_ptr<const EditPlan> plan, uint64_t seed, int64_t sample) {
-  Generate generate = {record.generation.max_tokens, record.generation.sampling};
-  generate.sampling.seed = seed;
-  return job_on(record.prompt, record, generate, std::move(plan), sample);
-}
-
-Job score_job(const EncodedRecord& encoded, const PreparedRecord& record, int64_t score_from,
-              std::shared_ptr<const EditPlan> plan, std::optional<int64_t> reference) {
-  return job_on(encoded, record, Score{score_from, reference}, std::move(plan));
-}
-
-RunOptions run_options(const Session& session, const Evaluation& evaluation) {
-  RunOptions options = session.options;
-  options.stop_strings = evaluation.stop;
-  options.ignore_eos = evaluation.ignore_eos;
-  return options;
-}
-
-// The widest route that any intervention asks for.
-int32_t route_slots(const Evaluation& evaluation) {
-  int32_t slots = 0;
-  for (const BoundIntervention& intervention : evaluation.interventions)
-    for (const auto& plan : intervention.plans)
-      if (plan && !plan->empty()) slots = std::max(slots, plan->max_slots());
-  return slots;
-}
 
 // Turns finished jobs into lines.
 class Evaluator {
@@ -84,124 +43,69 @@ class Evaluator {
 
  private:
   bool run_all() {
-    for (int64_t s = 0; s < n_seeds(); ++s) {
-      // A recorded intervention shares nothing with others: its lines follow its trace.
-      for (const int64_t i : evaluation_.traced) {
-        if (!runs(i, s)) continue;
+    for (const EvaluationPass& pass : passes_of(evaluation_)) {
+      if (pass.traced) {
         generated_.clear();
-        if (!trace(i, s) || !run_records(s, {i})) return false;
+        if (!trace(pass.interventions[0], pass.seed)) return false;
       }
-      std::vector<int64_t> all;
-      if (runs(evaluation_.baseline, s)) all.push_back(evaluation_.baseline);
-      for (int64_t i = 0; i < n_interventions(); ++i)
-        if (i != evaluation_.baseline && runs(i, s)) all.push_back(i);
-      if (!all.empty() && !run_records(s, all)) return false;
+      if (!run_records(pass)) return false;
     }
     return true;
   }
 
-  enum class Part : uint8_t { text, target, option, reference };
-  struct Use {
-    size_t unit = 0;
-    Part part = Part::text;
-    size_t option = 0;
-  };
+  using Part = EvaluationJobs::Part;
   struct Unit {
     Place place;
     Sample sample;
-    int64_t pending = 0;
     EditCounts prompt_edits, later_edits;  // of the prompt, which all texts of the sample begin with, and behind it
   };
 
-  int64_t n_seeds() const { return static_cast<int64_t>(evaluation_.seeds.size()); }
   int64_t n_records() const { return static_cast<int64_t>(evaluation_.records.size()); }
-  int64_t n_interventions() const { return static_cast<int64_t>(evaluation_.interventions.size()); }
-  bool runs(int64_t intervention, int64_t s) const { return log_.layout().has(s, intervention); }
   void tell() {
     if (events_.on_lines) events_.on_lines(log_.n_known());
   }
 
-  void add_job(Job job, Use use) {
-    job.index = static_cast<int64_t>(jobs_.size());
-    if (use.part != Part::reference) ++units_[use.unit].pending;
-    jobs_.push_back(std::move(job));
-    uses_.push_back(use);
-  }
-
-  // What is missing of these interventions of all records.
-  bool run_records(int64_t s, const std::vector<int64_t>& interventions) {
+  // What is missing of a pass.
+  bool run_records(const EvaluationPass& pass) {
+    const auto known = [&](const Place& place) { return log_.has(place); };
+    const auto has_text = [&](const Place& place) { return generated_.contains(log_.layout().line(place)); };
     for (int64_t r = 0; r < n_records();) {
-      jobs_.clear();
-      uses_.clear();
+      slice_.clear();
       units_.clear();
-      for (; r < n_records() && jobs_.size() < jobs_a_slice; ++r) add_record(s, r, interventions);
+      for (; r < n_records() && slice_.jobs.size() < jobs_a_slice; ++r) {
+        slice_.add_record(evaluation_, pass.seed, r, pass.interventions, known, has_text);
+        while (units_.size() < slice_.units.size()) begin(slice_.units[units_.size()]);
+      }
       if (!run_slice()) return false;
     }
     verdicts_.flush();  // the next pass asks the log what is missing
     return true;
   }
 
-  // The jobs of one record, the baseline's first: others are compared with it.
-  void add_record(int64_t s, int64_t r, const std::vector<int64_t>& interventions) {
-    const PreparedRecord& record = evaluation_.records[static_cast<size_t>(r)];
-    std::optional<int64_t> reference;
-    const auto missing = [&](int64_t i) { return !log_.has(Place{s, i, r, 0}); };
-    const bool compares = evaluation_.divergence && std::any_of(interventions.begin(), interventions.end(), missing);
-    if (compares && (interventions[0] != evaluation_.baseline || !missing(evaluation_.baseline))) {
-      // The baseline's line is not of this pass, of another seed, or known; its logits are wanted.
-      reference = static_cast<int64_t>(jobs_.size());
-      add_job(
-          score_job(record.scored, record, record.score_from, plan_of(evaluation_, evaluation_.baseline, s), reference),
-          {0, Part::reference, 0});
-    }
-    for (const int64_t i : interventions) {
-      const auto plan = plan_of(evaluation_, i, s);
-      for (int64_t k = 0; k < record.generation.samples; ++k) {
-        const Place place = {s, i, r, k};
-        if (!log_.has(place)) add_unit(place, record, plan, reference);
-      }
-    }
-  }
-
-  void add_unit(const Place& place, const PreparedRecord& record, const std::shared_ptr<const EditPlan>& plan,
-                std::optional<int64_t>& reference) {
-    const size_t unit = units_.size();
-    units_.push_back({place, {}, 0, {}, {}});
+  void begin(const EvaluationJobs::Unit& wanted) {
+    const Place& place = wanted.place;
+    const PreparedRecord& record = evaluation_.records[static_cast<size_t>(place.record)];
+    units_.push_back({place, {}, {}, {}});
     Sample& sample = units_.back().sample;
     sample.id = record.record->id;
     sample.record = place.record;
     sample.seed = evaluation_.seeds[static_cast<size_t>(place.seed)];
     sample.sample = place.sample;
-    // What is teacher-forced does not depend on the sample, and stands with the first.
-    if (place.sample == 0 && evaluation_.logprobs) {
-      if (evaluation_.divergence && !reference)
-        reference = static_cast<int64_t>(jobs_.size());  // the baseline: its own
-      add_job(score_job(record.scored, record, record.score_from, plan, reference), {unit, Part::target, 0});
+    if (place.sample == 0 && evaluation_.options) sample.options.resize(record.options.size());
+    const auto ready = generated_.find(log_.layout().line(place));
+    if (evaluation_.generates && ready != generated_.end()) {
+      count_edits(units_.back(), ready->second);
+      take_text(sample, std::move(ready->second));
+      generated_.erase(ready);
     }
-    if (place.sample == 0 && evaluation_.options) {
-      sample.options.resize(record.options.size());
-      for (size_t o = 0; o < record.options.size(); ++o)
-        add_job(score_job(record.options[o], record, *record.options[o].target_start, plan, {}),
-                {unit, Part::option, o});
-    }
-    if (evaluation_.generates) {
-      const auto ready = generated_.find(log_.layout().line(place));
-      if (ready == generated_.end()) {
-        add_job(generation_job(record, plan, sample.seed, place.sample), {unit, Part::text, 0});
-      } else {
-        count_edits(units_.back(), ready->second);
-        take_text(sample, std::move(ready->second));
-        generated_.erase(ready);
-      }
-    }
-    if (units_.back().pending == 0) finish(units_.back());
+    if (wanted.pending == 0) finish(units_.back());
   }
 
   bool run_slice() {
-    if (jobs_.empty()) return true;
+    if (slice_.jobs.empty()) return true;
     RunEvents events;
     events.on_done = [&](Result result) { take(std::move(result)); };
-    return run_jobs(forward_, jobs_, run_options(session_, evaluation_), events, nullptr);
+    return run_jobs(forward_, slice_.jobs, run_options(session_, evaluation_), events, nullptr);
   }
 
   // The same happens to the prompt in all texts of a sample; the longest run of it counts.
@@ -219,7 +123,7 @@ class Evaluator {
   }
 
   void take(Result result) {
-    const Use use = uses_[static_cast<size_t>(result.index)];
+    const EvaluationJobs::Use use = slice_.uses[static_cast<size_t>(result.index)];
     if (use.part == Part::reference) return;
     Unit& unit = units_[use.unit];
     count_edits(unit, result);
@@ -240,7 +144,7 @@ class Evaluator {
       }
       case Part::reference: break;
     }
-    if (--unit.pending == 0) finish(unit);
+    if (--slice_.units[use.unit].pending == 0) finish(unit);
   }
 
   // A sample that has everything: its line is written once the judges have spoken.
@@ -297,15 +201,29 @@ class Evaluator {
   SampleLog& log_;
   const EvaluationEvents& events_;
   Forward forward_;
-  std::vector<Job> jobs_;
-  std::vector<Use> uses_;                 // [jobs]
-  std::vector<Unit> units_;               // of this slice
+  EvaluationJobs slice_;                  // that is run now
+  std::vector<Unit> units_;               // [slice_.units]
   Verdicts verdicts_;                     // of judges
   std::vector<std::vector<bool>> lacks_;  // [scorers][records]
   std::map<int64_t, Result> generated_;   // line -> text made while tracing
 };
 
 }  // namespace
+
+RunOptions run_options(const Session& session, const Evaluation& evaluation) {
+  RunOptions options = session.options;
+  options.stop_strings = evaluation.stop;
+  options.ignore_eos = evaluation.ignore_eos;
+  return options;
+}
+
+int32_t route_slots(const Evaluation& evaluation) {
+  int32_t slots = 0;
+  for (const BoundIntervention& intervention : evaluation.interventions)
+    for (const auto& plan : intervention.plans)
+      if (plan && !plan->empty()) slots = std::max(slots, plan->max_slots());
+  return slots;
+}
 
 PreparedRecord prepare_record(const Record& record, const Session& session, const std::vector<std::string>& span_names,
                               const Generation& generation, bool scores, bool options) {
@@ -359,20 +277,9 @@ void check_evaluation(const Evaluation& evaluation) {
 bool trace_evaluation(const Session& session, const Evaluation& evaluation, int64_t intervention, int64_t seed,
                       const std::filesystem::path& dir,
                       const std::function<void(int64_t record, Result result, int64_t sample)>& done) {
-  const auto plan = plan_of(evaluation, intervention, seed);
-  std::vector<Job> jobs;
   std::vector<std::pair<int64_t, int64_t>> uses;  // record, sample
-  for (size_t r = 0; r < evaluation.records.size(); ++r) {
-    const PreparedRecord& record = evaluation.records[r];
-    const int64_t samples = evaluation.generates ? record.generation.samples : 1;
-    for (int64_t k = 0; k < samples; ++k) {
-      Job job = evaluation.generates ? generation_job(record, plan, evaluation.seeds[static_cast<size_t>(seed)], k)
-                                     : job_on(record.scored, record, {}, plan);
-      job.index = static_cast<int64_t>(jobs.size());
-      jobs.push_back(std::move(job));
-      uses.emplace_back(static_cast<int64_t>(r), k);
-    }
-  }
+  std::vector<Job> jobs = trace_jobs(evaluation, intervention, seed, uses);
+  const auto plan = evaluation.interventions[static_cast<size_t>(intervention)].plans[static_cast<size_t>(seed)];
   const auto record_of = [&](int64_t i) -> const PreparedRecord& {
     return evaluation.records[static_cast<size_t>(uses[static_cast<size_t>(i)].first)];
   };

@@ -63,6 +63,11 @@ struct Evaluation {
   std::function<std::filesystem::path(int64_t intervention, int64_t seed)> trace_dir;
 };
 
+// The session's options, with how texts of this evaluation end.
+RunOptions run_options(const Session& session, const Evaluation& evaluation);
+// The widest route that any intervention asks for; 0: none asks for more than the model's own.
+int32_t route_slots(const Evaluation& evaluation);
+
 struct EvaluationEvents {
   std::function<void(int64_t done)> on_lines;             // lines known so far
   std::function<void(const std::string& text)> on_stage;  // "tracing off"
@@ -71,8 +76,9 @@ struct EvaluationEvents {
 // Every edit against every record, before the first token. Throws Error.
 void check_evaluation(const Evaluation& evaluation);
 
-// Runs what `log` does not have yet, records together with all their interventions, which share keys and values; then
-// the log is whole. False when interrupted; what was finished is in the log. Throws Error.
+// Runs what `log` does not have yet: the baseline and the main interventions of all records and seeds, then controls
+// and audit; records together with all their interventions of a kind, which share keys and values. Then the log is
+// whole. False when interrupted; what was finished is in the log. Throws Error.
 bool evaluate(const Session& session, const Evaluation& evaluation, SampleLog& log, const EvaluationEvents& events);
 
 // Records `evaluation.records` under one intervention (index) and seed (index) into a trace directory: what would be

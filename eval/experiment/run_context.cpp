@@ -99,7 +99,7 @@ EvaluationEvents RunContext::evaluation_events() const {
   return out;
 }
 
-Evaluation evaluation_of(const RunContext& run, const std::vector<int64_t>& records,
+Evaluation evaluation_of(const RunInputs& run, const std::vector<int64_t>& records,
                          const std::vector<std::string>& metrics) {
   Evaluation evaluation;
   evaluation.seeds = run.spec().seeds;
@@ -109,7 +109,7 @@ Evaluation evaluation_of(const RunContext& run, const std::vector<int64_t>& reco
   return evaluation;
 }
 
-void add_interventions(const RunContext& run, const std::vector<PlannedIntervention>& planned, Evaluation& evaluation) {
+void add_interventions(const RunInputs& run, const std::vector<PlannedIntervention>& planned, Evaluation& evaluation) {
   const ExperimentSpec& spec = run.spec();
   for (size_t i = 0; i < planned.size(); ++i) {
     const PlannedIntervention& one = planned[i];

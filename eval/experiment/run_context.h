@@ -23,16 +23,21 @@ std::vector<std::vector<std::string>> prompt_hashes_of(const std::vector<Record>
                                                        const std::vector<std::optional<PreparedRecord>>& prepared,
                                                        const Session& session);
 
-struct RunContext {
+// What evaluations are made of.
+struct RunInputs {
   const Experiment& experiment;
   const Session& session;
-  const ConductOptions& options;
-  const ConductEvents& events;
   const std::vector<std::string>& span_names;
   const std::vector<std::optional<PreparedRecord>>& records;
-  RunDirectory& directory;
 
   const ExperimentSpec& spec() const { return experiment.spec; }
+};
+
+struct RunContext : RunInputs {
+  const ConductOptions& options;
+  const ConductEvents& events;
+  RunDirectory& directory;
+
   void note(const std::string& line) const;  // for people and the log
   // Of `total` samples, of which earlier processes have finished `kept`, or of another unit.
   void begin_stage(const std::string& what, int64_t total, int64_t kept = 0, const std::string& unit = "samples") const;
@@ -43,11 +48,11 @@ struct RunContext {
 
 // What these metrics look at of these records (indices), and no more; without interventions. A judge runs where its
 // metric is among them.
-Evaluation evaluation_of(const RunContext& run, const std::vector<int64_t>& records,
+Evaluation evaluation_of(const RunInputs& run, const std::vector<int64_t>& records,
                          const std::vector<std::string>& metrics);
 
 // Adds planned interventions, bound to the model with each seed. Throws Error for edits that cannot act on the records.
-void add_interventions(const RunContext& run, const std::vector<PlannedIntervention>& planned, Evaluation& evaluation);
+void add_interventions(const RunInputs& run, const std::vector<PlannedIntervention>& planned, Evaluation& evaluation);
 
 // Which line of samples.jsonl belongs to which sample of an evaluation.
 Layout layout_of(const Evaluation& evaluation);

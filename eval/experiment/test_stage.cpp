@@ -21,15 +21,6 @@ std::string read_whole(const fs::path& file) {
   return text;
 }
 
-// The tested records of this shard.
-std::vector<int64_t> tested_records(const RunContext& run) {
-  const std::vector<int64_t>& test = run.experiment.splits.test;
-  std::vector<int64_t> kept;
-  for (size_t i = 0; i < test.size(); ++i)
-    if (run.options.shard.has(static_cast<int64_t>(i))) kept.push_back(test[i]);
-  return kept;
-}
-
 // The ranking that the audit is held against, with what says which prompts chose it: the spec's file may change.
 void keep_ranking(const RunContext& run) {
   for (const RankingUse& use : rankings_of(run.spec())) {
@@ -98,8 +89,17 @@ void tell_cost_of_audit(const RunContext& run, const Evaluation& evaluation) {
            " new tokens (the beginnings that samples of a record share are run once)");
 }
 
-// Traces of the interventions that the spec names.
-void add_traces(const RunContext& run, const RunSchedule& schedule, Evaluation& evaluation) {
+}  // namespace
+
+std::vector<int64_t> tested_records(const Experiment& experiment, const Shard& shard) {
+  const std::vector<int64_t>& test = experiment.splits.test;
+  std::vector<int64_t> kept;
+  for (size_t i = 0; i < test.size(); ++i)
+    if (shard.has(static_cast<int64_t>(i))) kept.push_back(test[i]);
+  return kept;
+}
+
+void choose_traces(const RunInputs& run, Evaluation& evaluation) {
   const ExperimentSpec& spec = run.spec();
   if (!spec.traces.on) return;
   for (size_t i = 0; i < evaluation.interventions.size(); ++i)
@@ -110,12 +110,7 @@ void add_traces(const RunContext& run, const RunSchedule& schedule, Evaluation& 
                                 std::to_string(run.span_names.size()));
   if (evaluation.traced.empty()) throw Error(spec.where, "traces.of: expected names of interventions, found none");
   evaluation.points = PointSet::parse(spec.traces.points, run.session.shape);
-  evaluation.trace_dir = [&run, &schedule](int64_t intervention, int64_t seed) {
-    return trace_path(run.directory.path(), schedule, static_cast<size_t>(intervention), static_cast<size_t>(seed));
-  };
 }
-
-}  // namespace
 
 bool run_tests(const RunContext& run, const Detected& detected, const InterventionChoice& choice) {
   const ExperimentSpec& spec = run.spec();
@@ -127,12 +122,15 @@ bool run_tests(const RunContext& run, const Detected& detected, const Interventi
   write_audit_summary(run);
   write_schedule(directory.path(), schedule);
   directory.log(std::to_string(schedule.interventions.size()) + " interventions");
-  Evaluation evaluation = evaluation_of(run, tested_records(run), spec.metrics);
+  Evaluation evaluation = evaluation_of(run, tested_records(run.experiment, run.options.shard), spec.metrics);
   add_interventions(run, schedule.interventions, evaluation);
   tell_cost_of_audit(run, evaluation);
-  add_traces(run, schedule, evaluation);
+  choose_traces(run, evaluation);
+  evaluation.trace_dir = [&](int64_t intervention, int64_t seed) {
+    return trace_path(directory.path(), schedule, static_cast<size_t>(intervention), static_cast<size_t>(seed));
+  };
+  write_records(directory.path(), evaluation);  // before the layout: where that is, samples can be read
   directory.begin(layout_of(evaluation));
-  write_records(directory.path(), evaluation);
   run.begin_stage("running", directory.samples().n_lines(), directory.samples().n_known());
   if (!evaluate(run.session, evaluation, directory.samples(), run.evaluation_events())) return false;
   run.begin_stage("writing findings", 0);

@@ -6,6 +6,11 @@
 
 namespace signalbox::eval {
 
+// The tested records that a shard runs.
+std::vector<int64_t> tested_records(const Experiment& experiment, const Shard& shard);
+// Which interventions are traced, and what of them, as the spec says. Throws Error.
+void choose_traces(const RunInputs& run, Evaluation& evaluation);
+
 // Writes plan.json, records.jsonl, samples.jsonl, traces and the findings. False when interrupted. Throws Error.
 bool run_tests(const RunContext& run, const Detected& detected, const InterventionChoice& choice);
 

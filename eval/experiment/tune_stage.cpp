@@ -14,15 +14,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// The points of all grids and the baseline, without controls.
-InterventionChoice points_of_grids(const ExperimentSpec& spec) {
-  InterventionChoice choice;
-  choice.with_controls = false;
-  for (const InterventionSpec& one : spec.interventions)
-    if (!one.grid.empty() || one.name == spec.baseline) choice.interventions.push_back(&one);
-  return choice;
-}
-
 double mean_of(const RunValues& values, const std::string& name, const std::string& metric) {
   for (const InterventionValues& one : values.interventions) {
     if (one.name != name) continue;
@@ -66,6 +57,14 @@ BestPoints choose_points(const RunContext& run, const fs::path& dir, const RunVa
 }
 
 }  // namespace
+
+InterventionChoice points_of_grids(const ExperimentSpec& spec) {
+  InterventionChoice choice;
+  choice.with_controls = false;
+  for (const InterventionSpec& one : spec.interventions)
+    if (!one.grid.empty() || one.name == spec.baseline) choice.interventions.push_back(&one);
+  return choice;
+}
 
 std::optional<InterventionChoice> run_tuning(const RunContext& run, const Detected& detected) {
   const ExperimentSpec& spec = run.spec();

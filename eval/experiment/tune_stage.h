@@ -8,6 +8,9 @@
 
 namespace signalbox::eval {
 
+// The interventions that are tuned: the points of all grids and the baseline, without controls.
+InterventionChoice points_of_grids(const ExperimentSpec& spec);
+
 // The interventions to test: all of the spec's without "tune". Keeps its samples and choice.json in DIR/tune. nullopt
 // when interrupted. Throws Error.
 std::optional<InterventionChoice> run_tuning(const RunContext& run, const Detected& detected);
