@@ -14,9 +14,7 @@
 
 namespace signalbox::test {
 
-namespace {
-
-pid_t start(const std::vector<std::string>& arguments) {
+pid_t start_binary(const std::vector<std::string>& arguments) {
   std::string program = binary();
   std::vector<std::string> words = arguments;
   std::vector<char*> argv = {program.data()};
@@ -32,12 +30,10 @@ pid_t start(const std::vector<std::string>& arguments) {
   return child;
 }
 
-}  // namespace
-
 double seconds_of(const std::vector<std::string>& arguments) {
   const auto begin = std::chrono::steady_clock::now();
   int status = 0;
-  waitpid(start(arguments), &status, 0);
+  waitpid(start_binary(arguments), &status, 0);
   REQUIRE(WIFEXITED(status));
   REQUIRE(WEXITSTATUS(status) == 0);
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
@@ -47,7 +43,7 @@ int run_with_kills(const std::vector<std::string>& arguments, double seconds, ui
   std::mt19937_64 random(seed);
   int kills = 0;
   for (int attempt = 0; attempt < 200; ++attempt) {
-    const pid_t child = start(arguments);
+    const pid_t child = start_binary(arguments);
     const double share = std::uniform_real_distribution<>(0.02, 0.5)(random) * (1 + 0.1 * attempt);
     std::this_thread::sleep_for(std::chrono::duration<double>(seconds * share));
     kill(child, random() % 3 == 0 ? SIGTERM : SIGKILL);

@@ -1,10 +1,15 @@
 // Commands that are killed at any moment and run again.
 #pragma once
+#include <sys/types.h>
+
 #include <cstdint>
 #include <string>
 #include <vector>
 
 namespace signalbox::test {
+
+// Starts the binary, its output going nowhere.
+pid_t start_binary(const std::vector<std::string>& arguments);
 
 // Seconds that the binary takes for these arguments; it must end with code 0.
 double seconds_of(const std::vector<std::string>& arguments);

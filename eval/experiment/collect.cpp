@@ -4,6 +4,7 @@
 #include <array>
 
 #include "eval/data/examples.h"
+#include "eval/routing/recording.h"
 #include "eval/score/sample_lines.h"
 #include "eval/score/scorer.h"
 #include "eval/store/journal.h"
@@ -52,7 +53,9 @@ bool edits_routes(const json::Value& edits) {
 // What is known of the samples while the file is read.
 class Collector {
  public:
-  Collector(const fs::path& dir, const RunSchedule& schedule) : dir_(dir), schedule_(schedule) {
+  // `finished`: what there is of a run that is not finished; null: all.
+  Collector(const fs::path& dir, const RunSchedule& schedule, const FinishedLines* finished)
+      : dir_(dir), schedule_(schedule), finished_(finished) {
     // A shard may have no record at all.
     if (fs::file_size(dir / records_file) > 0) records_ = read_records((dir / records_file).string());
     for (const std::string& metric : schedule.metrics) {
@@ -67,6 +70,7 @@ class Collector {
 
   RunValues collect() {
     read_lines();
+    repeat_for_seeds();
     RunValues run;
     run.metrics = schedule_.metrics;
     run.baseline = schedule_.baseline;
@@ -74,6 +78,8 @@ class Collector {
     run.margins = schedule_.margins;
     run.seed = schedule_.seed;
     run.resamples = schedule_.resamples;
+    run.limit = schedule_.limit;
+    if (finished_) run.partial = partial();
     run.data = schedule_.data;
     run.data.copies = count_copies(records_);
     for (const size_t first : independent_examples(records_)) run.clusters.push_back(records_[first].id);
@@ -91,7 +97,42 @@ class Collector {
   }
 
  private:
+  // Whether the samples of a record under a seed count.
+  bool counts(int64_t seed, int64_t intervention, int64_t record) const {
+    if (!finished_) return true;
+    const auto baseline = static_cast<int64_t>(schedule_.baseline_index());
+    return finished_->has_record(seed, intervention, record) &&
+           finished_->has_record(finished_->layout().has(seed, baseline) ? seed : 0, baseline, record);
+  }
+
+  PartialRun partial() const {
+    PartialRun out{finished_->n_known(), finished_->n_lines(), static_cast<int64_t>(records_.size()), {}};
+    for (size_t i = 0; i < samples_.size(); ++i) {
+      int64_t n = 0;
+      for (size_t r = 0; r < records_.size(); ++r) {
+        bool any = false;
+        for (size_t s = 0; s < schedule_.seeds.size() && !any; ++s)
+          any = counts(static_cast<int64_t>(s), static_cast<int64_t>(i), static_cast<int64_t>(r));
+        n += any;
+      }
+      out.compared.push_back(n);
+    }
+    return out;
+  }
+
+  void read_finished() {
+    for_each_finished_line(*finished_, [&](SampleLine line, const Place& place, const json::Ref&) {
+      if (!counts(place.seed, place.intervention, place.record)) return;
+      const size_t i = static_cast<size_t>(place.intervention);
+      add_scores(i, place.record, line);
+      if (!groups_) return;
+      line.sample.record = place.record;
+      samples_[i].push_back(std::move(line.sample));
+    });
+  }
+
   void read_lines() {
+    if (finished_) return read_finished();
     std::map<std::string, size_t> intervention_of;
     for (size_t i = 0; i < samples_.size(); ++i) intervention_of[schedule_.interventions[i].name] = i;
     for_each_sample_line(dir_ / samples_file, [&](SampleLine line, const json::Ref& source) {
@@ -108,12 +149,15 @@ class Collector {
       line.sample.record = record->second;
       samples_[found->second].push_back(std::move(line.sample));
     });
+  }
+
+  void repeat_for_seeds() {
     for (size_t i = 0; i < samples_.size(); ++i)
-      if (schedule_.interventions[i].first_seed_only) repeat_for_seeds(samples_[i]);
+      if (schedule_.interventions[i].first_seed_only) repeat_samples(samples_[i]);
   }
 
   // What scores that look at several samples see of an intervention that no seed touches: the same under each.
-  void repeat_for_seeds(std::vector<Sample>& samples) const {
+  void repeat_samples(std::vector<Sample>& samples) const {
     const size_t n = samples.size();
     samples.reserve(n * schedule_.seeds.size());
     for (size_t s = 1; s < schedule_.seeds.size(); ++s)
@@ -157,14 +201,17 @@ class Collector {
   void add_routes(size_t i, const std::string& metric, const Scorer& scorer) {
     const size_t baseline = schedule_.baseline_index();
     for (size_t s = 0; s < schedule_.seeds.size() && schedule_.runs(i, s); ++s) {
-      const TraceReader mine(trace_path(dir_, schedule_, i, s)),
-          theirs(trace_path(dir_, schedule_, baseline, schedule_.runs(baseline, s) ? s : 0));
+      const fs::path my_trace = trace_path(dir_, schedule_, i, s),
+                     their_trace = trace_path(dir_, schedule_, baseline, schedule_.runs(baseline, s) ? s : 0);
+      if (finished_ && (!is_recorded(my_trace) || !is_recorded(their_trace))) continue;
+      const TraceReader mine(my_trace), theirs(their_trace);
       if (mine.sample_ids() != theirs.sample_ids())
         throw Error(mine.file(), "expected the samples of " + theirs.file() + ", found others");
       for (int64_t n = 0; n < mine.n_samples(); ++n) {
+        const int64_t record = record_of_.at(mine.sample_ids()[static_cast<size_t>(n)]);
+        if (!counts(static_cast<int64_t>(s), static_cast<int64_t>(i), record)) continue;
         const SampleRoutes a(mine, n), b(theirs, n);
         const auto value = scorer.score_routes(a.routes(), b.routes());
-        const int64_t record = record_of_.at(mine.sample_ids()[static_cast<size_t>(n)]);
         if (value) add_value(i, metric, record, *value);
       }
     }
@@ -172,6 +219,7 @@ class Collector {
 
   const fs::path dir_;
   const RunSchedule& schedule_;
+  const FinishedLines* finished_;
   std::vector<Record> records_;
   std::map<std::string, int64_t> record_of_;
   bool groups_ = false;                                                // some metric looks at more than one sample
@@ -183,7 +231,20 @@ class Collector {
 }  // namespace
 
 RunValues collect_values(const fs::path& dir, const RunSchedule& schedule) {
-  return Collector(dir, schedule).collect();
+  return Collector(dir, schedule, nullptr).collect();
+}
+
+RunValues collect_partial(const fs::path& dir, const RunSchedule& schedule, const FinishedLines& finished) {
+  RunValues values = Collector(dir, schedule, &finished).collect();
+  const size_t baseline = schedule.baseline_index();
+  bool any = false;
+  for (size_t i = 0; i < values.partial->compared.size(); ++i)
+    any = any || ((i != baseline || values.partial->compared.size() == 1) && values.partial->compared[i] > 0);
+  if (!any)
+    throw Error(dir.string(), "expected a record that the baseline and an intervention have finished, found none in " +
+                                  std::to_string(values.partial->samples) + " of " +
+                                  std::to_string(values.partial->of) + " samples (look again later)");
+  return values;
 }
 
 }  // namespace signalbox::eval

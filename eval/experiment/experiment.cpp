@@ -1,12 +1,24 @@
 #include "eval/experiment/experiment.h"
 
+#include "eval/experiment/limit.h"
+
 namespace signalbox::eval {
 
-Experiment open_experiment(ExperimentSpec parsed) {
+Experiment open_experiment(ExperimentSpec parsed, int64_t limit) {
   Experiment experiment;
   ExperimentSpec& spec = experiment.spec;
   spec = std::move(parsed);
   std::vector<Record> records = read_records(spec.data.string());
+  if (limit > 0) {
+    split_records(spec, records);
+    const size_t whole = first_records(spec.split, records, INT64_MAX).size();
+    std::vector<Record> first;
+    for (const size_t r : first_records(spec.split, records, limit)) first.push_back(std::move(records[r]));
+    // One that leaves nothing out is no other run.
+    if (first.size() < whole)
+      experiment.limit = RecordLimit{limit, static_cast<int64_t>(first.size()), static_cast<int64_t>(whole)};
+    records = std::move(first);
+  }
   if (spec.programs.empty()) {
     experiment.records = std::move(records);
   } else {

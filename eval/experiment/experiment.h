@@ -1,6 +1,7 @@
 // An experiment before a model is opened: its spec and its data, checked against each other.
 #pragma once
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -9,6 +10,7 @@
 #include "eval/experiment/deals.h"
 #include "eval/experiment/spec.h"
 #include "eval/experiment/split.h"
+#include "eval/findings/findings.h"
 
 namespace signalbox::eval {
 
@@ -19,10 +21,12 @@ struct Experiment {
   Splits splits;                    // all records are tested where there are deals
   std::vector<Deal> deals;          // of a spec with cross_fit
   DataFacts data;
-  std::vector<std::string> notes;  // sentences for standard error and the log
+  std::optional<RecordLimit> limit;  // of the data's records, before prompt programs
+  std::vector<std::string> notes;    // sentences for standard error and the log
 };
 
-// Reads the data, and refuses all that can be refused without a model. Throws Error.
-Experiment open_experiment(ExperimentSpec spec);
+// Reads the data, and refuses all that can be refused without a model. With `limit` above 0 it goes on with the first
+// records of each split and condition (limit.h), once splits of all of them have been checked. Throws Error.
+Experiment open_experiment(ExperimentSpec spec, int64_t limit = 0);
 
 }  // namespace signalbox::eval

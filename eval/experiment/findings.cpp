@@ -6,6 +6,7 @@
 #include "eval/findings/edit_totals.h"
 #include "eval/findings/metrics_file.h"
 #include "eval/findings/results.h"
+#include "eval/findings/scope.h"
 #include "eval/findings/specification_curve.h"
 #include "eval/findings/tables.h"
 
@@ -21,7 +22,7 @@ RunFindings write_findings(const std::filesystem::path& dir) {
 }
 
 std::string findings_text(const std::filesystem::path& dir, const RunFindings& findings) {
-  std::string text = table_text(shown_results(findings, RowChoice::main));
+  std::string text = scope_text(findings) + table_text(shown_results(findings, RowChoice::main));
   std::string about;
   for (const Intervention& one : findings.interventions)
     if (one.is_main() && !one.experts.empty()) about += one.name + ": " + intervention_text(one) + "\n";

@@ -40,6 +40,7 @@ json::Value experiment_identity(const Experiment& experiment, const ModelFacts& 
   identity.set("scoring_rules", std::move(rules)).set("stop_tokens", stop_tokens_json(facts));
   identity.set("device", facts.device).set("isa", facts.isa).set("numerics", facts.numerics);
   identity.set("special", special).set("template_variables", std::move(variables));
+  if (experiment.limit) identity.set("limit", experiment.limit->n);
   return identity;
 }
 

@@ -87,6 +87,7 @@ class Rescorer {
     // Which contrasts are primary may follow from the metrics.
     RunSchedule schedule = make_schedule(spec_, spec_.metrics, schedule_.interventions);
     schedule.data = schedule_.data;
+    schedule.limit = schedule_.limit;
     schedule.seeds = schedule_.seeds;
     write_schedule(options_.out, schedule);
     directory.begin(*source_.layout);
@@ -107,7 +108,10 @@ class Rescorer {
                   "expected the directory of one run, found one of deals (each of its deals/N is one)");
     std::optional<Manifest> manifest = Manifest::read(options_.from);
     if (!manifest || manifest->status != RunStatus::complete || !manifest->layout)
-      throw Error(options_.from.string(), "expected a run that is complete, found one that is not");
+      throw Error(
+          options_.from.string(),
+          "expected a run that is complete, found one that is not (run its command again; signalbox report shows "
+          "what there is so far)");
     return std::move(*manifest);
   }
 

@@ -5,6 +5,7 @@
 
 #include "base/files.h"
 #include "eval/findings/intervals.h"
+#include "eval/findings/scope.h"
 
 namespace signalbox::eval {
 
@@ -116,6 +117,7 @@ json::Value RunSchedule::to_json() const {
   value.set("schema", "signalbox.plan/2").set("baseline", baseline).set("metrics", texts(metrics));
   value.set("primary", std::move(about)).set("margins", std::move(of_metrics));
   value.set("seeds", std::move(all)).set("resamples", resamples).set("seed", seed);
+  if (limit) value.set("limit", limit_json(*limit));
   DataFacts known = data;
   known.copies = {};  // a shard's own
   value.set("data", data_facts_json(known));
@@ -142,6 +144,7 @@ RunSchedule RunSchedule::from_json(const json::Ref& value) {
   for (const json::Ref& seed : value.at("seeds").items()) schedule.seeds.push_back(whole(seed));
   schedule.resamples = value.at("resamples").size();
   schedule.seed = whole(value.at("seed"));
+  if (const auto limit = value.find("limit")) schedule.limit = read_limit(*limit);
   if (const auto data = value.find("data")) schedule.data = read_data_facts(*data);
   if (schedule.seeds.empty()) value.at("seeds").fail("expected at least one seed, found none");
   for (const json::Ref& one : value.at("interventions").items()) schedule.interventions.push_back(planned_of(one));

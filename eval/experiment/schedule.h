@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -26,6 +27,7 @@ struct RunSchedule {
   int64_t resamples = default_resamples;
   uint64_t seed = 0;  // of resampling
   DataFacts data;     // of the whole run, but for the copies
+  std::optional<RecordLimit> limit;
   PrimaryContrasts primary;
   std::map<std::string, double> margins;  // of equivalence, by metric
   std::vector<PlannedIntervention> interventions;

@@ -118,6 +118,7 @@ bool run_tests(const RunContext& run, const Detected& detected, const Interventi
   RunSchedule schedule =
       make_schedule(spec, spec.metrics, plan_interventions(spec, choice, run.session.shape, detected));
   schedule.data = run.experiment.data;
+  schedule.limit = run.experiment.limit;
   keep_ranking(run);
   write_audit_summary(run);
   write_schedule(directory.path(), schedule);

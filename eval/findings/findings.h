@@ -123,6 +123,19 @@ struct CrossFitFindings {
   std::vector<SelectedExpert> selection;  // every expert of the rankings, by intervention, layer and expert
 };
 
+// How far a run had come when its findings were made, where it was not finished.
+struct PartialRun {
+  int64_t samples = 0, of = 0;    // finished, of all
+  int64_t records = 0;            // that the run tests
+  std::vector<int64_t> compared;  // [intervention] records that it and the baseline have finished: those that count
+};
+
+// A run of the first records only (--limit).
+struct RecordLimit {
+  int64_t n = 0;                   // of each split and condition
+  int64_t records = 0, whole = 0;  // that are tested, and that would be without it
+};
+
 struct RunFindings {
   std::string baseline;  // name
   int64_t resamples = 0;
@@ -136,6 +149,8 @@ struct RunFindings {
   std::optional<DataFacts> data;              // none: of a run before they were written
   std::vector<std::string> curves;            // entries whose points choose experts differently: specification_curve.h
   std::optional<CrossFitFindings> cross_fit;  // of a run that deals its records several times
+  std::optional<PartialRun> partial;          // none: all samples were there
+  std::optional<RecordLimit> limit;           // none: of all records
 
   // Throw Error naming metrics.json when there is none of that name.
   size_t intervention_index(const std::string& name) const;

@@ -5,6 +5,7 @@
 #include "base/files.h"
 #include "eval/findings/cross_fit.h"
 #include "eval/findings/edit_totals.h"
+#include "eval/findings/scope.h"
 #include "eval/findings/specification_curve.h"
 
 namespace signalbox::eval {
@@ -264,6 +265,7 @@ json::Value metrics_json(const RunFindings& findings) {
   json::Value out = json::Value::object(), about = json::Value::object();
   for (const Intervention& one : findings.interventions) about.append_member(one.name, about_json(one));
   out.append_member("schema", "signalbox.metrics/1");
+  append_scope(out, findings);
   out.append_member("baseline", findings.baseline);
   out.append_member("resamples", findings.resamples);
   out.append_member("seed", findings.seed);
@@ -301,6 +303,7 @@ RunFindings read_findings(const json::Ref& metrics) {
   if (const auto primary = metrics.find("primary"))
     out.primary = {read_texts(primary->at("interventions")), read_texts(primary->at("metrics"))};
   for (const auto& [name, about] : metrics.at("about").members()) out.interventions.push_back(read_about(name, about));
+  read_scope(metrics, out);
   out.resamples = metrics.at("resamples").integer();
   out.seed = read_seed(metrics.at("seed"));
   out.all = read_found(metrics, out);

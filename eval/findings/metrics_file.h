@@ -10,6 +10,7 @@ namespace signalbox::eval {
 
 // Undefined numbers are null. A key for which a run has nothing to say is absent. Keys, beyond "schema", "baseline",
 // "resamples", "seed" and "metrics":
+//   partial, limit: where the findings are of less than the whole run (scope.h)
 //   about.NAME = {description, control_of, control, grid}: what an intervention is; where it applies also use, shared
 //     and first_seed_only (Intervention)
 //   interventions.NAME.METRIC = {mean, ci_lo, ci_hi, n}

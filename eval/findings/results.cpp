@@ -452,6 +452,8 @@ RunFindings run_findings(const RunValues& run, int n_threads) {
   out.seed = run.seed;
   out.metrics = run.metrics;
   out.data = run.data;
+  out.partial = run.partial;
+  out.limit = run.limit;
   out.interventions.assign(run.interventions.begin(), run.interventions.end());
   out.primary = primary_of(run);
   const Comparer comparer(run, baseline, n_threads);

@@ -8,6 +8,7 @@
 #include "base/text.h"
 #include "eval/findings/cross_fit.h"
 #include "eval/findings/edit_totals.h"
+#include "eval/findings/scope.h"
 
 namespace signalbox::eval {
 
@@ -209,14 +210,16 @@ FindingsTable shown_results(const RunFindings& findings, RowChoice choice) {
 }
 
 void write_tables(const std::filesystem::path& dir, const RunFindings& findings) {
-  const FindingsTable results = result_table(rows_by_condition(findings, RowChoice::main));
-  const FindingsTable comparisons = comparisons_by_condition(findings, SIZE_MAX);
+  FindingsTable results = result_table(rows_by_condition(findings, RowChoice::main));
+  FindingsTable comparisons = comparisons_by_condition(findings, SIZE_MAX);
   std::vector<FindingsTable> shown = {shown_results(findings, RowChoice::main),
                                       comparisons_by_condition(findings, few_pairs, "comparisons of effects")};
   if (shown.back().rows.empty()) shown.pop_back();
   if (findings.cross_fit) shown.push_back(cross_fit_table(findings));  // in spreadsheets it has cross_fit.csv
   if (FindingsTable edits = edit_table(findings); !edits.rows.empty()) shown.push_back(std::move(edits));
-  std::string markdown, latex;
+  for (FindingsTable* table : {&results, &comparisons}) mark_scope(*table, findings);
+  for (FindingsTable& table : shown) mark_scope(table, findings);
+  std::string markdown = scope_markdown(findings), latex;
   for (const FindingsTable& table : shown) {
     markdown += table_markdown(table);
     latex += table_latex(table);

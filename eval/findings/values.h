@@ -37,6 +37,8 @@ struct RunValues {
   std::optional<PrimaryContrasts> primary;  // none: all main interventions in all metrics whose null is possible
   std::map<std::string, double> margins;    // of equivalence, by metric
   DataFacts data;
+  std::optional<PartialRun> partial;
+  std::optional<RecordLimit> limit;
   uint64_t seed = 0;
   int64_t resamples = default_resamples;
 };

@@ -14,6 +14,7 @@
 #include "eval/findings/format.h"
 #include "eval/findings/intervals.h"
 #include "eval/findings/metrics_file.h"
+#include "eval/findings/scope.h"
 #include "eval/findings/tables.h"
 #include "eval/report/charts.h"
 #include "eval/report/curve_report.h"
@@ -158,6 +159,16 @@ std::vector<std::string> warnings_of(const FindingsIndex& findings, const Sample
         "answered, or erred. Raise max_tokens.");
   warn_of_degeneration(findings, samples, out);
   return out;
+}
+
+// What the findings are about where it is less than the run.
+std::string scope_box(const RunFindings& run) {
+  const std::vector<std::string> lines = scope_lines(run);
+  if (lines.empty()) return "";
+  std::string out = "<div class=\"warn\" id=\"scope\">";
+  for (size_t i = 0; i < lines.size(); ++i)
+    out += i == 0 ? "<b>" + html_escape(lines[i]) + "</b>" : "<p>" + html_escape(lines[i]) + "</p>";
+  return out + "</div>\n";
 }
 
 std::string warning_box(const std::vector<std::string>& warnings) {
@@ -329,13 +340,15 @@ std::string render_run_report(const fs::path& dir, const RunFindings& run) {
     body += parts[i];
   }
   nav += "<a href=\"#run\">what was run</a></nav>\n";
-  return html_page("Signalbox run", "<h1>What the interventions did</h1>" + nav +
+  return html_page("Signalbox run", "<h1>What the interventions did</h1>" + scope_box(run) + nav +
                                         warning_box(warnings_of(findings, samples)) + overview_section(findings) +
                                         differences_section(findings) + body + what_was_run(findings, manifest));
 }
 
 void write_run_report(const fs::path& dir, const RunFindings& findings) {
   write_file_atomically(dir / "report.html", render_run_report(dir, findings));
+  std::error_code failed;
+  fs::remove(dir / partial_report_file, failed);
 }
 
 std::string render_analysis_report(const fs::path& dir) {
@@ -353,8 +366,7 @@ std::string render_report(const fs::path& dir) {
   if (!fs::is_directory(dir)) throw Error(dir.string(), "expected a directory, found none");
   if (fs::exists(dir / "metrics.json")) return render_run_report(dir, read_findings(dir));
   if (schema_of(dir) == run_schema)
-    throw Error(dir.string(),
-                "expected a finished run with metrics.json, found one that is not (signalbox run goes on)");
+    throw Error(dir.string(), "expected a finished run with metrics.json, found none (its command goes on with it)");
   if (has_analysis(dir) || has_analysis(dir / "analysis")) return render_analysis_report(dir);
   throw Error(dir.string(), "expected metrics.json (a run) or analysis/ (signalbox analyze), found neither");
 }

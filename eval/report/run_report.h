@@ -13,7 +13,10 @@ namespace signalbox::eval {
 // detection beside the audit, examples, what was run. Throws Error naming the file that is missing or wrong.
 std::string render_run_report(const std::filesystem::path& dir, const RunFindings& findings);
 
-// Writes it to DIR/report.html.
+// Where a report of a run that is not finished stands; the run removes it when it is.
+inline constexpr const char* partial_report_file = "partial-report.html";
+
+// Writes it to DIR/report.html, and removes a partial one.
 void write_run_report(const std::filesystem::path& dir, const RunFindings& findings);
 
 // A trace directory with analysis/, or an analysis directory itself.

@@ -1,12 +1,16 @@
 #include "eval/report/sample_digest.h"
 
 #include <algorithm>
+#include <functional>
+#include <memory>
 #include <optional>
 
 #include "base/no_number.h"
 #include "base/utf8.h"
 #include "eval/data/records.h"
 #include "eval/score/sample_lines.h"
+#include "eval/store/journal.h"
+#include "eval/store/manifest.h"
 
 namespace signalbox::eval {
 
@@ -30,11 +34,30 @@ std::string question_of(const Record& record) {
   return "";
 }
 
+using TakeLine = std::function<void(SampleLine line)>;
+
+// Reads the lines of a run, finished or not, in order.
+std::function<void(const TakeLine&)> line_reader(const std::filesystem::path& dir) {
+  const std::filesystem::path file = dir / samples_file;
+  if (schema_of(dir) == run_schema) {
+    const std::optional<Manifest> manifest = Manifest::read(dir);
+    if (manifest && manifest->status != RunStatus::complete && manifest->layout) {
+      const auto lines = std::make_shared<const FinishedLines>(dir, *manifest->layout);
+      return [lines](const TakeLine& take) {
+        for_each_finished_line(*lines, [&](SampleLine line, const Place&, const json::Ref&) { take(std::move(line)); });
+      };
+    }
+  }
+  return [file](const TakeLine& take) {
+    for_each_sample_line(file, [&](SampleLine line, const json::Ref&) { take(std::move(line)); });
+  };
+}
+
 }  // namespace
 
 SampleDigest digest_samples(const std::filesystem::path& dir, const std::string& baseline,
                             const std::vector<std::string>& interventions, size_t n_examples) {
-  const std::filesystem::path file = dir / "samples.jsonl";
+  const auto for_each_line = line_reader(dir);
   SampleDigest out;
   std::map<std::string, SampleLine> base;  // by id
   std::optional<uint64_t> first_seed;
@@ -42,7 +65,7 @@ SampleDigest digest_samples(const std::filesystem::path& dir, const std::string&
   const auto is_first = [&](const Sample& sample) {
     return sample.has_text && sample.decoded && sample.seed == *first_seed && sample.sample == 0;
   };
-  for_each_sample_line(file, [&](SampleLine line, const json::Ref&) {
+  for_each_line([&](SampleLine line) {
     const Sample& sample = line.sample;
     if (!first_seed) first_seed = sample.seed;
     if (sample.has_text && sample.decoded) {
@@ -59,7 +82,7 @@ SampleDigest digest_samples(const std::filesystem::path& dir, const std::string&
   if (base.empty()) return out;
 
   std::map<std::string, std::vector<ExamplePair>> changed, others;  // with and without a changed score
-  for_each_sample_line(file, [&](const SampleLine& line, const json::Ref&) {
+  for_each_line([&](const SampleLine& line) {
     if (!is_first(line.sample)) return;
     if (std::find(interventions.begin(), interventions.end(), line.intervention) == interventions.end()) return;
     const auto found = base.find(line.sample.id);

@@ -36,9 +36,10 @@ struct SampleDigest {
   std::map<std::string, ShownTexts> shown;                   // of those with examples
 };
 
-// Reads DIR/samples.jsonl twice, in bounded memory; questions come from DIR/records.jsonl where it is there. Examples:
-// for each of `interventions` up to `n_examples` of the first seed's first samples among the first 2,000 records whose
-// text differs from the baseline's, those with a changed score first. Throws Error for a line that is no sample.
+// Reads DIR/samples.jsonl twice (of a run that is not finished what there is of it), in bounded memory; questions come
+// from DIR/records.jsonl where it is there. Examples: for each of `interventions` up to `n_examples` of the first
+// seed's first samples among the first 2,000 records whose text differs from the baseline's, those with a changed score
+// first. Throws Error for a line that is no sample.
 SampleDigest digest_samples(const std::filesystem::path& dir, const std::string& baseline,
                             const std::vector<std::string>& interventions, size_t n_examples);
 

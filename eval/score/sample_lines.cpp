@@ -148,4 +148,17 @@ void for_each_sample_line(const std::filesystem::path& file,
   }
 }
 
+void for_each_finished_line(
+    const FinishedLines& lines,
+    const std::function<void(SampleLine line, const Place& place, const json::Ref& source)>& take) {
+  for (int64_t i = 0; i < lines.n_lines(); ++i) {
+    if (!lines.has(i)) continue;
+    const json::Value value = json::parse(lines.text(i), lines.where(i));
+    const json::Ref line(value, lines.where(i));
+    const Place place = lines.layout().place(i);
+    lines.layout().check_line(place, line);
+    take(read_sample_line(line), place, line);
+  }
+}
+
 }  // namespace signalbox::eval

@@ -11,6 +11,7 @@
 #include "base/namespaces.h"
 #include "eval/data/records.h"
 #include "eval/score/sample.h"
+#include "eval/store/finished_lines.h"
 
 namespace signalbox::eval {
 
@@ -35,5 +36,10 @@ SampleLine read_sample_line(const json::Ref& line);
 // Error naming file and line.
 void for_each_sample_line(const std::filesystem::path& file,
                           const std::function<void(SampleLine line, const json::Ref& source)>& take);
+
+// The same for the finished samples of a run that goes on, in the order of the run. `place` is where each stands.
+void for_each_finished_line(
+    const FinishedLines& lines,
+    const std::function<void(SampleLine line, const Place& place, const json::Ref& source)>& take);
 
 }  // namespace signalbox::eval

@@ -28,11 +28,7 @@ std::optional<json::Value> parsed(std::string_view text, const std::string& wher
   }
 }
 
-// The line within a journal line "[N,{...}]", as it was put: byte by byte, since it goes to samples.jsonl as it is.
-struct JournalLine {
-  int64_t line = -1;
-  size_t begin = 0, bytes = 0;
-};
+}  // namespace
 
 JournalLine split_journal_line(std::string_view text, const std::string& where) {
   JournalLine found;
@@ -48,8 +44,6 @@ JournalLine split_journal_line(std::string_view text, const std::string& where) 
   throw Error(where,
               "expected a line [number,{...}] of the journal, found \"" + std::string(text.substr(0, 40)) + "\"");
 }
-
-}  // namespace
 
 LineLog::LineLog(std::filesystem::path file, std::filesystem::path journal, LineRules rules)
     : rules_(std::move(rules)), index_(static_cast<size_t>(rules_.n_lines)) {

@@ -20,6 +20,13 @@ struct LineRules {
   std::function<void(int64_t line, const json::Ref& value)> check_line;  // throws Error where it is another one
 };
 
+// The line within a journal line "[N,{...}]", as it was put: byte by byte, since it goes to the file as it is.
+struct JournalLine {
+  int64_t line = -1;
+  size_t begin = 0, bytes = 0;
+};
+JournalLine split_journal_line(std::string_view text, const std::string& where);  // throws Error
+
 // The file is append-only and always a prefix of the finished one; a line that is not next yet waits in the journal as
 // [line number, {the line}]. Every line is one write(2), so that a process killed at any instant loses no line that was
 // put. Both files are fsynced every few seconds, by sync() and by finish(). Memory: 16 bytes per line, no text. Not

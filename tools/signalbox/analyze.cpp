@@ -7,6 +7,7 @@
 #include "eval/detect/analysis.h"
 #include "eval/experiment/findings.h"
 #include "eval/experiment/reanalysis.h"
+#include "eval/findings/metrics_file.h"
 #include "eval/store/staged_files.h"
 #include "tools/signalbox/commands.h"
 #include "tools/signalbox/flags.h"
@@ -36,6 +37,28 @@ fs::path analysis_directory(const AnalyzeOptions& options) {
   if (options.out.empty() && options.directories.size() > 1)
     throw UsageError("--out", "expected a directory for the analysis of several traces, found none");
   return options.out.empty() ? fs::path(options.directories[0]) / "analysis" : fs::path(options.out);
+}
+
+// A run that is not finished: its findings so far. They are written where --out says, and nowhere else: a final report
+// would take files of the run's own directory for its own.
+int analyze_unfinished(const fs::path& dir, const AnalyzeOptions& options) {
+  const ContrastOptions& detection = options.analysis.detection;
+  const ReanalysisOptions reanalysis = {detection.seed, detection.resamples, detection.threads};
+  RunFindings findings;
+  if (options.out.empty()) {
+    findings = partial_findings(dir, reanalysis);
+  } else {
+    const fs::path inside =
+        fs::absolute(options.out).lexically_normal().lexically_relative(fs::absolute(dir / ".").lexically_normal());
+    if (!inside.empty() && *inside.begin() != "..")
+      throw UsageError("--out", "expected a directory outside " + dir.string() + ", whose run is not finished, found " +
+                                    options.out);
+    StagedFiles files(options.out, findings_files(dir));
+    findings = reanalyze_run(dir, files.path(), reanalysis);
+    files.commit();
+  }
+  write_stdout(options.json ? json::dump(metrics_json(findings)) + "\n" : findings_text(dir, findings));
+  return 0;
 }
 
 // One pool of traces.
@@ -71,7 +94,8 @@ int analyze_command(int argc, char** argv) {
   app.add_option("DIR", options.directories,
                  "trace directories, which form one pool; or run directories: findings, and the baseline's traces")
       ->required();
-  app.add_option("--out", options.out, "directory for the tables; default DIR/analysis");
+  app.add_option("--out", options.out,
+                 "directory for the tables; default DIR/analysis; none for a run that is not finished");
   app.add_option("--contrast", options.contrast, "A:B, values of the records' condition: A minus B");
   app.add_option("--span", options.analysis.detection.span, "only tokens of this span");
   app.add_option("--phase", options.phase, "all | given | generated: only tokens of this phase")
@@ -107,8 +131,13 @@ int analyze_command(int argc, char** argv) {
   if (int code = parse_arguments(app, argc, argv); code >= 0) return code;
   if (options.marker_token >= 0) options.analysis.marker.token = options.marker_token;
   options.analysis.detection.phase = parse_phase(options.phase, "--phase");
-  const fs::path out = analysis_directory(options);
   catch_signals();
+  for (const std::string& directory : options.directories)
+    if (is_unfinished_run(directory)) {
+      if (options.directories.size() == 1) return analyze_unfinished(directory, options);
+      throw Error(directory, "expected traces and runs that are finished, found a run that is not");
+    }
+  const fs::path out = analysis_directory(options);
   std::vector<fs::path> traces;
   for (const std::string& directory : options.directories)
     for (const fs::path& trace : traces_of_directory(directory)) traces.push_back(trace);

@@ -12,6 +12,7 @@ using namespace eval;
 
 struct ExperimentRun {
   std::string out, shard;
+  int64_t limit = 0;  // of records of each split and condition; 0: none
 };
 
 // --out, --shard, and what every command has that runs a model.

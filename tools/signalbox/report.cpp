@@ -3,7 +3,9 @@
 #include <filesystem>
 
 #include "base/files.h"
+#include "eval/experiment/reanalysis.h"
 #include "eval/findings/metrics_file.h"
+#include "eval/findings/scope.h"
 #include "eval/findings/tables.h"
 #include "eval/report/run_report.h"
 #include "tools/signalbox/commands.h"
@@ -16,52 +18,62 @@ using namespace eval;
 
 namespace {
 
-std::string table_of(const std::filesystem::path& dir, const std::string& format, bool all,
-                     const std::string& condition) {
-  const RunFindings findings = read_findings(dir);
+namespace fs = std::filesystem;
+
+std::string table_of(const RunFindings& findings, const std::string& format, bool all, const std::string& condition) {
   const RowChoice choice = all ? RowChoice::all : RowChoice::main;
   const bool apart = condition.empty() && format != "csv";
-  const FindingsTable table = apart               ? shown_results(findings, choice)
-                              : condition.empty() ? result_table(rows_by_condition(findings, choice))
-                                                  : result_table(result_rows(findings, choice, condition));
-  if (format == "md") return table_markdown(table);
+  FindingsTable table = apart               ? shown_results(findings, choice)
+                        : condition.empty() ? result_table(rows_by_condition(findings, choice))
+                                            : result_table(result_rows(findings, choice, condition));
+  mark_scope(table, findings);
+  if (format == "md") return scope_markdown(findings) + table_markdown(table);
   if (format == "csv") return table_csv({table});
   if (format == "tex") return table_latex(table);
-  return table_text(table);
+  return scope_text(findings) + table_text(table);
 }
 
 }  // namespace
 
 int report_command(int argc, char** argv) {
-  CLI::App app("One self-contained HTML file of a run's or an analysis's findings, with pictures; opens offline.",
-               "signalbox report");
+  CLI::App app(
+      "One self-contained HTML file of a run's or an analysis's findings, with pictures; opens offline. Of a run that "
+      "is "
+      "not finished, and may go on beside, it shows the samples that are, and says so.",
+      "signalbox report");
   app.footer(
       "Example:\n  signalbox report out/run -o report.html\n  signalbox report out/run --table md\n\n"
       "How to read it: docs/reading-results.md");
   std::string dir, out, table, condition;
   bool all = false, quiet = false, as_json = false;
   app.add_option("DIR", dir, "a run directory, or a trace directory after signalbox analyze")->required();
-  CLI::Option* file = app.add_option("-o,--out", out, "the file to write (default: DIR/report.html)");
+  CLI::Option* file = app.add_option(
+      "-o,--out", out,
+      "the file to write (default: DIR/report.html; of a run that is not finished, DIR/partial-report.html)");
   CLI::Option* format = app.add_option("--table", table, "print the run's table instead of writing a report")
                             ->check(CLI::IsMember({"text", "md", "csv", "tex"}));
   file->excludes(format);
   app.add_flag("--all", all, "with --table: rows for controls and the audit's experts too")->needs(format);
   app.add_option("--condition", condition, "with --table: only the rows of this condition")->needs(format);
-  CLI::Option* json_flag = app.add_flag("--json", as_json, "machine output: {\"report\": FILE}");
+  CLI::Option* json_flag = app.add_flag(
+      "--json", as_json, "machine output: {\"report\": FILE}, with \"partial\" where the run is not finished");
   json_flag->excludes(format);
   app.add_flag("--quiet", quiet, "say nothing");
   if (int code = parse_arguments(app, argc, argv); code >= 0) return code;
+  std::optional<RunFindings> partial;
+  if (is_unfinished_run(dir)) partial = partial_findings(dir);
   if (!table.empty()) {
-    write_stdout(table_of(dir, table, all, condition));
+    write_stdout(table_of(partial ? *partial : read_findings(fs::path(dir)), table, all, condition));
     return 0;
   }
-  const std::filesystem::path to =
-      out.empty() ? std::filesystem::path(dir) / "report.html" : std::filesystem::path(out);
-  write_file_atomically(to, render_report(dir));
+  const fs::path to = out.empty() ? fs::path(dir) / (partial ? partial_report_file : "report.html") : fs::path(out);
+  write_file_atomically(to, partial ? render_run_report(dir, *partial) : render_report(dir));
   if (as_json) {
-    write_stdout(json::dump(json::Value::object().set("report", to.string())) + "\n");
+    json::Value line = json::Value::object().set("report", to.string());
+    if (partial) append_scope(line, *partial);
+    write_stdout(json::dump(line) + "\n");
   } else if (!quiet) {
-    write_stdout("Report: " + to.string() + "\n");
+    write_stdout((partial ? scope_text(*partial) : std::string()) + "Report: " + to.string() + "\n");
   }
   return 0;
 }

@@ -68,7 +68,7 @@ class Stages {
 int run_experiment(ExperimentSpec spec, CommonOptions options, const ExperimentRun& run, int argc, char** argv) {
   std::string told;
   const Shard shard = choose_shard(run.shard, told);
-  Experiment experiment = open_experiment(std::move(spec));
+  Experiment experiment = open_experiment(std::move(spec), run.limit);
   if (!told.empty() && !options.quiet) std::fprintf(stderr, "%s\n", told.c_str());
 
   options.model = experiment.spec.model;
@@ -117,6 +117,9 @@ int run_experiment(ExperimentSpec spec, CommonOptions options, const ExperimentR
 void add_experiment_run_options(CLI::App& app, CommonOptions& options, ExperimentRun& run, bool out_required) {
   app.add_option("--out", run.out, "the run directory (docs/run-directory.md)")->required(out_required);
   app.add_option("--shard", run.shard, "I/N: only records whose index is I mod N (default: Slurm's array variables)");
+  app.add_option("--limit", run.limit,
+                 "only the first N records of each split and condition, pairs whole: a look before the whole run")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 40));
   // Bytes must not depend on where a run stopped and went on.
   options.numerics = "invariant";
   add_experiment_options(app, options);
