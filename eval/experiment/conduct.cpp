@@ -2,11 +2,13 @@
 
 #include <algorithm>
 
+#include "base/text.h"
 #include "eval/experiment/cross_fit.h"
 #include "eval/experiment/detect_stage.h"
 #include "eval/experiment/split.h"
 #include "eval/experiment/test_stage.h"
 #include "eval/experiment/tune_stage.h"
+#include "eval/store/finished_lines.h"
 
 namespace signalbox::eval {
 
@@ -58,6 +60,30 @@ void check_edits(const ExperimentSpec& spec, const ModelShape& shape) {
     for (const json::Value& edit : spec.audit->edits) check(json::Value::array().push_back(edit), spec.audit->path);
 }
 
+namespace {
+
+// What earlier processes have left: "detection is done; 412 of 624 samples".
+std::string kept_text(const ExperimentSpec& spec, const RunDirectory& directory) {
+  std::vector<std::string> parts;
+  const std::filesystem::path& dir = directory.path();
+  if (!spec.detect.empty()) {
+    const auto n = std::count_if(spec.detect.begin(), spec.detect.end(), [&](const DetectSpec& one) {
+      return std::filesystem::exists(dir / "detect" / one.name / "rd.csv");
+    });
+    const auto all = static_cast<int64_t>(spec.detect.size());
+    parts.push_back(n == all ? "detection is done"
+                             : std::to_string(n) + " of " + std::to_string(all) + " stages of detection");
+  }
+  if (spec.tune && std::filesystem::exists(dir / "tune" / "choice.json")) parts.emplace_back("tuning is done");
+  if (const auto& layout = directory.manifest().layout) {
+    const FinishedLines lines(dir, *layout);
+    parts.push_back(std::to_string(lines.n_known()) + " of " + std::to_string(lines.n_lines()) + " samples");
+  }
+  return parts.empty() ? "nothing yet" : joined(parts, "; ");
+}
+
+}  // namespace
+
 RunEnd conduct(const Experiment& experiment, const Session& session, const ConductOptions& options,
                const ConductEvents& events) {
   check_edits(experiment.spec, session.shape);
@@ -69,6 +95,7 @@ RunEnd conduct(const Experiment& experiment, const Session& session, const Condu
   RunDirectory directory(options.out, manifest_of(experiment.spec, options));
   if (directory.complete()) return RunEnd::was_complete;
   const RunContext run{{experiment, session, names, records}, options, events, directory};
+  if (directory.continued()) run.note(options.out.string() + ": kept: " + kept_text(experiment.spec, directory));
   for (const std::string& line : experiment.notes) run.note(line);
   const std::optional<Detected> detected = run_detection(run);
   const std::optional<InterventionChoice> choice = detected ? run_tuning(run, *detected) : std::nullopt;

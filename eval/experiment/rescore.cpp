@@ -91,6 +91,9 @@ class Rescorer {
     schedule.seeds = schedule_.seeds;
     write_schedule(options_.out, schedule);
     directory.begin(*source_.layout);
+    if (directory.continued() && options_.on_note)
+      options_.on_note(options_.out.string() + ": kept: " + std::to_string(directory.samples().n_known()) + " of " +
+                       std::to_string(directory.samples().n_lines()) + " samples");
     const bool finished = write_lines(directory.samples());
     if (finished) {
       directory.finish_samples();

@@ -26,6 +26,7 @@ struct RescoreOptions {
   const std::atomic<bool>* interrupted = nullptr;  // may be null
   // As ConductOptions::on_findings and ConductEvents: called when all else is written, and as lines are known.
   std::function<void(const std::filesystem::path& dir, const RunFindings& findings)> on_findings;
+  std::function<void(const std::string& line)> on_note;  // for people
   std::function<void(int64_t done, int64_t total)> on_progress;
 };
 

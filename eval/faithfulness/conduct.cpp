@@ -11,6 +11,7 @@
 
 #include "base/error.h"
 #include "base/files.h"
+#include "base/text.h"
 #include "eval/faithfulness/shards.h"
 #include "eval/routing/recording.h"
 #include "eval/store/line_log.h"
@@ -204,9 +205,11 @@ class StudyRun {
     auto log = std::make_unique<LineLog>(file, journal, rules);
     if (log->whole()) {
       log->finish();
+      kept_.push_back(name);
       return log;
     }
     directory_.reopen();
+    tell_kept(name, *log);
     if (log->n_known() > 0 && !work_.batch_invariant) {
       log.reset();
       for (const fs::path& one : {file, journal}) fs::remove(one);
@@ -215,6 +218,17 @@ class StudyRun {
     directory_.log(name + ": " + std::to_string(log->n_known()) + " of " + std::to_string(log->n_lines()) +
                    " lines known");
     return log;
+  }
+
+  // Once, before the first stage of which something is missing.
+  void tell_kept(const std::string& name, const LineLog& log) {
+    if (told_kept_) return;
+    told_kept_ = true;
+    std::string text = joined(kept_);
+    if (log.n_known() > 0 && work_.batch_invariant)
+      text += (text.empty() ? "" : "; ") + std::to_string(log.n_known()) + " of " + std::to_string(log.n_lines()) +
+              " lines of " + name;
+    if (!text.empty() && directory_.continued() && events_.on_kept) events_.on_kept(text);
   }
 
   // f(i, line i) for all lines of a whole stage.
@@ -456,6 +470,8 @@ class StudyRun {
   const StudyWork& work_;
   const StudyEvents& events_;
   std::optional<StudyShards> shards_;  // checked before the directory is made
+  std::vector<std::string> kept_;      // stages of which nothing is missing
+  bool told_kept_ = false;
   WorkDirectory directory_;
   std::map<std::string, size_t> record_index_;
 };

@@ -33,6 +33,9 @@ struct StudyWork {
 struct StudyEvents {
   std::function<void(const std::string& stage, int64_t tokens)> on_stage;  // a stage begins: tokens to run at most
   std::function<void(int64_t tokens)> on_progress;                         // of the stage
+  // What earlier processes have left, before the first stage that goes on: "1-write, 2-ask; 12 of 40 lines of
+  // 6-answer".
+  std::function<void(const std::string& what)> on_kept;
 };
 
 // Runs or continues the study in its directory (docs/faithfulness.md). `forward` has study.max_slots(); of `options`

@@ -26,8 +26,34 @@ TEST_CASE("progress: the pace is that of late, without what was there before") {
   CHECK(*still.rate() > 0.8);
 }
 
+TEST_CASE("progress: lines grow sparser, over all stages of a command") {
+  ProgressLines lines;
+  int first_minute = 0, hour = 0, day = 0;
+  for (int s = 0; s <= 24 * 3600; ++s) {
+    const bool due = lines.due(s);
+    first_minute += due && s <= 60;
+    hour += due && s <= 3600;
+    day += due;
+  }
+  CHECK(first_minute == 10);
+  CHECK(hour > 30);
+  CHECK(hour <= 40);
+  CHECK(day <= 65);
+}
+
+TEST_CASE("progress: the end is told once the pace has something to go by") {
+  Pace pace;
+  pace.add(0, 1000);
+  pace.add(1.5, 1003);
+  CHECK(pace.rate());
+  CHECK_FALSE(pace.tells_end(10'000));  // 3 of 9000
+  CHECK(pace.tells_end(1300));
+  pace.add(15, 1020);
+  CHECK(pace.tells_end(10'000));
+}
+
 TEST_CASE("progress: lines with units that fit the terminal") {
-  CHECK(progress_line("tracing", "tok", 0.5, 1200.4, 130, 0) == "tracing: 50 %  1200 tok/s  about 2m10s left");
+  CHECK(progress_line("tracing", "tokens", 0.5, 1200.4, 130, 0) == "tracing: 50 %  1200 tokens/s  about 2m10s left");
   CHECK(progress_line("tracing", "tok", 0, std::nullopt, std::nullopt, 0) == "tracing: 0 %  unknown time left");
   CHECK(progress_line("writing", "", 1, 3.25, 5, 0) == "writing: 100 %  3.2/s  about 5s left");
   CHECK(progress_line("running", "samples", 0.1, 0.25, 7260, 0) == "running: 10 %  15.0 samples/min  about 2h01m left");

@@ -279,7 +279,7 @@ json::Value ModelBench::trace_memory(int64_t n_tokens) {
   const std::vector<Job> jobs = make_jobs((n_tokens + length - 1) / length, length, 0);
   TemporaryTrace directory;
   const std::unique_ptr<TraceWriter> trace = make_trace(std::string(default_points), directory.path.string());
-  Progress progress("tracing", n_tokens, bench_.quiet, "tok");
+  Progress progress("tracing", n_tokens, bench_.quiet, "tokens");
   RunEvents events;
   events.on_progress = [&](int64_t done) { progress.update(done); };
   const RunOptions run = session_.options;

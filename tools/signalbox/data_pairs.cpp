@@ -60,7 +60,7 @@ int model_pairs(const PairArguments& a, const DataOptions& o) {
   asking.instruction = unescape(asking.instruction, "--safe-instruction");
   tell_cpu_fallback(run, *session.backend);
   catch_signals();
-  Progress progress("asking", static_cast<int64_t>(rows.size()), o.quiet);
+  Progress progress("asking", static_cast<int64_t>(rows.size()), o.quiet, "questions");
   SafeCompletions found =
       safe_completions(session, rows, asking, [&](int64_t done, int64_t) { progress.update(done); });
   if (!found.finished) return 3;

@@ -173,12 +173,16 @@ int faithfulness_command(int argc, char** argv) {
   work.batch_invariant = common.numerics == "invariant" || session.backend->name() == "cpu";
   Forward forward = session.forward(study.max_slots());
   std::unique_ptr<Progress> progress;
+  const auto lines = std::make_shared<ProgressLines>();
   StudyEvents events;
   events.on_stage = [&](const std::string& stage, int64_t tokens) {
     progress.reset();
-    progress = std::make_unique<Progress>(stage, tokens, common.quiet, "tok");
+    progress = std::make_unique<Progress>(stage, tokens, common.quiet, "tokens", lines);
   };
   events.on_progress = [&](int64_t tokens) { progress->update(tokens); };
+  events.on_kept = [&](const std::string& what) {
+    if (!common.quiet) std::fprintf(stderr, "%s: kept: %s\n", out.c_str(), what.c_str());
+  };
   tell_cpu_fallback(common, *session.backend);
   catch_signals();
   const std::optional<FaithfulnessFindings> findings = conduct_study(study, forward, session.options, work, events);

@@ -80,7 +80,7 @@ int make_model_command(int argc, char** argv) {
   catch_signals();
   const json::Value value = json::parse_file(spec);
   refuse_foreign_directory(out);
-  Progress progress("writing", 1000, quiet);
+  Progress progress("writing", 1000, quiet, "permille");
   const synthetic::Summary summary = synthetic::make_model(value, spec, out, [&](uint64_t done, uint64_t total) {
     stop_if_interrupted();
     progress.update(static_cast<int64_t>(1000.0 * static_cast<double>(done) / static_cast<double>(total)));

@@ -52,12 +52,12 @@ RecordingEnd record(const CommonOptions& options, const Session& session, Prepar
                      session.tokenizer.get());
   };
   tell_cpu_fallback(options, *session.backend);  // not before what can be refused
-  Progress progress(jobs.doing, tokens_to_record(run.jobs()), options.quiet || !jobs.shows_progress, "tok");
+  Progress progress(jobs.doing, tokens_to_record(run.jobs()), options.quiet || !jobs.shows_progress, "tokens");
   RecordingEvents events;
   events.on_kept = [&](int64_t samples, int64_t tokens) {
     if (!options.quiet)
-      std::fprintf(stderr, "%s: %ld of %zu samples are kept from before\n", options.trace.c_str(),
-                   static_cast<long>(samples), run.jobs().size());
+      std::fprintf(stderr, "%s: kept: %ld of %zu samples\n", options.trace.c_str(), static_cast<long>(samples),
+                   run.jobs().size());
     progress.start_at(tokens);
   };
   events.on_progress = [&](int64_t tokens) { progress.update(tokens); };
@@ -93,7 +93,7 @@ RecordingEnd run_jobs_of_command(const CommonOptions& options, const Session& se
     return record(options, session, run, jobs, argc, argv);
   }
   tell_cpu_fallback(options, *session.backend);
-  Progress progress(jobs.doing, run.total_tokens, options.quiet || !jobs.shows_progress, "tok");
+  Progress progress(jobs.doing, run.total_tokens, options.quiet || !jobs.shows_progress, "tokens");
   RunEvents events;
   events.on_progress = [&](int64_t tokens) { progress.update(tokens); };
   events.on_token = jobs.on_token;

@@ -2,6 +2,7 @@
 #include "eval/experiment/rescore.h"
 
 #include <CLI/CLI.hpp>
+#include <cstdio>
 #include <memory>
 
 #include "eval/experiment/findings.h"
@@ -45,8 +46,11 @@ int rescore_command(int argc, char** argv) {
   options.on_findings = write_run_report;
   std::unique_ptr<Progress> progress;
   options.on_progress = [&](int64_t done, int64_t total) {
-    if (!progress) progress = std::make_unique<Progress>("rescoring", total, quiet);
+    if (!progress) progress = std::make_unique<Progress>("rescoring", total, quiet, "samples");
     progress->update(done);
+  };
+  options.on_note = [&](const std::string& line) {
+    if (!quiet) std::fprintf(stderr, "%s\n", line.c_str());
   };
   catch_signals();
   if (!rescore_run(options)) return 3;

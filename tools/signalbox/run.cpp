@@ -39,12 +39,9 @@ class Stages {
  public:
   explicit Stages(bool quiet) : quiet_(quiet) {}
   void begin(const std::string& what, int64_t total, const std::string& unit) {
-    total_ = total;
-    unit_ = unit;
-    progress_ = std::make_unique<Progress>(what, total, quiet_, unit);
+    progress_ = std::make_unique<Progress>(what, total, quiet_, unit, lines_);
   }
-  void kept(const std::string& where, int64_t done) {
-    note(where + ": " + std::to_string(done) + " of " + std::to_string(total_) + " " + unit_ + " are kept from before");
+  void kept(int64_t done) {
     if (progress_) progress_->start_at(done);
   }
   void update(int64_t done) {
@@ -58,8 +55,7 @@ class Stages {
 
  private:
   bool quiet_;
-  int64_t total_ = 0;
-  std::string unit_;
+  std::shared_ptr<ProgressLines> lines_ = std::make_shared<ProgressLines>();
   std::unique_ptr<Progress> progress_;
 };
 
@@ -93,7 +89,7 @@ int run_experiment(ExperimentSpec spec, CommonOptions options, const ExperimentR
   events.on_stage = [&](const std::string& what, int64_t total, const std::string& unit) {
     stages.begin(what, total, unit);
   };
-  events.on_kept = [&](int64_t done) { stages.kept(run.out, done); };
+  events.on_kept = [&](int64_t done) { stages.kept(done); };
   events.on_progress = [&](int64_t done) { stages.update(done); };
   events.on_note = [&](const std::string& line) { stages.note(line); };
   tell_cpu_fallback(options, *session.backend);

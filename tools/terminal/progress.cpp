@@ -14,10 +14,18 @@ constexpr double window_seconds = 30, window_share = 0.25;
 constexpr double least_seconds = 1;   // before a pace is told
 constexpr double bar_interval = 0.1;  // between two drawings of the bar
 constexpr double line_interval = 5;   // between two lines, at first
-constexpr double line_share = 0.1;    // later: of the elapsed time
+constexpr double line_share = 0.14;   // later: of the elapsed time
+constexpr double settled_seconds = 15, settled_share = 0.01;
 constexpr int bar_width = 30, columns = 80;
 
-std::string duration(double seconds) {
+int terminal_width() {
+  struct winsize size = {};
+  return ::ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : columns;
+}
+
+}  // namespace
+
+std::string duration_text(double seconds) {
   const int64_t s = static_cast<int64_t>(seconds + 0.5);
   char text[32];
   if (s >= 3600) {
@@ -29,13 +37,6 @@ std::string duration(double seconds) {
   }
   return text;
 }
-
-int terminal_width() {
-  struct winsize size = {};
-  return ::ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : columns;
-}
-
-}  // namespace
 
 void Pace::add(double now, int64_t count) {
   if (!first_) first_ = {now, count};
@@ -52,6 +53,23 @@ std::optional<double> Pace::rate() const {
   return static_cast<double>(count) / seconds;
 }
 
+bool Pace::tells_end(int64_t total) const {
+  if (!first_) return false;
+  return marks_.back().time - first_->time >= settled_seconds ||
+         static_cast<double>(marks_.back().count - first_->count) >=
+             settled_share * static_cast<double>(total - first_->count);
+}
+
+double ProgressLines::since_begin() const {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin_).count();
+}
+
+bool ProgressLines::due(double now) {
+  if (now - told_ < std::max(line_interval, line_share * now)) return false;
+  told_ = now;
+  return true;
+}
+
 std::string progress_line(const std::string& what, const std::string& unit, double share, std::optional<double> rate,
                           std::optional<double> seconds_left, int width) {
   char text[64];
@@ -63,7 +81,7 @@ std::string progress_line(const std::string& what, const std::string& unit, doub
     std::snprintf(text, sizeof text, "  %.*f", *rate < 10 ? 1 : 0, slow ? 60 * *rate : *rate);
     end += text + (unit.empty() ? "" : " " + unit) + (slow ? "/min" : "/s");
   }
-  end += "  " + (seconds_left ? "about " + duration(*seconds_left) : std::string("unknown time")) + " left";
+  end += "  " + (seconds_left ? "about " + duration_text(*seconds_left) : std::string("unknown time")) + " left";
   if (width == 0) return what + ": " + end;
   std::string bar(static_cast<size_t>(share * bar_width), '#');
   bar.resize(bar_width, '.');
@@ -75,13 +93,14 @@ std::string progress_line(const std::string& what, const std::string& unit, doub
   return what.substr(0, room) + " " + end;
 }
 
-Progress::Progress(std::string what, int64_t total, bool quiet, std::string unit)
+Progress::Progress(std::string what, int64_t total, bool quiet, std::string unit, std::shared_ptr<ProgressLines> lines)
     : what_(std::move(what)),
       unit_(std::move(unit)),
       total_(std::max<int64_t>(total, 1)),
       quiet_(quiet),
       terminal_(isatty(STDERR_FILENO) != 0),
-      start_(std::chrono::steady_clock::now()) {
+      start_(std::chrono::steady_clock::now()),
+      lines_(lines ? std::move(lines) : std::make_shared<ProgressLines>()) {
   pace_.add(0, 0);
 }
 
@@ -97,12 +116,12 @@ void Progress::start_at(int64_t count) {
 void Progress::update(int64_t count) {
   if (quiet_) return;
   const double at = now();
-  if (at - told_ < (terminal_ ? bar_interval : std::max(line_interval, line_share * at))) return;
-  told_ = at;
+  if (terminal_ ? at - drawn_at_ < bar_interval : !lines_->due(lines_->since_begin())) return;
+  drawn_at_ = at;
   pace_.add(at, count);
   const std::optional<double> rate = pace_.rate();
   std::optional<double> left;
-  if (rate) left = static_cast<double>(std::max<int64_t>(0, total_ - count)) / *rate;
+  if (rate && pace_.tells_end(total_)) left = static_cast<double>(std::max<int64_t>(0, total_ - count)) / *rate;
   const double share = std::min(1.0, static_cast<double>(count) / static_cast<double>(total_));
   const std::string line = progress_line(what_, unit_, share, rate, left, terminal_ ? terminal_width() : 0);
   std::fprintf(stderr, terminal_ ? "\r%s\033[K" : "%s\n", line.c_str());
