@@ -84,6 +84,22 @@ std::string kept_text(const ExperimentSpec& spec, const RunDirectory& directory)
 
 }  // namespace
 
+int64_t samples_kept(const Experiment& experiment, const ConductOptions& options) {
+  check_work(options.out, manifest_of(experiment.spec, options));
+  int64_t kept = 0;
+  const auto count = [&](const std::filesystem::path& dir) {
+    const std::optional<Manifest> manifest = Manifest::read(dir);
+    if (manifest && manifest->layout) kept += FinishedLines(dir, *manifest->layout).n_known();
+  };
+  if (!experiment.spec.cross_fit) {
+    count(options.out);
+  } else {
+    for (size_t deal = 0; deal < experiment.deals.size(); ++deal)
+      count(deal_directory(options.out, static_cast<int64_t>(deal)));
+  }
+  return kept;
+}
+
 RunEnd conduct(const Experiment& experiment, const Session& session, const ConductOptions& options,
                const ConductEvents& events) {
   check_edits(experiment.spec, session.shape);

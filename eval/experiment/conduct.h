@@ -41,6 +41,9 @@ void check_edits(const ExperimentSpec& spec, const ModelShape& shape);
 
 enum class RunEnd : uint8_t { complete, was_complete, interrupted };
 
+// How many samples a run would find in its directory; nothing is changed. Throws Error where conduct() would refuse it.
+int64_t samples_kept(const Experiment& experiment, const ConductOptions& options);
+
 // Runs or continues the experiment in its directory; one with deals as cross_fit.h says. Throws Error; what was
 // finished stays.
 RunEnd conduct(const Experiment& experiment, const Session& session, const ConductOptions& options,

@@ -21,13 +21,9 @@
 
 namespace signalbox::eval {
 
-namespace {
-
 namespace fs = std::filesystem;
 
 fs::path deal_directory(const fs::path& dir, int64_t deal) { return dir / "deals" / std::to_string(deal); }
-
-}  // namespace
 
 Experiment experiment_of_deal(const Experiment& experiment, const Deal& deal) {
   Experiment out = experiment;

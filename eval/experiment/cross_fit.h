@@ -13,6 +13,9 @@
 
 namespace signalbox::eval {
 
+// DIR/deals/N.
+std::filesystem::path deal_directory(const std::filesystem::path& dir, int64_t deal);
+
 // The experiment of one deal: without cross_fit, its splits those of the deal.
 Experiment experiment_of_deal(const Experiment& experiment, const Deal& deal);
 

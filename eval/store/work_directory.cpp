@@ -113,6 +113,13 @@ WorkDirectory::~WorkDirectory() {
   }
 }
 
+void check_work(const fs::path& dir, const Manifest& manifest) {
+  if (!fs::exists(dir)) return;
+  const std::optional<Manifest> before = Manifest::read(dir, manifest.schema);
+  if (!before) return check_fresh(dir, {});
+  if (const auto changes = differences(*before, manifest); !changes.empty()) refuse(dir, changes);
+}
+
 void WorkDirectory::log_begin() {
   log(std::string(continued() ? "continued" : "begun") + " by process " + std::to_string(::getpid()));
 }

@@ -56,4 +56,8 @@ class WorkDirectory {
   Manifest manifest_;
 };
 
+// What the constructor would refuse of work that is begun or continued there, but for a lock that another process
+// holds; nothing is changed. Throws Error.
+void check_work(const std::filesystem::path& dir, const Manifest& manifest);
+
 }  // namespace signalbox::eval

@@ -68,7 +68,7 @@ int demo_command(int argc, char** argv) {
   app.add_flag("--spec", print_spec, "print the experiment's spec and stop");
   run.out = "out/demo";
   options.batch = 16;
-  add_experiment_run_options(app, options, run, false);
+  add_experiment_run_options(app, options, run);
   if (int code = parse_arguments(app, argc, argv); code >= 0) return code;
 
   const json::Value spec =
@@ -79,7 +79,7 @@ int demo_command(int argc, char** argv) {
   }
   const int code =
       run_experiment(parse_experiment(json::Ref(spec, "demo"), fs::current_path()), options, run, argc, argv);
-  if (code != 0 || options.json) return code;
+  if (code != 0 || options.json || run.dry_run) return code;
 
   EffectStory story;
   story.asked = "which " + std::to_string(experts) +

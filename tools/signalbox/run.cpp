@@ -10,6 +10,7 @@
 #include "eval/findings/metrics_file.h"
 #include "eval/report/run_report.h"
 #include "tools/signalbox/commands.h"
+#include "tools/signalbox/dry_run.h"
 #include "tools/signalbox/experiment.h"
 #include "tools/signalbox/facts.h"
 #include "tools/signalbox/flags.h"
@@ -59,9 +60,21 @@ class Stages {
   std::unique_ptr<Progress> progress_;
 };
 
+// Says what the run would do. The directory is looked at where there is one.
+int tell_plan(const Experiment& experiment, const Session& session, const ConductOptions& conducting,
+              const CommonOptions& options) {
+  if (!options.quiet)
+    for (const std::string& line : experiment.notes) std::fprintf(stderr, "%s\n", line.c_str());
+  const int64_t kept = conducting.out.empty() ? 0 : samples_kept(experiment, conducting);
+  const RunEstimate estimate = estimate_run(experiment, session, conducting.shard, options.threads);
+  write_stdout(options.json ? json::dump(estimate_json(estimate, kept)) + "\n" : estimate_text(estimate, kept));
+  return 0;
+}
+
 }  // namespace
 
 int run_experiment(ExperimentSpec spec, CommonOptions options, const ExperimentRun& run, int argc, char** argv) {
+  if (run.out.empty() && !run.dry_run) throw UsageError("--out", "expected a run directory (or --dry-run), found none");
   std::string told;
   const Shard shard = choose_shard(run.shard, told);
   Experiment experiment = open_experiment(std::move(spec), run.limit);
@@ -73,14 +86,23 @@ int run_experiment(ExperimentSpec spec, CommonOptions options, const ExperimentR
   // The model by the name that the spec gives it: traces of shards must be alike wherever it lies.
   session.label = experiment.spec.source.find("model")->string();
   const bool dated = template_tells_date(session.encode, experiment.records);
-  if (dated && options.date.empty()) session.encode.template_variables.set("date", date_of_work(run.out, run_schema));
+  if (dated && options.date.empty() && !run.out.empty())
+    session.encode.template_variables.set("date", date_of_work(run.out, run_schema));
   if (!session.tokenizer) refuse_without_tokenizer(experiment.spec);
 
   ConductOptions conducting;
   conducting.out = run.out;
   conducting.shard = shard;
-  conducting.identity =
-      experiment_identity(experiment, model_facts(session, options.quiet), session.encode, options.special, dated);
+  // Where nothing is there to be compared, weights need not be hashed.
+  const bool looks_at_directory = !run.dry_run || (!run.out.empty() && fs::exists(run.out));
+  if (run.dry_run && !looks_at_directory) conducting.out.clear();
+  if (looks_at_directory)
+    conducting.identity =
+        experiment_identity(experiment, model_facts(session, options.quiet), session.encode, options.special, dated);
+  if (run.dry_run) {
+    catch_signals();
+    return tell_plan(experiment, session, conducting, options);
+  }
   conducting.info = info_of(options, session, experiment, argc, argv);
   conducting.threads = options.threads;
   conducting.on_findings = write_run_report;
@@ -110,8 +132,11 @@ int run_experiment(ExperimentSpec spec, CommonOptions options, const ExperimentR
   return 0;
 }
 
-void add_experiment_run_options(CLI::App& app, CommonOptions& options, ExperimentRun& run, bool out_required) {
-  app.add_option("--out", run.out, "the run directory (docs/run-directory.md)")->required(out_required);
+void add_experiment_run_options(CLI::App& app, CommonOptions& options, ExperimentRun& run) {
+  app.add_option("--out", run.out, "the run directory (docs/run-directory.md)");
+  app.add_flag("--dry-run", run.dry_run,
+               "check everything and count it, measure the model for a few seconds, and say what the run would take; "
+               "nothing is written");
   app.add_option("--shard", run.shard, "I/N: only records whose index is I mod N (default: Slurm's array variables)");
   app.add_option("--limit", run.limit,
                  "only the first N records of each split and condition, pairs whole: a look before the whole run")
@@ -130,7 +155,7 @@ int run_command(int argc, char** argv) {
   ExperimentRun run;
   std::string spec_file;
   app.add_option("SPEC", spec_file, "the experiment, a JSON file")->required();
-  add_experiment_run_options(app, options, run, true);
+  add_experiment_run_options(app, options, run);
   if (int code = parse_arguments(app, argc, argv); code >= 0) return code;
   ExperimentSpec spec = load_experiment(spec_file);
   if (app.count("--seed") > 0) {

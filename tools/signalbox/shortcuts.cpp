@@ -32,7 +32,7 @@ void add_shortcut_options(CLI::App& app, Shortcut& shortcut) {
       ->check(CLI::Range(0, 1 << 24))
       ->capture_default_str();
   app.add_flag("--spec", shortcut.print_spec, "print the experiment's spec and stop");
-  add_experiment_run_options(app, shortcut.options, shortcut.run, false);
+  add_experiment_run_options(app, shortcut.options, shortcut.run);
 }
 
 json::Value list_of(const std::vector<std::string>& items) {
@@ -59,7 +59,8 @@ int run_shortcut(const Shortcut& shortcut, const json::Value& spec, int argc, ch
     write_stdout(json::dump(spec, 2) + "\n");
     return 0;
   }
-  if (shortcut.run.out.empty()) throw UsageError("--out", "expected a run directory (or --spec), found none");
+  if (shortcut.run.out.empty() && !shortcut.run.dry_run)
+    throw UsageError("--out", "expected a run directory (or --spec, or --dry-run), found none");
   return run_experiment(parse_experiment(json::Ref(spec, "spec"), std::filesystem::current_path()), shortcut.options,
                         shortcut.run, argc, argv);
 }
