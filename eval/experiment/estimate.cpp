@@ -31,9 +31,10 @@ double since(Clock::time_point start) { return std::chrono::duration<double>(Clo
 
 // ---- Experts that detection will choose
 
-// As many experts as a ranking is asked for, spread over its layers. Where a condition on its rows leaves fewer, these
+// As many experts as a ranking is asked for, spread over its layers, from `first` on, which then is the one after them.
+// Where a condition on its rows leaves fewer, these
 // are too many.
-json::Value stand_in(const json::Value& edit, const ModelShape& shape) {
+json::Value stand_in(const json::Value& edit, const ModelShape& shape, int32_t& first) {
   const json::Value& ranking = *edit.find("experts");
   std::vector<int32_t> layers = shape.moe_layers();
   if (const json::Value* given = edit.find("layers"); given && given->is_string() && given->string() != "all") {
@@ -49,12 +50,15 @@ json::Value stand_in(const json::Value& edit, const ModelShape& shape) {
   const int64_t top = number("top", INT64_MAX), per_layer = number("per_layer", INT64_MAX);
   std::map<int32_t, json::Value> chosen;
   int64_t n = 0;
-  for (int32_t expert = 0; n < top && expert < per_layer && expert < shape.n_experts(); ++expert)
+  int32_t rounds = 0;
+  for (; n < top && rounds < per_layer && rounds < shape.n_experts(); ++rounds)
     for (const int32_t layer : layers) {
-      if (n == top || expert >= shape.layers[static_cast<size_t>(layer)].n_experts) continue;
-      chosen.emplace(layer, json::Value::array()).first->second.push_back(int64_t{expert});
+      const int32_t n_experts = shape.layers[static_cast<size_t>(layer)].n_experts;
+      if (n == top || rounds >= n_experts) continue;
+      chosen.emplace(layer, json::Value::array()).first->second.push_back(int64_t{(first + rounds) % n_experts});
       ++n;
     }
+  first += rounds;
   json::Value experts = json::Value::object();
   for (auto& [layer, list] : chosen) experts.set(std::to_string(layer), std::move(list));
   json::Value out = json::Value::object();
@@ -68,7 +72,8 @@ json::Value stand_ins(const json::Value& edits, const ModelShape& shape, bool& a
   for (const json::Value& edit : edits.items()) {
     const bool detected = detect_stage_of(edit).has_value();
     any = any || detected;
-    out.push_back(detected ? stand_in(edit, shape) : edit);
+    int32_t first = 0;
+    out.push_back(detected ? stand_in(edit, shape, first) : edit);
   }
   return out;
 }
@@ -88,10 +93,12 @@ Known known_experts(const ExperimentSpec& spec, const ModelShape& shape) {
     if (any) known.detected.insert(one.entry);
   }
   if (known.spec.audit) {
-    bool any = false;
-    known.spec.audit->edit =
-        stand_ins(json::Value::array().push_back(known.spec.audit->edit), shape, any).items().front();
-    if (any) known.detected.insert("audit");
+    int32_t first = 0;  // several rankings may have no expert in common
+    for (json::Value& edit : known.spec.audit->edits)
+      if (detect_stage_of(edit)) {
+        edit = stand_in(edit, shape, first);
+        known.detected.insert("audit");
+      }
   }
   for (const LayerShape& layer : shape.layers)
     known.found.usage.emplace_back(static_cast<size_t>(layer.n_experts), 1.0);
@@ -199,8 +206,15 @@ class Estimator {
     for (const DetectSpec& one : spec_.detect) {
       const Clock::time_point start = Clock::now();
       EstimatedStage& ranking = stage("detecting " + one.name, 0, 0);
-      ranking.resamples = (one.held_out ? 3 : 2) * spec_.resamples;
-      ranking.seconds = ranking.most_seconds = detection_seconds(spec_, one, experiment_, session_.shape, threads_);
+      // What experts give is compared in the same way as how often they are selected.
+      const std::string points = detection_points(spec_);
+      const auto compared =
+          1 + std::count_if(contribution_names.begin(), contribution_names.end(), [&](const ContributionName& name) {
+            return points.find(name.tensor) != std::string::npos;
+          });
+      ranking.resamples = (one.held_out ? 3 : 2) * spec_.resamples * compared;
+      ranking.seconds = ranking.most_seconds =
+          static_cast<double>(compared) * detection_seconds(spec_, one, experiment_, session_.shape, threads_);
       measured_ += since(start);
     }
   }
