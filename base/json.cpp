@@ -8,6 +8,7 @@
 #include <unordered_map>
 #include <unordered_set>
 
+#include "base/near_names.h"
 #include "base/text.h"
 #include "base/utf8.h"
 
@@ -409,7 +410,8 @@ void Ref::reject_unknown(std::initializer_list<std::string_view> known) const {
     bool found = false;
     for (std::string_view name : known) found = found || name == key;
     if (found) continue;
-    fail("unknown key \"" + key + "\" (known: " + joined(known) + ")");
+    const std::vector<std::string> near = near_names(key, names_of(known));
+    fail("unknown key \"" + key + "\" (" + (near.empty() ? "known: " + joined(known) : "nearest: " + joined(near)) + ")");
   }
 }
 

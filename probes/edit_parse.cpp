@@ -3,6 +3,7 @@
 #include <charconv>
 #include <cmath>
 
+#include "base/near_names.h"
 #include "base/text.h"
 #include "probes/edit_spec.h"
 
@@ -25,6 +26,9 @@ T choose(const json::Ref& ref, const std::array<Named<T>, N>& names) {
   std::string expected;
   for (size_t i = 0; i < N; ++i)
     expected += (i == 0 ? "" : i + 1 == N ? " or " : ", ") + ("\"" + std::string(names[i].name) + "\"");
+  if (ref.value().is_string())
+    if (const auto near = near_names(ref.string(), names_of(names, &Named<T>::name)); !near.empty())
+      expected += " (nearest: " + joined(near) + ")";
   ref.fail_type(expected);
 }
 
@@ -143,12 +147,17 @@ class Parser {
     where(op != Op::scale_expert && op != Op::scale_shared && spec_.kind == EditSpec::Kind::router);
     for (const auto& [key, value] : spec_.ref.members()) {
       if (std::find(keys_.begin(), keys_.end(), key) == keys_.end())
-        spec_.ref.fail("unknown key \"" + key + "\" for " + what_ + " (known: " + joined(keys_) + ")");
+        refuse_key(key);
     }
     return std::move(spec_);
   }
 
  private:
+  [[noreturn]] void refuse_key(const std::string& key) const {
+    const std::vector<std::string> near = near_names(key, names_of(keys_));
+    spec_.ref.fail("unknown key \"" + key + "\" for " + what_ + " (" +
+                   (near.empty() ? "known: " + joined(keys_) : "nearest: " + joined(near)) + ")");
+  }
   json::Ref at(std::string_view key) {
     keys_.push_back(key);
     auto found = spec_.ref.find(key);
@@ -250,7 +259,7 @@ class Parser {
       }
     }
     if (!point || !point_info(*point).writable)
-      ref.fail_type("a point that can be written (" + writable_point_names() + ")");
+      ref.fail(wrong_name("a point that can be written", ref.string(), writable_point_names(), "docs/probes.md"));
     spec_.point = *point;
     if (point_info(*point).slots()) experts(false);
   }

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "base/csv.h"
+#include "base/near_names.h"
 #include "base/text.h"
 #include "probes/draws.h"
 #include "probes/edit_values.h"
@@ -342,8 +343,8 @@ void EditPlan::require_spans(std::span<const std::string> names) const {
   for (const PlannedEdit& edit : data_->edits) {
     const std::string& span = edit.tokens.span;
     if (span.empty() || std::find(names.begin(), names.end(), span) != names.end()) continue;
-    throw Error(data_->where, edit.path + ".tokens.span: expected a span that a record has (" +
-                                  (names.empty() ? "none has any" : joined(names)) + "), found \"" + span + "\"");
+    throw Error(data_->where,
+                edit.path + ".tokens.span: " + wrong_name("a span that a record has", span, names_of(names)));
   }
 }
 

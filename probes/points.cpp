@@ -5,6 +5,7 @@
 #include <charconv>
 
 #include "base/error.h"
+#include "base/near_names.h"
 #include "base/text.h"
 
 namespace signalbox::probes {
@@ -51,6 +52,30 @@ std::string why_absent(std::string_view glob, const ModelShape& shape) {
     if (meant) return ", which exists where a router keeps only some of several groups of experts";
   }
   return "";
+}
+
+// Points of the model that a glob may have been meant for, for brackets.
+std::string near_points(std::string_view glob, const ModelShape& shape) {
+  // What the glob names, without its stars and the dots beside them.
+  std::string stem;
+  for (const char c : glob)
+    if (c != '*') stem += c;
+  stem.erase(0, std::min(stem.find_first_not_of('.'), stem.size()));
+  stem.erase(stem.find_last_not_of('.') + 1);
+  std::vector<std::string> shorts, all;
+  for (int32_t i = 0; i < n_points; ++i) {
+    const Point point = static_cast<Point>(i);
+    bool any = false;
+    for (int32_t l = infos[i].per_layer ? 0 : -1; l < (infos[i].per_layer ? shape.n_layers() : 0); ++l) {
+      if (!point_exists(point, l, shape)) continue;
+      if (!any) shorts.emplace_back(infos[i].name);
+      any = true;
+      if (infos[i].per_layer) all.push_back(point_name(point, l));
+    }
+  }
+  all.insert(all.begin(), shorts.begin(), shorts.end());
+  const std::vector<std::string> near = near_names(stem, all);
+  return near.empty() ? choices("", shorts, "signalbox inspect MODEL --points") : "nearest: " + joined(near);
 }
 
 }  // namespace
@@ -130,11 +155,11 @@ int64_t point_width(Point point, int32_t layer, const ModelShape& shape, int32_t
   return width;
 }
 
-std::string writable_point_names() {
-  std::vector<std::string_view> names;
+std::vector<std::string> writable_point_names() {
+  std::vector<std::string> names;
   for (const PointInfo& info : infos)
-    if (info.writable) names.push_back(info.name);
-  return joined(names);
+    if (info.writable) names.emplace_back(info.name);
+  return names;
 }
 
 std::string point_list(std::string_view indent) {
@@ -187,7 +212,7 @@ PointSet PointSet::parse(std::string_view globs, const ModelShape& shape) {
     }
     if (!matched)
       throw Error("--points", "expected a glob that matches a probe point of this model, found \"" + std::string(glob) +
-                                  "\"" + why_absent(glob, shape) + " (docs/probes.md lists the points)");
+                                  "\"" + why_absent(glob, shape) + " (" + near_points(glob, shape) + ")");
   }
   const std::vector<int32_t> router_layers = set.router_layers();
   for (int32_t i = 0; i < n_points; ++i) {

@@ -79,8 +79,8 @@ int64_t point_width(Point point, int32_t layer, const ModelShape& shape, int32_t
 std::vector<int64_t> point_dims(Point point, int32_t layer, const ModelShape& shape, int32_t n_slots,
                                 int64_t n_positions = 0);
 
-// The writable points' short names, for messages: "embed, resid_in, ...".
-std::string writable_point_names();
+// The writable points' short names: "embed", "resid_in", ...
+std::vector<std::string> writable_point_names();
 // All points with their layers' place, for help: "embed, layer.{l}.resid_in, ...", in lines of at most 100 characters
 // that begin with `indent`.
 std::string point_list(std::string_view indent);

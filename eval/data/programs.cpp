@@ -4,6 +4,7 @@
 #include <fstream>
 #include <set>
 
+#include "base/near_names.h"
 #include "base/utf8.h"
 #include "eval/data/prompt_hash.h"
 
@@ -51,7 +52,7 @@ Program parse_program(const json::Ref& object, const std::vector<Program>& earli
   if (auto like = object.find("like")) {
     const auto found = std::find_if(earlier.begin(), earlier.end(),
                                     [&](const Program& other) { return other.name == like->string(); });
-    if (found == earlier.end()) like->fail("expected the name of an earlier program, found \"" + like->string() + "\"");
+    if (found == earlier.end()) like->fail(wrong_name("the name of an earlier program", like->string(), names_of(earlier, &Program::name)));
     program = *found;
   }
   const json::Ref name = object.at("name");
@@ -190,7 +191,7 @@ void select_programs(std::vector<Program>& programs, const std::vector<std::stri
   if (names.empty()) return;
   for (const std::string& name : names)
     if (std::none_of(programs.begin(), programs.end(), [&](const Program& p) { return p.name == name; }))
-      throw UsageError("--program", "expected the name of a program, found \"" + name + "\"");
+      throw UsageError("--program", wrong_name("the name of a program", name, names_of(programs, &Program::name)));
   std::erase_if(programs,
                 [&](const Program& p) { return std::find(names.begin(), names.end(), p.name) == names.end(); });
 }

@@ -6,6 +6,7 @@
 #include <map>
 #include <tuple>
 
+#include "base/near_names.h"
 #include "eval/data/examples.h"
 
 namespace signalbox::eval {
@@ -27,10 +28,7 @@ void check_conditions(const TraceSet& set, const ContrastOptions& options) {
   const std::vector<std::string> known = set.conditions();
   for (const std::string& wanted : {options.a, options.b}) {
     if (std::find(known.begin(), known.end(), wanted) != known.end()) continue;
-    std::string found;
-    for (const std::string& name : known) found += (found.empty() ? "\"" : ", \"") + name + "\"";
-    throw Error(set.directory(0).string(), "expected records of condition \"" + wanted + "\", found " +
-                                               (found.empty() ? "records without a condition" : found));
+    throw Error(set.directory(0).string(), wrong_name("a condition of the records", wanted, known));
   }
 }
 

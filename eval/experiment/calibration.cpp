@@ -3,9 +3,11 @@
 #include <cmath>
 #include <map>
 #include <memory>
+#include <ranges>
 #include <tuple>
 
 #include "base/files.h"
+#include "base/near_names.h"
 #include "base/text.h"
 #include "eval/data/examples.h"
 #include "eval/experiment/cross_fit.h"
@@ -42,14 +44,19 @@ struct OwnLabel {
 };
 using SampleKey = std::tuple<std::string, std::string, uint64_t, int64_t>;  // intervention, id, seed, sample
 
+bool rates_single_texts(const Scorer& scorer) {
+  return scorer.needs == Needs::text && scorer.score && !scorer.tokens_only;
+}
+
 class Calibrator {
  public:
   explicit Calibrator(const CalibrationOptions& options) : options_(options), verdicts_(judges()) {
     scorer_ = judged() ? nullptr : find_scorer(options.score);
     if (judged()) return;
-    if (!scorer_ || scorer_->needs != Needs::text || !scorer_->score || scorer_->tokens_only)
-      throw Error("--score", "expected a score of a single text (docs/scores.md) or judge:NAME, found " +
-                                 in_quotes(options.score));
+    if (!scorer_ || !rates_single_texts(*scorer_))
+      throw Error("--score", wrong_name("a score of a single text, or judge:NAME", options.score,
+                                       names_of(scorers() | std::views::filter(rates_single_texts), &Scorer::name),
+                                       "docs/scores.md"));
   }
 
   Calibration calibrate() {
@@ -142,8 +149,8 @@ class Calibrator {
   void add_own_label(const json::Ref& line, bool label) {
     const json::Ref intervention = line.at("intervention"), id = line.at("id");
     if (!intervention_of_.contains(intervention.string()))
-      intervention.fail("expected an intervention of " + options_.run.string() + ", found " +
-                        in_quotes(intervention.string()));
+      intervention.fail(wrong_name("an intervention of " + options_.run.string(), intervention.string(),
+                                   names_of(intervention_of_, [](const auto& entry) { return entry.first; })));
     const auto seed = line.find("seed"), sample = line.find("sample"), text = line.find("text");
     if (!seed && schedule_.seeds.size() > 1) line.fail("expected the key \"seed\" for a run of several, found none");
     OwnLabel own{label, {}, line.where()};

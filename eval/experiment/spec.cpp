@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <set>
 
+#include "base/near_names.h"
 #include "base/text.h"
 #include "eval/experiment/spec_detect.h"
 #include "eval/score/judge.h"
@@ -33,29 +34,7 @@ std::vector<std::string> strings(const json::Ref& list, const std::string& what)
   return found;
 }
 
-int64_t edit_distance(std::string_view a, std::string_view b) {
-  std::vector<int64_t> row(b.size() + 1);
-  for (size_t j = 0; j <= b.size(); ++j) row[j] = static_cast<int64_t>(j);
-  for (size_t i = 1; i <= a.size(); ++i) {
-    int64_t diagonal = row[0];
-    row[0] = static_cast<int64_t>(i);
-    for (size_t j = 1; j <= b.size(); ++j) {
-      const int64_t above = row[j];
-      row[j] = std::min({above + 1, row[j - 1] + 1, diagonal + (a[i - 1] != b[j - 1])});
-      diagonal = above;
-    }
-  }
-  return row[b.size()];
-}
-
-// The three nearest metrics, "em, f1, ppl".
-std::string nearest_metrics(std::string_view name) {
-  std::vector<std::pair<int64_t, std::string_view>> near;
-  for (const Scorer& scorer : scorers()) near.emplace_back(edit_distance(name, scorer.name), scorer.name);
-  std::stable_sort(near.begin(), near.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
-  near.resize(std::min<size_t>(3, near.size()));
-  return joined(near, ", ", &std::pair<int64_t, std::string_view>::second);
-}
+std::vector<std::string> metric_names() { return names_of(scorers(), &Scorer::name); }
 
 template <class T>
 bool contains(const std::vector<T>& list, const T& value) {
@@ -296,9 +275,11 @@ class SpecParser {
     const std::string& name = ref.string();
     if (name.starts_with(judge_prefix)) {
       if (!spec_.find_judge(name.substr(judge_prefix.size())))
-        ref.fail("expected a judge of \"judges\", found \"" + name + "\"");
+        ref.fail(wrong_name("a judge of \"judges\"", name, names_of(spec_.judges, [](const JudgeSpec& judge) {
+                              return std::string(judge_prefix) + judge.name;
+                            })));
     } else if (!find_scorer(name)) {
-      ref.fail("expected a metric (nearest: " + nearest_metrics(name) + "), found \"" + name + "\"");
+      ref.fail(wrong_name("a metric", name, metric_names(), "docs/scores.md"));
     }
     if (metric_needs(name) == Needs::text && !spec_.generate)
       ref.fail("expected \"generate\" in the spec for \"" + name + "\", which needs text, found none");
@@ -399,7 +380,7 @@ class SpecParser {
       const bool known = (text == "audit" && spec_.audit) ||
                          std::any_of(spec_.interventions.begin(), spec_.interventions.end(),
                                      [&](const InterventionSpec& i) { return i.entry == text || i.name == text; });
-      if (!known) name.fail("expected the name of an intervention, found \"" + text + "\"");
+      if (!known) name.fail(wrong_name("the name of an intervention", text, intervention_names()));
       if (contains(out.of, text)) name.fail("expected each name once, found \"" + text + "\" again");
       out.of.push_back(text);
     };
@@ -412,6 +393,15 @@ class SpecParser {
     return out;
   }
 
+  // Of the spec's entries, and of the points of their grids.
+  std::vector<std::string> intervention_names() const {
+    std::vector<std::string> names;
+    for (const auto member : {&InterventionSpec::entry, &InterventionSpec::name})
+      for (const InterventionSpec& one : spec_.interventions)
+        if (!contains(names, one.*member)) names.push_back(one.*member);
+    return names;
+  }
+
   TuneSpec read_tune(const json::Ref& ref) const {
     ref.expect_object();
     ref.reject_unknown({"metric", "goal"});
@@ -422,7 +412,7 @@ class SpecParser {
     if (metric_needs(out.metric) == Needs::routes)
       metric.fail("expected a metric of samples, found \"" + out.metric + "\", which needs traces (tuning makes none)");
     if (spec_.metrics_given && !contains(spec_.metrics, out.metric))
-      metric.fail("expected one of \"metrics\", found \"" + out.metric + "\"");
+      metric.fail(wrong_name("one of \"metrics\"", out.metric, spec_.metrics));
     if (goal.string() != "higher" && goal.string() != "lower") goal.fail_type("\"higher\" or \"lower\"");
     out.higher = goal.string() == "higher";
     if (!spec_.split || spec_.split->tune.empty())
@@ -461,7 +451,7 @@ class SpecParser {
                          [&](const InterventionSpec& i) { return i.*member == name; });
     };
     if (is(&InterventionSpec::entry)) return;
-    if (!is(&InterventionSpec::name)) ref.fail("expected the name of an intervention, found \"" + name + "\"");
+    if (!is(&InterventionSpec::name)) ref.fail(wrong_name("the name of an intervention", name, intervention_names()));
     if (spec_.tune)
       ref.fail("expected the name of the whole grid, whose point \"tune\" chooses, found \"" + name + "\"");
   }
@@ -491,15 +481,14 @@ class SpecParser {
   void check_detection() const {
     for (const RankingUse& use : rankings_of(spec_)) {
       if (use.detect.empty()) continue;
-      const auto gridded = [&](const DetectSpec& stage) { return stage.entry == use.detect; };
-      if (!spec_.find_detect(use.detect))
-        throw Error(spec_.where, use.path +
-                                     (std::any_of(spec_.detect.begin(), spec_.detect.end(), gridded)
-                                          ? ": expected a point of the stage's grid (\"detect:" +
-                                                std::find_if(spec_.detect.begin(), spec_.detect.end(), gridded)->name +
-                                                "\", ...), found \""
-                                          : ": expected a stage of \"detect\", found \"") +
-                                     use.detect + "\"");
+      if (!spec_.find_detect(use.detect)) {
+        const bool gridded = std::any_of(spec_.detect.begin(), spec_.detect.end(),
+                                         [&](const DetectSpec& stage) { return stage.entry == use.detect; });
+        throw Error(spec_.where,
+                    use.path + ": " +
+                        wrong_name(gridded ? "a point of the stage's grid" : "a stage of \"detect\"", use.detect,
+                                   names_of(spec_.detect, &DetectSpec::name)));
+      }
       if (!spec_.split && !spec_.cross_fit)
         throw Error(spec_.where, use.path + ": expected a \"split\", for experts found in a run's own data cannot be " +
                                      "tested on the same records, found none ({\"share\": 0.5} deals them out in the " +
@@ -567,8 +556,7 @@ std::optional<double> EquivalenceSpec::of(std::string_view metric) const {
 void check_chosen_metrics(const ExperimentSpec& spec, const std::vector<std::string>& metrics) {
   const auto check = [&](const std::string& path, const std::string& metric) {
     if (!contains(metrics, metric))
-      throw Error(spec.where,
-                  path + ": expected a metric of the run (" + joined(metrics) + "), found \"" + metric + "\"");
+      throw Error(spec.where, path + ": " + wrong_name("a metric of the run", metric, metrics));
   };
   if (spec.primary)
     for (size_t i = 0; i < spec.primary->metrics.size(); ++i)
@@ -579,7 +567,7 @@ void check_chosen_metrics(const ExperimentSpec& spec, const std::vector<std::str
 Needs metric_needs(std::string_view metric) {
   if (metric.starts_with(judge_prefix)) return Needs::text;
   const Scorer* scorer = find_scorer(metric);
-  if (!scorer) throw Error("metrics", "expected the name of a metric, found \"" + std::string(metric) + "\"");
+  if (!scorer) throw Error("metrics", wrong_name("the name of a metric", metric, metric_names(), "docs/scores.md"));
   return scorer->needs;
 }
 

@@ -7,6 +7,7 @@
 #include <set>
 #include <unordered_map>
 
+#include "base/near_names.h"
 #include "base/text.h"
 #include "eval/data/examples.h"
 #include "eval/data/hints.h"
@@ -49,14 +50,13 @@ std::vector<Purpose> purposes_of(const SplitSpec& split, const std::string& wher
         purposes[r] = static_cast<Purpose>(p);
         ++counts[p];
       }
-    if (seen.size() < 8) seen.insert(value);
+    if (seen.size() < 1000) seen.insert(value);
   }
-  const std::string known = joined(seen, ", ", in_quotes);
   for (size_t p = 0; p < values.size(); ++p)
     if (!values[p]->empty() && counts[p] == 0)
-      throw Error(where, std::string("split.") + purpose_names[p] + ": expected a value of the records' " +
-                             in_quotes(split.key) + " (" + known + "), found " + in_quotes(*values[p]) + "; " +
-                             split_hint(split, file, true));
+      throw Error(where, std::string("split.") + purpose_names[p] + ": " +
+                             wrong_name("a value of the records' " + in_quotes(split.key), *values[p], names_of(seen)) +
+                             "; " + split_hint(split, file, true));
   return purposes;
 }
 
@@ -157,16 +157,6 @@ bool has_span(const Record& record, const std::string& span) {
   return record.spans.contains(span) || (span == "target" && record.target);
 }
 
-// "a, b", of at most eight names.
-std::string listed(const std::set<std::string>& names) {
-  std::string text;
-  size_t n = 0;
-  for (const std::string& name : names) {
-    if (n++ == 8) return text + ", ...";
-    text += (text.empty() ? "" : ", ") + name;
-  }
-  return text.empty() ? "none has any" : text;
-}
 
 constexpr const char* split_to_detect_on = "of the split to detect on";
 constexpr const char* split_held_out = "of the split to test on, for \"held_out\"";
@@ -185,8 +175,8 @@ void check_stage(const ExperimentSpec& spec, const DetectSpec& stage, const std:
   }
   for (const std::string& condition : {stage.a, stage.b}) {
     if (!conditions.contains(condition))
-      throw Error(spec.where, path + ".contrast: expected a condition " + whose + " (" + listed(conditions) +
-                                  "), found " + in_quotes(condition) + hint_for_condition(spec.data.string(), records));
+      throw Error(spec.where, path + ".contrast: " + wrong_name("a condition " + whose, condition, names_of(conditions)) +
+                                  hint_for_condition(spec.data.string(), records));
     std::set<std::string> spans;
     bool found = stage.span.empty();
     for (const Record& record : records) {
@@ -196,8 +186,8 @@ void check_stage(const ExperimentSpec& spec, const DetectSpec& stage, const std:
       if (record.target) spans.insert("target");
     }
     if (!found)
-      throw Error(spec.where, path + ".span: expected a span that a record under " + in_quotes(condition) + " has (" +
-                                  listed(spans) + "), found " + in_quotes(stage.span) +
+      throw Error(spec.where, path + ".span: " + wrong_name("a span that a record under " + in_quotes(condition) + " has",
+                                                             stage.span, names_of(spans)) +
                                   (spans.empty() ? hint_for_span(spec.data.string()) : std::string()));
   }
   if (!stage.length_match) return;
@@ -251,8 +241,7 @@ void check_edit(const ExperimentSpec& spec, const json::Ref& ref, const std::vec
                                                   : "");
   const std::string& span = edit.tokens.span;
   if (span.empty() || std::find(spans.begin(), spans.end(), span) != spans.end()) return;
-  throw Error(spec.where, ref.path() + ".tokens.span: expected a span that a record has (" +
-                              listed({spans.begin(), spans.end()}) + "), found " + in_quotes(span) +
+  throw Error(spec.where, ref.path() + ".tokens.span: " + wrong_name("a span that a record has", span, spans) +
                               (spans.empty() ? hint_for_span(spec.data.string()) : std::string()));
 }
 

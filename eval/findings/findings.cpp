@@ -4,6 +4,8 @@
 
 #include "base/error.h"
 
+#include "base/near_names.h"
+
 namespace signalbox::eval {
 
 namespace {
@@ -33,10 +35,10 @@ size_t RunFindings::metric_index(const std::string& name) const {
 
 const RecordFindings& RunFindings::of_condition(const std::string& condition) const {
   if (condition.empty()) return all;
-  if (conditions.empty()) throw Error("metrics.json", "expected the key \"conditions\", found none");
   for (const ConditionFindings& one : conditions)
     if (one.condition == condition) return one.found;
-  refuse("conditions", condition);
+  throw Error("condition", wrong_name("a condition of the run's records", condition,
+                                      names_of(conditions, &ConditionFindings::condition)));
 }
 
 }  // namespace signalbox::eval

@@ -6,6 +6,7 @@
 #include <map>
 #include <set>
 
+#include "base/near_names.h"
 #include "base/no_number.h"
 #include "base/text.h"
 #include "base/thread_pool.h"
@@ -89,9 +90,8 @@ Table make_table(const RoutingProfiles& profiles, const RegimeOptions& options) 
     return n;
   };
   if (count(0, false) == 0) {
-    const std::string names = joined(std::span(table.regimes).subspan(1));
-    throw Error("--baseline",
-                "expected a condition of the records (" + names + "), found \"" + options.baseline + "\"");
+    throw Error("--baseline", wrong_name("a condition of the records", options.baseline,
+                                         {table.regimes.begin() + 1, table.regimes.end()}));
   }
   if (table.regimes.size() < 2)
     throw Error("regimes", "expected trajectories of another regime beside \"" + options.baseline + "\", found none");
@@ -144,7 +144,8 @@ struct Roles {
 size_t named_regime(const Table& table, const std::string& name, const char* flag) {
   const auto found = std::find(table.regimes.begin() + 1, table.regimes.end(), name);
   if (found == table.regimes.end())
-    throw Error(flag, "expected a regime other than the baseline, found \"" + name + "\"");
+    throw Error(flag,
+                wrong_name("a regime other than the baseline", name, {table.regimes.begin() + 1, table.regimes.end()}));
   return static_cast<size_t>(found - table.regimes.begin());
 }
 

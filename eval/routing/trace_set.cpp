@@ -4,6 +4,7 @@
 #include <fstream>
 #include <map>
 
+#include "base/near_names.h"
 #include "base/text.h"
 #include "eval/data/prompt_hash.h"
 #include "probes/trace_schema.h"
@@ -164,10 +165,7 @@ std::vector<uint8_t> counted_tokens(const TraceReader& trace, TraceReader::Rows 
     const std::vector<std::string>& names = trace.span_names();
     const auto found = std::find(names.begin(), names.end(), filter.span);
     if (found == names.end()) {
-      std::string known;
-      for (const std::string& name : names) known += (known.empty() ? "\"" : ", \"") + name + "\"";
-      throw Error(trace.file(),
-                  "expected a span \"" + filter.span + "\", found " + (known.empty() ? "no spans" : known));
+      throw Error(trace.file(), wrong_name("a span of the trace", filter.span, names));
     }
     const auto bit = found - names.begin();
     const std::vector<uint32_t> spans = trace.spans(rows);

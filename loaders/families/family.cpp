@@ -2,6 +2,8 @@
 
 #include "base/text.h"
 
+#include "base/near_names.h"
+
 namespace signalbox::loaders::families {
 
 namespace {
@@ -100,7 +102,7 @@ Reading read_config(const json::Value& root, const std::string& where) {
   if (!type) config.root().fail("expected the key \"model_type\", found none");
   Reading reading;
   reading.family = find_family(type->string());
-  if (!reading.family) type->fail_type("one of " + joined(all_families(), ", ", &Family::model_type));
+  if (!reading.family) type->fail(wrong_name("a supported model type", type->string(), names_of(all_families(), &Family::model_type)));
   reading.model = reading.family->read(config);
   validate(reading.model);
   return reading;

@@ -4,6 +4,7 @@
 #include <cctype>
 #include <string>
 
+#include "base/near_names.h"
 #include "base/text.h"
 #include "loaders/families/family.h"
 
@@ -78,7 +79,7 @@ const RealShape* find_real_shape(std::string_view name) {
 
 Model real_shape_model(std::string_view name) {
   const RealShape* shape = find_real_shape(name);
-  if (!shape) throw Error("shape " + in_quotes(name), "expected one of " + joined(shapes, ", ", &RealShape::name));
+  if (!shape) throw Error("shape", wrong_name("a known shape", name, names_of(shapes, &RealShape::name)));
   const std::string where(shape->name);
   return read_config(json::parse(shape->config, where), where).model;
 }

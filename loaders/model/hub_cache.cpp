@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cstdlib>
 
+#include "base/near_names.h"
+#include "base/text.h"
 #include "loaders/model/files.h"
 
 namespace signalbox::loaders {
@@ -93,6 +95,22 @@ std::string download_hint(const HubName& name) {
          " gets it";
 }
 
+// Names that may have been meant: the built-in model's, and those of models in the cache.
+std::string nearest_model(const std::string& model, const fs::path& root) {
+  std::vector<std::string> known = {"builtin"};
+  std::error_code code;
+  for (fs::directory_iterator entry(root, code), end; !code && entry != end; entry.increment(code)) {
+    std::string name = entry->path().filename().string();
+    if (!name.starts_with("models--")) continue;
+    name.erase(0, 8);
+    if (const size_t dashes = name.find("--"); dashes != std::string::npos) name.replace(dashes, 2, "/");
+    known.push_back(name);
+  }
+  std::sort(known.begin(), known.end());
+  const std::vector<std::string> near = near_names(model.substr(0, model.find('@')), known);
+  return near.empty() ? "" : " (nearest: " + joined(near) + ")";
+}
+
 }  // namespace
 
 const std::vector<std::string>& snapshot_patterns() {
@@ -127,7 +145,7 @@ ResolvedModel resolve_in_cache(const std::string& model) {
   std::error_code code;
   if (!fs::is_directory(repository, code))
     throw Error(model, "expected a directory or a model in the cache " + root.string() + ", found neither" +
-                           download_hint(*name));
+                           nearest_model(model, root) + download_hint(*name));
   std::string commit = revision;
   if (!commit_hash(commit) || fs::exists(repository / "refs" / revision, code)) {
     const fs::path reference = repository / "refs" / revision;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/near_names.h"
 #include "base/text.h"
 #include "loaders/families/real_shapes.h"
 
@@ -18,12 +19,14 @@ json::Value base_config(const json::Ref& spec) {
   if (family && shape) shape->fail("expected family or shape, found both");
   if (family) {
     const families::Family* found = families::find_family(family->string());
-    if (!found) family->fail_type("one of " + joined(families::all_families(), ", ", &families::Family::model_type));
+    if (!found) family->fail(
+          wrong_name("a family", family->string(), names_of(families::all_families(), &families::Family::model_type)));
     return json::parse(found->example, "example");
   }
   if (shape) {
     const families::RealShape* found = families::find_real_shape(shape->string());
-    if (!found) shape->fail_type("one of " + joined(families::real_shapes(), ", ", &families::RealShape::name));
+    if (!found) shape->fail(
+          wrong_name("a known shape", shape->string(), names_of(families::real_shapes(), &families::RealShape::name)));
     return json::parse(found->config, "shape");
   }
   if (!spec.find("config")) spec.fail("expected one of the keys \"family\", \"shape\" and \"config\", found none");

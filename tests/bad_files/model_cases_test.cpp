@@ -27,7 +27,7 @@ const ConfigCase config_cases[] = {
     // What must be there.
     {"mixtral", "model_type", "absent", "the key \"model_type\", found none"},
     {"mixtral", "model_type", "null", "the key \"model_type\", found none"},
-    {"mixtral", "model_type", "\"llama\"", "model_type: expected one of"},
+    {"mixtral", "model_type", "\"llama\"", "model_type: expected a supported model type ("},
     {"mixtral", "model_type", "7", "model_type: expected a string"},
     {"mixtral", "hidden_size", "absent", "the key \"hidden_size\", found none"},
     {"mixtral", "num_hidden_layers", "absent", "the key \"num_hidden_layers\", found none"},

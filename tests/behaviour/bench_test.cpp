@@ -275,7 +275,7 @@ TEST_CASE("bench: refusals are one line") {
     CHECK(ran.err.find(says) != std::string::npos);
   };
   refused("", 2, "expected MODEL, --shape or --kernels");
-  refused("--shape nothing --device cpu", 1, "expected one of DeepSeek-V2-Lite, ");
+  refused("--shape nothing --device cpu", 1, "--shape: expected a known shape (DeepSeek-V2-Lite, ");
   refused("--shape olmoe-1b-7b --layers 17 --device cpu", 2, "expected at most the 16 of OLMoE-1B-7B, found 17");
   refused("--shape DeepSeek-V2 --prompt-tokens 200000 --device cpu", 1, "positions, found 200000");
   refused("--kernels --quick", 2, "expected a model or a shape beside them, found --kernels");

@@ -221,7 +221,7 @@ TEST_CASE("analyze: what it refuses") {
   };
   refused({"--contrast", "early"}, 2, "--contrast: expected A:B, found \"early\"");
   refused({"--contrast", "early:"}, 2, "--contrast: expected A:B");
-  refused({"--contrast", "early:never"}, 1, "records of condition \"never\"");
+  refused({"--contrast", "early:never"}, 1, "expected a condition of the records (");
   refused({"--span", "document"}, 1, "a span \"document\"");
   refused({"--span", "answer"}, 1, "found none");
   refused({"--phase", "generated"}, 1, "tokens that count, found none");

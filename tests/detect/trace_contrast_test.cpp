@@ -198,10 +198,10 @@ TEST_CASE("contrasts that cannot be meant") {
     CAPTURE(text);
     CHECK(text.find(part) != std::string::npos);
   };
-  contains(message([](auto& o) { o.b = "D"; }), "records of condition \"D\", found \"A\", \"B\", \"C\"");
+  contains(message([](auto& o) { o.b = "D"; }), "expected a condition of the records (A, B, C), found \"D\"");
   contains(message([](auto& o) { o.b = "A"; }), "two conditions, found \"A\" twice");
   contains(message([](auto& o) { o.a = ""; }), "expected two conditions A:B");
-  contains(message([](auto& o) { o.span = "document"; }), "a span \"document\", found \"question\", \"answer\"");
+  contains(message([](auto& o) { o.span = "document"; }), "expected a span of the trace (question, answer), found \"document\"");
 
   write_file(dir / "t/records.jsonl", "{\"id\":\"a0\"}\n");
   contains(message_of([&] { TraceSet({dir / "t"}); }), "expected 7 lines");

@@ -179,7 +179,7 @@ TEST_CASE("released shapes are read and have the published sizes") {
   CHECK(billions("Qwen3-30B-A3B").first == doctest::Approx(30.5).epsilon(0.01));
   CHECK(billions("gpt-oss-20b").first == doctest::Approx(20.9).epsilon(0.01));
   CHECK(billions("gpt-oss-120b").first == doctest::Approx(116.8).epsilon(0.01));
-  CHECK_THROWS_WITH_AS(families::real_shape_model("x"), doctest::Contains("expected one of DeepSeek-V2-Lite"), Error);
+  CHECK_THROWS_WITH_AS(families::real_shape_model("x"), doctest::Contains("expected a known shape ("), Error);
 }
 
 TEST_CASE("a missing key is named as its family calls it") {

@@ -184,8 +184,8 @@ TEST_CASE("selection offsets") {
 TEST_CASE("specs that cannot be meant") {
   const std::pair<const char*, const char*> cases[] = {
       {R"({})", "one of the keys \"family\", \"shape\" and \"config\""},
-      {R"({"family":"llama"})", "family: expected one of"},
-      {R"({"shape":"x"})", "shape: expected one of"},
+      {R"({"family":"llama"})", "family: expected a family ("},
+      {R"({"shape":"x"})", "shape: expected a known shape ("},
       {R"({"family":"mixtral","shape":"Mixtral-8x7B"})", "expected family or shape, found both"},
       {R"({"family":"mixtral","colour":1})", "unknown key \"colour\""},
       {R"({"family":"mixtral","dtype":"int8"})", "dtype: expected"},

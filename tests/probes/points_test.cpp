@@ -115,14 +115,18 @@ TEST_CASE("points: router points are recorded in the same layers") {
 TEST_CASE("points: a glob that matches nothing is an error that names it") {
   auto message = [](const char* globs) { return error_of([&] { PointSet::parse(globs, sample_shape()); }); };
   CHECK(message("embed,layer.9.*") ==
-        "--points: expected a glob that matches a probe point of this model, found \"layer.9.*\" (docs/probes.md lists "
-        "the points)");
+        "--points: expected a glob that matches a probe point of this model, found \"layer.9.*\" (embed, resid_in, "
+        "attn.norm, attn.q, attn.k, attn.v, attn.logits, attn.probs, attn.z, attn.out, ... and 22 more: signalbox "
+        "inspect MODEL --points lists them)");
   CHECK(
       message("router.group_margin") ==
       "--points: expected a glob that matches a probe point of this model, found \"router.group_margin\", which exists "
-      "where a router keeps only some of several groups of experts (docs/probes.md lists the points)");
+      "where a router keeps only some of several groups of experts (nearest: router.margin)");
   CHECK(message("layer.3.*group*").find("groups of experts") != std::string::npos);
   CHECK(message("layer.0.router.ids").find("\"layer.0.router.ids\"") != std::string::npos);
+  CHECK(message("router.idss").ends_with("found \"router.idss\" (nearest: router.ids)"));
+  CHECK(message("*.router.wieghts,embed").ends_with("(nearest: router.weights)"));
+  CHECK(message("layer.0.router.ids").ends_with("(nearest: layer.1.router.ids, layer.2.router.ids, layer.3.router.ids)"));
   CHECK(message("").find("empty glob") != std::string::npos);
   CHECK(message("embed,").find("empty glob") != std::string::npos);
   CHECK(message("Embed").find("found \"Embed\"") != std::string::npos);

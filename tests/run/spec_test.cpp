@@ -175,11 +175,11 @@ TEST_CASE("spec: keys, types and names are checked, naming the key") {
       {entries() + ", 'programs': [{'suffix': 'x'}]", "programs[0]"},
       {entries() + ", 'metrics': []", "metrics: expected at least one metric, found none"},
       {entries() + text_run + ", 'metrics': ['em', 'em']", "metrics[1]: expected each metric once, found \"em\" again"},
-      {entries() + text_run + ", 'metrics': ['emm']", "metrics[0]: expected a metric (nearest: em, "},
+      {entries() + text_run + ", 'metrics': ['emm']", "metrics[0]: expected a metric (nearest: em"},
       {entries() + ", 'metrics': ['kl', 'em']",
        "metrics[1]: expected \"generate\" in the spec for \"em\", which needs text, found none"},
       {entries() + text_run + ", 'metrics': ['judge:x']",
-       "metrics[0]: expected a judge of \"judges\", found \"judge:x\""},
+       "metrics[0]: expected a judge of \"judges\" (there are none), found \"judge:x\""},
       {entries() + ", 'judges': {'x': {'command': ['true']}}, 'metrics': ['judge:x']",
        "metrics[0]: expected \"generate\" in the spec for \"judge:x\", which needs text, found none"},
       {entries() + text_run + ", 'judges': {'x': {'command': ['true']}}, 'metrics': ['em']",
@@ -194,7 +194,7 @@ TEST_CASE("spec: keys, types and names are checked, naming the key") {
       {entries() + ", 'seeds': 0", "seeds: expected an array, found 0"},
       {entries() + ", 'primary': {}", "primary: expected \"interventions\" or \"metrics\", found neither"},
       {entries() + ", 'primary': {'interventions': ['off']}",
-       "primary.interventions[0]: expected the name of an intervention, found \"off\""},
+       "primary.interventions[0]: expected the name of an intervention ("},
       {entries() + ", 'primary': {'interventions': ['baseline']}",
        "primary.interventions[0]: expected an intervention beside the baseline"},
       {entries("{'name': 'x', 'edits': []}") + ", 'primary': {'interventions': ['x', 'x']}",
@@ -203,7 +203,7 @@ TEST_CASE("spec: keys, types and names are checked, naming the key") {
        "primary.interventions: expected at least one name, found none"},
       {entries() + ", 'primary': {'metrics': ['nll']}, 'metrics': ['ppl']",
        "primary.metrics[0]: expected a metric of the run (ppl), found \"nll\""},
-      {entries() + ", 'primary': {'metrics': ['nlll']}", "primary.metrics[0]: expected a metric (nearest: nll, "},
+      {entries() + ", 'primary': {'metrics': ['nlll']}", "primary.metrics[0]: expected a metric (nearest: nll"},
       {entries() + ", 'primary': {'metric': ['nll']}", "primary: unknown key \"metric\""},
       {entries("{'name': 'g', 'grid': {'t': [2, 3]}, 'edits': [{'op': 'temperature', 't': '$t'}]}") +
            ", 'metrics': ['ppl'], 'split': {'tune': 'a', 'test': 'b'}, 'tune': {'metric': 'ppl', 'goal': 'lower'}, "
@@ -214,7 +214,7 @@ TEST_CASE("spec: keys, types and names are checked, naming the key") {
       {entries() + ", 'equivalence': {'nll': {'margin': -1}}",
        "equivalence.nll.margin: expected a number above 0, found -1"},
       {entries() + ", 'equivalence': {'nll': 0.1}", "equivalence.nll: expected an object, found 0.1"},
-      {entries() + ", 'equivalence': {'nlll': {'margin': 1}}", "equivalence.nlll: expected a metric (nearest: nll, "},
+      {entries() + ", 'equivalence': {'nlll': {'margin': 1}}", "equivalence.nlll: expected a metric (nearest: nll"},
       {entries() + ", 'equivalence': {'nll': {'margin': 1}}, 'metrics': ['ppl']",
        "equivalence.nll: expected a metric of the run (ppl), found \"nll\""},
       {entries() + ", 'resamples': 0", "resamples: expected an integer from 1 to"},
@@ -226,7 +226,7 @@ TEST_CASE("spec: keys, types and names are checked, naming the key") {
       {entries() + ", 'split': {'tune': 'b', 'test': 'b'}", "split.test: expected another split than that of tune"},
       {entries() + ", 'split': {'test': ''}", "split.test: expected a text that is not empty, found \"\""},
       {entries() + ", 'traces': 1", "traces: expected true, false or {\"points\": GLOBS, \"of\": [NAME...]}, found 1"},
-      {entries() + ", 'traces': {'of': ['off']}", "traces.of[0]: expected the name of an intervention, found \"off\""},
+      {entries() + ", 'traces': {'of': ['off']}", "traces.of[0]: expected the name of an intervention ("},
       {entries() + ", 'traces': {'of': ['baseline', 'baseline']}",
        "traces.of[1]: expected each name once, found \"baseline\" again"},
       {entries() + ", 'traces': {'of': []}", "traces.of: expected at least one name, found none"},
@@ -373,7 +373,7 @@ TEST_CASE("spec: experts from a run's own data need a stage of detection and a s
       "{'name': 'off', 'edits': [{'op': 'top_k', 'k': 1}, {'op': 'deactivate', 'mode': 'ban', 'experts': {'from': "
       "'detect:mem', 'top': 8}}]}");
   const std::string stage = ", 'detect': {'mem': {'contrast': 'A:B'}}";
-  CHECK(spec_error(off) == "interventions[1].edits[1].experts.from: expected a stage of \"detect\", found \"mem\"");
+  CHECK(spec_error(off) == "interventions[1].edits[1].experts.from: expected a stage of \"detect\" (there are none), found \"mem\"");
   CHECK(spec_error(off + stage) ==
         "interventions[1].edits[1].experts.from: expected a \"split\", for experts found in a run's own data cannot be "
         "tested on the same records, found none ({\"share\": 0.5} deals them out in the run; signalbox data split "
@@ -403,7 +403,7 @@ TEST_CASE("spec: tuning needs a metric of the run, a split and a grid") {
                     tune = ", 'tune': {'metric': 'kl', 'goal': 'lower'}";
   CHECK(spec_error(grid + split + tune) == "no error");
   CHECK(spec_error(grid + split + ", 'tune': {'metric': 'ppl', 'goal': 'higher'}, 'metrics': ['kl']") ==
-        "tune.metric: expected one of \"metrics\", found \"ppl\"");
+        "tune.metric: expected one of \"metrics\" (kl), found \"ppl\"");
   CHECK(spec_error(grid + split + ", 'tune': {'metric': 'kl'}") == "tune: expected the key \"goal\", found none");
   CHECK(spec_error(grid + split + ", 'tune': {'metric': 'kl', 'goal': 'up'}") ==
         "tune.goal: expected \"higher\" or \"lower\", found \"up\"");

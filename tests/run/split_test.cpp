@@ -176,14 +176,14 @@ TEST_CASE("data: conditions, spans and pairs that detection asks for") {
   CHECK(stage("'contrast': 'A:B', 'span': 's'") ==
         "S.json: detect.m.span: expected a span that a record under \"B\" has (target), found \"s\"");
   CHECK(stage("'contrast': 'B:C', 'span': 'target'") ==
-        "S.json: detect.m.span: expected a span that a record under \"C\" has (none has any), found \"target\"");
+        "S.json: detect.m.span: expected a span that a record under \"C\" has (there are none), found \"target\"");
   CHECK(stage("'contrast': 'A:B', 'length_match': true") == "no error");
   CHECK(
       stage("'contrast': 'A:C', 'length_match': true") ==
       "S.json: detect.m.length_match: expected a partner under the other condition in the pair of every record, found "
       "none for \"0\"");
   CHECK(data_error(entries() + ", 'detect': {'m': {'contrast': 'A:B'}}", {"'id': '0', 'prompt': 'p'"}) ==
-        "S.json: detect.m.contrast: expected a condition of the records (none has any), found \"A\"");
+        "S.json: detect.m.contrast: expected a condition of the records (there are none), found \"A\"");
 }
 
 TEST_CASE("data: spans that edits ask for, among the records that are run") {

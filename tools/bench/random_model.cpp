@@ -4,6 +4,7 @@
 #include <fstream>
 #include <sstream>
 
+#include "base/near_names.h"
 #include "base/text.h"
 #include "loaders/families/family.h"
 #include "loaders/families/real_shapes.h"
@@ -66,7 +67,8 @@ BenchShape bench_shape_of(std::string_view config, std::string name) {
 BenchShape bench_shape(std::string_view name) {
   const families::RealShape* found = families::find_real_shape(name);
   if (!found)
-    throw Error("--shape", "expected one of " + bench_shape_names() + ", found \"" + std::string(name) + "\"");
+    throw Error("--shape",
+                wrong_name("a known shape", name, names_of(families::real_shapes(), &families::RealShape::name)));
   return bench_shape_of(found->config, std::string(found->name));
 }
 
