@@ -21,17 +21,17 @@ RunFindings write_findings(const std::filesystem::path& dir) {
   return findings;
 }
 
-std::string findings_text(const std::filesystem::path& dir, const RunFindings& findings) {
-  std::string text = scope_text(findings) + table_text(shown_results(findings, RowChoice::main));
+std::string findings_text(const std::filesystem::path& dir, const RunFindings& findings, int width) {
+  std::string text = scope_text(findings) + table_text(shown_results(findings, RowChoice::main), width);
   std::string about;
   for (const Intervention& one : findings.interventions)
     if (one.is_main() && !one.experts.empty()) about += one.name + ": " + intervention_text(one) + "\n";
   if (!about.empty()) text += "\n" + about;
-  if (findings.cross_fit) text += "\ndeal by deal\n" + table_text(cross_fit_table(findings));
+  if (findings.cross_fit) text += "\ndeal by deal\n" + table_text(cross_fit_table(findings), width);
   const FindingsTable comparisons = comparisons_by_condition(findings, few_pairs);
-  if (!comparisons.rows.empty()) text += "\n" + table_text(comparisons);
+  if (!comparisons.rows.empty()) text += "\n" + table_text(comparisons, width);
   if (!findings.audit.empty()) text += "\n" + audit_text(dir, findings);
-  if (const FindingsTable edits = edit_table(findings); !edits.rows.empty()) text += "\n" + table_text(edits);
+  if (const FindingsTable edits = edit_table(findings); !edits.rows.empty()) text += "\n" + table_text(edits, width);
   for (const std::string& caution : edit_cautions(findings)) text += "\ncaution: " + caution + "\n";
   return text;
 }

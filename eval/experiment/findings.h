@@ -12,7 +12,7 @@ namespace signalbox::eval {
 // Writes metrics.json, table.*, and audit.csv where there was an audit, from what else stands in `dir`.
 RunFindings write_findings(const std::filesystem::path& dir);
 
-// The table for a terminal, and the audit beside its ranking where there was one.
-std::string findings_text(const std::filesystem::path& dir, const RunFindings& findings);
+// The tables for a terminal of `width` columns (0: of any), and the audit beside its ranking where there was one.
+std::string findings_text(const std::filesystem::path& dir, const RunFindings& findings, int width = 0);
 
 }  // namespace signalbox::eval

@@ -6,7 +6,6 @@
 #include <span>
 
 #include "base/text.h"
-#include "base/utf8.h"
 
 namespace signalbox::eval {
 
@@ -114,6 +113,5 @@ std::string latex_escape(std::string_view text) {
   return out;
 }
 
-size_t display_width(std::string_view text) { return count_code_points(text); }
 
 }  // namespace signalbox::eval

@@ -31,7 +31,4 @@ std::string html_escape(std::string_view text);      // also safe inside quoted 
 std::string markdown_escape(std::string_view text);  // for a cell of a table: line ends become spaces
 std::string latex_escape(std::string_view text);
 
-// Columns of a terminal or a Markdown source: code points, not bytes.
-size_t display_width(std::string_view text);
-
 }  // namespace signalbox::eval

@@ -5,6 +5,8 @@
 #include <map>
 
 #include "base/csv.h"
+#include "base/display_width.h"
+#include "base/text_table.h"
 #include "eval/findings/format.h"
 
 namespace signalbox::eval {
@@ -81,12 +83,6 @@ std::vector<const TableColumn*> shown_columns(const FindingsTable& table) {
   return out;
 }
 
-std::string padded(const std::string& text, size_t width, bool right) {
-  const size_t have = display_width(text);
-  const std::string space(width > have ? width - have : 0, ' ');
-  return right ? space + text : text + space;
-}
-
 std::vector<size_t> widths_of(const std::vector<const TableColumn*>& columns,
                               const std::vector<std::vector<std::string>>& lines) {
   std::vector<size_t> out;
@@ -131,23 +127,17 @@ std::vector<std::vector<std::string>> table_cells(const FindingsTable& table) {
   return out;
 }
 
-std::string table_text(const FindingsTable& table) {
-  const std::vector<const TableColumn*> columns = shown_columns(table);
-  const std::vector<std::vector<std::string>> lines = table_cells(table);
-  const std::vector<size_t> widths = widths_of(columns, lines);
-  const auto line_of = [&](const auto& cell) {
-    std::string line;
-    for (size_t c = 0; c < columns.size(); ++c)
-      line += (c ? "  " : "") + padded(cell(c), widths[c], columns[c]->kind != Kind::text);
-    while (!line.empty() && line.back() == ' ') line.pop_back();
-    return line + "\n";
-  };
-  std::string out = line_of([&](size_t c) { return columns[c]->heading; });
-  for (size_t i = 0; i < lines.size(); ++i) {
-    if (i > 0 && table.rows[i].group != table.rows[i - 1].group) out += "\n";
-    out += line_of([&](size_t c) { return lines[i][c]; });
+std::string table_text(const FindingsTable& table, int width) {
+  std::vector<TextTable::Column> columns;
+  for (const TableColumn* column : shown_columns(table)) {
+    const bool text = column->kind == Kind::text;
+    columns.push_back({column->heading, !text, text});
   }
-  return out;
+  TextTable out(std::move(columns));
+  std::vector<std::vector<std::string>> lines = table_cells(table);
+  for (size_t i = 0; i < lines.size(); ++i)
+    out.add(std::move(lines[i]), i > 0 && table.rows[i].group != table.rows[i - 1].group);
+  return out.text(width);
 }
 
 std::string table_markdown(const FindingsTable& table) {

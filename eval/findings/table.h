@@ -55,7 +55,9 @@ struct FindingsTable {
 // The texts of the columns that have a heading, row by row. Undefined numbers are "-".
 std::vector<std::vector<std::string>> table_cells(const FindingsTable& table);
 
-std::string table_text(const FindingsTable& table);      // aligned, for terminals; without the title
+// Aligned, for terminals; without the title. Lines of at most `width` columns, as base/text_table.h fits them to that;
+// 0: any.
+std::string table_text(const FindingsTable& table, int width = 0);
 std::string table_markdown(const FindingsTable& table);  // aligned, below the title
 std::string table_latex(const FindingsTable& table);     // booktabs, below title and notes as comments
 // Every number in its own column and in full precision, RFC 4180: the rows of tables that have the same columns.

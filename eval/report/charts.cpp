@@ -5,8 +5,8 @@
 #include <cstdio>
 #include <map>
 
+#include "base/display_width.h"
 #include "base/text.h"
-#include "base/utf8.h"
 #include "eval/findings/format.h"
 
 namespace signalbox::eval {
@@ -96,13 +96,7 @@ Scale scale_over(const std::vector<double>& values, double from, double to) {
 
 std::string clipped(const std::string& text, size_t most) {
   if (display_width(text) <= most) return text;
-  std::string out;
-  size_t width = 0;
-  for (char c : text) {
-    if (!is_utf8_continuation(c) && ++width >= most) break;
-    out += c;
-  }
-  return out + "\xE2\x80\xA6";
+  return std::string(beginning_of(text, most - 1)) + "\xE2\x80\xA6";
 }
 
 std::string forest_numbers(const ForestRow& row, int decimals) {
