@@ -99,32 +99,32 @@ int analyze_command(int argc, char** argv) {
   app.add_option("--contrast", options.contrast, "A:B, values of the records' condition: A minus B");
   app.add_option("--span", options.analysis.detection.span, "only tokens of this span");
   app.add_option("--phase", options.phase, "all | given | generated: only tokens of this phase")
-      ->check(CLI::IsMember({"all", "given", "generated"}))
+      ->check(one_of({"all", "given", "generated"}))
       ->capture_default_str();
   app.add_flag("--length-match", options.analysis.detection.length_match,
                "within each pair, count only the first K tokens of each sample, K those of its shortest");
   app.add_option("--resamples", options.analysis.detection.resamples, "B, replicates of the bootstrap and of the null")
-      ->check(CLI::Range(int64_t{1}, int64_t{100000000}))
+      ->check(in_range(int64_t{1}, int64_t{100000000}))
       ->capture_default_str();
   app.add_option("--seed", options.analysis.detection.seed, "seed of resampling")
-      ->check(CLI::NonNegativeNumber)
+      ->check(at_least(0))
       ->capture_default_str();
   app.add_option("--stable-top", options.analysis.detection.stable_top,
                  "N of the column stable: in which share of bootstrap replicates is the expert among the top N?")
-      ->check(CLI::Range(1, 1 << 30))
+      ->check(in_range(1, 1 << 30))
       ->capture_default_str();
   app.add_flag("--family-wise", options.analysis.detection.family_wise,
                "rd.csv also has p_maxt: p that holds for all rows together (step-down max-T)");
   auto* span =
       app.add_option("--marker", options.analysis.marker.span, "npmi.csv: experts that go with tokens of this span");
   app.add_option("--marker-token", options.marker_token, "npmi.csv: experts that go with tokens of this id")
-      ->check(CLI::Range(0, INT32_MAX))
+      ->check(in_range(0, INT32_MAX))
       ->excludes(span);
   app.add_option("--top", options.top, "experts in the printed table")
-      ->check(CLI::Range(1, 1 << 30))
+      ->check(in_range(1, 1 << 30))
       ->capture_default_str();
   app.add_option("--threads", options.analysis.detection.threads, "threads, 0 = all")
-      ->check(CLI::Range(0, 1024))
+      ->check(in_range(0, 1024))
       ->capture_default_str();
   app.add_flag("--json", options.json, "machine output");
   app.add_flag("--quiet", options.quiet, "no progress and no messages");

@@ -523,36 +523,36 @@ int bench_command(int argc, char** argv) {
       ->excludes(model)
       ->excludes(shape);
   app.add_option("--layers", options.layers, "only the first so many layers of the shape")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
+      ->check(in_range(int64_t{1}, int64_t{1} << 20))
       ->needs(shape);
   add_device_options(app, options);
   auto* batch = app.add_option("--batch", options.batch, "sequences of the batched measurement")
-                    ->check(CLI::Range(1, 4096))
+                    ->check(in_range(1, 4096))
                     ->capture_default_str();
   auto* chunk = app.add_option("--chunk", options.chunk, "given tokens a forward")
-                    ->check(CLI::Range(1, 1 << 20))
+                    ->check(in_range(1, 1 << 20))
                     ->capture_default_str();
   app.add_option("--prompt-tokens", options.n_prompt,
                  "given tokens of the prefill (256; with --shape 512, on a GPU 4096 too)")
-      ->check(CLI::Range(1, 1 << 20));
+      ->check(in_range(1, 1 << 20));
   app.add_option("--context", options.context,
                  "given tokens before decoding (as --prompt-tokens; with --shape 128, on a GPU 1024)")
-      ->check(CLI::Range(1, 1 << 20));
+      ->check(in_range(1, 1 << 20));
   app.add_option("--new-tokens", options.n_new, "decoded tokens that are timed (64; with --shape 8, on a GPU 64)")
-      ->check(CLI::Range(1, 1 << 20));
+      ->check(in_range(1, 1 << 20));
   auto* repeats =
       app.add_option("--repeats", options.repeats,
                      "the fastest of this many counts (fewer where they take more than 20 s); recording: ten "
                      "times as many rounds")
-          ->check(CLI::Range(1, 1000))
+          ->check(in_range(1, 1000))
           ->capture_default_str();
   app.add_option("--trace-tokens", options.trace_tokens, "also trace this many tokens and tell the memory it took")
-      ->check(CLI::Range(int64_t{0}, int64_t{1} << 40))
+      ->check(in_range(int64_t{0}, int64_t{1} << 40))
       ->capture_default_str();
   app.add_flag("--quick", options.quick, "one repeat, 16 new tokens; no MoE layer and no cost of recording")
       ->excludes(repeats);
   app.add_option("--budget", options.budget, "seconds that all may take; what does not fit is named and left out")
-      ->check(CLI::Range(1.0, 1e9));
+      ->check(in_range(1.0, 1e9));
   if (int code = parse_arguments(app, argc, argv); code >= 0) return code;
   if (options.kernels && (options.quick || options.budget > 0))
     throw UsageError("--quick, --budget", "expected a model or a shape beside them, found --kernels");

@@ -64,7 +64,7 @@ DataJob add_convert_job(CLI::App& app, DataOptions& o) {
   job->add_option("FORMAT", a->format, "see below")->required();
   job->add_option("FILE", a->files, "files of that format; jsonl: - = standard input")->required();
   job->add_option("--map", a->map, "jsonl and csv: OURS=THEIRS[,OURS=THEIRS...]");
-  job->add_option("--limit", a->limit, "the first N records only, 0 = all")->check(CLI::NonNegativeNumber);
+  job->add_option("--limit", a->limit, "the first N records only, 0 = all")->check(at_least(0));
   job->add_flag("--new-ids", a->new_ids,
                 "jsonl and csv: ids FILE-1, FILE-2, ... in place of the file's own, which become source_id");
   add_prompt(*job, o);

@@ -146,7 +146,7 @@ DataJob add_pairs_job(CLI::App& app, DataOptions& o) {
   const auto a = std::make_shared<PairArguments>();
   job->add_option("KIND", a->kind, "document | completions")
       ->required()
-      ->check(CLI::IsMember({"document", "completions"}));
+      ->check(one_of({"document", "completions"}));
   job->add_option("FILE", a->files, "records")->required();
   job->add_option("--template-without", a->without, "document: the prompt without the document");
   job->add_flag("--target", a->target, "document: the first answer becomes the target");
@@ -154,30 +154,29 @@ DataJob add_pairs_job(CLI::App& app, DataOptions& o) {
                   "document: a third condition, with text of the same length before the question that does not answer "
                   "it: another record's document | the own one with its words shuffled | both, with a comma")
       ->delimiter(',')
-      ->check(CLI::IsMember({"unrelated", "shuffled"}));
+      ->check(one_of({"unrelated", "shuffled"}));
   job->add_flag("--keep-pairs", a->keep_pairs,
                 "document, --against: the records are pairs already and stay as they are");
   job->add_option("--safe", a->safe,
                   "completions: the safe side is from the data, from the refusal "
                   "sentences, or either: those where the data has none; or --model writes it")
-      ->check(CLI::IsMember({"either", "data", "refusals", "model"}))
+      ->check(one_of({"either", "data", "refusals", "model"}))
       ->capture_default_str();
   job->add_option("--tries", a->asking.tries, "--safe model: at most; the first refusal counts")
-      ->check(CLI::Range(1, 1000))
+      ->check(in_range(1, 1000))
       ->capture_default_str();
   job->add_option("--temperature", a->asking.sampling.temperature, "--safe model: of its text")
-      ->check(not_nan_validator())
-      ->check(CLI::Range(0.0, 1000.0))
+      ->check(in_range(0.0, 1000.0))
       ->capture_default_str();
   job->add_option("--safe-instruction", a->asking.instruction,
                   "--safe model: what it is asked, with {prompt} and {words} (default: docs/data.md)");
   job->add_option("--summary", a->summary, "--safe model: a JSON file that says which prompts were dropped and why");
   job->add_option("--device", a->run.device, "--safe model: auto | cpu | cuda[:N]")->capture_default_str();
   job->add_option("--threads", a->run.threads, "--safe model: CPU threads, 0 = all")
-      ->check(CLI::Range(0, 1024))
+      ->check(in_range(0, 1024))
       ->capture_default_str();
   job->add_option("--batch", a->run.batch, "--safe model: sequences at once")
-      ->check(CLI::Range(1, 4096))
+      ->check(in_range(1, 4096))
       ->capture_default_str();
   job->add_option("--seed", a->seed,
                   "completions: of the order of refusal sentences, and of the model's text; document: of --against")

@@ -94,7 +94,7 @@ DataJob add_structural_job(CLI::App& app, DataOptions& o) {
   job->add_option("--n", a->options.n, "prompts")->capture_default_str();
   job->add_option("--seed", a->options.seed, "of all draws")->capture_default_str();
   job->add_option("--style", a->wording, "tokens (holders of counted things) | builtin (what that model knows)")
-      ->check(CLI::IsMember({"tokens", "builtin"}))
+      ->check(one_of({"tokens", "builtin"}))
       ->capture_default_str();
   job->add_option("--entities", a->options.entities, "tokens: that the answer depends on")->capture_default_str();
   job->add_option("--steps,--hops", a->options.steps, "tokens: dependent steps to the answer")->capture_default_str();

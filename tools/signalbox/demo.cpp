@@ -64,7 +64,7 @@ int demo_command(int argc, char** argv) {
   bool print_spec = false;
   app.add_option("--data", data, "pairs of questions with and without a document, or the directory of pairs.jsonl")
       ->capture_default_str();
-  app.add_option("--experts", experts, "experts to switch off")->check(CLI::Range(1, 1000))->capture_default_str();
+  app.add_option("--experts", experts, "experts to switch off")->check(in_range(1, 1000))->capture_default_str();
   app.add_flag("--spec", print_spec, "print the experiment's spec and stop");
   run.out = "out/demo";
   options.batch = 16;

@@ -20,8 +20,7 @@ int diff_command(int argc, char** argv) {
   app.add_option("A", a, "a trace directory or its trace.safetensors")->required();
   app.add_option("B", b, "another one")->required();
   app.add_option("--tolerance", tolerance, "differences of values up to this count as equal")
-      ->check(not_nan_validator())
-      ->check(CLI::Range(0.0, 1e30))
+      ->check(in_range(0.0, 1e30))
       ->capture_default_str();
   app.add_flag("--json", as_machine, "machine output");
   if (int code = parse_arguments(app, argc, argv); code >= 0) return code;

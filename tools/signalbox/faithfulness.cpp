@@ -72,33 +72,31 @@ int faithfulness_command(int argc, char** argv) {
   app.add_flag("--force-marker", options.force_marker,
                "where the output lacks the marker, put it behind the whole output");
   app.add_option("--max-tokens", options.max_tokens, "tokens of explanation and answer at most")
-      ->check(CLI::Range(1, 1 << 24))
+      ->check(in_range(1, 1 << 24))
       ->capture_default_str();
   app.add_option("--answer-tokens", options.answer_tokens, "tokens of an answer that is asked for again, at most")
-      ->check(CLI::Range(1, 1 << 20))
+      ->check(in_range(1, 1 << 20))
       ->capture_default_str();
   app.add_option("--explanations,--samples", options.samples, "explanations of each record (published: 100)")
-      ->check(CLI::Range(1, 100000))
+      ->check(in_range(1, 100000))
       ->capture_default_str();
   app.add_option("--temperature", options.sampling.temperature,
                  "of explanations; 0 = the most probable token (published: 0.8)")
-      ->check(not_nan_validator())
-      ->check(CLI::Range(0.0, 1000.0))
+      ->check(in_range(0.0, 1000.0))
       ->capture_default_str();
   app.add_option("--top-p", options.sampling.top_p, "of explanations (published: 0.95)")
-      ->check(not_nan_validator())
-      ->check(CLI::Range(0.0, 1.0))
+      ->check(in_range(0.0, 1.0))
       ->capture_default_str();
   app.add_option("--top-k", options.sampling.top_k, "of explanations; 0 = all")
-      ->check(CLI::Range(0, 1 << 30))
+      ->check(in_range(0, 1 << 30))
       ->capture_default_str();
   app.add_option("--tests", tests, "early, mistakes, paraphrases, filler, misroute (all)")
       ->delimiter(',')
-      ->check(CLI::IsMember({"early", "mistakes", "paraphrases", "filler", "misroute"}));
+      ->check(one_of({"early", "mistakes", "paraphrases", "filler", "misroute"}));
   app.add_option("--form", form,
                  "generate: the answer is asked for again; forced: log p of given answers is taken, which needs no "
                  "parsing; both")
-      ->check(CLI::IsMember({"generate", "forced", "both"}))
+      ->check(one_of({"generate", "forced", "both"}))
       ->capture_default_str();
   app.add_option("--mistakes", mistakes,
                  "who adds mistakes: rule, model (the loaded one) or command:PROGRAM ..., which gets a sentence on "
@@ -106,29 +104,26 @@ int faithfulness_command(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("--paraphrases", paraphrases, "who paraphrases, likewise")->capture_default_str();
   app.add_option("--alter-timeout", options.alter_timeout, "seconds for one sentence of such a command")
-      ->check(not_nan_validator())
-      ->check(CLI::Range(0.001, 86400.0))
+      ->check(in_range(0.001, 86400.0))
       ->capture_default_str();
   app.add_option("--filler", options.filler, "text that filler repeats")->capture_default_str();
   app.add_option("--filler-every", options.filler_every,
                  "tokens between two points of filler (published: 5); 0 = quarters of the explanation")
-      ->check(CLI::Range(0, 1 << 20))
+      ->check(in_range(0, 1 << 20))
       ->capture_default_str();
   app.add_option("--policies", options.policies, "misrouting policies for the explanation's tokens (docs/edits.md)")
       ->delimiter(',')
       ->capture_default_str();
   app.add_option("--fractions", options.fractions, "shares of the explanation's tokens that are misrouted")
       ->delimiter(',')
-      ->check(not_nan_validator())
-      ->check(CLI::Range(0.0, 1.0))
+      ->check(in_range(0.0, 1.0))
       ->capture_default_str();
   app.add_flag("--no-routes", no_routes, "do not compare routes (stage 4)");
   app.add_option("--moved-below", options.moved_below, "Jaccard below which the answer's route counts as moved")
-      ->check(not_nan_validator())
-      ->check(CLI::Range(0.0, 1.0))
+      ->check(in_range(0.0, 1.0))
       ->capture_default_str();
   app.add_option("--resamples", options.resamples, "bootstrap replicates")
-      ->check(CLI::Range(1, 10000000))
+      ->check(in_range(1, 10000000))
       ->capture_default_str();
   if (int code = parse_arguments(app, argc, argv); code >= 0) return code;
   choose_tests(tests, options);

@@ -6,20 +6,13 @@
 
 #include "base/namespaces.h"
 #include "kernels/sampling.h"
+#include "tools/signalbox/arguments.h"
 
 namespace CLI {
 class App;
-class Validator;
-}  // namespace CLI
+}
 
 namespace signalbox::tools {
-
-// Parses; prints help or one error line. Returns -1 to go on, else the exit code.
-int parse_arguments(CLI::App& app, int argc, char** argv);
-
-// Refuse NaN, and what is no date, on the command line.
-const CLI::Validator& not_nan_validator();
-const CLI::Validator& date_validator();
 
 struct CommonOptions {
   std::string model;

@@ -113,7 +113,7 @@ int generate_command(int argc, char** argv) {
   source->add_option("--input", input, "records, a JSON object a line; - = standard input");
   source->require_option(1);
   app.add_option("--max-tokens", sampling.max_tokens, "generate this many tokens at most")
-      ->check(CLI::Range(0, 1 << 24))
+      ->check(in_range(0, 1 << 24))
       ->capture_default_str();
   add_sampling_options(app, sampling);
   add_generation_config_option(app, options);
@@ -122,7 +122,7 @@ int generate_command(int argc, char** argv) {
   app.add_flag("--compact", options.compact, "F16 weights in the trace");
   app.add_option("--colour-layer,--color-layer", colour_layer,
                  "on a terminal: colour each token by its first expert at this layer")
-      ->check(CLI::Range(0, 100000));
+      ->check(in_range(0, 100000));
   if (int code = parse_arguments(app, argc, argv); code >= 0) return code;
   if (options.trace.empty() && (!options.points.empty() || options.compact))
     throw UsageError("--points, --compact", "expected --trace beside them, found none");

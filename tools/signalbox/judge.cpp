@@ -41,10 +41,10 @@ int judge_command(int argc, char** argv) {
   calibrate_app->add_option("--run", run, "a finished run whose rates are to be corrected");
   calibrate_app->add_option("--model", model, "its chat template prints the messages that a judge sees, without --run");
   calibrate_app->add_option("--threshold", options.threshold, "a score of at least this says yes")
-      ->check(CLI::Range(0.0, 1.0))
+      ->check(in_range(0.0, 1.0))
       ->capture_default_str();
   calibrate_app->add_option("--resamples", options.resamples, "replicates of the bootstrap, for kappa's interval")
-      ->check(CLI::Range(int64_t{1}, int64_t{100000000}))
+      ->check(in_range(int64_t{1}, int64_t{100000000}))
       ->capture_default_str();
   calibrate_app->add_option("--seed", options.seed, "of the bootstrap")->capture_default_str();
   calibrate_app->add_option("--out", out, "a directory for confusion.csv and rates.csv");

@@ -6,8 +6,10 @@
 #include <new>
 #include <sstream>
 #include <string>
+#include <vector>
 
 #include "base/json.h"
+#include "base/near_names.h"
 #include "kernels/backend.h"
 #include "kernels/cpu/isa.h"
 #include "tools/signalbox/commands.h"
@@ -50,15 +52,36 @@ constexpr Command commands[] = {
 
 void print_help() {
   std::printf(
-      "Signalbox: mixture-of-experts inference in which every routing decision can be watched, changed and "
-      "measured.\n\n"
+      "Signalbox: mixture-of-experts inference in which every routing decision can be\n"
+      "watched, changed and measured.\n\n"
       "Usage: signalbox COMMAND [ARGUMENTS]\n\nCommands:\n");
   for (const Command& command : commands) std::printf("  %-12s %s\n", command.name, command.summary);
   std::printf(
-      "\nMODEL is a directory in Hugging Face layout, org/name[@revision] in the local Hugging Face cache, or "
-      "builtin.\n"
-      "Each command has --help with an example; signalbox --version [--json] tells what this binary holds.\n\n"
+      "\nMODEL is a directory in Hugging Face layout, org/name[@revision] in the local\n"
+      "Hugging Face cache, or builtin. signalbox help COMMAND [SUBCOMMAND] shows flags\n"
+      "and an example; signalbox --version [--json] tells what this binary holds.\n\n"
       "Example:\n  signalbox generate builtin --chat \"What is the capital of Beltri?\"\n");
+}
+
+const Command& command_of(const std::string& name) {
+  for (const Command& command : commands)
+    if (name == command.name) return command;
+  std::vector<std::string> names = names_of(commands, &Command::name);
+  for (const char* other : {"help", "--help", "--version"}) names.emplace_back(other);
+  throw UsageError("command", wrong_name("a command", name, names, "signalbox --help"));
+}
+
+// signalbox help COMMAND [SUBCOMMAND]: as the command's own --help.
+int help(std::vector<char*> words) {
+  if (words.empty()) {
+    print_help();
+    return 0;
+  }
+  const Command& command = command_of(words[0]);
+  if (words.size() > 2) throw UsageError("help", std::string("expected COMMAND [SUBCOMMAND], found ") + words[2] + " too");
+  char flag[] = "--help";
+  words.push_back(flag);
+  return command.run(static_cast<int>(words.size()), words.data());
 }
 
 int print_version(bool as_json) {
@@ -100,18 +123,13 @@ int run(int argc, char** argv) {
     return 2;
   }
   const std::string name = argv[1];
-  if (name == "--help" || name == "-h" || name == "help") {
-    print_help();
-    return 0;
-  }
+  if (name == "--help" || name == "-h" || name == "help") return help({argv + 2, argv + argc});
   if (name == "--version") {
     if (argc > 3 || (argc == 3 && std::strcmp(argv[2], "--json") != 0))
       throw UsageError("--version", std::string("expected --json or nothing, found ") + argv[2]);
     return print_version(argc > 2);
   }
-  for (const Command& command : commands)
-    if (name == command.name) return command.run(argc - 1, argv + 1);
-  throw UsageError("command", "expected one of those that signalbox --help lists, found \"" + name + "\"");
+  return command_of(name).run(argc - 1, argv + 1);
 }
 
 }  // namespace

@@ -65,7 +65,7 @@ int trace(int argc, char** argv) {
   app.add_option("--input", input, "base records; - = standard input")->required();
   app.add_option("--out", options.trace, "directory of the trace")->required();
   app.add_option("--max-tokens", sampling.max_tokens, "generate this many tokens at most")
-      ->check(CLI::Range(1, 1 << 24))
+      ->check(in_range(1, 1 << 24))
       ->capture_default_str();
   app.add_option("--points", options.points, "points to record; default *.router.ids,*.router.weights");
   app.add_flag("--compact", options.compact, "router.weights as F16");
@@ -116,17 +116,16 @@ int analyze(int argc, char** argv) {
       "--persistence-baseline", options.sampled_baseline,
       "the baseline's own words, sampled (default: a regime that has them and several trajectories a prompt)");
   app.add_option("--level", options.level, "level of q")
-      ->check(not_nan_validator())
-      ->check(CLI::Range(0.0, 1.0))
+      ->check(in_range(0.0, 1.0))
       ->capture_default_str();
   app.add_option("--out", out, "directory for the results (default DIR/regimes)");
-  app.add_option("--top", top, "experts to print")->check(CLI::Range(0, 1000000))->capture_default_str();
+  app.add_option("--top", top, "experts to print")->check(in_range(0, 1000000))->capture_default_str();
   app.add_flag("--profiles-csv", csv, "write every trajectory's profile as profiles.csv too (large)");
   app.add_option("--resamples", options.resamples, "bootstrap and sign-flip replicates")
-      ->check(CLI::Range(1, 10000000))
+      ->check(in_range(1, 10000000))
       ->capture_default_str();
   app.add_option("--seed", options.seed, "seed of resampling")->capture_default_str();
-  app.add_option("--threads", options.threads, "threads, 0 = all")->check(CLI::Range(0, 1024))->capture_default_str();
+  app.add_option("--threads", options.threads, "threads, 0 = all")->check(in_range(0, 1024))->capture_default_str();
   app.add_flag("--json", json_output, "print summary.json");
   app.add_flag("--quiet", quiet, "print nothing");
   if (int code = parse_arguments(app, argc, argv); code >= 0) return code;

@@ -51,7 +51,7 @@ int report_command(int argc, char** argv) {
       "-o,--out", out,
       "the file to write (default: DIR/report.html; of a run that is not finished, DIR/partial-report.html)");
   CLI::Option* format = app.add_option("--table", table, "print the run's table instead of writing a report")
-                            ->check(CLI::IsMember({"text", "md", "csv", "tex"}));
+                            ->check(one_of({"text", "md", "csv", "tex"}));
   file->excludes(format);
   app.add_flag("--all", all, "with --table: rows for controls and the audit's experts too")->needs(format);
   app.add_option("--condition", condition, "with --table: only the rows of this condition")->needs(format);

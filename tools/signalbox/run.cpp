@@ -140,7 +140,7 @@ void add_experiment_run_options(CLI::App& app, CommonOptions& options, Experimen
   app.add_option("--shard", run.shard, "I/N: only records whose index is I mod N (default: Slurm's array variables)");
   app.add_option("--limit", run.limit,
                  "only the first N records of each split and condition, pairs whole: a look before the whole run")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 40));
+      ->check(in_range(int64_t{1}, int64_t{1} << 40));
   // Bytes must not depend on where a run stopped and went on.
   options.numerics = "invariant";
   add_experiment_options(app, options);

@@ -29,7 +29,7 @@ void add_shortcut_options(CLI::App& app, Shortcut& shortcut) {
                  "scores, separated by commas (docs/scores.md); default: those that apply")
       ->delimiter(',');
   app.add_option("--max-tokens", shortcut.max_tokens, "tokens to generate, 0 = none: targets are scored")
-      ->check(CLI::Range(0, 1 << 24))
+      ->check(in_range(0, 1 << 24))
       ->capture_default_str();
   app.add_flag("--spec", shortcut.print_spec, "print the experiment's spec and stop");
   add_experiment_run_options(app, shortcut.options, shortcut.run);
@@ -87,28 +87,30 @@ int deactivate_command(int argc, char** argv) {
   app.add_option("--contrast", contrast, "A:B, values of the records' condition")->required();
   app.add_option("--span", span, "only tokens of this span are counted");
   app.add_option("--phase", phase, "all | given | generated: tokens that are counted")
-      ->check(CLI::IsMember({"all", "given", "generated"}))
+      ->check(one_of({"all", "given", "generated"}))
       ->capture_default_str();
-  app.add_option("--top", top, "experts to ban")->check(CLI::Range(1, 1 << 20))->capture_default_str();
+  app.add_option("--top", top, "experts to ban")->check(in_range(1, 1 << 20))->capture_default_str();
   app.add_option("--sign", sign, "+ : those used more under A, - : under B, both")
-      ->check(CLI::IsMember({"+", "-", "both"}))
+      ->check(one_of({"+", "-", "both"}))
       ->capture_default_str();
   app.add_option("--rank-by", by,
                  "what ranks: rd, rd_example, rd_weight, rd_shrunk or log_odds: how often experts are selected; norm, "
                  "update_share or direct: what they give (docs/detection.md)")
       ->check(
-          CLI::IsMember({"rd", "rd_example", "rd_weight", "rd_shrunk", "log_odds", "norm", "update_share", "direct"}))
+          one_of({"rd", "rd_example", "rd_weight", "rd_shrunk", "log_odds", "norm", "update_share", "direct"}))
       ->capture_default_str();
   app.add_option("--mode", mode, "ban | steermoe | zero: experts are selected and add nothing")
-      ->check(CLI::IsMember({"ban", "steermoe", "zero"}))
+      ->check(one_of({"ban", "steermoe", "zero"}))
       ->capture_default_str();
   app.add_option("--audit", audit, "also switch off each of so many experts by itself; all: each of the model's")
       ->check([](const std::string& text) {
-        return text == "all" ? std::string() : CLI::Range(0, 1 << 20)(text).empty() ? "" : "expected a number or all";
+        return text == "all" || in_range(0, 1 << 20)(text).empty()
+                   ? std::string()
+                   : "expected a whole number from 0 to 1048576 or all, found \"" + text + "\"";
       })
       ->capture_default_str();
   app.add_option("--controls", shortcut.controls, "sets of random experts")
-      ->check(CLI::Range(0, 10000))
+      ->check(in_range(0, 10000))
       ->capture_default_str();
   shortcut.detect_split = "detect";
   shortcut.test_split = "test";
@@ -120,7 +122,7 @@ int deactivate_command(int argc, char** argv) {
          "--split", share,
          "for records without a split: this share of them, drawn by --seed, chooses the experts, and the others "
          "are tested; pairs and records of one prompt stay together")
-      ->check(CLI::Range(0.0, 1.0));
+      ->check(in_range(0.0, 1.0));
   if (int code = parse_arguments(app, argc, argv); code >= 0) return code;
 
   json::Value spec = common_spec(shortcut);
@@ -171,7 +173,7 @@ int misroute_command(int argc, char** argv) {
   add_shortcut_options(app, shortcut);
   app.add_option("--policies", policies, "next_best, swap_last, worst, permute, random")
       ->delimiter(',')
-      ->check(CLI::IsMember({"next_best", "swap_last", "worst", "permute", "random"}))
+      ->check(one_of({"next_best", "swap_last", "worst", "permute", "random"}))
       ->capture_default_str();
   app.add_option("--fractions", fractions, "shares of tokens")->delimiter(',')->capture_default_str();
   app.add_option("--layers", layers, "bands of layers: all, or 1-4,5-8 as separate bands")
@@ -179,7 +181,7 @@ int misroute_command(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("--weights", weights, "weight policies (docs/edits.md)")->delimiter(',')->capture_default_str();
   app.add_option("--phase", phase, "all | given | generated: tokens that are misrouted")
-      ->check(CLI::IsMember({"all", "given", "generated"}))
+      ->check(one_of({"all", "given", "generated"}))
       ->capture_default_str();
   if (int code = parse_arguments(app, argc, argv); code >= 0) return code;
 

@@ -49,7 +49,7 @@ int tokenize_command(int argc, char** argv) {
   app.add_flag("--decode", decode, "records with tokens to text, special tokens kept");
   app.add_flag("--no-special", no_special, "add no begin or end token");
   app.add_option("--special", options.special, "special tokens in the text: parse | template-only (they stay text)")
-      ->check(CLI::IsMember({"parse", "template-only"}))
+      ->check(one_of({"parse", "template-only"}))
       ->capture_default_str();
   app.add_option("--template-variables", options.template_variables, "a JSON object for the chat template");
   app.add_option("--date", options.date, "date that chat templates see, YYYY-MM-DD (default: today)")

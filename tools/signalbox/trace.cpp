@@ -30,7 +30,7 @@ int trace_command(int argc, char** argv) {
                  "points to record, globs separated by commas (docs/probes.md); default *.router.ids,*.router.weights");
   app.add_flag("--compact", options.compact, "router.weights as F16");
   app.add_option("--generate", sampling.max_tokens, "generate this many tokens at most")
-      ->check(CLI::Range(0, 1 << 24))
+      ->check(in_range(0, 1 << 24))
       ->capture_default_str();
   add_sampling_options(app, sampling);
   add_generation_config_option(app, options);
