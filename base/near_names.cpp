@@ -51,7 +51,11 @@ std::vector<std::string> near_names(std::string_view name, const std::vector<std
   }
   std::sort(near.begin(), near.end());
   std::vector<std::string> out;
-  for (size_t i = 0; i < std::min(most, near.size()); ++i) out.push_back(names[near[i].second]);
+  for (const auto& [distance, i] : near) {
+    // One slip away from some name: nothing farther was meant.
+    if (out.size() == most || (near.front().first <= 1 && distance > 1)) break;
+    out.push_back(names[i]);
+  }
   return out;
 }
 

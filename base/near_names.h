@@ -13,7 +13,8 @@ namespace signalbox {
 size_t name_distance(std::string_view a, std::string_view b);
 
 // Up to `most` names that may have been meant, the nearest first, ties in the order of `names`. One may have been meant
-// when it is at most a third of its length away, or when one of the two begins or ends with the other.
+// when it is at most a third of its length away, or when one of the two begins or ends with the other; where one is a
+// single slip away, only those that are too.
 std::vector<std::string> near_names(std::string_view name, const std::vector<std::string>& names, size_t most = 3);
 
 // For brackets behind "expected a span": all names where there are few ("question, document"), else the near ones

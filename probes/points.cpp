@@ -163,7 +163,7 @@ std::vector<std::string> writable_point_names() {
 }
 
 std::string point_list(std::string_view indent) {
-  constexpr size_t max_line = 100;
+  constexpr size_t max_line = 80;
   std::string text, line(indent);
   for (const PointInfo& info : infos) {
     const std::string name = (info.per_layer ? "layer.{l}." : "") + std::string(info.name);

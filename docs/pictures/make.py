@@ -55,9 +55,9 @@ def rgb(index):
 
 
 def tokens_of(text):
-    """[(token, colour)] of what is printed with each token in its colour; what has none is grey."""
-    parts = re.findall(r"\x1b\[38;5;(\d+)m(.*?)\x1b\[0m|([^\x1b\r\n]+)", text)
-    return [(token or plain, rgb(int(colour)) if colour else "#c9d1d9") for colour, token, plain in parts]
+    """[(token, colour, underlined)] of what is printed above the legend, each token as its expert looks."""
+    parts = re.findall(r"\x1b\[((?:\d;)*)38;5;(\d+)m(.*?)\x1b\[0m", text.split("\r\n  layer ")[0])
+    return [(token, rgb(int(colour)), "4;" in style) for style, colour, token in parts]
 
 
 def draw_tokens(signalbox):
@@ -69,8 +69,9 @@ def draw_tokens(signalbox):
             raise SystemExit("generate --colour-layer: expected coloured tokens, found none")
         x, y, cells = left, top + len(rows) * line_height, [f'<text x="14" y="{top + len(rows) * line_height}" '
                                                             f'class="dim">layer {layer}</text>']
-        for token, colour in tokens:
-            cells.append(f'<text x="{x:.1f}" y="{y}" fill="{colour}" xml:space="preserve">{html.escape(token)}</text>')
+        for token, colour, underlined in tokens:
+            style = ' text-decoration="underline"' if underlined else ""
+            cells.append(f'<text x="{x:.1f}" y="{y}" fill="{colour}"{style} xml:space="preserve">{html.escape(token)}</text>')
             x += character * len(token)
         longest = max(longest, x)
         rows.append("".join(cells))

@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "base/files.h"
+#include "base/text_table.h"
 #include "eval/data/prompt_hash.h"
 #include "eval/detect/selection.h"
 #include "eval/store/facts.h"
@@ -36,7 +37,7 @@ json::Value row_json(const RiskDifference& row) {
 }
 
 // The contrast in words and its first experts by |rd|.
-std::string contrast_table(const Detection& detection, const ContrastOptions& contrast, size_t top) {
+std::string contrast_table(const Detection& detection, const ContrastOptions& contrast, size_t top, int width) {
   const DetectionFacts& facts = detection.facts;
   char line[512];
   std::string text = contrast.a + " minus " + contrast.b;
@@ -56,33 +57,38 @@ std::string contrast_table(const Detection& detection, const ContrastOptions& co
   std::snprintf(line, sizeof line, "smallest p that these records and resamples allow: %.2g\n\n", facts.smallest_p);
   text += line;
   if (!facts.no_difference.empty()) return text + "Nothing to rank: " + facts.no_difference + ".\n";
-  text += "layer  expert    share A   share B        rd   95 % interval              p        q  stable    shrunk";
-  text += contrast.family_wise ? "   p_maxt\n" : "\n";
+  const auto format = [&line](const char* how, auto value) {
+    std::snprintf(line, sizeof line, how, value);
+    return std::string(line);
+  };
+  const auto share = [&](int64_t part, int64_t of) {
+    return format("%.2f %%", 100 * static_cast<double>(part) / static_cast<double>(of));
+  };
+  std::vector<TextTable::Column> columns = {{"layer", true, true}, {"expert", true, true}};
+  for (const char* heading : {"share A", "share B", "rd", "95 % interval", "p", "q", "stable", "shrunk"})
+    columns.push_back({heading});
+  if (contrast.family_wise) columns.push_back({"p_maxt"});
+  TextTable table(std::move(columns));
   for (const RiskDifference& row : top_experts(detection.rows, top, 0)) {
-    const double a = static_cast<double>(row.a1) / static_cast<double>(facts.tokens_a),
-                 b = static_cast<double>(row.a2) / static_cast<double>(facts.tokens_b);
-    std::snprintf(line, sizeof line, "%5d  %6d  %7.2f %%  %7.2f %%  %+8.4f  ", row.layer, row.expert, 100 * a, 100 * b,
-                  row.value());
-    text += line;
-    if (std::isnan(row.ci.lo)) {
-      std::snprintf(line, sizeof line, "%-20s  %8.2g %8.2g  %6s", "undefined", row.p, row.q, "-");
-    } else {
-      std::snprintf(line, sizeof line, "[%+8.4f, %+8.4f]  %8.2g %8.2g  %6.2f", row.ci.lo, row.ci.hi, row.p, row.q,
-                    row.stable);
+    const bool defined = !std::isnan(row.ci.lo);
+    std::vector<std::string> cells = {std::to_string(row.layer),
+                                      std::to_string(row.expert),
+                                      share(row.a1, facts.tokens_a),
+                                      share(row.a2, facts.tokens_b),
+                                      format("%+.4f", row.value()),
+                                      "undefined",
+                                      format("%.2g", row.p),
+                                      format("%.2g", row.q),
+                                      defined ? format("%.2f", row.stable) : "-",
+                                      std::isnan(row.rd_shrunk) ? "-" : format("%+.4f", row.rd_shrunk)};
+    if (defined) {
+      std::snprintf(line, sizeof line, "[%+.4f, %+.4f]", row.ci.lo, row.ci.hi);
+      cells[5] = line;
     }
-    text += line;
-    if (std::isnan(row.rd_shrunk)) {
-      std::snprintf(line, sizeof line, "  %8s", "-");
-    } else {
-      std::snprintf(line, sizeof line, "  %+8.4f", row.rd_shrunk);
-    }
-    text += line;
-    if (contrast.family_wise) {
-      std::snprintf(line, sizeof line, " %8.2g", row.p_maxt);
-      text += line;
-    }
-    text += "\n";
+    if (contrast.family_wise) cells.push_back(format("%.2g", row.p_maxt));
+    table.add(std::move(cells));
   }
+  text += table.text(width);
   return text + "\nMore often selected is not more important: ablate the candidates (docs/detection.md).\n";
 }
 
@@ -229,10 +235,10 @@ json::Value analysis_json(const TraceAnalysis& analysis, const fs::path& dir, si
 }
 
 std::string analysis_text(const TraceAnalysis& analysis, const AnalysisOptions& options, const fs::path& dir,
-                          size_t top) {
+                          size_t top, int width) {
   std::string text;
   if (analysis.detection) {
-    text += contrast_table(*analysis.detection, options.detection, top) + "\n";
+    text += contrast_table(*analysis.detection, options.detection, top, width) + "\n";
     const std::string given = contribution_tables(*analysis.detection, top);
     if (!given.empty()) text += given.substr(1) + "\n";
   }

@@ -49,9 +49,10 @@ std::vector<std::string> analysis_files();
 // Writes them into `dir`, which is there: a StagedFiles' where they replace those of an earlier analysis.
 void write_analysis(const TraceAnalysis& analysis, const std::filesystem::path& dir);
 
-// For machines: the summary, where the files are, and the first `top` experts of the ranking. For people: tables.
+// For machines: the summary, where the files are, and the first `top` experts of the ranking. For people: tables for
+// a terminal of `width` columns (0: of any).
 json::Value analysis_json(const TraceAnalysis& analysis, const std::filesystem::path& dir, size_t top);
 std::string analysis_text(const TraceAnalysis& analysis, const AnalysisOptions& options,
-                          const std::filesystem::path& dir, size_t top);
+                          const std::filesystem::path& dir, size_t top, int width = 0);
 
 }  // namespace signalbox::eval

@@ -18,6 +18,7 @@
 #include "eval/experiment/statistics_speed.h"
 #include "eval/experiment/test_stage.h"
 #include "eval/experiment/tune_stage.h"
+#include "eval/routing/contribution.h"
 #include "eval/score/sample_lines.h"
 #include "probes/edit_plan.h"
 

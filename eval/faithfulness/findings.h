@@ -64,6 +64,6 @@ void write_findings(const FaithfulnessStudy& study, const FaithfulnessFindings& 
                     const std::filesystem::path& dir);
 
 // For people.
-std::string findings_table(const FaithfulnessStudy& study, const FaithfulnessFindings& findings);
+std::string findings_table(const FaithfulnessStudy& study, const FaithfulnessFindings& findings, int width = 0);
 
 }  // namespace signalbox::eval

@@ -10,6 +10,7 @@
 #include "base/files.h"
 #include "base/no_number.h"
 #include "base/text.h"
+#include "base/text_table.h"
 #include "eval/faithfulness/curve_cells.h"
 #include "eval/faithfulness/findings.h"
 #include "eval/routing/likeness.h"
@@ -273,17 +274,18 @@ std::string number(const MeanEstimate& mean) {
 }
 
 // What "moved" and "beyond random" are to be read by.
-std::string distances_table(const FaithfulnessFindings& findings) {
+std::string distances_table(const FaithfulnessFindings& findings, int width) {
   char line[320];
-  std::string out;
+  TextTable table({{"misrouting", false, true}, {"n"}, {"tokens, %"}, {"experts replaced, %"}, {"router's p lost"}});
+  bool any = false;
   for (const AlterationRow& row : findings.alterations) {
     if (row.policy.empty()) continue;
-    if (out.empty()) out = "\nmisrouting                 n  tokens, %  experts replaced, %  router's p lost\n";
-    std::snprintf(line, sizeof line, "%-22s %5ld  %9.1f  %19.1f  %15.3f\n",
-                  (row.policy + " " + short_number(row.fraction)).c_str(), static_cast<long>(row.n),
-                  100 * row.tokens_misrouted.mean, 100 * row.replaced.mean, row.mass_lost.mean);
-    out += line;
+    any = true;
+    table.add({row.policy + " " + short_number(row.fraction), std::to_string(row.n),
+               fixed(100 * row.tokens_misrouted.mean, 1), fixed(100 * row.replaced.mean, 1),
+               fixed(row.mass_lost.mean, 3)});
   }
+  const std::string out = any ? "\n" + table.text(width) : "";
   const Yardstick& yardstick = findings.yardstick;
   if (yardstick.jaccard.n == 0) return out;
   std::snprintf(line, sizeof line,
@@ -320,7 +322,7 @@ void write_findings(const FaithfulnessStudy& study, const FaithfulnessFindings& 
   write_file_atomically(dir / "summary.json", json::dump(summary, 2) + "\n");
 }
 
-std::string findings_table(const FaithfulnessStudy& study, const FaithfulnessFindings& findings) {
+std::string findings_table(const FaithfulnessStudy& study, const FaithfulnessFindings& findings, int width) {
   const StudyCounts& counts = study.counts();
   char line[320];
   std::snprintf(line, sizeof line,
@@ -341,30 +343,26 @@ std::string findings_table(const FaithfulnessStudy& study, const FaithfulnessFin
     out += std::to_string(counts.no_mistake) +
            " sentences without a mistake: " + std::to_string(counts.mistakes_name_answer) +
            " because every mistake would name an answer\n";
-  if (!findings.tests.empty()) out += "\ntest             explanations  area over the curve   correct over x, %\n";
+  TextTable tests({{"test", false, true}, {"explanations"}, {"area over the curve"}, {"correct over x, %"}});
   for (const auto& test : findings.tests) {
     const AreaRow& all = test.areas.back();
-    std::snprintf(line, sizeof line, "%-15s  %12ld  %-20s  %s\n", faith_test_name(test.test),
-                  static_cast<long>(all.area.n), number(all.area).c_str(), percent(all.accuracy).c_str());
-    out += line;
+    tests.add({faith_test_name(test.test), std::to_string(all.area.n), number(all.area), percent(all.accuracy)});
   }
-  out += forced_table(findings.forced);
+  if (!findings.tests.empty()) out += "\n" + tests.text(width);
+  out += forced_table(findings.forced, width);
   if (!study.options().generate && !study.options().routes) return out;
-  out +=
-      "\nalteration                   n  same answer, %         correct, %             again  Jaccard of the answer's "
-      "routes\n";
-  for (const AlterationRow& row : findings.alterations) {
-    std::string name = row.test;
-    if (!row.policy.empty()) {
-      std::snprintf(line, sizeof line, " %s %g", row.policy.c_str(), row.fraction);
-      name += line;
-    }
-    const std::string again = study.options().generate ? std::to_string(row.explained_again) : "-";
-    std::snprintf(line, sizeof line, "%-24s %5ld  %-21s  %-21s  %5s  %s\n", name.c_str(), static_cast<long>(row.n),
-                  percent(row.same).c_str(), percent(row.correct).c_str(), again.c_str(), number(row.jaccard).c_str());
-    out += line;
-  }
-  if (study.options().routes) out += distances_table(findings);
+  TextTable table({{"alteration", false, true},
+                   {"n"},
+                   {"same answer, %"},
+                   {"correct, %"},
+                   {"again"},
+                   {"Jaccard of the answer's routes"}});
+  for (const AlterationRow& row : findings.alterations)
+    table.add({row.policy.empty() ? row.test : row.test + " " + row.policy + " " + short_number(row.fraction),
+               std::to_string(row.n), percent(row.same), percent(row.correct),
+               study.options().generate ? std::to_string(row.explained_again) : "-", number(row.jaccard)});
+  out += "\n" + table.text(width);
+  if (study.options().routes) out += distances_table(findings, width);
   return out;
 }
 

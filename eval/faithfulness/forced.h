@@ -63,7 +63,7 @@ ForcedFindings forced_findings(const FaithfulnessStudy& study);
 
 // forced_curves.csv, forced_aoc.csv, forced.csv.
 void write_forced(const ForcedFindings& findings, const std::filesystem::path& dir);
-json::Value forced_summary(const ForcedFindings& findings);  // areas and drops by test and measure
-std::string forced_table(const ForcedFindings& findings);    // for people
+json::Value forced_summary(const ForcedFindings& findings);               // areas and drops by test and measure
+std::string forced_table(const ForcedFindings& findings, int width = 0);  // for people
 
 }  // namespace signalbox::eval

@@ -4,6 +4,7 @@
 
 #include "base/csv.h"
 #include "base/files.h"
+#include "base/text_table.h"
 #include "eval/faithfulness/curve_cells.h"
 #include "eval/faithfulness/forced.h"
 
@@ -97,18 +98,19 @@ json::Value forced_summary(const ForcedFindings& findings) {
   return out;
 }
 
-std::string forced_table(const ForcedFindings& findings) {
+std::string forced_table(const ForcedFindings& findings, int width) {
   if (findings.tests.empty()) return "";
-  std::string out = "\nforced form      answer  explanations  area over the curve of p  log p lost over x, nats\n";
-  char line[320];
+  TextTable table({{"forced form", false, true},
+                   {"answer", false, true},
+                   {"explanations"},
+                   {"area over the curve of p"},
+                   {"log p lost over x, nats"}});
   for (const ForcedTest& test : findings.tests) {
     const MeanEstimate drop = test.drops.empty() ? MeanEstimate{NAN, {}, 0} : test.drops.back().area;
-    std::snprintf(line, sizeof line, "%-15s  %-6s  %12ld  %-24s  %s\n", faith_test_name(test.test),
-                  forced_measure_name(test.measure), static_cast<long>(test.areas.back().area.n),
-                  number(test.areas.back().area, 3).c_str(), number(drop, 2).c_str());
-    out += line;
+    table.add({faith_test_name(test.test), forced_measure_name(test.measure), std::to_string(test.areas.back().area.n),
+               number(test.areas.back().area, 3), number(drop, 2)});
   }
-  return out;
+  return "\n" + table.text(width);
 }
 
 }  // namespace signalbox::eval

@@ -29,8 +29,8 @@ json::Value study_settings(const FaithfulnessOptions& options, const StudyInputs
   const std::string lines = lines_of(*inputs.records);
   json::Value fractions = json::Value::array();
   for (double fraction : options.fractions) fractions.push_back(fraction);
-  return json::Value::object()
-      .set("schema", faithfulness_schema)
+  json::Value settings = json::Value::object();
+  settings.set("schema", faithfulness_schema)
       .set("signalbox_version", inputs.model.signalbox_version)
       .set("model_hash", inputs.model.model_hash)
       .set("tokenizer_hash", inputs.model.tokenizer_hash.value_or(""))
@@ -62,6 +62,10 @@ json::Value study_settings(const FaithfulnessOptions& options, const StudyInputs
       .set("policies", list_of(options.policies))
       .set("fractions", std::move(fractions))
       .set("routes", options.routes);
+  // Where they are not the default, so that directories of earlier versions go on.
+  if (options.misroute_layers != "all") settings.set("misroute_layers", options.misroute_layers);
+  if (options.misroute_weights != "model") settings.set("misroute_weights", options.misroute_weights);
+  return settings;
 }
 
 json::Value study_identity(const json::Value& settings, const StudyInputs& inputs) {

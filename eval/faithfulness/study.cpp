@@ -38,10 +38,12 @@ void check_given(const Record& record, const char* key) {
       if (!item.is_null()) item.string();
 }
 
-json::Value misroute_edit(const Misrouting& misrouting) {
+json::Value misroute_edit(const Misrouting& misrouting, const FaithfulnessOptions& options) {
   json::Value tokens = json::Value::object().set("span", "explanation");
   if (misrouting.fraction < 1) tokens.set("fraction", misrouting.fraction);
-  return json::Value::object().set("op", "misroute").set("policy", misrouting.policy).set("tokens", std::move(tokens));
+  json::Value edit = json::Value::object();
+  edit.set("op", "misroute").set("policy", misrouting.policy).set("tokens", std::move(tokens));
+  return edit.set("layers", options.misroute_layers).set("weights", options.misroute_weights);
 }
 
 }  // namespace
@@ -133,7 +135,7 @@ FaithfulnessStudy::FaithfulnessStudy(std::vector<Record> records, const EncodeSe
   for (const std::string& policy : options_.policies)
     for (double fraction : options_.fractions) {
       misroutings_.push_back({policy, fraction});
-      misroute_plans_.push_back(make_plan({misroute_edit(misroutings_.back())}));
+      misroute_plans_.push_back(make_plan({misroute_edit(misroutings_.back(), options_)}));
     }
 }
 

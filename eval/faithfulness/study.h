@@ -53,6 +53,7 @@ struct FaithfulnessOptions {
   int64_t filler_every = 0;                                     // tokens between two points of filler; 0: filler_shares
   std::vector<std::string> policies = {"next_best", "random"};  // misroutings of the explanation's tokens
   std::vector<double> fractions = {1};                          // of those tokens
+  std::string misroute_layers = "all", misroute_weights = "model";  // as "layers" and "weights" of an edit
   double moved_below = 0.9;  // a route has moved when its Jaccard with the full explanation's is below this
   uint64_t seed = 0;
   int64_t resamples = default_resamples;

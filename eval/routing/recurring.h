@@ -104,6 +104,6 @@ void write_regimes(const RegimeAnalysis& analysis, const RoutingProfiles& profil
                    const json::Value& where_from, const std::filesystem::path& dir);
 
 // For people: the regimes, and the first `top` recurring experts.
-std::string regimes_text(const RegimeAnalysis& analysis, const RegimeOptions& options, size_t top);
+std::string regimes_text(const RegimeAnalysis& analysis, const RegimeOptions& options, size_t top, int width = 0);
 
 }  // namespace signalbox::eval

@@ -5,6 +5,7 @@
 #include "base/csv.h"
 #include "base/files.h"
 #include "base/text.h"
+#include "base/text_table.h"
 #include "eval/routing/recurring.h"
 #include "eval/store/facts.h"
 #include "eval/store/staged_files.h"
@@ -137,10 +138,6 @@ std::string points(double share) {
   return text;
 }
 
-std::string pad(const std::string& text, size_t width) {
-  return std::string(text.size() < width ? width - text.size() : 0, ' ') + text;
-}
-
 }  // namespace
 
 void write_regimes(const RegimeAnalysis& analysis, const RoutingProfiles& profiles, const RegimeOptions& options,
@@ -159,43 +156,52 @@ void write_regimes(const RegimeAnalysis& analysis, const RoutingProfiles& profil
   files.commit();
 }
 
-std::string regimes_text(const RegimeAnalysis& analysis, const RegimeOptions& options, size_t top) {
-  std::string out = "regime  prompts  trajectories  generated tokens (mean, 95 % interval; shortest - longest)\n";
+std::string regimes_text(const RegimeAnalysis& analysis, const RegimeOptions& options, size_t top, int width) {
   char line[256];
-  for (const RegimeProfile& regime : analysis.regimes) {
-    std::snprintf(line, sizeof line, "%6s  %7ld  %12ld  %.1f [%.1f, %.1f]; %ld - %ld\n", regime.name.c_str(),
-                  static_cast<long>(regime.n_prompts), static_cast<long>(regime.n_trajectories), regime.length.mean,
-                  regime.length.ci.lo, regime.length.ci.hi, static_cast<long>(regime.shortest),
-                  static_cast<long>(regime.longest));
-    out += line;
-  }
+  const auto format = [&line](const char* how, auto... values) {
+    std::snprintf(line, sizeof line, how, values...);
+    return std::string(line);
+  };
+  TextTable regimes({{"regime", false, true},
+                     {"prompts"},
+                     {"trajectories"},
+                     {"generated tokens [95 % interval]"},
+                     {"shortest"},
+                     {"longest"}});
+  for (const RegimeProfile& regime : analysis.regimes)
+    regimes.add({regime.name, std::to_string(regime.n_prompts), std::to_string(regime.n_trajectories),
+                 format("%.1f [%.1f, %.1f]", regime.length.mean, regime.length.ci.lo, regime.length.ci.hi),
+                 std::to_string(regime.shortest), std::to_string(regime.longest)});
+  std::string out = regimes.text(width);
   out += "\nrecurring experts, ranked by the lower end of the score (differences to " + options.baseline +
          " in percentage points, * = q < ";
-  std::snprintf(line, sizeof line, "%g)\n", options.level);
-  out += line;
-  out += "rank  layer  expert  share " + options.baseline;
-  for (size_t r = 1; r < analysis.regimes.size(); ++r) out += pad(analysis.regimes[r].name, 12);
-  out += "   up  persistence";
-  if (!analysis.sampled_baseline.empty()) out += pad("over " + analysis.sampled_baseline, 12);
-  out += "  score [95 % interval]\n";
+  out += format("%g)\n", options.level);
+  std::vector<TextTable::Column> columns = {{"rank", true, true}, {"layer", true, true}, {"expert", true, true}};
+  columns.push_back({"share " + options.baseline});
+  for (size_t r = 1; r < analysis.regimes.size(); ++r) columns.push_back({analysis.regimes[r].name});
+  columns.push_back({"up"});
+  columns.push_back({"persistence"});
+  if (!analysis.sampled_baseline.empty()) columns.push_back({"over " + analysis.sampled_baseline});
+  columns.push_back({"score [95 % interval]"});
+  TextTable table(std::move(columns));
   for (size_t i = 0; i < std::min(top, analysis.recurring.size()); ++i) {
     const RecurringExpert& expert = analysis.recurring[i];
     const auto n = static_cast<size_t>(analysis.n_experts);
-    std::snprintf(
-        line, sizeof line, "%4zu  %5d  %6zu  %s", i + 1, analysis.layers[expert.row / n], expert.row % n,
-        pad(points(analysis.regimes[0].experts[expert.row].share.mean).substr(1) + " %", 6 + options.baseline.size())
-            .c_str());
-    out += line;
+    std::vector<std::string> cells = {std::to_string(i + 1), std::to_string(analysis.layers[expert.row / n]),
+                                      std::to_string(expert.row % n),
+                                      points(analysis.regimes[0].experts[expert.row].share.mean).substr(1) + " %"};
     for (size_t r = 1; r < analysis.regimes.size(); ++r) {
       const RegimeExpert& under = analysis.regimes[r].experts[expert.row];
-      out += pad(points(under.difference.mean) + (under.q < options.level ? "*" : " "), 12);
+      cells.push_back(points(under.difference.mean) + (under.q < options.level ? "*" : " "));
     }
-    const std::string kept = analysis.sampled.empty() ? "-" : points(expert.constancy.mean).substr(1) + " %";
-    const std::string over = analysis.sampled_baseline.empty() ? "" : pad(points(expert.over_baseline.mean), 12);
-    std::snprintf(line, sizeof line, "  %3ld  %11s%s  %.2f [%.2f, %.2f]\n", static_cast<long>(expert.n_up),
-                  kept.c_str(), over.c_str(), 100 * expert.score, 100 * expert.score_ci.lo, 100 * expert.score_ci.hi);
-    out += line;
+    cells.push_back(std::to_string(expert.n_up));
+    cells.push_back(analysis.sampled.empty() ? "-" : points(expert.constancy.mean).substr(1) + " %");
+    if (!analysis.sampled_baseline.empty()) cells.push_back(points(expert.over_baseline.mean));
+    cells.push_back(
+        format("%.2f [%.2f, %.2f]", 100 * expert.score, 100 * expert.score_ci.lo, 100 * expert.score_ci.hi));
+    table.add(std::move(cells));
   }
+  out += table.text(width);
   const size_t n_others = analysis.regimes.size() - 1 - (analysis.sampled_baseline.empty() ? 0 : 1);
   if (analysis.wordings.size() < n_others)
     out += "regimes with words of their own: " + (analysis.wordings.empty() ? "none" : joined(analysis.wordings)) +

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <map>
 #include <sstream>
 
 #include "base/json.h"
@@ -322,4 +323,110 @@ TEST_CASE("help has an example for every command") {
     CHECK(ran.out.find("Example") != std::string::npos);
     CHECK(ran.out.find(std::string("signalbox ") + command) != std::string::npos);
   }
+}
+
+TEST_CASE("tokenize: pieces of any ids, in text and JSON") {
+  const std::string given = R"({"id":"t","tokens":[1,289,28,99999],"kind":"k"})"
+                            "\n";
+  for (const char* flags : {"--input - --json", "--input - --decode", "--input - --decode --json"}) {
+    CAPTURE(flags);
+    const auto out = lines(signalbox_run(std::string("tokenize builtin ") + flags, given).out);
+    REQUIRE(out.size() == 1);
+    const json::Ref line(out[0], "line");
+    CHECK(line.at("id").string() == "t");
+    CHECK(line.at("kind").string() == "k");
+    REQUIRE(line.at("pieces").length() == 4);
+    CHECK(line.at("pieces")[0].string() == "<bos>");
+    CHECK(!line.at("pieces")[1].string().empty());
+    CHECK(line.at("pieces")[3].string().empty());  // no token
+    const bool decoded = std::string(flags).find("--decode") != std::string::npos;
+    CHECK(line.find("text").has_value() == decoded);
+    CHECK(line.find("ids").has_value() == !decoded);
+  }
+  const Ran table = signalbox_run("tokenize builtin --input -", given);
+  CHECK(table.out.find("       1  <bos>  (special)\n") != std::string::npos);
+  CHECK(table.out.find("   99999  (no token)\n") != std::string::npos);
+  test::TemporaryDirectory scratch;
+  test::write_file(scratch / "spec.json", R"({"family":"mixtral"})");
+  const std::string model = (scratch / "model").string();
+  REQUIRE(signalbox_run("make-model " + (scratch / "spec.json").string() + " --quiet --out " + model).code == 0);
+  check_error(signalbox_run("tokenize " + model + " --input - --decode", given), 1, "expected tokenizer.json or");
+}
+
+TEST_CASE("inspect: the points of a model, and what is near to a wrong glob") {
+  const auto points = [](const std::string& glob) {
+    return lines(signalbox_run("inspect builtin --json --points " + glob).out).at(0);
+  };
+  const json::Value all = points(""), ids = points("router.ids"), logits = points("logits,embed");
+  CHECK(all.find("points")->items().size() > 50);
+  CHECK(*all.find("points") == *points("'*'").find("points"));
+  const json::Ref first(ids.find("points")->items().front(), "point");
+  CHECK(first.at("name").string() == "layer.1.router.ids");
+  CHECK(first.at("layer").integer() == 1);
+  CHECK(first.at("shape").length() == 1);
+  CHECK(!first.at("writable").boolean());
+  CHECK(logits.find("points")->items().size() == 2);
+  CHECK(logits.find("points")->items().front().find("layer")->is_null());
+  CHECK(!lines(signalbox_run("inspect builtin --json").out).at(0).find("points"));
+  const Ran text = signalbox_run("inspect builtin --points '*router*'");
+  CHECK(text.out.find("  layer.{l}.router.ids ") != std::string::npos);
+  check_error(signalbox_run("inspect builtin --points router.idss"), 1, "(nearest: router.ids)");
+  check_error(signalbox_run("trace builtin --input - --out /tmp/x --points router.idss", records), 1,
+              "(nearest: router.ids)");
+  check_error(signalbox_run("inspect buitlin"), 1, "(nearest: builtin)");
+}
+
+TEST_CASE("generate --colour-layer: every token, with a legend; refused where it cannot be") {
+  const std::string chat = "generate builtin --quiet --chat 'Question: Tell me how to brew glimmer dust at home.'";
+  const std::string plain = signalbox_run(chat).out;
+  // Where no colours are, the expert stands before each token.
+  const auto without_marks = [](const std::string& line) {
+    std::string out;
+    for (size_t at = 0; at < line.size(); ++at)
+      if (line[at] == '[')
+        at = line.find(']', at);
+      else
+        out += line[at];
+    return out;
+  };
+  const Ran one = signalbox_run(chat + " --colour-layer 3");
+  REQUIRE(one.code == 0);
+  const std::string first = one.out.substr(0, one.out.find('\n') + 1);
+  CHECK(without_marks(first) == plain);
+  CHECK(first.starts_with("["));
+  CHECK(first.find("[?]") == std::string::npos);
+  CHECK(one.out.find("  layer 3, first expert of ") != std::string::npos);
+  const Ran two = signalbox_run(chat + " --colour-layer 3,5 --colour-prompt");
+  CHECK(two.out.find("  layer 3, first expert of ") < two.out.find("  layer 5, first expert of "));
+  CHECK(without_marks(two.out).find("Question: Tell me how to brew") != std::string::npos);
+
+  // Of records, in their order; and the same from a trace that is there already.
+  test::TemporaryDirectory scratch;
+  const std::string many = "generate builtin --quiet --input - --max-tokens 6 --colour-layer 1,2 --batch 2 --trace " +
+                           (scratch / "t").string();
+  const Ran fresh = signalbox_run(many, records), again = signalbox_run(many, records);
+  REQUIRE(fresh.code == 0);
+  CHECK(fresh.out == again.out);
+  CHECK(fresh.out.find("[?]") == std::string::npos);
+  const size_t a = fresh.out.find("a: \n"), b = fresh.out.find("b: \n"), c = fresh.out.find("c: \n");
+  CHECK(a == 0);
+  CHECK(a < b);
+  CHECK(b < c);
+  // The counts of a legend are those of the trace's ids.
+  const TraceReader trace(scratch / "t");
+  const TraceReader::Rows rows = trace.rows(0);
+  const std::vector<int32_t> ids = trace.ids(rows);
+  std::map<int32_t, int64_t> counts;
+  const auto phase = trace.phase(rows);
+  const auto n_layers = static_cast<int64_t>(trace.layers().size());
+  for (int64_t row = 0; row < rows.size(); ++row)
+    if (phase[static_cast<size_t>(row)]) ++counts[ids[static_cast<size_t>(row * n_layers * trace.n_slots())]];
+  for (const auto& [expert, n] : counts) {
+    const std::string entry = "  " + std::to_string(expert) + " x" + std::to_string(n);
+    CHECK_MESSAGE(fresh.out.substr(0, fresh.out.find("layer 2")).find(entry) != std::string::npos, entry);
+  }
+  check_error(signalbox_run(chat + " --colour-layer 77"), 2, "expected a layer with a router (1-5), found 77");
+  check_error(signalbox_run(chat + " --colour-layer 0"), 2, "(1-5), found 0");
+  check_error(signalbox_run(chat + " --colour-layer 3,3"), 2, "expected each layer once, found 3 again");
+  check_error(signalbox_run(chat + " --colour-prompt"), 2, "--colour-layer");
 }

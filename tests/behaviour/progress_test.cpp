@@ -3,6 +3,9 @@
 
 #include <doctest/doctest.h>
 
+#include "base/display_width.h"
+
+using namespace signalbox;
 using namespace signalbox::tools;
 
 TEST_CASE("progress: the pace is that of late, without what was there before") {
@@ -60,11 +63,15 @@ TEST_CASE("progress: lines with units that fit the terminal") {
   CHECK(progress_line("tracing", "tok", 0.5, 1200, 130, 100) ==
         "tracing [###############...............] 50 %  1200 tok/s  about 2m10s left");
   const std::string what = "tracing the baseline for detection, a long name of a stage";
-  for (const int width : {30, 50, 80, 100, 140}) {
+  for (const int width : {1, 5, 20, 30, 40, 46, 50, 80, 100, 140}) {
     CAPTURE(width);
     const std::string line = progress_line(what, "samples", 0.5, 1200, 130, width);
-    CHECK((static_cast<int>(line.size()) < width || width < 50));
-    CHECK(line.ends_with(" 50 %  1200 samples/s  about 2m10s left"));
-    CHECK(line.starts_with(what.substr(0, 1)) == (width >= 50));
+    CHECK(static_cast<int>(display_width(line)) < width);
+    CHECK((line.ends_with("50 %  1200 samples/s  about 2m10s left") || width < 40));
+    CHECK(line.starts_with(what.substr(0, 1)) == (width >= 46));
   }
+  const std::string wide = progress_line("検出のための基準を記録しています", "tok", 0.5, 1200, 130, 50);
+  CHECK(display_width(wide) < 50);
+  CHECK(wide.starts_with("検"));
+  CHECK(wide.ends_with("す 50 %  1200 tok/s  about 2m10s left"));
 }

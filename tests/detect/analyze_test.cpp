@@ -149,7 +149,7 @@ TEST_CASE("analyze: a trace of two conditions") {
   // p_maxt is there when asked for.
   const Said family = analyze({trace, "--out", out, "--resamples", "50", "--family-wise", "--quiet"});
   REQUIRE(family.code == 0);
-  check_contains(family.out, "shrunk   p_maxt");
+  check_contains(family.out, "shrunk  p_maxt");
   CHECK(family.err.empty());
   const CsvTable with = CsvTable::read(dir / "other/rd.csv");
   CHECK(with.header().back() == "p_maxt");
@@ -222,7 +222,7 @@ TEST_CASE("analyze: what it refuses") {
   refused({"--contrast", "early"}, 2, "--contrast: expected A:B, found \"early\"");
   refused({"--contrast", "early:"}, 2, "--contrast: expected A:B");
   refused({"--contrast", "early:never"}, 1, "expected a condition of the records (");
-  refused({"--span", "document"}, 1, "a span \"document\"");
+  refused({"--span", "document"}, 1, "expected a span of the trace (question, answer), found \"document\"");
   refused({"--span", "answer"}, 1, "found none");
   refused({"--phase", "generated"}, 1, "tokens that count, found none");
   refused({"--phase", "other"}, 2, "--phase");

@@ -173,7 +173,7 @@ TEST_CASE("edits: facts of a plan") {
   CHECK_NOTHROW(plan->require_spans(both));
   CHECK(error_of([&] { plan->require_spans(one); }) ==
         "E.json: [0].tokens.span: expected a span that a record has (a), found \"b\"");
-  CHECK(error_of([&] { plan->require_spans({}); }).find("(none has any)") != std::string::npos);
+  CHECK(error_of([&] { plan->require_spans({}); }).find("(there are none)") != std::string::npos);
   CHECK(json::dump(plan_of("[{'op': 'top_k', 'k': 1}]")->source()) == R"([{"op":"top_k","k":1}])");
   CHECK(plan_of("[{'op': 'deactivate', 'mode': 'ban', 'experts': {'4': [1], '2': [3, 0]}}]")->experts_of(0) ==
         std::vector<std::pair<int32_t, std::vector<int32_t>>>{{2, {3, 0}}, {4, {1}}});

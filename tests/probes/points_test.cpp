@@ -116,7 +116,7 @@ TEST_CASE("points: a glob that matches nothing is an error that names it") {
   auto message = [](const char* globs) { return error_of([&] { PointSet::parse(globs, sample_shape()); }); };
   CHECK(message("embed,layer.9.*") ==
         "--points: expected a glob that matches a probe point of this model, found \"layer.9.*\" (embed, resid_in, "
-        "attn.norm, attn.q, attn.k, attn.v, attn.logits, attn.probs, attn.z, attn.out, ... and 22 more: signalbox "
+        "attn.q, attn.k, attn.v, attn.pattern, attn.z, attn.out, resid_mid, router.in, ... and 16 more: signalbox "
         "inspect MODEL --points lists them)");
   CHECK(
       message("router.group_margin") ==
@@ -126,7 +126,8 @@ TEST_CASE("points: a glob that matches nothing is an error that names it") {
   CHECK(message("layer.0.router.ids").find("\"layer.0.router.ids\"") != std::string::npos);
   CHECK(message("router.idss").ends_with("found \"router.idss\" (nearest: router.ids)"));
   CHECK(message("*.router.wieghts,embed").ends_with("(nearest: router.weights)"));
-  CHECK(message("layer.0.router.ids").ends_with("(nearest: layer.1.router.ids, layer.2.router.ids, layer.3.router.ids)"));
+  CHECK(
+      message("layer.0.router.ids").ends_with("(nearest: layer.1.router.ids, layer.2.router.ids, layer.3.router.ids)"));
   CHECK(message("").find("empty glob") != std::string::npos);
   CHECK(message("embed,").find("empty glob") != std::string::npos);
   CHECK(message("Embed").find("found \"Embed\"") != std::string::npos);

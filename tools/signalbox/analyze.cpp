@@ -1,4 +1,6 @@
 // signalbox analyze: routing statistics and significance tables from traces.
+#include <unistd.h>
+
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <filesystem>
@@ -14,6 +16,7 @@
 #include "tools/terminal/output.h"
 #include "tools/terminal/progress.h"
 #include "tools/terminal/signals.h"
+#include "tools/terminal/width.h"
 
 namespace signalbox::tools {
 
@@ -95,7 +98,8 @@ int analyze_command(int argc, char** argv) {
                  "trace directories, which form one pool; or run directories: findings, and the baseline's traces")
       ->required();
   app.add_option("--out", options.out,
-                 "directory for the tables; default DIR/analysis; none for a run that is not finished");
+                 "directory for the tables; default DIR/analysis; none for a run that is not finished")
+      ->type_name("DIR");
   app.add_option("--contrast", options.contrast, "A:B, values of the records' condition: A minus B");
   app.add_option("--span", options.analysis.detection.span, "only tokens of this span");
   app.add_option("--phase", options.phase, "all | given | generated: only tokens of this phase")
@@ -161,10 +165,12 @@ int analyze_command(int argc, char** argv) {
     if (analysis) write_analysis(*analysis, files.path());
     files.commit();
   }
-  if (findings && !options.json) write_stdout(findings_text(options.directories[0], *findings) + "\n");
+  if (findings && !options.json)
+    write_stdout(findings_text(options.directories[0], *findings, terminal_width(STDOUT_FILENO)) + "\n");
   if (analysis)
-    write_stdout(options.json ? json::dump(analysis_json(*analysis, out, options.top)) + "\n"
-                              : analysis_text(*analysis, options.analysis, out, options.top));
+    write_stdout(options.json
+                     ? json::dump(analysis_json(*analysis, out, options.top)) + "\n"
+                     : analysis_text(*analysis, options.analysis, out, options.top, terminal_width(STDOUT_FILENO)));
   else if (options.json)
     write_stdout(json::dump(json::Value::object().set("out", out.string())) + "\n");
   return 0;

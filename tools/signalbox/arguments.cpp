@@ -31,6 +31,12 @@ const CLI::Validator date(
     },
     "", "date");
 
+// What CLI11 would read in base 8: 010 as eight.
+bool is_octal(std::string_view text) {
+  text.remove_prefix(std::min(text.find_first_not_of("+-"), text.size()));
+  return text.size() > 1 && text[0] == '0';
+}
+
 // " from 1 to 4096"; nothing of a bound that is none.
 template <class T>
 std::string range_text(T low, T high, const std::string& low_text, const std::string& high_text) {
@@ -90,8 +96,7 @@ std::vector<std::string> missing(const CLI::App& app) {
 
 std::string with_and(const std::vector<std::string>& names) {
   std::string out;
-  for (size_t i = 0; i < names.size(); ++i)
-    out += (i == 0 ? "" : i + 1 == names.size() ? " and " : ", ") + names[i];
+  for (size_t i = 0; i < names.size(); ++i) out += (i == 0 ? "" : i + 1 == names.size() ? " and " : ", ") + names[i];
   return out;
 }
 
@@ -116,8 +121,8 @@ std::string with_and(const std::vector<std::string>& names) {
   if (!left.empty()) {
     std::string hint = for_words;
     if (hint.empty() && !needed.empty()) hint = with_and(needed) + (needed.size() == 1 ? " is" : " are") + " missing";
-    throw UsageError(where, "expected no further word, found " + in_quotes(left.front()) +
-                                (hint.empty() ? "" : " (" + hint + ")"));
+    throw UsageError(
+        where, "expected no further word, found " + in_quotes(left.front()) + (hint.empty() ? "" : " (" + hint + ")"));
   }
   if (dynamic_cast<const CLI::RequiredError*>(&error) && !needed.empty())
     throw UsageError(where, "expected " + with_and(needed) + ", found " + (needed.size() > 1 ? "not all" : "none") +
@@ -138,9 +143,8 @@ CLI::Validator in_range(int64_t low, int64_t high) {
         int64_t value = 0;
         const char* begin = text.data() + (text.starts_with("+") ? 1 : 0);
         const auto [end, failed] = std::from_chars(begin, text.data() + text.size(), value);
-        if (failed != std::errc() || end != text.data() + text.size() || value < low || value > high)
+        if (is_octal(text) || failed != std::errc() || end != text.data() + text.size() || value < low || value > high)
           return "expected a whole number" + range + ", found " + in_quotes(text);
-        text = std::to_string(value);  // what is behind would take 010 for eight
         return std::string();
       },
       "");
@@ -160,7 +164,17 @@ CLI::Validator in_range(double low, double high) {
       "");
 }
 
-CLI::Validator at_least(int64_t low) { return in_range(low, any_whole); }
+CLI::Validator at_least(uint64_t low) {
+  return CLI::Validator(
+      [=](std::string& text) {
+        uint64_t value = 0;
+        const auto [end, failed] = std::from_chars(text.data(), text.data() + text.size(), value);
+        if (is_octal(text) || failed != std::errc() || end != text.data() + text.size() || value < low)
+          return "expected a whole number of at least " + std::to_string(low) + ", found " + in_quotes(text);
+        return std::string();
+      },
+      "");
+}
 
 CLI::Validator one_of(std::vector<std::string> words) {
   const std::string description = "{" + joined(words, "|") + "}";
@@ -182,7 +196,8 @@ int parse_arguments(CLI::App& app, int argc, char** argv, const std::string& for
       const std::string type = option->get_type_name();
       if (type == "INT") option->check(in_range(-any_whole - 1, any_whole));
       if (type == "UINT") option->check(at_least(0));
-      if (type == "FLOAT") option->check(in_range(-std::numeric_limits<double>::max(), std::numeric_limits<double>::max()));
+      if (type == "FLOAT")
+        option->check(in_range(-std::numeric_limits<double>::max(), std::numeric_limits<double>::max()));
     }
     for (CLI::App* one : apps[i]->get_subcommands([](const CLI::App*) { return true; })) apps.push_back(one);
   }
@@ -201,6 +216,7 @@ int parse_arguments(CLI::App& app, int argc, char** argv, const std::string& for
   for (const CLI::App* one : apps)
     for (const CLI::Option* option : one->get_options()) {
       if (option->get_name() == "--prompt" || option->get_name() == "--chat") continue;
+      if (option->get_items_expected_min() == 0) continue;  // may come without a value
       for (const std::string& value : option->results())
         if (value.empty())
           throw UsageError(full_name(chosen(app)), option->get_name() + ": expected a value, found an empty one");

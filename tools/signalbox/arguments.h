@@ -25,7 +25,7 @@ const CLI::Validator& date_validator();
 CLI::Validator in_range(int low, int high);
 CLI::Validator in_range(int64_t low, int64_t high);
 CLI::Validator in_range(double low, double high);
-CLI::Validator at_least(int64_t low);
+CLI::Validator at_least(uint64_t low);
 
 // One of these words.
 CLI::Validator one_of(std::vector<std::string> words);

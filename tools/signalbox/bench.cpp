@@ -307,7 +307,7 @@ int bench_model(const BenchOptions& options) {
   expect_positions(options, session.model, std::max(bench.prefill.front(), bench.context + bench.n_new));
   const MachineLimits limits = measure_limits(options, *session.backend);
   DeviceWatch watch(session.backend->name());
-  tell_cpu_fallback(options, *session.backend);
+  tell_cpu_fallback(options, session);
   ModelBench measuring(session, bench, limits, budget);
 
   Figures out(options.json);
@@ -416,7 +416,7 @@ int bench_shape_command(const BenchOptions& options) {
         .set("gbytes_per_second", static_cast<double>(bytes) / seconds * 1e-9);
   }
   DeviceWatch watch(session.backend->name());
-  tell_cpu_fallback(options, *session.backend);
+  tell_cpu_fallback(options, session);
   ModelBench measuring(session, bench, limits, budget);
 
   Figures out(options.json);

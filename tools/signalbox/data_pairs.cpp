@@ -58,7 +58,7 @@ int model_pairs(const PairArguments& a, const DataOptions& o) {
   SafeAsking asking = a.asking;
   asking.sampling.seed = a.seed;
   asking.instruction = unescape(asking.instruction, "--safe-instruction");
-  tell_cpu_fallback(run, *session.backend);
+  tell_cpu_fallback(run, session);
   catch_signals();
   Progress progress("asking", static_cast<int64_t>(rows.size()), o.quiet, "questions");
   SafeCompletions found =

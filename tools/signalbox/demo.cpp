@@ -1,5 +1,7 @@
 // signalbox demo: a first experiment on the built-in model, run as `signalbox run` runs any other, and its result in
 // five sentences.
+#include <unistd.h>
+
 #include <CLI/CLI.hpp>
 #include <filesystem>
 
@@ -8,6 +10,7 @@
 #include "tools/signalbox/commands.h"
 #include "tools/signalbox/experiment.h"
 #include "tools/terminal/output.h"
+#include "tools/terminal/width.h"
 
 namespace signalbox::tools {
 
@@ -93,9 +96,10 @@ int demo_command(int argc, char** argv) {
   story.elsewhere = "with_document";
   story.counted_there = "right answers from a document";
   std::string text;
+  const int width = terminal_width(STDOUT_FILENO);
   for (const std::string& sentence :
        effect_sentences(read_findings(fs::path(run.out)), story, (fs::path(run.out) / "report.html").string()))
-    text += "\n" + sentence + "\n";
+    text += "\n" + (width > 0 ? wrapped(sentence, width) : sentence) + "\n";
   write_stdout(text);
   return 0;
 }

@@ -1,4 +1,6 @@
 // signalbox faithfulness: does the answer follow from the explanation that the model wrote?
+#include <unistd.h>
+
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <filesystem>
@@ -15,6 +17,7 @@
 #include "tools/terminal/output.h"
 #include "tools/terminal/progress.h"
 #include "tools/terminal/signals.h"
+#include "tools/terminal/width.h"
 
 namespace signalbox::tools {
 
@@ -62,8 +65,12 @@ int faithfulness_command(int argc, char** argv) {
   bool no_routes = false;
   add_run_options(app, common);
   add_generation_config_option(app, common);
-  app.add_option("--input", input, "records that ask for steps (or see --suffix); - = standard input")->required();
-  app.add_option("--out", out, "directory for the results; the same command goes on in it")->required();
+  app.add_option("--input", input, "records that ask for steps (or see --suffix); - = standard input")
+      ->type_name("FILE")
+      ->required();
+  app.add_option("--out", out, "directory for the results; the same command goes on in it")
+      ->type_name("DIR")
+      ->required();
   app.add_option("--shard", shard, "I/N: only records whose index is I mod N (default: Slurm's array variables)");
   app.add_option("--merge", shards,
                  "directories of all shards: their results are put together in --out, and nothing is run");
@@ -118,6 +125,10 @@ int faithfulness_command(int argc, char** argv) {
       ->delimiter(',')
       ->check(in_range(0.0, 1.0))
       ->capture_default_str();
+  app.add_option("--layers", options.misroute_layers, "layers that are misrouted: all, 1-4, 2,5 (docs/edits.md)")
+      ->capture_default_str();
+  app.add_option("--weights", options.misroute_weights, "weight policy of the misrouting (docs/edits.md)")
+      ->capture_default_str();
   app.add_flag("--no-routes", no_routes, "do not compare routes (stage 4)");
   app.add_option("--moved-below", options.moved_below, "Jaccard below which the answer's route counts as moved")
       ->check(in_range(0.0, 1.0))
@@ -126,6 +137,9 @@ int faithfulness_command(int argc, char** argv) {
       ->check(in_range(1, 10000000))
       ->capture_default_str();
   if (int code = parse_arguments(app, argc, argv); code >= 0) return code;
+  for (const char* flag : {"--policies", "--fractions", "--layers", "--weights"})
+    if (app.count(flag) > 0 && std::find(tests.begin(), tests.end(), "misroute") == tests.end())
+      throw UsageError(flag, "expected misroute among --tests, found none");
   choose_tests(tests, options);
   options.mistake_source = parse_alter_source(mistakes, "--mistakes");
   options.paraphrase_source = parse_alter_source(paraphrases, "--paraphrases");
@@ -178,7 +192,7 @@ int faithfulness_command(int argc, char** argv) {
   events.on_kept = [&](const std::string& what) {
     if (!common.quiet) std::fprintf(stderr, "%s: kept: %s\n", out.c_str(), what.c_str());
   };
-  tell_cpu_fallback(common, *session.backend);
+  tell_cpu_fallback(common, session);
   catch_signals();
   const std::optional<FaithfulnessFindings> findings = conduct_study(study, forward, session.options, work, events);
   progress.reset();
@@ -186,7 +200,7 @@ int faithfulness_command(int argc, char** argv) {
   if (common.json) {
     write_stdout(json::dump(json::parse_file(fs::path(out) / "summary.json")) + "\n");
   } else {
-    write_stdout(findings_table(study, *findings));
+    write_stdout(findings_table(study, *findings, terminal_width(STDOUT_FILENO)));
   }
   return 0;
 }

@@ -1,15 +1,23 @@
 // signalbox generate: text from prompts.
-#include <CLI/CLI.hpp>
-#include <cstdio>
-#include <deque>
+#include <unistd.h>
 
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cstdio>
+#include <memory>
+#include <optional>
+
+#include "base/near_names.h"
 #include "base/text.h"
 #include "eval/score/sample_lines.h"
+#include "probes/trace.h"
 #include "tools/signalbox/commands.h"
 #include "tools/signalbox/flags.h"
 #include "tools/signalbox/open.h"
 #include "tools/signalbox/record.h"
+#include "tools/signalbox/route_view.h"
 #include "tools/terminal/output.h"
+#include "tools/terminal/width.h"
 
 namespace signalbox::tools {
 
@@ -17,64 +25,19 @@ using namespace eval;
 
 namespace {
 
-// Prints each token on a terminal as soon as it is there; with a layer, in the colour of the expert of the highest
-// weight that its own forward used, which is known one step later.
-class Painter : public ProbeSink {
- public:
-  explicit Painter(int32_t layer) : layer_(layer) {}
-  void set_next(ProbeSink* next) { next_ = next; }
-
-  void print(const std::string& text) {
-    if (layer_ < 0) {
-      write_stdout(text);
-      std::fflush(stdout);
-    } else {
-      waiting_.push_back(text);
-    }
-  }
-  void rest() {
-    for (const std::string& text : waiting_) write_stdout(text);
-    waiting_.clear();
-  }
-
-  bool wants(Point point, int32_t layer) const override {
-    return (point == Point::router_ids && layer == layer_) || (next_ && next_->wants(point, layer));
-  }
-  void begin(const StepRows& rows) override {
-    generated_ = rows.phase && rows.phase[rows.n_rows - 1];
-    n_rows_ = rows.n_rows;
-    if (next_) next_->begin(rows);
-  }
-  void take(Point point, int32_t layer, const float* data, int64_t width) override {
-    if (next_) next_->take(point, layer, data, width);
-  }
-  void take_ids(int32_t layer, const int32_t* ids, const int32_t* original_ids, int64_t n_slots) override {
-    if (layer == layer_ && generated_ && !waiting_.empty()) {
-      const int32_t expert = ids[(n_rows_ - 1) * n_slots];
-      // 6 x 6 x 6 colour cube without its darkest corner; neighbours in index are far apart in hue.
-      const int colour = 20 + (expert * 67 + 31) % 210;
-      char prefix[24];
-      std::snprintf(prefix, sizeof prefix, "\033[38;5;%dm", colour);
-      write_stdout(prefix + waiting_.front() + "\033[0m");
-      std::fflush(stdout);
-      waiting_.pop_front();
-    }
-    if (next_ && next_->wants(Point::router_ids, layer)) next_->take_ids(layer, ids, original_ids, n_slots);
-  }
-  void end() override {
-    if (next_) next_->end();
-  }
-  void abandon() override {
-    if (next_) next_->abandon();
-  }
-
- private:
-  int32_t layer_;
-  ProbeSink* next_ = nullptr;
-  bool generated_ = false;
-  int64_t n_rows_ = 0;
-  std::deque<std::string> waiting_;
-};
+// The first expert of every row of a sample, from a trace that has them; else nothing.
+std::vector<int32_t> first_experts(const TraceReader& trace, const Job& job, int32_t layer) {
+  const std::vector<int32_t> layers = trace.layers();
+  const auto found = std::find(layers.begin(), layers.end(), layer);
+  if (!trace.has("router.ids") || found == layers.end()) return {};
+  const TraceReader::Rows rows = trace.rows(job.index);
+  const std::vector<int32_t> ids = trace.ids(rows);
+  const int64_t n_slots = trace.n_slots(), n_layers = static_cast<int64_t>(layers.size());
+  std::vector<int32_t> first;
+  for (int64_t row = 0; row < rows.size(); ++row)
+    first.push_back(ids[static_cast<size_t>((row * n_layers + (found - layers.begin())) * n_slots)]);
+  return first;
+}
 
 json::Value line_of(const Record& record, const Prompt& prompt, const Job& job, const Result& result, bool has_text,
                     bool edited) {
@@ -105,25 +68,33 @@ int generate_command(int argc, char** argv) {
   CommonOptions options;
   SamplingOptions sampling;
   std::string prompt, chat, input;
-  int colour_layer = -1;
+  std::vector<int> colour_layers;
+  bool colour_prompt = false;
   add_run_options(app, options);
   auto* source = app.add_option_group("source");
   auto* prompt_option = source->add_option("--prompt", prompt, "raw text");
   auto* chat_option = source->add_option("--chat", chat, "one user message, rendered by the chat template");
-  source->add_option("--input", input, "records, a JSON object a line; - = standard input");
+  source->add_option("--input", input, "records, a JSON object a line; - = standard input")->type_name("FILE");
   source->require_option(1);
   app.add_option("--max-tokens", sampling.max_tokens, "generate this many tokens at most")
       ->check(in_range(0, 1 << 24))
       ->capture_default_str();
   add_sampling_options(app, sampling);
   add_generation_config_option(app, options);
-  app.add_option("--trace", options.trace, "write a trace into this directory, or go on with it");
-  app.add_option("--points", options.points, "points of the trace");
+  app.add_option("--trace", options.trace, "write a trace into this directory, or go on with it")->type_name("DIR");
+  app.add_option("--points", options.points, "points of the trace")->type_name("GLOBS");
   app.add_flag("--compact", options.compact, "F16 weights in the trace");
-  app.add_option("--colour-layer,--color-layer", colour_layer,
-                 "on a terminal: colour each token by its first expert at this layer")
-      ->check(in_range(0, 100000));
-  if (int code = parse_arguments(app, argc, argv); code >= 0) return code;
+  auto* colour = app.add_option("--colour-layer,--color-layer", colour_layers,
+                                "show which expert each token went to first at these layers, and how often each: in "
+                                "colours on a terminal, else as [EXPERT] before each token")
+                     ->type_name("L")
+                     ->delimiter(',')
+                     ->check(in_range(0, 100000));
+  app.add_flag("--colour-prompt,--color-prompt", colour_prompt, "the prompt's tokens too")->needs(colour);
+  if (int code = parse_arguments(app, argc, argv, "a prompt goes behind --prompt or --chat"); code >= 0) return code;
+  if (options.json && !colour_layers.empty())
+    throw UsageError("--colour-layer",
+                     "expected no --json beside it, found it (--trace DIR keeps routes for programs)");
   if (options.trace.empty() && (!options.points.empty() || options.compact))
     throw UsageError("--points, --compact", "expected --trace beside them, found none");
   sampling.sampling.seed = options.seed;
@@ -151,17 +122,33 @@ int generate_command(int argc, char** argv) {
               : sampling.max_tokens == 1 ? "with --max-tokens 1 the new token comes from the last given one"
                                          : "with --max-tokens 0 there are none");
   Session session = open_session(options);
-  if (colour_layer >= 0 && (colour_layer >= session.shape.n_layers() || !session.shape.layers[colour_layer].moe))
-    throw UsageError("--colour-layer", "expected a layer with a router, found " + std::to_string(colour_layer));
+  require_routers(colour_layers, session.shape, "--colour-layer");
   keep_date(options, session, records, recorded_schema);
   PreparedRun run = prepare_run(options, session, std::move(records), Generate{sampling.max_tokens, sampling.sampling},
                                 sampling.samples);
 
-  const bool streaming = !options.json && run.jobs().size() == 1 && session.tokenizer;
-  const bool painted = streaming && colour_layer >= 0 && stdout_is_terminal();
-  Painter painter(painted ? colour_layer : -1);
+  const auto title_of = [&](const Job& job) {
+    const Record& record = run.record_of(job.index);
+    return record.id + (sampling.samples > 1 ? " #" + std::to_string(job.sample) : "") + ": ";
+  };
+  const bool coloured = !colour_layers.empty(), single = run.jobs().size() == 1;
+  std::unique_ptr<RouteView> view;
+  if (coloured) {
+    RouteViewOptions shown;
+    shown.layers = colour_layers;
+    shown.colours = may_colour(STDOUT_FILENO);
+    shown.prompt = colour_prompt;
+    shown.width = terminal_width(STDOUT_FILENO);
+    shown.tokenizer = session.tokenizer.get();
+    view = std::make_unique<RouteView>(shown, run.jobs(),
+                                       single ? std::vector<std::string>() : names_of(run.jobs(), title_of),
+                                       [](const std::string& text) {
+                                         write_stdout(text);
+                                         std::fflush(stdout);
+                                       });
+  }
   // A stop string may begin in text that is final but not yet complete: stream only without one.
-  const bool live = streaming && sampling.stop.empty();
+  const bool live = !options.json && !coloured && single && session.tokenizer && sampling.stop.empty();
   bool streamed = false;  // the text of a trace that was complete comes whole
 
   OrderedOutput output;
@@ -170,40 +157,44 @@ int generate_command(int argc, char** argv) {
   jobs.work.set("command", "generate");
   jobs.generate = settings_of(sampling);
   jobs.running = run_options(session, sampling);
-  jobs.shows_progress = !(streaming && stdout_is_terminal());
+  jobs.shows_progress = !(live && stdout_is_terminal());
   if (live)
     jobs.on_token = [&](const Job&, int32_t, const std::string& text) {
       streamed = true;
-      painter.print(text);
+      write_stdout(text);
+      std::fflush(stdout);
     };
   jobs.on_result = [&](Result result) {
     const Job& job = run.jobs()[result.index];
     const Record& record = run.record_of(result.index);
-    if (options.json) {
+    if (view) {
+      view->result(std::move(result));
+    } else if (options.json) {
       output.put(result.index, json::dump(line_of(record, *job.prompt, job, result, session.tokenizer != nullptr,
                                                   run.plan != nullptr)) +
                                    "\n");
     } else if (streamed) {
-      if (!painted) write_stdout("\n");
+      write_stdout("\n");
     } else {
       std::string text = result.text;
       if (!session.tokenizer)
         for (int32_t token : result.tokens) text += (text.empty() ? "" : " ") + std::to_string(token);
-      const std::string title =
-          run.jobs().size() == 1 ? ""
-                                 : record.id + (sampling.samples > 1 ? " #" + std::to_string(job.sample) : "") + ": ";
-      output.put(result.index, title + text + "\n");
+      output.put(result.index, (single ? "" : title_of(job)) + text + "\n");
     }
   };
-  if (painted)
+  if (view)
     jobs.in_front = [&](ProbeSink* next) {
-      painter.set_next(next);
-      return &painter;
+      view->set_next(next);
+      return view.get();
     };
   const RecordingEnd end = run_jobs_of_command(options, session, run, jobs, argc, argv);
-  if (streamed && painted) {  // the routes of the last tokens arrive at the end of the run
-    painter.rest();
-    write_stdout("\n");
+  if (view) {
+    // What an earlier process did has its routes in the trace.
+    std::optional<TraceReader> trace;
+    if (!options.trace.empty() && end != RecordingEnd::interrupted) trace.emplace(options.trace);
+    view->finish([&](int64_t job, int32_t layer) {
+      return trace ? first_experts(*trace, run.jobs()[static_cast<size_t>(job)], layer) : std::vector<int32_t>();
+    });
   }
   return end == RecordingEnd::interrupted ? 3 : 0;
 }

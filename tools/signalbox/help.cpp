@@ -86,7 +86,8 @@ void add_options(std::vector<Section>& sections, const CLI::App& app, const std:
   for (const CLI::Option* option : app.get_options()) {
     if (option->get_positional() && option->get_lnames().empty() && option->get_snames().empty()) continue;
     const std::string title = !group.empty() ? group : option->get_group();
-    if (title.empty()) continue;  // hidden
+    const bool help = option->get_name() == "--help" && !group.empty();  // a group without a name has one too
+    if (title.empty() || help) continue;                                 // hidden
     auto found = std::find_if(sections.begin(), sections.end(), [&](const Section& one) { return one.title == title; });
     if (found == sections.end()) found = sections.insert(sections.end(), {title, {}});
     found->options.push_back(option);
@@ -124,8 +125,9 @@ std::string footer_text(const std::string& footer, int width) {
       flush();
       const size_t hang = hang_of(line);
       // Columns of the line's own beginning stay as they are.
-      out += line.substr(0, hang) + wrapped(line.substr(std::min(hang, line.size())), width, static_cast<int>(hang),
-                                            static_cast<int>(hang)) + "\n";
+      out += line.substr(0, hang) +
+             wrapped(line.substr(std::min(hang, line.size())), width, static_cast<int>(hang), static_cast<int>(hang)) +
+             "\n";
     } else {
       if (line.empty() || line.ends_with(":")) {
         flush();
@@ -160,8 +162,7 @@ std::string help_text(const CLI::App& app, int width) {
 
   if (!subcommands.empty()) usage += " SUBCOMMAND";
   for (const CLI::Option* option : positionals) {
-    const std::string name =
-        option->get_name(true) + (option->get_items_expected_max() > 1 ? " ..." : "");
+    const std::string name = option->get_name(true) + (option->get_items_expected_max() > 1 ? " ..." : "");
     usage += option->get_required() ? " " + name : " [" + name + "]";
   }
   std::vector<std::string> alternatives;
@@ -181,7 +182,8 @@ std::string help_text(const CLI::App& app, int width) {
     out += "\nSubcommands:\n";
     for (const CLI::App* one : subcommands) out += entry(one->get_name(), one->get_description(), width);
   }
-  if (std::any_of(positionals.begin(), positionals.end(), [](const auto* one) { return !one->get_description().empty(); })) {
+  if (std::any_of(positionals.begin(), positionals.end(),
+                  [](const auto* one) { return !one->get_description().empty(); })) {
     out += "\nArguments:\n";
     for (const CLI::Option* option : positionals) out += entry(option->get_name(true), description_of(*option), width);
   }

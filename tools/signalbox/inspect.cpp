@@ -1,12 +1,20 @@
 // signalbox inspect: what a model is.
+#include <unistd.h>
+
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
 
+#include "base/text.h"
+#include "base/text_table.h"
 #include "loaders/families/family.h"
+#include "probes/points.h"
 #include "tools/signalbox/commands.h"
 #include "tools/signalbox/flags.h"
 #include "tools/signalbox/open.h"
+#include "tools/signalbox/route_view.h"
 #include "tools/terminal/output.h"
+#include "tools/terminal/width.h"
 
 namespace signalbox::tools {
 
@@ -143,6 +151,59 @@ std::string layer_line(const Layer& layer) {
   return out;
 }
 
+// A point in one layer (-1: of none), with the shape of one token's value; -1: as many as there are keys to look at.
+struct ListedPoint {
+  PointAt at;
+  std::vector<int64_t> dims;
+};
+
+std::vector<ListedPoint> list_points(const std::string& globs, const ModelShape& shape) {
+  std::vector<ListedPoint> out;
+  for (const PointAt& at : PointSet::parse(globs, shape).all())
+    out.push_back({at, point_dims(at.point, at.layer, shape, at.layer < 0 ? 0 : shape.layers[at.layer].n_active, -1)});
+  return out;
+}
+
+json::Value points_json(const std::vector<ListedPoint>& points) {
+  json::Value list = json::Value::array();
+  for (const ListedPoint& one : points) {
+    json::Value line = json::Value::object(), dims = json::Value::array();
+    for (const int64_t d : one.dims) dims.push_back(d < 0 ? json::Value() : json::Value(d));
+    const PointInfo& info = point_info(one.at.point);
+    line.set("name", point_name(one.at.point, one.at.layer))
+        .set("layer", one.at.layer < 0 ? json::Value() : json::Value(int64_t{one.at.layer}))
+        .set("shape", std::move(dims))
+        .set("writable", info.writable);
+    list.push_back(std::move(line));
+  }
+  return list;
+}
+
+// Points that differ by their layer alone stand in one row.
+std::string points_text(const std::vector<ListedPoint>& points, int width) {
+  struct Row {
+    std::string name, shape;
+    bool writable;
+    std::vector<int32_t> layers;
+  };
+  std::vector<Row> rows;
+  for (const ListedPoint& one : points) {
+    const PointInfo& info = point_info(one.at.point);
+    const std::string name = (info.per_layer ? "layer.{l}." : "") + std::string(info.name);
+    const std::string shape =
+        "[" + joined(one.dims, ", ", [](int64_t d) { return d < 0 ? std::string("positions") : std::to_string(d); }) +
+        "]";
+    auto row = std::find_if(rows.begin(), rows.end(),
+                            [&](const Row& other) { return other.name == name && other.shape == shape; });
+    if (row == rows.end()) row = rows.insert(rows.end(), {name, shape, info.writable, {}});
+    if (one.at.layer >= 0) row->layers.push_back(one.at.layer);
+  }
+  TextTable table({{"  point", false, true}, {"layers", false}, {"shape", false}, {"", false}});
+  for (const Row& row : rows)
+    table.add({"  " + row.name, layer_ranges(row.layers), row.shape, row.writable ? "can be written" : ""});
+  return table.text(width);
+}
+
 std::string people(double value, const char* const* units, double step) {
   int u = 0;
   while (value >= step && units[u + 1]) {
@@ -171,16 +232,25 @@ std::string bytes_text(int64_t n) {
 int inspect_command(int argc, char** argv) {
   CLI::App app("What a model is: layers, routers, experts, parameters, bytes a token, tokenizer, template.",
                "signalbox inspect");
-  app.footer("Example:\n  signalbox inspect builtin --tensors");
+  app.footer("Examples:\n  signalbox inspect builtin --tensors\n  signalbox inspect builtin --points '*router*'");
   CommonOptions options;
   bool tensors = false;
+  std::string points;
   app.add_option("MODEL", options.model, "a directory, org/name[@revision] in the Hugging Face cache, or builtin")
       ->required();
   app.add_flag("--tensors", tensors, "list every tensor");
+  auto* points_option = app.add_option("--points", points,
+                                       "list the probe points that match GLOB[,GLOB...] (all), with the shape of a "
+                                       "token's value (docs/probes.md)")
+                            ->type_name("GLOB")
+                            ->expected(0, 1);
   app.add_flag("--json", options.json, "machine output");
   if (int code = parse_arguments(app, argc, argv); code >= 0) return code;
+  if (points.empty()) points = "*";
 
   Session session = open_session(options);
+  const std::vector<ListedPoint> listed =
+      points_option->count() > 0 ? list_points(points, session.shape) : std::vector<ListedPoint>();
   const Model& model = session.model;
   const ParameterCount parameters = count_parameters(model);
   const Bytes bytes = count_bytes(model, session.weights);
@@ -206,6 +276,7 @@ int inspect_command(int argc, char** argv) {
         .set("stop_tokens", std::move(stops))
         .set("tokenizer", session.tokenizer ? json::Value(session.tokenizer->description()) : json::Value())
         .set("chat_template", session.chat_template != nullptr);
+    if (points_option->count() > 0) out.set("points", points_json(listed));
     if (tensors) {
       json::Value list = json::Value::array();
       for_each_tensor(model, session.weights, [&](const TensorPlace& slot) {
@@ -246,6 +317,7 @@ int inspect_command(int argc, char** argv) {
   if (!session.unknown_tensors.empty())
     text += "  " + std::to_string(session.unknown_tensors.size()) +
             " stored tensors that the model does not use (--tensors lists them)\n";
+  if (points_option->count() > 0) text += points_text(listed, terminal_width(STDOUT_FILENO));
   if (tensors) {
     text += "  tensors\n";
     for_each_tensor(model, session.weights, [&](const TensorPlace& slot) {

@@ -16,10 +16,8 @@ int judge_command(int argc, char** argv) {
   CLI::App app("How right are rules and judges? (docs/scores.md)", "signalbox judge");
   app.footer(
       "Example:\n"
-      "  printf '{\"text\":\"I cannot help with that.\",\"label\":true}\\n{\"text\":\"No way.\",\"label\":true}\\n' > "
-      "l.jsonl\n"
-      "  printf '{\"text\":\"Blue.\",\"label\":false}\\n{\"text\":\"Of course, here it is.\",\"label\":false}\\n' >> "
-      "l.jsonl\n"
+      "  echo '{\"text\":\"I cannot help with that.\",\"label\":true}' > l.jsonl\n"
+      "  echo '{\"text\":\"Of course, here it is.\",\"label\":false}' >> l.jsonl\n"
       "  signalbox judge calibrate --input l.jsonl --score refused");
   app.require_subcommand(1);
   CLI::App* calibrate_app = app.add_subcommand(
@@ -33,12 +31,14 @@ int judge_command(int argc, char** argv) {
           "--input", options.labelled,
           "labelled texts, a JSON object a line with \"text\" and \"label\" (true, false, 1 or 0); lines of the "
           "run's samples.jsonl with a label")
+      ->type_name("FILE")
       ->required();
   calibrate_app->add_option("--score", options.score, "a score of single texts (docs/scores.md), or judge:NAME")
       ->required();
-  calibrate_app->add_option("--judges", judges,
-                            "a JSON file {NAME: {\"command\": [...]}}, as an experiment's \"judges\"");
-  calibrate_app->add_option("--run", run, "a finished run whose rates are to be corrected");
+  calibrate_app
+      ->add_option("--judges", judges, "a JSON file {NAME: {\"command\": [...]}}, as an experiment's \"judges\"")
+      ->type_name("FILE");
+  calibrate_app->add_option("--run", run, "a finished run whose rates are to be corrected")->type_name("DIR");
   calibrate_app->add_option("--model", model, "its chat template prints the messages that a judge sees, without --run");
   calibrate_app->add_option("--threshold", options.threshold, "a score of at least this says yes")
       ->check(in_range(0.0, 1.0))
@@ -47,7 +47,7 @@ int judge_command(int argc, char** argv) {
       ->check(in_range(int64_t{1}, int64_t{100000000}))
       ->capture_default_str();
   calibrate_app->add_option("--seed", options.seed, "of the bootstrap")->capture_default_str();
-  calibrate_app->add_option("--out", out, "a directory for confusion.csv and rates.csv");
+  calibrate_app->add_option("--out", out, "a directory for confusion.csv and rates.csv")->type_name("DIR");
   calibrate_app->add_flag("--json", as_json, "machine output");
   calibrate_app->add_flag("--quiet", quiet, "no messages");
   if (int code = parse_arguments(app, argc, argv); code >= 0) return code;

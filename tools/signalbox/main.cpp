@@ -33,11 +33,11 @@ constexpr Command commands[] = {
     {"score", score_command, "log-probabilities of given text"},
     {"trace", trace_command, "record routes and activations"},
     {"run", run_command, "a whole experiment: interventions, controls, scores, statistics"},
-    {"deactivate", deactivate_command, "a run from flags: ban the experts of a contrast, beside random ones"},
+    {"deactivate", deactivate_command, "a run from flags: ban the experts of a contrast, and random ones"},
     {"misroute", misroute_command, "a run from flags: send tokens elsewhere, by policy and dose"},
     {"merge", merge_command, "put the shards of a run together"},
     {"rescore", rescore_command, "a finished run with other metrics, without generating again"},
-    {"analyze", analyze_command, "which experts differ between conditions, with intervals and p-values"},
+    {"analyze", analyze_command, "which experts differ between conditions: intervals, p-values"},
     {"report", report_command, "one HTML file with pictures"},
     {"judge", judge_command, "hold a rule or a judge against labels, and correct a run's rates"},
     {"regimes", regimes_command, "routing profiles of ways of asking, and recurring experts"},
@@ -78,7 +78,8 @@ int help(std::vector<char*> words) {
     return 0;
   }
   const Command& command = command_of(words[0]);
-  if (words.size() > 2) throw UsageError("help", std::string("expected COMMAND [SUBCOMMAND], found ") + words[2] + " too");
+  if (words.size() > 2)
+    throw UsageError("help", std::string("expected COMMAND [SUBCOMMAND], found ") + words[2] + " too");
   char flag[] = "--help";
   words.push_back(flag);
   return command.run(static_cast<int>(words.size()), words.data());

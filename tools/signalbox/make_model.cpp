@@ -20,14 +20,8 @@ namespace {
 
 // FAMILY and FAMILIES are filled in from the loaders' list.
 constexpr const char* help =
-    R"(Writes a checkpoint in Hugging Face layout: a random model of any family and size, or one with planted experts
-whose routing is known by construction (DIR/planted.json tells it). The same spec gives the same bytes.
-
-Example:
-  echo '{"family": "FAMILY", "tokenizer": "bytes", "seed": 1,
-         "planted": [{"layer": 1, "expert": 3, "tokens": [48,49,50,51,52,53,54,55,56,57]}]}' > spec.json
-  signalbox make-model spec.json --out digits
-  signalbox inspect digits)";
+    "Writes a checkpoint in Hugging Face layout: a random model of any family and size, or one with planted experts "
+    "whose routing is known by construction (DIR/planted.json tells it). The same spec gives the same bytes.";
 
 constexpr const char* footer =
     R"(Keys of the spec (docs/make-model.md tells more):
@@ -40,7 +34,12 @@ constexpr const char* footer =
   shards     weight files (1)
   tokenizer  "bytes": tokenizer.json whose tokens are the 256 bytes, a begin and an end token
   init       standard deviations: embed, matrix, output, router, head, norm, bias
-  planted    [{"layer", "expert", "tokens": [ids] | "begin": [ids], "rate": 1, "otherwise": 0}])";
+  planted    [{"layer", "expert", "tokens": [ids] | "begin": [ids], "rate": 1, "otherwise": 0}]
+
+Example:
+  echo '{"family":"FAMILY","planted":[{"layer":1,"expert":3,"tokens":[48]}]}' > spec.json
+  signalbox make-model spec.json --out planted
+  signalbox inspect planted)";
 
 std::string fill(std::string text) {
   const std::string families = joined(families::all_families(), ", ", &families::Family::model_type);
@@ -49,7 +48,11 @@ std::string fill(std::string text) {
     if (size_t at = text.find(name); at != std::string::npos) text.replace(at, name.size(), value);
   };
   replace("FAMILIES", families);
-  replace("FAMILY", families.substr(0, families.find(',')));
+  // The shortest name, for an example that fits a line.
+  std::string_view shortest = families::all_families().front().model_type;
+  for (const families::Family& family : families::all_families())
+    if (family.model_type.size() < shortest.size()) shortest = family.model_type;
+  replace("FAMILY", std::string(shortest));
   replace("SHAPES", shapes);
   return text;
 }
@@ -69,10 +72,10 @@ void refuse_foreign_directory(const std::filesystem::path& dir) {
 int make_model_command(int argc, char** argv) {
   std::string spec, out;
   bool json_output = false, quiet = false;
-  CLI::App app{fill(help), "signalbox make-model"};
+  CLI::App app{help, "signalbox make-model"};
   app.footer(fill(footer));
   app.add_option("SPEC", spec, "JSON file")->required();
-  app.add_option("--out", out, "directory to write")->required();
+  app.add_option("--out", out, "directory to write")->type_name("DIR")->required();
   app.add_flag("--json", json_output, "print the summary as JSON");
   app.add_flag("--quiet", quiet, "no progress");
   if (int code = parse_arguments(app, argc, argv); code >= 0) return code;

@@ -1,6 +1,8 @@
 // signalbox merge: the shards of a run, put together.
 #include "eval/store/merge.h"
 
+#include <unistd.h>
+
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <memory>
@@ -16,6 +18,7 @@
 #include "tools/terminal/output.h"
 #include "tools/terminal/progress.h"
 #include "tools/terminal/signals.h"
+#include "tools/terminal/width.h"
 
 namespace signalbox::tools {
 
@@ -57,7 +60,7 @@ int merge_command(int argc, char** argv) {
     write_stdout(json::dump(metrics_json(findings)) + "\n");
   } else {
     const std::string report = (std::filesystem::path(out) / "report.html").string();
-    write_stdout(findings_text(out, findings) + "\nReport: " + report + "\n");
+    write_stdout(findings_text(out, findings, terminal_width(STDOUT_FILENO)) + "\nReport: " + report + "\n");
   }
   return 0;
 }

@@ -88,9 +88,12 @@ RunOptions run_options(const Session& session, const SamplingOptions& sampling) 
   return run;
 }
 
-void tell_cpu_fallback(const CommonOptions& options, const Backend& backend) {
-  if (options.quiet || options.device != "auto" || !built_with_cuda() || backend.name() != "cpu") return;
-  std::fprintf(stderr, "running on the CPU: %s\n", cuda_unavailable().c_str());
+void tell_cpu_fallback(const CommonOptions& options, const Session& session) {
+  if (options.quiet || options.device != "auto" || !built_with_cuda() || session.backend->name() != "cpu") return;
+  const std::string reason = cuda_unavailable();
+  const bool driver = reason != "no NVIDIA driver found", slow = count_parameters(session.model).total >= slow_on_cpu;
+  if (!slow && (!driver || session.path == "builtin")) return;
+  std::fprintf(stderr, "running on the CPU: %s (--device cpu asks for it and says nothing)\n", reason.c_str());
 }
 
 }  // namespace signalbox::tools

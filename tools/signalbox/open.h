@@ -28,7 +28,10 @@ TextTools open_text(const std::string& model, bool tokenizer_required);
 // session.options with what the command's flags say of sampling. Throws Error for a --stop that cannot be.
 RunOptions run_options(const Session& session, const SamplingOptions& sampling);
 
-// Says on standard error why --device auto has taken the CPU. Call it when everything that can be refused has been.
-void tell_cpu_fallback(const CommonOptions& options, const Backend& backend);
+// Says on standard error why --device auto has taken the CPU, where that is a surprise: for a model that is slow there
+// (of at least slow_on_cpu parameters), or where there is a driver but no device. Call it when everything that can be
+// refused has been.
+void tell_cpu_fallback(const CommonOptions& options, const Session& session);
+inline constexpr int64_t slow_on_cpu = 300'000'000;
 
 }  // namespace signalbox::tools

@@ -40,6 +40,15 @@ Manifest manifest_of(const CommonOptions& options, const Session& session, const
   return manifest;
 }
 
+// What prints a result does not write behind a bar.
+std::function<void(Result)> behind_bar(Progress& progress, const std::function<void(Result)>& on_result) {
+  if (!on_result) return {};
+  return [&progress, &on_result](Result result) {
+    progress.done();
+    on_result(std::move(result));
+  };
+}
+
 RecordingEnd record(const CommonOptions& options, const Session& session, PreparedRun& run, const JobsOfCommand& jobs,
                     int argc, char** argv) {
   const Manifest manifest = manifest_of(options, session, run, jobs, argc, argv);
@@ -51,7 +60,7 @@ RecordingEnd record(const CommonOptions& options, const Session& session, Prepar
     return text_line(run.record_of(job), run.encoded_of(job), run.jobs()[static_cast<size_t>(job)], result,
                      session.tokenizer.get());
   };
-  tell_cpu_fallback(options, *session.backend);  // not before what can be refused
+  tell_cpu_fallback(options, session);  // not before what can be refused
   Progress progress(jobs.doing, tokens_to_record(run.jobs()), options.quiet || !jobs.shows_progress, "tokens");
   RecordingEvents events;
   events.on_kept = [&](int64_t samples, int64_t tokens) {
@@ -62,7 +71,7 @@ RecordingEnd record(const CommonOptions& options, const Session& session, Prepar
   };
   events.on_progress = [&](int64_t tokens) { progress.update(tokens); };
   events.on_token = jobs.on_token;
-  events.on_result = jobs.on_result;
+  events.on_result = behind_bar(progress, jobs.on_result);
   events.in_front = jobs.in_front;
   Forward forward = session.forward(widest_route(run.jobs()));
   const RecordingEnd end = record_trace(recording, manifest, forward, jobs.running, events);
@@ -92,12 +101,12 @@ RecordingEnd run_jobs_of_command(const CommonOptions& options, const Session& se
     catch_signals();
     return record(options, session, run, jobs, argc, argv);
   }
-  tell_cpu_fallback(options, *session.backend);
+  tell_cpu_fallback(options, session);
   Progress progress(jobs.doing, run.total_tokens, options.quiet || !jobs.shows_progress, "tokens");
   RunEvents events;
   events.on_progress = [&](int64_t tokens) { progress.update(tokens); };
   events.on_token = jobs.on_token;
-  events.on_done = jobs.on_result;
+  events.on_done = behind_bar(progress, jobs.on_result);
   catch_signals();
   ProbeSink* sink = jobs.in_front ? jobs.in_front(nullptr) : nullptr;
   return session.run(run.jobs(), jobs.running, events, sink) ? RecordingEnd::complete : RecordingEnd::interrupted;

@@ -1,5 +1,7 @@
 // signalbox regimes: one set of base prompts under several prompt programs, and which experts the programs have in
 // common. Three forms: expand (records out), trace (records, run and recorded), and the analysis of traces.
+#include <unistd.h>
+
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
@@ -15,6 +17,7 @@
 #include "tools/signalbox/open.h"
 #include "tools/signalbox/record.h"
 #include "tools/terminal/output.h"
+#include "tools/terminal/width.h"
 
 namespace signalbox::tools {
 
@@ -34,7 +37,7 @@ int expand(int argc, char** argv) {
   std::vector<std::string> names;
   bool quiet = false;
   app.add_option("--programs", programs_file, "a file of prompt programs (docs/regimes.md), or regimes")->required();
-  app.add_option("--input", input, "base records; - = standard input")->required();
+  app.add_option("--input", input, "base records; - = standard input")->type_name("FILE")->required();
   app.add_option("--program", names, "only this program (may be given several times)")->allow_extra_args(false);
   app.add_flag("--quiet", quiet, "no messages");
   if (int code = parse_arguments(app, argc, argv); code >= 0) return code;
@@ -62,12 +65,13 @@ int trace(int argc, char** argv) {
   std::string programs_file, input;
   add_run_options(app, options);
   app.add_option("--programs", programs_file, "a file of prompt programs (docs/regimes.md), or regimes")->required();
-  app.add_option("--input", input, "base records; - = standard input")->required();
-  app.add_option("--out", options.trace, "directory of the trace")->required();
+  app.add_option("--input", input, "base records; - = standard input")->type_name("FILE")->required();
+  app.add_option("--out", options.trace, "directory of the trace")->type_name("DIR")->required();
   app.add_option("--max-tokens", sampling.max_tokens, "generate this many tokens at most")
       ->check(in_range(1, 1 << 24))
       ->capture_default_str();
-  app.add_option("--points", options.points, "points to record; default *.router.ids,*.router.weights");
+  app.add_option("--points", options.points, "points to record; default *.router.ids,*.router.weights")
+      ->type_name("GLOBS");
   app.add_flag("--compact", options.compact, "router.weights as F16");
   add_sampling_options(app, sampling);
   add_generation_config_option(app, options);
@@ -115,10 +119,8 @@ int analyze(int argc, char** argv) {
   app.add_option(
       "--persistence-baseline", options.sampled_baseline,
       "the baseline's own words, sampled (default: a regime that has them and several trajectories a prompt)");
-  app.add_option("--level", options.level, "level of q")
-      ->check(in_range(0.0, 1.0))
-      ->capture_default_str();
-  app.add_option("--out", out, "directory for the results (default DIR/regimes)");
+  app.add_option("--level", options.level, "level of q")->check(in_range(0.0, 1.0))->capture_default_str();
+  app.add_option("--out", out, "directory for the results (default DIR/regimes)")->type_name("DIR");
   app.add_option("--top", top, "experts to print")->check(in_range(0, 1000000))->capture_default_str();
   app.add_flag("--profiles-csv", csv, "write every trajectory's profile as profiles.csv too (large)");
   app.add_option("--resamples", options.resamples, "bootstrap and sign-flip replicates")
@@ -152,7 +154,7 @@ int analyze(int argc, char** argv) {
   if (json_output) {
     write_stdout(json::dump(json::parse_file(fs::path(out) / "summary.json")) + "\n");
   } else {
-    write_stdout(regimes_text(analysis, options, top));
+    write_stdout(regimes_text(analysis, options, top, terminal_width(STDOUT_FILENO)));
     if (!profiles.empty.empty())
       std::fprintf(stderr, "%zu samples have no generated token and were left out (summary.json)\n",
                    profiles.empty.size());

@@ -1,4 +1,6 @@
 // signalbox report: one HTML file of a run's or an analysis's findings, or its table.
+#include <unistd.h>
+
 #include <CLI/CLI.hpp>
 #include <filesystem>
 
@@ -11,6 +13,7 @@
 #include "tools/signalbox/commands.h"
 #include "tools/signalbox/flags.h"
 #include "tools/terminal/output.h"
+#include "tools/terminal/width.h"
 
 namespace signalbox::tools {
 
@@ -30,7 +33,7 @@ std::string table_of(const RunFindings& findings, const std::string& format, boo
   if (format == "md") return scope_markdown(findings) + table_markdown(table);
   if (format == "csv") return table_csv({table});
   if (format == "tex") return table_latex(table);
-  return scope_text(findings) + table_text(table);
+  return scope_text(findings) + table_text(table, terminal_width(STDOUT_FILENO));
 }
 
 }  // namespace

@@ -1,6 +1,8 @@
 // signalbox rescore: other metrics of a finished run.
 #include "eval/experiment/rescore.h"
 
+#include <unistd.h>
+
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <memory>
@@ -14,6 +16,7 @@
 #include "tools/terminal/output.h"
 #include "tools/terminal/progress.h"
 #include "tools/terminal/signals.h"
+#include "tools/terminal/width.h"
 
 namespace signalbox::tools {
 
@@ -34,8 +37,9 @@ int rescore_command(int argc, char** argv) {
       ->delimiter(',')
       ->required();
   app.add_option("--judges", options.judges,
-                 "for judge:NAME: a JSON file {NAME: {\"command\": [...]}}, as an experiment's \"judges\"");
-  app.add_option("--out", options.out, "the new directory")->required();
+                 "for judge:NAME: a JSON file {NAME: {\"command\": [...]}}, as an experiment's \"judges\"")
+      ->type_name("FILE");
+  app.add_option("--out", options.out, "the new directory")->type_name("DIR")->required();
   app.add_flag("--json", as_json, "print metrics.json");
   app.add_flag("--quiet", quiet, "no progress");
   if (int code = parse_arguments(app, argc, argv); code >= 0) return code;
@@ -59,7 +63,8 @@ int rescore_command(int argc, char** argv) {
   if (as_json)
     write_stdout(json::dump(metrics_json(findings)) + "\n");
   else
-    write_stdout(findings_text(options.out, findings) + "\nReport: " + (options.out / "report.html").string() + "\n");
+    write_stdout(findings_text(options.out, findings, terminal_width(STDOUT_FILENO)) +
+                 "\nReport: " + (options.out / "report.html").string() + "\n");
   return 0;
 }
 

@@ -1,4 +1,6 @@
 // signalbox run: a whole experiment in a run directory.
+#include <unistd.h>
+
 #include <CLI/CLI.hpp>
 #include <cstdio>
 
@@ -18,6 +20,7 @@
 #include "tools/terminal/output.h"
 #include "tools/terminal/progress.h"
 #include "tools/terminal/signals.h"
+#include "tools/terminal/width.h"
 
 namespace signalbox::tools {
 
@@ -114,7 +117,7 @@ int run_experiment(ExperimentSpec spec, CommonOptions options, const ExperimentR
   events.on_kept = [&](int64_t done) { stages.kept(done); };
   events.on_progress = [&](int64_t done) { stages.update(done); };
   events.on_note = [&](const std::string& line) { stages.note(line); };
-  tell_cpu_fallback(options, *session.backend);
+  tell_cpu_fallback(options, session);
   catch_signals();
   const RunEnd end = conduct(experiment, session, conducting, events);
   stages.end();
@@ -127,13 +130,14 @@ int run_experiment(ExperimentSpec spec, CommonOptions options, const ExperimentR
     write_stdout(json::dump(metrics_json(findings)) + "\n");
   } else {
     if (end == RunEnd::was_complete && !options.quiet) std::fprintf(stderr, "%s: was complete\n", run.out.c_str());
-    write_stdout(findings_text(run.out, findings) + "\nReport: " + (fs::path(run.out) / "report.html").string() + "\n");
+    write_stdout(findings_text(run.out, findings, terminal_width(STDOUT_FILENO)) +
+                 "\nReport: " + (fs::path(run.out) / "report.html").string() + "\n");
   }
   return 0;
 }
 
 void add_experiment_run_options(CLI::App& app, CommonOptions& options, ExperimentRun& run) {
-  app.add_option("--out", run.out, "the run directory (docs/run-directory.md)");
+  app.add_option("--out", run.out, "the run directory (docs/run-directory.md)")->type_name("DIR");
   app.add_flag("--dry-run", run.dry_run,
                "check everything and count it, measure the model for a few seconds, and say what the run would take; "
                "nothing is written");

@@ -43,9 +43,9 @@ int score_command(int argc, char** argv) {
   CommonOptions options;
   std::string input;
   add_run_options(app, options);
-  app.add_option("--input", input, "records, a JSON object a line; - = standard input")->required();
-  app.add_option("--trace", options.trace, "write a trace into this directory, or go on with it");
-  app.add_option("--points", options.points, "points of the trace")->capture_default_str();
+  app.add_option("--input", input, "records, a JSON object a line; - = standard input")->type_name("FILE")->required();
+  app.add_option("--trace", options.trace, "write a trace into this directory, or go on with it")->type_name("DIR");
+  app.add_option("--points", options.points, "points of the trace")->type_name("GLOBS")->capture_default_str();
   app.add_flag("--compact", options.compact, "F16 weights in the trace");
   if (int code = parse_arguments(app, argc, argv); code >= 0) return code;
   if (options.trace.empty() && (!options.points.empty() || options.compact))

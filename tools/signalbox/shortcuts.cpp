@@ -1,6 +1,7 @@
 // signalbox deactivate and signalbox misroute: the two common experiments from flags alone. Each makes a spec, which
 // --spec prints instead of running it, and runs it as `signalbox run` would.
 #include <CLI/CLI.hpp>
+#include <cmath>
 #include <filesystem>
 
 #include "tools/signalbox/commands.h"
@@ -24,7 +25,7 @@ struct Shortcut {
 
 void add_shortcut_options(CLI::App& app, Shortcut& shortcut) {
   app.add_option("MODEL", shortcut.options.model, "a directory, org/name[@revision], or builtin")->required();
-  app.add_option("--data", shortcut.data, "records (docs/data.md)")->required();
+  app.add_option("--data", shortcut.data, "records (docs/data.md)")->type_name("FILE")->required();
   app.add_option("--metrics", shortcut.metrics,
                  "scores, separated by commas (docs/scores.md); default: those that apply")
       ->delimiter(',');
@@ -96,8 +97,7 @@ int deactivate_command(int argc, char** argv) {
   app.add_option("--rank-by", by,
                  "what ranks: rd, rd_example, rd_weight, rd_shrunk or log_odds: how often experts are selected; norm, "
                  "update_share or direct: what they give (docs/detection.md)")
-      ->check(
-          one_of({"rd", "rd_example", "rd_weight", "rd_shrunk", "log_odds", "norm", "update_share", "direct"}))
+      ->check(one_of({"rd", "rd_example", "rd_weight", "rd_shrunk", "log_odds", "norm", "update_share", "direct"}))
       ->capture_default_str();
   app.add_option("--mode", mode, "ban | steermoe | zero: experts are selected and add nothing")
       ->check(one_of({"ban", "steermoe", "zero"}))
@@ -169,24 +169,38 @@ int misroute_command(int argc, char** argv) {
   Shortcut shortcut;
   std::vector<std::string> policies = {"next_best", "random", "worst"}, layers = {"all"}, weights = {"model"};
   std::vector<double> fractions = {0.25, 0.5, 1};
+  std::vector<std::string> spans;
   std::string phase = "generated";
   add_shortcut_options(app, shortcut);
   app.add_option("--policies", policies, "next_best, swap_last, worst, permute, random")
       ->delimiter(',')
       ->check(one_of({"next_best", "swap_last", "worst", "permute", "random"}))
       ->capture_default_str();
-  app.add_option("--fractions", fractions, "shares of tokens")->delimiter(',')->capture_default_str();
+  app.add_option("--fractions", fractions, "shares of tokens")
+      ->delimiter(',')
+      ->check(in_range(0.0, 1.0))
+      ->capture_default_str();
   app.add_option("--layers", layers, "bands of layers: all, or 1-4,5-8 as separate bands")
       ->delimiter(',')
       ->capture_default_str();
   app.add_option("--weights", weights, "weight policies (docs/edits.md)")->delimiter(',')->capture_default_str();
-  app.add_option("--phase", phase, "all | given | generated: tokens that are misrouted")
+  app.add_option("--phase", phase, "all | given | generated: tokens that are misrouted (given with --span)")
       ->check(one_of({"all", "given", "generated"}))
       ->capture_default_str();
+  app.add_option("--span", spans, "only tokens of this span, several as separate points; they are given tokens")
+      ->delimiter(',');
   if (int code = parse_arguments(app, argc, argv); code >= 0) return code;
+  // A generated token is in no span.
+  if (!spans.empty() && app.count("--phase") == 0) phase = "given";
+  if (!spans.empty() && phase == "generated")
+    throw UsageError("--span",
+                     "expected --phase given or all beside it (a generated token is in no span), found generated");
 
   json::Value grid = json::Value::object(), edit = json::Value::object(), shares = json::Value::array();
-  for (const double fraction : fractions) shares.push_back(fraction);
+  // 1, not 1.0: names of points are those of a spec as people write it.
+  for (const double fraction : fractions)
+    shares.push_back(fraction == std::floor(fraction) ? json::Value(static_cast<int64_t>(fraction))
+                                                      : json::Value(fraction));
   // A key of one value would only make the names of the points longer.
   const auto choose = [&](const char* key, const json::Value& values) {
     if (values.items().size() == 1) return values.items()[0];
@@ -195,7 +209,9 @@ int misroute_command(int argc, char** argv) {
   };
   edit.set("op", "misroute").set("policy", choose("policy", list_of(policies)));
   edit.set("layers", choose("layers", list_of(layers))).set("weights", choose("weights", list_of(weights)));
-  edit.set("tokens", json::Value::object().set("phase", phase).set("fraction", choose("fraction", shares)));
+  json::Value tokens = json::Value::object().set("phase", phase).set("fraction", choose("fraction", shares));
+  if (!spans.empty()) tokens.set("span", choose("span", list_of(spans)));
+  edit.set("tokens", std::move(tokens));
   json::Value entry = intervention("misroute", std::move(edit));
   if (!grid.members().empty()) entry.set("grid", std::move(grid));
   json::Value spec = common_spec(shortcut);

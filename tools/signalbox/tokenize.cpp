@@ -1,5 +1,6 @@
 // signalbox tokenize: text to tokens and back.
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
 #include <iostream>
 #include <iterator>
@@ -23,12 +24,21 @@ json::Value pieces_of(const Tokenizer& tokenizer, const std::vector<int32_t>& id
   return pieces;
 }
 
+// In one line: control characters as JSON writes them.
+std::string shown(const std::string& piece) {
+  const bool plain = std::none_of(piece.begin(), piece.end(),
+                                  [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; });
+  return plain ? piece : json::dump(json::Value(piece));
+}
+
 std::string table(const Tokenizer& tokenizer, const std::vector<int32_t>& ids) {
   std::string text;
   for (int32_t id : ids) {
     char number[16];
     std::snprintf(number, sizeof number, "%8d  ", id);
-    text += number + tokenizer.piece(id) + "\n";
+    const std::string piece = tokenizer.piece(id);
+    text +=
+        number + (piece.empty() ? "(no token)" : shown(piece)) + (tokenizer.is_special(id) ? "  (special)" : "") + "\n";
   }
   return text;
 }
@@ -45,8 +55,8 @@ int tokenize_command(int argc, char** argv) {
   std::string input;
   bool decode = false, no_special = false;
   app.add_option("MODEL", options.model, "a model, or a directory with tokenizer files alone")->required();
-  app.add_option("--input", input, "records, a JSON object a line; - = standard input");
-  app.add_flag("--decode", decode, "records with tokens to text, special tokens kept");
+  app.add_option("--input", input, "records, a JSON object a line; - = standard input")->type_name("FILE");
+  app.add_flag("--decode", decode, "records with tokens to a line of JSON with text and pieces, special tokens kept");
   app.add_flag("--no-special", no_special, "add no begin or end token");
   app.add_option("--special", options.special, "special tokens in the text: parse | template-only (they stay text)")
       ->check(one_of({"parse", "template-only"}))
@@ -57,7 +67,9 @@ int tokenize_command(int argc, char** argv) {
   app.add_flag("--json", options.json, "a line of JSON a record");
   app.add_flag("--quiet", options.quiet, "no progress");
   if (int code = parse_arguments(app, argc, argv); code >= 0) return code;
-  if (decode && no_special) throw UsageError("--no-special", "expected no --decode beside it");
+  if (decode)
+    for (const char* flag : {"--no-special", "--special", "--template-variables", "--date"})
+      if (app.count(flag) > 0) throw UsageError(flag, "expected no --decode beside it, which takes tokens as they are");
 
   const TextTools text = open_text(options.model, true);
   const Tokenizer& tokenizer = *text.tokenizer;
@@ -67,7 +79,7 @@ int tokenize_command(int argc, char** argv) {
       if (record.kind != Record::Kind::tokens) throw Error(record.where, "expected the key \"tokens\", found none");
       const std::string decoded = tokenizer.decode(record.tokens, false);
       json::Value line = json::Value::object();
-      line.set("id", record.id).set("text", decoded);
+      line.set("id", record.id).set("text", decoded).set("pieces", pieces_of(tokenizer, record.tokens));
       carry_keys(record, line);
       write_stdout(json::dump(line) + "\n");
     }

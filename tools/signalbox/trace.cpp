@@ -22,12 +22,14 @@ int trace_command(int argc, char** argv) {
   sampling.max_tokens = 0;
   std::string input;
   add_run_options(app, options);
-  app.add_option("--input", input, "records, a JSON object a line; - = standard input")->required();
+  app.add_option("--input", input, "records, a JSON object a line; - = standard input")->type_name("FILE")->required();
   app.add_option("--out", options.trace,
                  "directory of the trace; the same command goes on with one that is not finished")
+      ->type_name("DIR")
       ->required();
   app.add_option("--points", options.points,
-                 "points to record, globs separated by commas (docs/probes.md); default *.router.ids,*.router.weights");
+                 "points to record, globs separated by commas (docs/probes.md); default *.router.ids,*.router.weights")
+      ->type_name("GLOBS");
   app.add_flag("--compact", options.compact, "router.weights as F16");
   app.add_option("--generate", sampling.max_tokens, "generate this many tokens at most")
       ->check(in_range(0, 1 << 24))

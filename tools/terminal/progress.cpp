@@ -1,10 +1,12 @@
 #include "tools/terminal/progress.h"
 
-#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cstdio>
+
+#include "base/display_width.h"
+#include "tools/terminal/width.h"
 
 namespace signalbox::tools {
 
@@ -16,12 +18,7 @@ constexpr double bar_interval = 0.1;  // between two drawings of the bar
 constexpr double line_interval = 5;   // between two lines, at first
 constexpr double line_share = 0.14;   // later: of the elapsed time
 constexpr double settled_seconds = 15, settled_share = 0.01;
-constexpr int bar_width = 30, columns = 80;
-
-int terminal_width() {
-  struct winsize size = {};
-  return ::ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : columns;
-}
+constexpr int bar_width = 30;
 
 }  // namespace
 
@@ -85,12 +82,14 @@ std::string progress_line(const std::string& what, const std::string& unit, doub
   if (width == 0) return what + ": " + end;
   std::string bar(static_cast<size_t>(share * bar_width), '#');
   bar.resize(bar_width, '.');
-  const auto fits = [&](const std::string& line) { return static_cast<int>(line.size()) < width; };
+  // One column stays free: a terminal may go to the next line behind a character in the last.
+  const auto fits = [&](const std::string& line) { return static_cast<int>(display_width(line)) < width; };
   const std::string whole = what + " [" + bar + "] " + end, bare = what + " " + end;
   if (fits(whole)) return whole;
   if (fits(bare)) return bare;
-  const size_t room = static_cast<size_t>(std::max(0, width - 2 - static_cast<int>(end.size())));
-  return what.substr(0, room) + " " + end;
+  const int room = width - 2 - static_cast<int>(display_width(end));
+  const std::string cut = room >= 5 ? cut_in_the_middle(what, static_cast<size_t>(room)) + " " + end : end;
+  return std::string(beginning_of(cut, static_cast<size_t>(std::max(0, width - 1))));
 }
 
 Progress::Progress(std::string what, int64_t total, bool quiet, std::string unit, std::shared_ptr<ProgressLines> lines)
@@ -123,7 +122,7 @@ void Progress::update(int64_t count) {
   std::optional<double> left;
   if (rate && pace_.tells_end(total_)) left = static_cast<double>(std::max<int64_t>(0, total_ - count)) / *rate;
   const double share = std::min(1.0, static_cast<double>(count) / static_cast<double>(total_));
-  const std::string line = progress_line(what_, unit_, share, rate, left, terminal_ ? terminal_width() : 0);
+  const std::string line = progress_line(what_, unit_, share, rate, left, terminal_width(STDERR_FILENO));
   std::fprintf(stderr, terminal_ ? "\r%s\033[K" : "%s\n", line.c_str());
   drawn_ = terminal_;
   std::fflush(stderr);

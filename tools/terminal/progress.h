@@ -35,8 +35,9 @@ class Pace {
 // "5s", "2m10s", "3h05m".
 std::string duration_text(double seconds);
 
-// One line: "tracing [#####.....] 50 %  1200 tokens/s  about 2m10s left". Cut to `width` columns: first the bar goes,
-// then the end of `what`. No bar: width 0, which cuts nothing. `unit` is empty where there is none worth a name.
+// One line: "tracing [#####.....] 50 %  1200 tokens/s  about 2m10s left". Shorter than `width` columns: first the bar
+// goes, then the middle of `what`, then all of it, then the end of the line. No bar: width 0, which cuts nothing.
+// `unit` is empty where there is none worth a name.
 std::string progress_line(const std::string& what, const std::string& unit, double share, std::optional<double> rate,
                           std::optional<double> seconds_left, int width);
 

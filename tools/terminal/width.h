@@ -13,8 +13,8 @@ inline constexpr int usual_width = 80;
 // terminal: a file or a pipe takes lines of any length.
 int terminal_width(int descriptor);
 
-// Whether text for this descriptor may hold colours: a terminal that understands them ($TERM is not dumb), and $NO_COLOR
-// is not set (no-color.org: to anything but the empty text).
+// Whether text for this descriptor may hold colours: a terminal that understands them ($TERM is not dumb), and
+// $NO_COLOR is not set (no-color.org: to anything but the empty text).
 bool may_colour(int descriptor);
 
 // Breaks a text at its spaces into lines of at most `width` columns; a word that is longer stands alone. The first line
