@@ -7,8 +7,8 @@
 
 namespace signalbox {
 
-// Columns of a text on a terminal: two for wide characters of East Asia and most emoji, none for combining marks, joiners
-// and control characters (utf8proc 2.8, Unicode 15). Bytes that are not UTF-8 count as one each.
+// Columns of a text on a terminal: two for wide characters of East Asia and most emoji, none for combining marks,
+// joiners and control characters (utf8proc 2.8, Unicode 15). Bytes that are not UTF-8 count as one each.
 size_t display_width(std::string_view text);
 
 // With spaces at the end, or at the beginning, up to so many columns.

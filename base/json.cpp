@@ -411,7 +411,8 @@ void Ref::reject_unknown(std::initializer_list<std::string_view> known) const {
     for (std::string_view name : known) found = found || name == key;
     if (found) continue;
     const std::vector<std::string> near = near_names(key, names_of(known));
-    fail("unknown key \"" + key + "\" (" + (near.empty() ? "known: " + joined(known) : "nearest: " + joined(near)) + ")");
+    fail("unknown key \"" + key + "\" (" + (near.empty() ? "known: " + joined(known) : "nearest: " + joined(near)) +
+         ")");
   }
 }
 

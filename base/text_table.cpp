@@ -39,7 +39,8 @@ std::string TextTable::text(int width) const {
 
   // The widest key first.
   while (total(all) > most && !keys.empty()) {
-    const size_t c = *std::max_element(keys.begin(), keys.end(), [&](size_t a, size_t b) { return widths[a] < widths[b]; });
+    const size_t c =
+        *std::max_element(keys.begin(), keys.end(), [&](size_t a, size_t b) { return widths[a] < widths[b]; });
     const size_t over = total(all) - most, before = widths[c];
     if (before <= least_key) break;
     std::vector<std::string> names;

@@ -146,8 +146,7 @@ class Parser {
     }
     where(op != Op::scale_expert && op != Op::scale_shared && spec_.kind == EditSpec::Kind::router);
     for (const auto& [key, value] : spec_.ref.members()) {
-      if (std::find(keys_.begin(), keys_.end(), key) == keys_.end())
-        refuse_key(key);
+      if (std::find(keys_.begin(), keys_.end(), key) == keys_.end()) refuse_key(key);
     }
     return std::move(spec_);
   }

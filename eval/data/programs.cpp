@@ -52,7 +52,8 @@ Program parse_program(const json::Ref& object, const std::vector<Program>& earli
   if (auto like = object.find("like")) {
     const auto found = std::find_if(earlier.begin(), earlier.end(),
                                     [&](const Program& other) { return other.name == like->string(); });
-    if (found == earlier.end()) like->fail(wrong_name("the name of an earlier program", like->string(), names_of(earlier, &Program::name)));
+    if (found == earlier.end())
+      like->fail(wrong_name("the name of an earlier program", like->string(), names_of(earlier, &Program::name)));
     program = *found;
   }
   const json::Ref name = object.at("name");

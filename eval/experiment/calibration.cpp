@@ -55,8 +55,8 @@ class Calibrator {
     if (judged()) return;
     if (!scorer_ || !rates_single_texts(*scorer_))
       throw Error("--score", wrong_name("a score of a single text, or judge:NAME", options.score,
-                                       names_of(scorers() | std::views::filter(rates_single_texts), &Scorer::name),
-                                       "docs/scores.md"));
+                                        names_of(scorers() | std::views::filter(rates_single_texts), &Scorer::name),
+                                        "docs/scores.md"));
   }
 
   Calibration calibrate() {

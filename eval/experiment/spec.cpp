@@ -484,10 +484,9 @@ class SpecParser {
       if (!spec_.find_detect(use.detect)) {
         const bool gridded = std::any_of(spec_.detect.begin(), spec_.detect.end(),
                                          [&](const DetectSpec& stage) { return stage.entry == use.detect; });
-        throw Error(spec_.where,
-                    use.path + ": " +
-                        wrong_name(gridded ? "a point of the stage's grid" : "a stage of \"detect\"", use.detect,
-                                   names_of(spec_.detect, &DetectSpec::name)));
+        throw Error(spec_.where, use.path + ": " +
+                                     wrong_name(gridded ? "a point of the stage's grid" : "a stage of \"detect\"",
+                                                use.detect, names_of(spec_.detect, &DetectSpec::name)));
       }
       if (!spec_.split && !spec_.cross_fit)
         throw Error(spec_.where, use.path + ": expected a \"split\", for experts found in a run's own data cannot be " +

@@ -157,7 +157,6 @@ bool has_span(const Record& record, const std::string& span) {
   return record.spans.contains(span) || (span == "target" && record.target);
 }
 
-
 constexpr const char* split_to_detect_on = "of the split to detect on";
 constexpr const char* split_held_out = "of the split to test on, for \"held_out\"";
 
@@ -175,7 +174,8 @@ void check_stage(const ExperimentSpec& spec, const DetectSpec& stage, const std:
   }
   for (const std::string& condition : {stage.a, stage.b}) {
     if (!conditions.contains(condition))
-      throw Error(spec.where, path + ".contrast: " + wrong_name("a condition " + whose, condition, names_of(conditions)) +
+      throw Error(spec.where, path +
+                                  ".contrast: " + wrong_name("a condition " + whose, condition, names_of(conditions)) +
                                   hint_for_condition(spec.data.string(), records));
     std::set<std::string> spans;
     bool found = stage.span.empty();
@@ -186,8 +186,9 @@ void check_stage(const ExperimentSpec& spec, const DetectSpec& stage, const std:
       if (record.target) spans.insert("target");
     }
     if (!found)
-      throw Error(spec.where, path + ".span: " + wrong_name("a span that a record under " + in_quotes(condition) + " has",
-                                                             stage.span, names_of(spans)) +
+      throw Error(spec.where, path + ".span: " +
+                                  wrong_name("a span that a record under " + in_quotes(condition) + " has", stage.span,
+                                             names_of(spans)) +
                                   (spans.empty() ? hint_for_span(spec.data.string()) : std::string()));
   }
   if (!stage.length_match) return;

@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "base/error.h"
-
 #include "base/near_names.h"
 
 namespace signalbox::eval {

@@ -113,5 +113,4 @@ std::string latex_escape(std::string_view text) {
   return out;
 }
 
-
 }  // namespace signalbox::eval

@@ -1,8 +1,7 @@
 #include "loaders/families/family.h"
 
-#include "base/text.h"
-
 #include "base/near_names.h"
+#include "base/text.h"
 
 namespace signalbox::loaders::families {
 
@@ -102,7 +101,8 @@ Reading read_config(const json::Value& root, const std::string& where) {
   if (!type) config.root().fail("expected the key \"model_type\", found none");
   Reading reading;
   reading.family = find_family(type->string());
-  if (!reading.family) type->fail(wrong_name("a supported model type", type->string(), names_of(all_families(), &Family::model_type)));
+  if (!reading.family)
+    type->fail(wrong_name("a supported model type", type->string(), names_of(all_families(), &Family::model_type)));
   reading.model = reading.family->read(config);
   validate(reading.model);
   return reading;

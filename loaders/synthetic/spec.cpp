@@ -19,13 +19,15 @@ json::Value base_config(const json::Ref& spec) {
   if (family && shape) shape->fail("expected family or shape, found both");
   if (family) {
     const families::Family* found = families::find_family(family->string());
-    if (!found) family->fail(
+    if (!found)
+      family->fail(
           wrong_name("a family", family->string(), names_of(families::all_families(), &families::Family::model_type)));
     return json::parse(found->example, "example");
   }
   if (shape) {
     const families::RealShape* found = families::find_real_shape(shape->string());
-    if (!found) shape->fail(
+    if (!found)
+      shape->fail(
           wrong_name("a known shape", shape->string(), names_of(families::real_shapes(), &families::RealShape::name)));
     return json::parse(found->config, "shape");
   }

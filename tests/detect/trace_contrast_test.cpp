@@ -201,7 +201,8 @@ TEST_CASE("contrasts that cannot be meant") {
   contains(message([](auto& o) { o.b = "D"; }), "expected a condition of the records (A, B, C), found \"D\"");
   contains(message([](auto& o) { o.b = "A"; }), "two conditions, found \"A\" twice");
   contains(message([](auto& o) { o.a = ""; }), "expected two conditions A:B");
-  contains(message([](auto& o) { o.span = "document"; }), "expected a span of the trace (question, answer), found \"document\"");
+  contains(message([](auto& o) { o.span = "document"; }),
+           "expected a span of the trace (question, answer), found \"document\"");
 
   write_file(dir / "t/records.jsonl", "{\"id\":\"a0\"}\n");
   contains(message_of([&] { TraceSet({dir / "t"}); }), "expected 7 lines");

@@ -137,7 +137,8 @@ TEST_CASE("rescore: what the run does not hold is refused by name") {
                             " holds, found \"kl\"") != std::string::npos);
   CHECK(error("choice_logprob").find("\"choice_logprob\"") != std::string::npos);
   CHECK(error("route_flip").find("expected \"traces\" of every intervention") != std::string::npos);
-  CHECK(error("judge:x").find("expected a judge of \"judges\" (there are none), found \"judge:x\"") != std::string::npos);
+  CHECK(error("judge:x").find("expected a judge of \"judges\" (there are none), found \"judge:x\"") !=
+        std::string::npos);
   CHECK(error("em,en").find("nearest: em") != std::string::npos);
   CHECK(error("em,em").find("expected each metric once") != std::string::npos);
   CHECK(error("context_answer").find("expected a record that has what") != std::string::npos);

@@ -373,7 +373,8 @@ TEST_CASE("spec: experts from a run's own data need a stage of detection and a s
       "{'name': 'off', 'edits': [{'op': 'top_k', 'k': 1}, {'op': 'deactivate', 'mode': 'ban', 'experts': {'from': "
       "'detect:mem', 'top': 8}}]}");
   const std::string stage = ", 'detect': {'mem': {'contrast': 'A:B'}}";
-  CHECK(spec_error(off) == "interventions[1].edits[1].experts.from: expected a stage of \"detect\" (there are none), found \"mem\"");
+  CHECK(spec_error(off) ==
+        "interventions[1].edits[1].experts.from: expected a stage of \"detect\" (there are none), found \"mem\"");
   CHECK(spec_error(off + stage) ==
         "interventions[1].edits[1].experts.from: expected a \"split\", for experts found in a run's own data cannot be "
         "tested on the same records, found none ({\"share\": 0.5} deals them out in the run; signalbox data split "

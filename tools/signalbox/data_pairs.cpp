@@ -144,9 +144,7 @@ DataJob add_pairs_job(CLI::App& app, DataOptions& o) {
       "Example:\n  echo '{\"id\":\"a\",\"prompt\":\"Q\",\"question\":\"Who?\",\"document\":\"Ann did.\"}' > one.jsonl\n"
       "  signalbox data pairs document one.jsonl");
   const auto a = std::make_shared<PairArguments>();
-  job->add_option("KIND", a->kind, "document | completions")
-      ->required()
-      ->check(one_of({"document", "completions"}));
+  job->add_option("KIND", a->kind, "document | completions")->required()->check(one_of({"document", "completions"}));
   job->add_option("FILE", a->files, "records")->required();
   job->add_option("--template-without", a->without, "document: the prompt without the document");
   job->add_flag("--target", a->target, "document: the first answer becomes the target");
