@@ -211,7 +211,7 @@ void expect_none(const std::vector<std::string>& found) {
 
 }  // namespace
 
-TEST_CASE("folders and rooms keep the dependency rule") {
+TEST_CASE("folders and rooms keep the dependency rule" * doctest::test_suite("repeats: reads source text")) {
   const Tree tree = read_tree(signalbox::test::source_dir());
   CHECK(tree.size() > 300);
   std::vector<std::string> found;

@@ -10,6 +10,7 @@
 #include "base/text_table.h"
 #include "eval/data/prompt_hash.h"
 #include "eval/detect/selection.h"
+#include "eval/routing/route_tables.h"
 #include "eval/store/facts.h"
 #include "probes/ranking.h"
 
@@ -207,10 +208,12 @@ TraceAnalysis analyze_traces(const TraceSet& set, const AnalysisOptions& options
 }
 
 std::vector<std::string> analysis_files() {
-  return {"usage.csv", "contribution.csv", "rd.csv", "npmi.csv", "summary.json"};
+  std::vector<std::string> files = {"usage.csv", "contribution.csv", "rd.csv", "npmi.csv", "summary.json"};
+  for (const RouteTable& table : route_tables()) files.push_back(std::string(table.name) + ".csv");
+  return files;
 }
 
-void write_analysis(const TraceAnalysis& analysis, const fs::path& dir) {
+void write_analysis(const TraceAnalysis& analysis, const fs::path& dir, const std::vector<std::string>& further) {
   write_usage_csv(dir / "usage.csv", analysis.usage);
   if (!analysis.contributions.empty()) write_contribution_csv(dir / "contribution.csv", analysis.contributions);
   if (analysis.detection) write_rd_csv(dir / "rd.csv", analysis.detection->rows);
@@ -219,6 +222,7 @@ void write_analysis(const TraceAnalysis& analysis, const fs::path& dir) {
   if (!analysis.contributions.empty()) tables.insert(dir / "contribution.csv");
   if (analysis.detection) tables.insert(dir / "rd.csv");
   if (!analysis.markers.empty()) tables.insert(dir / "npmi.csv");
+  for (const std::string& table : further) tables.insert(dir / (table + ".csv"));
   json::Value summary = analysis.summary;
   summary.set("tables", file_hashes(tables, dir));
   write_file_atomically(dir / "summary.json", json::dump(summary, 2) + "\n");

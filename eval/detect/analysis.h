@@ -46,8 +46,10 @@ TraceAnalysis analyze_traces(const TraceSet& set, const AnalysisOptions& options
 
 // The files that it may have.
 std::vector<std::string> analysis_files();
-// Writes them into `dir`, which is there: a StagedFiles' where they replace those of an earlier analysis.
-void write_analysis(const TraceAnalysis& analysis, const std::filesystem::path& dir);
+// Writes them into `dir`, which is there: a StagedFiles' where they replace those of an earlier analysis. `further`:
+// names of tables that stand there already (route_tables.h), whose hashes summary.json lists too.
+void write_analysis(const TraceAnalysis& analysis, const std::filesystem::path& dir,
+                    const std::vector<std::string>& further = {});
 
 // For machines: the summary, where the files are, and the first `top` experts of the ranking. For people: tables for
 // a terminal of `width` columns (0: of any).

@@ -287,7 +287,8 @@ TEST_CASE("edits that cannot be are refused before the first token") {
   refuse(R"({"op":"ablate","point":"no.such.point","value":"zero"})", "no.such.point");
 }
 
-TEST_CASE("demo: a run like any other, told in five sentences") {
+TEST_CASE("demo: a run like any other, told in five sentences" *
+          doctest::test_suite("repeats: whole runs, of which tests/run has smaller ones")) {
   test::TemporaryDirectory scratch;
   std::istringstream all(test::read_file(test::source_dir() / "tools/builtin/heldout/pairs.jsonl"));
   std::string some, line;

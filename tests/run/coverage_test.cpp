@@ -95,7 +95,8 @@ Draw shared_changes(double up, double down) {
 
 }  // namespace
 
-TEST_CASE("coverage: intervals of differences hold the true one in at least 93 of 100 data sets of 20 units or more") {
+TEST_CASE("coverage: intervals of differences hold the true one in at least 93 of 100 data sets of 20 units or more" *
+          doctest::test_suite("repeats: statistics at length")) {
   const std::vector<Design> designs = {
       {"normal, 20", 20, 1, 0.3, [](Random& r, double) { return std::pair(0.3 + r.normal(), 0.0); }},
       {"uniform, 20", 20, 1, 0.3, [](Random& r, double) { return std::pair(0.3 + 2 * r.uniform() - 1, 0.0); }},

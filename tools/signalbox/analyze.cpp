@@ -4,12 +4,14 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <filesystem>
+#include <memory>
 #include <optional>
 
 #include "eval/detect/analysis.h"
 #include "eval/experiment/findings.h"
 #include "eval/experiment/reanalysis.h"
 #include "eval/findings/metrics_file.h"
+#include "eval/routing/route_tables.h"
 #include "eval/store/staged_files.h"
 #include "tools/signalbox/commands.h"
 #include "tools/signalbox/flags.h"
@@ -30,6 +32,8 @@ struct AnalyzeOptions {
   std::vector<std::string> directories;
   std::string out, contrast, phase = "all";
   AnalysisOptions analysis;
+  std::string tables = "all";
+  RouteTableOptions routes;
   int32_t marker_token = -1;
   size_t top = 20;
   bool json = false, quiet = false;
@@ -64,9 +68,29 @@ int analyze_unfinished(const fs::path& dir, const AnalyzeOptions& options) {
   return 0;
 }
 
+// The routing tables of a pool, each with a progress line of its own.
+void write_tables_of(const TraceSet& set, TraceAnalysis& analysis, AnalyzeOptions& options, const fs::path& dir) {
+  RouteTableOptions& tables = options.routes;
+  const ContrastOptions& detection = options.analysis.detection;
+  tables.routes.filter = {detection.span, detection.phase};
+  tables.routes.seed = detection.seed;
+  tables.routes.threads = detection.threads;
+  std::string shown;
+  std::unique_ptr<Progress> progress;
+  tables.routes.on_progress = [&](const char* table, int64_t done, int64_t total) {
+    if (shown != table) {
+      shown = table;
+      progress = std::make_unique<Progress>(shown, total, options.quiet, "shuffled samples");
+    }
+    progress->update(done);
+    stop_if_interrupted();
+  };
+  analysis.summary.set("routing", write_route_tables(set, analysis.usage, tables, dir));
+  if (progress) progress->done();
+}
+
 // One pool of traces.
-TraceAnalysis analyze(const std::vector<fs::path>& traces, AnalyzeOptions& options) {
-  const TraceSet set(traces);
+TraceAnalysis analyze(const TraceSet& set, AnalyzeOptions& options) {
   const ChosenContrast contrast = choose_contrast(set, options.contrast);
   if (!contrast.note.empty() && !options.quiet) std::fprintf(stderr, "%s\n", contrast.note.c_str());
   ContrastOptions& detection = options.analysis.detection;
@@ -124,6 +148,24 @@ int analyze_command(int argc, char** argv) {
   app.add_option("--marker-token", options.marker_token, "npmi.csv: experts that go with tokens of this id")
       ->check(in_range(0, INT32_MAX))
       ->excludes(span);
+  app.add_option("--tables", options.tables,
+                 "routing tables to write: all | none | names with commas (docs/routing.md)")
+      ->type_name("LIST")
+      ->capture_default_str();
+  app.add_option("--null-resamples", options.routes.routes.resamples,
+                 "replicates of the routing tables' nulls; --resamples where that is given")
+      ->check(in_range(int64_t{1}, int64_t{100000000}))
+      ->capture_default_str();
+  app.add_option("--lags", options.routes.lags, "autocorrelation.csv: lags 1 to N")
+      ->check(in_range(int64_t{1}, int64_t{10000}))
+      ->capture_default_str();
+  app.add_option("--min-count", options.routes.vocabulary.min_count,
+                 "vocabulary.csv: tokens that are seen at least so often")
+      ->check(at_least(1))
+      ->capture_default_str();
+  app.add_option("--vocabulary-top", options.routes.vocabulary.top, "vocabulary.csv: rows of each expert, 0 = all")
+      ->check(at_least(0))
+      ->capture_default_str();
   app.add_option("--top", options.top, "experts in the printed table")
       ->check(in_range(1, 1 << 30))
       ->capture_default_str();
@@ -135,6 +177,9 @@ int analyze_command(int argc, char** argv) {
   if (int code = parse_arguments(app, argc, argv); code >= 0) return code;
   if (options.marker_token >= 0) options.analysis.marker.token = options.marker_token;
   options.analysis.detection.phase = parse_phase(options.phase, "--phase");
+  options.routes.tables = parse_route_tables(options.tables);
+  if (app.count("--resamples") > 0 && app.count("--null-resamples") == 0)
+    options.routes.routes.resamples = options.analysis.detection.resamples;
   catch_signals();
   for (const std::string& directory : options.directories)
     if (is_unfinished_run(directory)) {
@@ -150,7 +195,11 @@ int analyze_command(int argc, char** argv) {
     throw Error("DIR", "expected runs with traces (\"traces\": true in the spec), found none");
   std::optional<RunFindings> findings;
   std::optional<TraceAnalysis> analysis;
-  if (!traces.empty()) analysis = analyze(traces, options);
+  std::unique_ptr<TraceSet> set;
+  if (!traces.empty()) {
+    set = std::make_unique<TraceSet>(traces);
+    analysis = analyze(*set, options);
+  }
   {
     // The new files replace the old ones together.
     std::vector<std::string> names;
@@ -162,7 +211,10 @@ int analyze_command(int argc, char** argv) {
     if (run)
       findings =
           reanalyze_run(options.directories[0], files.path(), {detection.seed, detection.resamples, detection.threads});
-    if (analysis) write_analysis(*analysis, files.path());
+    if (analysis) {
+      write_tables_of(*set, *analysis, options, files.path());
+      write_analysis(*analysis, files.path(), options.routes.tables);
+    }
     files.commit();
   }
   if (findings && !options.json)
