@@ -141,10 +141,11 @@ TEST_CASE("command lines: commands, subcommands and words too many") {
   refused("help genrate", "command: expected a command (nearest: generate), found \"genrate\"");
   refused("--vresion", "command: expected a command (nearest: --version), found \"--vresion\"");
   refused("help data split more", "help: expected COMMAND [SUBCOMMAND], found more too");
-  refused("data", "signalbox data: expected one of convert, pairs, split, structural, found none");
-  refused("data splt x", "signalbox data: expected a subcommand (convert, pairs, split, structural), found \"splt\"");
+  refused("data", "signalbox data: expected one of check, convert, pairs, split, structural, found none");
+  refused("data splt x",
+          "signalbox data: expected a subcommand (check, convert, pairs, split, structural), found \"splt\"");
   refused("help data splt",
-          "signalbox data: expected a subcommand (convert, pairs, split, structural), found \"splt\"");
+          "signalbox data: expected a subcommand (check, convert, pairs, split, structural), found \"splt\"");
   refused("generate builtin hi",
           "signalbox generate: expected no further word, found \"hi\" (a prompt goes behind --prompt or --chat)");
   refused("trace builtin x.jsonl",

@@ -64,7 +64,8 @@ int analyze_unfinished(const fs::path& dir, const AnalyzeOptions& options) {
     findings = reanalyze_run(dir, files.path(), reanalysis);
     files.commit();
   }
-  write_stdout(options.json ? json::dump(metrics_json(findings)) + "\n" : findings_text(dir, findings));
+  write_stdout(options.json ? json::dump(metrics_json(findings)) + "\n"
+                            : findings_text(dir, findings, terminal_width(STDOUT_FILENO)));
   return 0;
 }
 
