@@ -1,7 +1,6 @@
 #include "eval/experiment/estimate.h"
 
 #include <algorithm>
-#include <chrono>
 #include <map>
 #include <memory>
 #include <set>
@@ -16,6 +15,7 @@
 #include "eval/experiment/run_context.h"
 #include "eval/experiment/speed.h"
 #include "eval/experiment/statistics_speed.h"
+#include "eval/experiment/stopwatch.h"
 #include "eval/experiment/test_stage.h"
 #include "eval/experiment/tune_stage.h"
 #include "eval/routing/contribution.h"
@@ -25,10 +25,6 @@
 namespace signalbox::eval {
 
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
 // ---- Experts that detection will choose
 
@@ -216,7 +212,7 @@ class Estimator {
       ranking.resamples = (one.held_out ? 3 : 2) * spec_.resamples * compared;
       ranking.seconds = ranking.most_seconds =
           static_cast<double>(compared) * detection_seconds(spec_, one, experiment_, session_.shape, threads_);
-      measured_ += since(start);
+      measured_ += seconds_since(start);
     }
   }
 
@@ -247,7 +243,7 @@ class Estimator {
     EstimatedStage& findings = stage("writing findings", static_cast<int64_t>(planned.size()), 0);
     findings.resamples = spec_.resamples;
     findings.seconds = findings.most_seconds = findings_seconds(spec_, evaluation, threads_);
-    measured_ += since(start);
+    measured_ += seconds_since(start);
     time_stages(evaluation);
     count_lines(evaluation);
     out_.logits_bytes = evaluation.divergence ? static_cast<int64_t>(session_.options.max_kept_bytes) : 0;
@@ -411,7 +407,7 @@ class Estimator {
       out_.traces_bytes += given + speed.length * generated;
       out_.most_traces_bytes += given + generated;
     }
-    out_.speed.seconds = measured_ + since(start);
+    out_.speed.seconds = measured_ + seconds_since(start);
   }
 
   // What becomes of results beside the model: scores and lines, made of those that were measured.
@@ -434,7 +430,7 @@ class Estimator {
       }
       bytes_written_ += json::dump(json::parse(json::dump(sample_line_json(*record.record, line)), "line")).size();
     }
-    return since(start) / static_cast<double>(results.size());
+    return seconds_since(start) / static_cast<double>(results.size());
   }
 
   static SampleLine line_of(const Evaluation& evaluation, const Place& place, const PreparedRecord& record) {

@@ -2,17 +2,14 @@
 
 #include <algorithm>
 #include <atomic>
-#include <chrono>
 #include <map>
 #include <memory>
+
+#include "eval/experiment/stopwatch.h"
 
 namespace signalbox::eval {
 
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
 // Jobs that are stopped when their time is over.
 struct Timed {
@@ -33,7 +30,7 @@ Timed run_for(Forward& forward, const std::vector<Job>& jobs, RunOptions options
   events.on_done = [&](Result result) { timed.results.push_back(std::move(result)); };
   events.on_progress = [&](int64_t done) {
     timed.tokens = done;
-    timed.seconds = since(start);
+    timed.seconds = seconds_since(start);
     if (timed.seconds > seconds || (outer && outer->load(std::memory_order_relaxed))) over.store(true);
   };
   run_jobs(forward, jobs, options, events, nullptr);
@@ -112,7 +109,7 @@ EngineSpeed measure_speed(Forward& forward, const std::vector<Job>& jobs, const 
     speed.generated = speed.given;
   }
   speed.results = std::move(both.results);
-  speed.seconds = since(start);
+  speed.seconds = seconds_since(start);
   return speed;
 }
 

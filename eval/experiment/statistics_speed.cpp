@@ -1,19 +1,15 @@
 #include "eval/experiment/statistics_speed.h"
 
 #include <algorithm>
-#include <chrono>
 
 #include "eval/data/examples.h"
 #include "eval/detect/risk_difference.h"
+#include "eval/experiment/stopwatch.h"
 #include "eval/findings/results.h"
 
 namespace signalbox::eval {
 
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
 // Seconds of what takes `run(replicates)`, for all replicates.
 template <class Run>
@@ -22,7 +18,7 @@ double seconds_of(Run run, int64_t replicates) {
   const auto time = [&](int64_t n) {
     const Clock::time_point start = Clock::now();
     run(n);
-    return since(start);
+    return seconds_since(start);
   };
   const double base = time(few), longer = time(more);
   return base + std::max(0.0, longer - base) / static_cast<double>(more - few) * static_cast<double>(replicates - few);
@@ -58,7 +54,7 @@ double detection_seconds(const ExperimentSpec& spec, const DetectSpec& one, cons
         options.b = one.b;
         options.resamples = replicates;
         options.threads = threads;
-        detect(counts, options);
+        eval::detect(counts, options);
       },
       (one.held_out ? 3 : 2) * spec.resamples / 2);
 }
