@@ -10,7 +10,7 @@ namespace signalbox::probes {
 namespace {
 
 template <class Map>
-std::string names_of(const Map& map) {
+std::string listed_names(const Map& map) {
   std::string names;
   for (const auto& [name, value] : map) names += (names.empty() ? "" : ", ") + name;
   return names.empty() ? "none" : names;
@@ -54,7 +54,7 @@ const EditMemory::Vector* EditMemory::vector(std::string_view name) const {
   return found == vectors_.end() ? nullptr : &found->second;
 }
 
-std::string EditMemory::recording_names() const { return names_of(recordings_); }
-std::string EditMemory::vector_names() const { return names_of(vectors_); }
+std::string EditMemory::recording_names() const { return listed_names(recordings_); }
+std::string EditMemory::vector_names() const { return listed_names(vectors_); }
 
 }  // namespace signalbox::probes
