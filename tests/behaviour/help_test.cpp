@@ -27,13 +27,13 @@ Ran in_folder(const fs::path& dir, const std::string& command) {
   return test::run_command("cd " + dir.string() + " && " + command + " < /dev/null");
 }
 
-Ran signalbox_run(const std::string& arguments) {
+Ran run_words(const std::string& arguments) {
   return test::run_command(test::binary() + " " + arguments + " < /dev/null");
 }
 
 // A failure is one line that says this, and exit code 2.
 void refused(const std::string& arguments, const std::string& said) {
-  const Ran ran = signalbox_run(arguments);
+  const Ran ran = run_words(arguments);
   CAPTURE(arguments);
   CHECK(ran.code == 2);
   CHECK(ran.out.empty());
@@ -72,7 +72,7 @@ std::string replaced(std::string text, const std::string& what, const std::strin
 TEST_CASE("help: of every command and subcommand, in 80 columns, the same both ways") {
   for (const std::string& command : all_commands) {
     CAPTURE(command);
-    const Ran ran = signalbox_run("help " + command), other = signalbox_run(command + " --help");
+    const Ran ran = run_words("help " + command), other = run_words(command + " --help");
     CHECK(ran.code == 0);
     CHECK(ran.err.empty());
     CHECK(ran.out == other.out);
@@ -85,9 +85,9 @@ TEST_CASE("help: of every command and subcommand, in 80 columns, the same both w
       CHECK(!line.ends_with(' '));
     }
   }
-  const Ran all = signalbox_run("help");
+  const Ran all = run_words("help");
   CHECK(all.code == 0);
-  CHECK(all.out == signalbox_run("--help").out);
+  CHECK(all.out == run_words("--help").out);
   std::istringstream in(all.out);
   for (std::string line; std::getline(in, line);) CHECK_MESSAGE(line.size() <= 80, line);
   for (const std::string& command : all_commands)
@@ -100,7 +100,7 @@ TEST_CASE("help: examples are command lines that can be meant") {
   fs::create_directory(scratch / "no");
   for (const std::string& command : all_commands) {
     int own = 0;
-    for (std::string line : examples_of(signalbox_run("help " + command).out)) {
+    for (std::string line : examples_of(run_words("help " + command).out)) {
       own += line.find("signalbox " + command.substr(0, command.find(' '))) != std::string::npos;
       if (command == "bench") line += " --device cuda:99";  // is refused before anything is measured
       line = replaced(replaced(line, "signalbox ", test::binary() + " "), "/tmp/", scratch.path().string() + "/no/");
@@ -114,12 +114,12 @@ TEST_CASE("help: examples are command lines that can be meant") {
 }
 
 TEST_CASE("help: defaults with spaces are quoted, required flags stand in the usage line") {
-  const std::string help = signalbox_run("help faithfulness").out;
+  const std::string help = run_words("help faithfulness").out;
   CHECK(help.find("(default: \" ...\")") != std::string::npos);
   CHECK(help.starts_with("Usage: signalbox faithfulness MODEL --input FILE --out DIR"));
   CHECK(help.find("REQUIRED") == std::string::npos);
   CHECK(help.find("\nSampling:\n") == std::string::npos);
-  CHECK(signalbox_run("help generate").out.find("\nSampling:\n") != std::string::npos);
+  CHECK(run_words("help generate").out.find("\nSampling:\n") != std::string::npos);
 }
 
 TEST_CASE("command lines: an unknown flag comes before what is missing") {

@@ -38,13 +38,13 @@ std::string spec_of(bool traces) {
       {"name": "no-op", "edits": [{"op": "misroute", "policy": "shift", "by": 0}]}]})";
 }
 
-struct Counts {
+struct Rerouted {
   int64_t tokens = 0, slots = 0;
 };
 
 // Tokens whose route left every expert of the unedited one, but for the last token of each sample.
-Counts rerouted(const TraceReader& trace) {
-  Counts counts;
+Rerouted rerouted(const TraceReader& trace) {
+  Rerouted counts;
   const int64_t k = trace.n_slots(), n_layers = static_cast<int64_t>(trace.layers().size());
   for (int64_t s = 0; s < trace.n_samples(); ++s) {
     const auto rows = trace.rows(s);
@@ -62,12 +62,12 @@ Counts rerouted(const TraceReader& trace) {
   return counts;
 }
 
-std::map<std::string, Counts> counts_of(const std::string& samples) {
-  std::map<std::string, Counts> out;
+std::map<std::string, Rerouted> counts_of(const std::string& samples) {
+  std::map<std::string, Rerouted> out;
   std::istringstream in(samples);
   for (std::string line; std::getline(in, line);) {
     const json::Value value = json::parse(line, "samples.jsonl");
-    Counts& counts = out[value.find("intervention")->string()];
+    Rerouted& counts = out[value.find("intervention")->string()];
     counts.tokens += value.find("edited_tokens")->integer();
     counts.slots += value.find("edited_slots")->integer();
   }
@@ -90,14 +90,14 @@ TEST_CASE("edit counts: lines of a run are what its traces say, recorded or not"
   }
   const std::string samples = read_file(scratch / "plain/samples.jsonl");
   CHECK(samples == read_file(scratch / "traced/samples.jsonl"));
-  const std::map<std::string, Counts> counts = counts_of(samples);
+  const std::map<std::string, Rerouted> counts = counts_of(samples);
   for (const char* name : {"baseline", "no-op"}) {
     CHECK(counts.at(name).tokens == 0);
     CHECK(counts.at(name).slots == 0);
   }
   for (const char* name : {"span", "late", "some"}) {
     CAPTURE(std::string(name));
-    const Counts want = rerouted(TraceReader(scratch.path() / "traced/traces" / name));
+    const Rerouted want = rerouted(TraceReader(scratch.path() / "traced/traces" / name));
     CHECK(want.tokens > 0);
     CHECK(counts.at(name).tokens == want.tokens);
     CHECK(counts.at(name).slots == want.slots);
