@@ -1,6 +1,7 @@
 #include "engine/device_weights.h"
 
 #include <algorithm>
+#include <bit>
 #include <string>
 
 #include "base/error.h"
@@ -29,19 +30,57 @@ int64_t host_weight_bytes(const Model& model, const Weights& weights) {
   return bytes;
 }
 
-void require_device_memory(const Backend& backend, const Model& model, const Weights& weights, int64_t n_positions) {
+int64_t work_bytes(const Backend& backend, const Model& model, int64_t n_tokens) {
+  const int64_t operand = static_cast<int64_t>(dtype_size(backend.operand_dtype())), d = model.d_model;
+  // Steps grow by powers of two, and decoding sequences come on top of the given tokens (engine/buffers.cpp).
+  const int64_t rows = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(n_tokens) + 1));
+  // Bytes a token of the activations that engine/buffers.h lists; the largest of each kind over all layers.
+  int64_t attention = 0, ffn = 0, ring = 0, scratch = 0;
+  for (const Layer& layer : model.layers) {
+    int64_t here = 0, copies = 0;
+    if (const Gqa* gqa = std::get_if<Gqa>(&layer.attention)) {
+      here = (4 * (gqa->n_heads + 2 * gqa->n_kv_heads) + operand * gqa->n_heads) * gqa->d_head;
+    } else {
+      const Mla& mla = std::get<Mla>(layer.attention);
+      here = 4 * mla.n_heads * (mla.d_nope + 2 * mla.d_rope + mla.d_latent) + 4 * (mla.d_latent + mla.d_rope) +
+             operand * mla.n_heads * (mla.d_latent + mla.d_value) + (4 + operand) * mla.q_rank;
+      copies = operand * mla.n_heads * std::max(mla.d_nope, mla.d_latent);  // aligned copies of queries and latents
+    }
+    attention = std::max(attention, here);
+    if (const Moe* moe = layer.moe()) {
+      const int64_t k = moe->router.n_active, experts = moe->router.n_experts;
+      here = 9 * experts + 16 * k + 12 + k * (4 * d + operand * moe->d_ff) + (8 * d + operand * moe->d_ff_shared + 4);
+      copies = std::max(copies, operand * k * moe->d_ff) + 16 * k;  // and the tile map
+      ring += 8 * k;
+    } else {
+      here = operand * std::get<Dense>(layer.ffn).d_ff;
+    }
+    ffn = std::max(ffn, here);
+    scratch = std::max(scratch, copies);
+  }
+  const int64_t stream = 6 * 4 * d + 4 * operand * d;
+  constexpr int64_t ring_steps = 4;
+  // What the scheduler lets a step make at once, and one row where a row is larger.
+  const int64_t logits_row = 4 * model.n_vocab, logits = std::max<int64_t>(logits_row, int64_t{128} << 20);
+  constexpr int64_t fixed = int64_t{160} << 20;  // parts of split attention, sampling, a library's workspace
+  return rows * (stream + attention + ffn + scratch + ring_steps * ring) + 2 * std::min(logits, rows * logits_row) +
+         fixed;
+}
+
+void require_device_memory(const Backend& backend, const Model& model, const Weights& weights, int64_t n_positions,
+                           int64_t n_tokens) {
   const size_t free_bytes = backend.free_bytes();
   if (free_bytes == SIZE_MAX) return;
   const int64_t free = static_cast<int64_t>(free_bytes);
   const int64_t need = device_weight_bytes(backend, model, weights);
   const int64_t block = KvPool::block_bytes(model, backend.kv_dtype());
   const int64_t cache = KvPool::blocks_for(n_positions) * block;
-  const int64_t work = std::max<int64_t>(512 << 20, free / 50);  // activations, logits, library workspaces
+  const int64_t work = work_bytes(backend, model, n_tokens);
   if (need + cache + work <= free) return;
   std::string fits;
   if (need + work + block <= free) {
     fits = "; a cache of " + std::to_string((free - need - work) / block * KvPool::block_size) +
-           " positions would fit: fewer sequences at once (--batch) or shorter ones";
+           " positions would fit: fewer sequences at once (--batch), shorter ones, or fewer tokens a forward (--chunk)";
   } else {
     const int64_t outer = backend.matrix_bytes(weights.embed, false) +
                           (model.tied_embeddings ? 0 : backend.matrix_bytes(weights.lm_head, false));

@@ -12,7 +12,7 @@ namespace {
 
 // Room for the largest jobs and prefixes of a batch, but no more than there is.
 int64_t pool_blocks(Forward& forward, const std::vector<Job>& jobs, const RunPlan& plan, const RunOptions& options) {
-  const Room room = affordable_room(forward, options.max_kv_blocks);
+  const Room room = affordable_room(forward, options.max_kv_blocks, options.chunk);
   int64_t longest = 0;
   for (const Job& job : jobs) longest = std::max(longest, job_blocks(job, 0));
   if (room.blocks < longest)

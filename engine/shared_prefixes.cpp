@@ -4,6 +4,8 @@
 #include <numeric>
 #include <utility>
 
+#include "engine/device_weights.h"
+
 namespace signalbox::engine {
 
 namespace {
@@ -29,12 +31,14 @@ int64_t planned_blocks(const std::vector<Job>& jobs, const RunPlan& plan, int64_
   return sum_of_largest(std::move(of_jobs), batch) + sum_of_largest(std::move(of_prefixes), 2 * batch);  // and parents
 }
 
-Room affordable_room(Forward& forward, int64_t max_blocks) {
+Room affordable_room(Forward& forward, int64_t max_blocks, int64_t n_tokens) {
   Room room = {max_blocks, "KV cache"};
-  const size_t free = forward.backend().free_bytes();
-  if (free == SIZE_MAX) return room;
+  const size_t free_bytes = forward.backend().free_bytes();
+  if (free_bytes == SIZE_MAX) return room;
+  const int64_t free = static_cast<int64_t>(free_bytes);
+  const int64_t work = std::max(free / 5, work_bytes(forward.backend(), forward.model(), n_tokens));
   const int64_t of_device =
-      static_cast<int64_t>(free / 10 * 8) / KvPool::block_bytes(forward.model(), forward.backend().kv_dtype());
+      std::max<int64_t>(0, free - work) / KvPool::block_bytes(forward.model(), forward.backend().kv_dtype());
   if (of_device < room.blocks) room = {of_device, forward.backend().name() + " memory"};
   return room;
 }

@@ -17,12 +17,13 @@ int64_t job_blocks(const Job& job, int64_t n_shared);
 // Blocks for a batch of the largest jobs and their prefixes.
 int64_t planned_blocks(const std::vector<Job>& jobs, const RunPlan& plan, int64_t batch);
 
-// Blocks that there is room for beside what a forward works in, but no more than max_blocks.
+// Blocks that there is room for beside what a forward of `n_tokens` tokens works in (a fifth of what is free at least),
+// but no more than max_blocks.
 struct Room {
   int64_t blocks = 0;
   std::string where;  // what is short, for messages: "KV cache" or the device's memory
 };
-Room affordable_room(Forward& forward, int64_t max_blocks);
+Room affordable_room(Forward& forward, int64_t max_blocks, int64_t n_tokens);
 
 // A shared prefix of one group of jobs, from its plan to the end of the last job that starts from it.
 struct PrefixState {

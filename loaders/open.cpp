@@ -81,10 +81,11 @@ Session open_session(const std::string& model, const OpenOptions& options) {
   Session session;
   session.backend = open_backend(options);
   session.numerics = options.numerics;
+  session.options.chunk = options.chunk > 0 ? options.chunk : default_chunk(*session.backend);
   LoadedModel loaded = load_model(resolve_model(model, options.builtin));
   if (options.on_model) options.on_model(probe_shape(loaded.model));
   if (!session.backend->shares_host_memory()) {
-    require_device_memory(*session.backend, loaded.model, loaded.weights, KvPool::block_size);
+    require_device_memory(*session.backend, loaded.model, loaded.weights, KvPool::block_size, session.options.chunk);
     const int64_t total = host_weight_bytes(loaded.model, loaded.weights);
     loaded.weights = upload_weights(*session.backend, loaded.model, loaded.weights, [&](int64_t done) {
       if (options.on_upload) options.on_upload(done, total);

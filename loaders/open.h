@@ -25,6 +25,7 @@ struct OpenOptions {
   int threads = 0;                            // of the CPU; 0: all
   std::string isa = "auto";                   // of the CPU
   std::string numerics = "fast";              // or "invariant"
+  int64_t chunk = 0;                          // given tokens a forward; 0: what suits the device (default_chunk)
   std::shared_ptr<const ModelFiles> builtin;  // what the name "builtin" leads to; null: nowhere
   // Called with what the model is, before its weights go anywhere: the place to refuse what it cannot do. May be empty.
   std::function<void(const ModelShape& shape)> on_model;

@@ -1,10 +1,12 @@
 #include "kernels/cuda/cublas.h"
+#include "kernels/dense_library.h"
 
 #if __has_include(<cublas_v2.h>)
 #define SIGNALBOX_CUBLAS 1
 #include <cublas_v2.h>
 #include <dlfcn.h>
 
+#include <atomic>
 #include <map>
 #include <mutex>
 #endif
@@ -31,6 +33,7 @@ struct Library {
   decltype(&cublasSetStream_v2) set_stream = nullptr;
   decltype(&cublasSetWorkspace_v2) set_workspace = nullptr;
   Gemm gemm = nullptr;
+  decltype(&cublasGetProperty) property = nullptr;
   bool loaded() const { return create && set_stream && set_workspace && gemm; }
 
   Library() {
@@ -44,6 +47,7 @@ struct Library {
     set_stream = reinterpret_cast<decltype(set_stream)>(dlsym(library, "cublasSetStream_v2"));
     set_workspace = reinterpret_cast<decltype(set_workspace)>(dlsym(library, "cublasSetWorkspace_v2"));
     gemm = reinterpret_cast<decltype(gemm)>(dlsym(library, "cublasGemmEx"));
+    property = reinterpret_cast<decltype(property)>(dlsym(library, "cublasGetProperty"));
   }
 };
 
@@ -59,6 +63,7 @@ struct Handle {
   void* workspace = nullptr;
 };
 std::mutex handles_mutex;
+std::atomic<uint64_t> n_products = 0;
 std::map<int, Handle> handles;  // by device
 
 // Null: there is none, and, while `stream` is being captured, none can be made.
@@ -107,7 +112,9 @@ bool cublas_matmul(Stream stream, Tensor out, Tensor x, const Matrix& w, bool ac
                      static_cast<int>(w.cols), &one, w.data, CUDA_R_16BF, static_cast<int>(w.row_stride), x.data,
                      CUDA_R_16BF, static_cast<int>(x.stride), accumulate ? &one : &zero, out.data, CUDA_R_32F,
                      static_cast<int>(out.stride), CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT);
-  return status == CUBLAS_STATUS_SUCCESS;
+  if (status != CUBLAS_STATUS_SUCCESS) return false;
+  ++n_products;
+  return true;
 }
 
 #else
@@ -118,3 +125,32 @@ bool cublas_matmul(Stream, Tensor, Tensor, const Matrix&, bool) { return false; 
 #endif
 
 }  // namespace signalbox::kernels::DEVICE_SPACE
+
+namespace signalbox::kernels {
+
+DenseLibrary dense_library() {
+  DenseLibrary facts;
+#if defined(SIGNALBOX_CUBLAS)
+  const auto& library = cuda::library();
+  Dl_info info;
+  if (!library.loaded() || !dladdr(reinterpret_cast<const void*>(library.gemm), &info)) return facts;
+  facts.file = info.dli_fname;
+  for (const auto part : {MAJOR_VERSION, MINOR_VERSION, PATCH_LEVEL}) {
+    int value = 0;
+    if (!library.property || library.property(part, &value) != CUBLAS_STATUS_SUCCESS) continue;
+    if (!facts.version.empty()) facts.version.push_back('.');
+    facts.version.append(std::to_string(value));
+  }
+#endif
+  return facts;
+}
+
+uint64_t dense_library_products() {
+#if defined(SIGNALBOX_CUBLAS)
+  return cuda::n_products;
+#else
+  return 0;
+#endif
+}
+
+}  // namespace signalbox::kernels

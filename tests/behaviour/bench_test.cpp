@@ -113,12 +113,12 @@ void check_ops(Backend& backend, const OpBenchOptions& options) {
     CHECK(speed.gbytes() == doctest::Approx(speed.bytes / speed.seconds * 1e-9));
   });
   for (const char* op :
-       {"matmul q",         "matmul o",      "matmul kv_a",    "matmul lm_head",     "gated_hidden shared",
-        "mla_absorb",       "mla_expand",    "route",          "route recorded",     "route ban",
-        "route ban random", "moe layer",     "experts_hidden", "experts_out",        "combine",
-        "attention gqa",    "attention mla", "rmsnorm",        "add_rmsnorm",        "prepare_heads",
-        "prepare_latent",   "sample greedy", "sample",         "sample top_k top_p", "log_probs",
-        "compare_logits"}) {
+       {"matmul q",         "matmul o",         "matmul kv_a",    "matmul lm_head",     "gated_hidden shared",
+        "mla_absorb",       "mla_expand",       "route",          "route recorded",     "route ban",
+        "route ban random", "moe layer",        "experts_hidden", "experts_out",        "combine",
+        "attention gqa",    "attention mla",    "rmsnorm",        "add_rmsnorm",        "prepare_heads",
+        "prepare_latent",   "sample greedy",    "sample",         "sample top_k top_p", "log_probs",
+        "compare_logits",   "attention_pattern"}) {
     CAPTURE(op);
     CHECK(ops.contains(op));
   }

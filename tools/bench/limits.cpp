@@ -8,6 +8,7 @@
 
 #include "base/thread_pool.h"
 #include "kernels/cpu/isa.h"
+#include "kernels/dense_library.h"
 #include "tools/bench/random_memory.h"
 
 namespace signalbox::tools {
@@ -86,6 +87,7 @@ MachineLimits measure_device_limits(Backend& backend, const LimitOptions& option
     host.dtype = DType::bf16;
     host.rows = host.cols = host.row_stride = n;
     const Backend::Uploaded w = backend.upload_matrix(host, false);
+    const uint64_t before = dense_library_products();
     const double seconds =
         timer
             .measure(1,
@@ -96,8 +98,18 @@ MachineLimits measure_device_limits(Backend& backend, const LimitOptions& option
             .seconds;
     limits.gflops = 2e-9 * std::pow(static_cast<double>(n), 3) / seconds;
     limits.gflops_measured = "bf16 product of " + std::to_string(n) + "^3";
+    limits.own_kernel = dense_library_products() == before;
+    limits.gflops_measured += limits.own_kernel ? " by our own kernel: no cuBLAS" : " by cuBLAS";
   }
   return limits;
+}
+
+json::Value cublas_json() {
+  const DenseLibrary found = dense_library();
+  if (found.file.empty()) return json::Value("not found");
+  json::Value facts = json::Value::object();
+  facts.set("file", found.file).set("version", found.version);
+  return facts;
 }
 
 void set_limits(json::Value& object, const MachineLimits& limits) {
@@ -105,6 +117,7 @@ void set_limits(json::Value& object, const MachineLimits& limits) {
       .set("memory_measured", limits.gbytes_measured)
       .set("compute_gflops", limits.gflops)
       .set("compute_measured", limits.gflops_measured);
+  if (limits.device) object.set("compute_limit_of_own_kernel", limits.own_kernel).set("cublas", cublas_json());
   if (!limits.device) object.set("read_gbytes_per_second", limits.gbytes).set("fma_gflops", limits.gflops);
 }
 

@@ -16,6 +16,8 @@ struct MachineLimits {
   std::string gbytes_measured;  // by what: "read", "copy, bytes read and written"
   std::string gflops_measured;
   bool device = false;  // not the CPU
+  // The product was made by the project's own kernel, so that shares of it say nothing of the device.
+  bool own_kernel = false;
 
   // The least time that so much work can take: neither limit can be passed.
   double least_seconds(double flops, double bytes) const;
@@ -31,6 +33,9 @@ struct LimitOptions {
 MachineLimits measure_cpu_limits(const CpuOptions& cpu, const LimitOptions& options);
 // A device: a copy within its memory, and a large bf16 product by the backend's own matmul.
 MachineLimits measure_device_limits(Backend& backend, const LimitOptions& options);
+
+// cuBLAS as it was loaded: {"file", "version"}, or "not found".
+json::Value cublas_json();
 
 // Adds the limits to a JSON object, under their own names on the CPU as well (read_gbytes_per_second, fma_gflops).
 void set_limits(json::Value& object, const MachineLimits& limits);

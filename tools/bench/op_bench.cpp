@@ -341,6 +341,37 @@ class OpBench {
             });
   }
 
+  // The softmax of attention written out, as recording attn.pattern asks for it.
+  void pattern(AttentionParams params, int64_t n_tokens, int64_t n_keys) {
+    DeviceData data(backend_, activations_);
+    const int64_t key_width = params.n_kv_heads * params.d_key, width = params.n_heads * n_keys;
+    const Contexts made = contexts(data, 1, n_keys, n_keys, key_width, 0);
+    const Tensor q = data.floats(n_tokens, params.n_heads * params.d_key), out = data.floats(n_tokens, width, false);
+    BatchView batch;
+    batch.n_tokens = n_tokens;
+    batch.positions = data.list(counted(n_tokens, n_keys - n_tokens));
+    batch.sequences = data.list(std::vector<int32_t>(static_cast<size_t>(n_tokens), 0));
+    batch.block_tables = made.tables;
+    batch.max_blocks = made.blocks;
+    batch.block_size = KvPool::block_size;
+    batch.max_keys = n_keys;
+    if (params.sinks) params.sinks = data.floats(1, params.n_heads).data;
+    double pairs = 0;
+    for (int64_t t = 0; t < n_tokens; ++t) {
+      const int64_t seen = n_keys - n_tokens + t + 1;
+      pairs += static_cast<double>(params.window > 0 ? std::min(seen, params.window) : seen);
+    }
+    const std::string sizes = sizes_text({{"tokens", n_tokens},
+                                          {"keys", n_keys},
+                                          {"heads", params.n_heads},
+                                          {"kv_heads", params.n_kv_heads},
+                                          {"d_key", params.d_key}});
+    const double kv_element = static_cast<double>(dtype_size(backend_.kv_dtype()));
+    measure("attention_pattern", sizes, n_tokens, 2 * pairs * static_cast<double>(params.n_heads * params.d_key),
+            kv_element * product(n_keys, key_width) + 4 * product(n_tokens, q.cols) + 4 * product(n_tokens, width), 1,
+            [&](int64_t) { backend_.attention_pattern(out, q, made.cache, batch, params); });
+  }
+
   void attention(const BenchShape& shape) {
     // Every kind of attention that the model's layers have, once.
     std::set<std::pair<int64_t, bool>> done;
@@ -364,6 +395,10 @@ class OpBench {
       for (const int64_t keys : options_.contexts)
         for (const int64_t sequences : options_.sequences) attend(name, params, !gqa, sequences, 1, keys);
       for (const auto& [tokens, keys] : options_.prompts) attend(name, params, !gqa, 1, tokens, keys);
+      // One token, and a prompt whose pattern is no larger than a quarter of a gigabyte.
+      pattern(params, 1, options_.contexts.front());
+      const int64_t prompt = std::min<int64_t>(512, options_.prompts.empty() ? 1 : options_.prompts.front().first);
+      if (prompt > 1) pattern(params, prompt, prompt);
     }
   }
 

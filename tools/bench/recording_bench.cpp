@@ -14,7 +14,7 @@ namespace {
 
 // A device captures a step while it is repeated, and keeps routes on their way beside later steps: so many steps go
 // before the timed ones, and the timed ones take at least so long together.
-constexpr int warm_runs = 6;
+constexpr int warm_runs = 6, warm_prefills = 1;  // a prefill is never captured, and what it records is large
 constexpr double least_seconds = 0.02;
 constexpr int64_t most_steps = 64;
 
@@ -51,7 +51,7 @@ class Renumbered : public ProbeSink {
 
 }  // namespace
 
-PairedCosts RecordingBench::measure(const std::function<void(ProbeSink*)>& work,
+PairedCosts RecordingBench::measure(int n_warm, const std::function<void(ProbeSink*)>& work,
                                     const std::function<bool(int64_t, double)>& go_on) {
   const bool device = !forward_.backend().shares_host_memory();
   int64_t steps = 1;
@@ -62,7 +62,7 @@ PairedCosts RecordingBench::measure(const std::function<void(ProbeSink*)>& work,
     std::unique_ptr<Renumbered> sink;
     if (trace) sink = std::make_unique<Renumbered>(*trace);
     if (device) {
-      for (int i = 0; i < warm_runs; ++i) work(sink.get());
+      for (int i = 0; i < n_warm; ++i) work(sink.get());
       if (sink) forward_.flush(*sink);
     }
     const double start = now();
@@ -94,6 +94,7 @@ PairedCosts RecordingBench::prefill(const std::vector<int32_t>& prompt, int64_t 
   KvPool pool(forward_.backend(), forward_.model(), KvPool::blocks_for(static_cast<int64_t>(prompt.size())));
   SequenceCache kv(pool);
   return measure(
+      warm_prefills,
       [&](ProbeSink* sink) {
         kv.rewind(0);
         read_prompt(kv, prompt, chunk, sink);
@@ -112,6 +113,7 @@ PairedCosts RecordingBench::decode(const std::vector<std::vector<int32_t>>& prom
     read_prompt(sequences.back(), prompt, chunk, nullptr);
   }
   return measure(
+      warm_runs,
       [&](ProbeSink* sink) {
         Batch batch;
         for (size_t s = 0; s < sequences.size(); ++s) {

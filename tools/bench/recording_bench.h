@@ -32,8 +32,9 @@ class RecordingBench {
                      const std::function<bool(int64_t, double)>& go_on);
 
  private:
-  // Times work(sink) with each way of recording in turn.
-  PairedCosts measure(const std::function<void(ProbeSink*)>& work, const std::function<bool(int64_t, double)>& go_on);
+  // Times work(sink) with each way of recording in turn; on a device n_warm times before, untimed.
+  PairedCosts measure(int n_warm, const std::function<void(ProbeSink*)>& work,
+                      const std::function<bool(int64_t, double)>& go_on);
   void read_prompt(SequenceCache& kv, const std::vector<int32_t>& prompt, int64_t chunk, ProbeSink* sink);
 
   Forward& forward_;

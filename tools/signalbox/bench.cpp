@@ -26,7 +26,7 @@ struct BenchOptions : CommonOptions {
   std::string shape;
   bool kernels = false;
   int64_t layers = 0, context = 0, n_prompt = 0, n_new = 0, trace_tokens = 0;
-  bool batch_given = false, chunk_given = false, quick = false;
+  bool batch_given = false, quick = false;
   int repeats = 3;
   double budget = 0;  // seconds; 0: as long as it takes
 };
@@ -302,7 +302,7 @@ int bench_model(const BenchOptions& options) {
   bench.n_new = options.n_new > 0 ? options.n_new : options.quick ? 16 : 64;
   bench.batches = {1};
   if (options.batch > 1) bench.batches.push_back(options.batch);
-  bench.chunk = options.chunk;
+  bench.chunk = session.options.chunk;
   bench.repeats = options.repeats;
   expect_positions(options, session.model, std::max(bench.prefill.front(), bench.context + bench.n_new));
   const MachineLimits limits = measure_limits(options, *session.backend);
@@ -372,7 +372,7 @@ int bench_shape_command(const BenchOptions& options) {
   } else {
     bench.batches = device ? std::vector<int64_t>{1, 8, 32} : std::vector<int64_t>{1, 8};
   }
-  bench.chunk = options.chunk_given ? options.chunk : device ? 0 : 512;
+  bench.chunk = options.chunk > 0 ? options.chunk : default_chunk(*session.backend);
   bench.repeats = options.repeats;
   bench.routed_tokens_most = device ? 4096 : bench.prefill.back();
   expect_positions(options, shape.model, std::max(bench.prefill.back(), bench.context + bench.n_new));
@@ -391,14 +391,14 @@ int bench_shape_command(const BenchOptions& options) {
   session.path = session.label = shape.name;
   session.numerics = options.numerics;
   session.options.batch = options.batch;
-  session.options.chunk = options.chunk;
+  session.options.chunk = bench.chunk;
   session.options.interrupted = &interrupted;
   session.model = shape.model;
   session.weights = random_weights(shape, memory);
   session.shape = probe_shape(shape.model);
   if (device) {
     const int64_t longest = std::max(bench.prefill.back(), bench.batches.back() * (bench.context + bench.n_new));
-    require_device_memory(*session.backend, shape.model, session.weights, longest);
+    require_device_memory(*session.backend, shape.model, session.weights, longest, bench.chunk);
   }
   const MachineLimits limits = measure_limits(options, *session.backend);
   json::Value upload;
@@ -529,9 +529,9 @@ int bench_command(int argc, char** argv) {
   auto* batch = app.add_option("--batch", options.batch, "sequences of the batched measurement")
                     ->check(in_range(1, 4096))
                     ->capture_default_str();
-  auto* chunk = app.add_option("--chunk", options.chunk, "given tokens a forward")
-                    ->check(in_range(1, 1 << 20))
-                    ->capture_default_str();
+  app.add_option("--chunk", options.chunk, "given tokens a forward")
+      ->check(in_range(1, 1 << 20))
+      ->default_str("512, on a GPU 4096");
   app.add_option("--prompt-tokens", options.n_prompt,
                  "given tokens of the prefill (256; with --shape 512, on a GPU 4096 too)")
       ->check(in_range(1, 1 << 20));
@@ -558,7 +558,6 @@ int bench_command(int argc, char** argv) {
     throw UsageError("--quick, --budget", "expected a model or a shape beside them, found --kernels");
   if (options.quick) options.repeats = 1;
   options.batch_given = batch->count() > 0;
-  options.chunk_given = chunk->count() > 0;
   catch_signals();
   if (options.kernels) return bench_kernels(options);
   if (!options.shape.empty()) return bench_shape_command(options);

@@ -2,6 +2,7 @@
 
 #include <memory>
 
+#include "tools/bench/limits.h"
 #include "tools/terminal/progress.h"
 
 namespace signalbox::tools {
@@ -37,7 +38,8 @@ json::Value work_info(const CommonOptions& options, const Session& session, int 
   info.set("argv", std::move(arguments)).set("model_path", session.path);
   if (!session.commit.empty()) info.set("model_commit", session.commit);
   info.set("compiler", __VERSION__).set("threads", options.threads);
-  return info.set("batch", options.batch).set("chunk", options.chunk);
+  if (!session.backend->shares_host_memory()) info.set("cublas", cublas_json());
+  return info.set("batch", options.batch).set("chunk", session.options.chunk);
 }
 
 }  // namespace signalbox::tools

@@ -41,7 +41,7 @@ void add_experiment_options(CLI::App& app, CommonOptions& o) {
       ->group("Prompts and batches");
   app.add_option("--chunk", o.chunk, "given tokens a forward")
       ->check(in_range(1, 1 << 20))
-      ->capture_default_str()
+      ->default_str("512, on a GPU 4096")
       ->group("Prompts and batches");
   app.add_option("--special", o.special,
                  "special tokens spelt out in prompts and messages: parse | template-only (they stay text)")

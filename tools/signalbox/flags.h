@@ -18,7 +18,7 @@ struct CommonOptions {
   std::string model;
   std::string device = "auto", isa = "auto", numerics = "fast";
   int threads = 0;
-  int64_t batch = 8, chunk = 512;
+  int64_t batch = 8, chunk = 0;  // chunk 0: what suits the device
   uint64_t seed = 0;
   bool json = false, quiet = false;
   std::string special = "parse";

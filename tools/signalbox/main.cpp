@@ -12,6 +12,7 @@
 #include "base/near_names.h"
 #include "kernels/backend.h"
 #include "kernels/cpu/isa.h"
+#include "tools/bench/limits.h"
 #include "tools/signalbox/commands.h"
 #include "tools/terminal/signals.h"
 
@@ -105,7 +106,8 @@ int print_version(bool as_json) {
       .set("backends", std::move(backends))
       .set("isas", built)
       .set("isas_of_this_machine", runnable)
-      .set("gpu_architectures", std::move(architectures));
+      .set("gpu_architectures", std::move(architectures))
+      .set("cublas", built_with_cuda() ? cublas_json() : json::Value());
   std::printf("%s\n", json::dump(version).c_str());
   return 0;
 }

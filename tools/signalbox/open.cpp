@@ -23,6 +23,7 @@ OpenOptions open_options(const CommonOptions& options) {
   open.threads = options.threads;
   open.isa = options.isa;
   open.numerics = options.numerics;
+  open.chunk = options.chunk;
   open.builtin = builtin_files();
   return open;
 }
@@ -54,7 +55,6 @@ Session open_session(const CommonOptions& options, const std::function<void(cons
   Session session = open_session(options.model, open);
   set_encoding(options, session.encode);
   session.options.batch = options.batch;
-  session.options.chunk = options.chunk;
   session.options.interrupted = &interrupted;
   return session;
 }
