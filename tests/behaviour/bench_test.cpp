@@ -126,7 +126,8 @@ void check_ops(Backend& backend, const OpBenchOptions& options) {
 
 }  // namespace
 
-TEST_CASE("bench: a model's figures and how they hang together") {
+TEST_CASE("bench: a model's figures and how they hang together" *
+          doctest::test_suite("repeats: forwards that other tests run, to time them")) {
   const Ran ran =
       bench("builtin --json --quiet --prompt-tokens 24 --new-tokens 4 --batch 2 --repeats 1 --threads 1 --device cpu");
   INFO(ran.err);
@@ -191,7 +192,8 @@ TEST_CASE("bench --quick: prefill and decode alone, and what is left out is name
   for (const json::Value& line : document.find("recording")->items()) CHECK(line.find("decode_cost")->is_null());
 }
 
-TEST_CASE("bench --budget: what does not fit is said") {
+TEST_CASE("bench --budget: what does not fit is said" *
+          doctest::test_suite("repeats: forwards that other tests run, to time them")) {
   // Measuring the limits takes longer than this.
   const std::string common = "builtin --budget 1 --quiet --prompt-tokens 24 --new-tokens 4 --batch 2 --device cpu ";
   const Ran json = bench(common + "--json");
