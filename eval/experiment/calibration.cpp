@@ -3,7 +3,6 @@
 #include <cmath>
 #include <map>
 #include <memory>
-#include <ranges>
 #include <tuple>
 
 #include "base/files.h"
@@ -48,14 +47,21 @@ bool rates_single_texts(const Scorer& scorer) {
   return scorer.needs == Needs::text && scorer.score && !scorer.tokens_only;
 }
 
+// Their names.
+std::vector<std::string> single_text_scores() {
+  std::vector<std::string> names;
+  for (const Scorer& scorer : scorers())
+    if (rates_single_texts(scorer)) names.emplace_back(scorer.name);
+  return names;
+}
+
 class Calibrator {
  public:
   explicit Calibrator(const CalibrationOptions& options) : options_(options), verdicts_(judges()) {
     scorer_ = judged() ? nullptr : find_scorer(options.score);
     if (judged()) return;
     if (!scorer_ || !rates_single_texts(*scorer_))
-      throw Error("--score", wrong_name("a score of a single text, or judge:NAME", options.score,
-                                        names_of(scorers() | std::views::filter(rates_single_texts), &Scorer::name),
+      throw Error("--score", wrong_name("a score of a single text, or judge:NAME", options.score, single_text_scores(),
                                         "docs/scores.md"));
   }
 

@@ -470,6 +470,7 @@ class Estimator {
 
   static size_t line_bytes(const Evaluation& evaluation, const PreparedRecord& record, int64_t tokens) {
     SampleLine line = line_of(evaluation, {0, 0, 0, 0}, record);
+    line.sample.edits = EditCounts{100 + tokens, tokens, 1000, 100};
     constexpr double some_number = -1.2345678901234567;
     if (evaluation.generates) {
       line.sample.tokens.assign(static_cast<size_t>(tokens), 1000);

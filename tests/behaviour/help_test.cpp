@@ -103,7 +103,7 @@ TEST_CASE("help: examples are command lines that can be meant") {
     for (std::string line : examples_of(run_words("help " + command).out)) {
       own += line.find("signalbox " + command.substr(0, command.find(' '))) != std::string::npos;
       if (command == "bench") line += " --device cuda:99";  // is refused before anything is measured
-      line = replaced(replaced(line, "signalbox ", test::binary() + " "), "/tmp/", scratch.path().string() + "/no/");
+      line = replaced(replaced(line, "/tmp/", scratch.path().string() + "/no/"), "signalbox ", test::binary() + " ");
       const Ran ran = in_folder(scratch.path(), line);
       CAPTURE(line);
       CAPTURE(ran.err);

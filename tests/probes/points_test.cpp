@@ -116,7 +116,7 @@ TEST_CASE("points: a glob that matches nothing is an error that names it") {
   auto message = [](const char* globs) { return error_of([&] { PointSet::parse(globs, sample_shape()); }); };
   CHECK(message("embed,layer.9.*") ==
         "--points: expected a glob that matches a probe point of this model, found \"layer.9.*\" (embed, resid_in, "
-        "attn.q, attn.k, attn.v, attn.pattern, attn.z, attn.out, resid_mid, router.in, ... and 16 more: signalbox "
+        "attn.q, attn.k, attn.v, attn.pattern, attn.z, attn.out, resid_mid, router.in, ... and 19 more: signalbox "
         "inspect MODEL --points lists them)");
   CHECK(
       message("router.group_margin") ==

@@ -57,7 +57,7 @@ TEST_CASE("experts are refused on the prompts that chose them: renamed, as token
   write_file(dir / "tokens.jsonl", tokens);
 
   run("trace builtin --input " + path("prompts.jsonl") + " --out " + path("t") + " --quiet");
-  run("analyze " + path("t") + " --contrast A:B --resamples 20 --marker-token 1 --quiet");
+  run("analyze " + path("t") + " --contrast A:B --resamples 20 --marker-token 1 --tables none --quiet");
   const json::Value summary = read_json(dir / "t/analysis/summary.json");
   std::string expected;
   for (int i = 0; i < 4; ++i) expected += (i ? "," : "[") + ("\"" + eval::prompt_hash(question(i)) + "\"");

@@ -92,11 +92,9 @@ TEST_CASE("split: the key must be there, and every value be used") {
   CHECK(split_error(", 'split': {'key': 'n', 'test': 'b'}", {a + ", 'n': 1"}) ==
         "D.jsonl:1: n: expected a string, found 1");
   CHECK(split_error(three, {a, b}) ==
-        "S.json: split.tune: expected a value of the records' \"split\" (\"a\", \"b\"), found \"c\"");
-  CHECK(split_error(both, {a}) ==
-        "S.json: split.test: expected a value of the records' \"split\" (\"a\"), found \"b\"");
-  CHECK(split_error(both, {b}) ==
-        "S.json: split.detect: expected a value of the records' \"split\" (\"b\"), found \"a\"");
+        "S.json: split.tune: expected a value of the records' \"split\" (a, b), found \"c\"");
+  CHECK(split_error(both, {a}) == "S.json: split.test: expected a value of the records' \"split\" (a), found \"b\"");
+  CHECK(split_error(both, {b}) == "S.json: split.detect: expected a value of the records' \"split\" (b), found \"a\"");
 }
 
 TEST_CASE("split: one example may not serve two purposes") {
