@@ -272,11 +272,12 @@ TEST_CASE("expert shares: of generated tokens, at any batch and chunk, beside jo
       tokens.insert(tokens.end(), made.begin(), made.end());
     }
     const auto& found = base.points.at(sample);
-    for (const auto& [name, values] : found) {
-      const auto& again = other.points.at(sample).at(name).data;
+    for (const auto& point : found) {
+      const std::string& name = point.first;
+      const auto &values = point.second.data, &again = other.points.at(sample).at(name).data;
       CAPTURE(name);
-      REQUIRE(again.size() == values.data.size());
-      CHECK(std::memcmp(again.data(), values.data.data(), again.size() * sizeof(float)) == 0);
+      REQUIRE(again.size() == values.size());
+      CHECK(std::memcmp(again.data(), values.data(), again.size() * sizeof(float)) == 0);
     }
     const Doubles divisors = lens.divisors(found.at(at_layer(shape.n_layers() - 1, "resid_out")).data);
     Doubles reader(d);
