@@ -13,8 +13,6 @@ namespace signalbox::eval {
 
 namespace {
 
-constexpr int64_t block_rows = 4096;  // of a trace at once, so that memory does not grow with the samples
-
 enum class Side : uint8_t { none, a, b };
 
 Side side_of(const TraceRecord& record, const ContrastOptions& options) {

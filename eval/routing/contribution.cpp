@@ -10,8 +10,6 @@ namespace signalbox::eval {
 
 namespace {
 
-constexpr int64_t contribution_rows = 4096;
-
 // Sums of one domain, by row of the table.
 struct GivenSums {
   explicit GivenSums(size_t n_rows) : n(n_rows, 0) {
@@ -53,44 +51,40 @@ std::vector<ExpertContribution> contribution_table(const TraceSet& set, const To
   names.insert(names.begin(), std::string());
   std::vector<GivenSums> tallies(names.size(), GivenSums(set.n_rows()));
   const int64_t n_layers = static_cast<int64_t>(set.layers().size());
-  for (const TraceSample& sample : set.samples()) {
+  const auto take = [&](const TraceSample& sample, TraceReader::Rows rows, const std::vector<uint8_t>& counted) {
     const TraceReader& trace = set.trace(sample.trace);
     const std::string& domain = set.records()[sample.record].domain;
     std::vector<GivenSums*> mine = {&tallies[0]};
     if (!domain.empty())
       mine.push_back(&tallies[static_cast<size_t>(std::find(names.begin() + 1, names.end(), domain) - names.begin())]);
-    const TraceReader::Rows all = trace.rows(sample.index);
     const int64_t n_slots = trace.n_slots();
-    for (int64_t begin = all.begin; begin < all.end; begin += contribution_rows) {
-      const TraceReader::Rows rows{begin, std::min(begin + contribution_rows, all.end)};
-      const std::vector<uint8_t> counted = counted_tokens(trace, rows, filter);
-      const std::vector<int32_t> ids = trace.ids(rows);
-      const ContributionRows values(trace, rows, recorded);
-      for (int64_t t = 0; t < rows.size(); ++t) {
-        if (!counted[static_cast<size_t>(t)]) continue;
-        for (GivenSums* tally : mine) ++tally->tokens;
-        const auto row_of = [&](int64_t slot) {
-          const int64_t layer = slot / n_slots - t * n_layers;
-          return static_cast<size_t>(layer * set.n_experts() + ids[static_cast<size_t>(slot)]);
-        };
-        const int64_t first = t * n_layers * n_slots, last = first + n_layers * n_slots;
-        for (int64_t slot = first; slot < last; ++slot)
-          if (ids[static_cast<size_t>(slot)] >= 0)
-            for (GivenSums* tally : mine) ++tally->n[row_of(slot)];
-        for (const Contribution which : recorded) {
-          if (!values.defined(which, t)) continue;
-          const auto at = static_cast<size_t>(which);
-          for (int64_t slot = first; slot < last; ++slot) {
-            if (ids[static_cast<size_t>(slot)] < 0) continue;
-            for (GivenSums* tally : mine) {
-              tally->sums[at][row_of(slot)] += values.value(which, slot);
-              ++tally->counts[at][row_of(slot)];
-            }
+    const std::vector<int32_t> ids = trace.ids(rows);
+    const ContributionRows values(trace, rows, recorded);
+    for (int64_t t = 0; t < rows.size(); ++t) {
+      if (!counted[static_cast<size_t>(t)]) continue;
+      for (GivenSums* tally : mine) ++tally->tokens;
+      const auto row_of = [&](int64_t slot) {
+        const int64_t layer = slot / n_slots - t * n_layers;
+        return static_cast<size_t>(layer * set.n_experts() + ids[static_cast<size_t>(slot)]);
+      };
+      const int64_t first = t * n_layers * n_slots, last = first + n_layers * n_slots;
+      for (int64_t slot = first; slot < last; ++slot)
+        if (ids[static_cast<size_t>(slot)] >= 0)
+          for (GivenSums* tally : mine) ++tally->n[row_of(slot)];
+      for (const Contribution which : recorded) {
+        if (!values.defined(which, t)) continue;
+        const auto at = static_cast<size_t>(which);
+        for (int64_t slot = first; slot < last; ++slot) {
+          if (ids[static_cast<size_t>(slot)] < 0) continue;
+          for (GivenSums* tally : mine) {
+            tally->sums[at][row_of(slot)] += values.value(which, slot);
+            ++tally->counts[at][row_of(slot)];
           }
         }
       }
     }
-  }
+  };
+  for_each_block(set, filter, take);
   for (size_t domain = 0; domain < names.size(); ++domain) {
     const GivenSums& tally = tallies[domain];
     if (tally.tokens == 0) continue;

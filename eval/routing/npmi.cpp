@@ -11,8 +11,6 @@ namespace signalbox::eval {
 
 namespace {
 
-constexpr int64_t block_rows = 4096;
-
 // [rows] 1 at marker tokens.
 std::vector<uint8_t> marked_tokens(const TraceReader& trace, TraceReader::Rows rows, const Marker& marker) {
   if (!marker.token) return counted_tokens(trace, rows, {marker.span, Phase::all});
@@ -40,30 +38,26 @@ std::vector<MarkerAssociation> marker_associations(const TraceSet& set, const Ma
   const int64_t n_layers = static_cast<int64_t>(set.layers().size()), n_experts = set.n_experts();
   std::vector<int64_t> selected(set.n_rows(), 0), at_markers(set.n_rows(), 0);
   int64_t n_tokens = 0, n_markers = 0;
-  for (const TraceSample& sample : set.samples()) {
+  const auto take = [&](const TraceSample& sample, TraceReader::Rows rows, const std::vector<uint8_t>& counted) {
     const TraceReader& trace = set.trace(sample.trace);
-    const TraceReader::Rows all = trace.rows(sample.index);
     const int64_t n_slots = trace.n_slots();
-    for (int64_t begin = all.begin; begin < all.end; begin += block_rows) {
-      const TraceReader::Rows rows{begin, std::min(begin + block_rows, all.end)};
-      const std::vector<uint8_t> counted = counted_tokens(trace, rows, filter),
-                                 marked = marked_tokens(trace, rows, marker);
-      const std::vector<int32_t> ids = trace.ids(rows);
-      for (int64_t t = 0; t < rows.size(); ++t) {
-        if (!counted[static_cast<size_t>(t)]) continue;
-        const bool here = marked[static_cast<size_t>(t)];
-        ++n_tokens;
-        n_markers += here;
-        for (int64_t slot = t * n_layers * n_slots; slot < (t + 1) * n_layers * n_slots; ++slot) {
-          const int32_t expert = ids[static_cast<size_t>(slot)];
-          if (expert < 0) continue;
-          const size_t row = static_cast<size_t>((slot / n_slots - t * n_layers) * n_experts + expert);
-          ++selected[row];
-          at_markers[row] += here;
-        }
+    const std::vector<uint8_t> marked = marked_tokens(trace, rows, marker);
+    const std::vector<int32_t> ids = trace.ids(rows);
+    for (int64_t t = 0; t < rows.size(); ++t) {
+      if (!counted[static_cast<size_t>(t)]) continue;
+      const bool here = marked[static_cast<size_t>(t)];
+      ++n_tokens;
+      n_markers += here;
+      for (int64_t slot = t * n_layers * n_slots; slot < (t + 1) * n_layers * n_slots; ++slot) {
+        const int32_t expert = ids[static_cast<size_t>(slot)];
+        if (expert < 0) continue;
+        const size_t row = static_cast<size_t>((slot / n_slots - t * n_layers) * n_experts + expert);
+        ++selected[row];
+        at_markers[row] += here;
       }
     }
-  }
+  };
+  for_each_block(set, filter, take);
   if (n_markers == 0)
     throw Error(set.directory(0).string(),
                 "expected marker tokens (" +

@@ -178,6 +178,19 @@ std::vector<uint8_t> counted_tokens(const TraceReader& trace, TraceReader::Rows 
   return counted;
 }
 
+void for_each_block(
+    const TraceSet& set, const TokenFilter& filter,
+    const std::function<void(const TraceSample&, TraceReader::Rows, const std::vector<uint8_t>& counted)>& take) {
+  for (const TraceSample& sample : set.samples()) {
+    const TraceReader& trace = set.trace(sample.trace);
+    const TraceReader::Rows all = trace.rows(sample.index);
+    for (int64_t begin = all.begin; begin < all.end; begin += block_rows) {
+      const TraceReader::Rows rows{begin, std::min(begin + block_rows, all.end)};
+      take(sample, rows, counted_tokens(trace, rows, filter));
+    }
+  }
+}
+
 json::Value traces_summary(const TraceSet& set) {
   json::Value traces = json::Value::array();
   for (size_t t = 0; t < set.n_traces(); ++t) {

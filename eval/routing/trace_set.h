@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -74,6 +75,13 @@ class TraceSet {
 
 // [rows] 1 where the token counts. Throws Error when the trace does not know the span.
 std::vector<uint8_t> counted_tokens(const TraceReader& trace, TraceReader::Rows rows, const TokenFilter& filter);
+
+// Calls take(sample, rows, counted) for all rows of every sample, in order and in blocks, so that memory does not grow
+// with the samples; counted [rows] as of counted_tokens.
+void for_each_block(
+    const TraceSet& set, const TokenFilter& filter,
+    const std::function<void(const TraceSample&, TraceReader::Rows, const std::vector<uint8_t>& counted)>& take);
+inline constexpr int64_t block_rows = 4096;
 
 // For summaries, a member a trace: model, model_hash, edits, samples, tokens.
 json::Value traces_summary(const TraceSet& set);

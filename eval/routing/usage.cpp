@@ -10,8 +10,6 @@ namespace signalbox::eval {
 
 namespace {
 
-constexpr int64_t counted_rows = 4096;
-
 // Counts of one domain.
 struct Tally {
   int64_t tokens = 0;
@@ -29,35 +27,31 @@ std::vector<Usage> usage_table(const TraceSet& set, const TokenFilter& filter) {
   std::vector<Tally> tallies(
       names.size(), Tally{0, std::vector<int64_t>(set.n_rows(), 0), std::vector<double>(set.n_rows(), no_weight)});
   const int64_t n_layers = static_cast<int64_t>(set.layers().size());
-  for (const TraceSample& sample : set.samples()) {
+  const auto take = [&](const TraceSample& sample, TraceReader::Rows rows, const std::vector<uint8_t>& counted) {
     const TraceReader& trace = set.trace(sample.trace);
     const std::string& domain = set.records()[sample.record].domain;
     std::vector<Tally*> mine = {&tallies[0]};
     if (!domain.empty())
       mine.push_back(&tallies[static_cast<size_t>(std::find(names.begin() + 1, names.end(), domain) - names.begin())]);
-    const TraceReader::Rows all = trace.rows(sample.index);
     const int64_t n_slots = trace.n_slots();
-    for (int64_t begin = all.begin; begin < all.end; begin += counted_rows) {
-      const TraceReader::Rows rows{begin, std::min(begin + counted_rows, all.end)};
-      const std::vector<uint8_t> counted = counted_tokens(trace, rows, filter);
-      const std::vector<int32_t> ids = trace.ids(rows);
-      const std::vector<float> weights = weighted ? trace.weights(rows) : std::vector<float>();
-      for (int64_t t = 0; t < rows.size(); ++t) {
-        if (!counted[static_cast<size_t>(t)]) continue;
-        for (Tally* tally : mine) ++tally->tokens;
-        for (int64_t slot = t * n_layers * n_slots; slot < (t + 1) * n_layers * n_slots; ++slot) {
-          const int32_t expert = ids[static_cast<size_t>(slot)];
-          if (expert < 0) continue;
-          const int64_t layer = slot / n_slots - t * n_layers;
-          const size_t row = static_cast<size_t>(layer * set.n_experts() + expert);
-          for (Tally* tally : mine) {
-            ++tally->counts[row];
-            if (weighted) tally->weights[row] += weights[static_cast<size_t>(slot)];
-          }
+    const std::vector<int32_t> ids = trace.ids(rows);
+    const std::vector<float> weights = weighted ? trace.weights(rows) : std::vector<float>();
+    for (int64_t t = 0; t < rows.size(); ++t) {
+      if (!counted[static_cast<size_t>(t)]) continue;
+      for (Tally* tally : mine) ++tally->tokens;
+      for (int64_t slot = t * n_layers * n_slots; slot < (t + 1) * n_layers * n_slots; ++slot) {
+        const int32_t expert = ids[static_cast<size_t>(slot)];
+        if (expert < 0) continue;
+        const int64_t layer = slot / n_slots - t * n_layers;
+        const size_t row = static_cast<size_t>(layer * set.n_experts() + expert);
+        for (Tally* tally : mine) {
+          ++tally->counts[row];
+          if (weighted) tally->weights[row] += weights[static_cast<size_t>(slot)];
         }
       }
     }
-  }
+  };
+  for_each_block(set, filter, take);
   if (tallies[0].tokens == 0) throw Error(set.directory(0).string(), "expected tokens that count, found none");
   std::vector<Usage> out;
   for (size_t d = 0; d < names.size(); ++d) {
