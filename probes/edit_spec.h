@@ -29,6 +29,8 @@ struct LayerList {
 
   static LayerList parse(const json::Ref& text);
 };
+// "3-5,7" of ascending layers, as LayerList reads it.
+std::string layer_ranges(const std::vector<int32_t>& layers);
 
 // The key "experts".
 struct ExpertList {

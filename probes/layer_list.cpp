@@ -36,6 +36,18 @@ std::vector<int32_t> parse_experts(const json::Ref& list) {
 
 }  // namespace
 
+std::string layer_ranges(const std::vector<int32_t>& layers) {
+  std::string out;
+  for (size_t i = 0; i < layers.size();) {
+    size_t last = i;
+    while (last + 1 < layers.size() && layers[last + 1] == layers[last] + 1) ++last;
+    out += (out.empty() ? "" : ",") + std::to_string(layers[i]);
+    if (last > i) out += "-" + std::to_string(layers[last]);
+    i = last + 1;
+  }
+  return out;
+}
+
 LayerList LayerList::parse(const json::Ref& ref) {
   LayerList list;
   std::string_view text = ref.string();

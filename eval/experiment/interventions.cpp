@@ -12,19 +12,6 @@ namespace signalbox::eval {
 
 namespace {
 
-// "3-5,7" of ascending layers.
-std::string layer_ranges(const std::vector<int32_t>& layers) {
-  std::string text;
-  for (size_t i = 0; i < layers.size();) {
-    size_t end = i + 1;
-    while (end < layers.size() && layers[end] == layers[end - 1] + 1) ++end;
-    text += (text.empty() ? "" : ",") + std::to_string(layers[i]);
-    if (end - i > 1) text += "-" + std::to_string(layers[end - 1]);
-    i = end;
-  }
-  return (layers.size() == 1 ? "layer " : "layers ") + text;
-}
-
 // What the edit does; `experts` is "expert 5" or "8 experts", empty when it names none.
 std::string action_text(const EditSpec& spec, const std::string& experts) {
   const json::Value* policy = spec.ref.value().find("policy");
@@ -91,7 +78,8 @@ std::string describe_edit(const EditSpec& spec, const ModelShape& shape) {
   std::string text = action_text(spec, n_experts == 0   ? ""
                                        : n_experts == 1 ? "expert " + std::to_string(only)
                                                         : std::to_string(n_experts) + " experts");
-  if (!layers.empty() && (targets.by_expert || spec.layers_given)) text += " in " + layer_ranges(layers);
+  if (!layers.empty() && (targets.by_expert || spec.layers_given))
+    text += (layers.size() == 1 ? " in layer " : " in layers ") + layer_ranges(layers);
   text += tokens_text(spec.tokens);
   if (spec.weights != WeightPolicy::model) text += ", weights " + spec.ref.at("weights").string();
   return text;

@@ -8,6 +8,7 @@
 #include "base/text.h"
 #include "base/text_table.h"
 #include "loaders/families/family.h"
+#include "probes/edit_spec.h"
 #include "probes/points.h"
 #include "tools/signalbox/commands.h"
 #include "tools/signalbox/flags.h"

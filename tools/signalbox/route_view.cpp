@@ -6,6 +6,7 @@
 
 #include "base/display_width.h"
 #include "base/error.h"
+#include "probes/edit_spec.h"
 
 namespace signalbox::tools {
 
@@ -44,18 +45,6 @@ std::vector<Piece> pieces_of(const Job& job, const Result& result, const RouteVi
 }
 
 }  // namespace
-
-std::string layer_ranges(const std::vector<int32_t>& layers) {
-  std::string out;
-  for (size_t i = 0; i < layers.size();) {
-    size_t last = i;
-    while (last + 1 < layers.size() && layers[last + 1] == layers[last] + 1) ++last;
-    out += (out.empty() ? "" : ",") + std::to_string(layers[i]);
-    if (last > i) out += "-" + std::to_string(layers[last]);
-    i = last + 1;
-  }
-  return out;
-}
 
 void require_routers(const std::vector<int>& layers, const ModelShape& shape, const std::string& flag) {
   const std::vector<int32_t> known = shape.moe_layers();

@@ -15,9 +15,6 @@
 
 namespace signalbox::tools {
 
-// "1-4,6".
-std::string layer_ranges(const std::vector<int32_t>& layers);
-
 // Throws UsageError naming `flag`, and the layers that have one, for a layer without a router, or one named twice.
 void require_routers(const std::vector<int>& layers, const ModelShape& shape, const std::string& flag);
 
