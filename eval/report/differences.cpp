@@ -190,7 +190,8 @@ std::string baselines_of(const FindingsIndex& findings, const std::string& metri
   return "<p class=\"small\">Baseline: " + out + "</p>";
 }
 
-std::string metric_section(const FindingsIndex& findings, const std::string& metric) {
+// `comparisons`: of all metrics.
+std::string metric_section(const FindingsIndex& findings, const std::string& metric, FindingsTable comparisons) {
   std::string out = "<h3 id=\"metric-" + html_escape(metric) + "\">" + html_escape(metric) + "</h3>";
   if (const Scorer* scorer = find_scorer(metric))
     out += "<p class=\"note small\">" + html_escape(scorer->summary) + "</p>";
@@ -215,8 +216,6 @@ std::string metric_section(const FindingsIndex& findings, const std::string& met
   else
     out += "<p>No intervention changes it, under any condition: all differences are exactly 0.</p>";
   out += folded_table("numbers", rows, apart);
-  FindingsTable comparisons =
-      comparisons_by_condition(findings.run(), SIZE_MAX, "effects compared: other interventions, conditions, margins");
   std::erase_if(comparisons.rows, [&](const TableRow& row) { return row.group != metric; });
   if (!comparisons.rows.empty())
     out +=
@@ -246,7 +245,9 @@ std::string overview_section(const FindingsIndex& findings) {
 
 std::string differences_section(const FindingsIndex& findings) {
   std::string out = "<h2 id=\"differences\">What the interventions changed</h2>" + how_to_read(findings);
-  for (const std::string& metric : findings.metrics()) out += metric_section(findings, metric);
+  const FindingsTable comparisons =
+      comparisons_by_condition(findings.run(), SIZE_MAX, "effects compared: other interventions, conditions, margins");
+  for (const std::string& metric : findings.metrics()) out += metric_section(findings, metric, comparisons);
   return out;
 }
 

@@ -73,9 +73,9 @@ json::Value write_route_tables(const TraceSet& set, const std::vector<Usage>& us
     const PersistenceTables found = persistence_tables(set, routes);
     if (persists) write_persistence_csv(dir / "persistence.csv", found.experts);
     if (consists) write_consistency_csv(dir / "consistency.csv", found.layers);
-    for (const char* name : {"persistence", "consistency"})
-      if (std::string(name) == "persistence" ? persists : consists)
-        nulls.set(name, "tokens shuffled within samples; two-sided");
+    constexpr const char* shuffled = "tokens shuffled within samples; two-sided";
+    if (persists) nulls.set("persistence", shuffled);
+    if (consists) nulls.set("consistency", shuffled);
   }
   if (wanted("autocorrelation"))
     write_autocorrelation_csv(dir / "autocorrelation.csv", autocorrelations(set, routes, options.lags));
