@@ -2,6 +2,7 @@
 #pragma once
 #include <filesystem>
 #include <string>
+#include <vector>
 
 namespace signalbox::test {
 
@@ -37,6 +38,9 @@ class TemporaryDirectory {
 
 std::string read_file(const std::filesystem::path& file);
 void write_file(const std::filesystem::path& file, const std::string& text);
+
+// Its lines, without their ends (LF or CRLF).
+std::vector<std::string> lines_of(const std::string& text);
 
 // Runs `command` with /bin/sh; returns its exit code and what it printed.
 struct Ran {

@@ -16,18 +16,11 @@ using namespace signalbox::test;
 
 namespace {
 
-std::vector<std::string> lines_in(const std::string& text) {
-  std::vector<std::string> lines;
-  std::istringstream in(text);
-  for (std::string line; std::getline(in, line);) lines.push_back(line);
-  return lines;
-}
-
 std::string records_from(const std::string& file, const std::vector<std::pair<std::string, size_t>>& splits) {
   std::string text;
   for (const auto& [split, wanted] : splits) {
     size_t n = wanted;
-    for (const std::string& line : lines_in(read_file(test::source_dir() / "tools/builtin/heldout" / file)))
+    for (const std::string& line : lines_of(read_file(test::source_dir() / "tools/builtin/heldout" / file)))
       if (n > 0 && line.find("\"split\":\"" + split + "\"") != std::string::npos) {
         text += line + "\n";
         --n;
@@ -118,7 +111,7 @@ TEST_CASE("dry run: what is counted is what the run does, with experts that are 
       static_cast<int64_t>(json::parse(read_file(out / "metrics.json"), "m").find("interventions")->members().size()));
   CHECK(whole(stage_of(estimate, "baseline and main"), {"samples"}) +
             whole(stage_of(estimate, "controls and audit"), {"samples"}) ==
-        static_cast<int64_t>(lines_in(samples).size()));
+        static_cast<int64_t>(lines_of(samples).size()));
   CHECK(whole(stage_of(estimate, "tracing the baseline"), {"samples"}) == 12);
   CHECK(whole(stage_of(estimate, "detecting memory"), {"resamples"}) == 400);
   const json::Value& entries = *estimate.find("interventions");
@@ -145,7 +138,7 @@ TEST_CASE("dry run: what is counted is what the run does, with experts that are 
 
   // The same command would find all of it, and another is refused as the run refuses it.
   CHECK(whole(dry.estimate("--out " + out.string()), {"samples_kept"}) ==
-        static_cast<int64_t>(lines_in(samples).size()));
+        static_cast<int64_t>(lines_of(samples).size()));
   const Ran other = dry.run("--dry-run --quiet --limit 2 --out " + out.string());
   CHECK(other.code == 1);
   CHECK_MESSAGE(other.err.find("limit: was nothing, now 2") != std::string::npos, other.err);

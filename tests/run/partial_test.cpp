@@ -22,16 +22,6 @@ using namespace signalbox::test;
 
 namespace {
 
-std::vector<std::string> split_lines(const std::string& text) {
-  std::vector<std::string> lines;
-  std::istringstream in(text);
-  for (std::string line; std::getline(in, line);) {
-    if (line.ends_with('\r')) line.pop_back();  // of CSV
-    lines.push_back(line);
-  }
-  return lines;
-}
-
 constexpr size_t n_records = 20;
 
 // A run of a baseline, one main intervention and its two controls over 20 questions: 80 samples.
@@ -40,8 +30,8 @@ struct QuestionRun {
   fs::path spec = temporary / "spec.json";
   explicit QuestionRun(const std::string& more = "") {
     std::string data;
-    for (const std::string& line : split_lines(read_file(test::source_dir() / "tools/builtin/heldout/memory.jsonl")))
-      if (const size_t have = split_lines(data).size(); have < n_records) data += line + "\n";
+    for (const std::string& line : lines_of(read_file(test::source_dir() / "tools/builtin/heldout/memory.jsonl")))
+      if (const size_t have = lines_of(data).size(); have < n_records) data += line + "\n";
     write_file(temporary / "data.jsonl", data);
     write_file(spec, R"({"model": "builtin", "data": "data.jsonl", "generate": {"max_tokens": 8},
       "interventions": [{"name": "baseline"}, {"name": "off", "edits": [
@@ -107,7 +97,7 @@ TEST_CASE("a run that is not finished: what is done is compared, and marked as p
   const QuestionRun one;
   const fs::path whole = one.temporary / "whole", part = one.temporary / "part", copy = one.temporary / "copy";
   REQUIRE(one.run(whole).code == 0);
-  const std::vector<std::string> lines = split_lines(read_file(whole / "samples.jsonl"));
+  const std::vector<std::string> lines = lines_of(read_file(whole / "samples.jsonl"));
   REQUIRE(lines.size() == 80);
 
   // Of the baseline records 0 to 12, 15 and 17; of "off" records 3, 5, 13 and 17, of a control record 4.
@@ -125,7 +115,7 @@ TEST_CASE("a run that is not finished: what is done is compared, and marked as p
 
   const Ran csv = binary_with("report " + part.string() + " --table csv --all");
   REQUIRE_MESSAGE(csv.code == 0, csv.err);
-  const std::vector<std::string> rows = split_lines(csv.out);
+  const std::vector<std::string> rows = lines_of(csv.out);
   const auto cell = [&](const std::string& start, const std::string& column) {
     const auto cells = [](const std::string& row) {
       std::vector<std::string> out(1);
@@ -210,7 +200,7 @@ TEST_CASE("a run can be looked at while it goes on, and after kill -9") {
   const auto known = [&] {
     size_t n = 0;
     for (const char* file : {"samples.jsonl", "journal.jsonl"})
-      if (fs::exists(out / file)) n += split_lines(read_file(out / file)).size();
+      if (fs::exists(out / file)) n += lines_of(read_file(out / file)).size();
     return n;
   };
   while (known() < 12 && std::chrono::steady_clock::now() - started < std::chrono::seconds(60))
@@ -268,7 +258,7 @@ TEST_CASE("--limit: a run of its own, that says so everywhere") {
   REQUIRE_MESSAGE(limited.code == 0, limited.err);
   const std::string told = "limited: the first 3 records of each split and condition, 3 of 20 (--limit)";
   CHECK(limited.out.starts_with(told));
-  CHECK(split_lines(read_file(out / "records.jsonl")).size() == 3);
+  CHECK(lines_of(read_file(out / "records.jsonl")).size() == 3);
   CHECK(read_file(out / "table.md").starts_with("> " + told));
   CHECK(read_file(out / "table.csv").find("limit 3") != std::string::npos);
   CHECK(read_file(out / "report.html").find("<b>" + told) != std::string::npos);

@@ -19,13 +19,6 @@ namespace {
 
 const fs::path heldout = test::source_dir() / "tools/builtin/heldout";
 
-std::vector<std::string> lines_of(const std::string& text) {
-  std::vector<std::string> lines;
-  std::istringstream in(text);
-  for (std::string line; std::getline(in, line);) lines.push_back(line);
-  return lines;
-}
-
 // The first `n` records of a set that have the split.
 std::string some_records(const std::string& file, size_t n, const std::string& split = "test") {
   std::string text;

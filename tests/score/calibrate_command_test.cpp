@@ -13,13 +13,6 @@ namespace fs = std::filesystem;
 
 namespace {
 
-std::vector<std::string> lines_in(const std::string& text) {
-  std::vector<std::string> lines;
-  std::istringstream in(text);
-  for (std::string line; std::getline(in, line);) lines.push_back(line);
-  return lines;
-}
-
 struct Scratch {
   TemporaryDirectory dir;
   fs::path labels = dir / "labels.jsonl";
@@ -61,7 +54,7 @@ const std::string& small_run() {
   static const std::string out = [] {
     std::string data;
     for (const char* file : {"refuse.jsonl", "memory.jsonl"}) {
-      const auto lines = lines_in(read_file(source_dir() / "tools/builtin/heldout" / file));
+      const auto lines = lines_of(read_file(source_dir() / "tools/builtin/heldout" / file));
       data += lines.at(0) + "\n" + lines.at(1) + "\n";
     }
     write_file(dir / "data.jsonl", data);
@@ -128,7 +121,7 @@ TEST_CASE("judge calibrate: texts with labels, by a rule and by a judge of batch
 TEST_CASE("judge calibrate: the texts that were read, as docs/scores.md tells") {
   Scratch scratch;
   std::string misrouted;
-  for (const std::string& line : lines_in(read_file(source_dir() / "tests/score/refusals_read.jsonl")))
+  for (const std::string& line : lines_of(read_file(source_dir() / "tests/score/refusals_read.jsonl")))
     if (line.find("\"under\": \"misrouted\"") != std::string::npos) misrouted += line + "\n";
   write_file(scratch.labels, misrouted);
   const json::Value found = scratch.found("--score refused");
@@ -151,7 +144,7 @@ TEST_CASE("judge calibrate: the rates of a run, corrected by labels of its sampl
   std::string labels;
   std::vector<double> rest;
   int n = 0;
-  for (const std::string& line : lines_in(read_file(fs::path(run) / "samples.jsonl"))) {
+  for (const std::string& line : lines_of(read_file(fs::path(run) / "samples.jsonl"))) {
     json::Value sample = json::parse(line, "samples.jsonl");
     const double refused = sample.find("scores")->find("refused")->real();
     const bool baseline = sample.find("intervention")->string() == "baseline";
@@ -204,7 +197,7 @@ TEST_CASE("judge calibrate: what cannot be meant is refused with its place") {
   Scratch scratch;
   const std::string& run = small_run();
   const std::string one = R"({"text": "a", "label": true})";
-  const std::string own = lines_in(read_file(fs::path(run) / "samples.jsonl")).at(0);
+  const std::string own = lines_of(read_file(fs::path(run) / "samples.jsonl")).at(0);
   const std::string labelled = own.substr(0, own.size() - 1) + R"(,"label":true})";
   const std::string with_run = "--score refused --run " + run;
   CHECK(scratch.error(one, "--score length").starts_with("--score: expected a score of a single text"));
