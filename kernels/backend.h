@@ -18,6 +18,7 @@
 #include <string>
 
 #include "base/namespaces.h"
+#include "kernels/adjoint.h"
 #include "kernels/experts.h"
 #include "kernels/params.h"
 #include "kernels/router.h"
@@ -71,9 +72,8 @@ struct Product {
   Vector bias;
 };
 
-class Backend {
+class Backend : public AdjointOps {
  public:
-  virtual ~Backend() = default;
   virtual std::string name() const = 0;  // "cpu", "cuda:0"
   virtual std::string isa() const = 0;   // "avx512", "avx2", "scalar"; "sm_90"
   virtual int n_threads() const = 0;

@@ -22,6 +22,9 @@ constexpr Tolerance activation = {1e-7, 3e-6};
 constexpr Tolerance rmsnorm = {1e-30, 1e-6};
 // Scores carry a matmul's error times |score| into the exponent; then a weighted mean of values.
 constexpr Tolerance attention = {1e-6, 5e-6};
+// Sums of products one after the other, of up to a few hundred terms: each rounds the sum so far. Of attention the
+// terms carry a score's error in the exponent.
+constexpr Tolerance adjoint = {1e-6, 1e-5};
 // One rounding or two.
 constexpr Tolerance elementwise = {1e-30, 2.5e-7};
 // exp in vectors: under 2 ulp of 2^-23 relative; subnormal results round to a multiple of 2^-149.

@@ -76,7 +76,45 @@ class CpuBackend final : public Backend {
   void log_probs(double* out, Tensor logits, const int32_t* targets) override;
   void compare_logits(double* divergence, int32_t* same_top, Tensor logits, Tensor reference) override;
 
+  void matmul_adjoint(Tensor d_x, Tensor d_out, const Matrix& w, bool add) override;
+  void rmsnorm_adjoint(Tensor d_x, Tensor d_out, Tensor x, Vector weight, float eps, bool add) override;
+  void rope_adjoint(Tensor d_x, int64_t n_heads, int64_t first, const RopeTable& table,
+                    const int32_t* positions) override;
+  void clamp_adjoint(Tensor d_x, Tensor x, float limit) override;
+  void sigmoid_scale_adjoint(Tensor d_x, Tensor d_gate, Tensor x, Tensor gate) override;
+  void attention_adjoint(Tensor d_q, Tensor d_k, Tensor d_v, Tensor d_out, Tensor q, const KvCache& cache,
+                         const BatchView& batch, const AttentionParams& params) override;
+  void mla_absorb_adjoint(Tensor d_q, Tensor d_out, const Matrix& kv_b, int64_t n_heads, int64_t d_nope, int64_t d_rope,
+                          int64_t d_value) override;
+  void mla_expand_adjoint(Tensor d_latent, Tensor d_out, const Matrix& kv_b, int64_t n_heads, int64_t d_nope,
+                          int64_t d_value) override;
+  void gated_hidden_adjoint(Tensor d_x, Tensor d_hidden, Tensor x, const Matrix& gate, const Matrix& up,
+                            const Activation& activation, bool add) override;
+  void combine_adjoint(Tensor d_expert_out, float* d_weights, Tensor d_out, Tensor expert_out,
+                       const Route& route) override;
+  void experts_out_adjoint(Tensor d_hidden, Tensor d_out, const Route& route, int64_t n_tokens,
+                           const ExpertMatrices& experts) override;
+  void experts_hidden_adjoint(Tensor d_x, Tensor d_hidden, Tensor x, const Route& route, int64_t n_tokens,
+                              const ExpertMatrices& experts, const Activation& activation, bool add) override;
+  void route_adjoint(Tensor d_logits, const float* d_weights, const Route& route, Tensor logits, const Router& router,
+                     const float* selection_bias, const RouteBatch& batch) override;
+  void log_probs_adjoint(Tensor d_logits, Tensor logits, const int32_t* targets, const float* factors,
+                         bool add) override;
+  void compare_logits_adjoint(Tensor d_logits, Tensor logits, Tensor reference, const float* factors) override;
+
  private:
+  // A product with a matrix the other way round (adjoint.cpp): out (+)= x w for `n_rows` rows of w.
+  struct RowSum {
+    float* out;
+    int64_t out_stride;
+    const float* x;
+    int64_t x_stride, m;
+    const Matrix* w;
+    int64_t first_row, n_rows;
+    bool add;
+  };
+  void sum_rows(const std::vector<RowSum>& sums);
+
   // Calls f(first, last, thread) over ranges of 0 <= i < n, in one call where the whole work, in elements touched, is
   // too small to share.
   template <class F>

@@ -122,6 +122,40 @@ void count_edits(TokenEdits& to, const EditedToken& token, int64_t n_original) {
   to.added += static_cast<uint32_t>(std::max<int64_t>(0, n - n_original));
 }
 
+// Whether an edit acts on token t, whose unedited route stands in w; then w.token is what edits make of it.
+bool edit_scored(RouterWorkspace& w, int64_t t, const float* logits, float margin, const Router& router,
+                 const float* selection_bias, const RouteBatch& batch, uint8_t* banned) {
+  if (!batch.programs) return false;
+  const int32_t sequence = batch.sequences ? batch.sequences[t] : 0;
+  const uint8_t* active = batch.active ? batch.active + t * batch.n_edits : nullptr;
+  const RouterProgram& program = batch.programs[sequence];
+  const RouteMargins margins = {margin, asks_for_near_ties(program) ? near_tie(w.order, router, w.scored) : any_margin};
+  if (!program_acts(program, active, margins)) return false;
+  EditedToken& token = w.token;
+  token.logits = logits;
+  token.scored = &w.scored;
+  token.original_ids = w.original_ids.data();
+  token.original_weights = w.original_weights.data();
+  token.margins = margins;
+  token.position = batch.positions ? batch.positions[t] : 0;
+  token.layer = batch.layer;
+  token.record_hash = batch.record_hash ? batch.record_hash[sequence] : 0;
+  token.sample = batch.samples ? batch.samples[sequence] : 0;
+  token.active = active;
+  w.banned.assign(static_cast<size_t>(router.n_experts), 0);
+  token.banned = banned ? banned : w.banned.data();
+  apply_program(token, w, router, selection_bias, program);
+  return true;
+}
+
+// The unedited route of a row of logits, in w.
+void route_unedited(RouterWorkspace& w, const float* logits, const Router& router, const float* selection_bias) {
+  score_experts(w.scored, router, logits, selection_bias, nullptr);
+  rank_experts(w.original_ids, w.scored.values.data(), nullptr, router.n_experts, router.n_active);
+  w.original_weights.resize(static_cast<size_t>(router.n_active));
+  weigh_experts(w.original_weights.data(), router, w.scored, logits, w.original_ids.data(), router.n_active);
+}
+
 // Routes token t; throws RouteFault after having written the unedited route where edits cannot be applied.
 void route_token(const Route& out, int64_t t, const float* logits, const Router& router, const float* selection_bias,
                  const RouteBatch& batch, RouterWorkspace& w) {
@@ -136,10 +170,7 @@ void route_token(const Route& out, int64_t t, const float* logits, const Router&
     if (out.scores) std::fill_n(out.scores + t * n_experts, n_experts, 0.f);
     throw RouteFault{RouteFault::Kind::not_finite, 0, static_cast<int32_t>(t), -1, -1};
   }
-  score_experts(w.scored, router, logits, selection_bias, nullptr);
-  rank_experts(w.original_ids, w.scored.values.data(), nullptr, n_experts, k);
-  w.original_weights.resize(static_cast<size_t>(k));
-  weigh_experts(w.original_weights.data(), router, w.scored, logits, w.original_ids.data(), k);
+  route_unedited(w, logits, router, selection_bias);
   const float margin = route_margin(w.order, router, logits);
   if (out.margin) out.margin[t] = margin;
   if (out.group_margin) out.group_margin[t] = w.scored.group_margin;
@@ -147,26 +178,10 @@ void route_token(const Route& out, int64_t t, const float* logits, const Router&
   write_original(out, t, w.original_ids.data(), k);
   write_route(out, t, w.original_ids.data(), w.original_weights.data(), k);
 
-  const int32_t sequence = batch.sequences ? batch.sequences[t] : 0;
-  const uint8_t* active = batch.active ? batch.active + t * batch.n_edits : nullptr;
-  if (!batch.programs) return;
-  const RouterProgram& program = batch.programs[sequence];
-  const RouteMargins margins = {margin, asks_for_near_ties(program) ? near_tie(w.order, router, w.scored) : any_margin};
-  if (!program_acts(program, active, margins)) return;
-  EditedToken& token = w.token;
-  token.logits = logits;
-  token.scored = &w.scored;
-  token.original_ids = w.original_ids.data();
-  token.original_weights = w.original_weights.data();
-  token.margins = margins;
-  token.position = batch.positions ? batch.positions[t] : 0;
-  token.layer = batch.layer;
-  token.record_hash = batch.record_hash ? batch.record_hash[sequence] : 0;
-  token.sample = batch.samples ? batch.samples[sequence] : 0;
-  token.active = active;
-  w.banned.assign(static_cast<size_t>(n_experts), 0);
-  token.banned = out.banned ? out.banned + t * n_experts : w.banned.data();
-  apply_program(token, w, router, selection_bias, program);
+  if (!edit_scored(w, t, logits, margin, router, selection_bias, batch,
+                   out.banned ? out.banned + t * n_experts : nullptr))
+    return;
+  const EditedToken& token = w.token;
   if (static_cast<int64_t>(token.ids.size()) > out.n_slots) {
     throw Error("router", "expected at most " + std::to_string(out.n_slots) + " slots a token, found a route of " +
                               std::to_string(token.ids.size()));
@@ -226,6 +241,13 @@ void weigh_experts(float* weights, const Router& router, const Scored& scored, c
     }
   }
   for (int64_t i = 0; i < k; ++i) weights[i] *= router.scale;
+}
+
+bool edit_token(RouterWorkspace& w, int64_t t, const float* logits, const Router& router, const float* selection_bias,
+                const RouteBatch& batch) {
+  route_unedited(w, logits, router, selection_bias);
+  return edit_scored(w, t, logits, batch.programs ? route_margin(w.order, router, logits) : infinity, router,
+                     selection_bias, batch, nullptr);
 }
 
 namespace {

@@ -96,8 +96,9 @@ void Edits::edit_logits() {
         break;
       case EditOp::temperature:
         for (int64_t e = 0; e < n_experts(); ++e) z[e] /= step.value;
+        token.weighing.temperature *= step.value;
         break;
-      default: steer(z, step, first_steer, low, high);
+      default: steer(z, step, first_steer, low, high); token.weighing.steered = true;
     }
   });
   if (!edited) return;
@@ -333,11 +334,15 @@ void Edits::weigh() {
   token.weights.assign(static_cast<size_t>(n), 0.f);
   float* weights = token.weights.data();
   const WeightPolicy policy = last ? last->weights : WeightPolicy::model;
+  token.weighing.logits = logits;
+  token.weighing.scored = scored;
+  token.weighing.policy = policy;
+  token.weighing.recorded = policy == WeightPolicy::recorded && recorded;
   if (policy == WeightPolicy::keep_slot) {
     std::copy_n(token.original_weights, std::min(n, n_original), weights);
     return;
   }
-  if (policy == WeightPolicy::recorded && recorded) {
+  if (token.weighing.recorded) {
     std::copy_n(recorded, n, weights);
     return;
   }
@@ -363,6 +368,7 @@ void Edits::weigh() {
 // ---- stage 5: scales
 
 void Edits::scale() {
+  token.factors.assign(token.ids.size(), 1.f);
   for_steps(EditStage::scales, [&](const RouterStep& step) {
     token.acted = true;
     if (step.op == EditOp::scale_shared) {
@@ -370,7 +376,9 @@ void Edits::scale() {
       return;
     }
     for (size_t i = 0; i < token.ids.size(); ++i) {
-      if (std::binary_search(step.experts, step.experts + step.n_listed, token.ids[i])) token.weights[i] *= step.value;
+      if (!std::binary_search(step.experts, step.experts + step.n_listed, token.ids[i])) continue;
+      token.weights[i] *= step.value;
+      token.factors[i] *= step.value;
     }
   });
 }
@@ -381,6 +389,7 @@ void apply_program(EditedToken& token, RouterWorkspace& workspace, const Router&
                    const RouterProgram& program) {
   token.shared_scale = 1;
   token.acted = false;
+  token.weighing = {};
   Edits edits{token, workspace, router, selection_bias, program};
   edits.edit_logits();
   edits.select();

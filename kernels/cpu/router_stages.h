@@ -31,6 +31,16 @@ void rank_experts(std::vector<int32_t>& order, const float* values, const uint8_
 void weigh_experts(float* weights, const Router& router, const Scored& scored, const float* logits, const int32_t* ids,
                    int64_t k);
 
+// How the weights of a token came about, for whoever wants their gradient.
+struct Weighing {
+  const float* logits = nullptr;   // that they were made of
+  const Scored* scored = nullptr;  // of these
+  WeightPolicy policy = WeightPolicy::model;
+  bool recorded = false;  // they are those of a recording
+  bool steered = false;   // a steermoe edit has acted on `logits`
+  float temperature = 1;  // by which `logits` were divided
+};
+
 // A token's route and everything the edits of one layer need to know about it.
 struct EditedToken {
   // What the unedited router made of the token.
@@ -47,6 +57,8 @@ struct EditedToken {
   // Results.
   std::vector<int32_t> ids;
   std::vector<float> weights;
+  std::vector<float> factors;  // of each weight, by edits of stage 5
+  Weighing weighing;
   float shared_scale = 1;
   bool acted = false;         // some step of the program did
   uint8_t* banned = nullptr;  // [n_experts], zero on entry
@@ -64,5 +76,10 @@ struct RouterWorkspace {
 // Applies a program to a token. Throws RouteFault (kind, edit, expert) where the edits cannot be applied.
 void apply_program(EditedToken& token, RouterWorkspace& workspace, const Router& router, const float* selection_bias,
                    const RouterProgram& program);
+
+// Routes token t of the batch as the router does: w.scored, w.original_ids and w.original_weights, and where an edit
+// acts (the result) w.token. logits [n_experts]. Throws RouteFault where the edits cannot be applied.
+bool edit_token(RouterWorkspace& w, int64_t t, const float* logits, const Router& router, const float* selection_bias,
+                const RouteBatch& batch);
 
 }  // namespace signalbox::kernels::cpu
