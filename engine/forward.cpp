@@ -69,8 +69,18 @@ void Forward::record(const Batch& batch, ProbeSink* sink) {
 void Forward::enqueue(Tensor logits) {
   const layers::Pass pass{backend_, model_, weights_, max_slots_, step_, buffers_, writes_, recorder_};
   layers::Stream stream = layers::embed(pass);
-  for (int64_t l = 0; l < model_.n_layers(); ++l) stream = layers::layer(pass, l, stream);
+  for (int64_t l = 0; l < model_.n_layers(); ++l) {
+    stream = layers::layer(pass, l, stream);
+    if (on_layer_) on_layer_(l);
+  }
   layers::head(pass, stream, logits);
+}
+
+layers::Stream Forward::again(const Batch& batch, int64_t l, Tensor x) {
+  Recorder nothing(backend_, model_, weights_, max_slots_);
+  writes_.begin(batch, edits_);
+  const layers::Pass pass{backend_, model_, weights_, max_slots_, step_, buffers_, writes_, nothing};
+  return layers::layer(pass, l, {x, {}, {}, true});
 }
 
 Outputs Forward::finish() {

@@ -1,11 +1,13 @@
 // The forward pass: one for all families and backends. `weights` are those of the backend's device (device_weights.h).
 #pragma once
 #include <cstdint>
+#include <functional>
 #include <span>
 
 #include "base/namespaces.h"
 #include "engine/batch.h"
 #include "engine/buffers.h"
+#include "engine/layers.h"
 #include "engine/model.h"
 #include "engine/point_writes.h"
 #include "engine/recorder.h"
@@ -55,6 +57,15 @@ class Forward {
 
   // Under Buffers::Policy::keep: what the layers of the last run made, until the next.
   Buffers& buffers() { return buffers_; }
+  // Called when a layer has been enqueued, under keep: for whoever gives back what is not needed yet.
+  void on_layer(std::function<void(int64_t)> call) { on_layer_ = std::move(call); }
+  // Under keep, until the next launch(): makes layer l of the step that was finished last again, from the residual
+  // stream x [n_tokens, d_model] as it was where the layer began. `batch`: that of the step.
+  layers::Stream again(const Batch& batch, int64_t l, Tensor x);
+  // The same step's inputs and what writes to its points, for the way back.
+  const Step& step() const { return step_; }
+  PointWrites& writes() { return writes_; }
+  const ActiveEdits& edits() const { return edits_; }
   Backend& backend() { return backend_; }
   const Model& model() const { return model_; }
   int32_t max_slots() const { return max_slots_; }
@@ -74,6 +85,7 @@ class Forward {
   Buffers buffers_;
   PointWrites writes_;
   Recorder recorder_;
+  std::function<void(int64_t)> on_layer_;
   bool odd_ = false;  // which of the two buffers of logits this step uses
   // A step that was launched and is not yet finished.
   struct InFlight {

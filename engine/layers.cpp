@@ -271,7 +271,7 @@ Stream embed(const Pass& pass) {
   const Tensor x = pass.buffers.tensor(embedded, -1, pass.step.n_tokens(), pass.model.d_model);
   pass.backend.embed(x, pass.weights.embed, pass.step.tokens());
   pass.at(Point::embed, -1, x);
-  return {x, {}, {}};
+  return {x, {}, {}, false};
 }
 
 Tensor attention(const Pass& pass, int64_t l, Tensor h) {
@@ -296,13 +296,16 @@ Stream layer(const Pass& pass, int64_t l, Stream in) {
   const LayerWeights& weights = pass.weights.layers[l];
   const int32_t index = static_cast<int32_t>(l);
   const PointAt before[] = {{Point::resid_out, index - 1}, {Point::resid_in, index}};
-  const auto [x, h] =
-      add_and_norm(pass, in, std::span(before).last(l > 0 ? 2 : 1), weights.attn_norm, {resid_in, attn_normed, l});
-  const Stream middle{x, attention(pass, l, h), {}};
+  const auto [x, h] = add_and_norm(pass, in,
+                                   std::span(before).last(in.passed ? 0
+                                                          : l > 0   ? 2
+                                                                    : 1),
+                                   weights.attn_norm, {resid_in, attn_normed, l});
+  const Stream middle{x, attention(pass, l, h), {}, false};
   const PointAt between[] = {{Point::resid_mid, index}};
   const Normed mid = add_and_norm(pass, middle, between, weights.ffn_norm, {resid_mid, ffn_normed, l});
   const FeedForward made = feed_forward(pass, l, mid.h);
-  return {mid.x, made.out, made.route};
+  return {mid.x, made.out, made.route, false};
 }
 
 void head(const Pass& pass, Stream in, Tensor out) {

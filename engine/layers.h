@@ -39,8 +39,9 @@ struct Pass {
 // The residual stream between two blocks. `delta`, the output of the last one, is not yet added to x: a device adds it
 // and norms the sum in one op. Absent before the first block.
 struct Stream {
-  Tensor x, delta;  // [n_tokens, d_model]
-  Route route;      // of the block that made delta; no ids where it has no router
+  Tensor x, delta;      // [n_tokens, d_model]
+  Route route;          // of the block that made delta; no ids where it has no router
+  bool passed = false;  // x is what a forward left here: its points have been read and written
 };
 
 Stream embed(const Pass& pass);

@@ -29,7 +29,8 @@ bool PointWrites::at(Point point, int64_t layer) const {
   return false;
 }
 
-void PointWrites::write(Point point, int64_t layer, Tensor x, const Route& route, int32_t n_slots, bool cached) {
+template <class Act>
+void PointWrites::for_edits(Point point, int64_t layer, const Route& route, int32_t n_slots, bool cached, Act act) {
   const bool per_slot = point_info(point).slots();
   std::vector<int32_t> rows, value_rows;
   for (const BatchSequence& sequence : batch_->members) {
@@ -53,11 +54,29 @@ void PointWrites::write(Point point, int64_t layer, Tensor x, const Route& route
           value_rows.push_back(static_cast<int32_t>(edit.value_row(batch_->positions[t], i, expert)));
         }
       }
-      if (rows.empty()) continue;
-      const Tensor values(const_cast<float*>(edit.values), edit.n_values, edit.width);  // read only
-      backend_.edit_rows(x, rows, values, value_rows, edit.columns, edit.kind == PointEdit::Kind::add, edit.scale);
+      if (!rows.empty()) act(edit, rows, value_rows);
     }
   }
+}
+
+void PointWrites::write(Point point, int64_t layer, Tensor x, const Route& route, int32_t n_slots, bool cached) {
+  for_edits(point, layer, route, n_slots, cached,
+            [&](const PointEdit& edit, const std::vector<int32_t>& rows, const std::vector<int32_t>& value_rows) {
+              const Tensor values(const_cast<float*>(edit.values), edit.n_values, edit.width);  // read only
+              backend_.edit_rows(x, rows, values, value_rows, edit.columns, edit.kind == PointEdit::Kind::add,
+                                 edit.scale);
+            });
+}
+
+void PointWrites::pull(Point point, int64_t layer, Tensor d, const Route& route, int32_t n_slots) {
+  if (!at(point, layer)) return;
+  std::vector<float> zeros(static_cast<size_t>(d.cols), 0.f);
+  for_edits(point, layer, route, n_slots, false,
+            [&](const PointEdit& edit, const std::vector<int32_t>& rows, const std::vector<int32_t>&) {
+              if (edit.kind == PointEdit::Kind::add) return;
+              const std::vector<int32_t> first(rows.size(), 0);
+              backend_.edit_rows(d, rows, Tensor(zeros.data(), 1, d.cols), first, edit.columns, false, 1.f);
+            });
 }
 
 }  // namespace signalbox::engine

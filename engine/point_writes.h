@@ -32,9 +32,15 @@ class PointWrites {
   }
   // The same where a token's row is the one that it has in the cache: x [rows of the cache, width].
   void write_cached(Point point, int64_t layer, Tensor x) { write(point, layer, x, {}, 1, true); }
+  // The adjoint of a write, of the same step: d [n_tokens * n_slots, width] becomes 0 where a value was set; what was
+  // added is a constant. A point in the cache has its rows by token here.
+  void pull(Point point, int64_t layer, Tensor d, const Route& route, int32_t n_slots);
 
  private:
   void write(Point point, int64_t layer, Tensor x, const Route& route, int32_t n_slots, bool cached);
+  // Calls act(edit, rows, value_rows) for each edit of the point: rows of x that it acts on.
+  template <class Act>
+  void for_edits(Point point, int64_t layer, const Route& route, int32_t n_slots, bool cached, Act act);
   void fetch_route(int64_t layer, const Route& route);
 
   Backend& backend_;

@@ -1,0 +1,371 @@
+#include "engine/gradient.h"
+
+#include <algorithm>
+#include <optional>
+#include <utility>
+
+namespace signalbox::engine {
+
+using enum Activations;
+
+bool has_gradient(Point point) {
+  switch (point) {
+    case Point::router_logits:
+    case Point::router_weights:
+    case Point::expert_contribution:
+    case Point::logits: return true;
+    default: return point_info(point).writable;
+  }
+}
+
+// One way back: the adjoints of engine/layers.cpp, each function beside the one it turns round.
+class Backward {
+ public:
+  Backward(Gradient& gradient, const Batch& batch, ProbeSink& slopes)
+      : backend_(gradient.backend_),
+        model_(gradient.model_),
+        weights_(gradient.weights_),
+        forward_(gradient.forward_),
+        buffers_(gradient.forward_.buffers()),
+        batch_(batch),
+        slopes_(slopes),
+        n_tokens_(batch.n_tokens()) {}
+
+  // dM/d of the stream behind the last layer, from that of the logits of batch.logit_rows.
+  Tensor head(Tensor d_logits);
+  // From dM/d of the stream behind layer l to that before it, in place. The layer's activations are kept.
+  void layer(int64_t l, Tensor d);
+  void embed(Tensor d) { at(Point::embed, -1, d); }
+  // A point of the stream: what was recorded there, then back through what was written.
+  void at(Point point, int64_t l, Tensor d, const Route& route = {}, int32_t n_slots = 1) {
+    emit(point, l, d, n_slots);
+    forward_.writes().pull(point, l, d, route, n_slots);
+  }
+  Route route(int64_t l) const;
+
+ private:
+  Tensor tensor(int64_t rows, int64_t cols) {
+    memory_.push_back(backend_.allocate(std::max<size_t>(4, static_cast<size_t>(rows * cols) * sizeof(float))));
+    return Tensor(static_cast<float*>(memory_.back().get()), rows, cols);
+  }
+  Tensor copy(Tensor x) {
+    const Tensor to = tensor(x.rows, x.cols);
+    backend_.copy(to.data, x.data, static_cast<size_t>(x.rows * x.cols) * sizeof(float));
+    return to;
+  }
+  Tensor kept(Activations what, int64_t l) const {
+    const Tensor found = buffers_.kept(what, l);
+    if (!found) throw Error("gradient", "expected a layer whose activations are kept, found one without");
+    return found;
+  }
+  void emit(Point point, int64_t l, Tensor d, int32_t n_slots);
+  void emit_contributions(int64_t l, Tensor d, const Route& route);
+  void attention(int64_t l, const Gqa& a, const GqaWeights& weights, Tensor d_h, Tensor d_out);
+  void attention(int64_t l, const Mla& a, const MlaWeights& weights, Tensor d_h, Tensor d_out);
+  void feed_forward(int64_t l, const Dense& dense, const DenseWeights& weights, Tensor d_h, Tensor d_out);
+  void feed_forward(int64_t l, const Moe& moe, const MoeWeights& weights, Tensor d_h, Tensor d_out);
+  void shared_expert(int64_t l, const Moe& moe, const MoeWeights& weights, Tensor d_h, Tensor d_out,
+                     const Route& route);
+  // What one of the readers of the normed stream saw: its own copy where an edit wrote to it.
+  Tensor read(Activations copy, int64_t l) const {
+    const Tensor own = buffers_.kept(copy, l);
+    return own ? own : kept(ffn_normed, l);
+  }
+
+  Backend& backend_;
+  const Model& model_;
+  const Weights& weights_;
+  Forward& forward_;
+  Buffers& buffers_;
+  const Batch& batch_;
+  ProbeSink& slopes_;
+  int64_t n_tokens_;
+  std::vector<std::shared_ptr<void>> memory_;  // of the part at hand
+  std::vector<float> host_;
+};
+
+void Backward::emit(Point point, int64_t l, Tensor d, int32_t n_slots) {
+  if (!slopes_.wants(point, static_cast<int32_t>(l))) return;
+  host_.resize(static_cast<size_t>(d.rows * d.cols));
+  for (int64_t r = 0; r < (d.contiguous() ? 1 : d.rows); ++r) {
+    const int64_t n = d.contiguous() ? d.rows * d.cols : d.cols;
+    backend_.download(host_.data() + r * d.cols, d.row(r), static_cast<size_t>(n) * sizeof(float));
+  }
+  slopes_.take(point, static_cast<int32_t>(l), host_.data(), d.cols * n_slots);
+}
+
+// dM/d contribution of a used slot is that of the block's output; slots stand by ascending expert, unused ones last.
+void Backward::emit_contributions(int64_t l, Tensor d, const Route& route) {
+  if (!slopes_.wants(Point::expert_contribution, static_cast<int32_t>(l))) return;
+  std::vector<int32_t> ids(static_cast<size_t>(n_tokens_ * route.n_slots));
+  backend_.download(ids.data(), route.ids, ids.size() * sizeof(int32_t));
+  std::vector<float> rows(static_cast<size_t>(n_tokens_ * d.cols));
+  backend_.download(rows.data(), d.data, rows.size() * sizeof(float));
+  host_.assign(static_cast<size_t>(n_tokens_ * route.n_slots * d.cols), 0.f);
+  for (int64_t t = 0; t < n_tokens_; ++t) {
+    const auto first = ids.begin() + t * route.n_slots;
+    const int64_t used = std::count_if(first, first + route.n_slots, [](int32_t id) { return id >= 0; });
+    for (int64_t i = 0; i < used; ++i)
+      std::copy_n(rows.data() + t * d.cols, d.cols, host_.data() + (t * route.n_slots + i) * d.cols);
+  }
+  slopes_.take(Point::expert_contribution, static_cast<int32_t>(l), host_.data(), d.cols * route.n_slots);
+}
+
+Route Backward::route(int64_t l) const {
+  Route route;
+  const Tensor ids = kept(route_ids, l);
+  route.n_slots = static_cast<int32_t>(ids.cols);
+  route.ids = ids.as<int32_t>();
+  route.weights = kept(route_weights, l).data;
+  route.margin = kept(route_margin, l).data;
+  route.shared_scale = buffers_.kept(route_shared_scale, l).data;
+  return route;
+}
+
+Tensor Backward::head(Tensor d_logits) {
+  const int64_t d_model = model_.d_model, last = model_.n_layers() - 1;
+  const Tensor d = tensor(n_tokens_, d_model);
+  const bool whole = static_cast<bool>(buffers_.kept(final_normed, -1)) && !buffers_.kept(resid_picked, -1);
+  const Tensor d_rows = tensor(d_logits.rows, d_model);
+  backend_.matmul_adjoint(d_rows, d_logits, weights_.lm_head, false);
+  std::vector<int32_t> from(batch_.logit_rows.size());
+  for (size_t i = 0; i < from.size(); ++i) from[i] = static_cast<int32_t>(i);
+  const auto spread = [&](Tensor to, Tensor rows) {
+    backend_.fill(to.data, 0, static_cast<size_t>(to.rows * to.cols) * sizeof(float));
+    backend_.edit_rows(to, batch_.logit_rows, rows, from, {}, false, 1.f);
+  };
+  if (slopes_.wants(Point::logits, -1)) {
+    const Tensor every = tensor(n_tokens_, model_.n_vocab);
+    spread(every, d_logits);
+    emit(Point::logits, -1, every, 1);
+  }
+  if (whole || slopes_.wants(Point::final_normed, -1)) {
+    const Tensor d_normed = tensor(n_tokens_, d_model);
+    spread(d_normed, d_rows);
+    at(Point::final_normed, -1, d_normed);
+    backend_.rmsnorm_adjoint(d, d_normed, kept(resid_final, -1), weights_.final_norm, model_.norm_eps, false);
+  } else {
+    const Tensor d_picked = tensor(d_rows.rows, d_model);
+    backend_.rmsnorm_adjoint(d_picked, d_rows, kept(resid_picked, -1), weights_.final_norm, model_.norm_eps, false);
+    spread(d, d_picked);
+  }
+  at(Point::resid_out, last, d, model_.layers[static_cast<size_t>(last)].moe() ? route(last) : Route());
+  return d;
+}
+
+void Backward::layer(int64_t l, Tensor d) {
+  const auto index = static_cast<size_t>(l);
+  const LayerWeights& weights = weights_.layers[index];
+  const Layer& layer = model_.layers[index];
+  const Tensor d_h = tensor(n_tokens_, model_.d_model);
+  Tensor d_out = copy(d);
+  if (const Moe* moe = layer.moe()) {
+    feed_forward(l, *moe, std::get<MoeWeights>(weights.ffn), d_h, d_out);
+  } else {
+    feed_forward(l, std::get<Dense>(layer.ffn), std::get<DenseWeights>(weights.ffn), d_h, d_out);
+  }
+  backend_.rmsnorm_adjoint(d, d_h, kept(resid_mid, l), weights.ffn_norm, model_.norm_eps, true);
+  at(Point::resid_mid, l, d);
+  d_out = copy(d);
+  at(Point::attn_out, l, d_out);
+  if (const Gqa* gqa = std::get_if<Gqa>(&layer.attention)) {
+    attention(l, *gqa, std::get<GqaWeights>(weights.attention), d_h, d_out);
+  } else {
+    attention(l, std::get<Mla>(layer.attention), std::get<MlaWeights>(weights.attention), d_h, d_out);
+  }
+  backend_.rmsnorm_adjoint(d, d_h, kept(resid_in, l), weights.attn_norm, model_.norm_eps, true);
+  at(Point::resid_in, l, d);
+}
+
+void Backward::attention(int64_t l, const Gqa& a, const GqaWeights& weights, Tensor d_h, Tensor d_out) {
+  const int64_t d_queries = a.n_heads * a.d_head, d_keys = a.n_kv_heads * a.d_head;
+  const Tensor d_core = tensor(n_tokens_, d_queries);
+  backend_.matmul_adjoint(d_core, d_out, weights.o, false);
+  at(Point::attn_z, l, d_core);
+  const Tensor d_q = tensor(n_tokens_, d_queries), d_k = tensor(n_tokens_, d_keys), d_v = tensor(n_tokens_, d_keys);
+  const BatchView& view = forward_.step().view();
+  backend_.attention_adjoint(d_q, d_k, d_v, d_core, kept(query, l), forward_.step().cache(l), view,
+                             {a.n_heads, a.n_kv_heads, a.d_head, a.d_head, a.scale, a.window, weights.sinks.data});
+  at(Point::attn_q, l, d_q);
+  at(Point::attn_k, l, d_k);
+  at(Point::attn_v, l, d_v);
+  backend_.rope_adjoint(d_q, a.n_heads, 0, forward_.step().rope(), view.positions);
+  backend_.rope_adjoint(d_k, a.n_kv_heads, 0, forward_.step().rope(), view.positions);
+  const bool norms = a.qk_norm != Gqa::QkNorm::none, per_head = a.qk_norm == Gqa::QkNorm::per_head;
+  const auto heads = [&](Tensor x, int64_t n) { return per_head ? x.split(n) : x; };
+  const auto back = [&](Tensor d, Activations raw, Vector norm, int64_t n_heads) {
+    if (!norms && a.clip == 0) return;
+    const Tensor given = kept(raw, l);
+    if (a.clip > 0) {
+      Tensor clipped = given;
+      if (norms && norm) {
+        clipped = tensor(given.rows, given.cols);
+        backend_.rmsnorm(heads(clipped, n_heads), heads(given, n_heads), norm, model_.norm_eps);
+      }
+      backend_.clamp_adjoint(d, clipped, a.clip);
+    }
+    if (norms && norm) {
+      const Tensor rows = heads(d, n_heads);
+      backend_.rmsnorm_adjoint(rows, rows, heads(given, n_heads), norm, model_.norm_eps, false);
+    }
+  };
+  back(d_q, query_raw, weights.q_norm, a.n_heads);
+  back(d_k, key_raw, weights.k_norm, a.n_kv_heads);
+  back(d_v, value_raw, {}, a.n_kv_heads);
+  backend_.matmul_adjoint(d_h, d_q, weights.q, false);
+  backend_.matmul_adjoint(d_h, d_k, weights.k, true);
+  backend_.matmul_adjoint(d_h, d_v, weights.v, true);
+}
+
+void Backward::attention(int64_t l, const Mla& a, const MlaWeights& weights, Tensor d_h, Tensor d_out) {
+  const int64_t d_query = a.d_nope + a.d_rope, d_cached = a.d_latent + a.d_rope;
+  const Tensor d_core = tensor(n_tokens_, a.n_heads * a.d_value);
+  backend_.matmul_adjoint(d_core, d_out, weights.o, false);
+  at(Point::attn_z, l, d_core);
+  const Tensor d_latents = tensor(n_tokens_, a.n_heads * a.d_latent);
+  backend_.mla_expand_adjoint(d_latents, d_core, weights.kv_b, a.n_heads, a.d_nope, a.d_value);
+  const Tensor d_absorbed = tensor(n_tokens_, a.n_heads * d_cached), d_kv = tensor(n_tokens_, d_cached),
+               d_v = tensor(n_tokens_, a.d_latent);
+  const BatchView& view = forward_.step().view();
+  const RopeTable& rope = forward_.step().rope();
+  backend_.attention_adjoint(d_absorbed, d_kv, d_v, d_latents, kept(query_absorbed, l), forward_.step().cache(l), view,
+                             {a.n_heads, 1, d_cached, a.d_latent, a.scale, 0, nullptr});
+  at(Point::attn_q, l, d_absorbed);
+  at(Point::attn_k, l, d_kv);
+  at(Point::attn_v, l, d_v);
+  const Tensor d_latent = d_kv.columns(0, a.d_latent);
+  backend_.add(d_latent, d_latent, d_v);
+  const Tensor d_q = tensor(n_tokens_, a.n_heads * d_query);
+  backend_.mla_absorb_adjoint(d_q, d_absorbed, weights.kv_b, a.n_heads, a.d_nope, a.d_rope, a.d_value);
+  backend_.rope_adjoint(d_q, a.n_heads, a.d_nope, rope, view.positions);
+  backend_.rope_adjoint(d_kv.columns(a.d_latent, a.d_rope), 1, 0, rope, view.positions);
+  backend_.rmsnorm_adjoint(d_latent, d_latent, kept(latent_raw, l).columns(0, a.d_latent), weights.kv_a_norm,
+                           a.latent_eps, false);
+  backend_.matmul_adjoint(d_h, d_kv, weights.kv_a, false);
+  if (a.q_rank == 0) {
+    backend_.matmul_adjoint(d_h, d_q, weights.q, true);
+    return;
+  }
+  const Tensor d_low = tensor(n_tokens_, a.q_rank);
+  backend_.matmul_adjoint(d_low, d_q, weights.q_b, false);
+  backend_.rmsnorm_adjoint(d_low, d_low, kept(query_low, l), weights.q_a_norm, a.latent_eps, false);
+  backend_.matmul_adjoint(d_h, d_low, weights.q_a, true);
+}
+
+void Backward::feed_forward(int64_t l, const Dense& dense, const DenseWeights& weights, Tensor d_h, Tensor d_out) {
+  at(Point::mlp_out, l, d_out);
+  const Tensor d_hidden = tensor(n_tokens_, dense.d_ff);
+  backend_.matmul_adjoint(d_hidden, d_out, weights.down, false);
+  backend_.gated_hidden_adjoint(d_h, d_hidden, kept(ffn_normed, l), weights.gate, weights.up, model_.activation, false);
+}
+
+// d_h: the router's part, then the experts', then the shared expert's.
+void Backward::feed_forward(int64_t l, const Moe& moe, const MoeWeights& weights, Tensor d_h, Tensor d_out) {
+  const Route route = this->route(l);
+  const int64_t n_slots = route.n_slots, n_pairs = n_tokens_ * n_slots;
+  const ExpertMatrices experts = weights.experts();
+  at(Point::moe_out, l, d_out, route);
+  emit_contributions(l, d_out, route);
+  const Tensor d_outputs = tensor(n_pairs, model_.d_model), d_weights = tensor(n_tokens_, n_slots);
+  backend_.combine_adjoint(d_outputs, d_weights.data, d_out, kept(expert_out, l), route);
+  emit(Point::router_weights, l, d_weights, 1);
+
+  const Tensor d_logits = tensor(n_tokens_, moe.router.n_experts);
+  backend_.route_adjoint(d_logits, d_weights.data, route, kept(router_logits, l), moe.router,
+                         weights.selection_bias.data, forward_.step().route_batch(l));
+  emit(Point::router_logits, l, d_logits, 1);
+  backend_.matmul_adjoint(d_h, d_logits, weights.router, false);
+  at(Point::router_in, l, d_h);
+
+  at(Point::expert_out, l, d_outputs, route, route.n_slots);
+  const Tensor d_hidden = tensor(n_pairs, moe.d_ff);
+  backend_.experts_out_adjoint(d_hidden, d_outputs, route, n_tokens_, experts);
+  at(Point::expert_hidden, l, d_hidden, route, route.n_slots);
+  const Tensor d_read = tensor(n_tokens_, model_.d_model);
+  backend_.experts_hidden_adjoint(d_read, d_hidden, read(experts_read, l), route, n_tokens_, experts, model_.activation,
+                                  false);
+  at(Point::expert_in, l, d_read, route);
+  backend_.add(d_h, d_h, d_read);
+  if (moe.d_ff_shared > 0) shared_expert(l, moe, weights, d_h, d_out, route);
+}
+
+void Backward::shared_expert(int64_t l, const Moe& moe, const MoeWeights& weights, Tensor d_h, Tensor d_out,
+                             const Route& route) {
+  const Tensor d = copy(d_out), d_gate = tensor(n_tokens_, 1), d_read = tensor(n_tokens_, model_.d_model);
+  at(Point::shared_out, l, d, route);
+  if (route.shared_scale) backend_.scale_rows(d, route.shared_scale);
+  if (moe.shared_gate) backend_.sigmoid_scale_adjoint(d, d_gate, kept(shared_raw, l), kept(shared_gate, l));
+  const Tensor d_hidden = tensor(n_tokens_, moe.d_ff_shared);
+  backend_.matmul_adjoint(d_hidden, d, weights.shared_down, false);
+  backend_.gated_hidden_adjoint(d_read, d_hidden, read(shared_read, l), weights.shared_gate, weights.shared_up,
+                                model_.activation, false);
+  if (moe.shared_gate) backend_.matmul_adjoint(d_read, d_gate, weights.shared_scale, true);
+  at(Point::shared_in, l, d_read, route);
+  backend_.add(d_h, d_h, d_read);
+}
+
+Gradient::Gradient(Backend& backend, const Model& model, const Weights& weights, int32_t max_slots)
+    : backend_(backend),
+      model_(model),
+      weights_(weights),
+      forward_(backend, model, weights, max_slots, Buffers::Policy::keep),
+      streams_(static_cast<size_t>(model.n_layers())) {
+  forward_.on_layer([this](int64_t l) {
+    Buffers& buffers = forward_.buffers();
+    const Tensor x = buffers.kept(Activations::resid_in, l);
+    const size_t bytes = static_cast<size_t>(x.rows * x.cols) * sizeof(float);
+    std::shared_ptr<void>& to = streams_[static_cast<size_t>(l)];
+    if (x.rows != n_tokens_ || !to) to = backend_.allocate(std::max<size_t>(bytes, 4));
+    backend_.copy(to.get(), x.data, bytes);
+    most_bytes_ = std::max(most_bytes_, buffers.bytes() + static_cast<size_t>(model_.n_layers()) * bytes);
+    if (l > 0) buffers.release(l - 1);
+  });
+}
+
+Outputs Gradient::run(const Batch& batch, ProbeSink* values, ProbeSink& slopes, const Objective& objective) {
+  std::fill(streams_.begin(), streams_.end(), nullptr);
+  n_tokens_ = batch.n_tokens();
+  const Outputs outputs = forward_.run(batch, values);
+  if (values) forward_.flush(*values);
+  std::vector<RowRange> ranges;
+  for (const BatchSequence& sequence : batch.members)
+    ranges.push_back({sequence.sample, batch.positions[static_cast<size_t>(sequence.first_row)], sequence.n_rows,
+                      sequence.first_row});
+  slopes.begin(
+      {batch.n_tokens(), ranges, batch.tokens.data(), batch.positions.data(), batch.phase.data(), batch.spans.data()});
+  try {
+    const auto d_logits_memory =
+        backend_.allocate(std::max<size_t>(4, static_cast<size_t>(outputs.logits.rows * outputs.logits.cols) * 4));
+    const Tensor d_logits(static_cast<float*>(d_logits_memory.get()), outputs.logits.rows, outputs.logits.cols);
+    objective(outputs.logits, d_logits);
+    std::optional<Backward> part;
+    part.emplace(*this, batch, slopes);
+    forward_.writes().begin(batch, forward_.edits());
+    const Tensor d_stream = part->head(d_logits);
+    const auto memory = backend_.allocate(static_cast<size_t>(d_stream.rows * d_stream.cols) * sizeof(float));
+    const Tensor d(static_cast<float*>(memory.get()), d_stream.rows, d_stream.cols);
+    backend_.copy(d.data, d_stream.data, static_cast<size_t>(d.rows * d.cols) * sizeof(float));
+    for (int64_t l = model_.n_layers() - 1; l >= 0; --l) {
+      part.emplace(*this, batch, slopes);
+      if (l < model_.n_layers() - 1) {
+        // The layers above are done with; the one at hand is made again.
+        forward_.buffers().release(l + 1);
+        const Tensor x(static_cast<float*>(streams_[static_cast<size_t>(l)].get()), n_tokens_, model_.d_model);
+        forward_.again(batch, l, x);
+        part->at(Point::resid_out, l, d, model_.layers[static_cast<size_t>(l)].moe() ? part->route(l) : Route());
+      }
+      part->layer(l, d);
+    }
+    part->embed(d);
+    part.reset();
+    forward_.writes().end();
+    slopes.end();
+  } catch (...) {
+    forward_.writes().end();
+    slopes.abandon();
+    throw;
+  }
+  return outputs;
+}
+
+}  // namespace signalbox::engine

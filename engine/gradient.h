@@ -1,0 +1,55 @@
+// The way back through the one forward: how a number made of the logits changes with what stands at each point.
+//
+// A forward over whole sequences keeps the residual stream where each layer begins. Then, from the last layer to the
+// first, the layer is made again from it (on the CPU with the same bits, so with the same routes), the adjoints of its
+// ops (kernels/adjoint.h) run in the opposite order, and what it made is given back. So memory is that of one layer's
+// activations (engine/buffers.h) and 4 d_model bytes per token and layer, and the cost is about three forwards.
+//
+// Routes are constants: the gradient of a router's weights reaches its logits by the family's rule, and does not see
+// that a small change of the logits may choose other experts. What an edit writes is a constant as well: where it sets
+// a value, nothing that was there matters.
+#pragma once
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "base/namespaces.h"
+#include "engine/forward.h"
+#include "probes/sink.h"
+
+namespace signalbox::engine {
+
+// Points that have a gradient: what reads them is differentiated. All that may be written to, and router.logits,
+// router.weights (of the applied route, edits' factors included), expert.contribution and logits.
+bool has_gradient(Point point);
+
+class Gradient {
+ public:
+  // As Forward. Throws Error at run() where the device has no adjoints.
+  Gradient(Backend& backend, const Model& model, const Weights& weights, int32_t max_slots);
+
+  // Fills d_logits with dM/d logits, both [batch.logit_rows.size(), n_vocab], memory of the device.
+  using Objective = std::function<void(Tensor logits, Tensor d_logits)>;
+
+  // Runs the batch, in which every sequence starts at position 0, with its edits. `values` (null: none) gets the wanted
+  // points as in a forward; `slopes` gets dM/d of those it wants, in the shape of the point: at points with a row per
+  // slot those of unused slots are 0; latent attention's attn.k and attn.v are the latent's two roles apart. Throws
+  // what a forward throws, and Error for an edit whose weights have no gradient.
+  Outputs run(const Batch& batch, ProbeSink* values, ProbeSink& slopes, const Objective& objective);
+
+  Forward& forward() { return forward_; }
+  size_t bytes() const { return most_bytes_; }  // of activations, at most, so far
+
+ private:
+  friend class Backward;
+  Backend& backend_;
+  const Model& model_;
+  const Weights& weights_;
+  Forward forward_;
+  std::vector<std::shared_ptr<void>> streams_;  // [n_layers] resid_in of each layer
+  int64_t n_tokens_ = 0;
+  size_t most_bytes_ = 0;
+};
+
+}  // namespace signalbox::engine
