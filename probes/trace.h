@@ -34,6 +34,10 @@ struct TraceOptions {
   std::vector<std::pair<std::string, std::string>> metadata;
   // Rows are kept in DIR/rows.spool (and DIR/patterns.spool) until finish(), for a later process to go on with.
   bool resumable = false;
+  // Points whose gradient is recorded, under "grad." and their name (take_slope). Not with `resumable`.
+  PointSet slopes = {};
+  // Numbers of each sample, F64 [S], by name: set_numbers.
+  std::vector<std::string> numbers = {};
 };
 
 // Writes a trace as a stream. Rows go to a spool file in `dir`, without a name unless the trace is resumable, so memory
@@ -49,6 +53,10 @@ class TraceWriter : public ProbeSink {
   void begin(const StepRows& rows) override;
   void take(Point point, int32_t layer, const float* data, int64_t width) override;
   void take_ids(int32_t layer, const int32_t* ids, const int32_t* original_ids, int64_t n_slots) override;
+  // As take(), of the same batch: the gradient of a point of TraceOptions::slopes.
+  void take_slope(Point point, int32_t layer, const float* data, int64_t width);
+  // Before finish(): the number of each sample, of one of TraceOptions::numbers.
+  void set_numbers(const std::string& name, std::vector<double> of_samples);
   void end() override;
   // finish() is refused from then on.
   void abandon() override;

@@ -131,7 +131,8 @@ void TraceReader::State::check_tensors() {
   int64_t longest = 0;
   for (size_t s = 0; s + 1 < offsets.size(); ++s) longest = std::max(longest, offsets[s + 1] - offsets[s]);
   const DType id_type = n_experts >= 256 ? DType::u16 : DType::u8;
-  for (const char* tensor : {"router.ids", "router.weights", "expert.norm", "expert.update_share", "expert.direct"})
+  for (const char* tensor :
+       {"router.ids", "router.weights", "expert.norm", "expert.update_share", "expert.direct", "grad.router.weights"})
     if (const TensorInfo* info = file->find(tensor); info && info->shape.size() == 3) {
       if (info->shape[2] < n_active || info->shape[2] > n_experts)
         fail_tensor(*info, "routes of " + std::to_string(n_active) + " to " + std::to_string(n_experts) + " slots");
@@ -145,15 +146,20 @@ void TraceReader::State::check_tensors() {
       if (!fits || info.shape != shape) fail_tensor(info, dtypes + " " + shape_text(shape));
     };
     const bool real = info.type == DType::f32 || info.type == DType::f16 || info.type == DType::bf16;
-    if (info.name == "router.ids" || info.name == "router.original_ids")
+    const std::string_view name = info.name.rfind(slope_prefix, 0) == 0
+                                      ? std::string_view(info.name).substr(std::strlen(slope_prefix))
+                                      : std::string_view(info.name);
+    if (name == metric_tensor)
+      require(info.type == DType::f64, "F64", {static_cast<int64_t>(ids.size())});
+    else if (info.name == "router.ids" || info.name == "router.original_ids")
       require(info.type == id_type, std::string(dtype_name(id_type)), {n_tokens, n_layers, n_slots});
-    else if (info.name == "router.weights")
+    else if (name == "router.weights")
       require(real, "F32 or F16", {n_tokens, n_layers, n_slots});
     else if (info.name == "expert.norm" || info.name == "expert.update_share" || info.name == "expert.direct")
       require(real, "F32", {n_tokens, n_layers, n_slots});
     else if (info.name == "router.margin" || info.name == "router.group_margin")
       require(real, "F32", {n_tokens, n_layers});
-    else if (info.name == "router.logits" || info.name == "router.scores")
+    else if (name == "router.logits" || name == "router.scores")
       require(real, "F32", {n_tokens, n_layers, n_experts});
     else if (!real || info.shape.size() < 2 || info.shape[0] != n_tokens)
       fail_tensor(info, "F32 [" + std::to_string(n_tokens) + ", ...]");

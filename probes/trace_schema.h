@@ -14,6 +14,8 @@ inline constexpr const char* texts_file = "texts.jsonl";         // of a trace: 
 inline constexpr const char* rows_spool = "rows.spool";          // of a trace that is not finished
 inline constexpr const char* patterns_spool = "patterns.spool";  // likewise
 inline constexpr const char* records_file = "records.jsonl";     // of a trace and of a run: the records, a line each
+inline constexpr const char* slope_prefix = "grad.";             // of the tensors of gradients
+inline constexpr const char* metric_tensor = "metric";           // F64 [S] what they are the gradients of
 inline constexpr int64_t max_span_names = 32;
 // Tables over positions are made from traces; this bounds what a broken one can ask for.
 inline constexpr int32_t max_positions = 1 << 24;

@@ -70,7 +70,8 @@ struct TraceWriter::State {
   TraceOptions options;
   std::vector<int32_t> layers;     // with recorded router points
   std::vector<RowTensor> tensors;  // in order of offset
-  std::vector<Column> columns;     // [column_of()]
+  std::vector<Column> columns;     // [column_of()], and the same again for slopes
+  std::map<std::string, std::vector<double>> numbers;
   size_t row_bytes = 0;
   size_t tokens = 0, positions = 0, spans = 0, phase = 0, original_ids = 0;  // offsets of a row
   bool wide_ids = false, compact = false;
@@ -89,8 +90,9 @@ struct TraceWriter::State {
   std::vector<uint8_t> taken;  // [column_of()]
   int64_t n_taken = 0;
 
-  size_t column_of(Point point, int32_t layer) const {
-    return static_cast<size_t>(point) * (options.shape.layers.size() + 1) + static_cast<size_t>(layer + 1);
+  size_t column_of(Point point, int32_t layer, bool slope = false) const {
+    const size_t number = static_cast<size_t>(point) + (slope ? static_cast<size_t>(n_points) : 0);
+    return number * (options.shape.layers.size() + 1) + static_cast<size_t>(layer + 1);
   }
   size_t add(std::string name, std::string dtype, std::vector<int64_t> tail) {
     RowTensor tensor{std::move(name), std::move(dtype), std::move(tail), 0, row_bytes};
@@ -99,8 +101,8 @@ struct TraceWriter::State {
     tensors.push_back(std::move(tensor));
     return tensors.back().offset;
   }
-  void add_column(Point point, int32_t layer, size_t offset, int64_t width, int64_t given) {
-    columns[column_of(point, layer)] = {static_cast<int64_t>(offset), width, given};
+  void add_column(Point point, int32_t layer, size_t offset, int64_t width, int64_t given, bool slope = false) {
+    columns[column_of(point, layer, slope)] = {static_cast<int64_t>(offset), width, given};
     ++n_columns;
   }
   void add_pattern(Point point, int32_t layer) {
@@ -127,11 +129,11 @@ struct TraceWriter::State {
         spool->write(extents[i] + static_cast<uint64_t>(r) * row_bytes + offset, piece.data(), bytes);
       }
   }
-  const Column& take(Point point, int32_t layer) {
+  const Column& take(Point point, int32_t layer, bool slope = false) {
     if (!open) misuse("expected take() between begin() and end()");
-    const Column& column = columns.at(column_of(point, layer));
+    const Column& column = columns.at(column_of(point, layer, slope));
     if (column.offset < 0) misuse("expected a point that is recorded, found " + point_name(point, layer));
-    uint8_t& taken_already = taken[column_of(point, layer)];
+    uint8_t& taken_already = taken[column_of(point, layer, slope)];
     if (taken_already) misuse("expected " + point_name(point, layer) + " once a batch, found it twice");
     taken_already = 1;
     ++n_taken;
@@ -170,24 +172,25 @@ void TraceWriter::State::lay_out() {
   const int64_t n_slots = options.n_slots, n_router_layers = static_cast<int64_t>(layers.size());
   wide_ids = n_experts >= 256;
   compact = options.compact;
-  columns.assign(static_cast<size_t>(n_points) * (shape.layers.size() + 1), Column());
+  columns.assign(2 * static_cast<size_t>(n_points) * (shape.layers.size() + 1), Column());
   // Wide elements first, so that every tensor of the file is aligned for its dtype.
   tokens = add("tokens", "I32", {});
   positions = add("positions", "I32", {});
   spans = add("spans", "U32", {});
-  auto stacked = [&](Point point, const std::string& dtype, int64_t width) {
-    if (!options.points.wants_any(point)) return;
+  auto stacked = [&](Point point, const std::string& dtype, int64_t width, bool slope = false) {
+    const PointSet& points = slope ? options.slopes : options.points;
+    if (!points.wants_any(point)) return;
     std::vector<int64_t> tail = {n_router_layers};
     if (point_info(point).shape != PointInfo::Shape::scalar) tail.push_back(width);
-    const size_t offset = add(std::string(point_info(point).name), dtype, tail);
+    const size_t offset = add((slope ? slope_prefix : "") + std::string(point_info(point).name), dtype, tail);
     const size_t layer_bytes = tensors.back().bytes / static_cast<size_t>(n_router_layers);
     for (size_t i = 0; i < layers.size(); ++i) {
-      if (!options.points.wants(point, layers[i])) {
+      if (!points.wants(point, layers[i])) {
         absent.emplace_back(offset + i * layer_bytes, width);
         continue;
       }
       add_column(point, layers[i], offset + i * layer_bytes, width,
-                 point_width(point, layers[i], shape, options.n_slots));
+                 point_width(point, layers[i], shape, options.n_slots), slope);
     }
   };
   stacked(Point::router_margin, "F32", 1);
@@ -207,6 +210,15 @@ void TraceWriter::State::lay_out() {
         add(point_name(at.point, at.layer), "F32", point_dims(at.point, at.layer, shape, options.n_slots));
     const int64_t width = static_cast<int64_t>(tensors.back().bytes / sizeof(float));
     add_column(at.point, at.layer, offset, width, width);
+  }
+  stacked(Point::router_logits, "F32", n_experts, true);
+  stacked(Point::router_weights, "F32", n_slots, true);
+  for (const PointAt& at : options.slopes.all()) {
+    if (point_info(at.point).stacked) continue;
+    const size_t offset = add(slope_prefix + point_name(at.point, at.layer), "F32",
+                              point_dims(at.point, at.layer, shape, options.n_slots));
+    const int64_t width = static_cast<int64_t>(tensors.back().bytes / sizeof(float));
+    add_column(at.point, at.layer, offset, width, width, true);
   }
   if (compact) stacked(Point::router_weights, "F16", n_slots);
   const char* id_dtype = wide_ids ? "U16" : "U8";
@@ -229,6 +241,10 @@ TraceWriter::TraceWriter(TraceOptions options) : state_(std::make_unique<State>(
   if (failed) throw Error(options.dir.string(), "cannot make the directory: " + failed.message());
   state_->options = std::move(options);
   state_->layers = state_->options.points.router_layers();
+  for (const int32_t layer : state_->options.slopes.router_layers())
+    if (std::find(state_->layers.begin(), state_->layers.end(), layer) == state_->layers.end())
+      state_->layers.push_back(layer);
+  std::sort(state_->layers.begin(), state_->layers.end());
   state_->lay_out();
   const std::filesystem::path& dir = state_->options.dir;
   const bool kept = state_->options.resumable;
@@ -320,6 +336,26 @@ void TraceWriter::take(Point point, int32_t layer, const float* data, int64_t wi
   });
 }
 
+void TraceWriter::take_slope(Point point, int32_t layer, const float* data, int64_t width) {
+  State& s = *state_;
+  const Column& column = s.take(point, layer, true);
+  s.check_width(point, layer, column.given, width);
+  if (s.ranges.empty()) return;
+  const size_t n = static_cast<size_t>(column.given);
+  s.put(static_cast<size_t>(column.offset), sizeof(float) * static_cast<size_t>(column.width),
+        [&](int64_t r, std::byte* out) {
+          std::memcpy(out, data + static_cast<size_t>(r) * n, sizeof(float) * n);
+          State::fill_none(out + sizeof(float) * n, static_cast<size_t>(column.width) - n);
+        });
+}
+
+void TraceWriter::set_numbers(const std::string& name, std::vector<double> of_samples) {
+  const auto& names = state_->options.numbers;
+  if (std::find(names.begin(), names.end(), name) == names.end())
+    misuse("expected numbers of a name that was announced");
+  state_->numbers[name] = std::move(of_samples);
+}
+
 void TraceWriter::take_ids(int32_t layer, const int32_t* ids, const int32_t* original_ids, int64_t n_slots) {
   State& s = *state_;
   const Column& column = s.take(Point::router_ids, layer);
@@ -340,6 +376,7 @@ void TraceWriter::end() {
     for (const PointAt& at : s.options.points.all())
       if (!s.taken[s.column_of(at.point, at.layer)])
         misuse("expected a value at " + point_name(at.point, at.layer) + ", which is to be recorded, found none");
+  if (s.n_taken != s.n_columns) misuse("expected every gradient that is to be recorded, found some without");
   if (!s.extents.empty()) return;
   for (const RowRange& range : s.ranges)
     s.spool->append(range.sample, s.staged.data() + static_cast<size_t>(range.batch_row) * s.row_bytes, range.n_rows);
@@ -409,6 +446,10 @@ void TraceWriter::State::write_tensors(AtomicFile& file, std::span<const std::st
   }
   std::vector<safetensors::TensorHeader> headers;
   headers.push_back({"sample_offsets", "I64", {static_cast<int64_t>(offsets.size())}});
+  for (const std::string& name : options.numbers) {
+    if (numbers[name].size() != ids.size()) misuse("expected a number of each sample for " + name);
+    headers.push_back({name, "F64", {static_cast<int64_t>(ids.size())}});
+  }
   headers.push_back({"layers", "I32", {static_cast<int64_t>(layers.size())}});
   for (const RowTensor& tensor : tensors) {
     std::vector<int64_t> tensor_shape = {n_tokens};
@@ -420,6 +461,10 @@ void TraceWriter::State::write_tensors(AtomicFile& file, std::span<const std::st
   uint64_t end = header.size();
   file.write_at(end, offsets.data(), offsets.size() * sizeof(int64_t));
   end += offsets.size() * sizeof(int64_t);
+  for (const std::string& name : options.numbers) {
+    file.write_at(end, numbers[name].data(), numbers[name].size() * sizeof(double));
+    end += numbers[name].size() * sizeof(double);
+  }
   file.write_at(end, layers.data(), layers.size() * sizeof(int32_t));
   end += layers.size() * sizeof(int32_t);
   std::vector<uint64_t> next;  // where each tensor goes on

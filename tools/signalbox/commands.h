@@ -20,6 +20,7 @@ int report_command(int argc, char** argv);
 int judge_command(int argc, char** argv);
 int regimes_command(int argc, char** argv);
 int faithfulness_command(int argc, char** argv);
+int gradient_command(int argc, char** argv);
 int data_command(int argc, char** argv);
 int make_model_command(int argc, char** argv);
 int diff_command(int argc, char** argv);

@@ -1,0 +1,79 @@
+// signalbox gradient: how a metric of each record changes with what stands at each point.
+#include <CLI/CLI.hpp>
+#include <cstdio>
+
+#include "eval/causal/gradient_trace.h"
+#include "tools/signalbox/commands.h"
+#include "tools/signalbox/flags.h"
+#include "tools/signalbox/open.h"
+#include "tools/signalbox/prepare.h"
+#include "tools/terminal/output.h"
+#include "tools/terminal/progress.h"
+#include "tools/terminal/signals.h"
+
+namespace signalbox::tools {
+
+using namespace eval;
+
+int gradient_command(int argc, char** argv) {
+  CLI::App app("Gradients of a metric of each record at any probe point, routes held (docs/gradients.md).",
+               "signalbox gradient");
+  app.footer(
+      "Example:\n  echo '{\"id\":\"a\",\"prompt\":\"User: hello\",\"target\":\" world\"}' | signalbox gradient builtin "
+      "--input - --metric logprob --points '*.router.weights,*.resid_in' --out /tmp/gradients");
+  CommonOptions options;
+  std::string input, metric;
+  add_run_options(app, options);
+  app.add_option("--input", input, "records, a JSON object a line; - = standard input")->type_name("FILE")->required();
+  app.add_option("--metric", metric, "logprob, nll, logit_diff or kl")->type_name("NAME")->required();
+  app.add_option("--points", options.points,
+                 "points whose gradient is recorded, globs separated by commas; default "
+                 "*.router.logits,*.router.weights,*.resid_in")
+      ->type_name("GLOBS");
+  app.add_option("--out", options.trace, "directory of the trace")->type_name("DIR")->required();
+  if (int code = parse_arguments(app, argc, argv); code >= 0) return code;
+
+  GradientRequest request;
+  request.metric = parse_metric(metric, "--metric");
+  if (request.metric == Metric::kl && options.edits.empty())
+    throw UsageError("--metric kl",
+                     "expected --edits beside it (at the unedited run its gradient is 0 everywhere), "
+                     "found none");
+  std::vector<Record> records = read_records(input);
+  check_edits(options, records, "gradient has only given tokens");
+  Session session = open_session(options);
+  PreparedRun run = prepare_run(options, session, std::move(records), Generate{});
+  const std::string globs = options.points.empty() ? "*.router.logits,*.router.weights,*.resid_in" : options.points;
+  options.points.clear();
+  request.trace = trace_request(options, session, run);
+  request.trace.points = gradient_points(globs, session.shape);
+  request.batch = options.batch;
+  session.label = session.path;
+  catch_signals();
+  request.interrupted = &interrupted;
+  Progress progress("differentiating", run.total_tokens, options.quiet, "tokens");
+  request.on_progress = [&](int64_t tokens) { progress.update(tokens); };
+  const GradientResult found = trace_gradients(session, run.records, run.made, request,
+                                               [&](int64_t i) { return run.records[static_cast<size_t>(i)].source; });
+  progress.done();
+  if (found.interrupted) {
+    std::fprintf(stderr, "interrupted: no trace is left; the same command begins anew\n");
+    return 1;
+  }
+  for (size_t i = 0; i < run.records.size(); ++i) {
+    if (options.json) {
+      json::Value line = json::Value::object();
+      line.set("id", run.records[i].id).set("metric", metric).set("value", found.metrics[i]);
+      write_stdout(json::dump(line) + "\n");
+    } else {
+      char text[96];
+      std::snprintf(text, sizeof text, "  %s %.6f\n", metric.c_str(), found.metrics[i]);
+      write_stdout(run.records[i].id + text);
+    }
+  }
+  if (!options.quiet && !options.json)
+    std::fprintf(stderr, "gradients of %zu points in %s\n", request.trace.points.all().size(), options.trace.c_str());
+  return 0;
+}
+
+}  // namespace signalbox::tools
