@@ -55,7 +55,7 @@ void Forward::record(const Batch& batch, ProbeSink* sink) {
     in_flight_.logits = buffers_.tensor(odd_ ? Activations::logits_odd : Activations::logits_even, -1, step_.n_logits(),
                                         model_.n_vocab);
   // Where the host looks in, or what is made is kept for it, each step is enqueued anew.
-  if (step_.small() && !writes_.any() && !recorder_.stops() && !buffers_.keeps()) {
+  if (step_.small() && !entry_.x && !writes_.any() && !recorder_.stops() && !buffers_.keeps()) {
     std::vector<int64_t> key = step_.key();
     key.insert(key.end(),
                {recorder_.ring_contents(), recorder_.ring_generation(), odd_, reinterpret_cast<int64_t>(this)});
@@ -68,12 +68,24 @@ void Forward::record(const Batch& batch, ProbeSink* sink) {
 
 void Forward::enqueue(Tensor logits) {
   const layers::Pass pass{backend_, model_, weights_, max_slots_, step_, buffers_, writes_, recorder_};
-  layers::Stream stream = layers::embed(pass);
-  for (int64_t l = 0; l < model_.n_layers(); ++l) {
+  layers::Stream stream = entry_.x ? layers::Stream{entry_.x, {}, {}, true} : layers::embed(pass);
+  for (int64_t l = entry_.layer; l < model_.n_layers(); ++l) {
     stream = layers::layer(pass, l, stream);
     if (on_layer_) on_layer_(l);
   }
   layers::head(pass, stream, logits);
+}
+
+Outputs Forward::run_from(const Batch& batch, int64_t layer, Tensor x, ProbeSink* sink) {
+  entry_ = {layer, x};
+  try {
+    Outputs outputs = run(batch, sink);
+    entry_ = {};
+    return outputs;
+  } catch (...) {
+    entry_ = {};
+    throw;
+  }
 }
 
 layers::Stream Forward::again(const Batch& batch, int64_t l, Tensor x) {

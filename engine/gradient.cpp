@@ -309,22 +309,9 @@ Gradient::Gradient(Backend& backend, const Model& model, const Weights& weights,
       model_(model),
       weights_(weights),
       forward_(backend, model, weights, max_slots, Buffers::Policy::keep),
-      streams_(static_cast<size_t>(model.n_layers())) {
-  forward_.on_layer([this](int64_t l) {
-    Buffers& buffers = forward_.buffers();
-    const Tensor x = buffers.kept(Activations::resid_in, l);
-    const size_t bytes = static_cast<size_t>(x.rows * x.cols) * sizeof(float);
-    std::shared_ptr<void>& to = streams_[static_cast<size_t>(l)];
-    if (x.rows != n_tokens_ || !to) to = backend_.allocate(std::max<size_t>(bytes, 4));
-    backend_.copy(to.get(), x.data, bytes);
-    most_bytes_ = std::max(most_bytes_, buffers.bytes() + static_cast<size_t>(model_.n_layers()) * bytes);
-    if (l > 0) buffers.release(l - 1);
-  });
-}
+      streams_(forward_) {}
 
 Outputs Gradient::run(const Batch& batch, ProbeSink* values, ProbeSink& slopes, const Objective& objective) {
-  std::fill(streams_.begin(), streams_.end(), nullptr);
-  n_tokens_ = batch.n_tokens();
   const Outputs outputs = forward_.run(batch, values);
   if (values) forward_.flush(*values);
   std::vector<RowRange> ranges;
@@ -350,8 +337,7 @@ Outputs Gradient::run(const Batch& batch, ProbeSink* values, ProbeSink& slopes, 
       if (l < model_.n_layers() - 1) {
         // The layers above are done with; the one at hand is made again.
         forward_.buffers().release(l + 1);
-        const Tensor x(static_cast<float*>(streams_[static_cast<size_t>(l)].get()), n_tokens_, model_.d_model);
-        forward_.again(batch, l, x);
+        forward_.again(batch, l, streams_.at(l));
         part->at(Point::resid_out, l, d, model_.layers[static_cast<size_t>(l)].moe() ? part->route(l) : Route());
       }
       part->layer(l, d);

@@ -11,11 +11,10 @@
 #pragma once
 #include <cstdint>
 #include <functional>
-#include <memory>
-#include <vector>
 
 #include "base/namespaces.h"
 #include "engine/forward.h"
+#include "engine/kept_streams.h"
 #include "probes/sink.h"
 
 namespace signalbox::engine {
@@ -39,7 +38,7 @@ class Gradient {
   Outputs run(const Batch& batch, ProbeSink* values, ProbeSink& slopes, const Objective& objective);
 
   Forward& forward() { return forward_; }
-  size_t bytes() const { return most_bytes_; }  // of activations, at most, so far
+  size_t bytes() const { return streams_.most_bytes(); }  // of activations, at most, so far
 
  private:
   friend class Backward;
@@ -47,9 +46,7 @@ class Gradient {
   const Model& model_;
   const Weights& weights_;
   Forward forward_;
-  std::vector<std::shared_ptr<void>> streams_;  // [n_layers] resid_in of each layer
-  int64_t n_tokens_ = 0;
-  size_t most_bytes_ = 0;
+  KeptStreams streams_;
 };
 
 }  // namespace signalbox::engine

@@ -33,6 +33,19 @@ class NoGradient(Exception):
     pass
 
 
+def check_clamps(model, x, l, ids):
+    """A value that lies on the clamp of gpt-oss's activation up to rounding has two gradients."""
+    if model.kind != "gpt_oss":
+        return
+    gate, up, _, bias_gate, bias_up, _ = model.experts[l]
+    safe = ids.clamp_min(0)
+    g = torch.einsum("td,tkfd->tkf", x, gate[safe]) + bias_gate[safe]
+    u = torch.einsum("td,tkfd->tkf", x, up[safe]) + bias_up[safe]
+    room = torch.minimum((g - model.limit).abs(), (u.abs() - model.limit).abs())[ids >= 0]
+    if room.min() < 1e-5:
+        raise NoGradient
+
+
 def family_weights(r, z, ids):
     """reference_forward's rule for z [E] in torch."""
     if r.softmax_over_selected:
@@ -153,6 +166,7 @@ def gradients(model, tokens, edits):
         weights.retain_grad()
         out[f"layer.{l}.router.weights"] = weights
         safe = ids.clamp_min(0)
+        check_clamps(model, h.detach(), l, ids)
         hidden = point("expert.hidden", model.expert_hidden(point("expert.in", h.clone(), l), l, safe), l, ids)
         y = point("expert.out", model.expert_out(hidden, l, safe), l, ids)
         parts = torch.where(ids[..., None] < 0, 0.0, weights[..., None] * y)

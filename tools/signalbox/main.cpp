@@ -44,6 +44,7 @@ constexpr Command commands[] = {
     {"regimes", regimes_command, "routing profiles of ways of asking, and recurring experts"},
     {"faithfulness", faithfulness_command, "does the written explanation decide the answer?"},
     {"gradient", gradient_command, "how a metric changes with what stands at each point"},
+    {"causal", causal_command, "the effect of every slot on a metric"},
     {"data", data_command, "convert, pair, split and generate records"},
     {"diff", diff_command, "compare two traces"},
     {"make-model", make_model_command, "write a random or planted checkpoint"},
