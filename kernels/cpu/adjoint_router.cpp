@@ -65,7 +65,7 @@ void weigh_adjoint(std::vector<double>& d_logits, const std::vector<double>& d_w
       std::accumulate(values.begin(), values.end(), 0.0) + static_cast<double>(router.renormalize_epsilon);
   const bool renormalized = router.renormalize && total != 0;
   double mean = 0;
-  for (size_t i = 0; i < k; ++i) mean += renormalized ? d_weights[i] * values[i] / total : 0;
+  for (size_t i = 0; i < k; ++i) mean += renormalized ? d_weights[i] * (values[i] / total) : 0;
   for (size_t i = 0; i < k; ++i)
     d_values[i] = renormalized ? scale * (d_weights[i] - mean) / total : scale * d_weights[i];
   // Among themselves: the other experts' shares cancel, exactly.
