@@ -330,6 +330,21 @@ std::vector<std::pair<int32_t, std::vector<int32_t>>> EditPlan::experts_of(int32
   return data_->edits.at(static_cast<size_t>(edit)).experts;
 }
 
+int32_t EditPlan::highest_layer() const {
+  int32_t highest = -1;
+  for (size_t l = 0; l < data_->steps.size(); ++l)
+    if (!data_->steps[l].empty()) highest = static_cast<int32_t>(l);
+  for (int32_t point = 0; point < n_points; ++point) {
+    for (int32_t l = -1; l < data_->shape.n_layers(); ++l) {
+      const size_t slot = data_->point_slot(static_cast<Point>(point), l);
+      if (data_->points_begin[slot] == data_->points_begin[slot + 1]) continue;
+      const bool at_the_end = l < 0 && static_cast<Point>(point) != Point::embed;
+      highest = std::max(highest, at_the_end ? data_->shape.n_layers() - 1 : l);
+    }
+  }
+  return highest;
+}
+
 std::vector<std::string> EditPlan::span_names() const {
   std::vector<std::string> names;
   for (const PlannedEdit& edit : data_->edits)

@@ -103,6 +103,8 @@ class EditPlan : public std::enable_shared_from_this<EditPlan> {
   const json::Value& source() const;
   // Layer -> experts that the edit names after files were read and rankings taken; empty for one that names none.
   std::vector<std::pair<int32_t, std::vector<int32_t>>> experts_of(int32_t edit) const;
+  // The last layer at which an edit acts; that of the model behind the last layer's points. -1: at none.
+  int32_t highest_layer() const;
   // Names of the spans that conditions ask for, ascending.
   std::vector<std::string> span_names() const;
 

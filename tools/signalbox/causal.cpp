@@ -5,6 +5,8 @@
 #include <optional>
 
 #include "base/near_names.h"
+#include "base/text_table.h"
+#include "eval/causal/effects.h"
 #include "eval/causal/map.h"
 #include "eval/causal/mean_contribution.h"
 #include "probes/edit_spec.h"
@@ -15,6 +17,7 @@
 #include "tools/terminal/output.h"
 #include "tools/terminal/progress.h"
 #include "tools/terminal/signals.h"
+#include "tools/terminal/width.h"
 
 namespace signalbox::tools {
 
@@ -153,6 +156,83 @@ int run_map(MapFlags& flags) {
   return 0;
 }
 
+struct EffectsFlags {
+  CommonOptions common;
+  std::string input, metric, hold = "ids", out;
+};
+
+CLI::App* add_effects(CLI::App& app, EffectsFlags& flags) {
+  CLI::App* effects = app.add_subcommand(
+      "effects", "what edits do: in all, with later routes held, through routes alone (docs/causal-effects.md)");
+  effects->footer(
+      "Example:\n  echo '{\"edits\":[{\"op\":\"deactivate\",\"mode\":\"ban\",\"experts\":{\"1\":[0,6]}}]}' > "
+      "/tmp/ban.json\n  echo '{\"id\":\"a\",\"prompt\":\"User: hello\",\"target\":\" world\"}' | signalbox causal "
+      "effects builtin --input - --metric logprob --edits /tmp/ban.json --out /tmp/effects");
+  add_run_options(*effects, flags.common);
+  effects->add_option("--input", flags.input, "records, a JSON object a line; - = standard input")
+      ->type_name("FILE")
+      ->required();
+  effects->add_option("--metric", flags.metric, "logprob, nll, logit_diff or kl")->type_name("NAME")->required();
+  effects
+      ->add_option("--hold", flags.hold,
+                   "what of later routes is held: ids (weights by the model's rule) or weights too")
+      ->check(CLI::IsMember({"ids", "weights"}))
+      ->capture_default_str();
+  effects->add_option("--out", flags.out, "directory of effects.csv and propagation.csv")->type_name("DIR")->required();
+  return effects;
+}
+
+std::string shown(double x) {
+  char text[32];
+  std::snprintf(text, sizeof text, std::isnan(x) ? "-" : "%.4f", x);
+  return text;
+}
+
+int run_effects(EffectsFlags& flags) {
+  CommonOptions& options = flags.common;
+  if (options.edits.empty()) throw UsageError("--edits", "expected the edits whose effect is asked for, found none");
+  EffectsRequest request;
+  request.metric = parse_metric(flags.metric, "--metric");
+  request.holds_weights = flags.hold == "weights";
+  request.edits_dir = std::filesystem::path(options.edits).parent_path();
+  request.seed = options.seed;
+  std::vector<Record> records = read_records(flags.input);
+  check_edits(options, records, "causal effects has only given tokens");
+  Session session = open_session(options);
+  session.label = session.path;
+  PreparedRun run = prepare_run(options, session, std::move(records), Generate{});
+  catch_signals();
+  request.interrupted = &interrupted;
+  Progress progress("measuring effects", effects_tokens(run.made), options.quiet, "tokens");
+  request.on_progress = [&](int64_t tokens) { progress.update(tokens); };
+  const Effects effects = measure_effects(session, run.records, run.made, request);
+  progress.done();
+  if (effects.interrupted) {
+    std::fprintf(stderr, "interrupted: nothing is left; the same command begins anew\n");
+    return 1;
+  }
+  write_effects(flags.out, effects, request, session, run.plan->source());
+  if (options.json) {
+    for (const EffectsRow& row : effects.rows) {
+      json::Value line = json::Value::object();
+      line.set("id", row.id).set("base", row.base).set("total", row.total);
+      const std::pair<const char*, double> parts[] = {
+          {"direct", row.direct}, {"routes", row.routes}, {"interaction", row.interaction}};
+      for (const auto& [name, value] : parts) line.set(name, std::isnan(value) ? json::Value() : json::Value(value));
+      write_stdout(json::dump(line) + "\n");
+    }
+    return 0;
+  }
+  TextTable table({{"id", false, true}, {flags.metric}, {"total"}, {"direct"}, {"routes"}, {"interaction"}});
+  for (const EffectsRow& row : effects.rows)
+    table.add(
+        {row.id, shown(row.base), shown(row.total), shown(row.direct), shown(row.routes), shown(row.interaction)});
+  write_stdout(table.text(terminal_width(1)));
+  if (effects.rows.front().direct != effects.rows.front().direct && !options.quiet)
+    std::fprintf(stderr, "the edits act up to the last layer with a router: there are no later routes to hold\n");
+  return 0;
+}
+
 }  // namespace
 
 int causal_command(int argc, char** argv) {
@@ -160,9 +240,11 @@ int causal_command(int argc, char** argv) {
   app.footer("Example:\n  signalbox help causal map");
   app.require_subcommand(1);
   MapFlags map_flags;
+  EffectsFlags effects_flags;
   add_map(app, map_flags);
+  const CLI::App* effects = add_effects(app, effects_flags);
   if (int code = parse_arguments(app, argc, argv); code >= 0) return code;
-  return run_map(map_flags);
+  return effects->parsed() ? run_effects(effects_flags) : run_map(map_flags);
 }
 
 }  // namespace signalbox::tools
