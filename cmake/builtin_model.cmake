@@ -1,17 +1,3 @@
 # The built-in model: the files of tools/builtin/checkpoint, embedded as they are.
 file(GLOB builtin_files CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tools/builtin/checkpoint/*)
-set(builtin_asm ${CMAKE_BINARY_DIR}/builtin.S)
-set(builtin_table ${CMAKE_BINARY_DIR}/builtin_table.inc)
-set(asm_text ".section .rodata\n")
-set(table_text "")
-foreach(file ${builtin_files})
-  get_filename_component(name ${file} NAME)
-  string(MAKE_C_IDENTIFIER ${name} id)
-  string(APPEND asm_text ".balign 64\n.global signalbox_builtin_${id}\n.global signalbox_builtin_${id}_end\n"
-         "signalbox_builtin_${id}:\n.incbin \"${file}\"\nsignalbox_builtin_${id}_end:\n.byte 0\n")
-  string(APPEND table_text "BUILTIN_FILE(${id}, \"${name}\")\n")
-endforeach()
-string(APPEND asm_text ".section .note.GNU-stack,\"\",@progbits\n")
-file(GENERATE OUTPUT ${builtin_asm} CONTENT "${asm_text}")
-file(GENERATE OUTPUT ${builtin_table} CONTENT "${table_text}")
-set_source_files_properties(${builtin_asm} PROPERTIES GENERATED TRUE OBJECT_DEPENDS "${builtin_files}")
+embed_files(builtin ${builtin_files})   # sets builtin_asm

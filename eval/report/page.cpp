@@ -1,52 +1,81 @@
 #include "eval/report/page.h"
 
+#include "base/sha256.h"
 #include "eval/findings/format.h"
+#include "eval/report/browser_files.h"
 #include "eval/report/charts.h"
+#include "eval/report/page_data.h"
 
 namespace signalbox::eval {
 
 namespace {
 
-constexpr const char* style = R"(
-:root{color-scheme:light dark;--back:#fff;--text:#1c2330;--soft:#667085;--line:#d9dee7;--band:#e3e7ee;--pos:#1f6fc4;
---neg:#d9660b;--hover:rgba(31,111,196,.08);--box:#f5f7fa;--warn:#fff4e0;--warnline:#e0a030}
-@media (prefers-color-scheme:dark){:root{--back:#14181f;--text:#e4e8ef;--soft:#98a2b3;--line:#333b48;--band:#2a313d;
---pos:#5aa5f0;--neg:#f0954a;--hover:rgba(90,165,240,.12);--box:#1c222c;--warn:#33291a;--warnline:#b07d20}}
-body{font:16px/1.5 system-ui,sans-serif;max-width:74rem;margin:2rem auto;padding:0 1.2rem;color:var(--text);
-background:var(--back)}
-h1{line-height:1.2}h2{margin-top:2.6rem;border-bottom:1px solid var(--line);padding-bottom:.2rem}h3{margin-bottom:.4rem}
-table{border-collapse:collapse;margin:1rem 0;font-size:14px}td,th{padding:.3rem .7rem;border-bottom:1px solid var(--line);
-text-align:left;vertical-align:top}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
-tr.base{font-weight:600}table.sort th{cursor:pointer}table.sort th:hover{color:var(--pos)}
-.note{color:var(--soft)}.small{font-size:14px}.wide{overflow-x:auto}.warn{background:var(--warn);border-left:4px solid
-var(--warnline);padding:.5rem .9rem;margin:1rem 0}.warn p{margin:.3rem 0}.texts td{white-space:pre-wrap;max-width:24rem;
-overflow-wrap:anywhere}pre{background:var(--box);padding:.8rem;overflow-x:auto;font-size:13px}details{margin:.8rem 0}
-summary{cursor:pointer;color:var(--soft)}dl{display:grid;grid-template-columns:max-content 1fr;gap:.2rem 1.2rem}
-dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}.row{display:flex;flex-wrap:wrap;gap:1rem}
-nav a{margin-right:1rem;color:var(--pos)}.bar{display:inline-block;height:.6rem;background:var(--pos);
-vertical-align:middle;margin-left:.4rem}
-@media print{nav,summary{display:none}})";
+// 'sha256-...' of a policy.
+std::string source_hash(std::string_view content) {
+  const std::string hex = sha256_hex(content);
+  std::string bytes;
+  for (size_t i = 0; i < hex.size(); i += 2) bytes += static_cast<char>(std::stoi(hex.substr(i, 2), nullptr, 16));
+  return "'sha256-" + base64(bytes) + "'";
+}
 
-constexpr const char* script = R"(
-for(const table of document.querySelectorAll('table.sort')){
- const heads=[...table.rows[0].cells];
- heads.forEach((head,c)=>head.addEventListener('click',()=>{
-  const down=head.dataset.down!=='1';heads.forEach(h=>delete h.dataset.down);head.dataset.down=down?'1':'0';
-  const key=row=>{const text=row.cells[c].textContent.trim();
-   if(!head.classList.contains('n'))return text;const v=parseFloat(text.replace('<',''));return isNaN(v)?-Infinity:v};
-  const rows=[...table.rows].slice(1);
-  rows.sort((a,b)=>{const x=key(a),y=key(b);return (x<y?-1:x>y?1:0)*(down?-1:1)});
-  rows.forEach(row=>row.parentNode.appendChild(row));
- }));
-})";
+// The page's own scripts as one. Each file is a function of its own; what files share are members of `box`.
+const std::string& page_script() {
+  static const std::string script = [] {
+    std::string out = "'use strict';const box={};\n";
+    for (const BrowserFile& file : browser_files())
+      if (file.name.ends_with(".js") && file.name != "d3.min.js")
+        out += "(()=>{\n" + std::string(file.content) + "})();\n";
+    return out + "box.start();\n";
+  }();
+  return script;
+}
+
+std::string caption_of(const std::string& id, const std::string& caption) {
+  return "<figcaption>" + caption + " <a class=\"anchor\" href=\"#" + html_escape(id) +
+         "\" aria-label=\"link to this figure\">#</a></figcaption>";
+}
 
 }  // namespace
 
 std::string html_page(std::string_view title, const std::string& body) {
-  return std::string("<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"/>") +
-         "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/><title>" + html_escape(title) +
-         "</title><style>" + style + chart_style + "</style></head><body>\n" + body + "<script>" + script +
-         "</script></body></html>\n";
+  const std::string style = std::string(browser_file("page.css")) + chart_style;
+  std::vector<std::string> scripts = {page_script()};
+  std::string licence;
+  if (body.find(" data-draw=\"") != std::string::npos) {
+    scripts.insert(scripts.begin(), std::string(browser_file("d3.min.js")));
+    licence = "<details class=\"small\"><summary>licence of D3</summary><pre>" +
+              html_escape(browser_file("d3_licence.txt")) + "</pre></details>\n";
+  }
+  std::string hashes, elements;
+  for (const std::string& script : scripts) {
+    hashes += " " + source_hash(script);
+    elements += "<script>" + script + "</script>";
+  }
+  return "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"/><meta "
+         "http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; style-src " +
+         source_hash(style) + "; script-src" + hashes +
+         "; base-uri 'none'; form-action 'none'\"/><meta name=\"viewport\" content=\"width=device-width, "
+         "initial-scale=1\"/><title>" +
+         html_escape(title) + "</title><style>" + style + "</style></head><body>\n<main>" + body + licence + "</main>" +
+         elements + "</body></html>\n";
+}
+
+std::string html_figure(const std::string& id, const std::string& picture, const std::string& caption,
+                        const std::string& csv) {
+  std::string out =
+      "<figure id=\"" + html_escape(id) + "\"><div class=\"wide\">" + picture + "</div>" + caption_of(id, caption);
+  if (!csv.empty()) out += "<script type=\"application/json\" class=\"csv\">" + script_json(csv) + "</script>";
+  return out + "</figure>\n";
+}
+
+std::string drawn_figure(const std::string& id, const std::string& draw, const std::string& label,
+                         const std::string& caption,
+                         const std::vector<std::pair<std::string, std::string>>& attributes) {
+  std::string out = "<figure id=\"" + html_escape(id) + "\" data-draw=\"" + html_escape(draw) + "\" data-label=\"" +
+                    html_escape(label) + "\"";
+  for (const auto& [name, value] : attributes) out += " data-" + name + "=\"" + html_escape(value) + "\"";
+  return out + "><div class=\"wide place\"><noscript>Drawn by a script, which this browser does not " +
+         "run.</noscript></div>" + caption_of(id, caption) + "</figure>\n";
 }
 
 std::string html_table(const std::vector<std::string>& headings, const std::vector<uint8_t>& numeric,
@@ -54,15 +83,15 @@ std::string html_table(const std::vector<std::string>& headings, const std::vect
   const auto cell = [&](const char* tag, size_t c, const std::string& content) {
     return std::string("<") + tag + (numeric[c] ? " class=\"n\">" : ">") + content + "</" + tag + ">";
   };
-  std::string out = "<div class=\"wide\"><table class=\"sort\"><tr>";
+  std::string out = "<div class=\"wide\"><table class=\"sort\"><thead><tr>";
   for (size_t c = 0; c < headings.size(); ++c) out += cell("th", c, headings[c]);
-  out += "</tr>\n";
+  out += "</tr></thead>\n<tbody>";
   for (const auto& row : rows) {
     out += "<tr>";
     for (size_t c = 0; c < row.size(); ++c) out += cell("td", c, row[c]);
     out += "</tr>\n";
   }
-  return out + "</table></div>\n";
+  return out + "</tbody></table></div>\n";
 }
 
 std::string html_table(const FindingsTable& table) {

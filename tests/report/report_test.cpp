@@ -14,6 +14,7 @@
 #include "eval/report/detection_report.h"
 #include "eval/report/run_report.h"
 #include "eval/report/sample_digest.h"
+#include "tests/report/html_check.h"
 #include "tests/report/run_sample.h"
 #include "tests/support.h"
 #include "tools/signalbox/commands.h"
@@ -25,54 +26,10 @@ namespace fs = std::filesystem;
 
 namespace {
 
-// Throws out style and script, then checks that tags nest and close, attributes are quoted, and no bare < or & is left.
-// Returns what is wrong, or "".
-std::string mistake_in(std::string html) {
-  for (const char* tag : {"style", "script"}) {
-    const size_t begin = html.find(std::string("<") + tag + ">"), end = html.find(std::string("</") + tag + ">");
-    if (begin == std::string::npos || end == std::string::npos) return std::string("no ") + tag;
-    html.erase(begin, end - begin + std::string(tag).size() + 3);
-  }
-  if (!html.starts_with("<!DOCTYPE html>")) return "no doctype";
-  std::vector<std::string> open;
-  for (size_t i = 15; i < html.size(); ++i) {
-    if (html[i] == '&') {
-      const size_t end = html.find(';', i);
-      if (end == std::string::npos || end - i > 6) return "bare & at " + html.substr(i, 40);
-    }
-    if (html[i] == '>') return "bare > at " + html.substr(i, 40);
-    if (html[i] != '<') continue;
-    size_t end = i + 1;
-    bool quoted = false;
-    for (; end < html.size() && (quoted || html[end] != '>'); ++end) {
-      if (html[end] == '"') quoted = !quoted;
-      if (html[end] == '<') return "< inside a tag at " + html.substr(i, 60);
-      if (html[end] == '=' && !quoted && html[end + 1] != '"')
-        return "attribute without quotes at " + html.substr(i, 60);
-    }
-    const std::string tag = html.substr(i + 1, end - i - 1);
-    const std::string name = tag.substr(0, tag.find_first_of(" /\n", 1));
-    if (tag[0] == '/') {
-      if (open.empty() || "/" + open.back() != name) return "stray <" + tag + ">";
-      open.pop_back();
-    } else if (tag.back() != '/') {
-      open.push_back(name);
-    }
-    i = end;
-  }
-  return open.empty() ? "" : "open <" + open.back() + ">";
-}
-
 size_t count_of(const std::string& text, const std::string& part) {
   size_t n = 0;
   for (size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + part.size())) ++n;
   return n;
-}
-
-bool from_outside(const std::string& html) {
-  for (const char* part : {"http:", "https:", "src=", "<link", "@import", "url("})
-    if (html.find(part) != std::string::npos) return true;
-  return false;
 }
 
 }  // namespace
@@ -86,8 +43,8 @@ TEST_CASE("report: a run directory") {
     fs::copy(scratch.path(), keep, fs::copy_options::recursive | fs::copy_options::overwrite_existing);
     test::write_file(fs::path(keep) / "report.html", html);
   }
-  CHECK(mistake_in(html) == "");
-  CHECK_FALSE(from_outside(html));
+  CHECK(test::mistake_in_html(html) == "");
+  CHECK_FALSE(test::from_outside(html));
   CHECK(html == render_report(scratch.path()));
   CHECK(count_of(html, "<svg") == count_of(html, "</svg>"));
   // Three forests, doses of three metrics under two conditions and over all records, one map, scatters of three metrics
@@ -189,8 +146,8 @@ TEST_CASE("report: an analysis, and directories that are neither") {
   test::write_file(scratch / "t/analysis/domains.csv",
                    "layer,chi2,df,p,cramers_v,p_permutation\r\n1,3.5,2,0.1737739434504451,0.25,\r\n");
   const std::string html = render_report(scratch / "t");
-  CHECK(mistake_in(html) == "");
-  CHECK_FALSE(from_outside(html));
+  CHECK(test::mistake_in_html(html) == "");
+  CHECK_FALSE(test::from_outside(html));
   CHECK(count_of(html, "<svg") == 2);
   CHECK(html.find("selected by 75.00 % of tokens (3)") != std::string::npos);
   CHECK(html.find("<td class=\"n\">0.173774</td>") != std::string::npos);
