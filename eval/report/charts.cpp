@@ -22,7 +22,7 @@ svg .cell{stroke:var(--line)}svg .up{fill:var(--pos)}svg .down{fill:var(--neg)}s
 svg .mark{fill:var(--text)}svg .cell:hover{stroke:var(--text);stroke-width:2}svg text.in{font-size:11px;fill:var(--text);pointer-events:none}svg .mark{pointer-events:none}
 svg .l0{stroke:#1f78b4;fill:#1f78b4}svg .l1{stroke:#e6760d;fill:#e6760d}svg .l2{stroke:#1b9e77;fill:#1b9e77}
 svg .l3{stroke:#b0449f;fill:#b0449f}svg .l4{stroke:#8c7300;fill:#8c7300}svg .l5{stroke:#5b6ee1;fill:#5b6ee1}
-svg polyline{stroke-width:2}svg polygon{stroke-width:0;fill-opacity:.15}
+svg polyline[points]{stroke-width:2;fill:none}svg polygon{stroke-width:0;fill-opacity:.15}
 )";
 
 namespace {
@@ -213,7 +213,7 @@ std::string dose_plot(const std::vector<DoseLine>& lines, const std::string& x_a
       dots += corner(point.mean);
     }
     svg += "<polygon" + attribute("class", style) + attribute("points", there + back) + "/>";
-    svg += "<polyline" + attribute("style", "fill:none") + attribute("class", style) + attribute("points", dots) + "/>";
+    svg += "<polyline" + attribute("class", style) + attribute("points", dots) + "/>";
     for (const DosePoint& point : lines[i].points) {
       if (!std::isfinite(point.mean)) continue;
       const int decimals = decimals_for(point.mean);

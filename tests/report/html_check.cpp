@@ -33,7 +33,7 @@ std::string hex_of_base64(const std::string& text) {
   for (const char c : text)
     if (const size_t digit = digits.find(c); digit != std::string::npos)
       for (int b = 5; b >= 0; --b) bits += digit >> b & 1 ? '1' : '0';
-  for (size_t i = 0; i + 8 <= bits.size(); i += 4) out += hex[std::stoul(bits.substr(i, 4), nullptr, 2)];
+  for (size_t i = 0; i + 4 <= bits.size(); i += 4) out += hex[std::stoul(bits.substr(i, 4), nullptr, 2)];
   return out;
 }
 

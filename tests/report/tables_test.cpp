@@ -158,11 +158,12 @@ TEST_CASE("tables: a table of another study, in HTML and in a spreadsheet") {
   table.rows = {{"", {"a<b", "x", Estimate{0.5, 0.25, 0.75, 9}, Estimate{0.00004, 0, 0.0001, 9}, RankCell{2, 19}}},
                 {"", {"c", "y", Estimate(), Estimate(), RankCell{}}}};
   CHECK(html_table(table) ==
-        "<div class=\"wide\"><table class=\"sort\"><tr><th>place</th><th class=\"n\">effect [95 % CI]</th>"
-        "<th class=\"n\">mean [95 % CI]</th><th class=\"n\">place among</th></tr>\n"
-        "<tr><td>a&lt;b</td><td class=\"n\">+0.500 [+0.250, +0.750]</td>"
+        "<div class=\"wide\"><table class=\"sort\"><thead><tr><th>place</th><th class=\"n\">effect [95 % CI]</th>"
+        "<th class=\"n\">mean [95 % CI]</th><th class=\"n\">place among</th></tr></thead>\n"
+        "<tbody><tr><td>a&lt;b</td><td class=\"n\">+0.500 [+0.250, +0.750]</td>"
         "<td class=\"n\">0.000040 [0.000000, 0.000100]</td><td class=\"n\">2 of 20</td></tr>\n"
-        "<tr><td>c</td><td class=\"n\">-</td><td class=\"n\">-</td><td class=\"n\">-</td></tr>\n</table></div>\n");
+        "<tr><td>c</td><td class=\"n\">-</td><td class=\"n\">-</td><td "
+        "class=\"n\">-</td></tr>\n</tbody></table></div>\n");
   CHECK(table_csv({table}) ==
         "place,kind,effect,lo,hi,mean,mean_lo,mean_hi,rank\r\n"
         "a<b,x,0.5,0.25,0.75,4e-05,0,1e-04,2\r\nc,y,,,,,,,\r\n");
