@@ -1,8 +1,6 @@
 // Every figure gets its tools: the picture as SVG and PNG, what is behind it as CSV and as a table on demand. A figure
 // with data-draw is drawn here, by the function of that name in box.draw: it gets {figure, place, controls} and returns
 // {table: () => ({columns, rows})} of what it shows at the moment; others have a block of CSV.
-box.draw = {};
-
 const addButton = (parent, text, action) => {
   const button = document.createElement('button');
   button.type = 'button';
