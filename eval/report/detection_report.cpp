@@ -12,6 +12,7 @@
 #include "eval/findings/format.h"
 #include "eval/report/charts.h"
 #include "eval/report/page.h"
+#include "eval/report/routes_figures.h"
 
 namespace signalbox::eval {
 
@@ -159,7 +160,8 @@ std::string csv_section(const std::filesystem::path& dir, const CsvView& view) {
   std::vector<uint8_t> numeric;
   for (const char* column : view.columns) {
     headings.push_back(html_escape(column));
-    numeric.push_back(std::string_view(column) != "text" && !std::string_view(column).starts_with("condition"));
+    const std::string_view name = column;
+    numeric.push_back(name != "text" && name != "domain" && !name.starts_with("condition"));
   }
   std::vector<std::vector<std::string>> rows;
   for (size_t i = 0; i < std::min(order.size(), view.n_rows); ++i) {
@@ -171,15 +173,21 @@ std::string csv_section(const std::filesystem::path& dir, const CsvView& view) {
           numeric[c] && fraction ? short_number(table.number(order[i], table.column(view.columns[c]))) : text));
     }
   }
-  std::string out = std::string("<h3>") + view.title + "</h3><p class=\"note small\">" + view.file;
+  std::string out = std::string("<details><summary>") + view.title + "</summary><p class=\"note small\">" + view.file;
   if (order.size() > view.n_rows)
     out += ": " + std::to_string(view.n_rows) + " of " + std::to_string(order.size()) + " rows, largest |" +
            (view.order ? view.order : "") + "| first";
-  return out + "</p>" + html_table(headings, numeric, rows);
+  return out + "</p>" + html_table(headings, numeric, rows) + "</details>";
 }
 
 const std::vector<CsvView>& views() {
   static const std::vector<CsvView> all = {
+      {"balance.csv",
+       "How evenly experts are used",
+       {"layer", "domain", "entropy", "entropy_normalised", "load_balance"},
+       nullptr,
+       200},
+      {"rd.csv", "Use under two conditions", {"layer", "expert", "rd", "ci_lo", "ci_hi", "p", "q"}, "rd", 50},
       {"npmi.csv", "Experts at marker tokens", {"layer", "expert", "k_n", "K_n", "M", "T", "npmi"}, "npmi", 20},
       {"domains.csv", "Domains", {"layer", "chi2", "df", "p", "cramers_v", "p_permutation"}, nullptr, 200},
       {"persistence.csv", "Persistence", {"layer", "expert", "rate", "p_stay", "lag1", "dwell_mean"}, "lag1", 20},
@@ -205,39 +213,6 @@ const std::vector<CsvView>& views() {
        nullptr,
        200}};
   return all;
-}
-
-// Share of tokens that select each expert, as a difference to the mean of its layer.
-std::string usage_section(const std::filesystem::path& file) {
-  const CsvTable table = CsvTable::read(file);
-  const size_t layer = table.column("layer"), expert = table.column("expert"), domain = table.column("domain"),
-               share = table.column("share"), count = table.column("count");
-  std::map<int64_t, std::pair<double, int64_t>> of_layer;
-  std::vector<size_t> rows;
-  for (size_t r = 0; r < table.n_rows(); ++r) {
-    if (!table.text(r, domain).empty() || table.text(r, share).empty()) continue;
-    rows.push_back(r);
-    auto& [sum, n] = of_layer[table.integer(r, layer)];
-    sum += table.number(r, share);
-    ++n;
-  }
-  if (rows.empty()) return "";
-  std::vector<HeatCell> cells;
-  for (size_t r : rows) {
-    const auto& [sum, n] = of_layer[table.integer(r, layer)];
-    HeatCell cell;
-    cell.layer = static_cast<int32_t>(table.integer(r, layer));
-    cell.expert = static_cast<int32_t>(table.integer(r, expert));
-    cell.value = table.number(r, share) - sum / static_cast<double>(n);
-    cell.text = format_value(100 * table.number(r, share), 0);
-    cell.title = "layer " + table.text(r, layer) + ", expert " + table.text(r, expert) + "\nselected by " +
-                 format_value(100 * table.number(r, share), 2) + " % of tokens (" + table.text(r, count) + ")";
-    cells.push_back(std::move(cell));
-  }
-  return "<h3>How often each expert is used</h3><p class=\"small\">Percent of tokens that select the expert. Blue: "
-         "more "
-         "than the mean of its layer; orange: less.</p><div class=\"wide\">" +
-         heat_map(cells, "share of tokens of every expert") + "</div>";
 }
 
 }  // namespace
@@ -286,6 +261,12 @@ std::string ranking_section(const std::string& title, const std::pair<std::strin
   return out + top_table(ranking, pooled, held_out);
 }
 
+std::string tables_section(const std::filesystem::path& dir) {
+  std::string out;
+  for (const CsvView& view : views()) out += csv_section(dir, view);
+  return out;
+}
+
 std::string analysis_sections(const std::filesystem::path& dir, const RunFindings* run) {
   std::string out;
   if (std::filesystem::exists(dir / "rd.csv")) {
@@ -293,9 +274,7 @@ std::string analysis_sections(const std::filesystem::path& dir, const RunFinding
     out += ranking_section("Use of experts under two conditions", conditions_of(dir), ranking,
                            run ? audit_rows_by_condition(*run, ranking) : std::vector<AuditRow>(), {}, run);
   }
-  if (std::filesystem::exists(dir / "usage.csv")) out += usage_section(dir / "usage.csv");
-  for (const CsvView& view : views()) out += csv_section(dir, view);
-  return out;
+  return out + routes_figures(dir, false).html;
 }
 
 }  // namespace signalbox::eval

@@ -22,7 +22,10 @@ std::string ranking_section(const std::string& title, const std::pair<std::strin
 // one.
 std::pair<std::string, std::string> conditions_of(const std::filesystem::path& dir);
 
-// The files of an analysis directory: rd.csv as a ranking, usage.csv as a map, of the others the strongest rows. HTML;
+// The strongest rows of each table of an analysis directory. HTML; empty when there is none.
+std::string tables_section(const std::filesystem::path& dir);
+
+// An analysis directory as a part of a run's report: rd.csv as a ranking, and the figures of the other tables. HTML;
 // empty when there is none of them. `run`: the findings with the audit, or null.
 std::string analysis_sections(const std::filesystem::path& dir, const RunFindings* run);
 

@@ -21,7 +21,7 @@ std::string source_hash(std::string_view content) {
 // The page's own scripts as one. Each file is a function of its own; what files share are members of `box`.
 const std::string& page_script() {
   static const std::string script = [] {
-    std::string out = "'use strict';const box={};\n";
+    std::string out = "'use strict';const box={draw:{}};\n";
     for (const BrowserFile& file : browser_files())
       if (file.name.ends_with(".js") && file.name != "d3.min.js")
         out += "(()=>{\n" + std::string(file.content) + "})();\n";

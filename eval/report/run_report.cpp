@@ -23,6 +23,7 @@
 #include "eval/report/dose_report.h"
 #include "eval/report/findings_index.h"
 #include "eval/report/page.h"
+#include "eval/report/routes_report.h"
 #include "eval/report/sample_digest.h"
 #include "eval/score/scorer.h"
 #include "eval/store/manifest.h"
@@ -314,8 +315,6 @@ std::string detection_section(const fs::path& dir, const RunFindings& findings) 
   return out.empty() ? "" : "<h2 id=\"detection\">Which experts differ in use, and what they do</h2>" + out;
 }
 
-bool has_analysis(const fs::path& dir) { return fs::exists(dir / "rd.csv") || fs::exists(dir / "usage.csv"); }
-
 }  // namespace
 
 std::string render_run_report(const fs::path& dir, const RunFindings& run) {
@@ -351,24 +350,14 @@ void write_run_report(const fs::path& dir, const RunFindings& findings) {
   fs::remove(dir / partial_report_file, failed);
 }
 
-std::string render_analysis_report(const fs::path& dir) {
-  const fs::path analysis = fs::is_directory(dir / "analysis") ? dir / "analysis" : dir;
-  if (!has_analysis(analysis))
-    throw Error(dir.string(), "expected rd.csv or usage.csv in its analysis/ (signalbox analyze), found neither");
-  std::string body = "<h1>Routing statistics</h1>";
-  if (fs::exists(analysis / "summary.json"))
-    body += "<details><summary>tests, resampling unit, seed, traces</summary><pre>" +
-            html_escape(json::dump(json::parse_file(analysis / "summary.json"), 2)) + "</pre></details>";
-  return html_page("Signalbox analysis", body + analysis_sections(analysis, nullptr));
-}
-
 std::string render_report(const fs::path& dir) {
   if (!fs::is_directory(dir)) throw Error(dir.string(), "expected a directory, found none");
   if (fs::exists(dir / "metrics.json")) return render_run_report(dir, read_findings(dir));
   if (schema_of(dir) == run_schema)
     throw Error(dir.string(), "expected a finished run with metrics.json, found none (its command goes on with it)");
-  if (has_analysis(dir) || has_analysis(dir / "analysis")) return render_analysis_report(dir);
-  throw Error(dir.string(), "expected metrics.json (a run) or analysis/ (signalbox analyze), found neither");
+  if (is_routes_directory(dir)) return render_routes(routes_of_directory(dir));
+  throw Error(dir.string(),
+              "expected metrics.json (a run), trace.safetensors or analysis/ (signalbox analyze), found none");
 }
 
 }  // namespace signalbox::eval

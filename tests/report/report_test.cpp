@@ -148,8 +148,8 @@ TEST_CASE("report: an analysis, and directories that are neither") {
   const std::string html = render_report(scratch / "t");
   CHECK(test::mistake_in_html(html) == "");
   CHECK_FALSE(test::from_outside(html));
-  CHECK(count_of(html, "<svg") == 2);
-  CHECK(html.find("selected by 75.00 % of tokens (3)") != std::string::npos);
+  CHECK(test::data_block(html, "usage").find("\"share\":[0.75,0.25]") != std::string::npos);
+  CHECK(html.find("data-draw=\"usage_domains\"") != std::string::npos);
   CHECK(html.find("<td class=\"n\">0.173774</td>") != std::string::npos);
   CHECK(html == render_report(scratch / "t/analysis"));
 
@@ -162,7 +162,7 @@ TEST_CASE("report: an analysis, and directories that are neither") {
     return std::string("accepted");
   };
   fs::create_directories(scratch / "empty");
-  CHECK(refusal(scratch / "empty").starts_with("expected metrics.json (a run) or analysis/"));
+  CHECK(refusal(scratch / "empty").starts_with("expected metrics.json (a run), trace.safetensors or analysis/"));
   CHECK(refusal(scratch / "none") == "expected a directory, found none");
   fs::remove(scratch / "metrics.json");
   CHECK(refusal(scratch.path()).starts_with("expected a finished run with metrics.json"));
