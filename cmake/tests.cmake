@@ -2,6 +2,7 @@
 #   signalbox_tests   all test cases that need no other build
 #   selected_tests    those of the files in SIGNALBOX_SELECTED_TESTS (tools/test --only)
 #   gpu_tests         those of kernels/cuda alone, for a machine with a GPU (tools/gpu-check, tools/gpu-pack)
+#   gpu_kit           instructions and small times of a GPU (cmake/gpu_kit.cmake)
 #   race_tests        the CUDA kernels on the host, every access watched
 #   thread_tests      what uses several threads, for the thread sanitizer
 #   *_driver          programs that tests in Python drive

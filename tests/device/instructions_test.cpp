@@ -1,12 +1,14 @@
 // The instruction kit under the shim, judged by tools/bench/instructions.py, whose arithmetic shares nothing with the
 // shim's; and the shim beside every recording of real hardware that there is.
+// clang-format off
+#include "tests/device/shim_run.h"  // before everything of kernels/cuda
+// clang-format on
 #include "kernels/cuda/kit/instructions.h"
 
 #include <algorithm>
 #include <filesystem>
 
 #include "base/json.h"
-#include "tests/device/shim_run.h"
 #include "tests/support.h"
 
 namespace signalbox::test {

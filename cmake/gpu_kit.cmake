@@ -1,0 +1,20 @@
+# gpu_kit: a device's instructions and small times (kernels/cuda/kit). Built by name only; it is no part of the product.
+# What needs sm_90a is left out of builds for other devices, and compiled for nothing else.
+if(cuda)
+  set(kit_folder ${CMAKE_SOURCE_DIR}/kernels/cuda/kit)
+  file(GLOB kit_hopper CONFIGURE_DEPENDS ${kit_folder}/hopper_*.cu ${kit_folder}/micro_*.cu)
+  set(kit_flags ${cuda_flags})
+  list(FILTER kit_flags EXCLUDE REGEX "^-gencode=")
+  set(kit_any ${cuda_flags})
+  list(FILTER kit_any INCLUDE REGEX "^-gencode=")
+
+  add_executable(gpu_kit EXCLUDE_FROM_ALL ${kit_folder}/main.cu ${kit_folder}/instructions.cu kernels/cuda/runtime.cu)
+  set_source_files_properties(${kit_folder}/main.cu ${kit_folder}/instructions.cu PROPERTIES COMPILE_OPTIONS "${kit_any}")
+  if("90a" IN_LIST SIGNALBOX_CUDA_ARCHITECTURES)
+    target_sources(gpu_kit PRIVATE ${kit_hopper})
+    target_compile_definitions(gpu_kit PRIVATE SIGNALBOX_KIT_HOPPER)
+    set_source_files_properties(${kit_hopper} PROPERTIES COMPILE_OPTIONS "-gencode=arch=compute_90a,code=sm_90a")
+  endif()
+  target_compile_options(gpu_kit PRIVATE ${kit_flags})
+  target_link_libraries(gpu_kit PRIVATE signalbox_flags)
+endif()
