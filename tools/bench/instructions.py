@@ -17,112 +17,13 @@ import functools
 import itertools
 import json
 import math
-import struct
+import pathlib
 import sys
 from decimal import Decimal, getcontext
 
-MASK = (1 << 64) - 1
-SCALE = 300            # exact numbers are whole multiples of 2^-300: the least product of bf16 is 2^-266
-SPECIAL_BF16 = [0x7f80, 0xff80, 0x7fc0, 0x0000, 0x8000, 0x4000, 0x8001, 0x0001]
-SPECIAL_F32 = [0x7f800000, 0xff800000, 0x7fc00000, 0x00000000, 0x80000000, 0x7f7fffff, 0xff7fffff, 0x00000001]
-EXPONENTS = dict(ordinary=(124, 6), cancelling=(124, 6), special=(124, 6), wide=(97, 61), subnormal=(0, 4))
-
-
-# ---- operands
-
-def draw(seed, i):
-    z = (seed * 0xd1342543de82ef95 + (i + 1) * 0x9e3779b97f4a7c15) & MASK
-    z = ((z ^ z >> 30) * 0xbf58476d1ce4e5b9) & MASK
-    z = ((z ^ z >> 27) * 0x94d049bb133111eb) & MASK
-    return z ^ z >> 31
-
-
-def bf16_bits(x):
-    """To the nearest, ties to even; NaN as the instruction makes it."""
-    bits = f32_bits(x) if isinstance(x, float) else x
-    if bits & 0x7fffffff > 0x7f800000:
-        return 0x7fff
-    return (bits + 0x7fff + (bits >> 16 & 1)) >> 16 & 0xffff
-
-
-def bf16_of(values, word):
-    if values == "zeros":
-        return word & 0x8000
-    if values == "integers":
-        return bf16_bits(float(word % 17 - 8))
-    if values == "special" and (word >> 32) % 8 == 0:
-        return SPECIAL_BF16[(word >> 40) % 8]
-    first, n = EXPONENTS[values]
-    return word & 0x807f | first + (word >> 16 & 0xffff) % n << 7
-
-
-def f32_of(values, word):
-    if values == "zeros":
-        return word & 0x80000000
-    if values == "integers":
-        return f32_bits(float(word % 129 - 64))
-    if values == "special" and (word >> 48) % 8 == 0:
-        return SPECIAL_F32[(word >> 51) % 8]
-    first, n = EXPONENTS[values]
-    return word & 0x807fffff | first + (word >> 32 & 0xffff) % n << 23
-
-
-def bf16_operand(values, seed, n):
-    return [bf16_of(values, draw(seed, i)) for i in range(n)]
-
-
-def f32_operand(values, seed, n):
-    return [f32_of(values, draw(seed, i)) for i in range(n)]
-
-
-def words_of(seed, n):
-    return [draw(seed, i) & 0xffffffff for i in range(n)]
-
-
-def between(seed, n, low, high):
-    return [low + (high - low) * ((draw(seed, i) >> 11) * 2.0 ** -53) for i in range(n)]
-
-
-# ---- numbers
-
-def f32_bits(x):
-    try:
-        return struct.unpack("<I", struct.pack("<f", x))[0]
-    except OverflowError:
-        return 0xff800000 if x < 0 else 0x7f800000
-
-
-def f32(bits):
-    return struct.unpack("<f", struct.pack("<I", bits))[0]
-
-
-def f64(high, low):
-    return struct.unpack("<d", struct.pack("<Q", high << 32 | low))[0]
-
-
-def exact(bits):
-    """A finite f32 as a multiple of 2^-SCALE."""
-    exponent, fraction = bits >> 23 & 0xff, bits & 0x7fffff
-    value = (fraction | (0x800000 if exponent else 0)) << (SCALE + max(exponent, 1) - 150)
-    return -value if bits >> 31 else value
-
-
-def finite(bits):
-    return bits & 0x7f800000 != 0x7f800000
-
-
-def is_nan(bits):
-    return bits & 0x7fffffff > 0x7f800000
-
-
-def ordered(bits):
-    """f32 bits as whole numbers that are one apart where the numbers are neighbours."""
-    return -(bits & 0x7fffffff) if bits >> 31 else bits
-
-
-def hexes(words):
-    return [int(words[i:i + 8], 16) for i in range(0, len(words), 8)]
-
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+from exact import (SCALE, between, bf16_bits, bf16_operand, exact, f32, f32_bits, f32_operand, f64, finite, hexes, is_nan,
+                   ordered, words_of)
 
 # ---- products
 
@@ -164,9 +65,9 @@ def wrong_sum(element, got):
     total, largest = sum(terms), max(map(abs, terms))
     most = exact(0x7f7fffff)
     if not finite(got):
-        return None if not is_nan(got) and abs(total) + (17 * largest >> 22) > most else "a finite sum"
-    # Each of 17 terms may lose what is below 2^-22 of the largest, and the sum is rounded once more, if only to 2^-149.
-    bound = (18 * largest >> 22) + (1 << SCALE - 149)
+        return None if not is_nan(got) and abs(total) + (len(terms) * largest >> 22) > most else "a finite sum"
+    # Each term may lose what is below 2^-22 of the largest, and the sum is rounded once more, if only to 2^-149.
+    bound = ((len(terms) + 1) * largest >> 22) + (1 << SCALE - 149)
     return None if abs(exact(got) - total) <= bound else f"{total / (1 << SCALE):.9g} within {bound / (1 << SCALE):.3g}"
 
 
@@ -396,16 +297,114 @@ def judge_exp_double(line, words):
     return bad, dict(worst_units=round(worst, 3) if worst != math.inf else None, unequal=unequal, of=line["n"])
 
 
+# ---- sm_90a: kernels/cuda/kit/hopper_*.cu says what each word is
+
+@functools.lru_cache(maxsize=None)
+def wide_operands(values, seed, n):
+    """A [64, 64] and B [n, 64], both along K."""
+    return ([bf16_operand(values, seed, 64 * 64)[i:i + 64] for i in range(0, 64 * 64, 64)],
+            [bf16_operand(values, seed + 1, n * 64)[i:i + 64] for i in range(0, n * 64, 64)])
+
+
+@functools.lru_cache(maxsize=None)
+def whole_products(seed, n):
+    a, b = (([int(f32(x << 16)) for x in row] for row in rows) for rows in wide_operands("integers", seed, n))
+    b = list(b)
+    return [float(sum(map(int.__mul__, row, column))) for row in a for column in b]
+
+
+def wide_elements(line):
+    a, b = wide_operands("ordinary", line["seed"], line["n"])
+    return [([(x << 16, y << 16) for x, y in zip(row, column)], 0) for row in a for column in b]
+
+
+def judge_wide(line, words):
+    n, values = line["n"], line["operands"].split()[1]
+    if values == "integers":
+        expected = whole_products(line["seed"], n)
+        bad = [f"row {i // n}, column {i % n}: expected {e:.0f}, found {f32(w):.9g}"
+               for i, (e, w) in enumerate(zip(expected, words)) if f32(w) != e]
+        return bad, dict(right=len(expected) - len(bad), of=len(expected))
+    bad = []
+    for i, (element, got) in enumerate(zip(wide_elements(line), words)):
+        if wrong := wrong_sum(element, got):
+            bad.append(f"row {i // n}, column {i % n}: expected {wrong}, found {f32(got):.9g}")
+    return bad, {}
+
+
+def judge_barriers(line, words):
+    return judge_words([1, 0, 0, 1, 0, 1, 0, 0, 0, 1, 0, 1], words)
+
+
+def judge_bulk(line, words):
+    n = int(line["operands"].split()[0])
+    return judge_words([1, n, 65536 + 128 - n], words)
+
+
+def judge_ring(line, words):
+    total = sum(words_of(line["seed"], 37 * 1024)) & 0xffffffff
+    return judge_words([0, total, total], words)
+
+
+def judge_stored(line, words):
+    x, expected = words_of(line["seed"], 128), [0] * 128
+    for matrix, row, column in itertools.product(range(4), range(8), range(8)):
+        r, c = (column, row) if line["instruction"].endswith("trans") else (row, column)
+        half = x[(r * 4 + c // 2) * 4 + matrix] >> c % 2 * 16 & 0xffff
+        expected[(matrix * 8 + row) * 5 % 32 * 4 + column // 2] |= half << column % 2 * 16
+    return judge_words(expected, words)
+
+
+def judge_groups(line, words):
+    slot = [4950 * 1000 + 100 * p if p < 128 else 4950 * 7 + 100 * (p - 128) for p in range(256)]
+    expected = []
+    for thread in range(256):
+        total = 0
+        for j in range(64):
+            total = (total * 31 + slot[(thread + j) % 256]) & 0xffffffff
+        expected.append(total)
+    return judge_words(expected, words)
+
+
+def judge_dependents(line, words):
+    return judge_words([65536], words[:1])[0], dict(began_early=words[1], of=7)
+
+
+READINGS = {   # of descriptors: of each list one has to hold
+    "wgmma without swizzle": ["wgmma.none, leading offset along k", "wgmma.none, leading offset along rows"],
+    "wgmma, b along n": ["wgmma.swizzle128, b along n, leading offset along n", "wgmma.swizzle128, b along n, leading offset along k"]}
+WIDE = ["wgmma.swizzle128", "wgmma.swizzle64", "wgmma.swizzle32", "wgmma.swizzle128, a in registers", *itertools.chain(*READINGS.values())]
+
+
+def layouts(verdicts):
+    """What of wgmma is as assumed: {name: "holds" or how much of it does not}, and what has no reading that holds."""
+    held = {}
+    for name in WIDE:
+        of = [v for v in verdicts if v["instruction"] == name]
+        bad = [v["operands"] for v in of if v["status"] != "passed"]
+        if of:
+            held[name] = "holds" if not bad else f"does not: {', '.join(bad)}"
+    wrong = [name for name, how in held.items() if how != "holds" and not any(name in names for names in READINGS.values())]
+    wrong += [group for group, names in READINGS.items() if any(n in held for n in names) and not any(held.get(n) == "holds" for n in names)]
+    return held, wrong
+
+
 JUDGES = {"mma.m16n8k16.bf16": judge_mma, "ldmatrix.x4": judge_matrices, "ldmatrix.x4.trans": judge_matrices,
           "cp.async.cg.16": judge_copies, "warp": judge_warp, "cvt.rn.bf16": judge_conversion,
-          "cvt.rn.bf16x2": judge_conversion, "exp of double": judge_exp_double, **dict.fromkeys(FUNCTIONS, judge_function)}
+          "cvt.rn.bf16x2": judge_conversion, "exp of double": judge_exp_double, **dict.fromkeys(FUNCTIONS, judge_function),
+          **dict.fromkeys(WIDE, judge_wide), "mbarrier": judge_barriers, "cp.async.bulk load": judge_bulk,
+          "cp.async.bulk store": judge_bulk, "ring of bulk loads": judge_ring, "stmatrix.x4": judge_stored,
+          "stmatrix.x4.trans": judge_stored, "bar.sync and bar.arrive": judge_groups, "setmaxnreg": judge_groups,
+          "griddepcontrol": judge_dependents}
 WORDS = {"mma.m16n8k16.bf16": 128, "ldmatrix.x4": 128, "ldmatrix.x4.trans": 128, "cp.async.cg.16": 128, "warp": 320,
-         "exp of double": 2}
+         "exp of double": 2, **dict.fromkeys(WIDE, 64), "mbarrier": 12, "cp.async.bulk load": 3, "cp.async.bulk store": 3,
+         "ring of bulk loads": 3, "stmatrix.x4": 128, "stmatrix.x4.trans": 128, "bar.sync and bar.arrive": 256,
+         "setmaxnreg": 256, "griddepcontrol": 2}
 
 
 def judge(lines):
     """A verdict for each result, in order, and one for the rounding of sums."""
-    verdicts, sums = [], []
+    verdicts, sums, wide = [], [], []
     for line in lines:
         if "instruction" not in line:
             continue
@@ -421,12 +420,15 @@ def judge(lines):
             bad, facts = JUDGES[name](line, words)
             if name.startswith("mma") and line["operands"] in ("ordinary", "wide", "cancelling", "cancelling onto zero"):
                 sums += [(*element, got) for element, got in zip(mma_operands(line["operands"], line["seed"], line["n"]), words)]
+            if name in WIDE and line["operands"].endswith("ordinary") and not bad and not wide:
+                wide += [(*element, got) for element, got in zip(wide_elements(line), words)]
         verdict.update(status="failed" if bad else "passed", **facts)
         if bad:
             verdict["reason"] = f"{len(bad)} wrong: {bad[0]}"
         verdicts.append(verdict)
-    if sums:
-        verdicts.append(dict(instruction="mma.m16n8k16.bf16", operands="all sums that round", status="passed", rounding=rounding(sums)))
+    for name, of in (("mma.m16n8k16.bf16", sums), ("wgmma", wide)):
+        if of:
+            verdicts.append(dict(instruction=name, operands="all sums that round", status="passed", rounding=rounding(of)))
     return verdicts
 
 
