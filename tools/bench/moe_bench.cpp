@@ -107,7 +107,9 @@ void bench_routed(Backend& backend, Timer& timer, RandomMemory& memory, const Ro
     add_up(i);
   });
   if (!parts) return;
-  // experts_out last: it finds what experts_hidden left behind for the same route.
+  // experts_out last. With one set of routes it finds the map that experts_hidden left behind for it, as in a forward;
+  // with several a device would make a map in each call: but sets are several only where tokens are so few that the
+  // kernels for few rows take them, which need none.
   measure("combine", 2 * pairs * dm, outputs_bytes + sum_bytes, add_up);
   measure("experts_hidden", 4 * pairs * dm * ff, used_bytes * 2 / 3 + x_bytes + hidden_bytes, make_hidden);
   measure("experts_out", 2 * pairs * dm * ff, used_bytes / 3 + hidden_bytes + outputs_bytes, make_outputs);
