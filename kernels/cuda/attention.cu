@@ -109,6 +109,8 @@ void CudaBackend::attention(Tensor out, Tensor q, const KvCache& cache, const Ba
 
   const int64_t n_tokens = batch.n_tokens, group = params.n_heads / params.n_kv_heads;
   const bool fits = kernels->shared_of_64 <= info_.shared_bytes;
+  // Two questions in one: are there rows enough, and do they share keys? BatchView does not say the latter, so a batch
+  // of 32 and more sequences of one token each comes here too, whose rows do not.
   const bool large = fits && (group >= 48 || (n_tokens >= min_tokens_of_64 && n_tokens * group >= min_rows_of_64));
   const int64_t rows = large ? 64 : 16, heads = std::min(group, rows);
   int64_t tokens = rows / heads;
