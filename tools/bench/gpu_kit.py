@@ -82,7 +82,11 @@ def micro(check):
         if check.device and check.device["capability"] != "9.0":
             return dict(status="skipped", reason=f"needs compute capability 9.0, found {check.device['capability']}")
         results, ended = run_cases(check, "micro", limit)
-        return summed_up(ended, results=results)
+        entry = summed_up(ended, results=results)
+        sums = {line["sum"] for line in results if line["micro"] == "bandwidth"}
+        if len(sums) > 1:   # all ways read the same words
+            entry.update(status="failed", reason=f"bandwidth: expected one sum of what was read, found {len(sums)}")
+        return entry
     return work
 
 

@@ -155,7 +155,7 @@ class Peak {
 void mma_peak(const DeviceInfo& info, const MicroPrint& print) {
   Peak peak(info, print);
   constexpr double flops = 2. * 16 * 8 * 16;
-  const int n = 4000;  // a few milliseconds, long enough for the clock to settle within the rounds
+  const int n = 40000;  // some milliseconds: the clock settles within the rounds
   peak.measure("mma.sync", "registers", mma_kernel<8>, 2, 256, 0, n, flops * 8 * 8 * n);
   peak.measure("mma.sync", "registers, 16 sums a warp", mma_kernel<16>, 1, 256, 0, n, flops * 8 * 16 * n);
   peak.measure("mma.sync", "shared memory by ldmatrix", tile_kernel, 2, 256, shared_bytes_of<uint32_t>(8 * 4 * 128), n,
@@ -164,7 +164,7 @@ void mma_peak(const DeviceInfo& info, const MicroPrint& print) {
 
 template <int n>
 void wgmma_of(Peak& peak, const char* from_shared, const char* from_registers) {
-  const int rounds = 4000;
+  const int rounds = 20000;
   const double flops = 2. * 64 * n * 64 * 2 * rounds;  // two warpgroups a block
   peak.measure("wgmma", from_shared, wgmma_peak_kernel<n, false>, 1, 256, tile_bytes + 1024, rounds, flops);
   peak.measure("wgmma", from_registers, wgmma_peak_kernel<n, true>, 1, 256, tile_bytes + 1024, rounds, flops);
