@@ -25,7 +25,7 @@ struct ProductTable {
 };
 
 // out = x w^T + bias of several matrices; a block computes sixteen outputs of one of them for all tokens.
-__global__ void __launch_bounds__(gemv_bounds)
+__global__ void __launch_bounds__(gemv_bounds, gemv_blocks)
     gemv_kernel(ProductTable products, const bf16* x, int64_t x_stride, bool aligned, int n_tokens, int n_k) {
   int product = 0;
 #pragma unroll
@@ -54,7 +54,7 @@ struct DenseRows {
 };
 
 // hidden = activate(x gate^T) * (x up^T); a block computes eight outputs: its low rows are gate's, its high rows up's.
-__global__ void __launch_bounds__(gemv_bounds)
+__global__ void __launch_bounds__(gemv_bounds, gemv_blocks)
     gemv_gated_kernel(bf16* hidden, int64_t hidden_stride, const bf16* x, int64_t x_stride, bool aligned,
                       DenseRows gate, DenseRows up, Activation activation, int n_tokens, int64_t n_rows, int n_k) {
   const int lane = static_cast<int>(threadIdx.x) % warp_size, group = lane / 4, column = lane % 4 * 2;
@@ -70,7 +70,7 @@ __global__ void __launch_bounds__(gemv_bounds)
 }
 
 // out[t, h, v] = sum_c latent[t, h, c] * kv_b[h, d_nope + v, c]; heads in y.
-__global__ void __launch_bounds__(gemv_bounds)
+__global__ void __launch_bounds__(gemv_bounds, gemv_blocks)
     gemv_expand_kernel(bf16* out, int64_t out_stride, const bf16* latent, int64_t latent_stride, bool aligned,
                        DenseRows kv_b, int n_tokens, int64_t d_nope, int64_t d_value, int64_t d_latent) {
   const int lane = static_cast<int>(threadIdx.x) % warp_size, group = lane / 4, column = lane % 4 * 2;

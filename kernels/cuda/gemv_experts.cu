@@ -59,7 +59,7 @@ __device__ inline void multiply_expert(float (&sums)[4], const ExpertRows& rows,
 
 // A block computes eight outputs: sixteen rows of gate_up are eight of gate and the eight of up that go with them.
 template <ExpertBlock::Format format>
-__global__ void __launch_bounds__(gemv_bounds)
+__global__ void __launch_bounds__(gemv_bounds, format == wide ? gemv_blocks : 0)
     gemv_experts_hidden_kernel(bf16* hidden, int64_t hidden_stride, uint64_t* leaks, const bf16* x, int64_t x_stride,
                                bool aligned, const int32_t* ids, const uint8_t* banned, ExpertRows gate_up,
                                const float* gate_bias, const float* up_bias, Activation activation, int n_slots,
@@ -95,7 +95,7 @@ __global__ void __launch_bounds__(gemv_bounds)
 }
 
 template <ExpertBlock::Format format>
-__global__ void __launch_bounds__(gemv_bounds)
+__global__ void __launch_bounds__(gemv_bounds, format == wide ? gemv_blocks : 0)
     gemv_experts_out_kernel(float* out, int64_t out_stride, const bf16* hidden, int64_t hidden_stride, bool aligned,
                             const int32_t* ids, ExpertRows down, const float* bias, int n_pairs, int d_ff) {
   const int lane = static_cast<int>(threadIdx.x) % warp_size, group = lane / 4;

@@ -21,6 +21,9 @@ constexpr int gemv_group_k = 128;  // elements of k that a warp takes in one tur
 constexpr int gemv_max_warps = 16;
 // For __launch_bounds__: more threads than a block has, so that three blocks of 256 find registers.
 constexpr int gemv_bounds = 768;
+// And the blocks that are enough: any number, given, keeps ptxas from saving registers at the price of loads in flight.
+// Not for four-bit weights, whose unpacking would then spill.
+constexpr int gemv_blocks = 1;
 
 // Warps that share the sum of n_k elements: at least two turns for each, and twice as many for matrices of few rows,
 // whose blocks may not fill the GPU. row_blocks: blocks of the matrices and not of the
@@ -69,8 +72,8 @@ __device__ inline void multiply_octet(float (&sums)[4], uint4 low, uint4 high, u
 }
 
 // One turn. whole: all of it lies within n_k and x is aligned. The eight loads of weights stand before the first
-// product so that all are in flight together; ptxas of CUDA 13.0 keeps that order for four to six of them on sm_90a and
-// puts the others after the first products, with more registers too.
+// product so that all are in flight together. As ptxas of CUDA 13.0 lays it out for sm_90a, they do in all kernels but
+// gemv_experts_hidden, where it is six; without gemv_blocks it is six and four.
 template <bool whole>
 __device__ inline void multiply_turn(float (&sums)[4], const WideRows& rows, const bf16* x, int first, int n_k,
                                      bool aligned) {
