@@ -9,6 +9,8 @@
 #include <filesystem>
 
 #include "base/json.h"
+#include "kernels/cuda/kit/operands.h"
+#include "kernels/cuda/kit/tiles.h"
 #include "tests/support.h"
 
 namespace signalbox::test {
@@ -115,6 +117,46 @@ TEST_CASE("instructions: the shim keeps to what real hardware did") {
     CHECK(ran.code == 0);
   }
   if (recorded == 0) skip("no recording of real hardware in tests/goldens/instructions yet");
+}
+
+// Where element (row, k) of a step lies, counted in addresses as the hardware does: strides first, then the swizzle as
+// an exclusive or of address bits, whose pattern is anchored at multiples of 1024.
+uint32_t address_of(const shim::Laid& laid, int step, int row, int k, bool along_rows) {
+  const auto field = [&](int shift) { return static_cast<uint32_t>(laid.bits >> shift & 0x3fff) * 16; };
+  const uint32_t leading = field(16), stride = field(32), mode = static_cast<uint32_t>(laid.bits >> 62);
+  const auto r = static_cast<uint32_t>(row), c = static_cast<uint32_t>(k);
+  uint32_t at = laid.starts[step];
+  if (along_rows)
+    at += r / 64 * leading + c / 8 * stride + c % 8 * 128 + r % 64 * 2;
+  else if (mode == 0)
+    at += c / 8 * leading + r / 8 * stride + r % 8 * 16 + c % 8 * 2;
+  else
+    at += r / 8 * stride + r % 8 * (256u >> mode) + c * 2;
+  const uint32_t moved = mode == 1 ? 7 : mode == 2 ? 3 : mode == 3 ? 1 : 0;  // bits that are changed, from bit 4 on
+  return at ^ (at >> 7 & moved) << 4;
+}
+
+TEST_CASE("instructions: tiles of wgmma lie where their descriptors' addresses say") {
+  using shim::Swizzle;
+  for (const int rows : {8, 64, 96, 256}) {
+    const std::vector<uint16_t> values = shim::bf16_operand(shim::Values::ordinary, 7, rows, shim::n_k);
+    const auto check = [&](const shim::Laid& laid, bool along_rows) {
+      int wrong = 0;
+      for (int k = 0; k < shim::n_k; ++k)
+        for (int r = 0; r < rows; ++r) {
+          const uint32_t at = address_of(laid, k / shim::k_step, r, k % shim::k_step, along_rows);
+          uint16_t found = 0;
+          REQUIRE(at + 2 <= laid.bytes.size());
+          std::memcpy(&found, &laid.bytes[at], 2);
+          wrong += found != values[static_cast<size_t>(r * shim::n_k + k)];
+        }
+      CHECK(wrong == 0);
+    };
+    CAPTURE(rows);
+    for (const Swizzle swizzle : {Swizzle::none, Swizzle::bytes_32, Swizzle::bytes_64, Swizzle::bytes_128})
+      check(shim::along_k(values, rows, swizzle, true), false);
+    if (rows % 64 == 0) check(shim::along_rows(values, rows, true), true);
+  }
 }
 
 }  // namespace signalbox::test

@@ -2,19 +2,10 @@
 #pragma once
 #include <cstdint>
 
-#include "kernels/cuda/device.h"
+#include "kernels/cuda/kit/tiles.h"
 
 namespace signalbox::kernels::cuda {
 
-// Swizzle of an operand's rows in shared memory, as descriptors name it.
-enum class Swizzle : uint8_t { none = 0, bytes_128 = 1, bytes_64 = 2, bytes_32 = 3 };
-
-// Bits 0-13 the address, 16-29 the leading offset, 32-45 the stride offset, all in units of 16 bytes; 62-63 the
-// swizzle.
-__host__ __device__ constexpr uint64_t descriptor_bits(uint32_t leading_bytes, uint32_t stride_bytes, Swizzle swizzle) {
-  return static_cast<uint64_t>(leading_bytes >> 4 & 0x3fff) << 16 |
-         static_cast<uint64_t>(stride_bytes >> 4 & 0x3fff) << 32 | static_cast<uint64_t>(swizzle) << 62;
-}
 __device__ inline uint64_t descriptor(uint64_t bits, uint32_t shared) { return bits | (shared >> 4 & 0x3fff); }
 
 // Before the first wgmma that reads registers which other instructions wrote.
