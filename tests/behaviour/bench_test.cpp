@@ -280,6 +280,8 @@ TEST_CASE("bench: refusals are one line") {
   refused("--shape nothing --device cpu", 1, "--shape: expected a known shape (DeepSeek-V2-Lite, ");
   refused("--shape olmoe-1b-7b --layers 17 --device cpu", 2, "expected at most the 16 of OLMoE-1B-7B, found 17");
   refused("--shape DeepSeek-V2 --prompt-tokens 200000 --device cpu", 1, "positions, found 200000");
+  refused("--kernels --shape nothing --device cpu", 1, "--shape: expected a known shape (DeepSeek-V2-Lite, ");
+  refused("--kernels --shape olmoe-1b-7b --layers 1", 2, "expected --shape without --kernels beside it");
   refused("--kernels --quick", 2, "expected a model or a shape beside them, found --kernels");
   refused("builtin --quick --repeats 2", 2, "excludes");
   refused("builtin --budget 0", 2, "--budget");

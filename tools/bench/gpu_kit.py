@@ -137,7 +137,7 @@ def profile(check):
             return dict(status="skipped", reason="no ncu on PATH or in /usr/local/cuda/bin")
         command = [tool, "--clock-control", "none", "--csv", "--page", "details", "--filter-mode", "per-launch-config",
                    "--launch-count", 1, "--kernel-name", f"regex:{profiled}", *(word for s in sections for word in ("--section", s)),
-                   check.program, "bench", "--shape", "Qwen3-30B-A3B", "--layers", 2, "--repeats", 1, "--new-tokens", 4, "--quick",
+                   check.program, "bench", "--shape", "Qwen3-30B-A3B", "--layers", 2, "--new-tokens", 4, "--quick",
                    "--budget", max(1, round(limit * 0.8)), "--quiet", *check.target]
         code, out, err = check.run("profile", command, limit)
         (check.out / "profile.csv").write_text("\n".join(line for line in out.split("\n") if line.startswith('"')) + "\n")

@@ -444,8 +444,26 @@ int bench_shape_command(const BenchOptions& options) {
   return whole ? 0 : 3;
 }
 
+// Which ops are measured: at the shapes that suit the backend, or at the given one.
+OpBenchOptions chosen_ops(const BenchOptions& options, const Backend& backend) {
+  OpBenchOptions chosen = op_bench_options(backend);
+  if (options.shape.empty()) return chosen;
+  chosen.shapes = {bench_shape(options.shape)};
+  if (!backend.shares_host_memory()) return chosen;
+  BenchShape layer = chosen.shapes.front();
+  layer.model.layers = {layer.model.layers.back()};
+  const int64_t bytes = random_weight_bytes(layer), available = available_memory();
+  if (bytes > available)
+    throw Error("--kernels --shape " + layer.name, "expected " + gigabytes(bytes) +
+                                                       " of memory for the weights of a layer, found " +
+                                                       gigabytes(available) + " available");
+  return chosen;
+}
+
 int bench_kernels(const BenchOptions& options) {
+  if (!options.shape.empty()) bench_shape(options.shape);  // a name that nobody has is told before a device is opened
   const std::unique_ptr<Backend> backend = open_backend(options);
+  const OpBenchOptions ops = chosen_ops(options, *backend);
   const MachineLimits limits = measure_limits(options, *backend);
   DeviceWatch watch(backend->name());
   const Figures out(options.json);
@@ -460,7 +478,7 @@ int bench_kernels(const BenchOptions& options) {
                            : "us: the fastest of several; limit: share of the least time that either limit allows",
              "op", "model", "shape", "us", "GFLOP/s", "GB/s", "limit");
   }
-  bench_ops(*backend, op_bench_options(*backend), [&](const OpSpeed& speed) {
+  bench_ops(*backend, ops, [&](const OpSpeed& speed) {
     stop_if_interrupted();
     const double share = limits.least_seconds(speed.flops, speed.bytes) / speed.seconds;
     if (options.json) {
@@ -519,9 +537,8 @@ int bench_command(int argc, char** argv) {
   auto* model = app.add_option("MODEL", options.model, "a directory, org/name[@revision] in the cache, or builtin");
   auto* shape =
       app.add_option("--shape", options.shape, "a released model's shape, with random weights")->excludes(model);
-  app.add_flag("--kernels", options.kernels, "the kernels at shapes of released models")
-      ->excludes(model)
-      ->excludes(shape);
+  app.add_flag("--kernels", options.kernels, "the kernels at shapes of released models; with --shape at that one's")
+      ->excludes(model);
   app.add_option("--layers", options.layers, "only the first so many layers of the shape")
       ->check(in_range(int64_t{1}, int64_t{1} << 20))
       ->needs(shape);
@@ -556,6 +573,8 @@ int bench_command(int argc, char** argv) {
   if (int code = parse_arguments(app, argc, argv); code >= 0) return code;
   if (options.kernels && (options.quick || options.budget > 0))
     throw UsageError("--quick, --budget", "expected a model or a shape beside them, found --kernels");
+  if (options.kernels && options.layers > 0)
+    throw UsageError("--layers", "expected --shape without --kernels beside it, found --kernels");
   if (options.quick) options.repeats = 1;
   options.batch_given = batch->count() > 0;
   catch_signals();
