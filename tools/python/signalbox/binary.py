@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import sysconfig
@@ -151,7 +150,7 @@ def call(binary: Path, arguments: Sequence[str], given: str | None = None, progr
     try:
         code = process.wait()
     except BaseException:
-        process.send_signal(signal.SIGINT)
+        process.terminate()
         process.wait()
         raise
     finally:

@@ -5,20 +5,23 @@ none shows anything or changes global settings. `style` is the style sheet of ne
 `matplotlib.pyplot.style.use(plot.style)`; `one_column` and `two_columns` are widths in inches.
 
 >>> from signalbox import plot
->>> axes = plot.usage(signalbox.read_analysis("out/trace"))
->>> axes.figure.savefig("usage.svg")
+>>> tables = signalbox.read_analysis("out/trace")
+>>> plot.save(plot.usage(tables), "out/usage.svg")
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, Normalize, TwoSlopeNorm
+from matplotlib.figure import Figure
 
 from .analysis import Analysis
 from .run import Run
@@ -37,6 +40,23 @@ _sequential = LinearSegmentedColormap.from_list("signalbox_sequential", ["#fffff
 _significant = 0.05
 
 
+P = ParamSpec("P")
+
+
+def _styled(draw: Callable[P, Axes]) -> Callable[P, Axes]:
+    """Draws in the style of this package where it makes the figure, and in the caller's where axes are given."""
+
+    @functools.wraps(draw)
+    def styled(*args: P.args, **kwargs: P.kwargs) -> Axes:
+        if kwargs.get("ax") is not None:
+            return draw(*args, **kwargs)
+        with plt.style.context(style):
+            return draw(*args, **kwargs)
+
+    return styled
+
+
+@_styled
 def domains(
     table: Analysis | pd.DataFrame, layer: int, *, difference: bool = False, order: Sequence[str] | None = None, ax: Axes | None = None
 ) -> Axes:
@@ -65,6 +85,7 @@ def domains(
     return axes
 
 
+@_styled
 def usage(table: Analysis | pd.DataFrame, *, domain: str | None = None, ax: Axes | None = None) -> Axes:
     """How often each expert is used: layers downwards, experts across. Blue: by more tokens than the mean of its layer; orange:
     by fewer. The number is the percentage of tokens (usage.csv)."""
@@ -78,6 +99,7 @@ def usage(table: Analysis | pd.DataFrame, *, domain: str | None = None, ax: Axes
     return axes
 
 
+@_styled
 def rd(table: Analysis | pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """The risk difference of every expert: layers downwards, experts across, in percentage points. Blue: used more under the
     first condition; orange: under the second. A dot: q < 0.05 (rd.csv)."""
@@ -89,6 +111,7 @@ def rd(table: Analysis | pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     return axes
 
 
+@_styled
 def transitions(table: Analysis | pd.DataFrame, layer: int, *, ax: Axes | None = None) -> Axes:
     """Which expert follows which: probability of the next token's first expert (across) given this one's (downwards); pairs
     that never meet are 0 (transitions.csv)."""
@@ -105,6 +128,7 @@ def transitions(table: Analysis | pd.DataFrame, layer: int, *, ax: Axes | None =
     return axes
 
 
+@_styled
 def autocorrelation(table: Analysis | pd.DataFrame, layer: int, experts: Sequence[int] | None = None, *, ax: Axes | None = None) -> Axes:
     """Does the same expert come back: correlation of an expert's use with itself some tokens later, a line for each of
     `experts` (default: all, thin, and their mean) (autocorrelation.csv)."""
@@ -125,6 +149,7 @@ def autocorrelation(table: Analysis | pd.DataFrame, layer: int, experts: Sequenc
     return axes
 
 
+@_styled
 def tokens(trace: Trace, sample: int | str, layer: int, *, start: int = 0, stop: int | None = None, ax: Axes | None = None) -> Axes:
     """The route of one text: tokens across, experts downwards, colour the weight. A line stands before the first generated
     token. `start`, `stop`: positions.
@@ -156,6 +181,7 @@ def tokens(trace: Trace, sample: int | str, layer: int, *, start: int = 0, stop:
     return axes
 
 
+@_styled
 def forest(
     run: Run | pd.DataFrame, metric: str, *, condition: str | None = None, interventions: Sequence[str] | None = None, ax: Axes | None = None
 ) -> Axes:
@@ -190,6 +216,7 @@ def forest(
     return axes
 
 
+@_styled
 def dose(run: Run | pd.DataFrame, metric: str, key: str, *, condition: str | None = None, baseline: str = "baseline", ax: Axes | None = None) -> Axes:
     """Dose and response: the mean of a metric with its 95 % interval at each value of a grid's `key`; a line for each
     combination of the other keys; dashed: the baseline."""
@@ -222,6 +249,16 @@ def dose(run: Run | pd.DataFrame, metric: str, key: str, *, condition: str | Non
     return axes
 
 
+def save(axes: Axes, path: str | os.PathLike[str]) -> None:
+    """Writes the figure as its name ends (.svg, .pdf, .png), text as text, and the same bytes each time; makes the folder."""
+    file = Path(path)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure = axes.figure
+    with plt.style.context([style, {"svg.hashsalt": file.name}]):
+        figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None)
+    plt.close(figure if isinstance(figure, Figure) else figure.figure)
+
+
 # ---- what they share
 
 
@@ -237,10 +274,7 @@ def _of_layer(table: Any, layer: int) -> Any:
 
 
 def _axes(ax: Axes | None, width: float, height: float) -> Axes:
-    if ax is not None:
-        return ax
-    with plt.style.context(style):
-        return plt.subplots(figsize=(width, height))[1]
+    return ax if ax is not None else plt.subplots(figsize=(width, height))[1]
 
 
 def _heat(axes: Axes, matrix: Any, *, diverging: bool = False, label: str = "share", norm: Normalize | None = None) -> Any:

@@ -1,0 +1,61 @@
+"""Examples of the documents: run as pasted, and what they print is what the pages show. Notebooks likewise."""
+import contextlib
+import io
+import os
+import pathlib
+import re
+import unittest
+
+import material
+import notebooks
+
+docs = material.root / "docs"
+
+
+class Pages(unittest.TestCase):
+    def run_page(self, name):
+        """Runs the page's python blocks in one namespace, from a folder that looks like the root of the repository."""
+        folder = pathlib.Path("pages") / name
+        folder.mkdir(parents=True)
+        (folder / "tools").symlink_to(material.root / "tools")
+        blocks = re.findall(r"^```(\w+)\n(.*?)^```$", (docs / name).read_text(), re.DOTALL | re.MULTILINE)
+        names, printed, checked = {}, "", 0
+        before = os.getcwd()
+        os.chdir(folder)
+        try:
+            for kind, text in blocks:
+                if kind == "python":
+                    self.assertEqual(printed, "", f"{name}: a text block after what is printed")
+                    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()):
+                        exec(compile(text, name, "exec"), names)
+                    printed = out.getvalue()
+                    checked += 1
+                elif kind == "text":
+                    self.assertEqual(printed, text, name)
+                    printed = ""
+        finally:
+            os.chdir(before)
+        self.assertGreater(checked, 0)
+        return folder
+
+    def test_the_page_of_the_package(self):
+        self.run_page("python.md")
+
+    def test_the_gallery_is_drawn_by_its_lines(self):
+        folder = self.run_page("gallery.md")
+        shown = re.findall(r"\]\((pictures/gallery/[^)]*)\)", (docs / "gallery.md").read_text())
+        self.assertEqual(sorted(shown), sorted(str(path.relative_to(docs)) for path in (docs / "pictures/gallery").iterdir()))
+        for picture in shown:
+            self.assertTrue((folder / "docs" / picture).exists(), picture)
+
+    def test_notebooks_print_what_they_show(self):
+        found = sorted((docs / "notebooks").glob("*.ipynb"))
+        self.assertGreaterEqual(len(found), 2)
+        for path in found:
+            notebook, outputs = notebooks.execute(path)
+            for number, (cell, (text, pictures)) in enumerate(zip(notebooks.code_cells(notebook), outputs), 1):
+                with self.subTest(path.name, cell=number):
+                    self.assertEqual(text, notebooks.stored_text(cell))
+                    drawn = sum("image/png" in output.get("data", {}) for output in cell["outputs"])
+                    self.assertEqual(len(pictures), drawn)
+            self.assertLess(path.stat().st_size, 200_000)
