@@ -15,7 +15,7 @@ docs = material.root / "docs"
 class Pages(unittest.TestCase):
     def run_page(self, name):
         """Runs the page's python blocks in one namespace, from a folder that looks like the root of the repository."""
-        folder = pathlib.Path("pages") / name
+        folder = pathlib.Path("pages") / pathlib.Path(name).stem
         folder.mkdir(parents=True)
         (folder / "tools").symlink_to(material.root / "tools")
         blocks = re.findall(r"^```(\w+)\n(.*?)^```$", (docs / name).read_text(), re.DOTALL | re.MULTILINE)
@@ -28,7 +28,7 @@ class Pages(unittest.TestCase):
                     self.assertEqual(printed, "", f"{name}: a text block after what is printed")
                     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()):
                         exec(compile(text, name, "exec"), names)
-                    printed = out.getvalue()
+                    printed = out.getvalue() if "text" in (kind for kind, _ in blocks) else ""
                     checked += 1
                 elif kind == "text":
                     self.assertEqual(printed, text, name)
@@ -40,6 +40,9 @@ class Pages(unittest.TestCase):
 
     def test_the_page_of_the_package(self):
         self.run_page("python.md")
+
+    def test_the_readme(self):
+        self.run_page("../README.md")
 
     def test_the_gallery_is_drawn_by_its_lines(self):
         folder = self.run_page("gallery.md")
