@@ -133,6 +133,8 @@ class Commands(unittest.TestCase):
         self.assertIn("--temperatur", str(caught.exception))
         with self.assertRaisesRegex(signalbox.CommandError, "nowhere"):
             signalbox.Model("/nowhere").generate("x")
+        with self.assertRaisesRegex(TypeError, "a pathlib.Path, found the text 'edits.json'"):
+            self.model.generate("x", edits="edits.json")
         with self.assertRaisesRegex(TypeError, "values that JSON has, found set"):
             self.model.generate({"prompt": "x", "more": {1}})
 

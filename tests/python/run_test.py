@@ -64,7 +64,7 @@ class Runs(unittest.TestCase):
         self.assertTrue(run.partial and run.samples.attrs["partial"])
         self.assertEqual(run.samples.id.tolist(), [line["id"] for line in expected])
         self.assertEqual(run.samples.ppl.tolist(), [line["scores"]["ppl"] for line in expected])
-        self.assertIn("partial (interrupted), 6 samples", repr(run))
+        self.assertIn("partial (interrupted), metrics", repr(run))
         with self.assertRaisesRegex(signalbox.FileError, "expected a finished run, found status 'interrupted'"):
             run.contrasts
         path = pathlib.Path("killed/samples.jsonl")
@@ -81,6 +81,15 @@ class Runs(unittest.TestCase):
         row = signalbox.read_run("killed").samples.iloc[0]
         self.assertEqual((row["em"], row["ppl"]), ("mine", 2))
         self.assertTrue(math.isnan(row["scores.em"]))
+
+    def test_deals(self):
+        shutil.rmtree("dealt", ignore_errors=True)
+        shutil.copytree("out/run", "dealt/deals/1")
+        shutil.copy("out/run/manifest.json", "dealt")
+        run = signalbox.read_run("dealt")
+        self.assertEqual(len(run.deals["1"].samples), 12)
+        with self.assertRaisesRegex(signalbox.FileError, "found none .it stands in the runs of `deals`"):
+            run.samples
 
     def test_what_is_no_run_is_refused(self):
         with self.assertRaisesRegex(signalbox.FileError, "out/trace/manifest.json: expected the schema signalbox.run/1, found signalbox.recorded/1"):

@@ -139,6 +139,20 @@ class Traces(unittest.TestCase):
         self.assertTrue((last[:, 2:] == -1).all())
         self.assertEqual(int(routes.in_span.sel(span="question").sum()), int(signalbox.read_trace("out/edited").in_span("question").sum()))
 
+    def test_gradients(self):
+        """Values beside the rows: a metric for each sample, and gradients with the axes of what they are of."""
+
+        def gradient(tensors):
+            weights = tensors["router.weights"]
+            tensors.update({"metric": np.array([0.5, -2.0]), "grad.router.weights": -weights, "grad.layer.3.resid_in": np.ones((67, 8), np.float32)})
+
+        trace = signalbox.read_trace(altered(gradient))
+        self.assertEqual(trace.axes("grad.router.weights"), ("token", "layer", "slot"))
+        self.assertEqual(trace.axes("grad.layer.3.resid_in"), ("token", "axis_1"))
+        np.testing.assert_array_equal(trace["metric"], [0.5, -2.0])
+        np.testing.assert_array_equal(trace["grad.router.weights"], -trace.weights)
+        self.refused(r"metric: expected a value for each of the 2 samples, found \[3\]", altered(lambda t: t.update(metric=np.zeros(3))))
+
     def test_spans(self):
         trace = signalbox.read_trace("out/trace")
         rows = trace.rows("beltri")

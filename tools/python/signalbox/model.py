@@ -280,6 +280,8 @@ def _plain(value: Any) -> Any:
 def _edit_list(edits: Edits) -> list[Any]:
     if edits is None:
         return []
+    if isinstance(edits, str):
+        raise TypeError(f"edits: expected a list, a dict or a pathlib.Path, found the text {edits!r}")
     if isinstance(edits, os.PathLike):
         file = Path(edits)
         return list(_absolute(json.loads(file.read_text())["edits"], file.resolve().parent))

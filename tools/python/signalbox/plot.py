@@ -21,7 +21,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, Normalize, TwoSlopeNorm
-from matplotlib.figure import Figure
 
 from .analysis import Analysis
 from .run import Run
@@ -253,10 +252,10 @@ def save(axes: Axes, path: str | os.PathLike[str]) -> None:
     """Writes the figure as its name ends (.svg, .pdf, .png), text as text, and the same bytes each time; makes the folder."""
     file = Path(path)
     file.parent.mkdir(parents=True, exist_ok=True)
-    figure = axes.figure
+    figure: Any = axes.figure.figure  # the whole one, also of axes in a part of it
     with plt.style.context([style, {"svg.hashsalt": file.name}]):
         figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None)
-    plt.close(figure if isinstance(figure, Figure) else figure.figure)
+    plt.close(figure)
 
 
 # ---- what they share

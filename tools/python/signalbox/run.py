@@ -23,7 +23,7 @@ def read_run(path: str | os.PathLike[str]) -> Run:
 
     >>> run = signalbox.read_run("out/run")
     >>> run
-    <Run out/run: complete, 12 samples, metrics em, ppl>
+    <Run out/run: complete, metrics em, ppl>
     >>> run.contrasts.query("condition.isna() and intervention == 'off'")[["metric", "diff", "ci_lo", "ci_hi"]].shape
     (2, 4)
     >>> run.samples.groupby("intervention").em.mean().round(2).to_dict()["baseline"]
@@ -140,15 +140,21 @@ class Run:
         files = sorted(folder.rglob("trace.safetensors"))
         return read_traces({str(file.parent.relative_to(folder)): file.parent for file in files})
 
+    @property
+    def deals(self) -> dict[str, Run]:
+        """The runs of a cross-fitted run, by the folder below `deals/`; they hold its samples."""
+        return {file.parent.name: Run(file.parent) for file in sorted((self.path / "deals").glob("*/manifest.json"))}
+
     def __repr__(self) -> str:
         state = f"partial ({self.status})" if self.partial else self.status
         metrics = ", ".join(self.manifest.get("spec", {}).get("metrics", []))
-        return f"<Run {self.path}: {state}, {len(self.samples)} samples, metrics {metrics}>"
+        return f"<Run {self.path}: {state}, metrics {metrics}>"
 
     def _file(self, name: str) -> Path:
         file = self.path / name
         if not file.exists():
-            raise FileError(f"{file}: expected a file of the run, found none (status {self.status!r})")
+            why = "it stands in the runs of `deals`" if self.deals else f"status {self.status!r}"
+            raise FileError(f"{file}: expected a file of the run, found none ({why})")
         return file
 
     def _parts(self) -> list[tuple[str | float, dict[str, Any]]]:

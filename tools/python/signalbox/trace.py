@@ -34,7 +34,7 @@ _AXES: dict[str, tuple[str, ...]] = {
     "router.margin": ("token", "layer"), "router.group_margin": ("token", "layer"),
     "router.logits": ("token", "layer", "expert"), "router.scores": ("token", "layer", "expert"),
     "expert.norm": ("token", "layer", "slot"), "expert.update_share": ("token", "layer", "slot"),
-    "expert.direct": ("token", "layer", "slot"),
+    "expert.direct": ("token", "layer", "slot"), "metric": ("sample",),
 }  # fmt: skip
 _REQUIRED = {"tokens": "I32", "positions": "I32", "sample_offsets": "I64", "phase": "U8", "spans": "U32", "layers": "I32"}
 
@@ -184,7 +184,7 @@ class Trace:
         ('token', 'layer', 'slot')
         """
         n = len(self._file.shape(name))
-        return _AXES.get(name) or ("token", *(f"axis_{i}" for i in range(1, n)))
+        return _AXES.get(name.removeprefix("grad.")) or ("token", *(f"axis_{i}" for i in range(1, n)))
 
     def rows(self, sample: int | str, nth: int = 0) -> slice:
         """The rows of a sample, by its number or by its record's id (`nth` of those with this id).
@@ -304,11 +304,11 @@ class Trace:
         number = np.repeat(np.arange(len(self.samples)), np.diff(self.sample_offsets))
         variables: dict[str, Any] = {"token_id": ("token", self.tokens)}
         for name in self.names():
-            axes = _AXES.get(name)
-            if not name.startswith(("router.", "expert.")) or not axes:
+            axes = _AXES.get(name.removeprefix("grad."))
+            if not axes or "layer" not in axes or name == "layers":
                 continue
             array = self[name]
-            variables[name.removeprefix("router.").replace(".", "_")] = (axes, array.filled(-1) if np.ma.isMaskedArray(array) else array)
+            variables[name.replace("router.", "").replace(".", "_")] = (axes, array.filled(-1) if np.ma.isMaskedArray(array) else array)
         coordinates: dict[str, Any] = {
             "layer": self.layers,
             "sample": ("token", np.array(self.samples, dtype=str)[number]),
@@ -357,7 +357,9 @@ class Trace:
         n_tokens, n_layers = len(self.tokens), len(self.layers)
         for name in file:
             shape = file.shape(name)
-            if name not in ("sample_offsets", "layers") and (not shape or shape[0] != n_tokens):
+            if name == "metric" and shape != (len(self.samples),):
+                raise self._wrong(name, f"a value for each of the {len(self.samples)} samples", list(shape))
+            if name not in ("sample_offsets", "layers", "metric") and (not shape or shape[0] != n_tokens):
                 raise self._wrong(name, f"{n_tokens} rows, as tokens has", list(shape))
         offsets = self.sample_offsets
         if len(offsets) != len(self.samples) + 1 or offsets[0] != 0 or offsets[-1] != n_tokens or (np.diff(offsets) < 0).any():
