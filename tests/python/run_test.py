@@ -58,7 +58,7 @@ class Runs(unittest.TestCase):
             self.assertAlmostEqual(mean[row.intervention], row.mean, places=9)
 
     def test_of_a_killed_run_everything_that_is_there_is_read(self):
-        lines = unfinished(4, journal=[7, 5], torn='[6, {"seed"')
+        lines = unfinished(4, journal=[2, 7, 5], torn='[6, {"seed"')
         run = signalbox.read_run("killed")
         expected = [json.loads(lines[i]) for i in (0, 1, 2, 3, 5, 7)]
         self.assertTrue(run.partial and run.samples.attrs["partial"])
