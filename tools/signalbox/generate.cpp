@@ -16,6 +16,7 @@
 #include "tools/signalbox/open.h"
 #include "tools/signalbox/record.h"
 #include "tools/signalbox/route_view.h"
+#include "tools/signalbox/source.h"
 #include "tools/terminal/output.h"
 #include "tools/terminal/width.h"
 
@@ -67,15 +68,11 @@ int generate_command(int argc, char** argv) {
       "  signalbox generate MODEL --input records.jsonl --edits off.json --json");
   CommonOptions options;
   SamplingOptions sampling;
-  std::string prompt, chat, input;
+  RecordSource source;
   std::vector<int> colour_layers;
   bool colour_prompt = false;
   add_run_options(app, options);
-  auto* source = app.add_option_group("source");
-  auto* prompt_option = source->add_option("--prompt", prompt, "raw text");
-  auto* chat_option = source->add_option("--chat", chat, "one user message, rendered by the chat template");
-  source->add_option("--input", input, "records, a JSON object a line; - = standard input")->type_name("FILE");
-  source->require_option(1);
+  add_source_options(app, source);
   app.add_option("--max-tokens", sampling.max_tokens, "generate this many tokens at most")
       ->check(in_range(0, 1 << 24))
       ->capture_default_str();
@@ -99,21 +96,7 @@ int generate_command(int argc, char** argv) {
     throw UsageError("--points, --compact", "expected --trace beside them, found none");
   sampling.sampling.seed = options.seed;
 
-  std::vector<Record> records;
-  if (!input.empty()) {
-    records = read_records(input);
-  } else {
-    json::Value record = json::Value::object();
-    record.set("id", "prompt");
-    if (chat_option->count() > 0) {
-      json::Value message = json::Value::object();
-      message.set("role", "user").set("content", chat);
-      record.set("messages", json::Value::array().push_back(message));
-    } else {
-      record.set("prompt", prompt);
-    }
-    records.push_back(parse_record(record, prompt_option->count() > 0 ? "--prompt" : "--chat"));
-  }
+  std::vector<Record> records = source.records();
   if (sampling.max_tokens > 0) check_generation(options);
   // The last token is run for a trace alone.
   const int64_t n_generated = sampling.max_tokens - (options.trace.empty() ? 1 : 0);
