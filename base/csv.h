@@ -6,6 +6,7 @@
 #include <initializer_list>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace signalbox {
@@ -50,6 +51,8 @@ class CsvWriter {
   CsvWriter& cell(std::string_view text);
   void end_row();  // Error when the row has not as many cells as the header
   const std::string& text() const { return text_; }
+  // The text so far, which text() then no longer has: for tables that are written piece by piece.
+  std::string take_text() { return std::exchange(text_, {}); }
 
  private:
   void next();
