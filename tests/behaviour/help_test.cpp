@@ -18,10 +18,11 @@ using test::Ran;
 namespace {
 
 const std::vector<std::string> all_commands = {
-    "inspect",      "tokenize",   "generate",   "score",           "trace",          "run",          "deactivate",
-    "merge",        "rescore",    "analyze",    "report",          "judge",          "regimes",      "faithfulness",
-    "data",         "diff",       "make-model", "bench",           "demo",           "misroute",     "judge calibrate",
-    "data convert", "data pairs", "data split", "data structural", "regimes expand", "regimes trace"};
+    "inspect",      "tokenize",   "generate",   "score",           "trace",          "run",           "deactivate",
+    "merge",        "rescore",    "analyze",    "report",          "judge",          "regimes",       "faithfulness",
+    "data",         "diff",       "make-model", "bench",           "demo",           "misroute",      "judge calibrate",
+    "data convert", "data pairs", "data split", "data structural", "regimes expand", "regimes trace", "lens",
+    "vocabulary"};
 
 Ran in_folder(const fs::path& dir, const std::string& command) {
   return test::run_command("cd " + dir.string() + " && " + command + " < /dev/null");

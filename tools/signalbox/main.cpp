@@ -33,6 +33,7 @@ constexpr Command commands[] = {
     {"generate", generate_command, "generate text"},
     {"score", score_command, "log-probabilities of given text"},
     {"trace", trace_command, "record routes and activations"},
+    {"lens", lens_command, "which next token each layer, and each part of it, speaks for"},
     {"run", run_command, "a whole experiment: interventions, controls, scores, statistics"},
     {"deactivate", deactivate_command, "a run from flags: ban the experts of a contrast, and random ones"},
     {"misroute", misroute_command, "a run from flags: send tokens elsewhere, by policy and dose"},
