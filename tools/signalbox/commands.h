@@ -11,6 +11,7 @@ int generate_command(int argc, char** argv);
 int score_command(int argc, char** argv);
 int trace_command(int argc, char** argv);
 int lens_command(int argc, char** argv);
+int vocabulary_command(int argc, char** argv);
 int run_command(int argc, char** argv);
 int deactivate_command(int argc, char** argv);
 int misroute_command(int argc, char** argv);

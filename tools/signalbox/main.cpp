@@ -34,6 +34,7 @@ constexpr Command commands[] = {
     {"score", score_command, "log-probabilities of given text"},
     {"trace", trace_command, "record routes and activations"},
     {"lens", lens_command, "which next token each layer, and each part of it, speaks for"},
+    {"vocabulary", vocabulary_command, "which tokens each expert raises, and which experts a token"},
     {"run", run_command, "a whole experiment: interventions, controls, scores, statistics"},
     {"deactivate", deactivate_command, "a run from flags: ban the experts of a contrast, and random ones"},
     {"misroute", misroute_command, "a run from flags: send tokens elsewhere, by policy and dose"},
