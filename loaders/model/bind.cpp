@@ -8,6 +8,7 @@
 #include <unordered_set>
 
 #include "base/half.h"
+#include "base/mxfp4.h"
 
 namespace signalbox::loaders {
 
@@ -18,7 +19,6 @@ using families::NameRow;
 using families::Source;
 
 constexpr size_t alignment = 64;
-constexpr int64_t mxfp4_block = 32;
 
 float load_float(const std::byte* data, DType dtype, int64_t index) {
   if (dtype == DType::f32) {

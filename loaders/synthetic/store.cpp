@@ -8,6 +8,7 @@
 #include <set>
 
 #include "base/half.h"
+#include "base/mxfp4.h"
 #include "base/safetensors.h"
 
 namespace signalbox::loaders::synthetic {
@@ -30,30 +31,6 @@ struct StoredTensor {
 
 // The largest number rather than infinity.
 uint16_t finite_f16(float value) { return f16_of_float(std::clamp(value, -65504.0f, 65504.0f)); }
-
-// One block of 32 values as MXFP4: the scale that maps the largest below 6 (the largest e2m1), nearest codes.
-uint8_t quantize(const float* values, uint8_t* codes) {
-  static const float levels[8] = {0, 0.5f, 1, 1.5f, 2, 3, 4, 6};
-  float largest = 0;
-  for (int i = 0; i < 32; ++i) largest = std::max(largest, std::fabs(values[i]));
-  int exponent = 0;
-  if (largest > 0) exponent = std::ilogb(largest) - 2;  // 4 <= largest / 2^exponent < 8
-  if (largest > 0 && largest / std::ldexp(1.0f, exponent) > 6.5f) ++exponent;
-  exponent = std::clamp(exponent, -127, 127);
-  const float inverse = std::ldexp(1.0f, -exponent);
-  for (int i = 0; i < 32; ++i) {
-    const float size = std::fabs(values[i]) * inverse;
-    int code = 0;
-    while (code < 7 && size > (levels[code] + levels[code + 1]) / 2) ++code;
-    if (values[i] < 0) code |= 8;
-    if (i % 2 == 0) {
-      codes[i / 2] = static_cast<uint8_t>(code);  // low nibble first
-    } else {
-      codes[i / 2] |= static_cast<uint8_t>(code << 4);
-    }
-  }
-  return static_cast<uint8_t>(exponent + 127);
-}
 
 const char* dtype_text(Storage storage) {
   return storage == Storage::f32 ? "F32" : storage == Storage::f16 ? "F16" : "BF16";
@@ -217,7 +194,7 @@ class Store {
   void convert_mxfp4(const StoredTensor& tensor, const float* values, int64_t n, safetensors::Writer& writer) {
     for (int64_t i = 0; i < n; i += 32) {
       uint8_t codes[16];
-      const uint8_t scale = quantize(values + i, codes);
+      const uint8_t scale = mxfp4_of_floats(values + i, codes);
       if (tensor.scales) {
         writer.write(&scale, 1);
       } else {
