@@ -11,6 +11,7 @@ namespace signalbox::loaders::families {
 namespace {
 
 constexpr int64_t max_layers = 1024, max_width = int64_t{1} << 20;
+constexpr std::array<std::string_view, 3> expert_count_keys = {"num_experts", "num_local_experts", "n_routed_experts"};
 
 // A key that changes the computation, and the JSON values at which it does not. "0" also stands for 0.0.
 struct Neutral {
@@ -266,7 +267,7 @@ std::vector<bool> read_sparse_layers(const Config& config, int64_t n_layers) {
 
 Router read_router_sizes(const Config& config, std::string_view experts_key) {
   std::vector<std::string_view> experts_keys = {experts_key};
-  for (std::string_view key : {"num_experts", "num_local_experts", "n_routed_experts"})
+  for (std::string_view key : expert_count_keys)
     if (key != experts_key) experts_keys.push_back(key);
   constexpr std::array<std::string_view, 2> active_keys = {"num_experts_per_tok", "experts_per_token"};
   Router router;
@@ -276,6 +277,13 @@ Router read_router_sizes(const Config& config, std::string_view experts_key) {
   router.n_experts = static_cast<int32_t>(experts.value);
   router.n_active = static_cast<int32_t>(active.value);
   return router;
+}
+
+json::Value with_expert_count(json::Value config, int64_t n_experts) {
+  for (std::string_view key : expert_count_keys)
+    if (const json::Value* found = config.find(key); found && !found->is_null())
+      config.set(std::string(key), json::Value(n_experts));
+  return config;
 }
 
 }  // namespace signalbox::loaders::families

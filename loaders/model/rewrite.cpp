@@ -1,0 +1,333 @@
+#include "loaders/model/rewrite.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+#include <map>
+#include <optional>
+
+#include "base/files.h"
+#include "base/half.h"
+#include "base/mxfp4.h"
+#include "base/safetensors.h"
+
+namespace signalbox::loaders {
+
+namespace {
+
+namespace fs = std::filesystem;
+using families::Layout;
+using families::NameRow;
+using families::Source;
+
+// Of an expert that is new: where a slot's rows lie in its part of the stored tensor.
+struct EncodedSlot {
+  TensorPlace slot;
+  const NameRow* row = nullptr;
+};
+
+// Some bytes of a tensor: where they stand in the original, or what they are made of.
+struct Chunk {
+  const std::byte* data = nullptr;  // null: encoded
+  uint64_t bytes = 0;
+  std::vector<EncodedSlot> slots;
+  bool alias = false;  // a copy of another expert's
+};
+
+bool router_role(Role role) {
+  return role == Role::router || role == Role::router_bias || role == Role::selection_bias;
+}
+
+void put_float(std::byte* out, DType dtype, float value) {
+  if (dtype == DType::f32) {
+    std::memcpy(out, &value, 4);
+    return;
+  }
+  const uint16_t half = dtype == DType::f16 ? f16_of_float(value) : bf16_of_float(value);
+  std::memcpy(out, &half, 2);
+}
+
+void encode_slot(const EncodedSlot& encoded, DType dtype, bool scales, std::byte* out) {
+  const NameRow& row = *encoded.row;
+  const auto outer_row = [&](int64_t r, int64_t rows) {
+    return row.interleaved ? r * row.parts + row.part : row.part * rows + r;
+  };
+  if (const Vector* vector = encoded.slot.vector) {
+    for (int64_t i = 0; i < vector->n; ++i)
+      put_float(out + outer_row(i, vector->n) * static_cast<int64_t>(dtype_size(dtype)), dtype, vector->data[i]);
+    return;
+  }
+  const Matrix& matrix = *encoded.slot.matrix;
+  const auto* data = static_cast<const std::byte*>(matrix.data);
+  const int64_t cols = matrix.cols, outer = matrix.rows * row.parts;
+  for (int64_t r = 0; r < matrix.rows; ++r) {
+    const int64_t o = outer_row(r, matrix.rows);
+    if (row.layout == Layout::mxfp4) {
+      const int64_t blocks = cols / mxfp4_block;
+      if (scales) {
+        std::memcpy(out + o * blocks, matrix.scales + r * matrix.scale_stride, static_cast<size_t>(blocks));
+      } else {
+        std::memcpy(out + o * cols / 2, data + r * matrix.row_stride / 2, static_cast<size_t>(cols / 2));
+      }
+      continue;
+    }
+    const auto size = static_cast<int64_t>(dtype_size(matrix.dtype));
+    const std::byte* from = data + r * matrix.row_stride * size;
+    if (row.layout == Layout::transposed) {
+      for (int64_t c = 0; c < cols; ++c)
+        std::memcpy(out + (c * outer + o) * size, from + c * size, static_cast<size_t>(size));
+    } else {
+      std::memcpy(out + o * cols * size, from, static_cast<size_t>(cols * size));
+    }
+  }
+}
+
+// Files beside the weights that a checkpoint is used with.
+std::vector<std::string> companions(const ModelFiles& files) {
+  std::vector<std::string> names;
+  for (const char* name : {"generation_config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json",
+                           "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
+                           "chat_template.jinja", "chat_template.json"})
+    if (files.has(name)) names.emplace_back(name);
+  // The code that config.json's auto_map may name.
+  if (const auto directory = files.directory())
+    for (const auto& entry : fs::directory_iterator(*directory))
+      if (entry.path().extension() == ".py" && entry.is_regular_file())
+        names.push_back(entry.path().filename().string());
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+}  // namespace
+
+// Where a tensor of the original lies.
+struct Rewrite::Place {
+  Source source;
+  Checkpoint::Tensor tensor, scales;  // scales: of mxfp4 blocks
+};
+
+struct Rewrite::OutTensor {
+  safetensors::TensorHeader header;
+  size_t file = 0;     // of the original
+  uint64_t begin = 0;  // in it
+  DType dtype = DType::other;
+  bool scales = false;
+  std::vector<Chunk> chunks;
+};
+
+struct Rewrite::OutFile {
+  std::string name;
+  std::map<std::string, std::string> metadata;
+  std::vector<OutTensor> tensors;
+  std::vector<safetensors::TensorHeader> headers() const {
+    std::vector<safetensors::TensorHeader> out;
+    for (const OutTensor& tensor : tensors) out.push_back(tensor.header);
+    return out;
+  }
+};
+
+Rewrite::Rewrite(std::shared_ptr<const ModelFiles> files, const std::string& model_type, const Model& model)
+    : files_(std::move(files)),
+      family_(families::find_family(model_type)),
+      original_(model),
+      checkpoint_(Checkpoint::open(*files_)),
+      config_(files_->read_json("config.json")) {}
+
+Rewrite::Place Rewrite::find(const TensorId& id) const {
+  std::vector<Source> candidates = families::sources(*family_, id);
+  if (id.role == Role::embed && original_.tied_embeddings)
+    candidates.push_back(families::sources(*family_, {Role::lm_head}).front());
+  for (const Source& source : candidates) {
+    const bool blocks = source.row->layout == Layout::mxfp4;
+    const Checkpoint::Tensor tensor = checkpoint_.find(blocks ? source.name + "_blocks" : source.name);
+    if (tensor) return {source, tensor, blocks ? checkpoint_.find(source.name + "_scales") : Checkpoint::Tensor()};
+  }
+  throw Error(checkpoint_.index(),
+              "expected the tensor \"" + candidates.front().name + "\" that was loaded, found none of that name");
+}
+
+DType Rewrite::stored_dtype(const TensorId& id) const {
+  const Place place = find(id);
+  return place.source.row->layout == Layout::mxfp4 ? DType::mxfp4 : place.tensor.info->type;
+}
+
+std::vector<Rewrite::OutTensor> Rewrite::tensors(const ChangedModel& changed, Weights& views) const {
+  std::map<int32_t, const ExpertChange*> changes;
+  for (const ExpertChange& change : changed.changes) changes[change.layer] = &change;
+  std::vector<OutTensor> out;
+  std::map<std::string, size_t> index;  // by name
+  const auto open = [&](const std::string& name, const Checkpoint::Tensor& like, std::optional<int64_t> n,
+                        bool scales) {
+    const auto [place, added] = index.emplace(name, out.size());
+    if (added) {
+      OutTensor tensor;
+      tensor.header = {name, like.info->dtype, like.info->shape};
+      if (n) tensor.header.shape[0] = *n;
+      for (size_t f = 0; f < checkpoint_.files().size(); ++f)
+        if (checkpoint_.files()[f].get() == like.file) tensor.file = f;
+      tensor.begin = like.info->begin;
+      tensor.dtype = like.info->type;
+      tensor.scales = scales;
+      out.push_back(std::move(tensor));
+    }
+    return place->second;
+  };
+
+  views = changed.weights;
+  for_each_tensor(changed.model, views, [&](const TensorPlace& slot) {
+    if (slot.id.expert < 0 && !router_role(slot.id.role)) {
+      const Place place = find(slot.id);
+      OutTensor& tensor = out[open(place.source.name, place.tensor, std::nullopt, false)];
+      tensor.chunks = {{place.tensor.data(), place.tensor.info->bytes, {}, false}};
+      return;
+    }
+    const ExpertChange& change = *changes.at(slot.id.layer);
+    const auto n_now = static_cast<int64_t>(change.kept.size());
+    const auto n_was = static_cast<uint64_t>(original_.layers[slot.id.layer].moe()->router.n_experts);
+    if (router_role(slot.id.role)) {
+      const Place place = find(slot.id);
+      OutTensor& tensor = out[open(place.source.name, place.tensor, n_now, false)];
+      const uint64_t bytes = place.tensor.info->bytes / n_was;
+      for (const int32_t e : change.kept) tensor.chunks.push_back({place.tensor.data() + e * bytes, bytes, {}, false});
+      return;
+    }
+    const int32_t e = slot.id.expert;
+    TensorId was = slot.id;
+    was.expert = change.kept[e];
+    const Place place = find(was);
+    const bool plain = place.source.row->layout == Layout::plain;
+    std::string name = place.source.name;
+    for (const Source& source : families::sources(*family_, slot.id))
+      if (source.row == place.source.row) name = source.name;  // under its new number
+    const bool encoded = change.replaced[change.same_as[e]] != 0, alias = change.same_as[e] != e;
+    const auto add = [&](const std::string& full, const Checkpoint::Tensor& stored, bool scales) {
+      OutTensor& tensor = out[open(full, stored, plain ? std::nullopt : std::optional(n_now), scales)];
+      const uint64_t bytes = plain ? stored.info->bytes : stored.info->bytes / n_was;
+      // Gate and up may stand in one tensor: its second part adds to the chunk of the first.
+      const size_t chunk = plain ? 0 : static_cast<size_t>(e);
+      if (tensor.chunks.size() <= chunk)
+        tensor.chunks.push_back(
+            {encoded ? nullptr : stored.data() + (plain ? 0 : static_cast<uint64_t>(was.expert)) * bytes,
+             bytes,
+             {},
+             alias});
+      if (encoded) tensor.chunks[chunk].slots.push_back({slot, place.source.row});
+    };
+    if (place.source.row->layout == Layout::mxfp4) {
+      add(name + "_blocks", place.tensor, false);
+      add(name + "_scales", place.scales, true);
+    } else {
+      add(name, place.tensor, false);
+    }
+  });
+  return out;
+}
+
+std::vector<Rewrite::OutFile> Rewrite::files(std::vector<OutTensor> tensors) const {
+  std::sort(tensors.begin(), tensors.end(), [](const OutTensor& a, const OutTensor& b) {
+    return std::tie(a.file, a.begin, a.header.name) < std::tie(b.file, b.begin, b.header.name);
+  });
+  std::vector<OutFile> out;
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    if (i == 0 || tensors[i].file != tensors[i - 1].file) {
+      OutFile& file = out.emplace_back();
+      file.metadata = checkpoint_.files()[tensors[i].file]->metadata();
+      file.metadata.emplace("format", "pt");  // transformers refuses files without
+    }
+    out.back().tensors.push_back(std::move(tensors[i]));
+  }
+  for (size_t f = 0; f < out.size(); ++f) {
+    char name[64] = "model.safetensors";
+    if (out.size() > 1) std::snprintf(name, sizeof name, "model-%05zu-of-%05zu.safetensors", f + 1, out.size());
+    out[f].name = name;
+  }
+  return out;
+}
+
+Rewrite::Sizes Rewrite::original_sizes() const {
+  Sizes sizes = this->sizes(keep_experts(original_, Weights(), {}));
+  sizes.stored_bytes = 0;
+  for (const auto& file : checkpoint_.files()) sizes.stored_bytes += static_cast<int64_t>(file->file_bytes());
+  return sizes;
+}
+
+Rewrite::Sizes Rewrite::sizes(const ChangedModel& changed) const {
+  Weights views;
+  Sizes sizes;
+  for (const OutFile& file : files(tensors(changed, views))) {
+    sizes.stored_bytes += static_cast<int64_t>(safetensors::make_header(file.headers(), file.metadata).size());
+    for (const OutTensor& tensor : file.tensors)
+      for (const Chunk& chunk : tensor.chunks) {
+        sizes.stored_bytes += static_cast<int64_t>(chunk.bytes);
+        if (!chunk.alias) sizes.bytes += static_cast<int64_t>(chunk.bytes);
+      }
+  }
+  return sizes;
+}
+
+void Rewrite::write(const ChangedModel& changed, const fs::path& directory,
+                    const std::function<void(uint64_t, uint64_t)>& progress) const {
+  std::error_code code;
+  if (fs::exists(fs::symlink_status(directory, code)))
+    throw Error(directory.string(), "expected a new directory, found that it exists");
+  Weights views;
+  const std::vector<OutFile> out = files(tensors(changed, views));
+  uint64_t total = 0, written = 0;
+  for (const OutFile& file : out)
+    for (const OutTensor& tensor : file.tensors) total += tensor.header.bytes();
+
+  fs::path plain = directory;
+  if (plain.filename().empty()) plain = plain.parent_path();  // "DIR/"
+  const fs::path part = plain.string() + ".tmp-" + std::to_string(getpid());
+  struct Remover {
+    const fs::path& path;
+    ~Remover() {
+      std::error_code ignored;
+      fs::remove_all(path, ignored);
+    }
+  } remover{part};
+  fs::create_directories(part, code);
+  if (!fs::is_directory(part))
+    throw Error(part.string(), "cannot make the directory" + (code ? ": " + code.message() : std::string()));
+
+  json::Value map = json::Value::object();
+  std::vector<std::byte> buffer;
+  for (const OutFile& file : out) {
+    safetensors::Writer writer(part / file.name, file.headers(), file.metadata);
+    for (const OutTensor& tensor : file.tensors) {
+      map.append_member(tensor.header.name, json::Value(file.name));
+      for (const Chunk& chunk : tensor.chunks) {
+        if (chunk.data) {
+          writer.write(chunk.data, chunk.bytes);
+        } else {
+          buffer.assign(chunk.bytes, std::byte{0});
+          for (const EncodedSlot& slot : chunk.slots) encode_slot(slot, tensor.dtype, tensor.scales, buffer.data());
+          writer.write(buffer.data(), buffer.size());
+        }
+        written += chunk.bytes;
+        if (progress) progress(written, total);
+      }
+    }
+    writer.finish();
+  }
+  if (out.size() > 1) {
+    json::Value root = json::Value::object();
+    root.set("metadata", json::Value::object().set("total_size", json::Value(total))).set("weight_map", std::move(map));
+    write_file_atomically(part / "model.safetensors.index.json", json::dump(root, 2) + "\n");
+  }
+  for (const std::string& name : companions(*files_)) write_file_atomically(part / name, files_->read(name));
+  if (const auto from = files_->directory(); from && fs::is_directory(*from / "additional_chat_templates", code))
+    fs::copy(*from / "additional_chat_templates", part / "additional_chat_templates", fs::copy_options::recursive,
+             code);
+  const int64_t n_experts = changed.model.n_experts();
+  const json::Value config =
+      n_experts == original_.n_experts() ? config_ : families::with_expert_count(config_, n_experts);
+  write_file_atomically(part / "config.json", json::dump(config, 2) + "\n");
+  fs::rename(part, plain, code);
+  if (code) throw Error(plain.string(), "cannot name the directory that was written: " + code.message());
+  sync_directory(fs::absolute(plain).parent_path());
+}
+
+}  // namespace signalbox::loaders

@@ -1,0 +1,57 @@
+// A checkpoint whose experts were pruned or merged, written as the original is: names, types, layouts, shards and all
+// files beside the weights.
+#pragma once
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/json.h"
+#include "base/namespaces.h"
+#include "engine/changed_model.h"
+#include "loaders/families/family.h"
+#include "loaders/model/checkpoint.h"
+#include "loaders/model/files.h"
+
+namespace signalbox::loaders {
+
+class Rewrite {
+ public:
+  // The original: its files, its model_type, and the model as it was loaded. Throws Error as loading does.
+  Rewrite(std::shared_ptr<const ModelFiles> files, const std::string& model_type, const Model& model);
+
+  // How the original stores a tensor. The experts' tensors that a ChangedModel replaces must be of it: matrices in this
+  // dtype, vectors of values that it can hold.
+  DType stored_dtype(const TensorId& id) const;
+
+  struct Sizes {
+    int64_t bytes = 0;         // of tensors, those that several experts share counted once
+    int64_t stored_bytes = 0;  // of the weight files, where they stand as often as there are experts
+  };
+  Sizes original_sizes() const;
+  Sizes sizes(const ChangedModel& changed) const;  // what write() would write
+
+  // Writes a directory that must not exist yet: it gets its name when it is whole. Tensors of the original that are not
+  // of the model (LoadedModel::unknown_tensors) are left out. `progress` is called with bytes written and bytes in all.
+  // Throws Error.
+  void write(const ChangedModel& changed, const std::filesystem::path& directory,
+             const std::function<void(uint64_t, uint64_t)>& progress = {}) const;
+
+ private:
+  struct Place;
+  struct OutTensor;
+  struct OutFile;
+  Place find(const TensorId& id) const;
+  std::vector<OutTensor> tensors(const ChangedModel& changed, Weights& views) const;
+  std::vector<OutFile> files(std::vector<OutTensor> tensors) const;
+
+  std::shared_ptr<const ModelFiles> files_;
+  const families::Family* family_;
+  Model original_;
+  Checkpoint checkpoint_;
+  json::Value config_;
+};
+
+}  // namespace signalbox::loaders
