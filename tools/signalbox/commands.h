@@ -29,6 +29,7 @@ int make_model_command(int argc, char** argv);
 int diff_command(int argc, char** argv);
 int bench_command(int argc, char** argv);
 int demo_command(int argc, char** argv);
+int compress_command(int argc, char** argv);
 int download_command(int argc, char** argv);
 
 }  // namespace signalbox::tools

@@ -1,0 +1,51 @@
+// What is left of a model: perplexity, and how far its predictions are from the original's, on records that no plan was
+// made from.
+#pragma once
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "base/namespaces.h"
+#include "engine/runner.h"
+#include "eval/statistics/resampling.h"
+
+namespace signalbox::eval {
+
+// Over all predicted tokens: every token of every record but its first.
+struct Quality {
+  int64_t tokens = 0;
+  double ppl = 0;        // exp(-mean log p)
+  double kl = 0;         // mean KL(original || this) over the vocabulary, nats
+  double agreement = 0;  // share of tokens at which both have the same most probable token (ties to the lowest id)
+  Interval kl_ci;        // 95 %, percentile bootstrap over examples; NaN for a single one
+};
+
+class QualityMeasure {
+ public:
+  // `jobs`: given tokens, indices from 0 on in their order; `examples` [jobs]: records of one label are drawn together.
+  // Keeps the original's logits in a file without a name in `directory`: tokens * n_vocab * 4 bytes. Throws Error where
+  // no token is predicted.
+  QualityMeasure(std::vector<Job> jobs, std::vector<int64_t> examples, int64_t n_vocab,
+                 const std::filesystem::path& directory, int threads, uint64_t seed);
+  ~QualityMeasure();
+  QualityMeasure(const QualityMeasure&) = delete;
+  QualityMeasure& operator=(const QualityMeasure&) = delete;
+
+  int64_t n_predicted() const;  // tokens
+  int64_t n_tokens() const;     // of all records: what a run runs
+  int64_t bytes() const;        // of the file
+
+  // First the original, then others of the same vocabulary. Throws Error, and what events.on_progress throws.
+  Quality original(Forward& forward, const RunOptions& run, const RunEvents& events);
+  Quality compared(Forward& forward, const RunOptions& run, const RunEvents& events);
+
+ private:
+  class Rows;
+  Quality measure(Forward& forward, const RunOptions& run, const RunEvents& events, bool reference);
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace signalbox::eval
