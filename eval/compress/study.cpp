@@ -33,7 +33,7 @@ std::map<int64_t, std::vector<int64_t>> sample_tokens(const std::vector<Job>& jo
 // One study as it goes on.
 class Study {
  public:
-  Study(const Session& session, const Weights& host, const StudyRecords& records,
+  Study(Session& session, const Weights& host, const StudyRecords& records,
         const std::shared_ptr<const EditPlan>& edits, const StudyOptions& options, const StudyHooks& hooks)
       : session_(session),
         host_(host),
@@ -154,16 +154,22 @@ class Study {
     inputs.pairs = &result_.pairs;
     inputs.kept_always = result_.super;
     inputs.merges = options_.merges;
+    // A device with memory of its own holds one model at a time.
+    if (!session_.backend->shares_host_memory()) session_.weights = Weights();
     for (const int64_t keep : sizes) {
-      result_.plans.push_back(best_plan(inputs, "plan", keep, scores(options_.score)));
-      judge(result_.plans.back(), quality);
-      judge(best_plan(inputs, "frequency", keep, scores(KeepBy::frequency)), quality);
+      const Plan plan = best_plan(inputs, "plan", keep, scores(options_.score));
+      std::vector<QualityRow> others;
+      others.push_back(judge(best_plan(inputs, "frequency", keep, scores(KeepBy::frequency)), quality));
       for (int64_t i = 0; i < options_.random; ++i)
-        judge(random_plan(inputs, keep, options_.seed + static_cast<uint64_t>(i)), quality);
+        others.push_back(judge(random_plan(inputs, keep, options_.seed + static_cast<uint64_t>(i)), quality));
+      // Last: what on_plan does with it (a checkpoint, say) is not in vain when another plan fails.
+      result_.rows.push_back(judge(plan, quality));
+      result_.rows.insert(result_.rows.end(), others.begin(), others.end());
+      result_.plans.push_back(plan);
     }
   }
 
-  void judge(const Plan& plan, QualityMeasure& quality) {
+  QualityRow judge(const Plan& plan, QualityMeasure& quality) {
     const std::string stage = "judging " + plan.name + " of " + std::to_string(plan.keep) +
                               (plan.seed ? ", seed " + std::to_string(*plan.seed) : "");
     ApplyOptions apply;
@@ -195,11 +201,11 @@ class Study {
     if (!backend.shares_host_memory()) on_device = upload_weights(backend, changed.model, changed.weights, {});
     Forward forward(backend, changed.model, backend.shares_host_memory() ? changed.weights : on_device, 0);
     row.quality = quality.compared(forward, run_, progress(stage, quality.n_tokens()));
-    result_.rows.push_back(row);
     if (hooks_.on_plan) hooks_.on_plan(plan, changed);
+    return row;
   }
 
-  const Session& session_;
+  Session& session_;
   const Weights& host_;
   const StudyRecords& records_;
   const std::shared_ptr<const EditPlan>& edits_;
@@ -256,7 +262,7 @@ std::vector<int64_t> study_sizes(const Model& model, const StudyOptions& options
   return sizes;
 }
 
-StudyResult run_study(const Session& session, const Weights& host, const StudyRecords& records,
+StudyResult run_study(Session& session, const Weights& host, const StudyRecords& records,
                       const std::shared_ptr<const EditPlan>& edits, const StudyOptions& options,
                       const StudyHooks& hooks, const std::filesystem::path& scratch) {
   return Study(session, host, records, edits, options, hooks).run(scratch);

@@ -80,8 +80,9 @@ struct StudyResult {
   int64_t tokens = 0, sampled = 0, predicted = 0;  // of calibration; of them compared; of evaluation
 };
 
-// `host`: the weights in host memory. `edits` (may be null): under which the experts are measured. Throws Error.
-StudyResult run_study(const Session& session, const Weights& host, const StudyRecords& records,
+// `host`: the weights in host memory. `edits` (may be null): under which the experts are measured. Where the device has
+// memory of its own, session.weights leave it once the original has been judged. Throws Error.
+StudyResult run_study(Session& session, const Weights& host, const StudyRecords& records,
                       const std::shared_ptr<const EditPlan>& edits, const StudyOptions& options,
                       const StudyHooks& hooks, const std::filesystem::path& scratch);
 

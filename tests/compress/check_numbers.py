@@ -54,22 +54,26 @@ def super_experts(rows, layers):
     return {key for key in rows if key[0] in first and (rows[key]["max_activation"] or 0) > limit}
 
 
-def aligned_cosine(a, b):
-    """The best cosine of two experts over the order of neurons and, without biases, over their scale and sign."""
+def aligned(a, b):
+    """The best cosine of two experts over the order of neurons and, without biases, over their scale and sign; which
+    neuron of b goes with each of a, and what its up is to be multiplied with for a's scale and sign."""
     if "gate_bias" in a:
         rows = [np.hstack([w["gate"], w["gate_bias"][:, None], w["up"], w["up_bias"][:, None], w["down"].T]) for w in (a, b)]
-        score = rows[0] @ rows[1].T
+        score, factor = rows[0] @ rows[1].T, np.ones((len(a["gate"]),) * 2)
         extra = [w["down_bias"] for w in (a, b)]
     else:
-        parts = []
+        parts, lengths = [], []
         for w in (a, b):
             length = np.linalg.norm(w["up"], axis=1, keepdims=True)
+            lengths.append(length[:, 0])
             parts.append((w["gate"], np.hstack([w["up"] / length, w["down"].T * length])))
-        score = parts[0][0] @ parts[1][0].T + np.abs(parts[0][1] @ parts[1][1].T)
+        rest = parts[0][1] @ parts[1][1].T
+        score = parts[0][0] @ parts[1][0].T + np.abs(rest)
+        factor = np.where(rest < 0, -1, 1) * lengths[0][:, None] / lengths[1][None]
         rows, extra = [np.hstack(p) for p in parts], [np.zeros(1), np.zeros(1)]
     i, j = linear_sum_assignment(score, maximize=True)
     size = [np.sqrt((r * r).sum() + (x * x).sum()) for r, x in zip(rows, extra)]
-    return (score[i, j].sum() + extra[0] @ extra[1]) / (size[0] * size[1])
+    return (score[i, j].sum() + extra[0] @ extra[1]) / (size[0] * size[1]), j, factor[i, j]
 
 
 def pair_rows(measures, tensors, config, e_count):
@@ -82,7 +86,7 @@ def pair_rows(measures, tensors, config, e_count):
                 of_a, of_b = (m["ids"] == a).any(1), (m["ids"] == b).any(1)
                 either = (of_a | of_b).sum()
                 cosines = (outputs[a] * outputs[b]).sum(1) / np.linalg.norm(outputs[a], axis=1) / np.linalg.norm(outputs[b], axis=1)
-                row = dict(weight_similarity=aligned_cosine(experts[a], experts[b]),
+                row = dict(weight_similarity=aligned(experts[a], experts[b])[0],
                            activation_overlap=(of_a & of_b).sum() / either if either else 0.0,
                            output_similarity=cosines.mean())
                 row["merge_score"] = sum(row.values()) / 3
@@ -124,9 +128,46 @@ def compare(name, path, expected, keys, tolerance=2e-5):
     print(f"  {name}: {n} numbers, largest difference {worst:.1e}")
 
 
+def merged_expert(experts, shares):
+    """The mean of experts, the others brought to the order and scale of the first."""
+    total = {name: shares[0] * values for name, values in experts[0].items()}
+    for other, share in zip(experts[1:], shares[1:]):
+        _, j, factor = aligned(experts[0], other)
+        total["gate"] = total["gate"] + share * other["gate"][j]
+        total["up"] = total["up"] + share * factor[:, None] * other["up"][j]
+        total["down"] = total["down"] + share * other["down"][:, j] / factor
+        if "gate_bias" in other:
+            for name in ("gate_bias", "up_bias"):
+                total[name] = total[name] + share * other[name][j]
+            total["down_bias"] = total["down_bias"] + share * other["down_bias"]
+    return total
+
+
+def check_merged(model, written, plan, rounding):
+    """Every expert of a group has the group's mean, every other one its own tensors; the rest is the original's."""
+    (old, config), (new, _), worst, n = checkpoint(model), checkpoint(written), 0, 0
+    for layer, of_layer in plan["layers"].items():
+        grouped = {}
+        for group, shares in zip(of_layer["merge"], of_layer["merge_weights"]):
+            mean = merged_expert([expert(old, config, layer, e) for e in group], shares)
+            grouped |= {e: mean for e in group}
+        for e in range(n_experts(config)):
+            found, expected = expert(new, config, layer, e), grouped.get(e) or expert(old, config, layer, e)
+            for name, values in expected.items():
+                # MXFP4 rounds by the largest of its block; F16 has fewer digits below 6e-5.
+                scale = np.abs(values).max() if rounding > 0.1 else np.abs(values) + (1e-4 if rounding > 1e-5 else 1e-6)
+                off = (np.abs(found[name] - values) / scale).max()
+                worst, n = max(worst, off), n + values.size
+                assert off <= (rounding if e in grouped else 0), (written, layer, e, name, off)
+    for name, values in new.items():
+        if "experts" not in name or "shared" in name:
+            assert np.array_equal(values, old[name]), name
+    print(f"  merged tensors: {n} numbers, largest relative difference {worst:.1e}")
+
+
 def study(binary, model, data, out, keep, method):
     run(binary, "compress", model, "--data", data, "--out", out, "--keep", keep, "--method", method, "--random", 0,
-        "--output-sample", 1 << 20, "--pairs", 1 << 20, "--isa", "scalar" if method == "merge" else "auto")
+        "--output-sample", 1 << 20, "--pairs", 1 << 20, "--write", f"{out}-model")
     return json.load(open(os.path.join(out, "summary.json"))), json.load(open(os.path.join(out, "plan.json")))
 
 
@@ -172,6 +213,10 @@ def check(binary, model):
                 share = share / share.sum() if share.sum() else np.full(len(group), 1 / len(group))
                 assert np.allclose(weights, share, atol=1e-12), (layer, weights, share)
         print(f"  plan.json: {len(c['plan'])} layers")
+        mxfp4 = any(tensor.endswith("_blocks") for tensor in checkpoint(model)[0])
+        stored = "mxfp4" if mxfp4 else next(k for k in ("bf16", "resaved", "f16", "") if k in model)
+        check_merged(model, f"{scratch}/merge-model", c["merged"],
+                     {"": 1e-6, "f16": 2**-10, "bf16": 2**-7, "resaved": 2**-7, "mxfp4": 0.2}[stored])
 
 
 def write_golden(binary, folder):

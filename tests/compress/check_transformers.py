@@ -3,7 +3,7 @@
 experts, pruned and merged. Their logits equal the engine's, their tensors are those of the original where these are
 kept, and quality.csv is what transformers finds of the original and of the written model.
 
-    python tests/compress/check_transformers.py build/signalbox
+    python tests/compress/check_transformers.py build/signalbox [NAME...]    (those whose path holds one of the names)
 
 Needs torch, transformers (tests/goldens/README.md names the version), numpy and scipy.
 """
@@ -125,11 +125,11 @@ def check(binary, model, scratch, method, worst):
     assert int(rows["original"]["parameters"]) == parameters, (rows["original"]["parameters"], parameters)
     if method == "prune":
         assert int(rows["plan"]["parameters"]) == sum(p.numel() for p in after.parameters())
-    print(f"  {method} to {keep} of {e_count}: logits within {apart:.1e}")
+    print(f"  {method} to {keep} of {e_count}: logits within {apart:.1e}", flush=True)
 
 
 def main():
-    binary, worst, n = sys.argv[1], [0.0], 0
+    binary, names, worst, n = sys.argv[1], sys.argv[2:], [0.0], 0
     models = [os.path.join(GOLDENS, name, "model") for name in sorted(os.listdir(GOLDENS))
               if os.path.exists(os.path.join(GOLDENS, name, "model", "config.json"))]
     with tempfile.TemporaryDirectory() as made:
@@ -140,8 +140,15 @@ def main():
                            "tokenizer": "bytes", "init": {"router": 2}}, open(spec, "w"))
                 run(binary, "make-model", spec, "--out", out)
                 models.append(out)
+        spec, out = f"{made}/groups.json", f"{made}/deepseek_v2-groups"
+        groups = {"topk_method": "group_limited_greedy", "n_group": 4, "topk_group": 2, "num_experts_per_tok": 3}
+        json.dump({"family": "deepseek_v2", "config": groups, "dtype": "f32", "init": {"router": 2}}, open(spec, "w"))
+        run(binary, "make-model", spec, "--out", out)
+        models.append(out)
         for model in models:
-            print(model if model.startswith(made) else os.path.relpath(model, GOLDENS))
+            if names and not any(name in model for name in names):
+                continue
+            print(model if model.startswith(made) else os.path.relpath(model, GOLDENS), flush=True)
             for method in ("prune", "merge"):
                 with tempfile.TemporaryDirectory() as scratch:
                     check(binary, model, scratch, method, worst)

@@ -41,6 +41,22 @@ void same_numbers(const fs::path& found, const fs::path& expected, size_t n_keys
     }
 }
 
+// Over all predicted tokens, by signalbox score.
+double mean_nll(const std::string& model, const fs::path& records, const std::string& more = "") {
+  const Ran scored = run_command(binary() + " score " + model + " --json --quiet --input " + records.string() + more);
+  REQUIRE_MESSAGE(scored.code == 0, scored.err);
+  double sum = 0, n = 0;
+  for (const std::string& line : lines_of(scored.out)) {
+    if (line.empty()) continue;
+    const json::Value scores = json::parse(line, "score");
+    for (const json::Value& p : scores.find("logprobs")->items()) {
+      sum += p.real();
+      ++n;
+    }
+  }
+  return -sum / n;
+}
+
 json::Value json_of(const fs::path& file) { return json::parse_file(file); }
 
 }  // namespace
@@ -63,7 +79,9 @@ TEST_CASE("compress: scores, pairs and plans are those of numpy and scipy") {
     CHECK(read_file(scratch / "p/pairs.csv") == read_file(scratch / "m/pairs.csv"));
     const json::Value expected = json_of(golden_dir() / (name + "_plan.json")),
                       prune = json_of(scratch / "p/plan.json"), merge = json_of(scratch / "m/plan.json");
-    for (const auto& [layer, value] : expected.members()) {
+    for (const json::Value::Member& member : expected.members()) {
+      const std::string& layer = member.first;
+      const json::Value& value = member.second;
       CAPTURE(layer);
       CHECK(*prune.find("layers")->find(layer)->find("keep") == *value.find("keep"));
       CHECK(*merge.find("layers")->find(layer)->find("keep") == *value.find("keep"));
@@ -87,7 +105,7 @@ TEST_CASE("compress: a plan is judged as the checkpoint that it writes, on recor
   const std::string data = (golden_dir() / "records.jsonl").string(), out = (scratch / "o").string(),
                     written = (scratch / "m").string();
   const Ran ran =
-      compress(model_of("olmoe") + " --data " + data + " --share 0.6 --random 0 --ablation 1 --json --out " + out +
+      compress(model_of("olmoe") + " --data " + data + " --share 0.6 --random 0 --ablation 100 --json --out " + out +
                " --write " + written + " --score ablation");
   REQUIRE_MESSAGE(ran.code == 0, ran.err);
   const json::Value summary = json::parse(ran.out, "stdout");
@@ -96,39 +114,38 @@ TEST_CASE("compress: a plan is judged as the checkpoint that it writes, on recor
   for (const json::Value& id : summary.find("evaluation")->find("ids")->items()) judged.insert(id.string());
   CHECK(made.size() == 7);
   CHECK(judged.size() == 7);
-  std::string records;
+  std::string records, others;
   for (const std::string& line : lines_of(read_file(data))) {
     if (line.empty()) continue;
     const std::string id = json::parse(line, "record").find("id")->string();
     CHECK(made.count(id) + judged.count(id) == 1);
-    if (judged.count(id) > 0) records += line + "\n";
+    (judged.count(id) > 0 ? records : others) += line + "\n";
   }
   write_file(scratch / "judged.jsonl", records);
-  const Ran scored =
-      run_command(binary() + " score " + written + " --json --quiet --input " + (scratch / "judged.jsonl").string());
-  REQUIRE_MESSAGE(scored.code == 0, scored.err);
-  double sum = 0, n = 0;
-  for (const std::string& line : lines_of(scored.out)) {
-    if (line.empty()) continue;
-    const json::Value scores = json::parse(line, "score");
-    for (const json::Value& p : scores.find("logprobs")->items()) {
-      sum += p.real();
-      ++n;
-    }
-  }
+  const double nll = mean_nll(written, scratch / "judged.jsonl");
   const CsvTable quality = CsvTable::read(scratch / "o/quality.csv");
-  CHECK(quality.number(1, quality.column("ppl")) == doctest::Approx(std::exp(-sum / n)).epsilon(1e-13));
+  CHECK(quality.number(1, quality.column("ppl")) == doctest::Approx(std::exp(nll)).epsilon(1e-13));
   CHECK(quality.integer(1, quality.column("keep")) == 5);
   const json::Value config = json_of(scratch / "m/config.json");
   CHECK(config.find("num_experts")->integer() == 5);
   CHECK(fs::exists(scratch / "m/model.safetensors.index.json"));
   const CsvTable experts = CsvTable::read(scratch / "o/experts.csv");
-  bool effect = false;
+  // Of every expert that is used: what banning it does to the records that made the plan.
+  write_file(scratch / "others.jsonl", others);
+  write_file(scratch / "ban.json", R"({"edits":[{"op":"deactivate","mode":"ban","layers":"1","experts":[2]}]})");
+  const double rise =
+      mean_nll(model_of("olmoe"), scratch / "others.jsonl", " --edits " + (scratch / "ban.json").string()) -
+      mean_nll(model_of("olmoe"), scratch / "others.jsonl");
+  bool seen = false;
   for (size_t row = 0; row < experts.n_rows(); ++row) {
-    CHECK(experts.number(row, experts.column("ablation")) >= 0);
-    effect = effect || experts.number(row, experts.column("ablation")) > 1e-4;
+    CHECK((experts.number(row, experts.column("ablation")) > 1e-6) ==
+          (experts.number(row, experts.column("frequency")) > 0));
+    if (experts.text(row, 0) != "1" || experts.text(row, 1) != "2") continue;
+    seen = true;
+    CHECK(std::fabs(rise) > 1e-4);
+    CHECK(experts.number(row, experts.column("ablation_nll")) == doctest::Approx(rise).epsilon(1e-9));
   }
-  CHECK(effect);
+  CHECK(seen);
 }
 
 TEST_CASE("compress: what cannot be meant is refused in one line") {

@@ -46,11 +46,13 @@ void add_options(CLI::App& app, CompressOptions& o) {
       ->type_name("FILE");
   app.add_option("--out", o.out, "directory of the results")->type_name("DIR")->required();
   app.add_option("--keep", o.study.keep, "experts that stay in each layer; several sizes with commas")
-      ->type_name("N,...")
-      ->delimiter(',');
-  app.add_option("--share", o.study.share, "instead: the share of them that stays, rounded up (0.5)")
-      ->type_name("S,...")
+      ->type_name("N")
       ->delimiter(',')
+      ->allow_extra_args(false);
+  app.add_option("--share", o.study.share, "instead: the share of them that stays, rounded up (0.5)")
+      ->type_name("S")
+      ->delimiter(',')
+      ->allow_extra_args(false)
       ->check(in_range(0.0, 1.0));
   app.add_option("--method", o.method, "prune | merge")->check(one_of({"prune", "merge"}))->capture_default_str();
   app.add_option("--score", o.score, "which stay: reap | frequency | output_norm | ablation")
@@ -58,7 +60,7 @@ void add_options(CLI::App& app, CompressOptions& o) {
       ->capture_default_str();
   app.add_option("--write", o.write, "write the compressed checkpoint into this new directory")->type_name("MODELDIR");
   app.add_option("--pairs", o.study.pairs,
-                 "pairs of a layer whose weights are compared (default: what some minutes allow)")
+                 "pairs of a layer whose weights are compared (default: what 10^13 products allow)")
       ->check(in_range(int64_t{0}, int64_t{1} << 40))
       ->type_name("N");
   app.add_option("--output-sample", o.study.output_sample, "tokens on which the outputs of all experts are compared")
