@@ -47,7 +47,7 @@ constexpr Command commands[] = {
     {"faithfulness", faithfulness_command, "does the written explanation decide the answer?"},
     {"gradient", gradient_command, "how a metric changes with what stands at each point"},
     {"causal", causal_command, "the effect of every slot on a metric"},
-    {"compress", compress_command, "which experts can go: scores, plans, pruned and merged checkpoints"},
+    {"compress", compress_command, "which experts can go: scores, plans, smaller checkpoints"},
     {"data", data_command, "convert, pair, split and generate records"},
     {"diff", diff_command, "compare two traces"},
     {"make-model", make_model_command, "write a random or planted checkpoint"},
