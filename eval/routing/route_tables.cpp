@@ -6,10 +6,16 @@
 
 #include "base/error.h"
 #include "base/text.h"
+#include "eval/routing/communities.h"
 #include "eval/routing/domains.h"
 #include "eval/routing/expert_pairs.h"
+#include "eval/routing/margins.h"
 #include "eval/routing/persistence.h"
+#include "eval/routing/phases.h"
+#include "eval/routing/pipelines.h"
 #include "eval/routing/similarity.h"
+#include "eval/routing/specialists.h"
+#include "eval/routing/taxonomy.h"
 
 namespace signalbox::eval {
 
@@ -26,6 +32,15 @@ const std::vector<RouteTable>& route_tables() {
       {"vocabulary_next", "the tokens that follow those that each expert reads"},
       {"across_layers", "experts of one layer with those of the next"},
       {"similarity", "routes of the same tokens under two conditions"},
+      {"specialists", "experts that a domain has for itself, and experts that serve all alike"},
+      {"pipelines", "chains of experts through depth"},
+      {"taxonomy", "kinds of tokens that an expert takes more or less of"},
+      {"communities", "groups of experts that are selected together"},
+      {"modularity", "how separate these groups are, by layer"},
+      {"margins", "how near choices are to another one"},
+      {"phases", "experts at the beginning, in the middle and at the end of a generation"},
+      {"drift", "whether they change, by layer"},
+      {"handoffs", "experts that lead the beginning with those that lead the end"},
   };
   return all;
 }
@@ -56,7 +71,7 @@ std::vector<std::string> parse_route_tables(const std::string& list) {
 
 json::Value write_route_tables(const TraceSet& set, const std::vector<Usage>& usage, const RouteTableOptions& options,
                                const std::filesystem::path& dir) {
-  json::Value tables = json::Value::array(), nulls = json::Value::object();
+  json::Value tables = json::Value::array(), nulls = json::Value::object(), notes = json::Value::object();
   const auto wanted = [&](const char* name) {
     const bool found = std::find(options.tables.begin(), options.tables.end(), name) != options.tables.end();
     if (found) tables.push_back(name);
@@ -96,8 +111,58 @@ json::Value write_route_tables(const TraceSet& set, const std::vector<Usage>& us
     nulls.set("across_layers", "the second layer turned in a circle within samples; one-sided");
   }
   if (wanted("similarity")) write_similarity_csv(dir / "similarity.csv", similarities(set, routes));
+  if (wanted("specialists")) {
+    write_specialists_csv(dir / "specialists.csv", specialists(set, routes));
+    nulls.set("specialists", "domains permuted over records, pairs together; the highest ratio of any domain");
+    if (set.domains().size() < 2)
+      notes.set("specialists", "no ratios: " + std::to_string(set.domains().size()) + " domains, and two are needed");
+  }
+  if (wanted("pipelines")) {
+    const Pipelines found = pipelines(set, routes);
+    write_pipelines_csv(dir / "pipelines.csv", found.found);
+    nulls.set(
+        "pipelines",
+        "lower layers turned in a circle within samples, in records that did not propose the chain; all links hold");
+    notes.set("pipelines", std::to_string(found.links) + " links in one half of the records made " +
+                               std::to_string(found.candidates) + " chains, of which the other half confirms " +
+                               std::to_string(found.found.size()));
+  }
+  if (wanted("taxonomy")) {
+    if (!texts) texts = token_texts(set);
+    const TokenSpelling spelling(*texts);
+    const std::vector<TaxonomyRow> rows =
+        spelling.empty() ? std::vector<TaxonomyRow>() : taxonomy(set, routes, spelling);
+    write_taxonomy_csv(dir / "taxonomy.csv", rows);
+    nulls.set("taxonomy", "none drawn: t over records, pairs together, in one half of them");
+    if (spelling.empty()) notes.set("taxonomy", "no rows: texts.jsonl has no pieces of the traces' tokens");
+  }
+  const bool groups = wanted("communities"), separate = wanted("modularity");
+  if (groups || separate) {
+    const CommunityTables found = communities(set, routes);
+    if (groups) write_communities_csv(dir / "communities.csv", found.experts);
+    if (separate) write_modularity_csv(dir / "modularity.csv", found.layers);
+    if (separate)
+      nulls.set("modularity", "signs of the excess of records, pairs together, that did not propose groups");
+  }
+  if (wanted("margins")) {
+    const bool recorded = margins_recorded(set);
+    write_margins_csv(dir / "margins.csv", recorded ? margins(set, routes) : std::vector<Margins>());
+    if (!recorded)
+      notes.set("margins", "no rows: the traces hold neither router.margin nor router.logits, or select all experts");
+  }
+  const bool uses = wanted("phases"), drifts = wanted("drift"), hands = wanted("handoffs");
+  if (uses || drifts || hands) {
+    const PhaseTables found = phase_tables(set, routes);
+    if (uses) write_phases_csv(dir / "phases.csv", found.experts);
+    if (drifts) write_drift_csv(dir / "drift.csv", found.layers);
+    if (hands) write_handoffs_csv(dir / "handoffs.csv", found.handoffs);
+    if (uses) nulls.set("phases", "thirds of each generation in a drawn order; two-sided");
+    if (drifts) nulls.set("drift", "thirds of each generation in a drawn order");
+    if (hands) nulls.set("handoffs", "thirds of each generation in any order alike; exact, one-sided");
+    if (found.layers.empty()) notes.set("phases", "no rows: no sample has three generated tokens that count");
+  }
   json::Value out = json::Value::object();
-  out.set("tables", std::move(tables)).set("nulls", std::move(nulls));
+  out.set("tables", std::move(tables)).set("nulls", std::move(nulls)).set("notes", std::move(notes));
   return out.set("resamples", routes.resamples).set("seed", routes.seed);
 }
 

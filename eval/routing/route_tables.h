@@ -32,7 +32,8 @@ std::vector<std::string> parse_route_tables(const std::string& list);
 
 // Writes DIR/NAME.csv of the chosen tables; one that has nothing to say (domains with fewer than two domains,
 // similarity without pairs of equal tokens) has its header alone. `usage`: of the same tokens. Returns what
-// summary.json says of them: the tables, and for those with a null its unit, its resamples and its seed.
+// summary.json says of them: the tables, for those with a null its unit, its resamples and its seed, and notes on what
+// they rest on or why they have no rows.
 json::Value write_route_tables(const TraceSet& set, const std::vector<Usage>& usage, const RouteTableOptions& options,
                                const std::filesystem::path& dir);
 
