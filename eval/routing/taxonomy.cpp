@@ -144,15 +144,17 @@ std::optional<Estimate> estimate_of(const Moments& m, size_t row, size_t one) {
   const double here = x > 0 ? x : 0.5, there = e > x ? e - x : 0.5;
   const double log_ratio = std::log(here / c / (there / (t - c)));
   const double own_here = x > 0 ? 1 / x : 0, own_there = e > x ? 1 / there : 0;
-  const double variance =
-      variance_of(m, row, one, own_here + own_there, -own_there, -1 / c - 1 / (t - c), 1 / (t - c)) + (x > 0 ? 0 : 2) +
-      (e > x ? 0 : 2);
+  // No error is smaller than that of independent tokens: of few units that happen to agree the spread says too little.
+  const double spread = variance_of(m, row, one, own_here + own_there, -own_there, -1 / c - 1 / (t - c), 1 / (t - c)) +
+                        (x > 0 ? 0 : 2) + (e > x ? 0 : 2);
+  const double variance = std::max(spread, 1 / here - 1 / c + 1 / there - 1 / (t - c));
   const boost::math::students_t student(static_cast<double>(m.units - 1));
   const double reach = boost::math::quantile(boost::math::complement(student, 0.025)) * std::sqrt(variance);
   out.ci_lo = x > 0 ? std::exp(log_ratio - reach) : 0;
   out.ci_hi = std::exp(log_ratio + reach);
   const double excess = x - e * c / t;
-  const double error = std::sqrt(variance_of(m, row, one, 1, -c / t, -e / t, e * c / (t * t) - excess / t));
+  const double moved = variance_of(m, row, one, 1, -c / t, -e / t, e * c / (t * t) - excess / t);
+  const double error = std::sqrt(std::max(moved, e * (t - e) * c * (t - c) / (t * t * t)));
   out.p = error > 0 ? student_t_p(excess / error, static_cast<double>(m.units - 1)) : 1;
   return out;
 }

@@ -22,7 +22,7 @@ struct TaxonomyRow {
   double ratio = no_number;  // share of the class's tokens that select it / share of the others' (rate_ratio)
   // exp(log ratio -+ t se), se by linearisation over units with their number less 1 degrees of freedom; where a side
   // has no token that selects the expert half a token stands for it, with a variance of its own (2), and where the
-  // class has none, ci_lo is 0.
+  // class has none, ci_lo is 0. No error, of this or of p, is taken for smaller than that of independent tokens.
   double ci_lo = no_number, ci_hi = no_number;
   // Student's t of count - tokens of the class x tokens of the expert / tokens, over its own linearised error:
   // two-sided; q by Benjamini-Hochberg over all rows.

@@ -396,10 +396,12 @@ def taxonomy(samples, xs):
         log = np.log(here / cr.sum() / (there / (tr - cr).sum()))
         influence = (xr / x if x > 0 else 0) - cr / cr.sum() - ((er - xr) / other if other > 0 else 0) + (tr - cr) / (tr - cr).sum()
         variance = (influence ** 2).sum() * n / (n - 1) + 2 * (x == 0) + 2 * (other == 0)
+        variance = max(variance, 1 / here - 1 / cr.sum() + 1 / there - 1 / (tr - cr).sum())
         reach = stats.t.ppf(0.975, n - 1) * np.sqrt(variance)
         per_token = (x - er.sum() * cr.sum() / tr.sum()) / tr.sum()
         moved = xr - cr.sum() / tr.sum() * er - er.sum() / tr.sum() * cr + (er.sum() * cr.sum() / tr.sum() ** 2 - per_token) * tr
-        error = np.sqrt((moved ** 2).sum() * n / (n - 1))
+        rate_e, rate_c = er.sum() / tr.sum(), cr.sum() / tr.sum()
+        error = np.sqrt(max((moved ** 2).sum() * n / (n - 1), tr.sum() * rate_e * (1 - rate_e) * rate_c * (1 - rate_c)))
         p = 2 * stats.t.sf(abs(per_token * tr.sum() / error), n - 1)
         return x, ratio(x, cr.sum(), other, (tr - cr).sum()), np.exp(log - reach) if x > 0 else 0.0, np.exp(log + reach), p
     rows = []
