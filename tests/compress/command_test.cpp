@@ -148,6 +148,31 @@ TEST_CASE("compress: a plan is judged as the checkpoint that it writes, on recor
   CHECK(seen);
 }
 
+TEST_CASE("compress: one active of 300 experts, and judging by the records that made the plan") {
+  TemporaryDirectory scratch;
+  write_file(scratch / "spec.json", R"({"family":"mixtral","dtype":"f32","config":{"num_local_experts":300,
+      "num_experts_per_tok":1,"num_hidden_layers":1,"hidden_size":8,"num_attention_heads":1,"num_key_value_heads":1,
+      "intermediate_size":4}})");
+  const std::string model = (scratch / "model").string(), data = (golden_dir() / "records.jsonl").string();
+  REQUIRE(run_command(binary() + " make-model " + (scratch / "spec.json").string() + " --quiet --out " + model).code ==
+          0);
+  const Ran ran = compress(model + " --data " + data + " --eval " + data + " --keep 1,40 --pairs 3 --output-sample 0" +
+                           " --random 1 --method merge --no-protect --out " + (scratch / "o").string());
+  REQUIRE_MESSAGE(ran.code == 0, ran.err);
+  CHECK(ran.err.find("14 of the records of --eval have a prompt of --data") != std::string::npos);
+  CHECK(ran.err.find("the weights of 3 of 44850 pairs of each layer are compared") != std::string::npos);
+  CHECK(ran.out.find("Merged to 1 experts a layer by reap") != std::string::npos);
+  const json::Value plan = json_of(scratch / "o/plan.json");
+  CHECK(plan.find("keep")->integer() == 40);
+  CHECK(plan.find("sizes")->items()[1].find("layers")->find("0")->find("merge")->items()[0].items().size() == 300);
+  const CsvTable pairs = CsvTable::read(scratch / "o/pairs.csv");
+  size_t compared = 0;
+  for (size_t row = 0; row < pairs.n_rows(); ++row)
+    compared += !pairs.text(row, pairs.column("weight_similarity")).empty();
+  CHECK(compared == 3);
+  CHECK(pairs.text(0, pairs.column("output_similarity")).empty());
+}
+
 TEST_CASE("compress: what cannot be meant is refused in one line") {
   TemporaryDirectory scratch;
   const std::string data = (golden_dir() / "records.jsonl").string(), model = model_of("mixtral"),

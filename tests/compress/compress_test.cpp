@@ -10,6 +10,7 @@
 
 #include "base/half.h"
 #include "base/mxfp4.h"
+#include "base/no_number.h"
 #include "engine/changed_model.h"
 #include "engine/runner.h"
 #include "eval/compress/assignment.h"
@@ -173,7 +174,6 @@ TEST_CASE("compress: order, scale and sign of neurons are no difference") {
 TEST_CASE("compress: what merging makes of copies is the copy, bit by bit") {
   for (const DType dtype : {DType::f32, DType::bf16}) {
     TestExperts experts = planted(16, 12);
-    std::vector<std::vector<uint16_t>> halves;
     if (dtype == DType::bf16) {
       // Powers of two keep bf16 values exact.
       for (auto* list : {&experts.gate, &experts.up, &experts.down})
@@ -227,8 +227,8 @@ TEST_CASE("compress: what merging makes of copies is the copy, bit by bit") {
 }
 
 TEST_CASE("compress: what is written is what was judged, in every layout") {
-  for (const char* name : {"mixtral", "olmoe", "gpt_oss", "gpt_oss_mxfp4", "gpt_oss_resaved", "deepseek_v2_lite",
-                           "deepseek_v2_resaved", "qwen2_moe_step_bf16", "mixtral_window_f16", "qwen3_moe_resaved"}) {
+  // One expert a tensor, in one file and in shards; transposed, in blocks; gate over up; F32, F16 and BF16.
+  for (const char* name : {"mixtral_window_f16", "olmoe", "gpt_oss_mxfp4", "gpt_oss_resaved", "deepseek_v2_resaved"}) {
     CAPTURE(name);
     const LoadedModel loaded = golden(name);
     const Rewrite rewrite(loaded.resolved.files, loaded.family, loaded.model);
@@ -300,4 +300,64 @@ TEST_CASE("compress: blocks of e2m1 values keep their values") {
     floats_of_mxfp4(again.data(), scale, back.data());
     CHECK(back == values);
   }
+}
+
+TEST_CASE("compress: super experts stay, whatever their score, and nothing is merged into them") {
+  // 99.5th percentile and a tenth of the largest, in three of four layers.
+  std::vector<LayerMeasures> layers(4);
+  for (int32_t l = 0; l < 4; ++l) {
+    layers[l].layer = l + 1;
+    layers[l].n_experts = 100;
+    layers[l].experts.resize(100);
+    for (int32_t e = 0; e < 99; ++e) layers[l].experts[e].add(1, 1, 1);  // the last is never used
+  }
+  layers[0].experts[7].add(1, 1, 900);
+  layers[2].experts[3].add(1, 1, 91);
+  layers[2].experts[4].add(1, 1, 89);    // below a tenth
+  layers[3].experts[5].add(1, 1, 1000);  // too late
+  layers[0].experts[7].add(1, 1, 2);
+  CHECK(super_experts(layers) == std::map<int32_t, std::vector<int32_t>>{{1, {7}}});
+  for (int i = 0; i < 8; ++i) {
+    LayerMeasures more = layers[1];
+    more.layer = 5 + i;
+    layers.push_back(more);
+  }
+  std::map<int32_t, std::vector<int32_t>> found = super_experts(layers);
+  CHECK(found == std::map<int32_t, std::vector<int32_t>>{{1, {7}}, {4, {5}}});
+  layers[3].experts[5] = layers[0].experts[0];
+  found = super_experts(layers);
+  CHECK(found == std::map<int32_t, std::vector<int32_t>>{{1, {7}}, {3, {3}}});
+
+  const Model model = golden("mixtral").model;
+  std::vector<LayerMeasures> measures(3);
+  std::vector<LayerPairs> pairs(3);
+  std::vector<std::vector<double>> scores(3, {8, 7, 6, 5, 4, 3, 2, no_number});
+  for (int32_t l = 0; l < 3; ++l) {
+    measures[l].layer = pairs[l].layer = l;
+    measures[l].n_experts = pairs[l].n_experts = 8;
+    measures[l].experts.resize(8);
+    pairs[l].weight.assign(64, 0.5);
+    pairs[l].overlap.assign(64, 0);
+    pairs[l].output.assign(64, no_number);
+    pairs[l].weight[6 * 8 + 7] = pairs[l].weight[7 * 8 + 6] = 1;  // most like a super expert
+  }
+  PlanInputs inputs;
+  inputs.model = &model;
+  inputs.measures = &measures;
+  inputs.pairs = &pairs;
+  inputs.kept_always = {{1, {7}}};
+  CHECK(best_plan(inputs, "plan", 3, scores).layers[0].keep == std::vector<int32_t>{0, 1, 2});
+  CHECK(best_plan(inputs, "plan", 3, scores).layers[1].keep == std::vector<int32_t>{0, 1, 7});
+  for (uint64_t seed = 0; seed < 5; ++seed) CHECK(random_plan(inputs, 2, seed).layers[1].keep.back() == 7);
+  CHECK(random_plan(inputs, 4, 1).layers[0].keep != random_plan(inputs, 4, 2).layers[0].keep);
+  inputs.merges = true;
+  const Plan merged = best_plan(inputs, "plan", 3, scores);
+  CHECK(merged.layers[1].groups.size() == 1);  // all alike: to the lowest id
+  CHECK(merged.layers[1].groups[0].experts == std::vector<int32_t>{0, 2, 3, 4, 5, 6});
+  CHECK(merged.layers[1].groups[0].weights[5] == doctest::Approx(1.0 / 6));
+  inputs.kept_always = {{1, {5, 6, 7}}};
+  CHECK_THROWS_WITH(best_plan(inputs, "plan", 2, scores),
+                    "--keep: layer 1: expected at least 3 (its super experts), found 2");
+  CHECK_THROWS_WITH(best_plan(inputs, "plan", 3, scores),
+                    "--keep: layer 1: expected at least 4 (its super experts and one to merge into), found 3");
 }
