@@ -21,9 +21,6 @@ std::vector<std::vector<Ablation>> ablate_experts(const Session& session, const 
   std::vector<std::vector<Ablation>> out;
   int64_t before = 0;
   for (const LayerMeasures& layer : layers) {
-    if (layer.n_experts <= layer.n_active)
-      throw Error("--ablation", "layer " + std::to_string(layer.layer) + ": expected more experts than the " +
-                                    std::to_string(layer.n_active) + " active ones, found none to do without");
     std::vector<Job> jobs;
     std::vector<int32_t> banned;  // [jobs] -1: the reference
     const auto add = [&](const EncodedRecord& record, std::shared_ptr<const EditPlan> plan, int64_t reference,
@@ -39,6 +36,7 @@ std::vector<std::vector<Ablation>> ablate_experts(const Session& session, const 
     std::vector<const EncodedRecord*> used;
     for (const EncodedRecord& record : records.encoded)
       if (add(record, nullptr, 0, -1)) used.push_back(&record);
+    if (used.empty()) throw Error("--ablation", "expected a record of at least two tokens, found none");
     for (int32_t e = 0; e < layer.n_experts; ++e) {
       const json::Value edits = ban_of(layer.layer, e);
       const auto plan = session.edits(json::Ref(edits, "ablation"), ".", 0);

@@ -19,7 +19,8 @@ struct Ablation {
 
 // [layer][expert] of `layers`: each expert of each layer is banned everywhere (the edit deactivate, mode ban: the next
 // best takes its place by the model's own rule), one at a time. Runs the records 1 + n_experts times a layer.
-// on_progress is told tokens run, and may throw. Throws Error where a ban leaves less than the active experts.
+// on_progress is told tokens run, and may throw. Throws Error where a ban leaves less than the active experts (as edits
+// do), and where no record has two tokens.
 std::vector<std::vector<Ablation>> ablate_experts(const Session& session, const RecordJobs& records,
                                                   const std::vector<LayerMeasures>& layers, const RunOptions& run,
                                                   const std::function<void(int64_t done)>& on_progress);

@@ -250,6 +250,9 @@ std::vector<int64_t> study_sizes(const Model& model, const StudyOptions& options
   const std::vector<int32_t> layers = model.moe_layers();
   if (layers.empty()) throw Error(model.source, "expected a model with experts, found none");
   const Router& router = model.layers[layers.front()].moe()->router;
+  if (options.ablation > 0 && router.n_experts <= router.n_active)
+    throw Error("--ablation", "layer " + std::to_string(layers.front()) + ": expected more experts than the " +
+                                  std::to_string(router.n_active) + " active ones, found none to do without");
   std::vector<int64_t> sizes = options.keep;
   for (const double share : options.share) sizes.push_back(kept_of_share(share, router.n_experts, router.n_active));
   std::sort(sizes.begin(), sizes.end(), std::greater<>());

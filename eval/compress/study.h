@@ -45,7 +45,7 @@ struct StudyRecords {
 // stay together) are drawn by seed for calibration, rounded up. Throws Error naming --data where one example is all.
 StudyRecords study_records(std::vector<Record> data, std::optional<std::vector<Record>> evaluation, uint64_t seed);
 
-// The sizes of the options, largest first. Throws Error naming --keep or --share.
+// The sizes of the options, largest first. Throws Error naming --keep, --share or --ablation.
 std::vector<int64_t> study_sizes(const Model& model, const StudyOptions& options);
 
 // What is known of a checkpoint's files and of the way a study is told and shown.
