@@ -40,16 +40,17 @@ std::string table_of(const RunFindings& findings, const std::string& format, boo
 
 int report_command(int argc, char** argv) {
   CLI::App app(
-      "One self-contained HTML file of a run's or an analysis's findings, with pictures; opens offline. Of a run that "
-      "is "
-      "not finished, and may go on beside, it shows the samples that are, and says so.",
+      "One self-contained HTML file, with pictures; opens offline. Of a run its findings; of one that is not finished, "
+      "and may go on beside, those of the samples that are, which it says. Of a trace its texts token by token with "
+      "their "
+      "experts, and what signalbox analyze found.",
       "signalbox report");
   app.footer(
       "Example:\n  signalbox report out/run -o report.html\n  signalbox report out/run --table md\n\n"
       "How to read it: docs/reading-results.md");
   std::string dir, out, table, condition;
   bool all = false, quiet = false, as_json = false;
-  app.add_option("DIR", dir, "a run directory, or a trace directory after signalbox analyze")->required();
+  app.add_option("DIR", dir, "a run directory, a trace directory, or a directory of signalbox analyze")->required();
   CLI::Option* file = app.add_option(
       "-o,--out", out,
       "the file to write (default: DIR/report.html; of a run that is not finished, DIR/partial-report.html)");

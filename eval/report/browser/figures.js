@@ -38,10 +38,10 @@ const equip = (figure, drawing) => {
   tools.className = 'tools';
   const name = figure.id || 'figure';
   const pictures = () => [...figure.querySelectorAll('svg')];
-  const each = save => pictures().forEach((svg, i, all) => save(all.length > 1 ? `${name}-${i + 1}` : name, svg));
+  const each = save => pictures().forEach((_, i, all) => save(all.length > 1 ? `${name}-${i + 1}` : name, () => pictures()[i]));
   if (pictures().length > 0) {
-    addButton(tools, 'save SVG', () => each((file, svg) => box.saveFile(file + '.svg', box.svgText(svg), 'image/svg+xml')));
-    addButton(tools, 'save PNG', () => each((file, svg) => box.savePng(file + '.png', svg)));
+    addButton(tools, 'save SVG', () => each((file, find) => box.saveFile(file + '.svg', box.svgText(find), 'image/svg+xml')));
+    addButton(tools, 'save PNG', () => each((file, find) => box.savePng(file + '.png', find)));
   }
   if (tableNow) {
     addButton(tools, 'save CSV', () => box.saveFile(name + '.csv', box.writeCsv(tableNow()), 'text/csv'));
@@ -69,6 +69,7 @@ box.start = () => {
   for (const figure of document.querySelectorAll('figure')) equip(figure, figure.dataset.draw ? drawn(figure) : null);
   for (const wide of document.querySelectorAll('.wide'))  // so that keys scroll it
     if (wide.scrollWidth > wide.clientWidth) wide.tabIndex = 0;
+  for (const text of document.querySelectorAll('pre')) text.tabIndex = 0;
   if (location.hash.length > 1) {  // figures have grown since the browser went there
     const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
     if (target) target.scrollIntoView();

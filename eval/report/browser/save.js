@@ -10,10 +10,11 @@ box.saveFile = (name, content, type) => {
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
 };
 
-// The SVG as a document of its own, in light colours: styles become attributes, since variables and classes mean nothing
-// to Inkscape or LaTeX; what only serves the pointer goes.
-box.svgText = svg => box.inLight(() => {
-  const copy = svg.cloneNode(true);
+// The SVG that find() gives as a document of its own, in light colours: styles become attributes, since variables and
+// classes mean nothing to Inkscape or LaTeX; what only serves the pointer goes. It is looked for when the page is light,
+// which may draw it anew.
+box.svgText = find => box.inLight(() => {
+  const svg = find(), copy = svg.cloneNode(true);
   const originals = [svg, ...svg.querySelectorAll('*')], copies = [copy, ...copy.querySelectorAll('*')];
   originals.forEach((original, i) => {
     const style = getComputedStyle(original);
@@ -36,8 +37,8 @@ box.svgText = svg => box.inLight(() => {
 });
 
 // Three pixels for each unit of the picture.
-box.savePng = (name, svg) => {
-  const text = box.svgText(svg), image = new Image();
+box.savePng = (name, find) => {
+  const text = box.svgText(find), image = new Image();
   image.onload = () => {
     const canvas = document.createElement('canvas');
     canvas.width = 3 * image.width;
