@@ -121,15 +121,20 @@ class TraceReader final : public Recording {
 
   // Ids beyond E, or a route that names an expert twice, are Errors.
   std::vector<int32_t> ids(Rows rows) const override { return read_ids("router.ids", rows); }
+  void ids(Rows rows, std::vector<int32_t>& out) const { read_ids("router.ids", rows, out); }
   std::vector<int32_t> original_ids(Rows rows) const { return read_ids("router.original_ids", rows); }
   // Rows of any tensor of floats (F32, F16 or BF16) as f32.
   std::vector<float> floats(std::string_view tensor, Rows rows) const override;
   void floats(std::string_view tensor, Rows rows, float* out) const;
   // Null where they are not F32 or not aligned.
   const float* floats_in_place(std::string_view tensor, Rows rows) const override;
+  // These rows' routes and tokens will not be wanted soon: the memory that the file takes is given back. Reading them
+  // again is no error.
+  void release(Rows rows) const;
 
  private:
   std::vector<int32_t> read_ids(std::string_view tensor, Rows rows) const;
+  void read_ids(std::string_view tensor, Rows rows, std::vector<int32_t>& out) const;
   struct State;
   std::unique_ptr<State> state_;
 };

@@ -1,4 +1,7 @@
 // Reading a trace: the whole schema is checked when it is opened.
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <charconv>
 #include <cstring>
@@ -236,9 +239,15 @@ std::vector<std::string> TraceReader::tensor_names() const {
 std::vector<int64_t> TraceReader::tensor_shape(std::string_view tensor) const { return state_->file->at(tensor).shape; }
 
 std::vector<int32_t> TraceReader::read_ids(std::string_view tensor, Rows rows) const {
+  std::vector<int32_t> ids;
+  read_ids(tensor, rows, ids);
+  return ids;
+}
+
+void TraceReader::read_ids(std::string_view tensor, Rows rows, std::vector<int32_t>& ids) const {
   const TensorInfo& info = state_->file->at(tensor);
-  const int64_t width = tensor_width(tensor), n_slots = state_->n_slots;
-  std::vector<int32_t> ids(static_cast<size_t>(rows.size() * width));
+  const int64_t width = tensor_width(tensor);
+  ids.resize(static_cast<size_t>(rows.size() * width));
   auto convert = [&](auto unused) {
     const auto raw = state_->values<decltype(unused)>(info, rows.begin * width, rows.size() * width);
     std::transform(raw.begin(), raw.end(), ids.begin(), [](auto id) {
@@ -249,21 +258,39 @@ std::vector<int32_t> TraceReader::read_ids(std::string_view tensor, Rows rows) c
     convert(uint8_t{});
   else
     convert(uint16_t{});
-  for (size_t first = 0; first < ids.size(); first += static_cast<size_t>(n_slots)) {
+  const size_t n_slots = static_cast<size_t>(state_->n_slots);
+  for (size_t first = 0; first < ids.size(); first += n_slots) {
     const auto fail = [&](const std::string& expected, int32_t found) {
-      const int64_t route = static_cast<int64_t>(first) / n_slots, n_layers = static_cast<int64_t>(layers().size());
+      const int64_t route = static_cast<int64_t>(first / n_slots), n_layers = static_cast<int64_t>(layers().size());
       state_->fail("tensor \"" + std::string(tensor) + "\": row " + std::to_string(rows.begin + route / n_layers) +
                    ", layer " + std::to_string(layers()[static_cast<size_t>(route % n_layers)]) + ": expected " +
                    expected + ", found " + std::to_string(found));
     };
-    for (size_t k = 0; k < static_cast<size_t>(n_slots); ++k) {
+    uint64_t seen = 0;  // experts modulo 64: enough to pass over most routes
+    for (size_t k = 0; k < n_slots; ++k) {
       const int32_t id = ids[first + k];
+      if (id < 0) continue;
       if (id >= state_->n_experts) fail("experts below " + std::to_string(state_->n_experts), id);
-      for (size_t j = 0; id >= 0 && j < k; ++j)
-        if (ids[first + j] == id) fail("each expert once in a route", id);
+      const uint64_t bit = uint64_t{1} << (id & 63);
+      if (seen & bit &&
+          std::find(ids.begin() + static_cast<int64_t>(first), ids.begin() + static_cast<int64_t>(first + k), id) !=
+              ids.begin() + static_cast<int64_t>(first + k))
+        fail("each expert once in a route", id);
+      seen |= bit;
     }
   }
-  return ids;
+}
+
+void TraceReader::release(Rows rows) const {
+  static const uintptr_t page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+  for (const char* name : {"router.ids", "router.weights", "tokens", "positions", "phase", "spans"})
+    if (const TensorInfo* info = state_->file->find(name); info && state_->n_tokens > 0) {
+      // Whole pages, those of both ends too: they are the file's and come back as they were.
+      const uint64_t row = info->bytes / static_cast<uint64_t>(state_->n_tokens);
+      const uintptr_t data = reinterpret_cast<uintptr_t>(state_->file->data(*info));
+      const uintptr_t begin = (data + static_cast<uint64_t>(rows.begin) * row) / page * page;
+      madvise(reinterpret_cast<void*>(begin), data + static_cast<uint64_t>(rows.end) * row - begin, MADV_DONTNEED);
+    }
 }
 
 std::vector<float> TraceReader::floats(std::string_view tensor, Rows rows) const {

@@ -186,7 +186,7 @@ ChosenContrast choose_contrast(const TraceSet& set, const std::string& given) {
 TraceAnalysis analyze_traces(const TraceSet& set, const AnalysisOptions& options) {
   const TokenFilter filter{options.detection.span, options.detection.phase};
   TraceAnalysis out;
-  out.usage = usage_table(set, filter);
+  out.usage = usage_table(set, filter, options.detection.threads);
   out.contributions = contribution_table(set, filter);
   if (options.contrasted) out.detection = detect(set, options.detection);
   if (options.marked()) out.markers = marker_associations(set, options.marker, filter);

@@ -1,6 +1,7 @@
 #include "eval/routing/domains.h"
 
 #include <algorithm>
+#include <atomic>
 #include <boost/math/special_functions/gamma.hpp>
 #include <cmath>
 #include <map>
@@ -63,17 +64,19 @@ std::vector<DomainTest> domain_tests(const TraceSet& set, const RouteOptions& op
   const std::vector<std::string> names = set.domains();
   if (names.size() < 2) return {};
   const size_t n_experts = static_cast<size_t>(set.n_experts()), n_rows = set.n_rows();
-  const RecordCounts all = tally_routes(
-      set, options, RecordCounts{std::vector<std::vector<int32_t>>(set.records().size())},
-      [&](RecordCounts& mine, const SampleRoutes& routes) {
-        if (set.records()[routes.record].domain.empty() || routes.n() == 0) return;
-        std::vector<int32_t>& counts = mine.counts[routes.record];
-        counts.resize(n_rows);
-        const size_t width = static_cast<size_t>(routes.n_layers * routes.n_slots);
-        for (size_t i = 0; i < routes.ids.size(); ++i)
-          if (routes.ids[i] >= 0)
-            ++counts[i % width / static_cast<size_t>(routes.n_slots) * n_experts + static_cast<size_t>(routes.ids[i])];
-      });
+  const RecordCounts all = tally_blocks(set, options, BlockWalk{"domains"},
+                                        RecordCounts{std::vector<std::vector<int32_t>>(set.records().size())},
+                                        [&](RecordCounts& mine, const SampleRoutes& routes, int64_t) {
+                                          if (set.records()[routes.record].domain.empty() || routes.n() == 0) return;
+                                          std::vector<int32_t>& counts = mine.counts[routes.record];
+                                          counts.resize(n_rows);
+                                          const int32_t* expert = routes.ids.data();
+                                          for (int64_t token = 0; token < routes.n(); ++token)
+                                            for (size_t layer = 0; layer < set.layers().size(); ++layer)
+                                              for (int64_t slot = 0; slot < routes.n_slots; ++slot, ++expert)
+                                                if (*expert >= 0)
+                                                  ++counts[layer * n_experts + static_cast<size_t>(*expert)];
+                                        });
   std::vector<size_t> records, domain_of;
   for (size_t r = 0; r < all.counts.size(); ++r)
     if (!all.counts[r].empty()) {
@@ -81,15 +84,18 @@ std::vector<DomainTest> domain_tests(const TraceSet& set, const RouteOptions& op
       domain_of.push_back(
           static_cast<size_t>(std::find(names.begin(), names.end(), set.records()[r].domain) - names.begin()));
     }
-  std::vector<std::vector<int64_t>> table(names.size());
-  const auto fill = [&](const std::vector<size_t>& domains) {
+  using Table = std::vector<std::vector<int64_t>>;  // [domain][row]
+  const auto fill = [&](const std::vector<size_t>& domains, Table& table) {
+    table.resize(names.size());
     for (std::vector<int64_t>& counts : table) counts.assign(n_rows, 0);
     for (size_t i = 0; i < records.size(); ++i) {
       const std::vector<int32_t>& counts = all.counts[records[i]];
-      for (size_t row = 0; row < n_rows; ++row) table[domains[i]][row] += counts[row];
+      std::vector<int64_t>& sums = table[domains[i]];
+      for (size_t row = 0; row < n_rows; ++row) sums[row] += counts[row];
     }
   };
-  fill(domain_of);
+  Table table;
+  fill(domain_of, table);
   std::vector<DomainTest> out;
   for (size_t layer = 0; layer < set.layers().size(); ++layer) {
     const ChiSquare found = chi_square(table, layer * n_experts, (layer + 1) * n_experts);
@@ -104,24 +110,32 @@ std::vector<DomainTest> domain_tests(const TraceSet& set, const RouteOptions& op
     }
     out.push_back(one);
   }
-  std::vector<int64_t> hits(out.size());
-  std::vector<uint32_t> bits(domain_of.size());
+  ThreadPool pool(threads_of(options));
+  const size_t n_threads = static_cast<size_t>(pool.n_threads());
+  std::vector<std::vector<int64_t>> hits(n_threads, std::vector<int64_t>(out.size()));
+  std::vector<Table> tables(n_threads);
+  std::atomic<int64_t> done = 0;
   const ResamplingDraws draws(options.seed, Resampling::permutation);
-  for (int64_t b = 0; b < options.resamples; ++b) {
+  pool.parallel_for(options.resamples, [&](int64_t b, int thread) {
     std::vector<size_t> permuted = domain_of;
+    std::vector<uint32_t> bits(domain_of.size());
     draws.fill(b, bits);
     ResamplingDraws::draw_subset(std::span(permuted), permuted.size(), bits);
-    fill(permuted);
+    Table& mine = tables[static_cast<size_t>(thread)];
+    fill(permuted, mine);
     for (size_t layer = 0; layer < out.size(); ++layer)
       if (out[layer].df > 0)
-        hits[layer] +=
-            chi_square(table, layer * n_experts, (layer + 1) * n_experts).chi2 >= out[layer].chi2 * (1 - 1e-12);
-    if (options.on_progress) options.on_progress("domains", b + 1, options.resamples);
-  }
+        hits[static_cast<size_t>(thread)][layer] +=
+            chi_square(mine, layer * n_experts, (layer + 1) * n_experts).chi2 >= out[layer].chi2 * (1 - 1e-12);
+    ++done;
+    if (thread == 0 && options.on_progress) options.on_progress("domains", done, options.resamples);
+  });
+  for (size_t thread = 1; thread < n_threads; ++thread)
+    for (size_t layer = 0; layer < out.size(); ++layer) hits[0][layer] += hits[thread][layer];
   std::vector<double> p;
   for (size_t layer = 0; layer < out.size(); ++layer) {
     if (out[layer].df > 0)
-      out[layer].p_permutation = static_cast<double>(1 + hits[layer]) / static_cast<double>(1 + options.resamples);
+      out[layer].p_permutation = static_cast<double>(1 + hits[0][layer]) / static_cast<double>(1 + options.resamples);
     p.push_back(out[layer].p_permutation);
   }
   const std::vector<double> q = benjamini_hochberg(p);

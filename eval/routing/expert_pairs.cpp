@@ -58,20 +58,21 @@ struct NullOfPairs {
   std::vector<double> p, q;
 };
 
-// count(replicate, add, routes) calls add(cell) for each pair of one sample. `family`: pairs in the family of q, the
-// cells that did not occur with p 1.
-template <class CountPairs>
+// counts_of(routes) gives what counts one sample: a function (shuffles, replicate, add) that calls add(cell) for each
+// of its pairs. `family`: pairs in the family of q, the cells that did not occur with p 1.
+template <class CountsOf>
 NullOfPairs null_of_pairs(const TraceSet& set, const RouteOptions& options, const char* table, const PairCounts& pairs,
-                          const Occurred& occurred, size_t family, CountPairs count) {
+                          const Occurred& occurred, size_t family, bool weights, CountsOf counts_of) {
   const size_t n = occurred.cells.size();
   NullOfPairs out{std::vector<int64_t>(n), std::vector<int64_t>(n), {}, {}};
   run_null(
       set, options, table, n,
       [&](int64_t first, int64_t n_here, int32_t* counts, const SampleRoutes& routes) {
         Shuffles shuffles(options.seed, routes.sample, routes.n());
+        const auto count = counts_of(routes);
         for (int64_t i = 0; i < n_here; ++i) {
           int32_t* mine = counts + static_cast<size_t>(i) * n;
-          count(shuffles, first + i, routes, [&](size_t cell) {
+          count(shuffles, first + i, [&](size_t cell) {
             if (const int32_t index = occurred.index[cell]; index >= 0) ++mine[index];
           });
         }
@@ -83,7 +84,8 @@ NullOfPairs null_of_pairs(const TraceSet& set, const RouteOptions& options, cons
             out.hits[k] += value >= pairs.counts[occurred.cells[k]];
             out.sums[k] += value;
           }
-      });
+      },
+      weights);
   for (const int64_t hits : out.hits)
     out.p.push_back(static_cast<double>(1 + hits) / static_cast<double>(1 + options.resamples));
   std::vector<double> all = out.p;
@@ -94,47 +96,65 @@ NullOfPairs null_of_pairs(const TraceSet& set, const RouteOptions& options, cons
   return out;
 }
 
+// The expert of the highest weight of every token at every layer: [n, n_layers].
+std::vector<int32_t> first_experts(const SampleRoutes& routes) {
+  std::vector<int32_t> first;
+  first.reserve(static_cast<size_t>(routes.n() * routes.n_layers));
+  for (int64_t token = 0; token < routes.n(); ++token)
+    for (int64_t layer = 0; layer < routes.n_layers; ++layer) first.push_back(routes.top_expert(token, layer));
+  return first;
+}
+
+// Those whose later token stands at `from` or behind; `first` as of first_experts.
 template <class Add>
-void add_transitions(const SampleRoutes& routes, const PairCounts& pairs, const std::vector<int64_t>* order, Add add) {
-  for (int64_t place = 1; place < routes.n(); ++place) {
+void add_transitions(const SampleRoutes& routes, const std::vector<int32_t>& first, int64_t from,
+                     const PairCounts& pairs, const std::vector<int64_t>* order, Add add) {
+  for (int64_t place = std::max<int64_t>(1, from); place < routes.n(); ++place) {
     if (!routes.follows(place)) continue;
     const int64_t before = order ? (*order)[static_cast<size_t>(place - 1)] : place - 1,
                   after = order ? (*order)[static_cast<size_t>(place)] : place;
-    for (int64_t layer = 0; layer < routes.n_layers; ++layer) {
-      const int32_t from = routes.top_expert(before, layer), to = routes.top_expert(after, layer);
-      if (from >= 0 && to >= 0) add(pairs.cell(layer, from, to));
-    }
+    const int32_t *a = first.data() + before * routes.n_layers, *b = first.data() + after * routes.n_layers;
+    for (int64_t layer = 0; layer < routes.n_layers; ++layer)
+      if (a[layer] >= 0 && b[layer] >= 0) add(pairs.cell(layer, a[layer], b[layer]));
   }
 }
 
+// Layer by layer, so that the counts of one stay near.
 template <class Add>
 void add_across(const SampleRoutes& routes, const PairCounts& pairs, int64_t shift, Add add) {
-  for (int64_t token = 0; token < routes.n(); ++token) {
-    const int64_t turned = (token + shift) % routes.n();
-    for (int64_t layer = 0; layer + 1 < routes.n_layers; ++layer) {
+  const int64_t n = routes.n(), n_slots = routes.n_slots;
+  for (int64_t layer = 0; layer + 1 < routes.n_layers; ++layer)
+    for (int64_t token = 0, turned = shift; token < n; ++token, turned = turned + 1 == n ? 0 : turned + 1) {
       const int32_t *a = routes.route(token, layer), *b = routes.route(turned, layer + 1);
-      for (int64_t i = 0; i < routes.n_slots; ++i)
-        for (int64_t j = 0; j < routes.n_slots && a[i] >= 0; ++j)
+      for (int64_t i = 0; i < n_slots; ++i)
+        for (int64_t j = 0; j < n_slots && a[i] >= 0; ++j)
           if (b[j] >= 0) add(pairs.cell(layer, a[i], b[j]));
     }
-  }
 }
 
 }  // namespace
 
 std::vector<Coactivation> coactivations(const TraceSet& set, const RouteOptions& options) {
-  const PairTally tally = tally_routes(set, options, empty_tally(set), [](PairTally& mine, const SampleRoutes& routes) {
-    count_selected(mine, routes);
-    for (int64_t token = 0; token < routes.n(); ++token)
-      for (int64_t layer = 0; layer < routes.n_layers; ++layer) {
-        const int32_t* experts = routes.route(token, layer);
-        for (int64_t i = 0; i < routes.n_slots; ++i)
-          for (int64_t j = i + 1; j < routes.n_slots && experts[i] >= 0; ++j)
-            if (experts[j] >= 0)
-              ++mine.pairs
-                    .counts[mine.pairs.cell(layer, std::min(experts[i], experts[j]), std::max(experts[i], experts[j]))];
+  PairTally tally = tally_blocks(set, options, BlockWalk{"coactivation"}, empty_tally(set),
+                                 [](PairTally& mine, const SampleRoutes& routes, int64_t) {
+                                   count_selected(mine, routes);
+                                   for (int64_t layer = 0; layer < routes.n_layers; ++layer)
+                                     for (int64_t token = 0; token < routes.n(); ++token) {
+                                       const int32_t* experts = routes.route(token, layer);
+                                       for (int64_t i = 0; i < routes.n_slots; ++i)
+                                         for (int64_t j = i + 1; j < routes.n_slots && experts[i] >= 0; ++j)
+                                           if (experts[j] >= 0)
+                                             ++mine.pairs.counts[mine.pairs.cell(layer, experts[i], experts[j])];
+                                     }
+                                 });
+  // Both orders of a pair are one.
+  for (int64_t layer = 0; layer < static_cast<int64_t>(set.layers().size()); ++layer)
+    for (int64_t a = 0; a < set.n_experts(); ++a)
+      for (int64_t b = a + 1; b < set.n_experts(); ++b) {
+        int64_t& other = tally.pairs.counts[tally.pairs.cell(layer, b, a)];
+        tally.pairs.counts[tally.pairs.cell(layer, a, b)] += other;
+        other = 0;
       }
-  });
   const int64_t n_experts = set.n_experts();
   std::vector<Coactivation> out;
   for (const size_t cell : Occurred(tally.pairs).cells) {
@@ -148,14 +168,18 @@ std::vector<Coactivation> coactivations(const TraceSet& set, const RouteOptions&
 }
 
 std::vector<Transition> transitions(const TraceSet& set, const RouteOptions& options) {
-  const PairTally tally = tally_routes(set, options, empty_tally(set), [](PairTally& mine, const SampleRoutes& routes) {
-    add_transitions(routes, mine.pairs, nullptr, [&](size_t cell) { ++mine.pairs.counts[cell]; });
-  });
+  const PairTally tally = tally_blocks(set, options, BlockWalk{"transitions", true, 1}, empty_tally(set),
+                                       [](PairTally& mine, const SampleRoutes& routes, int64_t from) {
+                                         add_transitions(routes, first_experts(routes), from, mine.pairs, nullptr,
+                                                         [&](size_t cell) { ++mine.pairs.counts[cell]; });
+                                       });
   const Occurred occurred(tally.pairs);
   const NullOfPairs null =
-      null_of_pairs(set, options, "transitions", tally.pairs, occurred, tally.pairs.counts.size(),
-                    [&](Shuffles& shuffles, int64_t replicate, const SampleRoutes& routes, auto add) {
-                      add_transitions(routes, tally.pairs, &shuffles.order(replicate), add);
+      null_of_pairs(set, options, "transitions", tally.pairs, occurred, tally.pairs.counts.size(), true,
+                    [&](const SampleRoutes& routes) {
+                      return [&, experts = first_experts(routes)](Shuffles& shuffles, int64_t replicate, auto add) {
+                        add_transitions(routes, experts, 0, tally.pairs, &shuffles.order(replicate), add);
+                      };
                     });
   const size_t n_experts = static_cast<size_t>(set.n_experts());
   std::vector<int64_t> from_all(set.n_rows());
@@ -179,16 +203,20 @@ std::vector<Transition> transitions(const TraceSet& set, const RouteOptions& opt
 
 std::vector<AcrossLayers> across_layers(const TraceSet& set, const RouteOptions& options) {
   const int64_t n_experts = set.n_experts(), n_layers = static_cast<int64_t>(set.layers().size());
-  const PairTally tally = tally_routes(set, options, empty_tally(set), [](PairTally& mine, const SampleRoutes& routes) {
-    count_selected(mine, routes);
-    add_across(routes, mine.pairs, 0, [&](size_t cell) { ++mine.pairs.counts[cell]; });
-  });
+  const PairTally tally =
+      tally_blocks(set, options, BlockWalk{"across_layers"}, empty_tally(set),
+                   [](PairTally& mine, const SampleRoutes& routes, int64_t) {
+                     count_selected(mine, routes);
+                     add_across(routes, mine.pairs, 0, [&](size_t cell) { ++mine.pairs.counts[cell]; });
+                   });
   const Occurred occurred(tally.pairs);
-  const NullOfPairs null = null_of_pairs(
-      set, options, "across_layers", tally.pairs, occurred, static_cast<size_t>((n_layers - 1) * n_experts * n_experts),
-      [&](Shuffles& shuffles, int64_t replicate, const SampleRoutes& routes, auto add) {
-        add_across(routes, tally.pairs, shuffles.shift(replicate), add);
-      });
+  const NullOfPairs null = null_of_pairs(set, options, "across_layers", tally.pairs, occurred,
+                                         static_cast<size_t>((n_layers - 1) * n_experts * n_experts), false,
+                                         [&](const SampleRoutes& routes) {
+                                           return [&](Shuffles& shuffles, int64_t replicate, auto add) {
+                                             add_across(routes, tally.pairs, shuffles.shift(replicate), add);
+                                           };
+                                         });
   std::vector<AcrossLayers> out;
   for (size_t k = 0; k < occurred.cells.size(); ++k) {
     const int64_t cell = static_cast<int64_t>(occurred.cells[k]), b = cell % n_experts,

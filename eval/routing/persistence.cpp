@@ -1,6 +1,7 @@
 #include "eval/routing/persistence.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 
 #include "base/csv.h"
@@ -47,39 +48,61 @@ struct NeighbourCounts {
   size_t cells() const { return 3 * n_rows + 2 * n_layers; }
 };
 
-// Adds the neighbours of one sample, whose places hold the tokens of `order` (null: themselves).
-template <class Count>
-void count_neighbours(const SampleRoutes& routes, const NeighbourCounts& at, int64_t n_experts,
-                      const std::vector<int64_t>* order, Count* counts) {
-  for (int64_t place = 1; place < routes.n(); ++place) {
-    if (!routes.follows(place)) continue;
-    const int64_t before = order ? (*order)[static_cast<size_t>(place - 1)] : place - 1,
-                  after = order ? (*order)[static_cast<size_t>(place)] : place;
-    for (int64_t layer = 0; layer < routes.n_layers; ++layer) {
-      const int32_t *a = routes.route(before, layer), *b = routes.route(after, layer);
-      const size_t base = static_cast<size_t>(layer * n_experts);
-      int32_t size_a = 0, size_b = 0, common = 0;
-      for (int64_t slot = 0; slot < routes.n_slots; ++slot) {
-        if (b[slot] >= 0) {
-          ++size_b;
-          ++counts[at.second(base + static_cast<size_t>(b[slot]))];
+// Counts neighbours. Which expert the token before has selected is kept by expert, not searched for.
+class NeighbourCounter {
+ public:
+  NeighbourCounter(const NeighbourCounts& at, int64_t n_experts)
+      : at_(at), n_experts_(n_experts), placed_(at.n_rows), sizes_(at.n_layers) {}
+
+  // Adds the pairs of neighbours whose later one stands at `from` or behind, where places hold the tokens of `order`
+  // (null: themselves). `taken`(row, stays) is called for what these tokens select.
+  template <class Count, class Taken>
+  void count(const SampleRoutes& routes, int64_t from, const std::vector<int64_t>* order, Count* counts, Taken taken) {
+    if (now_ + static_cast<uint64_t>(routes.n()) + 2 > UINT32_MAX) {
+      std::fill(placed_.begin(), placed_.end(), 0);
+      now_ = 0;
+    }
+    now_ += 2;  // so that nothing is at the place before the first
+    for (int64_t place = 0; place < routes.n(); ++place, ++now_) {
+      const bool counts_here = place >= from, follows = counts_here && routes.follows(place),
+                 is_followed = place + 1 < routes.n() && place + 1 >= from && routes.follows(place + 1);
+      const int32_t* expert = routes.route(order ? (*order)[static_cast<size_t>(place)] : place, 0);
+      for (size_t layer = 0; layer < at_.n_layers; ++layer) {
+        const size_t base = layer * static_cast<size_t>(n_experts_);
+        int32_t size = 0, common = 0;
+        for (int64_t slot = 0; slot < routes.n_slots; ++slot, ++expert) {
+          if (*expert < 0) continue;
+          const size_t row = base + static_cast<size_t>(*expert);
+          const bool stays = follows && placed_[row] + 1 == now_;
+          placed_[row] = static_cast<uint32_t>(now_);
+          ++size;
+          common += stays;
+          counts[at_.second(row)] += follows;
+          counts[at_.both(row)] += stays;
+          counts[at_.first(row)] += is_followed;
+          if (counts_here) taken(row, stays);
         }
-        if (a[slot] < 0) continue;
-        ++size_a;
-        ++counts[at.first(base + static_cast<size_t>(a[slot]))];
-        if (std::find(b, b + routes.n_slots, a[slot]) == b + routes.n_slots) continue;
-        ++common;
-        ++counts[at.both(base + static_cast<size_t>(a[slot]))];
+        if (follows) {
+          counts[at_.common(layer)] += common;
+          counts[at_.widest(layer)] += std::max(size, sizes_[layer]);
+        }
+        sizes_[layer] = size;
       }
-      counts[at.common(static_cast<size_t>(layer))] += common;
-      counts[at.widest(static_cast<size_t>(layer))] += std::max(size_a, size_b);
     }
   }
-}
+
+ private:
+  NeighbourCounts at_;
+  int64_t n_experts_;
+  uint64_t now_ = 0;
+  std::vector<uint32_t> placed_;  // [rows] when the expert was last selected
+  std::vector<int32_t> sizes_;    // [layers] of the route before
+};
 
 struct PersistenceTally {
   std::vector<int64_t> neighbours;  // as NeighbourCounts lays them out
   std::vector<int64_t> selected, runs;
+  NeighbourCounter counter;
   int64_t tokens = 0, pairs = 0;
   PersistenceTally& operator+=(const PersistenceTally& other) {
     const auto add = [](std::vector<int64_t>& to, const std::vector<int64_t>& from) {
@@ -94,23 +117,13 @@ struct PersistenceTally {
   }
 };
 
-void take_sample(PersistenceTally& tally, const SampleRoutes& routes, const NeighbourCounts& at, int64_t n_experts) {
-  tally.tokens += routes.n();
-  count_neighbours(routes, at, n_experts, nullptr, tally.neighbours.data());
-  for (int64_t token = 0; token < routes.n(); ++token) {
-    const bool follows = routes.follows(token);
-    tally.pairs += follows;
-    for (int64_t layer = 0; layer < routes.n_layers; ++layer) {
-      const int32_t* now = routes.route(token, layer);
-      const int32_t* before = follows ? routes.route(token - 1, layer) : nullptr;
-      for (int64_t slot = 0; slot < routes.n_slots; ++slot) {
-        if (now[slot] < 0) continue;
-        const size_t row = static_cast<size_t>(layer * n_experts + now[slot]);
-        ++tally.selected[row];
-        tally.runs[row] += !before || std::find(before, before + routes.n_slots, now[slot]) == before + routes.n_slots;
-      }
-    }
-  }
+void take_block(PersistenceTally& tally, const SampleRoutes& routes, int64_t first) {
+  tally.tokens += routes.n() - first;
+  for (int64_t token = first; token < routes.n(); ++token) tally.pairs += routes.follows(token);
+  tally.counter.count(routes, first, nullptr, tally.neighbours.data(), [&](size_t row, bool stays) {
+    ++tally.selected[row];
+    tally.runs[row] += !stays;
+  });
 }
 
 double ratio(double part, double whole) { return whole > 0 ? part / whole : no_number; }
@@ -121,10 +134,11 @@ PersistenceTables persistence_tables(const TraceSet& set, const RouteOptions& op
   const size_t n_rows = set.n_rows(), n_layers = set.layers().size();
   const int64_t n_experts = set.n_experts();
   const NeighbourCounts at{n_rows, n_layers};
-  const PersistenceTally tally = tally_routes(
-      set, options,
-      PersistenceTally{std::vector<int64_t>(at.cells()), std::vector<int64_t>(n_rows), std::vector<int64_t>(n_rows)},
-      [&](PersistenceTally& mine, const SampleRoutes& routes) { take_sample(mine, routes, at, n_experts); });
+  const PersistenceTally tally =
+      tally_blocks(set, options, BlockWalk{"persistence", false, 1},
+                   PersistenceTally{std::vector<int64_t>(at.cells()), std::vector<int64_t>(n_rows),
+                                    std::vector<int64_t>(n_rows), NeighbourCounter(at, n_experts)},
+                   take_block);
   if (tally.tokens == 0) throw Error(set.directory(0).string(), "expected tokens that count, found none");
 
   const double pairs = static_cast<double>(tally.pairs);
@@ -141,9 +155,10 @@ PersistenceTables persistence_tables(const TraceSet& set, const RouteOptions& op
         set, options, "persistence", at.cells(),
         [&](int64_t first, int64_t n, int32_t* counts, const SampleRoutes& routes) {
           Shuffles shuffles(options.seed, routes.sample, routes.n());
+          NeighbourCounter counter(at, n_experts);
           for (int64_t i = 0; i < n; ++i)
-            count_neighbours(routes, at, n_experts, &shuffles.order(first + i),
-                             counts + static_cast<size_t>(i) * at.cells());
+            counter.count(routes, 0, &shuffles.order(first + i), counts + static_cast<size_t>(i) * at.cells(),
+                          [](size_t, bool) {});
         },
         [&](int64_t, int64_t n, const int32_t* counts) {
           for (int64_t i = 0; i < n; ++i, counts += at.cells()) {
@@ -188,24 +203,88 @@ PersistenceTables persistence_tables(const TraceSet& set, const RouteOptions& op
 
 namespace {
 
-// [lag - 1] pairs; [(lag - 1) x rows + row] first, second, both.
+// [lag - 1] pairs; [(lag - 1) x rows + row] first, second, both. What a token selects that has all lags before it, or
+// behind it, is counted once, in all_second or all_first, and stands for every lag.
 struct LagTally {
-  std::vector<int64_t> pairs, first, second, both;
+  std::vector<int64_t> pairs, first, second, both, all_first, all_second;
+  // Scratch: [rows] where the expert was last selected, and at which lags before that.
+  std::vector<int64_t> placed;
+  std::vector<uint64_t> before;
+  int64_t clock = 0;
   LagTally& operator+=(const LagTally& other) {
-    for (size_t i = 0; i < pairs.size(); ++i) pairs[i] += other.pairs[i];
-    for (size_t i = 0; i < first.size(); ++i) {
-      first[i] += other.first[i];
-      second[i] += other.second[i];
-      both[i] += other.both[i];
-    }
+    const auto add = [](std::vector<int64_t>& to, const std::vector<int64_t>& from) {
+      for (size_t i = 0; i < to.size(); ++i) to[i] += from[i];
+    };
+    add(pairs, other.pairs);
+    add(first, other.first);
+    add(second, other.second);
+    add(both, other.both);
+    add(all_first, other.all_first);
+    add(all_second, other.all_second);
     return *this;
   }
 };
 
-void take_lags(LagTally& tally, const SampleRoutes& routes, int64_t n_experts, size_t n_rows) {
+constexpr int64_t most_bits = 63;  // of lags that are kept as bits
+
+// Bit lag - 1 of each token: whether a token of the list stands so far before it (behind it), in pairs whose later
+// token is `from` or behind.
+void lag_bits(const SampleRoutes& routes, int64_t from, int64_t n_lags, std::vector<uint64_t>& before,
+              std::vector<uint64_t>& behind) {
+  before.assign(static_cast<size_t>(routes.n()), 0);
+  behind.assign(static_cast<size_t>(routes.n()), 0);
+  for (int64_t b = from; b < routes.n(); ++b)
+    for (int64_t a = b - 1; a >= 0; --a) {
+      const int64_t lag = routes.positions[static_cast<size_t>(b)] - routes.positions[static_cast<size_t>(a)];
+      if (lag > n_lags) break;
+      before[static_cast<size_t>(b)] |= uint64_t{1} << (lag - 1);
+      behind[static_cast<size_t>(a)] |= uint64_t{1} << (lag - 1);
+    }
+}
+
+void take_lags_as_bits(LagTally& tally, const SampleRoutes& routes, int64_t from, int64_t n_experts, size_t n_rows) {
   const int64_t n_lags = static_cast<int64_t>(tally.pairs.size());
-  for (int64_t a = 0; a < routes.n(); ++a)
-    for (int64_t b = a + 1; b < routes.n(); ++b) {
+  const uint64_t all = (uint64_t{1} << n_lags) - 1;
+  std::vector<uint64_t> before, behind;
+  lag_bits(routes, from, n_lags, before, behind);
+  const auto each_lag = [](uint64_t bits, auto take) {
+    for (; bits != 0; bits &= bits - 1) take(static_cast<size_t>(std::countr_zero(bits)));
+  };
+  tally.clock += n_lags + 1;  // nothing of the block before is within reach
+  const int64_t start = tally.clock - (routes.n() > 0 ? routes.positions[0] : 0);
+  for (int64_t token = 0; token < routes.n(); ++token) {
+    const size_t t = static_cast<size_t>(token);
+    const int64_t now = start + routes.positions[t];
+    each_lag(before[t], [&](size_t lag) { ++tally.pairs[lag]; });
+    const int32_t* expert = routes.route(token, 0);
+    for (size_t layer = 0; layer < static_cast<size_t>(routes.n_layers); ++layer)
+      for (int64_t slot = 0; slot < routes.n_slots; ++slot, ++expert) {
+        if (*expert < 0) continue;
+        const size_t row = layer * static_cast<size_t>(n_experts) + static_cast<size_t>(*expert);
+        if (before[t] == all)
+          ++tally.all_second[row];
+        else
+          each_lag(before[t], [&](size_t lag) { ++tally.second[lag * n_rows + row]; });
+        if (behind[t] == all)
+          ++tally.all_first[row];
+        else
+          each_lag(behind[t], [&](size_t lag) { ++tally.first[lag * n_rows + row]; });
+        // Lags at which the expert was selected: those before its last time, from here, and that time.
+        const int64_t gap = now - tally.placed[row];
+        const uint64_t lags = gap > n_lags ? 0 : (tally.before[row] << gap | uint64_t{1} << (gap - 1)) & all;
+        tally.placed[row] = now;
+        tally.before[row] = lags;
+        if (token >= from) each_lag(lags, [&](size_t lag) { ++tally.both[lag * n_rows + row]; });
+      }
+    tally.clock = std::max(tally.clock, now);
+  }
+}
+
+void take_lags(LagTally& tally, const SampleRoutes& routes, int64_t from, int64_t n_experts, size_t n_rows) {
+  const int64_t n_lags = static_cast<int64_t>(tally.pairs.size());
+  if (n_lags <= most_bits) return take_lags_as_bits(tally, routes, from, n_experts, n_rows);
+  for (int64_t b = from; b < routes.n(); ++b)
+    for (int64_t a = b - 1; a >= 0; --a) {
       const int64_t lag = routes.positions[static_cast<size_t>(b)] - routes.positions[static_cast<size_t>(a)];
       if (lag > n_lags) break;
       ++tally.pairs[static_cast<size_t>(lag - 1)];
@@ -230,9 +309,17 @@ std::vector<Autocorrelation> autocorrelations(const TraceSet& set, const RouteOp
   const size_t n_rows = set.n_rows(), n_experts = static_cast<size_t>(set.n_experts()),
                lags = static_cast<size_t>(n_lags);
   const std::vector<int64_t> zeros(lags * n_rows);
-  const LagTally tally = tally_routes(
-      set, options, LagTally{std::vector<int64_t>(lags), zeros, zeros, zeros},
-      [&](LagTally& mine, const SampleRoutes& routes) { take_lags(mine, routes, set.n_experts(), n_rows); });
+  const std::vector<int64_t> none(n_rows), never(n_rows, -n_lags - 1);
+  LagTally tally = tally_blocks(
+      set, options, BlockWalk{"autocorrelation", false, n_lags},
+      LagTally{std::vector<int64_t>(lags), zeros, zeros, zeros, none, none, never, std::vector<uint64_t>(n_rows), 0},
+      [&](LagTally& mine, const SampleRoutes& routes, int64_t from) {
+        take_lags(mine, routes, from, set.n_experts(), n_rows);
+      });
+  for (size_t at = 0; at < zeros.size(); ++at) {
+    tally.first[at] += tally.all_first[at % n_rows];
+    tally.second[at] += tally.all_second[at % n_rows];
+  }
   std::vector<Autocorrelation> out;
   for (size_t row = 0; row < n_rows; ++row)
     for (size_t lag = 0; lag < lags; ++lag) {

@@ -1,5 +1,6 @@
 // The one view that every routing table is a function of: the tokens that count, sample by sample, with their routes.
 #pragma once
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <vector>
@@ -43,6 +44,8 @@ struct RouteOptions {
   int64_t resamples = 999;                                                          // of a null
   int threads = 0;                                                                  // 0 = all
   std::function<void(const char* table, int64_t done, int64_t total)> on_progress;  // samples, or samples x replicates
+  std::function<void(const char* table, int64_t done, int64_t total)> on_tokens;    // of a walk over all of them
+  int64_t block_rows = 2048;  // at most, of what is read at once where samples are walked in parts
 };
 int threads_of(const RouteOptions& options);
 
@@ -54,6 +57,54 @@ Tally tally_routes(const TraceSet& set, const RouteOptions& options, const Tally
   std::vector<Tally> tallies(static_cast<size_t>(pool.n_threads()), empty);
   pool.parallel_for(static_cast<int64_t>(set.samples().size()), [&](int64_t sample, int thread) {
     take(tallies[static_cast<size_t>(thread)], read_routes(set, static_cast<size_t>(sample), options.filter));
+  });
+  for (size_t i = 1; i < tallies.size(); ++i) tallies[0] += tallies[i];
+  return std::move(tallies[0]);
+}
+
+// ---- The same in parts, for samples of any length
+
+// What a walk in parts reads.
+struct BlockWalk {
+  const char* table = "";  // for progress
+  bool weights = false;    // router.weights, where they are recorded
+  int64_t context = 0;     // rows before each part that are read again, for what looks back
+};
+
+// Rows [rows.begin, rows.end) of one sample as SampleRoutes; `weights`: where they are recorded. Throws as read_routes.
+void read_rows(const TraceSet& set, size_t sample, TraceReader::Rows rows, const TokenFilter& filter, bool weights,
+               SampleRoutes& out);
+
+struct RouteBlock {
+  size_t sample = 0;
+  int64_t begin = 0, end = 0;  // rows of its trace
+  int64_t context = 0;         // rows before `begin` that come with it, of the same sample
+};
+std::vector<RouteBlock> route_blocks(const TraceSet& set, const RouteOptions& options, int64_t context);
+// Reads one, and lets go of its pages: memory does not grow with the trace. Returns how many of the tokens that count
+// lie in its context.
+int64_t read_block(const TraceSet& set, const RouteBlock& block, const RouteOptions& options, bool weights,
+                   SampleRoutes& out);
+
+// As tally_routes, in parts of samples: take(tally, routes, first) for each; tokens before `first` are those of the
+// part before that lie in its last `walk.context` rows. Every token is beyond `first` once.
+template <class Tally, class Take>
+Tally tally_blocks(const TraceSet& set, const RouteOptions& options, const BlockWalk& walk, const Tally& empty,
+                   Take take) {
+  ThreadPool pool(threads_of(options));
+  const std::vector<RouteBlock> blocks = route_blocks(set, options, walk.context);
+  int64_t total = 0;
+  for (const RouteBlock& block : blocks) total += block.end - block.begin;
+  std::vector<Tally> tallies(static_cast<size_t>(pool.n_threads()), empty);
+  std::vector<SampleRoutes> routes(tallies.size());
+  std::atomic<int64_t> done = 0;
+  pool.parallel_for(static_cast<int64_t>(blocks.size()), [&](int64_t i, int thread) {
+    const RouteBlock& block = blocks[static_cast<size_t>(i)];
+    SampleRoutes& mine = routes[static_cast<size_t>(thread)];
+    const int64_t first = read_block(set, block, options, walk.weights, mine);
+    take(tallies[static_cast<size_t>(thread)], mine, first);
+    done += block.end - block.begin;
+    if (thread == 0 && options.on_tokens) options.on_tokens(walk.table, done, total);
   });
   for (size_t i = 1; i < tallies.size(); ++i) tallies[0] += tallies[i];
   return std::move(tallies[0]);

@@ -30,7 +30,7 @@ int64_t Shuffles::shift(int64_t replicate) {
 
 void run_null(const TraceSet& set, const RouteOptions& options, const char* table, size_t cells,
               const std::function<void(int64_t first, int64_t n, int32_t* counts, const SampleRoutes& routes)>& count,
-              const std::function<void(int64_t first, int64_t n, const int32_t* counts)>& done) {
+              const std::function<void(int64_t first, int64_t n, const int32_t* counts)>& done, bool weights) {
   ThreadPool pool(threads_of(options));
   const size_t n_threads = static_cast<size_t>(pool.n_threads());
   const int64_t n_samples = static_cast<int64_t>(set.samples().size());
@@ -43,7 +43,11 @@ void run_null(const TraceSet& set, const RouteOptions& options, const char* tabl
     for (std::vector<int32_t>& one : counts) one.assign(static_cast<size_t>(n) * cells, 0);
     std::atomic<int64_t> finished = 0;
     pool.parallel_for(n_samples, [&](int64_t sample, int thread) {
-      const SampleRoutes routes = read_routes(set, static_cast<size_t>(sample), options.filter);
+      const TraceSample& of = set.samples()[static_cast<size_t>(sample)];
+      const TraceReader::Rows rows = set.trace(of.trace).rows(of.index);
+      SampleRoutes routes;
+      read_rows(set, static_cast<size_t>(sample), rows, options.filter, weights, routes);
+      set.trace(of.trace).release(rows);
       if (routes.n() > 0) count(first, n, counts[static_cast<size_t>(thread)].data(), routes);
       const int64_t now = ++finished;
       if (thread == 0 && options.on_progress)

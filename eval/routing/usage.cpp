@@ -5,61 +5,85 @@
 #include "base/csv.h"
 #include "base/files.h"
 #include "base/no_number.h"
+#include "eval/routing/route_walk.h"
 
 namespace signalbox::eval {
 
 namespace {
 
-// Counts of one domain.
-struct Tally {
-  int64_t tokens = 0;
-  std::vector<int64_t> counts;
+// Counts by domain, the first of records without one: [domain], [domain x rows].
+struct UsageTally {
+  std::vector<int64_t> tokens, counts;
   std::vector<double> weights;
+  UsageTally(size_t n_domains, size_t n_rows, double weight)
+      : tokens(n_domains), counts(n_domains * n_rows), weights(n_domains * n_rows, weight) {}
+  UsageTally& operator+=(const UsageTally& other) {
+    for (size_t i = 0; i < tokens.size(); ++i) tokens[i] += other.tokens[i];
+    for (size_t i = 0; i < counts.size(); ++i) {
+      counts[i] += other.counts[i];
+      weights[i] += other.weights[i];
+    }
+    return *this;
+  }
 };
+
+constexpr size_t usage_parts = 8;  // sums of weights are made by part and then added, whatever the number of threads
 
 }  // namespace
 
-std::vector<Usage> usage_table(const TraceSet& set, const TokenFilter& filter) {
+std::vector<Usage> usage_table(const TraceSet& set, const TokenFilter& filter, int threads) {
+  RouteOptions options;
+  options.filter = filter;
+  options.threads = threads;
   std::vector<std::string> names = set.domains();
   names.insert(names.begin(), std::string());
   const bool weighted = set.has("router.weights");
-  const double no_weight = weighted ? 0 : no_number;
-  std::vector<Tally> tallies(
-      names.size(), Tally{0, std::vector<int64_t>(set.n_rows(), 0), std::vector<double>(set.n_rows(), no_weight)});
-  const int64_t n_layers = static_cast<int64_t>(set.layers().size());
-  const auto take = [&](const TraceSample& sample, TraceReader::Rows rows, const std::vector<uint8_t>& counted) {
-    const TraceReader& trace = set.trace(sample.trace);
-    const std::string& domain = set.records()[sample.record].domain;
-    std::vector<Tally*> mine = {&tallies[0]};
-    if (!domain.empty())
-      mine.push_back(&tallies[static_cast<size_t>(std::find(names.begin() + 1, names.end(), domain) - names.begin())]);
-    const int64_t n_slots = trace.n_slots();
-    const std::vector<int32_t> ids = trace.ids(rows);
-    const std::vector<float> weights = weighted ? trace.weights(rows) : std::vector<float>();
-    for (int64_t t = 0; t < rows.size(); ++t) {
-      if (!counted[static_cast<size_t>(t)]) continue;
-      for (Tally* tally : mine) ++tally->tokens;
-      for (int64_t slot = t * n_layers * n_slots; slot < (t + 1) * n_layers * n_slots; ++slot) {
-        const int32_t expert = ids[static_cast<size_t>(slot)];
-        if (expert < 0) continue;
-        const int64_t layer = slot / n_slots - t * n_layers;
-        const size_t row = static_cast<size_t>(layer * set.n_experts() + expert);
-        for (Tally* tally : mine) {
-          ++tally->counts[row];
-          if (weighted) tally->weights[row] += weights[static_cast<size_t>(slot)];
-        }
-      }
+  const size_t n_rows = set.n_rows(), n_layers = set.layers().size(), n_experts = static_cast<size_t>(set.n_experts());
+  std::vector<size_t> domain_of;  // of records
+  for (const TraceRecord& record : set.records())
+    domain_of.push_back(static_cast<size_t>(std::find(names.begin(), names.end(), record.domain) - names.begin()));
+  std::vector<UsageTally> tallies(usage_parts, UsageTally(names.size(), n_rows, weighted ? 0 : no_number));
+  const std::vector<RouteBlock> blocks = route_blocks(set, options, 0);
+  ThreadPool pool(threads_of(options));
+  pool.parallel_for(usage_parts, [&](int64_t part, int) {
+    UsageTally& tally = tallies[static_cast<size_t>(part)];
+    SampleRoutes routes;
+    for (size_t i = blocks.size() * static_cast<size_t>(part) / usage_parts;
+         i < blocks.size() * static_cast<size_t>(part + 1) / usage_parts; ++i) {
+      read_block(set, blocks[i], options, weighted, routes);
+      const size_t domain = domain_of[routes.record];
+      tally.tokens[domain] += routes.n();
+      int64_t* counts = tally.counts.data() + domain * n_rows;
+      double* weights = tally.weights.data() + domain * n_rows;
+      size_t at = 0;
+      for (int64_t token = 0; token < routes.n(); ++token)
+        for (size_t layer = 0; layer < n_layers; ++layer)
+          for (int64_t slot = 0; slot < routes.n_slots; ++slot, ++at) {
+            if (routes.ids[at] < 0) continue;
+            const size_t row = layer * n_experts + static_cast<size_t>(routes.ids[at]);
+            ++counts[row];
+            if (weighted) weights[row] += routes.weights[at];
+          }
     }
-  };
-  for_each_block(set, filter, take);
-  if (tallies[0].tokens == 0) throw Error(set.directory(0).string(), "expected tokens that count, found none");
+  });
+  for (size_t part = 1; part < usage_parts; ++part) tallies[0] += tallies[part];
+  const UsageTally& tally = tallies[0];
+  int64_t tokens = 0;
+  for (const int64_t n : tally.tokens) tokens += n;
+  if (tokens == 0) throw Error(set.directory(0).string(), "expected tokens that count, found none");
   std::vector<Usage> out;
   for (size_t d = 0; d < names.size(); ++d) {
-    if (tallies[d].tokens == 0) continue;
-    for (size_t i = 0; i < set.n_rows(); ++i) {
-      const size_t n_experts = static_cast<size_t>(set.n_experts());
-      out.push_back({set.layers()[i / n_experts], static_cast<int32_t>(i % n_experts), names[d], tallies[d].counts[i],
-                     tallies[d].tokens, tallies[d].weights[i]});
+    const int64_t of_domain = d == 0 ? tokens : tally.tokens[d];
+    if (of_domain == 0) continue;
+    for (size_t row = 0; row < n_rows; ++row) {
+      int64_t count = 0;
+      double weight = 0;
+      for (size_t from = d; from < (d == 0 ? names.size() : d + 1); ++from) {  // the first row: all domains
+        count += tally.counts[from * n_rows + row];
+        weight += tally.weights[from * n_rows + row];
+      }
+      out.push_back(
+          {set.layers()[row / n_experts], static_cast<int32_t>(row % n_experts), names[d], count, of_domain, weight});
     }
   }
   return out;

@@ -21,8 +21,8 @@ struct Usage {
 };
 
 // All records first, then each domain in order of first appearance; within, ascending by layer and expert. A domain
-// of which no token counts has no rows. Throws Error when no token counts at all.
-std::vector<Usage> usage_table(const TraceSet& set, const TokenFilter& filter);
+// of which no token counts has no rows. `threads`: 0 = all. Throws Error when no token counts at all.
+std::vector<Usage> usage_table(const TraceSet& set, const TokenFilter& filter, int threads = 0);
 
 void write_usage_csv(const std::filesystem::path& file, const std::vector<Usage>& rows);
 

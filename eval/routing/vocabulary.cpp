@@ -1,9 +1,10 @@
 #include "eval/routing/vocabulary.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
+#include <map>
 #include <tuple>
-#include <unordered_map>
 
 #include "base/csv.h"
 #include "base/files.h"
@@ -20,19 +21,48 @@ int32_t token_of(const SampleRoutes& routes, size_t i, VocabularyOf of) {
   return of == VocabularyOf::input ? routes.tokens[i] : routes.next_tokens[i];
 }
 
+// A number of each token: in a table for those that vocabularies have, in a map for what a file may hold beside.
+class ByToken {
+ public:
+  int64_t& operator[](int32_t token) {
+    if (token >= in_table) return beyond_[token];
+    if (static_cast<size_t>(token) >= table_.size()) table_.resize(static_cast<size_t>(token) + 1);
+    return table_[static_cast<size_t>(token)];
+  }
+  // 0 for a token that was never named.
+  int64_t at(int32_t token) const {
+    if (static_cast<size_t>(token) < table_.size()) return table_[static_cast<size_t>(token)];
+    const auto found = token < in_table ? beyond_.end() : beyond_.find(token);
+    return found == beyond_.end() ? 0 : found->second;
+  }
+  // Those that are not 0, ascending.
+  template <class Take>
+  void each(Take take) const {
+    for (size_t token = 0; token < table_.size(); ++token)
+      if (table_[token] != 0) take(static_cast<int32_t>(token), table_[token]);
+    for (const auto& [token, n] : beyond_) take(token, n);
+  }
+
+ private:
+  static constexpr int32_t in_table = 1 << 20;
+  std::vector<int64_t> table_;
+  std::map<int32_t, int64_t> beyond_;
+};
+
 struct TokenTally {
-  std::unordered_map<int32_t, int64_t> seen;
+  ByToken seen;
   int64_t tokens = 0;
   TokenTally& operator+=(const TokenTally& other) {
-    for (const auto& [token, n] : other.seen) seen[token] += n;
+    other.seen.each([&](int32_t token, int64_t n) { seen[token] += n; });
     tokens += other.tokens;
     return *this;
   }
 };
 
-// Whether `a` stands before `b` among the rows of one expert.
+// Whether `a` stands before `b` among the rows of one expert: by pmi, which goes with count / seen there.
 bool before(const VocabularyRow& a, const VocabularyRow& b) {
-  return std::tuple(-a.pmi(), -a.count, a.token) < std::tuple(-b.pmi(), -b.count, b.token);
+  const int64_t of_a = a.count * b.seen, of_b = b.count * a.seen;
+  return of_a != of_b ? of_a > of_b : std::tuple(-a.count, a.token) < std::tuple(-b.count, b.token);
 }
 
 }  // namespace
@@ -44,19 +74,22 @@ double VocabularyRow::pmi() const {
 
 std::vector<VocabularyRow> vocabulary(const TraceSet& set, const RouteOptions& options, VocabularyOf of,
                                       const VocabularyOptions& limits) {
-  const TokenTally tally = tally_routes(set, options, TokenTally(), [&](TokenTally& mine, const SampleRoutes& routes) {
-    for (size_t i = 0; i < routes.tokens.size(); ++i)
-      if (const int32_t token = token_of(routes, i, of); token >= 0) {
-        ++mine.seen[token];
-        ++mine.tokens;
-      }
-  });
+  const char* table = of == VocabularyOf::input ? "vocabulary" : "vocabulary_next";
+  const TokenTally tally = tally_blocks(set, options, BlockWalk{table}, TokenTally(),
+                                        [&](TokenTally& mine, const SampleRoutes& routes, int64_t) {
+                                          for (size_t i = 0; i < routes.tokens.size(); ++i)
+                                            if (const int32_t token = token_of(routes, i, of); token >= 0) {
+                                              ++mine.seen[token];
+                                              ++mine.tokens;
+                                            }
+                                        });
   std::vector<int32_t> kept;
-  for (const auto& [token, n] : tally.seen)
-    if (n >= limits.min_count) kept.push_back(token);
-  std::sort(kept.begin(), kept.end());
-  std::unordered_map<int32_t, size_t> index;
-  for (size_t i = 0; i < kept.size(); ++i) index[kept[i]] = i;
+  ByToken number;  // 1 + place in `kept`
+  tally.seen.each([&](int32_t token, int64_t n) {
+    if (n < limits.min_count) return;
+    kept.push_back(token);
+    number[token] = static_cast<int64_t>(kept.size());
+  });
 
   // Layers in groups, each counted by one task with a table of its own.
   const size_t n_layers = set.layers().size(), n_experts = static_cast<size_t>(set.n_experts());
@@ -66,27 +99,34 @@ std::vector<VocabularyRow> vocabulary(const TraceSet& set, const RouteOptions& o
   const size_t n_groups = (n_layers + at_once - 1) / at_once;
   std::vector<std::vector<VocabularyRow>> rows(n_layers);
   ThreadPool pool(static_cast<int>(n_threads));
-  pool.parallel_for(static_cast<int64_t>(n_groups), [&](int64_t group, int) {
+  const std::vector<RouteBlock> blocks = route_blocks(set, options, 0);
+  int64_t total = 0;
+  for (const RouteBlock& block : blocks) total += (block.end - block.begin) * static_cast<int64_t>(n_groups);
+  std::atomic<int64_t> done = 0;
+  pool.parallel_for(static_cast<int64_t>(n_groups), [&](int64_t group, int thread) {
     const size_t begin = static_cast<size_t>(group) * at_once, end = std::min(begin + at_once, n_layers);
     const size_t width = (end - begin) * n_experts;
     std::vector<int32_t> counts(kept.size() * width);
     std::vector<int64_t> selected(width);
-    for (size_t sample = 0; sample < set.samples().size(); ++sample) {
-      const SampleRoutes routes = read_routes(set, sample, options.filter);
+    SampleRoutes routes;
+    for (const RouteBlock& block : blocks) {
+      read_block(set, block, options, false, routes);
       for (size_t i = 0; i < routes.tokens.size(); ++i) {
         const int32_t token = token_of(routes, i, of);
         if (token < 0) continue;
-        const auto found = index.find(token);
-        for (size_t layer = begin; layer < end; ++layer) {
-          const int32_t* experts = routes.route(static_cast<int64_t>(i), static_cast<int64_t>(layer));
-          for (int64_t slot = 0; slot < routes.n_slots; ++slot) {
-            if (experts[slot] < 0) continue;
-            const size_t at = (layer - begin) * n_experts + static_cast<size_t>(experts[slot]);
+        const int64_t found = number.at(token);
+        int32_t* of_token = found > 0 ? counts.data() + static_cast<size_t>(found - 1) * width : nullptr;
+        const int32_t* expert = routes.route(static_cast<int64_t>(i), static_cast<int64_t>(begin));
+        for (size_t layer = begin; layer < end; ++layer)
+          for (int64_t slot = 0; slot < routes.n_slots; ++slot, ++expert) {
+            if (*expert < 0) continue;
+            const size_t at = (layer - begin) * n_experts + static_cast<size_t>(*expert);
             ++selected[at];
-            if (found != index.end()) ++counts[found->second * width + at];
+            if (of_token) ++of_token[at];
           }
-        }
       }
+      done += block.end - block.begin;
+      if (thread == 0 && options.on_tokens) options.on_tokens(table, done, total);
     }
     for (size_t layer = begin; layer < end; ++layer)
       for (size_t expert = 0; expert < n_experts; ++expert) {

@@ -74,10 +74,38 @@ TEST_CASE("routing tables: every number as numpy and scipy find it") {
   write_route_tables(set, usage_table(set, {}), options, alone.path());
   for (const std::string& name : options.tables)
     CHECK(read_file(scratch / (name + ".csv")) == read_file(alone / (name + ".csv")));
+  // Nor do the parts in which samples are read.
+  options.routes.block_rows = 4;
+  options.routes.resamples = 2;
+  options.routes.filter.phase = Phase::given;
+  options.tables = parse_route_tables("all");
+  TemporaryDirectory whole;
+  write_route_tables(set, usage_table(set, {}), options, alone.path());
+  options.routes.block_rows = 1000;
+  write_route_tables(set, usage_table(set, {}), options, whole.path());
+  for (const RouteTable& table : route_tables()) {
+    CAPTURE(table.name);
+    CHECK(read_file(whole / (std::string(table.name) + ".csv")) ==
+          read_file(alone / (std::string(table.name) + ".csv")));
+  }
+  options.routes.filter = {};
   options.vocabulary.top = 1;
   options.tables = {"vocabulary"};
   write_route_tables(set, usage_table(set, {}), options, alone.path());
   CHECK(CsvTable::read(alone / "vocabulary.csv").n_rows() == 18);  // 3 layers of 6 experts
+}
+
+TEST_CASE("routing tables: many lags are counted as few are") {
+  const TraceSet set({source_dir() / "tests/goldens/routing"});
+  RouteOptions options;
+  options.threads = 1;
+  options.block_rows = 7;
+  const std::vector<Autocorrelation> few = autocorrelations(set, options, 6), many = autocorrelations(set, options, 70);
+  for (size_t i = 0; i < few.size(); ++i) {
+    const Autocorrelation &a = few[i], &b = many[i / 6 * 70 + i % 6];
+    CHECK((a.r == b.r || (std::isnan(a.r) && std::isnan(b.r))));
+    CHECK(a.lag == b.lag);
+  }
 }
 
 TEST_CASE("routing tables: names") {

@@ -15,6 +15,7 @@
 #include "eval/store/staged_files.h"
 #include "tools/signalbox/commands.h"
 #include "tools/signalbox/flags.h"
+#include "tools/signalbox/shown_tables.h"
 #include "tools/terminal/output.h"
 #include "tools/terminal/progress.h"
 #include "tools/terminal/signals.h"
@@ -67,27 +68,6 @@ int analyze_unfinished(const fs::path& dir, const AnalyzeOptions& options) {
   write_stdout(options.json ? json::dump(metrics_json(findings)) + "\n"
                             : findings_text(dir, findings, terminal_width(STDOUT_FILENO)));
   return 0;
-}
-
-// The routing tables of a pool, each with a progress line of its own.
-void write_tables_of(const TraceSet& set, TraceAnalysis& analysis, AnalyzeOptions& options, const fs::path& dir) {
-  RouteTableOptions& tables = options.routes;
-  const ContrastOptions& detection = options.analysis.detection;
-  tables.routes.filter = {detection.span, detection.phase};
-  tables.routes.seed = detection.seed;
-  tables.routes.threads = detection.threads;
-  std::string shown;
-  std::unique_ptr<Progress> progress;
-  tables.routes.on_progress = [&](const char* table, int64_t done, int64_t total) {
-    if (shown != table) {
-      shown = table;
-      progress = std::make_unique<Progress>(shown, total, options.quiet, "shuffled samples");
-    }
-    progress->update(done);
-    stop_if_interrupted();
-  };
-  analysis.summary.set("routing", write_route_tables(set, analysis.usage, tables, dir));
-  if (progress) progress->done();
 }
 
 // One pool of traces.
@@ -213,7 +193,11 @@ int analyze_command(int argc, char** argv) {
       findings =
           reanalyze_run(options.directories[0], files.path(), {detection.seed, detection.resamples, detection.threads});
     if (analysis) {
-      write_tables_of(*set, *analysis, options, files.path());
+      RouteTableOptions& tables = options.routes;
+      tables.routes.filter = {detection.span, detection.phase};
+      tables.routes.seed = detection.seed;
+      tables.routes.threads = detection.threads;
+      write_shown_tables(*set, *analysis, tables, files.path(), options.quiet);
       write_analysis(*analysis, files.path(), options.routes.tables);
     }
     files.commit();
