@@ -116,20 +116,6 @@ TokenCount tokens_of(const std::vector<Job>& jobs, bool recorded) {
   return count;
 }
 
-// Bytes of a token in a trace of these points, beside those that grow with its position; of the ids, edited twice.
-double trace_bytes(const PointSet& points, const ModelShape& shape, int32_t n_slots, bool edited, int64_t longest) {
-  const double ids = shape.n_experts() >= 256 ? 2 : 1;
-  double bytes = 4 + 4 + 1 + 4;  // token, position, phase, spans
-  for (const PointAt& at : points.all()) {
-    const double width = static_cast<double>(point_width(at.point, at.layer, shape, n_slots));
-    if (at.point == Point::router_ids)
-      bytes += width * ids * (edited ? 2 : 1);
-    else
-      bytes += 4 * width * (point_info(at.point).positions() ? static_cast<double>(longest) : 1);
-  }
-  return bytes;
-}
-
 class Estimator {
  public:
   Estimator(const Experiment& experiment, const Session& session, const Shard& shard, int threads)
@@ -552,6 +538,19 @@ RunEstimate estimate_run(const Experiment& experiment, const Session& session, c
   one.judged *= deals;
   one.notes.push_back("counted for the first of " + std::to_string(deals) + " deals, and taken so often");
   return one;
+}
+
+double trace_bytes(const PointSet& points, const ModelShape& shape, int32_t n_slots, bool edited, int64_t longest) {
+  const double ids = shape.n_experts() >= 256 ? 2 : 1;
+  double bytes = 4 + 4 + 1 + 4;  // token, position, phase, spans
+  for (const PointAt& at : points.all()) {
+    const double width = static_cast<double>(point_width(at.point, at.layer, shape, n_slots));
+    if (at.point == Point::router_ids)
+      bytes += width * ids * (edited ? 2 : 1);
+    else
+      bytes += 4 * width * (point_info(at.point).positions() ? static_cast<double>(longest) : 1);
+  }
+  return bytes;
 }
 
 }  // namespace signalbox::eval

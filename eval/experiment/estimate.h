@@ -9,6 +9,7 @@
 #include "eval/experiment/conduct.h"
 #include "eval/experiment/experiment.h"
 #include "eval/store/shard.h"
+#include "probes/points.h"
 
 namespace signalbox::eval {
 
@@ -76,5 +77,8 @@ struct RunEstimate {
 // Checks all that a run checks before its first token, and counts. Where experts are chosen by detection, others stand
 // in for them: as many, spread over the layers. Throws Error as conduct() does. Writes nothing.
 RunEstimate estimate_run(const Experiment& experiment, const Session& session, const Shard& shard, int threads);
+
+// Bytes of a token in a trace of these points, where the longest sample has `longest` tokens; of the ids, edited twice.
+double trace_bytes(const PointSet& points, const ModelShape& shape, int32_t n_slots, bool edited, int64_t longest);
 
 }  // namespace signalbox::eval

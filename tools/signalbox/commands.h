@@ -24,6 +24,7 @@ int regimes_command(int argc, char** argv);
 int faithfulness_command(int argc, char** argv);
 int gradient_command(int argc, char** argv);
 int causal_command(int argc, char** argv);
+int domains_command(int argc, char** argv);
 int data_command(int argc, char** argv);
 int make_model_command(int argc, char** argv);
 int diff_command(int argc, char** argv);
