@@ -249,6 +249,19 @@ FindingsTable experts_by_domain(const Usages& usages, const std::map<ExpertId, S
   return table;
 }
 
+// Where no q can fall below the level, silence is no finding.
+void tell_resamples(const fs::path& summary, DomainFindings& out) {
+  if (!fs::exists(summary)) return;
+  const json::Value parsed = json::parse_file(summary);
+  const auto routing = json::Ref(parsed, summary.string()).find("routing");
+  if (!routing) return;
+  const int64_t resamples = routing->at("resamples").integer();
+  const double smallest = 1 / static_cast<double>(1 + resamples);
+  if (smallest < level) return;
+  out.sentences.push_back("With " + std::to_string(resamples) + " resamples no p is below " + format_p(smallest) +
+                          ", so nothing above can have q < 0.05: ask for more (--resamples).");
+}
+
 }  // namespace
 
 DomainFindings domain_findings(const fs::path& analysis, size_t top) {
@@ -260,6 +273,7 @@ DomainFindings domain_findings(const fs::path& analysis, size_t top) {
   const std::map<ExpertId, Specialist> specialists = tell_specialists(labels, usages.domains, out);
   tell_stickiness(Columns(analysis / "consistency.csv"), Columns(analysis / "persistence.csv"), out);
   tell_transitions(Columns(analysis / "transitions.csv"), out);
+  tell_resamples(analysis / "summary.json", out);
   out.experts = experts_by_domain(usages, specialists, fs::exists(labels), top);
   return out;
 }

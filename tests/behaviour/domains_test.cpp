@@ -145,6 +145,11 @@ TEST_CASE("domains: sentences say what the tables hold") {
   CHECK(std::get<Estimate>(found.experts.rows[0].cells[3]).value == doctest::Approx(25));
   CHECK(std::get<Estimate>(found.experts.rows[0].cells[4]).value == doctest::Approx(5));
   CHECK(std::get<int64_t>(found.experts.rows[1].cells[2]) == 1);
+  // Where q cannot be small, that is said.
+  write_file(scratch / "summary.json", "{\"routing\":{\"resamples\":19}}");
+  CHECK(domain_findings(scratch.path(), 1).sentences.back() ==
+        "With 19 resamples no p is below 0.0500, so nothing above can have q < 0.05: ask for more (--resamples).");
+  write_file(scratch / "summary.json", "{\"routing\":{\"resamples\":99}}");
   // With labels of experts, theirs beside.
   write_file(scratch / "specialists.csv",
              "layer,expert,label,domain,rate_ratio,ci_lo,ci_hi,p,q,effective_domains\r\n"

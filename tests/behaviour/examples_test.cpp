@@ -90,6 +90,32 @@ TEST_CASE("docs: misrouting and explanations, as pasted" *
   CHECK(at(study, {"aoc", "mistake", "mean"}).real() > 0.6);
 }
 
+TEST_CASE("docs: domains, as pasted" * doctest::test_suite("repeats: commands as pasted, which other tests run too")) {
+  TemporaryDirectory scratch;
+  const std::string page = page_of("docs/examples/004-domains.md");
+  const auto blocks = fenced_blocks(page, "sh");
+  REQUIRE(blocks.size() == 2);
+  std::string printed;
+  for (const std::string& block : blocks) {
+    const Ran ran = paste(block, scratch.path());
+    REQUIRE_MESSAGE(ran.code == 0, ran.err);
+    printed += ran.out;
+  }
+  for (const char* study : {"domains", "own"}) CHECK(fs::exists(scratch / "out" / study / "panel.html"));
+  // The sentences and the table as shown.
+  CHECK(line_not_printed(page, "% elsewhere", printed) == "");
+  std::string quoted, said;
+  for (const std::string& line : lines_of(page))
+    if (line.starts_with("> ")) quoted += line.substr(2) + " ";
+  bool inside = false;
+  for (const std::string& line : lines_of(printed)) {
+    inside = (inside || line.starts_with("600 prompts in 6 domains")) && !line.empty();
+    if (inside) said += line + " ";
+  }
+  CHECK(said.size() > 300);
+  CHECK(quoted == said);
+}
+
 TEST_CASE("docs: the README's commands work as pasted" *
           doctest::test_suite("repeats: commands as pasted, which other tests run too")) {
   TemporaryDirectory scratch;

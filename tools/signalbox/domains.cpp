@@ -74,7 +74,7 @@ void print_plan(const DomainsOptions& options, const Session& session, PreparedR
   }
   for (const Job& job : run.jobs()) longest = std::max(longest, job.n_given() + job.max_new());
   Forward forward = session.forward(widest_route(run.jobs()));
-  const EngineSpeed speed = measure_speed(forward, run.jobs(), run_options(session, options.sampling), 0.5);
+  const EngineSpeed speed = measure_speed(forward, run.jobs(), run_options(session, options.sampling), 0.3);
   const double seconds = static_cast<double>(given) / speed.given + static_cast<double>(generated) / speed.generated;
   const TraceRequest request = trace_request(options.common, session, run);
   const int32_t slots = std::max(session.shape.n_active(), widest_route(run.jobs()));

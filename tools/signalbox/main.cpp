@@ -48,7 +48,7 @@ constexpr Command commands[] = {
     {"gradient", gradient_command, "how a metric changes with what stands at each point"},
     {"causal", causal_command, "the effect of every slot on a metric"},
     {"compress", compress_command, "which experts can go: scores, plans, smaller checkpoints"},
-    {"domains", domains_command, "do domains of prompts use experts of their own, and do experts stay?"},
+    {"domains", domains_command, "do domains of prompts use experts of their own?"},
     {"data", data_command, "convert, pair, split and generate records"},
     {"diff", diff_command, "compare two traces"},
     {"make-model", make_model_command, "write a random or planted checkpoint"},
