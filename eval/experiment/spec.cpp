@@ -25,6 +25,11 @@ std::string checked_name(const json::Ref& ref, const std::string& name) {
 }
 std::string checked_name(const json::Ref& ref) { return checked_name(ref, ref.string()); }
 
+void check_line(const json::Ref& text) {
+  if (text.string().empty() || text.string().find_first_of("\r\n") != std::string::npos)
+    text.fail_type("one line of text");
+}
+
 std::vector<std::string> strings(const json::Ref& list, const std::string& what) {
   std::vector<std::string> found;
   for (const json::Ref& item : list.items()) {
@@ -51,9 +56,13 @@ class SpecParser {
 
   ExperimentSpec parse() {
     root_.expect_object();
-    root_.reject_unknown({"model",    "data",     "generate", "programs",    "detect",    "interventions", "audit",
-                          "baseline", "controls", "metrics",  "seeds",       "split",     "cross_fit",     "tune",
-                          "traces",   "judges",   "primary",  "equivalence", "resamples", "seed"});
+    root_.reject_unknown({"title",   "question", "model",       "data",      "generate", "programs",
+                          "detect",  "audit",    "tune",        "baseline",  "controls", "interventions",
+                          "metrics", "seeds",    "split",       "cross_fit", "traces",   "judges",
+                          "primary", "seed",     "equivalence", "resamples"});
+    // Words for the report, which takes them from the spec as given: they change no result.
+    for (const char* words : {"title", "question"})
+      if (auto text = root_.find(words)) check_line(*text);
     paths();
     if (auto generate = root_.find("generate")) spec_.generate = read_generate(*generate);
     if (auto programs = root_.find("programs")) read_programs(*programs);
@@ -172,9 +181,8 @@ class SpecParser {
       out.path = entry.path();
       if (!point.grid.empty()) out.path += " (" + point.name.substr(name.size() + 1) + ")";
       if (auto description = entry.find("description")) {
+        check_line(*description);
         out.description = description->string();
-        if (out.description.find_first_of("\r\n") != std::string::npos || out.description.empty())
-          description->fail_type("one line of text");
       }
       out.controls = controls_or(entry, controls);
       const json::Ref edits(point.edits, spec_.where, out.path + ".edits");

@@ -157,6 +157,8 @@ TEST_CASE("spec: keys, types and names are checked, naming the key") {
       {entries("{'name': 'x', 'grid': {'p': ['random', 'rnd']}, 'edits': [{'op': 'misroute', 'policy': '$p'}]}"),
        "interventions[1] (p=rnd).edits[0].policy: expected \"next_best\""},
       {entries("{'name': 'x', 'description': ''}"), "interventions[1].description: expected one line of text, found"},
+      {entries() + ", 'title': 'two\\nlines'", "title: expected one line of text, found"},
+      {entries() + ", 'question': 5", "question: expected a string, found 5"},
       {entries("{'name': 'x', 'controls': {'random': 2}}"),
        "interventions[1].controls: expected edits that name experts, for controls to replace, found none"},
       {entries() + ", 'controls': {'random': -1}", "controls.random: expected an integer from 0 to 10000, found -1"},
@@ -498,7 +500,8 @@ TEST_CASE("spec: two specs that mean the same run resolve to the same") {
   const std::string off = "{'name': 'off', 'edits': [" + ban + "]";
   CHECK(resolved(entries(off + "}")) ==
         resolved(entries(off + ", 'controls': true, 'description': 'x'}") +
-                 ", 'seeds': [0], 'baseline': 'baseline', 'traces': false, 'resamples': 10000, 'seed': 0, 'generate': "
+                 ", 'title': 't', 'question': 'q?', 'seeds': [0], 'baseline': 'baseline', 'traces': false, "
+                 "'resamples': 10000, 'seed': 0, 'generate': "
                  "null, 'controls': {'random': 4}"));
   for (const char* other : {", 'seeds': [1]", ", 'generate': {}", ", 'resamples': 9", ", 'seed': 1", ", 'traces': true",
                             ", 'controls': false", ", 'split': {'test': 'b'}", ", 'metrics': ['kl']",
