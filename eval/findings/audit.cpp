@@ -20,6 +20,8 @@ std::vector<RankedExpert> read_ranking(const std::filesystem::path& file) {
   const size_t rd = ranking.column("rd");
   const auto lo = ranking.find_column("ci_lo"), hi = ranking.find_column("ci_hi"), p = ranking.find_column("p"),
              q = ranking.find_column("q");
+  const auto a_n = ranking.find_column("a1_n"), a_not = ranking.find_column("d1_n"), b_n = ranking.find_column("a2_n"),
+             b_not = ranking.find_column("d2_n");
   std::vector<RankedExpert> out;
   for (size_t r = 0; r < ranking.n_rows(); ++r) {
     const auto optional = [&](const std::optional<size_t>& column) {
@@ -29,6 +31,12 @@ std::vector<RankedExpert> read_ranking(const std::filesystem::path& file) {
                      optional(hi),     optional(p),       optional(q)};
     for (size_t i = 0; i < n_contributions; ++i)
       one.given[i] = optional(ranking.find_column("rd_" + std::string(contribution_names[i].column)));
+    const auto share = [&](const std::optional<size_t>& selected, const std::optional<size_t>& not_selected) {
+      const double n = optional(selected), all = n + optional(not_selected);
+      return all > 0 ? n / all : no_number;
+    };
+    one.share_a = share(a_n, a_not);
+    one.share_b = share(b_n, b_not);
     out.push_back(std::move(one));
   }
   return out;

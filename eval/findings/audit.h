@@ -17,6 +17,7 @@ struct RankedExpert {
   int32_t layer = 0, expert = 0;
   double rd = no_number, ci_lo = no_number, ci_hi = no_number, p = no_number, q = no_number;
   std::array<double, n_contributions> given = {no_number, no_number, no_number};  // rd_norm, rd_update, rd_direct
+  double share_a = no_number, share_b = no_number;  // of tokens that select it, whose difference is rd
 };
 
 // rd.csv; layer, expert and rd must be there. Throws Error with file and line.

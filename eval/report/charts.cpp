@@ -105,7 +105,7 @@ std::string forest_numbers(const ForestRow& row, int decimals) {
 
 std::string forest_hover(const ForestRow& row, int decimals) {
   std::string out = row.name + (row.description.empty() ? "" : ": " + row.description) + "\n" +
-                    forest_numbers(row, decimals) + ", q = " + format_p(row.q);
+                    forest_numbers(row, decimals) + (std::isfinite(row.q) ? ", q = " + format_p(row.q) : "");
   if (!row.random.empty())
     out += "\nrandom controls " + format_interval(row.band_lo, row.band_hi, decimals, true) + ", place " + row.place;
   return out;
@@ -127,14 +127,18 @@ std::vector<double> nice_ticks(double lo, double hi, int wanted) {
   return out;
 }
 
-std::string forest_plot(const std::vector<ForestRow>& rows, const std::string& axis) {
-  constexpr double row_height = 26, top = 12, bottom = 44, right = 330;
+std::string forest_plot(const std::vector<ForestRow>& rows, const std::string& axis, ForestForm form) {
+  const bool narrow = form == ForestForm::narrow;
+  constexpr double top = 12, bottom = 44;
+  const double row_height = narrow ? 58 : 26, right = narrow ? 10 : 330, plot_width = narrow ? 330 : 420;
   size_t widest = 0;
   for (const ForestRow& row : rows)
     if (!row.heading) widest = std::max(widest, display_width(row.name));
-  const double left = 24 + 7.2 * static_cast<double>(std::clamp<size_t>(widest, 8, 44));
-  const double width = left + 420 + right, plot_right = width - right;
-  const double height = top + row_height * static_cast<double>(rows.size()) + bottom, base = height - bottom;
+  const double left = narrow ? 10 : 24 + 7.2 * static_cast<double>(std::clamp<size_t>(widest, 8, 44));
+  const double width = left + plot_width + right, plot_right = width - right;
+  double height = top + bottom;
+  for (const ForestRow& row : rows) height += row.heading ? 26 : row_height;
+  const double base = height - bottom;
   std::vector<double> values = {0};
   for (const ForestRow& row : rows) {
     if (row.heading) continue;
@@ -144,37 +148,41 @@ std::string forest_plot(const std::vector<ForestRow>& rows, const std::string& a
   }
   const Scale x = scale_over(values, left, plot_right);
   const int decimals = decimals_for(std::max(std::abs(x.lo), std::abs(x.hi)));
-  std::string svg = open_svg(width, height, "difference to the baseline of every intervention: " + axis);
-  for (double tick : nice_ticks(x.lo, x.hi, 6)) {
+  std::string svg = open_svg(width, height, axis + ", with 95 % intervals");
+  for (double tick : nice_ticks(x.lo, x.hi, narrow ? 4 : 6)) {
     svg += line("axis", x.at(tick), top, x.at(tick), base + 4);
     svg += words("s", x.at(tick), base + 18, "middle", short_number(tick));
   }
   svg += line("zero", x.at(0), top, x.at(0), base) + line("axis", left, base, plot_right, base);
   svg += words("s", (left + plot_right) / 2, height - 8, "middle", axis);
-  double y = top + row_height / 2;
+  double above = top;
   for (const ForestRow& row : rows) {
     if (row.heading) {
-      svg += words("b", 2, y + 4, "start", row.name);
-      y += row_height;
+      svg += words("b", 2, above + 17, "start", narrow ? clipped(row.name, 46) : row.name);
+      above += 26;
       continue;
     }
-    svg += words("", left - 10, y + 4, "end", clipped(row.name, 44));
+    const double y = above + (narrow ? 29 : row_height / 2);
+    above += row_height;
+    svg += narrow ? words("", left, y - 14, "start", clipped(row.name, 46))
+                  : words("", left - 10, y + 4, "end", clipped(row.name, 44));
     if (std::isfinite(row.band_lo))
       svg += rect("band", x.at(row.band_lo), y - 9, std::max(1.0, x.at(row.band_hi) - x.at(row.band_lo)), 18);
     for (double value : row.random) svg += circle("ctl", x.at(value), y, 2.6);
     for (double value : row.matched) svg += circle("ctl2", x.at(value), y, 2.6);
     for (double value : row.bottom) svg += rect("bot", x.at(value) - 3, y - 3, 6, 6);
+    const double numbers_y = narrow ? y + 22 : y + 4;
     if (std::isfinite(row.difference)) {
       if (std::isfinite(row.lo)) svg += line("ci", x.at(row.lo), y, x.at(row.hi), y);
-      svg += circle(row.q < 0.05 ? "dot" : "hollow", x.at(row.difference), y, 4.5);
-      svg += words("s", plot_right + 12, y + 4, "start", forest_numbers(row, decimals));
-      svg += words("s", plot_right + 190, y + 4, "start", "q " + format_p(row.q));
-      svg += words("s", plot_right + 262, y + 4, "start", row.place);
+      svg += circle(row.filled || row.q < 0.05 ? "dot" : "hollow", x.at(row.difference), y, 4.5);
+      svg += words("s", narrow ? left : plot_right + 12, numbers_y, "start", forest_numbers(row, decimals));
+      if (std::isfinite(row.q))
+        svg += words("s", narrow ? left + 180 : plot_right + 190, numbers_y, "start", "q " + format_p(row.q));
+      svg += words("s", narrow ? left + 250 : plot_right + 262, numbers_y, "start", row.place);
     } else {
-      svg += words("s", plot_right + 12, y + 4, "start", "no value");
+      svg += words("s", narrow ? left : plot_right + 12, numbers_y, "start", "undefined");
     }
     svg += rect("hit", left, y - row_height / 2, plot_right - left, row_height, forest_hover(row, decimals));
-    y += row_height;
   }
   return svg + "</svg>";
 }
@@ -226,7 +234,8 @@ std::string dose_plot(const std::vector<DoseLine>& lines, const std::string& x_a
            words("s", left + 30, legend, "start", clipped(lines[i].name, 70));
   }
   const double legend = base + 44 + 18 * static_cast<double>(lines.size());
-  svg += line("zero", left, legend - 4, left + 22, legend - 4) + words("s", left + 30, legend, "start", "baseline");
+  if (std::isfinite(baseline))
+    svg += line("zero", left, legend - 4, left + 22, legend - 4) + words("s", left + 30, legend, "start", "baseline");
   svg += words("s", (left + width - right) / 2, base + 32, "middle", x_axis);
   svg += words("s", left, top - 3, "start", y_axis);
   return svg + "</svg>";
@@ -255,14 +264,14 @@ std::string heat_map(const std::vector<HeatCell>& cells, const std::string& labe
     if (side >= 12 || row % 2 == 0)
       svg += words("s", left - 8, y + side / 2.0 + 4, "end", "layer " + std::to_string(layer));
     for (const HeatCell* one : of_layer) {
-      const double x = left + one->expert * side;
+      const double x = left + one->expert * side, inset = one->small ? 0.26 * side : 0.5;
       const double share = std::isfinite(one->value) ? std::min(1.0, std::abs(one->value) / scale) : 0;
-      (one->framed || one->dashed ? above : svg) +=
-          rect(std::string("cell ") + (one->value < 0 ? "down" : "up") +
-                   (one->framed   ? " frame"
-                    : one->dashed ? " frame dashed"
-                                  : ""),
-               x + 0.5, y + 0.5, side - 1, side - 1, one->title, attribute("fill-opacity", 0.9 * share));
+      (one->framed || one->dashed ? above : svg) += rect(std::string("cell ") + (one->value < 0 ? "down" : "up") +
+                                                             (one->framed   ? " frame"
+                                                              : one->dashed ? " frame dashed"
+                                                                            : ""),
+                                                         x + inset, y + inset, side - 2 * inset, side - 2 * inset,
+                                                         one->title, attribute("fill-opacity", 0.9 * share));
       if (side >= 28 && !one->text.empty())
         above += words("in", x + side / 2.0, y + side / 2.0 + 4, "middle", one->text);
       if (one->significant)
@@ -292,10 +301,25 @@ std::string scatter_plot(const std::vector<ScatterPoint>& points, const std::str
     svg += line("axis", x.at(tick), height - bottom, x.at(tick), height - bottom + 4) +
            words("s", x.at(tick), height - bottom + 18, "middle", short_number(tick));
   svg += line("zero", left, y.at(0), width - right, y.at(0)) + line("zero", x.at(0), top, x.at(0), height - bottom);
+  std::vector<std::pair<double, double>> labels;  // where they begin
   for (const ScatterPoint& point : points) {
     if (!std::isfinite(point.x) || !std::isfinite(point.y)) continue;
     if (std::isfinite(point.lo)) svg += line("ci", x.at(point.x), y.at(point.lo), x.at(point.x), y.at(point.hi));
     svg += circle(point.significant ? "dot" : "hollow", x.at(point.x), y.at(point.y), 4, point.title);
+    if (point.label.empty()) continue;
+    // In the first of some places around it that no other label has; none where all are taken.
+    const double wide = 6.5 * static_cast<double>(display_width(point.label));
+    for (const double dy : {-6.0, 14.0, -18.0, 26.0}) {
+      const bool on_left = x.at(point.x) + 7 + wide > width - right;
+      const double from = x.at(point.x) + (on_left ? -7 - wide : 7), at = y.at(point.y) + dy;
+      if (at < 10 || at > height - bottom || std::any_of(labels.begin(), labels.end(), [&](const auto& other) {
+            return std::abs(other.second - at) < 11 && std::abs(other.first - from) < wide + 4;
+          }))
+        continue;
+      labels.emplace_back(from, at);
+      svg += words("s", from, at, "start", point.label);
+      break;
+    }
   }
   svg += words("s", (left + width - right) / 2, height - 8, "middle", x_axis) + words("s", left, 12, "start", y_axis);
   return svg + "</svg>";

@@ -18,13 +18,17 @@ std::vector<double> nice_ticks(double lo, double hi, int wanted);
 struct ForestRow {
   std::string name, description;
   double difference = 0, lo = 0, hi = 0;            // not drawn where NaN
-  double q = 1;                                     // filled below 0.05, hollow else
+  double q = 1;                                     // filled below 0.05, hollow else; not shown where NaN
+  bool filled = false;                              // whatever q is
   std::string place;                                // right margin: "1 of 21"
   std::vector<double> random, matched, bottom;      // differences of controls
   double band_lo = no_number, band_hi = no_number;  // of the random ones
   bool heading = false;                             // a name above the rows that belong to it, nothing else
 };
-std::string forest_plot(const std::vector<ForestRow>& rows, const std::string& axis);
+// Narrow: for telephones, with the names above and the numbers below their lines.
+enum class ForestForm : uint8_t { broad, narrow };
+std::string forest_plot(const std::vector<ForestRow>& rows, const std::string& axis,
+                        ForestForm form = ForestForm::broad);
 
 // A metric against a numeric key of a grid.
 struct DosePoint {
@@ -46,6 +50,7 @@ struct HeatCell {
   bool significant = false;  // a dot
   bool framed = false;       // in a solid frame
   bool dashed = false;       // in a dashed one
+  bool small = false;        // drawn as a smaller square
 };
 std::string heat_map(const std::vector<HeatCell>& cells, const std::string& label);
 
@@ -53,6 +58,7 @@ struct ScatterPoint {
   double x = 0, y = 0, lo = 0, hi = 0;
   std::string title;
   bool significant = false;
+  std::string label = {};  // beside it
 };
 std::string scatter_plot(const std::vector<ScatterPoint>& points, const std::string& x_axis, const std::string& y_axis);
 

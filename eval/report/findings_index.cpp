@@ -34,13 +34,34 @@ const ResultRow* FindingsIndex::row(const std::string& name, const std::string& 
   return found == all_.end() ? nullptr : &found->second;
 }
 
+bool FindingsIndex::changes_nothing(const std::string& name, const std::string& metric) const {
+  for (const std::string& condition : conditions_) {
+    const ResultRow* one = row(name, metric, condition);
+    if (!one || one->difference.value != 0) return false;
+  }
+  return true;
+}
+
 bool FindingsIndex::moves(const std::string& metric) const {
   for (const std::string& name : main_names())
-    for (const std::string& condition : conditions_) {
-      const ResultRow* one = row(name, metric, condition);
-      if (!one || one->difference.value != 0) return true;
-    }
+    if (!changes_nothing(name, metric)) return true;
   return false;
+}
+
+std::vector<TogetherTold> FindingsIndex::together() const {
+  std::vector<TogetherTold> out;
+  const std::vector<std::string> names = main_names();
+  for (size_t begin = 0, end = 0; begin < names.size(); begin = end) {
+    const std::string& entry = intervention(names[begin]).entry;
+    while (end < names.size() && intervention(names[end]).entry == entry) ++end;
+    const std::vector<std::string> points(names.begin() + static_cast<int64_t>(begin),
+                                          names.begin() + static_cast<int64_t>(end));
+    if (points.size() >= many_points)
+      out.push_back({entry, points});
+    else
+      for (const std::string& name : points) out.push_back({entry, {name}});
+  }
+  return out;
 }
 
 std::vector<double> FindingsIndex::differences_of(const std::string& name, ControlKind kind, const std::string& metric,

@@ -16,6 +16,16 @@ namespace signalbox::eval {
 // A condition's name, or "all records" for the empty one.
 std::string records_name(const std::string& condition);
 
+// From so many points on those of a grid are told together.
+inline constexpr size_t many_points = 5;
+
+// Main interventions that are told together: the points of a large grid, or one by itself.
+struct TogetherTold {
+  std::string entry;
+  std::vector<std::string> names;
+  bool grid() const { return names.size() >= many_points; }
+};
+
 class FindingsIndex {
  public:
   explicit FindingsIndex(const RunFindings& run);
@@ -44,6 +54,9 @@ class FindingsIndex {
   std::vector<double> uses_of(const std::string& name, ControlKind kind) const;
   // Neither controls nor the audit, in the order of the run.
   std::vector<std::string> main_names() const;
+  std::vector<TogetherTold> together() const;
+  // Whether its difference is exactly 0 under every condition.
+  bool changes_nothing(const std::string& name, const std::string& metric) const;
 
  private:
   const RunFindings& run_;
