@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <functional>
 #include <set>
 
 #include "base/text.h"
@@ -51,42 +52,65 @@ const Estimate& baseline_mean(const FindingsIndex& findings, const std::string& 
   return run.of_condition(condition).means[run.baseline_index()][run.metric_index(metric)];
 }
 
-// The cells of one metric: a row for the baseline and for each intervention, a column for each condition.
-std::string matrix_of(const FindingsIndex& findings, const std::string& metric) {
-  const int decimals = decimals_of(findings, metric);
-  std::vector<std::string> headings = {html_escape(metric)};
-  std::vector<std::string> first = {html_escape(findings.baseline()) + " (mean)"};
-  for (const std::string& condition : findings.conditions()) {
-    headings.push_back(html_escape(records_name(condition)));
-    first.push_back(baseline_cell(baseline_mean(findings, metric, condition), decimals));
-  }
-  std::vector<std::vector<std::string>> rows = {first};
-  for (const std::string& name : findings.main_names()) {
-    rows.push_back({name_cell(findings, name)});
-    for (const std::string& condition : findings.conditions())
-      rows.back().push_back(effect_cell(findings, findings.row(name, metric, condition), decimals));
+// Columns of a matrix: heading, what the baseline has, and the cell of an intervention.
+struct MatrixColumn {
+  std::string heading, baseline;
+  std::function<std::string(const std::string& name)> cell;
+};
+
+// A row for the baseline and for each intervention; the points of large grids folded away below, each with its grid.
+std::string matrix(const FindingsIndex& findings, const std::string& corner, const std::vector<MatrixColumn>& columns) {
+  std::vector<std::string> headings = {html_escape(corner)}, first = {html_escape(findings.baseline()) + " (mean)"};
+  for (const MatrixColumn& column : columns) {
+    headings.push_back(html_escape(column.heading));
+    first.push_back(column.baseline);
   }
   std::vector<uint8_t> numeric(headings.size(), 1);
   numeric[0] = 0;
-  return html_table(headings, numeric, rows);
+  const auto row_of = [&](const std::string& name) {
+    std::vector<std::string> row = {name_cell(findings, name)};
+    for (const MatrixColumn& column : columns) row.push_back(column.cell(name));
+    return row;
+  };
+  std::vector<std::vector<std::string>> shown = {first};
+  std::string folded;
+  for (const TogetherTold& one : findings.together()) {
+    if (!one.grid()) {
+      shown.push_back(row_of(one.names[0]));
+      continue;
+    }
+    std::vector<std::vector<std::string>> rows = {first};
+    for (const std::string& name : one.names) rows.push_back(row_of(name));
+    folded += "<details><summary>" +
+              html_escape(corner + ": the " + std::to_string(one.names.size()) + " points of " + one.entry) +
+              "</summary>" + html_table(headings, numeric, rows) + "</details>\n";
+  }
+  return (shown.size() > 1 ? html_table(headings, numeric, shown) : "") + folded;
+}
+
+// The cells of one metric: a column for each condition.
+std::string matrix_of(const FindingsIndex& findings, const std::string& metric) {
+  const int decimals = decimals_of(findings, metric);
+  std::vector<MatrixColumn> columns;
+  for (const std::string& condition : findings.conditions())
+    columns.push_back({records_name(condition), baseline_cell(baseline_mean(findings, metric, condition), decimals),
+                       [&findings, &metric, condition, decimals](const std::string& name) {
+                         return effect_cell(findings, findings.row(name, metric, condition), decimals);
+                       }});
+  return matrix(findings, metric, columns);
 }
 
 // Without conditions: a column for each metric.
 std::string matrix_of_metrics(const FindingsIndex& findings) {
-  std::vector<std::string> headings = {"intervention"}, first = {html_escape(findings.baseline()) + " (mean)"};
+  std::vector<MatrixColumn> columns;
   for (const std::string& metric : findings.metrics()) {
-    headings.push_back(html_escape(metric));
-    first.push_back(baseline_cell(findings.run().mean(findings.baseline(), metric), decimals_of(findings, metric)));
+    const int decimals = decimals_of(findings, metric);
+    columns.push_back({metric, baseline_cell(findings.run().mean(findings.baseline(), metric), decimals),
+                       [&findings, metric, decimals](const std::string& name) {
+                         return effect_cell(findings, findings.row(name, metric), decimals);
+                       }});
   }
-  std::vector<std::vector<std::string>> rows = {first};
-  for (const std::string& name : findings.main_names()) {
-    rows.push_back({name_cell(findings, name)});
-    for (const std::string& metric : findings.metrics())
-      rows.back().push_back(effect_cell(findings, findings.row(name, metric), decimals_of(findings, metric)));
-  }
-  std::vector<uint8_t> numeric(headings.size(), 1);
-  numeric[0] = 0;
-  return html_table(headings, numeric, rows);
+  return matrix(findings, "intervention", columns);
 }
 
 // ---- Metric by metric
@@ -190,16 +214,18 @@ std::string baselines_of(const FindingsIndex& findings, const std::string& metri
   return "<p class=\"small\">Baseline: " + out + "</p>";
 }
 
-// `comparisons`: of all metrics.
-std::string metric_section(const FindingsIndex& findings, const std::string& metric, FindingsTable comparisons) {
-  std::string out = "<h3 id=\"metric-" + html_escape(metric) + "\">" + html_escape(metric) + "</h3>";
-  if (const Scorer* scorer = find_scorer(metric))
-    out += "<p class=\"note small\">" + html_escape(scorer->summary) + "</p>";
-  out += baselines_of(findings, metric);
+// The differences of some interventions in one metric, those that change nothing in a line below.
+std::string forest_figure(const FindingsIndex& findings, const std::string& id, const std::string& metric,
+                          const std::vector<std::string>& names) {
   const bool apart = findings.conditions().size() > 1;
   std::vector<ForestRow> forest;
+  std::vector<std::string> unmoved;
   std::vector<ResultRow> rows;
-  for (const std::string& name : findings.main_names()) {
+  for (const std::string& name : names) {
+    if (names.size() > 1 && findings.changes_nothing(name, metric)) {
+      unmoved.push_back(name);
+      continue;
+    }
     if (apart) {
       forest.emplace_back().name = name;
       forest.back().heading = true;
@@ -211,8 +237,51 @@ std::string metric_section(const FindingsIndex& findings, const std::string& met
         if (apart) forest.back().name = records_name(condition);
       }
   }
+  std::string out;
+  if (!rows.empty()) {
+    const std::string axis = metric + ": intervention \xE2\x88\x92 baseline";
+    std::set<int64_t> counts;
+    for (const ResultRow& row : rows) counts.insert(row.difference.n);
+    const std::string n = std::to_string(*counts.begin()) +
+                          (counts.size() > 1 ? " to " + std::to_string(*counts.rbegin()) : std::string());
+    out += html_figure("forest-" + id,
+                       "<div class=\"broad\">" + forest_plot(forest, axis) + "</div><div class=\"narrow\">" +
+                           forest_plot(forest, axis, ForestForm::narrow) + "</div>",
+                       "Differences in " + html_escape(metric) + " to " + html_escape(findings.baseline()) +
+                           " with 95 % intervals, over " + n + " records a row.",
+                       table_csv({result_table(rows)}));
+  }
+  if (!unmoved.empty())
+    out += "<p class=\"small\">Exactly as the baseline, under every condition: " + html_escape(abridged(unmoved, 8)) +
+           ".</p>";
+  return out;
+}
+
+// `comparisons`: of all metrics.
+std::string metric_section(const FindingsIndex& findings, const std::string& metric, FindingsTable comparisons) {
+  std::string out = "<h3 id=\"metric-" + html_escape(metric) + "\">" + html_escape(metric) + "</h3>";
+  if (const Scorer* scorer = find_scorer(metric))
+    out += "<p class=\"note small\">" + html_escape(scorer->summary) + "</p>";
+  out += baselines_of(findings, metric);
+  const bool apart = findings.conditions().size() > 1;
+  std::vector<ResultRow> rows;
+  std::vector<std::string> alone;
+  std::string grids;
+  size_t n_grids = 0;
+  for (const TogetherTold& one : findings.together()) {
+    for (const std::string& name : one.names)
+      for (const std::string& condition : findings.conditions())
+        if (const ResultRow* row = findings.row(name, metric, condition)) rows.push_back(*row);
+    if (!one.grid()) {
+      alone.push_back(one.names[0]);
+      continue;
+    }
+    const std::string id = metric + "-grid-" + std::to_string(n_grids++);
+    grids += "<details><summary>" + html_escape("the " + std::to_string(one.names.size()) + " points of " + one.entry) +
+             "</summary>" + forest_figure(findings, id, metric, one.names) + "</details>\n";
+  }
   if (findings.moves(metric))
-    out += "<div class=\"wide\">" + forest_plot(forest, metric + ": intervention \xE2\x88\x92 baseline") + "</div>";
+    out += (alone.empty() ? "" : forest_figure(findings, metric, metric, alone)) + grids;
   else
     out += "<p>No intervention changes it, under any condition: all differences are exactly 0.</p>";
   out += folded_table("numbers", rows, apart);

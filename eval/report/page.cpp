@@ -38,7 +38,10 @@ std::string caption_of(const std::string& id, const std::string& caption) {
 }  // namespace
 
 std::string html_page(std::string_view title, const std::string& body) {
-  const std::string style = std::string(browser_file("page.css")) + chart_style;
+  std::string style;
+  for (const BrowserFile& file : browser_files())
+    if (file.name.ends_with(".css")) style += file.content;
+  style += chart_style;
   std::vector<std::string> scripts = {page_script()};
   std::string licence;
   if (body.find(" data-draw=\"") != std::string::npos) {

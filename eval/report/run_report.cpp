@@ -21,9 +21,15 @@
 #include "eval/report/detection_report.h"
 #include "eval/report/differences.h"
 #include "eval/report/dose_report.h"
+#include "eval/report/faithfulness_report.h"
 #include "eval/report/findings_index.h"
 #include "eval/report/page.h"
+#include "eval/report/regimes_report.h"
 #include "eval/report/routes_report.h"
+#include "eval/report/run_grid.h"
+#include "eval/report/run_headline.h"
+#include "eval/report/run_ranking.h"
+#include "eval/report/run_texts.h"
 #include "eval/report/sample_digest.h"
 #include "eval/score/scorer.h"
 #include "eval/store/manifest.h"
@@ -34,7 +40,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr size_t n_examples = 3, n_example_interventions = 12;
 // Below these a reader is warned.
 constexpr int64_t few_records = 20;
 constexpr double much_truncated = 0.05;
@@ -205,37 +210,10 @@ std::string ends_section(const FindingsIndex& findings, const SampleDigest& samp
       rows.back().push_back(format_value(findings.run().mean(name, metric).value, 3));
     }
   }
-  return "<h2 id=\"texts\">How texts ended</h2><p class=\"small\">Cut off: stopped by max_tokens. A refusal, an "
+  return "<h2 id=\"ends\">How texts ended</h2><p class=\"small\">Cut off: stopped by max_tokens. A refusal, an "
          "abstention "
          "or a \"safe\" verdict on a text that is cut off, empty or repeats itself says little.</p>" +
          html_table(headings, numeric, rows);
-}
-
-std::string examples_section(const SampleDigest& samples, const std::vector<std::string>& order) {
-  if (samples.examples.empty()) return "";
-  std::string out =
-      "<h2 id=\"examples\">The same records, before and after</h2><p class=\"small\">The first of those whose "
-      "text changed, those with a changed score first; not drawn at random. samples.jsonl has all.</p>";
-  for (const std::string& name : order) {
-    const auto found = samples.examples.find(name);
-    if (found == samples.examples.end()) continue;
-    const ShownTexts& of = samples.shown.at(name);
-    out += "<details open=\"open\"><summary>" + html_escape(name) + ": " + std::to_string(found->second.size()) +
-           " of " + std::to_string(of.changed) + " changed texts, of " + std::to_string(of.compared) +
-           " compared</summary><div class=\"wide\"><table class=\"texts\"><tr><th>record</th><th>baseline</th><th>" +
-           html_escape(name) + "</th><th>scores</th></tr>";
-    for (const ExamplePair& pair : found->second) {
-      std::string scores;
-      for (const ExamplePair::Score& score : pair.scores)
-        scores += (scores.empty() ? "" : "\n") + score.metric + " " + format_value(score.baseline, 3) +
-                  " \xE2\x86\x92 " + format_value(score.changed, 3);
-      out += "<tr><td><span class=\"note\">" + html_escape(pair.id) + "</span>\n" + html_escape(pair.question) +
-             "</td><td>" + html_escape(pair.baseline) + "</td><td>" + html_escape(pair.changed) + "</td><td>" +
-             html_escape(scores) + "</td></tr>\n";
-    }
-    out += "</table></div></details>\n";
-  }
-  return out;
 }
 
 // ---- What was run
@@ -266,7 +244,10 @@ std::string facts(const FindingsIndex& findings, const std::optional<Manifest>& 
 }
 
 std::string what_was_run(const FindingsIndex& findings, const std::optional<Manifest>& manifest) {
-  std::string out = "<h2 id=\"run\">What was run</h2>" + facts(findings, manifest);
+  std::string out = "<h2 id=\"run\">What was run</h2>";
+  if (const std::string command = manifest ? command_of(*manifest) : std::string(); !command.empty())
+    out += "<p class=\"small\">Made with, and made again by:</p><pre id=\"command\">" + html_escape(command) + "</pre>";
+  out += facts(findings, manifest);
   std::vector<std::vector<std::string>> rows;
   for (const std::string& name : findings.main_names())
     rows.push_back({html_escape(name), html_escape(findings.intervention(name).description),
@@ -285,6 +266,7 @@ std::string what_was_run(const FindingsIndex& findings, const std::optional<Mani
       folded("spec, as resolved", value);
     else
       rest.set(key, value);
+  if (const json::Value* given = manifest->info.find("spec_given")) folded("spec, as given", *given);
   folded("all that decides the results: versions and hashes", rest);
   return out;
 }
@@ -296,21 +278,24 @@ std::string detection_section(const fs::path& dir, const RunFindings& findings) 
       if (entry.path().filename() == "rd.csv") stages.push_back(entry.path().parent_path());
   std::sort(stages.begin(), stages.end());
   std::string out;
+  size_t number = 0;
+  const auto ranking_of = [&](const fs::path& at, const std::string& title) {
+    RankingView view;
+    view.id = "ranking-" + std::to_string(number++);
+    view.title = title;
+    view.use = ranked_use(at);
+    view.experts = read_ranking(at / "rd.csv");
+    if (fs::exists(at / "held_out.csv")) view.held_out = read_ranking(at / "held_out.csv");
+    view.audit = audit_rows_by_condition(findings, view.experts);
+    return ranking_figures(view, findings);
+  };
   for (const fs::path& stage : stages) {
-    const std::vector<RankedExpert> ranking = read_ranking(stage / "rd.csv");
-    std::vector<RankedExpert> held_out;
-    if (fs::exists(stage / "held_out.csv")) held_out = read_ranking(stage / "held_out.csv");
     const std::string name = "Stage " + stage.lexically_relative(dir / "detect").string();
-    const std::string section = ranking_section(name, conditions_of(stage), ranking,
-                                                audit_rows_by_condition(findings, ranking), held_out, &findings);
+    const std::string section = ranking_of(stage, name);
     const bool point = stage.parent_path() != dir / "detect";
     out += point ? "<details><summary>" + html_escape(name) + "</summary>" + section + "</details>\n" : section;
   }
-  if (fs::exists(dir / "audit" / "rd.csv")) {
-    const std::vector<RankedExpert> ranking = read_ranking(dir / "audit" / "rd.csv");
-    out += ranking_section("The audit's ranking", conditions_of(dir / "audit"), ranking,
-                           audit_rows_by_condition(findings, ranking), {}, &findings);
-  }
+  if (fs::exists(dir / "audit" / "rd.csv")) out += ranking_of(dir / "audit", "The audit's ranking");
   if (fs::is_directory(dir / "analysis")) out += analysis_sections(dir / "analysis", &findings);
   return out.empty() ? "" : "<h2 id=\"detection\">Which experts differ in use, and what they do</h2>" + out;
 }
@@ -321,27 +306,34 @@ std::string render_run_report(const fs::path& dir, const RunFindings& run) {
   const FindingsIndex findings(run);
   const std::optional<Manifest> manifest = Manifest::read(dir);
   const std::vector<std::string> shown = findings.main_names();
-  const std::vector<std::string> with_examples(
-      shown.begin(), shown.begin() + static_cast<int64_t>(std::min(shown.size(), n_example_interventions)));
   SampleDigest samples;
-  if (fs::exists(dir / "samples.jsonl")) samples = digest_samples(dir, findings.baseline(), with_examples, n_examples);
+  if (fs::exists(dir / "samples.jsonl")) samples = digest_samples(dir, findings.baseline(), shown);
 
-  std::vector<std::string> parts = {cross_fit_section(run),      specification_section(run),
-                                    dose_section(findings),      ends_section(findings, samples),
-                                    detection_section(dir, run), examples_section(samples, with_examples)};
-  const char* const places[] = {"deals", "curves", "doses", "texts", "detection", "examples"};
-  const char* const names[] = {"deal by deal", "every choice", "dose and response", "texts", "detection", "examples"};
+  const std::vector<std::string> parts = {cross_fit_section(run),
+                                          specification_section(run),
+                                          grid_section(findings, manifest),
+                                          dose_section(findings, manifest),
+                                          ends_section(findings, samples),
+                                          detection_section(dir, run),
+                                          texts_section(samples)};
+  const char* const places[] = {"deals", "curves", "grids", "doses", "ends", "detection", "texts"};
+  const char* const names[] = {"deal by deal",    "every choice", "grids", "dose and response",
+                               "how texts ended", "detection",    "texts"};
   std::string nav =
-                  "<nav class=\"small\"><a href=\"#overview\">in one view</a><a href=\"#differences\">differences</a>",
+                  "<nav class=\"small\"><a href=\"#found\">findings</a><a href=\"#overview\">in one view</a>"
+                  "<a href=\"#differences\">differences</a>",
               body;
   for (size_t i = 0; i < parts.size(); ++i) {
     if (!parts[i].empty()) nav += std::string("<a href=\"#") + places[i] + "\">" + names[i] + "</a>";
     body += parts[i];
   }
   nav += "<a href=\"#run\">what was run</a></nav>\n";
-  return html_page("Signalbox run", "<h1>What the interventions did</h1>" + scope_box(run) + nav +
-                                        warning_box(warnings_of(findings, samples)) + overview_section(findings) +
-                                        differences_section(findings) + body + what_was_run(findings, manifest));
+  const RunTitle title = title_of(findings, manifest);
+  return html_page(title.title, "<h1>" + html_escape(title.title) + "</h1><p id=\"question\">" +
+                                    html_escape(title.question) + "</p>" + scope_box(run) + nav +
+                                    found_section(findings) + warning_box(warnings_of(findings, samples)) +
+                                    overview_section(findings) + differences_section(findings) + body +
+                                    what_was_run(findings, manifest));
 }
 
 void write_run_report(const fs::path& dir, const RunFindings& findings) {
@@ -355,6 +347,8 @@ std::string render_report(const fs::path& dir) {
   if (fs::exists(dir / "metrics.json")) return render_run_report(dir, read_findings(dir));
   if (schema_of(dir) == run_schema)
     throw Error(dir.string(), "expected a finished run with metrics.json, found none (its command goes on with it)");
+  if (is_faithfulness_directory(dir)) return render_faithfulness_report(dir);
+  if (is_regimes_directory(dir)) return render_regimes_report(dir);
   if (is_routes_directory(dir)) return render_routes(routes_of_directory(dir));
   throw Error(dir.string(),
               "expected metrics.json (a run), trace.safetensors or analysis/ (signalbox analyze), found none");

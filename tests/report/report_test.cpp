@@ -1,6 +1,7 @@
 // The HTML reports: well-formed, self-contained, escaped, and with the numbers of their files.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <filesystem>
@@ -47,9 +48,10 @@ TEST_CASE("report: a run directory") {
   CHECK_FALSE(test::from_outside(html));
   CHECK(html == render_report(scratch.path()));
   CHECK(count_of(html, "<svg") == count_of(html, "</svg>"));
-  // Three forests, doses of three metrics under two conditions and over all records, one map, scatters of three metrics
-  // likewise.
-  CHECK(count_of(html, "<svg") == 22);
+  // Of three metrics the forest of the one intervention and that of the grid, broad and narrow, doses and scatters
+  // under two conditions and over all records; a map, its layers, rd against q, and the first experts, broad and
+  // narrow.
+  CHECK(count_of(html, "<svg") == 35);
   CHECK(html.find("off_a &amp; &lt;b&gt;|100%") != std::string::npos);
   CHECK(html.find("<b>|100%") == std::string::npos);
   CHECK(html.find("1 of 21") != std::string::npos);
@@ -171,21 +173,36 @@ TEST_CASE("report: an analysis, and directories that are neither") {
 TEST_CASE("report: digest of samples") {
   test::TemporaryDirectory scratch;
   test::write_sample_run(scratch.path(), test::sample_values());
-  const SampleDigest digest = digest_samples(scratch.path(), "baseline", {test::odd_name, "none"}, 2);
+  SampleDigest digest = digest_samples(scratch.path(), "baseline", {test::odd_name, "none"});
   CHECK(digest.counts.at("baseline").texts == 60);
   CHECK(digest.counts.at("baseline").truncated == 0);
   CHECK(digest.counts.at(test::odd_name).truncated > 5);
-  REQUIRE(digest.examples.size() == 1);
-  CHECK(digest.shown.at(test::odd_name).compared == 60);
-  CHECK(digest.shown.at(test::odd_name).changed > 20);
-  const std::vector<ExamplePair>& pairs = digest.examples.at(test::odd_name);
-  REQUIRE(pairs.size() == 2);
-  CHECK(pairs[0].baseline != pairs[0].changed);
-  CHECK(pairs[0].question.starts_with("Is a < b"));
-  REQUIRE_FALSE(pairs[0].scores.empty());
-  CHECK(pairs[0].scores[0].baseline != pairs[0].scores[0].changed);
+  CHECK(digest.metrics == std::vector<std::string>{"em", "repetition", "refused"});
+  REQUIRE(digest.records.size() == 60);
+  CHECK(digest.n_records == 60);
+  CHECK(digest.records[1].id == "r1");
+  CHECK(digest.records[1].condition == "with_document");
+  CHECK(digest.records[1].question.starts_with("Is a < b"));
+  const auto changed = std::count_if(digest.records.begin(), digest.records.end(),
+                                     [](const ShownRecord& record) { return text_changed(record, 1); });
+  CHECK((changed > 20 && changed < 60));
+  for (const ShownRecord& record : digest.records) {
+    CHECK(text_changed(record, 1) == score_changed(record, 1));
+    CHECK_FALSE(record.texts[2].has);
+    CHECK_FALSE(score_changed(record, 2));
+  }
+  // Without room for all: whole pairs, in the order of the run, the same ones each time.
+  digest = digest_samples(scratch.path(), "baseline", {test::odd_name}, 4000);
+  REQUIRE((digest.records.size() > 2 && digest.records.size() < 40));
+  CHECK(digest.n_records == 60);
+  for (size_t i = 0; i < digest.records.size(); i += 2) {
+    const int number = std::stoi(digest.records[i].id.substr(1));
+    CHECK(number % 2 == 0);
+    CHECK(digest.records[i + 1].id == "r" + std::to_string(number + 1));
+  }
+  CHECK(digest.records.back().id != "r59");
   test::write_file(scratch / "samples.jsonl", "{\"intervention\": \"baseline\", \"id\": \"r0\"}\n");
-  CHECK_THROWS_AS(digest_samples(scratch.path(), "baseline", {}, 2), Error);
+  CHECK_THROWS_AS(digest_samples(scratch.path(), "baseline", {}), Error);
 }
 
 TEST_CASE("audit: effects beside the ranking") {

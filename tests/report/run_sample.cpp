@@ -107,7 +107,9 @@ void write_sample_run(const std::filesystem::path& dir, const RunValues& run) {
   for (size_t r = 0; r < run.clusters.size(); ++r) {
     json::Value record = json::Value::object();
     record.set("id", "r" + std::to_string(r))
-        .set("prompt", "Is a < b & what is the capital of country " + std::to_string(r) + "?");
+        .set("prompt", "Is a < b & what is the capital of country " + std::to_string(r) + "?")
+        .set("condition", run.conditions[r])
+        .set("pair", run.clusters[r]);
     records += json::dump(record) + "\n";
   }
   for (int l = 0; l < n_layers; ++l)
@@ -130,6 +132,16 @@ void write_sample_run(const std::filesystem::path& dir, const RunValues& run) {
   json::Value spec = json::Value::object();
   spec.set("model", "builtin").set("data", "questions.jsonl").set("seeds", json::Value::array().push_back(0));
   manifest.identity.set("version", "0.1.0").set("spec", spec).set("isa", "avx2");
+  const json::Value tokens = json::Value::object().set("fraction", "$fraction");
+  const json::Value edit = json::Value::object().set("op", "misroute").set("policy", "$policy").set("tokens", tokens);
+  const json::Value entry = json::Value::object().set("name", "mis").set("edits", json::Value::array().push_back(edit));
+  json::Value given = json::Value::object();
+  given.set("title", "Banned & <misrouted>").set("question", "Does either matter?");
+  given.set("interventions", json::Value::array().push_back(entry));
+  json::Value argv = json::Value::array();
+  for (const char* word : {"run", "a spec.json", "--threads", "2", "--out", "out/run", "--batch=3", "--seed", "1"})
+    argv.push_back(word);
+  manifest.info.set("spec_given", given).set("argv", argv);
   manifest.write(dir);
 }
 

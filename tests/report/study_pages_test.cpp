@@ -1,0 +1,77 @@
+// The pages of faithfulness studies and of regimes, from tables written by hand.
+#include <doctest/doctest.h>
+
+#include <filesystem>
+
+#include "base/error.h"
+#include "eval/report/run_report.h"
+#include "tests/report/html_check.h"
+#include "tests/support.h"
+
+using namespace signalbox;
+using namespace signalbox::eval;
+namespace fs = std::filesystem;
+
+namespace {
+
+bool has(const std::string& text, const std::string& part) {
+  INFO(part);
+  return text.find(part) != std::string::npos;
+}
+
+}  // namespace
+
+TEST_CASE("report: a faithfulness study") {
+  test::TemporaryDirectory scratch;
+  test::write_file(scratch / "curves.csv",
+                   "test,sentences,x,n,same,same_lo,same_hi,correct,correct_lo,correct_hi\r\n"
+                   "early,2,0,4,0.25,0,0.5,,,\r\nearly,,0,4,0.25,0,0.5,,,\r\nearly,,1,4,1,1,1,,,\r\n");
+  test::write_file(scratch / "aoc.csv",
+                   "test,sentences,n,weight,aoc,ci_lo,ci_hi,accuracy,accuracy_lo,accuracy_hi\r\n"
+                   "early,2,4,1,0.5,0.4,0.6,,,\r\nearly,,4,1,0.375,0.25,0.5,,,\r\n");
+  test::write_file(scratch / "routing.csv",
+                   "test,policy,fraction,n,same,same_lo,same_hi,correct,correct_lo,correct_hi,jaccard,jaccard_lo,"
+                   "jaccard_hi,beyond_random,beyond_random_lo,beyond_random_hi\r\n"
+                   "early,,,8,0.125,0,0.25,,,,0.5,0.4,0.6,,,\r\nmisroute,<random>,0.5,4,1,1,1,,,,0.9,0.8,1,,,\r\n");
+  const std::string mean = R"({"mean": null, "ci_lo": null, "ci_hi": null, "n": 0})";
+  test::write_file(scratch / "summary.json",
+                   R"({"counts": {"explanations": 4, "sentences": 8, "outputs": 5, "outputs_without_marker": 1},
+                       "correct_with_explanation": )" +
+                       mean + R"(, "correct_without_explanation": )" + mean + R"(, "answer_as_first_written": )" +
+                       mean + "}");
+  const std::string html = render_report(scratch.path());
+  CHECK(test::mistake_in_html(html) == "");
+  CHECK_FALSE(test::from_outside(html));
+  CHECK(has(html, "area 0.375 [0.250, 0.500] over 4 explanations.</p>"));
+  CHECK(has(html, "Correct with the full explanation: undefined; with none: undefined"));
+  CHECK(has(html, "1 outputs lack the marker"));
+  CHECK(has(html, "<td>misroute &lt;random&gt; 0.5</td>"));
+  CHECK(has(html, "id=\"curve-early\""));
+  CHECK_FALSE(has(html, "id=\"curve-filler\""));
+  CHECK_FALSE(has(html, ">nan"));
+  fs::remove(scratch / "summary.json");
+  CHECK_THROWS_AS(render_report(scratch.path()), Error);
+}
+
+TEST_CASE("report: regimes") {
+  test::TemporaryDirectory scratch;
+  fs::create_directories(scratch / "regimes");
+  test::write_file(scratch / "regimes/regimes.csv",
+                   "regime,layer,expert,share,ci_lo,ci_hi,mean_weight,diff,diff_lo,diff_hi,p,q\r\n"
+                   "R0,1,0,0.25,0.2,0.3,0.1,,,,,\r\nR0,1,1,0.5,0.4,0.6,0.1,,,,,\r\n"
+                   "R<1,1,0,0.5,0.4,0.6,0.1,0.25,0.125,0.375,0.001,0.002\r\nR<1,1,1,0.5,0.4,0.6,0.1,0,0,0,1,1\r\n");
+  test::write_file(scratch / "regimes/recurring.csv",
+                   "rank,layer,expert,share_baseline,n_up,persistence,score,score_lo,score_hi\r\n"
+                   "1,1,0,0.25,1,0.75,0.1875,0.0625,0.25\r\n2,1,1,0.5,0,,0,,\r\n");
+  test::write_file(scratch / "regimes/lengths.csv",
+                   "regime,prompts,trajectories,tokens,ci_lo,ci_hi,shortest,longest\r\nR0,3,3,4.5,4,5,4,6\r\n");
+  test::write_file(scratch / "regimes/summary.json", R"({"baseline": "R0", "level": 0.05})");
+  const std::string html = render_report(scratch.path());
+  CHECK(test::mistake_in_html(html) == "");
+  CHECK(
+      has(html,
+          "Under R&lt;1 generated tokens use 1 of 2 experts more often than under R0 and 0 less often (q below 0.05); "
+          "the largest difference is that of L1E0, +25.0 percentage points [+12.5, +37.5]."));
+  CHECK(has(html, "+0.188 [+0.062, +0.250]"));
+  CHECK(html == render_report(scratch / "regimes"));
+}
