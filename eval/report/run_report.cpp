@@ -348,7 +348,8 @@ std::string render_report(const fs::path& dir) {
   if (schema_of(dir) == run_schema)
     throw Error(dir.string(), "expected a finished run with metrics.json, found none (its command goes on with it)");
   if (is_faithfulness_directory(dir)) return render_faithfulness_report(dir);
-  if (is_regimes_directory(dir)) return render_regimes_report(dir);
+  // Of a trace that was analysed too, DIR/regimes has the page of the regimes.
+  if (is_regimes_directory(dir) && !fs::exists(dir / "analysis")) return render_regimes_report(dir);
   if (is_routes_directory(dir)) return render_routes(routes_of_directory(dir));
   throw Error(dir.string(),
               "expected metrics.json (a run), trace.safetensors or analysis/ (signalbox analyze), found none");

@@ -50,7 +50,9 @@ int report_command(int argc, char** argv) {
       "How to read it: docs/reading-results.md");
   std::string dir, out, table, condition;
   bool all = false, quiet = false, as_json = false;
-  app.add_option("DIR", dir, "a run directory, a trace directory, or a directory of signalbox analyze")->required();
+  app.add_option("DIR", dir,
+                 "a run directory, a trace directory, a directory of signalbox analyze or regimes, or a faithfulness study")
+      ->required();
   CLI::Option* file = app.add_option(
       "-o,--out", out,
       "the file to write (default: DIR/report.html; of a run that is not finished, DIR/partial-report.html)");
