@@ -147,6 +147,7 @@ struct CsvView {
 std::string csv_section(const std::filesystem::path& dir, const CsvView& view) {
   if (!std::filesystem::exists(dir / view.file)) return "";
   const CsvTable table = CsvTable::read(dir / view.file);
+  if (table.n_rows() == 0) return "";
   std::vector<size_t> order(table.n_rows());
   std::iota(order.begin(), order.end(), size_t{0});
   if (view.order) {
@@ -160,8 +161,8 @@ std::string csv_section(const std::filesystem::path& dir, const CsvView& view) {
   std::vector<uint8_t> numeric;
   for (const char* column : view.columns) {
     headings.push_back(html_escape(column));
-    const std::string_view name = column;
-    numeric.push_back(name != "text" && name != "domain" && !name.starts_with("condition"));
+    constexpr std::string_view texts[] = {"text", "condition_a", "condition_b", "label", "domain", "class"};
+    numeric.push_back(std::find(std::begin(texts), std::end(texts), column) == std::end(texts));
   }
   std::vector<std::vector<std::string>> rows;
   for (size_t i = 0; i < std::min(order.size(), view.n_rows); ++i) {
@@ -210,6 +211,36 @@ const std::vector<CsvView>& views() {
       {"similarity.csv",
        "Similarity of routes",
        {"condition_a", "condition_b", "layer", "jaccard", "jaccard_weighted", "instability"},
+       nullptr,
+       200},
+      {"specialists.csv",
+       "Specialists and generalists",
+       {"layer", "expert", "label", "domain", "rate_ratio", "ci_lo", "ci_hi", "q", "effective_domains"},
+       "rate_ratio",
+       20},
+      {"pipelines.csv",
+       "Pipelines",
+       {"pipeline", "step", "layer", "expert", "domain", "phi", "q", "phi_partial", "p_partial"},
+       nullptr,
+       60},
+      {"taxonomy.csv",
+       "Experts and kinds of tokens",
+       {"layer", "expert", "class", "count", "rate_ratio", "ci_lo", "ci_hi", "q", "replicated"},
+       "rate_ratio",
+       20},
+      {"modularity.csv",
+       "Groups of experts",
+       {"layer", "communities", "modularity", "held_out", "p", "q"},
+       nullptr,
+       200},
+      {"margins.csv",
+       "Margins of the choice",
+       {"layer", "domain", "tokens", "p5", "median", "p95", "below_0.001", "below_0.01", "below_0.1"},
+       nullptr,
+       200},
+      {"drift.csv",
+       "Change over a generation",
+       {"layer", "samples", "tokens", "chi2", "cramers_v", "p", "q"},
        nullptr,
        200}};
   return all;

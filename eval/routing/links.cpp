@@ -12,6 +12,7 @@ namespace signalbox::eval {
 namespace {
 
 constexpr double candidate_z = 4;
+constexpr int64_t candidate_tokens = 5;
 constexpr size_t most_links_at_once = 64;  // of a task, which reads all samples once for them
 
 bool in_half(const TraceSet& set, size_t sample, const Units& units, const std::vector<uint8_t>& half_of, Half half) {
@@ -92,7 +93,7 @@ struct PairSums {
       }
     for (size_t a = 0; a < n_experts; ++a) {
       const size_t b = best_to[a], cell = a * n_experts + b;
-      if (best_from[b] != a || !(within(a, b) > 0)) continue;
+      if (best_from[b] != a || !(within(a, b) > 0) || both[cell] < candidate_tokens) continue;
       if (excess(cell) >= candidate_z * std::sqrt(variance[cell]) && variance[cell] > 0)
         out.push_back({layer, static_cast<int32_t>(a), static_cast<int32_t>(b)});
     }

@@ -21,8 +21,8 @@ struct Link {
 enum class Half : uint8_t { explore = 0, confirm = 1, both = 2 };
 
 // Pairs that go together within samples in the half that explores: of the correlation of the two indicators within
-// samples, each is the other's best, and the excess over chance has z >= 4 as if tokens were independent. At most one
-// link leaves or enters an expert. By layer and expert.
+// samples, each is the other's best; at least 5 tokens select both, and their excess over chance has z >= 4 as if
+// tokens were independent. At most one link leaves or enters an expert. By layer and expert.
 std::vector<Link> candidate_links(const TraceSet& set, const RouteOptions& options, const Units& units,
                                   const std::vector<uint8_t>& half_of);
 

@@ -114,8 +114,7 @@ json::Value write_route_tables(const TraceSet& set, const std::vector<Usage>& us
   if (wanted("specialists")) {
     write_specialists_csv(dir / "specialists.csv", specialists(set, routes));
     nulls.set("specialists", "domains permuted over records, pairs together; the highest ratio of any domain");
-    if (set.domains().size() < 2)
-      notes.set("specialists", "no ratios: " + std::to_string(set.domains().size()) + " domains, and two are needed");
+    if (set.domains().size() < 2) notes.set("specialists", "no ratios: the records have fewer than two domains");
   }
   if (wanted("pipelines")) {
     const Pipelines found = pipelines(set, routes);
@@ -123,9 +122,9 @@ json::Value write_route_tables(const TraceSet& set, const std::vector<Usage>& us
     nulls.set(
         "pipelines",
         "lower layers turned in a circle within samples, in records that did not propose the chain; all links hold");
-    notes.set("pipelines", std::to_string(found.links) + " links in one half of the records made " +
-                               std::to_string(found.candidates) + " chains, of which the other half confirms " +
-                               std::to_string(found.found.size()));
+    notes.set("pipelines", "links in one half of the records: " + std::to_string(found.links) +
+                               "; chains of them: " + std::to_string(found.candidates) +
+                               "; confirmed in the other half: " + std::to_string(found.found.size()));
   }
   if (wanted("taxonomy")) {
     if (!texts) texts = token_texts(set);

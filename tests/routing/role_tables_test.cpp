@@ -69,7 +69,7 @@ TEST_CASE("role tables: every number as numpy and scipy find it") {
     CHECK(table_difference(scratch.path(), golden, name, drawn ? role_tolerance_of : exact) == "");
   }
   CHECK(summary.find("notes")->find("pipelines")->string() ==
-        "3 links in one half of the records made 1 chains, of which the other half confirms 1");
+        "links in one half of the records: 3; chains of them: 1; confirmed in the other half: 1");
   options.routes.threads = 1;
   write_route_tables(set, {}, options, alone.path());
   for (const std::string& name : role_tables)

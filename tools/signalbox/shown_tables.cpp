@@ -22,7 +22,7 @@ void write_shown_tables(const TraceSet& set, TraceAnalysis& analysis, RouteTable
     stop_if_interrupted();
   };
   options.routes.on_progress = [&](const char* table, int64_t done, int64_t total) {
-    show(table, "shuffled samples", done, total);
+    show(table, "steps", done, total);
   };
   options.routes.on_tokens = [&](const char* table, int64_t done, int64_t total) {
     show("counting " + std::string(table), "tokens", done, total);
