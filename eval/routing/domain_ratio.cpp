@@ -13,7 +13,9 @@ namespace signalbox::eval {
 
 namespace {
 
-constexpr size_t items_at_once = 32;  // of a task: replicates of a block are kept for their quantiles
+constexpr size_t items_at_once = 32;                 // of a task: replicates of a block are kept for their quantiles
+constexpr int64_t permutations_an_item = 40;         // of those that none has reached, a row of the table; at most ...
+constexpr int64_t most_labels = int64_t{100000000};  // permuted for one item
 
 // Sums by domain of one block of items.
 struct BlockSums {
@@ -53,6 +55,38 @@ size_t place_of_highest(const std::vector<double>& values) {
   return best;
 }
 
+// hits[i] += permutations begin .. end - 1 in which the highest ratio of item first + i is at least bars[i].
+void count_permutations(const DomainCounts& of, uint64_t seed, size_t first, const std::vector<double>& bars,
+                        int64_t begin, int64_t end, std::vector<int64_t>& hits) {
+  const size_t n_units = of.counts.size(), n_domains = of.domains.size();
+  BlockSums sums(n_domains, bars.size());
+  std::vector<double> ratios(n_domains);
+  std::vector<uint32_t> bits(n_units);
+  std::vector<size_t> labels;
+  const ResamplingDraws permutations(seed, Resampling::permutation);
+  for (int64_t b = begin; b < end; ++b) {
+    labels = of.domain_of;
+    permutations.fill(b, bits);
+    ResamplingDraws::draw_subset(std::span(labels), n_units, bits);
+    sums.clear();
+    for (size_t unit = 0; unit < n_units; ++unit) sums.add(of, unit, labels[unit], first);
+    for (size_t i = 0; i < bars.size(); ++i) {
+      sums.ratios(i, ratios);
+      hits[i] += ratios[place_of_highest(ratios)] >= bars[i] * (1 - 1e-12);
+    }
+  }
+}
+
+// Some items of a block alone.
+DomainCounts columns_of(const DomainCounts& of, size_t first, const std::vector<size_t>& items) {
+  DomainCounts out{items.size(), of.domains, of.domain_of, of.tokens, {}};
+  for (const std::vector<int32_t>& counts : of.counts) {
+    out.counts.emplace_back();
+    for (const size_t item : items) out.counts.back().push_back(counts[first + item]);
+  }
+  return out;
+}
+
 double effective_number(const BlockSums& sums, size_t item) {
   double sum = 0, entropy = 0;
   for (size_t d = 0; d < sums.tokens.size(); ++d) sum += sums.count(d, item) / sums.tokens[d];
@@ -82,6 +116,8 @@ std::vector<DomainRatio> domain_ratios(const DomainCounts& of, uint64_t seed, in
   for (const std::vector<size_t>& mine : units)
     freedom.push_back(static_cast<double>(std::min(mine.size(), n_units - mine.size())) - 1);
 
+  const int64_t most = std::max(resamples, std::min(permutations_an_item * static_cast<int64_t>(of.n_items),
+                                                    most_labels / std::max<int64_t>(static_cast<int64_t>(n_units), 1)));
   const int64_t n_blocks = static_cast<int64_t>((of.n_items + items_at_once - 1) / items_at_once);
   std::atomic<int64_t> finished = 0;
   const auto take_block = [&](int64_t block, int thread) {
@@ -100,18 +136,21 @@ std::vector<DomainRatio> domain_ratios(const DomainCounts& of, uint64_t seed, in
     }
     if (n_domains >= 2) {
       std::vector<uint32_t> bits(n_units);
-      std::vector<size_t> labels;
-      std::vector<int64_t> hits(width);
-      const ResamplingDraws permutations(seed, Resampling::permutation), boots(seed, Resampling::bootstrap);
-      for (int64_t b = 0; b < resamples; ++b) {
-        labels = of.domain_of;
-        permutations.fill(b, bits);
-        ResamplingDraws::draw_subset(std::span(labels), n_units, bits);
-        sums.clear();
-        for (size_t unit = 0; unit < n_units; ++unit) sums.add(of, unit, labels[unit], first);
-        for (size_t i = 0; i < width; ++i) {
-          sums.ratios(i, ratios);
-          hits[i] += ratios[place_of_highest(ratios)] >= highest[i] * (1 - 1e-12);
+      const ResamplingDraws boots(seed, Resampling::bootstrap);
+      std::vector<int64_t> hits(width), drawn_for(width, resamples);
+      std::vector<size_t> unreached;  // items of the block
+      count_permutations(of, seed, first, highest, 0, resamples, hits);
+      for (size_t i = 0; i < width; ++i)
+        if (hits[i] == 0 && !std::isnan(highest[i])) unreached.push_back(i);
+      if (most > resamples && !unreached.empty()) {
+        const DomainCounts rest = columns_of(of, first, unreached);
+        std::vector<double> bars;
+        for (const size_t i : unreached) bars.push_back(highest[i]);
+        std::vector<int64_t> more(unreached.size());
+        count_permutations(rest, seed, 0, bars, resamples, most, more);
+        for (size_t k = 0; k < unreached.size(); ++k) {
+          hits[unreached[k]] = more[k];
+          drawn_for[unreached[k]] = most;
         }
       }
       std::vector<std::vector<double>> drawn(width * n_domains, std::vector<double>(static_cast<size_t>(resamples)));
@@ -132,7 +171,7 @@ std::vector<DomainRatio> domain_ratios(const DomainCounts& of, uint64_t seed, in
       for (size_t i = 0; i < width; ++i) {
         DomainRatio& one = out[first + i];
         if (std::isnan(one.ratio)) continue;
-        one.p = static_cast<double>(1 + hits[i]) / static_cast<double>(1 + resamples);
+        one.p = static_cast<double>(1 + hits[i]) / static_cast<double>(1 + drawn_for[i]);
         for (size_t d = 0; d < n_domains; ++d)
           one.by_domain[d] = widened_interval(std::move(drawn[i * n_domains + d]), freedom[d]);
         one.ci_lo = one.by_domain[one.domain].lo;

@@ -30,7 +30,11 @@ struct DomainRatio {
   // NaN: with fewer than two domains, and where no token has the thing. ci: percentiles of a bootstrap of units within
   // their domain, levels widened for few units (widened_interval; degrees of freedom: the smaller side's units less 1).
   double ratio = no_number, ci_lo = no_number, ci_hi = no_number;
-  double p = no_number;                  // domains permuted over units: highest ratio of any domain at least as large
+  // Domains permuted over units: highest ratio of any domain at least as large, (1 + hits) / (1 + resamples). Where
+  // none of the resamples reaches it further ones are drawn, 40 in all for each item (fewer with many units), and p is
+  // of all of them: with as many items as a model has experts q could not be small else. P(p <= a) <= a holds for both
+  // stages: where a is below 1 / (1 + resamples) by the second alone, above by the first, whose order the second keeps.
+  double p = no_number;
   double effective_domains = no_number;  // exp(entropy of the rates over domains)
   std::vector<Interval> by_domain;       // [domains] the interval of each one's ratio
 };
