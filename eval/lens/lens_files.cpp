@@ -12,6 +12,7 @@
 #include "base/files.h"
 #include "base/text_table.h"
 #include "eval/routing/recording_identity.h"
+#include "eval/store/facts.h"
 #include "probes/edit_spec.h"
 
 namespace signalbox::eval {
@@ -154,6 +155,10 @@ json::Value lens_summary(const LensWork& work) {
       .set("tokenizer", session.tokenizer ? json::Value(session.tokenizer->hash()) : json::Value())
       .set("data_hash", hash.hex())
       .set("edits", work.plan ? work.plan->source() : json::Value())
+      .set("edit_files",
+           work.plan
+               ? file_hashes(files_of_edits(json::Ref(work.plan->source(), "edits"), work.edits_dir), work.edits_dir)
+               : json::Value())
       .set("seed", work.seed)
       .set("numerics", session.numerics)
       .set("isa", session.backend->isa())

@@ -20,6 +20,7 @@ struct LensWork {
   const Session& session;
   const std::vector<Record>& records;
   const EditPlan* plan = nullptr;  // null: no edits
+  std::filesystem::path edits_dir;  // that their relative paths begin at
   uint64_t seed = 0;
   TokenChoice choice;
   const ChosenTokens& chosen;

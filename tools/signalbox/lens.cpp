@@ -104,7 +104,8 @@ int lens_command(int argc, char** argv) {
     json::Value tokens = json::Value::array();
     for (const int32_t token : lens.tokens) tokens.push_back(int64_t{token});
     json::Value summary =
-        lens_summary({lens_schema, session, run.records, run.plan.get(), options.seed, choice, chosen, lens.layers});
+        lens_summary({lens_schema, session, run.records, run.plan.get(), fs::path(options.edits).parent_path(),
+                      options.seed, choice, chosen, lens.layers});
     summary.set("parts", lens.parts)
         .set("top", lens.tokens.empty() ? json::Value(lens.top) : json::Value())
         .set("token_ids", lens.tokens.empty() ? json::Value() : std::move(tokens))

@@ -101,8 +101,8 @@ int vocabulary_command(int argc, char** argv) {
   for (const int32_t token : wanted.tokens) tokens.push_back(int64_t{token});
   int64_t n_all = 0;
   for (const ExpertMeans::OfLayer& of : means.layers()) n_all += static_cast<int64_t>(of.n.size());
-  json::Value summary =
-      lens_summary({vocabulary_schema, session, run.records, run.plan.get(), options.seed, choice, chosen, layers});
+  json::Value summary = lens_summary({vocabulary_schema, session, run.records, run.plan.get(),
+                                      fs::path(options.edits).parent_path(), options.seed, choice, chosen, layers});
   summary.set("top", wanted.top)
       .set("token_ids", wanted.tokens.empty() ? json::Value() : std::move(tokens))
       .set("min_count", wanted.min_count)
