@@ -153,11 +153,14 @@ TEST_CASE("compress: one active of 300 experts, and judging by the records that 
   write_file(scratch / "spec.json", R"({"family":"mixtral","dtype":"f32","config":{"num_local_experts":300,
       "num_experts_per_tok":1,"num_hidden_layers":1,"hidden_size":8,"num_attention_heads":1,"num_key_value_heads":1,
       "intermediate_size":4}})");
+  write_file(scratch / "edits.json",
+             R"({"edits":[{"op":"top_k","k":3},{"op":"deactivate","mode":"ban","layers":"0","experts":[5]}]})");
   const std::string model = (scratch / "model").string(), data = (golden_dir() / "records.jsonl").string();
   REQUIRE(run_command(binary() + " make-model " + (scratch / "spec.json").string() + " --quiet --out " + model).code ==
           0);
   const Ran ran = compress(model + " --data " + data + " --eval " + data + " --keep 1,40 --pairs 3 --output-sample 0" +
-                           " --random 1 --method merge --no-protect --out " + (scratch / "o").string());
+                           " --random 1 --method merge --no-protect --out " + (scratch / "o").string() + " --edits " +
+                           (scratch / "edits.json").string());
   REQUIRE_MESSAGE(ran.code == 0, ran.err);
   CHECK(ran.err.find("14 of the records of --eval have a prompt of --data") != std::string::npos);
   CHECK(ran.err.find("the weights of 3 of 44850 pairs of each layer are compared") != std::string::npos);
@@ -171,6 +174,13 @@ TEST_CASE("compress: one active of 300 experts, and judging by the records that 
     compared += !pairs.text(row, pairs.column("weight_similarity")).empty();
   CHECK(compared == 3);
   CHECK(pairs.text(0, pairs.column("output_similarity")).empty());
+  // Measured under the edits.
+  const CsvTable experts = CsvTable::read(scratch / "o/experts.csv");
+  double selected = 0;
+  for (size_t row = 0; row < experts.n_rows(); ++row) selected += experts.number(row, experts.column("frequency"));
+  CHECK(selected == doctest::Approx(3));
+  CHECK(experts.text(5, experts.column("frequency")) == "0");
+  CHECK(experts.text(5, experts.column("reap")).empty());
 }
 
 TEST_CASE("compress: what cannot be meant is refused in one line") {
