@@ -37,8 +37,9 @@ double LayerMeasures::overlap(int32_t a, int32_t b) const {
   return either > 0 ? static_cast<double>(common) / static_cast<double>(either) : 0;
 }
 
-ExpertMeasure::ExpertMeasure(const ModelShape& shape, const std::map<int64_t, std::vector<int64_t>>& sampled)
-    : d_model_(shape.d_model) {
+ExpertMeasure::ExpertMeasure(const ModelShape& shape, const std::map<int64_t, std::vector<int64_t>>& sampled,
+                             int threads)
+    : pool_(threads), d_model_(shape.d_model) {
   for (const auto& [sample, rows] : sampled)
     for (const int64_t row : rows) numbers_[{sample, row}] = n_sampled_++;
   for (size_t l = 0; l < shape.layers.size(); ++l) {
@@ -91,17 +92,20 @@ void ExpertMeasure::take(Point point, int32_t layer, const float* data, int64_t 
     const int64_t n = n_rows_ * (width / d_model_);
     pending.lengths.resize(static_cast<size_t>(n));
     pending.largest.resize(static_cast<size_t>(n));
-    for (int64_t i = 0; i < n; ++i) {
-      const float* out = data + i * d_model_;
-      double square = 0, largest = 0;
-      for (int64_t c = 0; c < d_model_; ++c) {
-        const double value = out[c];
-        square += value * value;
-        largest = std::max(largest, std::fabs(value));
+    const int64_t slots = width / d_model_;
+    pool_.parallel_for(n_rows_, [&](int64_t row, int) {
+      for (int64_t i = row * slots; i < (row + 1) * slots; ++i) {
+        const float* out = data + i * d_model_;
+        double square = 0, largest = 0;
+        for (int64_t c = 0; c < d_model_; ++c) {
+          const double value = out[c];
+          square += value * value;
+          largest = std::max(largest, std::fabs(value));
+        }
+        pending.lengths[static_cast<size_t>(i)] = std::sqrt(square);
+        pending.largest[static_cast<size_t>(i)] = largest;
       }
-      pending.lengths[static_cast<size_t>(i)] = std::sqrt(square);
-      pending.largest[static_cast<size_t>(i)] = largest;
-    }
+    });
   }
 }
 

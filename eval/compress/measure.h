@@ -6,6 +6,7 @@
 
 #include "base/namespaces.h"
 #include "base/no_number.h"
+#include "base/thread_pool.h"
 #include "probes/shape.h"
 #include "probes/sink.h"
 
@@ -45,7 +46,7 @@ class ExpertMeasure final : public ProbeSink {
  public:
   // `sampled`: by sample (a job's index) the rows of it, ascending, whose inputs are kept; they are numbered in order
   // of sample and row.
-  ExpertMeasure(const ModelShape& shape, const std::map<int64_t, std::vector<int64_t>>& sampled);
+  ExpertMeasure(const ModelShape& shape, const std::map<int64_t, std::vector<int64_t>>& sampled, int threads);
 
   bool wants(Point point, int32_t layer) const override;
   void begin(const StepRows& rows) override;
@@ -67,6 +68,7 @@ class ExpertMeasure final : public ProbeSink {
   };
   size_t place(int32_t layer) const;
 
+  ThreadPool pool_;
   int64_t d_model_ = 0, n_tokens_ = 0, n_sampled_ = 0, n_rows_ = 0;
   std::map<std::pair<int64_t, int64_t>, int64_t> numbers_;  // (sample, row) -> place among the sampled tokens
   std::vector<int32_t> counted_;                            // [rows of the batch] samples that have it

@@ -65,7 +65,7 @@ class Study {
 
   void measure(const RecordJobs& calibration) {
     const auto sampled = sample_tokens(calibration.jobs, options_.output_sample, options_.seed);
-    ExpertMeasure sink(session_.shape, sampled);
+    ExpertMeasure sink(session_.shape, sampled, options_.threads);
     session_.run(calibration.jobs, run_, progress("measuring experts", planned_tokens(calibration.jobs, true)), &sink);
     result_.measures = sink.layers();
     result_.tokens = sink.n_tokens();
