@@ -1,5 +1,6 @@
 # Tests (docs/testing.md). Nothing here is built unless asked for by name:
 #   signalbox_tests   all test cases that need no other build
+#   signalbox_cases   most of them as a library, for SIGNALBOX_TEST_CASES of another build
 #   selected_tests    those of the files in SIGNALBOX_SELECTED_TESTS (tools/test --only)
 #   gpu_tests         those of kernels/cuda alone, for a machine with a GPU (tools/gpu-check, tools/gpu-pack)
 #   gpu_kit           instructions and small times of a GPU (cmake/gpu_kit.cmake)
@@ -8,6 +9,10 @@
 #   *_driver          programs that tests in Python drive
 #   fuzz_targets      the fuzzers, with SIGNALBOX_FUZZ
 set(SIGNALBOX_SELECTED_TESTS "" CACHE STRING "Test files of the target selected_tests")
+# Sanitizers look for faults of the product. The cases themselves need not be compiled for them a second time: those of a
+# build without sanitizers are linked to the product of one with them, where every access to the product's memory that
+# the product makes is watched as before.
+set(SIGNALBOX_TEST_CASES "" CACHE FILEPATH "libsignalbox_cases.a of another build; empty: compile the cases here")
 
 file(GLOB_RECURSE test_sources CONFIGURE_DEPENDS tests/*_test.cpp)
 file(GLOB_RECURSE support_sources CONFIGURE_DEPENDS tests/*.cpp)
@@ -43,9 +48,19 @@ function(add_test_binary name)
     set_target_properties(${name} PROPERTIES BUILD_RPATH "${cuda_library_folders}")
   endif()
 endfunction()
-add_test_binary(signalbox_tests ${test_sources})
-compile_together(signalbox_tests)
-target_link_libraries(signalbox_tests PRIVATE signalbox_kernel_tests signalbox_device_tests)
+add_test_binary(signalbox_tests)
+if(SIGNALBOX_TEST_CASES)
+  add_library(signalbox_cases STATIC IMPORTED)
+  set_target_properties(signalbox_cases PROPERTIES IMPORTED_LOCATION ${SIGNALBOX_TEST_CASES})
+else()
+  add_library(signalbox_cases STATIC EXCLUDE_FROM_ALL ${test_sources})
+  target_link_libraries(signalbox_cases PRIVATE signalbox_flags)
+  target_compile_options(signalbox_cases PRIVATE -O0)
+  target_precompile_headers(signalbox_cases PRIVATE ${standard_headers} <doctest/doctest.h>)
+  compile_together(signalbox_cases)
+endif()
+target_link_libraries(signalbox_tests PRIVATE signalbox_kernel_tests signalbox_device_tests
+                      "$<LINK_LIBRARY:WHOLE_ARCHIVE,signalbox_cases>")
 add_test_binary(gpu_tests)
 target_link_libraries(gpu_tests PRIVATE signalbox_device_tests)
 if(SIGNALBOX_SELECTED_TESTS)
