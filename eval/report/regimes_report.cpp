@@ -10,6 +10,7 @@
 #include "eval/report/charts.h"
 #include "eval/report/page.h"
 #include "eval/report/report_table.h"
+#include "eval/report/routes_report.h"
 
 namespace signalbox::eval {
 

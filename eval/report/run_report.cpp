@@ -30,6 +30,7 @@
 #include "eval/report/run_headline.h"
 #include "eval/report/run_ranking.h"
 #include "eval/report/run_texts.h"
+#include "eval/report/run_tokens.h"
 #include "eval/report/sample_digest.h"
 #include "eval/score/scorer.h"
 #include "eval/store/manifest.h"
@@ -309,16 +310,13 @@ std::string render_run_report(const fs::path& dir, const RunFindings& run) {
   SampleDigest samples;
   if (fs::exists(dir / "samples.jsonl")) samples = digest_samples(dir, findings.baseline(), shown);
 
-  const std::vector<std::string> parts = {cross_fit_section(run),
-                                          specification_section(run),
-                                          grid_section(findings, manifest),
-                                          dose_section(findings, manifest),
-                                          ends_section(findings, samples),
-                                          detection_section(dir, run),
-                                          texts_section(samples)};
-  const char* const places[] = {"deals", "curves", "grids", "doses", "ends", "detection", "texts"};
+  const std::vector<std::string> parts = {cross_fit_section(run),           specification_section(run),
+                                          grid_section(findings, manifest), dose_section(findings, manifest),
+                                          ends_section(findings, samples),  detection_section(dir, run),
+                                          texts_section(samples),           tokens_section(dir, findings)};
+  const char* const places[] = {"deals", "curves", "grids", "doses", "ends", "detection", "texts", "tokens"};
   const char* const names[] = {"deal by deal",    "every choice", "grids", "dose and response",
-                               "how texts ended", "detection",    "texts"};
+                               "how texts ended", "detection",    "texts", "token by token"};
   std::string nav =
                   "<nav class=\"small\"><a href=\"#found\">findings</a><a href=\"#overview\">in one view</a>"
                   "<a href=\"#differences\">differences</a>",

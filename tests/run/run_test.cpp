@@ -9,6 +9,7 @@
 
 #include "base/json.h"
 #include "tests/kills.h"
+#include "tests/report/html_check.h"
 #include "tests/support.h"
 
 namespace fs = std::filesystem;
@@ -259,9 +260,16 @@ TEST_CASE("analyze: a run's findings again, and its baseline's trace") {
   SmallRun small(R"({"model": "builtin", "data": "data.jsonl", "generate": {"max_tokens": 6}, "resamples": 300,
     "interventions": [{"name": "plain"}, {"name": "off", "edits": [
       {"op": "deactivate", "mode": "ban", "experts": {"2": [1, 4]}}]}], "baseline": "plain", "controls": false,
-    "metrics": ["em"], "traces": {"of": ["plain"]}})");
+    "metrics": ["em"], "traces": {"of": ["plain", "off"]}})");
   const fs::path out = small.temporary / "out";
   REQUIRE(run_experiment(small.spec, out).code == 0);
+  // The report has both traces token by token.
+  const std::string page = read_file(out / "report.html");
+  const json::Value traced = json::parse(test::data_block(page, "run-traces"), "run-traces");
+  REQUIRE(traced.items().size() == 2);
+  CHECK(traced.items()[1].find("name")->string() == "off");
+  const json::Value packed = json::parse(test::data_block(page, traced.items()[1].find("block")->string()), "packed");
+  CHECK(packed.find("samples")->items().size() == packed.find("n_samples")->integer());
   const Ran same = run_command(test::binary() + " analyze " + out.string() +
                                " --contrast with_document:without_document --resamples 300 --quiet");
   REQUIRE_MESSAGE(same.code == 0, same.err);
