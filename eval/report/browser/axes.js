@@ -13,9 +13,10 @@ box.axes = (svg, {x, y, width, height, left, top, xLabel, yLabel, wholeX}) => {
 };
 
 box.draw.lines = ({figure, place}) => {
-  const {x: xLabel, y: yLabel, curves} = box.json(figure.dataset.source), say = box.readout(place);
+  const {x: xLabel, y: yLabel, curves} = box.json(figure.dataset.source);
   const points = curves.flatMap(curve => curve.points);
-  const most = 24, shown = curves.slice(0, most);
+  if (points.length === 0) return box.nothing(place);
+  const most = 24, shown = curves.slice(0, most), say = box.readout(place);
   box.keepDrawn(place, () => {
     const names = shown.length > 1, width = box.widthOf(place, 760), left = 56, top = 28, height = 240;
     const keyWidth = names && width > 560 ? 190 : 0, across = width - 14 - keyWidth;

@@ -15,7 +15,9 @@ box.draw.contrast_map = ({figure, place}) => {
 };
 
 box.draw.volcano = ({figure, place}) => {
-  const rows = data().filter(row => row.p !== null && row.p > 0), say = box.readout(place), {a, b} = figure.dataset;
+  const rows = data().filter(row => row.p !== null && row.p > 0), {a, b} = figure.dataset;
+  if (rows.length === 0) return box.nothing(place);
+  const say = box.readout(place);
   box.keepDrawn(place, () => {
     const {svg, scaleX, scaleY} = box.points(place, {points: rows, x: row => 100 * row.rd, y: row => -Math.log10(row.p),
       xLabel: `rd in points: more under ${b} (left), more under ${a} (right)`, yLabel: '\u2212log10 p', yDomain: [0, Math.max(0.1, d3.max(rows, row => -Math.log10(row.p)))],

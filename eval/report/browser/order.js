@@ -1,6 +1,6 @@
 // From token to token: which expert follows which, and how long tokens stay with one.
 box.layersOf = rows => box.distinct(rows.map(row => row.layer)).sort((a, b) => a - b);
-const columnsOf = rows => Object.keys(rows[0]);
+const columnsOf = rows => rows.length > 0 ? Object.keys(rows[0]) : [];
 box.tableOfRows = rows => ({columns: columnsOf(rows), rows: rows.map(row => columnsOf(rows).map(name => row[name]))});
 
 box.draw.transitions = ({figure, place, controls}) => {
@@ -31,6 +31,12 @@ box.draw.transitions = ({figure, place, controls}) => {
   return {table: () => box.tableOfRows(ofLayer())};
 };
 
+// What stands where a figure would have nothing to show.
+box.nothing = place => {
+  place.textContent = 'Nothing to draw: the table has no row with a defined value.';
+  return {table: () => ({columns: [], rows: []})};
+};
+
 // Points with a number across and one upwards, filled where a test rejects.
 box.points = (place, {points, x, y, xLabel, yLabel, filled, name, label, say, diagonal, xDomain, yDomain}) => {
   const width = box.widthOf(place, 640), left = 56, top = 28, height = 380;
@@ -47,6 +53,7 @@ box.points = (place, {points, x, y, xLabel, yLabel, filled, name, label, say, di
 
 box.draw.persistence = ({figure, place, controls}) => {
   const rows = box.rowsOf(box.json('persistence')).filter(row => row.p_stay !== null), layers = box.layersOf(rows);
+  if (rows.length === 0) return box.nothing(place);
   const say = box.readout(place);
   let layer = 'all';
   const shown = () => rows.filter(row => layer === 'all' || row.layer === layer);

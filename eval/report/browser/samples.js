@@ -41,3 +41,10 @@ box.read = change => {
   for (const listener of listeners) listener(change);
 };
 box.onRead = listener => listeners.push(listener);
+
+// Signs that cannot be seen, or that turn what stands around them, as their numbers; line ends and tabs with an arrow.
+box.visible = text => text.replace(/\n/g, '\u21b5\n').replace(/\t/g, '\u2192\t')
+  .replace(/[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]/g,
+    c => `\u2039${c.charCodeAt(0).toString(16)}\u203a`);
+// A token in a line of words, apart from their direction.
+box.quoted = text => `\u2068"${box.visible(text).replace(/[\n\t]/g, '')}"\u2069`;

@@ -1,5 +1,5 @@
 // The sample that is being read, as maps: experts over its tokens at one layer, and layers over its tokens.
-const tokenLabel = (samples, sample, t) => `token ${t} ${JSON.stringify(samples.textOf(sample, t))}`;
+const tokenLabel = (samples, sample, t) => `token ${t} ${box.quoted(samples.textOf(sample, t))}`;
 
 const followed = (place, draw) => {
   const redraw = box.keepDrawn(place, draw);

@@ -1,9 +1,5 @@
 // A text token by token in the colours of its experts at one layer; the token under the pointer or the keys is read out
 // with its whole route.
-const visible = text => text.replace(/\n/g, '\u21b5\n').replace(/\t/g, '\u2192\t')
-  .replace(/[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]/g,
-    c => `\u2039${c.charCodeAt(0).toString(16)}\u203a`);
-
 // The experts of a sample at the layer and slot, those of most tokens first.
 const ranked = ({sample, layer, slot}) => {
   const samples = box.samples(), place = samples.index.layers.indexOf(layer), counts = new Map();
@@ -54,7 +50,7 @@ const fillText = text => {
     span.dataset.token = t;
     span.className = t >= sample.given ? 'token generated' : 'token';
     span.tabIndex = t === 0 ? 0 : -1;
-    const shown = visible(samples.textOf(sample, t)), line = shown.endsWith('\n') ? '\n' : '';
+    const shown = box.visible(samples.textOf(sample, t)), line = shown.endsWith('\n') ? '\n' : '';
     words.textContent = line ? shown.slice(0, -1) : shown;
     span.append(words, number, line);  // a line ends behind the number
     text.append(span);
@@ -66,7 +62,7 @@ const tellToken = (panel, say) => {
   const samples = box.samples(), {sample, token, layer} = box.reading;
   const describe = route => route.map(r => `E${r.expert}` + (r.weight === null ? '' : ` ${box.number(r.weight)}`)).join(', ');
   const here = samples.route(sample, token, samples.index.layers.indexOf(layer));
-  const words = JSON.stringify(samples.textOf(sample, token));
+  const words = box.quoted(samples.textOf(sample, token));
   say(`Token ${token} ${words} (id ${sample.tokens[token]}, ${token >= sample.given ? 'generated' : 'given'}), layer ${layer}: ${describe(here)}`);
   panel.textContent = '';
   const rows = samples.index.layers.map((l, place) => {
