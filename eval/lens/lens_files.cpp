@@ -167,9 +167,9 @@ json::Value lens_summary(const LensWork& work) {
       .set("layers", layer_ranges(work.layers))
       .set("positions", positions_text(work.choice))
       .set("span", work.choice.span.empty() ? json::Value() : json::Value(work.choice.span))
-      .set("records", work.chosen.n_records())
-      .set("records_without_tokens", work.chosen.n_records_without())
-      .set("tokens", work.chosen.n_tokens());
+      .set("n_records", work.chosen.n_records())
+      .set("n_records_without_tokens", work.chosen.n_records_without())
+      .set("n_tokens", work.chosen.n_tokens());
   return out;
 }
 

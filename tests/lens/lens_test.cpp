@@ -181,8 +181,8 @@ TEST_CASE("lens: the last layer is the model, and nothing depends on batch, chun
   CHECK(whole.file("lens.csv") == pieces.file("lens.csv"));
   CHECK(whole.file("summary.json") == pieces.file("summary.json"));
   const json::Value summary = json::parse(whole.file("summary.json"), "summary");
-  CHECK(summary.find("tokens")->integer() == 81);
-  CHECK(summary.find("rows")->integer() == static_cast<int64_t>(whole.table("lens.csv").n_rows()));
+  CHECK(summary.find("n_tokens")->integer() == 81);
+  CHECK(summary.find("n_rows")->integer() == static_cast<int64_t>(whole.table("lens.csv").n_rows()));
   CHECK(summary.find("parts")->boolean());
   CHECK(summary.find("edits")->is_null());
 

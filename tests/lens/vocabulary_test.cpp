@@ -101,11 +101,34 @@ TEST_CASE("vocabulary: edits, counts and prompts") {
   CHECK(summary.find("layers")->string() == "1");
   CHECK(summary.find("prompts")->items().size() == 2);
   CHECK(summary.find("edits")->items().size() == 1);
-  CHECK(summary.find("experts")->integer() == static_cast<int64_t>(table.n_rows()));
+  CHECK(summary.find("n_experts")->integer() == static_cast<int64_t>(table.n_rows()));
   CHECK(summary.find("tables")->find("expert_vocabulary.csv"));
 
   const LensRun often("vocabulary", "deepseek_v2_lite", "--top 1 --min-count 20");
   const CsvTable kept = often.table("expert_vocabulary.csv");
   CHECK(kept.n_rows() > 0);
   for (size_t r = 0; r < kept.n_rows(); ++r) CHECK(kept.integer(r, 6) >= 20);
+}
+
+TEST_CASE("vocabulary: experts that it ranks may be edited, but not tested on the prompts that ranked them") {
+  TemporaryDirectory dir;
+  const std::string model = (goldens_dir() / "olmoe/model").string();
+  write_file(dir / "seen.jsonl", "{\"id\": \"a\", \"tokens\": [5, 9, 40, 3]}\n");
+  write_file(dir / "new.jsonl", "{\"id\": \"b\", \"tokens\": [5, 9, 40, 4]}\n");
+  REQUIRE(run_command(binary() + " vocabulary " + model + " --input " + (dir / "seen.jsonl").string() +
+                      " --tokens 40 --quiet --out " + (dir / "ranked").string())
+              .code == 0);
+  const auto tested = [&](const std::string& data) {
+    write_file(dir / "spec.json", R"({"model": ")" + model + R"(", "data": ")" + data + R"(", "metrics": ["kl"],
+        "controls": false, "interventions": [{"name": "baseline"}, {"name": "off", "edits": [{"op": "deactivate",
+        "mode": "ban", "experts": {"from": "ranked/expert_vocabulary.csv", "by": "mean", "top": 2, "sign": "+"}}]}]})");
+    return run_command(binary() + " run " + (dir / "spec.json").string() + " --quiet --out " +
+                       (dir / ("run-" + data)).string());
+  };
+  const Ran seen = tested("seen.jsonl"), unseen = tested("new.jsonl");
+  CAPTURE(seen.err);
+  CHECK(seen.code == 1);
+  CHECK(seen.err.find("ranked/expert_vocabulary.csv") != std::string::npos);
+  CAPTURE(unseen.err);
+  CHECK(unseen.code == 0);
 }

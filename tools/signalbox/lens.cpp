@@ -108,8 +108,8 @@ int lens_command(int argc, char** argv) {
                       options.seed, choice, chosen, lens.layers});
     summary.set("parts", lens.parts)
         .set("top", lens.tokens.empty() ? json::Value(lens.top) : json::Value())
-        .set("token_ids", lens.tokens.empty() ? json::Value() : std::move(tokens))
-        .set("rows", n_rows);
+        .set("tokens", lens.tokens.empty() ? json::Value() : std::move(tokens))
+        .set("n_rows", n_rows);
     write_file_atomically(dir / "summary.json", json::dump(summary, 2) + "\n");
     files->commit();
     if (options.json) write_stdout(json::dump(summary) + "\n");

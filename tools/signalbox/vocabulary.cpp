@@ -104,10 +104,10 @@ int vocabulary_command(int argc, char** argv) {
   json::Value summary = lens_summary({vocabulary_schema, session, run.records, run.plan.get(),
                                       fs::path(options.edits).parent_path(), options.seed, choice, chosen, layers});
   summary.set("top", wanted.top)
-      .set("token_ids", wanted.tokens.empty() ? json::Value() : std::move(tokens))
+      .set("tokens", wanted.tokens.empty() ? json::Value() : std::move(tokens))
       .set("min_count", wanted.min_count)
-      .set("experts", n_experts)
-      .set("experts_left_out", n_all - n_experts);
+      .set("n_experts", n_experts)
+      .set("n_experts_left_out", n_all - n_experts);
   prompts_of(run.records, run.made.span_names, session).put(summary);
   summary.set("tables",
               file_hashes({files.path() / "expert_vocabulary.csv", files.path() / "token_experts.csv"}, files.path()));
