@@ -12,7 +12,7 @@
 #include "eval/experiment/estimate.h"
 #include "eval/experiment/speed.h"
 #include "eval/findings/domain_findings.h"
-#include "eval/report/run_report.h"
+#include "eval/report/routes_report.h"
 #include "eval/routing/route_tables.h"
 #include "eval/store/staged_files.h"
 #include "probes/trace_schema.h"
@@ -143,7 +143,12 @@ void analyse(DomainsOptions& options) {
 
 // The study in pictures: one self-contained file.
 void write_panel(const DomainsOptions& options) {
-  write_file_atomically(options.panel(), render_analysis_report(options.analysis()));
+  RoutesPage page;
+  page.trace = options.common.trace;
+  page.analysis = options.analysis();
+  page.title = "Signalbox domains";
+  page.heading = "Do domains use experts of their own?";
+  write_file_atomically(options.panel(), render_routes(page));
 }
 
 void tell_findings(const DomainsOptions& options, PreparedRun& run) {
