@@ -16,7 +16,7 @@ using namespace probes;
 
 namespace {
 
-constexpr const char* summary_file = "summary.json";
+constexpr const char* gradient_summary = "summary.json";
 
 // The two halves of a batch of one trace: what the forward gives, and what comes on the way back.
 class ValuesHalf : public ProbeSink {
@@ -79,7 +79,7 @@ void fill(Step& step, KvPool& pool, const std::vector<const Job*>& jobs, const s
 // A directory that holds something else is left alone; gradients that are there are replaced when the new ones are
 // done.
 void check_directory(const std::filesystem::path& dir) {
-  const std::vector<std::string> own = {trace_file, records_file, texts_file, summary_file};
+  const std::vector<std::string> own = {trace_file, records_file, texts_file, gradient_summary};
   std::error_code failed;
   for (const auto& entry : std::filesystem::directory_iterator(dir, failed)) {
     const std::string name = entry.path().filename().string();
@@ -191,7 +191,7 @@ GradientResult trace_gradients(const Session& session, const std::vector<Record>
   texts.commit();
   json::Value points = json::Value::array();
   for (const PointAt& at : request.trace.points.all()) points.push_back(point_name(at.point, at.layer));
-  write_file_atomically(request.trace.dir / summary_file,
+  write_file_atomically(request.trace.dir / gradient_summary,
                         json::dump(json::Value::object()
                                        .set("schema", "signalbox.gradient/1")
                                        .set("metric", std::string(metric_name(request.metric)))

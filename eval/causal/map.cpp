@@ -19,10 +19,10 @@ using namespace probes;
 
 namespace {
 
-constexpr std::array<std::pair<Without, std::string_view>, 3> names = {
+constexpr std::array<std::pair<Without, std::string_view>, 3> kinds_by_name = {
     {{Without::hole, "hole"}, {Without::ban, "ban"}, {Without::mean, "mean"}}};
 constexpr const char* map_file = "map.safetensors";
-constexpr const char* summary_file = "summary.json";
+constexpr const char* map_summary = "summary.json";
 
 struct Cell {
   int64_t position = 0, slot = 0;
@@ -253,12 +253,12 @@ void put(safetensors::Writer& file, const std::vector<T>& values) {
 }  // namespace
 
 Without parse_without(std::string_view name, const std::string& where) {
-  for (const auto& [without, known] : names)
+  for (const auto& [without, known] : kinds_by_name)
     if (known == name) return without;
   throw Error(where, "expected hole, ban or mean, found \"" + std::string(name) + "\"");
 }
 
-std::string_view without_name(Without without) { return names[static_cast<size_t>(without)].second; }
+std::string_view without_name(Without without) { return kinds_by_name[static_cast<size_t>(without)].second; }
 
 int64_t count_cells(const Session& session, const RecordJobs& made, const MapRequest& request) {
   int64_t tokens = 0;
@@ -281,7 +281,7 @@ MapResult map_effects(const Session& session, const std::vector<Record>& records
   if (failed) throw Error(request.dir.string(), "cannot make the directory: " + failed.message());
   for (const auto& entry : std::filesystem::directory_iterator(request.dir)) {
     const std::string name = entry.path().filename().string();
-    if (name != map_file && name != summary_file && name != records_file)
+    if (name != map_file && name != map_summary && name != records_file)
       throw Error(request.dir.string(), "expected an empty directory or one that holds a map, found \"" + name + "\"");
   }
   MapResult result;
@@ -337,7 +337,7 @@ MapResult map_effects(const Session& session, const std::vector<Record>& records
   json::Value layers = json::Value::array();
   for (const int32_t layer : request.layers) layers.push_back(int64_t{layer});
   write_file_atomically(
-      request.dir / summary_file,
+      request.dir / map_summary,
       json::dump(json::Value::object()
                      .set("schema", "signalbox.map/1")
                      .set("metric", std::string(metric_name(request.metric)))

@@ -12,7 +12,7 @@ using namespace kernels;
 
 namespace {
 
-constexpr std::array<std::pair<Metric, std::string_view>, 4> names = {
+constexpr std::array<std::pair<Metric, std::string_view>, 4> metrics_by_name = {
     {{Metric::logprob, "logprob"}, {Metric::nll, "nll"}, {Metric::logit_diff, "logit_diff"}, {Metric::kl, "kl"}}};
 
 // The token that a record's key names.
@@ -55,12 +55,12 @@ std::vector<float> factors_of(const MetricRows& rows, float sign) {
 }  // namespace
 
 Metric parse_metric(std::string_view name, const std::string& where) {
-  for (const auto& [metric, known] : names)
+  for (const auto& [metric, known] : metrics_by_name)
     if (known == name) return metric;
   throw Error(where, "expected " + std::string(metric_names()) + ", found \"" + std::string(name) + "\"");
 }
 
-std::string_view metric_name(Metric metric) { return names[static_cast<size_t>(metric)].second; }
+std::string_view metric_name(Metric metric) { return metrics_by_name[static_cast<size_t>(metric)].second; }
 std::string_view metric_names() { return "logprob, nll, logit_diff or kl"; }
 
 MetricRows metric_rows(Metric metric, const Record& record, const EncodedRecord& encoded, const EncodeSetup& setup) {

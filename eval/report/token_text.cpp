@@ -30,7 +30,7 @@ const std::map<char32_t, char>& bytes_of_letters() {
 }
 
 // Nothing where a letter is none of the alphabet: a token that was added to the vocabulary as it is.
-std::optional<std::string> bytes_of_piece(const std::string& piece, Spelling spelling) {
+std::optional<std::string> raw_bytes(const std::string& piece, Spelling spelling) {
   std::string out;
   if (spelling == Spelling::byte_level) {
     for (size_t at = 0; at < piece.size();) {
@@ -84,7 +84,7 @@ std::vector<std::string> token_texts_of(const std::vector<std::string>& pieces, 
   std::vector<std::string> out;
   std::string waiting;  // bytes of a character that is not whole yet
   for (const std::string& piece : pieces) {
-    const std::optional<std::string> bytes = bytes_of_piece(piece, spelling);
+    const std::optional<std::string> bytes = raw_bytes(piece, spelling);
     if (!bytes) {
       out.push_back(piece);
       waiting.clear();
