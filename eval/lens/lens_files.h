@@ -19,7 +19,7 @@ struct LensWork {
   std::string schema;
   const Session& session;
   const std::vector<Record>& records;
-  const EditPlan* plan = nullptr;  // null: no edits
+  const EditPlan* plan = nullptr;   // null: no edits
   std::filesystem::path edits_dir;  // that their relative paths begin at
   uint64_t seed = 0;
   TokenChoice choice;
