@@ -9,6 +9,7 @@
 #include "eval/report/browser_files.h"
 #include "eval/report/page.h"
 #include "eval/report/page_data.h"
+#include "eval/report/routes_graphs.h"
 #include "eval/report/routes_report.h"
 #include "eval/report/routes_samples.h"
 #include "eval/report/routes_sentences.h"
@@ -191,4 +192,29 @@ TEST_CASE("sentences of an analysis say what its tests say") {
   CHECK(found[1].find("positive for 1, negative for 1.") != std::string::npos);
   CHECK(found[1].find("Expert 0 of layer 1 is selected by 10 % of tokens, and by 60 %") != std::string::npos);
   CHECK(found[2].starts_with("No pair of experts"));
+}
+
+TEST_CASE("graphs for other programs: the strongest links of each layer") {
+  const CsvTable pairs =
+      CsvTable::parse("layer,expert_a,expert_b,count,lift\r\n1,0,1,5,2\r\n1,0,2,9,\r\n1,1,2,7,1\r\n2,0,3,1,1\r\n", "t");
+  const ExpertGraph together = coactivation_graph(pairs, 2);
+  CHECK(dot_text(together) ==
+        "graph coactivation {\n  rankdir=LR;\n  subgraph cluster_1 {\n    label=\"layer 1\";\n"
+        "    L1E0 [label=\"0\"];\n    L1E1 [label=\"1\"];\n    L1E2 [label=\"2\"];\n  }\n"
+        "  subgraph cluster_2 {\n    label=\"layer 2\";\n    L2E0 [label=\"0\"];\n    L2E3 [label=\"3\"];\n  }\n"
+        "  L1E0 -- L1E2 [count=\"9\"];\n  L1E1 -- L1E2 [count=\"7\"];\n  L2E0 -- L2E3 [count=\"1\"];\n}\n");
+  test::TemporaryDirectory scratch;
+  test::write_file(scratch / "across_layers.csv",
+                   "layer_a,expert_a,layer_b,expert_b,jaccard,phi\r\n1,0,2,3,0.5,0.75\r\n1,0,2,1,0.1,-0.5\r\n");
+  const std::vector<fs::path> files = write_graphs(scratch.path(), scratch.path(), {"json", "mermaid"}, 10);
+  REQUIRE(files.size() == 2);
+  const json::Value graph = json::parse_file(files[0]);
+  const json::Ref body = json::Ref(graph, "graph").at("graph");
+  CHECK(body.at("directed").boolean());
+  REQUIRE(body.at("edges").length() == 1);
+  CHECK(body.at("edges")[0].at("target").string() == "L2E3");
+  CHECK(body.at("edges")[0].at("metadata").at("phi").number() == 0.75);
+  CHECK(body.at("nodes").at("L1E0").at("metadata").at("layer").integer() == 1);
+  CHECK(test::read_file(files[1]).ends_with("  L1E0 -->|\"0.75\"| L2E3\n"));
+  CHECK_THROWS_AS(write_graphs(scratch / "none", scratch.path(), {"dot"}, 10), Error);
 }

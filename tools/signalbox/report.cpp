@@ -9,6 +9,8 @@
 #include "eval/findings/metrics_file.h"
 #include "eval/findings/scope.h"
 #include "eval/findings/tables.h"
+#include "eval/report/routes_graphs.h"
+#include "eval/report/routes_report.h"
 #include "eval/report/run_report.h"
 #include "tools/signalbox/commands.h"
 #include "tools/signalbox/flags.h"
@@ -49,6 +51,8 @@ int report_command(int argc, char** argv) {
       "Example:\n  signalbox report out/run -o report.html\n  signalbox report out/run --table md\n\n"
       "How to read it: docs/reading-results.md");
   std::string dir, out, table, condition;
+  std::vector<std::string> graphs;
+  int64_t graph_links = 30;
   bool all = false, quiet = false, as_json = false;
   app.add_option("DIR", dir,
                  "a run directory, a trace directory, a directory of signalbox analyze or regimes, or a faithfulness study")
@@ -61,9 +65,20 @@ int report_command(int argc, char** argv) {
   file->excludes(format);
   app.add_flag("--all", all, "with --table: rows for controls and the audit's experts too")->needs(format);
   app.add_option("--condition", condition, "with --table: only the rows of this condition")->needs(format);
-  CLI::Option* json_flag = app.add_flag(
-      "--json", as_json, "machine output: {\"report\": FILE}, with \"partial\" where the run is not finished");
+  CLI::Option* json_flag = app.add_flag("--json", as_json,
+                                        "machine output: {\"report\": FILE}, with \"graphs\" where asked for, and "
+                                        "\"partial\" where the run is not finished");
   json_flag->excludes(format);
+  app.add_option("--graphs", graphs,
+                 "also write which experts work together, in a layer and from layer to the next, as graphs beside the "
+                 "tables: dot (Graphviz), json (JSON Graph Format), mermaid; several with commas")
+      ->delimiter(',')
+      ->check(one_of({"dot", "json", "mermaid"}))
+      ->excludes(format);
+  app.add_option("--graph-links", graph_links, "links of each layer in a graph, the strongest first")
+      ->check(in_range(int64_t{1}, int64_t{1000000}))
+      ->capture_default_str()
+      ->needs("--graphs");
   app.add_flag("--quiet", quiet, "say nothing");
   if (int code = parse_arguments(app, argc, argv); code >= 0) return code;
   std::optional<RunFindings> partial;
@@ -73,13 +88,25 @@ int report_command(int argc, char** argv) {
     return 0;
   }
   const fs::path to = out.empty() ? fs::path(dir) / (partial ? partial_report_file : "report.html") : fs::path(out);
+  std::vector<fs::path> graph_files;
+  if (!graphs.empty()) {
+    const fs::path analysis = routes_of_directory(dir).analysis;
+    if (analysis.empty()) throw Error(dir, "expected analysis/ (signalbox analyze) for --graphs, found none");
+    graph_files = write_graphs(analysis, analysis, graphs, graph_links);
+  }
   write_file_atomically(to, partial ? render_run_report(dir, *partial) : render_report(dir));
   if (as_json) {
     json::Value line = json::Value::object().set("report", to.string());
+    if (!graphs.empty()) {
+      json::Value list = json::Value::array();
+      for (const fs::path& graph : graph_files) list.push_back(graph.string());
+      line.set("graphs", std::move(list));
+    }
     if (partial) append_scope(line, *partial);
     write_stdout(json::dump(line) + "\n");
   } else if (!quiet) {
     write_stdout((partial ? scope_text(*partial) : std::string()) + "Report: " + to.string() + "\n");
+    for (const fs::path& graph : graph_files) write_stdout("Graph: " + graph.string() + "\n");
   }
   return 0;
 }
