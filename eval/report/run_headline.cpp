@@ -68,7 +68,7 @@ std::string effect_clause(const FindingsIndex& findings, const ResultRow& row) {
       out += " " +
              (down ? format_interval(-found.hi, -found.lo, decimals) : format_interval(found.lo, found.hi, decimals));
   } else {
-    out = "shows no difference in " + what + ": " + format_difference(found.value, decimals);
+    out = "is not shown to change " + what + ": " + format_difference(found.value, decimals);
     if (has_interval) out += " " + format_interval(found.lo, found.hi, decimals, true);
   }
   out += counted;
@@ -118,7 +118,7 @@ std::string other_effects(const FindingsIndex& findings, const std::string& name
   if (!shown.empty()) out = "It also " + joined(shown, "; ");
   if (left_out > 0) out += "; and " + std::to_string(left_out) + " more that the tables show";
   if (!not_shown.empty())
-    out += (out.empty() ? "It shows no difference in " : "; and no difference in ") + joined(not_shown);
+    out += (out.empty() ? "It is not shown to change " : "; it is not shown to change ") + joined(not_shown);
   return out.empty() ? "" : out + ".";
 }
 

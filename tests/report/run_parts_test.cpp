@@ -64,10 +64,10 @@ TEST_CASE("run report: sentences of an intervention") {
   std::vector<std::string> told = sentences_of(run);
   REQUIRE(told.size() == 3);
   CHECK(told[0] ==
-        "It lowers em under a by 0.400 [0.280, 0.500] (n = 50, q 0.0010), more than all 20 random sets; shows no "
-        "difference in em under b: 0.000 [-0.050, +0.050] (n = 50, p 1.0000).");
+        "It lowers em under a by 0.400 [0.280, 0.500] (n = 50, q 0.0010), more than all 20 random sets; is not "
+        "shown to change em under b: 0.000 [-0.050, +0.050] (n = 50, p 1.0000).");
   CHECK(told[1] == "The effect on em under a - b is -0.400 [-0.500, -0.300] (p 0.0020).");
-  CHECK(told[2] == "It shows no difference in f1.");
+  CHECK(told[2] == "It is not shown to change f1.");
   CHECK(has(sentences_of(findings_of(0.4, 4))[0], "It raises em under a by 0.400 [0.300, 0.520]"));
   CHECK(has(sentences_of(findings_of(0.4, 4))[0], "and 3 of 20 random sets by as much or more"));
   run.conditions[0].found.contrasts[1][0].random.differences.n = 5;
