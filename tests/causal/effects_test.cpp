@@ -21,7 +21,7 @@ using namespace signalbox::tools;
 using namespace signalbox::eval;
 namespace fs = std::filesystem;
 
-const char* const lines[] = {R"({"id":"a","tokens":[5,9,33,17,40,12,61,8,25,30]})",
+const char* const record_lines[] = {R"({"id":"a","tokens":[5,9,33,17,40,12,61,8,25,30]})",
                              R"({"id":"b","tokens":[44,3,9,71]})"};
 // Acts in the first layer with a router of these models, on all tokens but the first two.
 std::string edit_of(int32_t layer) {
@@ -29,12 +29,12 @@ std::string edit_of(int32_t layer) {
          R"(","tokens":{"positions":"2:99"}}])";
 }
 
-struct Setup {
+struct Study {
   Session session;
   std::vector<Record> records;
   test::TemporaryDirectory dir;
-  explicit Setup(const std::string& name) : session(open_session((test::goldens_dir() / name / "model").string(), {})) {
-    for (const char* line : lines) records.push_back(parse_record(json::parse(line, "records"), "records"));
+  explicit Study(const std::string& name) : session(open_session((test::goldens_dir() / name / "model").string(), {})) {
+    for (const char* line : record_lines) records.push_back(parse_record(json::parse(line, "records"), "records"));
   }
   std::shared_ptr<const EditPlan> plan(const std::string& text) const {
     if (text.empty()) return nullptr;
@@ -80,7 +80,7 @@ TEST_CASE("causal effects: total, direct, routes and interaction are those of fo
     for (const bool holds_weights : {false, true}) {
       CAPTURE(name);
       CAPTURE(holds_weights);
-      const Setup setup(name);
+      const Study setup(name);
       const std::vector<int32_t> moe = setup.session.model.moe_layers();
       const std::string edits = edit_of(moe[0]);
       const std::string layers = std::to_string(moe[1]) + "-" + std::to_string(moe.back());
@@ -109,7 +109,7 @@ TEST_CASE("causal effects: total, direct, routes and interaction are those of fo
 }
 
 TEST_CASE("causal effects: how a change travels") {
-  const Setup setup("olmoe");
+  const Study setup("olmoe");
   const std::string edits = edit_of(0);
   EffectsRequest request;
   request.metric = Metric::nll;
@@ -166,7 +166,7 @@ TEST_CASE("causal effects: how a change travels") {
 }
 
 TEST_CASE("causal effects: edits of the last layer have no later routes; files keep empty cells") {
-  const Setup setup("olmoe");
+  const Study setup("olmoe");
   EffectsRequest request;
   request.metric = Metric::nll;
   const std::string edits = R"([{"op":"temperature","t":2}])";

@@ -14,7 +14,7 @@ namespace fs = std::filesystem;
 
 namespace {
 
-bool has(const std::string& text, const std::string& part) {
+bool page_has(const std::string& text, const std::string& part) {
   INFO(part);
   return text.find(part) != std::string::npos;
 }
@@ -42,13 +42,13 @@ TEST_CASE("report: a faithfulness study") {
   const std::string html = render_report(scratch.path());
   CHECK(test::mistake_in_html(html) == "");
   CHECK_FALSE(test::from_outside(html));
-  CHECK(has(html, "area 0.375 [0.250, 0.500] over 4 explanations.</p>"));
-  CHECK(has(html, "Correct with the full explanation: undefined; with none: undefined"));
-  CHECK(has(html, "1 outputs lack the marker"));
-  CHECK(has(html, "<td>misroute &lt;random&gt; 0.5</td>"));
-  CHECK(has(html, "id=\"curve-early\""));
-  CHECK_FALSE(has(html, "id=\"curve-filler\""));
-  CHECK_FALSE(has(html, ">nan"));
+  CHECK(page_has(html, "area 0.375 [0.250, 0.500] over 4 explanations.</p>"));
+  CHECK(page_has(html, "Correct with the full explanation: undefined; with none: undefined"));
+  CHECK(page_has(html, "1 outputs lack the marker"));
+  CHECK(page_has(html, "<td>misroute &lt;random&gt; 0.5</td>"));
+  CHECK(page_has(html, "id=\"curve-early\""));
+  CHECK_FALSE(page_has(html, "id=\"curve-filler\""));
+  CHECK_FALSE(page_has(html, ">nan"));
   fs::remove(scratch / "summary.json");
   CHECK_THROWS_AS(render_report(scratch.path()), Error);
 }
@@ -69,9 +69,9 @@ TEST_CASE("report: regimes") {
   const std::string html = render_report(scratch.path());
   CHECK(test::mistake_in_html(html) == "");
   CHECK(
-      has(html,
+      page_has(html,
           "Under R&lt;1 generated tokens use 1 of 2 experts more often than under R0 and 0 less often (q below 0.05); "
           "the largest difference is that of L1E0, +25.0 percentage points [+12.5, +37.5]."));
-  CHECK(has(html, "+0.188 [+0.062, +0.250]"));
+  CHECK(page_has(html, "+0.188 [+0.062, +0.250]"));
   CHECK(html == render_report(scratch / "regimes"));
 }
