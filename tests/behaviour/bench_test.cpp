@@ -172,7 +172,8 @@ TEST_CASE("bench: a model's figures and how they hang together" *
   CHECK(document.find("watched")->is_null());
 }
 
-TEST_CASE("bench --quick: prefill and decode alone, and what is left out is named") {
+TEST_CASE("bench --quick: prefill and decode alone, and what is left out is named" *
+          doctest::test_suite("repeats: measurements that other tests make too")) {
   const Ran ran = bench("builtin --quick --json --quiet --prompt-tokens 24 --batch 2 --threads 1 --device cpu");
   INFO(ran.err);
   REQUIRE(ran.code == 0);
@@ -211,7 +212,8 @@ TEST_CASE("bench --budget: what does not fit is said" *
   CHECK(text.out.find("left out: cost of recording in decode at batch 1 (") != std::string::npos);
 }
 
-TEST_CASE("bench: a signal ends it with what was measured by then") {
+TEST_CASE("bench: a signal ends it with what was measured by then" *
+          doctest::test_suite("repeats: measurements that other tests make too")) {
   test::TemporaryDirectory dir;
   const std::string out = (dir / "out").string();
   // Killed when the first figure of the model is there; those of recording alone would take a minute.

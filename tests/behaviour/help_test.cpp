@@ -22,7 +22,8 @@ const std::vector<std::string> all_commands = {
     "merge",        "rescore",    "analyze",    "report",          "judge",          "regimes",       "faithfulness",
     "data",         "diff",       "make-model", "bench",           "demo",           "misroute",      "judge calibrate",
     "data convert", "data pairs", "data split", "data structural", "regimes expand", "regimes trace", "lens",
-    "vocabulary", "compress", "gradient", "causal map", "causal effects", "download", "data check", "domains"};
+    "vocabulary",   "compress",   "gradient",   "causal map",      "causal effects", "download",      "data check",
+    "domains"};
 
 Ran in_folder(const fs::path& dir, const std::string& command) {
   return test::run_command("cd " + dir.string() + " && " + command + " < /dev/null");
@@ -95,7 +96,8 @@ TEST_CASE("help: of every command and subcommand, in 80 columns, the same both w
     CHECK_MESSAGE(all.out.find("\n  " + command.substr(0, command.find(' ')) + " ") != std::string::npos, command);
 }
 
-TEST_CASE("help: examples are command lines that can be meant") {
+TEST_CASE("help: examples are command lines that can be meant" *
+          doctest::test_suite("repeats: commands that other tests run too")) {
   // Where their files are not: whatever is wrong with one, it is not its flags.
   test::TemporaryDirectory scratch;
   fs::create_directory(scratch / "no");

@@ -23,7 +23,8 @@ TEST_CASE("docs: the commands of data.md work as pasted" *
   CHECK(read_records(directory / "out/structural.jsonl").size() == 100);
 }
 
-TEST_CASE("docs: the commands of your-own-model.md work as pasted, from a CSV file to a controlled result") {
+TEST_CASE("docs: the commands of your-own-model.md work as pasted, from a CSV file to a controlled result" *
+          doctest::test_suite("repeats: commands as pasted, which other tests run too")) {
   const test::TemporaryDirectory directory;
   const auto blocks = test::fenced_blocks(test::page_of("docs/your-own-model.md"), "sh");
   CHECK(blocks.size() == 6);

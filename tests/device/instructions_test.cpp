@@ -70,7 +70,8 @@ TEST_CASE("instructions: the shim's are what plain arithmetic makes of the same 
   CHECK(rounding->items()[1].find("equal")->integer() < best.find("of")->integer());
 }
 
-TEST_CASE("instructions: a wrong bit of any result is found") {
+TEST_CASE("instructions: a wrong bit of any result is found" *
+          doctest::test_suite("repeats: the same comparison for every bit")) {
   const TemporaryDirectory folder;
   const std::vector<InstructionResult> right = results_of_shim();
   const std::string original = write(folder, "right.jsonl", right);

@@ -423,7 +423,8 @@ TEST_CASE("device router: random programs equal the CPU's") {
     CHECK(steps[static_cast<EditOp>(op)] > 40 * n_runs);
 }
 
-TEST_CASE("device router: thousands of experts, in shared and in global memory") {
+TEST_CASE("device router: thousands of experts, in shared and in global memory" *
+          doctest::test_suite("repeats: the router's kernels, at more experts")) {
   Router wide = make_router(4096, 3), wider = make_router(2000, 12, Router::Score::sigmoid);
   wider.selection_bias = true;
   wider.n_groups = 8, wider.n_groups_kept = 2;

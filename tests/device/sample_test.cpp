@@ -113,7 +113,8 @@ TEST_CASE("cpu: sample draws tokens as often as their probabilities say, and non
   }
 }
 
-TEST_CASE("device: sample chooses the CPU's tokens") {
+TEST_CASE("device: sample chooses the CPU's tokens" *
+          doctest::test_suite("repeats: the sampler's kernel, at many settings")) {
   const auto host = cpu();
   for_each_device([&](Backend& device, const std::string&) {
     uint64_t seed = 1;

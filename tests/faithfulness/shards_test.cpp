@@ -14,7 +14,8 @@ namespace signalbox::tools {
 int merge_command(int argc, char** argv);
 }
 
-TEST_CASE("faithfulness: shards put together are what one process writes") {
+TEST_CASE("faithfulness: shards put together are what one process writes" *
+          doctest::test_suite("repeats: a study again and again")) {
   test::TemporaryDirectory scratch;
   // The third record has no explanation: its shard of three is empty of them.
   test::write_file(scratch / "in.jsonl",

@@ -182,7 +182,10 @@ TEST_CASE("edit counts: they are those of a recording, which they do not depend 
   for (const char* name : {"deepseek_v2_lite", "qwen3_moe", "gpt_oss"}) check_counts(name, false);
 }
 
-TEST_CASE("edit counts: those of a device are those of its recording") { check_counts("deepseek_v2_lite", true); }
+TEST_CASE("edit counts: those of a device are those of its recording" *
+          doctest::test_suite("repeats: a device's forward, which others run too")) {
+  check_counts("deepseek_v2_lite", true);
+}
 
 TEST_CASE("edit counts: a write to a point counts its tokens, once, and no slot") {
   const Loaded model("deepseek_v2_lite");

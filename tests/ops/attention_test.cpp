@@ -171,7 +171,8 @@ TEST_CASE("attention: prompts and single tokens of several sequences against dou
   }
 }
 
-TEST_CASE("attention: long contexts, with work split over keys or not") {
+TEST_CASE("attention: long contexts, with work split over keys or not" *
+          doctest::test_suite("repeats: the same kernels, over longer contexts")) {
   for (const Shape& s : {Shape{4, 1, 48, 32, 0, 64, false, true, 0}, Shape{2, 1, 32, 32, 700, 64, true, false, 0},
                          Shape{2, 2, 32, 32, 0, 64, false, false, 0}}) {
     Case c(s, {2300, 1024}, 5);

@@ -87,7 +87,8 @@ TEST_CASE("dry run: prompts are counted as often as they are run") {
   CHECK(six.find("seconds_at_most")->real() >= six.find("seconds")->real());
 }
 
-TEST_CASE("dry run: what is counted is what the run does, with experts that are not known yet") {
+TEST_CASE("dry run: what is counted is what the run does, with experts that are not known yet" *
+          doctest::test_suite("repeats: runs that other tests make too")) {
   Dry dry(records_from("pairs.jsonl", {{"detect", 12}, {"test", 8}}),
           R"("generate": {"max_tokens": 6}, "metrics": ["em", "kl"], "resamples": 200,
              "detect": {"memory": {"contrast": "without_document:with_document"}},

@@ -191,7 +191,8 @@ TEST_CASE("a run that is not finished: what is done is compared, and marked as p
   CHECK(early.err.find("found none in 13 of 80 samples (look again later)") != std::string::npos);
 }
 
-TEST_CASE("a run can be looked at while it goes on, and after kill -9") {
+TEST_CASE("a run can be looked at while it goes on, and after kill -9" *
+          doctest::test_suite("repeats: a run that is killed again and again")) {
   const QuestionRun one;
   const fs::path whole = one.temporary / "whole", out = one.temporary / "out";
   REQUIRE(one.run(whole).code == 0);

@@ -133,7 +133,8 @@ TEST_CASE("an experiment finds nothing where labels mean nothing") {
   CHECK(std::count(ran.err.begin(), ran.err.end(), '\n') == 1);
 }
 
-TEST_CASE("a cross-fitted run finds planted experts in every deal, and averages what the deals test") {
+TEST_CASE("a cross-fitted run finds planted experts in every deal, and averages what the deals test" *
+          doctest::test_suite("repeats: runs that other tests make too")) {
   TemporaryDirectory temporary;
   write_file(temporary / "model.json", planted_model);
   REQUIRE(run_command(test::binary() + " make-model " + (temporary / "model.json").string() + " --out " +

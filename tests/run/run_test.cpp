@@ -321,7 +321,8 @@ done
   CHECK(samples.find("\"judged\":{\"has o\":0") != std::string::npos);
 }
 
-TEST_CASE("a changed experiment is not mixed with an old one") {
+TEST_CASE("a changed experiment is not mixed with an old one" *
+          doctest::test_suite("repeats: runs that other tests make too")) {
   SmallRun small;
   const fs::path out = small.temporary / "out";
   REQUIRE(run_experiment(small.spec, out).code == 0);

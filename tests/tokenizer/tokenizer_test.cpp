@@ -234,7 +234,7 @@ TEST_CASE("tokenizer: the rewrite of X+$ finds what the expression finds") {
   }
 }
 
-TEST_CASE("tokenizer: hard texts of a megabyte take linear time") {
+TEST_CASE("tokenizer: hard texts of a megabyte take linear time" * doctest::test_suite("repeats: texts at length")) {
   const Spec spec{
       .pre =
           R"({"type":"Sequence","pretokenizers":[{"type":"Split","pattern":{"Regex":"\\s+$"},"behavior":"Isolated","invert":false},{"type":"Split","pattern":{"Regex":"[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"},"behavior":"Isolated","invert":false}]})",
