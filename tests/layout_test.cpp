@@ -22,9 +22,12 @@ namespace fs = std::filesystem;
 using Floors = std::vector<std::vector<std::string>>;
 const Floors folders = {{"base"},  {"kernels"}, {"probes"}, {"engine"}, {"loaders", "eval"},
                         {"train"}, {"tools"},   {"tests"}};
-const Floors eval_rooms = {
-    {"data", "statistics", "store"}, {"routing"}, {"score", "detect"}, {"findings"}, {"experiment"},
-    {"causal", "compress", "faithfulness", "lens"}};
+const Floors eval_rooms = {{"data", "statistics", "store"},
+                           {"routing"},
+                           {"score", "detect"},
+                           {"findings"},
+                           {"experiment"},
+                           {"causal", "compress", "faithfulness", "lens"}};
 // eval/report stands aside: it sees findings and what is below, and no room of eval or train sees it.
 const std::string report_room = "report", seen_by_report = "findings";
 

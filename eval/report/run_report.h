@@ -19,8 +19,8 @@ inline constexpr const char* partial_report_file = "partial-report.html";
 // Writes it to DIR/report.html, and removes a partial one.
 void write_run_report(const std::filesystem::path& dir, const RunFindings& findings);
 
-// The report of a run, by its metrics.json, else of a trace or an analysis directory (routes_report.h). Throws Error when
-// `dir` is none of them.
+// The report of a run, by its metrics.json, else of a trace or an analysis directory (routes_report.h). Throws Error
+// when `dir` is none of them.
 std::string render_report(const std::filesystem::path& dir);
 
 }  // namespace signalbox::eval

@@ -22,7 +22,7 @@ using namespace signalbox::eval;
 namespace fs = std::filesystem;
 
 const char* const record_lines[] = {R"({"id":"a","tokens":[5,9,33,17,40,12,61,8,25,30]})",
-                             R"({"id":"b","tokens":[44,3,9,71]})"};
+                                    R"({"id":"b","tokens":[44,3,9,71]})"};
 // Acts in the first layer with a router of these models, on all tokens but the first two.
 std::string edit_of(int32_t layer) {
   return R"([{"op":"misroute","policy":"next_best","layers":")" + std::to_string(layer) +

@@ -68,10 +68,10 @@ TEST_CASE("report: regimes") {
   test::write_file(scratch / "regimes/summary.json", R"({"baseline": "R0", "level": 0.05})");
   const std::string html = render_report(scratch.path());
   CHECK(test::mistake_in_html(html) == "");
-  CHECK(
-      page_has(html,
-          "Under R&lt;1 generated tokens use 1 of 2 experts more often than under R0 and 0 less often (q below 0.05); "
-          "the largest difference is that of L1E0, +25.0 percentage points [+12.5, +37.5]."));
+  CHECK(page_has(
+      html,
+      "Under R&lt;1 generated tokens use 1 of 2 experts more often than under R0 and 0 less often (q below 0.05); "
+      "the largest difference is that of L1E0, +25.0 percentage points [+12.5, +37.5]."));
   CHECK(page_has(html, "+0.188 [+0.062, +0.250]"));
   CHECK(html == render_report(scratch / "regimes"));
 }
