@@ -7,7 +7,7 @@ box.axes = (svg, {x, y, width, height, left, top, xLabel, yLabel, wholeX}) => {
     svg.append('text').attr('class', 's').attr('x', left - 6).attr('y', y(tick) + 4).attr('text-anchor', 'end').text(words(y, 5)(tick));
   }
   for (const tick of whole)
-    svg.append('text').attr('class', 's').attr('x', x(tick)).attr('y', height + 16).attr('text-anchor', 'middle').text(words(x, xTicks)(tick));
+    svg.append('text').attr('class', 's').attr('x', x(tick)).attr('y', height + 16).attr('text-anchor', 'middle').text(wholeX ? String(tick) : words(x, xTicks)(tick));
   svg.append('text').attr('class', 's').attr('x', (left + width) / 2).attr('y', height + 34).attr('text-anchor', 'middle').text(xLabel);
   svg.append('text').attr('class', 's').attr('x', left).attr('y', top - 10).attr('text-anchor', 'start').text(yLabel);
 };
