@@ -28,10 +28,11 @@ const labelled = (controls, text, element) => {
   return element;
 };
 
-// A list to choose from; options: [[value, text], ...]. Nothing to choose: no list.
+// A list to choose from; options: [[value, text], ...], of which action gets the value as a text. Nothing to choose: no
+// list.
 box.choice = (controls, text, options, value, action) => {
   const select = document.createElement('select');
-  for (const [key, name] of options) select.add(new Option(name, key, false, key === value));
+  for (const [key, name] of options) select.add(new Option(name, key, false, String(key) === String(value)));
   select.addEventListener('change', () => action(select.value));
   if (options.length > 1) labelled(controls, text, select);
   return select;

@@ -110,12 +110,12 @@ box.draw.run_grid = ({figure, place, controls}) => {
   };
   const choose = key => value => { state[key] = key === 'value' ? value : Number(value); redraw(); };
   place.classList.add('row');
-  box.addChoice(controls, 'rows', names(keys.map(key => key.name)), state.row, choose('row'));
-  box.addChoice(controls, 'columns', names(keys.map(key => key.name)), state.column, choose('column'));
-  if (data.metrics.length > 1) box.addChoice(controls, 'metric', names(data.metrics), metric, choose('metric'));
-  if (data.conditions.length > 1)
-    box.addChoice(controls, 'records', names(data.conditions.map(box.conditionText)), condition, choose('condition'));
-  box.addChoice(controls, 'shown', [['diff', 'difference to the baseline'], ['mean', 'mean']], 'diff', choose('value'));
+  box.choice(controls, 'rows', names(keys.map(key => key.name)), state.row, choose('row'));
+  box.choice(controls, 'columns', names(keys.map(key => key.name)), state.column, choose('column'));
+  box.choice(controls, 'metric', names(data.metrics), metric, choose('metric'));
+  box.choice(controls, 'records', names(data.conditions.map(name => name === '' ? 'all records' : name)), condition,
+    choose('condition'));
+  box.choice(controls, 'shown', [['diff', 'difference to the baseline'], ['mean', 'mean']], 'diff', choose('value'));
   redraw();
 
   return {table: () => ({

@@ -99,16 +99,16 @@ box.draw.run_texts = ({place, controls}) => {
   };
   const choose = key => value => { state[key] = key === 'intervention' ? Number(value) : value; state.from = 0; redraw(); };
 
-  box.addChoice(controls, 'intervention', data.interventions.map((name, i) => [i, name]).slice(1), 1, choose('intervention'));
+  box.choice(controls, 'intervention', data.interventions.map((name, i) => [i, name]).slice(1), 1, choose('intervention'));
   if (data.conditions.length > 1)
-    box.addChoice(controls, 'records', [['', 'all'], ...data.conditions.map((name, i) => [i, name || 'no condition'])], '',
+    box.choice(controls, 'records', [['', 'all'], ...data.conditions.map((name, i) => [i, name || 'no condition'])], '',
       choose('condition'));
   const choices = [['text', 'whose text changed'], ['score', 'with a changed score'],
     ...data.metrics.flatMap((metric, m) => [[`up ${m}`, `${metric} went up`], [`down ${m}`, `${metric} went down`]]),
     ['same', 'whose text is the same'], ['any', 'all']];
   // What changed comes first, where anything did.
   state.change = ['score', 'text', 'any'].find(change => { state.change = change; return found().length > 0; }) || 'any';
-  box.addChoice(controls, 'shown', choices, state.change, choose('change'));
+  box.choice(controls, 'shown', choices, state.change, choose('change'));
   const field = element(controls, 'input');
   field.type = 'search';
   field.placeholder = 'words in prompt or text';

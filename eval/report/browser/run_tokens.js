@@ -77,9 +77,9 @@ box.draw.run_tokens = ({place, controls}) => {
     place.append(sides);
   };
   const choose = key => value => { state[key] = Number(value); redraw(); };
-  box.addChoice(controls, 'intervention', traces.map((trace, i) => [i, trace.name]).slice(1), 1, choose('trace'));
-  box.addChoice(controls, 'record', samples.map((sample, i) => [i, box.nameOf(sample)]), 0, choose('sample'));
-  box.addChoice(controls, 'layer', layers.map((layer, i) => [i, layer]), state.place, choose('place'));
+  box.choice(controls, 'intervention', traces.map((trace, i) => [i, trace.name]).slice(1), 1, choose('trace'));
+  const records = box.choice(controls, 'record', samples.map((sample, i) => [i, box.nameOf(sample)]), 0, choose('sample'));
+  box.choice(controls, 'layer', layers.map((layer, i) => [i, layer]), state.place, choose('place'));
   box.onTheme(redraw);
   // The first record whose texts part, where there is one.
   const parting = samples.findIndex(one => {
@@ -87,7 +87,7 @@ box.draw.run_tokens = ({place, controls}) => {
     return other && comparison(one, other).fork >= 0;
   });
   if (parting > 0) state.sample = parting;
-  controls.querySelectorAll('select')[1].value = state.sample;
+  records.value = state.sample;
   redraw();
   return {table: () => ({columns: ['id', 'intervention', 'token', 'text', 'phase', 'layer', 'experts'],
     rows: [base, traces[state.trace]].flatMap(trace => {
