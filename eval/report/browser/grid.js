@@ -20,13 +20,13 @@ const imageOf = (rows, columns, colourOf) => {
   return canvas.toDataURL();
 };
 
+const legendWords = ({from, to, unit}) => `${box.number(from)} to ${box.number(to)} ${unit}`;
 const legend = (svg, x, y, {colour, from, to, unit}) => {
   const steps = 40, width = 160;
   for (let i = 0; i < steps; ++i)
     svg.append('rect').attr('x', x + i * width / steps).attr('y', y).attr('width', width / steps + 0.5).attr('height', 10)
       .attr('fill', colour(from + (to - from) * i / (steps - 1)));
-  svg.append('text').attr('class', 's').attr('x', x + width + 6).attr('y', y + 9)
-    .text(`${box.number(from)} to ${box.number(to)} ${unit}`);
+  svg.append('text').attr('class', 's').attr('x', x + width + 6).attr('y', y + 9).text(legendWords({from, to, unit}));
 };
 
 // options: rows, columns (labels), row, column (what they are), value(r, c) (null: none), colour, from, to, unit,
@@ -38,7 +38,8 @@ box.grid = (place, options) => {
     Math.min(32, wide / columns.length));
   const cellHeight = Math.max(1, Math.min(24, (options.most || 560) / rows.length));
   const across = cellWidth * columns.length, down = cellHeight * rows.length;
-  const total = Math.max(left + across + margin.right, left + 290), high = margin.top + down + margin.bottom;
+  const forLegend = options.noLegend ? 0 : 172 + 6 * legendWords(options).length;
+  const total = Math.max(left + across + margin.right, left + forLegend), high = margin.top + down + margin.bottom;
   const svg = box.picture(place, total, high, options.label);
   const text = (x, y, anchor, words, style = 's') => svg.append('text').attr('class', style).attr('x', x).attr('y', y)
     .attr('text-anchor', anchor).text(words);
