@@ -8,7 +8,11 @@ box.axes = (svg, {x, y, width, height, left, top, xLabel, yLabel, wholeX}) => {
   }
   for (const tick of whole)
     svg.append('text').attr('class', 's').attr('x', x(tick)).attr('y', height + 16).attr('text-anchor', 'middle').text(wholeX ? String(tick) : words(x, xTicks)(tick));
-  svg.append('text').attr('class', 's').attr('x', (left + width) / 2).attr('y', height + 34).attr('text-anchor', 'middle').text(xLabel);
+  // A label that has no room in one line has two.
+  const room = (width - left) / 5.6, half = xLabel.length > room ? xLabel.lastIndexOf(' ', Math.ceil(xLabel.length / 2)) : -1;
+  (half > 0 ? [xLabel.slice(0, half), xLabel.slice(half + 1)] : [xLabel]).forEach((line, i, all) =>
+    svg.append('text').attr('class', 's').attr('x', (left + width) / 2).attr('y', height + (all.length > 1 ? 29 + 12 * i : 34))
+      .attr('text-anchor', 'middle').text(line));
   svg.append('text').attr('class', 's').attr('x', left).attr('y', top - 10).attr('text-anchor', 'start').text(yLabel);
 };
 
