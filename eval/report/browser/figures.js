@@ -38,7 +38,9 @@ const equip = (figure, drawing) => {
   tools.className = 'tools';
   const name = figure.id || 'figure';
   const pictures = () => [...figure.querySelectorAll('svg')];
-  const each = save => pictures().forEach((_, i, all) => save(all.length > 1 ? `${name}-${i + 1}` : name, () => pictures()[i]));
+  // Of a picture for wide and one for narrow pages, the one that is seen.
+  const seen = () => pictures().filter(svg => svg.getClientRects().length > 0);
+  const each = save => seen().forEach((_, i, all) => save(all.length > 1 ? `${name}-${i + 1}` : name, () => seen()[i]));
   if (pictures().length > 0) {
     addButton(tools, 'save SVG', () => each((file, find) => box.saveFile(file + '.svg', box.svgText(find), 'image/svg+xml')));
     addButton(tools, 'save PNG', () => each((file, find) => box.savePng(file + '.png', find)));
