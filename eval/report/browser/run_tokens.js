@@ -68,7 +68,8 @@ box.draw.run_tokens = ({place, controls}) => {
     }
     const {fork, moved} = comparison(one, other), first = moved.size > 0 ? Math.min(...moved) : -1;
     line.textContent = `${one.id}${one.condition ? ', ' + one.condition : ''}. In layer ${layers[state.place]} ` +
-      (first < 0 ? 'the sets of experts are the same' : `${moved.size} tokens have another set of experts, from token ${first} on`) +
+      (first < 0 ? 'the sets of experts are the same' : moved.size === 1 ? `one token, ${first}, has another set of experts`
+        : `${moved.size} tokens have another set of experts, from token ${first} on`) +
       (fork < 0 ? '; the texts are the same.' : `; the texts part at token ${fork}.`);
     const sides = document.createElement('div');
     sides.className = 'sides';
