@@ -190,7 +190,7 @@ std::string forest_plot(const std::vector<ForestRow>& rows, const std::string& a
 std::string dose_plot(const std::vector<DoseLine>& lines, const std::string& x_axis, const std::string& y_axis,
                       double baseline) {
   constexpr double width = 560, left = 70, right = 20, top = 14, plot = 240;
-  const double base = top + plot, height = base + 44 + 18 * static_cast<double>(lines.size() + 1);
+  const double base = top + plot, height = base + 52 + 18 * static_cast<double>(lines.size() + 1);
   std::vector<double> xs, ys = {baseline};
   for (const DoseLine& one : lines)
     for (const DosePoint& point : one.points) {
@@ -229,11 +229,11 @@ std::string dose_plot(const std::vector<DoseLine>& lines, const std::string& x_a
                     lines[i].name + "\n" + x_axis + " " + short_number(point.x) + ": " +
                         format_value(point.mean, decimals) + " " + format_interval(point.lo, point.hi, decimals));
     }
-    const double legend = base + 44 + 18 * static_cast<double>(i);
+    const double legend = base + 52 + 18 * static_cast<double>(i);
     svg += line(style.c_str(), left, legend - 4, left + 22, legend - 4) +
            words("s", left + 30, legend, "start", clipped(lines[i].name, 70));
   }
-  const double legend = base + 44 + 18 * static_cast<double>(lines.size());
+  const double legend = base + 52 + 18 * static_cast<double>(lines.size());
   if (std::isfinite(baseline))
     svg += line("zero", left, legend - 4, left + 22, legend - 4) + words("s", left + 30, legend, "start", "baseline");
   svg += words("s", (left + width - right) / 2, base + 32, "middle", x_axis);
