@@ -301,7 +301,9 @@ std::string scatter_plot(const std::vector<ScatterPoint>& points, const std::str
     svg += line("axis", x.at(tick), height - bottom, x.at(tick), height - bottom + 4) +
            words("s", x.at(tick), height - bottom + 18, "middle", short_number(tick));
   svg += line("zero", left, y.at(0), width - right, y.at(0)) + line("zero", x.at(0), top, x.at(0), height - bottom);
-  std::vector<std::pair<double, double>> labels;  // where they begin
+  std::vector<std::pair<double, double>> labels;  // where they begin; the axis's own, every so many pixels
+  for (double taken = 0; taken < 6.5 * static_cast<double>(display_width(y_axis)); taken += 20)
+    labels.emplace_back(left + taken, 12);
   for (const ScatterPoint& point : points) {
     if (!std::isfinite(point.x) || !std::isfinite(point.y)) continue;
     if (std::isfinite(point.lo)) svg += line("ci", x.at(point.x), y.at(point.lo), x.at(point.x), y.at(point.hi));
