@@ -7,6 +7,7 @@
 #include "base/files.h"
 #include "engine/gradient.h"
 #include "eval/routing/trace_texts.h"
+#include "eval/store/staged_files.h"
 #include "probes/trace_schema.h"
 
 namespace signalbox::eval {
@@ -76,19 +77,6 @@ void fill(Step& step, KvPool& pool, const std::vector<const Job*>& jobs, const s
   }
 }
 
-// A directory that holds something else is left alone; gradients that are there are replaced when the new ones are
-// done.
-void check_directory(const std::filesystem::path& dir) {
-  const std::vector<std::string> own = {trace_file, records_file, texts_file, gradient_summary};
-  std::error_code failed;
-  for (const auto& entry : std::filesystem::directory_iterator(dir, failed)) {
-    const std::string name = entry.path().filename().string();
-    if (std::find(own.begin(), own.end(), name) == own.end())
-      throw Error(dir.string(),
-                  "expected an empty directory or one that holds gradients, found \"" + name + "\" in it");
-  }
-}
-
 std::string names_with_gradient() {
   std::string names;
   for (int32_t i = 0; i < n_points; ++i) {
@@ -125,7 +113,7 @@ GradientResult trace_gradients(const Session& session, const std::vector<Record>
     rows.push_back(metric_rows(request.metric, records[i], made.encoded[i], session.encode));
   GradientResult result;
   result.metrics.resize(jobs.size());
-  check_directory(request.trace.dir);
+  require_own_directory(request.trace.dir, {trace_file, records_file, texts_file, gradient_summary}, "gradients");
 
   TraceRequest recorded = request.trace;
   recorded.points = PointSet::parse(default_points, session.shape);

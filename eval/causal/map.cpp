@@ -8,6 +8,7 @@
 #include "base/files.h"
 #include "base/safetensors.h"
 #include "engine/kept_streams.h"
+#include "eval/store/staged_files.h"
 #include "probes/edit_memory.h"
 #include "probes/trace_schema.h"
 
@@ -66,10 +67,11 @@ class RecordMap {
   std::vector<int32_t> ids;    // [T, L, k]
 
  private:
-  // The sequence itself, and the cells of one step: each from its token on, but a block may be shared in part.
+  // The sequence itself, and the cells of one step: one of r rows touches at most r / block_size + 2 blocks. A cell
+  // alone may have all rows.
   int64_t blocks() const {
     const int64_t of_all = KvPool::blocks_for(n_tokens_);
-    return of_all + std::max<int64_t>(1, request_.step_tokens / KvPool::block_size + cells_a_step()) + of_all;
+    return of_all + request_.step_tokens / KvPool::block_size + 2 * cells_a_step() + of_all;
   }
   int64_t cells_a_step() const { return std::min<int64_t>(64, std::max<int64_t>(1, request_.step_tokens / 8)); }
   void run_base();
@@ -279,11 +281,7 @@ MapResult map_effects(const Session& session, const std::vector<Record>& records
   std::error_code failed;
   std::filesystem::create_directories(request.dir, failed);
   if (failed) throw Error(request.dir.string(), "cannot make the directory: " + failed.message());
-  for (const auto& entry : std::filesystem::directory_iterator(request.dir)) {
-    const std::string name = entry.path().filename().string();
-    if (name != map_file && name != map_summary && name != records_file)
-      throw Error(request.dir.string(), "expected an empty directory or one that holds a map, found \"" + name + "\"");
-  }
+  require_own_directory(request.dir, {map_file, map_summary, records_file}, "a map");
   MapResult result;
   std::vector<int64_t> offsets(1, 0);
   std::vector<double> base;

@@ -210,6 +210,9 @@ TraceAnalysis analyze_traces(const TraceSet& set, const AnalysisOptions& options
 std::vector<std::string> analysis_files() {
   std::vector<std::string> files = {"usage.csv", "contribution.csv", "rd.csv", "npmi.csv", "summary.json"};
   for (const RouteTable& table : route_tables()) files.push_back(std::string(table.name) + ".csv");
+  // Graphs that a report drew of older tables.
+  for (const char* table : {"coactivation", "across_layers"})
+    for (const char* format : {".dot", ".json", ".mmd"}) files.push_back(std::string(table) + format);
   return files;
 }
 

@@ -107,7 +107,8 @@ std::array<double, 3> chi_square(const Count* counts, size_t n_rows, size_t begi
   }
   const double parts =
       static_cast<double>(std::count_if(of_part.begin(), of_part.end(), [](double one) { return one > 0; }));
-  return {n > 0 ? std::max(0.0, n * (sum - 1)) : 0, n, std::min(parts, experts) - 1};
+  // What is left of the difference where parts are all alike is rounding.
+  return {n > 0 && sum - 1 > 1e-12 ? n * (sum - 1) : 0, n, std::min(parts, experts) - 1};
 }
 
 // P(at least `count` of n1 draws of 1/6 and n2 draws of 1/3).

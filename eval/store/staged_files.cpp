@@ -47,6 +47,18 @@ fs::path file_name(const json::Ref& name) {
 
 }  // namespace
 
+void require_own_directory(const fs::path& dir, const std::vector<std::string>& names, const std::string& what) {
+  std::error_code failed;
+  for (const auto& entry : fs::directory_iterator(dir, failed)) {
+    const std::string name = entry.path().filename().string();
+    if (std::find(names.begin(), names.end(), name) != names.end() || name == DirectoryLock::file_name ||
+        name == whole_name || name == part_name || is_temporary_name(name))
+      continue;
+    throw Error(dir.string(),
+                "expected an empty directory or one that holds " + what + ", found \"" + name + "\" in it");
+  }
+}
+
 StagedFiles::StagedFiles(fs::path dir, std::vector<std::string> names)
     : dir_(made_directory(std::move(dir))),
       part_(dir_ / part_name),

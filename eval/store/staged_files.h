@@ -34,4 +34,9 @@ class StagedFiles {
   std::vector<std::string> names_;
 };
 
+// Throws Error, naming the file, where `dir` holds one that is none of `names`, so that nothing is written among the
+// files of others. `what` such a directory holds: "a lens". A directory that does not exist is anybody's.
+void require_own_directory(const std::filesystem::path& dir, const std::vector<std::string>& names,
+                           const std::string& what);
+
 }  // namespace signalbox::eval

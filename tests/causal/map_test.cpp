@@ -108,6 +108,25 @@ TEST_CASE("causal map: every cell is a scored run with that slot taken out, bit 
   }
 }
 
+TEST_CASE("causal map: sequences of any length find room for their cells") {
+  // Cells of 34 tokens in blocks of 32: many of them touch two.
+  std::string line = R"({"id":"a","tokens":[)";
+  for (int t = 0; t < 34; ++t) line += (t > 0 ? "," : "") + std::to_string(3 + t * 7 % 80);
+  const Setup setup("olmoe", {line + "]}"});
+  const test::TemporaryDirectory dir;
+  MapRequest request;
+  request.dir = dir / "map";
+  request.metric = Metric::nll;
+  request.layers = {moe_layers(setup).back()};
+  const MapResult result = map_effects(setup.session, setup.records, setup.made, request);
+  CHECK(result.cells == 34 * setup.session.model.n_active());
+  test::write_file(dir / "map/notes.txt", "mine");
+  CHECK_THROWS_WITH(
+      map_effects(setup.session, setup.records, setup.made, request),
+      ((dir / "map").string() + ": expected an empty directory or one that holds a map, found \"notes.txt\" in it")
+          .c_str());
+}
+
 TEST_CASE("causal map: only what is asked for, and means of reference records") {
   const Setup setup("olmoe", two);
   const test::TemporaryDirectory dir;

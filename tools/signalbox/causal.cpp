@@ -9,6 +9,7 @@
 #include "eval/causal/effects.h"
 #include "eval/causal/map.h"
 #include "eval/causal/mean_contribution.h"
+#include "eval/store/staged_files.h"
 #include "probes/edit_spec.h"
 #include "tools/signalbox/commands.h"
 #include "tools/signalbox/flags.h"
@@ -36,12 +37,18 @@ CLI::App* add_map(CLI::App& app, MapFlags& flags) {
       "Example:\n  echo '{\"id\":\"a\",\"prompt\":\"User: hello\",\"target\":\" world\"}' | signalbox causal map "
       "builtin "
       "--input - --metric logprob --out /tmp/map");
-  add_run_options(*map, flags.common);
+  map->add_option("MODEL", flags.common.model, "a directory, org/name[@revision] in the Hugging Face cache, or builtin")
+      ->required();
+  add_experiment_options(*map, flags.common);
   map->add_option("--input", flags.input, "records, a JSON object a line; - = standard input")
       ->type_name("FILE")
       ->required();
-  map->add_option("--metric", flags.metric, "logprob, nll, logit_diff or kl")->type_name("NAME")->required();
+  map->add_option("--metric", flags.metric, "logprob, nll, logit_diff or kl")
+      ->check(one_of({"logprob", "nll", "logit_diff", "kl"}))
+      ->type_name("NAME")
+      ->required();
   map->add_option("--without", flags.without, "what stands in its place: hole (nothing), ban (the next best), mean")
+      ->check(one_of({"hole", "ban", "mean"}))
       ->type_name("NAME")
       ->capture_default_str();
   map->add_option("--layers", flags.layers, "\"3-20,25\", absolute; all: those with a router")->type_name("LIST");
@@ -98,8 +105,6 @@ std::vector<int32_t> read_layers(const std::string& text, const Session& session
 
 int run_map(MapFlags& flags) {
   CommonOptions& options = flags.common;
-  if (!options.edits.empty())
-    throw UsageError("--edits", "expected none with causal map, which makes edits of its own, found " + options.edits);
   MapRequest request;
   request.metric = parse_metric(flags.metric, "--metric");
   request.without = parse_without(flags.without, "--without");
@@ -112,6 +117,7 @@ int run_map(MapFlags& flags) {
   request.dir = options.trace;
   request.layers = read_layers(flags.layers, session);
   request.span = flags.span;
+  if (options.chunk > 0) request.step_tokens = options.chunk;
   if (request.without == Without::ban)
     for (const int32_t l : request.layers)
       if (const Router& router = session.model.layers[static_cast<size_t>(l)].moe()->router;
@@ -132,15 +138,19 @@ int run_map(MapFlags& flags) {
       return means->of(layer, expert);
     };
   }
+  const int64_t n_cells = count_cells(session, run.made, request);
+  if (n_cells == 0)
+    throw UsageError("--positions, --span", "expected a token of some record to take out, found none in " +
+                                                std::to_string(run.records.size()) + " records");
   catch_signals();
   request.interrupted = &interrupted;
-  Progress progress("mapping", count_cells(session, run.made, request), options.quiet, "cells");
+  Progress progress("mapping", n_cells, options.quiet, "cells");
   request.on_progress = [&](int64_t cells) { progress.update(cells); };
   const MapResult result = map_effects(session, run.records, run.made, request);
   progress.done();
   if (result.interrupted) {
     std::fprintf(stderr, "interrupted: no map is left; the same command begins anew\n");
-    return 1;
+    return 3;
   }
   const double share = result.layers_of_brute_force > 0 ? result.layers_run / result.layers_of_brute_force : 0;
   const std::string file = (request.dir / "map.safetensors").string();
@@ -172,11 +182,14 @@ CLI::App* add_effects(CLI::App& app, EffectsFlags& flags) {
   effects->add_option("--input", flags.input, "records, a JSON object a line; - = standard input")
       ->type_name("FILE")
       ->required();
-  effects->add_option("--metric", flags.metric, "logprob, nll, logit_diff or kl")->type_name("NAME")->required();
+  effects->add_option("--metric", flags.metric, "logprob, nll, logit_diff or kl")
+      ->check(one_of({"logprob", "nll", "logit_diff", "kl"}))
+      ->type_name("NAME")
+      ->required();
   effects
       ->add_option("--hold", flags.hold,
                    "what of later routes is held: ids (weights by the model's rule) or weights too")
-      ->check(CLI::IsMember({"ids", "weights"}))
+      ->check(one_of({"ids", "weights"}))
       ->capture_default_str();
   effects->add_option("--out", flags.out, "directory of effects.csv and propagation.csv")->type_name("DIR")->required();
   return effects;
@@ -184,7 +197,7 @@ CLI::App* add_effects(CLI::App& app, EffectsFlags& flags) {
 
 std::string shown(double x) {
   char text[32];
-  std::snprintf(text, sizeof text, std::isnan(x) ? "-" : "%.4f", x);
+  std::snprintf(text, sizeof text, std::isnan(x) ? "-" : "%.4f", std::fabs(x) < 5e-5 ? 0.0 : x);
   return text;
 }
 
@@ -196,6 +209,7 @@ int run_effects(EffectsFlags& flags) {
   request.holds_weights = flags.hold == "weights";
   request.edits_dir = std::filesystem::path(options.edits).parent_path();
   request.seed = options.seed;
+  require_own_directory(flags.out, {"effects.csv", "propagation.csv", "summary.json"}, "effects");
   std::vector<Record> records = read_records(flags.input);
   check_edits(options, records, "causal effects has only given tokens");
   Session session = open_session(options);
@@ -209,7 +223,7 @@ int run_effects(EffectsFlags& flags) {
   progress.done();
   if (effects.interrupted) {
     std::fprintf(stderr, "interrupted: nothing is left; the same command begins anew\n");
-    return 1;
+    return 3;
   }
   write_effects(flags.out, effects, request, session, run.plan->source());
   if (options.json) {

@@ -22,7 +22,9 @@ using namespace eval;
 namespace {
 
 void write_saturation(const Saturation& found, const std::string& out) {
-  StagedFiles files(out, {"saturation.csv", "saturation_experts.csv"});
+  const std::vector<std::string> names = {"saturation.csv", "saturation_experts.csv"};
+  require_own_directory(out, names, "a comparison");
+  StagedFiles files(out, names);
   write_saturation_csv(files.path() / "saturation.csv", found.layers);
   write_expert_saturation_csv(files.path() / "saturation_experts.csv", found.experts);
   files.commit();

@@ -25,7 +25,10 @@ int gradient_command(int argc, char** argv) {
   std::string input, metric;
   add_run_options(app, options);
   app.add_option("--input", input, "records, a JSON object a line; - = standard input")->type_name("FILE")->required();
-  app.add_option("--metric", metric, "logprob, nll, logit_diff or kl")->type_name("NAME")->required();
+  app.add_option("--metric", metric, "logprob, nll, logit_diff or kl")
+      ->check(one_of({"logprob", "nll", "logit_diff", "kl"}))
+      ->type_name("NAME")
+      ->required();
   app.add_option("--points", options.points,
                  "points whose gradient is recorded, globs separated by commas; default "
                  "*.router.logits,*.router.weights,*.resid_in")
@@ -48,6 +51,7 @@ int gradient_command(int argc, char** argv) {
   request.trace = trace_request(options, session, run);
   request.trace.points = gradient_points(globs, session.shape);
   request.batch = options.batch;
+  if (options.chunk > 0) request.batch_tokens = options.chunk;
   session.label = session.path;
   catch_signals();
   request.interrupted = &interrupted;
@@ -58,7 +62,7 @@ int gradient_command(int argc, char** argv) {
   progress.done();
   if (found.interrupted) {
     std::fprintf(stderr, "interrupted: no trace is left; the same command begins anew\n");
-    return 1;
+    return 3;
   }
   for (size_t i = 0; i < run.records.size(); ++i) {
     if (options.json) {

@@ -78,7 +78,11 @@ int lens_command(int argc, char** argv) {
   const ChosenTokens chosen(choice, run.made.encoded, run.made.span_names);
 
   std::optional<StagedFiles> files;
-  if (!out.empty()) files.emplace(out, std::vector<std::string>{"lens.csv", "summary.json"});
+  if (!out.empty()) {
+    const std::vector<std::string> names = {"lens.csv", "summary.json"};
+    require_own_directory(out, names, "a lens");
+    files.emplace(out, names);
+  }
   const fs::path dir = files ? files->path() : fs::temp_directory_path();
   LensRows rows(session, run.jobs(), chosen, lens, dir);
   require_room(rows, chosen, dir);

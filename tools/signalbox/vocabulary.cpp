@@ -76,7 +76,9 @@ int vocabulary_command(int argc, char** argv) {
   PreparedRun run = prepare_run(options, session, std::move(records), Generate{});
   const ChosenTokens chosen(choice, run.made.encoded, run.made.span_names);
 
-  StagedFiles files(out, {"expert_vocabulary.csv", "token_experts.csv", "summary.json"});
+  const std::vector<std::string> names = {"expert_vocabulary.csv", "token_experts.csv", "summary.json"};
+  require_own_directory(out, names, "a vocabulary");
+  StagedFiles files(out, names);
   ExpertMeans means(session, run.jobs(), chosen, layers);
   tell_cpu_fallback(options, session);
   RunOptions running = session.options;
@@ -121,8 +123,8 @@ int vocabulary_command(int argc, char** argv) {
     std::string told =
         out + ": " + std::to_string(n_experts) + " experts over " + std::to_string(chosen.n_tokens()) + " tokens";
     if (n_all > n_experts)
-      told += "; " + std::to_string(n_all - n_experts) + " others were selected by fewer than " +
-              std::to_string(wanted.min_count);
+      told += "; " + std::to_string(n_all - n_experts) + " others were selected by " +
+              (wanted.min_count == 1 ? "no token" : "fewer than " + std::to_string(wanted.min_count));
     if (chosen.n_records_without() > 0)
       told += "; " + std::to_string(chosen.n_records_without()) + " records have no such token";
     std::fprintf(stderr, "%s\n", told.c_str());
