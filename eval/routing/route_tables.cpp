@@ -4,6 +4,7 @@
 #include <optional>
 #include <set>
 
+#include "base/near_names.h"
 #include "base/error.h"
 #include "base/text.h"
 #include "eval/routing/communities.h"
@@ -56,9 +57,8 @@ std::vector<std::string> parse_route_tables(const std::string& list) {
       const auto known = std::any_of(route_tables().begin(), route_tables().end(),
                                      [&](const RouteTable& table) { return table.name == name; });
       if (!known)
-        throw UsageError("--tables", "expected \"all\", \"none\" or names among " +
-                                         joined(route_tables(), ", ", [](const RouteTable& one) { return one.name; }) +
-                                         ", found \"" + name + "\"");
+        throw UsageError("--tables", wrong_name("\"all\", \"none\" or names of tables", name,
+                                               names_of(route_tables(), &RouteTable::name)));
       chosen.insert(name);
       begin = end + 1;
     }

@@ -202,6 +202,13 @@ int analyze_command(int argc, char** argv) {
     }
     files.commit();
   }
+  // What was asked for by name and has no rows, or too few records to say more.
+  if (analysis && app.count("--tables") > 0 && !options.quiet) {
+    const json::Value* routing = analysis->summary.find("routing");
+    if (const json::Value* notes = routing ? routing->find("notes") : nullptr)
+      for (const auto& [table, note] : notes->members())
+        std::fprintf(stderr, "%s: %s\n", table.c_str(), note.string().c_str());
+  }
   if (findings && !options.json)
     write_stdout(findings_text(options.directories[0], *findings, terminal_width(STDOUT_FILENO)) + "\n");
   if (analysis)
