@@ -386,7 +386,8 @@ TEST_CASE("bench: aliased random memory repeats one piece, own memory does too")
   }
 }
 
-TEST_CASE("bench: every op on the CPU and on the kernels of the device") {
+TEST_CASE("bench: every op on the CPU and on the kernels of the device" *
+          doctest::test_suite("repeats: ops that other tests run too")) {
   const OpBenchOptions options = tiny_options();
   {
     const auto cpu = make_cpu_backend({1, "auto"});

@@ -98,7 +98,7 @@ ContrastCounts part(const ContrastCounts& whole, const std::vector<size_t>& reco
 
 }  // namespace
 
-TEST_CASE("planted experts are found") {
+TEST_CASE("planted experts are found" * doctest::test_suite("repeats: statistics at length")) {
   std::mt19937_64 generator(21);
   int found = 0, planted = 0, tops = 0;
   for (const char* family : {"mixtral", "olmoe", "qwen2_moe", "qwen3_moe", "deepseek_v2", "gpt_oss"})

@@ -125,7 +125,8 @@ TEST_CASE("faithfulness: a command adds mistakes, and each is asked for once") {
   CHECK(failure(other).find("mistake of two_hop_steps-000") != std::string::npos);
 }
 
-TEST_CASE("faithfulness: the loaded model writes mistakes and paraphrases") {
+TEST_CASE("faithfulness: the loaded model writes mistakes and paraphrases" *
+          doctest::test_suite("repeats: texts that other tests write too")) {
   test::TemporaryDirectory scratch;
   test::write_file(scratch / "in.jsonl", test::records("two_hop_steps.jsonl", 2));
   const std::vector<std::string> arguments = {"builtin",

@@ -148,7 +148,8 @@ TEST_CASE("gradient: every point of every family equals autograd's") {
   }
 }
 
-TEST_CASE("gradient: edited runs equal autograd's") {
+TEST_CASE("gradient: edited runs equal autograd's" *
+          doctest::test_suite("repeats: the same adjoints, for some 500 edits")) {
   size_t compared = 0;
   for (const std::string name : families) {
     const auto file = safetensors::File::open(goldens / name / "gradients.safetensors");

@@ -169,7 +169,8 @@ TEST_CASE("kept buffers hold what a probe recorded") {
   }
 }
 
-TEST_CASE("kept buffers hold what later layers saw of an edited run") {
+TEST_CASE("kept buffers hold what later layers saw of an edited run" *
+          doctest::test_suite("repeats: the same forward, edited")) {
   // Each writes in place what the layer made, or changes the route.
   const char* const edits = R"([
       {"op": "deactivate", "mode": "ban", "experts": [0, 2]}, {"op": "top_k", "k": 3},

@@ -89,7 +89,8 @@ std::vector<std::vector<float>> values(LoadedModel& loaded) {
 
 }  // namespace
 
-TEST_CASE("hub style, fused style, shards and dtypes hold the same model") {
+TEST_CASE("hub style, fused style, shards and dtypes hold the same model" *
+          doctest::test_suite("repeats: checkpoints that other tests load too")) {
   for (const char* family : family_names) {
     CAPTURE(family);
     TemporaryDirectory hub, fused, sharded, half;

@@ -68,7 +68,8 @@ struct EveryExpertRun {
 
 }  // namespace
 
-TEST_CASE("rankings: what experts give finds a planted expert where each token selects every expert") {
+TEST_CASE("rankings: what experts give finds a planted expert where each token selects every expert" *
+          doctest::test_suite("repeats: runs that other tests make too")) {
   const EveryExpertRun scratch;
   const Ran by_use = scratch.deactivate("--mode zero");
   CHECK(by_use.code == 1);

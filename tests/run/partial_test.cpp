@@ -93,7 +93,8 @@ TEST_CASE("finished lines: those of both files, whatever their order, beside the
         std::string::npos);
 }
 
-TEST_CASE("a run that is not finished: what is done is compared, and marked as partial") {
+TEST_CASE("a run that is not finished: what is done is compared, and marked as partial" *
+          doctest::test_suite("repeats: runs that other tests make too")) {
   const QuestionRun one;
   const fs::path whole = one.temporary / "whole", part = one.temporary / "part", copy = one.temporary / "copy";
   REQUIRE(one.run(whole).code == 0);

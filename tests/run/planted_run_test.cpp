@@ -54,7 +54,8 @@ constexpr const char* spec_text = R"({"model": "model", "data": "data.jsonl",
 
 }  // namespace
 
-TEST_CASE("an experiment finds planted experts and bans them") {
+TEST_CASE("an experiment finds planted experts and bans them" *
+          doctest::test_suite("repeats: runs that other tests make too")) {
   TemporaryDirectory temporary;
   write_file(temporary / "model.json", planted_model);
   REQUIRE(run_command(test::binary() + " make-model " + (temporary / "model.json").string() + " --out " +

@@ -75,7 +75,8 @@ void check_same(const fs::path& a, const fs::path& b) {
 
 }  // namespace
 
-TEST_CASE("rescore: the bytes of a run that had asked from the beginning") {
+TEST_CASE("rescore: the bytes of a run that had asked from the beginning" *
+          doctest::test_suite("repeats: runs that other tests make too")) {
   const Runs runs;
   const fs::path first =
       runs.run("first", R"(["em", "kl", "ppl", "judge:one", "route_jaccard"])", runs.one, R"(, "traces": true)");

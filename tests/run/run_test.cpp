@@ -187,7 +187,8 @@ TEST_CASE("texts and log-probabilities are those of generate and score") {
   }
 }
 
-TEST_CASE("interventions together give what each gives by itself") {
+TEST_CASE("interventions together give what each gives by itself" *
+          doctest::test_suite("repeats: runs that other tests make too")) {
   SmallRun small;
   const fs::path out = small.temporary / "out";
   REQUIRE(run_experiment(small.spec, out, "--batch 5 --chunk 7").code == 0);
