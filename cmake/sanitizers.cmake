@@ -9,7 +9,9 @@ set(fuzz_options "")
 if(SIGNALBOX_SANITIZE)
   set(sanitize -fsanitize=${SIGNALBOX_SANITIZE} -fno-omit-frame-pointer -g1)
   if(SIGNALBOX_SANITIZE MATCHES undefined)
-    list(APPEND sanitize -fno-sanitize-recover=all)
+    # Null pointers end the process under the address sanitizer as they are; with the checks of each use, and those of the
+    # types behind virtual calls, the compiler takes a fifth longer.
+    list(APPEND sanitize -fno-sanitize-recover=all -fno-sanitize=null,vptr)
   endif()
   target_compile_options(signalbox_flags INTERFACE "$<${by_host}:${sanitize}>")
   target_link_options(signalbox_flags INTERFACE -fsanitize=${SIGNALBOX_SANITIZE})
