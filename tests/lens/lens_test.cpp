@@ -207,10 +207,8 @@ TEST_CASE("lens: the last layer is the model, and nothing depends on batch, chun
   for (const auto& row : all) REQUIRE(row.second[6].empty());
 }
 
-TEST_CASE("lens: a directory keeps what is not the lens's, and new rows take the places of old ones") {
+TEST_CASE("lens: a directory of others is left alone, and new rows take the places of old ones") {
   TemporaryDirectory dir;
-  std::filesystem::create_directory(dir / "out");
-  write_file(dir / "out/notes.txt", "mine\n");
   const std::string command = binary() + " lens " + (goldens_dir() / "olmoe/model").string() + " --input " +
                               (goldens_dir() / "olmoe/records.jsonl").string() + " --quiet --out " +
                               (dir / "out").string();
@@ -218,7 +216,11 @@ TEST_CASE("lens: a directory keeps what is not the lens's, and new rows take the
   const std::string first = read_file(dir / "out/lens.csv");
   CHECK(run_command(command + " --top 2").code == 0);
   CHECK(read_file(dir / "out/lens.csv").size() > first.size());
-  CHECK(read_file(dir / "out/notes.txt") == "mine\n");
+  write_file(dir / "out/notes.txt", "mine\n");
+  const Ran among = run_command(command + " --top 1");
+  CHECK(among.code == 1);
+  CHECK(among.err.find("expected an empty directory or one that holds a lens, found \"notes.txt\" in it") !=
+        std::string::npos);
   write_file(dir / "file", "");
   const Ran ran = run_command(binary() + " lens " + (goldens_dir() / "olmoe/model").string() + " --input " +
                               (goldens_dir() / "olmoe/records.jsonl").string() + " --out " + (dir / "file").string());
@@ -266,6 +268,7 @@ TEST_CASE("lens and vocabulary: what cannot be meant is refused") {
   CHECK(refused("lens", (dir / "empty.jsonl").string(), "").code == 1);
   CHECK(refused("lens", (dir / "none.jsonl").string(), "").err.find("none.jsonl:1") != std::string::npos);
   CHECK(refused("lens", (dir / "one.jsonl").string(), "--parts").code == 0);  // one token is enough
+  std::filesystem::remove_all(dir / "out");
   CHECK(refused("vocabulary", (dir / "one.jsonl").string(), "").code == 0);
   CHECK(run_command(binary() + " lens " + model + " --input " + (dir / "one.jsonl").string()).code == 2);  // no --out
 }
