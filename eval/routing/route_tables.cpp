@@ -4,8 +4,8 @@
 #include <optional>
 #include <set>
 
-#include "base/near_names.h"
 #include "base/error.h"
+#include "base/near_names.h"
 #include "base/text.h"
 #include "eval/routing/communities.h"
 #include "eval/routing/domains.h"
@@ -58,7 +58,7 @@ std::vector<std::string> parse_route_tables(const std::string& list) {
                                      [&](const RouteTable& table) { return table.name == name; });
       if (!known)
         throw UsageError("--tables", wrong_name("\"all\", \"none\" or names of tables", name,
-                                               names_of(route_tables(), &RouteTable::name)));
+                                                names_of(route_tables(), &RouteTable::name)));
       chosen.insert(name);
       begin = end + 1;
     }
