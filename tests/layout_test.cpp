@@ -27,7 +27,8 @@ const Floors eval_rooms = {{"data", "statistics", "store"},
                            {"score", "detect"},
                            {"findings"},
                            {"experiment"},
-                           {"causal", "compress", "faithfulness", "lens"}};
+                           {"causal", "compress", "faithfulness", "lens"},
+                           {"circuit", "direction"}};
 // eval/report stands aside: it sees findings and what is below, and no room of eval or train sees it.
 const std::string report_room = "report", seen_by_report = "findings";
 

@@ -24,6 +24,8 @@ int regimes_command(int argc, char** argv);
 int faithfulness_command(int argc, char** argv);
 int gradient_command(int argc, char** argv);
 int causal_command(int argc, char** argv);
+int circuit_command(int argc, char** argv);
+int direction_command(int argc, char** argv);
 int domains_command(int argc, char** argv);
 int data_command(int argc, char** argv);
 int make_model_command(int argc, char** argv);

@@ -1,0 +1,21 @@
+// The subcommands of `signalbox causal`, one file each: they add their flags to the command, and run.
+#pragma once
+#include <functional>
+
+#include "base/namespaces.h"
+
+namespace CLI {
+class App;
+}
+
+namespace signalbox::tools {
+
+struct Subcommand {
+  const CLI::App* app = nullptr;  // says whether it was the one that was asked for
+  std::function<int()> run;       // returns the exit code
+};
+
+Subcommand add_causal_map(CLI::App& app);
+Subcommand add_causal_effects(CLI::App& app);
+
+}  // namespace signalbox::tools
