@@ -92,7 +92,8 @@ inline constexpr const char* study_files[] = {"experts.csv", "pairs.csv", "plan.
 void write_study(const StudyResult& result, const StudyRecords& records, const Model& model,
                  const StudyOptions& options, json::Value about, const std::filesystem::path& directory);
 
-// The table of quality.csv for a terminal, and what it says in words.
-std::string study_text(const StudyResult& result, const StudyOptions& options, int width);
+// The table of quality.csv for a terminal of `width` columns (0: any), and what it says in words, a sentence a plan.
+std::string study_table(const StudyResult& result, int width);
+std::vector<std::string> study_sentences(const StudyResult& result, const StudyOptions& options);
 
 }  // namespace signalbox::eval

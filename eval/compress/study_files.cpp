@@ -165,7 +165,7 @@ void write_study(const StudyResult& result, const StudyRecords& records, const M
                         json::dump(summary_json(result, records, model, options, std::move(about)), 2) + "\n");
 }
 
-std::string study_text(const StudyResult& result, const StudyOptions& options, int width) {
+std::string study_table(const StudyResult& result, int width) {
   TextTable table({{"plan", false, true},
                    {"experts", true, true},
                    {"seed"},
@@ -184,7 +184,12 @@ std::string study_text(const StudyResult& result, const StudyOptions& options, i
                format_value(row.quality.ppl, decimals), format_value(row.quality.kl, 4),
                format_interval(row.quality.kl_ci.lo, row.quality.kl_ci.hi, 4), format_value(row.quality.agreement, 3)},
               row.plan == "plan");
-  std::string out = table.text(width) + "\n";
+  return table.text(width);
+}
+
+std::vector<std::string> study_sentences(const StudyResult& result, const StudyOptions& options) {
+  const int decimals = decimals_for(result.rows.front().quality.ppl);
+  std::vector<std::string> out;
   const Quality& original = result.rows.front().quality;
   for (const Plan& plan : result.plans) {
     const QualityRow& row = row_of(result, "plan", plan.keep);
@@ -194,15 +199,15 @@ std::string study_text(const StudyResult& result, const StudyOptions& options, i
         ++random;
         better += row.quality.kl < other.quality.kl;
       }
-    out += std::string(options.merges ? "Merged" : "Pruned") + " to " + std::to_string(plan.keep) +
-           " experts a layer by " + score_names[static_cast<size_t>(options.score)] + ": perplexity " +
-           format_value(row.quality.ppl, decimals) + " (original " + format_value(original.ppl, decimals) + "), KL " +
-           format_value(row.quality.kl, 4) + " (by frequency " +
-           format_value(row_of(result, "frequency", plan.keep).quality.kl, 4) + ")";
+    std::string line = std::string(options.merges ? "Merged" : "Pruned") + " to " + std::to_string(plan.keep) +
+                       " experts a layer by " + score_names[static_cast<size_t>(options.score)] + ": perplexity " +
+                       format_value(row.quality.ppl, decimals) + " (original " + format_value(original.ppl, decimals) +
+                       "), KL " + format_value(row.quality.kl, 4) + " (by frequency " +
+                       format_value(row_of(result, "frequency", plan.keep).quality.kl, 4) + ")";
     if (random > 0)
-      out +=
+      line +=
           "; nearer to the original than " + std::to_string(better) + " of " + std::to_string(random) + " random plans";
-    out += ".\n";
+    out.push_back(line + ".");
   }
   return out;
 }

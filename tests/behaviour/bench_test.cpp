@@ -285,6 +285,7 @@ TEST_CASE("bench: refusals are one line") {
   refused("--kernels --shape nothing --device cpu", 1, "--shape: expected a known shape (DeepSeek-V2-Lite, ");
   refused("--kernels --shape olmoe-1b-7b --layers 1", 2, "expected --shape without --kernels beside it");
   refused("--kernels --quick", 2, "expected a model or a shape beside them, found --kernels");
+  refused("--kernels --context 64", 2, "expected a model or a shape beside it, found --kernels");
   refused("builtin --quick --repeats 2", 2, "excludes");
   refused("builtin --budget 0", 2, "--budget");
   refused("builtin --layers 2", 2, "--shape");

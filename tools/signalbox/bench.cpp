@@ -546,33 +546,40 @@ int bench_command(int argc, char** argv) {
   auto* batch = app.add_option("--batch", options.batch, "sequences of the batched measurement")
                     ->check(in_range(1, 4096))
                     ->capture_default_str();
-  app.add_option("--chunk", options.chunk, "given tokens a forward")
-      ->check(in_range(1, 1 << 20))
-      ->default_str("512, on a GPU 4096");
-  app.add_option("--prompt-tokens", options.n_prompt,
-                 "given tokens of the prefill (256; with --shape 512, on a GPU 4096 too)")
-      ->check(in_range(1, 1 << 20));
-  app.add_option("--context", options.context,
-                 "given tokens before decoding (as --prompt-tokens; with --shape 128, on a GPU 1024)")
-      ->check(in_range(1, 1 << 20));
-  app.add_option("--new-tokens", options.n_new, "decoded tokens that are timed (64; with --shape 8, on a GPU 64)")
-      ->check(in_range(1, 1 << 20));
+  auto* chunk = app.add_option("--chunk", options.chunk, "given tokens a forward")
+                    ->check(in_range(1, 1 << 20))
+                    ->default_str("512, on a GPU 4096");
+  auto* prompt = app.add_option("--prompt-tokens", options.n_prompt,
+                                "given tokens of the prefill (256; with --shape 512, on a GPU 4096 too)")
+                     ->check(in_range(1, 1 << 20));
+  auto* context = app.add_option("--context", options.context,
+                                 "given tokens before decoding (as --prompt-tokens; with --shape 128, on a GPU 1024)")
+                      ->check(in_range(1, 1 << 20));
+  auto* n_new =
+      app.add_option("--new-tokens", options.n_new, "decoded tokens that are timed (64; with --shape 8, on a GPU 64)")
+          ->check(in_range(1, 1 << 20));
   auto* repeats =
       app.add_option("--repeats", options.repeats,
                      "the fastest of this many counts (fewer where they take more than 20 s); recording: ten "
                      "times as many rounds")
           ->check(in_range(1, 1000))
           ->capture_default_str();
-  app.add_option("--trace-tokens", options.trace_tokens, "also trace this many tokens and tell the memory it took")
-      ->check(in_range(int64_t{0}, int64_t{1} << 40))
-      ->capture_default_str();
+  auto* trace =
+      app.add_option("--trace-tokens", options.trace_tokens, "also trace this many tokens and tell the memory it took")
+          ->check(in_range(int64_t{0}, int64_t{1} << 40))
+          ->capture_default_str();
   app.add_flag("--quick", options.quick, "one repeat, 16 new tokens; no MoE layer and no cost of recording")
       ->excludes(repeats);
   app.add_option("--budget", options.budget, "seconds that all may take; what does not fit is named and left out")
       ->check(in_range(1.0, 1e9));
   if (int code = parse_arguments(app, argc, argv); code >= 0) return code;
-  if (options.kernels && (options.quick || options.budget > 0))
-    throw UsageError("--quick, --budget", "expected a model or a shape beside them, found --kernels");
+  if (options.kernels) {
+    if (options.quick || options.budget > 0)
+      throw UsageError("--quick, --budget", "expected a model or a shape beside them, found --kernels");
+    for (const CLI::Option* of_model : {batch, chunk, prompt, context, n_new, repeats, trace})
+      if (of_model->count() > 0)
+        throw UsageError(of_model->get_name(), "expected a model or a shape beside it, found --kernels");
+  }
   if (options.kernels && options.layers > 0)
     throw UsageError("--layers", "expected --shape without --kernels beside it, found --kernels");
   if (options.quick) options.repeats = 1;

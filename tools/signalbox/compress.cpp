@@ -213,7 +213,11 @@ int compress_command(int argc, char** argv) {
   if (o.common.json) {
     write_stdout(json::dump(json::parse_file(fs::path(o.out) / "summary.json")) + "\n");
   } else if (!quiet) {
-    write_stdout(study_text(result, o.study, terminal_width(STDOUT_FILENO)));
+    const int width = terminal_width(STDOUT_FILENO);
+    std::string text = study_table(result, width) + "\n";
+    for (const std::string& sentence : study_sentences(result, o.study))
+      text += (width > 0 ? wrapped(sentence, width) : sentence) + "\n";
+    write_stdout(text);
     write_stdout(o.out + ": experts.csv, pairs.csv, plan.json, quality.csv, summary.json\n");
     if (!o.write.empty()) write_stdout(o.write + ": the checkpoint\n");
   }

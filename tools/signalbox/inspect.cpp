@@ -296,6 +296,7 @@ int inspect_command(int argc, char** argv) {
     return 0;
   }
 
+  const int width = terminal_width(STDOUT_FILENO);
   std::string text = session.path + " (" + session.family + ")\n";
   text +=
       "  parameters    " + count_text(parameters.total) + ", " + count_text(parameters.active) + " active a token\n";
@@ -311,14 +312,14 @@ int inspect_command(int argc, char** argv) {
     while (last + 1 < model.n_layers() && layer_line(model.layers[last + 1]) == line) ++last;
     char range[32];
     std::snprintf(range, sizeof range, last > l ? "%ld-%ld" : "%ld", static_cast<long>(l), static_cast<long>(last));
-    text += "    " + std::string(range) + std::string(std::max<size_t>(8 - std::string(range).size(), 1), ' ') + line +
-            "\n";
+    text += "    " + std::string(range) + std::string(std::max<size_t>(8 - std::string(range).size(), 1), ' ');
+    text += (width > 0 ? wrapped(line, width, 12, 12) : line) + "\n";
     l = last + 1;
   }
   if (!session.unknown_tensors.empty())
     text += "  " + std::to_string(session.unknown_tensors.size()) +
             " stored tensors that the model does not use (--tensors lists them)\n";
-  if (points_option->count() > 0) text += points_text(listed, terminal_width(STDOUT_FILENO));
+  if (points_option->count() > 0) text += points_text(listed, width);
   if (tensors) {
     text += "  tensors\n";
     for_each_tensor(model, session.weights, [&](const TensorPlace& slot) {
