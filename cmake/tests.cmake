@@ -82,7 +82,7 @@ file(GLOB driver_sources CONFIGURE_DEPENDS tests/*/*_driver.cpp)
 foreach(source ${driver_sources})
   get_filename_component(name ${source} NAME_WE)
   add_executable(${name} EXCLUDE_FROM_ALL ${source})
-  target_link_libraries(${name} PRIVATE signalbox_engine signalbox_template signalbox_kernels signalbox_base)
+  target_link_libraries(${name} PRIVATE signalbox_eval signalbox_engine signalbox_template signalbox_kernels signalbox_base)
 endforeach()
 
 if(SIGNALBOX_FUZZ)

@@ -1,11 +1,11 @@
-# SIGNALBOX_UNITY compiles up to eight files of a folder as one: headers are read and templates made once for all of them,
+# SIGNALBOX_UNITY compiles up to sixteen files of a folder as one: headers are read and templates made once for all of them,
 # which takes a third to a half off a build from nothing and makes the build after a small change slower. tools/build and
 # tools/test ask for it when they make a build folder (docs/testing.md).
 #
 # So files of one folder do not give a name of an anonymous namespace two meanings; those that have good reason to are
 # compiled for themselves everywhere: inner loops, the tables of the families, tests of one op each.
 option(SIGNALBOX_UNITY "Compile several files of a folder as one" OFF)
-set(unity_size 8)
+set(unity_size 16)
 set(unity_not "/(eval/detect|loaders/families|tests/(data|detect|device|forward|ops|regimes|statistics))/")
 
 function(compile_together target)
