@@ -28,7 +28,7 @@ namespace fs = std::filesystem;
 constexpr int64_t few_wrong = 10, few_labels = 20;  // below these a note is made
 
 // One text and what is known of it; `score` when its judge has spoken.
-struct Point {
+struct LabelledPoint {
   int64_t cluster = 0;
   std::optional<bool> label;
   std::optional<double> score;
@@ -111,7 +111,7 @@ class Calibrator {
   }
 
   // What the score says of the text, now or when the judge's batch is full. Points do not move.
-  void ask(const Record& record, const Sample& sample, bool has_prompt, Point& point) {
+  void ask(const Record& record, const Sample& sample, bool has_prompt, LabelledPoint& point) {
     if (!judged()) {
       const bool lacks = scorer_->lacks && !scorer_->lacks(record).empty();
       return set(point, lacks ? std::nullopt : scorer_->score(record, sample), record.where);
@@ -125,7 +125,7 @@ class Calibrator {
                     [&point](Judged judged) { point.score = judged.at(0).second; });
   }
 
-  void set(Point& point, std::optional<double> score, const std::string& where) const {
+  void set(LabelledPoint& point, std::optional<double> score, const std::string& where) const {
     if (score && !(*score >= 0 && *score <= 1))
       throw Error(where, options_.score + ": expected a score from 0 to 1, found " + short_number(*score));
     point.score = score;
@@ -179,8 +179,8 @@ class Calibrator {
     sample.text = line.at("text").string();
     sample.finish_reason = "eos";
     if (const auto reason = line.find("finish_reason")) sample.finish_reason = reason->string();
-    labelled_.push_back(std::make_unique<Point>());
-    Point& point = *labelled_.back();
+    labelled_.push_back(std::make_unique<LabelledPoint>());
+    LabelledPoint& point = *labelled_.back();
     point.label = label;
     if (known != record_of_.end()) {
       point.cluster = cluster_of(known->second);
@@ -202,8 +202,8 @@ class Calibrator {
         source.fail("expected a sample of " + std::string(plan_file) + " and " + records_file + ", found another");
       if (!line.sample.has_text || !line.sample.decoded) source.fail("expected generated text, found none");
       auto& points = lines_[intervention->second];
-      points.push_back(std::make_unique<Point>());
-      Point& point = *points.back();
+      points.push_back(std::make_unique<LabelledPoint>());
+      LabelledPoint& point = *points.back();
       point.cluster = cluster_of(record->second);
       const auto own = own_labels_.find({line.intervention, line.sample.id, line.sample.seed, line.sample.sample});
       if (own != own_labels_.end()) {
@@ -221,7 +221,7 @@ class Calibrator {
   }
 
   // As the run has scored it, where it has.
-  void score_line(const SampleLine& line, const Record& record, Point& point) {
+  void score_line(const SampleLine& line, const Record& record, LabelledPoint& point) {
     for (const auto& [name, value] : line.scores)
       if (name == options_.score) return set(point, value, record.where);
     for (const auto& [name, value] : line.sample.judged)
@@ -235,7 +235,7 @@ class Calibrator {
     out.threshold = options_.threshold;
     out.own = own_;
     std::vector<LabelledScore> pooled;
-    const auto take = [&](const Point& point) {
+    const auto take = [&](const LabelledPoint& point) {
       if (!point.label) return;
       if (point.score)
         pooled.push_back({*point.label, *point.score, point.cluster});
@@ -297,8 +297,8 @@ class Calibrator {
   std::map<std::string, int64_t> clusters_, judged_numbers_;
   std::map<SampleKey, OwnLabel> own_labels_;
   bool own_ = false;
-  std::vector<std::unique_ptr<Point>> labelled_;            // lines that are not of the run
-  std::vector<std::vector<std::unique_ptr<Point>>> lines_;  // [interventions of the run]
+  std::vector<std::unique_ptr<LabelledPoint>> labelled_;            // lines that are not of the run
+  std::vector<std::vector<std::unique_ptr<LabelledPoint>>> lines_;  // [interventions of the run]
 };
 
 }  // namespace

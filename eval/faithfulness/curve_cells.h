@@ -1,12 +1,21 @@
-// Cells that the tables of both forms of a study share.
+// Cells and values that the files of both forms of a study share.
 #pragma once
 #include "base/csv.h"
+#include "base/json.h"
 #include "eval/faithfulness/curves.h"
 
 namespace signalbox::eval {
 
 inline void add_mean(CsvWriter& csv, const MeanEstimate& mean) {
   csv.cell(mean.mean).cell(mean.ci.lo).cell(mean.ci.hi);
+}
+
+inline json::Value mean_value(const MeanEstimate& mean) {
+  return json::Value::object()
+      .set("mean", mean.mean)
+      .set("ci_lo", mean.ci.lo)
+      .set("ci_hi", mean.ci.hi)
+      .set("n", mean.n);
 }
 
 // An empty cell stands for all lengths.

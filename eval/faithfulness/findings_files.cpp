@@ -208,14 +208,6 @@ std::string samples_jsonl(const FaithfulnessStudy& study) {
   return lines;
 }
 
-json::Value mean_value(const MeanEstimate& mean) {
-  return json::Value::object()
-      .set("mean", mean.mean)
-      .set("ci_lo", mean.ci.lo)
-      .set("ci_hi", mean.ci.hi)
-      .set("n", mean.n);
-}
-
 json::Value counts_value(const FaithfulnessStudy& study) {
   const StudyCounts& counts = study.counts();
   json::Value ids = json::Value::array(), rules = json::Value::object(), dropped = json::Value::object();

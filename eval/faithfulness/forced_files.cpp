@@ -54,14 +54,6 @@ std::string rows_csv(const ForcedFindings& findings) {
   return csv.text();
 }
 
-json::Value mean_value(const MeanEstimate& mean) {
-  return json::Value::object()
-      .set("mean", mean.mean)
-      .set("ci_lo", mean.ci.lo)
-      .set("ci_hi", mean.ci.hi)
-      .set("n", mean.n);
-}
-
 // The mean with its interval, where there is one: one record has none.
 std::string number(const MeanEstimate& mean, int digits) {
   if (std::isnan(mean.mean)) return "-";

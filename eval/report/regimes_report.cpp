@@ -18,7 +18,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr size_t n_listed = 20;
+constexpr size_t n_listed_experts = 20;
 
 fs::path tables_of(const fs::path& dir) { return fs::exists(dir / "recurring.csv") ? dir : dir / "regimes"; }
 
@@ -87,7 +87,7 @@ std::string recurring_section(const ReportTable& recurring, const std::vector<st
   for (const char* heading : {"up", "persistence", "score"}) headings.push_back(heading);
   std::vector<std::vector<std::string>> rows;
   CsvWriter score_csv({"layer", "expert", "score", "score_lo", "score_hi"});
-  for (size_t r = 0; r < std::min(recurring.n_rows(), n_listed); ++r) {
+  for (size_t r = 0; r < std::min(recurring.n_rows(), n_listed_experts); ++r) {
     const std::string name = expert_name(recurring, r);
     ForestRow row;
     row.name = name;
