@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "base/files.h"
 #include "engine/lens.h"
+#include "eval/causal/recorded_run.h"
 #include "probes/activation_store.h"
 #include "probes/edit_memory.h"
 #include "probes/edit_spec.h"
@@ -72,12 +73,10 @@ class Study {
   std::vector<PropagationRow> propagation() const;
 
  private:
-  struct Run {
-    std::shared_ptr<ActivationStore> store;
-    std::shared_ptr<void> memory;
-    Tensor logits;  // [n_rows, n_vocab]
-  };
-  Run run(const Job& job, const MetricRows& rows, const EditPlan* plan, const std::string& name);
+  using Run = RecordedRun;
+  Run run(const Job& job, const MetricRows& rows, const EditPlan* plan, const std::string& name) const {
+    return record_run(session_, job, rows.n_rows(), points_, name, plan);
+  }
   std::shared_ptr<const EditPlan> plan(json::Value edits, const std::shared_ptr<ActivationStore>& held) const;
   void travel(const Run& base, const Run& edited, int64_t first);
 
@@ -90,28 +89,6 @@ class Study {
   std::vector<int32_t> later_routed_;
   std::vector<Travel> travels_;  // of layers highest + 1, ...
 };
-
-Study::Run Study::run(const Job& job, const MetricRows& rows, const EditPlan* plan, const std::string& name) {
-  Run made;
-  const int32_t n_slots = plan ? plan->max_slots() : 0;
-  made.store = std::make_shared<ActivationStore>(name, session_.shape, points_, n_slots);
-  std::shared_ptr<const BoundEdits> bound;
-  if (plan) bound = plan->bind(sequence_info(job));
-  KvPool pool(backend_, session_.model, KvPool::blocks_for(job.n_given()));
-  SequenceCache sequence(pool);
-  Batch batch;
-  batch.append(sequence, bound.get(), 0, job.prompt->tokens, job.prompt->spans, job.n_given(), rows.n_rows());
-  Forward forward = session_.forward(n_slots);
-  const Outputs outputs = forward.run(batch, made.store.get());
-  forward.flush(*made.store);
-  const std::string id = job.prompt->id;
-  made.store->finish(std::span(&id, 1));
-  const size_t bytes = static_cast<size_t>(outputs.logits.rows * outputs.logits.cols) * sizeof(float);
-  made.memory = backend_.allocate(std::max<size_t>(4, bytes));
-  backend_.copy(made.memory.get(), outputs.logits.data, bytes);
-  made.logits = Tensor(static_cast<float*>(made.memory.get()), outputs.logits.rows, outputs.logits.cols);
-  return made;
-}
 
 // These edits, and the later layers' routes of a recording.
 std::shared_ptr<const EditPlan> Study::plan(json::Value edits, const std::shared_ptr<ActivationStore>& held) const {

@@ -1,0 +1,25 @@
+// One run of a record that leaves what it made at some points in memory, and the logits that a metric looks at.
+#pragma once
+#include <memory>
+#include <string>
+
+#include "base/namespaces.h"
+#include "engine/session.h"
+#include "probes/activation_store.h"
+
+namespace signalbox::eval {
+
+struct RecordedRun {
+  std::shared_ptr<ActivationStore> store;  // of one sample, under the record's id
+  std::shared_ptr<void> memory;
+  Tensor logits;  // [n_rows, n_vocab] of the last n_rows tokens, in memory of the device
+};
+
+// Runs all given tokens of the job, under `plan` or none, in a sequence of its own; or as the first tokens of
+// `sequence`, which then holds its keys and values. `name`: of the store.
+RecordedRun record_run(const engine::Session& session, const engine::Job& job, int64_t n_rows, const PointSet& points,
+                       const std::string& name, const EditPlan* plan = nullptr);
+RecordedRun record_run(const engine::Session& session, const engine::Job& job, int64_t n_rows, const PointSet& points,
+                       const std::string& name, const EditPlan* plan, engine::SequenceCache& sequence);
+
+}  // namespace signalbox::eval
