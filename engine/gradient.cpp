@@ -1,6 +1,7 @@
 #include "engine/gradient.h"
 
 #include <algorithm>
+#include <cmath>
 #include <optional>
 #include <utility>
 
@@ -21,7 +22,7 @@ bool has_gradient(Point point) {
 // One way back: the adjoints of engine/layers.cpp, each function beside the one it turns round.
 class Backward {
  public:
-  Backward(Gradient& gradient, const Batch& batch, ProbeSink& slopes)
+  Backward(Gradient& gradient, const Batch& batch, ProbeSink& slopes, const Gradient::More& more)
       : backend_(gradient.backend_),
         model_(gradient.model_),
         weights_(gradient.weights_),
@@ -29,7 +30,10 @@ class Backward {
         buffers_(gradient.forward_.buffers()),
         batch_(batch),
         slopes_(slopes),
-        n_tokens_(batch.n_tokens()) {}
+        more_(more),
+        n_tokens_(batch.n_tokens()) {
+    if (more.readers) readers_.emplace(backend_, model_, weights_, *more.readers);
+  }
 
   // dM/d of the stream behind the last layer, from that of the logits of batch.logit_rows.
   Tensor head(Tensor d_logits);
@@ -59,6 +63,7 @@ class Backward {
     return found;
   }
   void emit(Point point, int64_t l, Tensor d, int32_t n_slots);
+  void final_norm(Tensor d_x, Tensor d_normed, Tensor x);
   void emit_contributions(int64_t l, Tensor d, const Route& route);
   void attention(int64_t l, const Gqa& a, const GqaWeights& weights, Tensor d_h, Tensor d_out);
   void attention(int64_t l, const Mla& a, const MlaWeights& weights, Tensor d_h, Tensor d_out);
@@ -79,6 +84,8 @@ class Backward {
   Buffers& buffers_;
   const Batch& batch_;
   ProbeSink& slopes_;
+  const Gradient::More& more_;
+  std::optional<StreamReaders> readers_;
   int64_t n_tokens_;
   std::vector<std::shared_ptr<void>> memory_;  // of the part at hand
   std::vector<float> host_;
@@ -122,6 +129,26 @@ Route Backward::route(int64_t l) const {
   return route;
 }
 
+// d_x [rows, d_model] from that of the normed rows of x.
+void Backward::final_norm(Tensor d_x, Tensor d_normed, Tensor x) {
+  if (!more_.holds_final_divisor) {
+    backend_.rmsnorm_adjoint(d_x, d_normed, x, weights_.final_norm, model_.norm_eps, false);
+    return;
+  }
+  const size_t n = static_cast<size_t>(model_.d_model);
+  std::vector<float> d(static_cast<size_t>(x.rows) * n), stream(d.size()), gamma(n);
+  backend_.download(d.data(), d_normed.data, d.size() * sizeof(float));
+  backend_.download(stream.data(), x.data, stream.size() * sizeof(float));
+  backend_.download(gamma.data(), weights_.final_norm.data, n * sizeof(float));
+  for (size_t r = 0; r < static_cast<size_t>(x.rows); ++r) {
+    double squares = 0;
+    for (size_t i = 0; i < n; ++i) squares += static_cast<double>(stream[r * n + i]) * stream[r * n + i];
+    const double inverse = 1 / std::sqrt(squares / static_cast<double>(n) + static_cast<double>(model_.norm_eps));
+    for (size_t i = 0; i < n; ++i) d[r * n + i] = static_cast<float>(d[r * n + i] * gamma[i] * inverse);
+  }
+  backend_.upload(d_x.data, d.data(), d.size() * sizeof(float));
+}
+
 Tensor Backward::head(Tensor d_logits) {
   const int64_t d_model = model_.d_model, last = model_.n_layers() - 1;
   const Tensor d = tensor(n_tokens_, d_model);
@@ -143,11 +170,16 @@ Tensor Backward::head(Tensor d_logits) {
     const Tensor d_normed = tensor(n_tokens_, d_model);
     spread(d_normed, d_rows);
     at(Point::final_normed, -1, d_normed);
-    backend_.rmsnorm_adjoint(d, d_normed, kept(resid_final, -1), weights_.final_norm, model_.norm_eps, false);
+    final_norm(d, d_normed, kept(resid_final, -1));
   } else {
     const Tensor d_picked = tensor(d_rows.rows, d_model);
-    backend_.rmsnorm_adjoint(d_picked, d_rows, kept(resid_picked, -1), weights_.final_norm, model_.norm_eps, false);
+    final_norm(d_picked, d_rows, kept(resid_picked, -1));
     spread(d, d_picked);
+  }
+  if (readers_ && more_.readers->wants(Reader::logits, -1)) {
+    host_.resize(static_cast<size_t>(d.rows * d.cols));
+    backend_.download(host_.data(), d.data, host_.size() * sizeof(float));
+    more_.readers->take(Reader::logits, -1, 0, host_);
   }
   at(Point::resid_out, last, d, model_.layers[static_cast<size_t>(last)].moe() ? route(last) : Route());
   return d;
@@ -212,6 +244,7 @@ void Backward::attention(int64_t l, const Gqa& a, const GqaWeights& weights, Ten
   back(d_q, query_raw, weights.q_norm, a.n_heads);
   back(d_k, key_raw, weights.k_norm, a.n_kv_heads);
   back(d_v, value_raw, {}, a.n_kv_heads);
+  if (readers_) readers_->attention(l, a, weights, kept(resid_in, l), d_q, d_k, d_v);
   backend_.matmul_adjoint(d_h, d_q, weights.q, false);
   backend_.matmul_adjoint(d_h, d_k, weights.k, true);
   backend_.matmul_adjoint(d_h, d_v, weights.v, true);
@@ -233,11 +266,14 @@ void Backward::attention(int64_t l, const Mla& a, const MlaWeights& weights, Ten
   at(Point::attn_q, l, d_absorbed);
   at(Point::attn_k, l, d_kv);
   at(Point::attn_v, l, d_v);
-  const Tensor d_latent = d_kv.columns(0, a.d_latent);
+  const Tensor d_latent = d_kv.columns(0, a.d_latent), d_key = readers_ ? copy(d_kv) : Tensor();
   backend_.add(d_latent, d_latent, d_v);
   const Tensor d_q = tensor(n_tokens_, a.n_heads * d_query);
   backend_.mla_absorb_adjoint(d_q, d_absorbed, weights.kv_b, a.n_heads, a.d_nope, a.d_rope, a.d_value);
   backend_.rope_adjoint(d_q, a.n_heads, a.d_nope, rope, view.positions);
+  if (readers_)
+    readers_->attention(l, a, weights, kept(resid_in, l), d_q, d_key, d_v, kept(latent_raw, l),
+                        a.q_rank > 0 ? kept(query_low, l) : Tensor(), rope, view.positions);
   backend_.rope_adjoint(d_kv.columns(a.d_latent, a.d_rope), 1, 0, rope, view.positions);
   backend_.rmsnorm_adjoint(d_latent, d_latent, kept(latent_raw, l).columns(0, a.d_latent), weights.kv_a_norm,
                            a.latent_eps, false);
@@ -257,6 +293,7 @@ void Backward::feed_forward(int64_t l, const Dense& dense, const DenseWeights& w
   const Tensor d_hidden = tensor(n_tokens_, dense.d_ff);
   backend_.matmul_adjoint(d_hidden, d_out, weights.down, false);
   backend_.gated_hidden_adjoint(d_h, d_hidden, kept(ffn_normed, l), weights.gate, weights.up, model_.activation, false);
+  if (readers_) readers_->whole(Reader::dense, l, kept(resid_mid, l), d_h);
 }
 
 // d_h: the router's part, then the experts', then the shared expert's.
@@ -276,11 +313,13 @@ void Backward::feed_forward(int64_t l, const Moe& moe, const MoeWeights& weights
   emit(Point::router_logits, l, d_logits, 1);
   backend_.matmul_adjoint(d_h, d_logits, weights.router, false);
   at(Point::router_in, l, d_h);
+  if (readers_) readers_->whole(Reader::router, l, kept(resid_mid, l), d_h);
 
   at(Point::expert_out, l, d_outputs, route, route.n_slots);
   const Tensor d_hidden = tensor(n_pairs, moe.d_ff);
   backend_.experts_out_adjoint(d_hidden, d_outputs, route, n_tokens_, experts);
   at(Point::expert_hidden, l, d_hidden, route, route.n_slots);
+  if (readers_) readers_->experts(l, route, kept(resid_mid, l), read(experts_read, l), d_hidden, experts);
   const Tensor d_read = tensor(n_tokens_, model_.d_model);
   backend_.experts_hidden_adjoint(d_read, d_hidden, read(experts_read, l), route, n_tokens_, experts, model_.activation,
                                   false);
@@ -301,6 +340,7 @@ void Backward::shared_expert(int64_t l, const Moe& moe, const MoeWeights& weight
                                 model_.activation, false);
   if (moe.shared_gate) backend_.matmul_adjoint(d_read, d_gate, weights.shared_scale, true);
   at(Point::shared_in, l, d_read, route);
+  if (readers_) readers_->whole(Reader::shared, l, kept(resid_mid, l), d_read);
   backend_.add(d_h, d_h, d_read);
 }
 
@@ -311,8 +351,10 @@ Gradient::Gradient(Backend& backend, const Model& model, const Weights& weights,
       forward_(backend, model, weights, max_slots, Buffers::Policy::keep),
       streams_(forward_) {}
 
-Outputs Gradient::run(const Batch& batch, ProbeSink* values, ProbeSink& slopes, const Objective& objective) {
-  const Outputs outputs = forward_.run(batch, values);
+Outputs Gradient::run(const Batch& batch, ProbeSink* values, ProbeSink& slopes, const Objective& objective,
+                      const More& more) {
+  const Outputs outputs =
+      more.embedded ? forward_.run_from(batch, 0, more.embedded, values) : forward_.run(batch, values);
   if (values) forward_.flush(*values);
   std::vector<RowRange> ranges;
   for (const BatchSequence& sequence : batch.members)
@@ -326,14 +368,14 @@ Outputs Gradient::run(const Batch& batch, ProbeSink* values, ProbeSink& slopes, 
     const Tensor d_logits(static_cast<float*>(d_logits_memory.get()), outputs.logits.rows, outputs.logits.cols);
     objective(outputs.logits, d_logits);
     std::optional<Backward> part;
-    part.emplace(*this, batch, slopes);
+    part.emplace(*this, batch, slopes, more);
     forward_.writes().begin(batch, forward_.edits());
     const Tensor d_stream = part->head(d_logits);
     const auto memory = backend_.allocate(static_cast<size_t>(d_stream.rows * d_stream.cols) * sizeof(float));
     const Tensor d(static_cast<float*>(memory.get()), d_stream.rows, d_stream.cols);
     backend_.copy(d.data, d_stream.data, static_cast<size_t>(d.rows * d.cols) * sizeof(float));
     for (int64_t l = model_.n_layers() - 1; l >= 0; --l) {
-      part.emplace(*this, batch, slopes);
+      part.emplace(*this, batch, slopes, more);
       if (l < model_.n_layers() - 1) {
         // The layers above are done with; the one at hand is made again.
         forward_.buffers().release(l + 1);

@@ -15,6 +15,7 @@
 #include "base/namespaces.h"
 #include "engine/forward.h"
 #include "engine/kept_streams.h"
+#include "engine/stream_readers.h"
 #include "probes/sink.h"
 
 namespace signalbox::engine {
@@ -31,11 +32,22 @@ class Gradient {
   // Fills d_logits with dM/d logits, both [batch.logit_rows.size(), n_vocab], memory of the device.
   using Objective = std::function<void(Tensor logits, Tensor d_logits)>;
 
+  // What else a run is asked for.
+  struct More {
+    ReaderSink* readers = nullptr;     // who reads the stream, apart
+    Tensor embedded;                   // [n_tokens, d_model] in place of the tokens' embeddings; it is written over
+    bool holds_final_divisor = false;  // the final norm's divisor is a constant, so that the logits are linear there
+  };
+
   // Runs the batch, in which every sequence starts at position 0, with its edits. `values` (null: none) gets the wanted
   // points as in a forward; `slopes` gets dM/d of those it wants, in the shape of the point: at points with a row per
   // slot those of unused slots are 0; latent attention's attn.k and attn.v are the latent's two roles apart. Throws
-  // what a forward throws, and Error for an edit whose weights have no gradient.
-  Outputs run(const Batch& batch, ProbeSink* values, ProbeSink& slopes, const Objective& objective);
+  // what a forward throws, and Error for an edit whose weights have no gradient. Under `embedded` nothing is recorded
+  // before layer 0 begins, but embed has its gradient.
+  Outputs run(const Batch& batch, ProbeSink* values, ProbeSink& slopes, const Objective& objective, const More& more);
+  Outputs run(const Batch& batch, ProbeSink* values, ProbeSink& slopes, const Objective& objective) {
+    return run(batch, values, slopes, objective, More{});
+  }
 
   Forward& forward() { return forward_; }
   size_t bytes() const { return streams_.most_bytes(); }  // of activations, at most, so far
