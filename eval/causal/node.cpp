@@ -1,6 +1,7 @@
 #include "eval/causal/node.h"
 
 #include <optional>
+#include <tuple>
 
 #include "base/error.h"
 
@@ -52,6 +53,7 @@ std::string node_name(const CausalNode& node) {
   std::string name = "L" + std::to_string(node.layer) + ".";
   for (const Letter& letter : letters)
     if (letter.kind == node.kind) return name + letter.letter + std::to_string(node.index);
+  if (node.kind == Kind::attention_bias) return name + "attn.bias";
   return name + (node.kind == Kind::router ? "router" : node.kind == Kind::shared ? "shared" : "mlp");
 }
 
@@ -100,11 +102,17 @@ int32_t node_stage(const CausalNode& node, int32_t n_layers) {
     case Kind::embed: return 0;
     case Kind::logits: return 2 * n_layers + 1;
     case Kind::head:
+    case Kind::attention_bias:
     case Kind::query:
     case Kind::key:
     case Kind::value: return 2 * node.layer + 1;
     default: return 2 * node.layer + 2;
   }
+}
+
+bool NodeOrder::operator()(const CausalNode& a, const CausalNode& b) const {
+  constexpr int32_t many = 1 << 20;  // layers, so that logits come last
+  return std::tuple(node_stage(a, many), a.kind, a.index) < std::tuple(node_stage(b, many), b.kind, b.index);
 }
 
 }  // namespace signalbox::eval
