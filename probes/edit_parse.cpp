@@ -309,7 +309,14 @@ class Parser {
   void add() {
     spec_.kind = EditSpec::Kind::add;
     point();
-    tensor(at("vector"));
+    if (auto from = find("from")) {
+      if (spec_.ref.find("vector")) from->fail("expected \"vector\" or \"from\", found both");
+      spec_.adds_recording = true;
+      recording(*from);
+      if (auto sample = find("sample")) spec_.sample = sample->string();
+    } else {
+      tensor(at("vector"));
+    }
     spec_.by = 1;
     if (auto scale = find("scale")) spec_.by = float_number(*scale);
   }

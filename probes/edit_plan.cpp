@@ -243,7 +243,6 @@ class Planner {
 
   void fill(PointEdit& write, const EditSpec& spec, PlannedEdit& edit, int32_t layer, int64_t width,
             const std::vector<int32_t>& experts) {
-    const bool slots = point_info(spec.point).slots();
     switch (spec.kind) {
       case EditSpec::Kind::ablate:
         if (spec.value == EditSpec::Value::zero) {
@@ -256,24 +255,31 @@ class Planner {
         break;
       case EditSpec::Kind::add:
         write.scale = static_cast<float>(spec.by);
-        values_.tensor(write, spec.ref.at("vector"), spec, layer);
+        if (spec.adds_recording)
+          by_position(write, spec, edit, layer);
+        else
+          values_.tensor(write, spec.ref.at("vector"), spec, layer);
         break;
-      case EditSpec::Kind::patch: {
+      case EditSpec::Kind::patch:
         edit.patch = true;
-        edit.trace = values_.recording(spec, spec.ref.at("from"));
-        const std::string name =
-            ValueSource::require_point(*edit.trace, spec.ref.at("from"), spec.point, layer, plan_->shape);
-        write.rows = PointEdit::Rows::by_position;
-        write.n_slots = slots ? static_cast<int32_t>(edit.trace->tensor_shape(name)[1]) : 1;
-        require_sample(spec, edit);
+        by_position(write, spec, edit, layer);
         break;
-      }
       case EditSpec::Kind::router: break;
     }
   }
+  // Values of a recording; bind() finds them.
+  void by_position(PointEdit& write, const EditSpec& spec, PlannedEdit& edit, int32_t layer) {
+    edit.trace = values_.recording(spec, spec.ref.at("from"));
+    const std::string name =
+        ValueSource::require_point(*edit.trace, spec.ref.at("from"), spec.point, layer, plan_->shape);
+    write.rows = PointEdit::Rows::by_position;
+    write.n_slots = point_info(spec.point).slots() ? static_cast<int32_t>(edit.trace->tensor_shape(name)[1]) : 1;
+    require_sample(spec, edit);
+  }
   static bool adds_nothing(const PointEdit& write) {
     if (write.kind != PointEdit::Kind::add) return false;
-    return write.scale == 0 ||
+    if (write.scale == 0) return true;
+    return write.rows != PointEdit::Rows::by_position &&
            std::all_of(write.values, write.values + write.n_values * write.width, [](float x) { return x == 0; });
   }
 

@@ -93,11 +93,12 @@ struct EditSpec {
   bool within_kept = false;
   std::filesystem::path file;         // rates of frequency_matched; trace of replay, patch and mean_of
   std::string memory;                 // NAME of a recording or vector in memory instead; empty: none
-  std::optional<std::string> sample;  // replay, patch: a record's id; none = the record's own
+  std::optional<std::string> sample;  // replay, patch, add: a record's id; none = the record's own
   Point point = Point::embed;         // ablate, add, patch
   enum class Value : uint8_t { zero, tensor, mean };
   Value value = Value::zero;     // ablate
   TensorSource source;           // ablate with a tensor, add
+  bool adds_recording = false;   // add: "from", not "vector"
   std::vector<int32_t> neurons;  // ablate
   bool neurons_given = false;
   bool needs_experts = false;  // the op is about experts; else "experts" is a filter, or does not belong

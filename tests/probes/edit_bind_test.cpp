@@ -118,6 +118,24 @@ TEST_CASE("replay: what does not fit is an error before the first token") {
         std::string::npos);
 }
 
+TEST_CASE("add: what a trace holds at each position, times a scale") {
+  TemporaryDirectory dir;
+  write_runs(dir / "t");
+  auto plan = plan_of(
+      "[{'op': 'add', 'point': 'resid_mid', 'from': 't', 'sample': 's1', 'layers': '2', 'scale': -2},"
+      "{'op': 'add', 'point': 'embed', 'from': 't', 'sample': 's1', 'scale': 0}]",
+      dir.path());
+  auto bound = plan->bind(info("s0", 3));
+  const PointEdit& mid = bound->point_edits(Point::resid_mid, 2)[0];
+  CHECK(mid.kind == PointEdit::Kind::add);
+  CHECK(mid.scale == -2);
+  CHECK(mid.values[mid.value_row(2) * mid.width + 3] == value_at(1, 2, Point::resid_mid, 2, 3));
+  CHECK(bound->point_edits(Point::embed, -1).empty());  // adds nothing
+  CHECK(error_of([&] { plan->check(info("s0", 4)); }).find("position 3: expected a recorded value") != std::string::npos);
+  CHECK(plan_error("[{'op': 'add', 'point': 'embed', 'from': 't', 'vector': 'a:b'}]", dir.path()) ==
+        "E.json: [0].from: expected \"vector\" or \"from\", found both");
+}
+
 TEST_CASE("patch: values by position and slot") {
   TemporaryDirectory dir;
   write_runs(dir / "t");
