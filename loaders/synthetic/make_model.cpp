@@ -2,6 +2,7 @@
 
 #include "base/files.h"
 #include "base/utf8.h"
+#include "loaders/synthetic/circuits.h"
 #include "loaders/synthetic/planting.h"
 #include "loaders/synthetic/spec.h"
 #include "loaders/synthetic/store.h"
@@ -56,13 +57,32 @@ json::Value tokenizer_config() {
   return root;
 }
 
+// The spec with the truth of its circuits. A spec that holds a truth already, as make-model.json of a model does, must
+// hold the one that comes of it.
+json::Value add_truth(const json::Value& value, const Spec& spec, const Circuits& circuits, const std::string& where) {
+  if (circuits.empty()) {
+    if (!spec.truth.is_null()) throw Error(where + ": truth", "expected none in a spec without circuits, found one");
+    return value;
+  }
+  json::Value truth = json::Value::object(), out = value;
+  truth.set("circuits", circuits.truth());
+  // Numbers compare as they are read back.
+  if (!spec.truth.is_null() && !(spec.truth == json::parse(json::dump(truth), "truth")))
+    throw Error(where + ": truth", "expected none, or the truth of this spec's circuits, found another");
+  out.set("truth", std::move(truth));
+  return out;
+}
+
 }  // namespace
 
 Summary make_model(const json::Value& value, const std::string& where, const std::filesystem::path& directory,
                    const std::function<void(uint64_t, uint64_t)>& progress) {
   const Spec spec = read_spec(value, where);
-  const Planting planting(spec);
-  const Values values(spec, planting);
+  Reserved reserved(spec.model, spec.init.embed);
+  const Planting planting(spec, reserved);
+  const Circuits circuits(spec, reserved);
+  const Values values(spec, reserved, planting, circuits);
+  const json::Value with_truth = add_truth(value, spec, circuits, where);
   std::error_code code;
   std::filesystem::create_directories(directory, code);
   if (!std::filesystem::is_directory(directory))
@@ -73,14 +93,18 @@ Summary make_model(const json::Value& value, const std::string& where, const std
   for (const char* name : {"config.json", "model.safetensors", "model.safetensors.index.json", "planted.json",
                            "tokenizer.json", "tokenizer_config.json"})
     std::filesystem::remove(directory / name, code);
+  for (size_t i = 0; std::filesystem::remove(directory / Circuits::records_file(i), code); ++i) {
+  }
   remove_temporaries(directory);
-  write_file_atomically(directory / spec_file, json::dump(value, 2) + "\n");
+  write_file_atomically(directory / spec_file, json::dump(with_truth, 2) + "\n");
   const Stored stored = write_weights(spec, values, directory, progress);
   if (spec.tokenizer) {
     write_file_atomically(directory / "tokenizer.json", json::dump(byte_tokenizer(), 1) + "\n");
     write_file_atomically(directory / "tokenizer_config.json", json::dump(tokenizer_config(), 2) + "\n");
   }
   if (!spec.plants.empty()) write_file_atomically(directory / "planted.json", json::dump(planting.truth(), 2) + "\n");
+  for (size_t i = 0; i < spec.circuits.size(); ++i)
+    write_file_atomically(directory / Circuits::records_file(i), circuits.records(i));
   json::Value generation = json::Value::object();
   for (const char* key : {"bos_token_id", "eos_token_id", "pad_token_id"})
     if (const json::Value* id = spec.config.find(key); id && !id->is_null()) generation.set(key, *id);
@@ -93,6 +117,7 @@ Summary make_model(const json::Value& value, const std::string& where, const std
   summary.bytes = stored.bytes;
   summary.files = stored.files;
   summary.planted = spec.plants.size();
+  summary.circuits = spec.circuits.size();
   return summary;
 }
 

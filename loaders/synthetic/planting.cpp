@@ -37,34 +37,6 @@ double selection_rate(double offset, int n, int k) {
   return total;
 }
 
-bool writes_residual(Role role) {
-  return role == Role::o || role == Role::dense_down || role == Role::expert_down || role == Role::shared_down;
-}
-
-bool writes_residual_bias(Role role) { return role == Role::o_bias || role == Role::expert_down_bias; }
-
-bool reads_residual(Role role) {
-  switch (role) {
-    case Role::q:
-    case Role::k:
-    case Role::v:
-    case Role::q_a:
-    case Role::kv_a:
-    case Role::dense_gate:
-    case Role::dense_up:
-    case Role::expert_gate:
-    case Role::expert_up:
-    case Role::shared_gate:
-    case Role::shared_up:
-    case Role::shared_scale:
-    case Role::router:
-    case Role::lm_head: return true;
-    default: return false;
-  }
-}
-
-bool residual_norm(Role role) { return role == Role::attn_norm || role == Role::ffn_norm || role == Role::final_norm; }
-
 }  // namespace
 
 double selection_offset(double rate, int n_experts, int n_active) {
@@ -78,21 +50,18 @@ double selection_offset(double rate, int n_experts, int n_active) {
   return (low + high) / 2;
 }
 
-Planting::Planting(const Spec& spec) : model_(spec.model), amplitude_(spec.init.embed) {
-  int64_t next = model_.d_model - 1;
-  constant_dim_ = next--;
+Planting::Planting(const Spec& spec, Reserved& reserved) : model_(spec.model), reserved_(reserved) {
   for (const Plant& plant : spec.plants) {
     Site site;
     site.plant = plant;
-    site.dim = next--;
-    if (plant.from_begin) site.source_dim = next--;
+    site.dim = reserved.take();
+    if (plant.from_begin) site.source_dim = reserved.take();
     site.hard = (plant.rate == 0 || plant.rate == 1) && (plant.otherwise == 0 || plant.otherwise == 1);
     plants_.push_back(site);
   }
-  first_reserved_ = next + 1;
   // The standard deviation of the random logits: they read the dimensions that are not reserved.
   const double unit = std::max(spec.init.router, 1e-3) *
-                      std::sqrt(static_cast<double>(first_reserved_) / static_cast<double>(model_.d_model));
+                      std::sqrt(static_cast<double>(reserved.first()) / static_cast<double>(model_.d_model));
   for (Site& site : plants_) {
     const Router& router = model_.layers[site.plant.layer].moe()->router;
     const auto logit = [&](double rate) {
@@ -101,10 +70,6 @@ Planting::Planting(const Spec& spec) : model_(spec.model), amplitude_(spec.init.
     site.on = logit(site.plant.rate);
     site.off = logit(site.plant.otherwise);
   }
-  if (first_reserved_ < model_.d_model / 2)
-    throw Error("planted", "expected reserved dimensions for at most half of hidden_size " +
-                               std::to_string(model_.d_model) + ", found " +
-                               std::to_string(model_.d_model - first_reserved_));
   for (Site& site : plants_)
     if (site.plant.from_begin) place_head(site);
 }
@@ -144,24 +109,12 @@ void Planting::apply(const TensorPlace& slot, int64_t first, int64_t n, float* v
   const int64_t cols = slot.cols;
   const auto at = [&](int64_t r, int64_t c) -> float& { return values[(r - first) * cols + c]; };
   if (role == Role::embed) {
-    for (int64_t r = first; r < first + n; ++r) {
-      for (int64_t c = first_reserved_; c < cols; ++c) at(r, c) = 0;
-      at(r, constant_dim_) = static_cast<float>(amplitude_);
-    }
     for (const Site& site : plants_)
       for (int32_t token : site.plant.tokens)
         if (token >= first && token < first + n)
-          at(token, site.plant.from_begin ? site.source_dim : site.dim) = static_cast<float>(amplitude_);
+          at(token, site.plant.from_begin ? site.source_dim : site.dim) = static_cast<float>(reserved_.amplitude());
     return;
   }
-  if (residual_norm(role))
-    for (int64_t c = first_reserved_; c < cols; ++c) values[c] = 1;
-  if (writes_residual_bias(role))
-    for (int64_t c = first_reserved_; c < cols; ++c) values[c] = 0;
-  if (writes_residual(role))
-    for (int64_t r = std::max(first, first_reserved_); r < first + n; ++r) std::fill_n(&at(r, 0), cols, 0.0f);
-  if (reads_residual(role))
-    for (int64_t r = first; r < first + n; ++r) std::fill(&at(r, 0) + first_reserved_, &at(r, 0) + cols, 0.0f);
   for (const Site& site : plants_) {
     if (site.plant.layer == slot.id.layer && role == Role::router_bias) values[site.plant.expert] = 0;
     if (site.plant.layer == slot.id.layer && role == Role::router && site.plant.expert >= first &&
@@ -169,7 +122,7 @@ void Planting::apply(const TensorPlace& slot, int64_t first, int64_t n, float* v
       float* row = &at(site.plant.expert, 0);
       if (site.hard) std::fill_n(row, cols, 0.0f);
       // After the norm both dimensions are near 1 (the stream's size is that of the embeddings).
-      row[constant_dim_] = static_cast<float>(site.off);
+      row[reserved_.constant()] = static_cast<float>(site.off);
       row[site.dim] = static_cast<float>(site.on - site.off);
     }
     if (site.plant.from_begin && site.layer == slot.id.layer) apply_head(site, slot, first, n, values);
@@ -211,7 +164,7 @@ void Planting::apply_gqa(const Site& site, const Gqa& gqa, const TensorPlace& sl
         if (i != slow && i != slow + d / 2) continue;
         if (own) {
           std::fill_n(row_of(r), slot.cols, 0.0f);
-          if (i == slow) row_of(r)[query ? constant_dim_ : site.source_dim] = static_cast<float>(gain);
+          if (i == slow) row_of(r)[query ? reserved_.constant() : site.source_dim] = static_cast<float>(gain);
         } else if (std::none_of(plants_.begin(), plants_.end(), [&](const Site& other) {
                      return other.layer == site.layer && other.head >= 0 &&
                             head == (query ? other.head : other.head / (gqa.n_heads / gqa.n_kv_heads));
@@ -243,7 +196,7 @@ void Planting::apply_gqa(const Site& site, const Gqa& gqa, const TensorPlace& sl
     case Role::o:
       if (site.dim >= first && site.dim < first + n) {
         std::fill_n(row_of(site.dim), slot.cols, 0.0f);
-        row_of(site.dim)[site.head * d] = static_cast<float>(amplitude_);
+        row_of(site.dim)[site.head * d] = static_cast<float>(reserved_.amplitude());
       }
       return;
     default: return;
@@ -272,13 +225,14 @@ void Planting::apply_mla(const Site& site, const Mla& mla, const TensorPlace& sl
     }
   };
   switch (slot.id.role) {
-    case Role::q: set_query(constant_dim_); return;
+    case Role::q: set_query(reserved_.constant()); return;
     case Role::q_b: set_query(own); return;
     case Role::q_a:
     case Role::kv_a:
       if (!holds(own)) return;
       std::fill_n(row_of(own), slot.cols, 0.0f);
-      row_of(own)[slot.id.role == Role::q_a ? constant_dim_ : site.source_dim] = static_cast<float>(reading_gain);
+      row_of(own)[slot.id.role == Role::q_a ? reserved_.constant() : site.source_dim] =
+          static_cast<float>(reading_gain);
       return;
     case Role::q_a_bias:
     case Role::kv_a_bias: values[own] = 0; return;
@@ -295,7 +249,7 @@ void Planting::apply_mla(const Site& site, const Mla& mla, const TensorPlace& sl
     case Role::o:
       if (!holds(site.dim)) return;
       std::fill_n(row_of(site.dim), slot.cols, 0.0f);
-      row_of(site.dim)[site.head * mla.d_value] = static_cast<float>(amplitude_);
+      row_of(site.dim)[site.head * mla.d_value] = static_cast<float>(reserved_.amplitude());
       return;
     default: return;
   }
@@ -320,7 +274,7 @@ json::Value Planting::truth() const {
     list.push_back(std::move(entry));
   }
   json::Value root = json::Value::object();
-  root.set("constant_dimension", json::Value(constant_dim_));
+  root.set("constant_dimension", json::Value(reserved_.constant()));
   root.set("planted", std::move(list));
   return root;
 }

@@ -1,17 +1,18 @@
 // How planted experts come about: reserved dimensions of the residual stream that only embeddings (or one planted
-// attention head) write and only routers read. docs/make-model.md tells the construction.
+// attention head) write and only their routers read. docs/make-model.md tells the construction.
 #pragma once
 #include <memory>
 
 #include "base/namespaces.h"
+#include "loaders/synthetic/reserved.h"
 #include "loaders/synthetic/spec.h"
 
 namespace signalbox::loaders::synthetic {
 
 class Planting {
  public:
-  explicit Planting(const Spec& spec);  // Error when a condition cannot be built into this model
-  bool empty() const { return plants_.empty(); }
+  // Error when a condition cannot be built into this model. `reserved` must outlive it.
+  Planting(const Spec& spec, Reserved& reserved);
 
   // Overwrites planted values in rows first .. first + n of a tensor (vectors: one row). `values` [n, cols].
   void apply(const TensorPlace& slot, int64_t first, int64_t n, float* values) const;
@@ -37,10 +38,8 @@ class Planting {
                  float* values) const;
 
   const Model& model_;
-  double amplitude_ = 1;  // of a reserved dimension in the embedding
+  const Reserved& reserved_;
   std::vector<Site> plants_;
-  int64_t constant_dim_ = 0;  // 1 in every embedding
-  int64_t first_reserved_ = 0;
 };
 
 // The logit offset, in standard deviations of the logits, at which an expert among `n_experts` whose logits are

@@ -121,7 +121,8 @@ void check_plants(const std::vector<Plant>& plants, const Model& model, const js
 
 Spec read_spec(const json::Value& value, const std::string& where) {
   const json::Ref ref(value, where);
-  ref.reject_unknown({"family", "shape", "config", "dtype", "seed", "init", "style", "shards", "tokenizer", "planted"});
+  ref.reject_unknown({"family", "shape", "config", "dtype", "seed", "init", "style", "shards", "tokenizer", "planted",
+                      "circuits", "truth"});
   Spec spec;
   spec.config = base_config(ref);
   if (auto config = ref.find("config"))
@@ -176,6 +177,11 @@ Spec read_spec(const json::Value& value, const std::string& where) {
     check_plants(spec.plants, spec.model, *planted);
     if (!spec.plants.empty() && spec.init.embed <= 0) planted->fail("expected init.embed above 0, found 0");
   }
+  if (auto circuits = ref.find("circuits")) {
+    spec.circuits = read_circuits(*circuits, spec.model);
+    if (!spec.circuits.empty() && spec.init.embed <= 0) circuits->fail("expected init.embed above 0, found 0");
+  }
+  if (auto truth = ref.find("truth")) spec.truth = truth->value();
   return spec;
 }
 

@@ -7,6 +7,7 @@
 #include "base/json.h"
 #include "base/namespaces.h"
 #include "loaders/families/family.h"
+#include "loaders/synthetic/circuit_spec.h"
 
 namespace signalbox::loaders::synthetic {
 
@@ -36,6 +37,8 @@ struct Spec {
   bool tokenizer = false;
   Init init;
   std::vector<Plant> plants;
+  std::vector<CircuitSpec> circuits;
+  json::Value truth;  // what the spec itself says that the truth is; null: nothing
 };
 
 Spec read_spec(const json::Value& spec, const std::string& where);

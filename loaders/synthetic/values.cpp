@@ -54,15 +54,29 @@ Draw draw(const Spec& spec, const TensorPlace& slot) {
 
 }  // namespace
 
-void Values::rows(const TensorPlace& slot, int64_t first, int64_t n, float* out) const {
-  const Draw parameters = draw(spec_, slot);
+void draw_rows(const Spec& spec, const TensorPlace& slot, int64_t first, int64_t n, float* out) {
+  const Draw parameters = draw(spec, slot);
   const uint64_t tensor = static_cast<uint64_t>(slot.id.role) | static_cast<uint64_t>(slot.id.layer + 1) << 8 |
                           static_cast<uint64_t>(slot.id.expert + 1) << 32;
-  const uint64_t key = mix(mix(spec_.seed) ^ tensor);
+  const uint64_t key = mix(mix(spec.seed) ^ tensor);
   const auto mean = static_cast<float>(parameters.mean), deviation = static_cast<float>(parameters.deviation);
   for (int64_t i = 0; i < n * slot.cols; ++i)
     out[i] = mean + deviation * near_normal(mix(key + static_cast<uint64_t>(first * slot.cols + i)));
+}
+
+CounterDice::CounterDice(uint64_t seed, uint64_t purpose) : key_(mix(mix(seed) ^ mix(purpose))) {}
+
+uint64_t CounterDice::next() { return mix(key_ + count_++); }
+
+void Values::rows(const TensorPlace& slot, int64_t first, int64_t n, float* out) const {
+  if (slot.id.role == Role::embed && !circuits_.empty()) {
+    for (int64_t i = 0; i < n; ++i) draw_rows(spec_, slot, circuits_.drawn_as(first + i), 1, out + i * slot.cols);
+  } else {
+    draw_rows(spec_, slot, first, n, out);
+  }
+  reserved_.apply(slot, first, n, out);
   planting_.apply(slot, first, n, out);
+  circuits_.apply(slot, first, n, out);
 }
 
 }  // namespace signalbox::loaders::synthetic

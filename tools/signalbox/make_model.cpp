@@ -94,14 +94,18 @@ int make_model_command(int argc, char** argv) {
     line.set("path", json::Value(out)).set("family", json::Value(summary.family));
     line.set("parameters", json::Value(summary.parameters)).set("bytes", json::Value(summary.bytes));
     line.set("files", json::Value(summary.files)).set("planted", json::Value(static_cast<int64_t>(summary.planted)));
+    line.set("circuits", json::Value(static_cast<int64_t>(summary.circuits)));
     write_stdout(json::dump(line) + "\n");
   } else {
     char text[256];
-    std::snprintf(text, sizeof text, "%s, %.3f M parameters, %.1f MB in %d file%s, %zu planted experts\n",
+    std::snprintf(text, sizeof text, "%s, %.3f M parameters, %.1f MB in %d file%s, %zu planted experts",
                   summary.family.c_str(), static_cast<double>(summary.parameters) / 1e6,
                   static_cast<double>(summary.bytes) / 1e6, summary.files, summary.files == 1 ? "" : "s",
                   summary.planted);
-    write_stdout(out + ": " + text);
+    const std::string circuits = summary.circuits == 0 ? ""
+                                                       : ", " + std::to_string(summary.circuits) + " planted circuit" +
+                                                             (summary.circuits == 1 ? "" : "s");
+    write_stdout(out + ": " + text + circuits + "\n");
   }
   return 0;
 }
