@@ -19,10 +19,37 @@ json::Value record(int64_t pair, const char* condition, const std::vector<int32_
   return line;
 }
 
+// Clean "X Y .. W Z .. X", corrupt "W Y .. X Z .. X". What follows the last X is the
+// answer Y on the clean side and the foil Z on the corrupt one; both sides hold the same tokens.
+std::string induction_records(const CircuitSpec& circuit, CounterDice dice) {
+  std::string lines;
+  for (int64_t pair = 0; pair < circuit.n_records; ++pair) {
+    std::vector<int32_t> coded = circuit.coded;
+    for (size_t i = 0; i < 4; ++i) std::swap(coded[i], coded[i + dice.below(coded.size() - i)]);
+    const int32_t x = coded[0], y = coded[1], w = coded[2], z = coded[3];
+    const auto length = static_cast<size_t>(circuit.length);
+    std::vector<int32_t> tokens(length);
+    for (int32_t& token : tokens) token = coded[4 + dice.below(coded.size() - 4)];
+    // The first token sees itself as the one before it, so it is none of these.
+    const size_t a = 1 + dice.below(length - 5), b = a + 2 + dice.below(length - 4 - a);
+    tokens[a + 1] = y;
+    tokens[b + 1] = z;
+    tokens.back() = x;
+    for (const bool clean : {true, false}) {
+      tokens[a] = clean ? x : w;
+      tokens[b] = clean ? w : x;
+      lines += json::dump(record(pair, clean ? "clean" : "corrupt", tokens, y, z)) + "\n";
+    }
+  }
+  return lines;
+}
+
 }  // namespace
 
 std::string Circuits::records(size_t index) const {
   const CircuitSpec& circuit = spec_.circuits[index];
+  CounterDice dice(spec_.seed, 1000 + index);
+  if (circuit.kind == CircuitSpec::Kind::induction) return induction_records(circuit, dice);
   std::set<int32_t> special;
   for (const CircuitSpec& other : spec_.circuits) {
     for (const auto& [on, off] : other.tokens) special.insert({on, off});
@@ -32,7 +59,6 @@ std::string Circuits::records(size_t index) const {
   for (int32_t token = 0; token < std::min<int64_t>(spec_.model.n_vocab, 256); ++token)
     if (special.count(token) == 0) plain.push_back(token);
   if (plain.empty()) throw Error(circuit.where, "expected tokens below 256 that no circuit uses, found none");
-  CounterDice dice(spec_.seed, 1000 + index);
   const bool is_direction = circuit.kind == CircuitSpec::Kind::direction;
   std::string lines;
   for (int64_t pair = 0; pair < circuit.n_records; ++pair) {

@@ -15,8 +15,11 @@ struct NamedKind {
   const char* name;
   Kind kind;
 };
-constexpr NamedKind kinds[] = {
-    {"route", Kind::route}, {"content", Kind::content}, {"mixed", Kind::mixed}, {"or", Kind::either}};
+constexpr NamedKind kinds[] = {{"route", Kind::route},
+                               {"content", Kind::content},
+                               {"mixed", Kind::mixed},
+                               {"or", Kind::either},
+                               {"induction", Kind::induction}};
 
 std::string layer_text(int32_t layer) { return "layer " + std::to_string(layer); }
 

@@ -1,6 +1,7 @@
 #include "loaders/synthetic/circuits.h"
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 
 namespace signalbox::loaders::synthetic {
@@ -27,7 +28,8 @@ json::Value integers(const std::vector<int64_t>& list) {
 Circuits::Circuits(const Spec& spec, Reserved& reserved)
     : spec_(spec), reserved_(reserved), gates_(spec.model, reserved), built_(spec.circuits.size()) {
   check_tokens();
-  for (size_t i = 0; i < spec.circuits.size(); ++i) build_experts(i);
+  check_heads();
+  for (size_t i = 0; i < spec.circuits.size(); ++i) build(i);
   for (const Gate& gate : gates_.all())
     for (const Plant& plant : spec.plants)
       if (plant.layer == gate.site.layer)
@@ -49,15 +51,42 @@ void Circuits::check_tokens() const {
     const CircuitSpec& circuit = spec_.circuits[i];
     for (const auto& [on, off] : circuit.tokens)
       for (const int32_t token : {on, off}) claim(read, token, i, "tokens");
-    if (circuit.kind != Kind::induction)
+    // Whose rows of the head are the circuit's own.
+    if (circuit.kind == Kind::induction) {
+      for (const int32_t token : circuit.coded) {
+        claim(read, token, i, "tokens");
+        claim(written, token, i, "tokens to predict");
+      }
+    } else {
       for (const int32_t token : {circuit.answer, circuit.foil}) claim(written, token, i, "answer and foil");
+    }
   }
 }
 
-// The gates of one circuit and the flags between them.
-void Circuits::build_experts(size_t index) {
+// Heads share queries' and keys' coordinates with others of their layer, so a layer holds one planted head.
+void Circuits::check_heads() const {
+  std::map<int32_t, size_t> taken;
+  for (size_t i = 0; i < spec_.circuits.size(); ++i) {
+    const CircuitSpec& circuit = spec_.circuits[i];
+    if (circuit.kind != Kind::induction) continue;
+    for (const int32_t layer : {circuit.previous.layer, circuit.match.layer})
+      if (const auto [place, added] = taken.emplace(layer, i); !added)
+        throw Error(circuit.where, "expected layers without another circuit's heads, found those of circuits[" +
+                                       std::to_string(place->second) + "] in layer " + std::to_string(layer));
+    for (const Plant& plant : spec_.plants)
+      if (plant.from_begin)
+        throw Error(circuit.where, "expected a spec whose \"planted\" entries need no heads, found one with \"begin\"");
+  }
+}
+
+// The gates of one circuit and the flags between them, or its heads.
+void Circuits::build(size_t index) {
   const CircuitSpec& circuit = spec_.circuits[index];
   Built& built = built_[index];
+  if (circuit.kind == Kind::induction) {
+    built.induction = std::make_unique<Induction>(circuit, spec_.model, spec_.init.matrix, reserved_);
+    return;
+  }
   built.mark = reserved_.take();
   const auto flag = [&] {
     built.flags.push_back(reserved_.take());
@@ -123,9 +152,11 @@ int64_t Circuits::drawn_as(int64_t token) const {
 
 void Circuits::apply(const TensorPlace& slot, int64_t first, int64_t n, float* values) const {
   if (empty()) return;
-  if (slot.id.role == Role::embed) apply_embed(first, n, slot.cols, values);
   if (slot.id.role == Role::lm_head) apply_head(first, n, slot.cols, values);
   gates_.apply(slot, first, n, values);
+  for (const Built& built : built_)
+    if (built.induction) built.induction->apply(slot, first, n, values);
+  if (slot.id.role == Role::embed) apply_embed(first, n, slot.cols, values);
 }
 
 void Circuits::apply_embed(int64_t first, int64_t n, int64_t cols, float* values) const {
@@ -136,10 +167,21 @@ void Circuits::apply_embed(int64_t first, int64_t n, int64_t cols, float* values
     for (const auto& [on, off] : spec_.circuits[i].tokens)
       if (on >= first && on < first + n) values[(on - first) * cols + built_[i].mark] = mark;
   }
+  // All embeddings have one length, so that the normed constant is 1 at every token.
+  const double length = static_cast<double>(cols) * reserved_.amplitude() * reserved_.amplitude();
+  for (int64_t r = 0; r < n; ++r) {
+    float* row = values + r * cols;
+    double random = 0, planted = 0;
+    for (int64_t c = 0; c < cols; ++c) (c < reserved_.first() ? random : planted) += double{row[c]} * double{row[c]};
+    if (random == 0) continue;
+    const auto factor = static_cast<float>(std::sqrt((length - planted) / random));
+    for (int64_t c = 0; c < reserved_.first(); ++c) row[c] *= factor;
+  }
 }
 
 void Circuits::apply_head(int64_t first, int64_t n, int64_t cols, float* values) const {
-  for (size_t i = 0; i < built_.size(); ++i)
+  for (size_t i = 0; i < built_.size(); ++i) {
+    if (built_[i].induction) continue;
     for (const auto& [token, sign] :
          {std::pair(spec_.circuits[i].answer, 1.0), std::pair(spec_.circuits[i].foil, -1.0)}) {
       if (token < first || token >= first + n) continue;
@@ -147,11 +189,16 @@ void Circuits::apply_head(int64_t first, int64_t n, int64_t cols, float* values)
       std::fill_n(row, cols, 0.0f);
       for (const int64_t dim : built_[i].answers) row[dim] = static_cast<float>(sign * answer_logit / flag_size);
     }
+  }
 }
 
 json::Value Circuits::truth() const {
   json::Value list = json::Value::array();
-  for (size_t i = 0; i < built_.size(); ++i) list.push_back(expert_truth(i));
+  for (size_t i = 0; i < built_.size(); ++i) {
+    const Induction* induction = built_[i].induction.get();
+    json::Value one = induction ? induction->truth() : expert_truth(i);
+    list.push_back(std::move(one.set("records", records_file(i))));
+  }
   return list;
 }
 
@@ -196,7 +243,6 @@ json::Value Circuits::expert_truth(size_t index) const {
   out.set("answer", json::Value(circuit.answer)).set("foil", json::Value(circuit.foil));
   out.set("mark_dimension", json::Value(built.mark)).set("flag_dimensions", integers(built.flags));
   out.set("answer_dimensions", integers(built.answers));
-  out.set("records", json::Value(records_file(index)));
   return out;
 }
 

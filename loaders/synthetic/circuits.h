@@ -2,11 +2,13 @@
 // and how each works: docs/make-model.md.
 #pragma once
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "base/namespaces.h"
 #include "loaders/synthetic/gates.h"
+#include "loaders/synthetic/induction.h"
 #include "loaders/synthetic/reserved.h"
 #include "loaders/synthetic/spec.h"
 
@@ -35,9 +37,11 @@ class Circuits {
     int64_t mark = -1;             // the flag in the embeddings
     std::vector<int64_t> flags;    // that experts write for experts
     std::vector<int64_t> answers;  // flags that the head reads
+    std::unique_ptr<Induction> induction;
   };
-  void build_experts(size_t circuit);
+  void build(size_t circuit);
   void check_tokens() const;
+  void check_heads() const;
   json::Value expert_truth(size_t circuit) const;
   void apply_embed(int64_t first, int64_t n, int64_t cols, float* values) const;
   void apply_head(int64_t first, int64_t n, int64_t cols, float* values) const;

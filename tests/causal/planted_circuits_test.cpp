@@ -8,6 +8,7 @@
 #include "eval/data/record_jobs.h"
 #include "loaders/open.h"
 #include "loaders/synthetic/make_model.h"
+#include "probes/trace.h"
 #include "tests/bad_files/files.h"
 #include "tests/support.h"
 
@@ -70,12 +71,13 @@ struct Planted {
     for (double* part : {&row.total, &row.direct, &row.routes, &row.interaction}) *part /= std::fabs(2 * row.base);
     return row;
   }
-  // Their experts' outputs on these records, under `name`.
-  void trace(const std::vector<Record>& records, const std::string& name) const {
+  // What stands at these points on these records, under `name`.
+  void trace(const std::vector<Record>& records, const std::string& name,
+             const std::string& points = "*.expert.out,*.router.ids") const {
     const RecordJobs made = make_jobs(*session, records, Generate{}, nullptr);
     TraceRequest request;
     request.dir = dir / name;
-    request.points = PointSet::parse("*.expert.out,*.router.ids", session->shape);
+    request.points = PointSet::parse(points, session->shape);
     session->trace(made.jobs, session->options, request,
                    [&](int64_t i) { return records[static_cast<size_t>(i)].source; }, {});
   }
@@ -91,6 +93,17 @@ std::string patch(const json::Value& node, const std::string& trace, const std::
   const auto number = [&](const char* key) { return std::to_string(node.find(key)->integer()); };
   return R"({"op":"patch","point":"expert.out","layers":")" + number("layer") + R"(","experts":[)" + number("expert") +
          "," + number("instead") + R"(],"from":")" + trace + R"(","sample":")" + sample + R"("})";
+}
+
+// What make-model says to a spec; empty: it makes the model.
+std::string refusal(const std::string& spec) {
+  try {
+    test::TemporaryDirectory dir;
+    synthetic::make_model(json::parse(spec, "spec"), "spec", dir.path());
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "";
 }
 
 // A flip of the answer, all of it, is -1; families without renormalisation weigh the expert that enters under a ban
@@ -199,14 +212,105 @@ TEST_CASE("planted circuits that a model cannot have") {
   };
   for (const auto& [circuits, expected] : cases) {
     CAPTURE(circuits);
-    std::string message;
-    try {
-      test::TemporaryDirectory dir;
-      synthetic::make_model(json::parse(R"({"family":"olmoe","circuits":)" + circuits + "}", "spec"), "spec",
-                            dir.path());
-    } catch (const Error& error) {
-      message = error.what();
+    const std::string message = refusal(R"({"family":"olmoe","circuits":)" + circuits + "}");
+    CAPTURE(message);
+    CHECK(test::good_message(message, expected));
+  }
+}
+
+TEST_CASE("planted induction: the heads attend where the truth says, and the second one's copy is the answer") {
+  std::string tokens = "[10";
+  for (int token = 11; token < 50; ++token) tokens += "," + std::to_string(token);
+  for (const std::string family : {"mixtral", "olmoe", "qwen2_moe", "qwen3_moe", "gpt_oss"}) {
+    CAPTURE(family);
+    const Planted planted(R"({"family":")" + family + R"(","dtype":"f32","seed":3,"circuits":[{"kind":"induction",)" +
+                          R"("previous":{"layer":0,"head":1},"match":{"layer":1,"head":2},"tokens":)" + tokens +
+                          R"(],"records":3,"length":20}]})");
+    const std::vector<Record> clean = planted.records(0, "clean"), corrupt = planted.records(0, "corrupt");
+    planted.trace(clean, "clean", "*.attn.pattern,*.attn.out");
+    planted.trace(corrupt, "corrupt", "*.attn.pattern,*.attn.out");
+    const TraceReader trace(planted.dir / "clean");
+    const int64_t length = 20, n_heads = 4;
+    for (int64_t s = 0; s < 3; ++s) {
+      const std::vector<int32_t>& text = clean[static_cast<size_t>(s)].tokens;
+      const std::vector<float> first = trace.floats("layer.0.attn.pattern", trace.rows(s)),
+                               second = trace.floats("layer.1.attn.pattern", trace.rows(s));
+      const auto share = [&](const std::vector<float>& pattern, int64_t head, int64_t t, int64_t key) {
+        return pattern[static_cast<size_t>((t * n_heads + head) * length + key)];
+      };
+      for (int64_t t = 1; t < length; ++t) {
+        CHECK(share(first, 1, t, t - 1) > 0.999);
+        // All earlier tokens that followed this one share the attention.
+        double matched = 0;
+        bool any = false;
+        for (int64_t key = 1; key <= t; ++key)
+          if (text[static_cast<size_t>(key - 1)] == text[static_cast<size_t>(t)]) {
+            matched += share(second, 2, t, key);
+            any = true;
+          }
+        if (any && text[0] != text[static_cast<size_t>(t)]) CHECK(matched > 0.999);
+      }
     }
+    const EffectsRow base = planted.effect(clean, "[]");
+    CHECK(base.base > 4);
+    CHECK(std::fabs(planted.effect(corrupt, "[]").base / base.base + 1) < 0.1);
+    const auto zero = [&](int layer, int head) {
+      std::string columns;
+      const int d_head = family == "qwen3_moe" || family == "gpt_oss" ? 32 : 16;
+      for (int i = 0; i < d_head; ++i) columns += (i ? "," : "") + std::to_string(head * d_head + i);
+      return R"([{"op":"ablate","point":"attn.z","layers":")" + std::to_string(layer) +
+             R"(","value":"zero","neurons":[)" + columns + "]}]";
+    };
+    const auto from_corrupt = [](int layer) {
+      return R"([{"op":"patch","point":"attn.out","layers":")" + std::to_string(layer) +
+             R"(","from":"corrupt","sample":"0-corrupt"}])";
+    };
+    CHECK(near(planted.effect(clean, from_corrupt(0)).total, -1));
+    CHECK(near(planted.effect(clean, from_corrupt(1)).total, -1));
+    CHECK(near(planted.effect(clean, from_corrupt(2)).total, 0));
+    for (int layer = 0; layer < 3; ++layer)
+      for (int head = 0; head < 4; ++head) {
+        CAPTURE(layer);
+        CAPTURE(head);
+        const double total = planted.effect(clean, zero(layer, head)).total;
+        if (layer == 0 && head == 1) {
+          CHECK(total < -0.3);
+        } else {
+          CHECK(std::fabs(total - (layer == 1 && head == 2 ? -0.5 : 0)) < 0.1);
+        }
+      }
+  }
+}
+
+TEST_CASE("planted induction that a model cannot have") {
+  const auto heads = [](const std::string& previous, const std::string& match, const std::string& rest) {
+    return R"("circuits":[{"kind":"induction","previous":)" + previous + R"(,"match":)" + match +
+           R"(,"tokens":[1,2,3,4,5,6,7,8])" + rest + "}]}";
+  };
+  const auto head = [](int layer, int number) {
+    return R"({"layer":)" + std::to_string(layer) + R"(,"head":)" + std::to_string(number) + "}";
+  };
+  const std::pair<std::string, const char*> cases[] = {
+      {R"({"family":"deepseek_v2",)" + heads(head(0, 0), head(1, 0), ""),
+       "circuits[0].previous: expected heads with keys of their own, found latent attention in layer 0"},
+      {R"({"family":"mixtral",)" + heads(head(1, 0), head(2, 0), ""),
+       "circuits[0].previous.layer: expected 0 in a model without norms of queries and keys"},
+      {R"({"family":"mixtral",)" + heads(head(1, 0), head(1, 1), ""), "match.layer: expected a layer above"},
+      {R"({"family":"mixtral",)" + heads(head(0, 4), head(1, 0), ""), "previous.head: expected an integer from 0 to 3"},
+      {R"({"family":"olmoe","config":{"clip_qkv":2.0},)" + heads(head(0, 0), head(1, 0), ""),
+       "circuits[0]: expected a clip_qkv of at least"},
+      {R"({"family":"olmoe",)" + heads(head(0, 0), head(1, 0), R"(,"length":200)"),
+       "circuits[0]: expected records of at most 48 tokens, the reach of the matching head, found a length of 200"},
+      {R"({"family":"mixtral","config":{"head_dim":4},)" + heads(head(0, 0), head(1, 0), ""),
+       "previous: expected a head_dim of at least 8"},
+      {R"({"family":"mixtral","config":{"tie_word_embeddings":true},)" + heads(head(0, 0), head(1, 0), ""),
+       "circuits: expected tie_word_embeddings false"},
+      {R"({"family":"mixtral","planted":[{"layer":0,"expert":0,"begin":[9]}],)" + heads(head(0, 0), head(1, 0), ""),
+       "expected a spec whose \"planted\" entries need no heads"},
+  };
+  for (const auto& [spec, expected] : cases) {
+    CAPTURE(spec);
+    const std::string message = refusal(spec);
     CAPTURE(message);
     CHECK(test::good_message(message, expected));
   }
