@@ -3,33 +3,32 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <limits>
+#include <memory>
+#include <set>
+#include <utility>
 
 #include "base/error.h"
 #include "base/files.h"
-#include "base/safetensors.h"
-#include "engine/kept_streams.h"
+#include "eval/causal/slot_cells.h"
+#include "eval/causal/slot_slopes.h"
+#include "eval/routing/trace_texts.h"
+#include "eval/store/line_log.h"
 #include "eval/store/staged_files.h"
-#include "probes/edit_memory.h"
+#include "eval/store/work_directory.h"
 #include "probes/trace_schema.h"
 
 namespace signalbox::eval {
 
+namespace fs = std::filesystem;
+
 using namespace engine;
-using namespace kernels;
-using namespace probes;
 
 namespace {
 
 constexpr std::array<std::pair<Without, std::string_view>, 3> kinds_by_name = {
     {{Without::hole, "hole"}, {Without::ban, "ban"}, {Without::mean, "mean"}}};
-constexpr const char* map_file = "map.safetensors";
-constexpr const char* map_summary = "summary.json";
-
-struct Cell {
-  int64_t position = 0, slot = 0;
-  int32_t expert = -1;
-  float weight = 0;
-};
+constexpr const char* map_stages = "stages";
 
 // Whether a token of a record is among those asked for.
 bool counts(const MapRequest& request, const EncodedRecord& record, int64_t position) {
@@ -40,217 +39,317 @@ bool counts(const MapRequest& request, const EncodedRecord& record, int64_t posi
   });
 }
 
-// One record's map.
-class RecordMap {
- public:
-  RecordMap(const Session& session, const EncodedRecord& record, const Job& job, const MetricRows& rows,
-            const MapRequest& request)
-      : session_(session),
-        backend_(*session.backend),
-        record_(record),
-        job_(job),
-        rows_(rows),
-        request_(request),
-        n_tokens_(job.n_given()),
-        n_slots_(session.model.n_active()),
-        pool_(backend_, session.model, blocks()),
-        sequence_(pool_),
-        whole_(backend_, session.model, session.weights, 0, Buffers::Policy::keep),
-        streams_(whole_),
-        cells_(backend_, session.model, session.weights, 0) {}
-
-  // False when interrupted.
-  bool run(MapResult& result);
-
-  double base = 0;
-  std::vector<float> effects;  // [T, L, k]
-  std::vector<int32_t> ids;    // [T, L, k]
-
- private:
-  // The sequence itself, and the cells of one step: one of r rows touches at most r / block_size + 2 blocks. A cell
-  // alone may have all rows.
-  int64_t blocks() const {
-    const int64_t of_all = KvPool::blocks_for(n_tokens_);
-    return of_all + request_.step_tokens / KvPool::block_size + 2 * cells_a_step() + of_all;
-  }
-  int64_t cells_a_step() const { return std::min<int64_t>(64, std::max<int64_t>(1, request_.step_tokens / 8)); }
-  void run_base();
-  std::shared_ptr<const EditPlan> plan(int32_t layer, const Cell& cell) const;
-  void run_step(int32_t layer, size_t layer_index, std::span<const Cell> cells, MapResult& result);
-  size_t at(int64_t token, size_t layer, int64_t slot) const {
-    return (static_cast<size_t>(token) * request_.layers.size() + layer) * static_cast<size_t>(n_slots_) +
-           static_cast<size_t>(slot);
-  }
-  Tensor scratch(std::shared_ptr<void>& memory, int64_t rows, int64_t cols) const {
-    memory = backend_.allocate(std::max<size_t>(4, static_cast<size_t>(rows * cols) * sizeof(float)));
-    return Tensor(static_cast<float*>(memory.get()), rows, cols);
-  }
-
-  const Session& session_;
-  Backend& backend_;
-  const EncodedRecord& record_;
-  const Job& job_;
-  const MetricRows& rows_;
-  const MapRequest& request_;
-  int64_t n_tokens_, n_slots_;
-  KvPool pool_;
-  SequenceCache sequence_;
-  Forward whole_;
-  KeptStreams streams_;
-  Forward cells_;
-  std::vector<float> weights_;  // [T, L, k]
-  std::shared_ptr<void> logits_memory_;
-  Tensor logits_;  // [n_rows, n_vocab] of the unedited run
+// A line of the stage "cells": the slots of one token in one layer.
+struct CellLine {
+  int32_t record = 0, layer = 0, position = 0;  // layer: index
 };
 
-// Routes as they are handed to a sink: ids and weights of the layers asked for.
-class RouteSink : public ProbeSink {
- public:
-  RouteSink(const MapRequest& request, int64_t n_slots, std::vector<int32_t>& ids, std::vector<float>& weights)
-      : request_(request), n_slots_(n_slots), ids_(ids), weights_(weights) {}
-  bool wants(Point point, int32_t layer) const override {
-    return (point == Point::router_ids || point == Point::router_weights) &&
-           std::binary_search(request_.layers.begin(), request_.layers.end(), layer);
-  }
-  void begin(const StepRows& rows) override { n_rows_ = rows.n_rows; }
-  void take(Point, int32_t layer, const float* data, int64_t width) override { put(weights_, layer, data, width); }
-  void take_ids(int32_t layer, const int32_t* ids, const int32_t*, int64_t width) override {
-    put(ids_, layer, ids, width);
-  }
-  void end() override {}
-
- private:
-  template <class T>
-  void put(std::vector<T>& to, int32_t layer, const T* from, int64_t width) {
-    const size_t n_layers = request_.layers.size();
-    const auto index = static_cast<size_t>(std::lower_bound(request_.layers.begin(), request_.layers.end(), layer) -
-                                           request_.layers.begin());
-    for (int64_t t = 0; t < n_rows_; ++t)
-      std::copy_n(from + t * width, width,
-                  to.begin() + static_cast<int64_t>((static_cast<size_t>(t) * n_layers + index) *
-                                                    static_cast<size_t>(n_slots_)));
-  }
-  const MapRequest& request_;
-  int64_t n_slots_, n_rows_ = 0;
-  std::vector<int32_t>& ids_;
-  std::vector<float>& weights_;
-};
-
-void RecordMap::run_base() {
-  const size_t n = static_cast<size_t>(n_tokens_) * request_.layers.size() * static_cast<size_t>(n_slots_);
-  ids.assign(n, -1);
-  weights_.assign(n, 0.f);
-  effects.assign(n, std::numeric_limits<float>::quiet_NaN());
-  Batch batch;
-  batch.append(sequence_, nullptr, 0, job_.prompt->tokens, job_.prompt->spans, n_tokens_, rows_.n_rows());
-  RouteSink sink(request_, n_slots_, ids, weights_);
-  const Outputs outputs = whole_.run(batch, &sink);
-  whole_.flush(sink);
-  logits_ = scratch(logits_memory_, outputs.logits.rows, outputs.logits.cols);
-  backend_.copy(logits_.data, outputs.logits.data, static_cast<size_t>(logits_.rows * logits_.cols) * sizeof(float));
-  base = metric_value(backend_, rows_, logits_, logits_);
-}
-
-std::shared_ptr<const EditPlan> RecordMap::plan(int32_t layer, const Cell& cell) const {
-  const std::string layers = std::to_string(layer);
-  json::Value edit = json::Value::object(), experts = json::Value::array(), edits = json::Value::array();
-  experts.push_back(int64_t{cell.expert});
-  EditMemory memory;
-  if (request_.without == Without::mean) {
-    const std::vector<double>& mean = request_.mean_contribution(layer, cell.expert);
-    EditMemory::Vector output{{static_cast<int64_t>(mean.size())}, {}};
-    for (const double x : mean) output.values.push_back(static_cast<float>(x / static_cast<double>(cell.weight)));
-    memory.add("mean", std::move(output));
-    edit.set("op", "ablate").set("point", "expert.out").set("value", "memory:mean");
-  } else if (request_.without == Without::ban) {
-    edit.set("op", "deactivate").set("mode", "ban");
-  } else {
-    edit.set("op", "scale_expert").set("by", 0);
-  }
-  edit.set("layers", layers).set("experts", std::move(experts));
-  edit.set("tokens", json::Value::object().set(
-                         "positions", std::to_string(cell.position) + ":" + std::to_string(cell.position + 1)));
-  edits.push_back(std::move(edit));
-  return EditPlan::parse(json::Ref(edits, "edits"), ".", session_.shape, 0, &memory);
-}
-
-// Cells of one layer, each a sequence of its own from its token on.
-void RecordMap::run_step(int32_t layer, size_t layer_index, std::span<const Cell> cells, MapResult& result) {
-  const Tensor base_stream = streams_.at(layer);
-  const int64_t d_model = session_.model.d_model;
-  std::vector<SequenceCache> forks;
-  forks.reserve(cells.size());
-  std::vector<std::shared_ptr<const BoundEdits>> bound;
-  Batch batch;
-  int64_t n_rows = 0;
-  for (const Cell& cell : cells) n_rows += n_tokens_ - cell.position;
-  std::shared_ptr<void> memory;
-  const Tensor x = scratch(memory, n_rows, d_model);
-  int64_t row = 0;
-  for (const Cell& cell : cells) {
-    const int64_t count = n_tokens_ - cell.position;
-    forks.push_back(sequence_.fork(cell.position));
-    bound.push_back(plan(layer, cell)->bind(sequence_info(job_)));
-    const std::span<const int32_t> tokens = std::span(job_.prompt->tokens).subspan(static_cast<size_t>(cell.position));
-    batch.append(forks.back(), bound.back().get(), 0, tokens, {}, n_tokens_, std::min(count, rows_.n_rows()));
-    backend_.copy(x.row(row), base_stream.row(cell.position), static_cast<size_t>(count * d_model) * sizeof(float));
-    row += count;
-  }
-  const Outputs outputs = cells_.run_from(batch, layer, x, nullptr);
-  std::shared_ptr<void> own_memory;
-  const Tensor own = scratch(own_memory, logits_.rows, logits_.cols);
-  const size_t row_bytes = static_cast<size_t>(logits_.cols) * sizeof(float);
-  int64_t from = 0;
-  for (const Cell& cell : cells) {
-    const int64_t count = std::min(n_tokens_ - cell.position, rows_.n_rows()), kept = rows_.n_rows() - count;
-    // Rows before the token are those of the unedited run.
-    if (kept > 0) backend_.copy(own.data, logits_.data, static_cast<size_t>(kept) * row_bytes);
-    backend_.copy(own.row(kept), outputs.logits.row(from), static_cast<size_t>(count) * row_bytes);
-    from += count;
-    effects[at(cell.position, layer_index, cell.slot)] =
-        static_cast<float>(metric_value(backend_, rows_, own, logits_) - base);
-  }
-  result.layers_run += static_cast<double>(n_rows) * static_cast<double>(session_.model.n_layers() - layer);
-  result.layers_of_brute_force += static_cast<double>(cells.size()) * static_cast<double>(n_tokens_) *
-                                  static_cast<double>(session_.model.n_layers());
-}
-
-bool RecordMap::run(MapResult& result) {
-  run_base();
-  for (size_t i = 0; i < request_.layers.size(); ++i) {
-    std::vector<Cell> todo;
-    for (int64_t t = 0; t < n_tokens_; ++t) {
-      if (!counts(request_, record_, t)) continue;
-      for (int64_t slot = 0; slot < n_slots_; ++slot) {
-        const int32_t expert = ids[at(t, i, slot)];
-        const float weight = weights_[at(t, i, slot)];
-        // What weighs nothing has no output with which it would give its mean.
-        if (expert < 0 || (request_.without == Without::mean && weight == 0)) continue;
-        todo.push_back({t, slot, expert, weight});
-      }
-    }
-    for (size_t begin = 0; begin < todo.size();) {
-      if (request_.interrupted && *request_.interrupted) return false;
-      size_t end = begin;
-      int64_t rows = 0;
-      while (end < todo.size() && static_cast<int64_t>(end - begin) < cells_a_step() &&
-             (end == begin || rows + n_tokens_ - todo[end].position <= request_.step_tokens)) {
-        rows += n_tokens_ - todo[end].position;
-        ++end;
-      }
-      run_step(request_.layers[i], i, std::span(todo).subspan(begin, end - begin), result);
-      result.cells += static_cast<int64_t>(end - begin);
-      if (request_.on_progress) request_.on_progress(result.cells);
-      begin = end;
-    }
-  }
-  return true;
+float number_or_nan(const json::Ref& value) {
+  return value.is_null() ? std::numeric_limits<float>::quiet_NaN() : static_cast<float>(value.number());
 }
 
 template <class T>
-void put(safetensors::Writer& file, const std::vector<T>& values) {
-  file.write(values.data(), values.size() * sizeof(T));
+json::Value numbers_json(const T* values, int64_t n) {
+  json::Value list = json::Value::array();
+  for (int64_t i = 0; i < n; ++i) {
+    if constexpr (std::is_same_v<T, float>)
+      list.push_back(static_cast<double>(values[i]));
+    else
+      list.push_back(static_cast<int64_t>(values[i]));
+  }
+  return list;
 }
+
+void check_length(const json::Ref& list, int64_t n) {
+  if (static_cast<int64_t>(list.length()) != n)
+    list.fail("expected " + std::to_string(n) + " items, found " + std::to_string(list.length()));
+}
+
+class MapRun {
+ public:
+  MapRun(const Session& session, const std::vector<Record>& records, const RecordJobs& made, const MapRequest& request)
+      : session_(session), records_(records), made_(made), request_(request), k_(session.model.n_active()) {
+    for (size_t i = 0; i < made.jobs.size(); ++i)
+      rows_.push_back(metric_rows(request.metric, records[i], made.encoded[i], session.encode));
+    require_own_directory(request.dir,
+                          {map_file, map_summary_file, map_experts_file, records_file, texts_file, map_stages,
+                           manifest_file, "log.txt", "report.html", DirectoryLock::file_name},
+                          "a map");
+    Manifest manifest = request.manifest;
+    manifest.schema = map_schema;
+    Layout layout;
+    layout.seeds = {request.sample ? request.sample->seed : 0};
+    layout.interventions = {std::string(without_name(request.without))};
+    for (const Record& record : records) layout.records.push_back(record.id);
+    layout.samples.assign(records.size(), 1);
+    layout.index();
+    manifest.layout = std::move(layout);
+    work_ = std::make_unique<WorkDirectory>(request.dir, std::move(manifest));
+    begin_table();
+  }
+
+  MapResult run() {
+    MapResult result;
+    if (work_->complete() && files_are_there()) {
+      fs::remove_all(request_.dir / map_stages);  // of a process that was killed at its end
+      result.was_complete = true;
+      result.counts = count_map(read_map(request_.dir));
+      return result;
+    }
+    work_->reopen();
+    made_directory(request_.dir / map_stages);
+    if ((request_.sample && !estimate()) || !run_cells()) {
+      work_->finish(RunStatus::interrupted);
+      result.interrupted = true;
+      return result;
+    }
+    write();
+    result.counts = count_map(table_);
+    return result;
+  }
+
+ private:
+  bool interrupted() const { return request_.interrupted && *request_.interrupted; }
+  bool files_are_there() const {
+    const char* const files[] = {map_file, map_summary_file, map_experts_file, records_file, texts_file};
+    return std::all_of(std::begin(files), std::end(files),
+                       [&](const char* file) { return fs::exists(request_.dir / file); });
+  }
+
+  void begin_table() {
+    table_.n_experts = session_.model.n_experts();
+    table_.n_active = k_;
+    table_.n_layers = session_.model.n_layers();
+    table_.routed_layers = session_.model.moe_layers();
+    table_.layers = request_.layers;
+    table_.sample = request_.sample;
+    for (size_t i = 0; i < made_.jobs.size(); ++i) {
+      table_.ids.push_back(records_[i].id);
+      const std::vector<int32_t>& tokens = made_.jobs[i].prompt->tokens;
+      table_.tokens.insert(table_.tokens.end(), tokens.begin(), tokens.end());
+      table_.offsets.push_back(static_cast<int64_t>(table_.tokens.size()));
+    }
+    table_.base.resize(table_.ids.size());
+    table_.experts.assign(table_.n_cells(), -1);
+    table_.effect.assign(table_.n_cells(), std::numeric_limits<float>::quiet_NaN());
+    table_.flips.assign(table_.n_cells(), -1);
+    table_.settings.set("metric", std::string(metric_name(request_.metric)))
+        .set("without", std::string(without_name(request_.without)))
+        .set("model", session_.label)
+        .set("model_hash", session_.model_hash)
+        .set("reference", request_.without == Without::mean ? json::Value(request_.reference) : json::Value())
+        .set("span", request_.span)
+        .set("first_position", request_.first_position)
+        .set("end_position", request_.end_position == std::numeric_limits<int64_t>::max()
+                                 ? json::Value()
+                                 : json::Value(request_.end_position));
+  }
+
+  size_t cell(const CellLine& line) const {
+    const auto token = static_cast<size_t>(table_.offsets[static_cast<size_t>(line.record)] + line.position);
+    return (token * table_.layers.size() + static_cast<size_t>(line.layer)) * static_cast<size_t>(k_);
+  }
+
+  std::unique_ptr<LineLog> open_stage(const std::string& name, LineRules rules) {
+    rules.name = [name](int64_t line) { return "line " + std::to_string(line + 1) + " of " + name; };
+    const fs::path stem = request_.dir / map_stages / name;
+    auto log = std::make_unique<LineLog>(stem.string() + ".jsonl", stem.string() + ".journal.jsonl", std::move(rules));
+    work_->log(name + ": " + std::to_string(log->n_known()) + " of " + std::to_string(log->n_lines()) + " lines known");
+    return log;
+  }
+
+  static json::Value parsed(const LineLog& log, int64_t line, const std::string& where) {
+    return json::parse(log.line(line), where);
+  }
+
+  // First-order estimates of all cells, and with them the sample. False when interrupted.
+  bool estimate() {
+    table_.estimate.assign(table_.n_cells(), std::numeric_limits<float>::quiet_NaN());
+    const auto width = [&](int64_t i) {
+      return made_.jobs[static_cast<size_t>(i)].n_given() * static_cast<int64_t>(table_.row());
+    };
+    LineRules rules;
+    rules.n_lines = static_cast<int64_t>(made_.jobs.size());
+    rules.check_line = [&](int64_t i, const json::Ref& line) {
+      line.reject_unknown({"id", "atp", "experts"});
+      if (line.at("id").string() != table_.ids[static_cast<size_t>(i)]) line.fail("expected another record's line");
+      check_length(line.at("atp"), width(i));
+      check_length(line.at("experts"), width(i));
+    };
+    const std::unique_ptr<LineLog> log = open_stage("atp", std::move(rules));
+    int64_t done = 0;
+    if (request_.on_stage) request_.on_stage("estimating", "tokens", static_cast<int64_t>(table_.tokens.size()));
+    SlotSlopes slopes(session_, request_.layers,
+                      request_.without == Without::mean ? request_.mean_contribution : SlotSlopes::MeanContribution());
+    for (size_t i = 0; i < made_.jobs.size(); ++i) {
+      if (interrupted()) return false;
+      const auto line = static_cast<int64_t>(i);
+      if (!log->has(line)) {
+        std::vector<uint8_t> asked;
+        for (int64_t t = 0; t < made_.jobs[i].n_given(); ++t) asked.push_back(counts(request_, made_.encoded[i], t));
+        const SlotSlopes::Found found = slopes.of(made_.jobs[i], rows_[i], asked);
+        log->put(line, json::dump(json::Value::object()
+                                      .set("id", table_.ids[i])
+                                      .set("atp", numbers_json(found.estimates.data(), width(line)))
+                                      .set("experts", numbers_json(found.experts.data(), width(line)))));
+      }
+      const std::string where = "atp.jsonl:" + std::to_string(i + 1);
+      const json::Value value = parsed(*log, line, where);
+      const json::Ref of(value, where);
+      const size_t first = static_cast<size_t>(table_.offsets[i]) * table_.row();
+      size_t at = first;
+      for (const json::Ref& x : of.at("atp").items()) table_.estimate[at++] = number_or_nan(x);
+      at = first;
+      for (const json::Ref& x : of.at("experts").items()) table_.experts[at++] = static_cast<int32_t>(x.integer());
+      done += made_.jobs[i].n_given();
+      if (request_.on_progress) request_.on_progress(done);
+    }
+    log->finish();
+    table_.chosen = choose_cells(table_, *request_.sample);
+    return true;
+  }
+
+  bool wanted(size_t index) const {
+    return !request_.sample || table_.chosen[index] != static_cast<uint8_t>(Chosen::no);
+  }
+
+  std::vector<CellLine> cell_lines() const {
+    std::vector<CellLine> lines;
+    for (size_t i = 0; i < made_.jobs.size(); ++i)
+      for (size_t l = 0; l < table_.layers.size(); ++l)
+        for (int64_t t = 0; t < made_.jobs[i].n_given(); ++t) {
+          if (!counts(request_, made_.encoded[i], t)) continue;
+          const CellLine line{static_cast<int32_t>(i), static_cast<int32_t>(l), static_cast<int32_t>(t)};
+          bool any = false;
+          for (int64_t slot = 0; slot < k_; ++slot) any = any || wanted(cell(line) + static_cast<size_t>(slot));
+          if (any) lines.push_back(line);
+        }
+    return lines;
+  }
+
+  // False when interrupted.
+  bool run_cells() {
+    const std::vector<CellLine> lines = cell_lines();
+    LineRules rules;
+    rules.n_lines = static_cast<int64_t>(lines.size());
+    rules.check_line = [&](int64_t i, const json::Ref& line) {
+      const CellLine& of = lines[static_cast<size_t>(i)];
+      line.reject_unknown({"id", "layer", "position", "effect", "flips"});
+      if (line.at("id").string() != table_.ids[static_cast<size_t>(of.record)] ||
+          line.at("layer").integer() != table_.layers[static_cast<size_t>(of.layer)] ||
+          line.at("position").integer() != of.position)
+        line.fail("expected the line of another cell");
+      check_length(line.at("effect"), k_);
+      check_length(line.at("flips"), k_);
+    };
+    const std::unique_ptr<LineLog> log = open_stage("cells", std::move(rules));
+    kept_ = log->n_known();
+    if (kept_ > 0 && request_.on_kept)
+      request_.on_kept(std::to_string(kept_) + " of " + std::to_string(log->n_lines()) + " places");
+    if (request_.on_stage) request_.on_stage("mapping", "places", log->n_lines());
+    if (request_.on_progress) request_.on_progress(kept_);
+    for (size_t begin = 0; begin < lines.size();) {
+      size_t end = begin;
+      while (end < lines.size() && lines[end].record == lines[begin].record) ++end;
+      if (!run_record(std::span(lines).subspan(begin, end - begin), static_cast<int64_t>(begin), *log)) {
+        log->sync();
+        return false;
+      }
+      begin = end;
+    }
+    for (size_t i = 0; i < made_.jobs.size(); ++i) {  // records of which no cell is asked for
+      if (interrupted()) return false;
+      if (!mapped_.contains(i)) take_base(i, SlotCells(session_, made_.jobs[i], rows_[i], request_));
+    }
+    log->finish();
+    return true;
+  }
+
+  void take_base(size_t record, const SlotCells& cells) {
+    table_.base[record] = cells.base();
+    std::copy(
+        cells.experts().begin(), cells.experts().end(),
+        table_.experts.begin() + static_cast<int64_t>(static_cast<size_t>(table_.offsets[record]) * table_.row()));
+    mapped_.insert(record);
+  }
+
+  // The lines first, ... of one record. False when interrupted.
+  bool run_record(std::span<const CellLine> lines, int64_t first, LineLog& log) {
+    const auto record = static_cast<size_t>(lines.front().record);
+    SlotCells cells(session_, made_.jobs[record], rows_[record], request_);
+    take_base(record, cells);
+    std::vector<SlotCell> todo;
+    std::vector<int64_t> line_of;                // of each of them, within the record
+    std::vector<int64_t> open(lines.size(), 0);  // cells of a line that are not done
+    for (size_t i = 0; i < lines.size(); ++i) {
+      if (log.has(first + static_cast<int64_t>(i))) continue;
+      for (int64_t slot = 0; slot < k_; ++slot) {
+        const SlotCell one{static_cast<size_t>(lines[i].layer), lines[i].position, slot};
+        if (!wanted(cell(lines[i]) + static_cast<size_t>(slot)) || !cells.can_take(one)) continue;
+        todo.push_back(one);
+        line_of.push_back(static_cast<int64_t>(i));
+        ++open[i];
+      }
+      if (open[i] == 0) keep(lines[i], first + static_cast<int64_t>(i), log);
+    }
+    const bool whole = cells.run(todo, [&](size_t i, float effect, int32_t flips) {
+      const auto of = static_cast<size_t>(line_of[i]);
+      const size_t index = cell(lines[of]) + static_cast<size_t>(todo[i].slot);
+      table_.effect[index] = effect;
+      table_.flips[index] = flips;
+      if (--open[of] == 0) keep(lines[of], first + line_of[i], log);
+    });
+    if (!whole) return false;
+    for (size_t i = 0; i < lines.size(); ++i) {
+      const std::string where = "cells.jsonl:" + std::to_string(first + static_cast<int64_t>(i) + 1);
+      const json::Value value = parsed(log, first + static_cast<int64_t>(i), where);
+      const json::Ref of(value, where);
+      for (int64_t slot = 0; slot < k_; ++slot) {
+        const size_t index = cell(lines[i]) + static_cast<size_t>(slot);
+        table_.effect[index] = number_or_nan(of.at("effect")[static_cast<size_t>(slot)]);
+        table_.flips[index] = static_cast<int32_t>(of.at("flips")[static_cast<size_t>(slot)].integer());
+      }
+    }
+    return true;
+  }
+
+  void keep(const CellLine& line, int64_t index, LineLog& log) {
+    const size_t at = cell(line);
+    log.put(index, json::dump(json::Value::object()
+                                  .set("id", table_.ids[static_cast<size_t>(line.record)])
+                                  .set("layer", int64_t{table_.layers[static_cast<size_t>(line.layer)]})
+                                  .set("position", int64_t{line.position})
+                                  .set("effect", numbers_json(table_.effect.data() + at, k_))
+                                  .set("flips", numbers_json(table_.flips.data() + at, k_))));
+    if (request_.on_progress) request_.on_progress(log.n_known());
+  }
+
+  void write() {
+    const auto lines = [&](const char* name, auto line) {
+      AtomicFile file(request_.dir / name);
+      for (size_t i = 0; i < made_.jobs.size(); ++i) file.write(json::dump(line(i)) + "\n");
+      file.commit();
+    };
+    lines(records_file, [&](size_t i) { return records_[i].source; });
+    lines(texts_file, [&](size_t i) {
+      return text_line(records_[i], made_.encoded[i], made_.jobs[i], {}, session_.tokenizer.get());
+    });
+    write_map(request_.dir, table_);
+    work_->finish(RunStatus::complete);
+    fs::remove_all(request_.dir / map_stages);
+  }
+
+  const Session& session_;
+  const std::vector<Record>& records_;
+  const RecordJobs& made_;
+  const MapRequest& request_;
+  int64_t k_;
+  std::vector<MetricRows> rows_;
+  std::unique_ptr<WorkDirectory> work_;
+  MapTable table_;
+  std::set<size_t> mapped_;  // records whose unedited run is known
+  int64_t kept_ = 0;
+};
 
 }  // namespace
 
@@ -274,82 +373,7 @@ int64_t count_cells(const Session& session, const RecordJobs& made, const MapReq
 
 MapResult map_effects(const Session& session, const std::vector<Record>& records, const RecordJobs& made,
                       const MapRequest& request) {
-  const std::vector<Job>& jobs = made.jobs;
-  std::vector<MetricRows> rows;
-  for (size_t i = 0; i < jobs.size(); ++i)
-    rows.push_back(metric_rows(request.metric, records[i], made.encoded[i], session.encode));
-  std::error_code failed;
-  std::filesystem::create_directories(request.dir, failed);
-  if (failed) throw Error(request.dir.string(), "cannot make the directory: " + failed.message());
-  require_own_directory(request.dir, {map_file, map_summary, records_file}, "a map");
-  MapResult result;
-  std::vector<int64_t> offsets(1, 0);
-  std::vector<double> base;
-  std::vector<int32_t> tokens, ids;
-  std::vector<float> effects;
-  for (size_t i = 0; i < jobs.size(); ++i) {
-    RecordMap map(session, made.encoded[i], jobs[i], rows[i], request);
-    if (!map.run(result)) {
-      result.interrupted = true;
-      return result;
-    }
-    base.push_back(map.base);
-    tokens.insert(tokens.end(), jobs[i].prompt->tokens.begin(), jobs[i].prompt->tokens.end());
-    ids.insert(ids.end(), map.ids.begin(), map.ids.end());
-    effects.insert(effects.end(), map.effects.begin(), map.effects.end());
-    offsets.push_back(static_cast<int64_t>(tokens.size()));
-  }
-  const int64_t n = offsets.back(), n_layers = static_cast<int64_t>(request.layers.size()),
-                k = session.model.n_active();
-  const bool wide = session.model.n_experts() >= 256;
-  json::Value samples = json::Value::array();
-  for (const Job& job : jobs) samples.push_back(job.prompt->id);
-  const safetensors::TensorHeader headers[] = {{"sample_offsets", "I64", {static_cast<int64_t>(offsets.size())}},
-                                               {"base", "F64", {static_cast<int64_t>(base.size())}},
-                                               {"effect", "F32", {n, n_layers, k}},
-                                               {"tokens", "I32", {n}},
-                                               {"layers", "I32", {n_layers}},
-                                               {"router.ids", wide ? "U16" : "U8", {n, n_layers, k}}};
-  safetensors::Writer file(request.dir / map_file, headers,
-                           {{"schema", "signalbox.map/1"},
-                            {"samples", json::dump(samples)},
-                            {"metric", std::string(metric_name(request.metric))},
-                            {"without", std::string(without_name(request.without))},
-                            {"model", session.label},
-                            {"model_hash", session.model_hash},
-                            {"n_experts", std::to_string(session.model.n_experts())},
-                            {"n_active", std::to_string(k)}});
-  put(file, offsets);
-  put(file, base);
-  put(file, effects);
-  put(file, tokens);
-  put(file, request.layers);
-  if (wide)
-    put(file, std::vector<uint16_t>(ids.begin(), ids.end()));
-  else
-    put(file, std::vector<uint8_t>(ids.begin(), ids.end()));
-  AtomicFile lines(request.dir / records_file);
-  for (const Record& record : records) lines.write(json::dump(record.source) + "\n");
-  lines.commit();
-  file.finish();
-  json::Value layers = json::Value::array();
-  for (const int32_t layer : request.layers) layers.push_back(int64_t{layer});
-  write_file_atomically(
-      request.dir / map_summary,
-      json::dump(json::Value::object()
-                     .set("schema", "signalbox.map/1")
-                     .set("metric", std::string(metric_name(request.metric)))
-                     .set("without", std::string(without_name(request.without)))
-                     .set("model", session.label)
-                     .set("model_hash", session.model_hash)
-                     .set("records", static_cast<int64_t>(jobs.size()))
-                     .set("layers", std::move(layers))
-                     .set("span", request.span)
-                     .set("cells", result.cells)
-                     .set("share_of_brute_force",
-                          result.layers_of_brute_force > 0 ? result.layers_run / result.layers_of_brute_force : 0.0)) +
-          "\n");
-  return result;
+  return MapRun(session, records, made, request).run();
 }
 
 }  // namespace signalbox::eval

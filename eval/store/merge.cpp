@@ -33,8 +33,8 @@ struct Source {
   const Layout& layout() const { return *manifest.layout; }
 };
 
-Source read_source(const fs::path& dir) {
-  std::optional<Manifest> manifest = Manifest::read(dir);
+Source read_source(const fs::path& dir, const std::string& schema) {
+  std::optional<Manifest> manifest = Manifest::read(dir, schema);
   if (!manifest) throw Error(dir.string(), std::string("expected the directory of a run, found no ") + manifest_file);
   if (manifest->status != RunStatus::complete)
     throw Error((dir / manifest_file).string(), std::string("expected a shard that is complete, found it ") +
@@ -62,11 +62,11 @@ void check_same_run(const Source& first, const Source& other) {
 }
 
 // The shards in their order. Throws Error unless they are one whole run.
-std::vector<Source> read_sources(std::span<const fs::path> dirs) {
+std::vector<Source> read_sources(std::span<const fs::path> dirs, const std::string& schema) {
   if (dirs.empty()) throw Error("merge", "expected the directories of shards, found none");
   std::vector<Source> sources;
   for (const fs::path& dir : dirs) {
-    sources.push_back(read_source(dir));
+    sources.push_back(read_source(dir, schema));
     check_same_run(sources.front(), sources.back());
   }
   std::stable_sort(sources.begin(), sources.end(),
@@ -363,11 +363,11 @@ void merge_runs(const fs::path& to, std::span<const fs::path> shards, const Merg
   if (!out.has_filename()) out = out.parent_path();  // "OUT/"
   if (!empty_or_absent(out))
     throw Error(to.string(), "expected a directory that does not exist or is empty, found one with files");
-  const std::vector<Source> sources = read_sources(shards);
+  const std::vector<Source> sources = read_sources(shards, options.schema);
   Layout layout = whole_layout(sources);
   try {
     Building building(out);
-    merge_samples(building.dir(), sources, layout, options.on_progress);
+    if (options.has_samples) merge_samples(building.dir(), sources, layout, options.on_progress);
     merge_all_traces(building.dir(), sources, layout, options.on_progress);
     for (const std::string& name : options.of_records) merge_records(building.dir(), sources, layout, name);
     for (const std::string& name : options.common) copy_common(building.dir(), sources, name);

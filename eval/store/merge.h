@@ -7,10 +7,13 @@
 #include <vector>
 
 #include "base/namespaces.h"
+#include "eval/store/manifest.h"
 
 namespace signalbox::eval {
 
 struct MergeOptions {
+  std::string schema = run_schema;  // of the manifests
+  bool has_samples = true;          // whether there is a samples.jsonl
   // Files, and directories of stages, that every shard makes whole: they must be the same in all shards, byte by byte,
   // or be in none, and are copied.
   std::vector<std::string> common = {"plan.json", "summary.json", "audit", "detect", "tune"};

@@ -66,6 +66,39 @@ double nll(const Setup& setup, size_t record, const std::string& edit) {
   return -sum / static_cast<double>(job.n_given() - 1);
 }
 
+// Later tokens and layers whose set of experts is another under the edit.
+int32_t flips_of(const Setup& setup, size_t record, const std::string& edit, int64_t position, int32_t layer) {
+  const test::TemporaryDirectory dir;
+  std::vector<std::vector<std::set<int32_t>>> routes;
+  for (const bool edited : {false, true}) {
+    Job job = setup.made.jobs[record];
+    job.index = 0;
+    TraceRequest request;
+    request.dir = dir / (edited ? "edited" : "base");
+    request.points = PointSet::parse("*.router.ids", setup.session.shape);
+    if (edited) {
+      const json::Value edits = json::parse("[" + edit + "]", "edits");
+      request.plan = job.plan = setup.session.edits(json::Ref(edits, "edits"), ".", 0);
+    }
+    setup.session.trace({job}, setup.session.options, request, [&](int64_t) { return setup.records[record].source; },
+                        {});
+    const auto file = safetensors::File::open(request.dir / "trace.safetensors");
+    const auto& info = file->at("router.ids");
+    const auto* ids = reinterpret_cast<const uint8_t*>(file->data(info));
+    routes.emplace_back();
+    for (int64_t i = 0; i < info.shape[0] * info.shape[1]; ++i) {
+      routes.back().emplace_back();
+      for (int64_t slot = 0; slot < info.shape[2]; ++slot) routes.back().back().insert(ids[i * info.shape[2] + slot]);
+    }
+  }
+  const std::vector<int32_t> layers = setup.session.model.moe_layers();
+  int32_t flips = 0;
+  for (size_t i = 0; i < routes[0].size(); ++i)
+    if (static_cast<int64_t>(i / layers.size()) >= position && layers[i % layers.size()] > layer)
+      flips += routes[0][i] != routes[1][i];
+  return flips;
+}
+
 std::vector<int32_t> moe_layers(const Setup& setup) { return setup.session.model.moe_layers(); }
 
 }  // namespace
@@ -89,10 +122,11 @@ TEST_CASE("causal map: every cell is a scored run with that slot taken out, bit 
       const auto* ids = reinterpret_cast<const uint8_t*>(file->data(file->at("router.ids")));
       const size_t k = static_cast<size_t>(setup.session.model.n_active()), n_layers = request.layers.size();
       REQUIRE(effects.size() == 14 * n_layers * k);
-      CHECK(result.cells == static_cast<int64_t>(effects.size()));
-      CHECK(result.layers_run < 0.6 * result.layers_of_brute_force);
-      size_t nonzero = 0;
-      for (size_t cell = 0; cell < effects.size(); cell += 5) {  // a fifth of them
+      CHECK(result.counts.cells == static_cast<int64_t>(effects.size()));
+      CHECK(result.counts.share() < 0.6);
+      const auto* flips = reinterpret_cast<const int32_t*>(file->data(file->at("flips")));
+      size_t nonzero = 0, flipped = 0;
+      for (size_t cell = 0; cell < effects.size(); cell += 7) {  // a seventh of them
         const size_t row = cell / (n_layers * k), record = row < 10 ? 0 : 1, position = row - (record ? 10 : 0);
         const std::string where = R"("layers":")" + std::to_string(request.layers[cell / k % n_layers]) +
                                   R"(","experts":[)" + std::to_string(ids[cell]) + R"(],"tokens":{"positions":")" +
@@ -102,7 +136,11 @@ TEST_CASE("causal map: every cell is a scored run with that slot taken out, bit 
         const double want = nll(setup, record, edit) - nll(setup, record, "");
         CHECK(effects[cell] == static_cast<float>(want));
         nonzero += effects[cell] != 0;
+        CHECK(flips[cell] ==
+              flips_of(setup, record, edit, static_cast<int64_t>(position), request.layers[cell / k % n_layers]));
+        flipped += flips[cell] > 0;
       }
+      CHECK(flipped > 0);
       CHECK(nonzero > effects.size() / 10);
     }
   }
@@ -119,7 +157,7 @@ TEST_CASE("causal map: sequences of any length find room for their cells") {
   request.metric = Metric::nll;
   request.layers = {moe_layers(setup).back()};
   const MapResult result = map_effects(setup.session, setup.records, setup.made, request);
-  CHECK(result.cells == 34 * setup.session.model.n_active());
+  CHECK(result.counts.cells == 34 * setup.session.model.n_active());
   test::write_file(dir / "map/notes.txt", "mine");
   CHECK_THROWS_WITH(
       map_effects(setup.session, setup.records, setup.made, request),

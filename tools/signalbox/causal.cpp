@@ -15,7 +15,7 @@ int causal_command(int argc, char** argv) {
   const Subcommand subcommands[] = {add_causal_map(app), add_causal_effects(app)};
   if (int code = parse_arguments(app, argc, argv); code >= 0) return code;
   for (const Subcommand& subcommand : subcommands)
-    if (subcommand.app->parsed()) return subcommand.run();
+    if (subcommand.app->parsed()) return subcommand.run(argc, argv);
   return 2;  // not reached: one is required
 }
 

@@ -11,8 +11,8 @@ class App;
 namespace signalbox::tools {
 
 struct Subcommand {
-  const CLI::App* app = nullptr;  // says whether it was the one that was asked for
-  std::function<int()> run;       // returns the exit code
+  const CLI::App* app = nullptr;                  // says whether it was the one that was asked for
+  std::function<int(int argc, char** argv)> run;  // of the whole command line; returns the exit code
 };
 
 Subcommand add_causal_map(CLI::App& app);

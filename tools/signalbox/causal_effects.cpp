@@ -108,7 +108,7 @@ int run_effects(EffectsFlags& flags) {
 Subcommand add_causal_effects(CLI::App& app) {
   auto flags = std::make_shared<EffectsFlags>();
   CLI::App* added = add_effects_flags(app, *flags);
-  return {added, [flags] { return run_effects(*flags); }};
+  return {added, [flags](int, char**) { return run_effects(*flags); }};
 }
 
 }  // namespace signalbox::tools

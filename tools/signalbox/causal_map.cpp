@@ -13,6 +13,7 @@
 #include "tools/signalbox/flags.h"
 #include "tools/signalbox/open.h"
 #include "tools/signalbox/prepare.h"
+#include "tools/signalbox/record.h"
 #include "tools/terminal/output.h"
 #include "tools/terminal/progress.h"
 #include "tools/terminal/signals.h"
@@ -25,7 +26,8 @@ namespace {
 
 struct MapFlags {
   CommonOptions common;
-  std::string input, metric, without = "hole", layers = "all", positions, span, reference;
+  std::string input, metric, without = "hole", layers = "all", positions, span, reference, shard;
+  int64_t sample = 0, top = 0;
 };
 
 CLI::App* add_map_flags(CLI::App& app, MapFlags& flags) {
@@ -54,6 +56,15 @@ CLI::App* add_map_flags(CLI::App& app, MapFlags& flags) {
   map->add_option("--span", flags.span, "only tokens of this span")->type_name("NAME");
   map->add_option("--reference", flags.reference, "records of the means, for --without mean; default: the input")
       ->type_name("FILE");
+  map->add_option("--sample", flags.sample,
+                  "run only so many cells of each layer and expert, drawn by --seed, and estimate the others by one "
+                  "gradient of each record")
+      ->check(in_range(2, 1 << 30));
+  map->add_option("--top", flags.top, "and so many cells of each record with the largest estimates (0)")
+      ->check(in_range(0, 1 << 30));
+  map->add_option("--shard", flags.shard,
+                  "I/N: only records whose index is I mod N (default: Slurm's array variables); signalbox merge puts "
+                  "shards together");
   map->add_option("--out", flags.common.trace, "directory of the map")->type_name("DIR")->required();
   return map;
 }
@@ -100,21 +111,74 @@ std::vector<int32_t> read_layers(const std::string& text, const Session& session
   return layers;
 }
 
-int run_map(MapFlags& flags) {
+// The records that a shard has, with jobs of their own.
+RecordJobs jobs_of_shard(const PreparedRun& run, const Shard& shard, std::vector<Record>& records) {
+  RecordJobs own;
+  own.span_names = run.made.span_names;
+  for (size_t i = 0; i < run.records.size(); ++i) {
+    if (!shard.has(static_cast<int64_t>(i))) continue;
+    records.push_back(run.records[i]);
+    own.encoded.push_back(run.made.encoded[i]);
+    own.jobs.push_back(run.made.jobs[i]);
+    own.jobs.back().index = static_cast<int64_t>(own.jobs.size()) - 1;
+  }
+  return own;
+}
+
+std::string hash_of(const std::vector<Record>& records) {
+  RecordsHash hash;
+  for (const Record& record : records) hash.add(record);
+  return hash.hex();
+}
+
+void tell_map(const CommonOptions& options, const MapRequest& request, const MapResult& result) {
+  const std::string file = (request.dir / map_file).string();
+  if (options.json) {
+    write_stdout(json::dump(json::Value::object()
+                                .set("map", file)
+                                .set("cells", result.counts.cells)
+                                .set("share_of_brute_force", result.counts.share())) +
+                 "\n");
+  } else if (!options.quiet) {
+    std::fprintf(stderr, "%s: %s%ld cells, at %.2f of the layers that as many whole runs take\n", file.c_str(),
+                 result.was_complete ? "was complete: " : "", static_cast<long>(result.counts.cells),
+                 result.counts.share());
+  }
+}
+
+int run_map(const CLI::App& app, MapFlags& flags, int argc, char** argv) {
   CommonOptions& options = flags.common;
   MapRequest request;
   request.metric = parse_metric(flags.metric, "--metric");
   request.without = parse_without(flags.without, "--without");
   if (!flags.reference.empty() && request.without != Without::mean)
     throw UsageError("--reference", "expected --without mean beside it, found " + flags.without);
+  if (flags.sample > 0) {
+    if (request.without == Without::ban)
+      throw UsageError("--sample",
+                       "expected --without hole or mean (a gradient has no output of the expert that comes "
+                       "in after a ban), found ban");
+    if (request.metric == Metric::kl)
+      throw UsageError("--sample",
+                       "expected --metric logprob, nll or logit_diff (at the unedited run the gradient of "
+                       "kl is 0 everywhere), found kl");
+    request.sample = MapSample{flags.sample, flags.top, options.seed};
+  } else if (flags.top > 0) {
+    throw UsageError("--top", "expected --sample beside it, found none");
+  }
+  std::string told;
+  const Shard shard = choose_shard(flags.shard, told);
+  if (!told.empty() && !options.quiet) std::fprintf(stderr, "%s\n", told.c_str());
   read_positions(flags.positions, request);
   std::vector<Record> records = read_records(flags.input);
   Session session = open_session(options);
   session.label = session.path;
+  keep_date(options, session, records, map_schema);
   request.dir = options.trace;
   request.layers = read_layers(flags.layers, session);
   request.span = flags.span;
   if (options.chunk > 0) request.step_tokens = options.chunk;
+  if (app.count("--batch") > 0) request.step_cells = options.batch;
   if (request.without == Without::ban)
     for (const int32_t l : request.layers)
       if (const Router& router = session.model.layers[static_cast<size_t>(l)].moe()->router;
@@ -126,40 +190,55 @@ int run_map(MapFlags& flags) {
   if (!flags.span.empty() &&
       std::find(run.made.span_names.begin(), run.made.span_names.end(), flags.span) == run.made.span_names.end())
     throw UsageError("--span", wrong_name("a span of the records", flags.span, run.made.span_names, ""));
+  if (count_cells(session, run.made, request) == 0)
+    throw UsageError("--positions, --span", "expected a token of some record to take out, found none in " +
+                                                std::to_string(run.records.size()) + " records");
+  json::Value map = json::Value::object();
+  map.set("metric", flags.metric).set("without", flags.without).set("layers", layer_ranges(request.layers));
+  map.set("positions", flags.positions).set("span", flags.span).set("sample", flags.sample).set("top", flags.top);
+  // Where sums depend on what is run together, the steps decide bits.
+  if (!session.backend->invariant()) map.set("chunk", request.step_tokens).set("batch", request.step_cells);
+  std::optional<std::vector<Record>> reference;
+  if (request.without == Without::mean) {
+    if (!flags.reference.empty()) reference = read_records(flags.reference);
+    request.reference = hash_of(reference ? *reference : run.records);
+    map.set("reference", request.reference);
+  }
+  JobsOfCommand work;
+  work.work.set("map", std::move(map));
+  work.schema = map_schema;
+  request.manifest = manifest_of_work(options, session, run, work, argc, argv);
+  request.manifest.shard = shard;
+  std::vector<Record> own_records;
+  const RecordJobs own = jobs_of_shard(run, shard, own_records);
   std::optional<MeanContributions> means;
   if (request.without == Without::mean) {
-    const RecordJobs others =
-        flags.reference.empty() ? run.made : make_jobs(session, read_records(flags.reference), Generate{}, nullptr);
-    means.emplace(session, others.jobs, request.layers);
-    request.mean_contribution = [&](int32_t layer, int32_t expert) -> const std::vector<double>& {
+    const RecordJobs others = reference ? make_jobs(session, *reference, Generate{}, nullptr) : run.made;
+    request.mean_contribution = [&, others](int32_t layer, int32_t expert) -> const std::vector<double>& {
+      if (!means) means.emplace(session, others.jobs, request.layers);
       return means->of(layer, expert);
     };
   }
-  const int64_t n_cells = count_cells(session, run.made, request);
-  if (n_cells == 0)
-    throw UsageError("--positions, --span", "expected a token of some record to take out, found none in " +
-                                                std::to_string(run.records.size()) + " records");
+  tell_cpu_fallback(options, session);
   catch_signals();
   request.interrupted = &interrupted;
-  Progress progress("mapping", n_cells, options.quiet, "cells");
-  request.on_progress = [&](int64_t cells) { progress.update(cells); };
-  const MapResult result = map_effects(session, run.records, run.made, request);
-  progress.done();
+  std::unique_ptr<Progress> progress;
+  const auto lines = std::make_shared<ProgressLines>();
+  request.on_stage = [&](const std::string& doing, const char* unit, int64_t total) {
+    progress.reset();
+    progress = std::make_unique<Progress>(doing, total, options.quiet, unit, lines);
+  };
+  request.on_progress = [&](int64_t done) { progress->update(done); };
+  request.on_kept = [&](const std::string& what) {
+    if (!options.quiet) std::fprintf(stderr, "%s: kept: %s\n", options.trace.c_str(), what.c_str());
+  };
+  const MapResult result = map_effects(session, own_records, own, request);
+  progress.reset();
   if (result.interrupted) {
-    std::fprintf(stderr, "interrupted: no map is left; the same command begins anew\n");
+    if (!options.quiet) std::fprintf(stderr, "%s: the same command goes on from here\n", options.trace.c_str());
     return 3;
   }
-  const double share = result.layers_of_brute_force > 0 ? result.layers_run / result.layers_of_brute_force : 0;
-  const std::string file = (request.dir / "map.safetensors").string();
-  if (options.json) {
-    write_stdout(
-        json::dump(
-            json::Value::object().set("map", file).set("cells", result.cells).set("share_of_brute_force", share)) +
-        "\n");
-  } else if (!options.quiet) {
-    std::fprintf(stderr, "%s: %ld cells, at %.2f of the layers that as many whole runs take\n", file.c_str(),
-                 static_cast<long>(result.cells), share);
-  }
+  tell_map(options, request, result);
   return 0;
 }
 
@@ -168,7 +247,7 @@ int run_map(MapFlags& flags) {
 Subcommand add_causal_map(CLI::App& app) {
   auto flags = std::make_shared<MapFlags>();
   CLI::App* added = add_map_flags(app, *flags);
-  return {added, [flags] { return run_map(*flags); }};
+  return {added, [added, flags](int argc, char** argv) { return run_map(*added, *flags, argc, argv); }};
 }
 
 }  // namespace signalbox::tools

@@ -8,6 +8,7 @@
 #include <memory>
 
 #include "base/error.h"
+#include "eval/causal/map.h"
 #include "eval/experiment/findings.h"
 #include "eval/faithfulness/conduct.h"
 #include "eval/findings/metrics_file.h"
@@ -26,8 +27,8 @@ using namespace eval;
 
 int merge_command(int argc, char** argv) {
   CLI::App app(
-      "Puts the directories of all shards of a run together into the one that a single process would have "
-      "written (docs/run-directory.md).",
+      "Puts the directories of all shards of a run, or of a causal map, together into the one that a single process "
+      "would have written (docs/run-directory.md).",
       "signalbox merge");
   app.footer("Example:\n  signalbox merge out/whole out/shard-*");
   std::string out;
@@ -40,6 +41,19 @@ int merge_command(int argc, char** argv) {
   if (int code = parse_arguments(app, argc, argv); code >= 0) return code;
 
   std::unique_ptr<Progress> progress;
+  if (schema_of(shards.front()) == map_schema) {
+    catch_signals();
+    merge_maps(out, shards, {});
+    const json::Value summary = json::parse_file(std::filesystem::path(out) / map_summary_file);
+    if (as_json) {
+      write_stdout(json::dump(summary) + "\n");
+    } else {
+      const json::Ref of(summary, out);
+      write_stdout(out + ": " + std::to_string(of.at("cells").integer()) + " cells of " +
+                   std::to_string(of.at("records").integer()) + " records\n");
+    }
+    return 0;
+  }
   MergeOptions options;
   options.finalize = [](const std::filesystem::path& dir) { write_run_report(dir, write_findings(dir)); };
   options.on_progress = [&](int64_t done, int64_t total) {

@@ -16,30 +16,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-Manifest manifest_of(const CommonOptions& options, const Session& session, const PreparedRun& run,
-                     const JobsOfCommand& jobs, int argc, char** argv) {
-  RecordingInputs inputs;
-  inputs.model = model_facts(session, options.quiet);
-  inputs.work = jobs.work;
-  RecordsHash hash;
-  for (const Record& record : run.records) hash.add(record);
-  inputs.data_hash = hash.hex();
-  inputs.generate = jobs.generate;
-  if (run.plan) inputs.edits = run.plan->source();
-  inputs.edits_dir = fs::path(options.edits).parent_path();
-  inputs.seed = options.seed;
-  inputs.points = options.points.empty() ? std::string(default_points) : options.points;
-  inputs.compact = options.compact;
-  inputs.model_name = session.path;
-  inputs.special = options.special;
-  inputs.template_variables = session.encode.template_variables;
-  Manifest manifest;
-  manifest.schema = jobs.schema;
-  manifest.identity = recording_identity(inputs);
-  manifest.info = work_info(options, session, argc, argv);
-  return manifest;
-}
-
 // What prints a result does not write behind a bar.
 std::function<void(Result)> behind_bar(Progress& progress, const std::function<void(Result)>& on_result) {
   if (!on_result) return {};
@@ -51,7 +27,7 @@ std::function<void(Result)> behind_bar(Progress& progress, const std::function<v
 
 RecordingEnd record(const CommonOptions& options, const Session& session, PreparedRun& run, const JobsOfCommand& jobs,
                     int argc, char** argv) {
-  const Manifest manifest = manifest_of(options, session, run, jobs, argc, argv);
+  const Manifest manifest = manifest_of_work(options, session, run, jobs, argc, argv);
   TraceRecording recording;
   recording.trace = session.trace_options(trace_request(options, session, run));
   recording.jobs = run.jobs();
@@ -84,6 +60,30 @@ RecordingEnd record(const CommonOptions& options, const Session& session, Prepar
 }
 
 }  // namespace
+
+Manifest manifest_of_work(const CommonOptions& options, const Session& session, const PreparedRun& run,
+                          const JobsOfCommand& jobs, int argc, char** argv) {
+  RecordingInputs inputs;
+  inputs.model = model_facts(session, options.quiet);
+  inputs.work = jobs.work;
+  RecordsHash hash;
+  for (const Record& record : run.records) hash.add(record);
+  inputs.data_hash = hash.hex();
+  inputs.generate = jobs.generate;
+  if (run.plan) inputs.edits = run.plan->source();
+  inputs.edits_dir = fs::path(options.edits).parent_path();
+  inputs.seed = options.seed;
+  inputs.points = options.points.empty() ? std::string(default_points) : options.points;
+  inputs.compact = options.compact;
+  inputs.model_name = session.path;
+  inputs.special = options.special;
+  inputs.template_variables = session.encode.template_variables;
+  Manifest manifest;
+  manifest.schema = jobs.schema;
+  manifest.identity = recording_identity(inputs);
+  manifest.info = work_info(options, session, argc, argv);
+  return manifest;
+}
 
 GenerationSettings settings_of(const SamplingOptions& sampling) {
   return {sampling.max_tokens, sampling.samples, sampling.sampling, sampling.stop, sampling.ignore_eos};

@@ -35,6 +35,11 @@ GenerationSettings settings_of(const SamplingOptions& sampling);
 void keep_date(const CommonOptions& options, Session& session, const std::vector<Record>& records,
                const std::string& schema);
 
+// The manifest of work that these flags, records and edits decide; its directory is options.trace. Reads every byte of
+// the weights.
+Manifest manifest_of_work(const CommonOptions& options, const Session& session, const PreparedRun& run,
+                          const JobsOfCommand& jobs, int argc, char** argv);
+
 // Runs the jobs and says on standard error how it went on, unless quiet. Throws Error.
 RecordingEnd run_jobs_of_command(const CommonOptions& options, const Session& session, PreparedRun& run,
                                  const JobsOfCommand& jobs, int argc, char** argv);
