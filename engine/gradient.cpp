@@ -5,6 +5,8 @@
 #include <optional>
 #include <utility>
 
+#include "engine/weight_sums.h"
+
 namespace signalbox::engine {
 
 using enum Activations;
@@ -22,7 +24,8 @@ bool has_gradient(Point point) {
 // One way back: the adjoints of engine/layers.cpp, each function beside the one it turns round.
 class Backward {
  public:
-  Backward(Gradient& gradient, const Batch& batch, ProbeSink& slopes, const Gradient::More& more)
+  // `sums`: null where no gradients of weights are wanted.
+  Backward(Gradient& gradient, const Batch& batch, ProbeSink& slopes, const Gradient::More& more, WeightSums* sums)
       : backend_(gradient.backend_),
         model_(gradient.model_),
         weights_(gradient.weights_),
@@ -31,6 +34,7 @@ class Backward {
         batch_(batch),
         slopes_(slopes),
         more_(more),
+        sums_(sums),
         n_tokens_(batch.n_tokens()) {
     if (more.readers) readers_.emplace(backend_, model_, weights_, *more.readers);
   }
@@ -39,7 +43,10 @@ class Backward {
   Tensor head(Tensor d_logits);
   // From dM/d of the stream behind layer l to that before it, in place. The layer's activations are kept.
   void layer(int64_t l, Tensor d);
-  void embed(Tensor d) { at(Point::embed, -1, d); }
+  void embed(Tensor d) {
+    at(Point::embed, -1, d);
+    if (sums_) sums_->embed(d);
+  }
   // A point of the stream: what was recorded there, then back through what was written.
   void at(Point point, int64_t l, Tensor d, const Route& route = {}, int32_t n_slots = 1) {
     emit(point, l, d, n_slots);
@@ -71,6 +78,19 @@ class Backward {
   void feed_forward(int64_t l, const Moe& moe, const MoeWeights& weights, Tensor d_h, Tensor d_out);
   void shared_expert(int64_t l, const Moe& moe, const MoeWeights& weights, Tensor d_h, Tensor d_out,
                      const Route& route);
+  // Of out = x w^T + b, and of what two gated products read, where a weight of them is wanted.
+  void sum_product(Role matrix, std::optional<Role> bias, int64_t l, Tensor d_out, Tensor x) {
+    if (!sums_) return;
+    sums_->matrix(matrix, l, d_out, x);
+    if (bias) sums_->bias(*bias, l, d_out);
+  }
+  void sum_gated(Role gate, Role up, int64_t l, Tensor d_hidden, Tensor x, const Matrix& w_gate, const Matrix& w_up) {
+    if (!sums_ || !(sums_->wants_matrix(gate, l) || sums_->wants_matrix(up, l))) return;
+    const Tensor d_gate = tensor(n_tokens_, w_gate.rows), d_up = tensor(n_tokens_, w_gate.rows);
+    sums_->ops().gated_slopes(d_gate, d_up, d_hidden, x, w_gate, w_up, model_.activation);
+    sums_->matrix(gate, l, d_gate, x);
+    sums_->matrix(up, l, d_up, x);
+  }
   // What one of the readers of the normed stream saw: its own copy where an edit wrote to it.
   Tensor read(Activations copy, int64_t l) const {
     const Tensor own = buffers_.kept(copy, l);
@@ -86,6 +106,7 @@ class Backward {
   ProbeSink& slopes_;
   const Gradient::More& more_;
   std::optional<StreamReaders> readers_;
+  WeightSums* sums_;
   int64_t n_tokens_;
   std::vector<std::shared_ptr<void>> memory_;  // of the part at hand
   std::vector<float> host_;
@@ -154,6 +175,10 @@ Tensor Backward::head(Tensor d_logits) {
   const Tensor d = tensor(n_tokens_, d_model);
   const bool whole = static_cast<bool>(buffers_.kept(final_normed, -1)) && !buffers_.kept(resid_picked, -1);
   const Tensor d_rows = tensor(d_logits.rows, d_model);
+  if (sums_) {
+    const Tensor every = buffers_.kept(final_normed, -1);
+    sums_->head(d_logits, every ? every : kept(final_picked, -1), static_cast<bool>(every));
+  }
   backend_.matmul_adjoint(d_rows, d_logits, weights_.lm_head, false);
   std::vector<int32_t> from(batch_.logit_rows.size());
   for (size_t i = 0; i < from.size(); ++i) from[i] = static_cast<int32_t>(i);
@@ -170,9 +195,11 @@ Tensor Backward::head(Tensor d_logits) {
     const Tensor d_normed = tensor(n_tokens_, d_model);
     spread(d_normed, d_rows);
     at(Point::final_normed, -1, d_normed);
+    if (sums_) sums_->norm(Role::final_norm, -1, d_normed, kept(resid_final, -1), model_.norm_eps);
     final_norm(d, d_normed, kept(resid_final, -1));
   } else {
     const Tensor d_picked = tensor(d_rows.rows, d_model);
+    if (sums_) sums_->norm(Role::final_norm, -1, d_rows, kept(resid_picked, -1), model_.norm_eps, 1, true);
     final_norm(d_picked, d_rows, kept(resid_picked, -1));
     spread(d, d_picked);
   }
@@ -196,6 +223,7 @@ void Backward::layer(int64_t l, Tensor d) {
   } else {
     feed_forward(l, std::get<Dense>(layer.ffn), std::get<DenseWeights>(weights.ffn), d_h, d_out);
   }
+  if (sums_) sums_->norm(Role::ffn_norm, l, d_h, kept(resid_mid, l), model_.norm_eps);
   backend_.rmsnorm_adjoint(d, d_h, kept(resid_mid, l), weights.ffn_norm, model_.norm_eps, true);
   at(Point::resid_mid, l, d);
   d_out = copy(d);
@@ -205,6 +233,7 @@ void Backward::layer(int64_t l, Tensor d) {
   } else {
     attention(l, std::get<Mla>(layer.attention), std::get<MlaWeights>(weights.attention), d_h, d_out);
   }
+  if (sums_) sums_->norm(Role::attn_norm, l, d_h, kept(resid_in, l), model_.norm_eps);
   backend_.rmsnorm_adjoint(d, d_h, kept(resid_in, l), weights.attn_norm, model_.norm_eps, true);
   at(Point::resid_in, l, d);
 }
@@ -212,12 +241,18 @@ void Backward::layer(int64_t l, Tensor d) {
 void Backward::attention(int64_t l, const Gqa& a, const GqaWeights& weights, Tensor d_h, Tensor d_out) {
   const int64_t d_queries = a.n_heads * a.d_head, d_keys = a.n_kv_heads * a.d_head;
   const Tensor d_core = tensor(n_tokens_, d_queries);
+  sum_product(Role::o, Role::o_bias, l, d_out, kept(attended, l));
   backend_.matmul_adjoint(d_core, d_out, weights.o, false);
   at(Point::attn_z, l, d_core);
   const Tensor d_q = tensor(n_tokens_, d_queries), d_k = tensor(n_tokens_, d_keys), d_v = tensor(n_tokens_, d_keys);
   const BatchView& view = forward_.step().view();
-  backend_.attention_adjoint(d_q, d_k, d_v, d_core, kept(query, l), forward_.step().cache(l), view,
-                             {a.n_heads, a.n_kv_heads, a.d_head, a.d_head, a.scale, a.window, weights.sinks.data});
+  const AttentionParams params{a.n_heads, a.n_kv_heads, a.d_head, a.d_head, a.scale, a.window, weights.sinks.data};
+  if (sums_ && weights.sinks && sums_->wants(Role::sinks, l)) {
+    const Tensor d_sinks = tensor(n_tokens_, a.n_heads);
+    sums_->ops().sink_slopes(d_sinks, d_core, kept(query, l), forward_.step().cache(l), view, params);
+    sums_->sinks(l, d_sinks);
+  }
+  backend_.attention_adjoint(d_q, d_k, d_v, d_core, kept(query, l), forward_.step().cache(l), view, params);
   at(Point::attn_q, l, d_q);
   at(Point::attn_k, l, d_k);
   at(Point::attn_v, l, d_v);
@@ -225,7 +260,7 @@ void Backward::attention(int64_t l, const Gqa& a, const GqaWeights& weights, Ten
   backend_.rope_adjoint(d_k, a.n_kv_heads, 0, forward_.step().rope(), view.positions);
   const bool norms = a.qk_norm != Gqa::QkNorm::none, per_head = a.qk_norm == Gqa::QkNorm::per_head;
   const auto heads = [&](Tensor x, int64_t n) { return per_head ? x.split(n) : x; };
-  const auto back = [&](Tensor d, Activations raw, Vector norm, int64_t n_heads) {
+  const auto back = [&](Tensor d, Activations raw, Vector norm, Role role, int64_t n_heads) {
     if (!norms && a.clip == 0) return;
     const Tensor given = kept(raw, l);
     if (a.clip > 0) {
@@ -238,13 +273,18 @@ void Backward::attention(int64_t l, const Gqa& a, const GqaWeights& weights, Ten
     }
     if (norms && norm) {
       const Tensor rows = heads(d, n_heads);
+      if (sums_) sums_->norm(role, l, rows, heads(given, n_heads), model_.norm_eps, per_head ? n_heads : 1);
       backend_.rmsnorm_adjoint(rows, rows, heads(given, n_heads), norm, model_.norm_eps, false);
     }
   };
-  back(d_q, query_raw, weights.q_norm, a.n_heads);
-  back(d_k, key_raw, weights.k_norm, a.n_kv_heads);
-  back(d_v, value_raw, {}, a.n_kv_heads);
+  back(d_q, query_raw, weights.q_norm, Role::q_norm, a.n_heads);
+  back(d_k, key_raw, weights.k_norm, Role::k_norm, a.n_kv_heads);
+  back(d_v, value_raw, {}, Role::v, a.n_kv_heads);
   if (readers_) readers_->attention(l, a, weights, kept(resid_in, l), d_q, d_k, d_v);
+  const Tensor h = kept(attn_normed, l);
+  sum_product(Role::q, Role::q_bias, l, d_q, h);
+  sum_product(Role::k, Role::k_bias, l, d_k, h);
+  sum_product(Role::v, Role::v_bias, l, d_v, h);
   backend_.matmul_adjoint(d_h, d_q, weights.q, false);
   backend_.matmul_adjoint(d_h, d_k, weights.k, true);
   backend_.matmul_adjoint(d_h, d_v, weights.v, true);
@@ -253,8 +293,14 @@ void Backward::attention(int64_t l, const Gqa& a, const GqaWeights& weights, Ten
 void Backward::attention(int64_t l, const Mla& a, const MlaWeights& weights, Tensor d_h, Tensor d_out) {
   const int64_t d_query = a.d_nope + a.d_rope, d_cached = a.d_latent + a.d_rope;
   const Tensor d_core = tensor(n_tokens_, a.n_heads * a.d_value);
+  sum_product(Role::o, Role::o_bias, l, d_out, kept(attended, l));
   backend_.matmul_adjoint(d_core, d_out, weights.o, false);
   at(Point::attn_z, l, d_core);
+  // Rows of kv_b: of each head those of its keys' part, then those of its values.
+  const int64_t kv_rows = a.d_nope + a.d_value;
+  if (sums_)
+    sums_->heads(Role::kv_b, l, d_core, a.d_value, a.d_value, kept(latent_attended, l), a.d_latent, a.n_heads, a.d_nope,
+                 kv_rows);
   const Tensor d_latents = tensor(n_tokens_, a.n_heads * a.d_latent);
   backend_.mla_expand_adjoint(d_latents, d_core, weights.kv_b, a.n_heads, a.d_nope, a.d_value);
   const Tensor d_absorbed = tensor(n_tokens_, a.n_heads * d_cached), d_kv = tensor(n_tokens_, d_cached),
@@ -266,6 +312,8 @@ void Backward::attention(int64_t l, const Mla& a, const MlaWeights& weights, Ten
   at(Point::attn_q, l, d_absorbed);
   at(Point::attn_k, l, d_kv);
   at(Point::attn_v, l, d_v);
+  if (sums_)
+    sums_->heads(Role::kv_b, l, kept(query, l), d_query, a.d_nope, d_absorbed, d_cached, a.n_heads, 0, kv_rows);
   const Tensor d_latent = d_kv.columns(0, a.d_latent), d_key = readers_ ? copy(d_kv) : Tensor();
   backend_.add(d_latent, d_latent, d_v);
   const Tensor d_q = tensor(n_tokens_, a.n_heads * d_query);
@@ -275,23 +323,32 @@ void Backward::attention(int64_t l, const Mla& a, const MlaWeights& weights, Ten
     readers_->attention(l, a, weights, kept(resid_in, l), d_q, d_key, d_v, kept(latent_raw, l),
                         a.q_rank > 0 ? kept(query_low, l) : Tensor(), rope, view.positions);
   backend_.rope_adjoint(d_kv.columns(a.d_latent, a.d_rope), 1, 0, rope, view.positions);
+  if (sums_) sums_->norm(Role::kv_a_norm, l, d_latent, kept(latent_raw, l).columns(0, a.d_latent), a.latent_eps);
   backend_.rmsnorm_adjoint(d_latent, d_latent, kept(latent_raw, l).columns(0, a.d_latent), weights.kv_a_norm,
                            a.latent_eps, false);
+  const Tensor h = kept(attn_normed, l);
+  sum_product(Role::kv_a, Role::kv_a_bias, l, d_kv, h);
   backend_.matmul_adjoint(d_h, d_kv, weights.kv_a, false);
   if (a.q_rank == 0) {
+    sum_product(Role::q, {}, l, d_q, h);
     backend_.matmul_adjoint(d_h, d_q, weights.q, true);
     return;
   }
   const Tensor d_low = tensor(n_tokens_, a.q_rank);
+  sum_product(Role::q_b, {}, l, d_q, kept(query_low_normed, l));
   backend_.matmul_adjoint(d_low, d_q, weights.q_b, false);
+  if (sums_) sums_->norm(Role::q_a_norm, l, d_low, kept(query_low, l), a.latent_eps);
   backend_.rmsnorm_adjoint(d_low, d_low, kept(query_low, l), weights.q_a_norm, a.latent_eps, false);
+  sum_product(Role::q_a, Role::q_a_bias, l, d_low, h);
   backend_.matmul_adjoint(d_h, d_low, weights.q_a, true);
 }
 
 void Backward::feed_forward(int64_t l, const Dense& dense, const DenseWeights& weights, Tensor d_h, Tensor d_out) {
   at(Point::mlp_out, l, d_out);
   const Tensor d_hidden = tensor(n_tokens_, dense.d_ff);
+  sum_product(Role::dense_down, {}, l, d_out, kept(dense_hidden, l));
   backend_.matmul_adjoint(d_hidden, d_out, weights.down, false);
+  sum_gated(Role::dense_gate, Role::dense_up, l, d_hidden, kept(ffn_normed, l), weights.gate, weights.up);
   backend_.gated_hidden_adjoint(d_h, d_hidden, kept(ffn_normed, l), weights.gate, weights.up, model_.activation, false);
   if (readers_) readers_->whole(Reader::dense, l, kept(resid_mid, l), d_h);
 }
@@ -311,15 +368,28 @@ void Backward::feed_forward(int64_t l, const Moe& moe, const MoeWeights& weights
   backend_.route_adjoint(d_logits, d_weights.data, route, kept(router_logits, l), moe.router,
                          weights.selection_bias.data, forward_.step().route_batch(l));
   emit(Point::router_logits, l, d_logits, 1);
+  sum_product(Role::router, Role::router_bias, l, d_logits, read(router_read, l));
   backend_.matmul_adjoint(d_h, d_logits, weights.router, false);
   at(Point::router_in, l, d_h);
   if (readers_) readers_->whole(Reader::router, l, kept(resid_mid, l), d_h);
 
   at(Point::expert_out, l, d_outputs, route, route.n_slots);
   const Tensor d_hidden = tensor(n_pairs, moe.d_ff);
+  if (sums_) {
+    sums_->experts(Role::expert_down, l, route, d_outputs, kept(expert_hidden, l), false);
+    sums_->expert_biases(Role::expert_down_bias, l, route, d_outputs);
+  }
   backend_.experts_out_adjoint(d_hidden, d_outputs, route, n_tokens_, experts);
   at(Point::expert_hidden, l, d_hidden, route, route.n_slots);
   if (readers_) readers_->experts(l, route, kept(resid_mid, l), read(experts_read, l), d_hidden, experts);
+  if (sums_) {
+    const Tensor d_gate = tensor(n_pairs, moe.d_ff), d_up = tensor(n_pairs, moe.d_ff), x = read(experts_read, l);
+    sums_->ops().experts_slopes(d_gate, d_up, d_hidden, x, route, n_tokens_, experts, model_.activation);
+    sums_->experts(Role::expert_gate, l, route, d_gate, x, true);
+    sums_->experts(Role::expert_up, l, route, d_up, x, true);
+    sums_->expert_biases(Role::expert_gate_bias, l, route, d_gate);
+    sums_->expert_biases(Role::expert_up_bias, l, route, d_up);
+  }
   const Tensor d_read = tensor(n_tokens_, model_.d_model);
   backend_.experts_hidden_adjoint(d_read, d_hidden, read(experts_read, l), route, n_tokens_, experts, model_.activation,
                                   false);
@@ -334,10 +404,12 @@ void Backward::shared_expert(int64_t l, const Moe& moe, const MoeWeights& weight
   at(Point::shared_out, l, d, route);
   if (route.shared_scale) backend_.scale_rows(d, route.shared_scale);
   if (moe.shared_gate) backend_.sigmoid_scale_adjoint(d, d_gate, kept(shared_raw, l), kept(shared_gate, l));
-  const Tensor d_hidden = tensor(n_tokens_, moe.d_ff_shared);
+  const Tensor d_hidden = tensor(n_tokens_, moe.d_ff_shared), x = read(shared_read, l);
+  sum_product(Role::shared_down, {}, l, d, kept(shared_hidden, l));
   backend_.matmul_adjoint(d_hidden, d, weights.shared_down, false);
-  backend_.gated_hidden_adjoint(d_read, d_hidden, read(shared_read, l), weights.shared_gate, weights.shared_up,
-                                model_.activation, false);
+  sum_gated(Role::shared_gate, Role::shared_up, l, d_hidden, x, weights.shared_gate, weights.shared_up);
+  if (moe.shared_gate) sum_product(Role::shared_scale, {}, l, d_gate, x);
+  backend_.gated_hidden_adjoint(d_read, d_hidden, x, weights.shared_gate, weights.shared_up, model_.activation, false);
   if (moe.shared_gate) backend_.matmul_adjoint(d_read, d_gate, weights.shared_scale, true);
   at(Point::shared_in, l, d_read, route);
   if (readers_) readers_->whole(Reader::shared, l, kept(resid_mid, l), d_read);
@@ -353,6 +425,9 @@ Gradient::Gradient(Backend& backend, const Model& model, const Weights& weights,
 
 Outputs Gradient::run(const Batch& batch, ProbeSink* values, ProbeSink& slopes, const Objective& objective,
                       const More& more) {
+  std::optional<WeightSums> summed;
+  if (more.weights) summed.emplace(backend_, batch, *more.weights);
+  WeightSums* const sums = more.weights ? &*summed : nullptr;
   const Outputs outputs =
       more.embedded ? forward_.run_from(batch, 0, more.embedded, values) : forward_.run(batch, values);
   if (values) forward_.flush(*values);
@@ -368,14 +443,14 @@ Outputs Gradient::run(const Batch& batch, ProbeSink* values, ProbeSink& slopes, 
     const Tensor d_logits(static_cast<float*>(d_logits_memory.get()), outputs.logits.rows, outputs.logits.cols);
     objective(outputs.logits, d_logits);
     std::optional<Backward> part;
-    part.emplace(*this, batch, slopes, more);
+    part.emplace(*this, batch, slopes, more, sums);
     forward_.writes().begin(batch, forward_.edits());
     const Tensor d_stream = part->head(d_logits);
     const auto memory = backend_.allocate(static_cast<size_t>(d_stream.rows * d_stream.cols) * sizeof(float));
     const Tensor d(static_cast<float*>(memory.get()), d_stream.rows, d_stream.cols);
     backend_.copy(d.data, d_stream.data, static_cast<size_t>(d.rows * d.cols) * sizeof(float));
     for (int64_t l = model_.n_layers() - 1; l >= 0; --l) {
-      part.emplace(*this, batch, slopes, more);
+      part.emplace(*this, batch, slopes, more, sums);
       if (l < model_.n_layers() - 1) {
         // The layers above are done with; the one at hand is made again.
         forward_.buffers().release(l + 1);
@@ -383,6 +458,7 @@ Outputs Gradient::run(const Batch& batch, ProbeSink* values, ProbeSink& slopes, 
         part->at(Point::resid_out, l, d, model_.layers[static_cast<size_t>(l)].moe() ? part->route(l) : Route());
       }
       part->layer(l, d);
+      if (sums) sums->end_layer();
     }
     part->embed(d);
     part.reset();

@@ -3,7 +3,8 @@
 // A forward over whole sequences keeps the residual stream where each layer begins. Then, from the last layer to the
 // first, the layer is made again from it (on the CPU with the same bits, so with the same routes), the adjoints of its
 // ops (kernels/adjoint.h) run in the opposite order, and what it made is given back. So memory is that of one layer's
-// activations (engine/buffers.h) and 4 d_model bytes per token and layer, and the cost is about three forwards.
+// activations (engine/buffers.h) and 4 d_model bytes per token and layer, and the cost is about three forwards. Of
+// weights that are wanted, sums over the batch's tokens are made on the way (engine/weight_slopes.h).
 //
 // Routes are constants: the gradient of a router's weights reaches its logits by the family's rule, and does not see
 // that a small change of the logits may choose other experts. What an edit writes is a constant as well: where it sets
@@ -16,6 +17,7 @@
 #include "engine/forward.h"
 #include "engine/kept_streams.h"
 #include "engine/stream_readers.h"
+#include "engine/weight_slopes.h"
 #include "probes/sink.h"
 
 namespace signalbox::engine {
@@ -36,6 +38,9 @@ class Gradient {
   struct More {
     ReaderSink* readers = nullptr;     // who reads the stream, apart
     Tensor embedded;                   // [n_tokens, d_model] in place of the tokens' embeddings; it is written over
+    // Gets the gradients of the weights that it wants: about a forward more for all of them. run() throws Error where
+    // the device has none.
+    WeightSlopes* weights = nullptr;
     bool holds_final_divisor = false;  // the final norm's divisor is a constant, so that the logits are linear there
   };
 

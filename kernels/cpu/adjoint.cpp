@@ -220,21 +220,28 @@ void activate_adjoint(const Kernels& kernels, float* d_gate, float* d_up, float*
 
 }  // namespace
 
-void CpuBackend::gated_hidden_adjoint(Tensor d_x, Tensor d_hidden, Tensor x, const Matrix& gate, const Matrix& up,
-                                      const Activation& activation, bool add) {
+void CpuBackend::gated_slopes(Tensor d_gate, Tensor d_up, Tensor d_hidden, Tensor x, const Matrix& gate,
+                              const Matrix& up, const Activation& activation) {
   const int64_t n = x.rows, d_ff = gate.rows;
-  std::vector<float> memory(static_cast<size_t>(4 * n * d_ff));
-  Tensor g(memory.data(), n, d_ff), u(memory.data() + n * d_ff, n, d_ff), d_g(memory.data() + 2 * n * d_ff, n, d_ff),
-      d_u(memory.data() + 3 * n * d_ff, n, d_ff);
+  std::vector<float> memory(static_cast<size_t>(2 * n * d_ff));
+  Tensor g(memory.data(), n, d_ff), u(memory.data() + n * d_ff, n, d_ff);
   matmul(g, x, gate, {});
   matmul(u, x, up, {});
   for_ranges(n, 8 * d_ff, [&](int64_t first, int64_t last, int) {
     std::vector<float> sigmoid(static_cast<size_t>(d_ff));
     for (int64_t t = first; t < last; ++t) {
-      std::copy_n(d_hidden.row(t), d_ff, d_g.row(t));
-      activate_adjoint(kernels_, d_g.row(t), d_u.row(t), g.row(t), u.row(t), sigmoid.data(), d_ff, activation);
+      std::copy_n(d_hidden.row(t), d_ff, d_gate.row(t));
+      activate_adjoint(kernels_, d_gate.row(t), d_up.row(t), g.row(t), u.row(t), sigmoid.data(), d_ff, activation);
     }
   });
+}
+
+void CpuBackend::gated_hidden_adjoint(Tensor d_x, Tensor d_hidden, Tensor x, const Matrix& gate, const Matrix& up,
+                                      const Activation& activation, bool add) {
+  const int64_t n = x.rows, d_ff = gate.rows;
+  std::vector<float> memory(static_cast<size_t>(2 * n * d_ff));
+  Tensor d_g(memory.data(), n, d_ff), d_u(memory.data() + n * d_ff, n, d_ff);
+  gated_slopes(d_g, d_u, d_hidden, x, gate, up, activation);
   matmul_adjoint(d_x, d_g, gate, add);
   matmul_adjoint(d_x, d_u, up, true);
 }
@@ -284,22 +291,14 @@ void CpuBackend::experts_out_adjoint(Tensor d_hidden, Tensor d_out, const Route&
     std::copy_n(to.row(p), d_ff, d_hidden.row(sorted_pairs_[static_cast<size_t>(p)]));
 }
 
-void CpuBackend::experts_hidden_adjoint(Tensor d_x, Tensor d_hidden, Tensor x, const Route& route, int64_t n_tokens,
-                                        const ExpertMatrices& experts, const Activation& activation, bool add) {
-  const size_t n_experts = experts.gate.size();
-  group_by_expert(route, n_tokens, static_cast<int64_t>(n_experts));
-  const int64_t n_pairs = expert_start_.back(), d_model = x.cols, d_ff = d_hidden.cols;
+void CpuBackend::sorted_experts_slopes(Tensor d_g, Tensor d_u, Tensor d_hidden, Tensor x, const ExpertMatrices& experts,
+                                       const Activation& activation) {
+  const int64_t n_pairs = expert_start_.back(), d_ff = d_hidden.cols;
   const std::vector<int32_t> pairs = sorted_pairs_, tokens = sorted_tokens_;
-  std::vector<float> memory(static_cast<size_t>(n_pairs * (4 * d_ff + d_model)));
-  float* at = memory.data();
-  const auto take = [&](int64_t cols) {
-    const Tensor t(at, n_pairs, cols);
-    at += n_pairs * cols;
-    return t;
-  };
-  const Tensor g = take(d_ff), u = take(d_ff), d_g = take(d_ff), d_u = take(d_ff), d_in = take(d_model);
+  std::vector<float> memory(static_cast<size_t>(2 * n_pairs * d_ff));
+  const Tensor g(memory.data(), n_pairs, d_ff), u(memory.data() + n_pairs * d_ff, n_pairs, d_ff);
   products_.clear();
-  for (size_t e = 0; e < n_experts; ++e) {
+  for (size_t e = 0; e < experts.gate.size(); ++e) {
     const int64_t start = expert_start_[e], count = expert_start_[e + 1] - start;
     if (count == 0) continue;
     for (const bool is_up : {false, true}) {
@@ -325,6 +324,35 @@ void CpuBackend::experts_hidden_adjoint(Tensor d_x, Tensor d_hidden, Tensor x, c
       activate_adjoint(kernels_, d_g.row(p), d_u.row(p), g.row(p), u.row(p), sigmoid.data(), d_ff, activation);
     }
   });
+}
+
+void CpuBackend::experts_slopes(Tensor d_gate, Tensor d_up, Tensor d_hidden, Tensor x, const Route& route,
+                                int64_t n_tokens, const ExpertMatrices& experts, const Activation& activation) {
+  group_by_expert(route, n_tokens, static_cast<int64_t>(experts.gate.size()));
+  const int64_t n_pairs = expert_start_.back(), d_ff = d_hidden.cols;
+  std::vector<float> memory(static_cast<size_t>(2 * n_pairs * d_ff));
+  const Tensor d_g(memory.data(), n_pairs, d_ff), d_u(memory.data() + n_pairs * d_ff, n_pairs, d_ff);
+  sorted_experts_slopes(d_g, d_u, d_hidden, x, experts, activation);
+  for (int64_t i = 0; i < n_tokens * route.n_slots; ++i) {
+    std::fill_n(d_gate.row(i), d_ff, 0.f);
+    std::fill_n(d_up.row(i), d_ff, 0.f);
+  }
+  for (int64_t p = 0; p < n_pairs; ++p) {
+    std::copy_n(d_g.row(p), d_ff, d_gate.row(sorted_pairs_[static_cast<size_t>(p)]));
+    std::copy_n(d_u.row(p), d_ff, d_up.row(sorted_pairs_[static_cast<size_t>(p)]));
+  }
+}
+
+void CpuBackend::experts_hidden_adjoint(Tensor d_x, Tensor d_hidden, Tensor x, const Route& route, int64_t n_tokens,
+                                        const ExpertMatrices& experts, const Activation& activation, bool add) {
+  const size_t n_experts = experts.gate.size();
+  group_by_expert(route, n_tokens, static_cast<int64_t>(n_experts));
+  const int64_t n_pairs = expert_start_.back(), d_model = x.cols, d_ff = d_hidden.cols;
+  const std::vector<int32_t> pairs = sorted_pairs_;
+  std::vector<float> memory(static_cast<size_t>(n_pairs * (2 * d_ff + d_model)));
+  const Tensor d_g(memory.data(), n_pairs, d_ff), d_u(memory.data() + n_pairs * d_ff, n_pairs, d_ff),
+      d_in(memory.data() + 2 * n_pairs * d_ff, n_pairs, d_model);
+  sorted_experts_slopes(d_g, d_u, d_hidden, x, experts, activation);
   for (const bool is_up : {false, true}) {
     std::vector<RowSum> sums;
     for (size_t e = 0; e < n_experts; ++e) {

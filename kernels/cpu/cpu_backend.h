@@ -8,6 +8,7 @@
 #include "kernels/backend.h"
 #include "kernels/cpu/isa_kernels.h"
 #include "kernels/cpu/scratch.h"
+#include "kernels/weight_adjoint.h"
 
 namespace signalbox::kernels::cpu {
 
@@ -28,7 +29,7 @@ struct Task {
   int64_t first_row = 0, n = 0;  // rows of w that are used
 };
 
-class CpuBackend final : public Backend {
+class CpuBackend final : public Backend, public WeightAdjointOps {
  public:
   CpuBackend(const Kernels& kernels, int n_threads);
 
@@ -102,6 +103,16 @@ class CpuBackend final : public Backend {
                          bool add) override;
   void compare_logits_adjoint(Tensor d_logits, Tensor logits, Tensor reference, const float* factors) override;
 
+  void outer_sum(Tensor d_w, Tensor d_out, Tensor x, const SummedRows& rows) override;
+  void scatter_sum(Tensor d_table, Tensor d_out, std::span<const int32_t> ids) override;
+  void norm_slopes(Tensor out, Tensor d_out, Tensor x, float eps) override;
+  void gated_slopes(Tensor d_gate, Tensor d_up, Tensor d_hidden, Tensor x, const Matrix& gate, const Matrix& up,
+                    const Activation& activation) override;
+  void experts_slopes(Tensor d_gate, Tensor d_up, Tensor d_hidden, Tensor x, const Route& route, int64_t n_tokens,
+                      const ExpertMatrices& experts, const Activation& activation) override;
+  void sink_slopes(Tensor d_sinks, Tensor d_out, Tensor q, const KvCache& cache, const BatchView& batch,
+                   const AttentionParams& params) override;
+
  private:
   // A product with a matrix the other way round (adjoint.cpp): out (+)= x w for `n_rows` rows of w.
   struct RowSum {
@@ -114,6 +125,9 @@ class CpuBackend final : public Backend {
     bool add;
   };
   void sum_rows(const std::vector<RowSum>& sums);
+  // d_gate and d_up of the (token, slot) pairs in the order of group_by_expert, which must stand.
+  void sorted_experts_slopes(Tensor d_gate, Tensor d_up, Tensor d_hidden, Tensor x, const ExpertMatrices& experts,
+                             const Activation& activation);
 
   // Calls f(first, last, thread) over ranges of 0 <= i < n, in one call where the whole work, in elements touched, is
   // too small to share.
