@@ -23,6 +23,7 @@
 #include "eval/report/dose_report.h"
 #include "eval/report/faithfulness_report.h"
 #include "eval/report/findings_index.h"
+#include "eval/report/map_report.h"
 #include "eval/report/page.h"
 #include "eval/report/regimes_report.h"
 #include "eval/report/routes_report.h"
@@ -346,6 +347,7 @@ std::string render_report(const fs::path& dir) {
   if (schema_of(dir) == run_schema)
     throw Error(dir.string(), "expected a finished run with metrics.json, found none (its command goes on with it)");
   if (is_faithfulness_directory(dir)) return render_faithfulness_report(dir);
+  if (is_map_directory(dir)) return render_map_report(dir);
   // Of a trace that was analysed too, DIR/regimes has the page of the regimes.
   if (is_regimes_directory(dir) && !fs::exists(dir / "analysis")) return render_regimes_report(dir);
   if (is_routes_directory(dir)) return render_routes(routes_of_directory(dir));
