@@ -36,8 +36,8 @@ class Gradient {
 
   // What else a run is asked for.
   struct More {
-    ReaderSink* readers = nullptr;     // who reads the stream, apart
-    Tensor embedded;                   // [n_tokens, d_model] in place of the tokens' embeddings; it is written over
+    ReaderSink* readers = nullptr;  // who reads the stream, apart
+    Tensor embedded;                // [n_tokens, d_model] in place of the tokens' embeddings; it is written over
     // Gets the gradients of the weights that it wants: about a forward more for all of them. run() throws Error where
     // the device has none.
     WeightSlopes* weights = nullptr;

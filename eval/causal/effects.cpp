@@ -10,6 +10,7 @@
 #include "base/files.h"
 #include "engine/lens.h"
 #include "eval/causal/recorded_run.h"
+#include "eval/store/line_log.h"
 #include "probes/activation_store.h"
 #include "probes/edit_memory.h"
 #include "probes/edit_spec.h"
@@ -23,14 +24,6 @@ using namespace probes;
 namespace {
 
 constexpr int64_t runs_per_record = 4;
-
-// Sums behind a PropagationRow.
-struct Travel {
-  int64_t tokens = 0, slots = 0, left = 0, crossed = 0;
-  double jaccard = 0, squares = 0, relative = 0, cosine = 0, kl = 0;
-  int64_t logits = 0;
-  bool routed = false;
-};
 
 double log_mass(const float* z, int64_t n) {
   const double top = *std::max_element(z, z + n);
@@ -64,21 +57,28 @@ class Study {
     std::string globs = "*.router.ids,*.router.weights,*.router.logits";
     for (int32_t l = highest + 1; l < session.shape.n_layers(); ++l) {
       globs += "," + point_name(Point::resid_out, l);
-      travels_.emplace_back();
     }
     points_ = PointSet::parse(globs, session.shape);
   }
 
-  EffectsRow record(const Record& record, const Job& job, const MetricRows& rows);
-  std::vector<PropagationRow> propagation() const;
+  struct OfRecord {
+    EffectsRow row;
+    std::vector<Travel> travels;  // of layers highest + 1, ...
+  };
+  OfRecord record(const Record& record, const Job& job, const MetricRows& rows, const EditMemory* memory);
+  // A line of a record, and back. Throws Error for one of another record.
+  json::Value line_of(const OfRecord& of) const;
+  OfRecord read_line(const json::Ref& line, const std::string& id) const;
+  std::vector<PropagationRow> propagation(const std::vector<OfRecord>& records) const;
 
  private:
   using Run = RecordedRun;
   Run run(const Job& job, const MetricRows& rows, const EditPlan* plan, const std::string& name) const {
     return record_run(session_, job, rows.n_rows(), points_, name, plan);
   }
-  std::shared_ptr<const EditPlan> plan(json::Value edits, const std::shared_ptr<ActivationStore>& held) const;
-  void travel(const Run& base, const Run& edited, int64_t first);
+  std::shared_ptr<const EditPlan> plan(json::Value edits, const std::shared_ptr<ActivationStore>& held,
+                                       const EditMemory* memory) const;
+  void travel(std::vector<Travel>& travels, const Run& base, const Run& edited, int64_t first);
 
   const Session& session_;
   Backend& backend_;
@@ -87,12 +87,12 @@ class Study {
   Lens lens_;
   PointSet points_;
   std::vector<int32_t> later_routed_;
-  std::vector<Travel> travels_;  // of layers highest + 1, ...
 };
 
 // These edits, and the later layers' routes of a recording.
-std::shared_ptr<const EditPlan> Study::plan(json::Value edits, const std::shared_ptr<ActivationStore>& held) const {
-  EditMemory memory;
+std::shared_ptr<const EditPlan> Study::plan(json::Value edits, const std::shared_ptr<ActivationStore>& held,
+                                            const EditMemory* given) const {
+  EditMemory memory = given ? *given : EditMemory();
   memory.add(held);
   edits.push_back(json::Value::object()
                       .set("op", "replay")
@@ -102,8 +102,10 @@ std::shared_ptr<const EditPlan> Study::plan(json::Value edits, const std::shared
   return EditPlan::parse(json::Ref(edits, "edits"), request_.edits_dir, session_.shape, request_.seed, &memory);
 }
 
-EffectsRow Study::record(const Record& record, const Job& job, const MetricRows& rows) {
-  EffectsRow row;
+Study::OfRecord Study::record(const Record& record, const Job& job, const MetricRows& rows, const EditMemory* memory) {
+  OfRecord found;
+  found.travels.resize(static_cast<size_t>(session_.shape.n_layers() - highest_ - 1));
+  EffectsRow& row = found.row;
   row.id = record.id;
   const Run base = run(job, rows, nullptr, "base");
   const Run edited = job.plan ? run(job, rows, job.plan.get(), "edited") : base;
@@ -112,7 +114,8 @@ EffectsRow Study::record(const Record& record, const Job& job, const MetricRows&
   row.total = value(edited) - row.base;
   if (!later_routed_.empty()) {
     if (job.plan) {
-      const auto direct = plan(job.plan->source(), base.store), routes = plan(json::Value::array(), edited.store);
+      const auto direct = plan(job.plan->source(), base.store, memory),
+                 routes = plan(json::Value::array(), edited.store, nullptr);
       row.direct = value(run(job, rows, direct.get(), "direct")) - row.base;
       row.routes = value(run(job, rows, routes.get(), "routes")) - row.base;
     } else {
@@ -122,12 +125,52 @@ EffectsRow Study::record(const Record& record, const Job& job, const MetricRows&
   }
   if (job.plan) {
     const int64_t first = std::min(job.plan->first_position(sequence_info(job)), job.n_given());
-    travel(base, edited, first);
+    row.edited_tokens = job.n_given() - first;
+    travel(found.travels, base, edited, first);
   }
-  return row;
+  return found;
 }
 
-void Study::travel(const Run& base, const Run& edited, int64_t first) {
+json::Value Study::line_of(const OfRecord& of) const {
+  json::Value line = json::Value::object(), travels = json::Value::array();
+  const EffectsRow& row = of.row;
+  line.set("id", row.id).set("base", row.base).set("total", row.total).set("direct", row.direct);
+  line.set("routes", row.routes).set("interaction", row.interaction).set("edited_tokens", row.edited_tokens);
+  for (const Travel& t : of.travels) {
+    json::Value sums = json::Value::array();
+    for (const int64_t x : {t.tokens, t.slots, t.left, t.crossed, t.logits}) sums.push_back(x);
+    for (const double x : {t.jaccard, t.squares, t.relative, t.cosine, t.kl}) sums.push_back(x);
+    travels.push_back(std::move(sums));
+  }
+  return line.set("travel", std::move(travels));
+}
+
+Study::OfRecord Study::read_line(const json::Ref& line, const std::string& id) const {
+  line.reject_unknown({"id", "base", "total", "direct", "routes", "interaction", "edited_tokens", "travel"});
+  const auto or_undefined = [](const json::Ref& value) { return value.is_null() ? undefined_number : value.number(); };
+  const auto number = [&](const char* key) { return or_undefined(line.at(key)); };
+  if (line.at("id").string() != id) line.fail("expected the line of \"" + id + "\"");
+  OfRecord found;
+  found.row = {id,
+               number("base"),
+               number("total"),
+               number("direct"),
+               number("routes"),
+               number("interaction"),
+               line.at("edited_tokens").size()};
+  for (const json::Ref& sums : line.at("travel").items()) {
+    Travel t;
+    size_t i = 0;
+    for (int64_t* x : {&t.tokens, &t.slots, &t.left, &t.crossed, &t.logits}) *x = sums[i++].size();
+    for (double* x : {&t.jaccard, &t.squares, &t.relative, &t.cosine, &t.kl}) *x = or_undefined(sums[i++]);
+    found.travels.push_back(t);
+  }
+  if (static_cast<int64_t>(found.travels.size()) != session_.shape.n_layers() - highest_ - 1)
+    line.at("travel").fail("expected a list for each later layer");
+  return found;
+}
+
+void Study::travel(std::vector<Travel>& travels, const Run& base, const Run& edited, int64_t first) {
   const ActivationStore &a = *base.store, &b = *edited.store;
   const int64_t n = a.n_tokens(), d_model = session_.model.d_model, n_vocab = session_.model.n_vocab;
   const auto all = a.rows(0);
@@ -136,7 +179,7 @@ void Study::travel(const Run& base, const Run& edited, int64_t first) {
   const auto n_routed = static_cast<int64_t>(a.layers().size());
   const int64_t n_experts = static_cast<int64_t>(logits.size()) / (n * n_routed);
   for (int32_t l = highest_ + 1; l < session_.shape.n_layers(); ++l) {
-    Travel& to = travels_[static_cast<size_t>(l - highest_ - 1)];
+    Travel& to = travels[static_cast<size_t>(l - highest_ - 1)];
     const std::string name = point_name(Point::resid_out, l);
     const std::vector<float> stream = a.floats(name, all), other = b.floats(name, b.rows(0));
     if (backend_.invariant() && std::memcmp(stream.data(), other.data(), static_cast<size_t>(first * d_model) * 4) != 0)
@@ -169,7 +212,6 @@ void Study::travel(const Run& base, const Run& edited, int64_t first) {
     }
     const auto place = std::find(a.layers().begin(), a.layers().end(), l);
     if (place == a.layers().end()) continue;
-    to.routed = true;
     const int64_t index = place - a.layers().begin();
     for (int64_t t = first; t < n; ++t) {
       const auto route = [&](const std::vector<int32_t>& of, int64_t n_slots) {
@@ -197,10 +239,23 @@ void Study::travel(const Run& base, const Run& edited, int64_t first) {
   }
 }
 
-std::vector<PropagationRow> Study::propagation() const {
+std::vector<PropagationRow> Study::propagation(const std::vector<OfRecord>& records) const {
   std::vector<PropagationRow> rows;
-  for (size_t i = 0; i < travels_.size(); ++i) {
-    const Travel& from = travels_[i];
+  for (size_t i = 0; i < static_cast<size_t>(session_.shape.n_layers() - highest_ - 1); ++i) {
+    Travel from;
+    for (const OfRecord& record : records) {
+      const Travel& one = record.travels[i];
+      from.tokens += one.tokens;
+      from.slots += one.slots;
+      from.left += one.left;
+      from.crossed += one.crossed;
+      from.logits += one.logits;
+      from.jaccard += one.jaccard;
+      from.squares += one.squares;
+      from.relative += one.relative;
+      from.cosine += one.cosine;
+      from.kl += one.kl;
+    }
     PropagationRow row;
     row.layer = highest_ + 1 + static_cast<int32_t>(i);
     row.tokens = from.tokens;
@@ -209,7 +264,7 @@ std::vector<PropagationRow> Study::propagation() const {
       row.dresid_rel = from.relative / n;
       row.dresid_cos = from.cosine / n;
       row.lens_kl = from.kl / n;
-      if (from.routed) {
+      if (from.slots > 0) {
         row.ids_changed = static_cast<double>(from.left) / static_cast<double>(from.slots);
         row.jaccard = from.jaccard / n;
         row.dlogit_rms = std::sqrt(from.squares / static_cast<double>(from.logits));
@@ -235,20 +290,44 @@ Effects measure_effects(const Session& session, const std::vector<Record>& recor
   Effects effects;
   for (size_t i = 0; i < made.jobs.size(); ++i) {
     rows.push_back(metric_rows(request.metric, records[i], made.encoded[i], session.encode));
-    if (made.jobs[i].plan) effects.highest_layer = made.jobs[i].plan->highest_layer();
+    if (made.jobs[i].plan) effects.highest_layer = std::max(effects.highest_layer, made.jobs[i].plan->highest_layer());
   }
   Study study(session, request, effects.highest_layer);
+  std::unique_ptr<LineLog> log;
+  if (!request.kept.empty()) {
+    LineRules rules;
+    rules.n_lines = static_cast<int64_t>(made.jobs.size());
+    rules.name = [&](int64_t line) { return "id \"" + records[static_cast<size_t>(line)].id + "\""; };
+    rules.check_line = [&](int64_t i, const json::Ref& line) {
+      study.read_line(line, records[static_cast<size_t>(i)].id);
+    };
+    log = std::make_unique<LineLog>(request.kept.string() + ".jsonl", request.kept.string() + ".journal.jsonl",
+                                    std::move(rules));
+    if (log->n_known() > 0 && request.on_kept)
+      request.on_kept(std::to_string(log->n_known()) + " of " + std::to_string(log->n_lines()) + " records of " +
+                      request.kept.filename().string());
+  }
+  std::vector<Study::OfRecord> found;
   int64_t done = 0;
   for (size_t i = 0; i < made.jobs.size(); ++i) {
     if (request.interrupted && *request.interrupted) {
       effects.interrupted = true;
       return effects;
     }
-    effects.rows.push_back(study.record(records[i], made.jobs[i], rows[i]));
+    const auto line = static_cast<int64_t>(i);
+    if (log && log->has(line)) {
+      const json::Value known = json::parse(log->line(line), records[i].id);
+      found.push_back(study.read_line(json::Ref(known, records[i].id), records[i].id));
+    } else {
+      found.push_back(study.record(records[i], made.jobs[i], rows[i], request.memory ? request.memory(i) : nullptr));
+      if (log) log->put(line, json::dump(study.line_of(found.back())));
+    }
+    effects.rows.push_back(found.back().row);
     done += runs_per_record * made.jobs[i].n_given();
     if (request.on_progress) request.on_progress(done);
   }
-  effects.propagation = study.propagation();
+  if (log) log->finish();
+  effects.propagation = study.propagation(found);
   return effects;
 }
 

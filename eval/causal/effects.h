@@ -21,6 +21,7 @@
 #include "engine/session.h"
 #include "eval/causal/metric.h"
 #include "eval/data/record_jobs.h"
+#include "probes/edit_memory.h"
 
 namespace signalbox::eval {
 
@@ -29,6 +30,12 @@ struct EffectsRequest {
   std::filesystem::path edits_dir = ".";  // relative paths in the jobs' edits are relative to it
   uint64_t seed = 0;                      // of edits that name none
   bool holds_weights = false;             // the weights of held routes too; else ids, with the model's own weights
+  // What the jobs' edits name memory:NAME; null: nothing.
+  std::function<const probes::EditMemory*(size_t record)> memory;
+  // Where lines of finished records stand, "DIR/stages/effects" (.jsonl is put behind it): those of an earlier process
+  // are not run again. Empty: they are not kept.
+  std::filesystem::path kept;
+  std::function<void(const std::string& what)> on_kept;
   const std::atomic<bool>* interrupted = nullptr;
   std::function<void(int64_t tokens)> on_progress;  // of effects_tokens()
 };
@@ -39,6 +46,13 @@ struct EffectsRow {
   std::string id;
   double base = 0, total = 0;
   double direct = undefined_number, routes = undefined_number, interaction = undefined_number;
+  int64_t edited_tokens = 0;  // from the first edited one on; 0: no edit acts
+};
+
+// One record's sums behind a layer's PropagationRow.
+struct Travel {
+  int64_t tokens = 0, slots = 0, left = 0, crossed = 0, logits = 0;
+  double jaccard = 0, squares = 0, relative = 0, cosine = 0, kl = 0;
 };
 
 // Means over the tokens of all records, from each record's first edited token on. NaN where there is none, and the

@@ -23,17 +23,26 @@ RecordedRun record_run(const Session& session, const Job& job, int64_t n_rows, c
   made.store = std::make_shared<ActivationStore>(name, session.shape, points, n_slots);
   std::shared_ptr<const BoundEdits> bound;
   if (plan) bound = plan->bind(sequence_info(job));
-  Batch batch;
-  batch.append(sequence, bound.get(), 0, job.prompt->tokens, job.prompt->spans, job.n_given(), n_rows);
+  const int64_t n = job.n_given(), n_vocab = session.model.n_vocab, first_row = n - n_rows;
+  const int64_t chunk = session.options.chunk > 0 ? session.options.chunk : n;
+  made.memory = backend.allocate(std::max<size_t>(4, static_cast<size_t>(n_rows * n_vocab) * sizeof(float)));
+  made.logits = Tensor(static_cast<float*>(made.memory.get()), n_rows, n_vocab);
   Forward forward = session.forward(n_slots);
-  const Outputs outputs = forward.run(batch, made.store.get());
+  for (int64_t begin = 0; begin < n; begin += chunk) {
+    const int64_t count = std::min(chunk, n - begin), wanted = std::clamp<int64_t>(begin + count - first_row, 0, count);
+    const auto first = static_cast<size_t>(begin), size = static_cast<size_t>(count);
+    const std::span<const uint32_t> spans(job.prompt->spans);
+    Batch batch;
+    batch.append(sequence, bound.get(), 0, std::span(job.prompt->tokens).subspan(first, size),
+                 spans.empty() ? spans : spans.subspan(first, size), n, wanted);
+    const Outputs outputs = forward.run(batch, made.store.get());
+    if (wanted > 0)
+      backend.copy(made.logits.row(begin + count - wanted - first_row), outputs.logits.data,
+                   static_cast<size_t>(wanted * n_vocab) * sizeof(float));
+  }
   forward.flush(*made.store);
   const std::string id = job.prompt->id;
   made.store->finish(std::span(&id, 1));
-  const size_t bytes = static_cast<size_t>(outputs.logits.rows * outputs.logits.cols) * sizeof(float);
-  made.memory = backend.allocate(std::max<size_t>(4, bytes));
-  backend.copy(made.memory.get(), outputs.logits.data, bytes);
-  made.logits = Tensor(static_cast<float*>(made.memory.get()), outputs.logits.rows, outputs.logits.cols);
   return made;
 }
 

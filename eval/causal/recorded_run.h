@@ -16,7 +16,7 @@ struct RecordedRun {
 };
 
 // Runs all given tokens of the job, under `plan` or none, in a sequence of its own; or as the first tokens of
-// `sequence`, which then holds its keys and values. `name`: of the store.
+// `sequence`, which then holds its keys and values; in chunks of the session's options. `name`: of the store.
 RecordedRun record_run(const engine::Session& session, const engine::Job& job, int64_t n_rows, const PointSet& points,
                        const std::string& name, const EditPlan* plan = nullptr);
 RecordedRun record_run(const engine::Session& session, const engine::Job& job, int64_t n_rows, const PointSet& points,

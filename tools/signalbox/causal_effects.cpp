@@ -1,16 +1,23 @@
 // signalbox causal effects: what edits do to a metric, through later routes and otherwise (docs/causal-effects.md).
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <memory>
+#include <optional>
 
+#include "base/files.h"
 #include "base/text_table.h"
 #include "eval/causal/effects.h"
+#include "eval/causal/neuron_dose.h"
 #include "eval/store/staged_files.h"
+#include "eval/store/work_directory.h"
 #include "tools/signalbox/causal.h"
 #include "tools/signalbox/flags.h"
 #include "tools/signalbox/open.h"
 #include "tools/signalbox/prepare.h"
+#include "tools/signalbox/record.h"
 #include "tools/terminal/output.h"
 #include "tools/terminal/progress.h"
 #include "tools/terminal/signals.h"
@@ -24,8 +31,11 @@ namespace {
 
 struct EffectsFlags {
   CommonOptions common;
-  std::string input, metric, hold = "ids", out;
+  std::string input, metric, hold = "ids", neuron, dose, change = "set", reference;
 };
+
+constexpr const char* effects_schema = "signalbox.effects/1";
+constexpr const char* const effects_files[] = {"effects.csv", "propagation.csv", "dose.csv", "summary.json"};
 
 CLI::App* add_effects_flags(CLI::App& app, EffectsFlags& flags) {
   CLI::App* effects = app.add_subcommand(
@@ -35,6 +45,7 @@ CLI::App* add_effects_flags(CLI::App& app, EffectsFlags& flags) {
       "/tmp/ban.json\n  echo '{\"id\":\"a\",\"prompt\":\"User: hello\",\"target\":\" world\"}' | signalbox causal "
       "effects builtin --input - --metric logprob --edits /tmp/ban.json --out /tmp/effects");
   add_run_options(*effects, flags.common);
+  effects->remove_option(effects->get_option("--batch"));  // records go one after the other
   effects->add_option("--input", flags.input, "records, a JSON object a line; - = standard input")
       ->type_name("FILE")
       ->required();
@@ -47,7 +58,21 @@ CLI::App* add_effects_flags(CLI::App& app, EffectsFlags& flags) {
                    "what of later routes is held: ids (weights by the model's rule) or weights too")
       ->check(one_of({"ids", "weights"}))
       ->capture_default_str();
-  effects->add_option("--out", flags.out, "directory of effects.csv and propagation.csv")->type_name("DIR")->required();
+  effects
+      ->add_option("--neuron", flags.neuron,
+                   "LAYER:EXPERT:NEURON, in the place of --edits: what other values of this neuron do, wherever its "
+                   "expert is selected")
+      ->type_name("L:E:J");
+  effects->add_option("--dose", flags.dose,
+                      "with --neuron: quantiles (0, mean and p01 to p99 of its own values), or numbers with commas");
+  effects->add_option("--change", flags.change, "with --neuron: set it to the dose, add the dose, or scale by it")
+      ->check(one_of({"set", "add", "scale"}))
+      ->capture_default_str();
+  effects
+      ->add_option("--reference", flags.reference,
+                   "with --dose quantiles: records whose values count; default: the input")
+      ->type_name("FILE");
+  effects->add_option("--out", flags.common.trace, "directory of the tables")->type_name("DIR")->required();
   return effects;
 }
 
@@ -57,31 +82,106 @@ std::string shown(double x) {
   return text;
 }
 
-int run_effects(EffectsFlags& flags) {
-  CommonOptions& options = flags.common;
-  if (options.edits.empty()) throw UsageError("--edits", "expected the edits whose effect is asked for, found none");
-  EffectsRequest request;
-  request.metric = parse_metric(flags.metric, "--metric");
-  request.holds_weights = flags.hold == "weights";
-  request.edits_dir = std::filesystem::path(options.edits).parent_path();
-  request.seed = options.seed;
-  require_own_directory(flags.out, {"effects.csv", "propagation.csv", "summary.json"}, "effects");
-  std::vector<Record> records = read_records(flags.input);
-  check_edits(options, records, "causal effects has only given tokens");
-  Session session = open_session(options);
-  session.label = session.path;
-  PreparedRun run = prepare_run(options, session, std::move(records), Generate{});
-  catch_signals();
-  request.interrupted = &interrupted;
-  Progress progress("measuring effects", effects_tokens(run.made), options.quiet, "tokens");
-  request.on_progress = [&](int64_t tokens) { progress.update(tokens); };
-  const Effects effects = measure_effects(session, run.records, run.made, request);
-  progress.done();
-  if (effects.interrupted) {
-    std::fprintf(stderr, "interrupted: nothing is left; the same command begins anew\n");
-    return 3;
+std::optional<double> number_in(const std::string& text) {
+  char* end = nullptr;
+  const double value = std::strtod(text.c_str(), &end);
+  if (text.empty() || *end != '\0' || !std::isfinite(value)) return std::nullopt;
+  return value;
+}
+
+NeuronPlace read_neuron(const std::string& text) {
+  NeuronPlace place;
+  int32_t* const parts[] = {&place.layer, &place.expert, &place.neuron};
+  size_t begin = 0;
+  for (size_t i = 0; i < 3; ++i) {
+    const size_t end = i < 2 ? text.find(':', begin) : text.size();
+    const std::string part = end == std::string::npos ? "" : text.substr(begin, end - begin);
+    if (part.empty() || part.size() > 8 || part.find_first_not_of("0123456789") != std::string::npos)
+      throw UsageError("--neuron", "expected LAYER:EXPERT:NEURON such as 3:12:40, found \"" + text + "\"");
+    *parts[i] = std::stoi(part);
+    begin = end + 1;
   }
-  write_effects(flags.out, effects, request, session, run.plan->source());
+  return place;
+}
+
+// None: quantiles.
+std::vector<Dose> read_doses(const std::string& text) {
+  std::vector<Dose> doses;
+  if (text == "quantiles") return doses;
+  for (size_t begin = 0; begin <= text.size();) {
+    const size_t end = std::min(text.find(',', begin), text.size());
+    const std::string part = text.substr(begin, end - begin);
+    const std::optional<double> value = number_in(part);
+    if (!value) throw UsageError("--dose", "expected quantiles, or numbers with commas, found \"" + text + "\"");
+    doses.push_back({part, *value});
+    begin = end + 1;
+  }
+  return doses;
+}
+
+void check_flags(const EffectsFlags& flags) {
+  if (flags.neuron.empty()) {
+    if (flags.common.edits.empty())
+      throw UsageError("--edits", "expected the edits whose effect is asked for, or --neuron, found none");
+    for (const auto& [flag, given] :
+         {std::pair("--dose", !flags.dose.empty()), std::pair("--change", flags.change != "set"),
+          std::pair("--reference", !flags.reference.empty())})
+      if (given) throw UsageError(flag, "expected --neuron beside it, found none");
+    return;
+  }
+  if (!flags.common.edits.empty()) throw UsageError("--neuron", "expected no --edits beside it, found some");
+  if (flags.dose.empty()) throw UsageError("--dose", "expected quantiles, or numbers with commas, found none");
+  if (flags.dose == "quantiles" && flags.change != "set")
+    throw UsageError("--dose", "expected numbers with --change " + flags.change + ", found quantiles");
+  if (flags.dose != "quantiles" && !flags.reference.empty())
+    throw UsageError("--reference", "expected --dose quantiles beside it, found " + flags.dose);
+}
+
+// One command's work: what it shares between its two forms.
+struct EffectsRun {
+  const EffectsFlags& flags;
+  const Session& session;
+  PreparedRun& run;
+  EffectsRequest request;
+  WorkDirectory work;
+  std::filesystem::path dir() const { return flags.common.trace; }
+
+  // False when interrupted.
+  std::optional<Effects> measure(const RecordJobs& made, const std::string& stage) {
+    request.kept = dir() / "stages" / stage;
+    made_directory(request.kept.parent_path());
+    if (!std::filesystem::exists(request.kept.string() + ".jsonl")) work.reopen();
+    Progress progress("measuring " + stage, effects_tokens(made), flags.common.quiet, "tokens");
+    request.on_progress = [&](int64_t tokens) { progress.update(tokens); };
+    Effects effects = measure_effects(session, run.records, made, request);
+    progress.done();
+    if (!effects.interrupted) return effects;
+    work.finish(RunStatus::interrupted);
+    if (!flags.common.quiet)
+      std::fprintf(stderr, "%s: the same command goes on from here\n", flags.common.trace.c_str());
+    return std::nullopt;
+  }
+  // Tables that a complete directory lacks are made again.
+  bool lacks(const char* file) {
+    if (work.complete() && std::filesystem::exists(dir() / file)) return false;
+    work.reopen();
+    return true;
+  }
+};
+
+std::string interval_text(const MeanEstimate& of) {
+  return shown(of.mean) + " [" + shown(of.ci.lo) + ", " + shown(of.ci.hi) + "]";
+}
+
+int measure_edits(EffectsRun& of) {
+  const CommonOptions& options = of.flags.common;
+  const std::optional<Effects> found = of.measure(of.run.made, "effects");
+  if (!found) return 3;
+  const Effects& effects = *found;
+  if (of.lacks("summary.json")) {
+    write_effects(of.dir(), effects, of.request, of.session, of.run.plan->source());
+    of.work.finish(RunStatus::complete);
+  }
   if (options.json) {
     for (const EffectsRow& row : effects.rows) {
       json::Value line = json::Value::object();
@@ -93,7 +193,7 @@ int run_effects(EffectsFlags& flags) {
     }
     return 0;
   }
-  TextTable table({{"id", false, true}, {flags.metric}, {"total"}, {"direct"}, {"routes"}, {"interaction"}});
+  TextTable table({{"id", false, true}, {of.flags.metric}, {"total"}, {"direct"}, {"routes"}, {"interaction"}});
   for (const EffectsRow& row : effects.rows)
     table.add(
         {row.id, shown(row.base), shown(row.total), shown(row.direct), shown(row.routes), shown(row.interaction)});
@@ -103,12 +203,111 @@ int run_effects(EffectsFlags& flags) {
   return 0;
 }
 
+int measure_doses(EffectsRun& of, const std::optional<std::vector<Record>>& reference) {
+  const CommonOptions& options = of.flags.common;
+  const NeuronPlace place = read_neuron(of.flags.neuron);
+  const DoseKind kind = of.flags.change == "set"   ? DoseKind::set
+                        : of.flags.change == "add" ? DoseKind::add
+                                                   : DoseKind::scale;
+  const auto values = neuron_values(of.session, of.run.made.jobs, place);
+  if (std::all_of(values.begin(), values.end(), [](const auto& one) { return one.empty(); }))
+    throw Error("--neuron", "expected an expert that some token of the input selects, found none in " +
+                                std::to_string(of.run.records.size()) + " records");
+  std::vector<Dose> doses = read_doses(of.flags.dose);
+  if (doses.empty())
+    doses = quantile_doses(
+        reference ? neuron_values(of.session, make_jobs(of.session, *reference, Generate{}, nullptr).jobs, place)
+                  : values);
+  std::vector<DoseRow> rows;
+  for (size_t i = 0; i < doses.size(); ++i) {
+    const DosedJobs dosed = dosed_jobs(of.session, of.run.made, values, place, kind, doses[i].value);
+    of.request.memory = [&](size_t record) { return &dosed.memories[record]; };
+    const std::optional<Effects> effects = of.measure(dosed.made, "dose-" + std::to_string(i + 1));
+    if (!effects) return 3;
+    rows.push_back(dose_row(doses[i], *effects, of.run.records, values, options.seed));
+  }
+  if (of.lacks("summary.json")) {
+    write_file_atomically(of.dir() / "dose.csv", dose_table(rows, of.request.metric));
+    write_file_atomically(
+        of.dir() / "summary.json",
+        json::dump(json::Value::object()
+                       .set("schema", effects_schema)
+                       .set("metric", of.flags.metric)
+                       .set("held", of.request.holds_weights ? "ids and weights" : "ids")
+                       .set("neuron", of.flags.neuron)
+                       .set("change", of.flags.change)
+                       .set("dose", of.flags.dose)
+                       .set("reference", reference ? json::Value(records_hash(*reference)) : json::Value("input"))
+                       .set("model", of.session.label)
+                       .set("model_hash", of.session.model_hash)
+                       .set("records", static_cast<int64_t>(of.run.records.size()))
+                       .set("selecting_records", rows.front().records)
+                       .set("split", nullptr)
+                       .set("seed", options.seed)) +
+            "\n");
+    of.work.finish(RunStatus::complete);
+  }
+  if (options.json) {
+    write_stdout(json::dump(json::parse_file(of.dir() / "summary.json")) + "\n");
+    return 0;
+  }
+  TextTable table({{"dose", false, true}, {"value"}, {"change of " + of.flags.metric}, {"direct"}, {"routes"}});
+  for (const DoseRow& row : rows)
+    table.add({row.dose.name, shown(row.dose.value), interval_text(row.total), interval_text(row.direct),
+               interval_text(row.routes)});
+  write_stdout(table.text(terminal_width(1)));
+  return 0;
+}
+
+int run_effects(EffectsFlags& flags, int argc, char** argv) {
+  CommonOptions& options = flags.common;
+  check_flags(flags);
+  EffectsRequest request;
+  request.metric = parse_metric(flags.metric, "--metric");
+  request.holds_weights = flags.hold == "weights";
+  request.edits_dir = std::filesystem::path(options.edits).parent_path();
+  request.seed = options.seed;
+  if (!flags.neuron.empty()) {
+    read_neuron(flags.neuron);
+    read_doses(flags.dose);
+  }
+  std::vector<std::string> names(std::begin(effects_files), std::end(effects_files));
+  for (const char* other : {"stages", manifest_file, "log.txt", DirectoryLock::file_name}) names.push_back(other);
+  require_own_directory(options.trace, names, "effects");
+  std::vector<Record> records = read_records(flags.input);
+  check_edits(options, records, "causal effects has only given tokens");
+  std::optional<std::vector<Record>> reference;
+  if (!flags.reference.empty()) reference = read_records(flags.reference);
+  Session session = open_session(options);
+  session.label = session.path;
+  keep_date(options, session, records, effects_schema);
+  PreparedRun run = prepare_run(options, session, std::move(records), Generate{});
+  for (size_t i = 0; i < run.records.size(); ++i)
+    metric_rows(request.metric, run.records[i], run.made.encoded[i], session.encode);
+  JobsOfCommand work;
+  work.schema = effects_schema;
+  json::Value effects = json::Value::object();
+  effects.set("metric", flags.metric).set("hold", flags.hold).set("neuron", flags.neuron).set("dose", flags.dose);
+  effects.set("change", flags.change).set("reference", reference ? records_hash(*reference) : std::string());
+  if (!session.backend->invariant()) effects.set("chunk", session.options.chunk);
+  work.work.set("effects", std::move(effects));
+  tell_cpu_fallback(options, session);
+  catch_signals();
+  request.interrupted = &interrupted;
+  request.on_kept = [&](const std::string& what) {
+    if (!options.quiet) std::fprintf(stderr, "%s: kept: %s\n", options.trace.c_str(), what.c_str());
+  };
+  EffectsRun of{flags, session, run, request,
+                WorkDirectory(options.trace, manifest_of_work(options, session, run, work, argc, argv))};
+  return flags.neuron.empty() ? measure_edits(of) : measure_doses(of, reference);
+}
+
 }  // namespace
 
 Subcommand add_causal_effects(CLI::App& app) {
   auto flags = std::make_shared<EffectsFlags>();
   CLI::App* added = add_effects_flags(app, *flags);
-  return {added, [flags](int, char**) { return run_effects(*flags); }};
+  return {added, [flags](int argc, char** argv) { return run_effects(*flags, argc, argv); }};
 }
 
 }  // namespace signalbox::tools

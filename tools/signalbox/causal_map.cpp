@@ -125,12 +125,6 @@ RecordJobs jobs_of_shard(const PreparedRun& run, const Shard& shard, std::vector
   return own;
 }
 
-std::string hash_of(const std::vector<Record>& records) {
-  RecordsHash hash;
-  for (const Record& record : records) hash.add(record);
-  return hash.hex();
-}
-
 void tell_map(const CommonOptions& options, const MapRequest& request, const MapResult& result) {
   const std::string file = (request.dir / map_file).string();
   if (options.json) {
@@ -201,7 +195,7 @@ int run_map(const CLI::App& app, MapFlags& flags, int argc, char** argv) {
   std::optional<std::vector<Record>> reference;
   if (request.without == Without::mean) {
     if (!flags.reference.empty()) reference = read_records(flags.reference);
-    request.reference = hash_of(reference ? *reference : run.records);
+    request.reference = records_hash(reference ? *reference : run.records);
     map.set("reference", request.reference);
   }
   JobsOfCommand work;

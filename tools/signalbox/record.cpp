@@ -61,14 +61,18 @@ RecordingEnd record(const CommonOptions& options, const Session& session, Prepar
 
 }  // namespace
 
+std::string records_hash(const std::vector<Record>& records) {
+  RecordsHash hash;
+  for (const Record& record : records) hash.add(record);
+  return hash.hex();
+}
+
 Manifest manifest_of_work(const CommonOptions& options, const Session& session, const PreparedRun& run,
                           const JobsOfCommand& jobs, int argc, char** argv) {
   RecordingInputs inputs;
   inputs.model = model_facts(session, options.quiet);
   inputs.work = jobs.work;
-  RecordsHash hash;
-  for (const Record& record : run.records) hash.add(record);
-  inputs.data_hash = hash.hex();
+  inputs.data_hash = records_hash(run.records);
   inputs.generate = jobs.generate;
   if (run.plan) inputs.edits = run.plan->source();
   inputs.edits_dir = fs::path(options.edits).parent_path();

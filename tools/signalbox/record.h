@@ -35,6 +35,9 @@ GenerationSettings settings_of(const SamplingOptions& sampling);
 void keep_date(const CommonOptions& options, Session& session, const std::vector<Record>& records,
                const std::string& schema);
 
+// SHA-256 of records as they are read.
+std::string records_hash(const std::vector<Record>& records);
+
 // The manifest of work that these flags, records and edits decide; its directory is options.trace. Reads every byte of
 // the weights.
 Manifest manifest_of_work(const CommonOptions& options, const Session& session, const PreparedRun& run,
