@@ -15,11 +15,8 @@ struct NamedKind {
   const char* name;
   Kind kind;
 };
-constexpr NamedKind kinds[] = {{"route", Kind::route},
-                               {"content", Kind::content},
-                               {"mixed", Kind::mixed},
-                               {"or", Kind::either},
-                               {"induction", Kind::induction}};
+constexpr NamedKind kinds[] = {{"route", Kind::route}, {"content", Kind::content},     {"mixed", Kind::mixed},
+                               {"or", Kind::either},   {"direction", Kind::direction}, {"induction", Kind::induction}};
 
 std::string layer_text(int32_t layer) { return "layer " + std::to_string(layer); }
 

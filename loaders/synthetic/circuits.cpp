@@ -30,6 +30,14 @@ Circuits::Circuits(const Spec& spec, Reserved& reserved)
   check_tokens();
   check_heads();
   for (size_t i = 0; i < spec.circuits.size(); ++i) build(i);
+  for (size_t i = 0; i < spec.circuits.size(); ++i) {  // now that all reserved dimensions are known
+    const CircuitSpec& circuit = spec.circuits[i];
+    if (circuit.kind != Kind::direction) continue;
+    built_[i].direction = direction_parts(spec, reserved, circuit);
+    std::vector<double> sum = built_[i].direction.content;
+    for (size_t c = 0; c < sum.size(); ++c) sum[c] += built_[i].direction.router[c];
+    gates_.set_vector(circuit.experts[0].layer, std::move(sum));
+  }
   for (const Gate& gate : gates_.all())
     for (const Plant& plant : spec.plants)
       if (plant.layer == gate.site.layer)
@@ -69,6 +77,12 @@ void Circuits::check_heads() const {
   for (size_t i = 0; i < spec_.circuits.size(); ++i) {
     const CircuitSpec& circuit = spec_.circuits[i];
     if (circuit.kind != Kind::induction) continue;
+    for (const CircuitSpec& other : spec_.circuits)
+      if (other.kind == Kind::direction)
+        for (const int32_t layer : {circuit.previous.layer, circuit.match.layer})
+          if (layer == other.experts[0].layer + 1)
+            throw Error(circuit.where, "expected layers whose attention speaks, found layer " + std::to_string(layer) +
+                                           " after a direction");
     for (const int32_t layer : {circuit.previous.layer, circuit.match.layer})
       if (const auto [place, added] = taken.emplace(layer, i); !added)
         throw Error(circuit.where, "expected layers without another circuit's heads, found those of circuits[" +
@@ -138,7 +152,19 @@ void Circuits::build(size_t index) {
       gates_.add(reader, circuit.where);
       return;
     }
-    case Kind::direction:
+    case Kind::direction: {
+      Gate writer, reader;
+      writer.circuit = reader.circuit = static_cast<int>(index);
+      writer.site = circuit.experts[0];
+      writer.copies = built.mark;
+      gates_.add(writer, circuit.where);
+      reader.site = {writer.site.layer + 1, circuit.swap.second};
+      reader.instead = circuit.swap.first;
+      reader.random_rows = true;
+      reader.writes = {answer()};
+      gates_.add(reader, circuit.where);
+      return;
+    }
     case Kind::induction: return;
   }
 }
@@ -153,10 +179,18 @@ int64_t Circuits::drawn_as(int64_t token) const {
 void Circuits::apply(const TensorPlace& slot, int64_t first, int64_t n, float* values) const {
   if (empty()) return;
   if (slot.id.role == Role::lm_head) apply_head(first, n, slot.cols, values);
+  if (slot.id.role == Role::o || slot.id.role == Role::o_bias) apply_silence(slot, n, values);
   gates_.apply(slot, first, n, values);
   for (const Built& built : built_)
     if (built.induction) built.induction->apply(slot, first, n, values);
   if (slot.id.role == Role::embed) apply_embed(first, n, slot.cols, values);
+}
+
+// The layer after a direction adds nothing by its attention, so that its router reads what stands in the stream.
+void Circuits::apply_silence(const TensorPlace& slot, int64_t n, float* values) const {
+  for (const CircuitSpec& circuit : spec_.circuits)
+    if (circuit.kind == Kind::direction && slot.id.layer == circuit.experts[0].layer + 1)
+      std::fill_n(values, n * slot.cols, 0.0f);
 }
 
 void Circuits::apply_embed(int64_t first, int64_t n, int64_t cols, float* values) const {
@@ -188,6 +222,10 @@ void Circuits::apply_head(int64_t first, int64_t n, int64_t cols, float* values)
       float* row = values + (token - first) * cols;
       std::fill_n(row, cols, 0.0f);
       for (const int64_t dim : built_[i].answers) row[dim] = static_cast<float>(sign * answer_logit / flag_size);
+      // The head reads a direction's content as it does an answer: +-content along it give +-answer_logit.
+      const double content = spec_.circuits[i].content;
+      for (size_t c = 0; c < built_[i].direction.content.size() && content > 0; ++c)
+        row[c] += static_cast<float>(sign * answer_logit / (content * content) * built_[i].direction.content[c]);
     }
   }
 }
@@ -224,13 +262,21 @@ json::Value Circuits::expert_truth(size_t index) const {
     json::Value node = json::Value::object();
     node.set("id", json::Value(name)).set("layer", json::Value(gate.site.layer));
     node.set("expert", json::Value(gate.site.expert)).set("instead", json::Value(gate.instead));
-    node.set("selected", json::Value(gate.selected_by.empty() ? "always" : "by flag"));
+    node.set("selected", json::Value(gate.random_rows           ? "by direction"
+                                     : gate.selected_by.empty() ? "always"
+                                                                : "by flag"));
     node.set("writes", integers(gate.writes));
     nodes.push_back(std::move(node));
     for (const int64_t flag : gate.selected_by) add_edge(writer(flag), name, "selects");
     if (gate.copies >= 0) add_edge(writer(gate.copies), name, "feeds");
   }
   for (const int64_t flag : built.answers) add_edge(writer(flag), "logits", "feeds");
+  if (circuit.kind == Kind::direction) {
+    const std::string next = expert_name(circuit.experts[0].layer + 1, circuit.swap.second);
+    if (circuit.router > 0) add_edge(expert_name(circuit.experts[0].layer, circuit.experts[0].expert), next, "selects");
+    if (circuit.content > 0)
+      add_edge(expert_name(circuit.experts[0].layer, circuit.experts[0].expert), "logits", "feeds");
+  }
   json::Value out = json::Value::object(), tokens = json::Value::array();
   for (const auto& [on, off] : circuit.tokens) {
     json::Value pair = json::Value::array();
@@ -243,6 +289,18 @@ json::Value Circuits::expert_truth(size_t index) const {
   out.set("answer", json::Value(circuit.answer)).set("foil", json::Value(circuit.foil));
   out.set("mark_dimension", json::Value(built.mark)).set("flag_dimensions", integers(built.flags));
   out.set("answer_dimensions", integers(built.answers));
+  if (circuit.kind == Kind::direction) {
+    const auto numbers = [](const std::vector<double>& list) {
+      json::Value made = json::Value::array();
+      for (const double item : list) made.push_back(json::Value(item));
+      return made;
+    };
+    out.set("layer", json::Value(circuit.experts[0].layer));
+    json::Value swap = json::Value::array();
+    swap.push_back(json::Value(circuit.swap.first)).push_back(json::Value(circuit.swap.second));
+    out.set("swap", std::move(swap));
+    out.set("content", numbers(built.direction.content)).set("router", numbers(built.direction.router));
+  }
   return out;
 }
 

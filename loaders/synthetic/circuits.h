@@ -9,6 +9,7 @@
 #include "base/namespaces.h"
 #include "loaders/synthetic/gates.h"
 #include "loaders/synthetic/induction.h"
+#include "loaders/synthetic/planted_direction.h"
 #include "loaders/synthetic/reserved.h"
 #include "loaders/synthetic/spec.h"
 
@@ -38,12 +39,14 @@ class Circuits {
     std::vector<int64_t> flags;    // that experts write for experts
     std::vector<int64_t> answers;  // flags that the head reads
     std::unique_ptr<Induction> induction;
+    DirectionParts direction;  // of a direction
   };
   void build(size_t circuit);
   void check_tokens() const;
   void check_heads() const;
   json::Value expert_truth(size_t circuit) const;
   void apply_embed(int64_t first, int64_t n, int64_t cols, float* values) const;
+  void apply_silence(const TensorPlace& slot, int64_t n, float* values) const;
   void apply_head(int64_t first, int64_t n, int64_t cols, float* values) const;
 
   const Spec& spec_;

@@ -13,8 +13,9 @@ namespace {
 constexpr double gap = 1.0 / 4096;
 // Of experts that are always selected, and that never are.
 constexpr double always = 3, never = -16;
-// Where random rows decide between the two, the others keep clear of them.
-constexpr double always_beside_random = 4;
+// Of random rows where these decide between the two: small, so that both have nearly the same weight and the others
+// keep clear of them.
+constexpr double random_share = 1.0 / 64;
 // What the gate projection of a planted expert's first neuron reads: far into the straight part of the activation.
 constexpr double drive = 4;
 
@@ -25,12 +26,12 @@ double driven(const Activation& activation) {
 }
 
 // The weight of one of a gate's experts where the normed constant is 1, by the router's rule.
-double nominal_weight(const Router& router, bool random_rows) {
-  const double others = router.n_active - 1, fill = random_rows ? always_beside_random : always;
-  double own = 0.5, beside = 1 / (1 + std::exp(-fill));
+double nominal_weight(const Router& router) {
+  const double others = router.n_active - 1;
+  double own = 0.5, beside = 1 / (1 + std::exp(-always));
   if (router.score == Router::Score::softmax) {
     own = 1;
-    beside = std::exp(fill);
+    beside = std::exp(always);
     if (!router.softmax_over_selected) {
       const double rest = router.n_experts - router.n_active - 1;
       const double sum = 2 * own + others * beside + rest * std::exp(never);
@@ -48,6 +49,11 @@ const Gate* Gates::in_layer(int64_t layer) const {
   for (const Gate& gate : gates_)
     if (gate.site.layer == layer) return &gate;
   return nullptr;
+}
+
+void Gates::set_vector(int32_t layer, std::vector<double> vector) {
+  for (Gate& gate : gates_)
+    if (gate.site.layer == layer) gate.vector = std::move(vector);
 }
 
 void Gates::add(Gate gate, const std::string& where) {
@@ -113,7 +119,8 @@ void Gates::apply_router(const Gate& gate, const TensorPlace& slot, int64_t firs
     float* row = values + (e - first) * slot.cols;
     const auto set = [&](int64_t dim, double value) { row[dim] = static_cast<float>(value); };
     if (gate.random_rows) {
-      set(constant, own ? 0 : fill ? always_beside_random : never);
+      for (int64_t c = 0; c < slot.cols; ++c) row[c] *= static_cast<float>(random_share);
+      set(constant, own ? 0 : fill ? always : never);
       continue;
     }
     std::fill_n(row, slot.cols, 0.0f);
@@ -131,7 +138,7 @@ void Gates::apply_router(const Gate& gate, const TensorPlace& slot, int64_t firs
 
 void Gates::apply_down(const Gate& gate, const TensorPlace& slot, int64_t first, int64_t n, float* values) const {
   const Moe& moe = *model_.layers[static_cast<size_t>(gate.site.layer)].moe();
-  const double one = reserved_.amplitude() / (nominal_weight(moe.router, gate.random_rows) * driven(model_.activation));
+  const double one = reserved_.amplitude() / (nominal_weight(moe.router) * driven(model_.activation));
   const double sign = slot.id.expert == gate.site.expert ? 1 : -1;
   std::fill_n(values, n * slot.cols, 0.0f);
   for (int64_t r = first; r < first + n; ++r) {

@@ -37,6 +37,7 @@ class Gates {
   // Chooses `instead` where it is -1. Throws Error beginning with `where` for a layer that is taken, a router that
   // selects all experts or limits groups.
   void add(Gate gate, const std::string& where);
+  void set_vector(int32_t layer, std::vector<double> vector);  // of the gate in that layer
   const std::vector<Gate>& all() const { return gates_; }
   const Gate* in_layer(int64_t layer) const;
 

@@ -21,7 +21,9 @@ namespace {
 // FAMILY and FAMILIES are filled in from the loaders' list.
 constexpr const char* help =
     "Writes a checkpoint in Hugging Face layout: a random model of any family and size, or one with planted experts "
-    "whose routing is known by construction (DIR/planted.json tells it). The same spec gives the same bytes.";
+    "whose routing is known by construction (DIR/planted.json tells it), or planted circuits of which every node and "
+    "edge "
+    "is (DIR/make-model.json). The same spec gives the same bytes.";
 
 constexpr const char* footer =
     R"(Keys of the spec (docs/make-model.md tells more):
@@ -35,6 +37,7 @@ constexpr const char* footer =
   tokenizer  "bytes": tokenizer.json whose tokens are the 256 bytes, a begin and an end token
   init       standard deviations: embed, matrix, output, router, head, norm, bias
   planted    [{"layer", "expert", "tokens": [ids] | "begin": [ids], "rate": 1, "otherwise": 0}]
+  circuits   [{"kind": "route" | "content" | "mixed" | "or" | "direction" | "induction", ...}]; truth in make-model.json
 
 Example:
   echo '{"family":"FAMILY","planted":[{"layer":1,"expert":3,"tokens":[48]}]}' > spec.json
