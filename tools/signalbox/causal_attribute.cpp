@@ -1,0 +1,255 @@
+// signalbox causal attribute: how much of a metric each part of a forward answers for, by gradients
+// (docs/causal-attribute.md).
+#include <CLI/CLI.hpp>
+#include <cmath>
+#include <cstdio>
+#include <memory>
+#include <optional>
+
+#include "base/text_table.h"
+#include "eval/causal/attribute.h"
+#include "eval/causal/sequence_run.h"
+#include "eval/store/staged_files.h"
+#include "tools/signalbox/causal.h"
+#include "tools/signalbox/flags.h"
+#include "tools/signalbox/open.h"
+#include "tools/signalbox/prepare.h"
+#include "tools/terminal/output.h"
+#include "tools/terminal/progress.h"
+#include "tools/terminal/signals.h"
+#include "tools/terminal/width.h"
+
+namespace signalbox::tools {
+
+using namespace eval;
+
+namespace {
+
+constexpr size_t shown_totals = 10;
+
+struct AttributeFlags {
+  CommonOptions common;
+  std::string input, metric, method, instead, reference, rule = "midpoint", routes = "model", final_norm = "recomputed",
+                                                         out;
+  int64_t steps = 32, max_crossings = 4096, top = 0;
+  bool keep_all = false;
+};
+
+CLI::App* add_attribute_flags(CLI::App& app, AttributeFlags& flags) {
+  CLI::App* attribute = app.add_subcommand(
+      "attribute",
+      "how much each part answers for, by gradients: atp, ig, eap, eap-ig, gain (docs/causal-attribute.md)");
+  attribute->footer(
+      "Example:\n  echo '{\"id\":\"a\",\"prompt\":\"User: hello\",\"target\":\" world\"}' | signalbox causal attribute "
+      "builtin --input - --metric logprob --method atp --out /tmp/attribution");
+  attribute
+      ->add_option("MODEL", flags.common.model,
+                   "a directory, org/name[@revision] in the Hugging Face cache, or builtin")
+      ->required();
+  add_experiment_options(*attribute, flags.common);
+  attribute->add_option("--input", flags.input, "records, a JSON object a line; - = standard input")
+      ->type_name("FILE")
+      ->required();
+  attribute->add_option("--metric", flags.metric, "logprob, nll, logit_diff or kl")
+      ->check(one_of({"logprob", "nll", "logit_diff", "kl"}))
+      ->type_name("NAME")
+      ->required();
+  attribute
+      ->add_option("--method", flags.method,
+                   "atp (parts), ig (tokens, along a path), eap (edges), eap-ig (edges, along a path), gain (experts, "
+                   "chosen or not)")
+      ->check(one_of({"atp", "ig", "eap", "eap-ig", "gain"}))
+      ->type_name("NAME")
+      ->required();
+  attribute
+      ->add_option("--instead", flags.instead,
+                   "what takes a part's place: the corrupt record's (pairs), nothing (zero), its mean (mean); default: "
+                   "pairs where records have one, else zero, of a path mean")
+      ->check(one_of({"pairs", "zero", "mean"}))
+      ->type_name("NAME");
+  attribute->add_option("--reference", flags.reference, "records of the means; default: the input")->type_name("FILE");
+  attribute->add_flag("--keep-all", flags.keep_all, "pairs that do not prefer their answer, too");
+  attribute->add_option("--steps", flags.steps, "gradients on the path of ig and eap-ig, at least")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
+      ->type_name("N")
+      ->capture_default_str();
+  attribute->add_option("--rule", flags.rule, "where on the path: in the middle of each part, or at its end towards x'")
+      ->check(one_of({"midpoint", "left"}))
+      ->type_name("NAME")
+      ->capture_default_str();
+  attribute
+      ->add_option("--routes", flags.routes, "of ig: the model's on the path, with their jumps, or those of x held")
+      ->check(one_of({"model", "held"}))
+      ->type_name("NAME")
+      ->capture_default_str();
+  attribute->add_option("--max-crossings", flags.max_crossings, "of ig: changes of routes on a path, at most")
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 40))
+      ->type_name("N")
+      ->capture_default_str();
+  attribute
+      ->add_option("--final-norm", flags.final_norm,
+                   "its divisor: recomputed, or held, so that the logits are linear in the last stream")
+      ->check(one_of({"recomputed", "held"}))
+      ->type_name("NAME")
+      ->capture_default_str();
+  attribute->add_option("--top", flags.top, "of eap and eap-ig: edges of a record that are written; 0: all")
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 40))
+      ->type_name("N")
+      ->capture_default_str();
+  attribute->add_option("--out", flags.out, "directory of attribution.csv and totals.csv")
+      ->type_name("DIR")
+      ->required();
+  return attribute;
+}
+
+// Flags that the method does not look at.
+void refuse_idle_flags(const CLI::App& app, AttributionMethod method) {
+  const bool path = method == AttributionMethod::ig || method == AttributionMethod::eap_ig,
+             edges = method == AttributionMethod::eap || method == AttributionMethod::eap_ig,
+             ig = method == AttributionMethod::ig, gain = method == AttributionMethod::gain;
+  const std::tuple<const char*, bool, const char*> allowed[] = {{"--instead", !gain, "atp, ig, eap or eap-ig"},
+                                                                {"--reference", !gain, "atp, ig, eap or eap-ig"},
+                                                                {"--keep-all", !gain, "atp, ig, eap or eap-ig"},
+                                                                {"--steps", path, "ig or eap-ig"},
+                                                                {"--rule", path, "ig or eap-ig"},
+                                                                {"--routes", ig, "ig"},
+                                                                {"--max-crossings", ig, "ig"},
+                                                                {"--final-norm", !ig, "atp, eap, eap-ig or gain"},
+                                                                {"--top", edges, "eap or eap-ig"}};
+  for (const auto& [flag, used, methods] : allowed)
+    if (!used && app.count(flag) > 0)
+      throw UsageError(flag, std::string("expected --method ") + methods + " beside it, found " +
+                                 std::string(attribution_method_name(method)));
+}
+
+InPlace in_place_of(const AttributeFlags& flags, AttributionMethod method, const std::vector<Record>& records) {
+  if (flags.instead == "pairs") return InPlace::pairs;
+  if (flags.instead == "zero") return InPlace::zero;
+  if (flags.instead == "mean" || !flags.reference.empty()) return InPlace::mean;
+  const bool pairs = std::any_of(records.begin(), records.end(), [](const Record& record) {
+    return !record.pair.empty() && (record.condition == "clean" || record.condition == "corrupt");
+  });
+  if (pairs) return InPlace::pairs;
+  const bool path = method == AttributionMethod::ig || method == AttributionMethod::eap_ig;
+  return path ? InPlace::mean : InPlace::zero;
+}
+
+NodeMeans means_of(const Session& session, const RecordJobs& made) {
+  NodeMeans means;
+  for (const Job& job : made.jobs) {
+    SequenceRequest request;
+    request.job = &job;
+    request.values = Contributions::points(session.shape);
+    means.add(Contributions(session, *run_sequence(session, request).values), session.model.n_layers());
+  }
+  means.finish();
+  return means;
+}
+
+std::string number_text(double x) {
+  char text[32];
+  std::snprintf(text, sizeof text, std::isnan(x) ? "" : "%.4f", std::fabs(x) < 5e-5 ? 0.0 : x);
+  return text;
+}
+
+void print_totals(const AttributionResult& result, const AttributionRequest& request, bool quiet) {
+  const bool gain = request.method == AttributionMethod::gain;
+  TextTable table({{"layer"}, {"point", false, true}, {"unit", false, true}, {"signed"}, {"absolute"}, {"flips"}});
+  for (size_t i = 0; i < std::min(shown_totals, result.totals.size()); ++i) {
+    const AttributionTotal& total = result.totals[i];
+    table.add({total.layer < 0 ? "" : std::to_string(total.layer), total.point, total.unit,
+               number_text(total.signed_mean), number_text(total.absolute_mean), number_text(total.flip_share)});
+  }
+  write_stdout(table.text(terminal_width(1)));
+  if (quiet) return;
+  if (request.method == AttributionMethod::ig) {
+    std::fprintf(stderr,
+                 "change %s = integral %s + jumps %s + rest %s (means over %ld records, %ld crossings); without the "
+                 "jumps %s would be missing\n",
+                 number_text(result.change).c_str(), number_text(result.integral).c_str(),
+                 number_text(result.jumps).c_str(), number_text(result.rest).c_str(), static_cast<long>(result.records),
+                 static_cast<long>(result.crossings), number_text(result.missed_without_jumps).c_str());
+  }
+  if (result.dropped_edges > 0)
+    std::fprintf(stderr, "%ld edges left out by --top\n", static_cast<long>(result.dropped_edges));
+  std::fprintf(stderr, "%s: %ld rows of %ld records%s\n", (request.dir / "attribution.csv").c_str(),
+               static_cast<long>(result.rows), static_cast<long>(result.records),
+               gain ? "; gains of experts that were not chosen are in it" : "");
+}
+
+int run_attribute(const CLI::App& app, AttributeFlags& flags) {
+  CommonOptions& options = flags.common;
+  AttributionRequest request;
+  request.method = parse_attribution_method(flags.method, "--method");
+  request.metric = parse_metric(flags.metric, "--metric");
+  request.dir = flags.out;
+  refuse_idle_flags(app, request.method);
+  if (!flags.reference.empty() && !flags.instead.empty() && flags.instead != "mean")
+    throw UsageError("--reference", "expected --instead mean beside it, found " + flags.instead);
+  request.steps = flags.steps;
+  request.rule = flags.rule == "left" ? PathRule::left : PathRule::midpoint;
+  request.holds_routes = flags.routes == "held";
+  request.holds_final_divisor = flags.final_norm == "held";
+  request.most_crossings = flags.max_crossings;
+  request.top = flags.top;
+  require_own_directory(request.dir, attribution_files(), "an attribution");
+  std::vector<Record> records = read_records(flags.input);
+  request.in_place = in_place_of(flags, request.method, records);
+  if (flags.keep_all && request.in_place != InPlace::pairs)
+    throw UsageError("--keep-all", "expected pairs, found --instead " + std::string(in_place_name(request.in_place)));
+  Session session = open_session(options);
+  session.label = session.path;
+  PreparedRun run = prepare_run(options, session, std::move(records), Generate{});
+  catch_signals();
+  request.interrupted = &interrupted;
+  std::optional<NodeMeans> means;
+  if (request.method == AttributionMethod::gain) {
+    request.in_place = InPlace::zero;  // nothing is put in a place
+  } else if (request.in_place == InPlace::pairs) {
+    request.pairs = select_pairs(session, run.made, causal_pairs(request.metric, run.records, run.made, session.encode),
+                                 flags.keep_all, flags.input, &interrupted);
+    if (const std::string dropped = dropped_pairs_text(request.pairs); !dropped.empty() && !options.quiet)
+      std::fprintf(stderr, "%s\n", dropped.c_str());
+  } else if (request.in_place == InPlace::mean) {
+    means = means_of(session, flags.reference.empty()
+                                  ? run.made
+                                  : make_jobs(session, read_records(flags.reference), Generate{}, nullptr));
+    request.means = &*means;
+    request.reference = flags.reference.empty() ? flags.input : flags.reference;
+  }
+  Progress progress("attributing", attribution_records(run.made, request), options.quiet, "records");
+  request.on_progress = [&](int64_t done) { progress.update(done); };
+  const AttributionResult result = attribute(session, run.records, run.made, request);
+  progress.done();
+  if (result.interrupted) {
+    std::fprintf(stderr, "interrupted: nothing is left; the same command begins anew\n");
+    return 3;
+  }
+  if (!options.json) {
+    print_totals(result, request, options.quiet);
+    return 0;
+  }
+  for (const AttributionTotal& total : result.totals) {
+    json::Value line = json::Value::object();
+    line.set("layer", total.layer < 0 ? json::Value() : json::Value(int64_t{total.layer}))
+        .set("point", total.point)
+        .set("unit", total.unit)
+        .set("records", total.records)
+        .set("signed", total.signed_mean)
+        .set("absolute", total.absolute_mean)
+        .set("cells", total.cells_mean)
+        .set("flip_share", std::isnan(total.flip_share) ? json::Value() : json::Value(total.flip_share));
+    write_stdout(json::dump(line) + "\n");
+  }
+  return 0;
+}
+
+}  // namespace
+
+Subcommand add_causal_attribute(CLI::App& app) {
+  auto flags = std::make_shared<AttributeFlags>();
+  CLI::App* added = add_attribute_flags(app, *flags);
+  return {added, [added, flags] { return run_attribute(*added, *flags); }};
+}
+
+}  // namespace signalbox::tools
