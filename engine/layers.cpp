@@ -237,8 +237,8 @@ void project(const Pass& pass, Stream in, Tensor out) {
   if (!pass.stops_at(Point::final_normed, -1) && !records_logits && n_logits < n_tokens) {
     // Only rows whose logits are wanted are normed.
     const Tensor x = buffers.successor(resid_final, -1, in.x);
-    backend.add(x, x, in.delta);
-    pass.at(Point::resid_out, last.layer, x, in.route);
+    if (in.delta) backend.add(x, x, in.delta);
+    if (!in.passed) pass.at(Point::resid_out, last.layer, x, in.route);
     pass.recorder.take_stream(x);
     if (n_logits == 0) return;
     const Tensor picked = buffers.tensor(resid_picked, -1, n_logits, pass.model.d_model);
@@ -248,7 +248,8 @@ void project(const Pass& pass, Stream in, Tensor out) {
     backend.matmul(out, h, pass.weights.lm_head, {});
     return;
   }
-  const auto [x, h] = add_and_norm(pass, in, {&last, 1}, pass.weights.final_norm, {resid_final, final_normed, -1});
+  const std::span<const PointAt> points(&last, in.passed ? 0 : 1);
+  const auto [x, h] = add_and_norm(pass, in, points, pass.weights.final_norm, {resid_final, final_normed, -1});
   pass.recorder.take_stream(x);
   pass.at(Point::final_normed, -1, h);
   if (records_logits) {
