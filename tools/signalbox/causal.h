@@ -18,5 +18,6 @@ struct Subcommand {
 Subcommand add_causal_map(CLI::App& app);
 Subcommand add_causal_effects(CLI::App& app);
 Subcommand add_causal_attribute(CLI::App& app);
+Subcommand add_causal_commutativity(CLI::App& app);
 
 }  // namespace signalbox::tools
