@@ -19,5 +19,6 @@ Subcommand add_causal_map(CLI::App& app);
 Subcommand add_causal_effects(CLI::App& app);
 Subcommand add_causal_attribute(CLI::App& app);
 Subcommand add_causal_commutativity(CLI::App& app);
+Subcommand add_causal_format(CLI::App& app);
 
 }  // namespace signalbox::tools

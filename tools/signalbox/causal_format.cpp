@@ -1,0 +1,135 @@
+// signalbox causal format: does white space change what a model answers, and where? (docs/format-sensitivity.md)
+#include <CLI/CLI.hpp>
+#include <cmath>
+#include <cstdio>
+#include <memory>
+
+#include "base/text_table.h"
+#include "eval/causal/format_sensitivity.h"
+#include "eval/store/staged_files.h"
+#include "tools/signalbox/causal.h"
+#include "tools/signalbox/flags.h"
+#include "tools/signalbox/open.h"
+#include "tools/signalbox/prepare.h"
+#include "tools/terminal/output.h"
+#include "tools/terminal/progress.h"
+#include "tools/terminal/signals.h"
+#include "tools/terminal/width.h"
+
+namespace signalbox::tools {
+
+using namespace eval;
+
+namespace {
+
+struct FormatFlags {
+  CommonOptions common;
+  std::string input, out;
+  int64_t resamples = default_resamples;
+};
+
+CLI::App* add_format_flags(CLI::App& app, FormatFlags& flags) {
+  CLI::App* command = app.add_subcommand(
+      "format", "does a blank more change what a model answers, and in which layer? (docs/format-sensitivity.md)");
+  command->footer("Example:\n  signalbox causal format builtin --out /tmp/format");
+  command
+      ->add_option("MODEL", flags.common.model,
+                   "a directory, org/name[@revision] in the Hugging Face cache, or builtin")
+      ->required();
+  add_experiment_options(*command, flags.common);
+  command
+      ->add_option("--input", flags.input,
+                   "records with target: prompts to make formats of, or formats by pair and condition (one is base), "
+                   "instead of products; - = standard input")
+      ->type_name("FILE");
+  command->add_option("--resamples", flags.resamples, "replicates of intervals and of the null")
+      ->check(in_range(int64_t{1}, int64_t{100000000}))
+      ->capture_default_str();
+  command->add_option("--out", flags.out, "directory of behaviour.csv, states.csv and patches.csv")
+      ->type_name("DIR")
+      ->required();
+  return command;
+}
+
+std::string number(double x, const char* form = "%.2f") {
+  char text[32];
+  std::snprintf(text, sizeof text, std::isnan(x) ? "-" : form, std::fabs(x) < 5e-4 ? 0.0 : x);
+  return text;
+}
+std::string marked(const Estimate& of) { return number(of.mean) + (of.q < 0.05 ? "*" : " "); }
+std::string percent(double x) { return number(100 * x, "%.0f") + " %"; }
+
+std::string study_text(const FormatStudy& study, int width) {
+  TextTable behaviour({{"format", false, true}, {"log p"}, {"change"}, {"to others"}, {"other answers"}, {"right"}});
+  behaviour.add({base_format, number(study.behaviour.front().base_logprob), "", "", "",
+                 percent(study.behaviour.front().base_right)});
+  for (const FormatBehaviour& row : study.behaviour)
+    behaviour.add({row.variant, number(row.logprob), marked(row.delta), marked(row.over_others), percent(row.flips),
+                   percent(row.right)});
+  std::vector<TextTable::Column> columns = {{"layer", true, true}};
+  for (const FormatBehaviour& row : study.behaviour) columns.push_back({row.variant});
+  TextTable layers(columns);
+  for (int32_t l = 0; l <= study.patches.back().layer; ++l) {
+    std::vector<std::string> cells = {std::to_string(l)};
+    for (const FormatBehaviour& row : study.behaviour)
+      for (const FormatPatch& patch : study.patches)
+        if (patch.layer == l && patch.variant == row.variant && patch.place == "answer" &&
+            patch.direction == "denoising")
+          cells.push_back(marked(patch.effect) + (std::isnan(patch.share.mean) ? "" : " " + percent(patch.share.mean)));
+    layers.add(std::move(cells));
+  }
+  const auto paragraph = [&](const std::string& text) { return (width > 0 ? wrapped(text, width) : text) + "\n"; };
+  return paragraph(std::to_string(study.questions) + " questions. Log p of the answer in each format; * q < 0.05.") +
+         "\n" + behaviour.text(width) + "\n" +
+         paragraph(
+             "Change of the answer's log p when the stream at its position is the base's behind that layer, and "
+             "which share of the base's lead that brings back:") +
+         "\n" + layers.text(width);
+}
+
+int run_format(FormatFlags& flags) {
+  CommonOptions& options = flags.common;
+  require_own_directory(flags.out, format_files(), "a study of format sensitivity");
+  std::vector<Record> records = formatted_records(flags.input.empty() ? format_questions() : read_records(flags.input));
+  Session session = open_session(options);
+  session.label = session.path;
+  PreparedRun run = prepare_run(options, session, std::move(records), Generate{});
+  FormatRequest request;
+  request.resamples = {flags.resamples, options.seed, options.threads};
+  if (options.chunk > 0) request.step_tokens = options.chunk;
+  catch_signals();
+  request.interrupted = &interrupted;
+  Progress progress("comparing formats", format_runs(session, run.records), options.quiet, "runs");
+  request.on_progress = [&](int64_t runs) { progress.update(runs); };
+  const FormatStudy study = study_format(session, run.records, run.made, request);
+  progress.done();
+  if (study.interrupted) {
+    std::fprintf(stderr, "interrupted: nothing is left; the same command begins anew\n");
+    return 3;
+  }
+  write_format(flags.out, study, request, session, flags.input);
+  if (options.json) {
+    for (const FormatBehaviour& row : study.behaviour)
+      write_stdout(json::dump(json::Value::object()
+                                  .set("variant", row.variant)
+                                  .set("n", row.n)
+                                  .set("base_logprob", row.base_logprob)
+                                  .set("logprob", row.logprob)
+                                  .set("delta", row.delta.mean)
+                                  .set("flips", row.flips)) +
+                   "\n");
+    return 0;
+  }
+  write_stdout(study_text(study, terminal_width(1)) + "\nTables: " + flags.out + "\n");
+  return 0;
+}
+
+}  // namespace
+
+Subcommand add_causal_format(CLI::App& app) {
+  auto flags = std::make_shared<FormatFlags>();
+  CLI::App* added = add_format_flags(app, *flags);
+  return {added, [flags] { return run_format(*flags); }};
+}
+
+}  // namespace signalbox::tools
