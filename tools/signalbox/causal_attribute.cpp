@@ -249,7 +249,7 @@ int run_attribute(const CLI::App& app, AttributeFlags& flags) {
 Subcommand add_causal_attribute(CLI::App& app) {
   auto flags = std::make_shared<AttributeFlags>();
   CLI::App* added = add_attribute_flags(app, *flags);
-  return {added, [added, flags] { return run_attribute(*added, *flags); }};
+  return {added, [added, flags](int, char**) { return run_attribute(*added, *flags); }};
 }
 
 }  // namespace signalbox::tools

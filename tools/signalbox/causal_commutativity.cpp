@@ -153,7 +153,7 @@ int run_commutativity(CommutativityFlags& flags) {
 Subcommand add_causal_commutativity(CLI::App& app) {
   auto flags = std::make_shared<CommutativityFlags>();
   CLI::App* added = add_commutativity_flags(app, *flags);
-  return {added, [flags] { return run_commutativity(*flags); }};
+  return {added, [flags](int, char**) { return run_commutativity(*flags); }};
 }
 
 }  // namespace signalbox::tools

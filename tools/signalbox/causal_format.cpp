@@ -129,7 +129,7 @@ int run_format(FormatFlags& flags) {
 Subcommand add_causal_format(CLI::App& app) {
   auto flags = std::make_shared<FormatFlags>();
   CLI::App* added = add_format_flags(app, *flags);
-  return {added, [flags] { return run_format(*flags); }};
+  return {added, [flags](int, char**) { return run_format(*flags); }};
 }
 
 }  // namespace signalbox::tools
