@@ -302,6 +302,16 @@ std::vector<float> Receivers::logits(std::span<const float> streams, std::span<c
   return out;
 }
 
+std::vector<float> Receivers::expand_latents(int64_t layer, std::span<const float> latents) {
+  const auto* a = std::get_if<Mla>(&model_.layers.at(static_cast<size_t>(layer)).attention);
+  if (!a) throw Error("receivers", "expected latent attention, found layer " + std::to_string(layer) + " without it");
+  const auto& weights = std::get<MlaWeights>(weights_.layers[static_cast<size_t>(layer)].attention);
+  const Memory x = upload(latents, a->n_heads * a->d_latent, backend_.operand_dtype()),
+               out = make(x.tensor.rows, a->n_heads * a->d_value, backend_.operand_dtype());
+  backend_.mla_expand(out.tensor, x.tensor, weights.kv_b, a->n_heads, a->d_nope, a->d_value);
+  return host(out.tensor);
+}
+
 std::vector<float> Receivers::attention_output(int64_t layer, std::span<const float> z) {
   const LayerWeights& weights = weights_.layers.at(static_cast<size_t>(layer));
   const Matrix& o = std::holds_alternative<GqaWeights>(weights.attention) ? std::get<GqaWeights>(weights.attention).o

@@ -64,6 +64,10 @@ class Receivers {
   std::vector<float> router_shares(int64_t layer, std::span<const float> parts, double divisor);
   std::vector<float> router_bias(int64_t layer) const;
 
+  // Latent attention: what heads make of attended latents [n, n_heads * d_latent], [n, n_heads * d_value] as the point
+  // attn.z. Linear.
+  std::vector<float> expand_latents(int64_t layer, std::span<const float> latents);
+
   // What heads add to the stream: z [n, n_heads * d_z] as the point attn.z -> [n, d_model], without the output's bias.
   // Linear in z: of a change of z it is the change of attn.out.
   std::vector<float> attention_output(int64_t layer, std::span<const float> z);

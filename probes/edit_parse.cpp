@@ -281,6 +281,17 @@ class Parser {
     if (colon == std::string::npos || colon == 0 || colon + 1 == text.size()) ref.fail_type("\"FILE:tensor\"");
     spec_.source = {base_dir_ / text.substr(0, colon), text.substr(colon + 1)};
   }
+  void neurons() {
+    if (auto neurons = find("neurons")) {
+      spec_.neurons_given = true;
+      for (const json::Ref& item : neurons->items())
+        spec_.neurons.push_back(static_cast<int32_t>(item.integer(0, INT32_MAX)));
+      std::sort(spec_.neurons.begin(), spec_.neurons.end());
+      auto twice = std::adjacent_find(spec_.neurons.begin(), spec_.neurons.end());
+      if (twice != spec_.neurons.end())
+        neurons->fail("expected each neuron once, found " + std::to_string(*twice) + " twice");
+    }
+  }
   void ablate() {
     spec_.kind = EditSpec::Kind::ablate;
     point();
@@ -296,15 +307,7 @@ class Parser {
       spec_.value = EditSpec::Value::tensor;
       tensor(value);
     }
-    if (auto neurons = find("neurons")) {
-      spec_.neurons_given = true;
-      for (const json::Ref& item : neurons->items())
-        spec_.neurons.push_back(static_cast<int32_t>(item.integer(0, INT32_MAX)));
-      std::sort(spec_.neurons.begin(), spec_.neurons.end());
-      auto twice = std::adjacent_find(spec_.neurons.begin(), spec_.neurons.end());
-      if (twice != spec_.neurons.end())
-        neurons->fail("expected each neuron once, found " + std::to_string(*twice) + " twice");
-    }
+    neurons();
   }
   void add() {
     spec_.kind = EditSpec::Kind::add;
@@ -325,6 +328,7 @@ class Parser {
     point();
     recording(at("from"));
     if (auto sample = find("sample")) spec_.sample = sample->string();
+    neurons();
   }
 
   // The keys that every edit has.

@@ -99,7 +99,7 @@ struct EditSpec {
   Value value = Value::zero;     // ablate
   TensorSource source;           // ablate with a tensor, add
   bool adds_recording = false;   // add: "from", not "vector"
-  std::vector<int32_t> neurons;  // ablate
+  std::vector<int32_t> neurons;  // ablate, patch
   bool neurons_given = false;
   bool needs_experts = false;  // the op is about experts; else "experts" is a filter, or does not belong
 
