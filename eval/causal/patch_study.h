@@ -1,0 +1,38 @@
+// Patching of all pairs into a directory, which goes on where it was stopped: a finished pair is a line of pairs.jsonl.
+#pragma once
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "base/json.h"
+#include "base/namespaces.h"
+#include "eval/causal/patch_tables.h"
+#include "eval/store/manifest.h"
+
+namespace signalbox::eval {
+
+struct PatchStudy {
+  std::filesystem::path dir;
+  Manifest manifest;  // schema, identity and info
+  PatchRequest request;
+  bool keep_all = false;              // pairs that do not prefer their answer too
+  std::string input;                  // for messages
+  std::vector<std::string> left_out;  // points named that cannot be patched
+  uint64_t seed = 0;
+  std::function<void(int64_t points)> on_kept;  // points of pairs that an earlier process finished
+};
+
+struct PatchOutcome {
+  bool interrupted = false, was_complete = false;
+  SelectedPairs selected;
+  std::vector<PatchEstimate> rows;
+  int64_t cells = 0, unchanged = 0, undefined = 0;
+  double share_of_brute_force = 0;  // token-layers run, of those of a whole run for each cell that was run
+};
+
+// Writes patch.csv, flips.csv, summary.json, pairs.jsonl, manifest.json and log.txt. Throws Error as select_pairs,
+// WorkDirectory and the forward do. check_patch() has been called.
+PatchOutcome conduct_patch(const engine::Session& session, const RecordJobs& made, std::vector<CausalPair> pairs,
+                           const PatchStudy& study);
+
+}  // namespace signalbox::eval
