@@ -12,8 +12,10 @@ int causal_command(int argc, char** argv) {
   CLI::App app("What happens to a metric of each record when parts of a forward are changed.", "signalbox causal");
   app.footer("Example:\n  signalbox help causal map");
   app.require_subcommand(1);
-  const Subcommand subcommands[] = {add_causal_map(app), add_causal_effects(app), add_causal_attribute(app),
-                                    add_causal_commutativity(app), add_causal_format(app)};
+  const Subcommand subcommands[] = {
+      add_causal_map(app),       add_causal_effects(app),       add_causal_patch(app),
+      add_causal_attribute(app), add_causal_commutativity(app), add_causal_format(app),
+  };
   if (int code = parse_arguments(app, argc, argv); code >= 0) return code;
   for (const Subcommand& subcommand : subcommands)
     if (subcommand.app->parsed()) return subcommand.run(argc, argv);

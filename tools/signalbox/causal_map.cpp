@@ -12,6 +12,7 @@
 #include "tools/signalbox/causal.h"
 #include "tools/signalbox/flags.h"
 #include "tools/signalbox/open.h"
+#include "tools/signalbox/position_range.h"
 #include "tools/signalbox/prepare.h"
 #include "tools/signalbox/record.h"
 #include "tools/terminal/output.h"
@@ -67,22 +68,6 @@ CLI::App* add_map_flags(CLI::App& app, MapFlags& flags) {
                   "shards together");
   map->add_option("--out", flags.common.trace, "directory of the map")->type_name("DIR")->required();
   return map;
-}
-
-void read_positions(const std::string& text, MapRequest& request) {
-  if (text.empty()) return;
-  const size_t colon = text.find(':');
-  const auto number = [&](const std::string& part) -> std::optional<int64_t> {
-    if (part.empty() || part.size() > 9 || part.find_first_not_of("0123456789") != std::string::npos)
-      return std::nullopt;
-    return std::stoll(part);
-  };
-  const auto first = number(text.substr(0, colon)),
-             end = colon == std::string::npos ? std::nullopt : number(text.substr(colon + 1));
-  if (!first || !end || *first >= *end)
-    throw UsageError("--positions", "expected two positions such as 8:32, the second larger, found \"" + text + "\"");
-  request.first_position = *first;
-  request.end_position = *end;
 }
 
 // The layers with a router among those named; one that is named alone must have one.
@@ -163,7 +148,7 @@ int run_map(const CLI::App& app, MapFlags& flags, int argc, char** argv) {
   std::string told;
   const Shard shard = choose_shard(flags.shard, told);
   if (!told.empty() && !options.quiet) std::fprintf(stderr, "%s\n", told.c_str());
-  read_positions(flags.positions, request);
+  read_positions(flags.positions, request.first_position, request.end_position);
   std::vector<Record> records = read_records(flags.input);
   Session session = open_session(options);
   session.label = session.path;
