@@ -4,13 +4,13 @@
 
 #include "base/error.h"
 #include "engine/receivers.h"
+#include "eval/causal/cell_runner.h"
 #include "eval/causal/exchanged_point.h"
 #include "eval/causal/recorded_run.h"
 
 namespace signalbox::eval {
 
 using namespace engine;
-using namespace kernels;
 using namespace probes;
 
 namespace {
@@ -48,93 +48,47 @@ std::vector<int32_t> standing_for(const CausalPair& pair, int64_t n_tokens, bool
   return source_of;
 }
 
-// Counts routes of a step's cells that are not those of the unedited run. The sample of a row is its cell.
-class FlipSink : public ProbeSink {
- public:
-  FlipSink(const ActivationStore& base, int32_t first_layer, size_t n_cells)
-      : base_(base), ids_(base.ids(base.rows(0))), first_layer_(first_layer), flipped_(n_cells) {}
-  bool wants(Point point, int32_t layer) const override { return point == Point::router_ids && layer >= first_layer_; }
-  void begin(const StepRows& rows) override { ranges_.assign(rows.ranges.begin(), rows.ranges.end()); }
-  void take(Point, int32_t, const float*, int64_t) override {}
-  void take_ids(int32_t layer, const int32_t* ids, const int32_t*, int64_t n_slots) override {
-    const auto k = static_cast<size_t>(n_slots), n_layers = base_.layers().size(),
-               place = static_cast<size_t>(*base_.layer_index(layer));
-    for (const RowRange& range : ranges_)
-      for (int64_t r = 0; r < range.n_rows; ++r) {
-        const int32_t* is = ids + (range.batch_row + r) * n_slots;
-        const auto was =
-            ids_.begin() + static_cast<ptrdiff_t>((static_cast<size_t>(range.first_row + r) * n_layers + place) * k);
-        flipped_[static_cast<size_t>(range.sample)] += !std::is_permutation(is, is + n_slots, was);
-      }
-  }
-  void end() override {}
-  const std::vector<int64_t>& flipped() const { return flipped_; }  // [cells]
-
- private:
-  const ActivationStore& base_;
-  std::vector<int32_t> ids_;
-  int32_t first_layer_;
-  std::vector<RowRange> ranges_;
-  std::vector<int64_t> flipped_;
-};
+std::string all_globs(const PatchRequest& request, const ModelShape& shape) {
+  std::string globs;
+  for (const PointAt& at : request.points) globs += exchanged_globs(at, shape);
+  return globs.substr(1);
+}
 
 class PairPatch {
  public:
   PairPatch(const Session& session, const RecordJobs& made, const CausalPair& pair, const PatchRequest& request)
       : session_(session),
-        backend_(*session.backend),
         request_(request),
-        pair_(pair),
-        job_(made.jobs[request.denoising ? pair.corrupt : pair.clean]),
-        source_job_(made.jobs[request.denoising ? pair.clean : pair.corrupt]),
-        rows_(request.denoising ? pair.corrupt_rows : pair.clean_rows),
         source_of_(exchanged_positions(pair, made, request)),
-        n_tokens_(job_.n_given()),
+        n_tokens_(static_cast<int64_t>(source_of_.size())),
         stands_for_(standing_for(pair, n_tokens_, request.denoising)),
-        pool_(backend_, session.model, blocks()),
-        sequence_(pool_),
-        receivers_(backend_, session.model, session.weights),
-        cells_(backend_, session.model, session.weights, 0) {}
+        receivers_(*session.backend, session.model, session.weights),
+        runner_(session, made.jobs[request.denoising ? pair.corrupt : pair.clean],
+                request.denoising ? pair.corrupt_rows : pair.clean_rows, all_globs(request, session.shape),
+                request.step_tokens),
+        source_(record_run(
+            session, made.jobs[request.denoising ? pair.clean : pair.corrupt],
+            (request.denoising ? pair.clean_rows : pair.corrupt_rows).n_rows(),
+            PointSet::parse("*.router.ids,*.router.weights," + all_globs(request, session.shape), session.shape),
+            "source")) {
+    if (request.denoising) runner_.measure_against(source_.logits);
+  }
 
   PatchedPair run(int64_t done);
 
  private:
-  // As causal map's: the sequence itself, and the cells of one step.
-  int64_t blocks() const {
-    const int64_t of_all = KvPool::blocks_for(n_tokens_);
-    return of_all + request_.step_tokens / KvPool::block_size + 2 * cells_a_step() + of_all;
-  }
-  int64_t cells_a_step() const { return std::min<int64_t>(64, std::max<int64_t>(1, request_.step_tokens / 8)); }
   std::vector<PatchUnit> units(const ExchangedPoint& point) const;
   std::vector<PatchCell> cells(const ExchangedPoint& point, size_t index);
-  void run_step(ExchangedPoint& point, const PatchPlace& place, std::span<const PatchCell> cells);
-  std::span<const float> stream(int32_t entry, int64_t position) const {
-    const int32_t n_layers = session_.shape.n_layers();
-    return entry < n_layers ? target_.store->row(Point::resid_in, entry, 0, position)
-                            : target_.store->row(Point::resid_out, n_layers - 1, 0, position);
-  }
-  std::pair<std::shared_ptr<void>, Tensor> scratch(int64_t rows, int64_t cols) const {
-    auto memory = backend_.allocate(std::max<size_t>(4, static_cast<size_t>(rows * cols) * sizeof(float)));
-    const Tensor tensor(static_cast<float*>(memory.get()), rows, cols);
-    return {std::move(memory), tensor};
-  }
-  Tensor reference() const { return request_.denoising ? source_.logits : target_.logits; }
+  std::vector<RunCell> made(ExchangedPoint& point, const PatchPlace& place, std::span<const PatchCell> cells) const;
 
   const Session& session_;
-  Backend& backend_;
   const PatchRequest& request_;
-  const CausalPair& pair_;
-  const Job &job_, &source_job_;
-  const MetricRows& rows_;
   std::vector<int32_t> source_of_;
   int64_t n_tokens_;
   std::vector<int32_t> stands_for_;
-  KvPool pool_;
-  SequenceCache sequence_;
   Receivers receivers_;
-  Forward cells_;
-  RecordedRun target_, source_;
-  double base_ = 0;
+  CellRunner runner_;
+  RecordedRun source_;
   PatchedPair result_;
 };
 
@@ -160,8 +114,7 @@ std::vector<PatchCell> PairPatch::cells(const ExchangedPoint& point, size_t inde
   const bool by_position = request_.by == PatchBy::position || request_.by == PatchBy::both ||
                            (request_.by == PatchBy::natural && !has_patch_units(point.at().point));
   const PatchPlace place = patch_place(point.at(), session_.shape);
-  int64_t routed_layers = 0;
-  for (const int32_t l : session_.model.moe_layers()) routed_layers += l >= place.first_route;
+  const int64_t routed_layers = runner_.routed_layers(place.first_route);
   std::vector<PatchCell> todo;
   const auto add = [&](const PatchUnit& unit, int64_t position, const std::string& name, int64_t first_taken,
                        int64_t first_changed) {
@@ -195,93 +148,62 @@ std::vector<PatchCell> PairPatch::cells(const ExchangedPoint& point, size_t inde
   return todo;
 }
 
-void PairPatch::run_step(ExchangedPoint& point, const PatchPlace& place, std::span<const PatchCell> cells) {
-  const int64_t d_model = session_.model.d_model;
-  std::vector<SequenceCache> forks;
-  forks.reserve(cells.size());
-  std::vector<std::shared_ptr<const BoundEdits>> bound;
-  Batch batch;
-  std::vector<float> rows;
+// The cells of a step with what is exchanged in them.
+std::vector<RunCell> PairPatch::made(ExchangedPoint& point, const PatchPlace& place,
+                                     std::span<const PatchCell> cells) const {
+  std::vector<RunCell> made;
   std::vector<ExchangedPoint::Place> places;
-  std::vector<size_t> rows_at;  // of each place, in floats
-  for (size_t i = 0; i < cells.size(); ++i) {
-    const PatchCell& cell = cells[i];
+  for (const PatchCell& cell : cells) {
     const int64_t last = cell.position < 0 ? n_tokens_ : cell.position + 1;
-    for (int64_t t = cell.first; t < n_tokens_; ++t) {
-      if (place.stream && t < last && point.defined(cell.unit, t) && point.changes(cell.unit, t)) {
-        places.push_back({&cell.unit, t});
-        rows_at.push_back(rows.size());
-      }
-      const std::span<const float> own = stream(place.entry, t);
-      rows.insert(rows.end(), own.begin(), own.end());
+    RunCell& to = made.emplace_back();
+    to.first = cell.first;
+    if (!place.stream) {
+      to.plan = point.plan(cell.unit, cell.first, last);
+      continue;
     }
-    bound.push_back(place.stream ? nullptr : point.plan(cell.unit, cell.first, last)->bind(sequence_info(job_)));
-    forks.push_back(sequence_.fork(cell.first));
-    const std::span<const int32_t> tokens = std::span(job_.prompt->tokens).subspan(static_cast<size_t>(cell.first));
-    batch.append(forks.back(), bound.back().get(), static_cast<int64_t>(i), tokens, {}, n_tokens_,
-                 std::min(n_tokens_ - cell.first, rows_.n_rows()));
+    for (int64_t t = cell.first; t < last; ++t) {
+      if (!point.defined(cell.unit, t) || !point.changes(cell.unit, t)) continue;
+      to.positions.push_back(t);
+      places.push_back({&cell.unit, t});
+    }
   }
-  if (place.stream) {
-    const std::vector<float> exchanged = point.streams(places);
-    for (size_t i = 0; i < places.size(); ++i)
-      std::copy_n(exchanged.begin() + static_cast<ptrdiff_t>(i) * d_model, d_model,
-                  rows.begin() + static_cast<ptrdiff_t>(rows_at[i]));
+  if (!place.stream) return made;
+  const std::vector<float> rows = point.streams(places);
+  auto from = rows.begin();
+  for (RunCell& to : made) {
+    const auto n = static_cast<ptrdiff_t>(to.positions.size()) * session_.model.d_model;
+    to.rows.assign(from, from + n);
+    from += n;
   }
-  const auto n_rows = static_cast<int64_t>(rows.size()) / d_model;
-  const auto [memory, x] = scratch(n_rows, d_model);
-  backend_.upload(x.data, rows.data(), rows.size() * sizeof(float));
-  FlipSink flips(*target_.store, place.first_route, cells.size());
-  const Outputs outputs = cells_.run_from(batch, place.entry, x, &flips);
-  cells_.flush(flips);
-  const auto [own_memory, own] = scratch(target_.logits.rows, target_.logits.cols);
-  const size_t row_bytes = static_cast<size_t>(own.cols) * sizeof(float);
-  int64_t from = 0;
-  for (size_t i = 0; i < cells.size(); ++i) {
-    const int64_t count = std::min(n_tokens_ - cells[i].first, rows_.n_rows()), kept = rows_.n_rows() - count;
-    // Rows before the first changed token are those of the unedited run.
-    if (kept > 0) backend_.copy(own.data, target_.logits.data, static_cast<size_t>(kept) * row_bytes);
-    backend_.copy(own.row(kept), outputs.logits.row(from), static_cast<size_t>(count) * row_bytes);
-    from += count;
-    PatchRow& row = result_.rows[cells[i].row];
-    row.effect = metric_value(backend_, rows_, own, reference()) - base_;
-    row.flipped = flips.flipped()[i];
-  }
-  result_.layers_run += static_cast<double>(n_rows) * static_cast<double>(session_.shape.n_layers() - place.entry);
-  result_.layers_of_brute_force += static_cast<double>(cells.size()) * static_cast<double>(n_tokens_) *
-                                   static_cast<double>(session_.shape.n_layers());
+  return made;
 }
 
 PatchedPair PairPatch::run(int64_t done) {
-  std::string globs =
-      "*.router.ids,*.router.weights,*.resid_in," + point_name(Point::resid_out, session_.shape.n_layers() - 1);
-  for (const PointAt& at : request_.points) globs += exchanged_globs(at, session_.shape);
-  const PointSet points = PointSet::parse(globs, session_.shape);
-  target_ = record_run(session_, job_, rows_.n_rows(), points, "target", nullptr, sequence_);
-  const MetricRows& source_rows = request_.denoising ? pair_.clean_rows : pair_.corrupt_rows;
-  source_ = record_run(session_, source_job_, source_rows.n_rows(), points, "source");
-  base_ = metric_value(backend_, rows_, target_.logits, reference());
   for (size_t i = 0; i < request_.points.size(); ++i) {
-    ExchangedPoint point(session_, receivers_, *target_.store, *source_.store, source_of_, stands_for_,
+    ExchangedPoint point(session_, receivers_, *runner_.base(), *source_.store, source_of_, stands_for_,
                          request_.points[i]);
     const PatchPlace place = patch_place(point.at(), session_.shape);
     const std::vector<PatchCell> todo = cells(point, i);
+    std::vector<int64_t> firsts;
+    for (const PatchCell& cell : todo) firsts.push_back(cell.first);
     for (size_t begin = 0; begin < todo.size();) {
       if (request_.interrupted && *request_.interrupted) {
         result_.interrupted = true;
         return std::move(result_);
       }
-      size_t end = begin;
-      int64_t n_rows = 0;
-      while (end < todo.size() && static_cast<int64_t>(end - begin) < cells_a_step() &&
-             (end == begin || n_rows + n_tokens_ - todo[end].first <= request_.step_tokens)) {
-        n_rows += n_tokens_ - todo[end].first;
-        ++end;
+      const size_t end = runner_.step_end(firsts, begin);
+      const std::vector<CellEffect> effects =
+          runner_.run(place.entry, place.first_route, made(point, place, std::span(todo).subspan(begin, end - begin)));
+      for (size_t c = begin; c < end; ++c) {
+        result_.rows[todo[c].row].effect = effects[c - begin].effect;
+        result_.rows[todo[c].row].flipped = effects[c - begin].flipped;
       }
-      run_step(point, place, std::span(todo).subspan(begin, end - begin));
       begin = end;
     }
     if (request_.on_progress) request_.on_progress(done + static_cast<int64_t>(i) + 1);
   }
+  result_.layers_run = runner_.layers_run();
+  result_.layers_of_brute_force = runner_.layers_of_brute_force();
   return std::move(result_);
 }
 
