@@ -14,9 +14,10 @@ using namespace probes;
 
 namespace {
 
-constexpr const char* route_points = "*.router.ids,*.router.weights";
+constexpr const char* route_points = "*.router.ids,*.router.weights,*.router.logits";
 // A crossing is known to lie in a part of the path that is no longer: rows of embeddings are f32.
-constexpr double narrowest = 1.0 / (1 << 21);
+constexpr double narrowest = 1.0 / (1 << 20);
+constexpr int most_guesses = 6;  // of where it lies; then halves are taken
 
 std::vector<float> embedded_at(const PathRequest& request, double a) {
   std::vector<float> x(request.from.size());
@@ -31,8 +32,28 @@ std::vector<float> embedded_at(const PathRequest& request, double a) {
 struct RoutesAt {
   double at = 0;
   std::shared_ptr<ActivationStore> store;
-  std::vector<std::vector<std::vector<int32_t>>> routes;  // [layers with a router][n_tokens] ascending
+  // [layers with a router][n_tokens] ascending; empty for tokens whose route there no logits of the metric see.
+  std::vector<std::vector<std::vector<int32_t>>> routes;
 };
+
+// A token in a layer (by place) whose route differs. Those of lower layers come first.
+struct ChangedCell {
+  size_t layer = 0, token = 0;
+  std::vector<int32_t> left, came;
+};
+std::vector<ChangedCell> changed_cells(const RoutesAt& a, const RoutesAt& b) {
+  std::vector<ChangedCell> found;
+  for (size_t i = 0; i < a.routes.size(); ++i) {
+    for (size_t t = 0; t < a.routes[i].size(); ++t) {
+      const std::vector<int32_t>&before = a.routes[i][t], &behind = b.routes[i][t];
+      if (before == behind) continue;
+      ChangedCell& cell = found.emplace_back(ChangedCell{i, t, {}, {}});
+      std::set_difference(before.begin(), before.end(), behind.begin(), behind.end(), std::back_inserter(cell.left));
+      std::set_difference(behind.begin(), behind.end(), before.begin(), before.end(), std::back_inserter(cell.came));
+    }
+  }
+  return found;
+}
 
 class Path {
  public:
@@ -48,7 +69,8 @@ class Path {
   }
   RoutesAt routes(double a);
   double metric(double a, const RoutesAt* held);
-  void find(const RoutesAt& a, const RoutesAt& b);
+  double guess(const RoutesAt& a, const RoutesAt& b) const;
+  void find(const RoutesAt& a, const RoutesAt& b, int depth = 0);
   void cross(const RoutesAt& a, const RoutesAt& b);
   void integrate(double first, double last, const RoutesAt* held);
   bool stopped() const { return request_.interrupted && *request_.interrupted; }
@@ -69,6 +91,11 @@ RoutesAt Path::routes(double a) {
   RoutesAt found{a, run_sequence(session_, request).values, {}};
   for (size_t i = 0; i < found.store->layers().size(); ++i)
     found.routes.push_back(routes_of(*found.store, 0, static_cast<int64_t>(i)));
+  // Behind the last layer there is nothing but the logits of the tokens that the metric looks at.
+  if (!found.routes.empty() && found.store->layers().back() + 1 == session_.shape.n_layers()) {
+    std::vector<std::vector<int32_t>>& last = found.routes.back();
+    std::fill(last.begin(), last.end() - request_.rows->n_rows(), std::vector<int32_t>());
+  }
   ++result_.forwards;
   return found;
 }
@@ -122,23 +149,16 @@ void Path::cross(const RoutesAt& a, const RoutesAt& b) {
     throw Error("--max-crossings", "expected at most " + std::to_string(request_.most_crossings) +
                                        " changes of routes on the path of " + request_.job->prompt->id +
                                        ", found more (or hold them: --routes held)");
+  const std::vector<ChangedCell> cells = changed_cells(a, b);
   Crossing crossing;
   crossing.at = (a.at + b.at) / 2;
-  for (size_t i = 0; i < a.routes.size(); ++i) {
-    for (size_t t = 0; t < a.routes[i].size(); ++t) {
-      const std::vector<int32_t>&before = a.routes[i][t], &behind = b.routes[i][t];
-      if (before == behind) continue;
-      if (crossing.cells++ > 0) continue;
-      crossing.layer = a.store->layers()[i];
-      crossing.position = static_cast<int64_t>(t);
-      std::set_difference(before.begin(), before.end(), behind.begin(), behind.end(),
-                          std::back_inserter(crossing.left));
-      std::set_difference(behind.begin(), behind.end(), before.begin(), before.end(),
-                          std::back_inserter(crossing.came));
-    }
-  }
-  integrate(stretch_begin_, crossing.at, &a);
-  stretch_begin_ = crossing.at;
+  crossing.cells = static_cast<int64_t>(cells.size());
+  crossing.layer = a.store->layers()[cells.front().layer];
+  crossing.position = static_cast<int64_t>(cells.front().token);
+  crossing.left = cells.front().left;
+  crossing.came = cells.front().came;
+  integrate(stretch_begin_, a.at, &a);
+  stretch_begin_ = b.at;
   stretch_ = b;
   // Each side with its own routes, which there are the model's. Where groups of experts are limited, held ids on the
   // other side could lie in a group that is dropped, and weigh nothing.
@@ -148,12 +168,41 @@ void Path::cross(const RoutesAt& a, const RoutesAt& b) {
   result_.crossings.push_back(std::move(crossing));
 }
 
-void Path::find(const RoutesAt& a, const RoutesAt& b) {
+// Where between a and b the first cell's route changes, by the logits of the expert that leaves and the one that comes.
+double Path::guess(const RoutesAt& a, const RoutesAt& b) const {
+  const ChangedCell cell = changed_cells(a, b).front();
+  const double middle = (a.at + b.at) / 2;
+  if (cell.left.empty() || cell.came.empty()) return middle;
+  const auto lead = [&](const RoutesAt& of) {
+    const int64_t width = of.store->tensor_width("router.logits");
+    const auto token = static_cast<int64_t>(cell.token);
+    const std::vector<float> z = of.store->floats("router.logits", {token, token + 1});
+    const float* row =
+        z.data() + static_cast<int64_t>(cell.layer) * width / static_cast<int64_t>(of.store->layers().size());
+    return static_cast<double>(row[cell.left.front()]) - static_cast<double>(row[cell.came.front()]);
+  };
+  const double before = lead(a), behind = lead(b);
+  return before > 0 && behind < 0 ? a.at + (b.at - a.at) * before / (before - behind) : middle;
+}
+
+void Path::find(const RoutesAt& a, const RoutesAt& b, int depth) {
   if (a.routes == b.routes || stopped()) return;
-  if (b.at - a.at <= narrowest) return cross(a, b);
-  const RoutesAt middle = routes((a.at + b.at) / 2);
-  find(a, middle);
-  find(middle, b);
+  const double width = b.at - a.at;
+  if (width <= narrowest) return cross(a, b);
+  // Logits are all but straight: the shorter the part, the nearer to the guess. Both its sides are looked at.
+  const double at = guess(a, b), near = std::max(0.4 * narrowest, std::min(0.25, 4 * width) * width);
+  const double first = std::max(at - near, a.at + 0.1 * std::min(near, width)),
+               last = std::min(at + near, b.at - 0.1 * std::min(near, width));
+  if (depth >= most_guesses || !(a.at < first && first < last && last < b.at)) {
+    const RoutesAt middle = routes(a.at + width / 2);
+    find(a, middle, depth + 1);
+    find(middle, b, depth + 1);
+    return;
+  }
+  const RoutesAt below = routes(first), above = routes(last);
+  find(a, below, depth + 1);
+  find(below, above, depth + 1);
+  find(above, b, depth + 1);
 }
 
 PathIntegral Path::run() {
@@ -164,7 +213,7 @@ PathIntegral Path::run() {
   const RoutesAt end = routes(1);
   for (size_t i = 0; i < last.routes.size(); ++i) {
     for (size_t t = 0; t < last.routes[i].size(); ++t) {
-      ++result_.cells;
+      result_.cells += !last.routes[i][t].empty();
       result_.changed += last.routes[i][t] != end.routes[i][t];
     }
   }
