@@ -6,6 +6,7 @@
 #include "base/csv.h"
 #include "base/files.h"
 #include "eval/routing/shuffled.h"
+#include "eval/routing/turned_pairs.h"
 #include "eval/statistics/resampling.h"
 
 namespace signalbox::eval {
@@ -58,8 +59,19 @@ struct NullOfPairs {
   std::vector<double> p, q;
 };
 
+// p of hits under a null, and q; `family`: pairs in it, those that did not occur with p 1.
+void significance(const std::vector<int64_t>& hits, int64_t resamples, size_t family, std::vector<double>& p,
+                  std::vector<double>& q) {
+  for (const int64_t one : hits) p.push_back(static_cast<double>(1 + one) / static_cast<double>(1 + resamples));
+  std::vector<double> all = p;
+  all.resize(std::max(family, all.size()), 1.0);
+  all = benjamini_hochberg(all);
+  all.resize(hits.size());
+  q = std::move(all);
+}
+
 // counts_of(routes) gives what counts one sample: a function (shuffles, replicate, add) that calls add(cell) for each
-// of its pairs. `family`: pairs in the family of q, the cells that did not occur with p 1.
+// of its pairs. `family`: as of significance.
 template <class CountsOf>
 NullOfPairs null_of_pairs(const TraceSet& set, const RouteOptions& options, const char* table, const PairCounts& pairs,
                           const Occurred& occurred, size_t family, bool weights, CountsOf counts_of) {
@@ -86,13 +98,7 @@ NullOfPairs null_of_pairs(const TraceSet& set, const RouteOptions& options, cons
           }
       },
       weights);
-  for (const int64_t hits : out.hits)
-    out.p.push_back(static_cast<double>(1 + hits) / static_cast<double>(1 + options.resamples));
-  std::vector<double> all = out.p;
-  all.resize(std::max(family, all.size()), 1.0);
-  all = benjamini_hochberg(all);
-  all.resize(n);
-  out.q = std::move(all);
+  significance(out.hits, options.resamples, family, out.p, out.q);
   return out;
 }
 
@@ -121,11 +127,11 @@ void add_transitions(const SampleRoutes& routes, const std::vector<int32_t>& fir
 
 // Layer by layer, so that the counts of one stay near.
 template <class Add>
-void add_across(const SampleRoutes& routes, const PairCounts& pairs, int64_t shift, Add add) {
-  const int64_t n = routes.n(), n_slots = routes.n_slots;
+void add_across(const SampleRoutes& routes, const PairCounts& pairs, Add add) {
+  const int64_t n_slots = routes.n_slots;
   for (int64_t layer = 0; layer + 1 < routes.n_layers; ++layer)
-    for (int64_t token = 0, turned = shift; token < n; ++token, turned = turned + 1 == n ? 0 : turned + 1) {
-      const int32_t *a = routes.route(token, layer), *b = routes.route(turned, layer + 1);
+    for (int64_t token = 0; token < routes.n(); ++token) {
+      const int32_t *a = routes.route(token, layer), *b = routes.route(token, layer + 1);
       for (int64_t i = 0; i < n_slots; ++i)
         for (int64_t j = 0; j < n_slots && a[i] >= 0; ++j)
           if (b[j] >= 0) add(pairs.cell(layer, a[i], b[j]));
@@ -207,16 +213,14 @@ std::vector<AcrossLayers> across_layers(const TraceSet& set, const RouteOptions&
       tally_blocks(set, options, BlockWalk{"across_layers"}, empty_tally(set),
                    [](PairTally& mine, const SampleRoutes& routes, int64_t) {
                      count_selected(mine, routes);
-                     add_across(routes, mine.pairs, 0, [&](size_t cell) { ++mine.pairs.counts[cell]; });
+                     add_across(routes, mine.pairs, [&](size_t cell) { ++mine.pairs.counts[cell]; });
                    });
   const Occurred occurred(tally.pairs);
-  const NullOfPairs null = null_of_pairs(set, options, "across_layers", tally.pairs, occurred,
-                                         static_cast<size_t>((n_layers - 1) * n_experts * n_experts), false,
-                                         [&](const SampleRoutes& routes) {
-                                           return [&](Shuffles& shuffles, int64_t replicate, auto add) {
-                                             add_across(routes, tally.pairs, shuffles.shift(replicate), add);
-                                           };
-                                         });
+  const std::vector<int64_t> all_hits = turned_pair_hits(set, options, "across_layers", tally.pairs);
+  std::vector<int64_t> hits;
+  for (const size_t cell : occurred.cells) hits.push_back(all_hits[cell]);
+  std::vector<double> p, q;
+  significance(hits, options.resamples, static_cast<size_t>((n_layers - 1) * n_experts * n_experts), p, q);
   std::vector<AcrossLayers> out;
   for (size_t k = 0; k < occurred.cells.size(); ++k) {
     const int64_t cell = static_cast<int64_t>(occurred.cells[k]), b = cell % n_experts,
@@ -233,8 +237,8 @@ std::vector<AcrossLayers> across_layers(const TraceSet& set, const RouteOptions&
     one.expert_b = static_cast<int32_t>(b);
     one.jaccard = both / (of_a + of_b - both);
     one.phi = spread > 0 ? (n * both - of_a * of_b) / std::sqrt(spread) : no_number;
-    one.p = null.p[k];
-    one.q = null.q[k];
+    one.p = p[k];
+    one.q = q[k];
     out.push_back(one);
   }
   return out;
