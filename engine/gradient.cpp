@@ -16,6 +16,7 @@ bool has_gradient(Point point) {
     case Point::router_logits:
     case Point::router_weights:
     case Point::expert_contribution:
+    case Point::attn_pattern:
     case Point::logits: return true;
     default: return point_info(point).writable;
   }
@@ -72,6 +73,12 @@ class Backward {
   void emit(Point point, int64_t l, Tensor d, int32_t n_slots);
   void final_norm(Tensor d_x, Tensor d_normed, Tensor x);
   void emit_contributions(int64_t l, Tensor d, const Route& route);
+  void emit_pattern(int64_t l, Tensor d_out, const AttentionParams& params) {
+    if (!slopes_.wants(Point::attn_pattern, static_cast<int32_t>(l))) return;
+    const Tensor d = tensor(n_tokens_, params.n_heads * forward_.step().n_keys());
+    weight_adjoints(backend_).pattern_slopes(d, d_out, forward_.step().cache(l), forward_.step().view(), params);
+    emit(Point::attn_pattern, l, d, 1);
+  }
   void attention(int64_t l, const Gqa& a, const GqaWeights& weights, Tensor d_h, Tensor d_out);
   void attention(int64_t l, const Mla& a, const MlaWeights& weights, Tensor d_h, Tensor d_out);
   void feed_forward(int64_t l, const Dense& dense, const DenseWeights& weights, Tensor d_h, Tensor d_out);
@@ -252,6 +259,7 @@ void Backward::attention(int64_t l, const Gqa& a, const GqaWeights& weights, Ten
     sums_->ops().sink_slopes(d_sinks, d_core, kept(query, l), forward_.step().cache(l), view, params);
     sums_->sinks(l, d_sinks);
   }
+  emit_pattern(l, d_core, params);
   backend_.attention_adjoint(d_q, d_k, d_v, d_core, kept(query, l), forward_.step().cache(l), view, params);
   at(Point::attn_q, l, d_q);
   at(Point::attn_k, l, d_k);
@@ -307,8 +315,10 @@ void Backward::attention(int64_t l, const Mla& a, const MlaWeights& weights, Ten
                d_v = tensor(n_tokens_, a.d_latent);
   const BatchView& view = forward_.step().view();
   const RopeTable& rope = forward_.step().rope();
+  const AttentionParams params{a.n_heads, 1, d_cached, a.d_latent, a.scale, 0, nullptr};
+  emit_pattern(l, d_latents, params);
   backend_.attention_adjoint(d_absorbed, d_kv, d_v, d_latents, kept(query_absorbed, l), forward_.step().cache(l), view,
-                             {a.n_heads, 1, d_cached, a.d_latent, a.scale, 0, nullptr});
+                             params);
   at(Point::attn_q, l, d_absorbed);
   at(Point::attn_k, l, d_kv);
   at(Point::attn_v, l, d_v);

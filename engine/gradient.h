@@ -23,7 +23,8 @@
 namespace signalbox::engine {
 
 // Points that have a gradient: what reads them is differentiated. All that may be written to, and router.logits,
-// router.weights (of the applied route, edits' factors included), expert.contribution and logits.
+// router.weights (of the applied route, edits' factors included), expert.contribution, attn.pattern (of the shares as
+// they are, each by itself) and logits.
 bool has_gradient(Point point);
 
 class Gradient {

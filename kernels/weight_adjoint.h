@@ -1,5 +1,5 @@
-// What a backward pass asks of a device for dM/d weights, beside the adjoints of activations (kernels/adjoint.h). A
-// device that has these is a WeightAdjointOps; others are refused by name.
+// What a backward pass asks of a device for dM/d weights and attention patterns, beside the adjoints of activations
+// (kernels/adjoint.h). A device that has these is a WeightAdjointOps; others are refused by name.
 //
 // All tensors are f32. Sums over tokens are added to what stands in the output, sequence by sequence; within a sequence
 // 16 partial sums, of the positions p with equal p mod 16 in ascending order, are added up in pairs. So bits depend on
@@ -48,12 +48,18 @@ class WeightAdjointOps {
   //               sinks.
   virtual void sink_slopes(Tensor d_sinks, Tensor d_out, Tensor q, const KvCache& cache, const BatchView& batch,
                            const AttentionParams& params) = 0;
+
+  // attention:    d_pattern [n_tokens, n_heads * n_keys] = d_out . v_j of every share p_j; 0 for keys that a token does
+  //               not see. n_keys: the largest of the batch's positions plus one.
+  virtual void pattern_slopes(Tensor d_pattern, Tensor d_out, const KvCache& cache, const BatchView& batch,
+                              const AttentionParams& params) = 0;
 };
 
 // Throws Error where the device has none.
 inline WeightAdjointOps& weight_adjoints(Backend& backend) {
   if (auto* ops = dynamic_cast<WeightAdjointOps*>(&backend)) return *ops;
-  throw Error("gradient", "expected a device with adjoints of weights (--device cpu), found " + backend.name());
+  throw Error("gradient",
+              "expected a device with adjoints of weights and patterns (--device cpu), found " + backend.name());
 }
 
 }  // namespace signalbox::kernels

@@ -105,12 +105,12 @@ struct TraceWriter::State {
     columns[column_of(point, layer, slope)] = {static_cast<int64_t>(offset), width, given};
     ++n_columns;
   }
-  void add_pattern(Point point, int32_t layer) {
+  void add_pattern(Point point, int32_t layer, bool slope = false) {
     const int64_t index = static_cast<int64_t>(pattern_heads.size());
     const std::vector<int64_t> dims = point_dims(point, layer, options.shape, options.n_slots);
     pattern_heads.push_back(dims.front());
-    tensors.push_back({point_name(point, layer), "F32", dims, 0, row_bytes, index});
-    columns[column_of(point, layer)] = {0, dims.front(), 0, index};
+    tensors.push_back({(slope ? slope_prefix : "") + point_name(point, layer), "F32", dims, 0, row_bytes, index});
+    columns[column_of(point, layer, slope)] = {0, dims.front(), 0, index};
     ++n_columns;
   }
   void lay_out();
@@ -215,6 +215,10 @@ void TraceWriter::State::lay_out() {
   stacked(Point::router_weights, "F32", n_slots, true);
   for (const PointAt& at : options.slopes.all()) {
     if (point_info(at.point).stacked) continue;
+    if (point_info(at.point).positions()) {
+      add_pattern(at.point, at.layer, true);
+      continue;
+    }
     const size_t offset = add(slope_prefix + point_name(at.point, at.layer), "F32",
                               point_dims(at.point, at.layer, shape, options.n_slots));
     const int64_t width = static_cast<int64_t>(tensors.back().bytes / sizeof(float));
@@ -339,6 +343,11 @@ void TraceWriter::take(Point point, int32_t layer, const float* data, int64_t wi
 void TraceWriter::take_slope(Point point, int32_t layer, const float* data, int64_t width) {
   State& s = *state_;
   const Column& column = s.take(point, layer, true);
+  if (column.pattern >= 0) {
+    s.check_width(point, layer, column.width * s.n_keys, width);
+    if (!s.ranges.empty()) s.patterns->put(static_cast<size_t>(column.pattern), data, s.n_keys);
+    return;
+  }
   s.check_width(point, layer, column.given, width);
   if (s.ranges.empty()) return;
   const size_t n = static_cast<size_t>(column.given);

@@ -112,6 +112,8 @@ class CpuBackend final : public Backend, public WeightAdjointOps {
                       const ExpertMatrices& experts, const Activation& activation) override;
   void sink_slopes(Tensor d_sinks, Tensor d_out, Tensor q, const KvCache& cache, const BatchView& batch,
                    const AttentionParams& params) override;
+  void pattern_slopes(Tensor d_pattern, Tensor d_out, const KvCache& cache, const BatchView& batch,
+                      const AttentionParams& params) override;
 
  private:
   // A product with a matrix the other way round (adjoint.cpp): out (+)= x w for `n_rows` rows of w.

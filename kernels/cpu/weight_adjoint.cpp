@@ -75,7 +75,7 @@ void CpuBackend::norm_slopes(Tensor out, Tensor d_out, Tensor x, float eps) {
 void CpuBackend::sink_slopes(Tensor d_sinks, Tensor d_out, Tensor q, const KvCache& cache, const BatchView& batch,
                              const AttentionParams& params) {
   const int64_t group = params.n_heads / params.n_kv_heads;
-  // Row of the cache for each position of the sequence of a token: those of its neighbours before it.
+  // The rows of a sequence's earlier positions are those of the tokens before it: a sequence is whole in the batch.
   for_ranges(batch.n_tokens, params.n_heads * (params.d_key + params.d_value) * batch.n_tokens,
              [&](int64_t from, int64_t to, int) {
                std::vector<float> scores;
@@ -117,6 +117,27 @@ void CpuBackend::sink_slopes(Tensor d_sinks, Tensor d_out, Tensor q, const KvCac
                  }
                }
              });
+}
+
+void CpuBackend::pattern_slopes(Tensor d_pattern, Tensor d_out, const KvCache& cache, const BatchView& batch,
+                                const AttentionParams& params) {
+  const int64_t group = params.n_heads / params.n_kv_heads, n_keys = d_pattern.cols / params.n_heads;
+  for_ranges(batch.n_tokens, params.n_heads * params.d_value * n_keys, [&](int64_t from, int64_t to, int) {
+    std::vector<const float*> values;
+    for (int64_t t = from; t < to; ++t) {
+      std::fill_n(d_pattern.row(t), d_pattern.cols, 0.f);
+      const int64_t position = batch.positions[t],
+                    first = params.window > 0 ? std::max<int64_t>(0, position - params.window + 1) : 0;
+      for (int64_t h = 0; h < params.n_heads; ++h) {
+        values.clear();
+        for (int64_t j = first; j <= position; ++j)
+          values.push_back(static_cast<const float*>(cache.values) +
+                           batch.kv_rows[t - position + j] * cache.value_stride + h / group * params.d_value);
+        kernels_.attend_scores(d_pattern.row(t) + h * n_keys + first, d_out.row(t) + h * params.d_value, values.data(),
+                               position + 1 - first, params.d_value, 1.f);
+      }
+    }
+  });
 }
 
 }  // namespace signalbox::kernels::cpu

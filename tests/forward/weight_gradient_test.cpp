@@ -1,5 +1,6 @@
-// Gradients of weights and of adapters: against PyTorch's autograd (tests/goldens/weight_goldens.py), against central
-// differences of the product, and what must hold exactly: bits that depend on the sequences and their order alone.
+// Gradients of weights, of adapters and of attention patterns: against PyTorch's autograd
+// (tests/goldens/weight_goldens.py), against central differences of the product, and what must hold exactly: bits that
+// depend on the sequences and their order alone.
 #include <doctest/doctest.h>
 
 #include <cmath>
@@ -90,6 +91,9 @@ struct Learner {
   // Adds the gradients of the sum of log p of the last tokens of each sequence, `at_once` sequences a run.
   void run(const std::vector<std::vector<int32_t>>& texts, WeightSlopes& sums, size_t at_once) {
     test::MemorySink slopes(PointSet::parse("embed", probe_shape(loaded.model)));
+    run(texts, &sums, slopes, at_once);
+  }
+  void run(const std::vector<std::vector<int32_t>>& texts, WeightSlopes* sums, ProbeSink& slopes, size_t at_once) {
     Gradient gradient(*backend, loaded.model, weights, 0);
     for (size_t begin = 0; begin < texts.size(); begin += at_once) {
       KvPool pool(*backend, loaded.model, 64);
@@ -105,7 +109,7 @@ struct Learner {
       }
       const std::vector<float> factors(targets.size(), 1.f);
       Gradient::More more;
-      more.weights = &sums;
+      more.weights = sums;
       gradient.run(
           batch, nullptr, slopes,
           [&](Tensor logits, Tensor d_logits) {
@@ -184,6 +188,39 @@ TEST_CASE("gradient: that of every weight of every family equals autograd's") {
     }
     for (const auto& [tensor, expected] : want) CHECK_MESSAGE((compared.contains(tensor) || expected[0] == 0), tensor);
     CHECK(compared.size() > 30);
+  }
+}
+
+TEST_CASE("gradient: that of every attention pattern equals autograd's, whatever shares the batch") {
+  for (const std::string name : {"deepseek_v2_full", "gpt_oss", "mixtral_window_f16", "olmoe", "qwen3_moe"}) {
+    CAPTURE(name);
+    const auto file = safetensors::File::open(goldens / name / "weight_gradients.safetensors");
+    const std::vector<int32_t> ids = tokens_of(*file);
+    Learner learner(name);
+    const auto& info = file->at("pattern");
+    const int64_t n_layers = info.shape[0], n = info.shape[1], n_heads = info.shape[2];
+    std::vector<double> want(static_cast<size_t>(info.elements()));
+    std::memcpy(want.data(), file->data(info), want.size() * sizeof(double));
+    std::vector<int32_t> longer = ids;
+    longer.insert(longer.end(), ids.begin(), ids.end());
+    for (const bool alone : {true, false}) {
+      test::MemorySink slopes(PointSet::parse("*.attn.pattern", probe_shape(learner.loaded.model)));
+      learner.run(alone ? std::vector<std::vector<int32_t>>{ids} : std::vector<std::vector<int32_t>>{ids, longer},
+                  nullptr, slopes, 2);
+      double largest = 0;
+      for (const double x : want) largest = std::max(largest, std::fabs(x));
+      for (int64_t l = 0; l < n_layers; ++l) {
+        const auto& got = slopes.samples[0].at(point_name(Point::attn_pattern, static_cast<int32_t>(l))).data;
+        REQUIRE(static_cast<int64_t>(got.size()) == n_heads * n * (n + 1) / 2);
+        size_t at = 0;  // [n_heads, t + 1] for row t
+        for (int64_t i = 0; i < n * n_heads; ++i) {
+          double sum = 0;
+          for (int64_t j = 0; j <= i / n_heads; ++j)
+            sum += static_cast<double>(got[at++]) * std::cos(0.53 * static_cast<double>(j + 1));
+          REQUIRE(std::fabs(sum - want[static_cast<size_t>(l * n * n_heads + i)]) <= 1e-4 * largest);
+        }
+      }
+    }
   }
 }
 

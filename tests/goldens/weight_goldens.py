@@ -5,7 +5,8 @@ with M and routes as gradient_goldens.py has them.
 
 writes CASE/weight_gradients.safetensors: `numbers` F64 [n, 4], for each of the metadata's `names` the Frobenius norm of
 the gradient G [rows, cols] (vectors: one row) and three projections u_j' G v_j with u_j[i] = cos(0.37 (i + 1) (j + 1))
-and v_j[i] = cos(0.53 (i + 1) (j + 1)); `tokens`. Experts are named "layer.L.expert.E.gate" (up, down, gate.bias, ...),
+and v_j[i] = cos(0.53 (i + 1) (j + 1)); `pattern` F64 [L, T, heads], the gradient of each layer's attn.pattern times
+cos(0.53 (j + 1)) over the keys j that a token sees; `tokens`. Experts are named "layer.L.expert.E.gate" (up, down, gate.bias, ...),
 all else as the checkpoint names it.
 """
 import argparse
@@ -31,6 +32,17 @@ def numbers(g):
     return out
 
 
+def seen(model, l, g):
+    """g [T, heads, T], 0 for keys that a token does not see."""
+    n = g.shape[0]
+    t, j = torch.arange(n)[:, None, None], torch.arange(n)[None, None, :]
+    window = model.c.get("sliding_window") or 0
+    if model.kind not in ("mixtral", "gpt_oss") or (
+            model.kind == "gpt_oss" and model.c["layer_types"][l] != "sliding_attention"):
+        window = 0
+    return torch.where((j <= t) & ((window == 0) | (j > t - window)), g, 0.0)
+
+
 def make(case):
     folder = HERE / case
     config = json.loads((folder / "model/config.json").read_text())
@@ -44,7 +56,9 @@ def make(case):
     has_edits = (folder / "edits/records.jsonl").exists()
     file = folder / "edits/records.jsonl" if has_edits else HERE / "olmoe/edits/records.jsonl"
     tokens = json.loads(file.read_text().split("\n")[0])["tokens"]
-    gradients(model, tokens, None)
+    slopes, _ = gradients(model, tokens, None)
+    c = torch.cos(0.53 * (torch.arange(len(tokens)) + 1.0))
+    pattern = torch.stack([seen(model, l, slopes[f"layer.{l}.attn.pattern"]) @ c for l in range(model.n_layers)])
     found = {name: numbers(x.grad) for name, x in model.w.items() if x.grad is not None}
     for l, stacked in model.experts.items():
         for part, x in zip(PARTS, stacked):
@@ -52,7 +66,7 @@ def make(case):
                 for e in range(len(x)):
                     found[f"layer.{l}.expert.{e}.{part}"] = numbers(x.grad[e])
     out = folder / "weight_gradients.safetensors"
-    save_file({"numbers": torch.tensor(list(found.values()), dtype=torch.float64)}, out,
+    save_file({"numbers": torch.tensor(list(found.values()), dtype=torch.float64), "pattern": pattern}, out,
               metadata={"names": json.dumps(list(found)), "tokens": json.dumps(tokens)})
     sort_metadata(out)
     print(f"{case}: {len(found)} tensors, {out.stat().st_size} bytes")
