@@ -8,6 +8,7 @@
 #include "engine/gradient.h"
 #include "eval/routing/trace_texts.h"
 #include "eval/store/staged_files.h"
+#include "kernels/weight_adjoint.h"
 #include "probes/trace_schema.h"
 
 namespace signalbox::eval {
@@ -113,7 +114,8 @@ GradientResult trace_gradients(const Session& session, const std::vector<Record>
     rows.push_back(metric_rows(request.metric, records[i], made.encoded[i], session.encode));
   GradientResult result;
   result.metrics.resize(jobs.size());
-  require_own_directory(request.trace.dir, {trace_file, records_file, texts_file, gradient_summary}, "gradients");
+  require_own_directory(request.trace.dir,
+                        {trace_file, records_file, texts_file, gradient_summary, weight_gradients_file}, "gradients");
 
   TraceRequest recorded = request.trace;
   recorded.points = PointSet::parse(default_points, session.shape);
@@ -126,6 +128,11 @@ GradientResult trace_gradients(const Session& session, const std::vector<Record>
 
   Backend& backend = *session.backend;
   Gradient gradient(backend, session.model, session.weights, widest_route(jobs));
+  std::optional<WeightGradients> weights;
+  if (!request.weights.empty()) {
+    weight_adjoints(backend);  // refused before anything runs
+    weights.emplace(session, request.weights);
+  }
   std::optional<Forward> unedited;
   if (request.metric == Metric::kl) unedited.emplace(backend, session.model, session.weights, 0);
   int64_t done = 0;
@@ -160,18 +167,32 @@ GradientResult trace_gradients(const Session& session, const std::vector<Record>
     }
     Step step;
     fill(step, pool, group, rows, true);
-    gradient.run(step.batch, &values, slopes, [&](Tensor logits, Tensor d_logits) {
-      for (size_t i = 0; i < group.size(); ++i) {
-        const auto index = static_cast<size_t>(group[i]->index);
-        const auto part = [&](Tensor all) { return all ? all.rows_from(first[i], rows[index].n_rows()) : all; };
-        result.metrics[index] = metric_value(backend, rows[index], part(logits), part(reference));
-        metric_adjoint(backend, rows[index], part(d_logits), part(logits), part(reference));
-      }
-    });
+    gradient.run(
+        step.batch, &values, slopes,
+        [&](Tensor logits, Tensor d_logits) {
+          for (size_t i = 0; i < group.size(); ++i) {
+            const auto index = static_cast<size_t>(group[i]->index);
+            const auto part = [&](Tensor all) { return all ? all.rows_from(first[i], rows[index].n_rows()) : all; };
+            result.metrics[index] = metric_value(backend, rows[index], part(logits), part(reference));
+            metric_adjoint(backend, rows[index], part(d_logits), part(logits), part(reference));
+          }
+        },
+        weights ? &*weights : nullptr);
     done += n_tokens;
     if (request.on_progress) request.on_progress(done);
   }
   result.most_bytes = gradient.bytes();
+  json::Value of_weights;
+  if (weights) {
+    result.weight_bytes = weights->bytes();
+    weights->write(request.trace.dir, request.mean_of_weights ? 1 / static_cast<double>(jobs.size()) : 1);
+    json::Value names = json::Value::array();
+    for (const WantedWeight& one : request.weights) names.push_back(weight_name(one.id));
+    of_weights = json::Value::object();
+    of_weights.set("file", weight_gradients_file)
+        .set("over_records", request.mean_of_weights ? "mean" : "sum")
+        .set("names", std::move(names));
+  }
   trace.set_numbers(metric_tensor, result.metrics);
   AtomicFile texts(request.trace.dir / texts_file);
   for (size_t i = 0; i < jobs.size(); ++i)
@@ -188,6 +209,7 @@ GradientResult trace_gradients(const Session& session, const std::vector<Record>
                                        .set("model_hash", session.model_hash)
                                        .set("edits", request.trace.plan ? request.trace.plan->source() : json::Value())
                                        .set("records", static_cast<int64_t>(jobs.size()))
+                                       .set("weights", std::move(of_weights))
                                        .set("points", std::move(points))) +
                             "\n");
   finish_trace(trace, jobs, record);

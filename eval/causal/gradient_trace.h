@@ -10,6 +10,7 @@
 #include "base/namespaces.h"
 #include "engine/session.h"
 #include "eval/causal/metric.h"
+#include "eval/causal/weight_gradients.h"
 #include "eval/data/record_jobs.h"
 
 namespace signalbox::eval {
@@ -17,6 +18,10 @@ namespace signalbox::eval {
 struct GradientRequest {
   engine::TraceRequest trace;  // its directory, span names and edits; `points` are those whose gradient is recorded
   Metric metric = Metric::logprob;
+  // Weights whose gradients are added up over the records, into weights.safetensors (weight_gradients.h); `mean`:
+  // divided by the number of records.
+  std::vector<WantedWeight> weights = {};
+  bool mean_of_weights = false;
   int64_t batch = 8;            // sequences of one step at most
   int64_t batch_tokens = 1024;  // and tokens, but for a sequence that is longer
   const std::atomic<bool>* interrupted = nullptr;
@@ -31,6 +36,7 @@ struct GradientResult {
   bool interrupted = false;     // then no trace is left
   std::vector<double> metrics;  // [jobs]
   size_t most_bytes = 0;        // of activations at once
+  size_t weight_bytes = 0;      // of the sums for weights
 };
 
 // jobs: one of each record, of which nothing is generated; record(i) is the line of records.jsonl of jobs[i]. Bits

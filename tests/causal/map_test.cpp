@@ -204,8 +204,8 @@ TEST_CASE("gradients on disk: tensors, shapes and the metric; batches change not
   for (const int64_t batch : {1, 8}) {
     GradientRequest request;
     request.trace.dir = dir / std::to_string(batch);
-    request.trace.points =
-        gradient_points("*.router.logits,*.router.weights,layer.1.resid_in,logits", setup.session.shape);
+    request.trace.points = gradient_points(
+        "*.router.logits,*.router.weights,layer.1.resid_in,layer.1.attn.pattern,logits", setup.session.shape);
     request.metric = Metric::logit_diff;
     request.batch = batch;
     const GradientResult found = trace_gradients(setup.session, setup.records, setup.made, request, [&](int64_t i) {
@@ -218,11 +218,22 @@ TEST_CASE("gradients on disk: tensors, shapes and the metric; batches change not
           std::vector<int64_t>{14, n_layers, setup.session.model.n_experts()});
     CHECK(trace.tensor_shape("grad.router.weights") ==
           std::vector<int64_t>{14, n_layers, setup.session.model.n_active()});
+    // Filled up with zeros to the longest record; what a token does not see has none.
+    const std::vector<int64_t> pattern_shape = trace.tensor_shape("grad.layer.1.attn.pattern");
+    CHECK(pattern_shape == std::vector<int64_t>{14, pattern_shape[1], 10});
     CHECK(trace.tensor_shape("grad.layer.1.resid_in") == std::vector<int64_t>{14, setup.session.model.d_model});
     const auto file = safetensors::File::open(request.trace.dir / "trace.safetensors");
     std::vector<double> metric(2);
     std::memcpy(metric.data(), file->data(file->at("metric")), 16);
     CHECK(metric == found.metrics);
+    const std::vector<float> pattern = floats(*file, "grad.layer.1.attn.pattern");
+    size_t seen = 0;
+    for (size_t i = 0; i < pattern.size(); ++i) {
+      const size_t row = i / 10 / static_cast<size_t>(pattern_shape[1]), position = row < 10 ? row : row - 10;
+      if (i % 10 > position) CHECK(pattern[i] == 0);
+      seen += pattern[i] != 0;
+    }
+    CHECK(seen > 100);
     // Of the last token's logits: 1 at the answer, -1 at the foil, 0 elsewhere and at all other tokens.
     const std::vector<float> slope = floats(*file, "grad.logits");
     std::set<size_t> expected = {static_cast<size_t>(9 * n_vocab + 7), static_cast<size_t>(9 * n_vocab + 9),

@@ -22,7 +22,7 @@ int gradient_command(int argc, char** argv) {
       "Example:\n  echo '{\"id\":\"a\",\"prompt\":\"User: hello\",\"target\":\" world\"}' | signalbox gradient builtin "
       "--input - --metric logprob --points '*.router.weights,*.resid_in' --out /tmp/gradients");
   CommonOptions options;
-  std::string input, metric;
+  std::string input, metric, weights, over = "sum";
   add_run_options(app, options);
   app.add_option("--input", input, "records, a JSON object a line; - = standard input")->type_name("FILE")->required();
   app.add_option("--metric", metric, "logprob, nll, logit_diff or kl")
@@ -33,6 +33,13 @@ int gradient_command(int argc, char** argv) {
                  "points whose gradient is recorded, globs separated by commas; default "
                  "*.router.logits,*.router.weights,*.resid_in")
       ->type_name("GLOBS");
+  app.add_option("--weights", weights,
+                 "weights whose gradients are added up over the records, globs separated by commas "
+                 "(layer.3.router, expert.*, *); without --points no points are recorded then")
+      ->type_name("GLOBS");
+  app.add_option("--over-records", over, "with --weights: their sum or their mean")
+      ->check(one_of({"sum", "mean"}))
+      ->capture_default_str();
   app.add_option("--out", options.trace, "directory of the trace")->type_name("DIR")->required();
   if (int code = parse_arguments(app, argc, argv); code >= 0) return code;
 
@@ -42,14 +49,18 @@ int gradient_command(int argc, char** argv) {
     throw UsageError("--metric kl",
                      "expected --edits beside it (at the unedited run its gradient is 0 everywhere), "
                      "found none");
+  if (weights.empty() && over != "sum") throw UsageError("--over-records", "expected --weights beside it, found none");
   std::vector<Record> records = read_records(input);
   check_edits(options, records, "gradient has only given tokens");
   Session session = open_session(options);
   PreparedRun run = prepare_run(options, session, std::move(records), Generate{});
+  const bool only_weights = options.points.empty() && !weights.empty();
   const std::string globs = options.points.empty() ? "*.router.logits,*.router.weights,*.resid_in" : options.points;
   options.points.clear();
   request.trace = trace_request(options, session, run);
-  request.trace.points = gradient_points(globs, session.shape);
+  if (!weights.empty()) request.weights = wanted_weights(weights, session);
+  request.mean_of_weights = over == "mean";
+  request.trace.points = only_weights ? PointSet() : gradient_points(globs, session.shape);
   request.batch = options.batch;
   if (options.chunk > 0) request.batch_tokens = options.chunk;
   session.label = session.path;
@@ -76,7 +87,8 @@ int gradient_command(int argc, char** argv) {
     }
   }
   if (!options.quiet && !options.json)
-    std::fprintf(stderr, "gradients of %zu points in %s\n", request.trace.points.all().size(), options.trace.c_str());
+    std::fprintf(stderr, "gradients of %zu points and of %zu weights in %s\n", request.trace.points.all().size(),
+                 request.weights.size(), options.trace.c_str());
   return 0;
 }
 

@@ -1,0 +1,107 @@
+#include "eval/causal/weight_gradients.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "base/glob.h"
+#include "base/safetensors.h"
+
+namespace signalbox::eval {
+
+using namespace engine;
+using namespace kernels;
+
+namespace {
+
+std::string without_layer(const TensorId& id) { return weight_name({id.role, -1, id.expert}); }
+
+size_t floats_of(const WantedWeight& of) { return static_cast<size_t>(of.rows * of.cols); }
+
+}  // namespace
+
+std::vector<WantedWeight> wanted_weights(std::string_view globs, const Session& session) {
+  std::vector<TensorPlace> all;
+  Weights views = session.weights;  // places point into it
+  for_each_tensor(session.model, views, [&](const TensorPlace& place) { all.push_back(place); });
+  std::vector<uint8_t> taken(all.size(), 0);
+  for (size_t begin = 0; begin <= globs.size();) {
+    const size_t end = std::min(globs.find(',', begin), globs.size());
+    const std::string glob(globs.substr(begin, end - begin));
+    bool any = false, constant = false;
+    for (size_t i = 0; i < all.size(); ++i) {
+      const TensorPlace& place = all[i];
+      if (!glob_matches(glob, weight_name(place.id)) && !glob_matches(glob, without_layer(place.id))) continue;
+      if (!has_gradient(place.id.role)) {
+        constant = true;
+        continue;
+      }
+      if (place.matrix && place.matrix->dtype == DType::mxfp4)
+        throw UsageError("--weights", "expected weights of F32, F16 or BF16, found " + weight_name(place.id) +
+                                          ", which is stored as MXFP4");
+      any = true;
+      taken[i] = 1;
+    }
+    if (!any && constant)
+      throw UsageError("--weights",
+                       "expected weights that have a gradient, found " + glob + " (it only chooses experts)");
+    if (!any)
+      throw UsageError("--weights",
+                       "expected GLOB[,GLOB...] of names such as embed, layer.3.q, layer.3.router or "
+                       "layer.3.expert.5.gate, found \"" +
+                           glob + "\", which names none of this model");
+    begin = end + 1;
+  }
+  std::vector<WantedWeight> wanted;
+  for (size_t i = 0; i < all.size(); ++i)
+    if (taken[i]) wanted.push_back({all[i].id, all[i].rows, all[i].cols, all[i].vector != nullptr});
+  return wanted;
+}
+
+WeightGradients::WeightGradients(const Session& session, std::vector<WantedWeight> wanted) : session_(session) {
+  const auto zeros = [&](const WantedWeight& of) {
+    const size_t bytes = floats_of(of) * sizeof(float);
+    std::shared_ptr<void> memory = session_.backend->allocate(bytes);
+    session_.backend->fill(memory.get(), 0, bytes);
+    bytes_ += bytes;
+    return memory;
+  };
+  for (const WantedWeight& of : wanted) {
+    index_[weight_name(of.id)] = sums_.size();
+    sums_.push_back({of, zeros(of)});
+    if (of.id.role == Role::embed && session.model.tied_embeddings) tied_head_ = zeros(of);
+  }
+}
+
+Tensor WeightGradients::sum(const TensorId& id) {
+  const bool head = id.role == Role::lm_head && tied_head_;
+  const auto found = index_.find(weight_name(head ? TensorId{Role::embed, -1, -1} : id));
+  if (found == index_.end()) return {};
+  const Sum& of = sums_[found->second];
+  return Tensor(static_cast<float*>(head ? tied_head_.get() : of.memory.get()), of.of.rows, of.of.cols);
+}
+
+void WeightGradients::write(const std::filesystem::path& dir, double factor) const {
+  std::vector<safetensors::TensorHeader> headers;
+  for (const Sum& sum : sums_)
+    headers.push_back(
+        {"grad.weight." + weight_name(sum.of.id), "F32",
+         sum.of.vector ? std::vector<int64_t>{sum.of.cols} : std::vector<int64_t>{sum.of.rows, sum.of.cols}});
+  safetensors::Writer file(dir / weight_gradients_file, headers,
+                           {{"schema", "signalbox.weight-gradients/1"}, {"model_hash", session_.model_hash}});
+  std::vector<float> values, head;
+  for (const Sum& sum : sums_) {
+    values.resize(floats_of(sum.of));
+    session_.backend->download(values.data(), sum.memory.get(), values.size() * sizeof(float));
+    if (sum.of.id.role == Role::embed && tied_head_) {
+      head.resize(values.size());
+      session_.backend->download(head.data(), tied_head_.get(), head.size() * sizeof(float));
+      for (size_t i = 0; i < values.size(); ++i) values[i] += head[i];
+    }
+    if (factor != 1)
+      for (float& x : values) x = static_cast<float>(static_cast<double>(x) * factor);
+    file.write(values.data(), values.size() * sizeof(float));
+  }
+  file.finish();
+}
+
+}  // namespace signalbox::eval
