@@ -51,8 +51,11 @@ class Gradient {
   // what a forward throws, and Error for an edit whose weights have no gradient. Under `embedded` nothing is recorded
   // before layer 0 begins, but embed has its gradient.
   Outputs run(const Batch& batch, ProbeSink* values, ProbeSink& slopes, const Objective& objective, const More& more);
-  Outputs run(const Batch& batch, ProbeSink* values, ProbeSink& slopes, const Objective& objective) {
-    return run(batch, values, slopes, objective, More{});
+  Outputs run(const Batch& batch, ProbeSink* values, ProbeSink& slopes, const Objective& objective,
+              WeightSlopes* weights = nullptr) {
+    More more;
+    more.weights = weights;
+    return run(batch, values, slopes, objective, more);
   }
 
   Forward& forward() { return forward_; }

@@ -27,8 +27,6 @@
 
 namespace signalbox::eval {
 
-inline constexpr const char* map_schema = "signalbox.map/1";  // of the manifest, the file and the summary
-
 enum class Without : uint8_t { hole, ban, mean };
 Without parse_without(std::string_view name, const std::string& where);  // throws Error, listing the names
 std::string_view without_name(Without without);

@@ -18,8 +18,6 @@ namespace fs = std::filesystem;
 
 namespace {
 
-constexpr const char* schema_of_maps = "signalbox.map/1";
-
 template <class T>
 void put(safetensors::Writer& file, const std::vector<T>& values) {
   file.write(values.data(), values.size() * sizeof(T));
@@ -67,7 +65,7 @@ json::Value rank_correlation(const MapTable& table, bool only_sampled) {
 json::Value summary_of(const MapTable& table, const std::vector<ExpertEffect>& experts) {
   const MapCounts counts = count_map(table);
   json::Value summary = json::Value::object();
-  summary.set("schema", schema_of_maps);
+  summary.set("schema", map_schema);
   for (const auto& [key, value] : table.settings.members()) summary.set(key, value);
   summary.set("records", static_cast<int64_t>(table.ids.size())).set("layers", list_of(table.layers));
   summary.set("split", nullptr).set("cells", counts.cells).set("share_of_brute_force", counts.share());
@@ -169,7 +167,7 @@ void write_map(const fs::path& dir, const MapTable& table) {
     return value && value->is_string() ? value->string() : std::string();
   };
   safetensors::Writer file(dir / map_file, headers,
-                           {{"schema", schema_of_maps},
+                           {{"schema", map_schema},
                             {"samples", json::dump(samples)},
                             {"metric", text("metric")},
                             {"without", text("without")},
@@ -247,7 +245,7 @@ MapTable read_map(const fs::path& dir) {
 void merge_maps(const fs::path& out, std::span<const fs::path> shards,
                 const std::function<void(int64_t, int64_t)>& on_progress) {
   MergeOptions options;
-  options.schema = schema_of_maps;
+  options.schema = map_schema;
   options.has_samples = false;
   options.common.clear();
   options.of_records = {"records.jsonl", "texts.jsonl"};
@@ -255,7 +253,7 @@ void merge_maps(const fs::path& out, std::span<const fs::path> shards,
   options.finalize = [&](const fs::path& dir) {
     std::vector<MapTable> parts(shards.size());
     for (const fs::path& shard : shards) {
-      const std::optional<Manifest> manifest = Manifest::read(shard, schema_of_maps);
+      const std::optional<Manifest> manifest = Manifest::read(shard, map_schema);
       parts.at(static_cast<size_t>(manifest->shard.index)) = read_map(shard);
     }
     write_map(dir, woven(parts));

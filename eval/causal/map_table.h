@@ -15,6 +15,7 @@
 
 namespace signalbox::eval {
 
+inline constexpr const char* map_schema = "signalbox.map/1";  // of the manifest, the file and the summary
 inline constexpr const char* map_file = "map.safetensors";
 inline constexpr const char* map_summary_file = "summary.json";
 inline constexpr const char* map_experts_file = "experts.csv";

@@ -47,19 +47,6 @@ class NeuronSink : public ProbeSink {
   std::vector<int32_t> ids_;
 };
 
-void check_place(const Session& session, const NeuronPlace& place) {
-  const std::vector<int32_t> routed = session.model.moe_layers();
-  const auto refuse = [](const std::string& expected, int64_t found) {
-    throw UsageError("--neuron", "expected " + expected + ", found " + std::to_string(found));
-  };
-  if (!std::binary_search(routed.begin(), routed.end(), place.layer))
-    refuse("a layer with a router (" + layer_ranges(routed) + ")", place.layer);
-  const Moe& moe = *session.model.layers[static_cast<size_t>(place.layer)].moe();
-  if (place.expert >= moe.router.n_experts)
-    refuse("an expert below " + std::to_string(moe.router.n_experts), place.expert);
-  if (place.neuron >= moe.d_ff) refuse("a neuron below " + std::to_string(moe.d_ff), place.neuron);
-}
-
 // The neuron is `value` at tokens begin ... end - 1 that select the expert.
 void set_neuron(json::Value& edits, EditMemory& memory, const NeuronPlace& place, int64_t d_ff, int64_t begin,
                 int64_t end, double value) {
@@ -83,9 +70,22 @@ void set_neuron(json::Value& edits, EditMemory& memory, const NeuronPlace& place
 
 }  // namespace
 
+void check_neuron(const Session& session, const NeuronPlace& place) {
+  const std::vector<int32_t> routed = session.model.moe_layers();
+  const auto refuse = [](const std::string& expected, int64_t found) {
+    throw UsageError("--neuron", "expected " + expected + ", found " + std::to_string(found));
+  };
+  if (!std::binary_search(routed.begin(), routed.end(), place.layer))
+    refuse("a layer with a router (" + layer_ranges(routed) + ")", place.layer);
+  const Moe& moe = *session.model.layers[static_cast<size_t>(place.layer)].moe();
+  if (place.expert >= moe.router.n_experts)
+    refuse("an expert below " + std::to_string(moe.router.n_experts), place.expert);
+  if (place.neuron >= moe.d_ff) refuse("a neuron below " + std::to_string(moe.d_ff), place.neuron);
+}
+
 std::vector<std::vector<NeuronValue>> neuron_values(const Session& session, const std::vector<Job>& jobs,
                                                     const NeuronPlace& place) {
-  check_place(session, place);
+  check_neuron(session, place);
   std::vector<std::vector<NeuronValue>> found;
   Forward forward = session.forward(0);
   for (const Job& job : jobs) {

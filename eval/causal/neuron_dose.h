@@ -32,8 +32,10 @@ struct NeuronValue {
   float value = 0;
 };
 
-// [jobs]: of each, by position. Runs them unedited. Throws Error for a place that the model does not have: "--neuron:
-// ...".
+// Throws Error for a place that the model does not have: "--neuron: ...".
+void check_neuron(const engine::Session& session, const NeuronPlace& place);
+
+// [jobs]: of each, by position. Runs them unedited. Throws Error as check_neuron.
 std::vector<std::vector<NeuronValue>> neuron_values(const engine::Session& session,
                                                     const std::vector<engine::Job>& jobs, const NeuronPlace& place);
 

@@ -145,7 +145,7 @@ json::Value index_of(const safetensors::File& file, const MapExcerpt& excerpt, c
       .set("samples", std::move(samples));
 }
 
-std::string name_of(const ReportTable& experts, size_t row) {
+std::string mapped_expert(const ReportTable& experts, size_t row) {
   return "L" + experts.text(row, "layer") + "E" + experts.text(row, "expert");
 }
 
@@ -164,7 +164,7 @@ std::vector<size_t> by_size(const ReportTable& experts) {
   return order;
 }
 
-std::string finding(const json::Ref& summary, const ReportTable& experts, const std::vector<size_t>& order) {
+std::string finding_text(const json::Ref& summary, const ReportTable& experts, const std::vector<size_t>& order) {
   const json::Ref mean = summary.at("mean_effect");
   const auto number = [](const json::Ref& value) { return value.is_null() ? no_number : value.number(); };
   const std::string metric = summary.at("metric").string();
@@ -178,7 +178,7 @@ std::string finding(const json::Ref& summary, const ReportTable& experts, const 
            " slots were run, the others estimated by one gradient)";
   out += ".";
   if (!order.empty())
-    out += " The largest mean effect is that of " + name_of(experts, order[0]) + ", " +
+    out += " The largest mean effect is that of " + mapped_expert(experts, order[0]) + ", " +
            format_difference(experts.number(order[0], "mean"), 4) + " over " + experts.text(order[0], "cells") +
            " tokens that selected it.";
   if (sampled)
@@ -201,7 +201,7 @@ std::string expert_section(const ReportTable& experts, const std::vector<size_t>
     cell.expert = static_cast<int32_t>(experts.integer(r, "expert"));
     cell.value = experts.number(r, "mean");
     cell.text = std::isfinite(cell.value) ? format_difference(cell.value, 2) : "";
-    cell.title = name_of(experts, r) + "\nmean change of " + metric + " " + format_difference(cell.value, 4);
+    cell.title = mapped_expert(experts, r) + "\nmean change of " + metric + " " + format_difference(cell.value, 4);
     const double lo = experts.number(r, "ci_lo"), hi = experts.number(r, "ci_hi");
     if (sampled) cell.title += " " + format_interval(lo, hi, 4);
     cell.small = sampled && !(lo > 0 || hi < 0);
@@ -213,7 +213,7 @@ std::string expert_section(const ReportTable& experts, const std::vector<size_t>
   std::vector<std::vector<std::string>> rows;
   for (size_t i = 0; i < std::min(order.size(), listed_experts); ++i) {
     const size_t r = order[i];
-    rows.push_back({name_of(experts, r), experts.text(r, "cells"), experts.text(r, "exact"),
+    rows.push_back({mapped_expert(experts, r), experts.text(r, "cells"), experts.text(r, "exact"),
                     format_difference(experts.number(r, "mean"), 4)});
     if (!sampled) continue;
     rows.back().push_back(format_interval(experts.number(r, "ci_lo"), experts.number(r, "ci_hi"), 4));
@@ -254,7 +254,7 @@ std::string render_map_report(const fs::path& dir, const MapLimits& limits) {
                      "</h1><p id=\"question\">How does " + html_escape(metric) + " change by " +
                      html_escape(taken_out(summary.at("without").string())) +
                      "?</p><h2 id=\"found\">What was found</h2><div class=\"finding\"><p>" +
-                     html_escape(finding(summary, experts, order)) +
+                     html_escape(finding_text(summary, experts, order)) +
                      "</p><p>Effects of single slots do not add up: two experts that stand in for one another have no "
                      "effect each.</p></div><h2 id=\"maps\">Token by token</h2>";
   if (excerpt.n_tokens.size() < n_records)

@@ -174,7 +174,8 @@ TEST_CASE("bench: a model's figures and how they hang together" *
 
 TEST_CASE("bench --quick: prefill and decode alone, and what is left out is named" *
           doctest::test_suite("repeats: measurements that other tests make too")) {
-  const Ran ran = bench("builtin --quick --json --quiet --prompt-tokens 24 --batch 2 --threads 1 --device cpu");
+  const Ran ran =
+      bench("builtin --quick --gradient --json --quiet --prompt-tokens 24 --batch 2 --threads 1 --device cpu");
   INFO(ran.err);
   REQUIRE(ran.code == 0);
   const json::Value document = json_lines(ran.out).back();
@@ -182,6 +183,12 @@ TEST_CASE("bench --quick: prefill and decode alone, and what is left out is name
   CHECK(document.find("prefill")->items().size() == 1);
   CHECK(document.find("decode")->items().size() == 2);
   CHECK(document.find("prefill")->items()[0].find("repeats")->integer() == 1);
+  const json::Value& gradient = *document.find("gradient");
+  CHECK(gradient.find("tokens")->integer() == 24);
+  CHECK(real(gradient, "forwards") > 1);
+  CHECK(real(gradient, "forwards_with_weights") > real(gradient, "forwards"));
+  CHECK(gradient.find("activation_bytes")->integer() > 24 * 4 * 6 * 96);
+  CHECK(gradient.find("weight_bytes")->integer() > 1'000'000);
   std::vector<std::string> left_out;
   for (const json::Value& entry : document.find("left_out")->items()) {
     left_out.push_back(entry.find("what")->string());

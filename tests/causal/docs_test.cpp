@@ -1,10 +1,40 @@
-// docs/commutativity.md and docs/format-sensitivity.md: their commands run as pasted and print what the pages show.
+// Pages of the causal commands: what they show runs as pasted, prints what they print and leaves what they name.
 #include "tests/docs.h"
 
 #include <doctest/doctest.h>
 
+#include <filesystem>
+#include <string>
+
+#include "base/csv.h"
+
 using namespace signalbox;
 using namespace signalbox::test;
+
+TEST_CASE("docs: maps, effects, doses and gradients, as pasted" *
+          doctest::test_suite("repeats: commands as pasted, which other tests run too")) {
+  const TemporaryDirectory scratch;
+  for (const char* file : {"docs/causal-map.md", "docs/causal-effects.md", "docs/gradients.md"}) {
+    CAPTURE(file);
+    int n = 0;
+    for (const std::string& block : indented_blocks(page_of(file))) {
+      if (block.find("signalbox ") == std::string::npos) continue;
+      const Ran ran = paste(block, scratch.path());
+      REQUIRE_MESSAGE(ran.code == 0, ran.err);
+      ++n;
+    }
+    CHECK(n >= 2);
+  }
+  const auto tmp = scratch / "tmp";
+  for (const char* file : {"map/map.safetensors", "map/report.html", "sampled/experts.csv", "map-whole/summary.json",
+                           "effects/propagation.csv", "gradients/trace.safetensors", "weights/weights.safetensors"})
+    CHECK_MESSAGE(std::filesystem::exists(tmp / file), file);
+  // The map of all records in shards is the map.
+  for (const char* file : {"map.safetensors", "experts.csv", "summary.json"})
+    CHECK(read_file(tmp / "map-whole" / file) == read_file(tmp / "map" / file));
+  const CsvTable doses = CsvTable::read(tmp / "dose/dose.csv");
+  CHECK(doses.n_rows() == 7);
+}
 
 TEST_CASE("docs: commutativity and format sensitivity, as pasted" *
           doctest::test_suite("repeats: commands as pasted, which other tests run too")) {

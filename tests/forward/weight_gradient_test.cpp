@@ -108,14 +108,12 @@ struct Learner {
         for (int64_t t = n - rows; t < n; ++t) targets.push_back(t + 1 < n ? texts[i][static_cast<size_t>(t + 1)] : -1);
       }
       const std::vector<float> factors(targets.size(), 1.f);
-      Gradient::More more;
-      more.weights = sums;
       gradient.run(
           batch, nullptr, slopes,
           [&](Tensor logits, Tensor d_logits) {
             backend->log_probs_adjoint(d_logits, logits, targets.data(), factors.data(), false);
           },
-          more);
+          sums);
     }
   }
 };

@@ -63,6 +63,9 @@ class ModelBench {
                               const std::function<bool(int64_t, double)>& go_on);
   // The whole routed block at 1, 8, 32, ... tokens, in layers that take turns.
   json::Value routed();
+  // What a gradient takes (gradient_bench.cpp): forwards over the same tokens, without and with those of all weights
+  // that are not quantised (null where their sums do not fit); bytes of activations and of these sums.
+  json::Value gradient(int64_t n_tokens);
   // What a trace of ids and weights takes in memory and on disk.
   json::Value trace_memory(int64_t n_tokens);
 
@@ -84,6 +87,9 @@ class ModelBench {
   double seconds_per_given_ = 0;  // of a given token, as last measured
   Forward forward_;
 };
+
+// A line about what ModelBench::gradient found.
+std::string gradient_text(const json::Value& line);
 
 // Resident memory of this process.
 int64_t resident_bytes();

@@ -26,7 +26,7 @@ struct BenchOptions : CommonOptions {
   std::string shape;
   bool kernels = false;
   int64_t layers = 0, context = 0, n_prompt = 0, n_new = 0, trace_tokens = 0;
-  bool batch_given = false, quick = false;
+  bool batch_given = false, quick = false, gradient = false;
   int repeats = 3;
   double budget = 0;  // seconds; 0: as long as it takes
 };
@@ -251,6 +251,16 @@ void measure_trace_memory(Figures& out, ModelBench& bench, const BenchOptions& o
   out.document.set("trace_memory", std::move(memory));
 }
 
+void measure_gradient(Figures& out, ModelBench& bench, const BenchOptions& options, const ModelBenchOptions& sizes,
+                      const Budget& budget) {
+  const int64_t n = sizes.prefill.front();
+  if (!options.gradient || !fits(out, budget, "a gradient", 8 * bench.prefill_seconds(n))) return;
+  json::Value line = bench.gradient(n);
+  out.text("%s", gradient_text(line).c_str());
+  out.line("gradient", line);
+  out.document.set("gradient", std::move(line));
+}
+
 // What the model does comes first, what watching it costs after it.
 void measure_model(Figures& out, ModelBench& bench, const BenchOptions& options, const ModelBenchOptions& sizes,
                    const Budget& budget, bool routers) {
@@ -262,6 +272,7 @@ void measure_model(Figures& out, ModelBench& bench, const BenchOptions& options,
   else
     out.document.set("recording", json::Value::array());
   measure_trace_memory(out, bench, options, budget);
+  measure_gradient(out, bench, options, sizes, budget);
 }
 
 // measure_model until a signal comes: what was measured by then is told all the same. False when interrupted.
@@ -568,6 +579,8 @@ int bench_command(int argc, char** argv) {
       app.add_option("--trace-tokens", options.trace_tokens, "also trace this many tokens and tell the memory it took")
           ->check(in_range(int64_t{0}, int64_t{1} << 40))
           ->capture_default_str();
+  auto* gradient = app.add_flag("--gradient", options.gradient,
+                                "also time a gradient (signalbox gradient), in forwards; tell its memory");
   app.add_flag("--quick", options.quick, "one repeat, 16 new tokens; no MoE layer and no cost of recording")
       ->excludes(repeats);
   app.add_option("--budget", options.budget, "seconds that all may take; what does not fit is named and left out")
@@ -576,7 +589,7 @@ int bench_command(int argc, char** argv) {
   if (options.kernels) {
     if (options.quick || options.budget > 0)
       throw UsageError("--quick, --budget", "expected a model or a shape beside them, found --kernels");
-    for (const CLI::Option* of_model : {batch, chunk, prompt, context, n_new, repeats, trace})
+    for (const CLI::Option* of_model : {batch, chunk, prompt, context, n_new, repeats, trace, gradient})
       if (of_model->count() > 0)
         throw UsageError(of_model->get_name(), "expected a model or a shape beside it, found --kernels");
   }

@@ -284,6 +284,7 @@ int run_effects(EffectsFlags& flags, int argc, char** argv) {
   PreparedRun run = prepare_run(options, session, std::move(records), Generate{});
   for (size_t i = 0; i < run.records.size(); ++i)
     metric_rows(request.metric, run.records[i], run.made.encoded[i], session.encode);
+  if (!flags.neuron.empty()) check_neuron(session, read_neuron(flags.neuron));
   JobsOfCommand work;
   work.schema = effects_schema;
   json::Value effects = json::Value::object();
