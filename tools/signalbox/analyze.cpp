@@ -16,6 +16,7 @@
 #include "tools/signalbox/commands.h"
 #include "tools/signalbox/flags.h"
 #include "tools/signalbox/shown_tables.h"
+#include "tools/signalbox/shown_usage.h"
 #include "tools/terminal/output.h"
 #include "tools/terminal/progress.h"
 #include "tools/terminal/signals.h"
@@ -211,12 +212,17 @@ int analyze_command(int argc, char** argv) {
   }
   if (findings && !options.json)
     write_stdout(findings_text(options.directories[0], *findings, terminal_width(STDOUT_FILENO)) + "\n");
-  if (analysis)
-    write_stdout(options.json
-                     ? json::dump(analysis_json(*analysis, out, options.top)) + "\n"
-                     : analysis_text(*analysis, options.analysis, out, options.top, terminal_width(STDOUT_FILENO)));
-  else if (options.json)
-    write_stdout(json::dump(json::Value::object().set("out", out.string())) + "\n");
+  if (analysis && options.json) {
+    write_stdout(json::dump(analysis_json(*analysis, out, options.top)) + "\n");
+  } else if (analysis) {
+    const int width = terminal_width(STDOUT_FILENO);
+    const std::string pictures =
+        options.routes.tables.empty()
+            ? ""
+            : usage_pictures(analysis->usage, out, {width > 0 ? width : usual_width, may_colour(STDOUT_FILENO)}) + "\n";
+    write_stdout(pictures + analysis_text(*analysis, options.analysis, out, options.top, width));
+  }
+  if (!analysis && options.json) write_stdout(json::dump(json::Value::object().set("out", out.string())) + "\n");
   return 0;
 }
 
