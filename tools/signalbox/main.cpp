@@ -47,6 +47,7 @@ constexpr Command commands[] = {
     {"faithfulness", faithfulness_command, "does the written explanation decide the answer?"},
     {"gradient", gradient_command, "how a metric changes with what stands at each point"},
     {"causal", causal_command, "the effect of every slot on a metric"},
+    {"direction", direction_command, "vectors that tell two conditions apart, and what adding them does"},
     {"compress", compress_command, "which experts can go: scores, plans, smaller checkpoints"},
     {"domains", domains_command, "do domains of prompts use experts of their own?"},
     {"data", data_command, "convert, pair, split and generate records"},
