@@ -8,6 +8,7 @@
 #include "base/glob.h"
 #include "base/near_names.h"
 #include "base/text.h"
+#include "probes/glob.h"
 
 namespace signalbox::probes {
 

@@ -42,6 +42,8 @@ class CellRunner {
   void measure_against(Tensor reference);
   double base_value() const { return value_; }
   int64_t n_tokens() const { return job_.n_given(); }
+  // The unedited run's stream where a layer begins; n_layers: behind the last. [d_model]
+  std::span<const float> stream(int32_t entry, int64_t position) const;
   // Layers with a router from this one on.
   int64_t routed_layers(int32_t first) const;
 
@@ -59,7 +61,6 @@ class CellRunner {
   // alone may have all rows.
   int64_t blocks() const;
   int64_t cells_a_step() const { return std::min<int64_t>(64, std::max<int64_t>(1, step_tokens_ / 8)); }
-  std::span<const float> stream(int32_t entry, int64_t position) const;
   std::pair<std::shared_ptr<void>, Tensor> scratch(int64_t rows, int64_t cols) const;
 
   const engine::Session& session_;

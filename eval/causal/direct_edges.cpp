@@ -35,7 +35,7 @@ bool receives_at_mid(Kind kind) {
 
 }  // namespace
 
-PointSet DirectEdges::points(const ModelShape& shape) {
+std::string DirectEdges::globs(const ModelShape& shape) {
   std::string globs = "embed,*.resid_in,*.resid_mid,*.attn.z,*.router.ids,*.router.weights,*.router.logits";
   bool dense = false, shared = false;
   for (int32_t l = 0; l < shape.n_layers(); ++l) {
@@ -46,7 +46,7 @@ PointSet DirectEdges::points(const ModelShape& shape) {
   globs += ",*.expert.contribution," + point_name(Point::resid_out, shape.n_layers() - 1);
   if (dense) globs += ",*.mlp.out";
   if (shared) globs += ",*.shared.out";
-  return PointSet::parse(globs, shape);
+  return globs;
 }
 
 DirectEdges::DirectEdges(const Session& session, std::shared_ptr<const ActivationStore> base,

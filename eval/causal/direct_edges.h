@@ -22,8 +22,9 @@ namespace signalbox::eval {
 
 class DirectEdges {
  public:
-  // What both runs must have recorded (recorded_run.h).
-  static PointSet points(const ModelShape& shape);
+  // What both runs must have recorded (recorded_run.h), and the same as globs.
+  static PointSet points(const ModelShape& shape) { return PointSet::parse(globs(shape), shape); }
+  static std::string globs(const ModelShape& shape);
 
   // Stores of one sample. `map`: [base, other] positions. The session outlives this.
   DirectEdges(const engine::Session& session, std::shared_ptr<const ActivationStore> base,

@@ -6,6 +6,7 @@
 #include <set>
 
 #include "base/json.h"
+#include "eval/causal/recorded_run.h"
 #include "probes/edit_memory.h"
 
 namespace signalbox::eval {
@@ -15,8 +16,6 @@ using namespace kernels;
 using namespace probes;
 
 namespace {
-
-constexpr const char* sample_name = "exchanged";
 
 bool same_bits(std::span<const float> a, std::span<const float> b) {
   return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size_bytes()) == 0;
@@ -301,25 +300,6 @@ std::vector<float> ExchangedPoint::streams(std::span<const Place> places) const 
   return out;
 }
 
-template <class Fill>
-std::shared_ptr<ActivationStore> ExchangedPoint::make_store(const std::string& globs, Fill fill) const {
-  auto store = std::make_shared<ActivationStore>("source", session_.shape, PointSet::parse(globs, session_.shape));
-  const auto n = static_cast<int64_t>(source_of_.size());
-  std::vector<int32_t> positions(source_of_.size());
-  std::iota(positions.begin(), positions.end(), 0);
-  const RowRange range{0, 0, n, 0};
-  StepRows rows;
-  rows.n_rows = n;
-  rows.ranges = std::span(&range, 1);
-  rows.positions = positions.data();
-  store->begin(rows);
-  fill(*store);
-  store->end();
-  const std::string id = sample_name;
-  store->finish(std::span(&id, 1));
-  return store;
-}
-
 // The difference of the two patterns times the target's values, added to z: no change where they are equal, and a
 // sink's share goes with the rest of its row.
 void ExchangedPoint::exchange_patterns(std::vector<float>& z) const {
@@ -373,7 +353,7 @@ std::shared_ptr<ActivationStore> ExchangedPoint::value_donor() const {
     }
   }
   if (at_.point == Point::attn_pattern) exchange_patterns(values);
-  return make_store(point_name(written, at_.layer), [&](ActivationStore& store) {
+  return make_store(session_.shape, point_name(written, at_.layer), target_.n_tokens(), [&](ActivationStore& store) {
     store.take(written, at_.layer, values.data(),
                static_cast<int64_t>(values.size()) / static_cast<int64_t>(source_of_.size()));
   });
@@ -416,7 +396,7 @@ std::shared_ptr<ActivationStore> ExchangedPoint::route_donor(int32_t expert) {
   }
   const std::string globs =
       point_name(Point::router_ids, at_.layer) + "," + point_name(Point::router_weights, at_.layer);
-  return make_store(globs, [&](ActivationStore& store) {
+  return make_store(session_.shape, globs, target_.n_tokens(), [&](ActivationStore& store) {
     store.take_ids(at_.layer, ids.data(), nullptr, target_.n_slots());
     store.take(Point::router_weights, at_.layer, weights.data(), target_.n_slots());
   });
@@ -434,12 +414,12 @@ std::shared_ptr<const EditPlan> ExchangedPoint::plan(const PatchUnit& unit, int6
   memory.add(donor(unit));
   json::Value edit = json::Value::object(), edits = json::Value::array();
   if (of_route(at_.point)) {
-    edit.set("op", "replay").set("trace", "memory:source").set("sample", sample_name);
+    edit.set("op", "replay").set("trace", "memory:source").set("sample", made_sample);
     edit.set("weights", at_.point == Point::router_ids ? "model" : "recorded");
   } else {
     const Point written = at_.point == Point::attn_pattern ? Point::attn_z : at_.point;
     edit.set("op", "patch").set("point", std::string(point_info(written).name));
-    edit.set("from", "memory:source").set("sample", sample_name);
+    edit.set("from", "memory:source").set("sample", made_sample);
     const auto list = [](int64_t begin, int64_t count) {
       json::Value numbers = json::Value::array();
       for (int64_t i = begin; i < begin + count; ++i) numbers.push_back(i);

@@ -66,8 +66,6 @@ class ExchangedPoint {
   std::shared_ptr<ActivationStore> value_donor() const;
   std::shared_ptr<ActivationStore> route_donor(int32_t expert);
   void exchange_patterns(std::vector<float>& z) const;
-  template <class Fill>
-  std::shared_ptr<ActivationStore> make_store(const std::string& globs, Fill fill) const;
 
   const engine::Session& session_;
   engine::Receivers& receivers_;

@@ -1,9 +1,11 @@
 #include "eval/causal/node.h"
 
+#include <algorithm>
 #include <optional>
 #include <tuple>
 
 #include "base/error.h"
+#include "probes/glob.h"
 
 namespace signalbox::eval {
 
@@ -95,6 +97,39 @@ CausalNode parse_node(std::string_view name, const ModelShape& shape, const std:
                                                                            : "a dense feed-forward block"));
   if (node.index >= count) throw fail("a number below " + std::to_string(count) + " behind the letter");
   return node;
+}
+
+std::vector<CausalNode> find_nodes(std::string_view globs, bool senders, const ModelShape& shape,
+                                   const std::string& where) {
+  std::vector<CausalNode> all = {{Kind::embed, -1, -1}};
+  constexpr Kind in_order[] = {Kind::query,  Kind::key,    Kind::value,  Kind::head,
+                               Kind::router, Kind::expert, Kind::shared, Kind::dense};
+  for (int32_t l = 0; l < shape.n_layers(); ++l)
+    for (const Kind kind : in_order) {
+      const int64_t n = count_of(kind, shape.layers[static_cast<size_t>(l)]);
+      const bool single = kind == Kind::router || kind == Kind::shared || kind == Kind::dense;
+      for (int64_t i = 0; i < n; ++i) all.push_back({kind, l, single ? -1 : static_cast<int32_t>(i)});
+    }
+  all.push_back({Kind::logits, -1, -1});
+  std::erase_if(all, [&](const CausalNode& node) { return senders ? !node.sends() : !node.receives(); });
+  std::vector<bool> wanted(all.size());
+  for (size_t begin = 0; begin <= globs.size();) {
+    const size_t end = std::min(globs.find(',', begin), globs.size());
+    const std::string_view glob = globs.substr(begin, end - begin);
+    bool any = false;
+    for (size_t i = 0; i < all.size(); ++i)
+      if (glob_matches(glob, node_name(all[i]))) any = wanted[i] = true;
+    if (!any)
+      throw Error(where, std::string("expected ") +
+                             (senders ? "senders such as embed, L3.H2, L3.E5, L3.shared or L3.*"
+                                      : "receivers such as L3.router, L3.Q2, L3.E5, logits or L3.*") +
+                             ", found none for \"" + std::string(glob) + "\"");
+    begin = end + 1;
+  }
+  std::vector<CausalNode> found;
+  for (size_t i = 0; i < all.size(); ++i)
+    if (wanted[i]) found.push_back(all[i]);
+  return found;
 }
 
 int32_t node_stage(const CausalNode& node, int32_t n_layers) {

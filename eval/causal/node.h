@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/namespaces.h"
 #include "probes/shape.h"
@@ -36,6 +37,11 @@ std::string node_name(const CausalNode& node);
 // Throws Error that begins with `where`: a name of another form (L3.attn.bias is a name for tables alone), a layer,
 // head or expert that the model does not have.
 CausalNode parse_node(std::string_view name, const ModelShape& shape, const std::string& where);
+
+// The nodes whose names globs match ("GLOB[,GLOB...]", * any run of characters), in order of execution: senders or
+// receivers. Throws Error that begins with `where` for a glob that matches none.
+std::vector<CausalNode> find_nodes(std::string_view globs, bool senders, const ModelShape& shape,
+                                   const std::string& where);
 
 // Stages in order of execution: embed 0, attention of layer l 2 l + 1, its feed-forward block 2 l + 2, logits last. A
 // node reads what nodes of earlier stages sent.

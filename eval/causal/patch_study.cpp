@@ -141,7 +141,9 @@ PatchOutcome conduct_patch(const Session& session, const RecordJobs& made, std::
     of_brute_force += patched.layers_of_brute_force;
   }
   outcome.share_of_brute_force = of_brute_force > 0 ? layers / of_brute_force : 0;
-  outcome.rows = estimate_patches(selected, results, study.request, study.seed, session.backend->n_threads());
+  outcome.rows =
+      estimate_patches(selected, results, study.request.denoising, absent_contributions(results, study.request),
+                       study.seed, session.backend->n_threads());
   if (outcome.was_complete) return outcome;
   write_patch_tables(study.dir, outcome.rows, study.request, summary_of(session, made, study, outcome));
   directory.finish(RunStatus::complete);

@@ -44,7 +44,7 @@ std::string position_of(const std::string& unit) {
 }
 
 // M(clean) - M(patched), or M(patched) - M(corrupt).
-double numerator(const PatchRequest& request, double effect) { return request.denoising ? effect : -effect; }
+double numerator(bool denoising, double effect) { return denoising ? effect : -effect; }
 
 bool refuses(const std::vector<double>& denominators) {
   const auto n = static_cast<double>(denominators.size());
@@ -57,15 +57,23 @@ bool refuses(const std::vector<double>& denominators) {
 
 }  // namespace
 
+AbsentIsZero absent_contributions(const std::vector<PatchedPair>& results, const PatchRequest& request) {
+  std::vector<std::set<std::pair<size_t, std::string>>> places(results.size());
+  for (size_t i = 0; i < results.size(); ++i)
+    for (const PatchRow& row : results[i].rows) places[i].insert({row.point, position_of(row.unit)});
+  return [places = std::move(places), points = request.points](size_t pair, size_t point, const std::string& unit) {
+    return points[point].point == Point::expert_contribution && places[pair].count({point, position_of(unit)}) > 0;
+  };
+}
+
 std::vector<PatchEstimate> estimate_patches(const SelectedPairs& selected, const std::vector<PatchedPair>& results,
-                                            const PatchRequest& request, uint64_t seed, int n_threads) {
+                                            bool denoising, const AbsentIsZero& absent_is_zero, uint64_t seed,
+                                            int n_threads) {
   struct Found {
     double effect = undefined;
     int64_t routes = 0, flipped = 0;
   };
   std::map<Key, std::vector<Found>> units;
-  // Where contributions were exchanged in a pair: of which positions, "" where of all at once.
-  std::vector<std::set<std::pair<size_t, std::string>>> places(results.size());
   std::vector<PatchEstimate> of_pairs;
   for (size_t i = 0; i < results.size(); ++i) {
     const double denominator = selected.values[i].clean - selected.values[i].corrupt;
@@ -73,13 +81,12 @@ std::vector<PatchEstimate> estimate_patches(const SelectedPairs& selected, const
       std::vector<Found>& found = units[{row.point, unit_order(row.unit)}];
       found.resize(results.size());
       found[i] = {row.effect, row.routes, row.flipped};
-      places[i].insert({row.point, position_of(row.unit)});
       PatchEstimate& to = of_pairs.emplace_back();
       to.pair = selected.pairs[i].name;
       to.point = row.point;
       to.unit = row.unit;
       to.effect = row.effect;
-      if (denominator != 0) to.normalised = numerator(request, row.effect) / denominator;
+      if (denominator != 0) to.normalised = numerator(denoising, row.effect) / denominator;
       to.routes = row.routes;
       to.flipped = row.flipped;
     }
@@ -90,16 +97,15 @@ std::vector<PatchEstimate> estimate_patches(const SelectedPairs& selected, const
     PatchEstimate& to = rows.emplace_back();
     to.point = key.point;
     to.unit = key.unit.second;
-    const bool absent_is_zero = request.points[key.point].point == Point::expert_contribution;
     ClusteredValues& column = columns.emplace_back();
     double sum = 0;
     for (size_t i = 0; i < found.size(); ++i) {
       if (std::isnan(found[i].effect)) {
-        if (!absent_is_zero || !places[i].count({key.point, position_of(to.unit)})) continue;
+        if (!absent_is_zero(i, key.point, to.unit)) continue;
         found[i].effect = 0;
       }
       sum += found[i].effect;
-      column.sums.push_back(numerator(request, found[i].effect));
+      column.sums.push_back(numerator(denoising, found[i].effect));
       column.counts.push_back(selected.values[i].clean - selected.values[i].corrupt);
       to.routes += found[i].routes;
       to.flipped += found[i].flipped;
@@ -117,6 +123,15 @@ std::vector<PatchEstimate> estimate_patches(const SelectedPairs& selected, const
   }
   rows.insert(rows.end(), of_pairs.begin(), of_pairs.end());
   return rows;
+}
+
+json::Value refused_ratios(int64_t rows) {
+  return json::Value::object()
+      .set("rows", rows)
+      .set("because",
+           "the mean of M(clean) - M(corrupt) is less than twice its standard error from 0, so that no ratio to it "
+           "means "
+           "anything");
 }
 
 void write_patch_tables(const std::filesystem::path& dir, const std::vector<PatchEstimate>& rows,
@@ -141,13 +156,7 @@ void write_patch_tables(const std::filesystem::path& dir, const std::vector<Patc
     flips.end_row();
     refused += row.refused;
   }
-  if (refused > 0)
-    summary.set("refused",
-                json::Value::object()
-                    .set("rows", refused)
-                    .set("because",
-                         "the mean of M(clean) - M(corrupt) is less than twice its standard error from 0, so "
-                         "that no ratio to it means anything"));
+  if (refused > 0) summary.set("refused", refused_ratios(refused));
   write_file_atomically(dir / "patch.csv", table.text());
   write_file_atomically(dir / "flips.csv", flips.text());
   write_file_atomically(dir / "summary.json", json::dump(summary) + "\n");

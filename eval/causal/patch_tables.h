@@ -1,6 +1,7 @@
 // What patching writes: patch.csv, flips.csv and summary.json.
 #pragma once
 #include <filesystem>
+#include <functional>
 #include <limits>
 #include <string>
 #include <vector>
@@ -26,12 +27,21 @@ struct PatchEstimate {
   bool refused = false;  // for its denominator
 };
 
-// All pairs first, then pair by pair; units of a point in ascending order. An expert's contribution that neither run of
-// a pair has is 0 and counts as an effect of 0. results[i]: of selected.pairs[i].
-std::vector<PatchEstimate> estimate_patches(const SelectedPairs& selected, const std::vector<PatchedPair>& results,
-                                            const PatchRequest& request, uint64_t seed, int n_threads);
+// Whether a unit that pair `pair` has no row of is 0 in both of its runs, and counts as an effect of 0; else the pair
+// takes no part in the unit's means.
+using AbsentIsZero = std::function<bool(size_t pair, size_t point, const std::string& unit)>;
+// Of expert.contribution: where the pair has rows of other experts, at the same position or at all.
+AbsentIsZero absent_contributions(const std::vector<PatchedPair>& results, const PatchRequest& request);
 
-// Into `dir`, which is there. `about`: more members of summary.json.
+// All pairs first, then pair by pair; units of a point in ascending order. results[i]: of selected.pairs[i].
+std::vector<PatchEstimate> estimate_patches(const SelectedPairs& selected, const std::vector<PatchedPair>& results,
+                                            bool denoising, const AbsentIsZero& absent_is_zero, uint64_t seed,
+                                            int n_threads);
+
+// Why ratios of so many rows are left out, for summary.json.
+json::Value refused_ratios(int64_t rows);
+
+// Into `dir`, which is there. `summary`: what else it says.
 void write_patch_tables(const std::filesystem::path& dir, const std::vector<PatchEstimate>& rows,
                         const PatchRequest& request, json::Value summary);
 

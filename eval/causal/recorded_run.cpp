@@ -1,6 +1,7 @@
 #include "eval/causal/recorded_run.h"
 
 #include <algorithm>
+#include <numeric>
 
 namespace signalbox::eval {
 
@@ -44,6 +45,24 @@ RecordedRun record_run(const Session& session, const Job& job, int64_t n_rows, c
   const std::string id = job.prompt->id;
   made.store->finish(std::span(&id, 1));
   return made;
+}
+
+std::shared_ptr<ActivationStore> make_store(const ModelShape& shape, const std::string& globs, int64_t n_tokens,
+                                            const std::function<void(ActivationStore&)>& fill) {
+  auto store = std::make_shared<ActivationStore>("source", shape, PointSet::parse(globs, shape));
+  std::vector<int32_t> positions(static_cast<size_t>(n_tokens));
+  std::iota(positions.begin(), positions.end(), 0);
+  const RowRange range{0, 0, n_tokens, 0};
+  StepRows rows;
+  rows.n_rows = n_tokens;
+  rows.ranges = std::span(&range, 1);
+  rows.positions = positions.data();
+  store->begin(rows);
+  fill(*store);
+  store->end();
+  const std::string id = made_sample;
+  store->finish(std::span(&id, 1));
+  return store;
 }
 
 }  // namespace signalbox::eval

@@ -1,5 +1,6 @@
 // One run of a record that leaves what it made at some points in memory, and the logits that a metric looks at.
 #pragma once
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -21,5 +22,11 @@ RecordedRun record_run(const engine::Session& session, const engine::Job& job, i
                        const std::string& name, const EditPlan* plan = nullptr);
 RecordedRun record_run(const engine::Session& session, const engine::Job& job, int64_t n_rows, const PointSet& points,
                        const std::string& name, const EditPlan* plan, engine::SequenceCache& sequence);
+
+// A store "source" of one sample `made_sample` with rows 0 .. n_tokens - 1 of what `fill` takes at the points of globs:
+// values that edits find in memory.
+inline constexpr const char* made_sample = "exchanged";
+std::shared_ptr<ActivationStore> make_store(const ModelShape& shape, const std::string& globs, int64_t n_tokens,
+                                            const std::function<void(ActivationStore&)>& fill);
 
 }  // namespace signalbox::eval

@@ -533,7 +533,10 @@ TEST_CASE("causal patch: means over pairs, and when no ratio means anything") {
       if (row.pair == pair && row.point == point && row.unit == unit) return row;
     return PatchEstimate();
   };
-  const auto rows = estimate_patches(selected, results, request, 1, 1);
+  const auto estimates = [&] {
+    return estimate_patches(selected, results, request.denoising, absent_contributions(results, request), 1, 1);
+  };
+  const auto rows = estimates();
   CHECK(rows[0].unit == "2");  // by number, not by text
   CHECK(find(rows, "", 0, "2").effect == doctest::Approx(10.0 / 4));
   CHECK(find(rows, "", 0, "2").normalised == doctest::Approx(10.0 / (4 + 5 + 6 + 9)));
@@ -549,9 +552,9 @@ TEST_CASE("causal patch: means over pairs, and when no ratio means anything") {
   CHECK((all.ci_lo < all.normalised && all.ci_hi > all.normalised));
   CHECK((all.ci_lo >= -1.0 / 6 && all.ci_hi <= 4.0 / 5));
   request.denoising = false;
-  CHECK(find(estimate_patches(selected, results, request, 1, 1), "", 0, "2").normalised == doctest::Approx(-10.0 / 24));
+  CHECK(find(estimates(), "", 0, "2").normalised == doctest::Approx(-10.0 / 24));
   selected.values[0] = {-20, 2};
-  const auto refused = estimate_patches(selected, results, request, 1, 1);
+  const auto refused = estimates();
   CHECK(find(refused, "", 0, "2").refused);
   CHECK(std::isnan(find(refused, "", 0, "2").normalised));
   CHECK(find(refused, "", 0, "2").effect == doctest::Approx(10.0 / 4));

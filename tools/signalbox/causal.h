@@ -18,6 +18,7 @@ struct Subcommand {
 Subcommand add_causal_map(CLI::App& app);
 Subcommand add_causal_effects(CLI::App& app);
 Subcommand add_causal_patch(CLI::App& app);
+Subcommand add_causal_edges(CLI::App& app);
 Subcommand add_causal_attribute(CLI::App& app);
 Subcommand add_causal_commutativity(CLI::App& app);
 Subcommand add_causal_format(CLI::App& app);

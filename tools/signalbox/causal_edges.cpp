@@ -1,0 +1,176 @@
+// signalbox causal edges: what a node does to another directly, and to a metric through it (docs/causal-edges.md).
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <memory>
+
+#include "base/text_table.h"
+#include "eval/causal/edge_study.h"
+#include "eval/store/staged_files.h"
+#include "tools/signalbox/causal.h"
+#include "tools/signalbox/flags.h"
+#include "tools/signalbox/open.h"
+#include "tools/signalbox/position_range.h"
+#include "tools/signalbox/prepare.h"
+#include "tools/terminal/output.h"
+#include "tools/terminal/progress.h"
+#include "tools/terminal/signals.h"
+#include "tools/terminal/width.h"
+
+namespace signalbox::tools {
+
+using namespace eval;
+
+namespace {
+
+constexpr size_t printed_edges = 12;
+
+struct EdgeFlags {
+  CommonOptions common;
+  std::string input, metric, direction, senders = "*", receivers, by = "all", positions, out;
+  bool keep_all = false;
+};
+
+CLI::App* add_edge_flags(CLI::App& app, EdgeFlags& flags) {
+  CLI::App* edges = app.add_subcommand(
+      "edges", "what a node does to another with all between them held, and to a metric (docs/causal-edges.md)");
+  edges->footer(
+      "Example:\n  printf '%s\\n' "
+      "'{\"id\":\"a\",\"pair\":\"p\",\"condition\":\"clean\",\"prompt\":\"The cat\",\"answer\":\" is\",\"foil\":\" "
+      "are\"}' "
+      "'{\"id\":\"b\",\"pair\":\"p\",\"condition\":\"corrupt\",\"prompt\":\"The dog\",\"answer\":\" is\",\"foil\":\" "
+      "are\"}' "
+      "> /tmp/pairs.jsonl\n  signalbox causal edges builtin --input /tmp/pairs.jsonl --metric logit_diff --direction "
+      "denoising --receivers 'L3.router,logits' --keep-all --out /tmp/edges");
+  edges
+      ->add_option("MODEL", flags.common.model,
+                   "a directory, org/name[@revision] in the Hugging Face cache, or builtin")
+      ->required();
+  add_experiment_options(*edges, flags.common);
+  edges->add_option("--input", flags.input, "pairs of records, a JSON object a line; - = standard input")
+      ->type_name("FILE")
+      ->required();
+  edges->add_option("--metric", flags.metric, "logit_diff, logprob, nll or kl")
+      ->check(one_of({"logprob", "nll", "logit_diff", "kl"}))
+      ->type_name("NAME")
+      ->required();
+  edges
+      ->add_option("--direction", flags.direction,
+                   "noising: a sender's values of the corrupt run in the clean one; denoising: the other way round")
+      ->check(one_of({"noising", "denoising"}))
+      ->required();
+  edges->add_option("--senders", flags.senders, "names and globs: embed, L3.H2, L3.E5, L3.shared, L3.mlp, \"L3.*\"")
+      ->type_name("GLOBS")
+      ->capture_default_str();
+  edges
+      ->add_option("--receivers", flags.receivers,
+                   "likewise: L3.router, L3.E5, L3.shared, L3.mlp, L3.Q2, L3.K1, L3.V1, logits")
+      ->type_name("GLOBS")
+      ->required();
+  edges->add_option("--by", flags.by, "all tokens at once (all), or each apart (position)")
+      ->check(one_of({"all", "position"}))
+      ->capture_default_str();
+  edges
+      ->add_option("--positions", flags.positions,
+                   "tokens of the clean record, \"8:32\": half-open, the begin token counted")
+      ->type_name("RANGE");
+  edges->add_flag("--keep-all", flags.keep_all, "pairs whose clean run does not prefer its answer too");
+  edges->add_option("--out", flags.out, "directory of edges.csv")->type_name("DIR")->required();
+  return edges;
+}
+
+std::string edge_number(double x) {
+  char text[32];
+  std::snprintf(text, sizeof text, std::isnan(x) ? "-" : "%.4f", std::fabs(x) < 5e-5 ? 0.0 : x);
+  return text;
+}
+
+int run_edges(EdgeFlags& flags) {
+  CommonOptions& options = flags.common;
+  EdgeRequest request;
+  request.metric = parse_metric(flags.metric, "--metric");
+  request.denoising = flags.direction == "denoising";
+  request.by_position = flags.by == "position";
+  request.keep_all = flags.keep_all;
+  request.input = flags.input == "-" ? "standard input" : flags.input;
+  request.seed = options.seed;
+  if (options.chunk > 0) request.step_tokens = options.chunk;
+  read_positions(flags.positions, request.first_position, request.end_position);
+  require_own_directory(flags.out, {"edges.csv", "summary.json"}, "edges");
+  std::vector<Record> records = read_records(flags.input);
+  Session session = open_session(options);
+  session.label = session.path;
+  request.senders = find_nodes(flags.senders, true, session.shape, "--senders");
+  request.receivers = find_nodes(flags.receivers, false, session.shape, "--receivers");
+  const PreparedRun run = prepare_run(options, session, std::move(records), Generate{});
+  std::vector<CausalPair> pairs = causal_pairs(request.metric, run.records, run.made, session.encode);
+  check_edges(request, run.records, pairs, session.shape);
+  catch_signals();
+  request.interrupted = &interrupted;
+  Progress progress("measuring edges", static_cast<int64_t>(pairs.size() * request.receivers.size()), options.quiet,
+                    "receivers");
+  request.on_progress = [&](int64_t done) { progress.update(done); };
+  const EdgeStudy study = measure_edges(session, run.made, std::move(pairs), request);
+  progress.done();
+  if (study.interrupted) {
+    std::fprintf(stderr, "interrupted: nothing is left; the same command begins anew\n");
+    return 3;
+  }
+  write_edges(flags.out, study, request, session);
+  if (const std::string dropped = dropped_pairs_text(study.selected); !dropped.empty() && !options.quiet)
+    std::fprintf(stderr, "%s\n", dropped.c_str());
+  std::vector<const PatchEstimate*> rows;
+  for (const PatchEstimate& row : study.estimates)
+    if (row.pair.empty()) rows.push_back(&row);
+  const size_t n_rows = rows.size(), n_receivers = request.receivers.size();
+  if (!options.json) {
+    std::stable_sort(rows.begin(), rows.end(), [](const PatchEstimate* a, const PatchEstimate* b) {
+      return std::fabs(a->effect) > std::fabs(b->effect);
+    });
+    rows.resize(std::min(rows.size(), printed_edges));
+  }
+  TextTable table(
+      {{"sender", false, true}, {"receiver", false}, {"position"}, {"effect"}, {"normalised"}, {"95 %"}, {"flips"}});
+  for (const PatchEstimate* row : rows) {
+    const CausalNode &sender = request.senders[row->point / n_receivers],
+                     &receiver = request.receivers[row->point % n_receivers];
+    const bool routes = receiver.kind == CausalNode::Kind::router;
+    if (options.json) {
+      const auto number = [](double x) { return std::isnan(x) ? json::Value() : json::Value(x); };
+      write_stdout(json::dump(json::Value::object()
+                                  .set("sender", node_name(sender))
+                                  .set("receiver", node_name(receiver))
+                                  .set("position", row->unit)
+                                  .set("effect", row->effect)
+                                  .set("normalised", number(row->normalised))
+                                  .set("ci_lo", number(row->ci_lo))
+                                  .set("ci_hi", number(row->ci_hi))
+                                  .set("tokens", row->routes)
+                                  .set("flipped", routes ? json::Value(row->flipped) : json::Value())) +
+                   "\n");
+      continue;
+    }
+    const std::string interval =
+        std::isnan(row->ci_lo) ? "-" : edge_number(row->ci_lo) + " .. " + edge_number(row->ci_hi);
+    table.add({node_name(sender), node_name(receiver), row->unit.empty() ? "all" : row->unit, edge_number(row->effect),
+               edge_number(row->normalised), interval,
+               routes ? std::to_string(row->flipped) + "/" + std::to_string(row->routes) : "-"});
+  }
+  if (options.json) return 0;
+  write_stdout(table.text(terminal_width(1)));
+  if (n_rows > rows.size() && !options.quiet)
+    std::fprintf(stderr, "the %zu largest of %zu edges; all are in %s/edges.csv\n", rows.size(), n_rows,
+                 flags.out.c_str());
+  return 0;
+}
+
+}  // namespace
+
+Subcommand add_causal_edges(CLI::App& app) {
+  auto flags = std::make_shared<EdgeFlags>();
+  CLI::App* added = add_edge_flags(app, *flags);
+  return {added, [flags](int, char**) { return run_edges(*flags); }};
+}
+
+}  // namespace signalbox::tools
