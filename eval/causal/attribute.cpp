@@ -6,12 +6,13 @@
 #include <optional>
 
 #include "base/error.h"
-#include "base/files.h"
 #include "eval/causal/attribution_files.h"
 #include "eval/causal/edges.h"
 #include "eval/causal/expert_gain.h"
 #include "eval/causal/route_margins.h"
 #include "eval/causal/sequence_run.h"
+#include "eval/store/line_log.h"
+#include "eval/store/work_directory.h"
 
 namespace signalbox::eval {
 
@@ -79,12 +80,10 @@ std::string joined(const std::vector<int32_t>& ids) {
 
 class Attribution {
  public:
-  Attribution(const Session& session, const AttributionRequest& request, AttributionFiles& files,
-              AttributionResult& result)
-      : session_(session), request_(request), files_(files), result_(result) {}
+  Attribution(const Session& session, const AttributionRequest& request) : session_(session), request_(request) {}
 
-  // False when interrupted.
-  bool run(const Subject& subject);
+  // None when interrupted.
+  std::optional<RecordAttribution> run(const Subject& subject);
 
  private:
   void nodes(const Subject& subject);
@@ -113,8 +112,7 @@ class Attribution {
 
   const Session& session_;
   const AttributionRequest& request_;
-  AttributionFiles& files_;
-  AttributionResult& result_;
+  RecordAttribution made_;
 };
 
 NodeChanges Attribution::changes(const Subject& subject, const Contributions& here) const {
@@ -159,7 +157,7 @@ void Attribution::nodes(const Subject& subject) {
     for (size_t i = 0; i < rows.size(); ++i) {
       rows[i].flip_share = flips[i].share();
       rows[i].trusted = flips[i].trusted();
-      files_.add(rows[i]);
+      made_.rows.push_back(std::move(rows[i]));
     }
   }
 }
@@ -235,7 +233,7 @@ void Attribution::edges(const Subject& subject) {
   if (request_.top > 0 && static_cast<int64_t>(all.size()) > request_.top) {
     std::stable_sort(all.begin(), all.end(),
                      [](const ScoredEdge& a, const ScoredEdge& b) { return std::fabs(a.score) > std::fabs(b.score); });
-    result_.dropped_edges += static_cast<int64_t>(all.size()) - request_.top;
+    made_.dropped_edges = static_cast<int64_t>(all.size()) - request_.top;
     all.resize(static_cast<size_t>(request_.top));
   }
   for (const ScoredEdge& edge : all) {
@@ -244,7 +242,7 @@ void Attribution::edges(const Subject& subject) {
     to.score = edge.score;
     to.flip_share = flips[edge.from].share();
     to.trusted = flips[edge.from].trusted();
-    files_.add(to);
+    made_.rows.push_back(std::move(to));
   }
 }
 
@@ -270,33 +268,26 @@ bool Attribution::path(const Subject& subject) {
   whole.integral = found.integral;
   whole.jumps = found.jumps;
   whole.rest = found.rest();
-  files_.add(whole);
+  made_.rows.push_back(std::move(whole));
   for (size_t t = 0; t < found.of_position.size(); ++t) {
     AttributionRow to = row(subject, static_cast<int64_t>(t), -1, "embed", "");
     to.score = to.integral = found.of_position[t];
     to.flip_share = flips[t].share();
     to.trusted = flips[t].trusted();
-    files_.add(to);
+    made_.rows.push_back(std::move(to));
   }
   for (const Crossing& crossing : found.crossings) {
     AttributionRow to = row(subject, crossing.position, crossing.layer, "router.ids",
                             joined(crossing.left) + ">" + joined(crossing.came));
     to.score = to.jumps = crossing.behind - crossing.before;
-    files_.add(to);
-    files_.add(subject.record->id, crossing);
+    made_.rows.push_back(std::move(to));
+    made_.crossings.push_back(crossing);
   }
   if (request_.holds_routes) {
     AttributionRow to = row(subject, -1, -1, "router.ids", "held");
     to.score = to.jumps = found.jumps;
-    files_.add(to);
+    made_.rows.push_back(std::move(to));
   }
-  result_.change += whole.score;
-  result_.integral += found.integral;
-  result_.jumps += found.jumps;
-  result_.rest += found.rest();
-  result_.missed_without_jumps += std::fabs(whole.score - found.integral);
-  result_.largest_rest = std::max(result_.largest_rest, std::fabs(found.rest()));
-  result_.crossings += static_cast<int64_t>(found.crossings.size());
   return true;
 }
 
@@ -326,7 +317,7 @@ void Attribution::gains(const Subject& subject) {
         for (int64_t e = 0; e < n_experts; ++e) {
           AttributionRow to = row(subject, first + t, layer, "expert.gain", std::to_string(e));
           to.score = found.gains[static_cast<size_t>(t * n_experts + e)];
-          files_.add(to);
+          made_.rows.push_back(std::move(to));
         }
         for (const OtherRoute& other : found.routes[static_cast<size_t>(t)]) {
           AttributionRow to =
@@ -335,24 +326,26 @@ void Attribution::gains(const Subject& subject) {
           to.flip_share = flips[next].share();
           to.trusted = flips[next].trusted();
           ++next;
-          files_.add(to);
+          made_.rows.push_back(std::move(to));
         }
       }
     }
   }
 }
 
-bool Attribution::run(const Subject& subject) {
+std::optional<RecordAttribution> Attribution::run(const Subject& subject) {
+  made_ = {};
+  made_.id = subject.record->id;
   switch (request_.method) {
     case AttributionMethod::atp: nodes(subject); break;
     case AttributionMethod::eap:
     case AttributionMethod::eap_ig: edges(subject); break;
     case AttributionMethod::gain: gains(subject); break;
     case AttributionMethod::ig:
-      if (!path(subject)) return false;
+      if (!path(subject)) return std::nullopt;
   }
-  files_.end_record();
-  return !(request_.interrupted && *request_.interrupted);
+  if (request_.interrupted && *request_.interrupted) return std::nullopt;
+  return std::move(made_);
 }
 
 // A path leads from each position's embedding to that of the same position.
@@ -411,23 +404,49 @@ AttributionResult attribute(const Session& session, const std::vector<Record>& r
       subjects.push_back({&records[i], &made.jobs[i],
                           metric_rows(request.metric, records[i], made.encoded[i], session.encode), nullptr, nullptr});
   }
+  Manifest manifest = request.manifest;
+  manifest.schema = attribution_schema;
+  WorkDirectory work(request.dir, std::move(manifest));
+  const std::filesystem::path stem = made_directory(request.dir / "stages") / "attribution";
+  if (!std::filesystem::exists(stem.string() + ".jsonl")) work.reopen();
+  LineRules rules;
+  rules.n_lines = static_cast<int64_t>(subjects.size());
+  const auto id = [&](int64_t line) { return subjects[static_cast<size_t>(line)].record->id; };
+  rules.name = [&](int64_t line) { return "id \"" + id(line) + "\""; };
+  rules.check_line = [&](int64_t line, const json::Ref& value) { read_attribution_line(value, id(line)); };
+  LineLog log(stem.string() + ".jsonl", stem.string() + ".journal.jsonl", std::move(rules));
+  if (log.n_known() > 0 && request.on_kept)
+    request.on_kept(std::to_string(log.n_known()) + " of " + std::to_string(log.n_lines()) + " records");
   AttributionResult result;
-  AttributionFiles files(request);
-  Attribution study(session, request, files, result);
-  for (const Subject& subject : subjects) {
-    if ((request.interrupted && *request.interrupted) || !study.run(subject)) {
-      result.interrupted = true;
-      return result;
+  Attribution attribution(session, request);
+  for (int64_t i = 0; i < log.n_lines(); ++i) {
+    if (!log.has(i)) {
+      std::optional<RecordAttribution> made_here;
+      if (!(request.interrupted && *request.interrupted)) made_here = attribution.run(subjects[static_cast<size_t>(i)]);
+      if (!made_here) {
+        work.finish(RunStatus::interrupted);
+        result.interrupted = true;
+        return result;
+      }
+      log.put(i, json::dump(attribution_line(*made_here)));
     }
-    ++result.records;
-    if (request.on_progress) request.on_progress(result.records);
+    if (request.on_progress) request.on_progress(i + 1);
   }
-  if (method == AttributionMethod::ig) {
-    const auto n = static_cast<double>(std::max<int64_t>(1, result.records));
-    for (double* mean : {&result.change, &result.integral, &result.jumps, &result.rest, &result.missed_without_jumps})
-      *mean /= n;
+  log.finish();
+  AttributionTables tables(request);
+  for (int64_t i = 0; i < log.n_lines(); ++i) {
+    const json::Value line = json::parse(log.line(i), id(i));
+    tables.add(read_attribution_line(json::Ref(line, id(i)), id(i)));
   }
-  files.finish(session, result);
+  tables.finish(result);
+  const std::vector<std::string> names = attribution_files(method);
+  const bool whole = std::all_of(names.begin(), names.end(),
+                                 [&](const std::string& name) { return std::filesystem::exists(request.dir / name); });
+  if (!work.complete() || !whole) {
+    if (work.complete()) work.reopen();
+    tables.write(session, result);
+    work.finish(RunStatus::complete);
+  }
   return result;
 }
 

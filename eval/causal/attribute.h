@@ -27,6 +27,7 @@
 #include "eval/causal/metric.h"
 #include "eval/causal/pairs.h"
 #include "eval/data/record_jobs.h"
+#include "eval/store/manifest.h"
 
 namespace signalbox::eval {
 
@@ -40,6 +41,7 @@ std::string_view in_place_name(InPlace in_place);
 
 struct AttributionRequest {
   std::filesystem::path dir;
+  Manifest manifest;  // identity and info: what decides the bytes
   AttributionMethod method = AttributionMethod::atp;
   Metric metric = Metric::logit_diff;
   InPlace in_place = InPlace::zero;
@@ -54,6 +56,7 @@ struct AttributionRequest {
   int64_t top = 0;                   // eap: edges of a record that are written, the largest; 0: all
   const std::atomic<bool>* interrupted = nullptr;
   std::function<void(int64_t records)> on_progress;  // of attribution_records()
+  std::function<void(const std::string& what)> on_kept;
 };
 
 struct AttributionRow {
@@ -79,7 +82,7 @@ struct AttributionTotal {
 };
 
 struct AttributionResult {
-  bool interrupted = false;  // nothing is written then
+  bool interrupted = false;  // records that are done are kept
   int64_t records = 0, rows = 0;
   std::vector<AttributionTotal> totals;  // by |signed_mean|, the largest first
   // ig: means over records of M(x') - M(x), the integral, the jumps and what is left; and of |what fails without jumps|
@@ -91,13 +94,13 @@ struct AttributionResult {
 // Records that are run, for progress: pairs count once.
 int64_t attribution_records(const RecordJobs& made, const AttributionRequest& request);
 
-// Writes DIR/attribution.csv, totals.csv, crossings.csv (ig) and summary.json. Throws Error, for all records before the
+// Writes DIR/attribution.csv, totals.csv, crossings.csv (ig) and summary.json; until then, a line for each record that
+// is done stands in DIR/stages, and a later process goes on behind them. Throws Error, for all records before the
 // first forward, as metric_rows does; for kl at its own base point, for a path between sequences whose positions
 // differ, and as the runs do.
 AttributionResult attribute(const engine::Session& session, const std::vector<Record>& records, const RecordJobs& made,
                             const AttributionRequest& request);
 
-// Names of the files, for require_own_directory.
-std::vector<std::string> attribution_files();
+inline constexpr const char* attribution_schema = "signalbox.attribution/1";
 
 }  // namespace signalbox::eval

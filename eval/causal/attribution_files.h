@@ -1,28 +1,40 @@
-// The tables of an attribution, written as the rows come, and what they add up to.
+// What is kept of a record of an attribution, and the tables of all of them.
 #pragma once
 #include <map>
-#include <memory>
-#include <optional>
 #include <string>
 #include <tuple>
+#include <vector>
 
 #include "base/csv.h"
 #include "base/files.h"
+#include "base/json.h"
 #include "base/namespaces.h"
 #include "eval/causal/attribute.h"
-#include "eval/store/staged_files.h"
 
 namespace signalbox::eval {
 
-// Without finish() the directory is as it was.
-class AttributionFiles {
+struct RecordAttribution {
+  std::string id;
+  std::vector<AttributionRow> rows;  // of that id
+  std::vector<Crossing> crossings;
+  int64_t dropped_edges = 0;
+};
+// As one line, and back, bit by bit; Error for a line of another record.
+json::Value attribution_line(const RecordAttribution& record);
+RecordAttribution read_attribution_line(const json::Ref& line, const std::string& id);
+
+// Of a directory of attributions, in the order in which they are written.
+std::vector<std::string> attribution_files(AttributionMethod method);
+
+// Adds records up, and writes the tables.
+class AttributionTables {
  public:
-  explicit AttributionFiles(const AttributionRequest& request);
-  void add(const AttributionRow& row);
-  void add(const std::string& id, const Crossing& crossing);
-  void end_record();  // all rows of a record have been added
-  // Fills in result.totals and result.rows, and writes summary.json.
-  void finish(const engine::Session& session, AttributionResult& result);
+  explicit AttributionTables(const AttributionRequest& request);
+  void add(const RecordAttribution& record);
+  // Fills in what `result` says of the records.
+  void finish(AttributionResult& result);
+  // After finish(): the last file is summary.json.
+  void write(const engine::Session& session, const AttributionResult& result);
 
  private:
   struct Sum {
@@ -31,12 +43,12 @@ class AttributionFiles {
     int64_t records = 0, tested = 0;
     double sum = 0, absolute = 0, cells = 0, flips = 0;
   };
-  void write_totals(const std::vector<AttributionTotal>& totals, int64_t records);
+  void add(const AttributionRow& row);
+  void end_record();
   const AttributionRequest& request_;
-  StagedFiles staged_;
   AtomicFile rows_;
   CsvWriter table_, crossings_;
-  int64_t n_rows_ = 0;
+  AttributionResult result_;
   std::map<std::tuple<int32_t, std::string, std::string>, Sum> sums_;  // by layer, point, unit
 };
 

@@ -3,7 +3,9 @@
 
 #include <doctest/doctest.h>
 
+#include <atomic>
 #include <cmath>
+#include <filesystem>
 
 #include "engine/lens.h"
 #include "eval/causal/direct_edges.h"
@@ -297,4 +299,48 @@ TEST_CASE("causal attribute: what has no meaning is refused before the first for
       "and 2 tokens and a map of 2");
   // Without a path a map is enough.
   CHECK(other.run(other.request(AttributionMethod::atp, InPlace::pairs)).scores.size() > 10);
+}
+
+TEST_CASE("causal attribute: what was stopped goes on, and ends with the same bytes") {
+  Attributions attributions("mixtral");
+  const test::TemporaryDirectory dir;
+  const auto bytes = [&](const std::string& name) {
+    std::string all;
+    for (const char* file : {"attribution.csv", "totals.csv", "crossings.csv", "summary.json"})
+      all += test::read_file(dir / name / file);
+    return all;
+  };
+  const auto run = [&](const std::string& name, const std::atomic<bool>* interrupted,
+                       const std::function<void(int64_t)>& on_progress) {
+    auto request = attributions.request(AttributionMethod::ig, InPlace::mean);
+    NodeMeans means;
+    for (const Job& job : attributions.setup.made.jobs) {
+      SequenceRequest reference;
+      reference.job = &job;
+      reference.values = Contributions::points(attributions.setup.session.shape);
+      means.add(Contributions(attributions.setup.session, *run_sequence(attributions.setup.session, reference).values),
+                attributions.setup.session.model.n_layers());
+    }
+    means.finish();
+    request.means = &means;
+    request.steps = 4;
+    request.dir = dir / name;
+    request.interrupted = interrupted;
+    request.on_progress = on_progress;
+    return attribute(attributions.setup.session, attributions.setup.records, attributions.setup.made, request);
+  };
+  const AttributionResult whole = run("whole", nullptr, {});
+  CHECK(whole.records == 2);
+  CHECK(whole.crossings > 0);
+  std::atomic<bool> stop = false;
+  const AttributionResult stopped = run("stopped", &stop, [&](int64_t done) { stop = done == 1; });
+  CHECK(stopped.interrupted);
+  CHECK_FALSE(std::filesystem::exists(dir / "stopped/attribution.csv"));
+  int64_t first = 0;
+  const AttributionResult resumed = run("stopped", nullptr, [&](int64_t done) { first = first > 0 ? first : done; });
+  CHECK(first == 1);  // is known, and not run again
+  CHECK(resumed.records == 2);
+  CHECK(bytes("stopped") == bytes("whole"));
+  // Once more: nothing is left to do, and the same is said.
+  CHECK(run("whole", nullptr, {}).change == whole.change);
 }

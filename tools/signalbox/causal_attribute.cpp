@@ -8,12 +8,14 @@
 
 #include "base/text_table.h"
 #include "eval/causal/attribute.h"
+#include "eval/causal/attribution_files.h"
 #include "eval/causal/sequence_run.h"
 #include "eval/store/staged_files.h"
 #include "tools/signalbox/causal.h"
 #include "tools/signalbox/flags.h"
 #include "tools/signalbox/open.h"
 #include "tools/signalbox/prepare.h"
+#include "tools/signalbox/record.h"
 #include "tools/terminal/output.h"
 #include "tools/terminal/progress.h"
 #include "tools/terminal/signals.h"
@@ -96,7 +98,7 @@ CLI::App* add_attribute_flags(CLI::App& app, AttributeFlags& flags) {
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 40))
       ->type_name("N")
       ->capture_default_str();
-  attribute->add_option("--out", flags.out, "directory of attribution.csv and totals.csv")
+  attribute->add_option("--out", flags.common.trace, "directory of attribution.csv and totals.csv")
       ->type_name("DIR")
       ->required();
   return attribute;
@@ -146,6 +148,27 @@ NodeMeans means_of(const Session& session, const RecordJobs& made) {
   return means;
 }
 
+std::string hash_of_records(const std::vector<Record>& records) {
+  RecordsHash hash;
+  for (const Record& record : records) hash.add(record);
+  return hash.hex();
+}
+
+// What decides the bytes, beside model and records.
+json::Value decided_by(const AttributeFlags& flags, const AttributionRequest& request) {
+  return json::Value::object()
+      .set("method", flags.method)
+      .set("metric", flags.metric)
+      .set("instead", std::string(in_place_name(request.in_place)))
+      .set("reference", request.reference)
+      .set("keep_all", flags.keep_all)
+      .set("steps", flags.steps)
+      .set("rule", flags.rule)
+      .set("routes", flags.routes)
+      .set("final_norm", flags.final_norm)
+      .set("top", flags.top);
+}
+
 std::string number_text(double x) {
   char text[32];
   std::snprintf(text, sizeof text, std::isnan(x) ? "" : "%.4f", std::fabs(x) < 5e-5 ? 0.0 : x);
@@ -177,12 +200,12 @@ void print_totals(const AttributionResult& result, const AttributionRequest& req
                gain ? "; gains of experts that were not chosen are in it" : "");
 }
 
-int run_attribute(const CLI::App& app, AttributeFlags& flags) {
+int run_attribute(const CLI::App& app, AttributeFlags& flags, int argc, char** argv) {
   CommonOptions& options = flags.common;
   AttributionRequest request;
   request.method = parse_attribution_method(flags.method, "--method");
   request.metric = parse_metric(flags.metric, "--metric");
-  request.dir = flags.out;
+  request.dir = options.trace;
   refuse_idle_flags(app, request.method);
   if (!flags.reference.empty() && !flags.instead.empty() && flags.instead != "mean")
     throw UsageError("--reference", "expected --instead mean beside it, found " + flags.instead);
@@ -192,37 +215,51 @@ int run_attribute(const CLI::App& app, AttributeFlags& flags) {
   request.holds_final_divisor = flags.final_norm == "held";
   request.most_crossings = flags.max_crossings;
   request.top = flags.top;
-  require_own_directory(request.dir, attribution_files(), "an attribution");
+  std::vector<std::string> own = attribution_files(AttributionMethod::ig);
+  for (const char* other : {"stages", manifest_file, "log.txt", DirectoryLock::file_name}) own.push_back(other);
+  require_own_directory(request.dir, own, "an attribution");
   std::vector<Record> records = read_records(flags.input);
   request.in_place = in_place_of(flags, request.method, records);
   if (flags.keep_all && request.in_place != InPlace::pairs)
     throw UsageError("--keep-all", "expected pairs, found --instead " + std::string(in_place_name(request.in_place)));
   Session session = open_session(options);
   session.label = session.path;
+  keep_date(options, session, records, attribution_schema);
   PreparedRun run = prepare_run(options, session, std::move(records), Generate{});
+  std::optional<std::vector<Record>> reference;
+  if (!flags.reference.empty()) reference = read_records(flags.reference);
+  if (request.in_place == InPlace::mean) request.reference = hash_of_records(reference ? *reference : run.records);
+  JobsOfCommand work;
+  work.schema = attribution_schema;
+  work.work.set("attribution", decided_by(flags, request));
+  request.manifest = manifest_of_work(options, session, run, work, argc, argv);
   catch_signals();
   request.interrupted = &interrupted;
+  request.on_kept = [&](const std::string& what) {
+    if (!options.quiet) std::fprintf(stderr, "%s: kept: %s\n", options.trace.c_str(), what.c_str());
+  };
   std::optional<NodeMeans> means;
   if (request.method == AttributionMethod::gain) {
     request.in_place = InPlace::zero;  // nothing is put in a place
   } else if (request.in_place == InPlace::pairs) {
     request.pairs = select_pairs(session, run.made, causal_pairs(request.metric, run.records, run.made, session.encode),
                                  flags.keep_all, flags.input, &interrupted);
+    if (request.pairs.interrupted) {
+      std::fprintf(stderr, "interrupted: nothing is left; the same command begins anew\n");
+      return 3;
+    }
     if (const std::string dropped = dropped_pairs_text(request.pairs); !dropped.empty() && !options.quiet)
       std::fprintf(stderr, "%s\n", dropped.c_str());
   } else if (request.in_place == InPlace::mean) {
-    means = means_of(session, flags.reference.empty()
-                                  ? run.made
-                                  : make_jobs(session, read_records(flags.reference), Generate{}, nullptr));
+    means = means_of(session, reference ? make_jobs(session, *reference, Generate{}, nullptr) : run.made);
     request.means = &*means;
-    request.reference = flags.reference.empty() ? flags.input : flags.reference;
   }
   Progress progress("attributing", attribution_records(run.made, request), options.quiet, "records");
   request.on_progress = [&](int64_t done) { progress.update(done); };
   const AttributionResult result = attribute(session, run.records, run.made, request);
   progress.done();
   if (result.interrupted) {
-    std::fprintf(stderr, "interrupted: nothing is left; the same command begins anew\n");
+    if (!options.quiet) std::fprintf(stderr, "%s: the same command goes on from here\n", options.trace.c_str());
     return 3;
   }
   if (!options.json) {
@@ -249,7 +286,7 @@ int run_attribute(const CLI::App& app, AttributeFlags& flags) {
 Subcommand add_causal_attribute(CLI::App& app) {
   auto flags = std::make_shared<AttributeFlags>();
   CLI::App* added = add_attribute_flags(app, *flags);
-  return {added, [added, flags](int, char**) { return run_attribute(*added, *flags); }};
+  return {added, [added, flags](int argc, char** argv) { return run_attribute(*added, *flags, argc, argv); }};
 }
 
 }  // namespace signalbox::tools
