@@ -107,6 +107,7 @@ Graph drawing_of(const CircuitGraph& graph) {
     made.metadata.set("kind", made.relation);
     put(made.metadata, edge.of, edge.in_circuit);
     if (edge.kind == CircuitEdge::Kind::selects) made.metadata.set("dlogit", defined(edge.dlogit));
+    made.metadata.set("control", defined(edge.control));
     drawn.edges.push_back(std::move(made));
   }
   return drawn;
@@ -130,7 +131,7 @@ CircuitGraph read_circuit_graph(const json::Ref& document) {
   }
   for (const json::Ref& edge : body.at("edges").items()) {
     const json::Ref of = edge.at("metadata");
-    of.reject_unknown({"kind", "effect", "ci_lo", "ci_hi", "q", "n", "in_circuit", "dlogit"});
+    of.reject_unknown({"kind", "effect", "ci_lo", "ci_hi", "q", "n", "in_circuit", "dlogit", "control"});
     CircuitEdge made;
     made.source = parse_node(edge.at("source").string(), edge.where() + ": " + edge.path());
     made.target = parse_node(edge.at("target").string(), edge.where() + ": " + edge.path());
@@ -140,6 +141,7 @@ CircuitGraph read_circuit_graph(const json::Ref& document) {
     made.of = effect_of(of);
     made.in_circuit = of.at("in_circuit").boolean();
     if (made.kind == CircuitEdge::Kind::selects) made.dlogit = number_or_none(of.at("dlogit"));
+    made.control = number_or_none(of.at("control"));
     graph.edges.push_back(std::move(made));
   }
   return graph;

@@ -36,7 +36,8 @@ struct CircuitEdge {
   // feeds: on the metric, through the target's input with its route held. selects: change of the share of tokens that
   // select the target.
   CircuitEffect of;
-  double dlogit = not_measured;  // selects: mean change of the target's router logit
+  double dlogit = not_measured;   // selects: mean change of the target's router logit
+  double control = not_measured;  // 95th percentile of what other changes of the source's size do
   bool in_circuit = false;
 };
 

@@ -34,6 +34,7 @@ CircuitGraph sample_graph() {
                          CircuitEdge::Kind::selects,
                          {-0.75, -0.8, -0.7, 0.02, 12},
                          -3.5,
+                         0.5,
                          true});
   graph.edges.push_back({{Kind::expert, 1, 3, -1},
                          {Kind::shared, 2, -1, -1},

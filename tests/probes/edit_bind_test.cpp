@@ -131,7 +131,8 @@ TEST_CASE("add: what a trace holds at each position, times a scale") {
   CHECK(mid.scale == -2);
   CHECK(mid.values[mid.value_row(2) * mid.width + 3] == value_at(1, 2, Point::resid_mid, 2, 3));
   CHECK(bound->point_edits(Point::embed, -1).empty());  // adds nothing
-  CHECK(error_of([&] { plan->check(info("s0", 4)); }).find("position 3: expected a recorded value") != std::string::npos);
+  CHECK(error_of([&] { plan->check(info("s0", 4)); }).find("position 3: expected a recorded value") !=
+        std::string::npos);
   CHECK(plan_error("[{'op': 'add', 'point': 'embed', 'from': 't', 'vector': 'a:b'}]", dir.path()) ==
         "E.json: [0].from: expected \"vector\" or \"from\", found both");
 }

@@ -48,6 +48,7 @@ constexpr Command commands[] = {
     {"gradient", gradient_command, "how a metric changes with what stands at each point"},
     {"causal", causal_command, "the effect of every slot on a metric"},
     {"direction", direction_command, "vectors that tell two conditions apart, and what adding them does"},
+    {"circuit", circuit_command, "which experts and heads do something together: find, test, draw"},
     {"compress", compress_command, "which experts can go: scores, plans, smaller checkpoints"},
     {"domains", domains_command, "do domains of prompts use experts of their own?"},
     {"data", data_command, "convert, pair, split and generate records"},

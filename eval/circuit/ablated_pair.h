@@ -1,0 +1,95 @@
+// One pair of records, ready to be run with any parts of the model ablated: what stands in a part's place is what it
+// wrote in the other record's run at the position that stands for this one (an expert by its id, absent = 0), its mean,
+// or nothing. Positions that stand for none keep what they are.
+#pragma once
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "base/namespaces.h"
+#include "engine/session.h"
+#include "eval/causal/pairs.h"
+#include "eval/causal/recorded_run.h"
+#include "eval/circuit/node.h"
+
+namespace signalbox::eval {
+
+enum class Ablation : uint8_t { corrupt, mean, zero };
+Ablation parse_ablation(std::string_view name, const std::string& where);  // throws Error, listing the names
+std::string_view ablation_name(Ablation ablation);
+
+// What each part writes on the average over all tokens of some runs; an expert adds 0 where a token does not select it.
+class NodeMeans {
+ public:
+  explicit NodeMeans(const ModelShape& shape) : shape_(shape) {}
+  void add(const ActivationStore& run);
+  // [width of the part's output: d_z of a head, else d_model]; what never ran has zeros.
+  std::vector<float> of(const NodeId& node) const;
+
+ private:
+  struct Sum {
+    std::vector<double> values;
+  };
+  const ModelShape& shape_;
+  std::map<NodeId, Sum> sums_;
+  int64_t n_tokens_ = 0;
+};
+
+// The points that runs must have recorded for all of this.
+PointSet node_points(const ModelShape& shape);
+
+// What a part wrote at one token of a run: z of a head, weight x output of an expert (zeros where it was not selected),
+// an output, the embedding.
+std::vector<float> written_by(const ActivationStore& run, const ModelShape& shape, const NodeId& node,
+                              int64_t position);
+
+class AblatedPair {
+ public:
+  // `base`: the record that is run, `other`: where ablated values come from. `map`: [base, other] positions. `means`
+  // for Ablation::mean. All references outlive this.
+  AblatedPair(const engine::Session& session, const engine::Job& base, const engine::Job& other, int64_t n_rows,
+              std::vector<std::array<int32_t, 2>> map, Ablation ablation, const NodeMeans* means);
+
+  const engine::Job& job() const { return job_; }
+  const RecordedRun& run() const { return run_; }
+  const ActivationStore& base() const { return *run_.store; }
+  const ActivationStore* other() const { return other_.store.get(); }  // null: no other run was needed
+  int64_t n_tokens() const { return job_.n_given(); }
+  // [position] 1 = it has an ablated value.
+  const std::vector<uint8_t>& mapped() const { return mapped_; }
+  // What stands in the part's place at a mapped position.
+  std::vector<float> ablated(const NodeId& node, int64_t position) const;
+
+  // The edits that ablate these parts (ascending), bound to the base record; null: none are ablated.
+  std::shared_ptr<const BoundEdits> ablate(std::span<const NodeId> nodes) const;
+  // The edits that give one part other outputs: values [n_tokens, width], as written_by.
+  std::shared_ptr<const BoundEdits> replace(const NodeId& node, std::span<const float> values) const;
+
+ private:
+  std::shared_ptr<const BoundEdits> bind(const json::Value& edits, const EditMemory& memory) const;
+  void put(json::Value& edits, json::Value edit) const;
+  std::shared_ptr<const ActivationStore> ablated_expert_sums(std::span<const NodeId> experts) const;
+
+  const engine::Session& session_;
+  const engine::Job& job_;
+  std::vector<int32_t> other_of_;  // [position] -1: none
+  std::vector<uint8_t> mapped_;
+  std::vector<std::pair<int64_t, int64_t>> ranges_;  // of mapped positions, half-open
+  Ablation ablation_;
+  const NodeMeans* means_;
+  RecordedRun run_, other_;
+  std::shared_ptr<const ActivationStore> values_;  // ablated values of all but experts, by position
+};
+
+// A store of one sample that holds these tensors, [n_tokens, width] each; for edits that take values by position.
+std::shared_ptr<const ActivationStore> made_store(const std::string& name, const ModelShape& shape,
+                                                  const std::string& record,
+                                                  const std::map<std::string, std::vector<float>>& tensors,
+                                                  int64_t n_tokens);
+
+}  // namespace signalbox::eval

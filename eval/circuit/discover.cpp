@@ -1,0 +1,395 @@
+#include "eval/circuit/discover.h"
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <numeric>
+#include <set>
+
+#include "base/error.h"
+#include "eval/data/dice.h"
+#include "eval/data/examples.h"
+#include "eval/statistics/paired.h"
+
+namespace signalbox::eval {
+
+using namespace engine;
+using namespace probes;
+
+namespace {
+
+using Kind = NodeId::Kind;
+constexpr NodeId embed_node{Kind::embed, -1, -1, -1}, logits_node{Kind::logits, -1, -1, -1};
+
+double mean_of_values(std::span<const double> x) {
+  return std::accumulate(x.begin(), x.end(), 0.0) / static_cast<double>(x.size());
+}
+
+class Study {
+ public:
+  Study(const Session& session, const std::vector<Record>& records, const RecordJobs& made,
+        const DiscoverRequest& request, Discovery& found)
+      : session_(session), records_(records), made_(made), request_(request), found_(found) {}
+
+  void run() {
+    open_scorers();
+    find_parts();
+    choose_size();
+    score();
+    try_random();
+    try_samples();
+    measure_graph();
+  }
+
+ private:
+  void begin(const std::string& stage, size_t runs) const {
+    if (request_.progress.begin) request_.progress.begin(stage, static_cast<int64_t>(runs));
+  }
+  std::vector<CausalPair> pairs_of(size_t set) const {
+    std::vector<CausalPair> out;
+    for (const size_t i : found_.sets[set]) out.push_back(found_.pairs.pairs[i]);
+    return out;
+  }
+  ScorerSetup setup(bool reverse) const {
+    ScorerSetup of;
+    of.ablation = request_.ablation;
+    of.means = means_;
+    of.reverse = reverse;
+    of.batch = request_.batch;
+    of.batch_tokens = request_.batch_tokens;
+    of.interrupted = request_.interrupted;
+    of.on_runs = request_.progress.add;
+    return of;
+  }
+  void open_scorers();
+  void find_parts();
+  void choose_size();
+  void score();
+  void try_random();
+  void try_samples();
+  void measure_graph();
+  CircuitContext context() const;
+  std::vector<CircuitEffect> effects(const std::vector<std::vector<double>>& by_pair) const;
+  double faithfulness_on(size_t set, const NodeMask& mask) {
+    ModelScorer& scorer = *scorers_[set];
+    return known_[set] ? faithfulness(scorer.scores(mask), scorer.whole(), scorer.none()) : not_measured;
+  }
+
+  const Session& session_;
+  const std::vector<Record>& records_;
+  const RecordJobs& made_;
+  const DiscoverRequest& request_;
+  Discovery& found_;
+  std::shared_ptr<NodeMeans> means_;
+  std::array<std::unique_ptr<ModelScorer>, 3> scorers_;
+  std::unique_ptr<ModelScorer> reverse_;
+  std::array<bool, 3> known_ = {};
+  PartEffects effects_;
+  Ranking ranking_;
+  NodeMask circuit_;
+  std::vector<int64_t> units_;  // [pair of the first set] whose example it is
+};
+
+void Study::open_scorers() {
+  size_t n = 0;
+  for (const auto& set : found_.sets) n += set.size();
+  begin("running pairs", 2 * n);
+  if (request_.ablation == Ablation::mean) {
+    // Over the tokens of both records of every pair, so that all sets have the same means.
+    means_ = std::make_shared<NodeMeans>(session_.shape);
+    for (const CausalPair& pair : found_.pairs.pairs)
+      for (const size_t record : {pair.clean, pair.corrupt}) {
+        if (request_.interrupted && *request_.interrupted) throw CircuitInterrupted();
+        means_->add(*record_run(session_, made_.jobs[record], 1, node_points(session_.shape), "means").store);
+      }
+  }
+  for (size_t s = 0; s < 3; ++s) {
+    scorers_[s] = std::make_unique<ModelScorer>(session_, made_, pairs_of(s), setup(false));
+    known_[s] = denominator_known(scorers_[s]->whole(), scorers_[s]->none());
+  }
+  if (!known_[0])
+    throw Error(
+        "circuit discover",
+        "expected the whole model and the model with everything ablated to differ by two standard errors on the "
+        "pairs that discover, found a mean metric of " +
+            std::to_string(mean_of_values(scorers_[0]->whole())) + " and " +
+            std::to_string(mean_of_values(scorers_[0]->none())) + " over " + std::to_string(scorers_[0]->n_pairs()) +
+            " pairs");
+  if (request_.ablation == Ablation::corrupt)
+    reverse_ = std::make_unique<ModelScorer>(session_, made_, pairs_of(0), setup(true));
+  const std::vector<size_t> examples = independent_examples(records_);
+  for (const size_t i : found_.sets[0]) units_.push_back(static_cast<int64_t>(examples[found_.pairs.pairs[i].clean]));
+}
+
+void Study::find_parts() {
+  ModelScorer& scorer = *scorers_[0];
+  const auto n_active = static_cast<size_t>(std::count(scorer.active().begin(), scorer.active().end(), 1));
+  found_.tested_parts = static_cast<int64_t>(n_active);
+  begin("taking parts out one by one", n_active * scorer.n_pairs() * (reverse_ ? 2 : 1));
+  effects_ = measure_parts(scorer, reverse_.get());
+  begin("ranking parts", request_.rule.shortlist * (request_.rule.shortlist + 1) / 2 * scorer.n_pairs());
+  const std::vector<double> weights(scorer.n_pairs(), 1.0);
+  ranking_ = rank_parts(scorer, effects_, weights, request_.rule);
+}
+
+void Study::choose_size() {
+  ModelScorer& scorer = *scorers_[1];
+  const size_t n = scorer.nodes().size();
+  if (request_.size && *request_.size > n)
+    throw Error("--size", "expected at most " + std::to_string(n) + ", the parts of the model, found " +
+                              std::to_string(*request_.size));
+  size_t size = request_.size.value_or(ranking_.candidates);
+  if (!request_.size) {
+    begin("choosing a size", ranking_.candidates * scorer.n_pairs());
+    found_.chosen = false;
+    double nearest = std::numeric_limits<double>::infinity();
+    for (size_t k = 1; k <= ranking_.candidates && known_[1]; ++k) {
+      const double off = std::fabs(1 - faithfulness_on(1, first_parts(scorer, ranking_, k)));
+      if (off < nearest) {
+        nearest = off;
+        size = k;
+      }
+      if (off <= request_.rule.tolerance) {
+        found_.chosen = true;
+        break;
+      }
+    }
+  }
+  circuit_ = first_parts(scorer, ranking_, size);
+  for (size_t i = 0; i < n; ++i)
+    if (circuit_[i]) found_.circuit.push_back(scorer.nodes()[i]);
+}
+
+void Study::score() {
+  for (size_t s = 0; s < 3; ++s) {
+    ModelScorer& scorer = *scorers_[s];
+    const std::vector<double>& own = scorer.scores(circuit_);
+    SetScores& of = found_.scores[s];
+    of = {mean_of_values(scorer.whole()), mean_of_values(scorer.none()), mean_of_values(own), known_[s], {}};
+    of.faithfulness = {not_measured, {not_measured, not_measured}};
+    if (known_[s])
+      of.faithfulness =
+          faithfulness_with_interval(own, scorer.whole(), scorer.none(), request_.seed, request_.resamples);
+  }
+  ModelScorer& test = *scorers_[2];
+  const std::vector<NodeId>& nodes = test.nodes();
+  for (size_t i = 0; i < nodes.size(); ++i) {
+    if (nodes[i].kind != Kind::expert) continue;
+    found_.usage_of_all += test.usage()[i];
+    if (circuit_[i]) found_.usage += test.usage()[i];
+  }
+  const size_t own = found_.circuit.size(), largest = std::max(own, ranking_.candidates);
+  std::set<size_t> sizes = {0, own};
+  for (size_t k = 1; k <= largest; k += k < 8 ? 1 : k / 4) sizes.insert(k);
+  sizes.insert(largest);
+  begin("scoring circuits of every size", sizes.size() * test.n_pairs() * 8);
+  for (const size_t size : sizes) {
+    SizeScores& row = found_.sizes.emplace_back();
+    row.size = size;
+    if (size > 0) row.added = nodes[ranking_.parts[size - 1]];
+    const NodeMask mask = first_parts(test, ranking_, size);
+    for (size_t s = 0; s < 3; ++s) row.faithfulness[s] = faithfulness_on(s, mask);
+    if (!known_[2]) continue;
+    row.completeness = completeness(test, mask, request_.seed, request_.subsets).gap;
+    const std::vector<double> least = minimality(test, mask, request_.seed, request_.subsets);
+    if (!least.empty()) row.minimality = *std::min_element(least.begin(), least.end());
+  }
+  if (!known_[2]) return;
+  found_.completeness = completeness(test, circuit_, request_.seed, request_.subsets);
+  found_.minimality = minimality(test, circuit_, request_.seed, request_.subsets);
+  found_.curve = size_curve(test, ranking_.parts);
+}
+
+void Study::try_random() {
+  ModelScorer& test = *scorers_[2];
+  if (!known_[2] || request_.random == 0) return;
+  const int64_t few = std::min<int64_t>(request_.random, 20);
+  begin("running random circuits",
+        static_cast<size_t>(request_.random + few * static_cast<int64_t>(found_.sizes.size())) * test.n_pairs());
+  found_.random = draw_random_circuits(test, circuit_, request_.seed, request_.random);
+  for (const NodeMask& mask : found_.random.circuits) found_.random_faithfulness.push_back(faithfulness_on(2, mask));
+  for (SizeScores& row : found_.sizes) {
+    std::vector<double> f;
+    if (row.size == found_.circuit.size()) {
+      f = found_.random_faithfulness;
+    } else {
+      const RandomCircuits drawn =
+          draw_random_circuits(test, first_parts(test, ranking_, row.size), request_.seed, row.size == 0 ? 1 : few);
+      for (const NodeMask& mask : drawn.circuits) f.push_back(faithfulness_on(2, mask));
+    }
+    std::sort(f.begin(), f.end());
+    row.random_mean = mean_of_values(f);
+    row.random_lo = quantile(f, 0.025);
+    row.random_hi = quantile(f, 0.975);
+  }
+}
+
+void Study::try_samples() {
+  ModelScorer& scorer = *scorers_[0];
+  const size_t n = scorer.n_pairs(), size = found_.circuit.size();
+  if (request_.stability == 0 || n < 2) return;
+  begin("finding it again in samples of the pairs", static_cast<size_t>(request_.stability) * n * 8);
+  std::map<NodeId, int64_t> counts;
+  std::vector<std::set<size_t>> circuits;
+  for (int64_t sample = 0; sample < request_.stability; ++sample) {
+    Dice dice(request_.seed, "circuit stability " + std::to_string(sample));
+    std::vector<double> weights(n, 0.0);
+    for (size_t i = 0; i < n; ++i) weights[dice.below(n)] += 1;
+    const Ranking ranking = rank_parts(scorer, effects_, weights, request_.rule);
+    circuits.emplace_back(ranking.parts.begin(), ranking.parts.begin() + static_cast<int64_t>(size));
+    for (const size_t part : circuits.back()) ++counts[scorer.nodes()[part]];
+  }
+  found_.stability.samples = request_.stability;
+  for (const auto& [node, count] : counts)
+    found_.stability.inclusion.emplace_back(node, static_cast<double>(count) / static_cast<double>(request_.stability));
+  std::vector<double> alike;
+  for (size_t i = 0; i < circuits.size(); ++i)
+    for (size_t j = 0; j < i; ++j) {
+      const auto common = std::count_if(circuits[i].begin(), circuits[i].end(),
+                                        [&](size_t part) { return circuits[j].contains(part); });
+      const double either = static_cast<double>(circuits[i].size() + circuits[j].size()) - static_cast<double>(common);
+      alike.push_back(either > 0 ? static_cast<double>(common) / either : 1);
+    }
+  std::sort(alike.begin(), alike.end());
+  found_.stability.jaccard = quantile(alike, 0.5);
+}
+
+// Means over pairs with intervals and q, over all that are given.
+std::vector<CircuitEffect> Study::effects(const std::vector<std::vector<double>>& by_pair) const {
+  std::vector<ClusteredValues> columns;
+  for (const std::vector<double>& values : by_pair) columns.push_back(cluster_values(values, units_));
+  const std::vector<MeanEstimate> means = corrected_means(columns, request_.seed, request_.resamples, request_.threads);
+  const std::vector<double> q =
+      benjamini_hochberg(sign_flip_ps(columns, request_.seed, request_.resamples, request_.threads));
+  std::vector<CircuitEffect> out;
+  for (size_t i = 0; i < means.size(); ++i)
+    out.push_back({means[i].mean, means[i].ci.lo, means[i].ci.hi, q[i], means[i].n});
+  return out;
+}
+
+CircuitContext Study::context() const {
+  CircuitContext of;
+  of.model = session_.label;
+  of.model_hash = session_.model_hash;
+  of.metric = metric_name(request_.metric);
+  of.ablation = ablation_name(request_.ablation);
+  of.n_layers = session_.shape.n_layers();
+  for (const LayerShape& layer : session_.shape.layers) of.n_heads = std::max(of.n_heads, layer.attention.n_heads);
+  of.n_experts = session_.shape.n_experts();
+  of.d_model = session_.shape.d_model;
+  const AblatedPair& pair = scorers_[0]->pair(0);
+  const MetricRows& rows = scorers_[0]->rows(0);
+  CircuitExample& example = of.example;
+  example.id = pair.job().prompt->id;
+  // Up to the token whose logits are asked for the answer.
+  const std::span<const int32_t> tokens =
+      std::span(pair.job().prompt->tokens).first(static_cast<size_t>(pair.n_tokens() - rows.n_rows() + 1));
+  const auto text_of = [&](std::span<const int32_t> ids) {
+    return session_.tokenizer ? session_.tokenizer->decode(ids, false) : "";
+  };
+  for (const int32_t token : tokens)
+    example.tokens.push_back(session_.tokenizer ? session_.tokenizer->piece(token) : std::to_string(token));
+  example.text = text_of(tokens);
+  example.answer_token = rows.targets.front();
+  if (example.answer_token < 0) return of;
+  example.answer = text_of({&example.answer_token, 1});
+  std::vector<float> logits(static_cast<size_t>(session_.model.n_vocab));
+  session_.backend->download(logits.data(), pair.run().logits.row(0), logits.size() * sizeof(float));
+  const float top = *std::max_element(logits.begin(), logits.end());
+  double mass = 0;
+  for (const float z : logits) mass += std::exp(static_cast<double>(z) - static_cast<double>(top));
+  example.answer_p =
+      std::exp(static_cast<double>(logits[static_cast<size_t>(example.answer_token)]) - static_cast<double>(top)) /
+      mass;
+  return of;
+}
+
+void Study::measure_graph() {
+  ModelScorer& scorer = *scorers_[0];
+  const std::vector<NodeId>& nodes = scorer.nodes();
+  for (const RedundantParts& pair : find_redundant(scorer, effects_))
+    found_.redundant.push_back(
+        {nodes[pair.one], nodes[pair.two], pair.without_one, pair.without_two, pair.without_both});
+  CircuitGraph& graph = found_.graph;
+  graph.context = context();
+
+  // Parts that write nothing in any run were not tested.
+  std::vector<std::vector<double>> tested;
+  std::vector<NodeId> tested_nodes;
+  for (size_t i = 0; i < nodes.size(); ++i) {
+    if (!scorer.active()[i]) continue;
+    tested.push_back(effects_.noising[i]);
+    tested_nodes.push_back(nodes[i]);
+  }
+  const std::vector<CircuitEffect> of_nodes = effects(tested);
+  const auto in_circuit = [&](const NodeId& node) {
+    return node.ends() || std::binary_search(found_.circuit.begin(), found_.circuit.end(), node);
+  };
+  std::set<NodeId> shown(found_.circuit.begin(), found_.circuit.end());
+  for (const Discovery::Redundant& pair : found_.redundant) shown.insert({pair.one, pair.two});
+  for (size_t i = 0; i < std::min(nodes.size(), ranking_.candidates); ++i) shown.insert(nodes[ranking_.parts[i]]);
+  graph.nodes.push_back({embed_node, {}, true});
+  for (size_t i = 0; i < tested_nodes.size(); ++i)
+    if (shown.contains(tested_nodes[i]))
+      graph.nodes.push_back({tested_nodes[i], of_nodes[i], in_circuit(tested_nodes[i])});
+  graph.nodes.push_back({logits_node, {}, true});
+
+  std::vector<NodeId> ends(found_.circuit);
+  for (const Discovery::Redundant& pair : found_.redundant)
+    for (const NodeId& node : {pair.one, pair.two})
+      if (!in_circuit(node)) ends.push_back(node);
+  std::sort(ends.begin(), ends.end());
+  ends.erase(std::unique(ends.begin(), ends.end()), ends.end());
+  if (request_.ablation == Ablation::corrupt) ends.insert(ends.begin(), embed_node);
+  ends.push_back(logits_node);
+  begin("measuring edges",
+        ends.size() * (ends.size() - 1) / 2 * scorer.n_pairs() * static_cast<size_t>(1 + 2 * request_.edge_controls));
+  const std::vector<EdgeEffects> edges = measure_edges(scorer, ends, request_.edge_controls, request_.seed);
+  const double floor = request_.edge_floor * std::fabs(mean_of_values(scorer.whole()) - mean_of_values(scorer.none()));
+  std::vector<std::vector<double>> columns;
+  for (const EdgeEffects& edge : edges) {
+    columns.push_back(edge.feeds);
+    if (!edge.selects.empty()) columns.push_back(edge.selects);
+  }
+  found_.tested_edges = static_cast<int64_t>(columns.size());
+  const std::vector<CircuitEffect> of_edges = effects(columns);
+  size_t next = 0;
+  for (const EdgeEffects& edge : edges) {
+    const auto put = [&](CircuitEdge::Kind kind, double dlogit, std::vector<double> controls, double least) {
+      const std::vector<double>& values = columns[next];
+      const CircuitEffect& of = of_edges[next++];
+      const bool nothing = std::all_of(values.begin(), values.end(), [](double x) { return x == 0; });
+      if (nothing && (std::isnan(dlogit) || dlogit == 0)) return;  // nothing passes
+      const bool both = in_circuit(edge.source) && in_circuit(edge.target);
+      std::sort(controls.begin(), controls.end());
+      const double control = controls.empty() ? not_measured : quantile(controls, 0.95), size = std::fabs(of.effect);
+      const bool enough = of.q < request_.level && !(size <= control) && size >= least;
+      graph.edges.push_back({edge.source, edge.target, kind, of, dlogit, control, both && enough});
+    };
+    put(CircuitEdge::Kind::feeds, not_measured, edge.control_feeds, floor);
+    if (!edge.selects.empty()) put(CircuitEdge::Kind::selects, mean_of_values(edge.dlogits), edge.control_selects, 0);
+  }
+}
+
+}  // namespace
+
+Discovery discover_circuit(const Session& session, const std::vector<Record>& records, const RecordJobs& made,
+                           const DiscoverRequest& request, const std::string& input) {
+  Discovery found;
+  std::vector<CausalPair> pairs = causal_pairs(request.metric, records, made, session.encode);
+  split_pairs(request.split, records, pairs, request.seed, input);  // refuses before the first forward
+  found.pairs = select_pairs(session, made, std::move(pairs), request.keep_all, input, request.interrupted);
+  if (found.pairs.interrupted) {
+    found.interrupted = true;
+    return found;
+  }
+  found.sets = split_pairs(request.split, records, found.pairs.pairs, request.seed, input);
+  try {
+    Study(session, records, made, request, found).run();
+  } catch (const CircuitInterrupted&) {
+    found.interrupted = true;
+  }
+  return found;
+}
+
+}  // namespace signalbox::eval

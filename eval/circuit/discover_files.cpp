@@ -1,0 +1,168 @@
+// circuit.json and graph.json of a study.
+#include <algorithm>
+#include <cmath>
+
+#include "base/files.h"
+#include "eval/circuit/discover.h"
+#include "eval/store/staged_files.h"
+
+namespace signalbox::eval {
+
+namespace {
+
+constexpr std::array<const char*, 3> set_names = {"discover", "size", "test"};
+
+json::Value number(double x) { return std::isfinite(x) ? json::Value(x) : json::Value(); }
+
+json::Value names_of(const std::vector<NodeId>& nodes) {
+  json::Value out = json::Value::array();
+  for (const NodeId& node : nodes) out.push_back(node_name(node));
+  return out;
+}
+
+json::Value split_json(const Discovery& found, const DiscoverRequest& request) {
+  json::Value split = json::Value::object();
+  if (request.split.key.empty())
+    split.set("drawn", "seeded halves and quarters, pairs whole");
+  else
+    split.set("key", request.split.key);
+  for (size_t s = 0; s < 3; ++s) {
+    json::Value pairs = json::Value::array();
+    for (const size_t i : found.sets[s]) pairs.push_back(found.pairs.pairs[i].name);
+    json::Value set = json::Value::object();
+    if (!request.split.key.empty()) set.set("value", request.split.names[s]);
+    split.set(set_names[s], std::move(set.set("pairs", std::move(pairs))));
+  }
+  return split;
+}
+
+json::Value scores_json(const Discovery& found) {
+  json::Value scores = json::Value::object();
+  for (size_t s = 0; s < 3; ++s) {
+    const SetScores& of = found.scores[s];
+    scores.set(set_names[s], json::Value::object()
+                                 .set("pairs", static_cast<int64_t>(found.sets[s].size()))
+                                 .set("whole", of.whole)
+                                 .set("none", of.none)
+                                 .set("circuit", of.circuit)
+                                 .set("gap_known", of.known)
+                                 .set("faithfulness", number(of.faithfulness.f))
+                                 .set("ci_lo", number(of.faithfulness.ci.lo))
+                                 .set("ci_hi", number(of.faithfulness.ci.hi)));
+  }
+  return scores;
+}
+
+json::Value sizes_json(const Discovery& found) {
+  json::Value sizes = json::Value::array();
+  for (const SizeScores& row : found.sizes) {
+    json::Value f = json::Value::object();
+    for (size_t s = 0; s < 3; ++s) f.set(set_names[s], number(row.faithfulness[s]));
+    sizes.push_back(json::Value::object()
+                        .set("size", static_cast<int64_t>(row.size))
+                        .set("added", row.size > 0 ? json::Value(node_name(row.added)) : json::Value())
+                        .set("faithfulness", std::move(f))
+                        .set("completeness", number(row.completeness))
+                        .set("minimality", number(row.minimality))
+                        .set("random", json::Value::object()
+                                           .set("mean", number(row.random_mean))
+                                           .set("lo", number(row.random_lo))
+                                           .set("hi", number(row.random_hi))));
+  }
+  return sizes;
+}
+
+json::Value random_json(const Discovery& found) {
+  std::vector<double> f = found.random_faithfulness;
+  std::sort(f.begin(), f.end());
+  double sum = 0;
+  for (const double x : f) sum += x;
+  const bool any = !f.empty();
+  return json::Value::object()
+      .set("n", static_cast<int64_t>(f.size()))
+      .set("matched", "experts, heads and other parts of each layer by number, experts by usage in all")
+      .set("usage_of_circuit", found.random.usage)
+      .set("mean_usage", found.random.mean_usage)
+      .set("unmatched", found.random.unmatched)
+      .set("mean", any ? number(sum / static_cast<double>(f.size())) : json::Value())
+      .set("lo", any ? number(quantile(f, 0.025)) : json::Value())
+      .set("hi", any ? number(quantile(f, 0.975)) : json::Value())
+      .set("most", any ? number(f.back()) : json::Value());
+}
+
+json::Value stability_json(const Discovery& found) {
+  json::Value inclusion = json::Value::object();
+  for (const auto& [node, share] : found.stability.inclusion) inclusion.append_member(node_name(node), share);
+  return json::Value::object()
+      .set("samples", found.stability.samples)
+      .set("median_jaccard", number(found.stability.jaccard))
+      .set("inclusion", std::move(inclusion));
+}
+
+}  // namespace
+
+void write_discovery(const std::filesystem::path& dir, const Discovery& found, const DiscoverRequest& request,
+                     const engine::Session& session) {
+  json::Value redundant = json::Value::array();
+  for (const Discovery::Redundant& pair : found.redundant)
+    redundant.push_back(json::Value::object()
+                            .set("parts", names_of({pair.one, pair.two}))
+                            .set("without_first", pair.without_one)
+                            .set("without_second", pair.without_two)
+                            .set("without_both", pair.without_both));
+  json::Value worst = json::Value::array(), minimality = json::Value::object();
+  for (const std::string& name : found.completeness.worst) worst.push_back(name);
+  for (size_t i = 0; i < found.minimality.size(); ++i)
+    minimality.append_member(node_name(found.circuit[i]), number(found.minimality[i]));
+  const bool known = found.scores[2].known;
+  json::Value curve = json::Value::array();
+  for (size_t i = 0; i < found.curve.shares.size(); ++i)
+    curve.push_back(json::Value::object().set("share", found.curve.shares[i]).set("faithfulness", found.curve.f[i]));
+  json::Value out = json::Value::object();
+  out.set("schema", "signalbox.circuit/1")
+      .set("model", session.label)
+      .set("model_hash", session.model_hash)
+      .set("metric", std::string(metric_name(request.metric)))
+      .set("ablation", std::string(ablation_name(request.ablation)))
+      .set("reference", request.ablation == Ablation::corrupt ? "the other record of the pair, experts by id"
+                        : request.ablation == Ablation::mean  ? "means over all tokens of both records of every pair"
+                                                              : "none")
+      .set("seed", static_cast<int64_t>(request.seed))
+      .set("pairs", pairs_summary(found.pairs))
+      .set("split", split_json(found, request))
+      .set("rule", json::Value::object()
+                       .set("tolerance", request.rule.tolerance)
+                       .set("shortlist", static_cast<int64_t>(request.rule.shortlist))
+                       .set("size", request.size ? json::Value(static_cast<int64_t>(*request.size)) : json::Value())
+                       .set("level", request.level)
+                       .set("edge_floor", request.edge_floor)
+                       .set("edge_controls", request.edge_controls)
+                       .set("subsets", request.subsets)
+                       .set("resamples", request.resamples))
+      .set("circuit", names_of(found.circuit))
+      .set("size", static_cast<int64_t>(found.circuit.size()))
+      .set("faithful_enough", found.chosen)
+      .set("expert_slots_a_token", found.usage)
+      .set("expert_slots_a_token_of_the_model", found.usage_of_all)
+      .set("tested_parts", found.tested_parts)
+      .set("tested_edges", found.tested_edges)
+      .set("scores", scores_json(found))
+      .set("completeness", json::Value::object()
+                               .set("gap", known ? number(found.completeness.gap) : json::Value())
+                               .set("without", worst))
+      .set("minimality", std::move(minimality))
+      .set("sizes", sizes_json(found))
+      .set("curve", json::Value::object()
+                        .set("cpr", known ? number(found.curve.cpr) : json::Value())
+                        .set("cmd", known ? number(found.curve.cmd) : json::Value())
+                        .set("points", std::move(curve)))
+      .set("random", random_json(found))
+      .set("stability", stability_json(found))
+      .set("redundant", std::move(redundant));
+  StagedFiles files(dir, {graph_file, circuit_file, test_file});  // an old test was of another circuit
+  write_file_atomically(files.path() / graph_file, circuit_json_text(found.graph));
+  write_file_atomically(files.path() / circuit_file, json::dump(out, 1) + "\n");
+  files.commit();
+}
+
+}  // namespace signalbox::eval

@@ -1,0 +1,230 @@
+#include "eval/circuit/edges.h"
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <numbers>
+#include <numeric>
+#include <string>
+
+#include "engine/receivers.h"
+#include "eval/data/dice.h"
+#include "probes/edit_memory.h"
+
+namespace signalbox::eval {
+
+using namespace engine;
+using namespace kernels;
+using namespace probes;
+
+namespace {
+
+using Kind = NodeId::Kind;
+
+// The points at which the stream stands behind a sender.
+std::vector<PointAt> places_behind(const ModelShape& shape, const NodeId& sender) {
+  std::vector<PointAt> places;
+  for (int32_t l = 0; l < shape.n_layers(); ++l) {
+    if (l > sender.layer) places.push_back({Point::resid_in, l});
+    if (l > sender.layer || (l == sender.layer && sender.kind == Kind::head)) places.push_back({Point::resid_mid, l});
+  }
+  places.push_back({Point::resid_out, shape.n_layers() - 1});
+  return places;
+}
+
+std::shared_ptr<const EditPlan> plan_of(const Session& session, const json::Value& edits, const EditMemory& memory) {
+  return EditPlan::parse(json::Ref(edits, "edits"), ".", session.shape, 0, &memory);
+}
+
+// Share of tokens that select an expert, and its mean router logit.
+struct Selection {
+  double share = 0, logit = 0;
+};
+Selection selection_of(const ActivationStore& run, const NodeId& expert, int64_t n_experts) {
+  const Recording::Rows all = run.rows(0);
+  const std::vector<int32_t> ids = run.ids(all);
+  const std::vector<float> logits = run.floats("router.logits", all);
+  const size_t n_layers = run.layers().size(), n_slots = static_cast<size_t>(run.n_slots()),
+               at = static_cast<size_t>(*run.layer_index(expert.layer)), n = static_cast<size_t>(run.n_tokens());
+  Selection of;
+  for (size_t t = 0; t < n; ++t) {
+    const auto begin = ids.begin() + static_cast<int64_t>((t * n_layers + at) * n_slots);
+    of.share += static_cast<double>(std::count(begin, begin + static_cast<int64_t>(n_slots), expert.index));
+    of.logit += static_cast<double>(
+        logits[(t * n_layers + at) * static_cast<size_t>(n_experts) + static_cast<size_t>(expert.index)]);
+  }
+  of.share /= static_cast<double>(n);
+  of.logit /= static_cast<double>(n);
+  return of;
+}
+
+// The rows of a change in another order, none where it was.
+std::vector<float> of_other_tokens(const std::vector<float>& change, int64_t d_model, Dice& dice) {
+  const auto n = static_cast<size_t>(static_cast<int64_t>(change.size()) / d_model);
+  std::vector<size_t> order(n);
+  std::iota(order.begin(), order.end(), size_t{0});
+  dice.shuffle(order);
+  std::vector<float> out(change.size());
+  for (size_t i = 0; i < n; ++i)
+    std::copy_n(change.data() + static_cast<int64_t>(order[i]) * d_model, d_model,
+                out.data() + static_cast<int64_t>(order[(i + 1) % n]) * d_model);
+  return out;
+}
+
+// Gaussian directions with the length of each row of a change.
+std::vector<float> random_of_length(const std::vector<float>& change, int64_t d_model, Dice& dice) {
+  std::vector<float> out(change.size());
+  const auto width = static_cast<size_t>(d_model);
+  std::vector<double> row(width);
+  for (size_t begin = 0; begin < change.size(); begin += width) {
+    double length = 0, own = 0;
+    for (size_t c = 0; c < width; ++c) {
+      length += static_cast<double>(change[begin + c]) * static_cast<double>(change[begin + c]);
+      // Box and Muller.
+      const double u = (static_cast<double>(dice.below(uint64_t{1} << 53)) + 1) / 9007199254740993.0,
+                   v = static_cast<double>(dice.below(uint64_t{1} << 53)) / 9007199254740992.0;
+      row[c] = std::sqrt(-2 * std::log(u)) * std::cos(2 * std::numbers::pi * v);
+      own += row[c] * row[c];
+    }
+    const double scale = own > 0 ? std::sqrt(length / own) : 0;
+    for (size_t c = 0; c < width; ++c) out[begin + c] = static_cast<float>(scale * row[c]);
+  }
+  return out;
+}
+
+}  // namespace
+
+std::vector<float> stream_change(const ModelScorer& scorer, size_t index, const NodeId& sender) {
+  const AblatedPair& pair = scorer.pair(index);
+  const Session& session = scorer.session();
+  const ModelShape& shape = session.shape;
+  const int64_t n = pair.n_tokens();
+  std::vector<float> change;  // of the sender's own output
+  int64_t width = 0;
+  for (int64_t t = 0; t < n; ++t) {
+    const std::vector<float> own = written_by(pair.base(), shape, sender, t);
+    width = static_cast<int64_t>(own.size());
+    const bool mapped = pair.mapped()[static_cast<size_t>(t)] != 0;
+    const std::vector<float> ablated = mapped ? pair.ablated(sender, t) : own;
+    for (size_t c = 0; c < own.size(); ++c) change.push_back(ablated[c] - own[c]);
+  }
+  if (sender.kind != Kind::head) return change;
+  const int64_t stride = shape.layers[static_cast<size_t>(sender.layer)].attention.n_heads * width;
+  std::vector<float> z(static_cast<size_t>(n * stride));
+  for (int64_t t = 0; t < n; ++t)
+    std::copy_n(change.data() + t * width, width, z.data() + t * stride + sender.index * width);
+  Receivers readers(*session.backend, session.model, session.weights);
+  return readers.attention_output(sender.layer, z);
+}
+
+std::vector<Response> respond(ModelScorer& scorer, size_t index, const NodeId& sender, const std::vector<float>& change,
+                              std::span<const NodeId> receivers) {
+  const Session& session = scorer.session();
+  const ModelShape& shape = session.shape;
+  const AblatedPair& pair = scorer.pair(index);
+  const int64_t n = pair.n_tokens(), d_model = shape.d_model;
+  std::vector<Response> responses;
+  for (const NodeId& receiver : receivers) responses.push_back({receiver, {}, 0, 0, 0, false});
+  if (std::all_of(change.begin(), change.end(), [](float x) { return x == 0; })) return responses;
+
+  EditMemory memory;
+  std::map<std::string, std::vector<float>> streams;
+  json::Value edits = json::Value::array();
+  for (const PointAt& place : places_behind(shape, sender)) {
+    std::vector<float>& stream = streams[point_name(place.point, place.layer)];
+    stream = change;
+    for (int64_t t = 0; t < n; ++t) {
+      const auto base = pair.base().row(place.point, place.layer, 0, t);
+      for (int64_t c = 0; c < d_model; ++c)
+        stream[static_cast<size_t>(t * d_model + c)] += base[static_cast<size_t>(c)];
+    }
+    edits.push_back(json::Value::object()
+                        .set("op", "patch")
+                        .set("point", point_name(place.point, place.layer))
+                        .set("from", "memory:streams"));
+  }
+  memory.add(made_store("streams", shape, pair.job().prompt->id, streams, n));
+  const PointSet points = node_points(shape);
+  const bool routed = std::any_of(receivers.begin(), receivers.end(),
+                                  [](const NodeId& receiver) { return receiver.kind == Kind::expert; });
+  RecordedRun free;
+  if (routed) free = record_run(session, pair.job(), 1, points, "free", plan_of(session, edits, memory).get());
+  if (!shape.moe_layers().empty()) {
+    memory.add(pair.run().store);
+    edits.push_back(json::Value::object()
+                        .set("op", "replay")
+                        .set("trace", "memory:" + pair.run().store->name())
+                        .set("weights", "recorded"));
+  }
+  const RecordedRun held = record_run(session, pair.job(), scorer.rows(index).n_rows(), points, "held",
+                                      plan_of(session, edits, memory).get());
+  for (Response& response : responses) {
+    const NodeId& receiver = response.receiver;
+    if (receiver.kind == Kind::logits) {
+      response.feeds = scorer.metric_of(index, held.logits) - scorer.whole()[index];
+      continue;
+    }
+    for (int64_t t = 0; t < n; ++t) {
+      const std::vector<float> now = written_by(*held.store, shape, receiver, t),
+                               was = written_by(pair.base(), shape, receiver, t);
+      response.changed = response.changed || now != was;
+      response.values.insert(response.values.end(), now.begin(), now.end());
+    }
+    if (receiver.kind != Kind::expert) continue;
+    const Selection now = selection_of(*free.store, receiver, shape.n_experts()),
+                    was = selection_of(pair.base(), receiver, shape.n_experts());
+    response.selects = now.share - was.share;
+    response.dlogit = now.logit - was.logit;
+  }
+  return responses;
+}
+
+std::vector<EdgeEffects> measure_edges(ModelScorer& scorer, const std::vector<NodeId>& nodes, int64_t controls,
+                                       uint64_t seed) {
+  std::vector<EdgeEffects> edges;
+  for (const NodeId& source : nodes) {
+    std::vector<NodeId> receivers;
+    for (const NodeId& target : nodes)
+      if (precedes(source, target)) receivers.push_back(target);
+    if (receivers.empty()) continue;
+    const size_t first = edges.size();
+    for (const NodeId& target : receivers) edges.push_back({source, target, {}, {}, {}, {}, {}});
+    for (size_t p = 0; p < scorer.n_pairs(); ++p) {
+      scorer.require_running();
+      const std::vector<float> change = stream_change(scorer, p, source);
+      // What a change of the stream behind the source does to every receiver.
+      const auto measure = [&](const std::vector<float>& of) {
+        std::vector<Response> responses = respond(scorer, p, source, of, receivers);
+        std::vector<std::shared_ptr<const BoundEdits>> runs;
+        for (const Response& response : responses)
+          if (response.changed) runs.push_back(scorer.pair(p).replace(response.receiver, response.values));
+        const std::vector<double> metrics = scorer.metrics(p, runs);
+        size_t next = 0;
+        for (Response& response : responses)
+          if (response.changed) response.feeds = metrics[next++] - scorer.whole()[p];
+        return responses;
+      };
+      const std::vector<Response> responses = measure(change);
+      for (size_t i = 0; i < responses.size(); ++i) {
+        EdgeEffects& edge = edges[first + i];
+        edge.feeds.push_back(responses[i].feeds);
+        if (edge.target.kind != Kind::expert) continue;
+        edge.selects.push_back(responses[i].selects);
+        edge.dlogits.push_back(responses[i].dlogit);
+      }
+      Dice dice(seed, "edge controls " + node_name(source) + " " + std::to_string(p));
+      for (int64_t draw = 0; draw < 2 * controls; ++draw) {
+        const std::vector<Response> other =
+            measure(draw % 2 == 0 ? of_other_tokens(change, scorer.session().shape.d_model, dice)
+                                  : random_of_length(change, scorer.session().shape.d_model, dice));
+        for (size_t i = 0; i < other.size(); ++i) {
+          edges[first + i].control_feeds.push_back(std::fabs(other[i].feeds));
+          edges[first + i].control_selects.push_back(std::fabs(other[i].selects));
+        }
+      }
+    }
+  }
+  return edges;
+}
+
+}  // namespace signalbox::eval

@@ -1,0 +1,49 @@
+// What passes between two parts: the sender's ablated value reaches the receiver and nothing else, everything between
+// them held (path patching with all parts frozen). The residual stream is then, at every later place, that of the base
+// run plus the sender's change; one run in which it is set to that tells what every receiver would do.
+//
+//   feeds    the receiver's output under that stream, its route held (ids and weights), is given to the base run, which
+//            goes on from there: change of the metric. For logits: the metric of that stream itself
+//   selects  whether the receiver, an expert, is selected under that stream, and its router logit: change of its share
+//            of tokens, and mean change of the logit
+#pragma once
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "base/namespaces.h"
+#include "eval/circuit/model_scorer.h"
+
+namespace signalbox::eval {
+
+struct EdgeEffects {
+  NodeId source, target;
+  std::vector<double> feeds;             // [pair]
+  std::vector<double> selects, dlogits;  // [pair]; of experts
+  // The same of changes that are no message of the sender: its own of other tokens, and random ones of the same length
+  // at each token. Sizes, [pair x draw].
+  std::vector<double> control_feeds, control_selects;
+};
+
+// How the outputs of `receivers`, and what selects them, change with one sender in one pair.
+struct Response {
+  NodeId receiver;
+  std::vector<float> values;  // [n_tokens, width] as written_by; of logits empty
+  double feeds = 0;           // of logits: change of the metric
+  double selects = 0, dlogit = 0;
+  bool changed = false;  // of the values
+};
+// `change` [n_tokens, d_model]: of the stream behind the sender.
+std::vector<Response> respond(ModelScorer& scorer, size_t pair, const NodeId& sender, const std::vector<float>& change,
+                              std::span<const NodeId> receivers);
+// What the sender's ablated value changes there.
+std::vector<float> stream_change(const ModelScorer& scorer, size_t pair, const NodeId& sender);
+
+// Every edge among `nodes` (ascending; with embed, where it is ablated, and logits) from a part to one that it
+// precedes. Throws CircuitInterrupted, and what the forward throws.
+// `controls`: draws of each kind of control, for each pair.
+std::vector<EdgeEffects> measure_edges(ModelScorer& scorer, const std::vector<NodeId>& nodes, int64_t controls,
+                                       uint64_t seed);
+
+}  // namespace signalbox::eval

@@ -1,0 +1,238 @@
+#include "eval/circuit/verify.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <set>
+
+#include "base/error.h"
+#include "base/files.h"
+#include "base/text.h"
+#include "eval/data/dice.h"
+
+namespace signalbox::eval {
+
+using namespace engine;
+
+namespace {
+
+constexpr const char* test_schema = "signalbox.circuit_test/1";
+
+double mean_of_scores(std::span<const double> x) {
+  return std::accumulate(x.begin(), x.end(), 0.0) / static_cast<double>(x.size());
+}
+
+json::Value defined_number(double x) { return std::isfinite(x) ? json::Value(x) : json::Value(); }
+
+// The pairs that had no part in finding the circuit: those that it kept for a test where the input has some of them,
+// else all that are new.
+std::vector<CausalPair> unused_pairs(std::vector<CausalPair> pairs, const KnownCircuit& circuit,
+                                     std::vector<std::string>& left_out, const std::string& input) {
+  const std::set<std::string> used(circuit.used.begin(), circuit.used.end()),
+      held(circuit.held_out.begin(), circuit.held_out.end());
+  const bool any_held =
+      std::any_of(pairs.begin(), pairs.end(), [&](const CausalPair& pair) { return held.contains(pair.name); });
+  std::vector<CausalPair> out;
+  for (CausalPair& pair : pairs) {
+    if (any_held ? held.contains(pair.name) : !used.contains(pair.name))
+      out.push_back(std::move(pair));
+    else
+      left_out.push_back(pair.name);
+  }
+  if (out.empty())
+    throw Error(input, "expected pairs that had no part in finding the circuit, found none among " +
+                           std::to_string(left_out.size()));
+  return out;
+}
+
+}  // namespace
+
+KnownCircuit read_known_circuit(const std::filesystem::path& dir) {
+  const std::filesystem::path file = dir / circuit_file;
+  const json::Value document = json::parse_file(file);
+  const json::Ref root(document, file.string());
+  if (root.at("schema").string() != "signalbox.circuit/1")
+    root.at("schema").fail("expected \"signalbox.circuit/1\", found " + in_quotes(root.at("schema").string()));
+  KnownCircuit known;
+  known.model_hash = root.at("model_hash").string();
+  known.metric = parse_metric(root.at("metric").string(), file.string() + ": metric");
+  known.ablation = parse_ablation(root.at("ablation").string(), file.string() + ": ablation");
+  for (const json::Ref& name : root.at("circuit").items())
+    known.parts.push_back(parse_node(name.string(), file.string() + ": " + name.path()));
+  if (!std::is_sorted(known.parts.begin(), known.parts.end()))
+    root.at("circuit").fail("expected parts in order of execution, found others");
+  for (const char* set : {"discover", "size", "test"})
+    for (const json::Ref& name : root.at("split").at(set).at("pairs").items())
+      (set == std::string_view("test") ? known.held_out : known.used).push_back(name.string());
+  return known;
+}
+
+Verification verify_circuit(const Session& session, const std::vector<Record>& records, const RecordJobs& made,
+                            const KnownCircuit& circuit, const VerifyRequest& request, const std::string& input) {
+  if (session.model_hash != circuit.model_hash)
+    throw Error("MODEL", "expected the model that the circuit is of (model_hash " + circuit.model_hash + "), found " +
+                             session.model_hash);
+  Verification out;
+  const std::vector<CausalPair> all = causal_pairs(circuit.metric, records, made, session.encode);
+  out.pairs = select_pairs(session, made, unused_pairs(all, circuit, out.used, input), request.keep_all, input,
+                           request.interrupted);
+  const auto begin = [&](const std::string& stage, int64_t runs) {
+    if (request.progress.begin) request.progress.begin(stage, runs);
+  };
+  if (out.pairs.interrupted) {
+    out.interrupted = true;
+    return out;
+  }
+  try {
+    const auto n = static_cast<int64_t>(out.pairs.pairs.size());
+    begin("running pairs", 2 * n);
+    ScorerSetup setup;
+    setup.ablation = circuit.ablation;
+    setup.batch = request.batch;
+    setup.batch_tokens = request.batch_tokens;
+    setup.interrupted = request.interrupted;
+    setup.on_runs = request.progress.add;
+    if (circuit.ablation == Ablation::mean) {
+      auto means = std::make_shared<NodeMeans>(session.shape);
+      for (const CausalPair& pair : all)
+        for (const size_t record : {pair.clean, pair.corrupt})
+          means->add(*record_run(session, made.jobs[record], 1, node_points(session.shape), "means").store);
+      setup.means = means;
+    }
+    ModelScorer scorer(session, made, out.pairs.pairs, setup);
+    NodeMask mask = scorer.nothing();
+    for (const NodeId& part : circuit.parts) {
+      const auto at = std::lower_bound(scorer.nodes().begin(), scorer.nodes().end(), part);
+      if (at == scorer.nodes().end() || *at != part)
+        throw Error(circuit_file, "expected parts of this model, found " + node_name(part));
+      mask[static_cast<size_t>(at - scorer.nodes().begin())] = 1;
+    }
+    const std::vector<double> weights(scorer.n_pairs(), 1.0);
+    const auto distance = [&](const NodeMask& kept) { return distance_from_whole(scorer, kept, weights); };
+    const std::vector<double> own = scorer.scores(mask), rest = scorer.scores(complement_of(mask));
+    out.scores = {mean_of_scores(scorer.whole()),
+                  mean_of_scores(scorer.none()),
+                  mean_of_scores(own),
+                  denominator_known(scorer.whole(), scorer.none()),
+                  {not_measured, {not_measured, not_measured}}};
+    if (out.scores.known) {
+      out.scores.faithfulness =
+          faithfulness_with_interval(own, scorer.whole(), scorer.none(), request.seed, request.resamples);
+      out.completeness = completeness(scorer, mask, request.seed, request.subsets);
+    }
+    out.equivalence = test_equivalence(own, scorer.whole(), request.epsilon);
+    out.independence = test_independence(rest, scorer.whole(), request.seed, request.permutations);
+
+    // Minimality: what taking a part out does, against taking out a random part that was put in.
+    begin("taking parts out and putting others in", (request.random + static_cast<int64_t>(circuit.parts.size())) * n);
+    out.distance = distance(mask);
+    out.complement_distance = distance(complement_of(mask));
+    std::vector<size_t> others;
+    for (size_t i = 0; i < mask.size(); ++i) {
+      NodeMask changed = mask;
+      changed[i] = !mask[i];
+      if (mask[i])
+        out.changes.push_back(std::fabs(distance(changed) - out.distance));
+      else if (scorer.active()[i])
+        others.push_back(i);
+    }
+    Dice dice(request.seed, "circuit minimality");
+    for (int64_t d = 0; d < request.random && !others.empty(); ++d) {
+      NodeMask more = mask;
+      more[dice.pick(others)] = 1;
+      out.reference.push_back(std::fabs(distance(more) - out.distance));
+    }
+    if (!out.reference.empty()) out.minimality = test_minimality(out.changes, out.reference, request.quantile);
+
+    begin("running random circuits", 2 * request.random * n);
+    out.random = draw_random_circuits(scorer, mask, request.seed, request.random);
+    std::vector<double> distances, nearness;
+    for (const NodeMask& random : out.random.circuits) {
+      distances.push_back(distance(random));
+      nearness.push_back(-distance(complement_of(random)));
+    }
+    out.sufficiency = test_against_random(out.distance, distances, request.quantile);
+    out.necessity = test_against_random(-out.complement_distance, nearness, request.quantile);
+  } catch (const CircuitInterrupted&) {
+    out.interrupted = true;
+  }
+  return out;
+}
+
+void write_verification(const std::filesystem::path& dir, const Verification& tested, const KnownCircuit& circuit,
+                        const VerifyRequest& request, const Session& session) {
+  json::Value parts = json::Value::array(), left_out = json::Value::array(), names = json::Value::array();
+  for (size_t i = 0; i < tested.changes.size(); ++i) {
+    json::Value part = json::Value::object();
+    part.set("part", node_name(circuit.parts[i])).set("change", tested.changes[i]);
+    if (!tested.reference.empty())
+      part.set("random_changes_below", tested.minimality.exceeded[i])
+          .set("p", tested.minimality.p[i])
+          .set("p_holm", tested.minimality.holm[i])
+          .set("superfluous", tested.minimality.holm[i] <= request.alpha);
+    parts.push_back(std::move(part));
+  }
+  for (const std::string& name : tested.used) left_out.push_back(name);
+  for (const CausalPair& pair : tested.pairs.pairs) names.push_back(pair.name);
+  const auto against = [&](const RandomCircuitTest& test, double distance) {
+    return json::Value::object()
+        .set("distance", distance)
+        .set("worse", test.worse)
+        .set("n", test.n)
+        .set("quantile", request.quantile)
+        .set("p", test.p);
+  };
+  const bool known = tested.scores.known;
+  json::Value worst = json::Value::array();
+  for (const std::string& name : tested.completeness.worst) worst.push_back(name);
+  const Faithfulness& f = tested.scores.faithfulness;
+  json::Value scores = json::Value::object();
+  scores.set("whole", tested.scores.whole)
+      .set("none", tested.scores.none)
+      .set("circuit", tested.scores.circuit)
+      .set("gap_known", known)
+      .set("faithfulness", defined_number(f.f))
+      .set("ci_lo", defined_number(f.ci.lo))
+      .set("ci_hi", defined_number(f.ci.hi))
+      .set("completeness", known ? json::Value(tested.completeness.gap) : json::Value())
+      .set("completeness_without", std::move(worst));
+  json::Value equivalence = json::Value::object();
+  equivalence.set("wins", tested.equivalence.wins)
+      .set("losses", tested.equivalence.losses)
+      .set("ties", tested.equivalence.ties)
+      .set("share", defined_number(tested.equivalence.share))
+      .set("epsilon", request.epsilon)
+      .set("p", tested.equivalence.p);
+  json::Value independence = json::Value::object();
+  independence.set("hsic", tested.independence.hsic)
+      .set("permutations", tested.independence.permutations)
+      .set("p", tested.independence.p);
+  json::Value random = json::Value::object();
+  random.set("n", static_cast<int64_t>(tested.random.circuits.size()))
+      .set("matched", "experts, heads and other parts of each layer by number, experts by usage in all")
+      .set("usage_of_circuit", tested.random.usage)
+      .set("mean_usage", tested.random.mean_usage)
+      .set("unmatched", tested.random.unmatched);
+  json::Value out = json::Value::object();
+  out.set("schema", test_schema)
+      .set("model", session.label)
+      .set("model_hash", session.model_hash)
+      .set("metric", std::string(metric_name(circuit.metric)))
+      .set("ablation", std::string(ablation_name(circuit.ablation)))
+      .set("seed", static_cast<int64_t>(request.seed))
+      .set("alpha", request.alpha)
+      .set("pairs", pairs_summary(tested.pairs).set("names", std::move(names)).set("left_out", std::move(left_out)))
+      .set("scores", std::move(scores))
+      .set("random", std::move(random))
+      .set("equivalence", std::move(equivalence))
+      .set("independence", std::move(independence))
+      .set("minimality", json::Value::object()
+                             .set("draws", static_cast<int64_t>(tested.reference.size()))
+                             .set("parts", std::move(parts)))
+      .set("sufficiency", against(tested.sufficiency, tested.distance))
+      .set("partial_necessity",
+           against(tested.necessity, tested.complement_distance).set("reference", "complements of random circuits"));
+  write_file_atomically(dir / test_file, json::dump(out, 1) + "\n");
+}
+
+}  // namespace signalbox::eval

@@ -1,0 +1,249 @@
+// Circuits that were planted are found, with their edges, and nothing else is; tests hold them to pairs that found
+// nothing.
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <set>
+
+#include "base/error.h"
+#include "base/json.h"
+#include "eval/circuit/discover.h"
+#include "eval/circuit/verify.h"
+#include "loaders/open.h"
+#include "loaders/synthetic/make_model.h"
+#include "tests/support.h"
+
+using namespace signalbox;
+using namespace signalbox::eval;
+using namespace signalbox::engine;
+namespace fs = std::filesystem;
+
+namespace {
+
+using Names = std::set<std::string>;
+
+struct Planted {
+  test::TemporaryDirectory dir;
+  std::unique_ptr<Session> session;
+  json::Value truth;
+  std::vector<Record> records;
+  RecordJobs made;
+
+  explicit Planted(const std::string& circuit, int layers = 4) {
+    const std::string spec = R"({"family":"qwen3_moe","dtype":"f32","config":{"num_hidden_layers":)" +
+                             std::to_string(layers) + R"(},"circuits":[)" + circuit + "]}";
+    loaders::synthetic::make_model(json::parse(spec, "spec"), "spec", dir / "m");
+    session = std::make_unique<Session>(loaders::open_session((dir / "m").string(), {}));
+    session->label = "planted";
+    truth = json::parse_file(dir / "m/make-model.json").find("truth")->find("circuits")->items().front();
+    records = read_records((dir / "m/circuit-0.jsonl").string());
+    made = make_jobs(*session, records, Generate{}, nullptr);
+  }
+  // Nodes of the truth, and of each expert the one that runs in its place.
+  Names parts() const {
+    Names names;
+    for (const json::Value& node : truth.find("nodes")->items()) {
+      if (!node.find("layer")) continue;  // embed, logits
+      names.insert(node.find("id")->string());
+      const json::Value* instead = node.find("instead");
+      const json::Value* selected = node.find("selected");
+      if (instead && selected && selected->string() == "by flag")
+        names.insert("L" + std::to_string(node.find("layer")->integer()) + ".E" + std::to_string(instead->integer()));
+    }
+    return names;
+  }
+  Discovery discover(DiscoverRequest request = {}) const {
+    request.seed = 1;
+    request.random = 40;
+    request.stability = 4;
+    request.resamples = 500;
+    return discover_circuit(*session, records, made, request, "circuit-0.jsonl");
+  }
+};
+
+std::string pipeline(const char* kind) {
+  return std::string(R"({"kind":")") + kind +
+         R"(","tokens":[[48,49]],"answer":65,"foil":66,"records":16,"length":6,"experts":[{"layer":0,"expert":1},{"layer":1,"expert":3},{"layer":2,"expert":5}]})";
+}
+
+Names names_of(const std::vector<NodeId>& nodes) {
+  Names names;
+  for (const NodeId& node : nodes) names.insert(node_name(node));
+  return names;
+}
+
+Names edges_of(const Discovery& found) {
+  Names names;
+  for (const CircuitEdge& edge : found.graph.edges)
+    if (edge.in_circuit)
+      names.insert(node_name(edge.source) + " " + std::string(edge_kind_name(edge.kind)) + " " +
+                   node_name(edge.target));
+  return names;
+}
+
+const CircuitEdge* edge_of(const Discovery& found, const std::string& from, const std::string& to,
+                           CircuitEdge::Kind kind) {
+  for (const CircuitEdge& edge : found.graph.edges)
+    if (node_name(edge.source) == from && node_name(edge.target) == to && edge.kind == kind) return &edge;
+  return nullptr;
+}
+
+}  // namespace
+
+TEST_CASE("circuit: planted induction heads are found, and no other part") {
+  const Planted planted(
+      R"({"kind":"induction","tokens":[40,41,42,43,44,45,46,47],"records":16,"length":14,"previous":{"layer":0,"head":1},"match":{"layer":1,"head":2}})",
+      3);
+  const Discovery found = planted.discover();
+  CHECK(names_of(found.circuit) == Names{"L0.H1", "L1.H2"});
+  CHECK(edges_of(found) == Names{"embed feeds L0.H1", "L0.H1 feeds L1.H2", "L1.H2 feeds logits"});
+  CHECK(found.scores[2].faithfulness.f == doctest::Approx(1).epsilon(0.02));
+  for (const double f : found.random_faithfulness) CHECK(std::fabs(f) < 0.05);
+  CHECK(found.stability.jaccard == 1);
+  CHECK(found.redundant.empty());
+  // By single effects alone, and by greedy removal from a shortlist that holds much more.
+  DiscoverRequest wide;
+  wide.rule.shortlist = 12;
+  wide.rule.tolerance = 0.004;
+  wide.size = 2;
+  CHECK(names_of(planted.discover(wide).circuit) == Names{"L0.H1", "L1.H2"});
+
+  // Exact single effects name the same two: all else is nothing beside them.
+  for (const CircuitNode& node : found.graph.nodes) {
+    if (node.id.ends()) continue;
+    CHECK((std::fabs(node.of.effect) > 20) == node.in_circuit);
+  }
+}
+
+TEST_CASE("circuit: a planted pipeline of routes is a chain of selects, of content one of feeds") {
+  const Planted routes(pipeline("route"));
+  const Discovery by_route = routes.discover();
+  CHECK(names_of(by_route.circuit) == routes.parts());
+  const Names edges = edges_of(by_route);
+  for (const json::Value& edge : routes.truth.find("edges")->items())
+    CHECK(edges.contains(edge.find("source")->string() + " " + edge.find("kind")->string() + " " +
+                         edge.find("target")->string()));
+  for (const std::string& edge : edges)
+    CHECK((edge.find(" selects ") != std::string::npos) == !edge.ends_with(" logits"));
+  // Nothing passes but by selection: the direct effect is 0, and the selection changes at one of six tokens.
+  const CircuitEdge* direct = edge_of(by_route, "L0.E1", "logits", CircuitEdge::Kind::feeds);
+  CHECK((!direct || (!direct->in_circuit && std::fabs(direct->of.effect) < 1e-3)));
+  const CircuitEdge* selects = edge_of(by_route, "L0.E1", "L1.E3", CircuitEdge::Kind::selects);
+  REQUIRE(selects);
+  CHECK(selects->of.effect == doctest::Approx(-1.0 / 6));
+  CHECK(selects->dlogit < 0);
+
+  const Planted content(pipeline("content"));
+  const Discovery by_content = content.discover();
+  CHECK(names_of(by_content.circuit) == Names{"L0.E1", "L1.E3", "L2.E5"});
+  CHECK(edges_of(by_content) ==
+        Names{"embed feeds L0.E1", "L0.E1 feeds L1.E3", "L1.E3 feeds L2.E5", "L2.E5 feeds logits"});
+}
+
+TEST_CASE("circuit: of two parts that stand in for one another one is found, and the redundancy is said") {
+  const Planted planted(
+      R"({"kind":"or","tokens":[[48,49]],"answer":65,"foil":66,"records":16,"length":6,"experts":[{"layer":0,"expert":1},{"layer":1,"expert":3}],"reader":{"layer":2,"expert":5}})");
+  const Discovery found = planted.discover();
+  const Names circuit = names_of(found.circuit);
+  CHECK(circuit.contains("L2.E5"));
+  CHECK(circuit.contains("L0.E1") + circuit.contains("L1.E3") == 1);
+  REQUIRE(found.redundant.size() == 1);
+  CHECK(Names{node_name(found.redundant[0].one), node_name(found.redundant[0].two)} == Names{"L0.E1", "L1.E3"});
+  CHECK(std::fabs(found.redundant[0].without_one) < 0.1);
+  CHECK(found.redundant[0].without_both < -20);
+  CHECK(found.completeness.gap == doctest::Approx(1).epsilon(0.05));  // what the other one would have done
+}
+
+TEST_CASE("circuit: files, tests on pairs that were held out, and what is refused") {
+  const Planted planted(pipeline("content"));
+  const DiscoverRequest request;
+  const Discovery found = planted.discover(request);
+  const fs::path dir = planted.dir / "found";
+  write_discovery(dir, found, request, *planted.session);
+  const json::Value graph = json::parse_file(dir / graph_file);
+  CHECK(circuit_json_text(read_circuit_graph(json::Ref(graph, "graph"))) == test::read_file(dir / graph_file));
+  KnownCircuit known = read_known_circuit(dir);
+  CHECK(names_of(known.parts) == names_of(found.circuit));
+  CHECK(known.used.size() == 12);
+  CHECK(known.held_out.size() == 4);
+
+  VerifyRequest verify;
+  verify.permutations = 99;
+  const Verification tested =
+      verify_circuit(*planted.session, planted.records, planted.made, known, verify, "circuit-0.jsonl");
+  CHECK(tested.pairs.pairs.size() == 4);
+  CHECK(tested.used.size() == 12);
+  CHECK(tested.scores.faithfulness.f == doctest::Approx(1).epsilon(0.01));
+  CHECK(tested.sufficiency.worse == 100);
+  CHECK(tested.sufficiency.p < 0.001);
+  CHECK(tested.necessity.p < 0.001);
+  for (const double p : tested.minimality.holm) CHECK(p > 0.5);
+  write_verification(dir, tested, known, verify, *planted.session);
+  CHECK(json::parse_file(dir / test_file).find("sufficiency")->find("worse")->integer() == 100);
+
+  // One part too many is found superfluous; one that lacks is not sufficient.
+  KnownCircuit wrong = known;
+  wrong.parts.insert(wrong.parts.begin(), parse_node("L0.H0", "t"));
+  CHECK(verify_circuit(*planted.session, planted.records, planted.made, wrong, verify, "i").minimality.holm[0] < 0.05);
+  wrong.parts = {known.parts[0], known.parts[2]};
+  CHECK(verify_circuit(*planted.session, planted.records, planted.made, wrong, verify, "i").sufficiency.p > 0.5);
+
+  wrong = known;
+  wrong.model_hash = "another";
+  CHECK_THROWS_AS(verify_circuit(*planted.session, planted.records, planted.made, wrong, verify, "i"), Error);
+  wrong = known;
+  wrong.held_out.clear();
+  for (const CausalPair& pair : found.pairs.pairs) wrong.used.push_back(pair.name);
+  CHECK_THROWS_AS(verify_circuit(*planted.session, planted.records, planted.made, wrong, verify, "i"), Error);
+
+  DiscoverRequest bad;
+  bad.split = parse_split("split:a,b,c", "--split");
+  CHECK_THROWS_AS(planted.discover(bad), Error);  // the records say nothing of it
+  for (const char* text : {"split", ":a,b,c", "split:a,b", "split:a,b,a", "split:a,,c"})
+    CHECK_THROWS_AS(parse_split(text, "--split"), Error);
+  bad = {};
+  bad.size = 100000;
+  CHECK_THROWS_AS(planted.discover(bad), Error);
+  std::atomic<bool> stop = true;
+  bad = {};
+  bad.interrupted = &stop;
+  CHECK(planted.discover(bad).interrupted);
+}
+
+TEST_CASE("circuit: splits keep pairs whole and copies of a prompt together") {
+  std::vector<Record> records;
+  std::vector<CausalPair> pairs;
+  for (int p = 0; p < 8; ++p)
+    for (const bool clean : {true, false}) {
+      // Pairs 0 and 1 share their clean prompt.
+      const int text = clean && p == 1 ? 0 : 2 * p + !clean;
+      json::Value tokens = json::Value::array();
+      tokens.push_back(text);
+      records.push_back(parse_record(json::Value::object()
+                                         .set("id", "r" + std::to_string(2 * p + !clean))
+                                         .set("tokens", std::move(tokens))
+                                         .set("pair", std::to_string(p))
+                                         .set("condition", clean ? "clean" : "corrupt")
+                                         .set("split", p < 4   ? "a"
+                                                       : p < 6 ? "b"
+                                                               : "c"),
+                                     "records:" + std::to_string(2 * p + !clean)));
+      if (clean) pairs.push_back({std::to_string(p), records.size() - 1, records.size(), {}, {}, {}});
+    }
+  for (uint64_t seed = 0; seed < 10; ++seed) {
+    const auto sets = split_pairs({}, records, pairs, seed, "t");
+    size_t n = 0, with_copy = 0;
+    for (const auto& set : sets) {
+      n += set.size();
+      const auto has = [&](size_t i) { return std::count(set.begin(), set.end(), i) > 0; };
+      with_copy += has(0) && has(1);
+      CHECK(!set.empty());
+    }
+    CHECK(n == 8);
+    CHECK(with_copy == 1);
+  }
+  const auto named = split_pairs(parse_split("split:c,b,a", "t"), records, pairs, 0, "t");
+  CHECK(named[0] == std::vector<size_t>{6, 7});
+  CHECK(named[2] == std::vector<size_t>{0, 1, 2, 3});
+}
