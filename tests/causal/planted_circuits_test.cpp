@@ -146,7 +146,7 @@ TEST_CASE("planted circuits that a model cannot have") {
     return R"([{"kind":"route","experts":[)" + experts + "]," + pair + "}]";
   };
   const std::pair<std::string, const char*> cases[] = {
-      {R"([{"kind":"routes"}])", "circuits[0].kind: expected a kind of circuit (route, content, mixed, or"},
+      {R"([{"kind":"routes"}])", "circuits[0].kind: expected a kind of circuit (nearest: route), found"},
       {two(site(0, 1)), "circuits[0].experts: expected at least 2 experts, found 1"},
       {two(site(1, 1) + "," + site(1, 2)), "experts[1].layer: expected a layer above 1"},
       {two(site(0, 1) + "," + site(1, 16)), "experts[1].expert: expected an integer from 0 to 15"},
