@@ -12,6 +12,8 @@ using Kind = CircuitSpec::Kind;
 
 // The logits of answer and foil, one up and one down, where a flag has its nominal size.
 constexpr double answer_logit = 8;
+// A direction's answer, large enough that other vectors of the direction's length do not write it by chance.
+constexpr double direction_answer = 4;
 
 std::string expert_name(int32_t layer, int32_t expert) {
   return "L" + std::to_string(layer) + ".E" + std::to_string(expert);
@@ -162,6 +164,7 @@ void Circuits::build(size_t index) {
       reader.instead = circuit.swap.first;
       reader.random_rows = true;
       reader.writes = {answer()};
+      reader.write_size = built.answer_size = direction_answer;
       gates_.add(reader, circuit.where);
       return;
     }
@@ -208,7 +211,8 @@ void Circuits::apply_embed(int64_t first, int64_t n, int64_t cols, float* values
     double random = 0, planted = 0;
     for (int64_t c = 0; c < cols; ++c) (c < reserved_.first() ? random : planted) += double{row[c]} * double{row[c]};
     if (random == 0) continue;
-    const auto factor = static_cast<float>(std::sqrt((length - planted) / random));
+    // In a narrow model planted dimensions may take more than there is.
+    const auto factor = static_cast<float>(std::sqrt(std::max(length - planted, length / 4) / random));
     for (int64_t c = 0; c < reserved_.first(); ++c) row[c] *= factor;
   }
 }
@@ -221,7 +225,8 @@ void Circuits::apply_head(int64_t first, int64_t n, int64_t cols, float* values)
       if (token < first || token >= first + n) continue;
       float* row = values + (token - first) * cols;
       std::fill_n(row, cols, 0.0f);
-      for (const int64_t dim : built_[i].answers) row[dim] = static_cast<float>(sign * answer_logit / flag_size);
+      for (const int64_t dim : built_[i].answers)
+        row[dim] = static_cast<float>(sign * answer_logit / built_[i].answer_size);
       // The head reads a direction's content as it does an answer: +-content along it give +-answer_logit.
       const double content = spec_.circuits[i].content;
       for (size_t c = 0; c < built_[i].direction.content.size() && content > 0; ++c)

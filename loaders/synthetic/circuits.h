@@ -38,6 +38,7 @@ class Circuits {
     int64_t mark = -1;             // the flag in the embeddings
     std::vector<int64_t> flags;    // that experts write for experts
     std::vector<int64_t> answers;  // flags that the head reads
+    double answer_size = flag_size;
     std::unique_ptr<Induction> induction;
     DirectionParts direction;  // of a direction
   };

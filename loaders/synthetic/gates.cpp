@@ -85,11 +85,11 @@ void Gates::apply(const TensorPlace& slot, int64_t first, int64_t n, float* valu
     case Role::router_bias:
     case Role::selection_bias: std::fill_n(values, cols, 0.0f); return;
     case Role::expert_gate:
-      if (own) set_row(reserved_.constant(), drive);
+      if (own) set_row(reserved_.constant(), drive / reserved_.constant_size());
       return;
     case Role::expert_up:
       if (own && gate->copies >= 0) set_row(gate->copies, 1 / flag_size);
-      if (own && gate->copies < 0) set_row(reserved_.constant(), 1);
+      if (own && gate->copies < 0) set_row(reserved_.constant(), 1 / reserved_.constant_size());
       return;
     case Role::expert_down:
       if (own) apply_down(*gate, slot, first, n, values);
@@ -117,7 +117,9 @@ void Gates::apply_router(const Gate& gate, const TensorPlace& slot, int64_t firs
     filled += fill;
     if (e < first || e >= first + n) continue;
     float* row = values + (e - first) * slot.cols;
-    const auto set = [&](int64_t dim, double value) { row[dim] = static_cast<float>(value); };
+    const auto set = [&](int64_t dim, double value) {
+      row[dim] = static_cast<float>(dim == constant ? value / reserved_.constant_size() : value);
+    };
     if (gate.random_rows) {
       for (int64_t c = 0; c < slot.cols; ++c) row[c] *= static_cast<float>(random_share);
       set(constant, own ? 0 : fill ? always : never);
@@ -142,7 +144,7 @@ void Gates::apply_down(const Gate& gate, const TensorPlace& slot, int64_t first,
   const double sign = slot.id.expert == gate.site.expert ? 1 : -1;
   std::fill_n(values, n * slot.cols, 0.0f);
   for (int64_t r = first; r < first + n; ++r) {
-    double value = std::count(gate.writes.begin(), gate.writes.end(), r) > 0 ? flag_size : 0;
+    double value = std::count(gate.writes.begin(), gate.writes.end(), r) > 0 ? gate.write_size : 0;
     if (!gate.vector.empty()) value += gate.vector[static_cast<size_t>(r)];
     values[(r - first) * slot.cols] = static_cast<float>(sign * one * value);
   }

@@ -17,6 +17,8 @@ namespace signalbox::loaders::synthetic {
 
 // A flag is +-flag_size times the embeddings' deviation: 1 / 4096 of the size of one other dimension.
 inline constexpr double flag_size = 1.0 / 64;
+// The constant of models with circuits: no vector of the size of a direction turns its sign.
+inline constexpr double circuit_constant = 4;
 
 struct Gate {
   int circuit = 0;  // whose it is
@@ -27,7 +29,8 @@ struct Gate {
   bool random_rows = false;     // the router's rows of both stay random: something else decides (a direction)
   int64_t copies = -1;          // the flag that is written on; -1: the constant
   std::vector<int64_t> writes;  // flags
-  std::vector<double> vector;   // [d_model] added to them, in units of the embeddings' deviation; empty: none
+  double write_size = flag_size;
+  std::vector<double> vector;  // [d_model] added to them, in units of the embeddings' deviation; empty: none
 };
 
 class Gates {

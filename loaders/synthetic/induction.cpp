@@ -109,9 +109,10 @@ void Induction::plan_previous(Head& head) {
       head.keys.push_back(at);
       head.key_reads.push_back(reserved_.constant());
       const double angle = double{frequencies[p]};  // of one position
-      head.key_sizes.push_back(at == a ? std::cos(angle) : std::sin(angle));
+      head.key_sizes.push_back((at == a ? std::cos(angle) : std::sin(angle)) / reserved_.constant_size());
     }
   }
+  head.query_size = 1 / reserved_.constant_size();
   head.writes = before_;
   head.write_size = written;
 }
@@ -237,7 +238,7 @@ void Induction::apply_head(const Head& head, const TensorPlace& slot, int64_t fi
       own_rows(head.site.head, [&](int64_t i, float* to) {
         std::fill_n(to, cols, 0.0f);
         for (size_t c = 0; c < head.queries.size(); ++c)
-          if (head.queries[c] == i) to[head.query_reads[c]] = static_cast<float>(gain);
+          if (head.queries[c] == i) to[head.query_reads[c]] = static_cast<float>(gain * head.query_size);
       });
       return;
     case Role::k:

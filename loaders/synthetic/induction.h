@@ -36,6 +36,7 @@ class Induction {
     std::vector<int64_t> queries;  // coordinates in use, and the dimension that each reads
     std::vector<int64_t> query_reads, keys, key_reads;
     std::vector<double> key_sizes;  // what a key's row reads its dimension with, before gain
+    double query_size = 1;          // the same of the query
     int64_t writes = 0;             // first of the n dimensions it writes
     double write_size = 0;
   };

@@ -78,7 +78,7 @@ json::Value add_truth(const json::Value& value, const Spec& spec, const Circuits
 Summary make_model(const json::Value& value, const std::string& where, const std::filesystem::path& directory,
                    const std::function<void(uint64_t, uint64_t)>& progress) {
   const Spec spec = read_spec(value, where);
-  Reserved reserved(spec.model, spec.init.embed);
+  Reserved reserved(spec.model, spec.init.embed, spec.circuits.empty() ? 1 : circuit_constant);
   const Planting planting(spec, reserved);
   const Circuits circuits(spec, reserved);
   const Values values(spec, reserved, planting, circuits);

@@ -122,7 +122,7 @@ void Planting::apply(const TensorPlace& slot, int64_t first, int64_t n, float* v
       float* row = &at(site.plant.expert, 0);
       if (site.hard) std::fill_n(row, cols, 0.0f);
       // After the norm both dimensions are near 1 (the stream's size is that of the embeddings).
-      row[reserved_.constant()] = static_cast<float>(site.off);
+      row[reserved_.constant()] = static_cast<float>(site.off / reserved_.constant_size());
       row[site.dim] = static_cast<float>(site.on - site.off);
     }
     if (site.plant.from_begin && site.layer == slot.id.layer) apply_head(site, slot, first, n, values);
@@ -164,7 +164,9 @@ void Planting::apply_gqa(const Site& site, const Gqa& gqa, const TensorPlace& sl
         if (i != slow && i != slow + d / 2) continue;
         if (own) {
           std::fill_n(row_of(r), slot.cols, 0.0f);
-          if (i == slow) row_of(r)[query ? reserved_.constant() : site.source_dim] = static_cast<float>(gain);
+          if (i == slow)
+            row_of(r)[query ? reserved_.constant() : site.source_dim] =
+                static_cast<float>(query ? gain / reserved_.constant_size() : gain);
         } else if (std::none_of(plants_.begin(), plants_.end(), [&](const Site& other) {
                      return other.layer == site.layer && other.head >= 0 &&
                             head == (query ? other.head : other.head / (gqa.n_heads / gqa.n_kv_heads));
@@ -216,23 +218,23 @@ void Planting::apply_mla(const Site& site, const Mla& mla, const TensorPlace& sl
   const double key = normed(mla.d_latent), query = mla.q_rank > 0 ? normed(mla.q_rank) : 1;
   const double strength = std::sqrt(found / mla.scale);
   const int64_t d_query = mla.d_nope + mla.d_rope, d_pair = mla.d_nope + mla.d_value;
-  const auto set_query = [&](int64_t column) {
+  const auto set_query = [&](int64_t column, double size) {
     for (int64_t r = first; r < first + n; ++r) {
       if (mla.q_rank > 0) row_of(r)[column] = 0;
       if (r / d_query != site.head) continue;
       std::fill_n(row_of(r), slot.cols, 0.0f);
-      if (r % d_query == 0) row_of(r)[column] = static_cast<float>(strength / query);
+      if (r % d_query == 0) row_of(r)[column] = static_cast<float>(strength / query / size);
     }
   };
   switch (slot.id.role) {
-    case Role::q: set_query(reserved_.constant()); return;
-    case Role::q_b: set_query(own); return;
+    case Role::q: set_query(reserved_.constant(), reserved_.constant_size()); return;
+    case Role::q_b: set_query(own, 1); return;
     case Role::q_a:
     case Role::kv_a:
       if (!holds(own)) return;
       std::fill_n(row_of(own), slot.cols, 0.0f);
       row_of(own)[slot.id.role == Role::q_a ? reserved_.constant() : site.source_dim] =
-          static_cast<float>(reading_gain);
+          static_cast<float>(slot.id.role == Role::q_a ? reading_gain / reserved_.constant_size() : reading_gain);
       return;
     case Role::q_a_bias:
     case Role::kv_a_bias: values[own] = 0; return;

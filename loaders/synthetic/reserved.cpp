@@ -54,7 +54,7 @@ void Reserved::apply(const TensorPlace& slot, int64_t first, int64_t n, float* v
   if (role == Role::embed) {
     for (int64_t r = first; r < first + n; ++r) {
       std::fill(row(r) + first_, row(r) + cols, 0.0f);
-      row(r)[constant_] = static_cast<float>(amplitude_);
+      row(r)[constant_] = static_cast<float>(amplitude_ * constant_size_);
     }
     return;
   }
