@@ -1,6 +1,7 @@
 #include "eval/direction/steering.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace signalbox::eval {
 
@@ -35,6 +36,11 @@ class StreamSink : public ProbeSink {
   int64_t n_layers_, n_rows_ = 0;
   std::vector<float>&behind_, &last_;
 };
+
+// to = x + scale v, rounded as the edit `add` rounds.
+void add(std::span<float> to, std::span<const float> x, std::span<const float> v, float scale) {
+  for (size_t c = 0; c < to.size(); ++c) to[c] = std::fma(scale, v[c], x[c]);
+}
 
 }  // namespace
 
@@ -79,32 +85,26 @@ std::span<const float> Steering::stream(int64_t layer, size_t p) const {
   return std::span(behind_).subspan((static_cast<size_t>(layer) * positions_.size() + p) * d, d);
 }
 
-std::vector<double> Steering::effects(int64_t layer, std::span<const float> vectors, bool by_position,
+std::vector<double> Steering::effects(int64_t layer, std::span<const float> vectors, std::span<const float> scales,
                                       std::vector<double>* divergence) {
-  const auto d = static_cast<size_t>(session_.model.d_model), n_positions = positions_.size();
-  const size_t width = by_position ? n_positions * d : d, n = vectors.size() / width;
+  const auto d = static_cast<size_t>(session_.model.d_model), n = vectors.size() / d, p = positions_.size();
   std::vector<double> out;
   if (divergence) divergence->clear();
   for (size_t begin = 0; begin < n; begin += static_cast<size_t>(cells_)) {
     const size_t count = std::min(n - begin, static_cast<size_t>(cells_));
-    std::vector<float> changes;  // [count, positions, d]
-    for (size_t i = begin; i < begin + count; ++i)
-      for (size_t p = 0; p < n_positions; ++p) {
-        const std::span<const float> v = vectors.subspan(i * width + (by_position ? p * d : 0), d);
-        changes.insert(changes.end(), v.begin(), v.end());
-      }
+    const auto some = vectors.subspan(begin * d, count * d), some_scales = scales.subspan(begin * p, count * p);
     if (layer + 1 < session_.model.n_layers())
-      run_step(layer, changes, count, out, divergence);
+      run_step(layer, some, some_scales, out, divergence);
     else
-      run_head(changes, count, out, divergence);
+      run_head(some, some_scales, out, divergence);
   }
   return out;
 }
 
-void Steering::run_step(int64_t layer, std::span<const float> changes, size_t n, std::vector<double>& out,
-                        std::vector<double>* divergence) {
+void Steering::run_step(int64_t layer, std::span<const float> vectors, std::span<const float> scales,
+                        std::vector<double>& out, std::vector<double>* divergence) {
   const int64_t first = positions_.front(), count = n_tokens_ - first, d = session_.model.d_model;
-  const auto n_positions = static_cast<int64_t>(positions_.size());
+  const auto n = vectors.size() / static_cast<size_t>(d);
   const Tensor from = streams_.at(layer + 1);
   std::vector<SequenceCache> forks;
   forks.reserve(n);
@@ -119,11 +119,10 @@ void Steering::run_step(int64_t layer, std::span<const float> changes, size_t n,
                  n_tokens_, logit_rows);
     const int64_t row = static_cast<int64_t>(i) * count;
     backend_.copy(x.row(row), from.row(first), static_cast<size_t>(count * d) * sizeof(float));
-    for (int64_t p = 0; p < n_positions; ++p) {
-      const std::span<const float> at = stream(layer, static_cast<size_t>(p));
-      const float* v = changes.data() + (static_cast<int64_t>(i) * n_positions + p) * d;
-      for (int64_t c = 0; c < d; ++c) sum[static_cast<size_t>(c)] = at[static_cast<size_t>(c)] + v[c];
-      backend_.upload(x.row(row + positions_[static_cast<size_t>(p)] - first), sum.data(), sum.size() * sizeof(float));
+    for (size_t p = 0; p < positions_.size(); ++p) {
+      add(sum, stream(layer, p), vectors.subspan(i * static_cast<size_t>(d), static_cast<size_t>(d)),
+          scales[i * positions_.size() + p]);
+      backend_.upload(x.row(row + positions_[p] - first), sum.data(), sum.size() * sizeof(float));
     }
   }
   const Outputs outputs = steered_.run_from(batch, layer + 1, x, nullptr);
@@ -132,20 +131,20 @@ void Steering::run_step(int64_t layer, std::span<const float> changes, size_t n,
             logit_rows, out, divergence);
 }
 
-void Steering::run_head(std::span<const float> changes, size_t n, std::vector<double>& out,
+void Steering::run_head(std::span<const float> vectors, std::span<const float> scales, std::vector<double>& out,
                         std::vector<double>* divergence) {
-  const int64_t d = session_.model.d_model, n_vocab = session_.model.n_vocab, begin = n_tokens_ - n_logits_;
-  const auto n_positions = static_cast<int64_t>(positions_.size());
+  const auto d = static_cast<size_t>(session_.model.d_model);
+  const int64_t n_vocab = session_.model.n_vocab, begin = n_tokens_ - n_logits_;
   std::vector<float> logits(static_cast<size_t>(n_logits_ * n_vocab));
   std::shared_ptr<void> memory;
   const Tensor own = scratch(memory, n_logits_, n_vocab);
-  for (size_t i = 0; i < n; ++i) {
-    std::vector<float> x(last_.begin() + begin * d, last_.end());
-    for (int64_t p = 0; p < n_positions; ++p)
-      if (const int64_t row = positions_[static_cast<size_t>(p)] - begin; row >= 0)
-        for (int64_t c = 0; c < d; ++c)
-          x[static_cast<size_t>(row * d + c)] +=
-              changes[static_cast<size_t>((static_cast<int64_t>(i) * n_positions + p) * d + c)];
+  for (size_t i = 0; i < vectors.size() / d; ++i) {
+    std::vector<float> x(last_.begin() + begin * static_cast<int64_t>(d), last_.end());
+    for (size_t p = 0; p < positions_.size(); ++p)
+      if (const int64_t row = positions_[p] - begin; row >= 0) {
+        const std::span<float> to = std::span(x).subspan(static_cast<size_t>(row) * d, d);
+        add(to, to, vectors.subspan(i * d, d), scales[i * positions_.size() + p]);
+      }
     lens_.logits(x, lens_.divisors(x), logits);
     backend_.upload(own.data, logits.data(), logits.size() * sizeof(float));
     measure(own, n_logits_, out, divergence);

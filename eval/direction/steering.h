@@ -29,16 +29,17 @@ class Steering {
   // The stream behind `layer` at the p-th position, [d_model].
   std::span<const float> stream(int64_t layer, size_t p) const;
 
-  // vectors [n, positions, d_model], or [n, d_model] added at every position: the metric of each minus base(), and,
-  // where `divergence` is not null, the KL of the unedited run and this one over divergence_rows.
-  std::vector<double> effects(int64_t layer, std::span<const float> vectors, bool by_position,
+  // vectors [n, d_model], each added times scales [n, positions]: the metric minus base(), and, where `divergence` is
+  // not null, the KL of the unedited run and this one over divergence_rows.
+  std::vector<double> effects(int64_t layer, std::span<const float> vectors, std::span<const float> scales,
                               std::vector<double>* divergence = nullptr);
 
  private:
   kernels::Tensor scratch(std::shared_ptr<void>& memory, int64_t rows, int64_t cols) const;
-  void run_step(int64_t layer, std::span<const float> changes, size_t n, std::vector<double>& out,
+  void run_step(int64_t layer, std::span<const float> vectors, std::span<const float> scales, std::vector<double>& out,
                 std::vector<double>* divergence);
-  void run_head(std::span<const float> changes, size_t n, std::vector<double>& out, std::vector<double>* divergence);
+  void run_head(std::span<const float> vectors, std::span<const float> scales, std::vector<double>& out,
+                std::vector<double>* divergence);
   void measure(kernels::Tensor logits, int64_t count, std::vector<double>& out, std::vector<double>* divergence);
 
   const engine::Session& session_;

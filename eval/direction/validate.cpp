@@ -52,6 +52,13 @@ double exceedance(double value, std::span<const double> draws) {
   return (1.0 + static_cast<double>(hits)) / (1.0 + static_cast<double>(draws.size()));
 }
 
+// Adding v times this takes x's share along v away.
+double ablating_scale(std::span<const float> v, std::span<const float> x) {
+  const std::vector<double> wide(v.begin(), v.end());
+  const double squares = dot(wide, v);
+  return squares > 0 ? -dot(wide, x) / squares : 0;
+}
+
 class Study {
  public:
   Study(const Session& session, const StoredDirections& stored, const Labelled& data, const ValidateRequest& request)
@@ -88,8 +95,8 @@ class Study {
   Interval auc_interval(const std::vector<double>& scores) const;
   bool effects(Validation& found);
   void steering(int64_t layer, const Part& part, const Treatment& treatment, SteeringRow& row);
-  std::vector<float> changes(const Steering& record, size_t i, int64_t layer, std::span<const float> vectors,
-                             const Treatment& treatment) const;
+  std::vector<float> scales(const Steering& record, size_t i, int64_t layer, std::span<const float> vectors,
+                            const Treatment& treatment) const;
 
   const Session& session_;
   const StoredDirections& stored_;
@@ -199,21 +206,16 @@ void Study::separation(Validation& found) {
   found.auc_p = exceedance(highest, best["permuted"]);
 }
 
-// Of vectors [n, d] what is added to record i: [n, positions, d].
-std::vector<float> Study::changes(const Steering& record, size_t i, int64_t layer, std::span<const float> vectors,
-                                  const Treatment& treatment) const {
+// What vectors [n, d] are multiplied with at each position of record i: [n, positions].
+std::vector<float> Study::scales(const Steering& record, size_t i, int64_t layer, std::span<const float> vectors,
+                                 const Treatment& treatment) const {
   const auto d = static_cast<size_t>(stored_.d);
   std::vector<float> out;
-  for (size_t begin = 0; begin < vectors.size(); begin += d) {
-    const std::span<const float> v = vectors.subspan(begin, d);
-    const std::vector<double> wide(v.begin(), v.end());
-    const double squares = dot(wide, v);
-    for (size_t p = 0; p < positions_[i].size(); ++p) {
-      double factor = treatment.factor;
-      if (treatment.dose == ablated) factor = squares > 0 ? -dot(wide, record.stream(layer, p)) / squares : 0;
-      for (const float x : v) out.push_back(static_cast<float>(factor) * x);
-    }
-  }
+  for (size_t begin = 0; begin < vectors.size(); begin += d)
+    for (size_t p = 0; p < positions_[i].size(); ++p)
+      out.push_back(static_cast<float>(treatment.dose == ablated
+                                           ? ablating_scale(vectors.subspan(begin, d), record.stream(layer, p))
+                                           : treatment.factor));
   return out;
 }
 
@@ -222,8 +224,6 @@ void Study::steering(int64_t layer, const Part& part, const Treatment& treatment
   const std::string vector =
       std::string(directions_file) + ":layer." + std::to_string(layer) + ".resid_out" + part.suffix;
   const std::vector<float>& v = (*part.vectors)[static_cast<size_t>(layer)];
-  const std::vector<double> wide(v.begin(), v.end());
-  const double squares = dot(wide, std::span<const float>(v));
   std::vector<Record> records;
   RecordJobs made;
   made.span_names = made_.span_names;
@@ -242,7 +242,7 @@ void Study::steering(int64_t layer, const Part& part, const Treatment& treatment
     if (treatment.dose == ablated) {
       const Steering record(session_, made_.jobs[i], rows_[i], divergence_rows_[i], positions_[i], 1);
       for (size_t p = 0; p < positions_[i].size(); ++p)
-        add(positions_[i][p], positions_[i][p] + 1, squares > 0 ? -dot(wide, record.stream(layer, p)) / squares : 0);
+        add(positions_[i][p], positions_[i][p] + 1, ablating_scale(v, record.stream(layer, p)));
     } else {
       for (const auto& [begin, end] : runs_of(positions_[i])) add(begin, end, treatment.factor);
     }
@@ -303,7 +303,7 @@ bool Study::effects(Validation& found) {
           Tried& to = tried[{layer, name, treatment.dose}];
           std::vector<double> kl;
           const std::vector<double> values =
-              record.effects(layer, changes(record, i, layer, vectors, treatment), true, first ? &kl : nullptr);
+              record.effects(layer, vectors, scales(record, i, layer, vectors, treatment), first ? &kl : nullptr);
           to.sums.resize(values.size());
           for (size_t k = 0; k < values.size(); ++k) to.sums[k] += values[k];
           if (first) {
