@@ -22,8 +22,8 @@ const std::vector<std::string> all_commands = {
     "merge",        "rescore",    "analyze",    "report",          "judge",          "regimes",       "faithfulness",
     "data",         "diff",       "make-model", "bench",           "demo",           "misroute",      "judge calibrate",
     "data convert", "data pairs", "data split", "data structural", "regimes expand", "regimes trace", "lens",
-    "vocabulary",   "compress",   "gradient",   "causal map",      "causal effects", "download",      "data check",
-    "domains"};
+    "vocabulary",   "compress",   "gradient",   "causal map",      "causal effects", "causal patch",  "causal edges",
+    "download",     "data check", "domains"};
 
 Ran in_folder(const fs::path& dir, const std::string& command) {
   return test::run_command("cd " + dir.string() + " && " + command + " < /dev/null");

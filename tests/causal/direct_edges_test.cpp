@@ -7,6 +7,8 @@
 #include <cmath>
 #include <set>
 
+#include "base/csv.h"
+#include "eval/causal/edge_study.h"
 #include "eval/causal/recorded_run.h"
 #include "eval/data/record_jobs.h"
 #include "loaders/open.h"
@@ -20,7 +22,7 @@ using namespace signalbox::eval;
 using namespace signalbox::probes;
 using Kind = CausalNode::Kind;
 
-constexpr int32_t here = 4;  // the position that is looked at
+constexpr int32_t here = 6;  // the position that is looked at
 
 struct TwoRuns {
   Session session;
@@ -30,7 +32,8 @@ struct TwoRuns {
   explicit TwoRuns(const std::string& name)
       : session(tools::open_session((test::goldens_dir() / name / "model").string(), {})) {
     for (const char* line :
-         {R"({"id":"a","tokens":[5,9,33,17,40,12,61]})", R"({"id":"b","tokens":[5,9,8,17,41,12,61]})"})
+         {R"({"id":"a","pair":"p","condition":"clean","tokens":[5,9,33,17,40,12,61],"answer":7,"foil":9})",
+          R"({"id":"b","pair":"p","condition":"corrupt","tokens":[5,9,8,17,41,12,50],"answer":7,"foil":9})"})
       records.push_back(parse_record(json::parse(line, "records"), "records"));
     made = make_jobs(session, records, Generate{}, nullptr);
     base = run(0, "base", "").store;
@@ -259,4 +262,72 @@ TEST_CASE("causal nodes: names and what is refused") {
                     "--sender: expected a layer with a router, found \"L0.router\"");
   for (const std::string name : {"", "L", "L1", "L1.", "L1.E", "L1.X2", "1.E2", "L1.E2x", "E2"})
     CHECK_THROWS_WITH(parse_node(name, session.shape, "--sender"), doctest::Contains("expected a node such as"));
+}
+
+TEST_CASE("causal edges: an edge's effect is that of path patching in three passes") {
+  for (const std::string name : {"olmoe", "deepseek_v2_full"}) {
+    CAPTURE(name);
+    const TwoRuns runs(name);
+    const ModelShape& shape = runs.session.shape;
+    const int32_t l = shape.n_layers() - 1;
+    const std::string layer = std::to_string(l), only = R"(,"tokens":{"positions":"6:7"}})";
+    EdgeRequest request;
+    request.senders = find_nodes("embed,L" + std::to_string(l - 1) + ".*", true, shape, "--senders");
+    request.receivers = find_nodes("L" + layer + ".router,L" + layer + ".Q1,L" + layer + ".K0,L" + layer + ".E*,logits",
+                                   false, shape, "--receivers");
+    request.first_position = here;
+    request.end_position = here + 1;
+    request.keep_all = true;
+    const std::vector<CausalPair> pairs =
+        causal_pairs(Metric::logit_diff, runs.records, runs.made, runs.session.encode);
+    check_edges(request, runs.records, pairs, shape);
+    const EdgeStudy study = measure_edges(runs.session, runs.made, pairs, request);
+    const auto difference = [](const RecordedRun& run) {
+      return static_cast<double>(run.logits.data[7]) - static_cast<double>(run.logits.data[9]);
+    };
+    const double base = difference(runs.run(0, "again", ""));
+    std::set<Kind> receivers;
+    int64_t n_effects = 0;
+    REQUIRE(study.of_pairs.size() == 1);
+    for (const EdgeRow& row : study.of_pairs[0]) {
+      const CausalNode &sender = request.senders[row.sender], &receiver = request.receivers[row.receiver];
+      CAPTURE(node_name(sender));
+      CAPTURE(node_name(receiver));
+      CHECK(row.tokens == 1);
+      const RecordedRun run = patched(runs, sender);
+      EditMemory memory;
+      memory.add(run.store);
+      const AttentionShape& attention = shape.layers[static_cast<size_t>(l)].attention;
+      const std::string from = R"("memory:patched","sample":"a","layers":")" + layer + "\"" + only;
+      std::string edit;
+      if (receiver.kind == Kind::router) {
+        edit = R"({"op":"replay","weights":"recorded","trace":)" + from;
+        CHECK(row.flipped == (runs.route(*run.store, l) != runs.route(*runs.base, l)));
+      } else if (receiver.kind == Kind::query || receiver.kind == Kind::key) {
+        const bool query = receiver.kind == Kind::query;
+        std::string neurons;
+        for (int64_t c = receiver.index * attention.d_key; c < (receiver.index + 1) * attention.d_key; ++c)
+          neurons += (neurons.empty() ? "[" : ",") + std::to_string(c);
+        edit = std::string(R"({"op":"patch","point":")") + (query ? "attn.q" : "attn.k") + R"(","neurons":)" + neurons +
+               R"(],"from":)" + from;
+      } else if (receiver.kind == Kind::expert) {
+        // Weight x output as it is with the route of the unedited run.
+        std::vector<float> change = runs.contribution(*runs.base, l, receiver.index);
+        REQUIRE(!change.empty());
+        if (!runs.route(*run.store, l).count(receiver.index)) continue;
+        DirectEdges edges = runs.edges();
+        for (const auto& one : edges.changes(here, receiver))
+          if (one.sender == sender) change = edges.content(receiver, here, std::vector<DirectEdges::Change>{one})[0];
+        memory.add("change", {{static_cast<int64_t>(change.size())}, change});
+        edit = R"({"op":"add","point":"moe.out","vector":"memory:change","layers":")" + layer + "\"" + only;
+      }
+      const double effect =
+          difference(edit.empty() ? run : runs.run(0, "third", "[" + edit + "]", std::move(memory))) - base;
+      CHECK(row.effect == doctest::Approx(effect).epsilon(1e-3).scale(0.005));
+      receivers.insert(receiver.kind);
+      n_effects += std::abs(effect) > 1e-3;
+    }
+    CHECK(receivers.size() >= 4);
+    CHECK(n_effects > 10);
+  }
 }

@@ -50,3 +50,20 @@ TEST_CASE("docs: commutativity and format sensitivity, as pasted" *
     for (const char* const word : {"layer  ", "q < 0.05"}) CHECK(line_not_printed(page, word, printed) == "");
   }
 }
+
+TEST_CASE("docs: causal patch and causal edges, as pasted" *
+          doctest::test_suite("repeats: commands as pasted, which other tests run too")) {
+  TemporaryDirectory scratch;
+  for (const std::string name : {"patch", "edges"}) {
+    const std::string page = page_of("docs/causal-" + name + ".md");
+    std::string printed;
+    for (const std::string& block : indented_blocks(page)) {
+      if (!block.starts_with("for q in")) continue;
+      const Ran ran = paste(block, scratch.path());
+      REQUIRE_MESSAGE(ran.code == 0, ran.err);
+      printed += ran.out;
+    }
+    CHECK(line_not_printed(page, "normalised", printed) == "");
+    CHECK(std::filesystem::exists(scratch / "tmp" / name / (name + ".csv")));
+  }
+}
