@@ -100,11 +100,11 @@ Faithfulness faithfulness_with_interval(std::span<const double> circuit, std::sp
   return out;
 }
 
-Completeness completeness(CircuitScorer& scorer, const NodeMask& circuit, uint64_t seed, int64_t draws) {
+Completeness completeness(CircuitScorer& scorer, const NodeMask& circuit, uint64_t seed, int64_t draws, bool alone) {
   Dice dice(seed, "circuit completeness");
   const std::vector<size_t> parts = members(circuit);
   std::vector<std::vector<size_t>> sets = halves(parts, dice, draws);
-  for (const size_t part : parts) sets.push_back({part});
+  for (size_t i = 0; alone && i < parts.size(); ++i) sets.push_back({parts[i]});
   if (parts.size() > 1) sets.push_back(parts);
   sets.emplace_back();
   Completeness out;

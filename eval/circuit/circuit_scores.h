@@ -28,7 +28,9 @@ struct Completeness {
   double gap = 0;
   std::vector<std::string> worst;  // parts of the K with that gap
 };
-Completeness completeness(CircuitScorer& scorer, const NodeMask& circuit, uint64_t seed, int64_t draws);
+// `alone` false: parts are not taken out one by one.
+Completeness completeness(CircuitScorer& scorer, const NodeMask& circuit, uint64_t seed, int64_t draws,
+                          bool alone = true);
 
 // Of each part v of the circuit: max over K of |F(C without K and v) - F(C without K)|, K nothing and `draws` random
 // halves of the rest: 0 = superfluous whatever else is out. [part of the circuit]

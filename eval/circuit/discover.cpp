@@ -127,7 +127,7 @@ void Study::find_parts() {
   found_.tested_parts = static_cast<int64_t>(n_active);
   begin("taking parts out one by one", n_active * scorer.n_pairs() * (reverse_ ? 2 : 1));
   effects_ = measure_parts(scorer, reverse_.get());
-  begin("ranking parts", request_.rule.shortlist * (request_.rule.shortlist + 1) / 2 * scorer.n_pairs());
+  begin("ranking parts", 4 * request_.rule.shortlist * scorer.n_pairs());
   const std::vector<double> weights(scorer.n_pairs(), 1.0);
   ranking_ = rank_parts(scorer, effects_, weights, request_.rule);
 }
@@ -190,8 +190,9 @@ void Study::score() {
     const NodeMask mask = first_parts(test, ranking_, size);
     for (size_t s = 0; s < 3; ++s) row.faithfulness[s] = faithfulness_on(s, mask);
     if (!known_[2]) continue;
-    row.completeness = completeness(test, mask, request_.seed, request_.subsets).gap;
-    const std::vector<double> least = minimality(test, mask, request_.seed, request_.subsets);
+    // Of sizes that were not chosen the cheaper bounds.
+    row.completeness = completeness(test, mask, request_.seed, request_.subsets, size == own).gap;
+    const std::vector<double> least = minimality(test, mask, request_.seed, size == own ? request_.subsets : 0);
     if (!least.empty()) row.minimality = *std::min_element(least.begin(), least.end());
   }
   if (!known_[2]) return;
@@ -228,7 +229,8 @@ void Study::try_samples() {
   ModelScorer& scorer = *scorers_[0];
   const size_t n = scorer.n_pairs(), size = found_.circuit.size();
   if (request_.stability == 0 || n < 2) return;
-  begin("finding it again in samples of the pairs", static_cast<size_t>(request_.stability) * n * 8);
+  begin("finding it again in samples of the pairs",
+        static_cast<size_t>(request_.stability) * n * 3 * request_.rule.shortlist);
   std::map<NodeId, int64_t> counts;
   std::vector<std::set<size_t>> circuits;
   for (int64_t sample = 0; sample < request_.stability; ++sample) {
@@ -342,9 +344,8 @@ void Study::measure_graph() {
   ends.erase(std::unique(ends.begin(), ends.end()), ends.end());
   if (request_.ablation == Ablation::corrupt) ends.insert(ends.begin(), embed_node);
   ends.push_back(logits_node);
-  begin("measuring edges",
-        ends.size() * (ends.size() - 1) / 2 * scorer.n_pairs() * static_cast<size_t>(1 + 2 * request_.edge_controls));
-  const std::vector<EdgeEffects> edges = measure_edges(scorer, ends, request_.edge_controls, request_.seed);
+  begin("measuring edges", ends.size() * (ends.size() - 1) / 2 * scorer.n_pairs());
+  std::vector<EdgeEffects> edges = measure_edges(scorer, ends);
   const double floor = request_.edge_floor * std::fabs(mean_of_values(scorer.whole()) - mean_of_values(scorer.none()));
   std::vector<std::vector<double>> columns;
   for (const EdgeEffects& edge : edges) {
@@ -353,6 +354,19 @@ void Study::measure_graph() {
   }
   found_.tested_edges = static_cast<int64_t>(columns.size());
   const std::vector<CircuitEffect> of_edges = effects(columns);
+  // Controls are run for edges that would be in the circuit without them.
+  std::vector<size_t> likely;
+  for (size_t i = 0, column = 0; i < edges.size(); ++i) {
+    const auto passes = [&](double least) {
+      const CircuitEffect& of = of_edges[column++];
+      return of.q < request_.level && std::fabs(of.effect) >= least && of.effect != 0;
+    };
+    const bool feeds = passes(floor), selects = !edges[i].selects.empty() && passes(0);
+    if ((feeds || selects) && in_circuit(edges[i].source) && in_circuit(edges[i].target)) likely.push_back(i);
+  }
+  begin("measuring controls of edges",
+        likely.size() * 4 * scorer.n_pairs() * static_cast<size_t>(request_.edge_controls));
+  measure_controls(scorer, edges, likely, request_.edge_controls, request_.seed);
   size_t next = 0;
   for (const EdgeEffects& edge : edges) {
     const auto put = [&](CircuitEdge::Kind kind, double dlogit, std::vector<double> controls, double least) {
@@ -363,7 +377,7 @@ void Study::measure_graph() {
       const bool both = in_circuit(edge.source) && in_circuit(edge.target);
       std::sort(controls.begin(), controls.end());
       const double control = controls.empty() ? not_measured : quantile(controls, 0.95), size = std::fabs(of.effect);
-      const bool enough = of.q < request_.level && !(size <= control) && size >= least;
+      const bool enough = of.q < request_.level && size > 0 && !(size <= control) && size >= least;
       graph.edges.push_back({edge.source, edge.target, kind, of, dlogit, control, both && enough});
     };
     put(CircuitEdge::Kind::feeds, not_measured, edge.control_feeds, floor);

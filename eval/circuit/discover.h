@@ -40,7 +40,7 @@ struct DiscoverRequest {
   // An edge is in the circuit where q is below the level, its size above the 95th percentile of its controls, and, of
   // feeds, at least this share of the gap between the whole model and nothing.
   double level = 0.05, edge_floor = 0.01;
-  int64_t edge_controls = 2;  // draws of each kind for each pair
+  int64_t edge_controls = 2;  // draws of either kind for each pair
   int threads = 1;
   int64_t batch = 8, batch_tokens = 1024;
   const std::atomic<bool>* interrupted = nullptr;

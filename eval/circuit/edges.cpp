@@ -92,6 +92,21 @@ std::vector<float> random_of_length(const std::vector<float>& change, int64_t d_
   return out;
 }
 
+// respond(), and for what changed the run that goes on from there.
+std::vector<Response> respond_and_go_on(ModelScorer& scorer, size_t pair, const NodeId& sender,
+                                        const std::vector<float>& change, std::span<const NodeId> receivers) {
+  scorer.require_running();
+  std::vector<Response> responses = respond(scorer, pair, sender, change, receivers);
+  std::vector<std::shared_ptr<const BoundEdits>> runs;
+  for (const Response& response : responses)
+    if (response.changed) runs.push_back(scorer.pair(pair).replace(response.receiver, response.values));
+  const std::vector<double> metrics = scorer.metrics(pair, runs);
+  size_t next = 0;
+  for (Response& response : responses)
+    if (response.changed) response.feeds = metrics[next++] - scorer.whole()[pair];
+  return responses;
+}
+
 }  // namespace
 
 std::vector<float> stream_change(const ModelScorer& scorer, size_t index, const NodeId& sender) {
@@ -179,8 +194,7 @@ std::vector<Response> respond(ModelScorer& scorer, size_t index, const NodeId& s
   return responses;
 }
 
-std::vector<EdgeEffects> measure_edges(ModelScorer& scorer, const std::vector<NodeId>& nodes, int64_t controls,
-                                       uint64_t seed) {
+std::vector<EdgeEffects> measure_edges(ModelScorer& scorer, const std::vector<NodeId>& nodes) {
   std::vector<EdgeEffects> edges;
   for (const NodeId& source : nodes) {
     std::vector<NodeId> receivers;
@@ -190,21 +204,8 @@ std::vector<EdgeEffects> measure_edges(ModelScorer& scorer, const std::vector<No
     const size_t first = edges.size();
     for (const NodeId& target : receivers) edges.push_back({source, target, {}, {}, {}, {}, {}});
     for (size_t p = 0; p < scorer.n_pairs(); ++p) {
-      scorer.require_running();
-      const std::vector<float> change = stream_change(scorer, p, source);
-      // What a change of the stream behind the source does to every receiver.
-      const auto measure = [&](const std::vector<float>& of) {
-        std::vector<Response> responses = respond(scorer, p, source, of, receivers);
-        std::vector<std::shared_ptr<const BoundEdits>> runs;
-        for (const Response& response : responses)
-          if (response.changed) runs.push_back(scorer.pair(p).replace(response.receiver, response.values));
-        const std::vector<double> metrics = scorer.metrics(p, runs);
-        size_t next = 0;
-        for (Response& response : responses)
-          if (response.changed) response.feeds = metrics[next++] - scorer.whole()[p];
-        return responses;
-      };
-      const std::vector<Response> responses = measure(change);
+      const std::vector<Response> responses =
+          respond_and_go_on(scorer, p, source, stream_change(scorer, p, source), receivers);
       for (size_t i = 0; i < responses.size(); ++i) {
         EdgeEffects& edge = edges[first + i];
         edge.feeds.push_back(responses[i].feeds);
@@ -212,19 +213,35 @@ std::vector<EdgeEffects> measure_edges(ModelScorer& scorer, const std::vector<No
         edge.selects.push_back(responses[i].selects);
         edge.dlogits.push_back(responses[i].dlogit);
       }
-      Dice dice(seed, "edge controls " + node_name(source) + " " + std::to_string(p));
-      for (int64_t draw = 0; draw < 2 * controls; ++draw) {
-        const std::vector<Response> other =
-            measure(draw % 2 == 0 ? of_other_tokens(change, scorer.session().shape.d_model, dice)
-                                  : random_of_length(change, scorer.session().shape.d_model, dice));
-        for (size_t i = 0; i < other.size(); ++i) {
-          edges[first + i].control_feeds.push_back(std::fabs(other[i].feeds));
-          edges[first + i].control_selects.push_back(std::fabs(other[i].selects));
-        }
-      }
     }
   }
   return edges;
+}
+
+void measure_controls(ModelScorer& scorer, std::vector<EdgeEffects>& edges, std::span<const size_t> which,
+                      int64_t draws, uint64_t seed) {
+  const int64_t d_model = scorer.session().shape.d_model;
+  for (size_t begin = 0; begin < which.size();) {
+    const NodeId source = edges[which[begin]].source;
+    size_t end = begin;
+    std::vector<NodeId> receivers;
+    for (; end < which.size() && edges[which[end]].source == source; ++end)
+      receivers.push_back(edges[which[end]].target);
+    for (size_t p = 0; p < scorer.n_pairs(); ++p) {
+      const std::vector<float> change = stream_change(scorer, p, source);
+      Dice dice(seed, "edge controls " + node_name(source) + " " + std::to_string(p));
+      for (int64_t draw = 0; draw < 2 * draws; ++draw) {
+        const std::vector<float> other =
+            draw % 2 == 0 ? of_other_tokens(change, d_model, dice) : random_of_length(change, d_model, dice);
+        const std::vector<Response> responses = respond_and_go_on(scorer, p, source, other, receivers);
+        for (size_t i = 0; i < responses.size(); ++i) {
+          edges[which[begin + i]].control_feeds.push_back(std::fabs(responses[i].feeds));
+          edges[which[begin + i]].control_selects.push_back(std::fabs(responses[i].selects));
+        }
+      }
+    }
+    begin = end;
+  }
 }
 
 }  // namespace signalbox::eval

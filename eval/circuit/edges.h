@@ -42,8 +42,10 @@ std::vector<float> stream_change(const ModelScorer& scorer, size_t pair, const N
 
 // Every edge among `nodes` (ascending; with embed, where it is ablated, and logits) from a part to one that it
 // precedes. Throws CircuitInterrupted, and what the forward throws.
-// `controls`: draws of each kind of control, for each pair.
-std::vector<EdgeEffects> measure_edges(ModelScorer& scorer, const std::vector<NodeId>& nodes, int64_t controls,
-                                       uint64_t seed);
+std::vector<EdgeEffects> measure_edges(ModelScorer& scorer, const std::vector<NodeId>& nodes);
+
+// Controls of the edges at these indices (ascending): for each pair `draws` of either kind.
+void measure_controls(ModelScorer& scorer, std::vector<EdgeEffects>& edges, std::span<const size_t> which,
+                      int64_t draws, uint64_t seed);
 
 }  // namespace signalbox::eval

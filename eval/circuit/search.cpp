@@ -45,6 +45,44 @@ std::vector<std::vector<double>> alone(CircuitScorer& scorer) {
   return out;
 }
 
+// Takes candidates out one by one, always the one that costs the least distance, and puts them behind those that stay.
+// Costs grow as others go, so the one with the least known cost is tried again and goes if it is still the least.
+void empty_candidates(CircuitScorer& scorer, Ranking& ranking, std::span<const double> weights) {
+  const std::vector<size_t> candidates(ranking.parts.begin(),
+                                       ranking.parts.begin() + static_cast<int64_t>(ranking.candidates));
+  NodeMask kept = first_parts(scorer, ranking, ranking.candidates);
+  double distance = distance_from_whole(scorer, kept, weights);
+  const auto without = [&](size_t part) {
+    kept[part] = 0;
+    const double now = distance_from_whole(scorer, kept, weights);
+    kept[part] = 1;
+    return now - distance;
+  };
+  // Of equal ones the later goes, which is smaller alone.
+  std::vector<double> costs;
+  for (const size_t part : candidates) costs.push_back(without(part));
+  std::vector<uint8_t> fresh(candidates.size(), 1), gone(candidates.size(), 0);
+  for (size_t left = candidates.size(); left > 0; --left) {
+    const auto least = [&] {
+      size_t best = candidates.size();
+      for (size_t i = 0; i < candidates.size(); ++i)
+        if (!gone[i] && (best == candidates.size() || costs[i] <= costs[best])) best = i;
+      return best;
+    };
+    size_t out = least();
+    while (!fresh[out]) {
+      costs[out] = without(candidates[out]);
+      fresh[out] = 1;
+      out = least();
+    }
+    gone[out] = 1;
+    kept[candidates[out]] = 0;
+    distance += costs[out];
+    std::fill(fresh.begin(), fresh.end(), uint8_t{0});
+    ranking.parts[left - 1] = candidates[out];
+  }
+}
+
 double mean_of_all(std::span<const double> x) {
   return std::accumulate(x.begin(), x.end(), 0.0) / static_cast<double>(x.size());
 }
@@ -91,24 +129,7 @@ Ranking rank_parts(CircuitScorer& scorer, const PartEffects& effects, std::span<
       break;
     ranking.candidates = shortlist;
   }
-  // Emptied from the back: what leaves stands behind what stays.
-  for (size_t left = ranking.candidates; left > 1; --left) {
-    size_t out = left - 1;
-    double least = std::numeric_limits<double>::infinity();
-    NodeMask kept = first_parts(scorer, ranking, left);
-    for (size_t i = left; i-- > 0;) {  // of equal ones the one that is smaller alone
-      kept[ranking.parts[i]] = 0;
-      const double distance = distance_from_whole(scorer, kept, weights);
-      kept[ranking.parts[i]] = 1;
-      if (distance < least) {
-        least = distance;
-        out = i;
-      }
-    }
-    const auto begin = ranking.parts.begin();
-    std::rotate(begin + static_cast<int64_t>(out), begin + static_cast<int64_t>(out) + 1,
-                begin + static_cast<int64_t>(left));
-  }
+  empty_candidates(scorer, ranking, weights);
   return ranking;
 }
 

@@ -23,7 +23,7 @@ struct PartEffects {
 PartEffects measure_parts(CircuitScorer& scorer, CircuitScorer* reverse);
 
 struct SearchRule {
-  size_t shortlist = 32;   // parts among which each is tried at each step
+  size_t shortlist = 48;   // parts that are tried in company, at most
   double tolerance = 0.1;  // |1 - f| at which parts are enough
 };
 

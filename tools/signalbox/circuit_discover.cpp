@@ -27,7 +27,7 @@ struct DiscoverFlags {
   double faithfulness = 0.9;
   int64_t size = -1;
   DiscoverRequest request;
-  int64_t shortlist = 32;
+  int64_t shortlist = 48;
 };
 
 CLI::App* add_discover_flags(CLI::App& app, DiscoverFlags& flags) {
@@ -66,7 +66,7 @@ CLI::App* add_discover_flags(CLI::App& app, DiscoverFlags& flags) {
   discover->add_option("--faithfulness", flags.faithfulness, "that is enough on the pairs that choose the size")
       ->check(CLI::Range(0.01, 0.999))
       ->capture_default_str();
-  discover->add_option("--shortlist", flags.shortlist, "parts among which each is tried at each step, at most")
+  discover->add_option("--shortlist", flags.shortlist, "parts that are tried in company, at most")
       ->check(in_range(1, 4096))
       ->capture_default_str();
   discover->add_option("--random", flags.request.random, "random circuits to compare with; 0: none")
@@ -78,8 +78,11 @@ CLI::App* add_discover_flags(CLI::App& app, DiscoverFlags& flags) {
       ->capture_default_str();
   discover
       ->add_option("--edge-controls", flags.request.edge_controls,
-                   "draws of each kind of control that an edge must exceed, for each pair; 0: none")
+                   "draws for each pair of either kind of control that an edge must exceed; 0: none")
       ->check(in_range(0, 1000))
+      ->capture_default_str();
+  discover->add_option("--resamples", flags.request.resamples, "of bootstrap intervals and sign flips")
+      ->check(in_range(99, 1000000))
       ->capture_default_str();
   discover->add_flag("--keep-all", flags.request.keep_all, "pairs whose clean run does not prefer its answer too");
   discover->add_option("--out", flags.out, "directory of graph.json and circuit.json")->type_name("DIR")->required();
