@@ -13,8 +13,8 @@ namespace {
 
 // Where a cell stands.
 struct CellPlace {
-  size_t record, layer;
-  int64_t token, position;
+  size_t record, layer;  // layer: index
+  int64_t position;
 };
 
 // f(index, place) for every cell, in the order of the arrays.
@@ -25,7 +25,7 @@ void for_each_cell(const MapTable& table, F f) {
     for (int64_t t = table.offsets[record]; t < table.offsets[record + 1]; ++t)
       for (size_t layer = 0; layer < table.layers.size(); ++layer)
         for (int64_t slot = 0; slot < table.n_active; ++slot)
-          f(index++, CellPlace{record, layer, t, t - table.offsets[record]});
+          f(index++, CellPlace{record, layer, t - table.offsets[record]});
 }
 
 uint64_t lot(const MapTable& table, const MapSample& sample, size_t index, const CellPlace& place) {
@@ -85,12 +85,12 @@ ExpertEffect effect_of(const CellSums& sums, bool sampled) {
 
 std::vector<uint8_t> choose_cells(const MapTable& table, const MapSample& sample) {
   std::vector<uint8_t> chosen(table.n_cells(), static_cast<uint8_t>(Chosen::no));
-  std::vector<CellPlace> places;
-  for_each_cell(table, [&](size_t, const CellPlace& place) { places.push_back(place); });
-  std::vector<std::vector<size_t>> of_record(table.ids.size());
-  for (size_t i = 0; i < places.size(); ++i)
-    if (estimated(table, i)) of_record[places[i].record].push_back(i);
-  for (std::vector<size_t>& cells : of_record) {
+  std::vector<size_t> cells;  // of one record
+  for (size_t record = 0; record < table.ids.size() && sample.top > 0; ++record) {
+    const auto at = [&](size_t boundary) { return static_cast<size_t>(table.offsets[boundary]) * table.row(); };
+    cells.clear();
+    for (size_t i = at(record); i < at(record + 1); ++i)
+      if (estimated(table, i)) cells.push_back(i);
     const auto n = std::min(cells.size(), static_cast<size_t>(sample.top));
     std::partial_sort(cells.begin(), cells.begin() + static_cast<int64_t>(n), cells.end(), [&](size_t a, size_t b) {
       const float x = std::fabs(table.estimate[a]), y = std::fabs(table.estimate[b]);
@@ -100,15 +100,15 @@ std::vector<uint8_t> choose_cells(const MapTable& table, const MapSample& sample
   }
   using Lot = std::pair<uint64_t, size_t>;
   std::map<std::pair<size_t, int32_t>, std::vector<Lot>> of_expert;  // heaps: the largest of the lowest lots in front
-  for (size_t i = 0; i < places.size(); ++i) {
-    if (!estimated(table, i) || chosen[i] != static_cast<uint8_t>(Chosen::no)) continue;
-    std::vector<Lot>& lowest = of_expert[{places[i].layer, table.experts[i]}];
-    lowest.emplace_back(lot(table, sample, i, places[i]), i);
+  for_each_cell(table, [&](size_t i, const CellPlace& place) {
+    if (!estimated(table, i) || chosen[i] != static_cast<uint8_t>(Chosen::no)) return;
+    std::vector<Lot>& lowest = of_expert[{place.layer, table.experts[i]}];
+    lowest.emplace_back(lot(table, sample, i, place), i);
     std::push_heap(lowest.begin(), lowest.end());
-    if (static_cast<int64_t>(lowest.size()) <= sample.of_expert) continue;
+    if (static_cast<int64_t>(lowest.size()) <= sample.of_expert) return;
     std::pop_heap(lowest.begin(), lowest.end());
     lowest.pop_back();
-  }
+  });
   for (const auto& [expert, lots] : of_expert)
     for (const Lot& drawn : lots) chosen[drawn.second] = static_cast<uint8_t>(Chosen::sampled);
   return chosen;

@@ -28,7 +28,7 @@ namespace {
 struct MapFlags {
   CommonOptions common;
   std::string input, metric, without = "hole", layers = "all", positions, span, reference, shard;
-  int64_t sample = 0, top = 0;
+  int64_t sample = 0, top = 0, step_cells = 64, step_tokens = 512;
 };
 
 CLI::App* add_map_flags(CLI::App& app, MapFlags& flags) {
@@ -40,6 +40,15 @@ CLI::App* add_map_flags(CLI::App& app, MapFlags& flags) {
   map->add_option("MODEL", flags.common.model, "a directory, org/name[@revision] in the Hugging Face cache, or builtin")
       ->required();
   add_experiment_options(*map, flags.common);
+  for (const char* flag : {"--batch", "--chunk"}) map->remove_option(map->get_option(flag));
+  map->add_option("--batch", flags.step_cells, "cells of one step, at most")
+      ->check(in_range(1, 4096))
+      ->capture_default_str()
+      ->group("Prompts and batches");
+  map->add_option("--chunk", flags.step_tokens, "tokens of these together, at most (a cell alone may have more)")
+      ->check(in_range(1, 1 << 20))
+      ->capture_default_str()
+      ->group("Prompts and batches");
   map->add_option("--input", flags.input, "records, a JSON object a line; - = standard input")
       ->type_name("FILE")
       ->required();
@@ -125,8 +134,10 @@ void tell_map(const CommonOptions& options, const MapRequest& request, const Map
   }
 }
 
-int run_map(const CLI::App& app, MapFlags& flags, int argc, char** argv) {
+int run_map(MapFlags& flags, int argc, char** argv) {
   CommonOptions& options = flags.common;
+  options.batch = flags.step_cells;  // as the manifest tells them
+  options.chunk = flags.step_tokens;
   MapRequest request;
   request.metric = parse_metric(flags.metric, "--metric");
   request.without = parse_without(flags.without, "--without");
@@ -156,8 +167,8 @@ int run_map(const CLI::App& app, MapFlags& flags, int argc, char** argv) {
   request.dir = options.trace;
   request.layers = read_layers(flags.layers, session);
   request.span = flags.span;
-  if (options.chunk > 0) request.step_tokens = options.chunk;
-  if (app.count("--batch") > 0) request.step_cells = options.batch;
+  request.step_tokens = flags.step_tokens;
+  request.step_cells = flags.step_cells;
   if (request.without == Without::ban)
     for (const int32_t l : request.layers)
       if (const Router& router = session.model.layers[static_cast<size_t>(l)].moe()->router;
@@ -226,7 +237,7 @@ int run_map(const CLI::App& app, MapFlags& flags, int argc, char** argv) {
 Subcommand add_causal_map(CLI::App& app) {
   auto flags = std::make_shared<MapFlags>();
   CLI::App* added = add_map_flags(app, *flags);
-  return {added, [added, flags](int argc, char** argv) { return run_map(*added, *flags, argc, argv); }};
+  return {added, [flags](int argc, char** argv) { return run_map(*flags, argc, argv); }};
 }
 
 }  // namespace signalbox::tools
