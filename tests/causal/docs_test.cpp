@@ -17,12 +17,16 @@ TEST_CASE("docs: maps, effects, doses and gradients, as pasted" *
   for (const char* file : {"docs/causal-map.md", "docs/causal-effects.md", "docs/gradients.md"}) {
     CAPTURE(file);
     int n = 0;
+    std::string printed;
     for (const std::string& block : indented_blocks(page_of(file))) {
       if (block.find("signalbox ") == std::string::npos) continue;
       const Ran ran = paste(block, scratch.path());
       REQUIRE_MESSAGE(ran.code == 0, ran.err);
+      printed += ran.out;
       ++n;
     }
+    if (std::string(file) == "docs/causal-effects.md")
+      CHECK(line_not_printed(page_of(file), "change of nll", printed) == "");
     CHECK(n >= 2);
   }
   const auto tmp = scratch / "tmp";
