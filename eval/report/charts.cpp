@@ -8,8 +8,11 @@
 #include "base/display_width.h"
 #include "base/text.h"
 #include "eval/findings/format.h"
+#include "eval/report/drawing.h"
 
 namespace signalbox::eval {
+
+using namespace drawing;
 
 const char* const chart_style = R"(
 svg{max-width:100%;height:auto}.wide svg{max-width:none}.wide{overflow-x:auto}
@@ -26,48 +29,6 @@ svg polyline[points]{stroke-width:2;fill:none}svg polygon{stroke-width:0;fill-op
 )";
 
 namespace {
-
-std::string num(double value) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%.2f", value);
-  std::string out = text;
-  out.erase(out.find_last_not_of('0') + 1);
-  if (out.back() == '.') out.pop_back();
-  return out == "-0" ? "0" : out;
-}
-
-std::string attribute(const char* name, const std::string& value) {
-  return std::string(" ") + name + "=\"" + html_escape(value) + "\"";
-}
-std::string attribute(const char* name, double value) { return attribute(name, num(value)); }
-
-std::string open_svg(double width, double height, const std::string& label) {
-  return "<svg viewBox=\"0 0 " + num(width) + " " + num(height) + "\"" + attribute("width", width) +
-         attribute("height", height) + " role=\"img\"" + attribute("aria-label", label) + ">";
-}
-
-std::string line(const char* style, double x1, double y1, double x2, double y2) {
-  return "<line" + attribute("class", style) + attribute("x1", x1) + attribute("y1", y1) + attribute("x2", x2) +
-         attribute("y2", y2) + "/>";
-}
-
-std::string title(const std::string& text) { return text.empty() ? "" : "<title>" + html_escape(text) + "</title>"; }
-
-std::string circle(const char* style, double x, double y, double r, const std::string& hover = "") {
-  return "<circle" + attribute("class", style) + attribute("cx", x) + attribute("cy", y) + attribute("r", r) + ">" +
-         title(hover) + "</circle>";
-}
-
-std::string rect(const std::string& style, double x, double y, double w, double h, const std::string& hover = "",
-                 const std::string& more = "") {
-  return "<rect" + attribute("class", style) + attribute("x", x) + attribute("y", y) + attribute("width", w) +
-         attribute("height", h) + more + ">" + title(hover) + "</rect>";
-}
-
-std::string words(const char* style, double x, double y, const char* anchor, const std::string& text) {
-  return "<text" + attribute("class", style) + attribute("x", x) + attribute("y", y) +
-         attribute("text-anchor", anchor) + ">" + html_escape(text) + "</text>";
-}
 
 // Values to places on an axis.
 struct Scale {
@@ -241,7 +202,7 @@ std::string dose_plot(const std::vector<DoseLine>& lines, const std::string& x_a
   return svg + "</svg>";
 }
 
-std::string heat_map(const std::vector<HeatCell>& cells, const std::string& label) {
+std::string heat_map(const std::vector<HeatCell>& cells, const std::string& label, const HeatNames& names) {
   std::map<int32_t, std::vector<const HeatCell*>> layers;
   double scale = 0.05;
   int32_t n_experts = 0;
@@ -251,10 +212,13 @@ std::string heat_map(const std::vector<HeatCell>& cells, const std::string& labe
     n_experts = std::max(n_experts, one.expert + 1);
   }
   const int side = std::clamp(1000 / std::max(n_experts, 1), 7, 36), step = side >= 20 ? 1 : side >= 12 ? 4 : 8;
-  constexpr double left = 74, top = 40;
+  size_t longest = 8;
+  for (const std::string& name : names.rows) longest = std::max(longest, std::min<size_t>(24, display_width(name)));
+  const double left = 18 + 7 * static_cast<double>(longest);
+  constexpr double top = 40;
   const double width = left + n_experts * side + 12, height = top + static_cast<double>(layers.size()) * side + 12;
   std::string svg = open_svg(width, height, label);
-  svg += words("s", left + n_experts * side / 2.0, 14, "middle", "expert");
+  svg += words("s", left + n_experts * side / 2.0, 14, "middle", names.across);
   for (int32_t e = 0; e < n_experts; e += step)
     svg += words("s", left + (e + 0.5) * side, 32, "middle", std::to_string(e));
   double y = top;
@@ -262,7 +226,9 @@ std::string heat_map(const std::vector<HeatCell>& cells, const std::string& labe
   std::string above;  // frames and marks, over the neighbouring cells
   for (const auto& [layer, of_layer] : layers) {
     if (side >= 12 || row % 2 == 0)
-      svg += words("s", left - 8, y + side / 2.0 + 4, "end", "layer " + std::to_string(layer));
+      svg += words(
+          "s", left - 8, y + side / 2.0 + 4, "end",
+          names.rows.empty() ? "layer " + std::to_string(layer) : clipped(names.rows[static_cast<size_t>(layer)], 24));
     for (const HeatCell* one : of_layer) {
       const double x = left + one->expert * side, inset = one->small ? 0.26 * side : 0.5;
       const double share = std::isfinite(one->value) ? std::min(1.0, std::abs(one->value) / scale) : 0;

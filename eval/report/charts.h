@@ -52,7 +52,11 @@ struct HeatCell {
   bool dashed = false;       // in a dashed one
   bool small = false;        // drawn as a smaller square
 };
-std::string heat_map(const std::vector<HeatCell>& cells, const std::string& label);
+struct HeatNames {
+  std::vector<std::string> rows = {};  // of layers 0, 1, ...; empty: "layer N"
+  std::string across = "expert";       // what the columns are
+};
+std::string heat_map(const std::vector<HeatCell>& cells, const std::string& label, const HeatNames& names = {});
 
 struct ScatterPoint {
   double x = 0, y = 0, lo = 0, hi = 0;

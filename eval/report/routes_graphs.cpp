@@ -9,6 +9,7 @@
 #include "base/files.h"
 #include "base/json.h"
 #include "base/text.h"
+#include "eval/report/graph_report.h"
 #include "eval/report/routes_tables.h"
 
 namespace signalbox::eval {
@@ -20,11 +21,6 @@ namespace fs = std::filesystem;
 std::string node_name(int64_t layer, int64_t expert) {
   return "L" + std::to_string(layer) + "E" + std::to_string(expert);
 }
-
-struct ExpertLink {
-  int64_t layer_a = 0, expert_a = 0, layer_b = 0, expert_b = 0;
-  double weight = 0;
-};
 
 struct GraphColumns {
   const char *layer_a, *expert_a, *layer_b, *expert_b, *weight;
@@ -50,8 +46,10 @@ std::vector<ExpertLink> links_of(const CsvTable& table, const GraphColumns& name
   return out;
 }
 
-Graph graph_of(const std::string& name, const std::string& weight, bool directed,
-               const std::vector<ExpertLink>& links) {
+}  // namespace
+
+Graph expert_graph(const std::string& name, const std::string& weight, bool directed,
+                   const std::vector<ExpertLink>& links) {
   Graph graph;
   graph.id = name;
   graph.directed = directed;
@@ -71,17 +69,37 @@ Graph graph_of(const std::string& name, const std::string& weight, bool directed
   return graph;
 }
 
-}  // namespace
-
 Graph coactivation_graph(const CsvTable& table, int64_t most) {
-  return graph_of("coactivation", "count", false,
-                  links_of(table, {"layer", "expert_a", "layer", "expert_b", "count"}, most));
+  return expert_graph("coactivation", "count", false,
+                      links_of(table, {"layer", "expert_a", "layer", "expert_b", "count"}, most));
 }
 
 Graph across_layers_graph(const CsvTable& table, int64_t most) {
-  return graph_of("across_layers", "phi", true,
-                  links_of(table, {"layer_a", "expert_a", "layer_b", "expert_b", "phi"}, most));
+  return expert_graph("across_layers", "phi", true,
+                      links_of(table, {"layer_a", "expert_a", "layer_b", "expert_b", "phi"}, most));
 }
+
+Graph pipelines_graph(const CsvTable& table) {
+  std::vector<ExpertLink> links;
+  const size_t pipeline = table.column("pipeline"), layer = table.column("layer"), expert = table.column("expert"),
+               phi = table.column("phi");
+  for (size_t r = 1; r < table.n_rows(); ++r)
+    if (table.text(r, pipeline) == table.text(r - 1, pipeline) && !table.text(r, phi).empty())
+      links.push_back({table.integer(r - 1, layer), table.integer(r - 1, expert), table.integer(r, layer),
+                       table.integer(r, expert), table.number(r, phi)});
+  return expert_graph("pipelines", "phi", true, links);
+}
+
+namespace {
+
+std::string page_text(const Graph& graph) {
+  const std::string what = graph.id == "coactivation" ? "Experts that a token selects together"
+                           : graph.id == "pipelines"  ? "Chains of experts through the layers"
+                                                      : "Experts of one layer with those of the next";
+  return render_graph_page(graph, what, std::to_string(graph.edges.size()) + " links, from " + graph.id + ".csv.");
+}
+
+}  // namespace
 
 std::vector<fs::path> write_graphs(const fs::path& analysis, const fs::path& dir,
                                    const std::vector<std::string>& formats, int64_t most) {
@@ -90,16 +108,23 @@ std::vector<fs::path> write_graphs(const fs::path& analysis, const fs::path& dir
     graphs.push_back(coactivation_graph(*table, most));
   if (const std::optional<CsvTable> table = read_table(analysis, "across_layers.csv"))
     graphs.push_back(across_layers_graph(*table, most));
+  if (const std::optional<CsvTable> table = read_table(analysis, "pipelines.csv"))
+    graphs.push_back(pipelines_graph(*table));
   if (graphs.empty())
     throw Error(analysis.string(),
-                "expected coactivation.csv or across_layers.csv with rows (signalbox analyze), found "
-                "neither");
+                "expected coactivation.csv, across_layers.csv or pipelines.csv with rows (signalbox analyze), found "
+                "none");
+  using Writer = std::string (*)(const Graph&);
+  const std::map<std::string, std::pair<const char*, Writer>> writers = {{"dot", {".dot", dot_text}},
+                                                                         {"json", {".json", graph_json_text}},
+                                                                         {"mermaid", {".mmd", mermaid_text}},
+                                                                         {"html", {".html", page_text}}};
   std::vector<fs::path> out;
   for (const Graph& graph : graphs)
     for (const std::string& format : formats) {
-      const bool dot = format == "dot", is_json = format == "json";
-      out.push_back(dir / (graph.id + (dot ? ".dot" : is_json ? ".json" : ".mmd")));
-      write_file_atomically(out.back(), dot ? dot_text(graph) : is_json ? graph_json_text(graph) : mermaid_text(graph));
+      const auto& [extension, write] = writers.at(format);
+      out.push_back(dir / (graph.id + extension));
+      write_file_atomically(out.back(), write(graph));
     }
   return out;
 }

@@ -1,4 +1,4 @@
-// Pairs of experts as graphs for other programs (eval/findings/graph.h).
+// Pairs and chains of experts as graphs (eval/findings/graph.h), and for other programs.
 #pragma once
 #include <cstdint>
 #include <filesystem>
@@ -11,13 +11,21 @@
 
 namespace signalbox::eval {
 
-// The `most` links of the largest weight of each layer (of layer_a); rows without a weight are none. Nodes are named
-// L3E7; the weight stands in the edge's metadata under its column's name.
+struct ExpertLink {
+  int64_t layer_a = 0, expert_a = 0, layer_b = 0, expert_b = 0;
+  double weight = 0;
+};
+// Nodes are named L3E7; the weight stands in the edge's metadata under `weight`.
+Graph expert_graph(const std::string& name, const std::string& weight, bool directed,
+                   const std::vector<ExpertLink>& links);
+
+// The `most` links of the largest weight of each layer (of layer_a); rows without a weight are none.
 Graph coactivation_graph(const CsvTable& coactivation, int64_t most);    // count
 Graph across_layers_graph(const CsvTable& across_layers, int64_t most);  // phi, above 0
+Graph pipelines_graph(const CsvTable& pipelines);                        // phi of each step
 
-// DIR/coactivation.EXT and DIR/across_layers.EXT of those of the two tables that `analysis` has, for each of `formats`
-// (dot, json, mermaid). Throws Error where it has neither. Returns the files.
+// DIR/coactivation.EXT, DIR/across_layers.EXT and DIR/pipelines.EXT of those of the three tables that `analysis` has,
+// for each of `formats` (dot, json, mermaid, html). Throws Error where it has none. Returns the files.
 std::vector<std::filesystem::path> write_graphs(const std::filesystem::path& analysis, const std::filesystem::path& dir,
                                                 const std::vector<std::string>& formats, int64_t most);
 
