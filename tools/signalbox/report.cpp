@@ -9,6 +9,7 @@
 #include "eval/findings/metrics_file.h"
 #include "eval/findings/scope.h"
 #include "eval/findings/tables.h"
+#include "eval/report/figure_pictures.h"
 #include "eval/report/routes_graphs.h"
 #include "eval/report/routes_report.h"
 #include "eval/report/run_report.h"
@@ -50,7 +51,7 @@ int report_command(int argc, char** argv) {
   app.footer(
       "Example:\n  signalbox report out/run -o report.html\n  signalbox report out/run --table md\n\n"
       "How to read it: docs/reading-results.md");
-  std::string dir, out, table, condition;
+  std::string dir, out, table, condition, pictures;
   std::vector<std::string> graphs;
   int64_t graph_links = 30;
   bool all = false, quiet = false, as_json = false;
@@ -67,19 +68,23 @@ int report_command(int argc, char** argv) {
   app.add_flag("--all", all, "with --table: rows for controls and the audit's experts too")->needs(format);
   app.add_option("--condition", condition, "with --table: only the rows of this condition")->needs(format);
   CLI::Option* json_flag = app.add_flag("--json", as_json,
-                                        "machine output: {\"report\": FILE}, with \"graphs\" where asked for, and "
-                                        "\"partial\" where the run is not finished");
+                                        "machine output: {\"report\": FILE}, with \"graphs\" and \"pictures\" where "
+                                        "asked for, and \"partial\" where the run is not finished");
   json_flag->excludes(format);
   app.add_option("--graphs", graphs,
-                 "also write which experts work together, in a layer and from layer to the next, as graphs beside the "
-                 "tables: dot (Graphviz), json (JSON Graph Format), mermaid; several with commas")
+                 "also write which experts work together, in a layer, from layer to the next and in chains, as graphs "
+                 "beside the tables: dot (Graphviz), json (JSON Graph Format), mermaid, html; several with commas")
       ->delimiter(',')
-      ->check(one_of({"dot", "json", "mermaid"}))
+      ->check(one_of({"dot", "json", "mermaid", "html"}))
       ->excludes(format);
   app.add_option("--graph-links", graph_links, "links of each layer in a graph, the strongest first")
       ->check(in_range(int64_t{1}, int64_t{1000000}))
       ->capture_default_str()
       ->needs("--graphs");
+  app.add_option("--pictures", pictures,
+                 "also write every figure as an SVG file into this directory, maps of one layer for each layer")
+      ->type_name("DIR")
+      ->excludes(format);
   app.add_flag("--quiet", quiet, "say nothing");
   if (int code = parse_arguments(app, argc, argv); code >= 0) return code;
   std::optional<RunFindings> partial;
@@ -95,19 +100,25 @@ int report_command(int argc, char** argv) {
     if (analysis.empty()) throw Error(dir, "expected analysis/ (signalbox analyze) for --graphs, found none");
     graph_files = write_graphs(analysis, analysis, graphs, graph_links);
   }
-  write_file_atomically(to, partial ? render_run_report(dir, *partial) : render_report(dir));
+  const std::string page = partial ? render_run_report(dir, *partial) : render_report(dir);
+  write_file_atomically(to, page);
+  std::vector<fs::path> picture_files;
+  if (!pictures.empty()) picture_files = write_pictures(page, pictures);
   if (as_json) {
     json::Value line = json::Value::object().set("report", to.string());
-    if (!graphs.empty()) {
+    const auto set_files = [&](const char* name, const std::vector<fs::path>& files) {
       json::Value list = json::Value::array();
-      for (const fs::path& graph : graph_files) list.push_back(graph.string());
-      line.set("graphs", std::move(list));
-    }
+      for (const fs::path& file : files) list.push_back(file.string());
+      line.set(name, std::move(list));
+    };
+    if (!graphs.empty()) set_files("graphs", graph_files);
+    if (!pictures.empty()) set_files("pictures", picture_files);
     if (partial) append_scope(line, *partial);
     write_stdout(json::dump(line) + "\n");
   } else if (!quiet) {
     write_stdout((partial ? scope_text(*partial) : std::string()) + "Report: " + to.string() + "\n");
     for (const fs::path& graph : graph_files) write_stdout("Graph: " + graph.string() + "\n");
+    if (!pictures.empty()) write_stdout("Pictures: " + std::to_string(picture_files.size()) + " in " + pictures + "\n");
   }
   return 0;
 }
