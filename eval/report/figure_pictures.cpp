@@ -13,6 +13,7 @@
 #include "eval/report/browser_files.h"
 #include "eval/report/charts.h"
 #include "eval/report/graph_picture.h"
+#include "eval/report/routes_graphs.h"
 
 namespace signalbox::eval {
 
@@ -199,8 +200,8 @@ Pictures persistence(const Drawn& figure) {
 }
 
 // The strongest links of each layer, by `weight`.
-ExpertGraph strongest(const Columns& table, const std::string& name, const std::string& weight, bool directed,
-                      std::optional<int32_t> only) {
+Graph strongest(const Columns& table, const std::string& name, const std::string& weight, bool directed,
+                std::optional<int32_t> only) {
   const std::string a = directed ? "layer_a" : "layer", b = directed ? "layer_b" : "layer";
   std::map<int32_t, std::vector<ExpertLink>> by_layer;
   for (size_t r = 0; r < table.n_rows(); ++r) {
@@ -209,14 +210,14 @@ ExpertGraph strongest(const Columns& table, const std::string& name, const std::
     by_layer[table.integer(a, r)].push_back(
         {table.integer(a, r), table.integer("expert_a", r), table.integer(b, r), table.integer("expert_b", r), value});
   }
-  ExpertGraph graph = {name, weight, directed, {}};
+  std::vector<ExpertLink> chosen;
   for (auto& [layer, links] : by_layer) {
     std::stable_sort(links.begin(), links.end(),
                      [](const ExpertLink& x, const ExpertLink& y) { return x.weight > y.weight; });
     links.resize(std::min(links.size(), directed ? links_of_graph / 4 : links_of_graph));
-    graph.links.insert(graph.links.end(), links.begin(), links.end());
+    chosen.insert(chosen.end(), links.begin(), links.end());
   }
-  return graph;
+  return expert_graph(name, weight, directed, chosen);
 }
 
 Pictures coactivation(const Drawn& figure) {
@@ -225,14 +226,14 @@ Pictures coactivation(const Drawn& figure) {
   Pictures out;
   for (const int32_t layer : layers_of(table))
     out.push_back({figure.name + "-layer-" + std::to_string(layer),
-                   graph_picture(strongest(table, "coactivation", "count", false, layer), figure.label)});
+                   graph_picture(strongest(table, "coactivation", "count", false, layer), figure.label, "count")});
   return out;
 }
 
 Pictures flow(const Drawn& figure) {
   const json::Value block = figure.data("across");
   return {{figure.name,
-           graph_picture(strongest(Columns(block), "across_layers", "phi", true, std::nullopt), figure.label)}};
+           graph_picture(strongest(Columns(block), "across_layers", "phi", true, std::nullopt), figure.label, "phi")}};
 }
 
 Pictures contrast_map(const Drawn& figure) {
