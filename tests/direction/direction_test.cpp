@@ -233,12 +233,14 @@ TEST_CASE("direction: p of the best layer is uniform where labels mean nothing")
     ps.push_back(validate_directions(*planted.session, stored, data, ask).auc_p);
   }
   std::sort(ps.begin(), ps.end());
-  double distance = 0;
-  for (size_t i = 0; i < ps.size(); ++i)
-    distance = std::max(distance, (static_cast<double>(i) + 1) / static_cast<double>(ps.size()) - ps[i]);
+  double distance = 0;  // of the distribution of p from the uniform one on 1/40, 2/40, ... 1
+  for (size_t i = 0; i < ps.size(); ++i) {
+    const double below = static_cast<double>(i) / static_cast<double>(ps.size());
+    distance = std::max({distance, below + 1 / static_cast<double>(ps.size()) - ps[i], ps[i] - 1.0 / 40 - below});
+  }
   CAPTURE(distance);
-  CHECK(distance < 0.21);  // Kolmogorov and Smirnov, 1 %, one-sided: small p's are not too many
-  CHECK(std::accumulate(ps.begin(), ps.end(), 0.0) / 60 < 0.66);
+  CHECK(distance < 0.21);  // Kolmogorov and Smirnov, 1 %
+  CHECK(std::fabs(std::accumulate(ps.begin(), ps.end(), 0.0) / 60 - 0.5) < 0.12);
 }
 
 TEST_CASE("direction: what cannot be meant") {

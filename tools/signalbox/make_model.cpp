@@ -37,7 +37,8 @@ constexpr const char* footer =
   tokenizer  "bytes": tokenizer.json whose tokens are the 256 bytes, a begin and an end token
   init       standard deviations: embed, matrix, output, router, head, norm, bias
   planted    [{"layer", "expert", "tokens": [ids] | "begin": [ids], "rate": 1, "otherwise": 0}]
-  circuits   [{"kind": "route" | "content" | "mixed" | "or" | "direction" | "induction", ...}]; truth in make-model.json
+  circuits   [{"kind": "route", ...}]: planted causal structures, their truth in
+             DIR/make-model.json
 
 Example:
   echo '{"family":"FAMILY","planted":[{"layer":1,"expert":3,"tokens":[48]}]}' > spec.json
