@@ -43,7 +43,7 @@ class FlipSink : public ProbeSink {
 }  // namespace
 
 CellRunner::CellRunner(const Session& session, const Job& job, const MetricRows& rows, const std::string& globs,
-                       int64_t step_tokens)
+                       int64_t step_tokens, std::shared_ptr<const EditPlan> plan)
     : session_(session),
       backend_(*session.backend),
       job_(job),
@@ -55,7 +55,7 @@ CellRunner::CellRunner(const Session& session, const Job& job, const MetricRows&
   const std::string all = "*.router.ids,*.router.weights,*.resid_in," +
                           point_name(Point::resid_out, session.shape.n_layers() - 1) +
                           (globs.empty() ? "" : "," + globs);
-  base_ = record_run(session, job, rows.n_rows(), PointSet::parse(all, session.shape), "target", nullptr, sequence_);
+  base_ = record_run(session, job, rows.n_rows(), PointSet::parse(all, session.shape), "target", plan.get(), sequence_);
   measure_against({});
 }
 

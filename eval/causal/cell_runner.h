@@ -31,10 +31,11 @@ struct CellEffect {
 
 class CellRunner {
  public:
-  // Runs the record and keeps what `globs` name, with *.router.ids, *.router.weights and the stream of every layer. All
-  // arguments outlive this.
+  // Runs the record and keeps what `globs` name, with *.router.ids, *.router.weights and the stream of every layer.
+  // `plan`: edits of that run, all of points before those at which cells change; null: none. All arguments outlive
+  // this.
   CellRunner(const engine::Session& session, const engine::Job& job, const MetricRows& rows, const std::string& globs,
-             int64_t step_tokens);
+             int64_t step_tokens, std::shared_ptr<const EditPlan> plan = nullptr);
 
   std::shared_ptr<const ActivationStore> base() const { return base_.store; }
   Tensor logits() const { return base_.logits; }

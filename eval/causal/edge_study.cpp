@@ -174,7 +174,7 @@ RunCell PairEdges::cell(const CausalNode& receiver, std::span<const NewValue> va
         weights[static_cast<size_t>(value.position) * k + i] = value.weights[i];
       }
     const std::string globs = point_name(Point::router_ids, l) + "," + point_name(Point::router_weights, l);
-    memory.add(make_store(session_.shape, globs, n_tokens, [&](ActivationStore& store) {
+    memory.add(make_store("source", session_.shape, globs, n_tokens, [&](ActivationStore& store) {
       store.take_ids(l, ids.data(), nullptr, base.n_slots());
       store.take(Point::router_weights, l, weights.data(), base.n_slots());
     }));
@@ -192,7 +192,7 @@ RunCell PairEdges::cell(const CausalNode& receiver, std::span<const NewValue> va
       float* to = rows.data() + value.position * width + receiver.index * count;
       for (int64_t c = 0; c < count; ++c) to[c] += value.change[static_cast<size_t>(c)];
     }
-    memory.add(make_store(session_.shape, point_name(point, l), n_tokens,
+    memory.add(make_store("source", session_.shape, point_name(point, l), n_tokens,
                           [&](ActivationStore& store) { store.take(point, l, rows.data(), width); }));
     edit.set("op", "patch").set("point", std::string(point_info(point).name)).set("from", "memory:source");
   }

@@ -43,7 +43,8 @@ std::string exchanged_globs(const PointAt& at, const ModelShape& shape) {
     case Point::shared_out:
     case Point::expert_out:
     case Point::expert_contribution:
-      return name(Point::resid_mid) + name(Point::expert_out) + (shared ? name(Point::shared_out) : "");
+      return name(Point::resid_mid) + name(Point::expert_out) + name(Point::moe_out) +
+             (shared ? name(Point::shared_out) : "");
     case Point::attn_pattern: return name(at.point) + name(Point::attn_v) + name(Point::attn_z);
     default: return name(at.point);
   }
@@ -280,11 +281,9 @@ std::vector<float> ExchangedPoint::combined(std::span<const Place> places) const
 
 std::vector<float> ExchangedPoint::streams(std::span<const Place> places) const {
   const auto d = static_cast<size_t>(session_.model.d_model);
-  const bool sums =
-      at_.point == Point::shared_out || at_.point == Point::expert_out || at_.point == Point::expert_contribution;
-  const bool adds = sums || at_.point == Point::moe_out || at_.point == Point::mlp_out;
+  const bool adds = sums() || at_.point == Point::moe_out || at_.point == Point::mlp_out;
   std::vector<float> out;
-  if (sums) {
+  if (sums()) {
     out = combined(places);
   } else {
     for (const Place& place : places) {
@@ -329,8 +328,17 @@ void ExchangedPoint::exchange_patterns(std::vector<float>& z) const {
   }
 }
 
-std::shared_ptr<ActivationStore> ExchangedPoint::value_donor() const {
-  const Point written = at_.point == Point::attn_pattern ? Point::attn_z : at_.point;
+bool ExchangedPoint::sums() const {
+  return at_.point == Point::shared_out || at_.point == Point::expert_out || at_.point == Point::expert_contribution;
+}
+
+// The point that an edit writes to.
+Point ExchangedPoint::written() const {
+  return at_.point == Point::attn_pattern ? Point::attn_z : sums() ? Point::moe_out : at_.point;
+}
+
+std::shared_ptr<ActivationStore> ExchangedPoint::value_donor(const std::string& name) const {
+  const Point written = this->written();
   std::vector<float> values;
   for (size_t t = 0; t < source_of_.size(); ++t) {
     const auto position = static_cast<int64_t>(t);
@@ -353,14 +361,31 @@ std::shared_ptr<ActivationStore> ExchangedPoint::value_donor() const {
     }
   }
   if (at_.point == Point::attn_pattern) exchange_patterns(values);
-  return make_store(session_.shape, point_name(written, at_.layer), target_.n_tokens(), [&](ActivationStore& store) {
-    store.take(written, at_.layer, values.data(),
-               static_cast<int64_t>(values.size()) / static_cast<int64_t>(source_of_.size()));
-  });
+  return make_store(name, session_.shape, point_name(written, at_.layer), target_.n_tokens(),
+                    [&](ActivationStore& store) {
+                      store.take(written, at_.layer, values.data(),
+                                 static_cast<int64_t>(values.size()) / static_cast<int64_t>(source_of_.size()));
+                    });
+}
+
+// What the feed-forward block comes to add, where something changes at a position from first to end.
+std::shared_ptr<ActivationStore> ExchangedPoint::block_donor(const PatchUnit& unit, int64_t first, int64_t end,
+                                                             const std::string& name) const {
+  const std::string point = point_name(Point::moe_out, at_.layer);
+  std::vector<float> values = target_.floats(point, target_.rows(0));
+  std::vector<Place> places;
+  for (int64_t t = first; t < end; ++t)
+    if (defined(unit, t) && changes(unit, t)) places.push_back({&unit, t});
+  const std::vector<float> rows = combined(places);
+  const auto d = static_cast<ptrdiff_t>(session_.model.d_model);
+  for (size_t i = 0; i < places.size(); ++i)
+    std::copy_n(rows.begin() + static_cast<ptrdiff_t>(i) * d, d, values.begin() + places[i].position * d);
+  return make_store(name, session_.shape, point, target_.n_tokens(),
+                    [&](ActivationStore& store) { store.take(Point::moe_out, at_.layer, values.data(), d); });
 }
 
 // Routes of the source; of router.logits, those that the router's rule makes of the logits that come to stand there.
-std::shared_ptr<ActivationStore> ExchangedPoint::route_donor(int32_t expert) {
+std::shared_ptr<ActivationStore> ExchangedPoint::route_donor(int32_t expert, const std::string& name) {
   std::vector<int32_t> ids;
   std::vector<float> weights;
   Receivers::Routes made;
@@ -396,42 +421,51 @@ std::shared_ptr<ActivationStore> ExchangedPoint::route_donor(int32_t expert) {
   }
   const std::string globs =
       point_name(Point::router_ids, at_.layer) + "," + point_name(Point::router_weights, at_.layer);
-  return make_store(session_.shape, globs, target_.n_tokens(), [&](ActivationStore& store) {
+  return make_store(name, session_.shape, globs, target_.n_tokens(), [&](ActivationStore& store) {
     store.take_ids(at_.layer, ids.data(), nullptr, target_.n_slots());
     store.take(Point::router_weights, at_.layer, weights.data(), target_.n_slots());
   });
 }
 
-const std::shared_ptr<ActivationStore>& ExchangedPoint::donor(const PatchUnit& unit) {
+const std::shared_ptr<ActivationStore>& ExchangedPoint::donor(const PatchUnit& unit, const std::string& name) {
   const int32_t key = at_.point == Point::router_logits ? unit.expert : -1;
-  std::shared_ptr<ActivationStore>& found = donors_[key];
-  if (!found) found = of_route(at_.point) ? route_donor(key) : value_donor();
+  std::shared_ptr<ActivationStore>& found = donors_[{name, key}];
+  if (!found) found = of_route(at_.point) ? route_donor(key, name) : value_donor(name);
   return found;
 }
 
 std::shared_ptr<const EditPlan> ExchangedPoint::plan(const PatchUnit& unit, int64_t first, int64_t end) {
+  Edit made = edit(unit, first, end, "source");
   EditMemory memory;
-  memory.add(donor(unit));
-  json::Value edit = json::Value::object(), edits = json::Value::array();
+  memory.add(std::move(made.values));
+  json::Value edits = json::Value::array();
+  edits.push_back(std::move(made.edit));
+  return EditPlan::parse(json::Ref(edits, "edits"), ".", session_.shape, 0, &memory);
+}
+
+ExchangedPoint::Edit ExchangedPoint::edit(const PatchUnit& unit, int64_t first, int64_t end, const std::string& name) {
+  json::Value edit = json::Value::object();
+  std::shared_ptr<const ActivationStore> values;
+  const std::string from = "memory:" + name;
   if (of_route(at_.point)) {
-    edit.set("op", "replay").set("trace", "memory:source").set("sample", made_sample);
+    edit.set("op", "replay").set("trace", from).set("sample", made_sample);
     edit.set("weights", at_.point == Point::router_ids ? "model" : "recorded");
   } else {
-    const Point written = at_.point == Point::attn_pattern ? Point::attn_z : at_.point;
-    edit.set("op", "patch").set("point", std::string(point_info(written).name));
-    edit.set("from", "memory:source").set("sample", made_sample);
+    edit.set("op", "patch").set("point", std::string(point_info(written()).name));
+    edit.set("from", from).set("sample", made_sample);
     const auto list = [](int64_t begin, int64_t count) {
       json::Value numbers = json::Value::array();
       for (int64_t i = begin; i < begin + count; ++i) numbers.push_back(i);
       return numbers;
     };
-    if (unit.count > 0) edit.set("neurons", list(unit.first, unit.count));
-    if (unit.expert >= 0) edit.set("experts", list(unit.expert, 1));
+    if (sums()) values = block_donor(unit, first, end, name);
+    if (unit.count > 0 && !sums()) edit.set("neurons", list(unit.first, unit.count));
+    if (unit.expert >= 0 && !sums()) edit.set("experts", list(unit.expert, 1));
   }
   if (at_.layer >= 0) edit.set("layers", std::to_string(at_.layer));
   edit.set("tokens", json::Value::object().set("positions", std::to_string(first) + ":" + std::to_string(end)));
-  edits.push_back(std::move(edit));
-  return EditPlan::parse(json::Ref(edits, "edits"), ".", session_.shape, 0, &memory);
+  if (!values) values = donor(unit, name);
+  return {std::move(edit), std::move(values)};
 }
 
 }  // namespace signalbox::eval

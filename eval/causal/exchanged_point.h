@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "base/json.h"
 #include "base/namespaces.h"
 #include "engine/receivers.h"
 #include "engine/session.h"
@@ -45,7 +46,14 @@ class ExchangedPoint {
     int64_t position = 0;
   };
   std::vector<float> streams(std::span<const Place> places) const;
-  // Else: the exchange as an edit of positions [first, end), of which those that are not exchanged keep their values.
+  // The exchange as an edit of positions [first, end), of which those that are not exchanged keep their values, and the
+  // recording that it names, under `name`. What a block adds is written as a whole (moe.out, mlp.out).
+  struct Edit {
+    json::Value edit;
+    std::shared_ptr<const ActivationStore> values;
+  };
+  Edit edit(const PatchUnit& unit, int64_t first, int64_t end, const std::string& name);
+  // The same as a plan of its own.
   std::shared_ptr<const EditPlan> plan(const PatchUnit& unit, int64_t first, int64_t end);
 
  private:
@@ -62,9 +70,13 @@ class ExchangedPoint {
   std::vector<Contribution> contributions(const PatchUnit& unit, int64_t position) const;
   std::vector<float> combined(std::span<const Place> places) const;
   std::vector<std::pair<int32_t, float>> weighed(const ActivationStore& run, int64_t position) const;
-  const std::shared_ptr<ActivationStore>& donor(const PatchUnit& unit);
-  std::shared_ptr<ActivationStore> value_donor() const;
-  std::shared_ptr<ActivationStore> route_donor(int32_t expert);
+  bool sums() const;  // up to what the feed-forward block adds
+  Point written() const;
+  const std::shared_ptr<ActivationStore>& donor(const PatchUnit& unit, const std::string& name);
+  std::shared_ptr<ActivationStore> value_donor(const std::string& name) const;
+  std::shared_ptr<ActivationStore> block_donor(const PatchUnit& unit, int64_t first, int64_t end,
+                                               const std::string& name) const;
+  std::shared_ptr<ActivationStore> route_donor(int32_t expert, const std::string& name);
   void exchange_patterns(std::vector<float>& z) const;
 
   const engine::Session& session_;
@@ -72,8 +84,9 @@ class ExchangedPoint {
   const ActivationStore &target_, &source_;
   std::span<const int32_t> source_of_, stands_for_;
   PointAt at_;
-  std::vector<int32_t> target_ids_, source_ids_;                // [tokens, layers with a router, slots]
-  std::map<int32_t, std::shared_ptr<ActivationStore>> donors_;  // by expert of router.logits; else under -1
+  std::vector<int32_t> target_ids_, source_ids_;  // [tokens, layers with a router, slots]
+  // By the name that edits have for it, and the expert of router.logits, else -1.
+  std::map<std::pair<std::string, int32_t>, std::shared_ptr<ActivationStore>> donors_;
 };
 
 // The globs of what both runs must record for a point, beside *.router.ids and *.router.weights.

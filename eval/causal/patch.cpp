@@ -7,6 +7,7 @@
 #include "eval/causal/cell_runner.h"
 #include "eval/causal/exchanged_point.h"
 #include "eval/causal/recorded_run.h"
+#include "probes/edit_memory.h"
 
 namespace signalbox::eval {
 
@@ -51,6 +52,7 @@ std::vector<int32_t> standing_for(const CausalPair& pair, int64_t n_tokens, bool
 std::string all_globs(const PatchRequest& request, const ModelShape& shape) {
   std::string globs;
   for (const PointAt& at : request.points) globs += exchanged_globs(at, shape);
+  for (const NamedExchange& named : request.with) globs += exchanged_globs(named.at, shape);
   return globs.substr(1);
 }
 
@@ -63,20 +65,25 @@ class PairPatch {
         n_tokens_(static_cast<int64_t>(source_of_.size())),
         stands_for_(standing_for(pair, n_tokens_, request.denoising)),
         receivers_(*session.backend, session.model, session.weights),
+        source_(record_run(session, made.jobs[request.denoising ? pair.clean : pair.corrupt],
+                           (request.denoising ? pair.clean_rows : pair.corrupt_rows).n_rows(), points(), "source")),
         runner_(session, made.jobs[request.denoising ? pair.corrupt : pair.clean],
                 request.denoising ? pair.corrupt_rows : pair.clean_rows, all_globs(request, session.shape),
-                request.step_tokens),
-        source_(record_run(
-            session, made.jobs[request.denoising ? pair.clean : pair.corrupt],
-            (request.denoising ? pair.clean_rows : pair.corrupt_rows).n_rows(),
-            PointSet::parse("*.router.ids,*.router.weights," + all_globs(request, session.shape), session.shape),
-            "source")) {
-    if (request.denoising) runner_.measure_against(source_.logits);
+                request.step_tokens, with(made.jobs[request.denoising ? pair.corrupt : pair.clean])) {
+    // kl is against the unedited clean run.
+    if (request.denoising)
+      runner_.measure_against(source_.logits);
+    else if (!request.with.empty())
+      runner_.measure_against(clean_.logits);
   }
 
   PatchedPair run(int64_t done);
 
  private:
+  PointSet points() const {
+    return PointSet::parse("*.router.ids,*.router.weights," + all_globs(request_, session_.shape), session_.shape);
+  }
+  std::shared_ptr<const EditPlan> with(const Job& job);
   std::vector<PatchUnit> units(const ExchangedPoint& point) const;
   std::vector<PatchCell> cells(const ExchangedPoint& point, size_t index);
   std::vector<RunCell> made(ExchangedPoint& point, const PatchPlace& place, std::span<const PatchCell> cells) const;
@@ -87,10 +94,34 @@ class PairPatch {
   int64_t n_tokens_;
   std::vector<int32_t> stands_for_;
   Receivers receivers_;
+  RecordedRun source_, clean_;
   CellRunner runner_;
-  RecordedRun source_;
   PatchedPair result_;
 };
+
+// The run with what is exchanged already: one after the other, each in the run that has those before it.
+std::shared_ptr<const EditPlan> PairPatch::with(const Job& job) {
+  if (request_.with.empty()) return nullptr;
+  EditMemory memory;
+  json::Value edits = json::Value::array();
+  std::shared_ptr<const EditPlan> plan;
+  const int64_t n_rows = source_.logits.rows;
+  RecordedRun run = clean_ = record_run(session_, job, n_rows, points(), "target");
+  for (const NamedExchange& named : request_.with) {
+    ExchangedPoint point(session_, receivers_, *run.store, *source_.store, source_of_, stands_for_, named.at);
+    const int64_t from = named.position < 0 ? 0 : named.position,
+                  end = named.position < 0 ? n_tokens_ : std::min(n_tokens_, named.position + 1);
+    int64_t first = from;
+    while (first < end && !(point.defined(named.unit, first) && point.changes(named.unit, first))) ++first;
+    if (first >= end) continue;
+    ExchangedPoint::Edit made = point.edit(named.unit, first, end, "with" + std::to_string(edits.items().size()));
+    memory.add(std::move(made.values));
+    edits.push_back(std::move(made.edit));
+    plan = EditPlan::parse(json::Ref(edits, "edits"), ".", session_.shape, 0, &memory);
+    run = record_run(session_, job, n_rows, points(), "target", plan.get());
+  }
+  return plan;
+}
 
 // The units taken of a point: one that is all of it under `position` and `whole`.
 std::vector<PatchUnit> PairPatch::units(const ExchangedPoint& point) const {
@@ -237,6 +268,7 @@ void check_patch(const PatchRequest& request, const std::vector<Record>& records
   const bool apart = request.by == PatchBy::unit || request.by == PatchBy::both || request.by == PatchBy::natural;
   const std::string by = "--by " + std::string(patch_by_name(request.by));
   bool any_units = false, any_hidden = false, any_patterns = false;
+  for (const NamedExchange& named : request.with) any_patterns = any_patterns || named.at.point == Point::attn_pattern;
   for (const PointAt& at : request.points) {
     const std::string name = point_name(at.point, at.layer);
     any_hidden = any_hidden || at.point == Point::expert_hidden;
@@ -262,6 +294,11 @@ void check_patch(const PatchRequest& request, const std::vector<Record>& records
   if (!request.neurons.empty() && !(any_hidden && apart))
     throw UsageError("--neurons", any_hidden ? "expected --by unit, both or natural beside it, found " + by
                                              : "expected the point expert.hidden, found none");
+  for (const NamedExchange& named : request.with)
+    for (const PointAt& at : request.points)
+      if (!comes_before(named.at, at, shape))
+        throw UsageError("--with", "expected points before all of --points, found " + named.text + " beside " +
+                                       point_name(at.point, at.layer));
   for (const CausalPair& pair : pairs) {
     const std::vector<int32_t> source_of = exchanged_positions(pair, made, request);
     if (std::all_of(source_of.begin(), source_of.end(), [](int32_t position) { return position < 0; }))

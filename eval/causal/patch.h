@@ -31,6 +31,9 @@ struct PatchRequest {
   std::vector<int32_t> units;    // heads or expert ids, ascending; empty: all
   std::vector<int32_t> neurons;  // of expert.hidden, ascending: each apart; empty: an expert's neurons together
   int64_t first_position = 0, end_position = std::numeric_limits<int64_t>::max();  // of the clean record's tokens
+  // Exchanged already in the run that cells change: effects are against that run. Points that do not come after all of
+  // these are refused.
+  std::vector<NamedExchange> with;
   std::string span;           // and only those of this span of the clean record; empty: all
   int64_t step_tokens = 512;  // rows of one step of many cells, at most (a cell alone may have more)
   const std::atomic<bool>* interrupted = nullptr;

@@ -69,12 +69,70 @@ PatchPoints patch_points(std::string_view globs, const ModelShape& shape) {
   if (found.points.empty())
     throw Error("--points", "expected a point that can be patched (" + patchable_names() + "), found \"" +
                                 std::string(globs) + "\"");
-  std::stable_sort(found.points.begin(), found.points.end(), [&](const PointAt& a, const PointAt& b) {
-    const auto rank = [&](const PointAt& at) {
-      return std::pair(at.layer >= 0 ? at.layer : at.point == Point::embed ? -1 : shape.n_layers(), at.point);
+  std::stable_sort(found.points.begin(), found.points.end(),
+                   [&](const PointAt& a, const PointAt& b) { return comes_before(a, b, shape); });
+  return found;
+}
+
+bool comes_before(const PointAt& a, const PointAt& b, const ModelShape& shape) {
+  const auto rank = [&](const PointAt& at) {
+    return std::pair(at.layer >= 0 ? at.layer : at.point == Point::embed ? -1 : shape.n_layers(), at.point);
+  };
+  return rank(a) < rank(b);
+}
+
+std::vector<NamedExchange> named_exchanges(std::string_view text, const ModelShape& shape, const std::string& where) {
+  std::vector<NamedExchange> found;
+  const auto number = [](std::string_view digits) -> int64_t {
+    if (digits.empty() || digits.size() > 9 || digits.find_first_not_of("0123456789") != std::string_view::npos)
+      return -1;
+    return std::stoll(std::string(digits));
+  };
+  for (size_t begin = 0; begin <= text.size();) {
+    const size_t end = std::min(text.find(',', begin), text.size());
+    const std::string_view item = text.substr(begin, end - begin);
+    begin = end + 1;
+    const auto fail = [&](const std::string& expected) {
+      return UsageError(where, "expected " + expected + ", found \"" + std::string(item) + "\"");
     };
-    return rank(a) < rank(b);
-  });
+    NamedExchange named;
+    named.text = item;
+    const size_t at = item.find('@'), colon = item.find(':');
+    if (at != std::string_view::npos && (named.position = number(item.substr(at + 1))) < 0)
+      throw fail("a position behind @");
+    const auto point = parse_point(item.substr(0, std::min(colon, at)));
+    if (!point || !patchable(point->point) || !point_exists(point->point, point->layer, shape))
+      throw fail("a point in full that can be patched, such as layer.3.attn.z:2 or layer.3.resid_out@5");
+    named.at = *point;
+    if (colon < at) {
+      const std::string unit(item.substr(colon + 1, at == std::string_view::npos ? at : at - colon - 1));
+      const size_t neuron = unit.find(':');
+      named.unit.name = unit;
+      if (patched_by_head(point->point)) {
+        const std::vector<PatchUnit> units = head_units(*point, shape);
+        const auto one = std::find_if(units.begin(), units.end(), [&](const PatchUnit& u) { return u.name == unit; });
+        if (one == units.end()) throw fail("one of " + std::to_string(units.size()) + " heads behind the colon");
+        named.unit = *one;
+      } else if (patched_by_expert(point->point)) {
+        const LayerShape& layer = shape.layers[static_cast<size_t>(point->layer)];
+        const int64_t expert = number(std::string_view(unit).substr(0, neuron));
+        if (expert < 0 || expert >= layer.n_experts)
+          throw fail("an expert below " + std::to_string(layer.n_experts) + " behind the colon");
+        named.unit.expert = static_cast<int32_t>(expert);
+        if (neuron != std::string::npos) {
+          named.unit.first = number(std::string_view(unit).substr(neuron + 1));
+          named.unit.count = 1;
+          if (point->point != Point::expert_hidden || named.unit.first < 0 || named.unit.first >= layer.d_ff)
+            throw fail("a neuron of expert.hidden below " + std::to_string(layer.d_ff));
+        }
+      } else {
+        throw fail("no unit behind a point that has none");
+      }
+    }
+    found.push_back(std::move(named));
+  }
+  std::stable_sort(found.begin(), found.end(),
+                   [&](const NamedExchange& a, const NamedExchange& b) { return comes_before(a.at, b.at, shape); });
   return found;
 }
 

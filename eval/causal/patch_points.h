@@ -45,6 +45,18 @@ PatchPoints patch_points(std::string_view globs, const ModelShape& shape);
 // The units of a point by head, in order.
 std::vector<PatchUnit> head_units(const PointAt& at, const ModelShape& shape);
 
+// "layer.9.expert.contribution:2@5": a point in full, a unit and a position of it, both of which may be left out.
+struct NamedExchange {
+  std::string text;
+  PointAt at;
+  PatchUnit unit;
+  int64_t position = -1;
+};
+// Items with commas between them, in order of execution. Throws Error that begins with `where`.
+std::vector<NamedExchange> named_exchanges(std::string_view text, const ModelShape& shape, const std::string& where);
+// Whether a comes before b in a forward.
+bool comes_before(const PointAt& a, const PointAt& b, const ModelShape& shape);
+
 // The layers at which the stream is entered and in which routes can change: the run of the patched tokens begins where
 // layer `entry` begins, n_layers being the final norm. Whether rows of the stream there are all that a patch changes
 // (else it is a write within layer `entry`).

@@ -55,7 +55,8 @@ PatchedPair pair_of(const std::string& line, const std::string& where) {
 json::Value summary_of(const Session& session, const RecordJobs& made, const PatchStudy& study,
                        const PatchOutcome& outcome) {
   const PatchRequest& request = study.request;
-  json::Value points = json::Value::array(), left_out = json::Value::array(), values = json::Value::array();
+  json::Value points = json::Value::array(), left_out = json::Value::array(), values = json::Value::array(),
+              with = json::Value::array();
   for (const PointAt& at : request.points) points.push_back(point_name(at.point, at.layer));
   for (const std::string& name : study.left_out) left_out.push_back(name);
   for (size_t i = 0; i < outcome.selected.pairs.size(); ++i)
@@ -63,6 +64,7 @@ json::Value summary_of(const Session& session, const RecordJobs& made, const Pat
                          .set("pair", outcome.selected.pairs[i].name)
                          .set("clean", outcome.selected.values[i].clean)
                          .set("corrupt", outcome.selected.values[i].corrupt));
+  for (const NamedExchange& named : request.with) with.push_back(named.text);
   json::Value summary = json::Value::object();
   summary.set("schema", "signalbox.patch/1")
       .set("metric", std::string(metric_name(request.metric)))
@@ -79,6 +81,7 @@ json::Value summary_of(const Session& session, const RecordJobs& made, const Pat
       .set("values", std::move(values))
       .set("by", std::string(patch_by_name(request.by)))
       .set("points", std::move(points))
+      .set("with", std::move(with))
       .set("left_out", std::move(left_out))
       .set("span", request.span)
       .set("cells", outcome.cells)

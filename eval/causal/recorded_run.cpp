@@ -47,9 +47,9 @@ RecordedRun record_run(const Session& session, const Job& job, int64_t n_rows, c
   return made;
 }
 
-std::shared_ptr<ActivationStore> make_store(const ModelShape& shape, const std::string& globs, int64_t n_tokens,
-                                            const std::function<void(ActivationStore&)>& fill) {
-  auto store = std::make_shared<ActivationStore>("source", shape, PointSet::parse(globs, shape));
+std::shared_ptr<ActivationStore> make_store(const std::string& name, const ModelShape& shape, const std::string& globs,
+                                            int64_t n_tokens, const std::function<void(ActivationStore&)>& fill) {
+  auto store = std::make_shared<ActivationStore>(name, shape, PointSet::parse(globs, shape));
   std::vector<int32_t> positions(static_cast<size_t>(n_tokens));
   std::iota(positions.begin(), positions.end(), 0);
   const RowRange range{0, 0, n_tokens, 0};

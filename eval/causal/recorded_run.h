@@ -23,10 +23,10 @@ RecordedRun record_run(const engine::Session& session, const engine::Job& job, i
 RecordedRun record_run(const engine::Session& session, const engine::Job& job, int64_t n_rows, const PointSet& points,
                        const std::string& name, const EditPlan* plan, engine::SequenceCache& sequence);
 
-// A store "source" of one sample `made_sample` with rows 0 .. n_tokens - 1 of what `fill` takes at the points of globs:
+// A store of one sample `made_sample` with rows 0 .. n_tokens - 1 of what `fill` takes at the points of globs:
 // values that edits find in memory.
 inline constexpr const char* made_sample = "exchanged";
-std::shared_ptr<ActivationStore> make_store(const ModelShape& shape, const std::string& globs, int64_t n_tokens,
-                                            const std::function<void(ActivationStore&)>& fill);
+std::shared_ptr<ActivationStore> make_store(const std::string& name, const ModelShape& shape, const std::string& globs,
+                                            int64_t n_tokens, const std::function<void(ActivationStore&)>& fill);
 
 }  // namespace signalbox::eval

@@ -512,6 +512,53 @@ TEST_CASE("causal patch: positions by a map of unequal records, and what narrows
   CHECK(patch_points("layer.1.*", input.session.shape).left_out.size() > 3);
 }
 
+TEST_CASE("causal patch: in a run with something exchanged already") {
+  const PatchInput input("olmoe");
+  EditMemory memory;
+  memory.add(input.run(0, "clean", "*").store);
+  const auto first = [&](const std::string& more) {
+    return R"([{"op":"patch","from":"memory:clean","sample":"a","point":"attn.z","layers":"0","neurons":)" +
+           numbers(0, input.session.shape.layers[0].attention.d_z) + "}" + more + "]";
+  };
+  const double one = input.logit_diff(input.run(1, "one", "*.router.ids", first(""), memory));
+  PatchRequest request = input.request("layer.1.attn.z,layer.1.resid_mid,layer.1.expert.contribution", PatchBy::whole);
+  request.with = named_exchanges("layer.0.attn.z:0", input.session.shape, "--with");
+  const PatchedPair patched = input.patch(request);
+  for (const std::string point : {"attn.z", "resid_mid"})
+    CHECK(rows_of(patched, request, "layer.1." + point).at("").effect ==
+          input.logit_diff(input.run(
+              1, "two", "*.router.ids",
+              first(R"(,{"op":"patch","from":"memory:clean","sample":"a","layers":"1","point":")" + point + "\"}"),
+              memory)) -
+              one);
+  CHECK(rows_of(patched, request, "layer.1.attn.z").at("").effect != 0);
+  // What is exchanged first may be a contribution, an output, logits or a route: of the whole layer each is all that
+  // the block adds, or half of it.
+  for (const std::string point : {"expert.contribution", "expert.out", "router.logits", "router.weights", "resid_out",
+                                  "expert.hidden", "moe.out", "attn.pattern"}) {
+    CAPTURE(point);
+    const std::string name = "layer.0." + point;
+    request = input.request("layer.1.resid_in", PatchBy::whole);
+    request.with = named_exchanges(name, input.session.shape, "--with");
+    const double rest = input.patch(request).rows[0].effect;
+    request = input.request(name, PatchBy::whole);
+    const double alone = input.patch(request).rows[0].effect;
+    const double both = input.logit_diff(input.run(0, "clean", "*.router.ids")) -
+                        input.logit_diff(input.run(1, "base", "*.router.ids"));
+    CHECK(alone + rest == doctest::Approx(both).epsilon(1e-5));
+    CHECK(alone != 0);
+  }
+  request = input.request("layer.0.attn.z,layer.1.attn.z", PatchBy::whole);
+  request.with = named_exchanges("layer.0.attn.z:1@3", input.session.shape, "--with");
+  CHECK(request.with[0].position == 3);
+  CHECK_THROWS_WITH(input.patch(request),
+                    "--with: expected points before all of --points, found layer.0.attn.z:1@3 beside layer.0.attn.z");
+  for (const std::string wrong :
+       {"layer.0.attn.z:99", "layer.0.attn.z:", "layer.0.resid_in:1", "attn.z:1", "", "layer.0.router.margin",
+        "layer.0.attn.z@x", "layer.0.expert.out:99", "layer.0.expert.out:0:1", "layer.0.expert.hidden:0:9999"})
+    CHECK_THROWS_WITH(named_exchanges(wrong, input.session.shape, "--with"), doctest::Contains("--with: expected "));
+}
+
 TEST_CASE("causal patch: means over pairs, and when no ratio means anything") {
   SelectedPairs selected;
   std::vector<PatchedPair> results(4);

@@ -31,7 +31,7 @@ constexpr size_t shown_rows = 12;
 
 struct PatchFlags {
   CommonOptions common;
-  std::string input, metric, direction, by = "natural", units, neurons, positions, span;
+  std::string input, metric, direction, by = "natural", units, neurons, positions, span, with;
   bool keep_all = false;
 };
 
@@ -81,6 +81,12 @@ CLI::App* add_patch_flags(CLI::App& app, PatchFlags& flags) {
                    "tokens of the clean record, \"8:32\": half-open, the begin token counted")
       ->type_name("RANGE");
   patch->add_option("--span", flags.span, "only tokens of this span of the clean record")->type_name("NAME");
+  patch
+      ->add_option(
+          "--with", flags.with,
+          "exchanged already in the run that is patched, \"layer.3.attn.z:2,layer.4.resid_out@5\": effects are "
+          "against that run")
+      ->type_name("LIST");
   patch->add_flag("--keep-all", flags.keep_all, "pairs whose clean run does not prefer its answer too");
   patch->add_option("--out", flags.common.trace, "directory of patch.csv")->type_name("DIR")->required();
   return patch;
@@ -113,6 +119,7 @@ Manifest manifest_of_patch(const PatchFlags& flags, const Session& session, cons
                     .set("neurons", flags.neurons)
                     .set("positions", flags.positions)
                     .set("span", flags.span)
+                    .set("with", flags.with)
                     .set("keep_all", flags.keep_all);
   RecordsHash hash;
   for (const Record& record : records) hash.add(record);
@@ -196,6 +203,7 @@ int run_patch(PatchFlags& flags, int argc, char** argv) {
   PatchPoints points = patch_points(options.points, session.shape);
   request.points = std::move(points.points);
   study.left_out = std::move(points.left_out);
+  if (!flags.with.empty()) request.with = named_exchanges(flags.with, session.shape, "--with");
   int64_t d_ff = 0;
   for (const PointAt& at : request.points)
     if (at.point == Point::expert_hidden) d_ff = session.shape.layers[static_cast<size_t>(at.layer)].d_ff;
