@@ -97,7 +97,12 @@ std::vector<int32_t> read_numbers(const std::string& text, const std::string& fl
   std::vector<int32_t> numbers;
   if (text.empty()) return numbers;
   const json::Value value(text);
-  const LayerList list = LayerList::parse(json::Ref(value, flag));
+  LayerList list;
+  try {
+    list = LayerList::parse(json::Ref(value, flag));
+  } catch (const Error&) {
+    throw UsageError(flag, "expected \"all\" or numbers such as \"0-3,7\", each once, found \"" + text + "\"");
+  }
   if (list.all)
     for (int64_t i = 0; i < all; ++i) numbers.push_back(static_cast<int32_t>(i));
   for (const LayerList::Item& item : list.items)
