@@ -78,6 +78,7 @@ class PairEdges {
 
   // False when interrupted.
   bool run(std::vector<EdgeRow>& rows, int64_t done);
+  void margins(size_t pair, std::vector<MarginRow>& rows);
 
  private:
   // By index of the sender: what the receiver gets from each, token by token.
@@ -245,6 +246,24 @@ bool PairEdges::run(std::vector<EdgeRow>& rows, int64_t done) {
   return true;
 }
 
+// All senders, named or not: parts of a sum.
+void PairEdges::margins(size_t pair, std::vector<MarginRow>& rows) {
+  for (const CausalNode& receiver : request_.receivers) {
+    if (receiver.kind != Kind::router) continue;
+    for (const auto& [position, source] : map_) {
+      const DirectEdges::RouteShares shares = edges_.route_shares(receiver.layer, position);
+      if (shares.first_out < 0) continue;
+      const auto in = static_cast<size_t>(shares.last_in), out = static_cast<size_t>(shares.first_out);
+      const auto add = [&, at = position](const std::string& sender, const std::vector<float>& logits) {
+        rows.push_back({pair, at, receiver.layer, shares.last_in, shares.first_out, sender,
+                        static_cast<double>(logits[in]), static_cast<double>(logits[out])});
+      };
+      for (const DirectEdges::RouteShares::Part& part : shares.parts) add(node_name(part.sender), part.logits);
+      add("rest", shares.rest);
+    }
+  }
+}
+
 }  // namespace
 
 void check_edges(const EdgeRequest& request, const std::vector<Record>& records, const std::vector<CausalPair>& pairs,
@@ -254,6 +273,9 @@ void check_edges(const EdgeRequest& request, const std::vector<Record>& records,
       return node_stage(sender, shape.n_layers()) < node_stage(receiver, shape.n_layers());
     });
   });
+  if (request.margins && std::none_of(request.receivers.begin(), request.receivers.end(),
+                                      [](const CausalNode& node) { return node.kind == Kind::router; }))
+    throw UsageError("--margins", "expected a router among --receivers, found none");
   if (!any) throw UsageError("--receivers", "expected a receiver that comes after a sender, found none");
   for (const CausalPair& pair : pairs)
     if (edge_positions(pair, request).empty())
@@ -272,6 +294,7 @@ EdgeStudy measure_edges(const Session& session, const RecordJobs& made, std::vec
     std::vector<EdgeRow>& rows = study.of_pairs.emplace_back();
     PairEdges pair(session, made, study.selected.pairs[i], request);
     study.interrupted = !pair.run(rows, static_cast<int64_t>(i * n_receivers));
+    if (request.margins && !study.interrupted) pair.margins(i, study.margins);
     PatchedPair& to = results.emplace_back();
     for (const EdgeRow& row : rows)
       to.rows.push_back({row.sender * n_receivers + row.receiver, row.position, row.effect, row.tokens, row.flipped});
@@ -291,7 +314,7 @@ EdgeStudy measure_edges(const Session& session, const RecordJobs& made, std::vec
 
 void write_edges(const std::filesystem::path& dir, const EdgeStudy& study, const EdgeRequest& request,
                  const Session& session) {
-  StagedFiles files(dir, {"edges.csv", "summary.json"});
+  StagedFiles files(dir, {"edges.csv", "margins.csv", "summary.json"});
   const size_t n_receivers = request.receivers.size();
   // The change of an edge: of each pair as measured, of all pairs the root of the mean over their tokens.
   std::map<std::tuple<std::string, size_t, std::string>, double> changes;
@@ -327,6 +350,17 @@ void write_edges(const std::filesystem::path& dir, const EdgeStudy& study, const
     refused += row.refused;
   }
   write_file_atomically(files.path() / "edges.csv", table.text());
+  if (request.margins) {
+    CsvWriter margins(
+        {"pair", "position", "layer", "last_in", "first_out", "sender", "of_last_in", "of_first_out", "margin"});
+    for (const MarginRow& row : study.margins) {
+      margins.cell(study.selected.pairs[row.pair].name).cell(int64_t{row.position}).cell(int64_t{row.layer});
+      margins.cell(int64_t{row.last_in}).cell(int64_t{row.first_out}).cell(row.sender);
+      margins.cell(row.of_last_in).cell(row.of_first_out).cell(row.of_last_in - row.of_first_out);
+      margins.end_row();
+    }
+    write_file_atomically(files.path() / "margins.csv", margins.text());
+  }
   json::Value senders = json::Value::array(), receivers = json::Value::array();
   for (const CausalNode& node : request.senders) senders.push_back(node_name(node));
   for (const CausalNode& node : request.receivers) receivers.push_back(node_name(node));

@@ -25,6 +25,7 @@ struct EdgeRequest {
   bool by_position = false;                                                        // each token apart; else all at once
   int64_t first_position = 0, end_position = std::numeric_limits<int64_t>::max();  // of the clean record's tokens
   int64_t step_tokens = 512;
+  bool margins = false;  // of every router that receives: which parts make its margin
   bool keep_all = false;
   std::string input;  // for messages
   uint64_t seed = 0;
@@ -42,11 +43,21 @@ struct EdgeRow {
   double effect = 0;                // metric with the receiver's new value - metric
 };
 
+// What a sender gives to the logits between which the margin of a token's route lies (DirectEdges::route_shares), in
+// the run that is changed; over all senders and the rest they add up to the two logits.
+struct MarginRow {
+  size_t pair = 0;
+  int32_t position = 0, layer = 0, last_in = 0, first_out = 0;
+  std::string sender;  // or "rest": biases
+  double of_last_in = 0, of_first_out = 0;
+};
+
 struct EdgeStudy {
   bool interrupted = false;
   SelectedPairs selected;
   std::vector<std::vector<EdgeRow>> of_pairs;  // [pairs] edges along which nothing changes are left out
-  std::vector<PatchEstimate> estimates;        // point: sender * receivers + receiver, unit: position
+  std::vector<MarginRow> margins;
+  std::vector<PatchEstimate> estimates;  // point: sender * receivers + receiver, unit: position
 };
 
 // Throws Error before anything is run: no sender comes before a receiver, or a pair has none of the positions.
@@ -56,7 +67,7 @@ void check_edges(const EdgeRequest& request, const std::vector<Record>& records,
 EdgeStudy measure_edges(const engine::Session& session, const RecordJobs& made, std::vector<CausalPair> pairs,
                         const EdgeRequest& request);
 
-// DIR/edges.csv and summary.json.
+// DIR/edges.csv, summary.json and, where they were asked for, margins.csv.
 void write_edges(const std::filesystem::path& dir, const EdgeStudy& study, const EdgeRequest& request,
                  const engine::Session& session);
 

@@ -277,7 +277,7 @@ TEST_CASE("causal edges: an edge's effect is that of path patching in three pass
                                    false, shape, "--receivers");
     request.first_position = here;
     request.end_position = here + 1;
-    request.keep_all = true;
+    request.keep_all = request.margins = true;
     const std::vector<CausalPair> pairs =
         causal_pairs(Metric::logit_diff, runs.records, runs.made, runs.session.encode);
     check_edges(request, runs.records, pairs, shape);
@@ -286,6 +286,23 @@ TEST_CASE("causal edges: an edge's effect is that of path patching in three pass
       return static_cast<double>(run.logits.data[7]) - static_cast<double>(run.logits.data[9]);
     };
     const double base = difference(runs.run(0, "again", ""));
+    double in = 0, out = 0;
+    for (const MarginRow& row : study.margins) {
+      in += row.of_last_in;
+      out += row.of_first_out;
+    }
+    REQUIRE(study.margins.size() > 5);
+    const std::vector<float> logits = runs.row(*runs.base, Point::router_logits, l);
+    CHECK(in ==
+          doctest::Approx(static_cast<double>(logits[static_cast<size_t>(study.margins[0].last_in)])).epsilon(1e-4));
+    CHECK(out ==
+          doctest::Approx(static_cast<double>(logits[static_cast<size_t>(study.margins[0].first_out)])).epsilon(1e-4));
+    CHECK(runs.route(*runs.base, l).size() == static_cast<size_t>(shape.n_active()));
+    const test::TemporaryDirectory dir;
+    write_edges(dir / "edges", study, request, runs.session);
+    const CsvTable table = CsvTable::read(dir / "edges/edges.csv");
+    CHECK(table.n_rows() == study.estimates.size());
+    CHECK(CsvTable::read(dir / "edges/margins.csv").n_rows() == study.margins.size());
     std::set<Kind> receivers;
     int64_t n_effects = 0;
     REQUIRE(study.of_pairs.size() == 1);

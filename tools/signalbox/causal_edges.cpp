@@ -29,7 +29,7 @@ constexpr size_t printed_edges = 12;
 struct EdgeFlags {
   CommonOptions common;
   std::string input, metric, direction, senders = "*", receivers, by = "all", positions, out;
-  bool keep_all = false;
+  bool margins = false, keep_all = false;
 };
 
 CLI::App* add_edge_flags(CLI::App& app, EdgeFlags& flags) {
@@ -75,6 +75,7 @@ CLI::App* add_edge_flags(CLI::App& app, EdgeFlags& flags) {
       ->add_option("--positions", flags.positions,
                    "tokens of the clean record, \"8:32\": half-open, the begin token counted")
       ->type_name("RANGE");
+  edges->add_flag("--margins", flags.margins, "also which parts make the margins of the routers that receive");
   edges->add_flag("--keep-all", flags.keep_all, "pairs whose clean run does not prefer its answer too");
   edges->add_option("--out", flags.out, "directory of edges.csv")->type_name("DIR")->required();
   return edges;
@@ -92,12 +93,13 @@ int run_edges(EdgeFlags& flags) {
   request.metric = parse_metric(flags.metric, "--metric");
   request.denoising = flags.direction == "denoising";
   request.by_position = flags.by == "position";
+  request.margins = flags.margins;
   request.keep_all = flags.keep_all;
   request.input = flags.input == "-" ? "standard input" : flags.input;
   request.seed = options.seed;
   if (options.chunk > 0) request.step_tokens = options.chunk;
   read_positions(flags.positions, request.first_position, request.end_position);
-  require_own_directory(flags.out, {"edges.csv", "summary.json"}, "edges");
+  require_own_directory(flags.out, {"edges.csv", "margins.csv", "summary.json"}, "edges");
   std::vector<Record> records = read_records(flags.input);
   Session session = open_session(options);
   session.label = session.path;
