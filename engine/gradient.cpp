@@ -224,7 +224,12 @@ void Backward::layer(int64_t l, Tensor d) {
   const LayerWeights& weights = weights_.layers[index];
   const Layer& layer = model_.layers[index];
   const Tensor d_h = tensor(n_tokens_, model_.d_model);
-  Tensor d_out = copy(d);
+  const auto of_writes = [&] {
+    const Tensor d_out = copy(d);
+    if (more_.dropped_layer == l) backend_.fill(d_out.data, 0, static_cast<size_t>(d.rows * d.cols) * sizeof(float));
+    return d_out;
+  };
+  Tensor d_out = of_writes();
   if (const Moe* moe = layer.moe()) {
     feed_forward(l, *moe, std::get<MoeWeights>(weights.ffn), d_h, d_out);
   } else {
@@ -233,7 +238,7 @@ void Backward::layer(int64_t l, Tensor d) {
   if (sums_) sums_->norm(Role::ffn_norm, l, d_h, kept(resid_mid, l), model_.norm_eps);
   backend_.rmsnorm_adjoint(d, d_h, kept(resid_mid, l), weights.ffn_norm, model_.norm_eps, true);
   at(Point::resid_mid, l, d);
-  d_out = copy(d);
+  d_out = of_writes();
   at(Point::attn_out, l, d_out);
   if (const Gqa* gqa = std::get_if<Gqa>(&layer.attention)) {
     attention(l, *gqa, std::get<GqaWeights>(weights.attention), d_h, d_out);

@@ -37,11 +37,10 @@ class Gradient {
 
   // What else a run is asked for.
   struct More {
-    ReaderSink* readers = nullptr;  // who reads the stream, apart
-    Tensor embedded;                // [n_tokens, d_model] in place of the tokens' embeddings; it is written over
-    // Gets the gradients of the weights that it wants: about a forward more for all of them. run() throws Error where
-    // the device has none.
-    WeightSlopes* weights = nullptr;
+    int64_t dropped_layer = -1;        // what this layer writes has no gradient; the stream that passes it does
+    WeightSlopes* weights = nullptr;   // gradients of weights: about a forward more for all. Error where there are none
+    ReaderSink* readers = nullptr;     // who reads the stream, apart
+    Tensor embedded;                   // [n_tokens, d_model] in place of the tokens' embeddings; it is written over
     bool holds_final_divisor = false;  // the final norm's divisor is a constant, so that the logits are linear there
   };
 

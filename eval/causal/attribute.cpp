@@ -137,19 +137,34 @@ void Attribution::nodes(const Subject& subject) {
     request.slopes += (stage > 0 ? "," : "") + point_name(at.point, at.layer);
   }
   const SequenceRun run = run_sequence(session_, request);
+  std::vector<SequenceRun> ways = {run};
+  if (request_.drops) {
+    ways.clear();
+    request.values.clear();
+    for (int64_t l = 0; l < session_.model.n_layers(); ++l) {
+      request.dropped_layer = l;
+      ways.push_back(run_sequence(session_, request));
+    }
+  }
   const Contributions here(session_, *run.values);
   const NodeChanges delta = changes(subject, here);
   const RouteMargins margins(session_, *run.values);
   const auto d = static_cast<size_t>(here.d_model());
   for (int32_t stage = 0; stage < delta.n_stages(); ++stage) {
     const PointAt at = writing_point(stage, session_.shape);
-    const std::vector<float> slope = run.slopes->floats(point_name(at.point, at.layer), run.slopes->rows(0));
+    std::vector<std::vector<float>> slopes;
+    for (const SequenceRun& way : ways)
+      slopes.push_back(way.slopes->floats(point_name(at.point, at.layer), way.slopes->rows(0)));
     std::vector<RouteMargins::Change> tested;
     std::vector<AttributionRow> rows;
     for (int64_t t = 0; t < delta.n_tokens(); ++t) {
       for (const auto& [node, by] : delta.at(stage, t)) {
         rows.push_back(row(subject, t, node.layer, point_of_node(node), unit_of_node(node)));
-        rows.back().score = dot_rows(by, slope.data() + static_cast<size_t>(t) * d, d);
+        double& score = rows.back().score;
+        for (const std::vector<float>& slope : slopes) {
+          const double one = dot_rows(by, slope.data() + static_cast<size_t>(t) * d, d);
+          score += request_.drops ? std::fabs(one) / static_cast<double>(slopes.size() - 1) : one;
+        }
         tested.push_back({stage, t, by});
       }
     }
@@ -380,22 +395,36 @@ int64_t attribution_records(const RecordJobs& made, const AttributionRequest& re
   return static_cast<int64_t>(pairs ? request.pairs.pairs.size() : made.jobs.size());
 }
 
-AttributionResult attribute(const Session& session, const std::vector<Record>& records, const RecordJobs& made,
-                            const AttributionRequest& request) {
+void check_attribution(const Session& session, const std::vector<Record>& records, const RecordJobs& made,
+                       const AttributionRequest& request, const std::vector<CausalPair>& pairs) {
   const AttributionMethod method = request.method;
   if (request.metric == Metric::kl && !has_path(method))
     throw Error("--metric",
                 "expected a metric whose gradient at the unedited run is not 0 everywhere, found kl (--method ig and "
                 "eap-ig look elsewhere)");
+  if (request.drops && session.model.n_layers() < 2)
+    throw Error("--grad-drop", "expected a model of two layers or more, found one");
   if (has_path(method) && request.in_place == InPlace::zero)
     throw Error("--instead",
                 "expected pairs or mean for the path of " + std::string(attribution_method_name(method)) +
                     ", found zero: the norms undo the size of an embedding, so that nothing changes on the way to 0 "
                     "until the end");
+  if (method != AttributionMethod::gain && request.in_place == InPlace::pairs) {
+    for (const CausalPair& pair : pairs)
+      if (has_path(method)) require_same_positions(pair, records, made, method);
+    return;
+  }
+  for (size_t i = 0; i < made.jobs.size(); ++i)
+    metric_rows(request.metric, records[i], made.encoded[i], session.encode);
+}
+
+AttributionResult attribute(const Session& session, const std::vector<Record>& records, const RecordJobs& made,
+                            const AttributionRequest& request) {
+  const AttributionMethod method = request.method;
+  check_attribution(session, records, made, request, request.pairs.pairs);
   std::vector<Subject> subjects;
   if (method != AttributionMethod::gain && request.in_place == InPlace::pairs) {
     for (const CausalPair& pair : request.pairs.pairs) {
-      if (has_path(method)) require_same_positions(pair, records, made, method);
       subjects.push_back(
           {&records[pair.clean], &made.jobs[pair.clean], pair.clean_rows, &made.jobs[pair.corrupt], &pair.map});
     }

@@ -48,6 +48,7 @@ struct AttributionRequest {
   SelectedPairs pairs;               // of InPlace::pairs
   const NodeMeans* means = nullptr;  // of InPlace::mean
   std::string reference;             // what summary.json calls the records of the means
+  bool drops = false;                // atp: grad drop
   int64_t steps = 32;                // of a path
   PathRule rule = PathRule::midpoint;
   bool holds_routes = false;         // ig
@@ -91,13 +92,18 @@ struct AttributionResult {
   int64_t dropped_edges = 0;  // by `top`
 };
 
+// What this method cannot do with these records: kl at its own base point, a path to nothing, or between sequences of a
+// pair (all there are, before any is dropped) whose positions differ; and what metric_rows refuses. Throws Error; no
+// forward is run.
+void check_attribution(const engine::Session& session, const std::vector<Record>& records, const RecordJobs& made,
+                       const AttributionRequest& request, const std::vector<CausalPair>& pairs);
+
 // Records that are run, for progress: pairs count once.
 int64_t attribution_records(const RecordJobs& made, const AttributionRequest& request);
 
 // Writes DIR/attribution.csv, totals.csv, crossings.csv (ig) and summary.json; until then, a line for each record that
-// is done stands in DIR/stages, and a later process goes on behind them. Throws Error, for all records before the
-// first forward, as metric_rows does; for kl at its own base point, for a path between sequences whose positions
-// differ, and as the runs do.
+// is done stands in DIR/stages, and a later process goes on behind them. Throws Error as check_attribution and the runs
+// do.
 AttributionResult attribute(const engine::Session& session, const std::vector<Record>& records, const RecordJobs& made,
                             const AttributionRequest& request);
 

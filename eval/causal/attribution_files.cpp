@@ -224,6 +224,7 @@ void AttributionTables::write(const engine::Session& session, const AttributionR
     if (request_.in_place == InPlace::mean) summary.set("reference", request_.reference);
   }
   if (method != AttributionMethod::ig) summary.set("final_norm", request_.holds_final_divisor ? "held" : "recomputed");
+  if (method == AttributionMethod::atp) summary.set("grad_drop", request_.drops);
   if (path) summary.set("steps", request_.steps).set("rule", request_.rule == PathRule::midpoint ? "midpoint" : "left");
   if (edges) summary.set("edges_left_out", result.dropped_edges);
   if (method == AttributionMethod::ig)

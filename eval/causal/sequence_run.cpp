@@ -63,6 +63,7 @@ SequenceRun run_sequence(const Session& session, const SequenceRequest& request)
     more.readers = request.readers;
     more.embedded = embedded;
     more.holds_final_divisor = request.holds_final_divisor;
+    more.dropped_layer = request.dropped_layer;
     const auto objective = [&](Tensor logits, Tensor d_logits) {
       keep(logits);
       metric_adjoint(backend, *request.rows, d_logits, logits, request.reference ? request.reference : logits);

@@ -32,7 +32,8 @@ struct SequenceRequest {
   engine::ReaderSink* readers = nullptr;         // on the way back
   const std::vector<float>* embedded = nullptr;  // [n_tokens, d_model] in place of the embeddings
   bool holds_final_divisor = false;
-  std::string name = "run";  // of the store of values, which edits may then name
+  int64_t dropped_layer = -1;  // engine/gradient.h
+  std::string name = "run";    // of the store of values, which edits may then name
 };
 
 // Throws what forward, gradient and metric do.

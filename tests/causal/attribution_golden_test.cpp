@@ -96,13 +96,16 @@ TEST_CASE("causal attribute: edges, nodes and gains of every family equal autogr
     compare(edges(attributions.run(request)), edges(golden, "eap_ig"), 1e-4);
 
     request.method = AttributionMethod::atp;
-    const std::vector<float> atp = golden.values<float>("atp");
-    std::map<std::string, double> want;
-    for (size_t t = 0; t < n; ++t)
-      for (size_t u = 0; u < golden.senders.size(); ++u)
-        if (const float score = atp[t * golden.senders.size() + u]; score != 0)
-          want[std::to_string(t) + row_of(golden.senders[u])] = static_cast<double>(score);
-    compare(attributions.run(request).scores, want, 1e-4);
+    for (const bool drops : {false, true}) {
+      request.drops = drops;
+      const std::vector<float> atp = golden.values<float>(drops ? "drops" : "atp");
+      std::map<std::string, double> want;
+      for (size_t t = 0; t < n; ++t)
+        for (size_t u = 0; u < golden.senders.size(); ++u)
+          if (const float score = atp[t * golden.senders.size() + u]; score != 0)
+            want[std::to_string(t) + row_of(golden.senders[u])] = static_cast<double>(score);
+      compare(attributions.run(request).scores, want, 1e-4);
+    }
 
     const test::AttributionRun gain = attributions.run(attributions.request(AttributionMethod::gain, InPlace::zero));
     const std::vector<float> gains = golden.values<float>("gain");

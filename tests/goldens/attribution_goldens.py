@@ -9,7 +9,8 @@ of each point's own forward, and constants.
     python tests/goldens/attribution_goldens.py [--only CASE[,CASE...]]
 
 writes CASE/attribution.safetensors: `eap`, `eap_ig` F32 [receivers, senders] (0 where the sender does not come before),
-`atp` F32 [T, senders], `gain` F32 [T, layers with a router, E], `held` F64 [T]: integrated gradients by token with the
+`atp` F32 [T, senders], `drops` F32 [T, senders]: |atp| with each layer's gradient dropped in turn, their sum / (layers -
+1); `gain` F32 [T, layers with a router, E], `held` F64 [T]: integrated gradients by token with the
 routes of x held, `metric` F64 [3]: M of x, of x', and of x' with the routes of x; names of receivers and senders in the
 metadata. eap_ig: x' + (k / 4) (x - x'), k = 0 ... 3. held: 6 midpoints.
 """
@@ -34,17 +35,22 @@ class Run:
     """A forward from embeddings [T, d]. Afterwards: `nodes` {name: [T, d]} (experts by id), `ids` {layer: [T][k]},
     `reads` {name: [T, d]} whose gradients are the readers', `h` {layer: what its experts read}, `y` {layer: their sum}"""
 
-    def __init__(self, model, embedded, held=None):
+    def __init__(self, model, embedded, held=None, dropped=None):
+        """held: routes by layer. dropped: a layer whose writes have no gradient."""
         self.m, self.held = model, held
         self.nodes, self.reads, self.ids, self.h, self.y, self.writes = {}, {}, {}, {}, {}, {}
         self.margin = float("inf")
         x = self.wrote("embed", embedded)
         for l in range(model.n_layers):
-            x = x + self.attention(x, l)
-            x = x + (self.moe(x, l) if l in model.moe_layers else self.dense(x, l))
+            x = x + self.written(self.attention(x, l), l == dropped)
+            x = x + self.written(self.moe(x, l) if l in model.moe_layers else self.dense(x, l), l == dropped)
         x = model.norm(self.read("logits", x), "model.norm")
         logits = x @ model.w.get("lm_head.weight", model.w["model.embed_tokens.weight"]).T
         self.metric = logits[-1, ANSWER] - logits[-1, FOIL]
+
+    @staticmethod
+    def written(y, dropped):
+        return y.detach() if dropped else y
 
     def read(self, name, x):
         """The stream as this reader alone sees it."""
@@ -193,8 +199,9 @@ def make(case):
         """dM/d contribution: that of the stream where it is written, for absent experts too."""
         if name in run_.nodes and run_.nodes[name].grad is not None:
             return run_.nodes[name].grad
-        layer = int(name[1:].partition(".")[0])
-        return run_.y[layer].grad
+        if name in run_.nodes or run_.y[int(name[1:].partition(".")[0])].grad is None:
+            return zero  # dropped
+        return run_.y[int(name[1:].partition(".")[0])].grad
 
     def edges(run_):
         return {(v, u): (delta[u] * probe.grad).sum().item()
@@ -215,6 +222,11 @@ def make(case):
 
     # An absent expert's change counts only at tokens where it differs, so its rows are 0 elsewhere.
     atp = torch.stack([(delta[u] * grad(clean, u)).sum(-1) for u in senders], 1)
+    drops = torch.zeros_like(atp)
+    for l in range(m.n_layers):
+        r = Run(m, x.clone().requires_grad_(), dropped=l)
+        r.metric.backward()
+        drops += torch.stack([(delta[u] * grad(r, u)).sum(-1) for u in senders], 1).abs() / (m.n_layers - 1)
     gain = []
     for l in m.moe_layers:
         every = torch.arange(m.router.n_experts).expand(len(CLEAN), -1)
@@ -226,7 +238,7 @@ def make(case):
         Run(m, start, clean.ids).metric.backward()
         held += ((other - x) * start.grad).sum(-1) / 6
     ends = torch.tensor([clean.metric.item(), corrupt.metric.item(), Run(m, other, clean.ids).metric.item()])
-    tensors = {"eap": matrix(eap).float(), "eap_ig": matrix(averaged).float(), "atp": atp.float(),
+    tensors = {"eap": matrix(eap).float(), "eap_ig": matrix(averaged).float(), "atp": atp.float(), "drops": drops.float(),
                "gain": torch.stack(gain, 1).float(), "held": held, "metric": ends}
     save_file({k: v.contiguous() for k, v in tensors.items()}, folder / "attribution.safetensors",
               metadata={"senders": json.dumps(senders), "receivers": json.dumps(receivers)})

@@ -34,7 +34,7 @@ struct AttributeFlags {
   std::string input, metric, method, instead, reference, rule = "midpoint", routes = "model", final_norm = "recomputed",
                                                          out;
   int64_t steps = 32, max_crossings = 4096, top = 0;
-  bool keep_all = false;
+  bool keep_all = false, grad_drop = false;
 };
 
 CLI::App* add_attribute_flags(CLI::App& app, AttributeFlags& flags) {
@@ -71,6 +71,9 @@ CLI::App* add_attribute_flags(CLI::App& app, AttributeFlags& flags) {
       ->type_name("NAME");
   attribute->add_option("--reference", flags.reference, "records of the means; default: the input")->type_name("FILE");
   attribute->add_flag("--keep-all", flags.keep_all, "pairs that do not prefer their answer, too");
+  attribute->add_flag("--grad-drop", flags.grad_drop,
+                      "of atp: absolute scores with each layer's gradient dropped in turn, so that effects of opposite "
+                      "sign do not hide one another");
   attribute->add_option("--steps", flags.steps, "gradients on the path of ig and eap-ig, at least")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
       ->type_name("N")
@@ -109,15 +112,17 @@ void refuse_idle_flags(const CLI::App& app, AttributionMethod method) {
   const bool path = method == AttributionMethod::ig || method == AttributionMethod::eap_ig,
              edges = method == AttributionMethod::eap || method == AttributionMethod::eap_ig,
              ig = method == AttributionMethod::ig, gain = method == AttributionMethod::gain;
-  const std::tuple<const char*, bool, const char*> allowed[] = {{"--instead", !gain, "atp, ig, eap or eap-ig"},
-                                                                {"--reference", !gain, "atp, ig, eap or eap-ig"},
-                                                                {"--keep-all", !gain, "atp, ig, eap or eap-ig"},
-                                                                {"--steps", path, "ig or eap-ig"},
-                                                                {"--rule", path, "ig or eap-ig"},
-                                                                {"--routes", ig, "ig"},
-                                                                {"--max-crossings", ig, "ig"},
-                                                                {"--final-norm", !ig, "atp, eap, eap-ig or gain"},
-                                                                {"--top", edges, "eap or eap-ig"}};
+  const std::tuple<const char*, bool, const char*> allowed[] = {
+      {"--instead", !gain, "atp, ig, eap or eap-ig"},
+      {"--reference", !gain, "atp, ig, eap or eap-ig"},
+      {"--keep-all", !gain, "atp, ig, eap or eap-ig"},
+      {"--grad-drop", method == AttributionMethod::atp, "atp"},
+      {"--steps", path, "ig or eap-ig"},
+      {"--rule", path, "ig or eap-ig"},
+      {"--routes", ig, "ig"},
+      {"--max-crossings", ig, "ig"},
+      {"--final-norm", !ig, "atp, eap, eap-ig or gain"},
+      {"--top", edges, "eap or eap-ig"}};
   for (const auto& [flag, used, methods] : allowed)
     if (!used && app.count(flag) > 0)
       throw UsageError(flag, std::string("expected --method ") + methods + " beside it, found " +
@@ -139,6 +144,7 @@ InPlace in_place_of(const AttributeFlags& flags, AttributionMethod method, const
 NodeMeans means_of(const Session& session, const RecordJobs& made) {
   NodeMeans means;
   for (const Job& job : made.jobs) {
+    if (interrupted) break;  // nothing is attributed then
     SequenceRequest request;
     request.job = &job;
     request.values = Contributions::points(session.shape);
@@ -162,6 +168,7 @@ json::Value decided_by(const AttributeFlags& flags, const AttributionRequest& re
       .set("instead", std::string(in_place_name(request.in_place)))
       .set("reference", request.reference)
       .set("keep_all", flags.keep_all)
+      .set("grad_drop", flags.grad_drop)
       .set("steps", flags.steps)
       .set("rule", flags.rule)
       .set("routes", flags.routes)
@@ -209,6 +216,7 @@ int run_attribute(const CLI::App& app, AttributeFlags& flags, int argc, char** a
   refuse_idle_flags(app, request.method);
   if (!flags.reference.empty() && !flags.instead.empty() && flags.instead != "mean")
     throw UsageError("--reference", "expected --instead mean beside it, found " + flags.instead);
+  request.drops = flags.grad_drop;
   request.steps = flags.steps;
   request.rule = flags.rule == "left" ? PathRule::left : PathRule::midpoint;
   request.holds_routes = flags.routes == "held";
@@ -226,6 +234,10 @@ int run_attribute(const CLI::App& app, AttributeFlags& flags, int argc, char** a
   session.label = session.path;
   keep_date(options, session, records, attribution_schema);
   PreparedRun run = prepare_run(options, session, std::move(records), Generate{});
+  if (request.method == AttributionMethod::gain) request.in_place = InPlace::zero;  // nothing is put in a place
+  std::vector<CausalPair> pairs;
+  if (request.in_place == InPlace::pairs) pairs = causal_pairs(request.metric, run.records, run.made, session.encode);
+  check_attribution(session, run.records, run.made, request, pairs);
   std::optional<std::vector<Record>> reference;
   if (!flags.reference.empty()) reference = read_records(flags.reference);
   if (request.in_place == InPlace::mean) request.reference = hash_of_records(reference ? *reference : run.records);
