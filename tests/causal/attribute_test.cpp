@@ -57,7 +57,9 @@ TEST_CASE("causal attribute: nothing is attributed where x' is x") {
       request.steps = 2;
       const AttributionRun run = attributions.run(request);
       CHECK(run.scores.size() > 6);
-      for (const auto& [key, score] : run.scores) {
+      for (const auto& one : run.scores) {
+        const std::string& key = one.first;
+        const double score = one.second;
         CAPTURE(key);
         CHECK(score == 0);
       }

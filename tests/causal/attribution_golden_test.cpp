@@ -51,13 +51,17 @@ std::string row_of(const std::string& node) {
 void compare(const std::map<std::string, double>& got, const std::map<std::string, double>& want, double tolerance) {
   double most = 1e-30;
   for (const auto& [key, value] : want) most = std::max(most, std::fabs(value));
-  for (const auto& [key, value] : want) {
+  for (const auto& one : want) {
+    const std::string& key = one.first;
+    const double value = one.second;
     CAPTURE(key);
     const auto found = got.find(key);
     // What is not in the table did not change.
     CHECK(std::fabs((found == got.end() ? 0 : found->second) - value) < tolerance * most);
   }
-  for (const auto& [key, value] : got) {
+  for (const auto& one : got) {
+    const std::string& key = one.first;
+    const double value = one.second;
     CAPTURE(key);
     CHECK(want.count(key) + (value == 0) > 0);
   }

@@ -177,8 +177,9 @@ json::Value decided_by(const AttributeFlags& flags, const AttributionRequest& re
 }
 
 std::string number_text(double x) {
+  if (std::isnan(x)) return "";
   char text[32];
-  std::snprintf(text, sizeof text, std::isnan(x) ? "" : "%.4f", std::fabs(x) < 5e-5 ? 0.0 : x);
+  std::snprintf(text, sizeof text, "%.4f", std::fabs(x) < 5e-5 ? 0.0 : x);
   return text;
 }
 
