@@ -267,6 +267,7 @@ TEST_CASE("causal map: killed at any moment, the same command ends with the same
     lines += R"({"id":"r)" + std::to_string(i) + R"(","prompt":"User: what is )" + std::to_string(i) +
              R"( + 3? Tell me.","target":" It is nine."})" + "\n";
   test::write_file(scratch / "in.jsonl", lines);
+  int kills = 0;
   for (const bool sampled : {false, true}) {
     const auto into = [&](const std::string& dir) {
       std::vector<std::string> words = {
@@ -280,13 +281,16 @@ TEST_CASE("causal map: killed at any moment, the same command ends with the same
     };
     const std::string whole = sampled ? "sampled" : "whole";
     const double seconds = test::seconds_of(into(whole));
-    CHECK(test::run_with_kills(into("out"), seconds, sampled ? 3 : 4) > 0);
+    for (uint64_t round = 0; round < 2; ++round) {
+      fs::remove_all(scratch / "out");
+      kills += test::run_with_kills(into("out"), seconds, 3 + 2 * round + (sampled ? 1 : 0));
+    }
     std::set<std::string> names;
     for (const auto& entry : fs::directory_iterator(scratch / "out")) names.insert(entry.path().filename().string());
     CHECK(names == std::set<std::string>{"log.txt", "manifest.json", "records.jsonl", "texts.jsonl", "map.safetensors",
                                          "experts.csv", "summary.json"});
     for (const char* file : {"map.safetensors", "experts.csv", "summary.json", "records.jsonl", "texts.jsonl"})
       CHECK_MESSAGE(test::read_file(scratch / "out" / file) == test::read_file(scratch / whole / file), file);
-    fs::remove_all(scratch / "out");
   }
+  CHECK(kills > 0);
 }

@@ -169,7 +169,9 @@ TEST_CASE("gradient: that of every weight of every family equals autograd's") {
       for (size_t i = 0; i < embed.size(); ++i) embed[i] += sums.sums.at("lm_head").values[i];
       sums.sums.erase("lm_head");
     }
-    for (auto& [tensor, sum] : sums.sums) {
+    for (auto& entry : sums.sums) {
+      const std::string& tensor = entry.first;
+      KeptSums::Sum& sum = entry.second;
       std::vector<std::string> known = {tensor};
       for (const auto& source : loaders::families::sources(*family, sum.id)) known.push_back(source.name);
       const auto found = std::find_if(known.begin(), known.end(), [&](const auto& one) { return want.contains(one); });
@@ -184,7 +186,7 @@ TEST_CASE("gradient: that of every weight of every family equals autograd's") {
       for (size_t p = 1; p < 4; ++p) CHECK(std::fabs(got[p] - expected[p]) <= room * wide);
       compared.insert(*found);
     }
-    for (const auto& [tensor, expected] : want) CHECK_MESSAGE((compared.contains(tensor) || expected[0] == 0), tensor);
+    for (const auto& one : want) CHECK_MESSAGE((compared.contains(one.first) || one.second[0] == 0), one.first);
     CHECK(compared.size() > 30);
   }
 }
@@ -235,7 +237,9 @@ TEST_CASE("gradient: that of an adapter is its matrix' seen through it") {
     learner.run({tokens_of(*file)}, sums, 1);
     CHECK(sums.adapters.size() > 10);
     size_t nonzero = 0;
-    for (const auto& [tensor, of] : sums.adapters) {
+    for (const auto& adapted : sums.adapters) {
+      const std::string& tensor = adapted.first;
+      const KeptSums::OfAdapter& of = adapted.second;
       CAPTURE(tensor);
       const KeptSums::Sum& sum = sums.sums.at(tensor);
       const int64_t rank = of.adapter.a.rows;

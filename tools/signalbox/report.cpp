@@ -55,9 +55,10 @@ int report_command(int argc, char** argv) {
   std::vector<std::string> graphs;
   int64_t graph_links = 30;
   bool all = false, quiet = false, as_json = false;
-  app.add_option(
-         "DIR", dir,
-         "a run directory, a trace directory, a directory of signalbox analyze or regimes, or a faithfulness study")
+  app.add_option("DIR", dir,
+                 "a run directory, a trace directory, a directory of signalbox analyze or regimes, a faithfulness "
+                 "study, or a causal "
+                 "map")
       ->required();
   CLI::Option* file = app.add_option(
       "-o,--out", out,
