@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <limits>
 #include <map>
 
 #include "base/error.h"
+#include "base/no_number.h"
 #include "eval/causal/answer_runs.h"
 #include "eval/data/dice.h"
 
@@ -15,8 +15,6 @@ namespace signalbox::eval {
 using namespace engine;
 
 namespace {
-
-constexpr double none = std::numeric_limits<double>::quiet_NaN();
 
 enum Control : uint8_t { same_answer, one_token, other_order };
 constexpr std::array<const char*, 3> control_names = {"same_answer", "one_token", "other_order"};
@@ -46,10 +44,10 @@ bool differ_in_one(std::span<const int32_t> a, std::span<const int32_t> b) {
   return others == 1;
 }
 
-class Study {
+class OrderStudy {
  public:
-  Study(const Session& session, const std::vector<Record>& records, const RecordJobs& made,
-        const CommutativityRequest& request)
+  OrderStudy(const Session& session, const std::vector<Record>& records, const RecordJobs& made,
+             const CommutativityRequest& request)
       : session_(session), records_(records), made_(made), request_(request), runs_(session, request.step_tokens) {
     for (const Two& two : pairs_of(records))
       (*records[two.first].target == *records[two.second].target ? commuted_ : order_).push_back(two);
@@ -99,12 +97,12 @@ void estimate_families(const std::vector<UnitValues>& columns, const Resamples& 
   for (const auto& [name, members] : families) {
     std::vector<UnitValues> own;
     for (const size_t i : members) own.push_back(columns[i]);
-    const std::vector<Estimate> found = estimate_family(own, resamples);
+    const std::vector<PairedEstimate> found = estimate_family(own, resamples);
     for (size_t k = 0; k < members.size(); ++k) put(members[k], found[k]);
   }
 }
 
-void Study::find_controls() {
+void OrderStudy::find_controls() {
   for (auto& kind : controls_) kind.resize(commuted_.size());
   for (size_t i = 0; i < commuted_.size(); ++i) {
     controls_[other_order][i] = order_;
@@ -120,8 +118,8 @@ void Study::find_controls() {
   }
 }
 
-void Study::compare(Commutativity& study, int64_t layer, const char* measure,
-                    const std::function<double(const Two&)>& alike) {
+void OrderStudy::compare(Commutativity& study, int64_t layer, const char* measure,
+                         const std::function<double(const Two&)>& alike) {
   for (const Control kind : {same_answer, one_token, other_order}) {
     SimilarityRow row;
     row.layer = static_cast<int32_t>(layer);
@@ -154,7 +152,7 @@ void Study::compare(Commutativity& study, int64_t layer, const char* measure,
   }
 }
 
-void Study::compare(Commutativity& study) {
+void OrderStudy::compare(Commutativity& study) {
   const std::vector<int32_t> routed = session_.model.moe_layers();
   for (int64_t l = 0; l < n_layers(); ++l) {
     std::vector<double> centre(static_cast<size_t>(session_.model.d_model));
@@ -174,13 +172,13 @@ void Study::compare(Commutativity& study) {
     if (has_router) compare(study, l, "jaccard", jaccard);
     for (const Two& two : commuted_)
       study.pairs.push_back({records_[two.first].pair, static_cast<int32_t>(l), cosine(two),
-                             has_router ? jaccard(two) : none, answers_[two.first].logprob,
-                             answers_[two.second].logprob, none, none});
+                             has_router ? jaccard(two) : no_number, answers_[two.first].logprob,
+                             answers_[two.second].logprob, no_number, no_number});
   }
 }
 
 // Runs each record again, and with the stream of each donor behind each layer.
-void Study::swap(Commutativity& study) {
+void OrderStudy::swap(Commutativity& study) {
   struct Donor {
     size_t kind, recipient, record;
     int64_t pair;  // unit
@@ -258,7 +256,7 @@ void Study::swap(Commutativity& study) {
       row.pairs = static_cast<int64_t>(cell.of_pair.size());
       row.logprob = mean(cell.base.values);
       row.changed = mean(cell.changed.values);
-      row.over_control = {none, {none, none}, none, none, 0};
+      row.over_control = {no_number, {no_number, no_number}, no_number, no_number, 0};
       if (kind == 1 || kind == 2) {
         UnitValues gap;
         for (const auto& [pair, values] : cell.of_pair) gap.add(mean(cells[l][0].of_pair[pair]) - mean(values), pair);
@@ -270,13 +268,13 @@ void Study::swap(Commutativity& study) {
     }
   estimate_families(
       effects, request_.resamples, [&](size_t i) { return study.swaps[i].donor; },
-      [&](size_t i, const Estimate& found) { study.swaps[i].effect = found; });
+      [&](size_t i, const PairedEstimate& found) { study.swaps[i].effect = found; });
   estimate_families(
       over, request_.resamples, [&](size_t i) { return study.swaps[row_of_over[i]].donor; },
-      [&](size_t i, const Estimate& found) { study.swaps[row_of_over[i]].over_control = found; });
+      [&](size_t i, const PairedEstimate& found) { study.swaps[row_of_over[i]].over_control = found; });
 }
 
-Commutativity Study::run() {
+Commutativity OrderStudy::run() {
   Commutativity study;
   study.commuted = static_cast<int64_t>(commuted_.size());
   study.other_order = static_cast<int64_t>(order_.size());
@@ -292,7 +290,7 @@ Commutativity Study::run() {
   compare(study);
   estimate_families(
       aucs_, request_.resamples, [&](size_t i) { return study.similarity[i].measure + study.similarity[i].control; },
-      [&](size_t i, const Estimate& found) { study.similarity[i].auc = found; });
+      [&](size_t i, const PairedEstimate& found) { study.similarity[i].auc = found; });
   swap(study);
   return study;
 }
@@ -349,7 +347,7 @@ int64_t commutativity_runs(const Session& session, const std::vector<Record>& re
 
 Commutativity study_commutativity(const Session& session, const std::vector<Record>& records, const RecordJobs& made,
                                   const CommutativityRequest& request) {
-  return Study(session, records, made, request).run();
+  return OrderStudy(session, records, made, request).run();
 }
 
 }  // namespace signalbox::eval

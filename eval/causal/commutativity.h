@@ -37,17 +37,17 @@ struct SimilarityRow {
   std::string measure, control;  // cosine (centred over all records) or jaccard (of routes)
   int64_t pairs = 0, controls = 0;
   double commuted = 0, of_controls = 0;  // means over pairs
-  Estimate auc;                          // less one half, for p and interval; q over the layers
+  PairedEstimate auc;                    // less one half, for p and interval; q over the layers
 };
 // A row of swaps.csv.
 struct SwapRow {
   int32_t layer = 0;
   std::string donor;  // commuted or a kind of control
   int64_t pairs = 0;
-  double logprob = 0;     // unedited
-  Estimate effect;        // log p with the donor's stream - unedited
-  double changed = 0;     // share of runs whose likeliest answer is another
-  Estimate over_control;  // effect of the commuted donor - that of this one, same pairs; undefined for others
+  double logprob = 0;           // unedited
+  PairedEstimate effect;        // log p with the donor's stream - unedited
+  double changed = 0;           // share of runs whose likeliest answer is another
+  PairedEstimate over_control;  // effect of the commuted donor - that of this one, same pairs; undefined for others
 };
 // A row of pairs.csv: one pair, one layer.
 struct CommutedPair {

@@ -16,7 +16,7 @@ void write_commutativity(const std::filesystem::path& dir, const Commutativity& 
                         "ci_hi", "p", "q"});
   for (const SimilarityRow& row : study.similarity) {
     similarity.cell(int64_t{row.layer}).cell(row.measure).cell(row.control).cell(row.pairs).cell(row.controls);
-    Estimate auc = row.auc;
+    PairedEstimate auc = row.auc;
     for (double* x : {&auc.mean, &auc.ci.lo, &auc.ci.hi}) *x += 0.5;
     append_estimate(similarity.cell(row.commuted).cell(row.of_controls), auc);
     similarity.end_row();

@@ -1,17 +1,17 @@
 #include "eval/causal/estimates.h"
 
 #include <cmath>
-#include <limits>
 #include <numeric>
 #include <thread>
 
+#include "base/no_number.h"
 #include "eval/statistics/corrected.h"
 #include "eval/statistics/draws.h"
 #include "eval/statistics/power.h"
 
 namespace signalbox::eval {
 
-std::vector<Estimate> estimate_family(std::span<const UnitValues> columns, const Resamples& resamples) {
+std::vector<PairedEstimate> estimate_family(std::span<const UnitValues> columns, const Resamples& resamples) {
   const int threads =
       resamples.threads > 0 ? resamples.threads : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
   std::vector<ClusteredValues> clustered;
@@ -19,7 +19,7 @@ std::vector<Estimate> estimate_family(std::span<const UnitValues> columns, const
   const std::vector<MeanEstimate> means = corrected_means(clustered, resamples.seed, resamples.n, threads);
   const std::vector<double> ps = sign_flip_ps(clustered, resamples.seed, resamples.n, threads),
                             qs = benjamini_hochberg(ps);
-  std::vector<Estimate> out;
+  std::vector<PairedEstimate> out;
   for (size_t i = 0; i < columns.size(); ++i)
     out.push_back({means[i].mean, means[i].ci, ps[i], qs[i], static_cast<int64_t>(clustered[i].sums.size())});
   return out;
@@ -27,9 +27,8 @@ std::vector<Estimate> estimate_family(std::span<const UnitValues> columns, const
 
 MeanEstimate ratio_of_means(std::span<const double> numerators, std::span<const double> denominators,
                             const Resamples& resamples) {
-  constexpr double none = std::numeric_limits<double>::quiet_NaN();
   const size_t n = numerators.size();
-  MeanEstimate out{none, {none, none}, static_cast<int64_t>(n)};
+  MeanEstimate out{no_number, {no_number, no_number}, static_cast<int64_t>(n)};
   if (n < 2) return out;
   const MeanError of = mean_error({{denominators.begin(), denominators.end()}, std::vector<double>(n, 1.0)});
   if (!(std::fabs(of.mean) >= 2 * of.error)) return out;
@@ -54,7 +53,7 @@ MeanEstimate ratio_of_means(std::span<const double> numerators, std::span<const 
   return out;
 }
 
-void append_estimate(CsvWriter& table, const Estimate& estimate) {
+void append_estimate(CsvWriter& table, const PairedEstimate& estimate) {
   table.cell(estimate.mean).cell(estimate.ci.lo).cell(estimate.ci.hi).cell(estimate.p).cell(estimate.q);
 }
 

@@ -17,7 +17,7 @@ struct Resamples {
   int threads = 0;  // 0: all
 };
 
-struct Estimate {
+struct PairedEstimate {
   double mean = 0;  // over values; NaN without any
   Interval ci;      // 95 %, BCa over units (corrected_means); NaN for fewer than two
   double p = 0;     // two-sided, of mean = 0: signs of units flipped; NaN as the mean
@@ -25,7 +25,7 @@ struct Estimate {
   int64_t n = 0;    // units
 };
 // Of each column; all of them are one family.
-std::vector<Estimate> estimate_family(std::span<const UnitValues> columns, const Resamples& resamples);
+std::vector<PairedEstimate> estimate_family(std::span<const UnitValues> columns, const Resamples& resamples);
 
 // Mean and interval of sum(numerators) / sum(denominators) over units: percentiles of units drawn with replacement,
 // levels widened for few units. Undefined (NaN) where the denominators' mean is within two standard errors of 0.
@@ -33,6 +33,6 @@ MeanEstimate ratio_of_means(std::span<const double> numerators, std::span<const 
                             const Resamples& resamples);
 
 // The cells mean, ci_lo, ci_hi, p, q.
-void append_estimate(CsvWriter& table, const Estimate& estimate);
+void append_estimate(CsvWriter& table, const PairedEstimate& estimate);
 
 }  // namespace signalbox::eval

@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <limits>
 #include <map>
 
+#include "base/no_number.h"
 #include "eval/causal/answer_runs.h"
 
 namespace signalbox::eval {
@@ -14,7 +14,6 @@ using namespace engine;
 
 namespace {
 
-constexpr double none = std::numeric_limits<double>::quiet_NaN();
 constexpr std::array<const char*, 2> place_names = {"answer", "aligned"};
 constexpr std::array<const char*, 2> direction_names = {"denoising", "noising"};
 
@@ -129,7 +128,7 @@ bool FormatRuns::is_right(size_t record) const {
 double mean_of(const std::vector<double>& x) {
   double sum = 0;
   for (const double one : x) sum += one;
-  return x.empty() ? none : sum / static_cast<double>(x.size());
+  return x.empty() ? no_number : sum / static_cast<double>(x.size());
 }
 
 // Each question's value less the mean of those of its other variants; by unit, in the order of `own`.
@@ -206,8 +205,8 @@ void FormatRuns::tell_behaviour(FormatStudy& study) {
       if (o != v) others.push_back(&deltas[o]);
     over.push_back(less_others(deltas[v], others));
   }
-  const std::vector<Estimate> of_deltas = estimate_family(deltas, request_.resamples),
-                              of_over = estimate_family(over, request_.resamples);
+  const std::vector<PairedEstimate> of_deltas = estimate_family(deltas, request_.resamples),
+                                    of_over = estimate_family(over, request_.resamples);
   for (size_t v = 0; v < variants_.size(); ++v) {
     FormatBehaviour& row = study.behaviour[v];
     row.variant = variants_[v];
@@ -227,7 +226,7 @@ double FormatRuns::identified(size_t question, size_t record, int64_t layer) con
     const double other = centred_cosine(state(record, layer), state(questions_[q].base, layer), centre);
     below += other < own ? 1 : other == own ? 0.5 : 0;
   }
-  return questions_.size() > 1 ? below / static_cast<double>(questions_.size() - 1) : none;
+  return questions_.size() > 1 ? below / static_cast<double>(questions_.size() - 1) : no_number;
 }
 
 void FormatRuns::compare(size_t question, size_t record, const AnswerRun& base, const AnswerRun& variant,
@@ -258,7 +257,7 @@ void FormatRuns::compare(size_t question, size_t record, const AnswerRun& base, 
       to.cosine.add(mean_of(cosine), unit);
       to.rel_change.add(mean_of(rel), unit);
       to.jaccard.add(mean_of(jaccard), unit);
-      to.identified.add(place == 0 ? identified(question, record, l) : none, unit);
+      to.identified.add(place == 0 ? identified(question, record, l) : no_number, unit);
     }
 }
 
@@ -333,7 +332,7 @@ void FormatRuns::tell_states(FormatStudy& study) {
             others.push_back(&other->second.cosine);
         over.push_back(less_others(of.cosine, others));
       }
-      const std::vector<Estimate> estimates = estimate_family(over, request_.resamples);
+      const std::vector<PairedEstimate> estimates = estimate_family(over, request_.resamples);
       for (size_t i = 0; i < rows.size(); ++i) {
         rows[i].over_others = estimates[i];
         study.states.push_back(rows[i]);
@@ -348,7 +347,7 @@ void FormatRuns::tell_patches(FormatStudy& study) {
         std::vector<UnitValues> effects;
         for (int64_t l = 0; l < n_layers(); ++l)
           effects.push_back(patches_[{v, static_cast<size_t>(l), place, direction}].effect);
-        const std::vector<Estimate> estimates = estimate_family(effects, request_.resamples);
+        const std::vector<PairedEstimate> estimates = estimate_family(effects, request_.resamples);
         for (int64_t l = 0; l < n_layers(); ++l) {
           const Patch& patch = patches_[{v, static_cast<size_t>(l), place, direction}];
           std::vector<double> towards = patch.effect.values;  // from the one format towards the other

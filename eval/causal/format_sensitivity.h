@@ -34,7 +34,7 @@ struct FormatBehaviour {
   std::string variant;
   int64_t n = 0, same_tokens = 0;        // same_tokens: questions whose tokens the format does not change
   double base_logprob = 0, logprob = 0;  // means, of the answer
-  Estimate delta, over_others;           // q over the variants
+  PairedEstimate delta, over_others;     // q over the variants
   double flips = 0;                      // share of questions whose likeliest answer is another than in base
   double base_right = 0, right = 0;      // share of questions whose likeliest answer is the target
 };
@@ -46,7 +46,7 @@ struct FormatStates {
   double rel_change = 0;  // size of the change / size of the base's stream
   double jaccard = 0;     // of the routes; NaN for layers without a router
   double identified = 0;  // share of other questions whose base is less alike than the own one; NaN for shared
-  Estimate over_others;   // of the cosine; q over the layers
+  PairedEstimate over_others;  // of the cosine; q over the layers
 };
 struct FormatPatch {
   int32_t layer = 0;
@@ -54,8 +54,8 @@ struct FormatPatch {
   std::string place;      // answer, or aligned: the shared tokens too
   std::string direction;  // denoising: the variant with the base's stream; noising: the base with the variant's
   int64_t n = 0;
-  Estimate effect;     // log p - unpatched; q over the layers
-  MeanEstimate share;  // of the difference between the formats, as a ratio of means
+  PairedEstimate effect;  // log p - unpatched; q over the layers
+  MeanEstimate share;     // of the difference between the formats, as a ratio of means
 };
 struct FormatStudy {
   bool interrupted = false;

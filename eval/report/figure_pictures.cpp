@@ -95,7 +95,7 @@ class Columns {
   int64_t rows_;
 };
 
-std::set<int32_t> layers_of(const Columns& table) {
+std::set<int32_t> layers_in(const Columns& table) {
   std::set<int32_t> layers;
   for (size_t r = 0; r < table.n_rows(); ++r) layers.insert(table.integer("layer", r));
   return layers;
@@ -170,7 +170,7 @@ Pictures transitions(const Drawn& figure) {
   const json::Value block = figure.data("transitions");
   const Columns table(block);
   Pictures out;
-  for (const int32_t layer : layers_of(table)) {
+  for (const int32_t layer : layers_in(table)) {
     std::vector<HeatCell> cells;
     HeatNames names{{}, "next expert, layer " + std::to_string(layer)};
     for (size_t r = 0; r < table.n_rows(); ++r) {
@@ -224,7 +224,7 @@ Pictures coactivation(const Drawn& figure) {
   const json::Value block = figure.data("coactivation");
   const Columns table(block);
   Pictures out;
-  for (const int32_t layer : layers_of(table))
+  for (const int32_t layer : layers_in(table))
     out.push_back({figure.name + "-layer-" + std::to_string(layer),
                    graph_picture(strongest(table, "coactivation", "count", false, layer), figure.label, "count")});
   return out;

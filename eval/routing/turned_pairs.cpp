@@ -11,7 +11,7 @@ namespace signalbox::eval {
 
 namespace {
 
-constexpr size_t most_counts = size_t{1} << 26;          // of the replicates of a turn
+constexpr size_t counts_at_once = size_t{1} << 26;          // of the replicates of a turn
 constexpr int64_t group_tokens = int64_t{1} << 17;       // read at once, as long as no sample is longer
 constexpr int64_t row_bytes_at_once = int64_t{1} << 18;  // of rows, so that they stay near
 constexpr int64_t most_byte = 255;
@@ -111,7 +111,7 @@ class Counter {
     std::vector<int64_t> hits(observed_.counts.size());
     if (cells == 0) return hits;
     const int64_t at_once =
-        std::clamp<int64_t>(static_cast<int64_t>(most_counts / cells), 1, std::max<int64_t>(options_.resamples, 1));
+        std::clamp<int64_t>(static_cast<int64_t>(counts_at_once / cells), 1, std::max<int64_t>(options_.resamples, 1));
     std::vector<int32_t> counts;
     for (int64_t first = 0; first < options_.resamples; first += at_once) {
       const int64_t n = std::min(at_once, options_.resamples - first);
