@@ -74,7 +74,7 @@ void significance(const std::vector<int64_t>& hits, int64_t resamples, size_t fa
 // of its pairs. `family`: as of significance.
 template <class CountsOf>
 NullOfPairs null_of_pairs(const TraceSet& set, const RouteOptions& options, const char* table, const PairCounts& pairs,
-                          const Occurred& occurred, size_t family, bool weights, CountsOf counts_of) {
+                          const Occurred& occurred, size_t family, bool top_alone, CountsOf counts_of) {
   const size_t n = occurred.cells.size();
   NullOfPairs out{std::vector<int64_t>(n), std::vector<int64_t>(n), {}, {}};
   run_null(
@@ -97,7 +97,7 @@ NullOfPairs null_of_pairs(const TraceSet& set, const RouteOptions& options, cons
             out.sums[k] += value;
           }
       },
-      weights);
+      top_alone);
   significance(out.hits, options.resamples, family, out.p, out.q);
   return out;
 }

@@ -28,9 +28,10 @@ class Shuffles {
 // Replicates of a null that need `cells` counts each, in turns that keep to some hundred megabytes: for each turn
 // count(first, n, counts, routes), which adds to counts [n, cells], is called for every sample, then
 // done(first, n, counts). A turn's samples are shared out among threads in parts that do not depend on their number.
-// Each thread holds the routes of one whole sample, 4 bytes a slot, and as much again where `weights` are wanted.
+// Each thread holds the routes of one whole sample, 4 bytes a slot; with `top_alone` one slot a layer, that of
+// SampleRoutes::top_expert.
 void run_null(const TraceSet& set, const RouteOptions& options, const char* table, size_t cells,
               const std::function<void(int64_t first, int64_t n, int32_t* counts, const SampleRoutes& routes)>& count,
-              const std::function<void(int64_t first, int64_t n, const int32_t* counts)>& done, bool weights = false);
+              const std::function<void(int64_t first, int64_t n, const int32_t* counts)>& done, bool top_alone = false);
 
 }  // namespace signalbox::eval
