@@ -165,7 +165,8 @@ TEST_CASE("planted circuits that a model cannot have") {
       {R"([{"kind":"route","experts":[)" + site(0, 1) + "," + site(1, 1) + "],\"colour\":1," + pair + "}]",
        "unknown key \"colour\""},
   };
-  for (const auto& [circuits, expected] : cases) {
+  for (const auto& [case_circuits, expected] : cases) {
+    const std::string& circuits = case_circuits;
     CAPTURE(circuits);
     const std::string message = refusal(R"({"family":"olmoe","circuits":)" + circuits + "}");
     CAPTURE(message);
@@ -263,7 +264,8 @@ TEST_CASE("planted induction that a model cannot have") {
       {R"({"family":"mixtral","planted":[{"layer":0,"expert":0,"begin":[9]}],)" + heads(head(0, 0), head(1, 0), ""),
        "expected a spec whose \"planted\" entries need no heads"},
   };
-  for (const auto& [spec, expected] : cases) {
+  for (const auto& [case_spec, expected] : cases) {
+    const std::string& spec = case_spec;
     CAPTURE(spec);
     const std::string message = refusal(spec);
     CAPTURE(message);

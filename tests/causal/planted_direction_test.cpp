@@ -13,6 +13,7 @@ namespace {
 
 using namespace signalbox;
 using namespace signalbox::eval;
+using namespace signalbox::engine;
 using test::Planted;
 
 std::vector<double> numbers(const json::Value& list) {
@@ -60,6 +61,18 @@ TEST_CASE("planted direction: where it is, what its two parts do") {
       back_router[i] = -2 * router[i];
       back[i] = -2 * whole[i];
     }
+    // The next router sees of the content nothing, of the router part the difference of two rows.
+    const LayerWeights& next = planted.session->weights.layers[layer + 1];
+    const Matrix& w = std::get<MoeWeights>(next.ffn).router;
+    const auto logit = [&](const std::vector<double>& v, int64_t expert) {
+      double sum = 0;
+      for (size_t i = 0; i < d; ++i)
+        sum += v[i] * double{next.ffn_norm.data[i]} *
+               double{static_cast<const float*>(w.data)[expert * w.row_stride + static_cast<int64_t>(i)]};
+      return sum;
+    };
+    for (int64_t e = 0; e < w.rows; ++e) CHECK(std::fabs(logit(content, e)) < 1e-9);
+    CHECK(logit(router, 5) - logit(router, 3) > 0.05);
     const std::vector<Record> on = planted.records(0, "on"), off = planted.records(0, "off");
     planted.trace(on, "on", "*.resid_out,*.router.ids");
     planted.trace(off, "off", "*.resid_out,*.router.ids");

@@ -18,6 +18,7 @@ namespace {
 using namespace signalbox;
 using namespace signalbox::eval;
 using namespace signalbox::engine;
+using namespace signalbox::loaders;
 using test::Planted;
 
 std::string spec_of(const std::string& family, int records) {
@@ -202,8 +203,13 @@ TEST_CASE("direction: the router's part is all that its logits see") {
 }
 
 TEST_CASE("direction: p of the best layer is uniform where labels mean nothing") {
-  // Tokens without a mark, conditions drawn anew in every study: 60 of them on one model.
-  const Planted planted(spec_of("mixtral", 2));
+  // Conditions without a meaning, drawn anew in every study: 60 of them on a model whose layers each make the stream
+  // anew, so that the best of six is better than one.
+  test::TemporaryDirectory dir;
+  synthetic::make_model(
+      json::parse(R"({"family":"mixtral","init":{"output":6},"config":{"num_hidden_layers":6}})", "spec"), "spec",
+      dir / "m");
+  const Session session = open_session((dir / "m").string(), {});
   std::vector<double> ps;
   uint32_t state = 12345;
   const auto next = [&] { return (state = state * 1664525u + 1013904223u) >> 16; };
@@ -222,15 +228,15 @@ TEST_CASE("direction: p of the best layer is uniform where labels mean nothing")
     }
     ExtractRequest request;
     request.split = {"set", {"a", "b", "c"}};
-    write_extraction(planted.dir / "d", extracted(*planted.session, records, request), request, *planted.session);
-    const StoredDirections stored = read_directions(planted.dir / "d");
+    write_extraction(dir / "d", extracted(session, records, request), request, session);
+    const StoredDirections stored = read_directions(dir / "d");
     int64_t left_out = 0;
     const Labelled data = held_out_records(stored, records, "records", left_out);
     ValidateRequest ask;
     ask.controls = 39;
     ask.resamples = 1;
     ask.seed = static_cast<uint64_t>(study);
-    ps.push_back(validate_directions(*planted.session, stored, data, ask).auc_p);
+    ps.push_back(validate_directions(session, stored, data, ask).auc_p);
   }
   std::sort(ps.begin(), ps.end());
   double distance = 0;  // of the distribution of p from the uniform one on 1/40, 2/40, ... 1
