@@ -54,7 +54,6 @@ Steering::Steering(const Session& session, const Job& job, const MetricRows& row
       positions_(std::move(positions)),
       n_tokens_(job.n_given()),
       n_logits_(std::max(rows.n_rows(), divergence_rows.n_rows())),
-      step_tokens_(step_tokens),
       cells_(std::clamp<int64_t>(step_tokens / (n_tokens_ - positions_.front()), 1, most_cells)),
       pool_(backend_, session.model,
             KvPool::blocks_for(n_tokens_) +

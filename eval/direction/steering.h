@@ -47,7 +47,7 @@ class Steering {
   const engine::Job& job_;
   const MetricRows &rows_, &divergence_rows_;
   std::vector<int64_t> positions_;
-  int64_t n_tokens_, n_logits_, step_tokens_, cells_;
+  int64_t n_tokens_, n_logits_, cells_;
   engine::KvPool pool_;
   engine::SequenceCache sequence_;
   engine::Forward whole_;

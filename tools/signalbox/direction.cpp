@@ -35,10 +35,10 @@ struct ValidateFlags {
   int64_t controls = 100, resamples = default_resamples;
 };
 
-std::string cell(double x, const char* format = "%.3f") {
+std::string cell(double x) {
   char text[32];
-  std::snprintf(text, sizeof text, std::isnan(x) ? "-" : format, x);
-  return text;
+  std::snprintf(text, sizeof text, "%.3f", x);
+  return std::isnan(x) ? "-" : text;
 }
 
 CLI::App* add_extract_flags(CLI::App& app, ExtractFlags& flags) {
