@@ -7,6 +7,7 @@
 #include <set>
 
 #include "base/error.h"
+#include "eval/circuit/first_order.h"
 #include "eval/data/dice.h"
 #include "eval/data/examples.h"
 #include "eval/statistics/paired.h"
@@ -124,9 +125,25 @@ void Study::open_scorers() {
 void Study::find_parts() {
   ModelScorer& scorer = *scorers_[0];
   const auto n_active = static_cast<size_t>(std::count(scorer.active().begin(), scorer.active().end(), 1));
-  found_.tested_parts = static_cast<int64_t>(n_active);
-  begin("taking parts out one by one", n_active * scorer.n_pairs() * (reverse_ ? 2 : 1));
-  effects_ = measure_parts(scorer, reverse_.get());
+  const size_t n_tested = std::min(n_active, request_.filter);
+  found_.active_parts = static_cast<int64_t>(n_active);
+  found_.tested_parts = static_cast<int64_t>(n_tested);
+  NodeMask wanted = scorer.all();
+  if (n_tested < n_active) {
+    std::vector<double> size = first_order_sizes(scorer);
+    if (reverse_) {
+      const std::vector<double> back = first_order_sizes(*reverse_);
+      for (size_t i = 0; i < size.size(); ++i) size[i] = std::max(size[i], back[i]);
+    }
+    std::vector<size_t> order(size.size());
+    std::iota(order.begin(), order.end(), size_t{0});
+    std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
+      return scorer.active()[a] != scorer.active()[b] ? scorer.active()[a] > scorer.active()[b] : size[a] > size[b];
+    });
+    for (size_t i = n_tested; i < order.size(); ++i) wanted[order[i]] = 0;
+  }
+  begin("taking parts out one by one", n_tested * scorer.n_pairs() * (reverse_ ? 2 : 1));
+  effects_ = measure_parts(scorer, reverse_.get(), wanted);
   begin("ranking parts", 4 * request_.rule.shortlist * scorer.n_pairs());
   const std::vector<double> weights(scorer.n_pairs(), 1.0);
   ranking_ = rank_parts(scorer, effects_, weights, request_.rule);
@@ -319,7 +336,7 @@ void Study::measure_graph() {
   std::vector<std::vector<double>> tested;
   std::vector<NodeId> tested_nodes;
   for (size_t i = 0; i < nodes.size(); ++i) {
-    if (!scorer.active()[i]) continue;
+    if (!effects_.tested[i]) continue;
     tested.push_back(effects_.noising[i]);
     tested_nodes.push_back(nodes[i]);
   }

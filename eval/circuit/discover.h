@@ -35,6 +35,7 @@ struct DiscoverRequest {
   uint64_t seed = 0;
   std::optional<size_t> size;  // of the circuit; none: chosen on the second set
   SearchRule rule;
+  size_t filter = 512;    // parts that get runs of their own: those of the largest first-order effect (first_order.h)
   bool keep_all = false;  // pairs that do not prefer their answer too
   int64_t random = 100, stability = 10, subsets = 4, resamples = 10000;
   // An edge is in the circuit where q is below the level, its size above the 95th percentile of its controls, and, of
@@ -87,7 +88,7 @@ struct Discovery {
     double without_one = 0, without_two = 0, without_both = 0;
   };
   std::vector<Redundant> redundant;
-  int64_t tested_parts = 0, tested_edges = 0;
+  int64_t active_parts = 0, tested_parts = 0, tested_edges = 0;
 };
 
 // `made`: jobs of the records, without edits. `input`: for messages. Throws Error before the first forward where pairs,

@@ -1,6 +1,7 @@
 #include "eval/circuit/graph.h"
 
 #include <cmath>
+#include <cstdio>
 
 #include "base/error.h"
 #include "base/text.h"
@@ -27,6 +28,13 @@ void put(json::Value& to, const CircuitEffect& of, bool in_circuit) {
 CircuitEffect effect_of(const json::Ref& from) {
   return {number_or_none(from.at("effect")), number_or_none(from.at("ci_lo")), number_or_none(from.at("ci_hi")),
           number_or_none(from.at("q")), from.at("n").size()};
+}
+
+// Three figures, for labels.
+std::string rounded(double x) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.3g", x);
+  return text;
 }
 
 json::Value context_json(const CircuitContext& context) {
@@ -80,6 +88,13 @@ std::string_view edge_kind_name(CircuitEdge::Kind kind) {
   return kind == CircuitEdge::Kind::feeds ? "feeds" : "selects";
 }
 
+CircuitGraph circuit_alone(const CircuitGraph& graph) {
+  CircuitGraph alone = graph;
+  std::erase_if(alone.nodes, [](const CircuitNode& node) { return !node.in_circuit; });
+  std::erase_if(alone.edges, [](const CircuitEdge& edge) { return !edge.in_circuit; });
+  return alone;
+}
+
 Graph drawing_of(const CircuitGraph& graph) {
   Graph drawn;
   drawn.id = "circuit";
@@ -101,7 +116,7 @@ Graph drawing_of(const CircuitGraph& graph) {
     made.source = node_name(edge.source);
     made.target = node_name(edge.target);
     made.relation = edge_kind_name(edge.kind);
-    made.label = made.relation + (std::isfinite(edge.of.effect) ? " " + short_number(edge.of.effect) : "");
+    made.label = made.relation + (std::isfinite(edge.of.effect) ? " " + rounded(edge.of.effect) : "");
     made.weight = edge.of.effect;
     made.faint = !edge.in_circuit;
     made.metadata.set("kind", made.relation);

@@ -66,6 +66,9 @@ struct CircuitGraph {
 
 std::string_view edge_kind_name(CircuitEdge::Kind kind);  // "feeds", "selects"
 
+// Without the parts and edges that are not in the circuit.
+CircuitGraph circuit_alone(const CircuitGraph& graph);
+
 // For every writer and for reports.
 Graph drawing_of(const CircuitGraph& graph);
 

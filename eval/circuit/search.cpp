@@ -32,11 +32,11 @@ double weighted_faithfulness(CircuitScorer& scorer, const NodeMask& kept, std::s
   return (weighted_mean(scorer.scores(kept), weights) - nothing) / (weighted_mean(scorer.whole(), weights) - nothing);
 }
 
-std::vector<std::vector<double>> alone(CircuitScorer& scorer) {
+std::vector<std::vector<double>> alone(CircuitScorer& scorer, const NodeMask& tested) {
   std::vector<std::vector<double>> out;
   for (size_t i = 0; i < scorer.nodes().size(); ++i) {
     std::vector<double>& change = out.emplace_back(scorer.n_pairs(), 0.0);
-    if (!scorer.active()[i]) continue;
+    if (!tested[i]) continue;
     NodeMask rest = scorer.all();
     rest[i] = 0;
     const std::vector<double>& without = scorer.scores(rest);
@@ -89,10 +89,12 @@ double mean_of_all(std::span<const double> x) {
 
 }  // namespace
 
-PartEffects measure_parts(CircuitScorer& scorer, CircuitScorer* reverse) {
+PartEffects measure_parts(CircuitScorer& scorer, CircuitScorer* reverse, const NodeMask& wanted) {
   PartEffects effects;
-  effects.noising = alone(scorer);
-  if (reverse) effects.denoising = alone(*reverse);
+  effects.tested = scorer.active();
+  for (size_t i = 0; i < wanted.size(); ++i) effects.tested[i] = effects.tested[i] && wanted[i];
+  effects.noising = alone(scorer, effects.tested);
+  if (reverse) effects.denoising = alone(*reverse, effects.tested);
   return effects;
 }
 

@@ -16,11 +16,12 @@ struct PartEffects {
   std::vector<std::vector<double>> noising;
   // [part][pair] the corrupt run's metric with the part as in the clean run - the corrupt run's. Empty: not measured.
   std::vector<std::vector<double>> denoising;
+  NodeMask tested;  // [part] 1 = it was run; the others' effects are 0
 };
 
 // Each part alone; `reverse` (null: none) is the scorer of the corrupt records. Parts that write nothing in either run
-// have 0 without a run.
-PartEffects measure_parts(CircuitScorer& scorer, CircuitScorer* reverse);
+// have 0 without a run, as have those that are not `wanted` (empty: all are).
+PartEffects measure_parts(CircuitScorer& scorer, CircuitScorer* reverse, const NodeMask& wanted = {});
 
 struct SearchRule {
   size_t shortlist = 48;   // parts that are tried in company, at most

@@ -93,6 +93,15 @@ TEST_CASE("circuit: graph.json is JSON Graph Format, and reading it loses nothin
   refused("signalbox.circuit/1", "another");
 }
 
+TEST_CASE("circuit: the circuit alone, without what was measured beside it") {
+  CircuitGraph graph = sample_graph();
+  graph.edges[1].in_circuit = false;
+  const CircuitGraph alone = circuit_alone(graph);
+  CHECK(alone.nodes.size() == graph.nodes.size() - 1);
+  REQUIRE(alone.edges.size() == 1);
+  CHECK(alone.edges[0].kind == CircuitEdge::Kind::selects);
+}
+
 TEST_CASE("circuit: DOT and Mermaid keep any text") {
   CircuitGraph graph = sample_graph();
   Graph drawn = drawing_of(graph);

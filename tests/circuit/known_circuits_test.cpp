@@ -109,6 +109,14 @@ TEST_CASE("circuit: planted induction heads are found, and no other part") {
   wide.size = 2;
   CHECK(names_of(planted.discover(wide).circuit) == Names{"L0.H1", "L1.H2"});
 
+  // Where few parts get runs of their own, the first order finds them.
+  DiscoverRequest filtered;
+  filtered.filter = 4;
+  const Discovery few = planted.discover(filtered);
+  CHECK(few.tested_parts == 4);
+  CHECK(few.active_parts > 4);
+  CHECK(names_of(few.circuit) == Names{"L0.H1", "L1.H2"});
+
   // Exact single effects name the same two: all else is nothing beside them.
   for (const CircuitNode& node : found.graph.nodes) {
     if (node.id.ends()) continue;

@@ -8,6 +8,7 @@
 #include "base/json.h"
 #include "eval/causal/direct_edges.h"
 #include "eval/circuit/edges.h"
+#include "eval/circuit/first_order.h"
 #include "loaders/open.h"
 #include "loaders/synthetic/make_model.h"
 #include "probes/edit_memory.h"
@@ -196,6 +197,32 @@ TEST_CASE("circuit: means count an expert as 0 where it is not selected") {
   // Everything is constant but the tokens: the run of a layer's input alone still depends on them.
   CHECK(scorer.none()[0] != scorer.whole()[0]);
   CHECK(scorer.scores(scorer.all()) == scorer.whole());
+}
+
+TEST_CASE("circuit: first-order effects are those of small changes") {
+  // What a part writes at the last layer reaches the logits through the final norm alone: to first order the forecast
+  // is what the direct edge says of a small part of the change.
+  for (const char* family : {"mixtral", "qwen2_moe"}) {
+    CAPTURE(family);
+    const Tiny tiny(family);
+    ModelScorer scorer(*tiny.session, tiny.made, {tiny.pairs[0]}, {});
+    const std::vector<double> sizes = first_order_sizes(scorer);
+    const NodeId logits[] = {parse_node("logits", "t")};
+    const double step = 1.0 / 64;
+    for (size_t i = 0; i < sizes.size(); ++i) {
+      const NodeId& node = scorer.nodes()[i];
+      if (node.layer != 2 || node.kind == NodeId::Kind::head || !scorer.active()[i]) continue;
+      CAPTURE(node_name(node));
+      std::vector<float> change = stream_change(scorer, 0, node);
+      const auto effect = [&](double scale) {
+        std::vector<float> part = change;
+        for (float& x : part) x *= static_cast<float>(scale);
+        return respond(scorer, 0, node, part, logits)[0].feeds;
+      };
+      const double slope = (effect(step) - effect(-step)) / (2 * step);
+      CHECK(sizes[i] == doctest::Approx(std::fabs(slope)).epsilon(0.02).scale(0.05));
+    }
+  }
 }
 
 TEST_CASE("circuit: edges are direct edges, without their forward") {

@@ -27,7 +27,7 @@ struct DiscoverFlags {
   double faithfulness = 0.9;
   int64_t size = -1;
   DiscoverRequest request;
-  int64_t shortlist = 48;
+  int64_t shortlist = 48, filter = 512;
 };
 
 CLI::App* add_discover_flags(CLI::App& app, DiscoverFlags& flags) {
@@ -68,6 +68,11 @@ CLI::App* add_discover_flags(CLI::App& app, DiscoverFlags& flags) {
       ->capture_default_str();
   discover->add_option("--shortlist", flags.shortlist, "parts that are tried in company, at most")
       ->check(in_range(1, 4096))
+      ->capture_default_str();
+  discover
+      ->add_option("--filter", flags.filter,
+                   "parts that are taken out alone, at most: those of the largest effect to first order")
+      ->check(in_range(1, 1 << 20))
       ->capture_default_str();
   discover->add_option("--random", flags.request.random, "random circuits to compare with; 0: none")
       ->check(in_range(0, 100000))
@@ -136,6 +141,7 @@ int run_discover(DiscoverFlags& flags) {
   request.seed = options.seed;
   request.rule = {static_cast<size_t>(flags.shortlist), 1 - flags.faithfulness};
   if (flags.size >= 0) request.size = static_cast<size_t>(flags.size);
+  request.filter = static_cast<size_t>(flags.filter);
   request.batch = options.batch;
   require_own_directory(flags.out, {graph_file, circuit_file, test_file}, "a circuit");
   std::vector<Record> records = read_records(flags.input);

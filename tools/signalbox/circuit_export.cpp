@@ -16,6 +16,7 @@ namespace {
 
 struct ExportFlags {
   std::string dir, format, out;
+  bool alone = false;
 };
 
 CLI::App* add_export_flags(CLI::App& app, ExportFlags& flags) {
@@ -28,6 +29,8 @@ CLI::App* add_export_flags(CLI::App& app, ExportFlags& flags) {
       ->check(one_of({"dot", "json", "mermaid", "html", "neuronpedia", "mib"}))
       ->type_name("NAME")
       ->required();
+  exported->add_flag("--circuit-only", flags.alone,
+                     "without parts and edges that were measured but are not in the circuit");
   exported->add_option("--out", flags.out, "file (default: standard output)")->type_name("FILE");
   return exported;
 }
@@ -46,7 +49,8 @@ std::string exported_text(const CircuitGraph& graph, const std::string& format, 
 int run_export(const ExportFlags& flags) {
   const std::filesystem::path file = std::filesystem::path(flags.dir) / graph_file;
   const json::Value document = json::parse_file(file);
-  const CircuitGraph graph = read_circuit_graph(json::Ref(document, file.string()));
+  CircuitGraph graph = read_circuit_graph(json::Ref(document, file.string()));
+  if (flags.alone) graph = circuit_alone(graph);
   const std::string text = exported_text(graph, flags.format, file.string() + ": --format " + flags.format);
   if (flags.out.empty())
     write_stdout(text);
