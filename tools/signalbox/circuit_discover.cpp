@@ -33,7 +33,8 @@ struct DiscoverFlags {
 CLI::App* add_discover_flags(CLI::App& app, DiscoverFlags& flags) {
   CLI::App* discover = app.add_subcommand("discover", "find a circuit in pairs of clean and corrupt records");
   discover->footer(
-      "Example:\n  signalbox circuit discover builtin --input pairs.jsonl --metric logit_diff --out /tmp/circuit");
+      "Example:\n  signalbox circuit discover builtin \\\n"
+      "    --input docs/examples/memory-pairs.jsonl --out /tmp/circuit");
   discover
       ->add_option("MODEL", flags.common.model,
                    "a directory, org/name[@revision] in the Hugging Face cache, or builtin")
@@ -95,7 +96,7 @@ CLI::App* add_discover_flags(CLI::App& app, DiscoverFlags& flags) {
 }
 
 void print_circuit(const Discovery& found, const std::string& metric) {
-  TextTable table({{"part", false, true}, {metric + " without"}, {"ci"}, {"q"}, {"minimality"}, {"found again"}});
+  TextTable table({{"part", false, true}, {metric + " change"}, {"ci"}, {"q"}, {"minimality"}, {"found again"}});
   for (size_t i = 0; i < found.circuit.size(); ++i) {
     const NodeId& part = found.circuit[i];
     CircuitEffect of;

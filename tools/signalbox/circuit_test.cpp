@@ -27,7 +27,9 @@ struct TestFlags {
 
 CLI::App* add_test_flags(CLI::App& app, TestFlags& flags) {
   CLI::App* test = app.add_subcommand("test", "what speaks for and against a circuit, on pairs that did not find it");
-  test->footer("Example:\n  signalbox circuit test /tmp/circuit builtin --input pairs.jsonl");
+  test->footer(
+      "Example:\n  signalbox circuit test /tmp/circuit builtin \\\n"
+      "    --input docs/examples/memory-pairs.jsonl");
   test->add_option("DIR", flags.dir, "directory of circuit.json")->required();
   test->add_option("MODEL", flags.common.model, "the model that the circuit is of")->required();
   add_experiment_options(*test, flags.common);
