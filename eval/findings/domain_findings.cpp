@@ -227,7 +227,7 @@ FindingsTable experts_by_domain(const Usages& usages, const std::map<ExpertId, S
         sum.count += share.count;
         sum.tokens += share.tokens;
       }
-      candidates.push_back({expert, mine.value(), others.value()});
+      if (mine.value() > others.value()) candidates.push_back({expert, mine.value(), others.value()});
     }
     std::stable_sort(candidates.begin(), candidates.end(), [](const Candidate& a, const Candidate& b) {
       return a.share - a.elsewhere > b.share - b.elsewhere;
@@ -247,6 +247,16 @@ FindingsTable experts_by_domain(const Usages& usages, const std::map<ExpertId, S
     }
   }
   return table;
+}
+
+// Where every expert is active for every token there is no choice to compare.
+void tell_no_choice(const Usages& usages, DomainFindings& out) {
+  for (const auto& [expert, shares] : usages.by_expert)
+    for (const auto& [name, share] : shares)
+      if (share.count != share.tokens) return;
+  out.sentences.push_back(
+      "Every token selects every expert of its layer: this model chooses none, so that use cannot differ. What may "
+      "differ is how much each weighs (mean_weight in usage.csv).");
 }
 
 // Where no q can fall below the level, silence is no finding.
@@ -273,6 +283,7 @@ DomainFindings domain_findings(const fs::path& analysis, size_t top) {
   const std::map<ExpertId, Specialist> specialists = tell_specialists(labels, usages.domains, out);
   tell_stickiness(Columns(analysis / "consistency.csv"), Columns(analysis / "persistence.csv"), out);
   tell_transitions(Columns(analysis / "transitions.csv"), out);
+  tell_no_choice(usages, out);
   tell_resamples(analysis / "summary.json", out);
   out.experts = experts_by_domain(usages, specialists, fs::exists(labels), top);
   return out;

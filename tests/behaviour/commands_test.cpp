@@ -249,6 +249,8 @@ TEST_CASE("errors are one line and an exit code") {
   check_error(signalbox_run("generate builtin --prompt x --seed -1"), 2, "--seed");
   check_error(signalbox_run("generate builtin --prompt x --edits ''"), 2, "--edits");
   check_error(signalbox_run("generate builtin --input ''"), 2, "--input");
+  check_error(signalbox_run("generate builtin --prompt x --stop= --max-tokens=3"), 2,
+              "--stop: expected a value behind =, found none");
   check_error(signalbox_run("trace builtin --input - --out ''", records), 2, "--out");
   check_error(signalbox_run("generate builtin --prompt x --date hello"), 2, "--date");
   check_error(signalbox_run("inspect builtin --tensors >/dev/full"), 1, "standard output");

@@ -107,6 +107,21 @@ TEST_CASE("domains: what is refused, and what would be run") {
   CHECK_FALSE(fs::exists(scratch / "study"));
 }
 
+TEST_CASE("domains: where every expert is active nothing is said to be used more") {
+  TemporaryDirectory scratch;
+  write_file(scratch / "usage.csv",
+             "layer,expert,domain,count,tokens,share,mean_weight\r\n1,0,,200,200,1,1\r\n1,0,code,100,100,1,1\r\n"
+             "1,0,tales,100,100,1,1\r\n");
+  write_file(scratch / "domains.csv", "layer,chi2,df,p,cramers_v,p_permutation,q\r\n1,0,0,1,0,1,1\r\n");
+  write_file(scratch / "consistency.csv", "layer,neighbours,consistency,expected,p,q\r\n1,198,1,1,1,1\r\n");
+  write_file(scratch / "persistence.csv",
+             "layer,expert,rate,p_stay,lag1,lag1_p,lag1_q,dwell_mean\r\n1,0,1,1,,,,100\r\n");
+  write_file(scratch / "transitions.csv", "layer,from,to,count,probability,expected,p,q\r\n1,0,0,198,1,198,1,1\r\n");
+  const DomainFindings found = domain_findings(scratch.path(), 3);
+  CHECK(found.experts.rows.empty());
+  CHECK(found.sentences.back().starts_with("Every token selects every expert of its layer"));
+}
+
 TEST_CASE("domains: sentences say what the tables hold") {
   TemporaryDirectory scratch;
   write_file(

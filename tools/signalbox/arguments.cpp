@@ -201,6 +201,13 @@ int parse_arguments(CLI::App& app, int argc, char** argv, const std::string& for
     }
     for (CLI::App* one : apps[i]->get_subcommands([](const CLI::App*) { return true; })) apps.push_back(one);
   }
+  // "--stop=" would take the next argument, a flag perhaps, for its value.
+  for (int i = 1; i < argc && std::string_view(argv[i]) != "--"; ++i) {
+    const std::string_view argument = argv[i];
+    if (argument.starts_with("--") && argument.find('=') == argument.size() - 1 && argument.size() > 3)
+      throw UsageError(full_name(app), std::string(argument.substr(0, argument.size() - 1)) +
+                                           ": expected a value behind =, found none");
+  }
   try {
     app.parse(argc, argv);
   } catch (const CLI::CallForHelp& help) {

@@ -5,8 +5,10 @@
 #include <cstdio>
 #include <filesystem>
 #include <memory>
+#include <sstream>
 #include <thread>
 
+#include "base/display_width.h"
 #include "eval/compress/study.h"
 #include "eval/routing/recording_identity.h"
 #include "eval/store/staged_files.h"
@@ -45,7 +47,8 @@ void add_options(CLI::App& app, CompressOptions& o) {
   app.add_option("--eval", o.evaluation, "records that plans are judged by (default: half of --data, drawn by --seed)")
       ->type_name("FILE");
   app.add_option("--out", o.out, "directory of the results")->type_name("DIR")->required();
-  app.add_option("--keep", o.study.keep, "experts that stay in each layer; several sizes with commas")
+  app.add_option("--keep", o.study.keep,
+                 "how many experts each layer keeps, from those active up to all; several sizes with commas")
       ->type_name("N")
       ->delimiter(',')
       ->allow_extra_args(false);
