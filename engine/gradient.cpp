@@ -397,7 +397,7 @@ void Backward::feed_forward(int64_t l, const Moe& moe, const MoeWeights& weights
   backend_.experts_out_adjoint(d_hidden, d_outputs, route, n_tokens_, experts);
   at(Point::expert_hidden, l, d_hidden, route, route.n_slots);
   if (readers_) readers_->experts(l, route, kept(resid_mid, l), read(experts_read, l), d_hidden, experts);
-  if (sums_) {
+  if (sums_ && sums_->wants_gated(l, moe.router.n_experts)) {
     const Tensor d_gate = tensor(n_pairs, moe.d_ff), d_up = tensor(n_pairs, moe.d_ff), x = read(experts_read, l);
     sums_->ops().experts_slopes(d_gate, d_up, d_hidden, x, route, n_tokens_, experts, model_.activation);
     sums_->experts(Role::expert_gate, l, route, d_gate, x, true);

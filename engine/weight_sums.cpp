@@ -35,6 +35,13 @@ bool WeightSums::wants_matrix(Role role, int64_t layer, int64_t expert) {
   return wants(role, layer, expert) || slopes_.adapter(tensor_id(role, layer, expert));
 }
 
+bool WeightSums::wants_gated(int64_t layer, int64_t n_experts) {
+  for (int64_t e = 0; e < n_experts; ++e)
+    for (const Role role : {Role::expert_gate, Role::expert_up, Role::expert_gate_bias, Role::expert_up_bias})
+      if (wants_matrix(role, layer, e)) return true;
+  return false;
+}
+
 Tensor WeightSums::tensor(int64_t rows, int64_t cols) {
   memory_.push_back(backend_.allocate(std::max<size_t>(4, static_cast<size_t>(rows * cols) * sizeof(float))));
   return Tensor(static_cast<float*>(memory_.back().get()), rows, cols);

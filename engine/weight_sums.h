@@ -20,6 +20,9 @@ class WeightSums {
   bool wants(Role role, int64_t layer, int64_t expert = -1);
   bool wants_matrix(Role role, int64_t layer, int64_t expert = -1);  // itself, or an adapter of it
 
+  // Whether anything of the gated products of some expert is.
+  bool wants_gated(int64_t layer, int64_t n_experts);
+
   // out = x w^T: rows are those of the batch; all of them.
   void matrix(Role role, int64_t layer, Tensor d_out, Tensor x);
   void bias(Role role, int64_t layer, Tensor d_out);
