@@ -176,11 +176,12 @@ std::string render_faithfulness_report(const fs::path& dir) {
   if (fs::exists(dir / "forced_curves.csv")) forced.emplace(dir / "forced_curves.csv");
   const json::Value summary_json = json::parse_file(dir / "summary.json");
   const json::Ref summary(summary_json, (dir / "summary.json").string());
+  const std::string body = found(summary, areas) + cautions(summary) + curves_section(curves, areas, forced) +
+                           alterations(routing) +
+                           "<h2 id=\"run\">What was run</h2><details><summary>settings, counts, areas</summary><pre>" +
+                           html_escape(json::dump(summary_json, 2)) + "</pre></details>";
   return html_page("Does the answer follow from the explanation?",
-                   "<h1>Does the answer follow from the explanation?</h1>" + found(summary, areas) + cautions(summary) +
-                       curves_section(curves, areas, forced) + alterations(routing) +
-                       "<h2 id=\"run\">What was run</h2><details><summary>settings, counts, areas</summary><pre>" +
-                       html_escape(json::dump(summary_json, 2)) + "</pre></details>");
+                   "<h1>Does the answer follow from the explanation?</h1>" + section_links(body) + body);
 }
 
 }  // namespace signalbox::eval

@@ -63,6 +63,19 @@ std::string html_page(std::string_view title, const std::string& body) {
          elements + "</body></html>\n";
 }
 
+std::string section_links(const std::string& body) {
+  std::string out;
+  int64_t n = 0;
+  const std::string open = "<h2 id=\"";
+  for (size_t at = 0; (at = body.find(open, at)) != std::string::npos;) {
+    const size_t id = at + open.size(), quote = body.find('"', id), name = body.find('>', quote) + 1;
+    at = body.find("</h2>", name);
+    out += "<a href=\"#" + body.substr(id, quote - id) + "\">" + body.substr(name, at - name) + "</a>";
+    ++n;
+  }
+  return n < 2 ? "" : "<nav class=\"small\" aria-label=\"sections\">" + out + "</nav>\n";
+}
+
 std::string html_figure(const std::string& id, const std::string& picture, const std::string& caption,
                         const std::string& csv) {
   std::string out =

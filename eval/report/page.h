@@ -17,6 +17,9 @@ namespace signalbox::eval {
 // included.
 std::string html_page(std::string_view title, const std::string& body);
 
+// Links to the sections of a page: its <h2 id="ID">NAME</h2>, in their order. Empty for fewer than two.
+std::string section_links(const std::string& body);
+
 // A picture with its caption (both HTML), under an anchor, and with buttons that save it as SVG and PNG. `csv`: the
 // numbers behind it as CsvWriter and table_csv write them, shown as a table on demand and saved; empty: none.
 std::string html_figure(const std::string& id, const std::string& picture, const std::string& caption,

@@ -163,17 +163,17 @@ std::string render_regimes_report(const fs::path& dir) {
         regimes.csv_where("regime", others[i]));
   }
   const std::string title = others.empty() ? baseline : abridged(others) + " against " + baseline;
-  return html_page(
-      "Regimes: " + title,
-      "<h1>Regimes: " + html_escape(title) +
-          "</h1><p id=\"question\">Which experts does each way of asking use more and less, token for "
-          "token?</p><h2 id=\"found\">What was found</h2><div class=\"finding\">" +
-          sentences +
-          "<p>Different texts were written as well: use is no cause. Misroute or ban experts to learn what "
-          "they do.</p></div><h2 id=\"maps\">Where use differs</h2>" +
-          maps + recurring_section(recurring, others, regimes) + lengths_section(lengths) +
-          "<h2 id=\"run\">What was run</h2><details><summary>settings, counts, tests</summary><pre>" +
-          html_escape(json::dump(summary_json, 2)) + "</pre></details>");
+  const std::string body =
+      "<h2 id=\"found\">What was found</h2><div class=\"finding\">" + sentences +
+      "<p>Different texts were written as well: use is no cause. Misroute or ban experts to learn what they do.</p>"
+      "</div><h2 id=\"maps\">Where use differs</h2>" +
+      maps + recurring_section(recurring, others, regimes) + lengths_section(lengths) +
+      "<h2 id=\"run\">What was run</h2><details><summary>settings, counts, tests</summary><pre>" +
+      html_escape(json::dump(summary_json, 2)) + "</pre></details>";
+  return html_page("Regimes: " + title, "<h1>Regimes: " + html_escape(title) +
+                                            "</h1><p id=\"question\">Which experts does each way of asking use more "
+                                            "and less, token for token?</p>" +
+                                            section_links(body) + body);
 }
 
 }  // namespace signalbox::eval

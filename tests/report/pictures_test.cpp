@@ -116,3 +116,9 @@ TEST_CASE("graphs: chains of experts, and pages of their own") {
   CHECK(times(test::read_file(files[5]), "class=\"edge\"") == 2);
   CHECK(test::read_file(files[5]).find("layer 1 expert 0 to layer 3 expert 1: phi 0.5") != std::string::npos);
 }
+
+TEST_CASE("pages: links to their sections") {
+  CHECK(section_links("<h2 id=\"a\">One &amp; all</h2>x<h2 id=\"b\">Two</h2>") ==
+        "<nav class=\"small\" aria-label=\"sections\"><a href=\"#a\">One &amp; all</a><a href=\"#b\">Two</a></nav>\n");
+  CHECK(section_links("<h2 id=\"a\">One</h2>").empty());
+}
