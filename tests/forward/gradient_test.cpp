@@ -48,7 +48,8 @@ struct Setup {
   PointSet points() const {
     std::string globs;
     for (const PointAt& at : PointSet::parse("*", probe_shape(loaded.model)).all())
-      if (has_gradient(at.point) && at.point != Point::attn_pattern) globs += (globs.empty() ? "" : ",") + point_name(at.point, at.layer);
+      if (has_gradient(at.point) && at.point != Point::attn_pattern)
+        globs += (globs.empty() ? "" : ",") + point_name(at.point, at.layer);
     return PointSet::parse(globs, probe_shape(loaded.model));
   }
   std::shared_ptr<const EditPlan> plan(const fs::path& file) const {
