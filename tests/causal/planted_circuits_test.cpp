@@ -8,6 +8,7 @@
 #include "probes/trace.h"
 #include "tests/bad_files/files.h"
 #include "tests/causal/planted.h"
+#include "tests/docs.h"
 #include "tests/support.h"
 
 namespace {
@@ -138,6 +139,15 @@ TEST_CASE("planted circuits: the truth stands in make-model.json, which is a spe
                     "spec: truth: expected none, or the truth of this spec's circuits, found another");
   synthetic::make_model(json::parse(R"({"family":"olmoe"})", "spec"), "spec", planted.dir / "m");
   CHECK(!fs::exists(planted.dir / "m/circuit-0.jsonl"));
+}
+
+TEST_CASE("docs: every spec of make-model's page is one") {
+  const std::vector<std::string> specs = test::fenced_blocks(test::page_of("docs/make-model.md"), "json");
+  REQUIRE(specs.size() == 2);
+  for (const std::string& spec : specs) {
+    CAPTURE(spec);
+    CHECK(refusal(spec).empty());
+  }
 }
 
 TEST_CASE("planted circuits that a model cannot have") {

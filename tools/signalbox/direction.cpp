@@ -55,7 +55,7 @@ CLI::App* add_extract_flags(CLI::App& app, ExtractFlags& flags) {
       ->type_name("FILE")
       ->required();
   extract->add_option("--contrast", flags.contrast, "two conditions, A:B; directions lead from B to A")
-      ->type_name("A:B")
+      ->type_name("CONDITIONS")
       ->required();
   extract
       ->add_option("--at", flags.at,
