@@ -138,9 +138,10 @@ TEST_CASE("gradient: every point of every family equals autograd's") {
     const Ran ran = setup.run(tokens_of(*file));
     CHECK(ran.metric == doctest::Approx(number(*file, "base/metric")).epsilon(1e-5));
     size_t compared = 0;
-    for (const auto& [point, slope] : ran.slopes) {
+    for (const auto& entry : ran.slopes) {
+      const std::string& point = entry.first;
       CAPTURE(point);
-      CHECK(gap(slope.data, floats(*file, "base/" + point)) < tolerance);
+      CHECK(gap(entry.second.data, floats(*file, "base/" + point)) < tolerance);
       ++compared;
     }
     size_t expected = 0;
