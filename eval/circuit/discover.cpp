@@ -152,9 +152,6 @@ void Study::find_parts() {
 void Study::choose_size() {
   ModelScorer& scorer = *scorers_[1];
   const size_t n = scorer.nodes().size();
-  if (request_.size && *request_.size > n)
-    throw Error("--size", "expected at most " + std::to_string(n) + ", the parts of the model, found " +
-                              std::to_string(*request_.size));
   size_t size = request_.size.value_or(ranking_.candidates);
   if (!request_.size) {
     begin("choosing a size", ranking_.candidates * scorer.n_pairs());
@@ -407,6 +404,10 @@ void Study::measure_graph() {
 Discovery discover_circuit(const Session& session, const std::vector<Record>& records, const RecordJobs& made,
                            const DiscoverRequest& request, const std::string& input) {
   Discovery found;
+  const size_t n_parts = nodes_of(session.shape).size();
+  if (request.size && *request.size > n_parts)
+    throw Error("--size", "expected at most " + std::to_string(n_parts) + ", the parts of the model, found " +
+                              std::to_string(*request.size));
   std::vector<CausalPair> pairs = causal_pairs(request.metric, records, made, session.encode);
   split_pairs(request.split, records, pairs, request.seed, input);  // refuses before the first forward
   found.pairs = select_pairs(session, made, std::move(pairs), request.keep_all, input, request.interrupted);

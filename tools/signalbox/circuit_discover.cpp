@@ -165,7 +165,11 @@ int run_discover(DiscoverFlags& flags) {
   if (!options.quiet) {
     if (const std::string dropped = dropped_pairs_text(found.pairs); !dropped.empty())
       std::fprintf(stderr, "%s\n", dropped.c_str());
-    if (!found.chosen)
+    if (!found.scores[1].known && flags.size < 0)
+      std::fprintf(stderr,
+                   "the pairs that choose the size do not tell the model from one with everything ablated: all "
+                   "candidates are taken\n");
+    else if (!found.chosen)
       std::fprintf(stderr,
                    "no size is faithful enough on the pairs that choose it (%g): this is the one that comes nearest\n",
                    flags.faithfulness);
