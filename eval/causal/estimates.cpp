@@ -12,15 +12,19 @@
 namespace signalbox::eval {
 
 std::vector<PairedEstimate> estimate_family(std::span<const UnitValues> columns, const Resamples& resamples) {
-  const int threads =
-      resamples.threads > 0 ? resamples.threads : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
   std::vector<ClusteredValues> clustered;
   for (const UnitValues& column : columns) clustered.push_back(column.clustered());
+  return estimate_family(clustered, resamples);
+}
+
+std::vector<PairedEstimate> estimate_family(std::span<const ClusteredValues> clustered, const Resamples& resamples) {
+  const int threads =
+      resamples.threads > 0 ? resamples.threads : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
   const std::vector<MeanEstimate> means = corrected_means(clustered, resamples.seed, resamples.n, threads);
   const std::vector<double> ps = sign_flip_ps(clustered, resamples.seed, resamples.n, threads),
                             qs = benjamini_hochberg(ps);
   std::vector<PairedEstimate> out;
-  for (size_t i = 0; i < columns.size(); ++i)
+  for (size_t i = 0; i < clustered.size(); ++i)
     out.push_back({means[i].mean, means[i].ci, ps[i], qs[i], static_cast<int64_t>(clustered[i].sums.size())});
   return out;
 }

@@ -26,6 +26,7 @@ struct PairedEstimate {
 };
 // Of each column; all of them are one family.
 std::vector<PairedEstimate> estimate_family(std::span<const UnitValues> columns, const Resamples& resamples);
+std::vector<PairedEstimate> estimate_family(std::span<const ClusteredValues> columns, const Resamples& resamples);
 
 // Mean and interval of sum(numerators) / sum(denominators) over units: percentiles of units drawn with replacement,
 // levels widened for few units. Undefined (NaN) where the denominators' mean is within two standard errors of 0.
