@@ -39,10 +39,10 @@ DirectionControls::DirectionControls(Estimator estimator, const StreamMeans& str
   std::iota(all_.begin(), all_.end(), size_t{0});
 }
 
-std::vector<double> DirectionControls::draw(ControlKind kind, int64_t replicate, int64_t layer) const {
+std::vector<double> DirectionControls::draw(DirectionControl kind, int64_t replicate, int64_t layer) const {
   const auto d = static_cast<size_t>(streams_.d);
-  if (kind == ControlKind::isotropic) return normals(d, seed_, 11, replicate * streams_.n_layers + layer);
-  if (kind == ControlKind::permuted)
+  if (kind == DirectionControl::isotropic) return normals(d, seed_, 11, replicate * streams_.n_layers + layer);
+  if (kind == DirectionControl::permuted)
     return estimate_direction(estimator_, streams_, layer, all_, relabelled(labels_, examples_, seed_, replicate),
                               examples_);
   const std::vector<double> g = normals(all_.size(), seed_, 12, replicate);

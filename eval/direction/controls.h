@@ -12,9 +12,11 @@
 
 namespace signalbox::eval {
 
-enum class ControlKind : uint8_t { permuted, data, isotropic };
-inline constexpr std::array<std::pair<ControlKind, std::string_view>, 3> control_kinds = {
-    {{ControlKind::permuted, "permuted"}, {ControlKind::data, "data"}, {ControlKind::isotropic, "isotropic"}}};
+enum class DirectionControl : uint8_t { permuted, data, isotropic };
+inline constexpr std::array<std::pair<DirectionControl, std::string_view>, 3> control_kinds = {
+    {{DirectionControl::permuted, "permuted"},
+     {DirectionControl::data, "data"},
+     {DirectionControl::isotropic, "isotropic"}}};
 
 // permuted   the direction's own estimator on the same streams, labels as `relabelled` gives them; the same labels in
 //            all layers
@@ -28,7 +30,7 @@ class DirectionControls {
   // `streams`: of the records that gave the direction, [n, layers, d]; they outlive this.
   DirectionControls(Estimator estimator, const StreamMeans& streams, std::vector<int> labels,
                     std::vector<int64_t> examples, uint64_t seed);
-  std::vector<double> draw(ControlKind kind, int64_t replicate, int64_t layer) const;
+  std::vector<double> draw(DirectionControl kind, int64_t replicate, int64_t layer) const;
 
  private:
   Estimator estimator_;

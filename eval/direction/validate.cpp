@@ -169,8 +169,9 @@ void Study::separation(Validation& found) {
     for (int64_t r = 0; r < request_.controls; ++r) {
       // As if no label meant anything: those here are drawn anew too, else a vector along the difference, with a sign
       // by chance, would tell the records apart.
-      const std::vector<int> labels =
-          kind == ControlKind::permuted ? relabelled(data_.labels, data_.examples, ~request_.seed, r) : data_.labels;
+      const std::vector<int> labels = kind == DirectionControl::permuted
+                                          ? relabelled(data_.labels, data_.examples, ~request_.seed, r)
+                                          : data_.labels;
       double most = 0;
       for (int64_t l = 0; l < stored_.n_layers; ++l) {
         const double auc = rank_auc(scores_of(l, controls_.draw(kind, r, l)), labels);

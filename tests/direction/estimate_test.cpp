@@ -93,8 +93,8 @@ TEST_CASE("control vectors: lengths, covariances, seeds") {
   }();
   constexpr int draws = 4000;
   for (int r = 0; r < draws; ++r) {
-    const std::vector<double> v = controls.draw(ControlKind::data, r, 0),
-                              u = controls.draw(ControlKind::isotropic, r, 0);
+    const std::vector<double> v = controls.draw(DirectionControl::data, r, 0),
+                              u = controls.draw(DirectionControl::isotropic, r, 0);
     along += v[2] * v[2] / draws;
     across += u[0] * u[1] / draws;
     isotropic += dot(u, std::span<const double>(u)) / draws;
@@ -102,8 +102,8 @@ TEST_CASE("control vectors: lengths, covariances, seeds") {
   CHECK(std::fabs(along / within[0] - 1) < 0.08);
   CHECK(std::fabs(across) < 0.06);
   CHECK(std::fabs(isotropic / d - 1) < 0.05);
-  const std::vector<double> v = scaled(controls.draw(ControlKind::permuted, 5, 0), 3);
+  const std::vector<double> v = scaled(controls.draw(DirectionControl::permuted, 5, 0), 3);
   CHECK(std::sqrt(dot(v, std::span<const double>(v))) == doctest::Approx(3));
-  CHECK(controls.draw(ControlKind::permuted, 5, 0) == controls.draw(ControlKind::permuted, 5, 0));
-  CHECK(controls.draw(ControlKind::permuted, 5, 0) != controls.draw(ControlKind::permuted, 6, 0));
+  CHECK(controls.draw(DirectionControl::permuted, 5, 0) == controls.draw(DirectionControl::permuted, 5, 0));
+  CHECK(controls.draw(DirectionControl::permuted, 5, 0) != controls.draw(DirectionControl::permuted, 6, 0));
 }

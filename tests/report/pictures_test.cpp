@@ -113,8 +113,9 @@ TEST_CASE("graphs: chains of experts, and pages of their own") {
     CHECK(test::mistake_in_html(html) == "");
     CHECK(!test::from_outside(html));
   }
-  CHECK(times(test::read_file(files[5]), "class=\"edge\"") == 2);
-  CHECK(test::read_file(files[5]).find("layer 1 expert 0 to layer 3 expert 1: phi 0.5") != std::string::npos);
+  const std::string page = test::read_file(files[5]);
+  CHECK(times(page, "\"metadata\":{\"phi\":") == 2);
+  CHECK(page.find(R"("source":"L1E0","target":"L3E1","relation":"","weight":0.5)") != std::string::npos);
 }
 
 TEST_CASE("pages: links to their sections") {

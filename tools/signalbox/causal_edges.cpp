@@ -36,13 +36,13 @@ CLI::App* add_edge_flags(CLI::App& app, EdgeFlags& flags) {
   CLI::App* edges = app.add_subcommand(
       "edges", "what a node does to another with all between them held, and to a metric (docs/causal-edges.md)");
   edges->footer(
-      "Example:\n  printf '%s\\n' "
-      "'{\"id\":\"a\",\"pair\":\"p\",\"condition\":\"clean\",\"prompt\":\"The cat\",\"answer\":\" is\",\"foil\":\" "
-      "are\"}' "
-      "'{\"id\":\"b\",\"pair\":\"p\",\"condition\":\"corrupt\",\"prompt\":\"The dog\",\"answer\":\" is\",\"foil\":\" "
-      "are\"}' "
-      "> /tmp/pairs.jsonl\n  signalbox causal edges builtin --input /tmp/pairs.jsonl --metric logit_diff --direction "
-      "denoising --receivers 'L3.router,logits' --keep-all --out /tmp/edges");
+      "Example:\n"
+      "  f='{\"id\":\"%s\",\"condition\":\"%s\",\"prompt\":\"The %s\",'\n"
+      "  f=$f'\"pair\":\"p\",\"answer\":\" is\",\"foil\":\" are\"}\\n'\n"
+      "  printf \"$f\" a clean cat b corrupt dog > /tmp/pairs.jsonl\n"
+      "  signalbox causal edges builtin --input /tmp/pairs.jsonl \\\n"
+      "    --metric logit_diff --direction denoising \\\n"
+      "    --receivers 'L3.router,logits' --keep-all --out /tmp/edges");
   edges
       ->add_option("MODEL", flags.common.model,
                    "a directory, org/name[@revision] in the Hugging Face cache, or builtin")

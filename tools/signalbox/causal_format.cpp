@@ -51,21 +51,21 @@ CLI::App* add_format_flags(CLI::App& app, FormatFlags& flags) {
   return command;
 }
 
-std::string shown_number(double x, const char* form = "%.2f") {
+std::string number_as(double x, const char* form = "%.2f") {
   char text[32];
   std::snprintf(text, sizeof text, std::isnan(x) ? "-" : form, std::fabs(x) < 5e-4 ? 0.0 : x);
   return text;
 }
-std::string marked(const PairedEstimate& of) { return shown_number(of.mean) + (of.q < 0.05 ? "*" : " "); }
-std::string percent(double x) { return shown_number(100 * x, "%.0f") + " %"; }
+std::string marked(const PairedEstimate& of) { return number_as(of.mean) + (of.q < 0.05 ? "*" : " "); }
+std::string percent(double x) { return number_as(100 * x, "%.0f") + " %"; }
 
 std::string study_text(const FormatStudy& study, int width) {
   TextTable behaviour({{"format", false, true}, {"log p"}, {"change"}, {"to others"}, {"other answers"}, {"right"}});
-  behaviour.add({base_format, shown_number(study.behaviour.front().base_logprob), "", "", "",
+  behaviour.add({base_format, number_as(study.behaviour.front().base_logprob), "", "", "",
                  percent(study.behaviour.front().base_right)});
   for (const FormatBehaviour& row : study.behaviour)
-    behaviour.add({row.variant, shown_number(row.logprob), marked(row.delta), marked(row.over_others),
-                   percent(row.flips), percent(row.right)});
+    behaviour.add({row.variant, number_as(row.logprob), marked(row.delta), marked(row.over_others), percent(row.flips),
+                   percent(row.right)});
   std::vector<TextTable::Column> columns = {{"layer", true, true}};
   for (const FormatBehaviour& row : study.behaviour) columns.push_back({row.variant});
   TextTable layers(columns);

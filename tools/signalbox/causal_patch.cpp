@@ -38,13 +38,13 @@ struct PatchFlags {
 CLI::App* add_patch_flags(CLI::App& app, PatchFlags& flags) {
   CLI::App* patch = app.add_subcommand("patch", "runs with what another run has at one place (docs/causal-patch.md)");
   patch->footer(
-      "Example:\n  printf '%s\\n' "
-      "'{\"id\":\"a\",\"pair\":\"p\",\"condition\":\"clean\",\"prompt\":\"The cat\",\"answer\":\" is\",\"foil\":\" "
-      "are\"}' "
-      "'{\"id\":\"b\",\"pair\":\"p\",\"condition\":\"corrupt\",\"prompt\":\"The dog\",\"answer\":\" is\",\"foil\":\" "
-      "are\"}' "
-      "> /tmp/pairs.jsonl\n  signalbox causal patch builtin --input /tmp/pairs.jsonl --metric logit_diff --direction "
-      "denoising --points '*.resid_in' --keep-all --out /tmp/patch");
+      "Example:\n"
+      "  f='{\"id\":\"%s\",\"condition\":\"%s\",\"prompt\":\"The %s\",'\n"
+      "  f=$f'\"pair\":\"p\",\"answer\":\" is\",\"foil\":\" are\"}\\n'\n"
+      "  printf \"$f\" a clean cat b corrupt dog > /tmp/pairs.jsonl\n"
+      "  signalbox causal patch builtin --input /tmp/pairs.jsonl \\\n"
+      "    --metric logit_diff --direction denoising \\\n"
+      "    --points '*.resid_in' --keep-all --out /tmp/patch");
   patch
       ->add_option("MODEL", flags.common.model,
                    "a directory, org/name[@revision] in the Hugging Face cache, or builtin")
