@@ -55,7 +55,6 @@ struct CircuitContext {
   std::string model, model_hash, metric, ablation;
   int64_t n_layers = 0, n_heads = 0, n_experts = 0, d_model = 0;  // heads and experts: the most of any layer
   CircuitExample example;
-  bool operator==(const CircuitContext&) const = default;
 };
 
 struct CircuitGraph {
