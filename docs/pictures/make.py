@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Draws the README's pictures anew from the commands beside them.
 
-  python3 docs/pictures/make.py [--signalbox build/signalbox] [--only tokens|report]
+  python3 docs/pictures/make.py [--signalbox build/signalbox] [--only tokens|report|routing]
 
 tokens.svg: what `generate --colour-layer` prints on a terminal, once for each of three layers.
 report.png: the top of the report of the README's `deactivate`; needs chromium on PATH.
+routing/*.svg: those of docs/routing/*.md, by `report --pictures` of the trace that docs/routing.md makes.
 """
 import argparse
 import html
@@ -101,12 +102,26 @@ def draw_report(signalbox):
                         f"file://{folder}/run/report.html"], check=True, stderr=subprocess.DEVNULL)
 
 
+def draw_routing(signalbox):
+    commands = re.search(r"^```sh\n(.*?)^```", (root / "docs/routing.md").read_text(), re.DOTALL | re.MULTILINE)[1]
+    shown = {name for page in (root / "docs/routing").glob("*.md")
+             for name in re.findall(r"\(\.\./pictures/routing/([^)]*)\)", page.read_text())}
+    with tempfile.TemporaryDirectory() as folder:
+        script = (commands + "signalbox report /tmp/routes --pictures /tmp/pictures\n").replace(" /tmp/", f" {folder}/")
+        subprocess.run(["bash", "-ec", 'signalbox() { "$program" "$@" --quiet; }\n' + script], cwd=root, check=True,
+                       env={**os.environ, "program": str(pathlib.Path(signalbox).resolve())}, stdout=subprocess.DEVNULL)
+        (here / "routing").mkdir(exist_ok=True)
+        for old in (here / "routing").iterdir():
+            old.unlink()
+        for name in sorted(shown):
+            shutil.copy(f"{folder}/pictures/{name}", here / "routing" / name)
+
+
 if __name__ == "__main__":
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--signalbox", default=str(root / "build/signalbox"))
-    arguments.add_argument("--only", choices=("tokens", "report"))
+    arguments.add_argument("--only", choices=("tokens", "report", "routing"))
     given = arguments.parse_args()
-    if given.only != "report":
-        draw_tokens(given.signalbox)
-    if given.only != "tokens":
-        draw_report(given.signalbox)
+    for name, draw in (("tokens", draw_tokens), ("report", draw_report), ("routing", draw_routing)):
+        if given.only in (None, name):
+            draw(given.signalbox)
