@@ -201,7 +201,7 @@ Pictures persistence(const Drawn& figure) {
 
 // The strongest links of each layer, by `weight`.
 Graph strongest(const Columns& table, const std::string& name, const std::string& weight, bool directed,
-                std::optional<int32_t> only) {
+                std::optional<int32_t> only, const Communities& communities = {}) {
   const std::string a = directed ? "layer_a" : "layer", b = directed ? "layer_b" : "layer";
   std::map<int32_t, std::vector<ExpertLink>> by_layer;
   for (size_t r = 0; r < table.n_rows(); ++r) {
@@ -217,16 +217,25 @@ Graph strongest(const Columns& table, const std::string& name, const std::string
     links.resize(std::min(links.size(), directed ? links_of_graph / 4 : links_of_graph));
     chosen.insert(chosen.end(), links.begin(), links.end());
   }
-  return expert_graph(name, weight, directed, chosen);
+  return expert_graph(name, weight, directed, chosen, communities);
 }
 
 Pictures coactivation(const Drawn& figure) {
   const json::Value block = figure.data("coactivation");
   const Columns table(block);
+  const json::Value groups = figure.data("communities");
+  Communities communities;
+  if (!groups.is_null()) {
+    const Columns rows(groups);
+    for (size_t r = 0; r < rows.n_rows(); ++r)
+      if (!std::isnan(rows.number("community", r)))
+        communities[{rows.integer("layer", r), rows.integer("expert", r)}] = rows.integer("community", r);
+  }
   Pictures out;
   for (const int32_t layer : layers_in(table))
-    out.push_back({figure.name + "-layer-" + std::to_string(layer),
-                   graph_picture(strongest(table, "coactivation", "count", false, layer), figure.label, "count")});
+    out.push_back(
+        {figure.name + "-layer-" + std::to_string(layer),
+         graph_picture(strongest(table, "coactivation", "count", false, layer, communities), figure.label, "count")});
   return out;
 }
 

@@ -14,6 +14,12 @@ using namespace drawing;
 
 namespace {
 
+// "c2": the number of the expert's community, beside it; nothing where it has none.
+std::string community_of(const GraphNode& node) {
+  const json::Value* community = node.metadata.find("community");
+  return community ? "c" + std::to_string(community->integer()) : "";
+}
+
 std::string expert_of(const GraphNode& node) { return std::to_string(node.metadata.find("expert")->integer()); }
 
 }  // namespace
@@ -35,16 +41,17 @@ std::string graph_picture(const Graph& graph, const std::string& label, const st
   for (const auto& [layer, experts] : layers) most = std::max(most, experts.size());
   constexpr double top = 44, down = 26, half = 13;
   const double step = within ? 190 : 120, height = top + down * static_cast<double>(most) + 16,
-               width = 50 + step * static_cast<double>(layers.size()) - (within ? 40 : step - 50);
+               width = 56 + step * static_cast<double>(layers.size()) - (within ? 40 : step - 50);
   std::map<const GraphNode*, std::pair<double, double>> at;
   std::string out = open_svg(std::max(width, 220.0), height, label), nodes;
-  double x = 40;
+  double x = 46;
   for (const auto& [layer, experts] : layers) {
     nodes += words("s", x, 18, "middle", "layer " + std::to_string(layer));
     double y = top + (static_cast<double>(most) - static_cast<double>(experts.size())) * down / 2;
     for (const GraphNode* node : experts) {
       at[node] = {x, y};
-      nodes += rect("node", x - half, y - 9, 2 * half, 18) + words("s", x, y + 4, "middle", expert_of(*node));
+      nodes += rect("node", x - half, y - 9, 2 * half, 18) + words("s", x, y + 4, "middle", expert_of(*node)) +
+               words("s", x - half - 3, y + 4, "end", community_of(*node));
       y += down;
     }
     x += step;

@@ -172,14 +172,30 @@ std::string together_section(const fs::path& dir) {
           dir, "coactivation.csv", "coactivation",
           {{"layer", "expert_a", "expert_b", "count", "p_b_given_a", "p_a_given_b", "lift"}, {}, "count", 300 * 1000},
           note);
-      !block.empty())
+      !block.empty()) {
+    const std::optional<CsvTable> groups = read_table(dir, "communities.csv"),
+                                  separate = read_table(dir, "modularity.csv");
+    std::string of_groups;
+    if (groups)
+      of_groups =
+          " Groups of experts that are selected together more than their use explains have a colour and a number, c1, "
+          "c2, \xE2\x80\xA6, of the layer, and stand side by side on the circle. From "
+          "communities.csv.";
+    out += json_block("communities",
+                      groups ? pack_table(*groups, {{"layer", "expert", "community"}, {}, "", 500 * 1000}).block
+                             : json::Value()) +
+           json_block("modularity",
+                      separate
+                          ? pack_table(*separate, {{"layer", "modularity", "held_out", "q"}, {}, "", 100 * 1000}).block
+                          : json::Value());
     out +=
         block + drawn_figure("coactivation-graph", "coactivation", "which experts of a layer are selected together",
                              "Which experts a token selects together. Lines: the pairs with the largest number of the "
                              "chosen kind, wider for more; circles: experts, larger for those that are in more of the "
                              "tokens. Lift: how many times as often as if both were chosen independently; it has no "
                              "null of its own." +
-                                 note);
+                                 note + of_groups);
+  }
   if (const std::string block = table_block(
           dir, "across_layers.csv", "across",
           {{"layer_a", "expert_a", "layer_b", "expert_b", "jaccard", "phi", "q"}, {}, "phi", 300 * 1000}, note);

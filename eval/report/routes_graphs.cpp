@@ -48,8 +48,17 @@ std::vector<ExpertLink> links_of(const CsvTable& table, const GraphColumns& name
 
 }  // namespace
 
+Communities communities_of(const CsvTable& table) {
+  const size_t layer = table.column("layer"), expert = table.column("expert"), community = table.column("community");
+  Communities out;
+  for (size_t r = 0; r < table.n_rows(); ++r)
+    if (!table.text(r, community).empty())
+      out[{table.integer(r, layer), table.integer(r, expert)}] = table.integer(r, community);
+  return out;
+}
+
 Graph expert_graph(const std::string& name, const std::string& weight, bool directed,
-                   const std::vector<ExpertLink>& links) {
+                   const std::vector<ExpertLink>& links, const Communities& communities) {
   Graph graph;
   graph.id = name;
   graph.directed = directed;
@@ -59,9 +68,13 @@ Graph expert_graph(const std::string& name, const std::string& weight, bool dire
     layers[link.layer_b].insert(link.expert_b);
   }
   for (const auto& [layer, experts] : layers)
-    for (const int64_t expert : experts)
-      graph.nodes.push_back({node_name(layer, expert), "expert " + std::to_string(expert), layer,
-                             json::Value::object().set("layer", layer).set("expert", expert), false});
+    for (const int64_t expert : experts) {
+      json::Value metadata = json::Value::object().set("layer", layer).set("expert", expert);
+      if (const auto found = communities.find({layer, expert}); found != communities.end())
+        metadata.set("community", found->second);
+      graph.nodes.push_back(
+          {node_name(layer, expert), "expert " + std::to_string(expert), layer, std::move(metadata), false});
+    }
   for (const ExpertLink& link : links)
     graph.edges.push_back({node_name(link.layer_a, link.expert_a), node_name(link.layer_b, link.expert_b), "",
                            short_number(link.weight), link.weight, json::Value::object().set(weight, link.weight),
@@ -69,9 +82,9 @@ Graph expert_graph(const std::string& name, const std::string& weight, bool dire
   return graph;
 }
 
-Graph coactivation_graph(const CsvTable& table, int64_t most) {
+Graph coactivation_graph(const CsvTable& table, int64_t most, const Communities& communities) {
   return expert_graph("coactivation", "count", false,
-                      links_of(table, {"layer", "expert_a", "layer", "expert_b", "count"}, most));
+                      links_of(table, {"layer", "expert_a", "layer", "expert_b", "count"}, most), communities);
 }
 
 Graph across_layers_graph(const CsvTable& table, int64_t most) {
@@ -104,8 +117,10 @@ std::string page_text(const Graph& graph) {
 std::vector<fs::path> write_graphs(const fs::path& analysis, const fs::path& dir,
                                    const std::vector<std::string>& formats, int64_t most) {
   std::vector<Graph> graphs;
-  if (const std::optional<CsvTable> table = read_table(analysis, "coactivation.csv"))
-    graphs.push_back(coactivation_graph(*table, most));
+  if (const std::optional<CsvTable> table = read_table(analysis, "coactivation.csv")) {
+    const std::optional<CsvTable> groups = read_table(analysis, "communities.csv");
+    graphs.push_back(coactivation_graph(*table, most, groups ? communities_of(*groups) : Communities()));
+  }
   if (const std::optional<CsvTable> table = read_table(analysis, "across_layers.csv"))
     graphs.push_back(across_layers_graph(*table, most));
   if (const std::optional<CsvTable> table = read_table(analysis, "pipelines.csv"))

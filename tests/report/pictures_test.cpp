@@ -43,6 +43,8 @@ void write_tables(const std::filesystem::path& dir) {
   test::write_file(dir / "coactivation.csv",
                    "layer,expert_a,expert_b,count,p_b_given_a,p_a_given_b,lift\r\n1,0,1,4,0.8,0.5,1.2\r\n"
                    "3,0,1,2,0.8,0.5,1.2\r\n");
+  test::write_file(dir / "communities.csv",
+                   "layer,expert,community,count,within\r\n1,0,1,4,1\r\n1,1,1,4,1\r\n3,0,2,2,0\r\n3,1,,0,\r\n");
   test::write_file(dir / "across_layers.csv",
                    "layer_a,expert_a,layer_b,expert_b,jaccard,phi,p,q\r\n1,0,3,1,0.5,0.75,0.1,0.2\r\n");
   test::write_file(dir / "pipelines.csv",
@@ -75,6 +77,8 @@ TEST_CASE("pictures: every figure of a page, without a browser") {
   CHECK(named(pictures, "domain-map-layer-3").svg.find("expert of layer 3") != std::string::npos);
   CHECK(times(named(pictures, "transition-map-layer-1").svg, "class=\"cell ") == 2);
   CHECK(times(named(pictures, "coactivation-graph-layer-3").svg, "class=\"edge\"") == 1);
+  CHECK(times(named(pictures, "coactivation-graph-layer-1").svg, ">c1</text>") == 2);
+  CHECK(times(named(pictures, "coactivation-graph-layer-3").svg, ">c2</text>") == 1);
   CHECK(times(named(pictures, "flow").svg, "class=\"edge\"") == 1);
   CHECK(times(named(pictures, "balance").svg, "<polyline") == 1);
   CHECK(pictures.size() == 8);

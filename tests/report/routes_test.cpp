@@ -207,6 +207,11 @@ TEST_CASE("graphs for other programs: the strongest links of each layer") {
   REQUIRE(together.nodes.size() == 5);
   CHECK(together.nodes[4].id == "L2E3");
   CHECK(together.nodes[4].layer == 2);
+  const CsvTable groups =
+      CsvTable::parse("layer,expert,community,count,within\r\n1,0,1,14,1\r\n1,2,2,16,1\r\n2,3,,0,\r\n", "t");
+  const Graph grouped = coactivation_graph(pairs, 2, communities_of(groups));
+  CHECK(grouped.nodes[2].metadata.find("community")->integer() == 2);
+  CHECK(grouped.nodes[4].metadata.find("community") == nullptr);
   test::TemporaryDirectory scratch;
   test::write_file(scratch / "across_layers.csv",
                    "layer_a,expert_a,layer_b,expert_b,jaccard,phi\r\n1,0,2,3,0.5,0.75\r\n1,0,2,1,0.1,-0.5\r\n");

@@ -19,15 +19,54 @@ const placesOf = (nodes, links, layout, size) => {
   }
 };
 
+// The community of each expert of a layer, from 1, and how separate the layer's are; of a page without them nothing.
+const openCommunities = () => {
+  const rowsOf = id => { const block = box.json(id); return block === null ? [] : box.rowsOf(block); };
+  const groups = new Map(), separate = new Map(rowsOf('modularity').map(row => [row.layer, row]));
+  for (const {layer, expert, community} of rowsOf('communities')) {
+    if (!groups.has(layer)) groups.set(layer, new Map());
+    if (community !== null) groups.get(layer).set(expert, community);
+  }
+  return {of: layer => groups.get(layer) || new Map(), separate: layer => separate.get(layer), any: groups.size > 0};
+};
+// Colours for the seven that have most of the nodes; the numbers name them all.
+const coloursOf = nodes => {
+  const sizes = d3.nest().key(node => node.community).rollup(all => all.length).entries(nodes.filter(node => node.community));
+  const largest = sizes.sort((a, b) => b.value - a.value || a.key - b.key).slice(0, 7).map(({key}) => Number(key)).sort((a, b) => a - b);
+  return new Map(largest.map((community, i) => [community, box.chosenColour(i)]));
+};
+const tellCommunities = (line, layer, nodes, colours, {separate, of}) => {
+  line.textContent = '';
+  const sizes = d3.nest().key(([, community]) => community).rollup(all => all.length).object([...of(layer)]);
+  const numbers = box.distinct(nodes.map(node => node.community).filter(one => one)).sort((a, b) => a - b);
+  for (const community of numbers) {
+    const mark = document.createElement('span'), colour = colours.get(community);
+    mark.className = 'key';
+    mark.textContent = `c${community}: ${nodes.filter(node => node.community === community).length} of ${sizes[community]} experts`;
+    if (colour) { mark.style.background = colour; mark.style.color = box.inkOn(colour); }
+    line.append(mark, ' ');
+  }
+  const row = separate(layer);
+  if (row && row.modularity !== null)
+    line.append(`modularity ${box.number(row.modularity)}` + (row.held_out === null ? '' :
+      `; of groups found in one half of the records, in the other half ${box.number(row.held_out)}, q ${box.number(row.q)}`));
+};
+
 box.draw.coactivation = ({figure, place, controls}) => {
   const rows = box.rowsOf(box.json('coactivation')), layers = box.layersOf(rows), say = box.readout(place);
+  const communities = openCommunities(), legend = document.createElement('p');
+  legend.className = 'small';
+  if (communities.any) place.before(legend);
   let layer = layers[Math.floor(layers.length / 2)], kind = 'count', n = 40, layout = 'circle';
   const shown = () => strongest(rows.filter(row => row.layer === layer && row[kind] !== null), kind, n);
   const redraw = box.keepDrawn(place, () => {
     const size = box.widthOf(place, 560), links = shown().map(row => ({row})), totals = new Map();
     for (const {row} of links)
       for (const e of [row.expert_a, row.expert_b]) totals.set(e, (totals.get(e) || 0) + row.count);
-    const nodes = [...totals.keys()].sort((a, b) => a - b).map(expert => ({expert, total: totals.get(expert)}));
+    const groups = communities.of(layer), nodes = [...totals.keys()]
+      .map(expert => ({expert, total: totals.get(expert), community: groups.get(expert)}))
+      .sort((a, b) => (a.community || 1e9) - (b.community || 1e9) || a.expert - b.expert);
+    const colours = coloursOf(nodes);
     const placeOf = new Map(nodes.map((node, i) => [node.expert, i]));
     for (const link of links) { link.source = placeOf.get(link.row.expert_a); link.target = placeOf.get(link.row.expert_b); }
     placesOf(nodes, links.map(({source, target}) => ({source, target})), layout, size);
@@ -38,11 +77,18 @@ box.draw.coactivation = ({figure, place, controls}) => {
       .on('mousemove', ({row}) => say(`Layer ${layer}, experts ${row.expert_a} and ${row.expert_b}: ${row.count} tokens, lift ${box.number(row.lift)}; P(${row.expert_b} given ${row.expert_a}) ${box.number(row.p_b_given_a)}, P(${row.expert_a} given ${row.expert_b}) ${box.number(row.p_a_given_b)}`));
     const radius = d3.scaleSqrt().domain([0, d3.max(nodes, node => node.total)]).range([9, 16]);
     const lit = node => svg.selectAll('.edge').classed('lit', l => l.row.expert_a === node.expert || l.row.expert_b === node.expert);
-    const groups = svg.selectAll(null).data(nodes).enter().append('g').attr('transform', node => `translate(${node.x},${node.y})`)
-      .on('mousemove', node => { lit(node); say(`Layer ${layer}, expert ${node.expert}: ${node.total} co-selections in the pairs shown`); })
+    const marks = svg.selectAll(null).data(nodes).enter().append('g').attr('transform', node => `translate(${node.x},${node.y})`)
+      .on('mousemove', node => {
+        lit(node);
+        say(`Layer ${layer}, expert ${node.expert}: ${node.total} co-selections in the pairs shown` + (node.community ? `; community c${node.community}` : ''));
+      })
       .on('mouseleave', () => svg.selectAll('.edge').classed('lit', false));
-    groups.append('circle').attr('class', 'node').attr('r', node => radius(node.total));
-    groups.append('text').attr('class', 's').attr('text-anchor', 'middle').attr('y', 4).text(node => node.expert);
+    marks.append('circle').attr('class', 'node').attr('r', node => radius(node.total)).style('fill', node => colours.get(node.community) || null);
+    marks.append('text').attr('class', 's').attr('text-anchor', 'middle').attr('y', 4)
+      .style('fill', node => colours.has(node.community) ? box.inkOn(colours.get(node.community)) : null).text(node => node.expert);
+    marks.filter(node => node.community).append('text').attr('class', 's community').attr('text-anchor', 'middle')
+      .attr('y', node => radius(node.total) + 10).text(node => `c${node.community}`);
+    tellCommunities(legend, layer, nodes, colours, communities);
   });
   box.slider(controls, 'layer', layers, layer, now => { layer = now; redraw(); });
   box.choice(controls, 'by', [['count', 'number of tokens'], ['lift', 'lift']], kind, k => { kind = k; redraw(); });
