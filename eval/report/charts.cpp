@@ -1,6 +1,7 @@
 #include "eval/report/charts.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdio>
 #include <map>
@@ -25,7 +26,7 @@ svg .cell{stroke:var(--line)}svg .up{fill:var(--pos)}svg .down{fill:var(--neg)}s
 svg .mark{fill:var(--text)}svg .cell:hover{stroke:var(--text);stroke-width:2}svg text.in{font-size:11px;fill:var(--text);pointer-events:none}svg .mark{pointer-events:none}
 svg .l0{stroke:#1f78b4;fill:#1f78b4}svg .l1{stroke:#e6760d;fill:#e6760d}svg .l2{stroke:#1b9e77;fill:#1b9e77}
 svg .l3{stroke:#b0449f;fill:#b0449f}svg .l4{stroke:#8c7300;fill:#8c7300}svg .l5{stroke:#5b6ee1;fill:#5b6ee1}
-svg polyline[points]{stroke-width:2;fill:none}svg polygon{stroke-width:0;fill-opacity:.15}
+svg polyline[points]{fill:none}svg .open{fill:var(--back);stroke-width:2}svg polygon{stroke-width:0;fill-opacity:.15}
 )";
 
 namespace {
@@ -148,10 +149,64 @@ std::string forest_plot(const std::vector<ForestRow>& rows, const std::string& a
   return svg + "</svg>";
 }
 
+namespace {
+
+// Lines of at most `most` columns, broken at spaces; a word that is longer is cut.
+std::vector<std::string> folded(const std::string& text, size_t most) {
+  std::vector<std::string> out(1);
+  for (size_t at = 0; at <= text.size();) {
+    const size_t end = std::min(text.find(' ', at), text.size());
+    const std::string word = clipped(text.substr(at, end - at), most);
+    if (!out.back().empty() && display_width(out.back()) + 1 + display_width(word) > most) out.emplace_back();
+    out.back() += (out.back().empty() ? "" : " ") + word;
+    at = end + 1;
+  }
+  return out;
+}
+
+// What tells the lines of a plot apart besides their colours. Later lines are drawn above the earlier ones, narrower,
+// with gaps and with smaller marks, so that one that coincides with another leaves it to be seen.
+constexpr size_t n_line_styles = 6;
+constexpr std::array<const char*, n_line_styles> dashes = {"", "8 5", "2 4", "12 4 2 4", "5 8", "2 2"};
+
+std::string line_mark(size_t i, double x, double y, const std::string& hover) {
+  const std::string style = "l" + std::to_string(i % n_line_styles);
+  const double r = i == 0 ? 4.5 : 3.5;
+  std::string path;
+  switch (i % n_line_styles) {
+    case 0:
+      return "<circle" + attribute("class", style + " open") + attribute("cx", x) + attribute("cy", y) +
+             attribute("r", 5.0) + ">" + title(hover) + "</circle>";
+    case 1: path = "M" + num(x - r) + "," + num(y - r) + "h7v7h-7z"; break;
+    case 2: path = "M" + num(x) + "," + num(y - 4) + "l4,7h-8z"; break;
+    case 3: path = "M" + num(x) + "," + num(y - 5) + "l4,5l-4,5l-4,-5z"; break;
+    case 4: path = "M" + num(x) + "," + num(y + 4) + "l4,-7h-8z"; break;
+    default: return circle(style.c_str(), x, y, 2.5, hover);
+  }
+  return "<path" + attribute("class", style) + attribute("d", path) + ">" + title(hover) + "</path>";
+}
+
+std::string line_stroke(size_t i) {
+  const char* dash = dashes[i % n_line_styles];
+  return attribute("stroke-width", i % n_line_styles == 0 ? 4.0 : 2.0) +
+         (*dash ? attribute("stroke-dasharray", std::string(dash)) : "");
+}
+
+}  // namespace
+
 std::string dose_plot(const std::vector<DoseLine>& lines, const std::string& x_axis, const std::string& y_axis,
-                      double baseline) {
-  constexpr double width = 560, left = 70, right = 20, top = 14, plot = 240;
-  const double base = top + plot, height = base + 52 + 18 * static_cast<double>(lines.size() + 1);
+                      double baseline, DoseForm form) {
+  const bool narrow = form == DoseForm::narrow;
+  constexpr double top = 26, plot = 228, row = 18;
+  const double width = narrow ? 340 : 560, left = narrow ? 44 : 70, right = narrow ? 14 : 20;
+  const double base = top + plot;
+  std::vector<std::vector<std::string>> names;
+  size_t n_rows = std::isfinite(baseline) ? 1 : 0;
+  for (const DoseLine& one : lines) {
+    names.push_back(narrow ? folded(one.name, 42) : std::vector<std::string>{clipped(one.name, 70)});
+    n_rows += names.back().size();
+  }
+  const double height = base + 52 + row * static_cast<double>(n_rows);
   std::vector<double> xs, ys = {baseline};
   for (const DoseLine& one : lines)
     for (const DosePoint& point : one.points) {
@@ -166,13 +221,20 @@ std::string dose_plot(const std::vector<DoseLine>& lines, const std::string& x_a
   }
   std::sort(xs.begin(), xs.end());
   xs.erase(std::unique(xs.begin(), xs.end()), xs.end());
-  for (double tick : xs.size() <= 8 ? xs : nice_ticks(x.lo, x.hi, 6)) {
+  double last = -INFINITY;
+  for (double tick : xs.size() <= 8 ? xs : nice_ticks(x.lo, x.hi, narrow ? 4 : 6)) {
     svg += line("axis", x.at(tick), base, x.at(tick), base + 4);
-    svg += words("s", x.at(tick), base + 18, "middle", short_number(tick));
+    const std::string text = short_number(tick);
+    const double half = 3.4 * static_cast<double>(display_width(text)) + 2;
+    if (x.at(tick) - half < last) continue;  // no room for its number
+    svg += words("s", x.at(tick), base + 18, "middle", text);
+    last = x.at(tick) + half;
   }
   if (std::isfinite(baseline)) svg += line("zero", left, y.at(baseline), width - right, y.at(baseline));
+  std::string marks;
+  double legend = base + 52;
   for (size_t i = 0; i < lines.size(); ++i) {
-    const std::string style = "l" + std::to_string(i % 6);
+    const std::string style = "l" + std::to_string(i % n_line_styles);
     std::string there, back, dots;
     for (const DosePoint& point : lines[i].points) {
       if (!std::isfinite(point.mean)) continue;
@@ -182,24 +244,33 @@ std::string dose_plot(const std::vector<DoseLine>& lines, const std::string& x_a
       dots += corner(point.mean);
     }
     svg += "<polygon" + attribute("class", style) + attribute("points", there + back) + "/>";
-    svg += "<polyline" + attribute("class", style) + attribute("points", dots) + "/>";
+    svg += "<polyline" + attribute("class", style) + line_stroke(i) + attribute("points", dots) + "/>";
     for (const DosePoint& point : lines[i].points) {
       if (!std::isfinite(point.mean)) continue;
       const int decimals = decimals_for(point.mean);
-      svg += circle(style.c_str(), x.at(point.x), y.at(point.mean), 3.5,
-                    lines[i].name + "\n" + x_axis + " " + short_number(point.x) + ": " +
-                        format_value(point.mean, decimals) + " " + format_interval(point.lo, point.hi, decimals));
+      marks += line_mark(i, x.at(point.x), y.at(point.mean),
+                         lines[i].name + "\n" + x_axis + " " + short_number(point.x) + ": " +
+                             format_value(point.mean, decimals) + " " + format_interval(point.lo, point.hi, decimals));
     }
-    const double legend = base + 52 + 18 * static_cast<double>(i);
-    svg += line(style.c_str(), left, legend - 4, left + 22, legend - 4) +
-           words("s", left + 30, legend, "start", clipped(lines[i].name, 70));
+    svg += "<line" + attribute("class", style) + line_stroke(i) + attribute("x1", left) + attribute("y1", legend - 4) +
+           attribute("x2", left + 34) + attribute("y2", legend - 4) + "/>" + line_mark(i, left + 17, legend - 4, "");
+    for (const std::string& part : names[i]) {
+      svg += words("s", left + 42, legend, "start", part);
+      legend += row;
+    }
   }
-  const double legend = base + 52 + 18 * static_cast<double>(lines.size());
+  svg += marks;
   if (std::isfinite(baseline))
-    svg += line("zero", left, legend - 4, left + 22, legend - 4) + words("s", left + 30, legend, "start", "baseline");
+    svg += line("zero", left, legend - 4, left + 34, legend - 4) + words("s", left + 42, legend, "start", "baseline");
   svg += words("s", (left + width - right) / 2, base + 32, "middle", x_axis);
-  svg += words("s", left, top - 3, "start", y_axis);
+  svg += words("s", narrow ? 2 : left, 12, "start", narrow ? clipped(y_axis, 54) : y_axis);
   return svg + "</svg>";
+}
+
+std::string dose_plots(const std::vector<DoseLine>& lines, const std::string& x_axis, const std::string& y_axis,
+                       double baseline) {
+  return "<div class=\"broad\">" + dose_plot(lines, x_axis, y_axis, baseline) + "</div><div class=\"narrow\">" +
+         dose_plot(lines, x_axis, y_axis, baseline, DoseForm::narrow) + "</div>";
 }
 
 std::string heat_map(const std::vector<HeatCell>& cells, const std::string& label, const HeatNames& names) {

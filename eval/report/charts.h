@@ -38,8 +38,14 @@ struct DoseLine {
   std::string name;               // of the other keys' values
   std::vector<DosePoint> points;  // ascending x
 };
+// Lines of one style a colour, dash and mark each, dashes wider from line to line: where two coincide both are seen.
+// Narrow: for telephones, names on as many lines as they need.
+enum class DoseForm : uint8_t { broad, narrow };
 std::string dose_plot(const std::vector<DoseLine>& lines, const std::string& x_axis, const std::string& y_axis,
-                      double baseline);
+                      double baseline, DoseForm form = DoseForm::broad);
+// Both forms, of which the page shows the one that fits (HTML).
+std::string dose_plots(const std::vector<DoseLine>& lines, const std::string& x_axis, const std::string& y_axis,
+                       double baseline);
 
 // A cell of the map of all experts: layers downwards, experts across. Blue for positive, orange for negative values.
 struct HeatCell {

@@ -104,7 +104,7 @@ std::string doses_of(const FindingsIndex& findings, const GridPoints& points, co
       std::vector<std::string> title = {metric};
       if (!picture.title.empty()) title.push_back(picture.title);
       if (apart) title.push_back(records_name(condition));
-      out += "<div>" + dose_plot(picture.lines, key, joined(title, " \xC2\xB7 "), baseline) + "</div>";
+      out += "<div>" + dose_plots(picture.lines, key, joined(title, " \xC2\xB7 "), baseline) + "</div>";
     }
   }
   return out;

@@ -128,7 +128,7 @@ std::string by_layer(const RankingView& view) {
     line.points.push_back({static_cast<double>(layer), sum, no_number, no_number});
     csv.cell(int64_t{layer}).cell(sum).end_row();
   }
-  return html_figure(view.id + "-layers", dose_plot({line}, "layer", "total |rd|", no_number),
+  return html_figure(view.id + "-layers", dose_plots({line}, "layer", "total |rd|", no_number),
                      "Where in the model use differs: |rd| summed over the experts of each layer.", csv.text());
 }
 

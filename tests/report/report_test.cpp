@@ -263,6 +263,19 @@ TEST_CASE("charts: ticks, and pictures of nothing") {
     CHECK(svg.find("inf") == std::string::npos);
     CHECK(svg.ends_with("</svg>"));
   }
+  // Lines that coincide are told apart by width, dash and mark; the narrow form is narrow and cuts no name.
+  const std::string long_name = "p of the answer that was given with the full explanation, forced";
+  const std::vector<DoseLine> alike = {{"same", {{0, 0.5, 0.25, 0.75}, {1, 1, 1, 1}}},
+                                       {long_name, {{0, 0.5, 0.25, 0.75}, {1, 1, 1, 1}}}};
+  const std::string doses = dose_plot(alike, "x", "y", NAN), narrow = dose_plot(alike, "x", "y", NAN, DoseForm::narrow);
+  CHECK(doses.find("<polyline class=\"l0\" stroke-width=\"4\" points") != std::string::npos);
+  CHECK(doses.find("<polyline class=\"l1\" stroke-width=\"2\" stroke-dasharray=\"8 5\" points") != std::string::npos);
+  CHECK(doses.find("<circle class=\"l0 open\"") != std::string::npos);
+  CHECK(doses.find("<path class=\"l1\"") != std::string::npos);
+  CHECK(doses.find(long_name + "</text>") != std::string::npos);
+  CHECK(narrow.find(" width=\"340\"") != std::string::npos);
+  CHECK(narrow.find(">p of the answer that was given with the</text>") != std::string::npos);
+  CHECK(narrow.find(">full explanation, forced</text>") != std::string::npos);
   // Blue and orange, frame and dot; the fill grows with the value.
   const std::string map = heat_map({{0, 0, 0.4, "+40", "t", true, false}, {0, 1, -0.2, "-20", "t", false, true}}, "x");
   CHECK(map.find("class=\"cell up\"") != std::string::npos);
