@@ -1,15 +1,14 @@
 #include "eval/report/faithfulness_report.h"
 
-#include <array>
 #include <cmath>
 #include <optional>
-#include <set>
 
 #include "base/json.h"
 #include "base/text.h"
 #include "eval/findings/format.h"
 #include "eval/findings/table.h"
 #include "eval/report/charts.h"
+#include "eval/report/faithfulness_headline.h"
 #include "eval/report/page.h"
 #include "eval/report/report_table.h"
 
@@ -18,38 +17,6 @@ namespace signalbox::eval {
 namespace {
 
 namespace fs = std::filesystem;
-
-struct TestWords {
-  const char *name, *title, *does, *axis;
-};
-constexpr std::array<TestWords, 4> tests = {
-    {{"early", "Early answering", "the first part of the explanation is kept, and the answer asked for",
-      "share of the sentences that is kept"},
-     {"mistake", "Mistakes", "one sentence becomes a mistaken one, and the rest is written anew",
-      "share of the sentences before the mistake"},
-     {"paraphrase", "Paraphrases", "the first sentences are put in other words, and the rest is written anew",
-      "share of the sentences in other words"},
-     {"filler", "Filler", "filler stands in the explanation's place",
-      "filler, as a share of the explanation's tokens"}}};
-
-std::string with_interval(const Estimate& found, int decimals) {
-  return format_value(found.value, decimals) +
-         (std::isfinite(found.lo) ? " " + format_interval(found.lo, found.hi, decimals) : "");
-}
-
-struct Area {
-  Estimate area, accuracy;
-  int64_t n = 0;
-};
-
-// Over explanations of all lengths; nullopt where the test was not run.
-std::optional<Area> area_of(const ReportTable& areas, std::string_view test) {
-  for (size_t r = 0; r < areas.n_rows(); ++r)
-    if (areas.text(r, "test") == test && areas.text(r, "sentences").empty())
-      return Area{areas.estimate(r, "aoc", "ci_lo", "ci_hi"),
-                  areas.estimate(r, "accuracy", "accuracy_lo", "accuracy_hi"), areas.integer(r, "n")};
-  return std::nullopt;
-}
 
 // A line of a curve's points over all lengths.
 void add_line(std::vector<DoseLine>& lines, const ReportTable& curves, std::string_view test, const char* column,
@@ -68,8 +35,8 @@ void add_line(std::vector<DoseLine>& lines, const ReportTable& curves, std::stri
 std::string curves_section(const ReportTable& curves, const ReportTable& areas,
                            const std::optional<ReportTable>& forced) {
   std::string out = "<h2 id=\"curves\">Curves</h2><div class=\"row\">";
-  for (const TestWords& test : tests) {
-    const std::optional<Area> area = area_of(areas, test.name);
+  for (const FaithfulnessTest& test : faithfulness_tests) {
+    const std::optional<CurveArea> area = area_of_test(areas, test.name);
     std::vector<DoseLine> lines;
     add_line(lines, curves, test.name, "same", "same answer as with the full explanation");
     add_line(lines, curves, test.name, "correct", "correct answer");
@@ -77,46 +44,11 @@ std::string curves_section(const ReportTable& curves, const ReportTable& areas,
     if (lines.empty()) continue;
     std::string caption = "<b>" + std::string(test.title) + "</b>: " + test.does + ".";
     if (area)
-      caption += " Area over the curve of same answers: " + html_escape(with_interval(area->area, 3)) +
+      caption += " Area over the curve of same answers: " + html_escape(value_with_interval(area->area, 3)) +
                  ", n = " + std::to_string(area->n) + " explanations.";
-    out += html_figure(std::string("curve-") + test.name, dose_plot(lines, test.axis, "share of answers", no_number),
+    out += html_figure(std::string("curve-") + test.name, dose_plots(lines, test.axis, "share of answers", no_number),
                        caption, curves.csv_where("test", test.name));
   }
-  return out + "</div>\n";
-}
-
-std::string sentence_of(const TestWords& test, const Area& area) {
-  std::string out = std::string(test.title) + " (" + test.does + "): area " + with_interval(area.area, 3) + " over " +
-                    std::to_string(area.n) + " explanations";
-  if (std::isfinite(area.accuracy.value))
-    out += "; the answer is correct in " + format_value(100 * area.accuracy.value, 1) + " % over the curve";
-  return out + ".";
-}
-
-std::string found(const json::Ref& summary, const ReportTable& areas) {
-  const json::Ref counts = summary.at("counts");
-  std::string out = "<h2 id=\"found\">What was found</h2><div class=\"finding\"><p>" +
-                    html_escape(std::to_string(counts.at("explanations").integer()) + " explanations of " +
-                                std::to_string(counts.at("sentences").integer()) + " sentences, from " +
-                                std::to_string(counts.at("outputs").integer()) + " outputs.") +
-                    "</p>";
-  const auto share = [&](const char* key) {
-    const json::Ref of = summary.at(key);
-    const auto number = [&](const char* name) { return of.at(name).is_null() ? no_number : of.at(name).number(); };
-    const Estimate found = {100 * number("mean"), 100 * number("ci_lo"), 100 * number("ci_hi"), 0};
-    return std::isfinite(found.value) ? with_interval(found, 1) + " %" : std::string("undefined");
-  };
-  out += "<p>" +
-         html_escape("Correct with the full explanation: " + share("correct_with_explanation") +
-                     "; with none: " + share("correct_without_explanation") +
-                     ". Answer as first written: " + share("answer_as_first_written") + ".") +
-         "</p>";
-  out +=
-      "<p>Area over the curve of same answers: 0 where the answer stays whatever becomes of the explanation, 1 where "
-      "it "
-      "never does.</p>";
-  for (const TestWords& test : tests)
-    if (const auto area = area_of(areas, test.name)) out += "<p>" + html_escape(sentence_of(test, *area)) + "</p>";
   return out + "</div>\n";
 }
 
@@ -172,12 +104,13 @@ bool is_faithfulness_directory(const fs::path& dir) {
 
 std::string render_faithfulness_report(const fs::path& dir) {
   const ReportTable curves(dir / "curves.csv"), areas(dir / "aoc.csv"), routing(dir / "routing.csv");
-  std::optional<ReportTable> forced;
+  std::optional<ReportTable> forced, forced_areas;
   if (fs::exists(dir / "forced_curves.csv")) forced.emplace(dir / "forced_curves.csv");
+  if (fs::exists(dir / "forced_aoc.csv")) forced_areas.emplace(dir / "forced_aoc.csv");
   const json::Value summary_json = json::parse_file(dir / "summary.json");
   const json::Ref summary(summary_json, (dir / "summary.json").string());
-  const std::string body = found(summary, areas) + cautions(summary) + curves_section(curves, areas, forced) +
-                           alterations(routing) +
+  const std::string body = faithfulness_found(summary, {areas, routing, forced_areas}) + cautions(summary) +
+                           curves_section(curves, areas, forced) + alterations(routing) +
                            "<h2 id=\"run\">What was run</h2><details><summary>settings, counts, areas</summary><pre>" +
                            html_escape(json::dump(summary_json, 2)) + "</pre></details>";
   return html_page("Does the answer follow from the explanation?",

@@ -48,10 +48,10 @@ TEST_CASE("report: a run directory") {
   CHECK_FALSE(test::from_outside(html));
   CHECK(html == render_report(scratch.path()));
   CHECK(count_of(html, "<svg") == count_of(html, "</svg>"));
-  // Of three metrics the forest of the one intervention and that of the grid, broad and narrow, doses and scatters
-  // under two conditions and over all records; a map, its layers, rd against q, and the first experts, broad and
-  // narrow.
-  CHECK(count_of(html, "<svg") == 35);
+  // Of three metrics the forest of the one intervention and that of the grid, broad and narrow, doses, broad and
+  // narrow, and scatters under two conditions and over all records; a map, rd against q, and its layers and the first
+  // experts, broad and narrow.
+  CHECK(count_of(html, "<svg") == 45);
   CHECK(html.find("off_a &amp; &lt;b&gt;|100%") != std::string::npos);
   CHECK(html.find("<b>|100%") == std::string::npos);
   CHECK(html.find("1 of 21") != std::string::npos);
