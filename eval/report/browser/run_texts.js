@@ -30,8 +30,19 @@ const addMarked = (parent, [before, changed, after]) => {
 
 const scoreText = value => value === null ? 'undefined' : box.short(value);
 
+let texts = null;
+const openTexts = () => texts = texts || (document.getElementById('texts-data') ? box.json('texts-data') : null);
+
+// Has the page the text of a record under this intervention?
+box.hasText = (id, intervention) => {
+  const all = openTexts();
+  if (!all) return false;
+  const record = all.records.find(one => one.id === id);
+  return Boolean(record && record.texts[all.interventions.indexOf(intervention)]);
+};
+
 box.draw.run_texts = ({place, controls}) => {
-  const data = box.json('texts-data'), string = i => data.strings[i];
+  const data = openTexts(), string = i => data.strings[i];
   const state = {intervention: 1, condition: '', change: 'any', words: '', from: 0};
   const textOf = (record, i) => record.texts[i] && {
     text: string(record.texts[i][0]), finish: string(record.texts[i][1]), scores: record.texts[i].slice(2)};
@@ -81,6 +92,10 @@ box.draw.run_texts = ({place, controls}) => {
       ? `${metric} ${scoreText(base.scores[m])} \u2192 ${scoreText(one.scores[m])}`
       : `${metric} ${scoreText(base.scores[m])}`);
     element(item, 'div', 'note small', scores.join(' \u00b7 '));
+    const intervention = data.interventions[state.intervention];
+    if (box.hasTokens(record.id, intervention))
+      box.linkTo(element(item, 'div', 'small'), 'tokens-shown', 'these texts token by token',
+        () => box.showTokens(record.id, intervention));
   };
 
   const found = () => data.records.filter(wanted);
@@ -97,9 +112,15 @@ box.draw.run_texts = ({place, controls}) => {
     if (state.from > 0) box.addButton(more, 'previous', move(-page));
     if (state.from + page < records.length) box.addButton(more, 'next', move(page));
   };
+  const showOne = (record, told) => {
+    place.textContent = '';
+    element(place, 'p', 'small', told);
+    addRecord(record);
+    box.addButton(element(place, 'p', 'controls'), 'back to the list', redraw);
+  };
   const choose = key => value => { state[key] = key === 'intervention' ? Number(value) : value; state.from = 0; redraw(); };
 
-  box.choice(controls, 'intervention', data.interventions.map((name, i) => [i, name]).slice(1), 1, choose('intervention'));
+  const interventions = box.choice(controls, 'intervention', data.interventions.map((name, i) => [i, name]).slice(1), 1, choose('intervention'));
   if (data.conditions.length > 1)
     box.choice(controls, 'records', [['', 'all'], ...data.conditions.map((name, i) => [i, name || 'no condition'])], '',
       choose('condition'));
@@ -117,13 +138,15 @@ box.draw.run_texts = ({place, controls}) => {
   box.addButton(controls, 'one at random', () => {
     const records = found();
     if (records.length === 0) return;
-    place.textContent = '';
-    const record = records[Math.floor(Math.random() * records.length)];
-    element(place, 'p', 'small', `One of ${records.length} such records, drawn at random.`);
-    addRecord(record);
-    box.addButton(element(place, 'p', 'controls'), 'back to the list', redraw);
+    showOne(records[Math.floor(Math.random() * records.length)], `One of ${records.length} such records, drawn at random.`);
   });
   redraw();
+  box.showText = (id, intervention) => {
+    state.intervention = data.interventions.indexOf(intervention);
+    state.from = 0;
+    interventions.value = state.intervention;
+    showOne(data.records.find(record => record.id === id), 'The record that is shown token by token.');
+  };
 
   return {table: () => ({
     columns: ['id', 'condition', 'intervention', 'question', 'baseline_text', 'text',

@@ -15,8 +15,26 @@ const openTrace = ({name, block}) => {
 
 const sameSet = (a, b) => a.length === b.length && a.every(one => b.includes(one));
 
+// The traces of the page, the baseline's first; of a page without them none.
+let opened = null;
+box.openTraces = () => opened = opened || (document.getElementById('run-traces') ? box.json('run-traces').map(openTrace) : []);
+
+// Are the tokens of a record's first sample shown, of the baseline and of this intervention?
+box.hasTokens = (id, intervention) => {
+  const traces = box.openTraces(), of = traces.find(trace => trace.name === intervention);
+  return of !== undefined && of !== traces[0] && Boolean(traces[0].find(id, 0)) && Boolean(of.find(id, 0));
+};
+// A link within the page that first makes the figure it leads to show what it is about.
+box.linkTo = (parent, figure, text, prepare) => {
+  const link = document.createElement('a');
+  link.href = '#' + figure;
+  link.textContent = text;
+  link.addEventListener('click', prepare);
+  parent.append(link);
+};
+
 box.draw.run_tokens = ({place, controls}) => {
-  const traces = box.json('run-traces').map(openTrace), base = traces[0], layers = base.index.layers;
+  const traces = box.openTraces(), base = traces[0], layers = base.index.layers;
   const samples = base.index.samples;
   const state = {trace: 1, sample: 0, place: Math.floor(layers.length / 2)};
 
@@ -71,6 +89,10 @@ box.draw.run_tokens = ({place, controls}) => {
       (first < 0 ? 'the sets of experts are the same' : moved.size === 1 ? `one token, ${first}, has another set of experts`
         : `${moved.size} tokens have another set of experts, from token ${first} on`) +
       (fork < 0 ? '; the texts are the same.' : `; the texts part at token ${fork}.`);
+    if (one.nth === 0 && box.hasText(one.id, trace.name)) {
+      line.append(' ');
+      box.linkTo(line, 'texts-shown', 'texts and scores of this record', () => box.showText(one.id, trace.name));
+    }
     const sides = document.createElement('div');
     sides.className = 'sides';
     addSide(sides, base, one, fork, new Set());
@@ -78,7 +100,7 @@ box.draw.run_tokens = ({place, controls}) => {
     place.append(sides);
   };
   const choose = key => value => { state[key] = Number(value); redraw(); };
-  box.choice(controls, 'intervention', traces.map((trace, i) => [i, trace.name]).slice(1), 1, choose('trace'));
+  const interventions = box.choice(controls, 'intervention', traces.map((trace, i) => [i, trace.name]).slice(1), 1, choose('trace'));
   const records = box.choice(controls, 'record', samples.map((sample, i) => [i, box.nameOf(sample)]), 0, choose('sample'));
   box.choice(controls, 'layer', layers.map((layer, i) => [i, layer]), state.place, choose('place'));
   box.onTheme(redraw);
@@ -90,6 +112,13 @@ box.draw.run_tokens = ({place, controls}) => {
   if (parting > 0) state.sample = parting;
   records.value = state.sample;
   redraw();
+  box.showTokens = (id, intervention) => {
+    state.sample = samples.findIndex(sample => sample.id === id && sample.nth === 0);
+    state.trace = traces.findIndex(trace => trace.name === intervention);
+    records.value = state.sample;
+    interventions.value = state.trace;
+    redraw();
+  };
   return {table: () => ({columns: ['id', 'intervention', 'token', 'text', 'phase', 'layer', 'experts'],
     rows: [base, traces[state.trace]].flatMap(trace => {
       const sample = trace.find(samples[state.sample].id, samples[state.sample].nth);
