@@ -60,6 +60,32 @@ class Commands(unittest.TestCase):
         kept = self.model.trace(question, "out/kept", generate=4)
         np.testing.assert_array_equal(kept.ids, ids)
 
+    def test_a_study_of_domains_is_that_of_the_command(self):
+        records = [{"prompt": f"{i} + {i} =", "domain": "sums"} for i in range(4)] + [{"prompt": "Once" + " a" * i, "domain": "story"} for i in range(4)]
+        study = self.model.domains(records, "out/domains", new_tokens=4, resamples=19, phase="generated")
+        pathlib.Path("domains.jsonl").write_text("".join(json.dumps({"id": str(i), **one}) + "\n" for i, one in enumerate(records)))
+        flags = "--new-tokens 4 --resamples 19 --phase generated --quiet --json".split()
+        printed = json.loads(
+            binary.call(pathlib.Path(material.program()), ["domains", "builtin", "--input", "domains.jsonl", "--out", "out/by-hand", *flags])
+        )
+        self.assertEqual((study.findings, study.values), (printed["findings"], printed["values"]))
+        self.assertEqual(sorted(study.values["specialists"]), ["story", "sums"])
+        self.assertTrue(study.panel.is_file())
+        np.testing.assert_array_equal(study.trace.ids, signalbox.read_trace("out/by-hand/trace").ids)
+        by_hand = signalbox.read_analysis("out/by-hand")
+        self.assertEqual(sorted(study.tables), sorted(by_hand))
+        for name, table in by_hand.items():
+            pd.testing.assert_frame_equal(study.tables[name], table)
+        again = self.model.domains(records, "out/domains", new_tokens=4, resamples=19, phase="generated")
+        self.assertEqual(again.findings, study.findings)
+        with self.assertRaisesRegex(signalbox.CommandError, "domain"):
+            self.model.domains("no domain", new_tokens=4)
+        brief = self.model.domains(records, new_tokens=1, resamples=1)
+        path = brief.path
+        self.assertTrue(path.exists())
+        del brief
+        self.assertFalse(path.exists())
+
     def test_nothing_stays_of_what_failed(self):
         pathlib.Path("scratch").mkdir(exist_ok=True)
         with mock.patch("tempfile.tempdir", os.path.abspath("scratch")):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from .analysis import Analysis, read_analysis, read_table
 from .binary import find_binary, package_version
+from .domains import DomainStudy
 from .errors import BinaryError, CommandError, Error, FileError, Interrupted
 from .model import Model, analyze
 from .run import Run, read_run
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 __version__ = package_version()
 __all__ = [
-    "Analysis", "BinaryError", "CommandError", "Error", "FileError", "Interrupted", "Model", "Run", "TensorFile", "Trace",
+    "Analysis", "BinaryError", "CommandError", "DomainStudy", "Error", "FileError", "Interrupted", "Model", "Run", "TensorFile", "Trace",
     "analyze", "find_binary", "plot", "read_analysis", "read_run", "read_table", "read_trace", "read_traces",
 ]  # fmt: skip
 
