@@ -14,23 +14,25 @@ docs = material.root / "docs"
 
 class Pages(unittest.TestCase):
     def run_page(self, name):
-        """Runs the page's python blocks in one namespace, from a folder that looks like the root of the repository."""
+        """Runs the page's python blocks in one namespace, from a folder that looks like the root of the repository. What one
+        prints is the text, or the graph, that follows it."""
         folder = pathlib.Path("pages") / pathlib.Path(name).stem
         folder.mkdir(parents=True)
         (folder / "tools").symlink_to(material.root / "tools")
         blocks = re.findall(r"^```(\w+)\n(.*?)^```$", (docs / name).read_text(), re.DOTALL | re.MULTILINE)
         names, printed, checked = {}, "", 0
+        shown = {"text", "mermaid"}
         before = os.getcwd()
         os.chdir(folder)
         try:
             for kind, text in blocks:
                 if kind == "python":
-                    self.assertEqual(printed, "", f"{name}: a text block after what is printed")
+                    self.assertEqual(printed, "", f"{name}: a block after what is printed")
                     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()):
                         exec(compile(text, name, "exec"), names)
-                    printed = out.getvalue() if "text" in (kind for kind, _ in blocks) else ""
+                    printed = out.getvalue() if shown & {kind for kind, _ in blocks} else ""
                     checked += 1
-                elif kind == "text":
+                elif kind in shown:
                     self.assertEqual(printed, text, name)
                     printed = ""
         finally:
