@@ -25,7 +25,8 @@ namespace {
 using Change = DirectEdges::Change;
 using ExpertKey = std::pair<int32_t, int32_t>;  // layer, expert
 
-constexpr size_t kept_tokens = 64;  // contributions of a sender that serve as those of other tokens
+constexpr const char* banned_span = "with the sender";  // of a ban's job
+constexpr size_t kept_tokens = 64;                      // contributions of a sender that serve as those of other tokens
 
 // Sums by unit; units without a value are left out at the end.
 struct UnitSums {
@@ -64,7 +65,8 @@ struct Arrow {
   CausalNode to;
   bool link = false;
   UnitSums ban_selected, ban_logit, later_selected, later_logit, direct_selected, direct_logit, feeds, over_random;
-  double selected = 0, flipped = 0;
+  double selected = 0, flipped = 0, sizes = 0;  // sizes: of what the sender adds, over the tokens of feeds
+  int64_t parts = 0;
   std::vector<double> random_logit, random_feeds, other_logit, other_feeds;  // [draw] sums
 };
 
@@ -240,7 +242,12 @@ Sender& LinkStudy::sender_of(const CausalNode& node) {
   json::Value experts = json::Value::object(), ids = json::Value::array(), edits = json::Value::array();
   ids.push_back(int64_t{node.index});
   experts.set(std::to_string(node.layer), std::move(ids));
-  edits.push_back(json::Value::object().set("op", "deactivate").set("mode", "ban").set("experts", std::move(experts)));
+  // At these tokens alone: where weights are not renormalised, a ban changes those of tokens that select others too.
+  edits.push_back(json::Value::object()
+                      .set("op", "deactivate")
+                      .set("mode", "ban")
+                      .set("experts", std::move(experts))
+                      .set("tokens", json::Value::object().set("span", banned_span)));
   sender.ban = session_.edits(json::Ref(edits, "ban of " + node_name(node)), ".", 0);
   return sender;
 }
@@ -334,6 +341,9 @@ bool LinkStudy::measure_bans(size_t record, const RoutesOf& base) {
     for (size_t i = begin; i < end; ++i) {
       jobs.push_back(made_.jobs[record]);
       jobs.back().plan = used[i]->ban;
+      jobs.back().spans.clear();
+      for (int64_t t = 0; t < n; ++t)
+        if (base.has(t, used[i]->node)) jobs.back().spans.push_back({banned_span, t, t + 1});
       jobs.back().index = static_cast<int64_t>(i - begin);
       ids.push_back(node_name(used[i]->node));
     }
@@ -440,6 +450,8 @@ void LinkStudy::add_direct(const Sender& sender, size_t record_unit, int64_t tok
           edges.content(arrow.to, position, arrow.link ? changes : changes.first(1));
       const double own = size_of(content[0]);
       arrow.feeds.add(unit, own, whole);
+      arrow.sizes += size_of(changes[0].delta);
+      ++arrow.parts;
       if (!arrow.link) continue;
       double mean = 0;
       for (size_t d = 0; d < n_other; ++d) arrow.other_feeds[d] += size_of(content[1 + d]);
@@ -508,9 +520,13 @@ void LinkStudy::estimate(PipelineStudy& study) const {
       link.direct_controls = {control(arrow.random_logit, tokens),
                               of_matched(i, [](const Arrow& a) { return a.direct_logit.mean(); }),
                               others ? control(arrow.other_logit, tokens) : no_number};
-      link.feeds_controls = {control(arrow.random_feeds, parts),
-                             of_matched(i, [](const Arrow& a) { return a.feeds.mean(); }),
-                             others ? control(arrow.other_feeds, parts) : no_number};
+      // Matched experts as if what they add were as large as what the sender adds.
+      const double size_of_own = arrow.parts > 0 ? arrow.sizes / static_cast<double>(arrow.parts) : no_number;
+      link.feeds_controls = {
+          control(arrow.random_feeds, parts),
+          size_of_own *
+              of_matched(i, [](const Arrow& a) { return a.feeds.mean() * static_cast<double>(a.parts) / a.sizes; }),
+          others ? control(arrow.other_feeds, parts) : no_number};
     }
     link.verdict = judge_link(link);
   }

@@ -41,8 +41,10 @@ enum class LinkVerdict : uint8_t {
   direct,          // selects (direct)
   through_others,  // selects (through others)
   made_up_for,     // selects (made up for): the direct part alone would, but under the ban nothing changes
-  out_direct,      // keeps out (direct), keeps out (through others): banned, v comes more often
+  unspecific,      // selects (unspecific): directly for the most part, but a control does as much
+  out_direct,      // keeps out (direct), and so on: banned, v comes more often
   out_through_others,
+  out_unspecific,
   feeds,       // feeds only
   associated,  // associated only
   untested,    // fewer than two units select u

@@ -49,8 +49,10 @@ const char* verdict_text(LinkVerdict verdict) {
     case LinkVerdict::direct: return "selects (direct)";
     case LinkVerdict::through_others: return "selects (through others)";
     case LinkVerdict::made_up_for: return "selects (made up for)";
+    case LinkVerdict::unspecific: return "selects (unspecific)";
     case LinkVerdict::out_direct: return "keeps out (direct)";
     case LinkVerdict::out_through_others: return "keeps out (through others)";
+    case LinkVerdict::out_unspecific: return "keeps out (unspecific)";
     case LinkVerdict::feeds: return "feeds only";
     case LinkVerdict::associated: return "associated only";
     default: return "untested";
@@ -65,9 +67,11 @@ LinkVerdict judge_link(const LinkEffects& link) {
   const bool messages = shown(link.direct_logit) && beyond(direct, link.direct_controls.random) &&
                         beyond(direct, link.direct_controls.matched);
   if (acts) {
-    const bool edge = messages && same_sign(direct, total);
-    if (total < 0) return edge ? LinkVerdict::direct : LinkVerdict::through_others;
-    return edge ? LinkVerdict::out_direct : LinkVerdict::out_through_others;
+    const bool along = same_sign(direct, total), out = total > 0;
+    if (messages && along) return out ? LinkVerdict::out_direct : LinkVerdict::direct;
+    if (along && shown(link.direct_logit) && std::fabs(direct) >= std::fabs(total) / 2)
+      return out ? LinkVerdict::out_unspecific : LinkVerdict::unspecific;
+    return out ? LinkVerdict::out_through_others : LinkVerdict::through_others;
   }
   if (messages && shown(link.direct_selected) && link.direct_selected.mean < 0 && direct < 0)
     return LinkVerdict::made_up_for;
@@ -89,8 +93,9 @@ std::string pipelines_sentence(const PipelineStudy& study, const PipelineRequest
   const auto also = [&](std::initializer_list<LinkVerdict> verdicts, const char* what) {
     if (with_verdict(study, verdicts) > 0) text += ", " + number(verdicts) + " " + what;
   };
+  also({LinkVerdict::unspecific}, "select, but no more than a control would");
   also({LinkVerdict::made_up_for}, "would select but are made up for");
-  also({LinkVerdict::out_direct, LinkVerdict::out_through_others}, "keep each other out");
+  also({LinkVerdict::out_direct, LinkVerdict::out_through_others, LinkVerdict::out_unspecific}, "keep the other out");
   also({LinkVerdict::untested}, "could not be tested");
   text += ".";
   const std::map<int64_t, PipelineCounts> counts = counts_of(study, request);

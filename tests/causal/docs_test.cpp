@@ -71,3 +71,18 @@ TEST_CASE("docs: causal patch and causal edges, as pasted" *
     CHECK(std::filesystem::exists(scratch / "tmp" / name / (name + ".csv")));
   }
 }
+
+TEST_CASE("docs: causal pipelines, as pasted" *
+          doctest::test_suite("repeats: commands as pasted, which other tests run too")) {
+  TemporaryDirectory scratch;
+  const std::string page = page_of("docs/causal-pipelines.md");
+  std::string printed;
+  for (const std::string& block : indented_blocks(page)) {
+    if (block.find("signalbox domains") == std::string::npos) continue;
+    const Ran ran = paste(block, scratch.path());
+    REQUIRE_MESSAGE(ran.code == 0, ran.err);
+    printed += ran.out;
+  }
+  CHECK(line_not_printed(page, "verdict", printed) == "");
+  CHECK(std::filesystem::exists(scratch / "tmp/pipelines/links.csv"));
+}

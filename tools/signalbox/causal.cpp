@@ -14,7 +14,7 @@ int causal_command(int argc, char** argv) {
   app.require_subcommand(1);
   const Subcommand subcommands[] = {
       add_causal_map(app),       add_causal_effects(app),       add_causal_patch(app),  add_causal_edges(app),
-      add_causal_attribute(app), add_causal_commutativity(app), add_causal_format(app),
+      add_causal_attribute(app), add_causal_commutativity(app), add_causal_format(app), add_causal_pipelines(app),
   };
   if (int code = parse_arguments(app, argc, argv); code >= 0) return code;
   for (const Subcommand& subcommand : subcommands)

@@ -22,5 +22,6 @@ Subcommand add_causal_edges(CLI::App& app);
 Subcommand add_causal_attribute(CLI::App& app);
 Subcommand add_causal_commutativity(CLI::App& app);
 Subcommand add_causal_format(CLI::App& app);
+Subcommand add_causal_pipelines(CLI::App& app);
 
 }  // namespace signalbox::tools
