@@ -53,6 +53,27 @@ class Pages(unittest.TestCase):
         for picture in shown:
             self.assertTrue((folder / "docs" / picture).exists(), picture)
 
+    def test_links_lead_somewhere(self):
+        def without_code(path):
+            return re.sub(r"^```.*?^```", "", path.read_text(), flags=re.DOTALL | re.MULTILINE)
+
+        def anchors(path):  # as GitHub names headings
+            for heading in re.findall(r"^#+ (.*)$", without_code(path), re.MULTILINE):
+                words = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", re.sub(r"[`*]", "", heading))
+                yield re.sub(r"[^\w\- ]", "", words.strip().lower()).replace(" ", "-")
+
+        folders = ("docs/**/*.md", "docs/**/*.ipynb", "tests/**/*.md", "tools/**/*.md", "*.md")
+        pages = [path for folder in folders for path in sorted(material.root.glob(folder))]
+        links = [(page, link) for page in pages for link in re.findall(r"\]\(([^)\s:]+)\)", without_code(page))]
+        self.assertGreater(len(links), 300)
+        for page, link in links:
+            file, _, anchor = link.partition("#")
+            target = page.parent / file if file else page
+            with self.subTest(page=str(page.relative_to(material.root)), link=link):
+                self.assertTrue(target.exists())
+                if anchor and target.suffix == ".md":
+                    self.assertIn(anchor, list(anchors(target)))
+
     def test_notebooks_print_what_they_show(self):
         found = sorted((docs / "notebooks").glob("*.ipynb"))
         self.assertGreaterEqual(len(found), 2)
