@@ -9,6 +9,7 @@
 #include "eval/findings/metrics_file.h"
 #include "eval/findings/scope.h"
 #include "eval/findings/tables.h"
+#include "eval/report/beside_report.h"
 #include "eval/report/figure_pictures.h"
 #include "eval/report/routes_graphs.h"
 #include "eval/report/routes_report.h"
@@ -51,7 +52,7 @@ int report_command(int argc, char** argv) {
   app.footer(
       "Example:\n  signalbox report out/run -o report.html\n  signalbox report out/run --table md\n\n"
       "How to read it: docs/reading-results.md");
-  std::string dir, out, table, condition, pictures;
+  std::string dir, out, table, condition, pictures, beside;
   std::vector<std::string> graphs;
   int64_t graph_links = 30;
   bool all = false, quiet = false, as_json = false;
@@ -62,7 +63,8 @@ int report_command(int argc, char** argv) {
       ->required();
   CLI::Option* file = app.add_option(
       "-o,--out", out,
-      "the file to write (default: DIR/report.html; of a run that is not finished, DIR/partial-report.html)");
+      "the file to write (default: DIR/report.html; of a run that is not finished, DIR/partial-report.html; with "
+      "--beside DIR/beside.html)");
   CLI::Option* format = app.add_option("--table", table, "print the run's table instead of writing a report")
                             ->check(one_of({"text", "md", "csv", "tex"}));
   file->excludes(format);
@@ -72,12 +74,19 @@ int report_command(int argc, char** argv) {
                                         "machine output: {\"report\": FILE}, with \"graphs\" and \"pictures\" where "
                                         "asked for, and \"partial\" where the run is not finished");
   json_flag->excludes(format);
+  CLI::Option* with =
+      app.add_option("--beside", beside,
+                     "a trace of the same records by the same model: both side by side, with the tokens whose experts "
+                     "differ and the share of slots that do; DIR is a trace too")
+          ->type_name("DIR_B")
+          ->excludes(format);
   app.add_option("--graphs", graphs,
                  "also write which experts work together, in a layer, from layer to the next and in chains, as graphs "
                  "beside the tables: dot (Graphviz), json (JSON Graph Format), mermaid, html; several with commas")
       ->delimiter(',')
       ->check(one_of({"dot", "json", "mermaid", "html"}))
-      ->excludes(format);
+      ->excludes(format)
+      ->excludes(with);
   app.add_option("--graph-links", graph_links, "links of each layer in a graph, the strongest first")
       ->check(in_range(int64_t{1}, int64_t{1000000}))
       ->capture_default_str()
@@ -89,19 +98,24 @@ int report_command(int argc, char** argv) {
   app.add_flag("--quiet", quiet, "say nothing");
   if (int code = parse_arguments(app, argc, argv); code >= 0) return code;
   std::optional<RunFindings> partial;
-  if (is_unfinished_run(dir)) partial = partial_findings(dir);
+  if (beside.empty() && is_unfinished_run(dir)) partial = partial_findings(dir);
   if (!table.empty()) {
     write_stdout(table_of(partial ? *partial : read_findings(fs::path(dir)), table, all, condition));
     return 0;
   }
-  const fs::path to = out.empty() ? fs::path(dir) / (partial ? partial_report_file : "report.html") : fs::path(out);
+  const fs::path to = out.empty() ? fs::path(dir) / (!beside.empty() ? "beside.html"
+                                                     : partial       ? partial_report_file
+                                                                     : "report.html")
+                                  : fs::path(out);
   std::vector<fs::path> graph_files;
   if (!graphs.empty()) {
     const fs::path analysis = routes_of_directory(dir).analysis;
     if (analysis.empty()) throw Error(dir, "expected analysis/ (signalbox analyze) for --graphs, found none");
     graph_files = write_graphs(analysis, analysis, graphs, graph_links);
   }
-  const std::string page = partial ? render_run_report(dir, *partial) : render_report(dir);
+  const std::string page = !beside.empty() ? render_beside(dir, beside)
+                           : partial       ? render_run_report(dir, *partial)
+                                           : render_report(dir);
   write_file_atomically(to, page);
   std::vector<fs::path> picture_files;
   if (!pictures.empty()) picture_files = write_pictures(page, pictures);
