@@ -1,4 +1,5 @@
-// A model with fewer experts, or with experts that share their tensors, and what it has of the model that it came from.
+// A model with fewer experts, with experts that share their tensors, or with new values, and what it has of the model
+// that it came from.
 #pragma once
 #include <cstdint>
 #include <utility>
@@ -22,6 +23,7 @@ struct ChangedModel {
   Model model;
   Weights weights;                    // host memory: views of the original's, and what is new
   std::vector<ExpertChange> changes;  // of every layer with a router, ascending
+  std::vector<TensorId> replaced = {};  // outside of the experts: tensors whose values are new, in the stored dtype
 };
 
 // The experts of one layer that stay: ids of the original, ascending.

@@ -175,8 +175,20 @@ std::vector<Rewrite::OutTensor> Rewrite::tensors(const ChangedModel& changed, We
     return place->second;
   };
 
+  const auto is_new = [&](const TensorId& id) {
+    return std::any_of(changed.replaced.begin(), changed.replaced.end(), [&](const TensorId& other) {
+      return other.role == id.role && other.layer == id.layer && other.expert == id.expert;
+    });
+  };
   views = changed.weights;
   for_each_tensor(changed.model, views, [&](const TensorPlace& slot) {
+    if (slot.id.expert < 0 && is_new(slot.id)) {
+      const Place place = find(slot.id);
+      OutTensor& tensor = out[open(place.source.name, place.tensor, std::nullopt, false)];
+      if (router_role(slot.id.role)) tensor.header.shape[0] = slot.vector ? slot.cols : slot.rows;
+      tensor.chunks = {{nullptr, tensor.header.bytes(), {{slot, place.source.row}}, false}};
+      return;
+    }
     if (slot.id.expert < 0 && !router_role(slot.id.role)) {
       const Place place = find(slot.id);
       OutTensor& tensor = out[open(place.source.name, place.tensor, std::nullopt, false)];

@@ -1,5 +1,5 @@
-// A checkpoint whose experts were pruned or merged, written as the original is: names, types, layouts, shards and all
-// files beside the weights.
+// A checkpoint whose experts were pruned or merged, or whose tensors have new values, written as the original is: names,
+// types, layouts, shards and all files beside the weights.
 #pragma once
 #include <cstdint>
 #include <filesystem>
@@ -22,8 +22,8 @@ class Rewrite {
   // The original: its files, its model_type, and the model as it was loaded. Throws Error as loading does.
   Rewrite(std::shared_ptr<const ModelFiles> files, const std::string& model_type, const Model& model);
 
-  // How the original stores a tensor. The experts' tensors that a ChangedModel replaces must be of it: matrices in this
-  // dtype, vectors of values that it can hold.
+  // How the original stores a tensor. Those that a ChangedModel replaces must be of it: matrices in this dtype, vectors
+  // of values that it can hold.
   DType stored_dtype(const TensorId& id) const;
 
   struct Sizes {

@@ -1,0 +1,224 @@
+#include "train/training.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <numeric>
+#include <optional>
+#include <string>
+
+#include "base/error.h"
+#include "base/files.h"
+#include "base/text.h"
+#include "eval/data/dice.h"
+#include "eval/statistics/paired.h"
+#include "eval/store/work_directory.h"
+#include "train/row_file.h"
+
+namespace signalbox::train {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* state_schema = "signalbox.train-state/1";
+
+std::vector<int64_t> shuffled(int64_t n_records, uint64_t seed, int64_t pass) {
+  std::vector<int64_t> order(static_cast<size_t>(n_records));
+  std::iota(order.begin(), order.end(), 0);
+  Dice dice(seed, "order of pass " + std::to_string(pass));
+  dice.shuffle(order);
+  return order;
+}
+
+std::vector<const Example*> all_of(const std::vector<Example>& examples) {
+  std::vector<const Example*> pointers;
+  for (const Example& example : examples) pointers.push_back(&example);
+  return pointers;
+}
+
+// What goes on from process to process beside the weights.
+struct State {
+  int64_t step = 0, tokens = 0, eval_rows = 0;
+  std::vector<double> first;  // held-out losses before the first step
+};
+
+class Loop {
+ public:
+  explicit Loop(const Training& training)
+      : t_(training),
+        settings_(training.settings),
+        gradient_(*training.session->backend, training.session->model, training.session->weights, 0) {}
+
+  TrainingEnd run(WorkDirectory& work) {
+    // The state goes when the checkpoint is whole.
+    if (fs::exists(t_.dir / checkpoint_dir) && !fs::exists(t_.dir / state_file)) {
+      work.finish(RunStatus::complete);
+      return TrainingEnd::complete;
+    }
+    load();
+    log_.emplace(t_.dir / log_file,
+                 std::vector<std::string_view>{"step", "tokens", "targets", "loss", "lr", "grad_norm", "left"},
+                 state_.step);
+    if (!t_.held_out.empty())
+      evals_.emplace(t_.dir / eval_file,
+                     std::vector<std::string_view>{"step", "records", "targets", "loss", "change", "ci_lo", "ci_hi"},
+                     state_.eval_rows);
+    if (state_.step > 0 && t_.on_kept) t_.on_kept(state_.step, state_.tokens);
+    if (state_.eval_rows == 0) evaluate();
+    while (state_.step < settings_.steps()) {
+      if (t_.interrupted && *t_.interrupted) {
+        save();
+        work.finish(RunStatus::interrupted);
+        return TrainingEnd::interrupted;
+      }
+      step();
+      const bool last = state_.step == settings_.steps();
+      if (last || (settings_.save_every > 0 && state_.step % settings_.save_every == 0)) {
+        evaluate();
+        save();
+      }
+    }
+    finish();
+    work.finish(RunStatus::complete);
+    return TrainingEnd::complete;
+  }
+
+ private:
+  void load() {
+    const fs::path file = t_.dir / state_file;
+    if (!fs::exists(file)) return;
+    const auto stored = safetensors::File::open(file);
+    const auto number = [&](const char* key) {
+      const auto found = stored->metadata().find(key);
+      if (found == stored->metadata().end())
+        throw Error(file.string(), std::string("expected a state of a training, found none of its key ") + key);
+      return std::stoll(found->second);
+    };
+    t_.weights->load(*stored);
+    state_.step = number("step");
+    state_.tokens = number("tokens");
+    state_.eval_rows = number("eval_rows");
+    const safetensors::TensorInfo& first = stored->at("held_out");
+    if (first.elements() != static_cast<int64_t>(state_.eval_rows > 0 ? t_.held_out.size() : 0))
+      throw Error(file.string(), "expected held-out losses of " + std::to_string(t_.held_out.size()) +
+                                     " records, found " + std::to_string(first.elements()));
+    state_.first.resize(static_cast<size_t>(first.elements()));
+    std::memcpy(state_.first.data(), stored->data(first), first.bytes);
+  }
+
+  void save() {
+    log_->sync();
+    if (evals_) evals_->sync();
+    t_.weights->save(t_.dir / state_file, {{{"schema", state_schema},
+                                            {"step", std::to_string(state_.step)},
+                                            {"tokens", std::to_string(state_.tokens)},
+                                            {"eval_rows", std::to_string(state_.eval_rows)}},
+                                           "held_out",
+                                           state_.first});
+  }
+
+  void step() {
+    const int64_t step = state_.step + 1;
+    std::vector<const Example*> examples;
+    int64_t n_tokens = 0, n_targets = 0;
+    for (const int64_t i :
+         records_of_step(static_cast<int64_t>(t_.data.size()), settings_.batch, settings_.seed, step)) {
+      examples.push_back(&t_.data[static_cast<size_t>(i)]);
+      n_tokens += examples.back()->n_tokens();
+      n_targets += examples.back()->n_targets();
+    }
+    t_.weights->zero_sums();
+    const auto denominator = static_cast<double>(n_targets);
+    const std::vector<double> sums =
+        losses_and_slopes(gradient_, examples, settings_.groups, denominator, *t_.weights, {});
+    const double loss = std::accumulate(sums.begin(), sums.end(), 0.0) / denominator;
+    const double norm = t_.weights->gradient_norm();
+    if (!std::isfinite(loss) || !std::isfinite(norm)) {
+      save();
+      std::vector<std::string> ids;
+      for (const Example* example : examples) ids.push_back(in_quotes(example->prompt->id));
+      throw Error("step " + std::to_string(step),
+                  std::string("expected a finite ") + (std::isfinite(loss) ? "gradient" : "loss") + ", found " +
+                      short_number(std::isfinite(loss) ? norm : loss) + " on the records " + joined(ids) +
+                      " (the state before this step is kept)");
+    }
+    const double lr = settings_.lr * settings_.schedule.factor(step);
+    const int64_t left = t_.weights->step(settings_.adam, lr, clip_factor(norm, settings_.clip));
+    state_.step = step;
+    state_.tokens += n_tokens;
+    log_->row().cell(step).cell(state_.tokens).cell(n_targets).cell(loss).cell(lr).cell(norm).cell(left);
+    log_->end();
+    if (t_.on_step) t_.on_step(step, state_.tokens, loss);
+  }
+
+  // A row of eval.csv for the weights as they are.
+  void evaluate() {
+    if (t_.held_out.empty()) return;
+    const std::vector<double> sums = losses_of(gradient_.forward(), all_of(t_.held_out), settings_.groups, {});
+    if (state_.eval_rows == 0) state_.first = sums;
+    ClusteredValues changes;
+    double sum = 0;
+    for (size_t i = 0; i < sums.size(); ++i) {
+      changes.sums.push_back(sums[i] - state_.first[i]);
+      changes.counts.push_back(static_cast<double>(t_.held_out[i].n_targets()));
+      sum += sums[i];
+    }
+    const int64_t n_targets = count_targets(t_.held_out);
+    const double loss = sum / static_cast<double>(n_targets);
+    const MeanEstimate change =
+        bootstrap_means({&changes, 1}, settings_.seed, default_resamples, settings_.threads).front();
+    evals_->row().cell(state_.step).cell(static_cast<int64_t>(sums.size())).cell(n_targets).cell(loss);
+    evals_->row().cell(change.mean).cell(change.ci.lo).cell(change.ci.hi);
+    evals_->end();
+    ++state_.eval_rows;
+    if (t_.on_eval) t_.on_eval(state_.step, change, loss);
+  }
+
+  void finish() {
+    std::error_code code;
+    // Of a process that was killed while it wrote, or right after it.
+    for (const auto& entry : fs::directory_iterator(t_.dir))
+      if (entry.is_directory() && entry.path().filename().string().starts_with(checkpoint_dir))
+        fs::remove_all(entry.path(), code);
+    t_.write_checkpoint(t_.dir / checkpoint_dir);
+    fs::remove(t_.dir / state_file, code);
+  }
+
+  const Training& t_;
+  const TrainingSettings& settings_;
+  Gradient gradient_;
+  State state_;
+  std::optional<RowFile> log_, evals_;
+};
+
+}  // namespace
+
+std::vector<int64_t> records_of_step(int64_t n_records, int64_t batch, uint64_t seed, int64_t step) {
+  std::vector<int64_t> records, order;
+  int64_t pass = -1;
+  for (int64_t at = (step - 1) * batch; at < step * batch; ++at) {
+    if (at / n_records != pass) order = shuffled(n_records, seed, pass = at / n_records);
+    records.push_back(order[static_cast<size_t>(at % n_records)]);
+  }
+  return records;
+}
+
+int64_t tokens_of_steps(const std::vector<Example>& data, const TrainingSettings& settings, int64_t steps) {
+  const auto n_records = static_cast<int64_t>(data.size()), n = steps * settings.batch;
+  int64_t one_pass = 0;
+  for (const Example& example : data) one_pass += example.n_tokens();
+  int64_t tokens = n / n_records * one_pass;
+  const std::vector<int64_t> order = shuffled(n_records, settings.seed, n / n_records);
+  for (int64_t i = 0; i < n % n_records; ++i)
+    tokens += data[static_cast<size_t>(order[static_cast<size_t>(i)])].n_tokens();
+  return tokens;
+}
+
+TrainingEnd train(const Training& training) {
+  WorkDirectory work(training.dir, training.manifest);
+  if (work.complete()) return TrainingEnd::was_complete;
+  return Loop(training).run(work);
+}
+
+}  // namespace signalbox::train

@@ -1,0 +1,74 @@
+// Training of a model's own weights on records: the loop, what it leaves behind, and going on after an end of any kind.
+//
+// Step s takes the next `batch` records of an endless list: the data in the order of a shuffle for each pass over it, a
+// function of the seed. Its loss is the mean of -log p over all tokens of these records that count. Bits depend on the
+// data, the model and the settings alone: not on threads, on how many records share a forward, or on interruptions.
+#pragma once
+#include <atomic>
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "engine/session.h"
+#include "eval/statistics/resampling.h"
+#include "eval/store/manifest.h"
+#include "train/adamw.h"
+#include "train/examples.h"
+#include "train/namespaces.h"
+#include "train/schedule.h"
+#include "train/target_loss.h"
+#include "train/trained_weights.h"
+
+namespace signalbox::train {
+
+inline constexpr const char* training_schema = "signalbox.train/1";  // of manifest.json
+inline constexpr const char *log_file = "log.csv", *eval_file = "eval.csv", *state_file = "state.safetensors",
+                            *checkpoint_dir = "model";
+
+struct TrainingSettings {
+  int64_t batch = 8;  // records of a step
+  double lr = 1e-5;
+  Schedule schedule;  // with the number of steps
+  AdamW adam;
+  double clip = 1;         // largest norm of the gradient; 0: any
+  int64_t save_every = 0;  // steps; 0: only at the end
+  uint64_t seed = 0;
+  Groups groups;  // changes no bit
+  int threads = 1;
+  int64_t steps() const { return schedule.steps; }
+};
+
+struct Training {
+  Session* session = nullptr;
+  TrainedWeights* weights = nullptr;  // of that session
+  std::vector<Example> data, held_out;
+  std::filesystem::path dir;
+  Manifest manifest;
+  TrainingSettings settings;
+  // Writes the checkpoint of the weights as they are into a directory that does not exist, at once or not at all.
+  std::function<void(const std::filesystem::path& to)> write_checkpoint;
+
+  std::function<void(int64_t step, int64_t tokens)> on_kept;               // where an earlier process got to
+  std::function<void(int64_t step, int64_t tokens, double loss)> on_step;  // tokens of all steps so far
+  std::function<void(int64_t step, const MeanEstimate& change, double loss)> on_eval;
+  const std::atomic<bool>* interrupted = nullptr;
+};
+
+// The records of step `step` (from 1), by index.
+std::vector<int64_t> records_of_step(int64_t n_records, int64_t batch, uint64_t seed, int64_t step);
+// Tokens of steps 1 ... `steps`.
+int64_t tokens_of_steps(const std::vector<Example>& data, const TrainingSettings& settings, int64_t steps);
+
+enum class TrainingEnd : uint8_t { complete, was_complete, interrupted };
+
+// Fills `dir`: log.csv (a row a step), with held-out records eval.csv (before the first step, at every save, at the
+// end; change: against the first, with a 95 % interval over records), model/ and manifest.json; until it is complete
+// also state.safetensors. A second call with the same inputs goes on from there, to the same bytes. Throws Error as
+// WorkDirectory does, and where a loss or a gradient is not finite, naming step and records: the state before that step
+// is kept.
+TrainingEnd train(const Training& training);
+
+}  // namespace signalbox::train
