@@ -63,6 +63,8 @@ class Progress {
   ~Progress() { done(); }
   // So much was there before: it counts for how far, not for how fast.
   void start_at(int64_t count);
+  // What is said from the next line on.
+  void say(std::string what) { what_ = std::move(what); }
   void update(int64_t count);
   void done();
 

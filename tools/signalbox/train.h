@@ -1,0 +1,10 @@
+// The subcommands of `signalbox train`, one file each.
+#pragma once
+#include "base/namespaces.h"
+#include "tools/signalbox/causal.h"
+
+namespace signalbox::tools {
+
+Subcommand add_train_full(CLI::App& app);
+
+}  // namespace signalbox::tools
