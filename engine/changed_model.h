@@ -21,8 +21,8 @@ struct ExpertChange {
 
 struct ChangedModel {
   Model model;
-  Weights weights;                    // host memory: views of the original's, and what is new
-  std::vector<ExpertChange> changes;  // of every layer with a router, ascending
+  Weights weights;                      // host memory: views of the original's, and what is new
+  std::vector<ExpertChange> changes;    // of every layer with a router, ascending
   std::vector<TensorId> replaced = {};  // outside of the experts: tensors whose values are new, in the stored dtype
 };
 

@@ -1,5 +1,5 @@
-// A checkpoint whose experts were pruned or merged, or whose tensors have new values, written as the original is: names,
-// types, layouts, shards and all files beside the weights.
+// A checkpoint whose experts were pruned or merged, or whose tensors have new values, written as the original is:
+// names, types, layouts, shards and all files beside the weights.
 #pragma once
 #include <cstdint>
 #include <filesystem>
