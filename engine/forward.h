@@ -63,8 +63,9 @@ class Forward {
   // stream x [n_tokens, d_model] as it was where the layer began. `batch`: that of the step.
   layers::Stream again(const Batch& batch, int64_t l, Tensor x);
   // run() from the middle: the layers from `layer` on (n_layers: final norm and head alone), for tokens whose residual
-  // stream there is x [n_tokens, d_model], memory of the device, which is written over. Their keys and values are cached
-  // from this layer on; earlier positions' must be there already. Edits of earlier layers and points do nothing here.
+  // stream there is x [n_tokens, d_model], memory of the device, which is written over. Their keys and values are
+  // cached from this layer on; earlier positions' must be there already. Edits of earlier layers and points do nothing
+  // here.
   Outputs run_from(const Batch& batch, int64_t layer, Tensor x, ProbeSink* sink);
   // The same step's inputs and what writes to its points, for the way back.
   const Step& step() const { return step_; }

@@ -11,7 +11,7 @@ namespace signalbox::eval {
 
 namespace {
 
-constexpr size_t counts_at_once = size_t{1} << 26;          // of the replicates of a turn
+constexpr size_t counts_at_once = size_t{1} << 26;       // of the replicates of a turn
 constexpr int64_t group_tokens = int64_t{1} << 17;       // read at once, as long as no sample is longer
 constexpr int64_t row_bytes_at_once = int64_t{1} << 18;  // of rows, so that they stay near
 constexpr int64_t most_byte = 255;

@@ -61,6 +61,7 @@ const std::vector<std::string> all_commands = {"inspect",
                                                "circuit export",
                                                "direction extract",
                                                "direction validate",
+                                               "train full",
                                                "download",
                                                "data check",
                                                "domains"};
