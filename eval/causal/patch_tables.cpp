@@ -32,10 +32,10 @@ std::pair<std::vector<int64_t>, std::string> unit_order(const std::string& name)
   return {numbers, name};
 }
 
-struct Key {
+struct PatchedPlace {
   size_t point = 0;
   std::pair<std::vector<int64_t>, std::string> unit;
-  bool operator<(const Key& other) const { return std::tie(point, unit) < std::tie(other.point, other.unit); }
+  bool operator<(const PatchedPlace& other) const { return std::tie(point, unit) < std::tie(other.point, other.unit); }
 };
 
 std::string position_of(const std::string& unit) {
@@ -73,7 +73,7 @@ std::vector<PatchEstimate> estimate_patches(const SelectedPairs& selected, const
     double effect = undefined;
     int64_t routes = 0, flipped = 0;
   };
-  std::map<Key, std::vector<Found>> units;
+  std::map<PatchedPlace, std::vector<Found>> units;
   std::vector<PatchEstimate> of_pairs;
   for (size_t i = 0; i < results.size(); ++i) {
     const double denominator = selected.values[i].clean - selected.values[i].corrupt;

@@ -102,7 +102,7 @@ std::vector<float> written_by(const ActivationStore& run, const ModelShape& shap
   return {own, own + width};
 }
 
-void NodeMeans::add(const ActivationStore& run) {
+void PartMeans::add(const ActivationStore& run) {
   const auto add = [&](const NodeId& node, const float* values) {
     std::vector<double>& sum = sums_[node].values;
     const int64_t width = width_of(shape_, node);
@@ -122,7 +122,7 @@ void NodeMeans::add(const ActivationStore& run) {
   n_tokens_ += run.n_tokens();
 }
 
-std::vector<float> NodeMeans::of(const NodeId& node) const {
+std::vector<float> PartMeans::of(const NodeId& node) const {
   std::vector<float> mean(static_cast<size_t>(width_of(shape_, node)));
   const auto found = sums_.find(node);
   if (found == sums_.end()) return mean;
@@ -156,7 +156,7 @@ std::shared_ptr<const ActivationStore> made_store(const std::string& name, const
 }
 
 AblatedPair::AblatedPair(const Session& session, const Job& base, const Job& other, int64_t n_rows,
-                         std::vector<std::array<int32_t, 2>> map, Ablation ablation, const NodeMeans* means)
+                         std::vector<std::array<int32_t, 2>> map, Ablation ablation, const PartMeans* means)
     : session_(session), job_(base), ablation_(ablation), means_(means) {
   const PointSet points = node_points(session.shape);
   run_ = record_run(session, base, n_rows, points, "base");

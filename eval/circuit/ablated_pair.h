@@ -24,9 +24,9 @@ Ablation parse_ablation(std::string_view name, const std::string& where);  // th
 std::string_view ablation_name(Ablation ablation);
 
 // What each part writes on the average over all tokens of some runs; an expert adds 0 where a token does not select it.
-class NodeMeans {
+class PartMeans {
  public:
-  explicit NodeMeans(const ModelShape& shape) : shape_(shape) {}
+  explicit PartMeans(const ModelShape& shape) : shape_(shape) {}
   void add(const ActivationStore& run);
   // [width of the part's output: d_z of a head, else d_model]; what never ran has zeros.
   std::vector<float> of(const NodeId& node) const;
@@ -53,7 +53,7 @@ class AblatedPair {
   // `base`: the record that is run, `other`: where ablated values come from. `map`: [base, other] positions. `means`
   // for Ablation::mean. All references outlive this.
   AblatedPair(const engine::Session& session, const engine::Job& base, const engine::Job& other, int64_t n_rows,
-              std::vector<std::array<int32_t, 2>> map, Ablation ablation, const NodeMeans* means);
+              std::vector<std::array<int32_t, 2>> map, Ablation ablation, const PartMeans* means);
 
   const engine::Job& job() const { return job_; }
   const RecordedRun& run() const { return run_; }
@@ -81,7 +81,7 @@ class AblatedPair {
   std::vector<uint8_t> mapped_;
   std::vector<std::pair<int64_t, int64_t>> ranges_;  // of mapped positions, half-open
   Ablation ablation_;
-  const NodeMeans* means_;
+  const PartMeans* means_;
   RecordedRun run_, other_;
   std::shared_ptr<const ActivationStore> values_;  // ablated values of all but experts, by position
 };

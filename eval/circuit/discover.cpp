@@ -81,7 +81,7 @@ class Study {
   const RecordJobs& made_;
   const DiscoverRequest& request_;
   Discovery& found_;
-  std::shared_ptr<NodeMeans> means_;
+  std::shared_ptr<PartMeans> means_;
   std::array<std::unique_ptr<ModelScorer>, 3> scorers_;
   std::unique_ptr<ModelScorer> reverse_;
   std::array<bool, 3> known_ = {};
@@ -97,7 +97,7 @@ void Study::open_scorers() {
   begin("running pairs", 2 * n);
   if (request_.ablation == Ablation::mean) {
     // Over the tokens of both records of every pair, so that all sets have the same means.
-    means_ = std::make_shared<NodeMeans>(session_.shape);
+    means_ = std::make_shared<PartMeans>(session_.shape);
     for (const CausalPair& pair : found_.pairs.pairs)
       for (const size_t record : {pair.clean, pair.corrupt}) {
         if (request_.interrupted && *request_.interrupted) throw CircuitInterrupted();

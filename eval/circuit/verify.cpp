@@ -93,7 +93,7 @@ Verification verify_circuit(const Session& session, const std::vector<Record>& r
     setup.interrupted = request.interrupted;
     setup.on_runs = request.progress.add;
     if (circuit.ablation == Ablation::mean) {
-      auto means = std::make_shared<NodeMeans>(session.shape);
+      auto means = std::make_shared<PartMeans>(session.shape);
       for (const CausalPair& pair : all)
         for (const size_t record : {pair.clean, pair.corrupt})
           means->add(*record_run(session, made.jobs[record], 1, node_points(session.shape), "means").store);

@@ -169,7 +169,7 @@ TEST_CASE("circuit: positions that stand for none keep what they are") {
 TEST_CASE("circuit: means count an expert as 0 where it is not selected") {
   const Tiny tiny("mixtral");
   const ModelShape& shape = tiny.session->shape;
-  auto means = std::make_shared<NodeMeans>(shape);
+  auto means = std::make_shared<PartMeans>(shape);
   std::vector<RecordedRun> runs;
   for (const Job& job : tiny.made.jobs) runs.push_back(record_run(*tiny.session, job, 1, node_points(shape), "means"));
   int64_t n = 0;
