@@ -17,8 +17,8 @@ using namespace probes;
 namespace {
 
 using Kind = NodeId::Kind;
-constexpr std::array<std::pair<Ablation, std::string_view>, 3> ablations_by_name = {
-    {{Ablation::corrupt, "corrupt"}, {Ablation::mean, "mean"}, {Ablation::zero, "zero"}}};
+constexpr std::array<std::pair<CircuitAblation, std::string_view>, 3> ablations_by_name = {
+    {{CircuitAblation::corrupt, "corrupt"}, {CircuitAblation::mean, "mean"}, {CircuitAblation::zero, "zero"}}};
 
 // The point at which a part's output stands, in part where there are several of its kind.
 Point point_of(Kind kind) {
@@ -64,13 +64,15 @@ json::Value neurons_of(std::span<const NodeId> heads, int64_t d_z) {
 
 }  // namespace
 
-Ablation parse_ablation(std::string_view name, const std::string& where) {
+CircuitAblation parse_ablation(std::string_view name, const std::string& where) {
   for (const auto& [ablation, known] : ablations_by_name)
     if (known == name) return ablation;
   throw Error(where, "expected corrupt, mean or zero, found " + in_quotes(name));
 }
 
-std::string_view ablation_name(Ablation ablation) { return ablations_by_name[static_cast<size_t>(ablation)].second; }
+std::string_view ablation_name(CircuitAblation ablation) {
+  return ablations_by_name[static_cast<size_t>(ablation)].second;
+}
 
 PointSet node_points(const ModelShape& shape) {
   std::string globs = "embed,*.resid_in,*.resid_mid,*.resid_out,*.attn.z";
@@ -156,17 +158,17 @@ std::shared_ptr<const ActivationStore> made_store(const std::string& name, const
 }
 
 AblatedPair::AblatedPair(const Session& session, const Job& base, const Job& other, int64_t n_rows,
-                         std::vector<std::array<int32_t, 2>> map, Ablation ablation, const PartMeans* means)
+                         std::vector<std::array<int32_t, 2>> map, CircuitAblation ablation, const PartMeans* means)
     : session_(session), job_(base), ablation_(ablation), means_(means) {
   const PointSet points = node_points(session.shape);
   run_ = record_run(session, base, n_rows, points, "base");
-  if (ablation == Ablation::corrupt) other_ = record_run(session, other, 1, points, "other");
+  if (ablation == CircuitAblation::corrupt) other_ = record_run(session, other, 1, points, "other");
   const auto n = static_cast<size_t>(n_tokens());
   other_of_.assign(n, -1);
   // A mean and nothing need no other position.
-  for (size_t t = 0; t < n && ablation != Ablation::corrupt; ++t) other_of_[t] = 0;
+  for (size_t t = 0; t < n && ablation != CircuitAblation::corrupt; ++t) other_of_[t] = 0;
   for (const auto& [from, to] : map)
-    if (ablation == Ablation::corrupt) other_of_[static_cast<size_t>(from)] = to;
+    if (ablation == CircuitAblation::corrupt) other_of_[static_cast<size_t>(from)] = to;
   for (size_t t = 0; t < n; ++t) {
     mapped_.push_back(other_of_[t] >= 0);
     if (!mapped_[t]) continue;
@@ -190,7 +192,7 @@ AblatedPair::AblatedPair(const Session& session, const Job& base, const Job& oth
       std::copy(values.begin(), values.end(), tensor.begin() + t * stride + first);
     }
   };
-  if (ablation == Ablation::corrupt) append({Kind::embed, -1, -1, -1});
+  if (ablation == CircuitAblation::corrupt) append({Kind::embed, -1, -1, -1});
   for (const NodeId& node : nodes_of(session.shape))
     if (node.kind != Kind::expert) append(node);
   values_ = made_store("ablated", session.shape, base.prompt->id, tensors, n_tokens());
@@ -198,10 +200,10 @@ AblatedPair::AblatedPair(const Session& session, const Job& base, const Job& oth
 
 std::vector<float> AblatedPair::ablated(const NodeId& node, int64_t position) const {
   switch (ablation_) {
-    case Ablation::corrupt:
+    case CircuitAblation::corrupt:
       return written_by(*other_.store, session_.shape, node, other_of_[static_cast<size_t>(position)]);
-    case Ablation::mean: return means_->of(node);
-    case Ablation::zero: break;
+    case CircuitAblation::mean: return means_->of(node);
+    case CircuitAblation::zero: break;
   }
   return std::vector<float>(static_cast<size_t>(width_of(session_.shape, node)));
 }
@@ -232,14 +234,14 @@ std::shared_ptr<const ActivationStore> AblatedPair::ablated_expert_sums(std::spa
     std::vector<float>& tensor = tensors[point_name(Point::moe_out, layer)];
     tensor.resize(static_cast<size_t>(n_tokens()) * d_model);
     std::fill(sum.begin(), sum.end(), 0.0);
-    if (ablation_ == Ablation::mean)
+    if (ablation_ == CircuitAblation::mean)
       for (size_t i = begin; i < end; ++i) {
         const std::vector<float> mean = means_->of(experts[i]);
         for (size_t c = 0; c < d_model; ++c) sum[c] += static_cast<double>(mean[c]);
       }
     for (int64_t t = 0; t < n_tokens(); ++t) {
-      if (!mapped_[static_cast<size_t>(t)] || ablation_ == Ablation::zero) continue;
-      if (ablation_ == Ablation::corrupt) {
+      if (!mapped_[static_cast<size_t>(t)] || ablation_ == CircuitAblation::zero) continue;
+      if (ablation_ == CircuitAblation::corrupt) {
         std::fill(sum.begin(), sum.end(), 0.0);
         const int64_t at = other_of_[static_cast<size_t>(t)];
         const std::vector<int32_t> used = used_experts(*other_.store, layer, at);
@@ -275,7 +277,7 @@ std::shared_ptr<const BoundEdits> AblatedPair::ablate(std::span<const NodeId> no
                      .set("by", 0)
                      .set("layers", std::to_string(first.layer))
                      .set("experts", std::move(list)));
-      if (ablation_ != Ablation::zero)
+      if (ablation_ != CircuitAblation::zero)
         put(edits, edit_of("add", Point::moe_out, first.layer).set("from", "memory:experts"));
       experts.insert(experts.end(), alike.begin(), alike.end());
     } else {
@@ -285,7 +287,7 @@ std::shared_ptr<const BoundEdits> AblatedPair::ablate(std::span<const NodeId> no
     }
     begin = end;
   }
-  if (!experts.empty() && ablation_ != Ablation::zero) memory.add(ablated_expert_sums(experts));
+  if (!experts.empty() && ablation_ != CircuitAblation::zero) memory.add(ablated_expert_sums(experts));
   return bind(edits, memory);
 }
 

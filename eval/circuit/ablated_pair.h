@@ -19,9 +19,9 @@
 
 namespace signalbox::eval {
 
-enum class Ablation : uint8_t { corrupt, mean, zero };
-Ablation parse_ablation(std::string_view name, const std::string& where);  // throws Error, listing the names
-std::string_view ablation_name(Ablation ablation);
+enum class CircuitAblation : uint8_t { corrupt, mean, zero };
+CircuitAblation parse_ablation(std::string_view name, const std::string& where);  // throws Error, listing the names
+std::string_view ablation_name(CircuitAblation ablation);
 
 // What each part writes on the average over all tokens of some runs; an expert adds 0 where a token does not select it.
 class PartMeans {
@@ -51,9 +51,9 @@ std::vector<float> written_by(const ActivationStore& run, const ModelShape& shap
 class AblatedPair {
  public:
   // `base`: the record that is run, `other`: where ablated values come from. `map`: [base, other] positions. `means`
-  // for Ablation::mean. All references outlive this.
+  // for CircuitAblation::mean. All references outlive this.
   AblatedPair(const engine::Session& session, const engine::Job& base, const engine::Job& other, int64_t n_rows,
-              std::vector<std::array<int32_t, 2>> map, Ablation ablation, const PartMeans* means);
+              std::vector<std::array<int32_t, 2>> map, CircuitAblation ablation, const PartMeans* means);
 
   const engine::Job& job() const { return job_; }
   const RecordedRun& run() const { return run_; }
@@ -80,7 +80,7 @@ class AblatedPair {
   std::vector<int32_t> other_of_;  // [position] -1: none
   std::vector<uint8_t> mapped_;
   std::vector<std::pair<int64_t, int64_t>> ranges_;  // of mapped positions, half-open
-  Ablation ablation_;
+  CircuitAblation ablation_;
   const PartMeans* means_;
   RecordedRun run_, other_;
   std::shared_ptr<const ActivationStore> values_;  // ablated values of all but experts, by position

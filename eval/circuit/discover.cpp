@@ -95,7 +95,7 @@ void Study::open_scorers() {
   size_t n = 0;
   for (const auto& set : found_.sets) n += set.size();
   begin("running pairs", 2 * n);
-  if (request_.ablation == Ablation::mean) {
+  if (request_.ablation == CircuitAblation::mean) {
     // Over the tokens of both records of every pair, so that all sets have the same means.
     means_ = std::make_shared<PartMeans>(session_.shape);
     for (const CausalPair& pair : found_.pairs.pairs)
@@ -116,7 +116,7 @@ void Study::open_scorers() {
             std::to_string(mean_of_values(scorers_[0]->whole())) + " and " +
             std::to_string(mean_of_values(scorers_[0]->none())) + " over " + std::to_string(scorers_[0]->n_pairs()) +
             " pairs");
-  if (request_.ablation == Ablation::corrupt)
+  if (request_.ablation == CircuitAblation::corrupt)
     reverse_ = std::make_unique<ModelScorer>(session_, made_, pairs_of(0), setup(true));
   const std::vector<size_t> examples = independent_examples(records_);
   for (const size_t i : found_.sets[0]) units_.push_back(static_cast<int64_t>(examples[found_.pairs.pairs[i].clean]));
@@ -356,7 +356,7 @@ void Study::measure_graph() {
       if (!in_circuit(node)) ends.push_back(node);
   std::sort(ends.begin(), ends.end());
   ends.erase(std::unique(ends.begin(), ends.end()), ends.end());
-  if (request_.ablation == Ablation::corrupt) ends.insert(ends.begin(), embed_node);
+  if (request_.ablation == CircuitAblation::corrupt) ends.insert(ends.begin(), embed_node);
   ends.push_back(logits_node);
   begin("measuring edges", ends.size() * (ends.size() - 1) / 2 * scorer.n_pairs());
   std::vector<EdgeEffects> edges = measure_edges(scorer, ends);

@@ -30,7 +30,7 @@ struct StudyProgress {
 
 struct DiscoverRequest {
   Metric metric = Metric::logit_diff;
-  Ablation ablation = Ablation::corrupt;
+  CircuitAblation ablation = CircuitAblation::corrupt;
   SplitRule split;
   uint64_t seed = 0;
   std::optional<size_t> size;  // of the circuit; none: chosen on the second set

@@ -124,9 +124,10 @@ void write_discovery(const std::filesystem::path& dir, const Discovery& found, c
       .set("model_hash", session.model_hash)
       .set("metric", std::string(metric_name(request.metric)))
       .set("ablation", std::string(ablation_name(request.ablation)))
-      .set("reference", request.ablation == Ablation::corrupt ? "the other record of the pair, experts by id"
-                        : request.ablation == Ablation::mean  ? "means over all tokens of both records of every pair"
-                                                              : "none")
+      .set("reference", request.ablation == CircuitAblation::corrupt ? "the other record of the pair, experts by id"
+                        : request.ablation == CircuitAblation::mean
+                            ? "means over all tokens of both records of every pair"
+                            : "none")
       .set("seed", static_cast<int64_t>(request.seed))
       .set("pairs", pairs_summary(found.pairs))
       .set("split", split_json(found, request))

@@ -63,7 +63,7 @@ ModelScorer::ModelScorer(const Session& session, const RecordJobs& made, const s
     if (setup_.on_runs) setup_.on_runs(2);
   }
   for (size_t i = 0; i < nodes_.size(); ++i) {
-    active_.push_back(nodes_[i].kind != NodeId::Kind::expert || setup_.ablation == Ablation::mean ||
+    active_.push_back(nodes_[i].kind != NodeId::Kind::expert || setup_.ablation == CircuitAblation::mean ||
                       selected[i] + elsewhere[i] > 0);
     usage_.push_back(nodes_[i].kind == NodeId::Kind::expert
                          ? static_cast<double>(selected[i]) / static_cast<double>(n_tokens)
@@ -72,7 +72,7 @@ ModelScorer::ModelScorer(const Session& session, const RecordJobs& made, const s
   // With the other record's values a circuit of nothing is the other run, embedding included; without them the tokens
   // stay what they are.
   std::vector<NodeId> everything = nodes_;
-  if (setup_.ablation == Ablation::corrupt) everything.insert(everything.begin(), NodeId{});
+  if (setup_.ablation == CircuitAblation::corrupt) everything.insert(everything.begin(), NodeId{});
   none_ = run_without(everything);
 }
 

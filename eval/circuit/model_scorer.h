@@ -17,8 +17,8 @@
 namespace signalbox::eval {
 
 struct ScorerSetup {
-  Ablation ablation = Ablation::corrupt;
-  std::shared_ptr<const PartMeans> means;  // of Ablation::mean
+  CircuitAblation ablation = CircuitAblation::corrupt;
+  std::shared_ptr<const PartMeans> means;  // of CircuitAblation::mean
   // The corrupt record is run, and ablated parts write what they wrote on the clean one (denoising).
   bool reverse = false;
   int64_t batch = 8, batch_tokens = 1024;  // sequences and tokens of one step at most, but for one that is longer

@@ -92,7 +92,7 @@ Verification verify_circuit(const Session& session, const std::vector<Record>& r
     setup.batch_tokens = request.batch_tokens;
     setup.interrupted = request.interrupted;
     setup.on_runs = request.progress.add;
-    if (circuit.ablation == Ablation::mean) {
+    if (circuit.ablation == CircuitAblation::mean) {
       auto means = std::make_shared<PartMeans>(session.shape);
       for (const CausalPair& pair : all)
         for (const size_t record : {pair.clean, pair.corrupt})

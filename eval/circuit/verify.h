@@ -17,7 +17,7 @@ namespace signalbox::eval {
 struct KnownCircuit {
   std::string model_hash;
   Metric metric = Metric::logit_diff;
-  Ablation ablation = Ablation::corrupt;
+  CircuitAblation ablation = CircuitAblation::corrupt;
   std::vector<NodeId> parts;          // ascending
   std::vector<std::string> used;      // names of pairs that found it or chose its size
   std::vector<std::string> held_out;  // those kept for a test

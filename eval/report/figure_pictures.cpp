@@ -203,17 +203,17 @@ Pictures persistence(const Drawn& figure) {
 Graph strongest(const Columns& table, const std::string& name, const std::string& weight, bool directed,
                 std::optional<int32_t> only, const Communities& communities = {}) {
   const std::string a = directed ? "layer_a" : "layer", b = directed ? "layer_b" : "layer";
-  std::map<int32_t, std::vector<ExpertLink>> by_layer;
+  std::map<int32_t, std::vector<GraphLink>> by_layer;
   for (size_t r = 0; r < table.n_rows(); ++r) {
     const double value = table.number(weight, r);
     if (!(value > 0) || (only && table.integer(a, r) != *only)) continue;
     by_layer[table.integer(a, r)].push_back(
         {table.integer(a, r), table.integer("expert_a", r), table.integer(b, r), table.integer("expert_b", r), value});
   }
-  std::vector<ExpertLink> chosen;
+  std::vector<GraphLink> chosen;
   for (auto& [layer, links] : by_layer) {
     std::stable_sort(links.begin(), links.end(),
-                     [](const ExpertLink& x, const ExpertLink& y) { return x.weight > y.weight; });
+                     [](const GraphLink& x, const GraphLink& y) { return x.weight > y.weight; });
     links.resize(std::min(links.size(), directed ? links_of_graph / 4 : links_of_graph));
     chosen.insert(chosen.end(), links.begin(), links.end());
   }

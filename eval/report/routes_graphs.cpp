@@ -26,21 +26,21 @@ struct GraphColumns {
   const char *layer_a, *expert_a, *layer_b, *expert_b, *weight;
 };
 
-std::vector<ExpertLink> links_of(const CsvTable& table, const GraphColumns& names, int64_t most) {
+std::vector<GraphLink> links_of(const CsvTable& table, const GraphColumns& names, int64_t most) {
   const size_t layer_a = table.column(names.layer_a), expert_a = table.column(names.expert_a),
                layer_b = table.column(names.layer_b), expert_b = table.column(names.expert_b),
                weight = table.column(names.weight);
-  std::map<int64_t, std::vector<ExpertLink>> by_layer;
+  std::map<int64_t, std::vector<GraphLink>> by_layer;
   for (size_t r = 0; r < table.n_rows(); ++r) {
     if (table.text(r, weight).empty() || table.number(r, weight) <= 0) continue;
     by_layer[table.integer(r, layer_a)].push_back({table.integer(r, layer_a), table.integer(r, expert_a),
                                                    table.integer(r, layer_b), table.integer(r, expert_b),
                                                    table.number(r, weight)});
   }
-  std::vector<ExpertLink> out;
+  std::vector<GraphLink> out;
   for (auto& [layer, links] : by_layer) {
     std::stable_sort(links.begin(), links.end(),
-                     [](const ExpertLink& a, const ExpertLink& b) { return a.weight > b.weight; });
+                     [](const GraphLink& a, const GraphLink& b) { return a.weight > b.weight; });
     out.insert(out.end(), links.begin(), links.begin() + std::min(static_cast<int64_t>(links.size()), most));
   }
   return out;
@@ -58,12 +58,12 @@ Communities communities_of(const CsvTable& table) {
 }
 
 Graph expert_graph(const std::string& name, const std::string& weight, bool directed,
-                   const std::vector<ExpertLink>& links, const Communities& communities) {
+                   const std::vector<GraphLink>& links, const Communities& communities) {
   Graph graph;
   graph.id = name;
   graph.directed = directed;
   std::map<int64_t, std::set<int64_t>> layers;  // the experts of each that have a link
-  for (const ExpertLink& link : links) {
+  for (const GraphLink& link : links) {
     layers[link.layer_a].insert(link.expert_a);
     layers[link.layer_b].insert(link.expert_b);
   }
@@ -75,7 +75,7 @@ Graph expert_graph(const std::string& name, const std::string& weight, bool dire
       graph.nodes.push_back(
           {node_name(layer, expert), "expert " + std::to_string(expert), layer, std::move(metadata), false});
     }
-  for (const ExpertLink& link : links)
+  for (const GraphLink& link : links)
     graph.edges.push_back({node_name(link.layer_a, link.expert_a), node_name(link.layer_b, link.expert_b), "",
                            short_number(link.weight), link.weight, json::Value::object().set(weight, link.weight),
                            false});
@@ -93,7 +93,7 @@ Graph across_layers_graph(const CsvTable& table, int64_t most) {
 }
 
 Graph pipelines_graph(const CsvTable& table) {
-  std::vector<ExpertLink> links;
+  std::vector<GraphLink> links;
   const size_t pipeline = table.column("pipeline"), layer = table.column("layer"), expert = table.column("expert"),
                phi = table.column("phi");
   for (size_t r = 1; r < table.n_rows(); ++r)

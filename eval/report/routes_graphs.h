@@ -13,7 +13,7 @@
 
 namespace signalbox::eval {
 
-struct ExpertLink {
+struct GraphLink {
   int64_t layer_a = 0, expert_a = 0, layer_b = 0, expert_b = 0;
   double weight = 0;
 };
@@ -24,7 +24,7 @@ Communities communities_of(const CsvTable& communities);  // of communities.csv
 // Nodes are named L3E7; the weight stands in the edge's metadata under `weight`, and the community of an expert that
 // has one in the node's under "community".
 Graph expert_graph(const std::string& name, const std::string& weight, bool directed,
-                   const std::vector<ExpertLink>& links, const Communities& communities = {});
+                   const std::vector<GraphLink>& links, const Communities& communities = {});
 
 // The `most` links of the largest weight of each layer (of layer_a); rows without a weight are none.
 Graph coactivation_graph(const CsvTable& coactivation, int64_t most, const Communities& communities = {});  // count

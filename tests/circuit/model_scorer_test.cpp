@@ -98,7 +98,7 @@ TEST_CASE("circuit: everything at work is the clean run, nothing the corrupt one
     }
     // Zero: as the edits that say so, tokens left as they are.
     ScorerSetup zero;
-    zero.ablation = Ablation::zero;
+    zero.ablation = CircuitAblation::zero;
     ModelScorer zeros(*tiny.session, tiny.made, tiny.pairs, zero);
     const auto nothing = tiny.plan(
         R"([{"op":"ablate","point":"attn.z","value":"zero"},{"op":"ablate","point":"moe.out","value":"zero"})" +
@@ -191,7 +191,7 @@ TEST_CASE("circuit: means count an expert as 0 where it is not selected") {
       CHECK(static_cast<double>(mean[c]) == doctest::Approx(sum[c] / static_cast<double>(n)).epsilon(1e-5));
   }
   ScorerSetup setup;
-  setup.ablation = Ablation::mean;
+  setup.ablation = CircuitAblation::mean;
   setup.means = means;
   ModelScorer scorer(*tiny.session, tiny.made, tiny.pairs, setup);
   // Everything is constant but the tokens: the run of a layer's input alone still depends on them.
