@@ -208,6 +208,26 @@ std::vector<std::string> circles(const Graph& graph) {
   return found;
 }
 
+// Types that two headers define under one name of one namespace: a source file that sees one is linked with functions
+// of the other (those of std::vector<Type>, say), which the linker takes once.
+std::vector<std::string> twice_defined(const Tree& tree) {
+  static const std::regex type("^(?:class|struct|enum class) ([A-Za-z0-9_]+)[^;]*[{:]");
+  std::map<std::string, std::string> places;
+  std::vector<std::string> found;
+  std::smatch match;
+  for (const auto& [path, lines] : tree) {
+    if (!path.ends_with(".h")) continue;
+    std::string space;
+    for (const std::string& line : lines) {
+      if (line.starts_with("namespace ")) space = line.substr(0, line.find(" {"));
+      if (!std::regex_search(line, match, type)) continue;
+      const auto [place, first] = places.emplace(space + "::" + match[1].str(), path);
+      if (!first && place->second != path) found.push_back(path + ": " + match[1].str() + ", as in " + place->second);
+    }
+  }
+  return found;
+}
+
 void expect_none(const std::vector<std::string>& found) {
   for (const std::string& line : found) MESSAGE(line);
   CHECK(found.empty());
@@ -298,6 +318,19 @@ TEST_CASE("the rules of device code, family names, namespaces and lengths can fa
   CHECK(violations("engine/x.cpp", std::vector<std::string>(max_lines + 1)).size() == 1);
   CHECK(violations("kernels/cuda/x.cu", std::vector<std::string>(max_lines + 1)).size() == 1);
   CHECK(violations("loaders/tokenizer/unicode_tables.h", std::vector<std::string>(max_lines + 1)).empty());
+}
+
+TEST_CASE("no type has two meanings in a namespace" * doctest::test_suite("repeats: reads source text")) {
+  expect_none(twice_defined(read_tree(signalbox::test::source_dir())));
+}
+
+TEST_CASE("two meanings of a type are found") {
+  Tree tree = {{"eval/a.h", {"namespace signalbox::eval {", "struct Link {"}},
+               {"eval/b.h", {"namespace signalbox::eval {", "struct Link;"}},
+               {"engine/c.h", {"namespace signalbox::engine {", "class Link : Base {"}}};
+  CHECK(twice_defined(tree).empty());
+  tree["eval/b.h"].emplace_back("enum class Link : uint8_t { feeds };");
+  CHECK(twice_defined(tree) == std::vector<std::string>{"eval/b.h: Link, as in eval/a.h"});
 }
 
 TEST_CASE("circles are found") {
