@@ -52,8 +52,9 @@ CLI::App* add_format_flags(CLI::App& app, FormatFlags& flags) {
 }
 
 std::string number_as(double x, const char* form = "%.2f") {
+  if (std::isnan(x)) return "-";
   char text[32];
-  std::snprintf(text, sizeof text, std::isnan(x) ? "-" : form, std::fabs(x) < 5e-4 ? 0.0 : x);
+  std::snprintf(text, sizeof text, form, std::fabs(x) < 5e-4 ? 0.0 : x);
   return text;
 }
 std::string marked(const PairedEstimate& of) { return number_as(of.mean) + (of.q < 0.05 ? "*" : " "); }

@@ -75,8 +75,9 @@ CLI::App* add_pipeline_flags(CLI::App& app, PipelineFlags& flags) {
 }
 
 std::string link_number(double x, const char* format) {
+  if (std::isnan(x)) return "-";
   char text[32];
-  std::snprintf(text, sizeof text, std::isnan(x) ? "-" : format, x);
+  std::snprintf(text, sizeof text, format, x);
   return text;
 }
 
