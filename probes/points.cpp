@@ -8,7 +8,6 @@
 #include "base/glob.h"
 #include "base/near_names.h"
 #include "base/text.h"
-#include "probes/glob.h"
 
 namespace signalbox::probes {
 

@@ -5,7 +5,7 @@
 #include <tuple>
 
 #include "base/error.h"
-#include "probes/glob.h"
+#include "base/glob.h"
 
 namespace signalbox::eval {
 
