@@ -10,6 +10,7 @@
 #include "eval/causal/attribute.h"
 #include "eval/causal/attribution_files.h"
 #include "eval/causal/sequence_run.h"
+#include "eval/findings/format.h"
 #include "eval/store/staged_files.h"
 #include "tools/signalbox/causal.h"
 #include "tools/signalbox/flags.h"
@@ -176,12 +177,7 @@ json::Value decided_by(const AttributeFlags& flags, const AttributionRequest& re
       .set("top", flags.top);
 }
 
-std::string number_text(double x) {
-  if (std::isnan(x)) return "";
-  char text[32];
-  std::snprintf(text, sizeof text, "%.4f", std::fabs(x) < 5e-5 ? 0.0 : x);
-  return text;
-}
+std::string number_text(double x) { return std::isnan(x) ? "" : format_value(x, 4); }
 
 void print_totals(const AttributionResult& result, const AttributionRequest& request, bool quiet) {
   const bool gain = request.method == AttributionMethod::gain;

@@ -6,6 +6,7 @@
 
 #include "base/text_table.h"
 #include "eval/causal/commutativity.h"
+#include "eval/findings/format.h"
 #include "eval/store/staged_files.h"
 #include "tools/signalbox/causal.h"
 #include "tools/signalbox/flags.h"
@@ -50,12 +51,6 @@ CLI::App* add_commutativity_flags(CLI::App& app, CommutativityFlags& flags) {
   return command;
 }
 
-std::string two_places(double x) {
-  char text[32];
-  std::snprintf(text, sizeof text, std::isnan(x) ? "-" : "%.2f", std::fabs(x) < 5e-3 ? 0.0 : x);
-  return text;
-}
-
 // A line for each layer: how often a pair is more alike than a control, of each kind.
 std::string likeness_text(const Commutativity& study, int width) {
   std::vector<TextTable::Column> columns = {{"layer", true, true}};
@@ -71,7 +66,7 @@ std::string likeness_text(const Commutativity& study, int width) {
       std::string cell = "-";
       for (const SimilarityRow& row : study.similarity)
         if (row.layer == l && row.measure == of.first && row.control == of.second)
-          cell = two_places(row.auc.mean + 0.5) + (row.auc.q < 0.05 ? "*" : " ");
+          cell = format_value(row.auc.mean + 0.5, 2) + (row.auc.q < 0.05 ? "*" : " ");
       cells.push_back(cell);
     }
     table.add(std::move(cells));
@@ -92,7 +87,7 @@ std::string swaps_text(const Commutativity& study, int width) {
     for (const std::string& donor : donors)
       for (const SwapRow& row : study.swaps)
         if (row.layer == l && row.donor == donor)
-          cells.push_back(two_places(row.effect.mean) + (row.effect.q < 0.05 ? "*" : " "));
+          cells.push_back(format_value(row.effect.mean, 2) + (row.effect.q < 0.05 ? "*" : " "));
     table.add(std::move(cells));
   }
   return table.text(width);
@@ -139,7 +134,7 @@ int run_commutativity(CommutativityFlags& flags) {
   const auto paragraph = [&](const std::string& text) { return (width > 0 ? wrapped(text, width) : text) + "\n\n"; };
   write_stdout(
       paragraph(std::to_string(study.commuted) + " pairs with one answer, " + std::to_string(study.other_order) +
-                " whose order matters. Mean log p of an answer: " + two_places(logprob) + ". * q < 0.05.") +
+                " whose order matters. Mean log p of an answer: " + format_value(logprob, 2) + ". * q < 0.05.") +
       paragraph("How often the two orders are more alike than a control (AUC), by stream and by routes:") +
       likeness_text(study, width) + "\n" +
       paragraph("Change of the answer's log p when the stream at its position is that of the other order, or of a "

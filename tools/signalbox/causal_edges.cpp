@@ -7,6 +7,7 @@
 
 #include "base/text_table.h"
 #include "eval/causal/edge_study.h"
+#include "eval/findings/format.h"
 #include "eval/store/staged_files.h"
 #include "tools/signalbox/causal.h"
 #include "tools/signalbox/flags.h"
@@ -81,12 +82,6 @@ CLI::App* add_edge_flags(CLI::App& app, EdgeFlags& flags) {
   return edges;
 }
 
-std::string edge_number(double x) {
-  char text[32];
-  std::snprintf(text, sizeof text, std::isnan(x) ? "-" : "%.4f", std::fabs(x) < 5e-5 ? 0.0 : x);
-  return text;
-}
-
 int run_edges(EdgeFlags& flags) {
   CommonOptions& options = flags.common;
   EdgeRequest request;
@@ -154,9 +149,9 @@ int run_edges(EdgeFlags& flags) {
       continue;
     }
     const std::string interval =
-        std::isnan(row->ci_lo) ? "-" : edge_number(row->ci_lo) + " .. " + edge_number(row->ci_hi);
-    table.add({node_name(sender), node_name(receiver), row->unit.empty() ? "all" : row->unit, edge_number(row->effect),
-               edge_number(row->normalised), interval,
+        std::isnan(row->ci_lo) ? "-" : format_value(row->ci_lo, 4) + " .. " + format_value(row->ci_hi, 4);
+    table.add({node_name(sender), node_name(receiver), row->unit.empty() ? "all" : row->unit,
+               format_value(row->effect, 4), format_value(row->normalised, 4), interval,
                routes ? std::to_string(row->flipped) + "/" + std::to_string(row->routes) : "-"});
   }
   if (options.json) return 0;

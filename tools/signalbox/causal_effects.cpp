@@ -11,6 +11,7 @@
 #include "base/text_table.h"
 #include "eval/causal/effects.h"
 #include "eval/causal/neuron_dose.h"
+#include "eval/findings/format.h"
 #include "eval/store/staged_files.h"
 #include "eval/store/work_directory.h"
 #include "tools/signalbox/causal.h"
@@ -74,12 +75,6 @@ CLI::App* add_effects_flags(CLI::App& app, EffectsFlags& flags) {
       ->type_name("FILE");
   effects->add_option("--out", flags.common.trace, "directory of the tables")->type_name("DIR")->required();
   return effects;
-}
-
-std::string shown(double x) {
-  char text[32];
-  std::snprintf(text, sizeof text, std::isnan(x) ? "-" : "%.4f", std::fabs(x) < 5e-5 ? 0.0 : x);
-  return text;
 }
 
 std::optional<double> number_in(const std::string& text) {
@@ -170,7 +165,7 @@ struct EffectsRun {
 };
 
 std::string interval_text(const MeanEstimate& of) {
-  return shown(of.mean) + " [" + shown(of.ci.lo) + ", " + shown(of.ci.hi) + "]";
+  return format_value(of.mean, 4) + " [" + format_value(of.ci.lo, 4) + ", " + format_value(of.ci.hi, 4) + "]";
 }
 
 int measure_edits(EffectsRun& of) {
@@ -195,8 +190,8 @@ int measure_edits(EffectsRun& of) {
   }
   TextTable table({{"id", false, true}, {of.flags.metric}, {"total"}, {"direct"}, {"routes"}, {"interaction"}});
   for (const EffectsRow& row : effects.rows)
-    table.add(
-        {row.id, shown(row.base), shown(row.total), shown(row.direct), shown(row.routes), shown(row.interaction)});
+    table.add({row.id, format_value(row.base, 4), format_value(row.total, 4), format_value(row.direct, 4),
+               format_value(row.routes, 4), format_value(row.interaction, 4)});
   write_stdout(table.text(terminal_width(1)));
   if (effects.rows.front().direct != effects.rows.front().direct && !options.quiet)
     std::fprintf(stderr, "the edits act up to the last layer with a router: there are no later routes to hold\n");
@@ -253,7 +248,7 @@ int measure_doses(EffectsRun& of, const std::optional<std::vector<Record>>& refe
   }
   TextTable table({{"dose", false, true}, {"value"}, {"change of " + of.flags.metric}, {"direct"}, {"routes"}});
   for (const DoseRow& row : rows)
-    table.add({row.dose.name, shown(row.dose.value), interval_text(row.total), interval_text(row.direct),
+    table.add({row.dose.name, format_value(row.dose.value, 4), interval_text(row.total), interval_text(row.direct),
                interval_text(row.routes)});
   write_stdout(table.text(terminal_width(1)));
   return 0;

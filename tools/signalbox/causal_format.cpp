@@ -6,6 +6,7 @@
 
 #include "base/text_table.h"
 #include "eval/causal/format_sensitivity.h"
+#include "eval/findings/format.h"
 #include "eval/store/staged_files.h"
 #include "tools/signalbox/causal.h"
 #include "tools/signalbox/flags.h"
@@ -51,22 +52,16 @@ CLI::App* add_format_flags(CLI::App& app, FormatFlags& flags) {
   return command;
 }
 
-std::string number_as(double x, const char* form = "%.2f") {
-  if (std::isnan(x)) return "-";
-  char text[32];
-  std::snprintf(text, sizeof text, form, std::fabs(x) < 5e-4 ? 0.0 : x);
-  return text;
-}
-std::string marked(const PairedEstimate& of) { return number_as(of.mean) + (of.q < 0.05 ? "*" : " "); }
-std::string percent(double x) { return number_as(100 * x, "%.0f") + " %"; }
+std::string marked(const PairedEstimate& of) { return format_value(of.mean, 2) + (of.q < 0.05 ? "*" : " "); }
+std::string percent(double x) { return format_value(100 * x, 0) + " %"; }
 
 std::string study_text(const FormatStudy& study, int width) {
   TextTable behaviour({{"format", false, true}, {"log p"}, {"change"}, {"to others"}, {"other answers"}, {"right"}});
-  behaviour.add({base_format, number_as(study.behaviour.front().base_logprob), "", "", "",
+  behaviour.add({base_format, format_value(study.behaviour.front().base_logprob, 2), "", "", "",
                  percent(study.behaviour.front().base_right)});
   for (const FormatBehaviour& row : study.behaviour)
-    behaviour.add({row.variant, number_as(row.logprob), marked(row.delta), marked(row.over_others), percent(row.flips),
-                   percent(row.right)});
+    behaviour.add({row.variant, format_value(row.logprob, 2), marked(row.delta), marked(row.over_others),
+                   percent(row.flips), percent(row.right)});
   std::vector<TextTable::Column> columns = {{"layer", true, true}};
   for (const FormatBehaviour& row : study.behaviour) columns.push_back({row.variant});
   TextTable layers(columns);

@@ -8,6 +8,7 @@
 #include "base/near_names.h"
 #include "base/text_table.h"
 #include "eval/causal/patch_study.h"
+#include "eval/findings/format.h"
 #include "eval/routing/recording_identity.h"
 #include "probes/edit_spec.h"
 #include "tools/signalbox/causal.h"
@@ -141,12 +142,6 @@ Manifest manifest_of_patch(const PatchFlags& flags, const Session& session, cons
   return manifest;
 }
 
-std::string shown_number(double x) {
-  char text[32];
-  std::snprintf(text, sizeof text, std::isnan(x) ? "-" : "%.4f", std::fabs(x) < 5e-5 ? 0.0 : x);
-  return text;
-}
-
 // The rows of all pairs, largest effects first.
 void print_patches(const PatchFlags& flags, const PatchStudy& study, const PatchOutcome& outcome) {
   std::vector<const PatchEstimate*> rows;
@@ -179,11 +174,11 @@ void print_patches(const PatchFlags& flags, const PatchStudy& study, const Patch
   for (const PatchEstimate* row : rows) {
     const PointAt& at = study.request.points[row->point];
     const std::string interval =
-        std::isnan(row->ci_lo) ? "-" : shown_number(row->ci_lo) + " .. " + shown_number(row->ci_hi);
+        std::isnan(row->ci_lo) ? "-" : format_value(row->ci_lo, 4) + " .. " + format_value(row->ci_hi, 4);
     const double share = row->routes > 0 ? static_cast<double>(row->flipped) / static_cast<double>(row->routes) : NAN;
     table.add({std::string(point_info(at.point).name), at.layer < 0 ? "-" : std::to_string(at.layer),
-               row->unit.empty() ? "all" : row->unit, shown_number(row->effect), shown_number(row->normalised),
-               interval, shown_number(share)});
+               row->unit.empty() ? "all" : row->unit, format_value(row->effect, 4), format_value(row->normalised, 4),
+               interval, format_value(share, 4)});
   }
   write_stdout(table.text(terminal_width(1)));
   if (flags.common.quiet) return;

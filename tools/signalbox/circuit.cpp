@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdio>
 
+#include "eval/findings/format.h"
 #include "tools/signalbox/commands.h"
 #include "tools/signalbox/flags.h"
 
@@ -39,12 +40,7 @@ void StudyBars::done() {
   bar_.reset();
 }
 
-std::string effect_text(double x) {
-  if (std::isnan(x)) return "-";
-  char text[32];
-  std::snprintf(text, sizeof text, "%.4f", std::fabs(x) < 5e-5 ? 0.0 : x);
-  return text;
-}
+std::string effect_text(double x) { return eval::format_value(x, 4); }
 
 std::string faithfulness_text(const eval::Faithfulness& f) {
   if (std::isnan(f.f)) return "undefined";

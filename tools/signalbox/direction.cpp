@@ -7,6 +7,7 @@
 #include "base/text.h"
 #include "base/text_table.h"
 #include "eval/direction/validate.h"
+#include "eval/findings/format.h"
 #include "eval/store/staged_files.h"
 #include "probes/edit_spec.h"
 #include "tools/signalbox/commands.h"
@@ -34,12 +35,6 @@ struct ValidateFlags {
   std::string dir, input, metric, layers, doses = "-2,-1,-0.5,0.5,1,2";
   int64_t controls = 100, resamples = default_resamples;
 };
-
-std::string cell(double x) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%.3f", x);
-  return std::isnan(x) ? "-" : text;
-}
 
 CLI::App* add_extract_flags(CLI::App& app, ExtractFlags& flags) {
   CLI::App* extract = app.add_subcommand("extract", "a direction behind every layer (docs/direction.md)");
@@ -187,7 +182,7 @@ int run_extract(ExtractFlags& flags) {
     const double share = layer.router_layer ? dot(layer.router, std::span<const double>(layer.router)) /
                                                   dot(layer.whole, std::span<const double>(layer.whole))
                                             : undefined_number;
-    table.add({std::to_string(l), cell(layer.relative), cell(share), cell(layer.auc),
+    table.add({std::to_string(l), format_value(layer.relative, 3), format_value(share, 3), format_value(layer.auc, 3),
                static_cast<int64_t>(l) == found.chosen ? "chosen" : ""});
   }
   write_stdout(table.text(terminal_width(1)));
@@ -248,14 +243,14 @@ int run_validate(ValidateFlags& flags) {
   TextTable separation({{"layer"}, {"part", false}, {"auc"}, {"95 % interval", false}, {"p"}});
   for (const ValidationRow& row : found.rows)
     if (row.kind == "direction" && row.dose.empty())
-      separation.add({std::to_string(row.layer), row.part, cell(row.auc), cell(row.ci.lo) + " to " + cell(row.ci.hi),
-                      cell(row.p)});
+      separation.add({std::to_string(row.layer), row.part, format_value(row.auc, 3),
+                      format_value(row.ci.lo, 3) + " to " + format_value(row.ci.hi, 3), format_value(row.p, 3)});
   write_stdout(separation.text(terminal_width(1)) + "\n");
   TextTable steering(
       {{"layer"}, {"part", false}, {"dose"}, {"on", false}, {"effect"}, {"routes held"}, {"jaccard"}, {"kl"}});
   for (const SteeringRow& row : found.steering)
-    steering.add({std::to_string(row.layer), row.part, row.dose, row.condition, cell(row.effect), cell(row.routes_held),
-                  cell(row.jaccard_next), cell(row.kl)});
+    steering.add({std::to_string(row.layer), row.part, row.dose, row.condition, format_value(row.effect, 3),
+                  format_value(row.routes_held, 3), format_value(row.jaccard_next, 3), format_value(row.kl, 3)});
   write_stdout(steering.text(terminal_width(1)));
   return 0;
 }
