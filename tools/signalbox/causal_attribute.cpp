@@ -50,6 +50,7 @@ CLI::App* add_attribute_flags(CLI::App& app, AttributeFlags& flags) {
                    "a directory, org/name[@revision] in the Hugging Face cache, or builtin")
       ->required();
   add_experiment_options(*attribute, flags.common);
+  say_batch_changes_nothing(*attribute);
   attribute->add_option("--input", flags.input, "records, a JSON object a line; - = standard input")
       ->type_name("FILE")
       ->required();

@@ -38,6 +38,7 @@ CLI::App* add_commutativity_flags(CLI::App& app, CommutativityFlags& flags) {
                    "a directory, org/name[@revision] in the Hugging Face cache, or builtin")
       ->required();
   add_experiment_options(*command, flags.common);
+  say_batch_changes_nothing(*command);
   command
       ->add_option("--input", flags.input,
                    "records with target and pair, two of each pair, instead of products; - = standard input")

@@ -49,6 +49,7 @@ CLI::App* add_edge_flags(CLI::App& app, EdgeFlags& flags) {
                    "a directory, org/name[@revision] in the Hugging Face cache, or builtin")
       ->required();
   add_experiment_options(*edges, flags.common);
+  say_batch_changes_nothing(*edges);
   edges->add_option("--input", flags.input, "pairs of records, a JSON object a line; - = standard input")
       ->type_name("FILE")
       ->required();

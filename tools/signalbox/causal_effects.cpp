@@ -46,7 +46,7 @@ CLI::App* add_effects_flags(CLI::App& app, EffectsFlags& flags) {
       "/tmp/ban.json\n  echo '{\"id\":\"a\",\"prompt\":\"User: hello\",\"target\":\" world\"}' | signalbox causal "
       "effects builtin --input - --metric logprob --edits /tmp/ban.json --out /tmp/effects");
   add_run_options(*effects, flags.common);
-  effects->get_option("--batch")->description("of no effect here: records go one after the other");
+  say_batch_changes_nothing(*effects);
   effects->add_option("--input", flags.input, "records, a JSON object a line; - = standard input")
       ->type_name("FILE")
       ->required();

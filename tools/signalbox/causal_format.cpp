@@ -38,6 +38,7 @@ CLI::App* add_format_flags(CLI::App& app, FormatFlags& flags) {
                    "a directory, org/name[@revision] in the Hugging Face cache, or builtin")
       ->required();
   add_experiment_options(*command, flags.common);
+  say_batch_changes_nothing(*command);
   command
       ->add_option("--input", flags.input,
                    "records with target: prompts to make formats of, or formats by pair and condition (one is base), "

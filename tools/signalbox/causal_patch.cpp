@@ -51,6 +51,7 @@ CLI::App* add_patch_flags(CLI::App& app, PatchFlags& flags) {
                    "a directory, org/name[@revision] in the Hugging Face cache, or builtin")
       ->required();
   add_experiment_options(*patch, flags.common);
+  say_batch_changes_nothing(*patch);
   patch->add_option("--input", flags.input, "pairs of records, a JSON object a line; - = standard input")
       ->type_name("FILE")
       ->required();

@@ -46,6 +46,7 @@ CLI::App* add_extract_flags(CLI::App& app, ExtractFlags& flags) {
                    "a directory, org/name[@revision] in the Hugging Face cache, or builtin")
       ->required();
   add_experiment_options(*extract, flags.common);
+  say_batch_changes_nothing(*extract);
   extract->add_option("--input", flags.input, "records with a condition, a JSON object a line")
       ->type_name("FILE")
       ->required();
@@ -78,6 +79,7 @@ CLI::App* add_validate_flags(CLI::App& app, ValidateFlags& flags) {
       "Example:\n  signalbox direction validate /tmp/direction --input planted/circuit-0.jsonl --metric logit_diff");
   validate->add_option("DIR", flags.dir, "what direction extract wrote")->required();
   add_experiment_options(*validate, flags.common);
+  say_batch_changes_nothing(*validate);
   validate->add_option("--input", flags.input, "records; those that gave directions or chose the layer are left out")
       ->type_name("FILE")
       ->required();

@@ -57,6 +57,10 @@ void add_experiment_options(CLI::App& app, CommonOptions& o) {
       ->group("Prompts and batches");
 }
 
+void say_batch_changes_nothing(CLI::App& app) {
+  app.get_option("--batch")->description("changes nothing here: records go one after the other");
+}
+
 void add_generation_config_option(CLI::App& app, CommonOptions& o) {
   app.add_option_function<std::string>(
          "--generation-config", [&o](const std::string& value) { o.ignore_generation_config = value == "ignore"; },

@@ -35,6 +35,8 @@ struct CommonOptions {
 void add_run_options(CLI::App& app, CommonOptions& options);
 // The same without MODEL and --edits, which an experiment has in its spec.
 void add_experiment_options(CLI::App& app, CommonOptions& options);
+// For commands whose records go one after the other: the flag that all take says that it changes nothing.
+void say_batch_changes_nothing(CLI::App& app);
 void add_device_options(CLI::App& app, CommonOptions& options);
 // --generation-config, of commands that generate.
 void add_generation_config_option(CLI::App& app, CommonOptions& options);
