@@ -123,6 +123,7 @@ TEST_CASE("causal map: every cell is a scored run with that slot taken out, bit 
       const size_t k = static_cast<size_t>(setup.session.model.n_active()), n_layers = request.layers.size();
       REQUIRE(effects.size() == 14 * n_layers * k);
       CHECK(result.counts.cells == static_cast<int64_t>(effects.size()));
+      CHECK(result.counts.layers_run < 0.6 * result.counts.layers_of_brute_force);
       CHECK(result.counts.share() < 0.6);
       const auto* flips = reinterpret_cast<const int32_t*>(file->data(file->at("flips")));
       size_t nonzero = 0, flipped = 0;

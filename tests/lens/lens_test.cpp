@@ -221,6 +221,7 @@ TEST_CASE("lens: a directory of others is left alone, and new rows take the plac
   CHECK(among.code == 1);
   CHECK(among.err.find("expected an empty directory or one that holds a lens, found \"notes.txt\" in it") !=
         std::string::npos);
+  CHECK(read_file(dir / "out/notes.txt") == "mine\n");
   write_file(dir / "file", "");
   const Ran ran = run_command(binary() + " lens " + (goldens_dir() / "olmoe/model").string() + " --input " +
                               (goldens_dir() / "olmoe/records.jsonl").string() + " --out " + (dir / "file").string());
