@@ -51,8 +51,8 @@ class Loop {
         gradient_(*training.session->backend, training.session->model, training.session->weights, 0) {}
 
   TrainingEnd run(WorkDirectory& work) {
-    // The state goes when the checkpoint is whole.
-    if (fs::exists(t_.dir / checkpoint_dir) && !fs::exists(t_.dir / state_file)) {
+    // The state goes when the result is whole.
+    if (fs::exists(t_.dir / t_.result) && !fs::exists(t_.dir / state_file)) {
       work.finish(RunStatus::complete);
       return TrainingEnd::complete;
     }
@@ -95,7 +95,7 @@ class Loop {
         throw Error(file.string(), std::string("expected a state of a training, found none of its key ") + key);
       return std::stoll(found->second);
     };
-    t_.weights->load(*stored);
+    t_.trained->load(*stored);
     state_.step = number("step");
     state_.tokens = number("tokens");
     state_.eval_rows = number("eval_rows");
@@ -110,7 +110,7 @@ class Loop {
   void save() {
     log_->sync();
     if (evals_) evals_->sync();
-    t_.weights->save(t_.dir / state_file, {{{"schema", state_schema},
+    t_.trained->save(t_.dir / state_file, {{{"schema", state_schema},
                                             {"step", std::to_string(state_.step)},
                                             {"tokens", std::to_string(state_.tokens)},
                                             {"eval_rows", std::to_string(state_.eval_rows)}},
@@ -128,12 +128,12 @@ class Loop {
       n_tokens += examples.back()->n_tokens();
       n_targets += examples.back()->n_targets();
     }
-    t_.weights->zero_sums();
+    t_.trained->zero_sums();
     const auto denominator = static_cast<double>(n_targets);
     const std::vector<double> sums =
-        losses_and_slopes(gradient_, examples, settings_.groups, denominator, *t_.weights, {});
+        losses_and_slopes(gradient_, examples, settings_.groups, denominator, *t_.trained, {});
     const double loss = std::accumulate(sums.begin(), sums.end(), 0.0) / denominator;
-    const double norm = t_.weights->gradient_norm();
+    const double norm = t_.trained->gradient_norm();
     if (!std::isfinite(loss) || !std::isfinite(norm)) {
       save();
       std::vector<std::string> ids;
@@ -144,7 +144,7 @@ class Loop {
                       " (the state before this step is kept)");
     }
     const double lr = settings_.lr * settings_.schedule.factor(step);
-    const int64_t left = t_.weights->step(settings_.adam, lr, clip_factor(norm, settings_.clip));
+    const int64_t left = t_.trained->step(settings_.adam, lr, clip_factor(norm, settings_.clip));
     state_.step = step;
     state_.tokens += n_tokens;
     log_->row().cell(step).cell(state_.tokens).cell(n_targets).cell(loss).cell(lr).cell(norm).cell(left);
@@ -179,9 +179,9 @@ class Loop {
     std::error_code code;
     // Of a process that was killed while it wrote, or right after it.
     for (const auto& entry : fs::directory_iterator(t_.dir))
-      if (entry.is_directory() && entry.path().filename().string().starts_with(checkpoint_dir))
+      if (entry.is_directory() && entry.path().filename().string().starts_with(t_.result))
         fs::remove_all(entry.path(), code);
-    t_.write_checkpoint(t_.dir / checkpoint_dir);
+    t_.write_result();
     fs::remove(t_.dir / state_file, code);
   }
 

@@ -1,4 +1,4 @@
-// Training of a model's own weights on records: the loop, what it leaves behind, and going on after an end of any kind.
+// Training on records: the loop, what it leaves behind, and going on after an end of any kind.
 //
 // Step s takes the next `batch` records of an endless list: the data in the order of a shuffle for each pass over it, a
 // function of the seed. Its loss is the mean of -log p over all tokens of these records that count. Bits depend on the
@@ -20,13 +20,13 @@
 #include "train/namespaces.h"
 #include "train/schedule.h"
 #include "train/target_loss.h"
-#include "train/trained_weights.h"
+#include "train/trained.h"
 
 namespace signalbox::train {
 
 inline constexpr const char* training_schema = "signalbox.train/1";  // of manifest.json
 inline constexpr const char *log_file = "log.csv", *eval_file = "eval.csv", *state_file = "state.safetensors",
-                            *checkpoint_dir = "model";
+                            *checkpoint_dir = "model";  // of a training of weights
 
 struct TrainingSettings {
   int64_t batch = 8;  // records of a step
@@ -43,13 +43,14 @@ struct TrainingSettings {
 
 struct Training {
   Session* session = nullptr;
-  TrainedWeights* weights = nullptr;  // of that session
+  Trained* trained = nullptr;  // of that session
   std::vector<Example> data, held_out;
   std::filesystem::path dir;
   Manifest manifest;
   TrainingSettings settings;
-  // Writes the checkpoint of the weights as they are into a directory that does not exist, at once or not at all.
-  std::function<void(const std::filesystem::path& to)> write_checkpoint;
+  // Writes what came out into `dir`, at once or not at all; `result`, of that directory, is the last of it.
+  std::function<void()> write_result;
+  std::string result = checkpoint_dir;
 
   std::function<void(int64_t step, int64_t tokens)> on_kept;               // where an earlier process got to
   std::function<void(int64_t step, int64_t tokens, double loss)> on_step;  // tokens of all steps so far
@@ -65,10 +66,10 @@ int64_t tokens_of_steps(const std::vector<Example>& data, const TrainingSettings
 enum class TrainingEnd : uint8_t { complete, was_complete, interrupted };
 
 // Fills `dir`: log.csv (a row a step), with held-out records eval.csv (before the first step, at every save, at the
-// end; change: against the first, with a 95 % interval over records), model/ and manifest.json; until it is complete
-// also state.safetensors. A second call with the same inputs goes on from there, to the same bytes. Throws Error as
-// WorkDirectory does, and where a loss or a gradient is not finite, naming step and records: the state before that step
-// is kept.
+// end; change: against the first, with a 95 % interval over records), the result and manifest.json; until it is
+// complete also state.safetensors. A second call with the same inputs goes on from there, to the same bytes. Throws
+// Error as WorkDirectory does, and where a loss or a gradient is not finite, naming step and records: the state before
+// that step is kept.
 TrainingEnd train(const Training& training);
 
 }  // namespace signalbox::train

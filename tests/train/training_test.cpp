@@ -14,6 +14,7 @@
 #include "loaders/model/rewrite.h"
 #include "loaders/open.h"
 #include "tests/support.h"
+#include "train/trained_weights.h"
 
 namespace {
 
@@ -81,7 +82,7 @@ struct Run {
     std::atomic<bool> interrupted = false;
     Training training;
     training.session = &session;
-    training.weights = &weights;
+    training.trained = &weights;
     for (int64_t i = 0; i < n_records; ++i) training.data.push_back(example(i));
     if (only_last)
       for (Example& one : training.data) one.targets.erase(one.targets.begin(), one.targets.end() - 2);
@@ -89,8 +90,9 @@ struct Run {
     training.dir = dir;
     training.manifest.schema = training_schema;
     training.settings = settings;
-    training.write_checkpoint = [&](const fs::path& to) {
-      rewrite.write(weights.changed([&](const TensorId& id) { return rewrite.stored_dtype(id); }), to);
+    training.write_result = [&] {
+      rewrite.write(weights.changed([&](const TensorId& id) { return rewrite.stored_dtype(id); }),
+                    training.dir / checkpoint_dir);
     };
     training.interrupted = &interrupted;
     int64_t n = 0;

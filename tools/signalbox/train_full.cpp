@@ -17,6 +17,7 @@
 #include "tools/terminal/output.h"
 #include "tools/terminal/progress.h"
 #include "tools/terminal/signals.h"
+#include "train/trained_weights.h"
 #include "train/training.h"
 
 namespace signalbox::tools {
@@ -219,12 +220,13 @@ int run_full(TrainFlags& flags, int argc, char** argv) {
   TrainedWeights weights(session, wanted, flags.settings.threads);
   const Rewrite rewrite(resolve_model(options.model, builtin_files()).files, session.family, session.model);
   training.session = &session;
-  training.weights = &weights;
+  training.trained = &weights;
   training.dir = flags.out;
   training.settings = flags.settings;
   training.manifest = manifest_of(flags, session, data, held_out, weights.names(), end, argc, argv);
-  training.write_checkpoint = [&](const fs::path& to) {
-    rewrite.write(weights.changed([&](const TensorId& id) { return rewrite.stored_dtype(id); }), to);
+  training.write_result = [&] {
+    rewrite.write(weights.changed([&](const TensorId& id) { return rewrite.stored_dtype(id); }),
+                  training.dir / checkpoint_dir);
   };
   if (!options.quiet && !session.unknown_tensors.empty())
     std::fprintf(stderr, "%zu stored tensors are not of the model and will not be written (%s, ...)\n",
