@@ -9,6 +9,7 @@
 #include "engine/gradient.h"
 #include "train/examples.h"
 #include "train/namespaces.h"
+#include "train/sequence_groups.h"
 
 namespace signalbox::train {
 
@@ -18,12 +19,6 @@ std::vector<double> target_losses(Backend& backend, Tensor logits, std::span<con
 // rows that do not count.
 void target_losses_adjoint(Backend& backend, Tensor d_logits, Tensor logits, std::span<const int32_t> targets,
                            double denominator);
-
-// Sequences run together, as many as fit.
-struct Groups {
-  int64_t tokens = 512;    // of one forward, but at least one sequence
-  int64_t sequences = 64;  // at most
-};
 
 // The loss of each example: the sum of -log p over its tokens that count. `done`, where there is one, is called with
 // the tokens of each forward.
