@@ -152,7 +152,7 @@ bool prefers_answer(Metric metric, double clean, double corrupt) {
 }
 
 SelectedPairs select_pairs(const Session& session, const RecordJobs& made, std::vector<CausalPair> pairs, bool keep_all,
-                           const std::string& where, const std::atomic<bool>* interrupted) {
+                           const std::string& where, const std::atomic<bool>* interrupted, bool may_be_none) {
   SelectedPairs selected;
   Backend& backend = *session.backend;
   for (CausalPair& pair : pairs) {
@@ -173,10 +173,14 @@ SelectedPairs select_pairs(const Session& session, const RecordJobs& made, std::
       selected.dropped.push_back(pair.name);
     }
   }
+  if (!may_be_none) require_a_pair(selected, where);
+  return selected;
+}
+
+void require_a_pair(const SelectedPairs& selected, const std::string& where) {
   if (selected.pairs.empty())
     throw Error(where, "expected a pair that prefers its answer, found none among " +
                            std::to_string(selected.dropped.size()) + " (" + why_dropped + ")");
-  return selected;
 }
 
 json::Value pairs_summary(const SelectedPairs& selected) {

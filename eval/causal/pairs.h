@@ -53,9 +53,12 @@ struct SelectedPairs {
   bool interrupted = false;
 };
 // Runs both records of every pair, and drops the pairs that do not prefer their answer, unless `keep_all`. Throws Error
-// that begins with `where` (the input) when none is left.
+// that begins with `where` (the input) when none is left, unless there `may_be_none`.
 SelectedPairs select_pairs(const engine::Session& session, const RecordJobs& made, std::vector<CausalPair> pairs,
-                           bool keep_all, const std::string& where, const std::atomic<bool>* interrupted = nullptr);
+                           bool keep_all, const std::string& where, const std::atomic<bool>* interrupted = nullptr,
+                           bool may_be_none = false);
+// That Error.
+void require_a_pair(const SelectedPairs& selected, const std::string& where);
 
 // {"read", "kept", "dropped": [names], "dropped_because"} for summary.json.
 json::Value pairs_summary(const SelectedPairs& selected);

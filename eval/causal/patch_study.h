@@ -1,6 +1,7 @@
 // Patching of all pairs into a directory, which goes on where it was stopped: a finished pair is a line of pairs.jsonl.
 #pragma once
 #include <filesystem>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -11,9 +12,11 @@
 
 namespace signalbox::eval {
 
+inline constexpr const char* patch_schema = "signalbox.patch/1";  // of the manifest and the summary
+
 struct PatchStudy {
   std::filesystem::path dir;
-  Manifest manifest;  // schema, identity and info
+  Manifest manifest;  // identity, info and shard: of the pairs, those whose index is i mod n
   PatchRequest request;
   bool keep_all = false;              // pairs that do not prefer their answer too
   std::string input;                  // for messages
@@ -31,8 +34,12 @@ struct PatchOutcome {
 };
 
 // Writes patch.csv, flips.csv, summary.json, pairs.jsonl, manifest.json and log.txt. Throws Error as select_pairs,
-// WorkDirectory and the forward do. check_patch() has been called.
+// WorkDirectory and the forward do. `pairs`: all of the input; check_patch() has been called.
 PatchOutcome conduct_patch(const engine::Session& session, const RecordJobs& made, std::vector<CausalPair> pairs,
                            const PatchStudy& study);
+
+// Writes `out` from the directories of all shards: what one process would have written. Throws Error as merge_runs
+// does, and where no shard has a pair that prefers its answer.
+void merge_patches(const std::filesystem::path& out, std::span<const std::filesystem::path> shards);
 
 }  // namespace signalbox::eval

@@ -40,6 +40,22 @@ TEST_CASE("docs: maps, effects, doses and gradients, as pasted" *
   CHECK(doses.n_rows() == 7);
 }
 
+TEST_CASE("docs: patching, as pasted, and in shards" *
+          doctest::test_suite("repeats: commands as pasted, which other tests run too")) {
+  TemporaryDirectory scratch;
+  const std::string page = page_of("docs/causal-patch.md");
+  std::string printed;
+  for (const std::string& block : indented_blocks(page)) {
+    if (block.find("signalbox ") == std::string::npos) continue;
+    const Ran ran = paste(block, scratch.path());
+    REQUIRE_MESSAGE(ran.code == 0, ran.err);
+    printed += ran.out;
+  }
+  CHECK(line_not_printed(page, "normalised", printed) == "");
+  for (const char* file : {"patch.csv", "flips.csv", "summary.json", "pairs.jsonl"})
+    CHECK_MESSAGE(read_file(scratch / "tmp/patch-whole" / file) == read_file(scratch / "tmp/patch" / file), file);
+}
+
 TEST_CASE("docs: commutativity and format sensitivity, as pasted" *
           doctest::test_suite("repeats: commands as pasted, which other tests run too")) {
   for (const char* const file : {"docs/commutativity.md", "docs/format-sensitivity.md"}) {

@@ -17,6 +17,16 @@ using test::numbers;
 using test::PatchInput;
 using test::rows_of;
 
+std::vector<std::string> many_pairs(int n) {
+  std::vector<std::string> lines;
+  for (int p = 0; p < n; ++p)
+    for (const std::string condition : {"clean", "corrupt"})
+      lines.push_back(R"({"id":")" + condition + std::to_string(p) + R"(","pair":"p)" + std::to_string(p) +
+                      R"(","condition":")" + condition + R"(","tokens":[5,9,)" +
+                      std::to_string(condition == "clean" ? 33 + p : 8 + p) + R"(,17],"answer":7,"foil":9})");
+  return lines;
+}
+
 }  // namespace
 
 TEST_CASE("causal patch: in a run with something exchanged already") {
@@ -121,13 +131,7 @@ TEST_CASE("causal patch: means over pairs, and when no ratio means anything") {
 }
 
 TEST_CASE("causal patch: a study that is interrupted goes on, to the same bytes") {
-  std::vector<std::string> lines;
-  for (int p = 0; p < 3; ++p)
-    for (const std::string condition : {"clean", "corrupt"})
-      lines.push_back(R"({"id":")" + condition + std::to_string(p) + R"(","pair":"p)" + std::to_string(p) +
-                      R"(","condition":")" + condition + R"(","tokens":[5,9,)" +
-                      std::to_string(condition == "clean" ? 33 + p : 8 + p) + R"(,17],"answer":7,"foil":9})");
-  const PatchInput input("olmoe", lines);
+  const PatchInput input("olmoe", many_pairs(3));
   const test::TemporaryDirectory dir;
   std::string bytes[2];
   for (const bool stops : {false, true}) {
@@ -161,4 +165,45 @@ TEST_CASE("causal patch: a study that is interrupted goes on, to the same bytes"
   }
   CHECK(bytes[0] == bytes[1]);
   CHECK(bytes[0].size() > 500);
+}
+
+TEST_CASE(
+    "causal patch: shards put together are what one process writes, pairs that are dropped and empty shards too") {
+  const PatchInput input("olmoe", many_pairs(10));
+  const test::TemporaryDirectory dir;
+  PatchStudy study;
+  study.request = input.request("*.attn.z,layer.1.expert.contribution,layer.1.resid_in", PatchBy::natural);
+  study.seed = 3;
+  const auto conduct = [&](const std::string& name, Shard shard) {
+    study.dir = dir / name;
+    study.manifest.shard = shard;
+    return conduct_patch(input.session, input.made, input.pairs(Metric::logit_diff), study);
+  };
+  const PatchOutcome whole = conduct("whole", {});
+  CHECK(whole.selected.pairs.size() > 1);
+  CHECK(whole.selected.dropped.size() > 1);
+  for (const int64_t n : {int64_t{3}, int64_t{12}}) {
+    std::vector<std::filesystem::path> parts;
+    size_t kept = 0, empty = 0;
+    for (int64_t i = n - 1; i >= 0; --i) {
+      const PatchOutcome part = conduct(std::to_string(n) + "-" + std::to_string(i), {i, n});
+      kept += part.selected.pairs.size();
+      empty += part.selected.pairs.empty();
+      parts.push_back(study.dir);
+    }
+    CHECK(kept == whole.selected.pairs.size());
+    if (n == 12) CHECK(empty >= 2 + whole.selected.dropped.size());
+    const auto merged = dir / ("merged" + std::to_string(n));
+    merge_patches(merged, parts);
+    for (const char* file : {"patch.csv", "flips.csv", "summary.json", "pairs.jsonl"})
+      CHECK_MESSAGE(test::read_file(merged / file) == test::read_file(dir / "whole" / file), file);
+    // The command finds its work done.
+    study.dir = merged;
+    study.manifest.shard = {};
+    CHECK(conduct_patch(input.session, input.made, input.pairs(Metric::logit_diff), study).was_complete);
+    parts.pop_back();
+    CHECK_THROWS_WITH(
+        merge_patches(dir / "none", parts),
+        ("merge: expected all " + std::to_string(n) + " shards, found none for 0/" + std::to_string(n)).c_str());
+  }
 }

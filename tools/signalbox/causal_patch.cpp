@@ -32,7 +32,7 @@ constexpr size_t shown_rows = 12;
 
 struct PatchFlags {
   CommonOptions common;
-  std::string input, metric, direction, by = "natural", units, neurons, positions, span, with;
+  std::string input, metric, direction, by = "natural", units, neurons, positions, span, with, shard;
   bool keep_all = false;
 };
 
@@ -90,6 +90,9 @@ CLI::App* add_patch_flags(CLI::App& app, PatchFlags& flags) {
           "against that run")
       ->type_name("LIST");
   patch->add_flag("--keep-all", flags.keep_all, "pairs whose clean run does not prefer its answer too");
+  patch->add_option("--shard", flags.shard,
+                    "I/N: only pairs whose index is I mod N (default: Slurm's array variables); signalbox merge puts "
+                    "shards together");
   patch->add_option("--out", flags.common.trace, "directory of patch.csv")->type_name("DIR")->required();
   return patch;
 }
@@ -137,7 +140,6 @@ Manifest manifest_of_patch(const PatchFlags& flags, const Session& session, cons
   inputs.special = options.special;
   inputs.template_variables = session.encode.template_variables;
   Manifest manifest;
-  manifest.schema = "signalbox.patch/1";
   manifest.identity = recording_identity(inputs);
   manifest.info = work_info(options, session, argc, argv);
   return manifest;
@@ -196,6 +198,9 @@ int run_patch(PatchFlags& flags, int argc, char** argv) {
   request.denoising = flags.direction == "denoising";
   request.by = parse_patch_by(flags.by, "--by");
   request.span = flags.span;
+  std::string told;
+  const Shard shard = choose_shard(flags.shard, told);
+  if (!told.empty() && !options.quiet) std::fprintf(stderr, "%s\n", told.c_str());
   read_positions(flags.positions, request.first_position, request.end_position);
   request.units = read_numbers(flags.units, "--units", 0);
   std::vector<Record> records = read_records(flags.input);
@@ -223,9 +228,12 @@ int run_patch(PatchFlags& flags, int argc, char** argv) {
   study.input = flags.input == "-" ? "standard input" : flags.input;
   study.seed = options.seed;
   study.manifest = manifest_of_patch(flags, session, run.records, argc, argv);
+  study.manifest.shard = shard;
   catch_signals();
   request.interrupted = &interrupted;
-  Progress progress("patching", static_cast<int64_t>(pairs.size() * request.points.size()), options.quiet, "points");
+  Progress progress("patching",
+                    shard.records_of(static_cast<int64_t>(pairs.size())) * static_cast<int64_t>(request.points.size()),
+                    options.quiet, "points");
   request.on_progress = [&](int64_t done) { progress.update(done); };
   study.on_kept = [&](int64_t done) { progress.start_at(done); };
   const PatchOutcome outcome = conduct_patch(session, run.made, std::move(pairs), study);

@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "eval/causal/map.h"
+#include "eval/causal/patch_study.h"
 #include "eval/experiment/findings.h"
 #include "eval/faithfulness/conduct.h"
 #include "eval/findings/metrics_file.h"
@@ -27,8 +28,8 @@ using namespace eval;
 
 int merge_command(int argc, char** argv) {
   CLI::App app(
-      "Puts the directories of all shards of a run, or of a causal map, together into the one that a single process "
-      "would have written (docs/run-directory.md).",
+      "Puts the directories of all shards of a run, of a causal map or of causal patch, together into the one that a "
+      "single process would have written (docs/run-directory.md).",
       "signalbox merge");
   app.footer("Example:\n  signalbox merge out/whole out/shard-*");
   std::string out;
@@ -41,10 +42,14 @@ int merge_command(int argc, char** argv) {
   if (int code = parse_arguments(app, argc, argv); code >= 0) return code;
 
   std::unique_ptr<Progress> progress;
-  if (schema_of(shards.front()) == map_schema) {
+  const std::string schema = schema_of(shards.front());
+  if (schema == map_schema || schema == patch_schema) {
     catch_signals();
-    merge_maps(out, shards, {});
-    const json::Value summary = json::parse_file(std::filesystem::path(out) / map_summary_file);
+    if (schema == map_schema)
+      merge_maps(out, shards, {});
+    else
+      merge_patches(out, shards);
+    const json::Value summary = json::parse_file(std::filesystem::path(out) / "summary.json");
     if (as_json) {
       write_stdout(json::dump(summary) + "\n");
     } else {
