@@ -9,6 +9,7 @@
 #include "loaders/open.h"
 #include "tests/support.h"
 #include "train/refit.h"
+#include "train/trained_weights.h"
 #include "train/training.h"
 
 namespace {
@@ -49,7 +50,7 @@ CsvTable taught(const std::string& student, const std::string& teacher_model, co
   teacher.forward = &forward;
   Training training;
   training.session = &session;
-  training.weights = &weights;
+  training.trained = &weights;
   training.teacher = &teacher;
   for (int64_t i = 0; i < 6; ++i) training.data.push_back(golden_record(i));
   for (int64_t i = 0; i < held_out; ++i) training.held_out.push_back(golden_record(10 + i));
@@ -62,7 +63,7 @@ CsvTable taught(const std::string& student, const std::string& teacher_model, co
   training.settings.batch = 4;
   training.settings.seed = 5;
   training.settings.groups.tokens = group_tokens;
-  training.write_checkpoint = [](const fs::path& to) { fs::create_directories(to); };
+  training.write_result = [&] { fs::create_directories(dir / training.result); };
   REQUIRE(train::train(training) == TrainingEnd::complete);
   return CsvTable::read(dir / "log.csv");
 }
