@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <array>
+#include <functional>
+#include <numeric>
 
 #include "base/error.h"
 #include "base/text.h"
@@ -55,11 +57,29 @@ json::Value edit_of(const char* op, Point point, int32_t layer) {
   return edit;
 }
 
-json::Value neurons_of(std::span<const NodeId> heads, int64_t d_z) {
+json::Value neurons_of(std::span<const int32_t> heads, int64_t d_z) {
   json::Value neurons = json::Value::array();
-  for (const NodeId& head : heads)
-    for (int64_t c = 0; c < d_z; ++c) neurons.push_back(head.index * d_z + c);
+  for (const int32_t head : heads)
+    for (int64_t c = 0; c < d_z; ++c) neurons.push_back(head * d_z + c);
   return neurons;
+}
+
+// Calls visit(first, behind) for every run of consecutive tokens that alike(t, t + 1) joins and wanted(t) asks for.
+void each_run(size_t n, const std::function<bool(size_t)>& wanted, const std::function<bool(size_t, size_t)>& alike,
+              const std::function<void(size_t first, size_t behind)>& visit) {
+  for (size_t begin = 0; begin < n;) {
+    size_t end = begin + 1;
+    if (wanted(begin)) {
+      while (end < n && wanted(end) && alike(end - 1, end)) ++end;
+      visit(begin, end);
+    }
+    begin = end;
+  }
+}
+
+json::Value at_tokens(json::Value edit, size_t first, size_t behind) {
+  edit.set("tokens", json::Value::object().set("positions", std::to_string(first) + ":" + std::to_string(behind)));
+  return edit;
 }
 
 }  // namespace
@@ -126,7 +146,7 @@ void PartMeans::add(const ActivationStore& run) {
 
 std::vector<float> PartMeans::of(const NodeId& node) const {
   std::vector<float> mean(static_cast<size_t>(width_of(shape_, node)));
-  const auto found = sums_.find(node);
+  const auto found = sums_.find({node.kind, node.layer, node.index, -1});
   if (found == sums_.end()) return mean;
   for (size_t c = 0; c < mean.size(); ++c)
     mean[c] = static_cast<float>(found->second.values[c] / static_cast<double>(n_tokens_));
@@ -158,8 +178,9 @@ std::shared_ptr<const ActivationStore> made_store(const std::string& name, const
 }
 
 AblatedPair::AblatedPair(const Session& session, const Job& base, const Job& other, int64_t n_rows,
-                         std::vector<std::array<int32_t, 2>> map, CircuitAblation ablation, const PartMeans* means)
-    : session_(session), job_(base), ablation_(ablation), means_(means) {
+                         std::vector<std::array<int32_t, 2>> map, CircuitAblation ablation, const PartMeans* means,
+                         const std::vector<int32_t>& positions)
+    : session_(session), job_(base), whole_(positions.empty()), ablation_(ablation), means_(means) {
   const PointSet points = node_points(session.shape);
   run_ = record_run(session, base, n_rows, points, "base");
   if (ablation == CircuitAblation::corrupt) other_ = record_run(session, other, 1, points, "other");
@@ -169,13 +190,12 @@ AblatedPair::AblatedPair(const Session& session, const Job& base, const Job& oth
   for (size_t t = 0; t < n && ablation != CircuitAblation::corrupt; ++t) other_of_[t] = 0;
   for (const auto& [from, to] : map)
     if (ablation == CircuitAblation::corrupt) other_of_[static_cast<size_t>(from)] = to;
+  tokens_at_.resize(1);
   for (size_t t = 0; t < n; ++t) {
     mapped_.push_back(other_of_[t] >= 0);
-    if (!mapped_[t]) continue;
-    if (t > 0 && mapped_[t - 1])
-      ranges_.back().second = static_cast<int64_t>(t) + 1;
-    else
-      ranges_.emplace_back(t, t + 1);
+    const auto at = whole_ ? size_t{0} : static_cast<size_t>(positions[t] + 1);
+    tokens_at_.resize(std::max(tokens_at_.size(), at + 1));
+    tokens_at_[at].push_back(static_cast<int32_t>(t));
   }
   std::map<std::string, std::vector<float>> tensors;
   const auto append = [&](const NodeId& node) {
@@ -208,12 +228,29 @@ std::vector<float> AblatedPair::ablated(const NodeId& node, int64_t position) co
   return std::vector<float>(static_cast<size_t>(width_of(session_.shape, node)));
 }
 
-void AblatedPair::put(json::Value& edits, json::Value edit) const {
-  for (const auto& [begin, end] : ranges_) {
-    json::Value one = edit;
-    one.set("tokens", json::Value::object().set("positions", std::to_string(begin) + ":" + std::to_string(end)));
-    edits.push_back(std::move(one));
+const std::vector<int32_t>& AblatedPair::tokens_of(const NodeId& node) const {
+  static const std::vector<int32_t> none;
+  const auto at = whole_ ? size_t{0} : static_cast<size_t>(node.position + 1);
+  return at < tokens_at_.size() ? tokens_at_[at] : none;
+}
+
+std::vector<int32_t> AblatedPair::other_tokens_of(const NodeId& node) const {
+  std::vector<int32_t> tokens;
+  if (whole_) {
+    tokens.resize(static_cast<size_t>(other_.store->n_tokens()));
+    std::iota(tokens.begin(), tokens.end(), 0);
+  } else {
+    for (const int32_t t : tokens_of(node))
+      if (mapped_[static_cast<size_t>(t)]) tokens.push_back(other_of_[static_cast<size_t>(t)]);
   }
+  return tokens;
+}
+
+bool AblatedPair::differs(const NodeId& node) const {
+  const std::vector<int32_t>& tokens = tokens_of(node);
+  return std::any_of(tokens.begin(), tokens.end(), [&](int32_t t) {
+    return mapped_[static_cast<size_t>(t)] && written_by(base(), session_.shape, node, t) != ablated(node, t);
+  });
 }
 
 std::shared_ptr<const BoundEdits> AblatedPair::bind(const json::Value& edits, const EditMemory& memory) const {
@@ -221,40 +258,39 @@ std::shared_ptr<const BoundEdits> AblatedPair::bind(const json::Value& edits, co
   return EditPlan::parse(json::Ref(edits, "edits"), ".", session_.shape, 0, &memory)->bind(sequence_info(job_));
 }
 
-// The sum of what stands in these experts' places, for each layer that one of them is of.
-std::shared_ptr<const ActivationStore> AblatedPair::ablated_expert_sums(std::span<const NodeId> experts) const {
-  std::map<std::string, std::vector<float>> tensors;
+AblatedPair::OutAt AblatedPair::out_at(std::span<const NodeId> alike) const {
+  OutAt out(static_cast<size_t>(n_tokens()));
+  for (const NodeId& node : alike)
+    for (const int32_t t : tokens_of(node))
+      if (mapped_[static_cast<size_t>(t)]) out[static_cast<size_t>(t)].push_back(node.index);
+  return out;
+}
+
+// [n_tokens, d_model] the sum of what stands in the experts' places.
+std::vector<float> AblatedPair::ablated_expert_sum(int32_t layer, const OutAt& out) const {
   const auto d_model = static_cast<size_t>(session_.shape.d_model);
+  std::vector<float> sums(static_cast<size_t>(n_tokens()) * d_model);
   std::vector<double> sum(d_model);
-  for (size_t begin = 0; begin < experts.size();) {
-    const int32_t layer = experts[begin].layer;
-    size_t end = begin;
-    std::vector<uint8_t> out(static_cast<size_t>(session_.shape.layers[static_cast<size_t>(layer)].n_experts));
-    for (; end < experts.size() && experts[end].layer == layer; ++end) out[static_cast<size_t>(experts[end].index)] = 1;
-    std::vector<float>& tensor = tensors[point_name(Point::moe_out, layer)];
-    tensor.resize(static_cast<size_t>(n_tokens()) * d_model);
-    std::fill(sum.begin(), sum.end(), 0.0);
-    if (ablation_ == CircuitAblation::mean)
-      for (size_t i = begin; i < end; ++i) {
-        const std::vector<float> mean = means_->of(experts[i]);
+  for (size_t t = 0; t < out.size(); ++t) {
+    if (out[t].empty()) continue;
+    if (ablation_ == CircuitAblation::corrupt) {
+      std::fill(sum.begin(), sum.end(), 0.0);
+      const int64_t at = other_of_[t];
+      const std::vector<int32_t> used = used_experts(*other_.store, layer, at);
+      const auto row = other_.store->row(Point::expert_contribution, layer, 0, at);
+      for (size_t i = 0; i < used.size(); ++i)
+        for (size_t c = 0; c < d_model && std::binary_search(out[t].begin(), out[t].end(), used[i]); ++c)
+          sum[c] += static_cast<double>(row[i * d_model + c]);
+    } else if (t == 0 || out[t] != out[t - 1]) {
+      std::fill(sum.begin(), sum.end(), 0.0);
+      for (const int32_t expert : out[t]) {
+        const std::vector<float> mean = means_->of({Kind::expert, layer, expert, -1});
         for (size_t c = 0; c < d_model; ++c) sum[c] += static_cast<double>(mean[c]);
       }
-    for (int64_t t = 0; t < n_tokens(); ++t) {
-      if (!mapped_[static_cast<size_t>(t)] || ablation_ == CircuitAblation::zero) continue;
-      if (ablation_ == CircuitAblation::corrupt) {
-        std::fill(sum.begin(), sum.end(), 0.0);
-        const int64_t at = other_of_[static_cast<size_t>(t)];
-        const std::vector<int32_t> used = used_experts(*other_.store, layer, at);
-        const auto row = other_.store->row(Point::expert_contribution, layer, 0, at);
-        for (size_t i = 0; i < used.size(); ++i)
-          for (size_t c = 0; c < d_model && out[static_cast<size_t>(used[i])]; ++c)
-            sum[c] += static_cast<double>(row[i * d_model + c]);
-      }
-      for (size_t c = 0; c < d_model; ++c) tensor[static_cast<size_t>(t) * d_model + c] = static_cast<float>(sum[c]);
     }
-    begin = end;
+    for (size_t c = 0; c < d_model; ++c) sums[t * d_model + c] = static_cast<float>(sum[c]);
   }
-  return made_store("experts", session_.shape, job_.prompt->id, tensors, n_tokens());
+  return sums;
 }
 
 std::shared_ptr<const BoundEdits> AblatedPair::ablate(std::span<const NodeId> nodes) const {
@@ -262,32 +298,46 @@ std::shared_ptr<const BoundEdits> AblatedPair::ablate(std::span<const NodeId> no
   EditMemory memory;
   memory.add(values_);
   json::Value edits = json::Value::array();
-  std::vector<NodeId> experts;
+  std::map<std::string, std::vector<float>> sums;
   for (size_t begin = 0; begin < nodes.size();) {
     const NodeId& first = nodes[begin];
     size_t end = begin;
     for (; end < nodes.size() && nodes[end].kind == first.kind && nodes[end].layer == first.layer; ++end) {
     }
-    const std::span<const NodeId> alike = nodes.subspan(begin, end - begin);
-    if (first.kind == Kind::expert) {
-      json::Value list = json::Value::array();
-      for (const NodeId& expert : alike) list.push_back(int64_t{expert.index});
-      put(edits, json::Value::object()
-                     .set("op", "scale_expert")
-                     .set("by", 0)
-                     .set("layers", std::to_string(first.layer))
-                     .set("experts", std::move(list)));
-      if (ablation_ != CircuitAblation::zero)
-        put(edits, edit_of("add", Point::moe_out, first.layer).set("from", "memory:experts"));
-      experts.insert(experts.end(), alike.begin(), alike.end());
-    } else {
-      json::Value edit = edit_of("patch", point_of(first.kind), first.layer).set("from", "memory:ablated");
-      if (first.kind == Kind::head) edit.set("neurons", neurons_of(alike, width_of(session_.shape, first)));
-      put(edits, std::move(edit));
+    const OutAt out = out_at(nodes.subspan(begin, end - begin));
+    const std::string layer = std::to_string(first.layer);
+    each_run(
+        out.size(), [&](size_t t) { return !out[t].empty(); }, [&](size_t s, size_t t) { return out[s] == out[t]; },
+        [&](size_t from, size_t behind) {
+          if (first.kind == Kind::expert) {
+            json::Value list = json::Value::array();
+            for (const int32_t expert : out[from]) list.push_back(int64_t{expert});
+            edits.push_back(at_tokens(json::Value::object()
+                                          .set("op", "scale_expert")
+                                          .set("by", 0)
+                                          .set("layers", layer)
+                                          .set("experts", std::move(list)),
+                                      from, behind));
+          } else {
+            json::Value edit = edit_of("patch", point_of(first.kind), first.layer).set("from", "memory:ablated");
+            if (first.kind == Kind::head) edit.set("neurons", neurons_of(out[from], width_of(session_.shape, first)));
+            edits.push_back(at_tokens(std::move(edit), from, behind));
+          }
+        });
+    if (first.kind == Kind::expert && ablation_ != CircuitAblation::zero) {
+      bool any = false;
+      each_run(
+          out.size(), [&](size_t t) { return !out[t].empty(); }, [](size_t, size_t) { return true; },
+          [&](size_t from, size_t behind) {
+            any = true;
+            edits.push_back(
+                at_tokens(edit_of("add", Point::moe_out, first.layer).set("from", "memory:experts"), from, behind));
+          });
+      if (any) sums[point_name(Point::moe_out, first.layer)] = ablated_expert_sum(first.layer, out);
     }
     begin = end;
   }
-  if (!experts.empty() && ablation_ != CircuitAblation::zero) memory.add(ablated_expert_sums(experts));
+  if (!sums.empty()) memory.add(made_store("experts", session_.shape, job_.prompt->id, sums, n_tokens()));
   return bind(edits, memory);
 }
 
@@ -314,8 +364,13 @@ std::shared_ptr<const BoundEdits> AblatedPair::replace(const NodeId& node, std::
   memory.add(made_store("values", session_.shape, job_.prompt->id, {{point_name(point, node.layer), std::move(tensor)}},
                         n_tokens()));
   json::Value edit = edit_of(expert ? "add" : "patch", point, node.layer).set("from", "memory:values");
-  if (head) edit.set("neurons", neurons_of({&node, 1}, width));
-  edits.push_back(std::move(edit));
+  const int32_t heads[] = {node.index};
+  if (head) edit.set("neurons", neurons_of(heads, width));
+  std::vector<uint8_t> own(static_cast<size_t>(n_tokens()));
+  for (const int32_t t : tokens_of(node)) own[static_cast<size_t>(t)] = 1;
+  each_run(
+      own.size(), [&](size_t t) { return own[t] != 0; }, [](size_t, size_t) { return true; },
+      [&](size_t from, size_t behind) { edits.push_back(at_tokens(edit, from, behind)); });
   return bind(edits, memory);
 }
 

@@ -1,6 +1,7 @@
 // One pair of records, ready to be run with any parts of the model ablated: what stands in a part's place is what it
 // wrote in the other record's run at the position that stands for this one (an expert by its id, absent = 0), its mean,
-// or nothing. Positions that stand for none keep what they are.
+// or nothing. Positions that stand for none keep what they are. Parts are of all tokens, or of those at one position of
+// a circuit (positions.h).
 #pragma once
 #include <cstdint>
 #include <map>
@@ -51,9 +52,11 @@ std::vector<float> written_by(const ActivationStore& run, const ModelShape& shap
 class AblatedPair {
  public:
   // `base`: the record that is run, `other`: where ablated values come from. `map`: [base, other] positions. `means`
-  // for CircuitAblation::mean. All references outlive this.
+  // for CircuitAblation::mean. `positions`: [token of base] of the circuit, -1 = none; empty: parts are of all tokens.
+  // All references outlive this.
   AblatedPair(const engine::Session& session, const engine::Job& base, const engine::Job& other, int64_t n_rows,
-              std::vector<std::array<int32_t, 2>> map, CircuitAblation ablation, const PartMeans* means);
+              std::vector<std::array<int32_t, 2>> map, CircuitAblation ablation, const PartMeans* means,
+              const std::vector<int32_t>& positions = {});
 
   const engine::Job& job() const { return job_; }
   const RecordedRun& run() const { return run_; }
@@ -62,24 +65,33 @@ class AblatedPair {
   int64_t n_tokens() const { return job_.n_given(); }
   // [position] 1 = it has an ablated value.
   const std::vector<uint8_t>& mapped() const { return mapped_; }
+  // The tokens that a part is of, ascending.
+  const std::vector<int32_t>& tokens_of(const NodeId& node) const;
+  // Those of the other record that stand for them.
+  std::vector<int32_t> other_tokens_of(const NodeId& node) const;
   // What stands in the part's place at a mapped position.
   std::vector<float> ablated(const NodeId& node, int64_t position) const;
+  // Whether that is anything else than what it writes, at one of its tokens.
+  bool differs(const NodeId& node) const;
 
   // The edits that ablate these parts (ascending), bound to the base record; null: none are ablated.
   std::shared_ptr<const BoundEdits> ablate(std::span<const NodeId> nodes) const;
-  // The edits that give one part other outputs: values [n_tokens, width], as written_by.
+  // The edits that give one part other outputs at its tokens: values [n_tokens, width], as written_by.
   std::shared_ptr<const BoundEdits> replace(const NodeId& node, std::span<const float> values) const;
 
  private:
   std::shared_ptr<const BoundEdits> bind(const json::Value& edits, const EditMemory& memory) const;
-  void put(json::Value& edits, json::Value edit) const;
-  std::shared_ptr<const ActivationStore> ablated_expert_sums(std::span<const NodeId> experts) const;
+  // [token] the experts or heads of one layer that are out there, ascending; -1 for a part that its layer has once.
+  using OutAt = std::vector<std::vector<int32_t>>;
+  OutAt out_at(std::span<const NodeId> alike) const;
+  std::vector<float> ablated_expert_sum(int32_t layer, const OutAt& out) const;
 
   const engine::Session& session_;
   const engine::Job& job_;
   std::vector<int32_t> other_of_;  // [position] -1: none
   std::vector<uint8_t> mapped_;
-  std::vector<std::pair<int64_t, int64_t>> ranges_;  // of mapped positions, half-open
+  bool whole_;                                   // parts are of all tokens, which are tokens_[0]
+  std::vector<std::vector<int32_t>> tokens_at_;  // [1 + position] ascending
   CircuitAblation ablation_;
   const PartMeans* means_;
   RecordedRun run_, other_;

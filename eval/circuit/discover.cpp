@@ -20,7 +20,7 @@ using namespace probes;
 namespace {
 
 using Kind = NodeId::Kind;
-constexpr NodeId embed_node{Kind::embed, -1, -1, -1}, logits_node{Kind::logits, -1, -1, -1};
+constexpr NodeId logits_node{Kind::logits, -1, -1, -1};
 
 double mean_of_values(std::span<const double> x) {
   return std::accumulate(x.begin(), x.end(), 0.0) / static_cast<double>(x.size());
@@ -55,6 +55,7 @@ class Study {
     ScorerSetup of;
     of.ablation = request_.ablation;
     of.means = means_;
+    of.positions = found_.positions;
     of.reverse = reverse;
     of.batch = request_.batch;
     of.batch_tokens = request_.batch_tokens;
@@ -124,12 +125,14 @@ void Study::open_scorers() {
 
 void Study::find_parts() {
   ModelScorer& scorer = *scorers_[0];
-  const auto n_active = static_cast<size_t>(std::count(scorer.active().begin(), scorer.active().end(), 1));
-  const size_t n_tested = std::min(n_active, request_.filter);
-  found_.active_parts = static_cast<int64_t>(n_active);
+  const NodeMask& differing = scorer.differing();
+  const auto n_differing = static_cast<size_t>(std::count(differing.begin(), differing.end(), 1));
+  const size_t n_tested = std::min(n_differing, request_.filter);
+  found_.active_parts = count_of(scorer.active());
+  found_.differing_parts = static_cast<int64_t>(n_differing);
   found_.tested_parts = static_cast<int64_t>(n_tested);
   NodeMask wanted = scorer.all();
-  if (n_tested < n_active) {
+  if (n_tested < n_differing) {
     std::vector<double> size = first_order_sizes(scorer);
     if (reverse_) {
       const std::vector<double> back = first_order_sizes(*reverse_);
@@ -138,7 +141,7 @@ void Study::find_parts() {
     std::vector<size_t> order(size.size());
     std::iota(order.begin(), order.end(), size_t{0});
     std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
-      return scorer.active()[a] != scorer.active()[b] ? scorer.active()[a] > scorer.active()[b] : size[a] > size[b];
+      return differing[a] != differing[b] ? differing[a] > differing[b] : size[a] > size[b];
     });
     for (size_t i = n_tested; i < order.size(); ++i) wanted[order[i]] = 0;
   }
@@ -289,6 +292,7 @@ CircuitContext Study::context() const {
   of.model_hash = session_.model_hash;
   of.metric = metric_name(request_.metric);
   of.ablation = ablation_name(request_.ablation);
+  of.level = request_.level;
   of.n_layers = session_.shape.n_layers();
   for (const LayerShape& layer : session_.shape.layers) of.n_heads = std::max(of.n_heads, layer.attention.n_heads);
   of.n_experts = session_.shape.n_experts();
@@ -297,9 +301,13 @@ CircuitContext Study::context() const {
   const MetricRows& rows = scorers_[0]->rows(0);
   CircuitExample& example = of.example;
   example.id = pair.job().prompt->id;
-  // Up to the token whose logits are asked for the answer.
+  if (found_.positions)
+    for (NodeId at; at.position < found_.positions->n; ++at.position)
+      if (at.position >= 0) example.positions.push_back(pair.tokens_of(at).front());
+  // Up to the token whose logits are asked for the answer; where parts have positions, to the last that has one.
   const std::span<const int32_t> tokens =
-      std::span(pair.job().prompt->tokens).first(static_cast<size_t>(pair.n_tokens() - rows.n_rows() + 1));
+      std::span(pair.job().prompt->tokens)
+          .first(static_cast<size_t>(pair.n_tokens() - (found_.positions ? 0 : rows.n_rows() - 1)));
   const auto text_of = [&](std::span<const int32_t> ids) {
     return session_.tokenizer ? session_.tokenizer->decode(ids, false) : "";
   };
@@ -344,7 +352,16 @@ void Study::measure_graph() {
   std::set<NodeId> shown(found_.circuit.begin(), found_.circuit.end());
   for (const Discovery::Redundant& pair : found_.redundant) shown.insert({pair.one, pair.two});
   for (size_t i = 0; i < std::min(nodes.size(), ranking_.candidates); ++i) shown.insert(nodes[ranking_.parts[i]]);
-  graph.nodes.push_back({embed_node, {}, true});
+  // Where nothing takes the embeddings' place they have no edges.
+  std::vector<NodeId> embeddings;
+  for (const NodeId& node : scorer.embeddings())
+    for (size_t p = 0; p < scorer.n_pairs() && request_.ablation == CircuitAblation::corrupt; ++p)
+      if (scorer.pair(p).differs(node)) {
+        embeddings.push_back(node);
+        break;
+      }
+  if (embeddings.empty()) graph.nodes.push_back({NodeId{}, {}, true});
+  for (const NodeId& node : embeddings) graph.nodes.push_back({node, {}, true});
   for (size_t i = 0; i < tested_nodes.size(); ++i)
     if (shown.contains(tested_nodes[i]))
       graph.nodes.push_back({tested_nodes[i], of_nodes[i], in_circuit(tested_nodes[i])});
@@ -356,7 +373,7 @@ void Study::measure_graph() {
       if (!in_circuit(node)) ends.push_back(node);
   std::sort(ends.begin(), ends.end());
   ends.erase(std::unique(ends.begin(), ends.end()), ends.end());
-  if (request_.ablation == CircuitAblation::corrupt) ends.insert(ends.begin(), embed_node);
+  ends.insert(ends.begin(), embeddings.begin(), embeddings.end());
   ends.push_back(logits_node);
   begin("measuring edges", ends.size() * (ends.size() - 1) / 2 * scorer.n_pairs());
   std::vector<EdgeEffects> edges = measure_edges(scorer, ends);
@@ -373,7 +390,7 @@ void Study::measure_graph() {
   for (size_t i = 0, column = 0; i < edges.size(); ++i) {
     const auto passes = [&](double least) {
       const CircuitEffect& of = of_edges[column++];
-      return of.q < request_.level && std::fabs(of.effect) >= least && of.effect != 0;
+      return of.q < request_.alpha && std::fabs(of.effect) >= least && of.effect != 0;
     };
     const bool feeds = passes(floor), selects = !edges[i].selects.empty() && passes(0);
     if ((feeds || selects) && in_circuit(edges[i].source) && in_circuit(edges[i].target)) likely.push_back(i);
@@ -391,7 +408,7 @@ void Study::measure_graph() {
       const bool both = in_circuit(edge.source) && in_circuit(edge.target);
       std::sort(controls.begin(), controls.end());
       const double control = controls.empty() ? not_measured : quantile(controls, 0.95), size = std::fabs(of.effect);
-      const bool enough = of.q < request_.level && size > 0 && !(size <= control) && size >= least;
+      const bool enough = of.q < request_.alpha && size > 0 && !(size <= control) && size >= least;
       graph.edges.push_back({edge.source, edge.target, kind, of, dlogit, control, both && enough});
     };
     put(CircuitEdge::Kind::feeds, not_measured, edge.control_feeds, floor);
@@ -404,11 +421,15 @@ void Study::measure_graph() {
 Discovery discover_circuit(const Session& session, const std::vector<Record>& records, const RecordJobs& made,
                            const DiscoverRequest& request, const std::string& input) {
   Discovery found;
-  const size_t n_parts = nodes_of(session.shape).size();
+  std::vector<CausalPair> pairs = causal_pairs(request.metric, records, made, session.encode);
+  size_t n_parts = nodes_of(session.shape).size();
+  if (request.level == NodeLevel::position) {
+    found.positions = std::make_shared<CircuitPositions>(circuit_positions(pairs, records, made));
+    n_parts *= static_cast<size_t>(found.positions->n + found.positions->others);
+  }
   if (request.size && *request.size > n_parts)
     throw Error("--size", "expected at most " + std::to_string(n_parts) + ", the parts of the model, found " +
                               std::to_string(*request.size));
-  std::vector<CausalPair> pairs = causal_pairs(request.metric, records, made, session.encode);
   split_pairs(request.split, records, pairs, request.seed, input);  // refuses before the first forward
   found.pairs = select_pairs(session, made, std::move(pairs), request.keep_all, input, request.interrupted);
   if (found.pairs.interrupted) {

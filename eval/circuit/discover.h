@@ -31,6 +31,7 @@ struct StudyProgress {
 struct DiscoverRequest {
   Metric metric = Metric::logit_diff;
   CircuitAblation ablation = CircuitAblation::corrupt;
+  NodeLevel level = NodeLevel::node;
   SplitRule split;
   uint64_t seed = 0;
   std::optional<size_t> size;  // of the circuit; none: chosen on the second set
@@ -38,9 +39,9 @@ struct DiscoverRequest {
   size_t filter = 512;    // parts that get runs of their own: those of the largest first-order effect (first_order.h)
   bool keep_all = false;  // pairs that do not prefer their answer too
   int64_t random = 100, stability = 10, subsets = 4, resamples = 10000;
-  // An edge is in the circuit where q is below the level, its size above the 95th percentile of its controls, and, of
+  // An edge is in the circuit where q is below alpha, its size above the 95th percentile of its controls, and, of
   // feeds, at least this share of the gap between the whole model and nothing.
-  double level = 0.05, edge_floor = 0.01;
+  double alpha = 0.05, edge_floor = 0.01;
   int64_t edge_controls = 2;  // draws of either kind for each pair
   int threads = 1;
   int64_t batch = 8, batch_tokens = 1024;
@@ -66,12 +67,13 @@ struct Discovery {
   bool interrupted = false;
   CircuitGraph graph;
   SelectedPairs pairs;
-  std::array<std::vector<size_t>, 3> sets;  // indices of pairs.pairs
-  std::vector<NodeId> circuit;              // ascending
-  double usage = 0;                         // expert slots a token that the circuit takes up, of
-  double usage_of_all = 0;                  // all experts
-  bool chosen = true;                       // a size was faithful enough on the second set, or was given
-  std::vector<SizeScores> sizes;            // ascending; the circuit's own among them
+  std::shared_ptr<const CircuitPositions> positions;  // null: parts are of all tokens
+  std::array<std::vector<size_t>, 3> sets;            // indices of pairs.pairs
+  std::vector<NodeId> circuit;                        // ascending
+  double usage = 0;                                   // expert slots a token that the circuit takes up, of
+  double usage_of_all = 0;                            // all experts
+  bool chosen = true;                                 // a size was faithful enough on the second set, or was given
+  std::vector<SizeScores> sizes;                      // ascending; the circuit's own among them
   std::array<SetScores, 3> scores;
   SizeCurve curve;  // on the third set
   Completeness completeness;
@@ -88,7 +90,7 @@ struct Discovery {
     double without_one = 0, without_two = 0, without_both = 0;
   };
   std::vector<Redundant> redundant;
-  int64_t active_parts = 0, tested_parts = 0, tested_edges = 0;
+  int64_t active_parts = 0, differing_parts = 0, tested_parts = 0, tested_edges = 0;
 };
 
 // `made`: jobs of the records, without edits. `input`: for messages. Throws Error before the first forward where pairs,

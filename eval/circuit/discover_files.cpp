@@ -80,7 +80,7 @@ json::Value random_json(const Discovery& found) {
   const bool any = !f.empty();
   return json::Value::object()
       .set("n", static_cast<int64_t>(f.size()))
-      .set("matched", "experts, heads and other parts of each layer by number, experts by usage in all")
+      .set("matched", matched_text(found.positions != nullptr))
       .set("usage_of_circuit", found.random.usage)
       .set("mean_usage", found.random.mean_usage)
       .set("unmatched", found.random.unmatched)
@@ -128,6 +128,8 @@ void write_discovery(const std::filesystem::path& dir, const Discovery& found, c
                         : request.ablation == CircuitAblation::mean
                             ? "means over all tokens of both records of every pair"
                             : "none")
+      .set("level", std::string(level_name(request.level)))
+      .set("positions", found.positions ? json::Value(found.positions->n) : json::Value())
       .set("seed", static_cast<int64_t>(request.seed))
       .set("pairs", pairs_summary(found.pairs))
       .set("split", split_json(found, request))
@@ -136,7 +138,7 @@ void write_discovery(const std::filesystem::path& dir, const Discovery& found, c
                        .set("shortlist", static_cast<int64_t>(request.rule.shortlist))
                        .set("filter", static_cast<int64_t>(request.filter))
                        .set("size", request.size ? json::Value(static_cast<int64_t>(*request.size)) : json::Value())
-                       .set("level", request.level)
+                       .set("level", request.alpha)
                        .set("edge_floor", request.edge_floor)
                        .set("edge_controls", request.edge_controls)
                        .set("subsets", request.subsets)
@@ -147,6 +149,7 @@ void write_discovery(const std::filesystem::path& dir, const Discovery& found, c
       .set("expert_slots_a_token", found.usage)
       .set("expert_slots_a_token_of_the_model", found.usage_of_all)
       .set("active_parts", found.active_parts)
+      .set("differing_parts", found.differing_parts)
       .set("tested_parts", found.tested_parts)
       .set("tested_edges", found.tested_edges)
       .set("scores", scores_json(found))

@@ -6,6 +6,7 @@
 #include <numbers>
 #include <numeric>
 #include <string>
+#include <utility>
 
 #include "engine/receivers.h"
 #include "eval/data/dice.h"
@@ -36,25 +37,27 @@ std::shared_ptr<const EditPlan> plan_of(const Session& session, const json::Valu
   return EditPlan::parse(json::Ref(edits, "edits"), ".", session.shape, 0, &memory);
 }
 
-// Share of tokens that select an expert, and its mean router logit.
+// Share of these tokens that select an expert, and its mean router logit.
 struct Selection {
   double share = 0, logit = 0;
 };
-Selection selection_of(const ActivationStore& run, const NodeId& expert, int64_t n_experts) {
+Selection selection_of(const ActivationStore& run, const std::vector<int32_t>& tokens, const NodeId& expert,
+                       int64_t n_experts) {
   const Recording::Rows all = run.rows(0);
   const std::vector<int32_t> ids = run.ids(all);
   const std::vector<float> logits = run.floats("router.logits", all);
   const size_t n_layers = run.layers().size(), n_slots = static_cast<size_t>(run.n_slots()),
-               at = static_cast<size_t>(*run.layer_index(expert.layer)), n = static_cast<size_t>(run.n_tokens());
+               at = static_cast<size_t>(*run.layer_index(expert.layer));
   Selection of;
-  for (size_t t = 0; t < n; ++t) {
+  for (const int32_t token : tokens) {
+    const auto t = static_cast<size_t>(token);
     const auto begin = ids.begin() + static_cast<int64_t>((t * n_layers + at) * n_slots);
     of.share += static_cast<double>(std::count(begin, begin + static_cast<int64_t>(n_slots), expert.index));
     of.logit += static_cast<double>(
         logits[(t * n_layers + at) * static_cast<size_t>(n_experts) + static_cast<size_t>(expert.index)]);
   }
-  of.share /= static_cast<double>(n);
-  of.logit /= static_cast<double>(n);
+  const auto n = static_cast<double>(tokens.size());
+  if (n > 0) of = {of.share / n, of.logit / n};
   return of;
 }
 
@@ -109,27 +112,52 @@ std::vector<Response> respond_and_go_on(ModelScorer& scorer, size_t pair, const 
 
 }  // namespace
 
-std::vector<float> stream_change(const ModelScorer& scorer, size_t index, const NodeId& sender) {
+namespace {
+
+// What a part writes instead, minus what it writes, in the stream behind it; at these tokens, 0 elsewhere.
+std::vector<float> change_at(const ModelScorer& scorer, size_t index, const NodeId& sender,
+                             const std::vector<int32_t>& tokens) {
   const AblatedPair& pair = scorer.pair(index);
   const Session& session = scorer.session();
   const ModelShape& shape = session.shape;
+  const bool head = sender.kind == Kind::head;
   const int64_t n = pair.n_tokens();
-  std::vector<float> change;  // of the sender's own output
-  int64_t width = 0;
-  for (int64_t t = 0; t < n; ++t) {
-    const std::vector<float> own = written_by(pair.base(), shape, sender, t);
-    width = static_cast<int64_t>(own.size());
-    const bool mapped = pair.mapped()[static_cast<size_t>(t)] != 0;
-    const std::vector<float> ablated = mapped ? pair.ablated(sender, t) : own;
-    for (size_t c = 0; c < own.size(); ++c) change.push_back(ablated[c] - own[c]);
+  int64_t width = shape.d_model, stride = width, first = 0;
+  if (head) {
+    const AttentionShape& attention = shape.layers[static_cast<size_t>(sender.layer)].attention;
+    width = attention.d_z;
+    stride = attention.n_heads * width;
+    first = sender.index * width;
   }
-  if (sender.kind != Kind::head) return change;
-  const int64_t stride = shape.layers[static_cast<size_t>(sender.layer)].attention.n_heads * width;
-  std::vector<float> z(static_cast<size_t>(n * stride));
-  for (int64_t t = 0; t < n; ++t)
-    std::copy_n(change.data() + t * width, width, z.data() + t * stride + sender.index * width);
+  std::vector<float> change(static_cast<size_t>(n * stride));
+  for (const int32_t t : tokens) {
+    if (!pair.mapped()[static_cast<size_t>(t)]) continue;
+    const std::vector<float> own = written_by(pair.base(), shape, sender, t), ablated = pair.ablated(sender, t);
+    float* row = change.data() + t * stride + first;
+    for (size_t c = 0; c < own.size(); ++c) row[c] = ablated[c] - own[c];
+  }
+  if (!head) return change;
   Receivers readers(*session.backend, session.model, session.weights);
-  return readers.attention_output(sender.layer, z);
+  return readers.attention_output(sender.layer, change);
+}
+
+std::vector<int32_t> all_tokens(const AblatedPair& pair) {
+  std::vector<int32_t> tokens(static_cast<size_t>(pair.n_tokens()));
+  std::iota(tokens.begin(), tokens.end(), 0);
+  return tokens;
+}
+
+// 0 but at these tokens.
+void keep_rows(std::vector<float>& change, int64_t d_model, const std::vector<int32_t>& tokens) {
+  std::vector<float> kept(change.size());
+  for (const int32_t t : tokens) std::copy_n(change.data() + t * d_model, d_model, kept.data() + t * d_model);
+  change = std::move(kept);
+}
+
+}  // namespace
+
+std::vector<float> stream_change(const ModelScorer& scorer, size_t index, const NodeId& sender) {
+  return change_at(scorer, index, sender, scorer.pair(index).tokens_of(sender));
 }
 
 std::vector<Response> respond(ModelScorer& scorer, size_t index, const NodeId& sender, const std::vector<float>& change,
@@ -179,15 +207,19 @@ std::vector<Response> respond(ModelScorer& scorer, size_t index, const NodeId& s
       response.feeds = scorer.metric_of(index, held.logits) - scorer.whole()[index];
       continue;
     }
+    const std::vector<int32_t>& tokens = pair.tokens_of(receiver);
     for (int64_t t = 0; t < n; ++t) {
-      const std::vector<float> now = written_by(*held.store, shape, receiver, t),
-                               was = written_by(pair.base(), shape, receiver, t);
-      response.changed = response.changed || now != was;
-      response.values.insert(response.values.end(), now.begin(), now.end());
+      std::vector<float> was = written_by(pair.base(), shape, receiver, t);
+      if (std::binary_search(tokens.begin(), tokens.end(), t)) {
+        std::vector<float> now = written_by(*held.store, shape, receiver, t);
+        response.changed = response.changed || now != was;
+        was = std::move(now);
+      }
+      response.values.insert(response.values.end(), was.begin(), was.end());
     }
     if (receiver.kind != Kind::expert) continue;
-    const Selection now = selection_of(*free.store, receiver, shape.n_experts()),
-                    was = selection_of(pair.base(), receiver, shape.n_experts());
+    const Selection now = selection_of(*free.store, tokens, receiver, shape.n_experts()),
+                    was = selection_of(pair.base(), tokens, receiver, shape.n_experts());
     response.selects = now.share - was.share;
     response.dlogit = now.logit - was.logit;
   }
@@ -228,11 +260,14 @@ void measure_controls(ModelScorer& scorer, std::vector<EdgeEffects>& edges, std:
     for (; end < which.size() && edges[which[end]].source == source; ++end)
       receivers.push_back(edges[which[end]].target);
     for (size_t p = 0; p < scorer.n_pairs(); ++p) {
-      const std::vector<float> change = stream_change(scorer, p, source);
+      const AblatedPair& pair = scorer.pair(p);
+      const std::vector<float> change = stream_change(scorer, p, source),
+                               everywhere = change_at(scorer, p, source, all_tokens(pair));
       Dice dice(seed, "edge controls " + node_name(source) + " " + std::to_string(p));
       for (int64_t draw = 0; draw < 2 * draws; ++draw) {
-        const std::vector<float> other =
-            draw % 2 == 0 ? of_other_tokens(change, d_model, dice) : random_of_length(change, d_model, dice);
+        std::vector<float> other =
+            draw % 2 == 0 ? of_other_tokens(everywhere, d_model, dice) : random_of_length(change, d_model, dice);
+        if (draw % 2 == 0) keep_rows(other, d_model, pair.tokens_of(source));
         const std::vector<Response> responses = respond_and_go_on(scorer, p, source, other, receivers);
         for (size_t i = 0; i < responses.size(); ++i) {
           edges[which[begin + i]].control_feeds.push_back(std::fabs(responses[i].feeds));

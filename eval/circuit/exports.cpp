@@ -34,11 +34,27 @@ struct ViewerNode {
   int64_t feature = 0, position = 0;
 };
 
-ViewerNode viewer_node(const CircuitContext& context, const NodeId& node) {
+// The token of the example at which a node is shown. What is of all tokens stands at the last one, as the logits do;
+// what is of those at no position, at the first of them.
+int64_t token_of(const CircuitContext& context, const NodeId& node) {
   const CircuitExample& example = context.example;
-  const auto last = static_cast<int64_t>(example.tokens.size()) - 1;
+  const std::vector<int32_t>& positions = example.positions;
+  if (node.position >= 0)
+    return node.position < static_cast<int64_t>(positions.size()) ? positions[static_cast<size_t>(node.position)]
+                                                                  : node.position;
+  if (positions.empty() || node.kind == Kind::logits) return static_cast<int64_t>(example.tokens.size()) - 1;
+  int64_t first = 0;
+  while (std::find(positions.begin(), positions.end(), first) != positions.end()) ++first;
+  return first;
+}
+
+ViewerNode viewer_node(const CircuitContext& context, const NodeId& node, const std::string& where) {
+  const CircuitExample& example = context.example;
   ViewerNode made;
-  made.position = node.position < 0 ? last : node.position;
+  made.position = token_of(context, node);
+  if (made.position >= static_cast<int64_t>(example.tokens.size()))
+    throw Error(where, "expected positions below " + std::to_string(example.tokens.size()) +
+                           ", the tokens of the example, found " + node_name(node));
   const std::string at = std::to_string(made.position);
   if (node.kind == Kind::embed) {
     made.feature = made.position;
@@ -89,9 +105,8 @@ std::vector<double> influences(const CircuitGraph& graph) {
   return out;
 }
 
-std::string mib_node(const NodeId& node, const std::string& where) {
-  if (node.position >= 0)
-    throw Error(where, "expected parts at every token, which is what this format has, found " + node_name(node));
+// Positions are not told apart.
+std::string mib_node(const NodeId& node) {
   switch (node.kind) {
     case Kind::embed: return "input";
     case Kind::logits: return "logits";
@@ -127,10 +142,7 @@ std::string neuronpedia_text(const CircuitGraph& graph, const std::string& where
   for (const std::string& token : context.example.tokens) tokens.push_back(token);
   for (size_t i = 0; i < graph.nodes.size(); ++i) {
     const CircuitNode& node = graph.nodes[i];
-    const ViewerNode made = viewer_node(context, node.id);
-    if (made.position >= static_cast<int64_t>(context.example.tokens.size()))
-      throw Error(where, "expected positions below " + std::to_string(context.example.tokens.size()) +
-                             ", the tokens of the example, found " + node_name(node.id));
+    const ViewerNode made = viewer_node(context, node.id, where);
     const bool logit = node.id.kind == Kind::logits;
     nodes.push_back(json::Value::object()
                         .set("node_id", made.id)
@@ -149,8 +161,8 @@ std::string neuronpedia_text(const CircuitGraph& graph, const std::string& where
   }
   for (const CircuitEdge& edge : graph.edges)
     links.push_back(json::Value::object()
-                        .set("source", viewer_node(context, edge.source).id)
-                        .set("target", viewer_node(context, edge.target).id)
+                        .set("source", viewer_node(context, edge.source, where).id)
+                        .set("target", viewer_node(context, edge.target, where).id)
                         .set("weight", or_zero(edge.of.effect)));
   json::Value info = json::Value::object();
   info.set("description", "Experts and heads as features: activation is the effect on " + context.metric +
@@ -184,7 +196,7 @@ std::string neuronpedia_text(const CircuitGraph& graph, const std::string& where
   return text;
 }
 
-std::string mib_text(const CircuitGraph& graph, const std::string& where) {
+std::string mib_text(const CircuitGraph& graph) {
   const CircuitContext& context = graph.context;
   std::map<std::string, MibScore> nodes, edges;
   nodes["input"].in_graph = nodes["logits"].in_graph = true;
@@ -193,12 +205,12 @@ std::string mib_text(const CircuitGraph& graph, const std::string& where) {
     nodes["m" + std::to_string(l)];
   }
   for (const CircuitNode& node : graph.nodes) {
-    MibScore& of = nodes[mib_node(node.id, where)];
+    MibScore& of = nodes[mib_node(node.id)];
     of.score += or_zero(node.of.effect);
     of.in_graph = of.in_graph || node.in_circuit;
   }
   for (const CircuitEdge& edge : graph.edges) {
-    const std::string source = mib_node(edge.source, where), target = mib_node(edge.target, where);
+    const std::string source = mib_node(edge.source), target = mib_node(edge.target);
     if (source == target) continue;  // parts of one m{l}
     const bool head = edge.target.kind == Kind::head;
     for (const char* input : {"<q>", "<k>", "<v>"}) {
@@ -217,6 +229,7 @@ std::string mib_text(const CircuitGraph& graph, const std::string& where) {
                         .set("cfg", cfg)
                         .set("note",
                              "m{l} is the sum of the routed experts, the shared expert and the dense block of layer l; "
+                             "a part told apart by position is the sum over positions; "
                              "q, k and v of a head have a third of an edge's score each; edges by which a part selects "
                              "experts have no score")
                         .set("nodes", mib_object(nodes))

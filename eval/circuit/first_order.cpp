@@ -67,11 +67,11 @@ std::vector<double> first_order_sizes(const ModelScorer& scorer) {
                  [&](Tensor logits, Tensor d_logits) { metric_adjoint(backend, rows, d_logits, logits, logits); });
     slopes.finish({&job.prompt->id, 1});
     for (size_t i = 0; i < sizes.size(); ++i) {
-      if (!scorer.active()[i]) continue;
+      if (!scorer.differing()[i]) continue;
       const NodeId& node = scorer.nodes()[i];
       const auto [point, first] = slope_of(shape, node);
       double sum = 0;
-      for (int64_t t = 0; t < pair.n_tokens(); ++t) {
+      for (const int32_t t : pair.tokens_of(node)) {
         if (!pair.mapped()[static_cast<size_t>(t)]) continue;
         const std::vector<float> own = written_by(pair.base(), shape, node, t), ablated = pair.ablated(node, t);
         const auto slope = slopes.row(point, node.layer, 0, t).subspan(static_cast<size_t>(first));

@@ -47,11 +47,17 @@ json::Value context_json(const CircuitContext& context) {
       .set("answer", context.example.answer)
       .set("answer_token", int64_t{context.example.answer_token})
       .set("answer_p", defined(context.example.answer_p));
+  if (context.level == NodeLevel::position) {
+    json::Value positions = json::Value::array();
+    for (const int32_t token : context.example.positions) positions.push_back(int64_t{token});
+    example.set("positions", std::move(positions));
+  }
   return json::Value::object()
       .set("model", context.model)
       .set("model_hash", context.model_hash)
       .set("metric", context.metric)
       .set("ablation", context.ablation)
+      .set("level", std::string(level_name(context.level)))
       .set("n_layers", context.n_layers)
       .set("n_heads", context.n_heads)
       .set("n_experts", context.n_experts)
@@ -61,24 +67,28 @@ json::Value context_json(const CircuitContext& context) {
 
 CircuitContext read_context(const json::Ref& from) {
   from.reject_unknown(
-      {"model", "model_hash", "metric", "ablation", "n_layers", "n_heads", "n_experts", "d_model", "example"});
+      {"model", "model_hash", "metric", "ablation", "level", "n_layers", "n_heads", "n_experts", "d_model", "example"});
   CircuitContext context;
   context.model = from.at("model").string();
   context.model_hash = from.at("model_hash").string();
   context.metric = from.at("metric").string();
   context.ablation = from.at("ablation").string();
+  context.level = parse_level(from.at("level").string(), from.where() + ": " + from.at("level").path());
   context.n_layers = from.at("n_layers").size();
   context.n_heads = from.at("n_heads").size();
   context.n_experts = from.at("n_experts").size();
   context.d_model = from.at("d_model").size();
   const json::Ref example = from.at("example");
-  example.reject_unknown({"id", "text", "tokens", "answer", "answer_token", "answer_p"});
+  example.reject_unknown({"id", "text", "tokens", "answer", "answer_token", "answer_p", "positions"});
   context.example.id = example.at("id").string();
   context.example.text = example.at("text").string();
   for (const json::Ref& token : example.at("tokens").items()) context.example.tokens.push_back(token.string());
   context.example.answer = example.at("answer").string();
   context.example.answer_token = static_cast<int32_t>(example.at("answer_token").integer(-1, INT32_MAX));
   context.example.answer_p = number_or_none(example.at("answer_p"));
+  if (context.level == NodeLevel::position)
+    for (const json::Ref& token : example.at("positions").items())
+      context.example.positions.push_back(static_cast<int32_t>(token.integer(0, INT32_MAX)));
   return context;
 }
 

@@ -48,11 +48,13 @@ struct CircuitExample {
   std::string answer;         // text of the token that the metric asks for
   int32_t answer_token = -1;  // -1: none
   double answer_p = not_measured;
+  std::vector<int32_t> positions;  // NodeLevel::position: [position of the circuit] its token
 };
 
 // What the graph is of.
 struct CircuitContext {
   std::string model, model_hash, metric, ablation;
+  NodeLevel level = NodeLevel::node;
   int64_t n_layers = 0, n_heads = 0, n_experts = 0, d_model = 0;  // heads and experts: the most of any layer
   CircuitExample example;
 };

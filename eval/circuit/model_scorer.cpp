@@ -1,6 +1,7 @@
 #include "eval/circuit/model_scorer.h"
 
 #include <algorithm>
+#include <functional>
 
 namespace signalbox::eval {
 
@@ -10,36 +11,48 @@ using namespace probes;
 
 namespace {
 
-// All ids of a layer's routes in a run.
-std::vector<int32_t> routes_of(const ActivationStore& run, int32_t layer) {
-  const std::vector<int32_t> ids = run.ids(run.rows(0));
-  const size_t n_slots = static_cast<size_t>(run.n_slots()), n_layers = run.layers().size(),
-               at = static_cast<size_t>(*run.layer_index(layer));
-  std::vector<int32_t> out;
-  for (size_t begin = at * n_slots; begin < ids.size(); begin += n_layers * n_slots)
-    out.insert(out.end(), ids.begin() + static_cast<int64_t>(begin),
-               ids.begin() + static_cast<int64_t>(begin + n_slots));
-  return out;
-}
-
-// How often each part runs over the tokens of a run: experts where they are selected, [part] of others 0.
-void count_selected(const ActivationStore& run, const std::vector<NodeId>& nodes, std::vector<int64_t>& counts) {
-  int32_t layer = -1;
+// How often each part runs in a run: experts where they are selected at `tokens(part)`; others 0.
+void count_selected(const ActivationStore& run, const std::vector<NodeId>& nodes,
+                    const std::function<std::vector<int32_t>(const NodeId&)>& tokens, std::vector<int64_t>& counts) {
+  const size_t n_slots = static_cast<size_t>(run.n_slots()), n_layers = run.layers().size();
   std::vector<int32_t> ids;
+  if (n_layers > 0) ids = run.ids(run.rows(0));
   for (size_t i = 0; i < nodes.size(); ++i) {
     if (nodes[i].kind != NodeId::Kind::expert) continue;
-    if (nodes[i].layer != layer) ids = routes_of(run, layer = nodes[i].layer);
-    counts[i] += std::count(ids.begin(), ids.end(), nodes[i].index);
+    const auto at = static_cast<size_t>(*run.layer_index(nodes[i].layer));
+    for (const int32_t t : tokens(nodes[i])) {
+      const auto route = ids.begin() + static_cast<int64_t>((static_cast<size_t>(t) * n_layers + at) * n_slots);
+      counts[i] += std::count(route, route + static_cast<int64_t>(n_slots), nodes[i].index);
+    }
   }
+}
+
+std::vector<NodeId> scored_nodes(const ModelShape& shape, const CircuitPositions* positions) {
+  const std::vector<NodeId> nodes = nodes_of(shape);
+  return positions ? at_positions(nodes, positions->n, positions->others) : nodes;
+}
+
+// [token of the base record] its position.
+std::vector<int32_t> positions_of(const CircuitPositions& positions, const CausalPair& pair, bool reverse,
+                                  int64_t n_tokens) {
+  const std::vector<int32_t>& clean = positions.of.at(pair.clean);
+  if (!reverse) return clean;
+  std::vector<int32_t> corrupt(static_cast<size_t>(n_tokens), -1);
+  for (const auto& [from, to] : pair.map) corrupt[static_cast<size_t>(to)] = clean[static_cast<size_t>(from)];
+  return corrupt;
 }
 
 }  // namespace
 
 ModelScorer::ModelScorer(const Session& session, const RecordJobs& made, const std::vector<CausalPair>& pairs,
                          ScorerSetup setup)
-    : session_(session), setup_(std::move(setup)), nodes_(nodes_of(session.shape)), forward_(session.forward(0)) {
+    : session_(session),
+      setup_(std::move(setup)),
+      nodes_(scored_nodes(session.shape, setup_.positions.get())),
+      forward_(session.forward(0)) {
   const bool reverse = setup_.reverse;
   std::vector<int64_t> selected(nodes_.size()), elsewhere(nodes_.size());
+  differing_ = nothing();
   int64_t n_tokens = 0;
   for (const CausalPair& pair : pairs) {
     require_running();
@@ -51,29 +64,42 @@ ModelScorer::ModelScorer(const Session& session, const RecordJobs& made, const s
       for (auto& [from, to] : map) std::swap(from, to);
       std::sort(map.begin(), map.end());
     }
+    std::vector<int32_t> positions;
+    if (setup_.positions) positions = positions_of(*setup_.positions, pair, reverse, base.n_given());
     pairs_.push_back(std::make_unique<AblatedPair>(session, base, other, rows_.back().n_rows(), std::move(map),
-                                                   setup_.ablation, setup_.means.get()));
+                                                   setup_.ablation, setup_.means.get(), positions));
     if (reverse && rows_.back().metric == Metric::kl)
       clean_.push_back(record_run(session, made.jobs[pair.clean], pair.clean_rows.n_rows(), PointSet(), "clean"));
-    const ActivationStore& run = pairs_.back()->base();
-    count_selected(run, nodes_, selected);
-    if (pairs_.back()->other()) count_selected(*pairs_.back()->other(), nodes_, elsewhere);
-    n_tokens += run.n_tokens();
+    const AblatedPair& made_pair = *pairs_.back();
+    count_selected(
+        made_pair.base(), nodes_, [&](const NodeId& node) { return made_pair.tokens_of(node); }, selected);
+    if (made_pair.other())
+      count_selected(
+          *made_pair.other(), nodes_, [&](const NodeId& node) { return made_pair.other_tokens_of(node); }, elsewhere);
+    for (size_t i = 0; i < nodes_.size(); ++i) differing_[i] = differing_[i] || made_pair.differs(nodes_[i]);
+    n_tokens += made_pair.n_tokens();
     whole_.push_back(metric_of(pairs_.size() - 1, pairs_.back()->run().logits));
     if (setup_.on_runs) setup_.on_runs(2);
   }
   for (size_t i = 0; i < nodes_.size(); ++i) {
     active_.push_back(nodes_[i].kind != NodeId::Kind::expert || setup_.ablation == CircuitAblation::mean ||
                       selected[i] + elsewhere[i] > 0);
+    differing_[i] = differing_[i] && active_[i];
     usage_.push_back(nodes_[i].kind == NodeId::Kind::expert
                          ? static_cast<double>(selected[i]) / static_cast<double>(n_tokens)
                          : 1.0);
   }
   // With the other record's values a circuit of nothing is the other run, embedding included; without them the tokens
   // stay what they are.
-  std::vector<NodeId> everything = nodes_;
-  if (setup_.ablation == CircuitAblation::corrupt) everything.insert(everything.begin(), NodeId{});
+  std::vector<NodeId> everything;
+  if (setup_.ablation == CircuitAblation::corrupt) everything = embeddings();
+  everything.insert(everything.end(), nodes_.begin(), nodes_.end());
   none_ = run_without(everything);
+}
+
+std::vector<NodeId> ModelScorer::embeddings() const {
+  const std::vector<NodeId> one(1);
+  return setup_.positions ? at_positions(one, setup_.positions->n, setup_.positions->others) : one;
 }
 
 void ModelScorer::require_running() const {

@@ -12,13 +12,15 @@
 #include "engine/session.h"
 #include "eval/causal/pairs.h"
 #include "eval/circuit/ablated_pair.h"
+#include "eval/circuit/positions.h"
 #include "eval/circuit/scorer.h"
 
 namespace signalbox::eval {
 
 struct ScorerSetup {
   CircuitAblation ablation = CircuitAblation::corrupt;
-  std::shared_ptr<const PartMeans> means;  // of CircuitAblation::mean
+  std::shared_ptr<const PartMeans> means;             // of CircuitAblation::mean
+  std::shared_ptr<const CircuitPositions> positions;  // null: parts are of all tokens
   // The corrupt record is run, and ablated parts write what they wrote on the clean one (denoising).
   bool reverse = false;
   int64_t batch = 8, batch_tokens = 1024;  // sequences and tokens of one step at most, but for one that is longer
@@ -40,9 +42,12 @@ class ModelScorer : public CircuitScorer {
   size_t n_pairs() const override { return pairs_.size(); }
   const std::vector<double>& usage() const override { return usage_; }
   const NodeMask& active() const override { return active_; }
+  const NodeMask& differing() const override { return differing_; }
   const std::vector<double>& whole() const override { return whole_; }
   const std::vector<double>& none() const override { return none_; }
 
+  // The embedding, at every position where parts are told apart by them.
+  std::vector<NodeId> embeddings() const;
   const AblatedPair& pair(size_t i) const { return *pairs_[i]; }
   const MetricRows& rows(size_t i) const { return rows_[i]; }
   // The metric of pair i's base record, run once for each of these edits (null: unedited).
@@ -70,7 +75,7 @@ class ModelScorer : public CircuitScorer {
   std::vector<MetricRows> rows_;
   std::vector<RecordedRun> clean_;  // of kl: the clean runs' logits; else empty
   std::vector<double> usage_, whole_, none_;
-  NodeMask active_;
+  NodeMask active_, differing_;
   engine::Forward forward_;
 };
 

@@ -94,14 +94,33 @@ std::string node_label(const NodeId& node) {
     case Kind::mlp: label = layer + "feed-forward block"; break;
     case Kind::logits: label = "logits"; break;
   }
-  return node.position < 0 ? label : label + " at token " + std::to_string(node.position);
+  return node.position < 0 ? label : label + " at position " + std::to_string(node.position);
 }
 
 bool precedes(const NodeId& from, const NodeId& to) {
   if (from.kind == Kind::logits || to.kind == Kind::embed) return false;
-  if (from.kind == Kind::embed || to.kind == Kind::logits) return true;
+  if (to.kind == Kind::logits) return true;
+  if (from.position >= 0 && to.position >= 0 &&
+      (to.kind == Kind::head ? from.position > to.position : from.position != to.position))
+    return false;
+  if (from.kind == Kind::embed) return true;
   if (from.layer != to.layer) return from.layer < to.layer;
   return from.kind == Kind::head && to.kind != Kind::head;
+}
+
+NodeLevel parse_level(std::string_view name, const std::string& where) {
+  for (const NodeLevel level : {NodeLevel::node, NodeLevel::position})
+    if (level_name(level) == name) return level;
+  throw Error(where, "expected node or position, found " + in_quotes(name));
+}
+
+std::string_view level_name(NodeLevel level) { return level == NodeLevel::node ? "node" : "position"; }
+
+std::vector<NodeId> at_positions(const std::vector<NodeId>& nodes, int64_t n_positions, bool others) {
+  std::vector<NodeId> out;
+  for (NodeId node : nodes)
+    for (node.position = others ? -1 : 0; node.position < n_positions; ++node.position) out.push_back(node);
+  return out;
 }
 
 std::vector<NodeId> nodes_of(const probes::ModelShape& shape) {

@@ -6,7 +6,8 @@
 //   L3.mlp     the dense feed-forward block of a layer without a router
 //   embed, logits  what everything begins with and ends in; they are in every circuit
 //
-// "@7" behind a name: at position 7 alone.
+// "@7" behind a name: at position 7 alone. In a circuit whose parts are told apart by position
+// (eval/circuit/positions.h) a name without it is of the tokens that stand at none.
 #pragma once
 #include <compare>
 #include <cstdint>
@@ -38,10 +39,17 @@ NodeId parse_node(std::string_view name, const std::string& where);
 std::string node_label(const NodeId& node);  // "layer 3, expert 5"
 
 // Whether what `from` writes is in what `to` reads: it lies in an earlier layer, or is a head of the same one and `to`
-// a feed-forward part. Without regard to positions.
+// a feed-forward part. A head reads its own position and earlier ones, all others their own alone.
 bool precedes(const NodeId& from, const NodeId& to);
+
+// What a circuit is made of: parts of a model at all tokens, or at one position each.
+enum class NodeLevel : uint8_t { node, position };
+NodeLevel parse_level(std::string_view name, const std::string& where);  // throws Error, listing the names
+std::string_view level_name(NodeLevel level);
 
 // All parts of a model, in order; without embed and logits.
 std::vector<NodeId> nodes_of(const probes::ModelShape& shape);
+// Each of `nodes` at every position below n_positions, and at those that stand at none; in order.
+std::vector<NodeId> at_positions(const std::vector<NodeId>& nodes, int64_t n_positions, bool others);
 
 }  // namespace signalbox::eval

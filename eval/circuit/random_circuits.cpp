@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <map>
+#include <tuple>
 #include <utility>
 
 #include "eval/data/dice.h"
@@ -20,14 +21,14 @@ struct Stratum {
 };
 
 std::vector<Stratum> strata_of(const CircuitScorer& scorer, const NodeMask& circuit) {
-  std::map<std::pair<Kind, int32_t>, Stratum> by_kind;
+  std::map<std::tuple<Kind, int32_t, int64_t>, Stratum> by_kind;
   const std::vector<NodeId>& nodes = scorer.nodes();
   bool idle = false;  // the circuit has an expert that never runs
   for (size_t i = 0; i < nodes.size(); ++i) idle = idle || (circuit[i] && scorer.usage()[i] == 0);
   for (size_t i = 0; i < nodes.size(); ++i) {
     const bool routed = nodes[i].kind == Kind::expert || nodes[i].kind == Kind::head;
     if (scorer.usage()[i] == 0 && !idle) continue;
-    Stratum& of = by_kind[{nodes[i].kind, routed ? nodes[i].layer : -1}];
+    Stratum& of = by_kind[{nodes[i].kind, routed ? nodes[i].layer : -1, nodes[i].position}];
     of.parts.push_back(i);
     of.taken += circuit[i] != 0;
   }

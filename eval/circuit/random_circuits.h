@@ -1,5 +1,5 @@
 // Random circuits to compare one with: as many experts of each layer, with nearly the same usage in all, as many heads
-// of each layer, and as many parts of any other kind.
+// of each layer, and as many parts of any other kind; where parts are told apart by position, at each of them.
 #pragma once
 #include <cstdint>
 #include <vector>
@@ -22,5 +22,11 @@ inline constexpr double usage_tolerance = 0.1;
 // none, unless there is no other.
 RandomCircuits draw_random_circuits(const CircuitScorer& scorer, const NodeMask& circuit, uint64_t seed, int64_t n,
                                     int64_t draw = 0);
+
+// What they have in common with the circuit, for files.
+inline const char* matched_text(bool by_position) {
+  return by_position ? "experts, heads and other parts of each layer and position by number, experts by usage in all"
+                     : "experts, heads and other parts of each layer by number, experts by usage in all";
+}
 
 }  // namespace signalbox::eval

@@ -18,10 +18,13 @@ class CircuitScorer {
   virtual ~CircuitScorer() = default;
   virtual const std::vector<NodeId>& nodes() const = 0;  // ascending
   virtual size_t n_pairs() const = 0;
-  // [part] the share of tokens at which it runs: 1 for all that is not routed.
+  // [part] the share of all tokens at which it runs: 1 for all that is not routed.
   virtual const std::vector<double>& usage() const = 0;
   // [part] 1 = it writes something in a run of either record.
   virtual const NodeMask& active() const = 0;
+  // [part] 1 = it does, and what would stand in its place is something else, in some pair. Others do nothing when they
+  // go out alone.
+  virtual const NodeMask& differing() const { return active(); }
   // [pair] the metric with these parts at work. Asked again, the answer comes from memory.
   const std::vector<double>& scores(const NodeMask& kept);
   // [pair] of the whole model and with everything ablated, the embedding where the ablation has one too.

@@ -91,7 +91,7 @@ double mean_of_all(std::span<const double> x) {
 
 PartEffects measure_parts(CircuitScorer& scorer, CircuitScorer* reverse, const NodeMask& wanted) {
   PartEffects effects;
-  effects.tested = scorer.active();
+  effects.tested = scorer.differing();
   for (size_t i = 0; i < wanted.size(); ++i) effects.tested[i] = effects.tested[i] && wanted[i];
   effects.noising = alone(scorer, effects.tested);
   if (reverse) effects.denoising = alone(*reverse, effects.tested);

@@ -19,8 +19,8 @@ struct PartEffects {
   NodeMask tested;  // [part] 1 = it was run; the others' effects are 0
 };
 
-// Each part alone; `reverse` (null: none) is the scorer of the corrupt records. Parts that write nothing in either run
-// have 0 without a run, as have those that are not `wanted` (empty: all are).
+// Each part alone; `reverse` (null: none) is the scorer of the corrupt records. Parts in whose place the same would
+// stand have 0 without a run, as have those that are not `wanted` (empty: all are).
 PartEffects measure_parts(CircuitScorer& scorer, CircuitScorer* reverse, const NodeMask& wanted = {});
 
 struct SearchRule {

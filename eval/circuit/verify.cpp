@@ -57,6 +57,8 @@ KnownCircuit read_known_circuit(const std::filesystem::path& dir) {
   known.model_hash = root.at("model_hash").string();
   known.metric = parse_metric(root.at("metric").string(), file.string() + ": metric");
   known.ablation = parse_ablation(root.at("ablation").string(), file.string() + ": ablation");
+  if (parse_level(root.at("level").string(), file.string() + ": level") == NodeLevel::position)
+    known.n_positions = root.at("positions").integer(1, INT32_MAX);
   for (const json::Ref& name : root.at("circuit").items())
     known.parts.push_back(parse_node(name.string(), file.string() + ": " + name.path()));
   if (!std::is_sorted(known.parts.begin(), known.parts.end()))
@@ -74,6 +76,14 @@ Verification verify_circuit(const Session& session, const std::vector<Record>& r
                              session.model_hash);
   Verification out;
   const std::vector<CausalPair> all = causal_pairs(circuit.metric, records, made, session.encode);
+  std::shared_ptr<CircuitPositions> positions;
+  if (circuit.n_positions > 0) {
+    positions = std::make_shared<CircuitPositions>(circuit_positions(all, records, made));
+    if (positions->n != circuit.n_positions)
+      throw Error(input, "expected " + std::to_string(circuit.n_positions) +
+                             " positions, as in the pairs that found the circuit, found " +
+                             std::to_string(positions->n));
+  }
   out.pairs = select_pairs(session, made, unused_pairs(all, circuit, out.used, input), request.keep_all, input,
                            request.interrupted);
   const auto begin = [&](const std::string& stage, int64_t runs) {
@@ -99,12 +109,13 @@ Verification verify_circuit(const Session& session, const std::vector<Record>& r
           means->add(*record_run(session, made.jobs[record], 1, node_points(session.shape), "means").store);
       setup.means = means;
     }
+    setup.positions = positions;
     ModelScorer scorer(session, made, out.pairs.pairs, setup);
     NodeMask mask = scorer.nothing();
     for (const NodeId& part : circuit.parts) {
       const auto at = std::lower_bound(scorer.nodes().begin(), scorer.nodes().end(), part);
       if (at == scorer.nodes().end() || *at != part)
-        throw Error(circuit_file, "expected parts of this model, found " + node_name(part));
+        throw Error(circuit_file, "expected parts of this model and these pairs, found " + node_name(part));
       mask[static_cast<size_t>(at - scorer.nodes().begin())] = 1;
     }
     const std::vector<double> weights(scorer.n_pairs(), 1.0);
@@ -127,15 +138,16 @@ Verification verify_circuit(const Session& session, const std::vector<Record>& r
     begin("taking parts out and putting others in", (request.random + static_cast<int64_t>(circuit.parts.size())) * n);
     out.distance = distance(mask);
     out.complement_distance = distance(complement_of(mask));
-    std::vector<size_t> others;
+    std::vector<size_t> others, alike;  // not in the circuit; alike: in whose places the same would stand
     for (size_t i = 0; i < mask.size(); ++i) {
       NodeMask changed = mask;
       changed[i] = !mask[i];
       if (mask[i])
         out.changes.push_back(std::fabs(distance(changed) - out.distance));
       else if (scorer.active()[i])
-        others.push_back(i);
+        (scorer.differing()[i] ? others : alike).push_back(i);
     }
+    if (others.empty()) others = alike;
     Dice dice(request.seed, "circuit minimality");
     for (int64_t d = 0; d < request.random && !others.empty(); ++d) {
       NodeMask more = mask;
@@ -209,7 +221,7 @@ void write_verification(const std::filesystem::path& dir, const Verification& te
       .set("p", tested.independence.p);
   json::Value random = json::Value::object();
   random.set("n", static_cast<int64_t>(tested.random.circuits.size()))
-      .set("matched", "experts, heads and other parts of each layer by number, experts by usage in all")
+      .set("matched", matched_text(circuit.n_positions > 0))
       .set("usage_of_circuit", tested.random.usage)
       .set("mean_usage", tested.random.mean_usage)
       .set("unmatched", tested.random.unmatched);

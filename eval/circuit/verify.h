@@ -18,6 +18,7 @@ struct KnownCircuit {
   std::string model_hash;
   Metric metric = Metric::logit_diff;
   CircuitAblation ablation = CircuitAblation::corrupt;
+  int64_t n_positions = 0;            // by which parts are told apart; 0: they are of all tokens
   std::vector<NodeId> parts;          // ascending
   std::vector<std::string> used;      // names of pairs that found it or chose its size
   std::vector<std::string> held_out;  // those kept for a test

@@ -35,10 +35,13 @@ std::string induction_records(const CircuitSpec& circuit, CounterDice dice) {
     tokens[a + 1] = y;
     tokens[b + 1] = z;
     tokens.back() = x;
+    // Which tokens of all pairs stand for one another, for circuits by position.
+    json::Value align = json::Value::array();
+    for (const size_t t : {a, a + 1, b, b + 1, length - 1}) align.push_back(static_cast<int64_t>(t));
     for (const bool clean : {true, false}) {
       tokens[a] = clean ? x : w;
       tokens[b] = clean ? w : x;
-      lines += json::dump(record(pair, clean ? "clean" : "corrupt", tokens, y, z)) + "\n";
+      lines += json::dump(record(pair, clean ? "clean" : "corrupt", tokens, y, z).set("align", align)) + "\n";
     }
   }
   return lines;

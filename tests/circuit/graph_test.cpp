@@ -18,8 +18,8 @@ namespace {
 
 CircuitGraph sample_graph() {
   CircuitGraph graph;
-  graph.context = {"a \"model\"", "abc", "logit_diff", "corrupt", 3, 2, 4, 8, {}};
-  graph.context.example = {"r1", "a | <b>\nc", {"a", " |", " <b>", "\n", "c"}, " \"yes\"", 7, 0.25};
+  graph.context = {"a \"model\"", "abc", "logit_diff", "corrupt", NodeLevel::node, 3, 2, 4, 8, {}};
+  graph.context.example = {"r1", "a | <b>\nc", {"a", " |", " <b>", "\n", "c"}, " \"yes\"", 7, 0.25, {}};
   const auto node = [&](NodeId id, double effect, bool in) {
     graph.nodes.push_back({id, {effect, effect - 0.125, effect + 0.125, 0.01, 12}, in});
   };
@@ -61,6 +61,16 @@ TEST_CASE("circuit: names of parts, there and back") {
   CHECK(precedes(parse_node("L1.H0", "t"), parse_node("L1.E0", "t")));
   CHECK(!precedes(parse_node("L1.E0", "t"), parse_node("L1.H0", "t")));
   CHECK(!precedes(parse_node("L1.H0", "t"), parse_node("L1.H1", "t")));
+  // A head reads earlier positions, all else its own.
+  const auto reads = [](const char* to, const char* from) {
+    return precedes(parse_node(from, "t"), parse_node(to, "t"));
+  };
+  CHECK(reads("L1.H0@5", "L0.H1@3"));
+  CHECK(reads("L1.H0@3", "embed@3"));
+  CHECK(!reads("L1.H0@3", "L0.H1@5"));
+  CHECK(!reads("L1.E0@5", "L0.H1@3"));
+  CHECK(reads("L1.E0@5", "L1.H1@5"));
+  CHECK(reads("logits", "L1.E0@5"));
 }
 
 TEST_CASE("circuit: graph.json is JSON Graph Format, and reading it loses nothing") {
@@ -167,8 +177,6 @@ TEST_CASE("circuit: Neuronpedia's file has what its viewer needs") {
 
 TEST_CASE("circuit: MIB's graph sums experts into m{l}") {
   CircuitGraph graph = sample_graph();
-  CHECK_THROWS_AS(mib_text(graph, "t"), Error);  // it has no positions
-  graph.nodes[3].id.position = -1;
   graph.edges.push_back({{Kind::embed, -1, -1, -1},
                          {Kind::head, 0, 1, -1},
                          CircuitEdge::Kind::feeds,
@@ -181,7 +189,7 @@ TEST_CASE("circuit: MIB's graph sums experts into m{l}") {
                          {0.25, 0, 1, 0, 12},
                          not_measured,
                          false});
-  const json::Value document = parsed(mib_text(graph, "t"));
+  const json::Value document = parsed(mib_text(graph));
   const json::Ref root(document, "t");
   CHECK(root.at("cfg").at("n_layers").integer() == 3);
   CHECK(root.at("nodes").members().size() == 2 + 3 * 3);

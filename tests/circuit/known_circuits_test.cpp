@@ -4,11 +4,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <set>
 
 #include "base/error.h"
 #include "base/json.h"
 #include "eval/circuit/discover.h"
+#include "eval/circuit/exports.h"
 #include "eval/circuit/verify.h"
 #include "loaders/open.h"
 #include "loaders/synthetic/make_model.h"
@@ -37,7 +39,10 @@ struct Planted {
     session = std::make_unique<Session>(loaders::open_session((dir / "m").string(), {}));
     session->label = "planted";
     truth = json::parse_file(dir / "m/make-model.json").find("truth")->find("circuits")->items().front();
-    records = read_records((dir / "m/circuit-0.jsonl").string());
+    read(dir / "m/circuit-0.jsonl");
+  }
+  void read(const fs::path& file) {
+    records = read_records(file.string());
     made = make_jobs(*session, records, Generate{}, nullptr);
   }
   // Nodes of the truth, and of each expert the one that runs in its place.
@@ -67,6 +72,30 @@ std::string pipeline(const char* kind) {
          R"(","tokens":[[48,49]],"answer":65,"foil":66,"records":16,"length":6,"experts":[{"layer":0,"expert":1},{"layer":1,"expert":3},{"layer":2,"expert":5}]})";
 }
 
+constexpr const char* induction =
+    R"({"kind":"induction","tokens":[40,41,42,43,44,45,46,47],"records":16,"length":14,"previous":{"layer":0,"head":1},"match":{"layer":1,"head":2}})";
+
+// Pairs "X Y . W Z .. X" and "W Y . X Z .. X" behind `before(pair)` tokens. `aligned`: with the positions of X, Y, W, Z
+// and the last token.
+std::string induction_pairs(const std::function<int(int)>& before, bool aligned) {
+  std::string lines;
+  for (int p = 0; p < 24; ++p)
+    for (const bool clean : {true, false}) {
+      const auto token = [&](int i) { return 40 + (p + i * (2 * (p / 8) + 1)) % 8; };
+      const int first = before(p), x = token(0), y = token(1), w = token(2), z = token(3);
+      json::Value tokens = json::Value::array(), align = json::Value::array();
+      for (int t = 0; t < first; ++t) tokens.push_back(token(4 + t % 3));
+      for (const int t : {clean ? x : w, y, token(5), clean ? w : x, z, token(6), x}) tokens.push_back(t);
+      for (const int t : {0, 1, 3, 4, 6}) align.push_back(first + t);
+      json::Value record = json::Value::object();
+      record.set("id", std::to_string(p) + (clean ? "a" : "b")).set("pair", std::to_string(p));
+      record.set("condition", clean ? "clean" : "corrupt").set("tokens", tokens).set("answer", y).set("foil", z);
+      if (aligned && clean) record.set("align", align);
+      lines += json::dump(record) + "\n";
+    }
+  return lines;
+}
+
 Names names_of(const std::vector<NodeId>& nodes) {
   Names names;
   for (const NodeId& node : nodes) names.insert(node_name(node));
@@ -92,9 +121,7 @@ const CircuitEdge* edge_of(const Discovery& found, const std::string& from, cons
 }  // namespace
 
 TEST_CASE("circuit: planted induction heads are found, and no other part") {
-  const Planted planted(
-      R"({"kind":"induction","tokens":[40,41,42,43,44,45,46,47],"records":16,"length":14,"previous":{"layer":0,"head":1},"match":{"layer":1,"head":2}})",
-      3);
+  const Planted planted(induction, 3);
   const Discovery found = planted.discover();
   CHECK(names_of(found.circuit) == Names{"L0.H1", "L1.H2"});
   CHECK(edges_of(found) == Names{"embed feeds L0.H1", "L0.H1 feeds L1.H2", "L1.H2 feeds logits"});
@@ -122,6 +149,68 @@ TEST_CASE("circuit: planted induction heads are found, and no other part") {
     if (node.id.ends()) continue;
     CHECK((std::fabs(node.of.effect) > 20) == node.in_circuit);
   }
+}
+
+TEST_CASE("circuit: told apart by position, planted heads are found where they work") {
+  Planted planted(induction, 2);
+  test::write_file(planted.dir / "same.jsonl", induction_pairs([](int) { return 2; }, false));
+  planted.read(planted.dir / "same.jsonl");
+  DiscoverRequest request;
+  request.level = NodeLevel::position;
+  const Discovery found = planted.discover(request);
+  CHECK(names_of(found.circuit) == Names{"L0.H1@3", "L0.H1@6", "L1.H2@8"});
+  CHECK(edges_of(found) == Names{"embed@2 feeds L0.H1@3", "embed@5 feeds L0.H1@6", "L0.H1@3 feeds L1.H2@8",
+                                 "L0.H1@6 feeds L1.H2@8", "L1.H2@8 feeds logits"});
+  CHECK(found.scores[2].faithfulness.f == doctest::Approx(1).epsilon(0.02));
+  for (const double m : found.minimality) CHECK(m > 0.4);
+  // As many heads at the same positions: some have one of the three.
+  for (const NodeMask& random : found.random.circuits) {
+    Names at;
+    for (size_t i = 0; i < random.size(); ++i)
+      if (random[i]) at.insert(node_name(at_positions(nodes_of(planted.session->shape), 9, false)[i]));
+    CHECK(at.size() == 3);
+    for (const std::string& name : at)
+      CHECK((name.starts_with("L0.H") || (name.starts_with("L1.H") && name.ends_with("@8"))));
+  }
+  for (const auto& [node, share] : found.stability.inclusion) CHECK(share == 1);
+
+  // Files, tests and exports.
+  const fs::path dir = planted.dir / "found";
+  write_discovery(dir, found, request, *planted.session);
+  const KnownCircuit known = read_known_circuit(dir);
+  CHECK(known.n_positions == 9);
+  VerifyRequest verify;
+  verify.permutations = 99;
+  const Verification tested =
+      verify_circuit(*planted.session, planted.records, planted.made, known, verify, "same.jsonl");
+  CHECK(tested.sufficiency.worse == 100);
+  for (const double p : tested.minimality.holm) CHECK(p > 0.5);
+  const CircuitGraph alone = circuit_alone(found.graph);
+  CHECK(circuit_json_text(alone).find("\"layer 0, head 1 at position 3\"") != std::string::npos);
+  for (const std::string& text : {dot_text(drawing_of(alone)), mermaid_text(drawing_of(alone))})
+    CHECK(text.find("head 1 at position 6") != std::string::npos);
+  const json::Value viewer = json::parse(neuronpedia_text(alone, "t"), "t"),
+                    benchmark = json::parse(mib_text(alone), "t");
+  std::set<int64_t> places;
+  for (const json::Value& node : viewer.find("nodes")->items()) places.insert(node.find("ctx_idx")->integer());
+  CHECK(places == std::set<int64_t>{2, 3, 5, 6, 8});
+  const json::Value* summed = benchmark.find("nodes")->find("a0.h1");
+  CHECK(summed->find("in_graph")->boolean());
+  CHECK(json::Ref(*summed, "t").at("score").number() ==
+        doctest::Approx(alone.nodes[2].of.effect + alone.nodes[3].of.effect));
+
+  // Texts of different lengths, in which other tokens stand for one another.
+  test::write_file(planted.dir / "aligned.jsonl", induction_pairs([](int p) { return 1 + p % 3; }, true));
+  planted.read(planted.dir / "aligned.jsonl");
+  const Discovery aligned = planted.discover(request);
+  CHECK(names_of(aligned.circuit) == Names{"L0.H1@1", "L0.H1@3", "L1.H2@4"});
+  CHECK(edges_of(aligned).contains("embed@2 feeds L0.H1@3"));
+  CHECK(names_of(planted.discover().circuit) == Names{"L0.H1", "L1.H2"});
+  CHECK_THROWS_WITH_AS(verify_circuit(*planted.session, planted.records, planted.made, known, verify, "aligned.jsonl"),
+                       "aligned.jsonl: expected 9 positions, as in the pairs that found the circuit, found 5", Error);
+  test::write_file(planted.dir / "other.jsonl", induction_pairs([](int p) { return 1 + p % 3; }, false));
+  planted.read(planted.dir / "other.jsonl");
+  CHECK_THROWS_AS(planted.discover(request), Error);
 }
 
 TEST_CASE("circuit: a planted pipeline of routes is a chain of selects, of content one of feeds") {

@@ -23,7 +23,7 @@ namespace {
 
 struct DiscoverFlags {
   CommonOptions common;
-  std::string input, metric = "logit_diff", split, ablation = "corrupt", out;
+  std::string input, metric = "logit_diff", split, ablation = "corrupt", level = "node", out;
   double faithfulness = 0.9;
   int64_t size = -1;
   DiscoverRequest request;
@@ -54,6 +54,12 @@ CLI::App* add_discover_flags(CLI::App& app, DiscoverFlags& flags) {
           "--ablation", flags.ablation,
           "what stands in place of a part that is out: corrupt (what it writes in the other record), mean, zero")
       ->check(one_of({"corrupt", "mean", "zero"}))
+      ->type_name("NAME")
+      ->capture_default_str();
+  discover
+      ->add_option("--level", flags.level,
+                   "parts of the circuit: node (an expert or head at all tokens) or position (at one token each)")
+      ->check(one_of({"node", "position"}))
       ->type_name("NAME")
       ->capture_default_str();
   discover
@@ -122,9 +128,9 @@ void print_circuit(const Discovery& found, const std::string& metric) {
   if (!found.random_faithfulness.empty()) {
     std::vector<double> f = found.random_faithfulness;
     std::sort(f.begin(), f.end());
-    lines += std::to_string(f.size()) + " random circuits of as many experts and heads in each layer: faithfulness " +
-             effect_text(quantile(f, 0.025)) + " to " + effect_text(quantile(f, 0.975)) + ", at most " +
-             effect_text(f.back()) + "\n";
+    lines += std::to_string(f.size()) + " random circuits of as many experts and heads in each layer" +
+             (found.positions ? " and position" : "") + ": faithfulness " + effect_text(quantile(f, 0.025)) + " to " +
+             effect_text(quantile(f, 0.975)) + ", at most " + effect_text(f.back()) + "\n";
   }
   for (const Discovery::Redundant& pair : found.redundant)
     lines += "redundant: " + node_name(pair.one) + " and " + node_name(pair.two) + " can stand in for one another (" +
@@ -138,6 +144,7 @@ int run_discover(DiscoverFlags& flags) {
   DiscoverRequest& request = flags.request;
   request.metric = parse_metric(flags.metric, "--metric");
   request.ablation = parse_ablation(flags.ablation, "--ablation");
+  request.level = parse_level(flags.level, "--level");
   request.split = parse_split(flags.split, "--split");
   request.seed = options.seed;
   request.rule = {static_cast<size_t>(flags.shortlist), 1 - flags.faithfulness};

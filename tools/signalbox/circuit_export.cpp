@@ -40,7 +40,7 @@ std::string exported_text(const CircuitGraph& graph, const std::string& format, 
   if (format == "json") return circuit_json_text(graph);
   if (format == "mermaid") return limited_mermaid_text(drawing_of(graph), where);
   if (format == "neuronpedia") return neuronpedia_text(graph, where);
-  if (format == "mib") return mib_text(graph, where);
+  if (format == "mib") return mib_text(graph);
   return render_graph_page(drawing_of(graph), "Circuit of " + graph.context.model,
                            "What each part does to " + graph.context.metric + ", by taking it out (" +
                                graph.context.ablation + "), and what passes between parts.");
