@@ -5,6 +5,7 @@
 #include <optional>
 #include <utility>
 
+#include "engine/unselected_experts.h"
 #include "engine/weight_sums.h"
 
 namespace signalbox::engine {
@@ -35,6 +36,7 @@ class Backward {
         batch_(batch),
         slopes_(slopes),
         more_(more),
+        routing_(gradient.routing_),
         sums_(sums),
         n_tokens_(batch.n_tokens()) {
     if (more.readers) readers_.emplace(backend_, model_, weights_, *more.readers);
@@ -85,6 +87,8 @@ class Backward {
   void feed_forward(int64_t l, const Moe& moe, const MoeWeights& weights, Tensor d_h, Tensor d_out);
   void shared_expert(int64_t l, const Moe& moe, const MoeWeights& weights, Tensor d_h, Tensor d_out,
                      const Route& route);
+  void routing(int64_t l, const Moe& moe, const MoeWeights& weights, const Route& route, Tensor d_out, Tensor d_logits,
+               Tensor d_outputs);
   // Of out = x w^T + b, and of what two gated products read, where a weight of them is wanted.
   void sum_product(Role matrix, std::optional<Role> bias, int64_t l, Tensor d_out, Tensor x) {
     if (!sums_) return;
@@ -112,6 +116,7 @@ class Backward {
   const Batch& batch_;
   ProbeSink& slopes_;
   const Gradient::More& more_;
+  RoutingSlopes* routing_;
   std::optional<StreamReaders> readers_;
   WeightSums* sums_;
   int64_t n_tokens_;
@@ -368,6 +373,30 @@ void Backward::feed_forward(int64_t l, const Dense& dense, const DenseWeights& w
   if (readers_) readers_->whole(Reader::dense, l, kept(resid_mid, l), d_h);
 }
 
+// What is asked of the routing itself, added to what the block's output asks of router logits and experts' outputs.
+void Backward::routing(int64_t l, const Moe& moe, const MoeWeights& weights, const Route& route, Tensor d_out,
+                       Tensor d_logits, Tensor d_outputs) {
+  const Tensor logits = kept(router_logits, l);
+  const auto host = [&](Tensor x) {
+    std::vector<float> values(static_cast<size_t>(x.rows * x.cols));
+    backend_.download(values.data(), x.data, values.size() * sizeof(float));
+    return values;
+  };
+  if (routing_->sees_all_experts())
+    add_unselected_experts(backend_, d_logits, d_out, read(experts_read, l), logits, route, weights.experts(),
+                           moe.router, model_.activation);
+  const bool outputs_too = routing_->wants_outputs();
+  std::vector<float> d = host(d_logits), d_of_outputs;
+  const std::vector<float> z = host(logits), outputs = outputs_too ? host(kept(expert_out, l)) : std::vector<float>();
+  if (outputs_too) d_of_outputs = host(d_outputs);
+  std::vector<int32_t> ids(static_cast<size_t>(n_tokens_ * route.n_slots));
+  backend_.download(ids.data(), route.ids, ids.size() * sizeof(int32_t));
+  routing_->add({static_cast<int32_t>(l), n_tokens_, logits.cols, route.n_slots, model_.d_model, z, ids, outputs}, d,
+                d_of_outputs);
+  backend_.upload(d_logits.data, d.data(), d.size() * sizeof(float));
+  if (outputs_too) backend_.upload(d_outputs.data, d_of_outputs.data(), d_of_outputs.size() * sizeof(float));
+}
+
 // d_h: the router's part, then the experts', then the shared expert's.
 void Backward::feed_forward(int64_t l, const Moe& moe, const MoeWeights& weights, Tensor d_h, Tensor d_out) {
   const Route route = this->route(l);
@@ -382,6 +411,7 @@ void Backward::feed_forward(int64_t l, const Moe& moe, const MoeWeights& weights
   const Tensor d_logits = tensor(n_tokens_, moe.router.n_experts);
   backend_.route_adjoint(d_logits, d_weights.data, route, kept(router_logits, l), moe.router,
                          weights.selection_bias.data, forward_.step().route_batch(l));
+  if (routing_) routing(l, moe, weights, route, d_out, d_logits, d_outputs);
   emit(Point::router_logits, l, d_logits, 1);
   sum_product(Role::router, Role::router_bias, l, d_logits, read(router_read, l));
   backend_.matmul_adjoint(d_h, d_logits, weights.router, false);
@@ -457,6 +487,7 @@ Outputs Gradient::run(const Batch& batch, ProbeSink* values, ProbeSink& slopes, 
         backend_.allocate(std::max<size_t>(4, static_cast<size_t>(outputs.logits.rows * outputs.logits.cols) * 4));
     const Tensor d_logits(static_cast<float*>(d_logits_memory.get()), outputs.logits.rows, outputs.logits.cols);
     objective(outputs.logits, d_logits);
+    if (routing_) routing_->begin(batch);
     std::optional<Backward> part;
     part.emplace(*this, batch, slopes, more, sums);
     forward_.writes().begin(batch, forward_.edits());

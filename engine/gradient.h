@@ -16,6 +16,7 @@
 #include "base/namespaces.h"
 #include "engine/forward.h"
 #include "engine/kept_streams.h"
+#include "engine/routing_slopes.h"
 #include "engine/stream_readers.h"
 #include "engine/weight_slopes.h"
 #include "probes/sink.h"
@@ -57,6 +58,9 @@ class Gradient {
     return run(batch, values, slopes, objective, more);
   }
 
+  // What all runs from now on add for the routing itself; null: nothing. It must live as long.
+  void see_routing(RoutingSlopes* routing) { routing_ = routing; }
+
   Forward& forward() { return forward_; }
   size_t bytes() const { return streams_.most_bytes(); }  // of activations, at most, so far
 
@@ -67,6 +71,7 @@ class Gradient {
   const Weights& weights_;
   Forward forward_;
   KeptStreams streams_;
+  RoutingSlopes* routing_ = nullptr;
 };
 
 }  // namespace signalbox::engine
