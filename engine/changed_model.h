@@ -1,5 +1,5 @@
-// A model with fewer experts, with experts that share their tensors, or with new values, and what it has of the model
-// that it came from.
+// A model with fewer experts, with experts that share their tensors, with one block in their place, or with new values,
+// and what it has of the model that it came from.
 #pragma once
 #include <cstdint>
 #include <utility>
@@ -24,6 +24,8 @@ struct ChangedModel {
   Weights weights;                      // host memory: views of the original's, and what is new
   std::vector<ExpertChange> changes;    // of every layer with a router, ascending
   std::vector<TensorId> replaced = {};  // outside of the experts: tensors whose values are new, in the stored dtype
+  // Each layer with a router has become one with a single block, dense or of one expert, all of whose tensors are new.
+  bool one_block = false;
 };
 
 // The experts of one layer that stay: ids of the original, ascending.

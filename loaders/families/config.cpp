@@ -12,6 +12,14 @@ namespace {
 
 constexpr int64_t max_layers = 1024, max_width = int64_t{1} << 20;
 constexpr std::array<std::string_view, 3> expert_count_keys = {"num_experts", "num_local_experts", "n_routed_experts"};
+constexpr std::array<std::string_view, 2> active_keys = {"num_experts_per_tok", "experts_per_token"};
+
+json::Value with_size(json::Value config, std::span<const std::string_view> keys, int64_t size) {
+  for (std::string_view key : keys)
+    if (const json::Value* found = config.find(key); found && !found->is_null())
+      config.set(std::string(key), json::Value(size));
+  return config;
+}
 
 // A key that changes the computation, and the JSON values at which it does not. "0" also stands for 0.0.
 struct Neutral {
@@ -269,7 +277,6 @@ Router read_router_sizes(const Config& config, std::string_view experts_key) {
   std::vector<std::string_view> experts_keys = {experts_key};
   for (std::string_view key : expert_count_keys)
     if (key != experts_key) experts_keys.push_back(key);
-  constexpr std::array<std::string_view, 2> active_keys = {"num_experts_per_tok", "experts_per_token"};
   Router router;
   const Config::Size experts = config.size_of(experts_keys, 1, 4096), active = config.size_of(active_keys, 1, 4096);
   if (active.value > experts.value)
@@ -280,10 +287,11 @@ Router read_router_sizes(const Config& config, std::string_view experts_key) {
 }
 
 json::Value with_expert_count(json::Value config, int64_t n_experts) {
-  for (std::string_view key : expert_count_keys)
-    if (const json::Value* found = config.find(key); found && !found->is_null())
-      config.set(std::string(key), json::Value(n_experts));
-  return config;
+  return with_size(std::move(config), expert_count_keys, n_experts);
+}
+
+json::Value with_active_count(json::Value config, int64_t n_active) {
+  return with_size(std::move(config), active_keys, n_active);
 }
 
 }  // namespace signalbox::loaders::families

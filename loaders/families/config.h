@@ -75,6 +75,9 @@ Router read_router_sizes(const Config& config, std::string_view experts_key);
 // config.json with another number of experts, under every name for it that it has.
 json::Value with_expert_count(json::Value config, int64_t n_experts);
 
+// The same for the experts of a token.
+json::Value with_active_count(json::Value config, int64_t n_active);
+
 // The rotary embedding of `n_dims` dimensions, from rope_theta and rope_scaling (hub files) or rope_parameters (files
 // saved by transformers 5). Kinds: default, linear, yarn, llama3, computed as in transformers' modeling_rope_utils;
 // others are refused. `softmax_factor`, if given, receives what YaRN multiplies the attention scale with: the square of

@@ -97,6 +97,6 @@ constexpr std::string_view example =
 
 }  // namespace
 
-const Family deepseek_v2{"deepseek_v2", read, names, example};
+const Family deepseek_v2{"deepseek_v2", read, names, example, OneBlock::counted};
 
 }  // namespace signalbox::loaders::families

@@ -41,11 +41,19 @@ struct Source {
   const NameRow* row = nullptr;
 };
 
+// What config.json says where each layer has one feed-forward block in the place of its experts.
+enum class OneBlock : uint8_t {
+  expert,   // no dense layers: one expert, which is always chosen with weight 1
+  listed,   // dense layers, by mlp_only_layers
+  counted,  // dense layers, by first_k_dense_replace
+};
+
 struct Family {
   std::string_view model_type;
   Model (*read)(const Config& config);  // refuses what it does not honour
   std::span<const NameRow> names;       // in the place of the common names for their roles
   std::string_view example;             // config.json of a tiny model, for make-model and tests
+  OneBlock one_block = OneBlock::expert;
 };
 
 // Roles whose names all families share.
@@ -69,6 +77,10 @@ struct Reading {
   Model model;
 };
 Reading read_config(const json::Value& config, const std::string& where);
+
+// config.json of the model with one block of `width` neurons in the place of each layer's experts, and, in families
+// with dense layers, of those that were dense. Weights are then not quantised.
+json::Value with_one_block(const Family& family, const json::Value& config, int64_t n_layers, int64_t width);
 
 // The families, one a file.
 extern const Family deepseek_v2, mixtral, olmoe, qwen2_moe, qwen3_moe, gpt_oss;

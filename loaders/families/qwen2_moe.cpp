@@ -62,6 +62,6 @@ constexpr std::string_view example =
 
 }  // namespace
 
-const Family qwen2_moe{"qwen2_moe", read, names, example};
+const Family qwen2_moe{"qwen2_moe", read, names, example, OneBlock::listed};
 
 }  // namespace signalbox::loaders::families

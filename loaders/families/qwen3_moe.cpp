@@ -41,6 +41,6 @@ constexpr std::string_view example =
 
 }  // namespace
 
-const Family qwen3_moe{"qwen3_moe", read, {}, example};
+const Family qwen3_moe{"qwen3_moe", read, {}, example, OneBlock::listed};
 
 }  // namespace signalbox::loaders::families

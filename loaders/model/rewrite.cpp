@@ -40,6 +40,9 @@ bool router_role(Role role) {
   return role == Role::router || role == Role::router_bias || role == Role::selection_bias;
 }
 
+// Neurons of a layer's block or of one of its experts.
+int64_t width_of(const Layer& layer) { return layer.moe() ? layer.moe()->d_ff : std::get<Dense>(layer.ffn).d_ff; }
+
 void put_float(std::byte* out, DType dtype, float value) {
   if (dtype == DType::f32) {
     std::memcpy(out, &value, 4);
@@ -153,6 +156,64 @@ DType Rewrite::stored_dtype(const TensorId& id) const {
   return place.source.row->layout == Layout::mxfp4 ? DType::mxfp4 : place.tensor.info->type;
 }
 
+Model Rewrite::with_one_block(int64_t width) const {
+  for (const Layer& layer : original_.layers)
+    if (const Dense* dense = std::get_if<Dense>(&layer.ffn)) width = std::max(width, dense->d_ff);
+  const json::Value config = families::with_one_block(*family_, config_, original_.n_layers(), width);
+  return families::read_config(config, "config.json with one block a layer").model;
+}
+
+DType Rewrite::block_dtype() const {
+  const DType dtype = stored_dtype({Role::expert_down, original_.moe_layers().front(), 0});
+  return dtype == DType::mxfp4 ? DType::bf16 : dtype;
+}
+
+// Is a tensor of a feed-forward block that the original does not have in this shape?
+bool Rewrite::is_remade(const ChangedModel& changed, const TensorId& id) const {
+  if (!changed.one_block || id.layer < 0) return false;
+  const Layer& was = original_.layers[id.layer];
+  if (!was.moe() && width_of(changed.model.layers[id.layer]) == width_of(was)) return false;
+  switch (id.role) {
+    case Role::dense_gate:
+    case Role::dense_up:
+    case Role::dense_down:
+    case Role::router:
+    case Role::router_bias:
+    case Role::expert_gate:
+    case Role::expert_up:
+    case Role::expert_down:
+    case Role::expert_gate_bias:
+    case Role::expert_up_bias:
+    case Role::expert_down_bias: return true;
+    default: return false;
+  }
+}
+
+// Under which name a tensor of a new block is stored, and the tensor of the original whose place it takes.
+Source Rewrite::place_of_block(const TensorId& id, Place& like) const {
+  TensorId was = id;
+  if (original_.layers[id.layer].moe()) {
+    if (id.role == Role::dense_gate) was = {Role::expert_gate, id.layer, 0};
+    if (id.role == Role::dense_up) was = {Role::expert_up, id.layer, 0};
+    if (id.role == Role::dense_down) was = {Role::expert_down, id.layer, 0};
+  }
+  like = find(was);
+  std::vector<Source> candidates;
+  for (const Source& source : families::sources(*family_, id))
+    if (source.row->layout != Layout::mxfp4) candidates.push_back(source);
+  for (const Source& source : candidates)
+    if (source.row->layout == like.source.row->layout) return source;
+  return candidates.front();
+}
+
+json::Value Rewrite::config_of(const ChangedModel& changed) const {
+  const Model& now = changed.model;
+  if (changed.one_block)
+    return families::with_one_block(*family_, config_, now.n_layers(), width_of(now.layers.front()));
+  const int64_t n_experts = now.n_experts();
+  return n_experts == original_.n_experts() ? config_ : families::with_expert_count(config_, n_experts);
+}
+
 std::vector<Rewrite::OutTensor> Rewrite::tensors(const ChangedModel& changed, Weights& views) const {
   std::map<int32_t, const ExpertChange*> changes;
   for (const ExpertChange& change : changed.changes) changes[change.layer] = &change;
@@ -182,6 +243,21 @@ std::vector<Rewrite::OutTensor> Rewrite::tensors(const ChangedModel& changed, We
   };
   views = changed.weights;
   for_each_tensor(changed.model, views, [&](const TensorPlace& slot) {
+    if (is_remade(changed, slot.id)) {
+      Place like;
+      const Source source = place_of_block(slot.id, like);
+      OutTensor& tensor = out[open(source.name, like.tensor, std::nullopt, false)];
+      if (tensor.chunks.empty()) {
+        if (slot.matrix) {
+          tensor.dtype = slot.matrix->dtype;
+          tensor.header.dtype = dtype_name(tensor.dtype);
+        }
+        tensor.header.shape = families::stored_shape(source, slot, 1);
+        tensor.chunks = {{nullptr, tensor.header.bytes(), {}, false}};
+      }
+      tensor.chunks.front().slots.push_back({slot, source.row});
+      return;
+    }
     if (slot.id.expert < 0 && is_new(slot.id)) {
       const Place place = find(slot.id);
       OutTensor& tensor = out[open(place.source.name, place.tensor, std::nullopt, false)];
@@ -333,10 +409,7 @@ void Rewrite::write(const ChangedModel& changed, const fs::path& directory,
   if (const auto from = files_->directory(); from && fs::is_directory(*from / "additional_chat_templates", code))
     fs::copy(*from / "additional_chat_templates", part / "additional_chat_templates", fs::copy_options::recursive,
              code);
-  const int64_t n_experts = changed.model.n_experts();
-  const json::Value config =
-      n_experts == original_.n_experts() ? config_ : families::with_expert_count(config_, n_experts);
-  write_file_atomically(part / "config.json", json::dump(config, 2) + "\n");
+  write_file_atomically(part / "config.json", json::dump(config_of(changed), 2) + "\n");
   fs::rename(part, plain, code);
   if (code) throw Error(plain.string(), "cannot name the directory that was written: " + code.message());
   sync_directory(fs::absolute(plain).parent_path());

@@ -1,5 +1,5 @@
-// A checkpoint whose experts were pruned or merged, or whose tensors have new values, written as the original is:
-// names, types, layouts, shards and all files beside the weights.
+// A checkpoint whose experts were pruned, merged or made one block, or whose tensors have new values, written as the
+// original is: names, types, layouts, shards and all files beside the weights.
 #pragma once
 #include <cstdint>
 #include <filesystem>
@@ -26,6 +26,12 @@ class Rewrite {
   // of values that it can hold.
   DType stored_dtype(const TensorId& id) const;
 
+  // The model with one feed-forward block of `width` neurons, or of as many as its dense layers have where these are
+  // more, in the place of each layer's experts: what a ChangedModel of such blocks must be (config.json as the family
+  // says it, loaders/families/family.h). Its blocks are new tensors: matrices in block_dtype().
+  Model with_one_block(int64_t width) const;
+  DType block_dtype() const;  // that of the original's experts; of quantised ones BF16
+
   struct Sizes {
     int64_t bytes = 0;         // of tensors, those that several experts share counted once
     int64_t stored_bytes = 0;  // of the weight files, where they stand as often as there are experts
@@ -44,6 +50,9 @@ class Rewrite {
   struct OutTensor;
   struct OutFile;
   Place find(const TensorId& id) const;
+  bool is_remade(const ChangedModel& changed, const TensorId& id) const;
+  families::Source place_of_block(const TensorId& id, Place& like) const;
+  json::Value config_of(const ChangedModel& changed) const;
   std::vector<OutTensor> tensors(const ChangedModel& changed, Weights& views) const;
   std::vector<OutFile> files(std::vector<OutTensor> tensors) const;
 
