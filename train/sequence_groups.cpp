@@ -33,14 +33,15 @@ int64_t tokens_of(std::span<const Example* const> examples) {
   return n;
 }
 
-SequenceGroup::SequenceGroup(Backend& backend, const Model& model, std::span<const Example* const> examples)
+SequenceGroup::SequenceGroup(Backend& backend, const Model& model, std::span<const Example* const> examples,
+                             int64_t first_sample)
     : pool(backend, model, blocks(examples)) {
   caches.reserve(examples.size());
   for (size_t i = 0; i < examples.size(); ++i) {
     const Example& example = *examples[i];
     caches.emplace_back(pool);
-    batch.append(caches.back(), nullptr, static_cast<int64_t>(i), example.prompt->tokens, {}, example.n_tokens(),
-                 example.n_rows());
+    batch.append(caches.back(), nullptr, first_sample + static_cast<int64_t>(i), example.prompt->tokens, {},
+                 example.n_tokens(), example.n_rows());
     targets.insert(targets.end(), example.targets.begin(), example.targets.end());
   }
 }

@@ -30,7 +30,9 @@ struct SequenceGroup {
   Batch batch;
   std::vector<int32_t> targets;  // of the rows of logits
 
-  SequenceGroup(Backend& backend, const Model& model, std::span<const Example* const> examples);
+  // Samples are numbered from `first_sample` on.
+  SequenceGroup(Backend& backend, const Model& model, std::span<const Example* const> examples,
+                int64_t first_sample = 0);
 };
 
 // Adds each example's sum over its rows to the end of `sums`.

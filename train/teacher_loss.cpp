@@ -69,37 +69,34 @@ void teacher_losses_adjoint(Backend& backend, Tensor d_logits, Tensor logits, Te
   backend.synchronize();
 }
 
-std::vector<double> losses_of(Forward& forward, const Teacher& teacher, std::span<const Example* const> examples,
-                              const Groups& groups, const std::function<void(int64_t)>& done) {
+std::vector<double> TeacherObjective::losses(Forward& student, std::span<const Example* const> examples,
+                                             const Groups& groups) {
   std::vector<double> sums;
-  Backend& backend = forward.backend();
+  Backend& backend = student.backend();
   for_each_group(examples, groups, [&](std::span<const Example* const> group) {
-    SequenceGroup taught(backend, teacher.forward->model(), group), run(backend, forward.model(), group);
-    const Outputs wanted = teacher.forward->run(taught.batch, nullptr), outputs = forward.run(run.batch, nullptr);
-    add_sums(sums, group, mixed_losses(backend, teacher, outputs.logits, wanted.logits, run.targets));
-    if (done) done(tokens_of(group));
+    SequenceGroup taught(backend, teacher_.forward->model(), group), run(backend, student.model(), group);
+    const Outputs wanted = teacher_.forward->run(taught.batch, nullptr), outputs = student.run(run.batch, nullptr);
+    add_sums(sums, group, mixed_losses(backend, teacher_, outputs.logits, wanted.logits, run.targets));
   });
   return sums;
 }
 
-std::vector<double> losses_and_slopes(Gradient& gradient, const Teacher& teacher,
-                                      std::span<const Example* const> examples, const Groups& groups,
-                                      double denominator, WeightSlopes& slopes,
-                                      const std::function<void(int64_t)>& done) {
+std::vector<double> TeacherObjective::losses_and_slopes(Gradient& student, std::span<const Example* const> examples,
+                                                        const Groups& groups, double denominator,
+                                                        WeightSlopes& slopes) {
   std::vector<double> sums;
-  Backend& backend = gradient.forward().backend();
+  Backend& backend = student.forward().backend();
   NoPoints points;
   for_each_group(examples, groups, [&](std::span<const Example* const> group) {
-    SequenceGroup taught(backend, teacher.forward->model(), group), run(backend, gradient.forward().model(), group);
-    const Outputs wanted = teacher.forward->run(taught.batch, nullptr);
-    gradient.run(
+    SequenceGroup taught(backend, teacher_.forward->model(), group), run(backend, student.forward().model(), group);
+    const Outputs wanted = teacher_.forward->run(taught.batch, nullptr);
+    student.run(
         run.batch, nullptr, points,
         [&](Tensor logits, Tensor d_logits) {
-          add_sums(sums, group, mixed_losses(backend, teacher, logits, wanted.logits, run.targets));
-          mixed_adjoint(backend, teacher, d_logits, logits, wanted.logits, run.targets, denominator);
+          add_sums(sums, group, mixed_losses(backend, teacher_, logits, wanted.logits, run.targets));
+          mixed_adjoint(backend, teacher_, d_logits, logits, wanted.logits, run.targets, denominator);
         },
         &slopes);
-    if (done) done(tokens_of(group));
   });
   return sums;
 }

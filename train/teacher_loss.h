@@ -7,6 +7,7 @@
 #include <span>
 #include <vector>
 
+#include "train/objective.h"
 #include "train/target_loss.h"
 
 namespace signalbox::train {
@@ -28,12 +29,15 @@ std::vector<double> teacher_losses(Backend& backend, Tensor logits, Tensor teach
 void teacher_losses_adjoint(Backend& backend, Tensor d_logits, Tensor logits, Tensor teacher,
                             std::span<const int32_t> targets, double temperature, double factor);
 
-// losses_of and losses_and_slopes of target_loss.h, with a teacher.
-std::vector<double> losses_of(Forward& forward, const Teacher& teacher, std::span<const Example* const> examples,
-                              const Groups& groups, const std::function<void(int64_t)>& done);
-std::vector<double> losses_and_slopes(Gradient& gradient, const Teacher& teacher,
-                                      std::span<const Example* const> examples, const Groups& groups,
-                                      double denominator, WeightSlopes& slopes,
-                                      const std::function<void(int64_t)>& done);
+class TeacherObjective final : public Objective {
+ public:
+  explicit TeacherObjective(const Teacher& teacher) : teacher_(teacher) {}
+  std::vector<double> losses(Forward& student, std::span<const Example* const> examples, const Groups& groups) override;
+  std::vector<double> losses_and_slopes(Gradient& student, std::span<const Example* const> examples,
+                                        const Groups& groups, double denominator, WeightSlopes& slopes) override;
+
+ private:
+  Teacher teacher_;
+};
 
 }  // namespace signalbox::train

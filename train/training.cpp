@@ -131,8 +131,8 @@ class Loop {
     t_.trained->zero_sums();
     const auto denominator = static_cast<double>(n_targets);
     const std::vector<double> sums =
-        t_.teacher ? losses_and_slopes(gradient_, *t_.teacher, examples, settings_.groups, denominator, *t_.trained, {})
-                   : losses_and_slopes(gradient_, examples, settings_.groups, denominator, *t_.trained, {});
+        t_.objective ? t_.objective->losses_and_slopes(gradient_, examples, settings_.groups, denominator, *t_.trained)
+                     : losses_and_slopes(gradient_, examples, settings_.groups, denominator, *t_.trained, {});
     const double loss = std::accumulate(sums.begin(), sums.end(), 0.0) / denominator;
     const double norm = t_.trained->gradient_norm();
     if (!std::isfinite(loss) || !std::isfinite(norm)) {
@@ -157,8 +157,8 @@ class Loop {
   void evaluate() {
     if (t_.held_out.empty()) return;
     const std::vector<const Example*> examples = all_of(t_.held_out);
-    const std::vector<double> sums = t_.teacher
-                                         ? losses_of(gradient_.forward(), *t_.teacher, examples, settings_.groups, {})
+    const std::vector<double> sums = t_.objective
+                                         ? t_.objective->losses(gradient_.forward(), examples, settings_.groups)
                                          : losses_of(gradient_.forward(), examples, settings_.groups, {});
     if (state_.eval_rows == 0) state_.first = sums;
     ClusteredValues changes;

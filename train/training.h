@@ -1,8 +1,8 @@
 // Training on records: the loop, what it leaves behind, and going on after an end of any kind.
 //
 // Step s takes the next `batch` records of an endless list: the data in the order of a shuffle for each pass over it, a
-// function of the seed. Its loss is the mean of -log p, or of a teacher's loss (train/teacher_loss.h), over all tokens
-// of these records that count. Bits depend on the data, the models and the settings alone: not on threads, on how many
+// function of the seed. Its loss is the mean of -log p, or of another objective, over all tokens of these records that
+// count. Bits depend on the data, the models and the settings alone: not on threads, on how many
 // records share a forward, or on interruptions.
 #pragma once
 #include <atomic>
@@ -19,9 +19,9 @@
 #include "train/adamw.h"
 #include "train/examples.h"
 #include "train/namespaces.h"
+#include "train/objective.h"
 #include "train/schedule.h"
 #include "train/target_loss.h"
-#include "train/teacher_loss.h"
 #include "train/trained.h"
 
 namespace signalbox::train {
@@ -47,7 +47,7 @@ struct Training {
   Session* session = nullptr;
   Trained* trained = nullptr;  // of that session
   std::vector<Example> data, held_out;
-  const Teacher* teacher = nullptr;  // null: the loss is that of the targets
+  Objective* objective = nullptr;  // null: -log p of the targets
   std::filesystem::path dir;
   Manifest manifest;
   TrainingSettings settings;

@@ -9,6 +9,7 @@
 #include "loaders/open.h"
 #include "tests/support.h"
 #include "train/refit.h"
+#include "train/teacher_loss.h"
 #include "train/trained_weights.h"
 #include "train/training.h"
 
@@ -51,7 +52,8 @@ CsvTable taught(const std::string& student, const std::string& teacher_model, co
   Training training;
   training.session = &session;
   training.trained = &weights;
-  training.teacher = &teacher;
+  TeacherObjective objective(teacher);
+  training.objective = &objective;
   for (int64_t i = 0; i < 6; ++i) training.data.push_back(golden_record(i));
   for (int64_t i = 0; i < held_out; ++i) training.held_out.push_back(golden_record(10 + i));
   training.dir = dir;
