@@ -27,6 +27,7 @@ class Refit {
   // a [tokens, n], y [tokens, d], rows without gaps.
   void add(std::span<const float> a, std::span<const float> y);
   int64_t tokens() const { return tokens_; }
+  double squares() const { return yy_; }  // |Y|^2
 
   // W [d, n] around w0 [d, n], with lambda = `share` of the mean of A'A's diagonal. Cholesky, in double. Throws Error
   // where A'A + lambda I is not positive definite: a share of 0 with neurons that depend on each other.

@@ -24,6 +24,7 @@ void ExpertSums::add(double weight, double length, double largest) {
   ++tokens_;
   weighted_ += in_units(weight * length);
   lengths_ += in_units(length);
+  weights_ += in_units(weight);
   largest_ = std::max(largest_, largest);
 }
 

@@ -20,12 +20,13 @@ class ExpertSums {
   // Means over the tokens that select it; NaN without one.
   double reap() const { return mean(weighted_); }                               // applied weight times |f(x)|
   double output_norm() const { return mean(lengths_); }                         // |f(x)|
+  double mean_weight() const { return mean(weights_); }                         // applied weight
   double max_activation() const { return tokens_ > 0 ? largest_ : no_number; }  // largest |f(x)_i|
 
  private:
   double mean(__int128 sum) const;
   int64_t tokens_ = 0;
-  __int128 weighted_ = 0, lengths_ = 0;
+  __int128 weighted_ = 0, lengths_ = 0, weights_ = 0;
   double largest_ = 0;
 };
 
