@@ -94,8 +94,9 @@ std::string_view ablation_name(CircuitAblation ablation) {
   return ablations_by_name[static_cast<size_t>(ablation)].second;
 }
 
-PointSet node_points(const ModelShape& shape) {
+PointSet node_points(const ModelShape& shape, bool head_inputs) {
   std::string globs = "embed,*.resid_in,*.resid_mid,*.resid_out,*.attn.z";
+  if (head_inputs) globs += ",*.attn.q,*.attn.k,*.attn.v";
   bool moe = false, shared = false, dense = false;
   for (const LayerShape& layer : shape.layers) {
     moe = moe || layer.moe;

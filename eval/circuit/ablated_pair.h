@@ -41,8 +41,8 @@ class PartMeans {
   int64_t n_tokens_ = 0;
 };
 
-// The points that runs must have recorded for all of this.
-PointSet node_points(const ModelShape& shape);
+// The points that runs must have recorded for all of this; with what heads read, apart.
+PointSet node_points(const ModelShape& shape, bool head_inputs = false);
 
 // What a part wrote at one token of a run: z of a head, weight x output of an expert (zeros where it was not selected),
 // an output, the embedding.

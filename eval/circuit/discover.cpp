@@ -385,34 +385,52 @@ void Study::measure_graph() {
   }
   found_.tested_edges = static_cast<int64_t>(columns.size());
   const std::vector<CircuitEffect> of_edges = effects(columns);
-  // Controls are run for edges that would be in the circuit without them.
-  std::vector<size_t> likely;
+  // Controls are run for edges that would be in the circuit without them, and a head's inputs told apart of those that
+  // are large enough for it.
+  std::vector<size_t> likely, large;
   for (size_t i = 0, column = 0; i < edges.size(); ++i) {
     const auto passes = [&](double least) {
       const CircuitEffect& of = of_edges[column++];
       return of.q < request_.alpha && std::fabs(of.effect) >= least && of.effect != 0;
     };
+    const double size = std::fabs(of_edges[column].effect);
     const bool feeds = passes(floor), selects = !edges[i].selects.empty() && passes(0);
-    if ((feeds || selects) && in_circuit(edges[i].source) && in_circuit(edges[i].target)) likely.push_back(i);
+    if (!in_circuit(edges[i].source) || !in_circuit(edges[i].target)) continue;
+    if (feeds || selects) likely.push_back(i);
+    if (edges[i].target.kind == Kind::head && size > 0 && size >= floor) large.push_back(i);
   }
   begin("measuring controls of edges",
         likely.size() * 4 * scorer.n_pairs() * static_cast<size_t>(request_.edge_controls));
   measure_controls(scorer, edges, likely, request_.edge_controls, request_.seed);
-  size_t next = 0;
+  begin("telling queries, keys and values apart", large.size() * 3 * scorer.n_pairs());
+  measure_inputs(scorer, edges, large);
+  std::vector<std::vector<double>> by_input;
+  for (const size_t i : large) by_input.insert(by_input.end(), edges[i].inputs.begin(), edges[i].inputs.end());
+  const std::vector<CircuitEffect> of_inputs = effects(by_input);
+  size_t next = 0, next_input = 0;
   for (const EdgeEffects& edge : edges) {
-    const auto put = [&](CircuitEdge::Kind kind, double dlogit, std::vector<double> controls, double least) {
-      const std::vector<double>& values = columns[next];
-      const CircuitEffect& of = of_edges[next++];
+    const bool both = in_circuit(edge.source) && in_circuit(edge.target);
+    const auto put = [&](CircuitEdge::Kind kind, const std::vector<double>& values, const CircuitEffect& of,
+                         double dlogit, std::vector<double> controls, double least, char input) {
       const bool nothing = std::all_of(values.begin(), values.end(), [](double x) { return x == 0; });
       if (nothing && (std::isnan(dlogit) || dlogit == 0)) return;  // nothing passes
-      const bool both = in_circuit(edge.source) && in_circuit(edge.target);
       std::sort(controls.begin(), controls.end());
       const double control = controls.empty() ? not_measured : quantile(controls, 0.95), size = std::fabs(of.effect);
       const bool enough = of.q < request_.alpha && size > 0 && !(size <= control) && size >= least;
-      graph.edges.push_back({edge.source, edge.target, kind, of, dlogit, control, both && enough});
+      graph.edges.push_back({edge.source, edge.target, kind, of, dlogit, control, both && enough, input});
     };
-    put(CircuitEdge::Kind::feeds, not_measured, edge.control_feeds, floor);
-    if (!edge.selects.empty()) put(CircuitEdge::Kind::selects, mean_of_values(edge.dlogits), edge.control_selects, 0);
+    const auto put_next = [&](CircuitEdge::Kind kind, double dlogit, const std::vector<double>& controls,
+                              double least) {
+      put(kind, columns[next], of_edges[next], dlogit, controls, least, 0);
+      ++next;
+    };
+    put_next(CircuitEdge::Kind::feeds, not_measured, edge.control_feeds, floor);
+    // An input must pass what the whole edge must, its controls as well.
+    for (size_t i = 0; i < head_inputs.size() && !edge.inputs[i].empty(); ++i, ++next_input)
+      put(CircuitEdge::Kind::feeds, by_input[next_input], of_inputs[next_input], not_measured, edge.control_feeds,
+          floor, head_inputs[i]);
+    if (!edge.selects.empty())
+      put_next(CircuitEdge::Kind::selects, mean_of_values(edge.dlogits), edge.control_selects, 0);
   }
 }
 

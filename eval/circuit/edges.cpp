@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <map>
 #include <numbers>
 #include <numeric>
@@ -110,6 +111,21 @@ std::vector<Response> respond_and_go_on(ModelScorer& scorer, size_t pair, const 
   return responses;
 }
 
+// Edges of one source stand together: visits every such stretch [begin, end) of `which`, with its receivers.
+void each_source(const std::vector<EdgeEffects>& edges, std::span<const size_t> which,
+                 const std::function<void(const NodeId& source, std::span<const size_t> own,
+                                          std::span<const NodeId> receivers)>& visit) {
+  for (size_t begin = 0; begin < which.size();) {
+    const NodeId source = edges[which[begin]].source;
+    size_t end = begin;
+    std::vector<NodeId> receivers;
+    for (; end < which.size() && edges[which[end]].source == source; ++end)
+      receivers.push_back(edges[which[end]].target);
+    visit(source, which.subspan(begin, end - begin), receivers);
+    begin = end;
+  }
+}
+
 }  // namespace
 
 namespace {
@@ -160,14 +176,35 @@ std::vector<float> stream_change(const ModelScorer& scorer, size_t index, const 
   return change_at(scorer, index, sender, scorer.pair(index).tokens_of(sender));
 }
 
+namespace {
+
+// What a part writes in a run at its tokens, and in the base run at others: [n_tokens, width]. Whether the two differ.
+bool take_values(const AblatedPair& pair, const ActivationStore& run, const ModelShape& shape, const NodeId& node,
+                 std::vector<float>& values) {
+  const std::vector<int32_t>& tokens = pair.tokens_of(node);
+  bool changed = false;
+  for (int64_t t = 0; t < pair.n_tokens(); ++t) {
+    std::vector<float> was = written_by(pair.base(), shape, node, t);
+    if (std::binary_search(tokens.begin(), tokens.end(), t)) {
+      std::vector<float> now = written_by(run, shape, node, t);
+      changed = changed || now != was;
+      was = std::move(now);
+    }
+    values.insert(values.end(), was.begin(), was.end());
+  }
+  return changed;
+}
+
+}  // namespace
+
 std::vector<Response> respond(ModelScorer& scorer, size_t index, const NodeId& sender, const std::vector<float>& change,
-                              std::span<const NodeId> receivers) {
+                              std::span<const NodeId> receivers, bool by_input) {
   const Session& session = scorer.session();
   const ModelShape& shape = session.shape;
   const AblatedPair& pair = scorer.pair(index);
   const int64_t n = pair.n_tokens(), d_model = shape.d_model;
   std::vector<Response> responses;
-  for (const NodeId& receiver : receivers) responses.push_back({receiver, {}, 0, 0, 0, false});
+  for (const NodeId& receiver : receivers) responses.push_back({receiver, {}, 0, 0, 0, false, {}});
   if (std::all_of(change.begin(), change.end(), [](float x) { return x == 0; })) return responses;
 
   EditMemory memory;
@@ -187,7 +224,7 @@ std::vector<Response> respond(ModelScorer& scorer, size_t index, const NodeId& s
                         .set("from", "memory:streams"));
   }
   memory.add(made_store("streams", shape, pair.job().prompt->id, streams, n));
-  const PointSet points = node_points(shape);
+  const PointSet points = node_points(shape, by_input);
   const bool routed = std::any_of(receivers.begin(), receivers.end(),
                                   [](const NodeId& receiver) { return receiver.kind == Kind::expert; });
   RecordedRun free;
@@ -207,21 +244,41 @@ std::vector<Response> respond(ModelScorer& scorer, size_t index, const NodeId& s
       response.feeds = scorer.metric_of(index, held.logits) - scorer.whole()[index];
       continue;
     }
+    response.changed = take_values(pair, *held.store, shape, receiver, response.values);
     const std::vector<int32_t>& tokens = pair.tokens_of(receiver);
-    for (int64_t t = 0; t < n; ++t) {
-      std::vector<float> was = written_by(pair.base(), shape, receiver, t);
-      if (std::binary_search(tokens.begin(), tokens.end(), t)) {
-        std::vector<float> now = written_by(*held.store, shape, receiver, t);
-        response.changed = response.changed || now != was;
-        was = std::move(now);
-      }
-      response.values.insert(response.values.end(), was.begin(), was.end());
-    }
     if (receiver.kind != Kind::expert) continue;
     const Selection now = selection_of(*free.store, tokens, receiver, shape.n_experts()),
                     was = selection_of(pair.base(), tokens, receiver, shape.n_experts());
     response.selects = now.share - was.share;
     response.dlogit = now.logit - was.logit;
+  }
+  if (!by_input) return responses;
+  // All layers begin from the base run's stream, and read one input from the changed one.
+  constexpr Point points_of_inputs[] = {Point::attn_q, Point::attn_k, Point::attn_v};
+  for (size_t i = 0; i < head_inputs.size(); ++i) {
+    EditMemory exchanged;
+    exchanged.add(pair.run().store);
+    exchanged.add(held.store);
+    json::Value list = json::Value::array();
+    const auto patch = [&](const PointAt& place, const std::string& from) {
+      list.push_back(json::Value::object()
+                         .set("op", "patch")
+                         .set("point", point_name(place.point, place.layer))
+                         .set("from", "memory:" + from));
+    };
+    int32_t layer = -1;
+    for (const NodeId& receiver : receivers) {
+      if (receiver.kind != Kind::head || receiver.layer == layer) continue;
+      layer = receiver.layer;
+      patch({Point::resid_in, layer}, pair.run().store->name());
+      patch({points_of_inputs[i], layer}, held.store->name());
+    }
+    if (layer < 0) break;
+    const RecordedRun run =
+        record_run(session, pair.job(), 1, points, "by input", plan_of(session, list, exchanged).get());
+    for (Response& response : responses)
+      if (response.receiver.kind == Kind::head)
+        response.inputs[i].changed = take_values(pair, *run.store, shape, response.receiver, response.inputs[i].values);
   }
   return responses;
 }
@@ -234,7 +291,7 @@ std::vector<EdgeEffects> measure_edges(ModelScorer& scorer, const std::vector<No
       if (precedes(source, target)) receivers.push_back(target);
     if (receivers.empty()) continue;
     const size_t first = edges.size();
-    for (const NodeId& target : receivers) edges.push_back({source, target, {}, {}, {}, {}, {}});
+    for (const NodeId& target : receivers) edges.push_back({source, target, {}, {}, {}, {}, {}, {}});
     for (size_t p = 0; p < scorer.n_pairs(); ++p) {
       const std::vector<Response> responses =
           respond_and_go_on(scorer, p, source, stream_change(scorer, p, source), receivers);
@@ -250,15 +307,31 @@ std::vector<EdgeEffects> measure_edges(ModelScorer& scorer, const std::vector<No
   return edges;
 }
 
+void measure_inputs(ModelScorer& scorer, std::vector<EdgeEffects>& edges, std::span<const size_t> which) {
+  std::vector<size_t> into_heads;
+  for (const size_t i : which)
+    if (edges[i].target.kind == Kind::head) into_heads.push_back(i);
+  each_source(edges, into_heads, [&](const NodeId& source, std::span<const size_t> own, std::span<const NodeId> to) {
+    for (size_t p = 0; p < scorer.n_pairs(); ++p) {
+      scorer.require_running();
+      std::vector<Response> responses = respond(scorer, p, source, stream_change(scorer, p, source), to, true);
+      std::vector<std::shared_ptr<const BoundEdits>> runs;
+      for (const Response& response : responses)
+        for (const Response::ByInput& input : response.inputs)
+          if (input.changed) runs.push_back(scorer.pair(p).replace(response.receiver, input.values));
+      const std::vector<double> metrics = scorer.metrics(p, runs);
+      size_t next = 0;
+      for (size_t i = 0; i < own.size(); ++i)
+        for (size_t in = 0; in < head_inputs.size(); ++in)
+          edges[own[i]].inputs[in].push_back(responses[i].inputs[in].changed ? metrics[next++] - scorer.whole()[p] : 0);
+    }
+  });
+}
+
 void measure_controls(ModelScorer& scorer, std::vector<EdgeEffects>& edges, std::span<const size_t> which,
                       int64_t draws, uint64_t seed) {
   const int64_t d_model = scorer.session().shape.d_model;
-  for (size_t begin = 0; begin < which.size();) {
-    const NodeId source = edges[which[begin]].source;
-    size_t end = begin;
-    std::vector<NodeId> receivers;
-    for (; end < which.size() && edges[which[end]].source == source; ++end)
-      receivers.push_back(edges[which[end]].target);
+  each_source(edges, which, [&](const NodeId& source, std::span<const size_t> own, std::span<const NodeId> to) {
     for (size_t p = 0; p < scorer.n_pairs(); ++p) {
       const AblatedPair& pair = scorer.pair(p);
       const std::vector<float> change = stream_change(scorer, p, source),
@@ -268,15 +341,14 @@ void measure_controls(ModelScorer& scorer, std::vector<EdgeEffects>& edges, std:
         std::vector<float> other =
             draw % 2 == 0 ? of_other_tokens(everywhere, d_model, dice) : random_of_length(change, d_model, dice);
         if (draw % 2 == 0) keep_rows(other, d_model, pair.tokens_of(source));
-        const std::vector<Response> responses = respond_and_go_on(scorer, p, source, other, receivers);
+        const std::vector<Response> responses = respond_and_go_on(scorer, p, source, other, to);
         for (size_t i = 0; i < responses.size(); ++i) {
-          edges[which[begin + i]].control_feeds.push_back(std::fabs(responses[i].feeds));
-          edges[which[begin + i]].control_selects.push_back(std::fabs(responses[i].selects));
+          edges[own[i]].control_feeds.push_back(std::fabs(responses[i].feeds));
+          edges[own[i]].control_selects.push_back(std::fabs(responses[i].selects));
         }
       }
     }
-    begin = end;
-  }
+  });
 }
 
 }  // namespace signalbox::eval

@@ -4,9 +4,12 @@
 //
 //   feeds    the receiver's output under that stream, its route held (ids and weights), is given to the base run, which
 //            goes on from there: change of the metric. For logits: the metric of that stream itself
+//            ... of a head also by one of its inputs alone: its query, key or value is made of that stream, the other
+//            two and all other heads are as they were; heads that share a key have it each for itself
 //   selects  whether the receiver, an expert, is selected under that stream, and its router logit: change of its share
 //            of tokens, and mean change of the logit
 #pragma once
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -17,10 +20,13 @@
 
 namespace signalbox::eval {
 
+inline constexpr std::array<char, 3> head_inputs = {'q', 'k', 'v'};
+
 struct EdgeEffects {
   NodeId source, target;
-  std::vector<double> feeds;             // [pair]
-  std::vector<double> selects, dlogits;  // [pair]; of experts
+  std::vector<double> feeds;                  // [pair]
+  std::array<std::vector<double>, 3> inputs;  // [head_inputs][pair] of feeds; empty: not measured
+  std::vector<double> selects, dlogits;       // [pair]; of experts
   // The same of changes that are no message of the sender: its own of other tokens, and random ones of the same length
   // at each token. Sizes, [pair x draw].
   std::vector<double> control_feeds, control_selects;
@@ -33,16 +39,26 @@ struct Response {
   double feeds = 0;           // of logits: change of the metric
   double selects = 0, dlogit = 0;
   bool changed = false;  // of the values
+  // Of a head, where asked for: the same by each of head_inputs.
+  struct ByInput {
+    std::vector<float> values;
+    double feeds = 0;
+    bool changed = false;
+  };
+  std::array<ByInput, 3> inputs;
 };
-// `change` [n_tokens, d_model]: of the stream behind the sender.
+// `change` [n_tokens, d_model]: of the stream behind the sender. `by_input`: of heads also by one input alone.
 std::vector<Response> respond(ModelScorer& scorer, size_t pair, const NodeId& sender, const std::vector<float>& change,
-                              std::span<const NodeId> receivers);
+                              std::span<const NodeId> receivers, bool by_input = false);
 // What the sender's ablated value changes there.
 std::vector<float> stream_change(const ModelScorer& scorer, size_t pair, const NodeId& sender);
 
 // Every edge among `nodes` (ascending; with embed, where it is ablated, and logits) from a part to one that it
 // precedes. Throws CircuitInterrupted, and what the forward throws.
 std::vector<EdgeEffects> measure_edges(ModelScorer& scorer, const std::vector<NodeId>& nodes);
+
+// Fills `inputs` of the edges at these indices (ascending) that end in a head.
+void measure_inputs(ModelScorer& scorer, std::vector<EdgeEffects>& edges, std::span<const size_t> which);
 
 // Controls of the edges at these indices (ascending): for each pair `draws` of either kind.
 void measure_controls(ModelScorer& scorer, std::vector<EdgeEffects>& edges, std::span<const size_t> which,

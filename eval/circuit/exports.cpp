@@ -4,9 +4,12 @@
 #include <cmath>
 #include <cstdio>
 #include <map>
+#include <set>
+#include <utility>
 
 #include "base/error.h"
 #include "base/text.h"
+#include "eval/circuit/edges.h"
 
 namespace signalbox::eval {
 
@@ -209,13 +212,18 @@ std::string mib_text(const CircuitGraph& graph) {
     of.score += or_zero(node.of.effect);
     of.in_graph = of.in_graph || node.in_circuit;
   }
+  std::set<std::pair<NodeId, NodeId>> apart;  // edges whose inputs were measured
+  for (const CircuitEdge& edge : graph.edges)
+    if (edge.input) apart.insert({edge.source, edge.target});
   for (const CircuitEdge& edge : graph.edges) {
     const std::string source = mib_node(edge.source), target = mib_node(edge.target);
     if (source == target) continue;  // parts of one m{l}
     const bool head = edge.target.kind == Kind::head;
-    for (const char* input : {"<q>", "<k>", "<v>"}) {
-      MibScore& of = edges[source + "->" + target + (head ? input : "")];
-      if (edge.kind == CircuitEdge::Kind::feeds) of.score += or_zero(edge.of.effect) / (head ? 3 : 1);
+    if (!edge.input && apart.contains({edge.source, edge.target})) continue;
+    for (const char input : head_inputs) {
+      if (edge.input && input != edge.input) continue;
+      MibScore& of = edges[source + "->" + target + (head ? std::string("<") + input + ">" : "")];
+      if (edge.kind == CircuitEdge::Kind::feeds) of.score += or_zero(edge.of.effect) / (head && !edge.input ? 3 : 1);
       of.in_graph = of.in_graph || edge.in_circuit;
       if (!head) break;
     }
@@ -230,7 +238,8 @@ std::string mib_text(const CircuitGraph& graph) {
                         .set("note",
                              "m{l} is the sum of the routed experts, the shared expert and the dense block of layer l; "
                              "a part told apart by position is the sum over positions; "
-                             "q, k and v of a head have a third of an edge's score each; edges by which a part selects "
+                             "q, k and v of a head have a third of an edge's score each where they were not measured "
+                             "apart; edges by which a part selects "
                              "experts have no score")
                         .set("nodes", mib_object(nodes))
                         .set("edges", mib_object(edges)),

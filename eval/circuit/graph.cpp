@@ -126,10 +126,12 @@ Graph drawing_of(const CircuitGraph& graph) {
     made.source = node_name(edge.source);
     made.target = node_name(edge.target);
     made.relation = edge_kind_name(edge.kind);
-    made.label = made.relation + (std::isfinite(edge.of.effect) ? " " + rounded(edge.of.effect) : "");
+    made.label = made.relation + (edge.input ? std::string(" by ") + edge.input : "") +
+                 (std::isfinite(edge.of.effect) ? " " + rounded(edge.of.effect) : "");
     made.weight = edge.of.effect;
     made.faint = !edge.in_circuit;
     made.metadata.set("kind", made.relation);
+    if (edge.input) made.metadata.set("input", std::string(1, edge.input));
     put(made.metadata, edge.of, edge.in_circuit);
     if (edge.kind == CircuitEdge::Kind::selects) made.metadata.set("dlogit", defined(edge.dlogit));
     made.metadata.set("control", defined(edge.control));
@@ -156,13 +158,20 @@ CircuitGraph read_circuit_graph(const json::Ref& document) {
   }
   for (const json::Ref& edge : body.at("edges").items()) {
     const json::Ref of = edge.at("metadata");
-    of.reject_unknown({"kind", "effect", "ci_lo", "ci_hi", "q", "n", "in_circuit", "dlogit", "control"});
+    of.reject_unknown({"kind", "input", "effect", "ci_lo", "ci_hi", "q", "n", "in_circuit", "dlogit", "control"});
     CircuitEdge made;
     made.source = parse_node(edge.at("source").string(), edge.where() + ": " + edge.path());
     made.target = parse_node(edge.at("target").string(), edge.where() + ": " + edge.path());
     const std::string& kind = of.at("kind").string();
     if (kind != "feeds" && kind != "selects") of.at("kind").fail("expected feeds or selects, found " + in_quotes(kind));
     made.kind = kind == "feeds" ? CircuitEdge::Kind::feeds : CircuitEdge::Kind::selects;
+    if (const auto input = of.find("input")) {
+      if (input->string() != "q" && input->string() != "k" && input->string() != "v")
+        input->fail("expected q, k or v, found " + in_quotes(input->string()));
+      if (made.target.kind != NodeId::Kind::head || made.kind != CircuitEdge::Kind::feeds)
+        input->fail("expected none but of an edge that feeds a head, found one");
+      made.input = input->string().front();
+    }
     made.of = effect_of(of);
     made.in_circuit = of.at("in_circuit").boolean();
     if (made.kind == CircuitEdge::Kind::selects) made.dlogit = number_or_none(of.at("dlogit"));

@@ -39,6 +39,7 @@ struct CircuitEdge {
   double dlogit = not_measured;   // selects: mean change of the target's router logit
   double control = not_measured;  // 95th percentile of what other changes of the source's size do
   bool in_circuit = false;
+  char input = 0;  // feeds of a head: by its query 'q', key 'k' or value 'v' alone; 0: by all that the target reads
 };
 
 // One text that the circuit ran on, for viewers that show tokens.
@@ -62,7 +63,7 @@ struct CircuitContext {
 struct CircuitGraph {
   CircuitContext context;
   std::vector<CircuitNode> nodes;  // ascending; embed and logits among them
-  std::vector<CircuitEdge> edges;  // by source, target, kind
+  std::vector<CircuitEdge> edges;  // by source, target, kind, input
 };
 
 std::string_view edge_kind_name(CircuitEdge::Kind kind);  // "feeds", "selects"
