@@ -70,6 +70,9 @@ struct QualityRow {
   Quality quality;
 };
 
+// quality.csv, as text.
+std::string quality_csv(const std::vector<QualityRow>& rows);
+
 struct StudyResult {
   std::vector<LayerMeasures> measures;
   std::vector<std::vector<Ablation>> ablation;  // empty: not asked for

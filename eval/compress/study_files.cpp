@@ -40,23 +40,6 @@ std::string experts_csv(const StudyResult& result) {
   return csv.text();
 }
 
-std::string quality_csv(const StudyResult& result) {
-  CsvWriter csv({"plan", "keep", "seed", "parameters", "active_parameters", "bytes", "stored_bytes", "ppl", "kl",
-                 "kl_ci_lo", "kl_ci_hi", "agreement"});
-  for (const QualityRow& row : result.rows) {
-    csv.cell(row.plan).cell(row.keep);
-    if (row.seed) {
-      csv.cell(std::to_string(*row.seed));
-    } else {
-      csv.cell("");
-    }
-    csv.cell(row.parameters).cell(row.active_parameters).cell(row.bytes).cell(row.stored_bytes);
-    csv.cell(row.quality.ppl).cell(row.quality.kl).cell(row.quality.kl_ci.lo).cell(row.quality.kl_ci.hi);
-    csv.cell(row.quality.agreement).end_row();
-  }
-  return csv.text();
-}
-
 json::Value quality_json(const QualityRow& row) {
   json::Value out = json::Value::object();
   out.set("plan", row.plan).set("keep", row.keep);
@@ -155,12 +138,29 @@ std::string millions(int64_t n) { return format_value(static_cast<double>(n) / 1
 
 }  // namespace
 
+std::string quality_csv(const std::vector<QualityRow>& rows) {
+  CsvWriter csv({"plan", "keep", "seed", "parameters", "active_parameters", "bytes", "stored_bytes", "ppl", "kl",
+                 "kl_ci_lo", "kl_ci_hi", "agreement"});
+  for (const QualityRow& row : rows) {
+    csv.cell(row.plan).cell(row.keep);
+    if (row.seed) {
+      csv.cell(std::to_string(*row.seed));
+    } else {
+      csv.cell("");
+    }
+    csv.cell(row.parameters).cell(row.active_parameters).cell(row.bytes).cell(row.stored_bytes);
+    csv.cell(row.quality.ppl).cell(row.quality.kl).cell(row.quality.kl_ci.lo).cell(row.quality.kl_ci.hi);
+    csv.cell(row.quality.agreement).end_row();
+  }
+  return csv.text();
+}
+
 void write_study(const StudyResult& result, const StudyRecords& records, const Model& model,
                  const StudyOptions& options, json::Value about, const fs::path& directory) {
   write_file_atomically(directory / "experts.csv", experts_csv(result));
   write_pairs_csv(directory / "pairs.csv", result.pairs);
   write_file_atomically(directory / "plan.json", json::dump(plan_json(result, options, about), 2) + "\n");
-  write_file_atomically(directory / "quality.csv", quality_csv(result));
+  write_file_atomically(directory / "quality.csv", quality_csv(result.rows));
   write_file_atomically(directory / "summary.json",
                         json::dump(summary_json(result, records, model, options, std::move(about)), 2) + "\n");
 }

@@ -20,8 +20,8 @@
 #include "tools/signalbox/open.h"
 #include "tools/signalbox/prepare.h"
 #include "tools/terminal/output.h"
-#include "tools/terminal/progress.h"
 #include "tools/terminal/signals.h"
+#include "tools/terminal/stage_progress.h"
 #include "tools/terminal/width.h"
 
 namespace signalbox::tools {
@@ -101,31 +101,6 @@ void check_options(CompressOptions& o) {
       o.common.threads > 0 ? o.common.threads : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
   o.study.isa = o.common.isa;
 }
-
-// A bar for each stage; interrupts end the command between two steps.
-class StageProgress {
- public:
-  explicit StageProgress(bool quiet) : quiet_(quiet) {}
-  void update(const std::string& stage, int64_t done, int64_t total, const char* unit) {
-    stop_if_interrupted();
-    if (stage != stage_) {
-      end();
-      bar_ = std::make_unique<Progress>(stage, total, quiet_, unit, lines_);
-      stage_ = stage;
-    }
-    bar_->update(done);
-  }
-  void end() {
-    bar_.reset();
-    stage_.clear();
-  }
-
- private:
-  bool quiet_;
-  std::string stage_;
-  std::shared_ptr<ProgressLines> lines_ = std::make_shared<ProgressLines>();
-  std::unique_ptr<Progress> bar_;
-};
 
 json::Value about(const CompressOptions& o, const Session& session, int argc, char** argv) {
   json::Value out = json::Value::object(), arguments = json::Value::array();

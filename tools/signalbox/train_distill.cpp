@@ -1,0 +1,291 @@
+// signalbox train distill: a mixture of experts made a dense model (docs/distillation.md).
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <memory>
+
+#include "base/csv.h"
+#include "base/text_table.h"
+#include "eval/findings/format.h"
+#include "eval/routing/recording_identity.h"
+#include "tools/builtin/builtin_files.h"
+#include "tools/signalbox/facts.h"
+#include "tools/signalbox/open.h"
+#include "tools/signalbox/optimiser_flags.h"
+#include "tools/signalbox/reading_flags.h"
+#include "tools/signalbox/record.h"
+#include "tools/signalbox/train.h"
+#include "tools/terminal/output.h"
+#include "tools/terminal/stage_progress.h"
+#include "tools/terminal/width.h"
+#include "train/distillation.h"
+#include "train/refit.h"
+
+namespace signalbox::tools {
+
+using namespace train;
+
+namespace {
+
+namespace fs = std::filesystem;
+
+struct DistillFlags {
+  CommonOptions common;
+  OptimiserFlags optimiser;
+  DistillationSettings settings;
+  std::string data, stop, report, domain, out, score = keep_score_names[static_cast<size_t>(KeepScore::acp)];
+  int64_t steps = 0, block_steps = 0;
+  double block_lr = 1e-3;
+};
+
+CLI::App* add_distill_flags(CLI::App& app, DistillFlags& flags) {
+  DistillationSettings& s = flags.settings;
+  CLI::App* distill = app.add_subcommand("distill", "a mixture of experts made a dense model (docs/distillation.md)");
+  distill->footer(
+      "Example:\n  head -40 tools/builtin/heldout/text.jsonl > /tmp/text.jsonl\n  signalbox train distill builtin "
+      "--data /tmp/text.jsonl --keep 4 --steps 0 --out /tmp/dense");
+  distill
+      ->add_option("MODEL", flags.common.model,
+                   "a directory, org/name[@revision] in the Hugging Face cache, or builtin")
+      ->required();
+  add_device_options(*distill, flags.common);
+  distill->add_option("--data", flags.data, "records to choose experts and to learn by; - = standard input")
+      ->type_name("FILE")
+      ->required();
+  distill->add_option("--stop", flags.stop, "records that training is watched on (default: a quarter of --data)")
+      ->type_name("FILE");
+  distill->add_option("--eval", flags.report, "records that the student is judged by (default: a quarter of --data)")
+      ->type_name("FILE");
+  distill->add_option("--domain", flags.domain, "a specialist: only the records of this \"domain\"")->type_name("NAME");
+  distill->add_option("--out", flags.out, "directory of the dense checkpoint, quality.csv and logs")
+      ->type_name("MODELDIR")
+      ->required();
+  distill->add_option("--keep", s.keep, "experts of each layer that stay")
+      ->check(in_range(int64_t{1}, int64_t{1} << 20))
+      ->type_name("K")
+      ->required();
+  distill->add_option("--score", flags.score, "which stay: sf | cp | acp | do-acp | reap")
+      ->check(one_of({std::begin(keep_score_names), std::end(keep_score_names)}))
+      ->capture_default_str();
+  distill->add_option("--ridge", s.ridge, "of the closed form: lambda as a share of the mean square of activations")
+      ->check(in_range(0.0, 1e9))
+      ->capture_default_str();
+  distill->add_option("--output-sample", s.sample, "tokens on which do-acp compares the outputs of all experts")
+      ->check(in_range(int64_t{1}, int64_t{1} << 24))
+      ->capture_default_str();
+  distill->add_option("--random", s.random, "blocks of random experts to compare with")
+      ->check(in_range(int64_t{0}, int64_t{1000}))
+      ->capture_default_str();
+  distill
+      ->add_option("--block-steps", flags.block_steps, "steps in which each block learns to answer as its layer does")
+      ->check(in_range(int64_t{0}, int64_t{1} << 40))
+      ->type_name("N")
+      ->capture_default_str();
+  distill->add_option("--block-lr", flags.block_lr, "learning rate of these steps")
+      ->check(in_range(0.0, 1e6))
+      ->capture_default_str();
+  distill->add_option("--steps", flags.steps, "steps that learn from the original's logits; 0: the closed form is all")
+      ->check(in_range(int64_t{0}, int64_t{1} << 40))
+      ->type_name("N")
+      ->required();
+  distill->add_option("--temperature", s.teacher.temperature, "of both models' logits in the loss")
+      ->check(in_range(1e-3, 1e3))
+      ->capture_default_str();
+  distill->add_option("--kl-weight", s.teacher.weight, "of the divergence from the original in the loss")
+      ->check(in_range(0.0, 1e9))
+      ->capture_default_str();
+  distill->add_option("--target-weight", s.teacher.target, "of -log p of the tokens themselves beside it")
+      ->check(in_range(0.0, 1e9))
+      ->capture_default_str();
+  distill->add_option("--weights", s.weights, "weights of the student that these steps change, globs with commas")
+      ->type_name("GLOBS")
+      ->capture_default_str();
+  flags.optimiser.settings.lr = 1e-4;
+  add_optimiser_options(*distill, flags.optimiser);
+  add_encoding_options(*distill, flags.common);
+  return distill;
+}
+
+void check_flags(const CLI::App& app, DistillFlags& flags) {
+  for (size_t i = 0; i < std::size(keep_score_names); ++i)
+    if (flags.score == keep_score_names[i]) flags.settings.score = static_cast<KeepScore>(i);
+  const auto needs = [&](std::initializer_list<const char*> names, bool there, const char* what) {
+    for (const char* name : names)
+      if (!there && app.count(name) > 0)
+        throw UsageError(name, std::string("expected ") + what + " beside it, found none");
+  };
+  needs({"--block-lr"}, flags.block_steps > 0, "--block-steps above 0");
+  needs({"--lr", "--temperature", "--kl-weight", "--target-weight", "--weights"}, flags.steps > 0, "--steps above 0");
+  needs({"--batch", "--schedule", "--warmup", "--final-lr", "--decay", "--clip", "--save-every"},
+        flags.steps + flags.block_steps > 0, "--steps or --block-steps above 0");
+  needs({"--output-sample"}, flags.settings.score == KeepScore::do_acp, "--score do-acp");
+  if (flags.settings.teacher.weight == 0 && flags.settings.teacher.target == 0)
+    throw UsageError("--kl-weight, --target-weight", "expected one above 0, found 0 for both");
+  flags.settings.logits = training_settings(flags.optimiser, flags.common, flags.steps);
+  flags.settings.blocks = training_settings(flags.optimiser, flags.common, flags.block_steps);
+  flags.settings.blocks.lr = flags.block_lr;
+  if (flags.common.device == "auto") flags.common.device = "cpu";
+}
+
+Manifest manifest_of(const DistillFlags& flags, const Session& session, const Splits& splits, int argc, char** argv) {
+  const DistillationSettings& s = flags.settings;
+  RecordingInputs inputs;
+  inputs.model = model_facts(session, flags.common.quiet);
+  inputs.work = json::Value::object()
+                    .set("training", "distill")
+                    .set("keep", s.keep)
+                    .set("score", flags.score)
+                    .set("ridge", s.ridge)
+                    .set("output_sample", s.sample)
+                    .set("random", s.random)
+                    .set("domain", flags.domain)
+                    .set("block_steps", flags.block_steps)
+                    .set("block_lr", flags.block_lr)
+                    .set("steps", flags.steps)
+                    .set("temperature", s.teacher.temperature)
+                    .set("kl_weight", s.teacher.weight)
+                    .set("target_weight", s.teacher.target)
+                    .set("weights_trained", s.weights)
+                    .set("end_token", s.end_token ? json::Value(int64_t{*s.end_token}) : json::Value())
+                    .set("stop", records_hash(splits.stop))
+                    .set("eval", records_hash(splits.report))
+                    .set("eval_other", splits.other.empty() ? json::Value() : json::Value(records_hash(splits.other)));
+  put_settings(inputs.work, flags.optimiser);
+  inputs.data_hash = records_hash(splits.calibrate);
+  inputs.seed = flags.common.seed;
+  inputs.model_name = session.path;
+  inputs.special = flags.common.special;
+  inputs.template_variables = session.encode.template_variables;
+  Manifest manifest;
+  manifest.schema = distillation_schema;
+  manifest.identity = recording_identity(inputs);
+  manifest.info = work_info(flags.common, session, argc, argv);
+  json::Value counts = json::Value::object();
+  counts.set("calibrate", static_cast<int64_t>(splits.calibrate.size()))
+      .set("stop", static_cast<int64_t>(splits.stop.size()))
+      .set("report", static_cast<int64_t>(splits.report.size()))
+      .set("other", static_cast<int64_t>(splits.other.size()));
+  manifest.info.set("records", std::move(counts));
+  return manifest;
+}
+
+std::string quality_table(const fs::path& file, int width) {
+  const CsvTable csv = CsvTable::read(file);
+  TextTable table({{"model", false, true},
+                   {"seed"},
+                   {"M parameters"},
+                   {"M active"},
+                   {"perplexity"},
+                   {"KL"},
+                   {"KL, 95 %"},
+                   {"agreement"}});
+  const auto number = [&](size_t row, const char* column) { return csv.number(row, csv.column(column)); };
+  const int decimals = decimals_for(number(0, "ppl"));
+  for (size_t row = 0; row < csv.n_rows(); ++row) {
+    const bool single = csv.text(row, csv.column("kl_ci_lo")).empty();
+    table.add(
+        {csv.text(row, csv.column("plan")), csv.text(row, csv.column("seed")),
+         format_value(number(row, "parameters") / 1e6, 3), format_value(number(row, "active_parameters") / 1e6, 3),
+         format_value(number(row, "ppl"), decimals), format_value(number(row, "kl"), 4),
+         single ? "" : format_interval(number(row, "kl_ci_lo"), number(row, "kl_ci_hi"), 4),
+         format_value(number(row, "agreement"), 3)},
+        row == 1);
+  }
+  return table.text(width);
+}
+
+void print_distilled(const DistillFlags& flags) {
+  const fs::path dir = flags.out;
+  if (flags.common.json) {
+    const CsvTable csv = CsvTable::read(dir / quality_file);
+    json::Value rows = json::Value::array();
+    for (size_t row = 0; row < csv.n_rows(); ++row) {
+      json::Value one = json::Value::object();
+      one.set("plan", csv.text(row, csv.column("plan")));
+      if (const std::string& seed = csv.text(row, csv.column("seed")); !seed.empty()) one.set("seed", seed);
+      for (const char* column : {"parameters", "active_parameters", "bytes"})
+        one.set(column, csv.integer(row, csv.column(column)));
+      for (const char* column : {"ppl", "kl", "agreement"}) one.set(column, csv.number(row, csv.column(column)));
+      rows.push_back(std::move(one));
+    }
+    write_stdout(json::dump(json::Value::object().set("model", dir.string()).set("quality", std::move(rows))) + "\n");
+    return;
+  }
+  const int width = terminal_width(STDOUT_FILENO);
+  write_stdout(quality_table(dir / quality_file, width));
+  if (fs::exists(dir / other_quality_file))
+    write_stdout("\nother domains:\n" + quality_table(dir / other_quality_file, width));
+  write_stdout("the model: " + dir.string() + "\n");
+}
+
+int run_distill(const CLI::App& app, DistillFlags& flags, int argc, char** argv) {
+  check_flags(app, flags);
+  const CommonOptions& options = flags.common;
+  SplitFiles files;
+  files.domain = flags.domain;
+  const auto read = [](const std::string& file) {
+    std::vector<Record> records = read_records(file);
+    if (records.empty()) throw Error(file, "expected at least one record, found none");
+    return records;
+  };
+  files.data = read(flags.data);
+  if (!flags.stop.empty()) files.stop = read(flags.stop);
+  if (!flags.report.empty()) files.report = read(flags.report);
+  Distillation work;
+  work.splits = split_records(std::move(files), options.seed);
+  Session session = open_session(options);
+  if (!session.backend->shares_host_memory())
+    throw Error("--device", "expected cpu (nothing trains elsewhere yet), found " + session.backend->name());
+  if (session.model.moe_layers().empty()) throw Error(session.path, "expected a model with experts, found a dense one");
+  keep_date(options, session, work.splits.calibrate, distillation_schema);
+  flags.settings.end_token =
+      end_token_of(session, flags.optimiser, {&work.splits.calibrate, &work.splits.stop, &work.splits.report});
+  const loaders::Rewrite rewrite(resolve_model(options.model, builtin_files()).files, session.family, session.model);
+  work.session = &session;
+  work.rewrite = &rewrite;
+  work.open.device.kind = DeviceChoice::Kind::cpu;
+  work.open.threads = options.threads;
+  work.open.isa = options.isa;
+  work.open.numerics = options.numerics;
+  work.dir = flags.out;
+  work.settings = flags.settings;
+  work.manifest = manifest_of(flags, session, work.splits, argc, argv);
+  if (!options.quiet && !session.unknown_tensors.empty())
+    std::fprintf(stderr, "%zu stored tensors are not of the model and will not be written (%s, ...)\n",
+                 session.unknown_tensors.size(), session.unknown_tensors.front().c_str());
+  catch_signals();
+  work.interrupted = &interrupted;
+  StageProgress progress(options.quiet);
+  work.on_progress = [&](const std::string& stage, int64_t done, int64_t total, const char* unit) {
+    if (stage.starts_with("training")) {
+      progress.show(stage, done, total, unit);
+    } else {
+      progress.update(stage, done, total, unit);
+    }
+  };
+  work.on_note = [&](const std::string& line) {
+    progress.end();
+    if (!options.quiet) std::fprintf(stderr, "%s\n", line.c_str());
+  };
+  const TrainingEnd ended = distil(work);
+  progress.end();
+  if (ended == TrainingEnd::interrupted) {
+    std::fprintf(stderr, "interrupted: the same command goes on from here\n");
+    return 3;
+  }
+  if (!options.quiet && ended == TrainingEnd::was_complete)
+    std::fprintf(stderr, "%s: was complete\n", flags.out.c_str());
+  print_distilled(flags);
+  return 0;
+}
+
+}  // namespace
+
+Subcommand add_train_distill(CLI::App& app) {
+  auto flags = std::make_shared<DistillFlags>();
+  CLI::App* added = add_distill_flags(app, *flags);
+  return {added, [flags, added](int argc, char** argv) { return run_distill(*added, *flags, argc, argv); }};
+}
+
+}  // namespace signalbox::tools

@@ -1,0 +1,419 @@
+#include "train/distillation.h"
+
+#include <algorithm>
+#include <map>
+#include <set>
+
+#include "base/csv.h"
+#include "base/error.h"
+#include "base/files.h"
+#include "base/text.h"
+#include "eval/data/dice.h"
+#include "eval/data/examples.h"
+#include "eval/data/prompt_hash.h"
+#include "eval/store/work_directory.h"
+#include "train/block_loss.h"
+#include "train/trained_weights.h"
+
+namespace signalbox::train {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char *closed_dir = "closed-form", *blocks_dir = "blocks", *logits_dir = "logits";
+
+void refuse_common(const std::vector<Record>& a, const char* a_is, const std::vector<Record>& b, const char* b_is) {
+  std::map<std::string, const Record*> known;
+  for (const Record& record : a) known.emplace(line_prompt_hash(record.source), &record);
+  for (const Record& record : b)
+    if (const auto found = known.find(line_prompt_hash(record.source)); found != known.end())
+      throw Error(record.where, std::string("expected prompts to ") + b_is + " that are none of those to " + a_is +
+                                    ", found the prompt of " + found->second->where);
+}
+
+// Whole sequences: every token that has a next one counts.
+std::vector<Example> whole_sequences(const std::vector<Example>& examples) {
+  std::vector<Example> out;
+  for (const Example& example : examples) {
+    Example whole;
+    whole.prompt = example.prompt;
+    whole.targets.assign(example.prompt->tokens.begin() + 1, example.prompt->tokens.end());
+    whole.targets.push_back(-1);
+    out.push_back(std::move(whole));
+  }
+  return out;
+}
+
+std::vector<const Example*> pointers_to(const std::vector<Example>& examples) {
+  std::vector<const Example*> out;
+  for (const Example& example : examples) out.push_back(&example);
+  return out;
+}
+
+// Renames a file or directory into a directory that may have it already.
+void move_into(const fs::path& from, const fs::path& to) {
+  std::error_code code;
+  fs::rename(from, to / from.filename(), code);
+  if (code) throw Error((to / from.filename()).string(), "cannot move it there: " + code.message());
+}
+
+class Stages {
+ public:
+  explicit Stages(const Distillation& distillation)
+      : d_(distillation),
+        settings_(distillation.settings),
+        session_(*distillation.session),
+        pool_(settings_.logits.threads),
+        teacher_(session_.forward(0)) {}
+
+  TrainingEnd run(WorkDirectory& work) {
+    const fs::path& dir = d_.dir;
+    if (!fs::exists(dir / quality_file)) {
+      const std::vector<Example> calibrate = examples_of(d_.splits.calibrate);
+      stop_ = examples_of(d_.splits.stop);
+      whole_ = whole_sequences(calibrate);
+      model_ = d_.rewrite->with_one_block(block_width(session_.model, settings_.keep));
+      calibration_ = train::calibrate(teacher_, session_.weights, session_.shape, pointers_to(whole_), settings_.sample,
+                                      settings_.logits.seed, settings_.logits.groups, settings_.logits.threads,
+                                      counter("measuring experts", pointers_to(whole_)));
+      close();
+      if (settings_.blocks.steps() > 0 && !train_blocks()) return TrainingEnd::interrupted;
+      if (settings_.logits.steps() > 0 && !train_logits(calibrate)) return TrainingEnd::interrupted;
+      judge();
+    }
+    publish();
+    work.finish(RunStatus::complete);
+    return TrainingEnd::complete;
+  }
+
+ private:
+  fs::path last_checkpoint() const {
+    if (settings_.logits.steps() > 0) return d_.dir / logits_dir / checkpoint_dir;
+    if (settings_.blocks.steps() > 0) return d_.dir / blocks_dir / checkpoint_dir;
+    return d_.dir / closed_dir;
+  }
+
+  std::vector<Example> examples_of(const std::vector<Record>& records) const {
+    return make_examples(session_, records, settings_.end_token);
+  }
+
+  std::function<void(int64_t)> counter(const std::string& stage, const std::vector<const Example*>& examples) const {
+    const int64_t total = tokens_of(examples);
+    return [this, stage, total](int64_t done) { d_.on_progress(stage, done, total, "tokens"); };
+  }
+
+  std::vector<BlockChoice> best(KeepScore score) {
+    return best_choice(session_.model, session_.weights, calibration_, settings_.keep, score, *session_.backend);
+  }
+
+  std::vector<Block> blocks_of(const std::vector<BlockChoice>& choice) const {
+    std::vector<Block> blocks;
+    for (const BlockChoice& one : choice) {
+      const Layer& layer = model_.layers[one.layer];
+      blocks.push_back(concatenated(session_.model, session_.weights, one,
+                                    layer.moe() ? layer.moe()->d_ff : std::get<Dense>(layer.ffn).d_ff));
+    }
+    return blocks;
+  }
+
+  std::vector<BlockFit> fit(std::vector<Block>& blocks, const std::string& stage) {
+    RefitSettings refit_settings;
+    refit_settings.ridge = settings_.ridge;
+    refit_settings.groups = settings_.logits.groups;
+    refit_settings.on_progress = [&](int64_t done, int64_t of) { d_.on_progress(stage, done, of, "tokens"); };
+    return refit(teacher_, pointers_to(whole_), blocks, refit_settings, pool_);
+  }
+
+  ChangedModel student_of(const std::vector<Block>& blocks) const {
+    return with_blocks(session_.model, session_.weights, model_, blocks, d_.rewrite->block_dtype());
+  }
+
+  // The closed form: closed-form/ and blocks.csv.
+  void close() {
+    if (fs::exists(d_.dir / closed_dir)) return;
+    const std::vector<BlockChoice> choice = best(settings_.score);
+    std::vector<Block> blocks = blocks_of(choice);
+    const std::vector<BlockFit> fits = fit(blocks, "fitting blocks");
+    CsvWriter csv(
+        {"layer", "experts", "alpha", "shared", "neurons", "mean_square", "error_concatenated", "error_refit"});
+    for (size_t l = 0; l < fits.size(); ++l) {
+      csv.cell(int64_t{fits[l].layer});
+      csv.cell(joined(choice[l].keep, " ", [](int32_t e) { return std::to_string(e); }));
+      csv.cell(joined(choice[l].alpha, " ", [](double alpha) { return short_number(alpha); }));
+      csv.cell(choice[l].shared).cell(blocks[l].n).cell(fits[l].mean_square).cell(fits[l].before).cell(fits[l].after);
+      csv.end_row();
+    }
+    write_file_atomically(d_.dir / blocks_file, csv.text());
+    d_.rewrite->write(student_of(blocks), d_.dir / closed_dir);
+  }
+
+  // One stage of training, from a checkpoint to DIR/`name`/model. False where it was interrupted.
+  bool train_stage(const std::string& name, const fs::path& from, const std::vector<Example>& data,
+                   const std::vector<Example>& held_out, const TrainingSettings& settings,
+                   const std::function<std::vector<WantedWeight>(const Session&)>& wanted,
+                   const std::function<std::unique_ptr<Objective>(Session&, Forward&)>& objective) {
+    if (fs::exists(d_.dir / name / checkpoint_dir) && !fs::exists(d_.dir / name / state_file)) return true;
+    Session student = loaders::open_session(from.string(), d_.open);
+    TrainedWeights weights(student, wanted(student), settings.threads);
+    Forward teacher(*student.backend, session_.model, session_.weights, 0);
+    const std::unique_ptr<Objective> learns = objective(student, teacher);
+    const loaders::Rewrite rewrite(loaders::resolve_model(from.string(), nullptr).files, student.family, student.model);
+    Training training;
+    training.session = &student;
+    training.trained = &weights;
+    training.data = data;
+    training.held_out = held_out;
+    training.objective = learns.get();
+    training.dir = d_.dir / name;
+    training.manifest.schema = training_schema;
+    training.manifest.identity = d_.manifest.identity;
+    training.manifest.identity.set("stage", name);
+    training.settings = settings;
+    training.write_result = [&] {
+      rewrite.write(weights.changed([&](const TensorId& id) { return rewrite.stored_dtype(id); }),
+                    training.dir / training.result);
+    };
+    training.interrupted = d_.interrupted;
+    const int64_t total = tokens_of_steps(data, settings, settings.steps());
+    training.on_step = [&](int64_t, int64_t tokens, double) {
+      d_.on_progress(name == blocks_dir ? "training blocks" : "training on logits", tokens, total, "tokens");
+    };
+    training.on_kept = [&](int64_t step, int64_t) {
+      d_.on_note((d_.dir / name).string() + ": goes on behind step " + std::to_string(step));
+    };
+    training.on_eval = [&](int64_t step, const MeanEstimate&, double loss) {
+      d_.on_note(name + ", step " + std::to_string(step) + ": loss " + short_number(loss) + " on the stop split");
+    };
+    return train(training) != TrainingEnd::interrupted;
+  }
+
+  bool train_blocks() {
+    const CsvTable table = CsvTable::read(d_.dir / blocks_file);
+    std::map<int32_t, double> squares;
+    for (size_t row = 0; row < table.n_rows(); ++row)
+      squares[static_cast<int32_t>(table.integer(row, table.column("layer")))] =
+          table.number(row, table.column("mean_square"));
+    const auto wanted = [&](const Session& student) {
+      std::vector<WantedWeight> of_blocks;
+      for (WantedWeight& one : wanted_weights("*", student)) switch (one.id.role) {
+          case Role::dense_gate:
+          case Role::dense_up:
+          case Role::dense_down:
+          case Role::expert_gate:
+          case Role::expert_up:
+          case Role::expert_down:
+          case Role::expert_gate_bias:
+          case Role::expert_up_bias:
+          case Role::expert_down_bias:
+            if (squares.count(one.id.layer) > 0) of_blocks.push_back(one);
+            break;
+          default: break;
+        }
+      return of_blocks;
+    };
+    return train_stage(blocks_dir, d_.dir / closed_dir, whole_, whole_sequences(stop_), settings_.blocks, wanted,
+                       [&](Session& student, Forward& teacher) {
+                         return std::make_unique<BlockObjective>(teacher, student.weights, squares);
+                       });
+  }
+
+  bool train_logits(const std::vector<Example>& calibrate) {
+    const fs::path from = settings_.blocks.steps() > 0 ? d_.dir / blocks_dir / checkpoint_dir : d_.dir / closed_dir;
+    return train_stage(
+        logits_dir, from, calibrate, stop_, settings_.logits,
+        [&](const Session& student) { return wanted_weights(settings_.weights, student); },
+        [&](Session&, Forward& teacher) {
+          Teacher of_stage = settings_.teacher;
+          of_stage.forward = &teacher;
+          return std::make_unique<TeacherObjective>(of_stage);
+        });
+  }
+
+  // ---- quality.csv
+
+  struct Judge {
+    std::vector<std::unique_ptr<QualityMeasure>> measures;  // of the report split and of other domains
+    std::vector<std::vector<QualityRow>> rows;
+  };
+
+  void judge() {
+    Judge judge;
+    std::vector<RecordJobs> jobs;
+    for (const std::vector<Record>* records : {&d_.splits.report, &d_.splits.other}) {
+      if (records->empty()) continue;
+      jobs.push_back(make_jobs(session_, *records, Generate{0, {}}, nullptr));
+      std::vector<int64_t> examples;
+      for (const size_t example : independent_examples(*records)) examples.push_back(static_cast<int64_t>(example));
+      judge.measures.push_back(std::make_unique<QualityMeasure>(jobs.back().jobs, std::move(examples),
+                                                                session_.model.n_vocab, d_.dir,
+                                                                settings_.logits.threads, settings_.logits.seed));
+    }
+    judge.rows.resize(judge.measures.size());
+    add_row(judge, "original", session_.model.n_experts(), std::nullopt, session_.model, d_.rewrite->original_sizes(),
+            teacher_);
+    const std::vector<BlockChoice> choice = best(settings_.score);
+    std::vector<Block> blocks = blocks_of(choice);
+    const ChangedModel concatenation = student_of(blocks);
+    const loaders::Rewrite::Sizes sizes = d_.rewrite->sizes(concatenation);
+    if (settings_.logits.steps() > 0 || settings_.blocks.steps() > 0) {
+      add_checkpoint(judge, "student", last_checkpoint(), sizes);
+      if (settings_.logits.steps() > 0 && settings_.blocks.steps() > 0)
+        add_checkpoint(judge, "blocks", d_.dir / blocks_dir / checkpoint_dir, sizes);
+      add_checkpoint(judge, "closed_form", d_.dir / closed_dir, sizes);
+    } else {
+      add_checkpoint(judge, "student", d_.dir / closed_dir, sizes);
+    }
+    add_changed(judge, "concatenation", std::nullopt, concatenation);
+    add_choice(judge, "frequency", std::nullopt, best(KeepScore::sf));
+    for (int64_t i = 0; i < settings_.random; ++i) {
+      const uint64_t seed = settings_.logits.seed + static_cast<uint64_t>(i);
+      add_choice(judge, "random", seed, random_choice(session_.model, calibration_, settings_.keep, seed));
+    }
+    if (judge.rows.size() > 1) write_file_atomically(d_.dir / other_quality_file, quality_csv(judge.rows[1]));
+    write_file_atomically(d_.dir / quality_file, quality_csv(judge.rows[0]));
+  }
+
+  void add_row(Judge& judge, const std::string& plan, int64_t keep, std::optional<uint64_t> seed, const Model& model,
+               const loaders::Rewrite::Sizes& sizes, Forward& forward) {
+    const ParameterCount counted = count_parameters(model);
+    RunOptions run = session_.options;
+    run.interrupted = nullptr;  // on_progress ends the work
+    for (size_t m = 0; m < judge.measures.size(); ++m) {
+      QualityMeasure& measure = *judge.measures[m];
+      QualityRow row;
+      row.plan = plan;
+      row.keep = keep;
+      row.seed = seed;
+      row.parameters = counted.total;
+      row.active_parameters = counted.active;
+      row.bytes = sizes.bytes;
+      row.stored_bytes = sizes.stored_bytes;
+      RunEvents events;
+      const std::string stage = "judging " + plan + (seed ? ", seed " + std::to_string(*seed) : "");
+      const int64_t total = measure.n_tokens();
+      events.on_progress = [&](int64_t done) { d_.on_progress(stage, done, total, "tokens"); };
+      row.quality =
+          plan == "original" ? measure.original(forward, run, events) : measure.compared(forward, run, events);
+      judge.rows[m].push_back(std::move(row));
+    }
+  }
+
+  void add_checkpoint(Judge& judge, const std::string& plan, const fs::path& path,
+                      const loaders::Rewrite::Sizes& sizes) {
+    const Session student = loaders::open_session(path.string(), d_.open);
+    Forward forward = student.forward(0);
+    add_row(judge, plan, settings_.keep, std::nullopt, student.model, sizes, forward);
+  }
+
+  void add_changed(Judge& judge, const std::string& plan, std::optional<uint64_t> seed, const ChangedModel& changed) {
+    Forward forward(*session_.backend, changed.model, changed.weights, 0);
+    add_row(judge, plan, settings_.keep, seed, changed.model, d_.rewrite->sizes(changed), forward);
+  }
+
+  void add_choice(Judge& judge, const std::string& plan, std::optional<uint64_t> seed,
+                  const std::vector<BlockChoice>& choice) {
+    std::vector<Block> blocks = blocks_of(choice);
+    fit(blocks, "fitting " + plan + (seed ? ", seed " + std::to_string(*seed) : ""));
+    add_changed(judge, plan, seed, student_of(blocks));
+  }
+
+  // The last checkpoint's files become those of the directory, config.json last; the stages go. A process that is
+  // killed in between is continued by the next.
+  void publish() {
+    const fs::path from = last_checkpoint();
+    const auto keep_log = [&](const char* stage, const char* file, const std::string& as) {
+      const fs::path log = d_.dir / stage / file;
+      std::error_code code;
+      if (fs::exists(log)) fs::rename(log, d_.dir / as, code);
+      if (code) throw Error((d_.dir / as).string(), "cannot move it there: " + code.message());
+    };
+    keep_log(blocks_dir, log_file, std::string("blocks_") + log_file);
+    keep_log(blocks_dir, eval_file, std::string("blocks_") + eval_file);
+    keep_log(logits_dir, log_file, log_file);
+    keep_log(logits_dir, eval_file, eval_file);
+    if (fs::exists(from)) {
+      std::vector<fs::path> files;
+      for (const auto& entry : fs::directory_iterator(from)) files.push_back(entry.path());
+      std::sort(files.begin(), files.end());
+      for (const fs::path& file : files)
+        if (file.filename() != "config.json") move_into(file, d_.dir);
+      if (fs::exists(from / "config.json")) move_into(from / "config.json", d_.dir);
+    }
+    sync_directory(d_.dir);
+    for (const char* stage : {closed_dir, blocks_dir, logits_dir}) {
+      std::error_code code;
+      fs::remove_all(d_.dir / stage, code);
+    }
+  }
+
+  const Distillation& d_;
+  const DistillationSettings& settings_;
+  Session& session_;
+  ThreadPool pool_;
+  Forward teacher_;
+  Model model_;  // the student
+  std::vector<Example> whole_, stop_;
+  Calibration calibration_;
+};
+
+}  // namespace
+
+Splits split_records(SplitFiles files, uint64_t seed) {
+  Splits out;
+  const int64_t missing = !files.stop + !files.report;
+  if (missing == 0) {
+    out.calibrate = std::move(files.data);
+  } else {
+    const std::vector<size_t> example_of = independent_examples(files.data);
+    std::vector<size_t> examples(example_of);
+    std::sort(examples.begin(), examples.end());
+    examples.erase(std::unique(examples.begin(), examples.end()), examples.end());
+    const auto n = static_cast<int64_t>(examples.size());
+    if (n <= missing)
+      throw Error("--data", "expected at least " + std::to_string(missing + 1) +
+                                " examples, one for each split that no file is given for (--stop, --eval), found " +
+                                std::to_string(n));
+    Dice(seed, "distill split").shuffle(examples);
+    const int64_t part = std::max<int64_t>(1, n / 4);
+    std::map<size_t, std::vector<Record>*> goes_to;
+    int64_t at = 0;
+    for (auto* split : {files.stop ? nullptr : &out.stop, files.report ? nullptr : &out.report})
+      for (int64_t i = 0; split && i < part; ++i) goes_to[examples[static_cast<size_t>(at++)]] = split;
+    for (size_t i = 0; i < files.data.size(); ++i) {
+      const auto found = goes_to.find(example_of[i]);
+      (found == goes_to.end() ? &out.calibrate : found->second)->push_back(std::move(files.data[i]));
+    }
+  }
+  if (files.stop) out.stop = std::move(*files.stop);
+  if (files.report) out.report = std::move(*files.report);
+  refuse_common(out.calibrate, "calibrate", out.stop, "stop");
+  refuse_common(out.calibrate, "calibrate", out.report, "report");
+  refuse_common(out.stop, "stop", out.report, "report");
+  if (files.domain.empty()) return out;
+  const auto is_other = [&](const Record& record) {
+    const json::Value* domain = record.source.find("domain");
+    return !domain || !domain->is_string() || domain->string() != files.domain;
+  };
+  for (const Record& record : out.report)
+    if (is_other(record)) out.other.push_back(record);
+  const std::pair<std::vector<Record>*, const char*> all[] = {
+      {&out.calibrate, "calibrate"}, {&out.stop, "stop"}, {&out.report, "report"}};
+  for (const auto& [split, is] : all) {
+    std::erase_if(*split, is_other);
+    if (split->empty())
+      throw Error("--domain",
+                  std::string("expected records of it to ") + is + ", found none of " + in_quotes(files.domain));
+  }
+  return out;
+}
+
+TrainingEnd distil(const Distillation& distillation) {
+  WorkDirectory work(distillation.dir, distillation.manifest);
+  if (work.complete()) return TrainingEnd::was_complete;
+  const TrainingEnd end = Stages(distillation).run(work);
+  if (end == TrainingEnd::interrupted) work.finish(RunStatus::interrupted);
+  return end;
+}
+
+}  // namespace signalbox::train
