@@ -1,0 +1,157 @@
+// signalbox train distill: the student by its files, by score and by another process; what it refuses; kills.
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <filesystem>
+
+#include "base/csv.h"
+#include "base/json.h"
+#include "tests/docs.h"
+#include "tests/kills.h"
+#include "tests/support.h"
+
+using namespace signalbox;
+using namespace signalbox::test;
+
+namespace {
+
+namespace fs = std::filesystem;
+
+Ran distill(const std::string& words) { return run_command(binary() + " train distill " + words); }
+
+std::string golden_model(const std::string& name) { return (goldens_dir() / name / "model").string(); }
+
+// Records of tests/compress, from `first` on; every second has the domain "even".
+std::string records_of(size_t first, size_t count) {
+  std::string out;
+  const std::vector<std::string> lines = lines_of(read_file(source_dir() / "tests/compress/golden/records.jsonl"));
+  for (size_t i = first; i < first + count; ++i) {
+    json::Value record = json::parse(lines.at(i), "record");
+    record.set("domain", i % 2 == 0 ? "even" : "odd");
+    out += json::dump(record) + "\n";
+  }
+  return out;
+}
+
+double ppl_by_score(const fs::path& model, const fs::path& records) {
+  const Ran scored = run_command(binary() + " score " + model.string() + " --json --quiet --input " + records.string());
+  REQUIRE_MESSAGE(scored.code == 0, scored.err);
+  double sum = 0, n = 0;
+  for (const std::string& line : lines_of(scored.out)) {
+    if (line.empty()) continue;
+    const json::Value scores = json::parse(line, "score");
+    for (const json::Value& p : scores.find("logprobs")->items()) {
+      sum += p.real();
+      ++n;
+    }
+  }
+  return std::exp(-sum / n);
+}
+
+void same_results(const fs::path& a, const fs::path& b) {
+  size_t n = 0;
+  for (const auto& entry : fs::recursive_directory_iterator(a)) {
+    const std::string name = fs::relative(entry.path(), a).string();
+    if (!entry.is_regular_file() || name == "manifest.json" || name == "log.txt") continue;
+    REQUIRE_MESSAGE(fs::exists(b / name), name);
+    CHECK_MESSAGE(read_file(entry.path()) == read_file(b / name), name);
+    ++n;
+  }
+  CHECK(n >= 8);
+}
+
+}  // namespace
+
+TEST_CASE("train distill: the student is judged as what is written, and its stages bring it nearer") {
+  const TemporaryDirectory dir;
+  write_file(dir / "data.jsonl", records_of(0, 8));
+  write_file(dir / "stop.jsonl", records_of(8, 2));
+  write_file(dir / "report.jsonl", records_of(10, 4));
+  const std::string common = golden_model("qwen2_moe") + " --data " + (dir / "data.jsonl").string() + " --stop " +
+                             (dir / "stop.jsonl").string() + " --eval " + (dir / "report.jsonl").string() +
+                             " --keep 3 --block-steps 3 --steps 4 --lr 2e-4 --block-lr 2e-4 --batch 4 --save-every 2 --random 1 --out ";
+  const Ran ran = distill(common + (dir / "a").string());
+  REQUIRE_MESSAGE(ran.code == 0, ran.err);
+  CHECK(ran.out.find("student") != std::string::npos);
+  const CsvTable quality = CsvTable::read(dir / "a/quality.csv");
+  const std::vector<std::string> plans = {"original",      "student",   "blocks", "closed_form",
+                                          "concatenation", "frequency", "random"};
+  REQUIRE(quality.n_rows() == plans.size());
+  for (size_t row = 0; row < plans.size(); ++row) {
+    CHECK(quality.text(row, quality.column("plan")) == plans[row]);
+    CHECK((quality.number(row, quality.column("kl")) > 0) == (row > 0));
+    CHECK(quality.integer(row, quality.column("parameters")) ==
+          quality.integer(row == 0 ? 0 : 1, quality.column("parameters")));
+  }
+  CHECK(quality.number(1, quality.column("ppl")) ==
+        doctest::Approx(ppl_by_score(dir / "a", dir / "report.jsonl")).epsilon(1e-9));
+  CHECK(quality.number(0, quality.column("ppl")) ==
+        doctest::Approx(ppl_by_score(golden_model("qwen2_moe"), dir / "report.jsonl")).epsilon(1e-9));
+  // The second pass over the records loses less than the first.
+  const CsvTable log = CsvTable::read(dir / "a/log.csv");
+  REQUIRE(log.n_rows() == 4);
+  const auto loss = [&](size_t row) { return log.number(row, log.column("loss")); };
+  CHECK(loss(2) + loss(3) < loss(0) + loss(1));
+  CHECK(CsvTable::read(dir / "a/eval.csv").n_rows() == 3);
+  CHECK(CsvTable::read(dir / "a/blocks_eval.csv").n_rows() == 3);
+  const CsvTable blocks = CsvTable::read(dir / "a/blocks.csv");
+  for (size_t row = 0; row < blocks.n_rows(); ++row)
+    CHECK(blocks.number(row, blocks.column("error_refit")) <= blocks.number(row, blocks.column("error_concatenated")));
+  // All neurons are dense: nothing is left of a router.
+  const json::Value config = json::parse_file(dir / "a/config.json");
+  CHECK(config.find("mlp_only_layers")->items().size() == 3);
+  CHECK_FALSE(fs::exists(dir / "a/logits"));
+  CHECK(distill(common + (dir / "a").string()).err.find("was complete") != std::string::npos);
+
+  // Killed, with other threads and forwards: the same bytes.
+  std::vector<std::string> words = {"train", "distill"};
+  for (size_t at = 0; at < common.size();) {
+    const size_t end = std::min(common.find(' ', at), common.size());
+    if (end > at) words.push_back(common.substr(at, end - at));
+    at = end + 1;
+  }
+  words.insert(words.end(), {(dir / "b").string(), "--threads", "2", "--chunk", "1", "--quiet"});
+  run_with_kills(words, 0.15, 7);
+  same_results(dir / "a", dir / "b");
+}
+
+TEST_CASE("train distill: a specialist of one domain is judged on the others too") {
+  const TemporaryDirectory dir;
+  write_file(dir / "data.jsonl", records_of(0, 14));
+  const std::string common =
+      golden_model("mixtral") + " --data " + (dir / "data.jsonl").string() + " --keep 2 --steps 0 --random 0 --quiet ";
+  const Ran ran = distill(common + "--domain even --json --score do-acp --out " + (dir / "a").string());
+  REQUIRE_MESSAGE(ran.code == 0, ran.err);
+  const json::Value said = json::parse(ran.out, "stdout");
+  CHECK(said.find("quality")->items().size() == 4);
+  REQUIRE(fs::exists(dir / "a/quality_other.csv"));
+  CHECK(read_file(dir / "a/quality.csv") != read_file(dir / "a/quality_other.csv"));
+  const json::Value config = json::parse_file(dir / "a/config.json");
+  CHECK(config.find("num_local_experts")->integer() == 1);
+  CHECK(config.find("num_experts_per_tok")->integer() == 1);
+  CHECK(distill(common + "--domain none --out " + (dir / "b").string()).err.find("--domain: expected records") !=
+        std::string::npos);
+}
+
+TEST_CASE("train distill: splits that share a prompt, and flags without effect, are refused") {
+  const TemporaryDirectory dir;
+  write_file(dir / "data.jsonl", records_of(0, 6));
+  write_file(dir / "same.jsonl", records_of(5, 3));
+  write_file(dir / "two.jsonl", records_of(8, 2));
+  const std::string common = golden_model("olmoe") + " --data " + (dir / "data.jsonl").string() + " --out " +
+                             (dir / "out").string() + " --quiet --keep ";
+  const auto refused = [&](const std::string& words, int code, const std::string& text) {
+    const Ran ran = distill(common + words);
+    CHECK(ran.code == code);
+    CHECK_MESSAGE(ran.err.find(text) != std::string::npos, ran.err);
+    CHECK_FALSE(fs::exists(dir / "out/config.json"));
+  };
+  refused("2 --steps 0 --eval " + (dir / "same.jsonl").string(), 1, "found the prompt of");
+  refused("2 --steps 0 --stop " + (dir / "two.jsonl").string() + " --eval " + (dir / "two.jsonl").string(), 1,
+          "expected prompts to report that are none of those to stop");
+  refused("2 --steps 0 --lr 1", 2, "--lr: expected --steps above 0");
+  refused("2 --steps 0 --block-lr 1", 2, "--block-lr: expected --block-steps above 0");
+  refused("2 --steps 0 --output-sample 9", 2, "expected --score do-acp");
+  refused("2 --steps 1 --kl-weight 0", 2, "expected one above 0");
+  refused("9 --steps 0", 1, "--keep: layer 0: expected from 1 to 8 experts, found 9");
+}
