@@ -103,7 +103,7 @@ void Trained::save(const std::filesystem::path& file, const More& more) const {
   for (const Parameter& one : parameters_)
     for (const char* part : {".weight", ".m", ".v"}) headers.push_back({one.name + part, "F32", {one.rows, one.cols}});
   headers.push_back({"steps", "I64", {static_cast<int64_t>(parameters_.size())}});
-  headers.push_back({more.name, "F64", {static_cast<int64_t>(more.values.size())}});
+  for (const auto& [name, list] : more.lists) headers.push_back({name, "F64", {static_cast<int64_t>(list.size())}});
   safetensors::Writer writer(file, headers, more.metadata);
   std::vector<int64_t> steps;
   for (const Parameter& one : parameters_) {
@@ -112,7 +112,7 @@ void Trained::save(const std::filesystem::path& file, const More& more) const {
     steps.push_back(one.steps);
   }
   writer.write(steps.data(), steps.size() * sizeof(int64_t));
-  writer.write(more.values.data(), more.values.size() * sizeof(double));
+  for (const auto& [name, list] : more.lists) writer.write(list.data(), list.size() * sizeof(double));
   writer.finish();
 }
 

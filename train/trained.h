@@ -53,8 +53,7 @@ class Trained : public WeightSlopes {
   // Files of NAME.weight, NAME.m, NAME.v [rows, cols] F32 and `steps` I64 [tensors]; `more` is written too.
   struct More {
     std::map<std::string, std::string> metadata;
-    std::string name;  // of `values` F64 [n]
-    std::vector<double> values;
+    std::map<std::string, std::vector<double>> lists;  // F64 [n] each
   };
   void save(const std::filesystem::path& file, const More& more) const;
   // Throws Error naming the file where it does not hold these tensors.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 
 #include "base/half.h"
 #include "engine/matrix_values.h"
@@ -33,7 +34,7 @@ Matrix rounded(const float* values, int64_t rows, int64_t cols, DType dtype, Wei
 }  // namespace
 
 TrainedWeights::TrainedWeights(Session& session, const std::vector<WantedWeight>& wanted, int threads)
-    : Trained(*session.backend, threads), session_(session), wanted_(wanted) {
+    : Trained(*session.backend, threads), session_(session), before_(session.weights), wanted_(wanted) {
   std::map<std::string, TensorPlace> places;
   for_each_tensor(session.model, session.weights,
                   [&](const TensorPlace& place) { places[weight_name(place.id)] = place; });
@@ -87,6 +88,38 @@ void TrainedWeights::finish_sums() {
   const Parameter& embed = parameters_[index_.at("embed")];
   const auto* head = static_cast<const float*>(tied_head_.get());
   for (size_t i = 0; i < embed.n(); ++i) embed.slope()[i] += head[i];
+}
+
+bool TrainedWeights::trains_experts() const {
+  return std::any_of(wanted_.begin(), wanted_.end(), [](const WantedWeight& of) { return of.id.expert >= 0; });
+}
+
+double TrainedWeights::add_anchor(double coefficient) {
+  std::vector<double> squares(parameters_.size());
+  std::vector<TensorPlace> places(parameters_.size());
+  for_each_tensor(session_.model, before_, [&](const TensorPlace& place) {
+    const auto found = index_.find(weight_name(place.id));
+    if (found != index_.end()) places[found->second] = place;
+  });
+  pool_.parallel_for(static_cast<int64_t>(parameters_.size()), [&](int64_t i, int) {
+    const TensorPlace& place = places[static_cast<size_t>(i)];
+    if (place.id.expert < 0) return;
+    const Parameter& one = parameters_[static_cast<size_t>(i)];
+    std::vector<float> before(one.n());
+    if (place.vector) {
+      std::copy_n(place.vector->data, one.n(), before.data());
+    } else {
+      read_matrix(before.data(), *place.matrix);
+    }
+    double sum = 0;
+    for (size_t j = 0; j < one.n(); ++j) {
+      const double change = static_cast<double>(one.weight()[j]) - static_cast<double>(before[j]);
+      sum += change * change;
+      one.slope()[j] += static_cast<float>(2 * coefficient * change);
+    }
+    squares[static_cast<size_t>(i)] = sum;
+  });
+  return std::accumulate(squares.begin(), squares.end(), 0.0);
 }
 
 ChangedModel TrainedWeights::changed(const std::function<DType(const TensorId&)>& stored_dtype) const {

@@ -30,11 +30,19 @@ class TrainedWeights : public Trained {
   // even. Valid while this is.
   ChangedModel changed(const std::function<DType(const TensorId&)>& stored_dtype) const;
 
+  // The session's weights as they were before.
+  const Weights& before() const { return before_; }
+  bool trains_experts() const;
+  // |w - w before|^2 over the weights of experts that train; its gradient times `coefficient` goes to their sums. After
+  // the last run of a step.
+  double add_anchor(double coefficient);
+
  private:
   void replace_views();
   void finish_sums() override;
 
   Session& session_;
+  Weights before_;
   std::vector<WantedWeight> wanted_;  // of parameters_
   std::map<std::string, size_t> index_;
   std::shared_ptr<void> tied_head_;  // of tied embeddings: the slopes of the head, until finish_sums() adds them

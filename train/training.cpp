@@ -41,6 +41,7 @@ std::vector<const Example*> all_of(const std::vector<Example>& examples) {
 struct State {
   int64_t step = 0, tokens = 0, eval_rows = 0;
   std::vector<double> first;  // held-out losses before the first step
+  int64_t stop_rows = 0;
 };
 
 class Loop {
@@ -48,25 +49,39 @@ class Loop {
   explicit Loop(const Training& training)
       : t_(training),
         settings_(training.settings),
-        gradient_(*training.session->backend, training.session->model, training.session->weights, 0) {}
+        gradient_(*training.session->backend, training.session->model, training.session->weights, 0) {
+    if (t_.routing) gradient_.see_routing(&t_.routing->slopes());
+    if (t_.stop.empty()) return;
+    std::vector<double> counts;
+    for (const Example& example : t_.stop) counts.push_back(static_cast<double>(example.n_targets()));
+    stopping_.emplace(Stopping::Settings{settings_.stop_loss, settings_.seed, settings_.threads}, std::move(counts));
+  }
 
   TrainingEnd run(WorkDirectory& work) {
     // The state goes when the result is whole.
     if (fs::exists(t_.dir / t_.result) && !fs::exists(t_.dir / state_file)) {
+      std::error_code code;
+      fs::remove(t_.dir / best_file, code);
       work.finish(RunStatus::complete);
       return TrainingEnd::complete;
     }
     load();
-    log_.emplace(t_.dir / log_file,
-                 std::vector<std::string_view>{"step", "tokens", "targets", "loss", "lr", "grad_norm", "left"},
-                 state_.step);
+    std::vector<std::string_view> columns = {"step", "tokens", "targets", "loss", "lr", "grad_norm", "left"};
+    const std::vector<std::string> of_routing = t_.routing ? t_.routing->columns() : std::vector<std::string>();
+    columns.insert(columns.end(), of_routing.begin(), of_routing.end());
+    log_.emplace(t_.dir / log_file, columns, state_.step);
     if (!t_.held_out.empty())
       evals_.emplace(t_.dir / eval_file,
                      std::vector<std::string_view>{"step", "records", "targets", "loss", "change", "ci_lo", "ci_hi"},
                      state_.eval_rows);
+    if (stopping_)
+      stops_.emplace(t_.dir / stop_file,
+                     std::vector<std::string_view>{"step", "loss", "change", "ci_lo", "ci_hi", "kept", "best"},
+                     state_.stop_rows);
     if (state_.step > 0 && t_.on_kept) t_.on_kept(state_.step, state_.tokens);
     if (state_.eval_rows == 0) evaluate();
-    while (state_.step < settings_.steps()) {
+    if (state_.stop_rows == 0) look();
+    while (state_.step < settings_.steps() && !(stopping_ && stopping_->ended())) {
       if (t_.interrupted && *t_.interrupted) {
         save();
         work.finish(RunStatus::interrupted);
@@ -76,6 +91,7 @@ class Loop {
       const bool last = state_.step == settings_.steps();
       if (last || (settings_.save_every > 0 && state_.step % settings_.save_every == 0)) {
         evaluate();
+        look();
         save();
       }
     }
@@ -99,23 +115,41 @@ class Loop {
     state_.step = number("step");
     state_.tokens = number("tokens");
     state_.eval_rows = number("eval_rows");
-    const safetensors::TensorInfo& first = stored->at("held_out");
-    if (first.elements() != static_cast<int64_t>(state_.eval_rows > 0 ? t_.held_out.size() : 0))
+    const auto list = [&](const char* name) {
+      const safetensors::TensorInfo& info = stored->at(name);
+      std::vector<double> values(static_cast<size_t>(info.elements()));
+      std::memcpy(values.data(), stored->data(info), info.bytes);
+      return values;
+    };
+    state_.first = list("held_out");
+    if (state_.first.size() != (state_.eval_rows > 0 ? t_.held_out.size() : 0))
       throw Error(file.string(), "expected held-out losses of " + std::to_string(t_.held_out.size()) +
-                                     " records, found " + std::to_string(first.elements()));
-    state_.first.resize(static_cast<size_t>(first.elements()));
-    std::memcpy(state_.first.data(), stored->data(first), first.bytes);
+                                     " records, found " + std::to_string(state_.first.size()));
+    if (t_.routing) t_.routing->restore(list("routing"));
+    if (!stopping_) return;
+    state_.stop_rows = number("stop_rows");
+    stopping_->restore(list("stop"));
   }
 
   void save() {
     log_->sync();
     if (evals_) evals_->sync();
-    t_.trained->save(t_.dir / state_file, {{{"schema", state_schema},
-                                            {"step", std::to_string(state_.step)},
-                                            {"tokens", std::to_string(state_.tokens)},
-                                            {"eval_rows", std::to_string(state_.eval_rows)}},
-                                           "held_out",
-                                           state_.first});
+    if (stops_) stops_->sync();
+    t_.trained->save(t_.dir / state_file, now());
+  }
+
+  Trained::More now() const {
+    Trained::More more;
+    more.metadata = {{"schema", state_schema},
+                     {"step", std::to_string(state_.step)},
+                     {"tokens", std::to_string(state_.tokens)},
+                     {"eval_rows", std::to_string(state_.eval_rows)}};
+    more.lists["held_out"] = state_.first;
+    if (t_.routing) more.lists["routing"] = t_.routing->state();
+    if (!stopping_) return more;
+    more.metadata["stop_rows"] = std::to_string(state_.stop_rows);
+    more.lists["stop"] = stopping_->state();
+    return more;
   }
 
   void step() {
@@ -129,19 +163,21 @@ class Loop {
       n_targets += examples.back()->n_targets();
     }
     t_.trained->zero_sums();
+    if (t_.routing) t_.routing->begin_step(gradient_.forward(), examples, settings_.groups);
     const auto denominator = static_cast<double>(n_targets);
     const std::vector<double> sums =
         t_.objective ? t_.objective->losses_and_slopes(gradient_, examples, settings_.groups, denominator, *t_.trained)
                      : losses_and_slopes(gradient_, examples, settings_.groups, denominator, *t_.trained, {});
     const double loss = std::accumulate(sums.begin(), sums.end(), 0.0) / denominator;
+    const double whole = loss + (t_.routing ? t_.routing->finish_slopes() : 0);
     const double norm = t_.trained->gradient_norm();
-    if (!std::isfinite(loss) || !std::isfinite(norm)) {
+    if (!std::isfinite(whole) || !std::isfinite(norm)) {
       save();
       std::vector<std::string> ids;
       for (const Example* example : examples) ids.push_back(in_quotes(example->prompt->id));
       throw Error("step " + std::to_string(step),
-                  std::string("expected a finite ") + (std::isfinite(loss) ? "gradient" : "loss") + ", found " +
-                      short_number(std::isfinite(loss) ? norm : loss) + " on the records " + joined(ids) +
+                  std::string("expected a finite ") + (std::isfinite(whole) ? "gradient" : "loss") + ", found " +
+                      short_number(std::isfinite(whole) ? norm : whole) + " on the records " + joined(ids) +
                       " (the state before this step is kept)");
     }
     const double lr = settings_.lr * settings_.schedule.factor(step);
@@ -149,17 +185,24 @@ class Loop {
     state_.step = step;
     state_.tokens += n_tokens;
     log_->row().cell(step).cell(state_.tokens).cell(n_targets).cell(loss).cell(lr).cell(norm).cell(left);
+    if (t_.routing) {
+      for (const double value : t_.routing->values()) log_->row().cell(value);
+      t_.routing->after_step();
+    }
     log_->end();
     if (t_.on_step) t_.on_step(step, state_.tokens, loss);
+  }
+
+  std::vector<double> losses(const std::vector<Example>& of) {
+    const std::vector<const Example*> examples = all_of(of);
+    return t_.objective ? t_.objective->losses(gradient_.forward(), examples, settings_.groups)
+                        : losses_of(gradient_.forward(), examples, settings_.groups, {});
   }
 
   // A row of eval.csv for the weights as they are.
   void evaluate() {
     if (t_.held_out.empty()) return;
-    const std::vector<const Example*> examples = all_of(t_.held_out);
-    const std::vector<double> sums = t_.objective
-                                         ? t_.objective->losses(gradient_.forward(), examples, settings_.groups)
-                                         : losses_of(gradient_.forward(), examples, settings_.groups, {});
+    const std::vector<double> sums = losses(t_.held_out);
     if (state_.eval_rows == 0) state_.first = sums;
     ClusteredValues changes;
     double sum = 0;
@@ -179,21 +222,47 @@ class Loop {
     if (t_.on_eval) t_.on_eval(state_.step, change, loss);
   }
 
+  // A row of stop.csv, and the best weights so far in a file of their own.
+  void look() {
+    if (!stopping_) return;
+    const Stopping::Look found = stopping_->look(state_.step, losses(t_.stop));
+    stops_->row().cell(found.step).cell(found.loss).cell(found.change.mean).cell(found.change.ci.lo);
+    stops_->row().cell(found.change.ci.hi).cell(int64_t{found.kept}).cell(int64_t{found.best});
+    stops_->end();
+    ++state_.stop_rows;
+    if (found.best) t_.trained->save(t_.dir / best_file, now());
+    if (t_.on_look) t_.on_look(found);
+  }
+
+  // Weights, and what of the routing goes with them, of the best look.
+  void load_best() {
+    const auto stored = safetensors::File::open(t_.dir / best_file);
+    t_.trained->load(*stored);
+    if (!t_.routing) return;
+    const safetensors::TensorInfo& info = stored->at("routing");
+    std::vector<double> values(static_cast<size_t>(info.elements()));
+    std::memcpy(values.data(), stored->data(info), info.bytes);
+    t_.routing->restore(values);
+  }
+
   void finish() {
     std::error_code code;
+    if (stopping_) load_best();
     // Of a process that was killed while it wrote, or right after it.
     for (const auto& entry : fs::directory_iterator(t_.dir))
       if (entry.is_directory() && entry.path().filename().string().starts_with(t_.result))
         fs::remove_all(entry.path(), code);
     t_.write_result();
     fs::remove(t_.dir / state_file, code);
+    fs::remove(t_.dir / best_file, code);
   }
 
   const Training& t_;
   const TrainingSettings& settings_;
   Gradient gradient_;
   State state_;
-  std::optional<RowFile> log_, evals_;
+  std::optional<Stopping> stopping_;
+  std::optional<RowFile> log_, evals_, stops_;
 };
 
 }  // namespace

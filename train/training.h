@@ -2,8 +2,8 @@
 //
 // Step s takes the next `batch` records of an endless list: the data in the order of a shuffle for each pass over it, a
 // function of the seed. Its loss is the mean of -log p, or of another objective, over all tokens of these records that
-// count. Bits depend on the data, the models and the settings alone: not on threads, on how many
-// records share a forward, or on interruptions.
+// count. Bits depend on the data, the models and the settings alone: not on threads, on how many records share a
+// forward, or on interruptions.
 #pragma once
 #include <atomic>
 #include <cstdint>
@@ -20,7 +20,9 @@
 #include "train/examples.h"
 #include "train/namespaces.h"
 #include "train/objective.h"
+#include "train/routing_training.h"
 #include "train/schedule.h"
+#include "train/stopping.h"
 #include "train/target_loss.h"
 #include "train/trained.h"
 
@@ -28,15 +30,17 @@ namespace signalbox::train {
 
 inline constexpr const char* training_schema = "signalbox.train/1";  // of manifest.json
 inline constexpr const char *log_file = "log.csv", *eval_file = "eval.csv", *state_file = "state.safetensors",
-                            *checkpoint_dir = "model";  // of a training of weights
+                            *checkpoint_dir = "model",  // of a training of weights
+                                *stop_file = "stop.csv", *best_file = "best.safetensors";
 
 struct TrainingSettings {
   int64_t batch = 8;  // records of a step
   double lr = 1e-5;
   Schedule schedule;  // with the number of steps
   AdamW adam;
-  double clip = 1;         // largest norm of the gradient; 0: any
-  int64_t save_every = 0;  // steps; 0: only at the end
+  double clip = 1;                  // largest norm of the gradient; 0: any
+  int64_t save_every = 0;           // steps; 0: only at the end
+  std::optional<double> stop_loss;  // of the records to stop by: end at this
   uint64_t seed = 0;
   Groups groups;  // changes no bit
   int threads = 1;
@@ -45,9 +49,10 @@ struct TrainingSettings {
 
 struct Training {
   Session* session = nullptr;
-  Trained* trained = nullptr;  // of that session
-  std::vector<Example> data, held_out;
-  Objective* objective = nullptr;  // null: -log p of the targets
+  Trained* trained = nullptr;                 // of that session
+  std::vector<Example> data, held_out, stop;  // stop: to stop by (train/stopping.h); none: every step is taken
+  Objective* objective = nullptr;             // null: -log p of the targets
+  RoutingTraining* routing = nullptr;         // what is asked of the routing too; null: nothing
   std::filesystem::path dir;
   Manifest manifest;
   TrainingSettings settings;
@@ -58,6 +63,7 @@ struct Training {
   std::function<void(int64_t step, int64_t tokens)> on_kept;               // where an earlier process got to
   std::function<void(int64_t step, int64_t tokens, double loss)> on_step;  // tokens of all steps so far
   std::function<void(int64_t step, const MeanEstimate& change, double loss)> on_eval;
+  std::function<void(const Stopping::Look& look)> on_look;
   const std::atomic<bool>* interrupted = nullptr;
 };
 
@@ -68,11 +74,12 @@ int64_t tokens_of_steps(const std::vector<Example>& data, const TrainingSettings
 
 enum class TrainingEnd : uint8_t { complete, was_complete, interrupted };
 
-// Fills `dir`: log.csv (a row a step), with held-out records eval.csv (before the first step, at every save, at the
-// end; change: against the first, with a 95 % interval over records), the result and manifest.json; until it is
-// complete also state.safetensors. A second call with the same inputs goes on from there, to the same bytes. Throws
-// Error as WorkDirectory does, and where a loss or a gradient is not finite, naming step and records: the state before
-// that step is kept.
+// Fills `dir`: log.csv (a row a step; its loss is that of the records, each routing term has a column), with held-out
+// records eval.csv (before the first step, at every save, at the end; change: against the first, with a 95 % interval
+// over records), with records to stop by stop.csv (the same steps; change: against the kept weights), the result, then
+// that of the best of these steps, and manifest.json; until it is complete also state.safetensors. A second call with
+// the same inputs goes on from there, to the same bytes. Throws Error as WorkDirectory does, and where a loss or a
+// gradient is not finite, naming step and records: the state before that step is kept.
 TrainingEnd train(const Training& training);
 
 }  // namespace signalbox::train
