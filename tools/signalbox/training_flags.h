@@ -1,0 +1,57 @@
+// What all commands that train share: their flags, their records, how a training runs and what is printed of it.
+#pragma once
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/namespaces.h"
+#include "engine/session.h"
+#include "eval/data/records.h"
+#include "tools/signalbox/flags.h"
+#include "tools/signalbox/routing_flags.h"
+#include "train/training.h"
+
+namespace CLI {
+class App;
+}
+
+namespace signalbox::tools {
+
+struct TrainingFlags {
+  CommonOptions common;
+  std::string data, held_out, stop, out, shape = "constant";
+  std::optional<double> stop_loss;
+  train::TrainingSettings settings;
+  bool no_end_token = false;
+  RoutingFlags routing;
+  train::RoutingTuning tuning;  // by check_training_flags
+};
+
+// MODEL and all flags but those of what trains. `out`: what --out is.
+void add_training_flags(CLI::App& command, TrainingFlags& flags, const std::string& out);
+// Before anything is read. Throws UsageError.
+void check_training_flags(TrainingFlags& flags);
+
+struct TrainingRecords {
+  std::vector<Record> data, held_out, stop;
+  std::optional<int32_t> end;  // the token behind targets
+};
+// Throws Error: a file without a record, one record in two of the files where that would deceive (--stop and another).
+TrainingRecords read_training_records(const TrainingFlags& flags);
+
+// What a command trains, and what it makes of it.
+struct TrainingJob {
+  json::Value work = json::Value::object();  // for the manifest: what trains
+  train::Trained* trained = nullptr;
+  train::RoutingTraining* routing = nullptr;  // null: nothing is asked of the routing
+  std::function<void()> write_result;         // train::Training
+  std::string result = train::checkpoint_dir, what = "model";
+  std::function<std::string()> told;  // lines to print above the result's place; may be empty
+};
+
+// Runs it: returns the exit code. Prints losses, what `told` says and where the result is, or one JSON object.
+int run_training(const TrainingFlags& flags, Session& session, TrainingRecords& records, const TrainingJob& job,
+                 int argc, char** argv);
+
+}  // namespace signalbox::tools
