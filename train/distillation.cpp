@@ -150,7 +150,7 @@ class Stages {
 
   // One stage of training, from a checkpoint to DIR/`name`/model. False where it was interrupted.
   bool train_stage(const std::string& name, const fs::path& from, const std::vector<Example>& data,
-                   const std::vector<Example>& held_out, const TrainingSettings& settings,
+                   const std::vector<Example>& stop, const TrainingSettings& settings,
                    const std::function<std::vector<WantedWeight>(const Session&)>& wanted,
                    const std::function<std::unique_ptr<Objective>(Session&, Forward&)>& objective) {
     if (fs::exists(d_.dir / name / checkpoint_dir) && !fs::exists(d_.dir / name / state_file)) return true;
@@ -163,7 +163,7 @@ class Stages {
     training.session = &student;
     training.trained = &weights;
     training.data = data;
-    training.held_out = held_out;
+    training.stop = stop;
     training.objective = learns.get();
     training.dir = d_.dir / name;
     training.manifest.schema = training_schema;
@@ -182,8 +182,9 @@ class Stages {
     training.on_kept = [&](int64_t step, int64_t) {
       d_.on_note((d_.dir / name).string() + ": goes on behind step " + std::to_string(step));
     };
-    training.on_eval = [&](int64_t step, const MeanEstimate&, double loss) {
-      d_.on_note(name + ", step " + std::to_string(step) + ": loss " + short_number(loss) + " on the stop split");
+    training.on_look = [&](const Stopping::Look& look) {
+      d_.on_note(name + ", step " + std::to_string(look.step) + ": loss " + short_number(look.loss) +
+                 " on the stop split" + (look.best ? ", the lowest so far" : ""));
     };
     return train(training) != TrainingEnd::interrupted;
   }
@@ -329,9 +330,9 @@ class Stages {
       if (code) throw Error((d_.dir / as).string(), "cannot move it there: " + code.message());
     };
     keep_log(blocks_dir, log_file, std::string("blocks_") + log_file);
-    keep_log(blocks_dir, eval_file, std::string("blocks_") + eval_file);
+    keep_log(blocks_dir, stop_file, std::string("blocks_") + stop_file);
     keep_log(logits_dir, log_file, log_file);
-    keep_log(logits_dir, eval_file, eval_file);
+    keep_log(logits_dir, stop_file, stop_file);
     if (fs::exists(from)) {
       std::vector<fs::path> files;
       for (const auto& entry : fs::directory_iterator(from)) files.push_back(entry.path());

@@ -66,8 +66,8 @@ struct Distillation {
 };
 
 // Fills `dir`, which is a checkpoint in the end: quality.csv (and quality_other.csv), blocks.csv (of each layer the
-// experts kept and how far its block is from it before and after the refit), log.csv and eval.csv of the logits' stage,
-// blocks_log.csv and blocks_eval.csv of the blocks', manifest.json. A second call with the same inputs goes on where
+// experts kept and how far its block is from it before and after the refit), log.csv and stop.csv of the logits' stage,
+// blocks_log.csv and blocks_stop.csv of the blocks', manifest.json. A second call with the same inputs goes on where
 // an earlier one ended, to the same bytes. Throws Error.
 TrainingEnd distil(const Distillation& distillation);
 

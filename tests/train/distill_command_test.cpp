@@ -67,9 +67,10 @@ TEST_CASE("train distill: the student is judged as what is written, and its stag
   write_file(dir / "data.jsonl", records_of(0, 8));
   write_file(dir / "stop.jsonl", records_of(8, 2));
   write_file(dir / "report.jsonl", records_of(10, 4));
-  const std::string common = golden_model("qwen2_moe") + " --data " + (dir / "data.jsonl").string() + " --stop " +
-                             (dir / "stop.jsonl").string() + " --eval " + (dir / "report.jsonl").string() +
-                             " --keep 3 --block-steps 3 --steps 4 --lr 2e-4 --block-lr 2e-4 --batch 4 --save-every 2 --random 1 --out ";
+  const std::string common =
+      golden_model("qwen2_moe") + " --data " + (dir / "data.jsonl").string() + " --stop " +
+      (dir / "stop.jsonl").string() + " --eval " + (dir / "report.jsonl").string() +
+      " --keep 3 --block-steps 3 --steps 4 --lr 2e-4 --block-lr 2e-4 --batch 4 --save-every 2 --random 1 --out ";
   const Ran ran = distill(common + (dir / "a").string());
   REQUIRE_MESSAGE(ran.code == 0, ran.err);
   CHECK(ran.out.find("student") != std::string::npos);
@@ -92,8 +93,8 @@ TEST_CASE("train distill: the student is judged as what is written, and its stag
   REQUIRE(log.n_rows() == 4);
   const auto loss = [&](size_t row) { return log.number(row, log.column("loss")); };
   CHECK(loss(2) + loss(3) < loss(0) + loss(1));
-  CHECK(CsvTable::read(dir / "a/eval.csv").n_rows() == 3);
-  CHECK(CsvTable::read(dir / "a/blocks_eval.csv").n_rows() == 3);
+  CHECK(CsvTable::read(dir / "a/stop.csv").n_rows() == 3);
+  CHECK(CsvTable::read(dir / "a/blocks_stop.csv").n_rows() == 3);
   const CsvTable blocks = CsvTable::read(dir / "a/blocks.csv");
   for (size_t row = 0; row < blocks.n_rows(); ++row)
     CHECK(blocks.number(row, blocks.column("error_refit")) <= blocks.number(row, blocks.column("error_concatenated")));

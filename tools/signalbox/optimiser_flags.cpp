@@ -31,7 +31,7 @@ void add_optimiser_options(CLI::App& app, OptimiserFlags& flags) {
       ->check(in_range(0.0, 1e30))
       ->capture_default_str();
   app.add_option("--save-every", s.save_every,
-                 "steps between states to go on from, and between rows of eval.csv; 0: only at the end")
+                 "steps between states to go on from, and between looks at held-out records; 0: only at the end")
       ->check(in_range(int64_t{0}, int64_t{1} << 40))
       ->capture_default_str();
   app.add_option("--chunk", s.groups.tokens, "tokens of one forward, but at least one record; changes no bit")

@@ -53,7 +53,9 @@ CLI::App* add_distill_flags(CLI::App& app, DistillFlags& flags) {
   distill->add_option("--data", flags.data, "records to choose experts and to learn by; - = standard input")
       ->type_name("FILE")
       ->required();
-  distill->add_option("--stop", flags.stop, "records that training is watched on (default: a quarter of --data)")
+  distill
+      ->add_option("--stop", flags.stop,
+                   "records by which training ends, and which weights are kept (default: a quarter of --data)")
       ->type_name("FILE");
   distill->add_option("--eval", flags.report, "records that the student is judged by (default: a quarter of --data)")
       ->type_name("FILE");
@@ -98,6 +100,9 @@ CLI::App* add_distill_flags(CLI::App& app, DistillFlags& flags) {
   distill->add_option("--target-weight", s.teacher.target, "of -log p of the tokens themselves beside it")
       ->check(in_range(0.0, 1e9))
       ->capture_default_str();
+  distill
+      ->add_option("--stop-loss", flags.optimiser.settings.stop_loss, "loss of the stop split at which these steps end")
+      ->check(in_range(0.0, 1e9));
   distill->add_option("--weights", s.weights, "weights of the student that these steps change, globs with commas")
       ->type_name("GLOBS")
       ->capture_default_str();
@@ -116,7 +121,8 @@ void check_flags(const CLI::App& app, DistillFlags& flags) {
         throw UsageError(name, std::string("expected ") + what + " beside it, found none");
   };
   needs({"--block-lr"}, flags.block_steps > 0, "--block-steps above 0");
-  needs({"--lr", "--temperature", "--kl-weight", "--target-weight", "--weights"}, flags.steps > 0, "--steps above 0");
+  needs({"--lr", "--temperature", "--kl-weight", "--target-weight", "--stop-loss", "--weights"}, flags.steps > 0,
+        "--steps above 0");
   needs({"--batch", "--schedule", "--warmup", "--final-lr", "--decay", "--clip", "--save-every"},
         flags.steps + flags.block_steps > 0, "--steps or --block-steps above 0");
   needs({"--output-sample"}, flags.settings.score == KeepScore::do_acp, "--score do-acp");
@@ -125,6 +131,7 @@ void check_flags(const CLI::App& app, DistillFlags& flags) {
   flags.settings.logits = training_settings(flags.optimiser, flags.common, flags.steps);
   flags.settings.blocks = training_settings(flags.optimiser, flags.common, flags.block_steps);
   flags.settings.blocks.lr = flags.block_lr;
+  flags.settings.blocks.stop_loss.reset();
   if (flags.common.device == "auto") flags.common.device = "cpu";
 }
 
@@ -146,6 +153,7 @@ Manifest manifest_of(const DistillFlags& flags, const Session& session, const Sp
                     .set("temperature", s.teacher.temperature)
                     .set("kl_weight", s.teacher.weight)
                     .set("target_weight", s.teacher.target)
+                    .set("stop_loss", s.logits.stop_loss ? json::Value(*s.logits.stop_loss) : json::Value())
                     .set("weights_trained", s.weights)
                     .set("end_token", s.end_token ? json::Value(int64_t{*s.end_token}) : json::Value())
                     .set("stop", records_hash(splits.stop))
