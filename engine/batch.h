@@ -12,12 +12,15 @@
 
 namespace signalbox::engine {
 
+class AdapterSum;
+
 // A sequence that takes part in a batch.
 struct BatchSequence {
   SequenceCache* kv = nullptr;
-  const BoundEdits* edits = nullptr;  // null: none
-  int64_t sample = 0;                 // sample of the trace that its rows belong to
-  int64_t first_row = 0, n_rows = 0;  // rows of the batch
+  const BoundEdits* edits = nullptr;     // null: none
+  int64_t sample = 0;                    // sample of the trace that its rows belong to
+  int64_t first_row = 0, n_rows = 0;     // rows of the batch
+  const AdapterSum* adapters = nullptr;  // beside the weights (engine/low_rank.h); null: none
 };
 
 class Batch {

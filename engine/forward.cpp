@@ -16,6 +16,7 @@ Forward::Forward(Backend& backend, const Model& model, const Weights& weights, i
       step_(backend, model),
       buffers_(backend, model.n_layers(), policy),
       writes_(backend),
+      low_rank_(backend),
       recorder_(backend, model, weights, max_slots_) {}
 
 Forward::~Forward() { backend_.forget_graphs(); }  // they name memory of the members
@@ -33,6 +34,7 @@ void Forward::separate_latents(const Batch& batch) {
 
 void Forward::launch(const Batch& batch, ProbeSink* sink) {
   edits_.read(batch);
+  low_rank_.begin(batch);
   separate_latents(batch);
   writes_.begin(batch, edits_);
   try {
@@ -55,7 +57,7 @@ void Forward::record(const Batch& batch, ProbeSink* sink) {
     in_flight_.logits = buffers_.tensor(odd_ ? Activations::logits_odd : Activations::logits_even, -1, step_.n_logits(),
                                         model_.n_vocab);
   // Where the host looks in, or what is made is kept for it, each step is enqueued anew.
-  if (step_.small() && !entry_.x && !writes_.any() && !recorder_.stops() && !buffers_.keeps()) {
+  if (step_.small() && !entry_.x && !writes_.any() && !low_rank_.any() && !recorder_.stops() && !buffers_.keeps()) {
     std::vector<int64_t> key = step_.key();
     key.insert(key.end(),
                {recorder_.ring_contents(), recorder_.ring_generation(), odd_, reinterpret_cast<int64_t>(this)});
@@ -67,7 +69,7 @@ void Forward::record(const Batch& batch, ProbeSink* sink) {
 }
 
 void Forward::enqueue(Tensor logits) {
-  const layers::Pass pass{backend_, model_, weights_, max_slots_, step_, buffers_, writes_, recorder_};
+  const layers::Pass pass{backend_, model_, weights_, max_slots_, step_, buffers_, writes_, low_rank_, recorder_};
   layers::Stream stream = entry_.x ? layers::Stream{entry_.x, {}, {}, true} : layers::embed(pass);
   for (int64_t l = entry_.layer; l < model_.n_layers(); ++l) {
     stream = layers::layer(pass, l, stream);
@@ -91,7 +93,7 @@ Outputs Forward::run_from(const Batch& batch, int64_t layer, Tensor x, ProbeSink
 layers::Stream Forward::again(const Batch& batch, int64_t l, Tensor x) {
   Recorder nothing(backend_, model_, weights_, max_slots_);
   writes_.begin(batch, edits_);
-  const layers::Pass pass{backend_, model_, weights_, max_slots_, step_, buffers_, writes_, nothing};
+  const layers::Pass pass{backend_, model_, weights_, max_slots_, step_, buffers_, writes_, low_rank_, nothing};
   return layers::layer(pass, l, {x, {}, {}, true});
 }
 

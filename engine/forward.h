@@ -8,6 +8,7 @@
 #include "engine/batch.h"
 #include "engine/buffers.h"
 #include "engine/layers.h"
+#include "engine/low_rank.h"
 #include "engine/model.h"
 #include "engine/point_writes.h"
 #include "engine/recorder.h"
@@ -89,6 +90,7 @@ class Forward {
   Step step_;
   Buffers buffers_;
   PointWrites writes_;
+  LowRank low_rank_;
   Recorder recorder_;
   std::function<void(int64_t)> on_layer_;
   struct Entry {

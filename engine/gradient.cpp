@@ -470,6 +470,8 @@ Gradient::Gradient(Backend& backend, const Model& model, const Weights& weights,
 
 Outputs Gradient::run(const Batch& batch, ProbeSink* values, ProbeSink& slopes, const Objective& objective,
                       const More& more) {
+  for (const BatchSequence& sequence : batch.members)
+    if (sequence.adapters) throw Error("gradient", "expected adapters that are merged, found some beside the weights");
   std::optional<WeightSums> summed;
   if (more.weights) summed.emplace(backend_, batch, *more.weights);
   WeightSums* const sums = more.weights ? &*summed : nullptr;

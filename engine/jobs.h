@@ -48,6 +48,8 @@ struct Score {
   std::optional<int64_t> reference;
 };
 
+class AdapterSum;
+
 // One sequence to run: a sample of a record under one list of edits.
 struct Job {
   int64_t index = 0;  // its place in the output and in the trace
@@ -55,6 +57,8 @@ struct Job {
   std::shared_ptr<const EditPlan> plan;  // null: no edits; bound to the sequence when the job starts
   std::vector<SpanTokens> spans;         // token ranges that the plan's conditions may ask for
   uint32_t sample = 0;
+  // Beside the weights, for this job alone (engine/low_rank.h); null: none. Jobs with the same share what they can.
+  std::shared_ptr<const AdapterSum> adapters = nullptr;
   // Given tokens that this job begins with and has in common with other jobs: those with the same prefix share its keys
   // and values. Null: `prompt` itself.
   std::shared_ptr<const Prompt> prefix;

@@ -69,6 +69,11 @@ Tensor gqa(const Pass& pass, int64_t l, const Gqa& a, const GqaWeights& weights,
   const Product projections[] = {
       {q, &weights.q, weights.q_bias}, {k, &weights.k, weights.k_bias}, {v, &weights.v, weights.v_bias}};
   backend.matmul_many(h, projections);
+  if (pass.low_rank.any()) {
+    pass.low_rank.add(Role::q, l, q, h);
+    pass.low_rank.add(Role::k, l, k, h);
+    pass.low_rank.add(Role::v, l, v, h);
+  }
   const bool norms = a.qk_norm != Gqa::QkNorm::none;
   if (norms || a.clip > 0) {
     buffers.remember(query_raw, l, q);
@@ -89,6 +94,7 @@ Tensor gqa(const Pass& pass, int64_t l, const Gqa& a, const GqaWeights& weights,
   pass.at(Point::attn_z, l, core);
   const Tensor out = buffers.tensor(attn_out, l, n_tokens, pass.model.d_model);
   backend.matmul(out, core, weights.o, weights.o_bias);
+  pass.low_rank.add(Role::o, l, out, core);
   return out;
 }
 
@@ -103,12 +109,16 @@ Tensor mla(const Pass& pass, int64_t l, const Mla& a, const MlaWeights& weights,
     const Tensor normed_low = buffers.operand(query_low_normed, l, n_tokens, a.q_rank);
     const Product projections[] = {{low, &weights.q_a, weights.q_a_bias}, {kv, &weights.kv_a, weights.kv_a_bias}};
     backend.matmul_many(h, projections);
+    pass.low_rank.add(Role::q_a, l, low, h);
     backend.rmsnorm(normed_low, low, weights.q_a_norm, a.latent_eps);
     backend.matmul(q, normed_low, weights.q_b, {});
+    pass.low_rank.add(Role::q_b, l, q, normed_low);
   } else {
     const Product projections[] = {{q, &weights.q, {}}, {kv, &weights.kv_a, weights.kv_a_bias}};
     backend.matmul_many(h, projections);
+    pass.low_rank.add(Role::q, l, q, h);
   }
+  pass.low_rank.add(Role::kv_a, l, kv, h);
   buffers.remember(latent_raw, l, kv);
   const KvCache cache = pass.step.cache(l);
   const BatchView& view = pass.step.view();
@@ -116,6 +126,7 @@ Tensor mla(const Pass& pass, int64_t l, const Mla& a, const MlaWeights& weights,
                          cache, view);
   const Tensor absorbed = buffers.tensor(query_absorbed, l, n_tokens, a.n_heads * d_cached);
   backend.mla_absorb(absorbed, q, weights.kv_b, a.n_heads, a.d_nope, a.d_rope, a.d_value);
+  pass.low_rank.absorb(l, absorbed, q, a.n_heads, a.d_nope, a.d_rope, a.d_value);
   if (cache.values != cache.keys) {  // KvPool::separate_values
     const Tensor found = buffers.cached(cache_rows, l, n_tokens, d_cached);
     const Tensor keys(static_cast<float*>(cache.keys), pass.step.n_cache_rows(), d_cached, cache.key_stride,
@@ -129,9 +140,11 @@ Tensor mla(const Pass& pass, int64_t l, const Mla& a, const MlaWeights& weights,
   backend.attention(latents, absorbed, cache, view, params);
   const Tensor core = buffers.operand(attended, l, n_tokens, a.n_heads * a.d_value);
   backend.mla_expand(core, latents, weights.kv_b, a.n_heads, a.d_nope, a.d_value);
+  pass.low_rank.expand(l, core, latents, a.n_heads, a.d_nope, a.d_value);
   pass.at(Point::attn_z, l, core);
   const Tensor out = buffers.tensor(attn_out, l, n_tokens, pass.model.d_model);
   backend.matmul(out, core, weights.o, weights.o_bias);
+  pass.low_rank.add(Role::o, l, out, core);
   return out;
 }
 
@@ -169,7 +182,13 @@ Route route(const Pass& pass, int64_t l, const Moe& moe, const MoeWeights& weigh
     route.banned = buffers.array<uint8_t>(route_banned, l, n_tokens, n_experts);
   }
   const Tensor logits = buffers.tensor(router_logits, l, n_tokens, n_experts);
-  pass.backend.route(route, logits, h, weights.router, weights.router_bias.data, moe.router,
+  Tensor read = h;
+  if (pass.low_rank.changes(Role::router, l)) {
+    pass.backend.matmul(logits, h, weights.router, weights.router_bias);
+    pass.low_rank.add(Role::router, l, logits, h);
+    read = {};  // the logits stand there already
+  }
+  pass.backend.route(route, logits, read, weights.router, weights.router_bias.data, moe.router,
                      weights.selection_bias.data, pass.step.route_batch(l));
   return route;
 }
@@ -184,11 +203,15 @@ Tensor shared_expert(const Pass& pass, int64_t l, const Moe& moe, const MoeWeigh
   const Tensor hidden = buffers.operand(shared_hidden, l, h.rows, moe.d_ff_shared);
   const Tensor out = buffers.tensor(shared_out, l, h.rows, pass.model.d_model);
   backend.gated_hidden(hidden, read, weights.shared_gate, weights.shared_up, pass.model.activation);
+  pass.low_rank.gated(Role::shared_gate, Role::shared_up, l, hidden, read, weights.shared_gate, weights.shared_up,
+                      pass.model.activation);
   backend.matmul(out, hidden, weights.shared_down, {});
+  pass.low_rank.add(Role::shared_down, l, out, hidden);
   if (moe.shared_gate || route.shared_scale) buffers.remember(shared_raw, l, out);
   if (moe.shared_gate) {
     const Tensor gate = buffers.tensor(shared_gate, l, h.rows, 1);
     backend.matmul(gate, read, weights.shared_scale, {});
+    pass.low_rank.add(Role::shared_scale, l, gate, read);
     backend.sigmoid_scale(out, gate);
   }
   if (route.shared_scale) backend.scale_rows(out, route.shared_scale);
@@ -205,9 +228,11 @@ FeedForward moe(const Pass& pass, int64_t l, const Moe& moe, const MoeWeights& w
   const Tensor hidden = buffers.operand(expert_hidden, l, n_tokens * route.n_slots, moe.d_ff);
   const Tensor read = reader(pass, Point::expert_in, l, h, experts_read, route);
   backend.experts_hidden(hidden, read, route, n_tokens, experts, pass.model.activation, pass.step.leaks());
+  pass.low_rank.experts_hidden(l, hidden, read, route, experts, pass.model.activation);
   pass.at(Point::expert_hidden, l, hidden, route, route.n_slots);
   const Tensor outputs = buffers.tensor(expert_out, l, n_tokens * route.n_slots, pass.model.d_model);
   backend.experts_out(outputs, hidden, route, n_tokens, experts);
+  pass.low_rank.experts_out(l, outputs, hidden, route);
   pass.at(Point::expert_out, l, outputs, route, route.n_slots);
   pass.recorder.take_contributions(l, outputs, route);
   const Tensor shared = shared_expert(pass, l, moe, weights, h, route);
@@ -221,8 +246,10 @@ FeedForward moe(const Pass& pass, int64_t l, const Moe& moe, const MoeWeights& w
 FeedForward dense(const Pass& pass, int64_t l, const Dense& dense, const DenseWeights& weights, Tensor h) {
   const Tensor hidden = pass.buffers.operand(dense_hidden, l, h.rows, dense.d_ff);
   pass.backend.gated_hidden(hidden, h, weights.gate, weights.up, pass.model.activation);
+  pass.low_rank.gated(Role::dense_gate, Role::dense_up, l, hidden, h, weights.gate, weights.up, pass.model.activation);
   const Tensor out = pass.buffers.tensor(ffn_out, l, h.rows, pass.model.d_model);
   pass.backend.matmul(out, hidden, weights.down, {});
+  pass.low_rank.add(Role::dense_down, l, out, hidden);
   pass.at(Point::mlp_out, l, out);
   return {out, {}};
 }
@@ -246,6 +273,7 @@ void project(const Pass& pass, Stream in, Tensor out) {
     const Tensor h = buffers.operand(final_picked, -1, n_logits, pass.model.d_model);
     backend.rmsnorm(h, picked, pass.weights.final_norm, pass.model.norm_eps);
     backend.matmul(out, h, pass.weights.lm_head, {});
+    pass.low_rank.add_of_rows(Role::lm_head, out, h, std::span(pass.step.logit_rows(), static_cast<size_t>(n_logits)));
     return;
   }
   const std::span<const PointAt> points(&last, in.passed ? 0 : 1);
@@ -255,14 +283,18 @@ void project(const Pass& pass, Stream in, Tensor out) {
   if (records_logits) {
     const Tensor every = buffers.tensor(every_logits, -1, n_tokens, pass.model.n_vocab);
     backend.matmul(every, h, pass.weights.lm_head, {});
+    pass.low_rank.add(Role::lm_head, -1, every, h);
     pass.at(Point::logits, -1, every);
     if (n_logits > 0) backend.gather_rows(out, every, pass.step.logit_rows());
   } else if (n_logits == n_tokens) {
     backend.matmul(out, h, pass.weights.lm_head, {});
+    pass.low_rank.add(Role::lm_head, -1, out, h);
   } else if (n_logits > 0) {
     const Tensor picked = buffers.operand(final_picked, -1, n_logits, pass.model.d_model);
     backend.gather_rows(picked, h, pass.step.logit_rows());
     backend.matmul(out, picked, pass.weights.lm_head, {});
+    pass.low_rank.add_of_rows(Role::lm_head, out, picked,
+                              std::span(pass.step.logit_rows(), static_cast<size_t>(n_logits)));
   }
 }
 
@@ -271,6 +303,7 @@ void project(const Pass& pass, Stream in, Tensor out) {
 Stream embed(const Pass& pass) {
   const Tensor x = pass.buffers.tensor(embedded, -1, pass.step.n_tokens(), pass.model.d_model);
   pass.backend.embed(x, pass.weights.embed, pass.step.tokens());
+  pass.low_rank.add_embedded(x, std::span(pass.step.tokens(), static_cast<size_t>(pass.step.n_tokens())));
   pass.at(Point::embed, -1, x);
   return {x, {}, {}, false};
 }

@@ -6,6 +6,7 @@
 
 #include "base/namespaces.h"
 #include "engine/buffers.h"
+#include "engine/low_rank.h"
 #include "engine/model.h"
 #include "engine/point_writes.h"
 #include "engine/recorder.h"
@@ -24,6 +25,7 @@ struct Pass {
   const Step& step;
   Buffers& buffers;
   PointWrites& writes;
+  const LowRank& low_rank;
   Recorder& recorder;
 
   // Whether the host stops at a point of this step. A fused op that would skip it is then not used.

@@ -124,8 +124,9 @@ class Planner {
       PlannedJob& planned = plan_.jobs[i];
       if (planned.reference < 0 || static_cast<size_t>(planned.reference) == i) continue;
       const size_t r = static_cast<size_t>(planned.reference);
-      planned.copies = !recorded_ && jobs_[i].prompt->tokens == jobs_[r].prompt->tokens &&
-                       first_edit(i) >= planned.n_rows && first_edit(r) >= planned.n_rows;
+      planned.copies = !recorded_ && jobs_[i].adapters == jobs_[r].adapters &&
+                       jobs_[i].prompt->tokens == jobs_[r].prompt->tokens && first_edit(i) >= planned.n_rows &&
+                       first_edit(r) >= planned.n_rows;
       ++plan_.jobs[r].n_followers;
       if (!planned.copies) plan_.jobs[r].rows_wanted = true;
     }
@@ -139,12 +140,12 @@ class Planner {
     return std::min(own, static_cast<int64_t>(prefix(i).tokens.size()));
   }
 
-  // Jobs by prefix, in the order in which the prefixes appear.
+  // Jobs by prefix and adapters, in the order in which the prefixes appear.
   std::vector<size_t> share() {
     std::vector<std::vector<size_t>> groups;
-    std::map<const Prompt*, size_t> group_of;
+    std::map<std::pair<const Prompt*, const AdapterSum*>, size_t> group_of;
     for (size_t i = 0; i < jobs_.size(); ++i) {
-      const auto [found, fresh] = group_of.emplace(&prefix(i), groups.size());
+      const auto [found, fresh] = group_of.emplace(std::pair(&prefix(i), jobs_[i].adapters.get()), groups.size());
       if (fresh) groups.emplace_back();
       groups[found->second].push_back(i);
     }

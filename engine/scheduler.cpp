@@ -427,6 +427,7 @@ class Scheduler::State {
       }
       if (follower == Batch::no_token && run.job.generate() && run.n_logits > 0) follower = Batch::chosen_token;
       batch_.append(run.cache, run.edits.get(), run.job.index, ids, spans, run.job.n_given(), run.n_logits, follower);
+      batch_.members.back().adapters = run.job.adapters.get();
       members.push_back(&run);
     }
   }

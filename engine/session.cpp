@@ -13,6 +13,12 @@ int32_t widest_route(const std::vector<Job>& jobs) {
   return slots;
 }
 
+std::string Session::label_with_adapters() const {
+  std::string text = label;
+  for (const AdapterFacts& adapter : adapters) text += " + " + adapter.path;
+  return text;
+}
+
 std::shared_ptr<const EditPlan> Session::edits(const json::Ref& edits, const std::filesystem::path& base_dir,
                                                uint64_t seed) const {
   return EditPlan::parse(edits, base_dir, shape, seed);
@@ -42,7 +48,7 @@ TraceOptions Session::trace_options(const TraceRequest& request) const {
   options.original_ids = plan && plan->has_router_edits();
   options.compact = request.compact;
   options.span_names = request.span_names;
-  options.metadata = {{"model", label},
+  options.metadata = {{"model", label_with_adapters()},
                       {"model_hash", model_hash},
                       {"tokenizer", tokenizer ? label + " " + tokenizer->hash() : ""},
                       {"numerics", numerics},

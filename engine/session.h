@@ -58,6 +58,14 @@ struct Session {
   using OnHashed = std::function<void(uint64_t, uint64_t)>;
   std::function<std::vector<std::pair<std::string, std::string>>(const OnHashed& on_progress)> hash_weights;
   std::vector<std::string> unknown_tensors;  // stored, but not of this model
+  // Adapters of the model, summed: merged into the weights (engine/adapters.h), or beside them (engine/low_rank.h), for
+  // whoever makes jobs to give to these. model_hash and hash_weights tell them too.
+  struct AdapterFacts {
+    std::string path, hash;
+  };
+  std::vector<AdapterFacts> adapters;
+  std::shared_ptr<const AdapterSum> beside;  // null: all are merged
+  std::string label_with_adapters() const;   // "builtin + DIR"
 
   Model model;
   ModelShape shape;

@@ -3,8 +3,13 @@
 #include <algorithm>
 #include <charconv>
 
+#include "base/sha256.h"
+#include "engine/adapters.h"
 #include "engine/device_weights.h"
+#include "engine/low_rank.h"
+#include "loaders/families/family.h"
 #include "loaders/model/load.h"
+#include "loaders/peft/read.h"
 #include "loaders/template/chat_template.h"
 #include "loaders/tokenizer/tokenizer.h"
 
@@ -25,6 +30,25 @@ std::vector<int32_t> stop_tokens_of(const LoadedModel& loaded, const Tokenizer* 
   std::sort(tokens.begin(), tokens.end());
   tokens.erase(std::unique(tokens.begin(), tokens.end()), tokens.end());
   return tokens;
+}
+
+// Adapters become a part of the weights, or stand beside them, and of what the model is called by.
+void read_adapters(LoadedModel& loaded, const OpenOptions& options, Session& session) {
+  if (options.adapters.empty()) return;
+  std::vector<ModelAdapter> adapters;
+  Sha256 hash;
+  hash.update(loaded.model_hash);
+  for (const std::string& directory : options.adapters) {
+    adapters.push_back(peft::read_adapter(directory, *families::find_family(loaded.family), loaded.model));
+    session.adapters.push_back({directory, adapters.back().hash});
+    hash.update((options.merge_adapters ? "\nadapter " : "\nadapter beside ") + adapters.back().hash);
+  }
+  if (options.merge_adapters) {
+    merge_adapters(loaded.model, loaded.weights, adapters, session.backend->n_threads());
+  } else {
+    session.beside = std::make_shared<const AdapterSum>(std::move(adapters));
+  }
+  loaded.model_hash = hash.hex();
 }
 
 }  // namespace
@@ -84,6 +108,7 @@ Session open_session(const std::string& model, const OpenOptions& options) {
   session.options.chunk = options.chunk > 0 ? options.chunk : default_chunk(*session.backend);
   LoadedModel loaded = load_model(resolve_model(model, options.builtin));
   if (options.on_model) options.on_model(probe_shape(loaded.model));
+  read_adapters(loaded, options, session);
   if (!session.backend->shares_host_memory()) {
     require_device_memory(*session.backend, loaded.model, loaded.weights, KvPool::block_size, session.options.chunk);
     const int64_t total = host_weight_bytes(loaded.model, loaded.weights);
@@ -101,8 +126,12 @@ Session open_session(const std::string& model, const OpenOptions& options) {
   session.commit = loaded.resolved.commit;
   session.family = loaded.family;
   session.model_hash = loaded.model_hash;
-  session.hash_weights = [files = loaded.resolved.files](const Session::OnHashed& on_progress) {
-    return hash_weight_files(*files, HashCache(HashCache::default_directory()), on_progress);
+  session.hash_weights = [files = loaded.resolved.files, adapters = session.adapters,
+                          kind =
+                              session.beside ? "adapter beside " : "adapter "](const Session::OnHashed& on_progress) {
+    auto hashes = hash_weight_files(*files, HashCache(HashCache::default_directory()), on_progress);
+    for (size_t i = 0; i < adapters.size(); ++i) hashes.emplace_back(kind + std::to_string(i + 1), adapters[i].hash);
+    return hashes;
   };
   session.unknown_tensors = std::move(loaded.unknown_tensors);
   session.model = std::move(loaded.model);

@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "base/namespaces.h"
 #include "engine/session.h"
@@ -26,6 +27,8 @@ struct OpenOptions {
   std::string isa = "auto";                   // of the CPU
   std::string numerics = "fast";              // or "invariant"
   int64_t chunk = 0;                          // given tokens a forward; 0: what suits the device (default_chunk)
+  std::vector<std::string> adapters;          // directories of LoRA adapters: their sum changes the model
+  bool merge_adapters = true;                 // into the weights; else Session::beside
   std::shared_ptr<const ModelFiles> builtin;  // what the name "builtin" leads to; null: nowhere
   // Called with what the model is, before its weights go anywhere: the place to refuse what it cannot do. May be empty.
   std::function<void(const ModelShape& shape)> on_model;

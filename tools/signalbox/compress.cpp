@@ -41,6 +41,7 @@ struct CompressOptions {
 
 void add_options(CLI::App& app, CompressOptions& o) {
   add_run_options(app, o.common);
+  app.remove_option(app.get_option("--adapter"));  // what is written would not have it
   app.add_option("--data", o.data, "records that the experts are measured on; - = standard input")
       ->type_name("FILE")
       ->required();

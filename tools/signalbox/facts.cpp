@@ -37,6 +37,11 @@ json::Value work_info(const CommonOptions& options, const Session& session, int 
   json::Value info = json::Value::object();
   info.set("argv", std::move(arguments)).set("model_path", session.path);
   if (!session.commit.empty()) info.set("model_commit", session.commit);
+  if (!session.adapters.empty()) {
+    json::Value adapters = json::Value::array();
+    for (const Session::AdapterFacts& adapter : session.adapters) adapters.push_back(adapter.path);
+    info.set("adapters", std::move(adapters));
+  }
   info.set("compiler", __VERSION__).set("threads", options.threads);
   if (!session.backend->shares_host_memory()) info.set("cublas", cublas_json());
   return info.set("batch", options.batch).set("chunk", session.options.chunk);

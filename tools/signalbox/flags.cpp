@@ -26,6 +26,20 @@ void add_device_options(CLI::App& app, CommonOptions& o) {
   app.add_flag("--quiet", o.quiet, "no progress")->group("Running");
 }
 
+void add_adapter_option(CLI::App& app, CommonOptions& o) {
+  app.add_option("--adapter", o.adapters, "LoRA adapter of the model (docs/adapters.md); several are summed")
+      ->type_name("DIR")
+      ->allow_extra_args(false)
+      ->group("Running");
+}
+
+void add_unmerged_option(CLI::App& app, CommonOptions& o) {
+  app.add_flag("--adapter-unmerged", o.unmerged,
+               "adapters stay beside the weights: no copy of these, slower products (CPU)")
+      ->needs(app.get_option("--adapter"))
+      ->group("Running");
+}
+
 void add_run_options(CLI::App& app, CommonOptions& o) {
   app.add_option("MODEL", o.model, "a directory, org/name[@revision] in the Hugging Face cache, or builtin")
       ->required();
@@ -35,6 +49,7 @@ void add_run_options(CLI::App& app, CommonOptions& o) {
 
 void add_experiment_options(CLI::App& app, CommonOptions& o) {
   add_device_options(app, o);
+  add_adapter_option(app, o);
   app.add_option("--batch", o.batch, "sequences at once")
       ->check(in_range(1, 4096))
       ->capture_default_str()

@@ -21,6 +21,8 @@ struct CommonOptions {
   int64_t batch = 8, chunk = 0;  // chunk 0: what suits the device
   uint64_t seed = 0;
   bool json = false, quiet = false;
+  std::vector<std::string> adapters;  // directories
+  bool unmerged = false;
   std::string special = "parse";
   std::string edits;   // file, empty = none
   std::string trace;   // directory, empty = none
@@ -38,6 +40,10 @@ void add_experiment_options(CLI::App& app, CommonOptions& options);
 // For commands whose records go one after the other: the flag that all take says that it changes nothing.
 void say_batch_changes_nothing(CLI::App& app);
 void add_device_options(CLI::App& app, CommonOptions& options);
+// --adapter, which add_experiment_options has: of commands that run a model and write none.
+void add_adapter_option(CLI::App& app, CommonOptions& options);
+// --adapter-unmerged, of commands whose jobs come of prepare_run (tools/signalbox/prepare.h).
+void add_unmerged_option(CLI::App& app, CommonOptions& options);
 // --generation-config, of commands that generate.
 void add_generation_config_option(CLI::App& app, CommonOptions& options);
 

@@ -72,6 +72,7 @@ int generate_command(int argc, char** argv) {
   std::vector<int> colour_layers;
   bool colour_prompt = false;
   add_run_options(app, options);
+  add_unmerged_option(app, options);
   add_source_options(app, source);
   app.add_option("--max-tokens", sampling.max_tokens, "generate this many tokens at most")
       ->check(in_range(0, 1 << 24))

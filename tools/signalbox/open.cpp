@@ -24,6 +24,8 @@ OpenOptions open_options(const CommonOptions& options) {
   open.isa = options.isa;
   open.numerics = options.numerics;
   open.chunk = options.chunk;
+  open.adapters = options.adapters;
+  open.merge_adapters = !options.unmerged;
   open.builtin = builtin_files();
   return open;
 }

@@ -36,6 +36,7 @@ PreparedRun prepare_run(const CommonOptions& options, const Session& session, st
     throw Error("spans", "expected at most 32 names in a traced input, found " + std::to_string(n_spans));
   if (!options.edits.empty()) run.plan = session.load_edits(options.edits, options.seed);
   run.made = make_jobs(session, run.records, task, run.plan, samples);
+  for (Job& job : run.made.jobs) job.adapters = session.beside;
   run.set_jobs(std::move(run.made.jobs));
   run.total_tokens = planned_tokens(run.made.jobs, !options.trace.empty());
   return run;

@@ -43,6 +43,7 @@ int score_command(int argc, char** argv) {
   CommonOptions options;
   std::string input;
   add_run_options(app, options);
+  add_unmerged_option(app, options);
   app.add_option("--input", input, "records, a JSON object a line; - = standard input")->type_name("FILE")->required();
   app.add_option("--trace", options.trace, "write a trace into this directory, or go on with it")->type_name("DIR");
   app.add_option("--points", options.points, "points of the trace")->type_name("GLOBS")->capture_default_str();

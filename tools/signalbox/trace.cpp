@@ -22,6 +22,7 @@ int trace_command(int argc, char** argv) {
   sampling.max_tokens = 0;
   std::string input;
   add_run_options(app, options);
+  add_unmerged_option(app, options);
   app.add_option("--input", input, "records, a JSON object a line; - = standard input")->type_name("FILE")->required();
   app.add_option("--out", options.trace,
                  "directory of the trace; the same command goes on with one that is not finished")
