@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <map>
+#include <numeric>
 #include <span>
 
 #include "base/files.h"
@@ -36,12 +37,28 @@ struct QualityMeasure::State {
 // Takes the logits of every token that predicts one.
 class QualityMeasure::Rows final : public ProbeSink {
  public:
-  Rows(State& state, bool reference) : state_(state), reference_(reference) {}
-  bool wants(Point point, int32_t) const override { return point == Point::logits; }
-  void begin(const StepRows& rows) override { ranges_.assign(rows.ranges.begin(), rows.ranges.end()); }
-  void take_ids(int32_t, const int32_t*, const int32_t*, int64_t) override {}
-  void end() override {}
-  void take(Point, int32_t, const float* data, int64_t width) override {
+  Rows(State& state, bool reference, ProbeSink* beside) : state_(state), reference_(reference), beside_(beside) {}
+  bool wants(Point point, int32_t layer) const override {
+    return point == Point::logits || (beside_ && beside_->wants(point, layer));
+  }
+  void begin(const StepRows& rows) override {
+    ranges_.assign(rows.ranges.begin(), rows.ranges.end());
+    if (beside_) beside_->begin(rows);
+  }
+  void take_ids(int32_t layer, const int32_t* ids, const int32_t* original_ids, int64_t n_slots) override {
+    if (beside_) beside_->take_ids(layer, ids, original_ids, n_slots);
+  }
+  void end() override {
+    if (beside_) beside_->end();
+  }
+  void abandon() override {
+    if (beside_) beside_->abandon();
+  }
+  void take(Point point, int32_t layer, const float* data, int64_t width) override {
+    if (point != Point::logits) {
+      beside_->take(point, layer, data, width);
+      return;
+    }
     struct Row {
       const float* logits;
       int64_t place;
@@ -79,6 +96,7 @@ class QualityMeasure::Rows final : public ProbeSink {
  private:
   State& state_;
   bool reference_;
+  ProbeSink* beside_;
   std::vector<RowRange> ranges_;
 };
 
@@ -110,37 +128,55 @@ int64_t QualityMeasure::n_predicted() const { return state_->n_predicted; }
 int64_t QualityMeasure::n_tokens() const { return state_->n_tokens; }
 int64_t QualityMeasure::bytes() const { return static_cast<int64_t>(state_->offset(state_->n_predicted)); }
 
-Quality QualityMeasure::original(Forward& forward, const RunOptions& run, const RunEvents& events) {
-  return measure(forward, run, events, true);
+Quality QualityMeasure::original(Forward& forward, const RunOptions& run, const RunEvents& events, ProbeSink* beside) {
+  return measure(forward, run, events, true, {nullptr, beside});
 }
 
-Quality QualityMeasure::compared(Forward& forward, const RunOptions& run, const RunEvents& events) {
-  return measure(forward, run, events, false);
+Quality QualityMeasure::compared(Forward& forward, const RunOptions& run, const RunEvents& events,
+                                 const ComparedRun& with) {
+  return measure(forward, run, events, false, with);
 }
 
-Quality QualityMeasure::measure(Forward& forward, const RunOptions& run, const RunEvents& events, bool reference) {
+Quality QualityMeasure::measure(Forward& forward, const RunOptions& run, const RunEvents& events, bool reference,
+                                const ComparedRun& with) {
   State& state = *state_;
   state.log_p.assign(state.log_p.size(), no_number);  // a row that does not come shows
-  Rows rows(state, reference);
+  Rows rows(state, reference, with.beside);
+  for (Job& job : state.jobs) job.plan = with.plan;
   run_jobs(forward, state.jobs, run, events, &rows);
+  std::vector<size_t> all(state.jobs.size());
+  std::iota(all.begin(), all.end(), size_t{0});
+  return of(all);
+}
+
+Quality QualityMeasure::of(std::span<const size_t> jobs) const {
+  const State& state = *state_;
   Quality out;
-  out.tokens = state.n_predicted;
-  double log_p = 0;
-  UnitValues divergences;
-  for (size_t j = 0; j < state.jobs.size(); ++j)
+  UnitValues log_ps, divergences, agreements;
+  for (const size_t j : jobs)
     for (int64_t i = 0; i + 1 < state.jobs[j].n_given(); ++i) {
       const auto at = static_cast<size_t>(state.starts[j] + i);
-      log_p += state.log_p[at];
-      out.kl += state.divergence[at];
-      out.agreement += state.same[at];
+      log_ps.add(state.log_p[at], state.examples[j]);
       divergences.add(state.divergence[at], state.examples[j]);
+      agreements.add(state.same[at], state.examples[j]);
     }
-  const auto n = static_cast<double>(state.n_predicted);
+  double log_p = 0;
+  for (size_t i = 0; i < log_ps.values.size(); ++i) {
+    log_p += log_ps.values[i];
+    out.kl += divergences.values[i];
+    out.agreement += agreements.values[i];
+  }
+  out.tokens = static_cast<int64_t>(log_ps.values.size());
+  const auto n = static_cast<double>(out.tokens);
   out.ppl = std::exp(-log_p / n);
   out.kl /= n;
   out.agreement /= n;
-  const ClusteredValues column = divergences.clustered();
-  out.kl_ci = bootstrap_means(std::span(&column, 1), state.seed, default_resamples, state.pool.n_threads()).front().ci;
+  const ClusteredValues columns[] = {log_ps.clustered(), divergences.clustered(), agreements.clustered()};
+  const std::vector<MeanEstimate> means =
+      bootstrap_means(columns, state.seed, default_resamples, state.pool.n_threads());
+  out.ppl_ci = {std::exp(-means[0].ci.hi), std::exp(-means[0].ci.lo)};
+  out.kl_ci = means[1].ci;
+  out.agreement_ci = means[2].ci;
   return out;
 }
 

@@ -5,11 +5,13 @@
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "base/namespaces.h"
 #include "engine/runner.h"
 #include "eval/statistics/resampling.h"
+#include "probes/sink.h"
 
 namespace signalbox::eval {
 
@@ -19,7 +21,14 @@ struct Quality {
   double ppl = 0;        // exp(-mean log p)
   double kl = 0;         // mean KL(original || this) over the vocabulary, nats
   double agreement = 0;  // share of tokens at which both have the same most probable token (ties to the lowest id)
-  Interval kl_ci;        // 95 %, percentile bootstrap over examples; NaN for a single one
+  // 95 %, percentile bootstrap over examples; NaN for a single one.
+  Interval ppl_ci, kl_ci, agreement_ci;
+};
+
+// What a comparison adds to a plain run of the jobs. Both may be null.
+struct ComparedRun {
+  std::shared_ptr<const EditPlan> plan;  // of all jobs
+  ProbeSink* beside = nullptr;           // is handed what it wants, too; not logits
 };
 
 class QualityMeasure {
@@ -38,12 +47,15 @@ class QualityMeasure {
   int64_t bytes() const;        // of the file
 
   // First the original, then others of the same vocabulary. Throws Error, and what events.on_progress throws.
-  Quality original(Forward& forward, const RunOptions& run, const RunEvents& events);
-  Quality compared(Forward& forward, const RunOptions& run, const RunEvents& events);
+  Quality original(Forward& forward, const RunOptions& run, const RunEvents& events, ProbeSink* beside = nullptr);
+  Quality compared(Forward& forward, const RunOptions& run, const RunEvents& events, const ComparedRun& with = {});
+  // The one that was measured last, over some of the jobs.
+  Quality of(std::span<const size_t> jobs) const;
 
  private:
   class Rows;
-  Quality measure(Forward& forward, const RunOptions& run, const RunEvents& events, bool reference);
+  Quality measure(Forward& forward, const RunOptions& run, const RunEvents& events, bool reference,
+                  const ComparedRun& with);
   struct State;
   std::unique_ptr<State> state_;
 };
