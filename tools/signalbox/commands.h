@@ -34,6 +34,7 @@ int bench_command(int argc, char** argv);
 int demo_command(int argc, char** argv);
 int compress_command(int argc, char** argv);
 int train_command(int argc, char** argv);
+int upcycle_command(int argc, char** argv);
 int download_command(int argc, char** argv);
 
 }  // namespace signalbox::tools

@@ -51,6 +51,7 @@ constexpr Command commands[] = {
     {"circuit", circuit_command, "which experts and heads do something together: find, test, draw"},
     {"compress", compress_command, "which experts can go: scores, plans, smaller checkpoints"},
     {"train", train_command, "change weights by gradients: from records to a checkpoint"},
+    {"upcycle", upcycle_command, "carve a sparse mixture of experts out of a dense GGUF model"},
     {"domains", domains_command, "do domains of prompts use experts of their own?"},
     {"data", data_command, "convert, pair, split and generate records"},
     {"diff", diff_command, "compare two traces"},
