@@ -27,11 +27,6 @@ double mean_size(std::span<const double> x, std::span<const double> weights) {
   return sum / total;
 }
 
-double weighted_faithfulness(CircuitScorer& scorer, const NodeMask& kept, std::span<const double> weights) {
-  const double nothing = weighted_mean(scorer.none(), weights);
-  return (weighted_mean(scorer.scores(kept), weights) - nothing) / (weighted_mean(scorer.whole(), weights) - nothing);
-}
-
 std::vector<std::vector<double>> alone(CircuitScorer& scorer, const NodeMask& tested) {
   std::vector<std::vector<double>> out;
   for (size_t i = 0; i < scorer.nodes().size(); ++i) {
@@ -89,6 +84,11 @@ double mean_of_all(std::span<const double> x) {
 
 }  // namespace
 
+double weighted_faithfulness(CircuitScorer& scorer, const NodeMask& kept, std::span<const double> weights) {
+  const double nothing = weighted_mean(scorer.none(), weights);
+  return (weighted_mean(scorer.scores(kept), weights) - nothing) / (weighted_mean(scorer.whole(), weights) - nothing);
+}
+
 PartEffects measure_parts(CircuitScorer& scorer, CircuitScorer* reverse, const NodeMask& wanted) {
   PartEffects effects;
   effects.tested = scorer.differing();
@@ -96,6 +96,13 @@ PartEffects measure_parts(CircuitScorer& scorer, CircuitScorer* reverse, const N
   effects.noising = alone(scorer, effects.tested);
   if (reverse) effects.denoising = alone(*reverse, effects.tested);
   return effects;
+}
+
+double PartEffects::size(size_t part, std::span<const double> weights) const {
+  const std::vector<double> alike(weights.empty() ? noising[part].size() : 0, 1.0);
+  const std::span<const double> of = weights.empty() ? std::span<const double>(alike) : weights;
+  const double size = mean_size(noising[part], of);
+  return denoising.empty() ? size : std::max(size, mean_size(denoising[part], of));
 }
 
 double distance_from_whole(CircuitScorer& scorer, const NodeMask& kept, std::span<const double> weights) {
@@ -115,10 +122,7 @@ Ranking rank_parts(CircuitScorer& scorer, const PartEffects& effects, std::span<
                    const SearchRule& rule) {
   const size_t n = scorer.nodes().size();
   std::vector<double> size(n);
-  for (size_t i = 0; i < n; ++i) {
-    size[i] = mean_size(effects.noising[i], weights);
-    if (!effects.denoising.empty()) size[i] = std::max(size[i], mean_size(effects.denoising[i], weights));
-  }
+  for (size_t i = 0; i < n; ++i) size[i] = effects.size(i, weights);
   Ranking ranking;
   ranking.parts.resize(n);
   std::iota(ranking.parts.begin(), ranking.parts.end(), size_t{0});

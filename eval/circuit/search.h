@@ -17,6 +17,8 @@ struct PartEffects {
   // [part][pair] the corrupt run's metric with the part as in the clean run - the corrupt run's. Empty: not measured.
   std::vector<std::vector<double>> denoising;
   NodeMask tested;  // [part] 1 = it was run; the others' effects are 0
+  // The larger of the two, mean of its size over pairs (`weights` [pair]; empty: alike).
+  double size(size_t part, std::span<const double> weights = {}) const;
 };
 
 // Each part alone; `reverse` (null: none) is the scorer of the corrupt records. Parts in whose place the same would
@@ -44,6 +46,9 @@ NodeMask first_parts(const CircuitScorer& scorer, const Ranking& ranking, size_t
 
 // Mean over pairs of |m(C) - m(M)|.
 double distance_from_whole(CircuitScorer& scorer, const NodeMask& kept, std::span<const double> weights);
+
+// Of means over pairs.
+double weighted_faithfulness(CircuitScorer& scorer, const NodeMask& kept, std::span<const double> weights);
 
 // Two parts of which each restores the metric alone and neither is missed alone, while both together are.
 struct RedundantParts {
