@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <functional>
+#include <iterator>
 #include <numeric>
 
 #include "base/error.h"
@@ -180,10 +181,14 @@ std::shared_ptr<const ActivationStore> made_store(const std::string& name, const
 
 AblatedPair::AblatedPair(const Session& session, const Job& base, const Job& other, int64_t n_rows,
                          std::vector<std::array<int32_t, 2>> map, CircuitAblation ablation, const PartMeans* means,
-                         const std::vector<int32_t>& positions)
-    : session_(session), job_(base), whole_(positions.empty()), ablation_(ablation), means_(means) {
+                         const std::vector<int32_t>& positions, std::vector<NodeId> out)
+    : session_(session),
+      job_(base),
+      whole_(positions.empty()),
+      ablation_(ablation),
+      means_(means),
+      out_(std::move(out)) {
   const PointSet points = node_points(session.shape);
-  run_ = record_run(session, base, n_rows, points, "base");
   if (ablation == CircuitAblation::corrupt) other_ = record_run(session, other, 1, points, "other");
   const auto n = static_cast<size_t>(n_tokens());
   other_of_.assign(n, -1);
@@ -217,6 +222,10 @@ AblatedPair::AblatedPair(const Session& session, const Job& base, const Job& oth
   for (const NodeId& node : nodes_of(session.shape))
     if (node.kind != Kind::expert) append(node);
   values_ = made_store("ablated", session.shape, base.prompt->id, tensors, n_tokens());
+  EditMemory memory;
+  json::Value edits = json::Value::array();
+  add_ablation(out_, edits, memory);
+  run_ = record_run(session, base, n_rows, points, "base", plan(edits, memory).get());
 }
 
 std::vector<float> AblatedPair::ablated(const NodeId& node, int64_t position) const {
@@ -254,9 +263,14 @@ bool AblatedPair::differs(const NodeId& node) const {
   });
 }
 
-std::shared_ptr<const BoundEdits> AblatedPair::bind(const json::Value& edits, const EditMemory& memory) const {
+std::shared_ptr<const EditPlan> AblatedPair::plan(const json::Value& edits, const EditMemory& memory) const {
   if (edits.items().empty()) return nullptr;
-  return EditPlan::parse(json::Ref(edits, "edits"), ".", session_.shape, 0, &memory)->bind(sequence_info(job_));
+  return EditPlan::parse(json::Ref(edits, "edits"), ".", session_.shape, 0, &memory);
+}
+
+std::shared_ptr<const BoundEdits> AblatedPair::bind(const json::Value& edits, const EditMemory& memory) const {
+  const std::shared_ptr<const EditPlan> made = plan(edits, memory);
+  return made ? made->bind(sequence_info(job_)) : nullptr;
 }
 
 AblatedPair::OutAt AblatedPair::out_at(std::span<const NodeId> alike) const {
@@ -294,11 +308,9 @@ std::vector<float> AblatedPair::ablated_expert_sum(int32_t layer, const OutAt& o
   return sums;
 }
 
-std::shared_ptr<const BoundEdits> AblatedPair::ablate(std::span<const NodeId> nodes) const {
-  if (nodes.empty()) return nullptr;
-  EditMemory memory;
+void AblatedPair::add_ablation(std::span<const NodeId> nodes, json::Value& edits, EditMemory& memory) const {
+  if (nodes.empty()) return;
   memory.add(values_);
-  json::Value edits = json::Value::array();
   std::map<std::string, std::vector<float>> sums;
   for (size_t begin = 0; begin < nodes.size();) {
     const NodeId& first = nodes[begin];
@@ -339,12 +351,21 @@ std::shared_ptr<const BoundEdits> AblatedPair::ablate(std::span<const NodeId> no
     begin = end;
   }
   if (!sums.empty()) memory.add(made_store("experts", session_.shape, job_.prompt->id, sums, n_tokens()));
+}
+
+std::shared_ptr<const BoundEdits> AblatedPair::ablate(std::span<const NodeId> nodes) const {
+  EditMemory memory;
+  json::Value edits = json::Value::array();
+  std::vector<NodeId> all;
+  std::set_union(nodes.begin(), nodes.end(), out_.begin(), out_.end(), std::back_inserter(all));
+  add_ablation(all, edits, memory);
   return bind(edits, memory);
 }
 
 std::shared_ptr<const BoundEdits> AblatedPair::replace(const NodeId& node, std::span<const float> values) const {
   EditMemory memory;
   json::Value edits = json::Value::array();
+  add_ablation(out_, edits, memory);
   const int64_t width = width_of(session_.shape, node);
   std::vector<float> tensor;
   const bool expert = node.kind == Kind::expert, head = node.kind == Kind::head;

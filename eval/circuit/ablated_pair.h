@@ -53,10 +53,10 @@ class AblatedPair {
  public:
   // `base`: the record that is run, `other`: where ablated values come from. `map`: [base, other] positions. `means`
   // for CircuitAblation::mean. `positions`: [token of base] of the circuit, -1 = none; empty: parts are of all tokens.
-  // All references outlive this.
+  // `out`: parts (ascending) that are ablated in every run, the base run too. All references outlive this.
   AblatedPair(const engine::Session& session, const engine::Job& base, const engine::Job& other, int64_t n_rows,
               std::vector<std::array<int32_t, 2>> map, CircuitAblation ablation, const PartMeans* means,
-              const std::vector<int32_t>& positions = {});
+              const std::vector<int32_t>& positions = {}, std::vector<NodeId> out = {});
 
   const engine::Job& job() const { return job_; }
   const RecordedRun& run() const { return run_; }
@@ -80,7 +80,9 @@ class AblatedPair {
   std::shared_ptr<const BoundEdits> replace(const NodeId& node, std::span<const float> values) const;
 
  private:
+  std::shared_ptr<const EditPlan> plan(const json::Value& edits, const EditMemory& memory) const;
   std::shared_ptr<const BoundEdits> bind(const json::Value& edits, const EditMemory& memory) const;
+  void add_ablation(std::span<const NodeId> nodes, json::Value& edits, EditMemory& memory) const;
   // [token] the experts or heads of one layer that are out there, ascending; -1 for a part that its layer has once.
   using OutAt = std::vector<std::vector<int32_t>>;
   OutAt out_at(std::span<const NodeId> alike) const;
@@ -94,6 +96,7 @@ class AblatedPair {
   std::vector<std::vector<int32_t>> tokens_at_;  // [1 + position] ascending
   CircuitAblation ablation_;
   const PartMeans* means_;
+  std::vector<NodeId> out_;
   RecordedRun run_, other_;
   std::shared_ptr<const ActivationStore> values_;  // ablated values of all but experts, by position
 };

@@ -7,7 +7,7 @@
 #include <set>
 
 #include "base/error.h"
-#include "eval/circuit/first_order.h"
+#include "eval/circuit/graph_edges.h"
 #include "eval/data/dice.h"
 #include "eval/data/examples.h"
 #include "eval/statistics/paired.h"
@@ -26,6 +26,11 @@ double mean_of_values(std::span<const double> x) {
   return std::accumulate(x.begin(), x.end(), 0.0) / static_cast<double>(x.size());
 }
 
+double mean_of_sizes(std::span<const double> x) {
+  return std::accumulate(x.begin(), x.end(), 0.0, [](double sum, double v) { return sum + std::fabs(v); }) /
+         static_cast<double>(x.size());
+}
+
 class Study {
  public:
   Study(const Session& session, const std::vector<Record>& records, const RecordJobs& made,
@@ -39,6 +44,7 @@ class Study {
     score();
     try_random();
     try_samples();
+    try_paraphrases();
     measure_graph();
   }
 
@@ -69,7 +75,10 @@ class Study {
   void score();
   void try_random();
   void try_samples();
+  void try_paraphrases();
   void measure_graph();
+  void filter_edges(EdgeSet& set);
+  void compare_forecasts(const EdgeSet& set);
   CircuitContext context() const;
   std::vector<CircuitEffect> effects(const std::vector<std::vector<double>>& by_pair) const;
   double faithfulness_on(size_t set, const NodeMask& mask) {
@@ -132,10 +141,12 @@ void Study::find_parts() {
   found_.differing_parts = static_cast<int64_t>(n_differing);
   found_.tested_parts = static_cast<int64_t>(n_tested);
   NodeMask wanted = scorer.all();
-  if (n_tested < n_differing) {
-    std::vector<double> size = first_order_sizes(scorer);
+  std::vector<double> size;
+  if (request_.forecast || n_tested < n_differing) {
+    begin("forecasting parts", 0);
+    size = forecast_parts(scorer, request_.rank);
     if (reverse_) {
-      const std::vector<double> back = first_order_sizes(*reverse_);
+      const std::vector<double> back = forecast_parts(*reverse_, request_.rank);
       for (size_t i = 0; i < size.size(); ++i) size[i] = std::max(size[i], back[i]);
     }
     std::vector<size_t> order(size.size());
@@ -147,6 +158,16 @@ void Study::find_parts() {
   }
   begin("taking parts out one by one", n_tested * scorer.n_pairs() * (reverse_ ? 2 : 1));
   effects_ = measure_parts(scorer, reverse_.get(), wanted);
+  if (!size.empty()) {
+    std::vector<double> forecast, run;
+    for (size_t i = 0; i < size.size(); ++i) {
+      if (!effects_.tested[i]) continue;
+      forecast.push_back(size[i]);
+      run.push_back(effects_.size(i));
+    }
+    found_.parts_agreement = {static_cast<int64_t>(n_differing), static_cast<int64_t>(run.size()),
+                              spearman(forecast, run)};
+  }
   begin("ranking parts", 4 * request_.rule.shortlist * scorer.n_pairs());
   const std::vector<double> weights(scorer.n_pairs(), 1.0);
   ranking_ = rank_parts(scorer, effects_, weights, request_.rule);
@@ -375,63 +396,79 @@ void Study::measure_graph() {
   ends.erase(std::unique(ends.begin(), ends.end()), ends.end());
   ends.insert(ends.begin(), embeddings.begin(), embeddings.end());
   ends.push_back(logits_node);
-  begin("measuring edges", ends.size() * (ends.size() - 1) / 2 * scorer.n_pairs());
-  std::vector<EdgeEffects> edges = measure_edges(scorer, ends);
-  const double floor = request_.edge_floor * std::fabs(mean_of_values(scorer.whole()) - mean_of_values(scorer.none()));
-  std::vector<std::vector<double>> columns;
-  for (const EdgeEffects& edge : edges) {
-    columns.push_back(edge.feeds);
-    if (!edge.selects.empty()) columns.push_back(edge.selects);
+  std::vector<EdgeSet> sets(1);
+  sets[0].scorer = &scorer;
+  sets[0].edges = edges_among(ends);
+  filter_edges(sets[0]);
+  begin("measuring edges", sets[0].edges.size() * scorer.n_pairs());
+  measure_edges(scorer, sets[0].edges);
+  compare_forecasts(sets[0]);
+  // What passes to and from parts that can stand in for one another shows only while the other one is out.
+  std::vector<std::unique_ptr<ModelScorer>> without;
+  for (const Discovery::Redundant& pair : found_.redundant)
+    for (const auto& [part, other] : {std::pair(pair.one, pair.two), std::pair(pair.two, pair.one)}) {
+      EdgeSet set;
+      set.without = other;
+      for (EdgeEffects& edge : edges_among(ends))
+        if ((edge.source == part || edge.target == part) && edge.source != other && edge.target != other)
+          set.edges.push_back(std::move(edge));
+      begin("measuring edges without " + node_name(other), (2 + set.edges.size()) * scorer.n_pairs());
+      ScorerSetup made = setup(false);
+      made.out = {other};
+      without.push_back(std::make_unique<ModelScorer>(session_, made_, pairs_of(0), std::move(made)));
+      set.scorer = without.back().get();
+      measure_edges(*set.scorer, set.edges);
+      sets.push_back(std::move(set));
+    }
+  EdgeRule rule;
+  rule.alpha = request_.alpha;
+  rule.floor = request_.edge_floor * std::fabs(mean_of_values(scorer.whole()) - mean_of_values(scorer.none()));
+  rule.controls = request_.edge_controls;
+  rule.seed = request_.seed;
+  rule.in_circuit = in_circuit;
+  rule.effects = [&](const std::vector<std::vector<double>>& columns) { return effects(columns); };
+  rule.begin = [&](const std::string& stage, size_t runs) { begin(stage, runs); };
+  GraphEdges edges = graph_edges(sets, rule);
+  graph.edges = std::move(edges.edges);
+  found_.tested_edges = edges.tested;
+}
+
+// Leaves the edges of the largest forecast, where there are too many.
+void Study::filter_edges(EdgeSet& set) {
+  const size_t n = set.edges.size(), n_run = std::min(n, request_.edge_filter);
+  if (n == 0 || (!request_.forecast && n_run == n)) return;
+  begin("forecasting edges", 0);
+  set.forecasts = forecast_edges(*set.scorer, set.edges, request_.rank);
+  std::vector<size_t> order(n);
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return set.forecasts[a] > set.forecasts[b]; });
+  order.resize(n_run);
+  std::sort(order.begin(), order.end());
+  EdgeSet kept;
+  kept.scorer = set.scorer;
+  for (const size_t i : order) {
+    kept.edges.push_back(std::move(set.edges[i]));
+    kept.forecasts.push_back(set.forecasts[i]);
   }
-  found_.tested_edges = static_cast<int64_t>(columns.size());
-  const std::vector<CircuitEffect> of_edges = effects(columns);
-  // Controls are run for edges that would be in the circuit without them, and a head's inputs told apart of those that
-  // are large enough for it.
-  std::vector<size_t> likely, large;
-  for (size_t i = 0, column = 0; i < edges.size(); ++i) {
-    const auto passes = [&](double least) {
-      const CircuitEffect& of = of_edges[column++];
-      return of.q < request_.alpha && std::fabs(of.effect) >= least && of.effect != 0;
-    };
-    const double size = std::fabs(of_edges[column].effect);
-    const bool feeds = passes(floor), selects = !edges[i].selects.empty() && passes(0);
-    if (!in_circuit(edges[i].source) || !in_circuit(edges[i].target)) continue;
-    if (feeds || selects) likely.push_back(i);
-    if (edges[i].target.kind == Kind::head && size > 0 && size >= floor) large.push_back(i);
-  }
-  begin("measuring controls of edges",
-        likely.size() * 4 * scorer.n_pairs() * static_cast<size_t>(request_.edge_controls));
-  measure_controls(scorer, edges, likely, request_.edge_controls, request_.seed);
-  begin("telling queries, keys and values apart", large.size() * 3 * scorer.n_pairs());
-  measure_inputs(scorer, edges, large);
-  std::vector<std::vector<double>> by_input;
-  for (const size_t i : large) by_input.insert(by_input.end(), edges[i].inputs.begin(), edges[i].inputs.end());
-  const std::vector<CircuitEffect> of_inputs = effects(by_input);
-  size_t next = 0, next_input = 0;
-  for (const EdgeEffects& edge : edges) {
-    const bool both = in_circuit(edge.source) && in_circuit(edge.target);
-    const auto put = [&](CircuitEdge::Kind kind, const std::vector<double>& values, const CircuitEffect& of,
-                         double dlogit, std::vector<double> controls, double least, char input) {
-      const bool nothing = std::all_of(values.begin(), values.end(), [](double x) { return x == 0; });
-      if (nothing && (std::isnan(dlogit) || dlogit == 0)) return;  // nothing passes
-      std::sort(controls.begin(), controls.end());
-      const double control = controls.empty() ? not_measured : quantile(controls, 0.95), size = std::fabs(of.effect);
-      const bool enough = of.q < request_.alpha && size > 0 && !(size <= control) && size >= least;
-      graph.edges.push_back({edge.source, edge.target, kind, of, dlogit, control, both && enough, input});
-    };
-    const auto put_next = [&](CircuitEdge::Kind kind, double dlogit, const std::vector<double>& controls,
-                              double least) {
-      put(kind, columns[next], of_edges[next], dlogit, controls, least, 0);
-      ++next;
-    };
-    put_next(CircuitEdge::Kind::feeds, not_measured, edge.control_feeds, floor);
-    // An input must pass what the whole edge must, its controls as well.
-    for (size_t i = 0; i < head_inputs.size() && !edge.inputs[i].empty(); ++i, ++next_input)
-      put(CircuitEdge::Kind::feeds, by_input[next_input], of_inputs[next_input], not_measured, edge.control_feeds,
-          floor, head_inputs[i]);
-    if (!edge.selects.empty())
-      put_next(CircuitEdge::Kind::selects, mean_of_values(edge.dlogits), edge.control_selects, 0);
-  }
+  found_.edges_agreement.forecast = static_cast<int64_t>(n);
+  set = std::move(kept);
+}
+
+void Study::compare_forecasts(const EdgeSet& set) {
+  if (set.forecasts.empty()) return;
+  std::vector<double> run;
+  for (const EdgeEffects& edge : set.edges) run.push_back(mean_of_sizes(edge.feeds));
+  found_.edges_agreement.run = static_cast<int64_t>(run.size());
+  found_.edges_agreement.spearman = spearman(set.forecasts, run);
+}
+
+void Study::try_paraphrases() {
+  ModelScorer& scorer = *scorers_[0];
+  const std::vector<std::vector<size_t>> variants = paraphrase_variants(records_, pairs_of(0));
+  if (variants.size() < 2) return;
+  begin("finding it again in other words", variants.size() * scorer.n_pairs() * 3 * request_.rule.shortlist);
+  found_.paraphrases = compare_paraphrases(scorer, effects_, request_.rule, circuit_, variants, request_.seed,
+                                           std::max<int64_t>(request_.random, 100));
 }
 
 }  // namespace

@@ -15,7 +15,9 @@
 #include "eval/causal/pairs.h"
 #include "eval/circuit/circuit_scores.h"
 #include "eval/circuit/edges.h"
+#include "eval/circuit/forecast.h"
 #include "eval/circuit/graph.h"
+#include "eval/circuit/paraphrases.h"
 #include "eval/circuit/random_circuits.h"
 #include "eval/circuit/search.h"
 #include "eval/circuit/splits.h"
@@ -36,7 +38,11 @@ struct DiscoverRequest {
   uint64_t seed = 0;
   std::optional<size_t> size;  // of the circuit; none: chosen on the second set
   SearchRule rule;
-  size_t filter = 512;    // parts that get runs of their own: those of the largest first-order effect (first_order.h)
+  // Parts, and edges among those that are left, that get runs of their own: those of the largest forecast (forecast.h).
+  // Forecasts are made where there are more, or always (`forecast`), and then compared with what the runs say.
+  ForecastRule rank;
+  bool forecast = false;
+  size_t filter = 512, edge_filter = 4096;
   bool keep_all = false;  // pairs that do not prefer their answer too
   int64_t random = 100, stability = 10, subsets = 4, resamples = 10000;
   // An edge is in the circuit where q is below alpha, its size above the 95th percentile of its controls, and, of
@@ -85,6 +91,12 @@ struct Discovery {
     std::vector<std::pair<NodeId, double>> inclusion;  // parts that any sample's circuit of that size has
     double jaccard = not_measured;                     // median over pairs of samples
   } stability;
+  ParaphraseStability paraphrases;
+  // What was forecast of parts and of edges, beside the runs of those that got some.
+  struct Agreement {
+    int64_t forecast = 0, run = 0;
+    std::optional<double> spearman;  // of their sizes; none: nothing was forecast, or fewer than three were run
+  } parts_agreement, edges_agreement;
   struct Redundant {
     NodeId one, two;
     double without_one = 0, without_two = 0, without_both = 0;

@@ -14,6 +14,8 @@ constexpr std::array<const char*, 3> set_names = {"discover", "size", "test"};
 
 json::Value number(double x) { return std::isfinite(x) ? json::Value(x) : json::Value(); }
 
+json::Value limit(size_t n) { return n == SIZE_MAX ? json::Value() : json::Value(static_cast<int64_t>(n)); }
+
 json::Value names_of(const std::vector<NodeId>& nodes) {
   json::Value out = json::Value::array();
   for (const NodeId& node : nodes) out.push_back(node_name(node));
@@ -99,6 +101,45 @@ json::Value stability_json(const Discovery& found) {
       .set("inclusion", std::move(inclusion));
 }
 
+json::Value paraphrases_json(const Discovery& found) {
+  const ParaphraseStability& of = found.paraphrases;
+  if (of.variants.empty()) return json::Value();
+  json::Value variants = json::Value::array(), overlaps = json::Value::array();
+  for (const ParaphraseStability::Variant& variant : of.variants)
+    variants.push_back(json::Value::object()
+                           .set("pairs", variant.pairs)
+                           .set("circuit", names_of(variant.circuit))
+                           .set("jaccard", variant.jaccard)
+                           .set("faithfulness", number(variant.faithfulness)));
+  for (const ParaphraseStability::Overlap& overlap : of.overlaps)
+    overlaps.push_back(
+        json::Value::object()
+            .set("variants", json::Value::array()
+                                 .push_back(static_cast<int64_t>(overlap.one))
+                                 .push_back(static_cast<int64_t>(overlap.other)))
+            .set("jaccard", overlap.jaccard)
+            .set("random", json::Value::object().set("mean", overlap.random_mean).set("hi", number(overlap.random_hi)))
+            .set("p", overlap.p));
+  return json::Value::object().set("variants", std::move(variants)).set("overlaps", std::move(overlaps));
+}
+
+json::Value agreement_json(const Discovery::Agreement& of) {
+  if (of.forecast == 0) return json::Value();
+  return json::Value::object()
+      .set("forecast", of.forecast)
+      .set("run", of.run)
+      .set("spearman", of.spearman ? json::Value(*of.spearman) : json::Value());
+}
+
+json::Value rank_json(const Discovery& found, const DiscoverRequest& request) {
+  const bool any = found.parts_agreement.forecast + found.edges_agreement.forecast > 0;
+  return json::Value::object()
+      .set("method", any ? std::string(rank_method_name(request.rank.method)) : "exact")
+      .set("gradients_a_pair", any ? json::Value(request.rank.gradients()) : json::Value())
+      .set("parts", agreement_json(found.parts_agreement))
+      .set("edges", agreement_json(found.edges_agreement));
+}
+
 }  // namespace
 
 void write_discovery(const std::filesystem::path& dir, const Discovery& found, const DiscoverRequest& request,
@@ -136,7 +177,8 @@ void write_discovery(const std::filesystem::path& dir, const Discovery& found, c
       .set("rule", json::Value::object()
                        .set("tolerance", request.rule.tolerance)
                        .set("shortlist", static_cast<int64_t>(request.rule.shortlist))
-                       .set("filter", static_cast<int64_t>(request.filter))
+                       .set("filter", limit(request.filter))
+                       .set("edge_filter", limit(request.edge_filter))
                        .set("size", request.size ? json::Value(static_cast<int64_t>(*request.size)) : json::Value())
                        .set("level", request.alpha)
                        .set("edge_floor", request.edge_floor)
@@ -164,6 +206,8 @@ void write_discovery(const std::filesystem::path& dir, const Discovery& found, c
                         .set("points", std::move(curve)))
       .set("random", random_json(found))
       .set("stability", stability_json(found))
+      .set("paraphrases", paraphrases_json(found))
+      .set("rank", rank_json(found, request))
       .set("redundant", std::move(redundant));
   StagedFiles files(dir, {graph_file, circuit_file, test_file});  // an old test was of another circuit
   write_file_atomically(files.path() / graph_file, circuit_json_text(found.graph));

@@ -283,28 +283,30 @@ std::vector<Response> respond(ModelScorer& scorer, size_t index, const NodeId& s
   return responses;
 }
 
-std::vector<EdgeEffects> measure_edges(ModelScorer& scorer, const std::vector<NodeId>& nodes) {
+std::vector<EdgeEffects> edges_among(const std::vector<NodeId>& nodes) {
   std::vector<EdgeEffects> edges;
-  for (const NodeId& source : nodes) {
-    std::vector<NodeId> receivers;
+  for (const NodeId& source : nodes)
     for (const NodeId& target : nodes)
-      if (precedes(source, target)) receivers.push_back(target);
-    if (receivers.empty()) continue;
-    const size_t first = edges.size();
-    for (const NodeId& target : receivers) edges.push_back({source, target, {}, {}, {}, {}, {}, {}});
+      if (precedes(source, target)) edges.push_back({source, target, {}, {}, {}, {}, {}, {}});
+  return edges;
+}
+
+void measure_edges(ModelScorer& scorer, std::vector<EdgeEffects>& edges) {
+  std::vector<size_t> all(edges.size());
+  std::iota(all.begin(), all.end(), size_t{0});
+  each_source(edges, all, [&](const NodeId& source, std::span<const size_t> own, std::span<const NodeId> to) {
     for (size_t p = 0; p < scorer.n_pairs(); ++p) {
       const std::vector<Response> responses =
-          respond_and_go_on(scorer, p, source, stream_change(scorer, p, source), receivers);
+          respond_and_go_on(scorer, p, source, stream_change(scorer, p, source), to);
       for (size_t i = 0; i < responses.size(); ++i) {
-        EdgeEffects& edge = edges[first + i];
+        EdgeEffects& edge = edges[own[i]];
         edge.feeds.push_back(responses[i].feeds);
         if (edge.target.kind != Kind::expert) continue;
         edge.selects.push_back(responses[i].selects);
         edge.dlogits.push_back(responses[i].dlogit);
       }
     }
-  }
-  return edges;
+  });
 }
 
 void measure_inputs(ModelScorer& scorer, std::vector<EdgeEffects>& edges, std::span<const size_t> which) {

@@ -54,8 +54,10 @@ std::vector<Response> respond(ModelScorer& scorer, size_t pair, const NodeId& se
 std::vector<float> stream_change(const ModelScorer& scorer, size_t pair, const NodeId& sender);
 
 // Every edge among `nodes` (ascending; with embed, where it is ablated, and logits) from a part to one that it
-// precedes. Throws CircuitInterrupted, and what the forward throws.
-std::vector<EdgeEffects> measure_edges(ModelScorer& scorer, const std::vector<NodeId>& nodes);
+// precedes, not measured; those of one source stand together.
+std::vector<EdgeEffects> edges_among(const std::vector<NodeId>& nodes);
+// Fills feeds, selects and dlogits. Throws CircuitInterrupted, and what the forward throws.
+void measure_edges(ModelScorer& scorer, std::vector<EdgeEffects>& edges);
 
 // Fills `inputs` of the edges at these indices (ascending) that end in a head.
 void measure_inputs(ModelScorer& scorer, std::vector<EdgeEffects>& edges, std::span<const size_t> which);

@@ -214,16 +214,17 @@ std::string mib_text(const CircuitGraph& graph) {
   }
   std::set<std::pair<NodeId, NodeId>> apart;  // edges whose inputs were measured
   for (const CircuitEdge& edge : graph.edges)
-    if (edge.input) apart.insert({edge.source, edge.target});
+    if (edge.input && !edge.without) apart.insert({edge.source, edge.target});
   for (const CircuitEdge& edge : graph.edges) {
     const std::string source = mib_node(edge.source), target = mib_node(edge.target);
     if (source == target) continue;  // parts of one m{l}
     const bool head = edge.target.kind == Kind::head;
-    if (!edge.input && apart.contains({edge.source, edge.target})) continue;
+    if (!edge.input && !edge.without && apart.contains({edge.source, edge.target})) continue;
     for (const char input : head_inputs) {
       if (edge.input && input != edge.input) continue;
       MibScore& of = edges[source + "->" + target + (head ? std::string("<") + input + ">" : "")];
-      if (edge.kind == CircuitEdge::Kind::feeds) of.score += or_zero(edge.of.effect) / (head && !edge.input ? 3 : 1);
+      if (edge.kind == CircuitEdge::Kind::feeds && !edge.without)
+        of.score += or_zero(edge.of.effect) / (head && !edge.input ? 3 : 1);
       of.in_graph = of.in_graph || edge.in_circuit;
       if (!head) break;
     }

@@ -126,15 +126,19 @@ Graph drawing_of(const CircuitGraph& graph) {
     made.source = node_name(edge.source);
     made.target = node_name(edge.target);
     made.relation = edge_kind_name(edge.kind);
-    made.label = made.relation + (edge.input ? std::string(" by ") + edge.input : "") +
-                 (std::isfinite(edge.of.effect) ? " " + rounded(edge.of.effect) : "");
+    made.label = made.relation;
+    if (edge.input) made.label += std::string(" by ") + edge.input;
+    if (std::isfinite(edge.of.effect)) made.label += " " + rounded(edge.of.effect);
+    if (edge.without) made.label += " without " + node_name(*edge.without);
     made.weight = edge.of.effect;
     made.faint = !edge.in_circuit;
     made.metadata.set("kind", made.relation);
     if (edge.input) made.metadata.set("input", std::string(1, edge.input));
+    if (edge.without) made.metadata.set("without", node_name(*edge.without));
     put(made.metadata, edge.of, edge.in_circuit);
     if (edge.kind == CircuitEdge::Kind::selects) made.metadata.set("dlogit", defined(edge.dlogit));
     made.metadata.set("control", defined(edge.control));
+    if (std::isfinite(edge.forecast)) made.metadata.set("forecast", edge.forecast);
     drawn.edges.push_back(std::move(made));
   }
   return drawn;
@@ -158,7 +162,8 @@ CircuitGraph read_circuit_graph(const json::Ref& document) {
   }
   for (const json::Ref& edge : body.at("edges").items()) {
     const json::Ref of = edge.at("metadata");
-    of.reject_unknown({"kind", "input", "effect", "ci_lo", "ci_hi", "q", "n", "in_circuit", "dlogit", "control"});
+    of.reject_unknown({"kind", "input", "without", "effect", "ci_lo", "ci_hi", "q", "n", "in_circuit", "dlogit",
+                       "control", "forecast"});
     CircuitEdge made;
     made.source = parse_node(edge.at("source").string(), edge.where() + ": " + edge.path());
     made.target = parse_node(edge.at("target").string(), edge.where() + ": " + edge.path());
@@ -176,6 +181,9 @@ CircuitGraph read_circuit_graph(const json::Ref& document) {
     made.in_circuit = of.at("in_circuit").boolean();
     if (made.kind == CircuitEdge::Kind::selects) made.dlogit = number_or_none(of.at("dlogit"));
     made.control = number_or_none(of.at("control"));
+    if (const auto forecast = of.find("forecast")) made.forecast = forecast->number();
+    if (const auto without = of.find("without"))
+      made.without = parse_node(without->string(), without->where() + ": " + without->path());
     graph.edges.push_back(std::move(made));
   }
   return graph;

@@ -3,6 +3,7 @@
 #pragma once
 #include <cstdint>
 #include <limits>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -39,6 +40,8 @@ struct CircuitEdge {
   double dlogit = not_measured;   // selects: mean change of the target's router logit
   double control = not_measured;  // 95th percentile of what other changes of the source's size do
   bool in_circuit = false;
+  double forecast = not_measured;      // feeds: to first order, where it was asked for; always about the whole edge
+  std::optional<NodeId> without = {};  // measured while this part, which stands in for an end of it, was out
   char input = 0;  // feeds of a head: by its query 'q', key 'k' or value 'v' alone; 0: by all that the target reads
 };
 

@@ -67,8 +67,8 @@ ModelScorer::ModelScorer(const Session& session, const RecordJobs& made, const s
     std::vector<int32_t> positions;
     if (setup_.positions) positions = positions_of(*setup_.positions, pair, reverse, base.n_given());
     pairs_.push_back(std::make_unique<AblatedPair>(session, base, other, rows_.back().n_rows(), std::move(map),
-                                                   setup_.ablation, setup_.means.get(), positions));
-    if (reverse && rows_.back().metric == Metric::kl)
+                                                   setup_.ablation, setup_.means.get(), positions, setup_.out));
+    if ((reverse || !setup_.out.empty()) && rows_.back().metric == Metric::kl)
       clean_.push_back(record_run(session, made.jobs[pair.clean], pair.clean_rows.n_rows(), PointSet(), "clean"));
     const AblatedPair& made_pair = *pairs_.back();
     count_selected(
@@ -107,7 +107,7 @@ void ModelScorer::require_running() const {
 }
 
 double ModelScorer::metric_of(size_t i, Tensor logits) const {
-  return metric_value(*session_.backend, rows_[i], logits, clean_.empty() ? pairs_[i]->run().logits : clean_[i].logits);
+  return metric_value(*session_.backend, rows_[i], logits, reference(i));
 }
 
 std::vector<double> ModelScorer::run_all(std::span<const Run> runs) {

@@ -21,6 +21,7 @@ struct ScorerSetup {
   CircuitAblation ablation = CircuitAblation::corrupt;
   std::shared_ptr<const PartMeans> means;             // of CircuitAblation::mean
   std::shared_ptr<const CircuitPositions> positions;  // null: parts are of all tokens
+  std::vector<NodeId> out;                            // ablated in every run, also the whole model's
   // The corrupt record is run, and ablated parts write what they wrote on the clean one (denoising).
   bool reverse = false;
   int64_t batch = 8, batch_tokens = 1024;  // sequences and tokens of one step at most, but for one that is longer
@@ -54,6 +55,8 @@ class ModelScorer : public CircuitScorer {
   std::vector<double> metrics(size_t i, std::span<const std::shared_ptr<const BoundEdits>> edits);
   // Of logits [n_rows, n_vocab] of pair i.
   double metric_of(size_t i, Tensor logits) const;
+  // What kl compares them with.
+  Tensor reference(size_t i) const { return clean_.empty() ? pairs_[i]->run().logits : clean_[i].logits; }
   const engine::Session& session() const { return session_; }
   void require_running() const;  // throws CircuitInterrupted
 

@@ -74,4 +74,4 @@ def make(case):
 
 torch.set_default_dtype(torch.float64)
 cases = {case: make(case) for case in ("olmoe", "qwen3_moe", "gpt_oss", "deepseek_v2_full")}
-(HERE / "edge_inputs.json").write_text(json.dumps({"clean": CLEAN, "corrupt": CORRUPT, "cases": cases}, indent=1) + "\n")
+(HERE / "edge_inputs.json").write_text(json.dumps({"cases": cases}, indent=1) + "\n")

@@ -7,9 +7,8 @@
 #include "base/json.h"
 #include "engine/receivers.h"
 #include "eval/circuit/edges.h"
-#include "loaders/open.h"
 #include "probes/edit_memory.h"
-#include "tests/support.h"
+#include "tests/circuit/golden_pair.h"
 
 using namespace signalbox;
 using namespace signalbox::eval;
@@ -17,25 +16,6 @@ using namespace signalbox::engine;
 using namespace signalbox::probes;
 
 namespace {
-
-struct GoldenPair {
-  Session session;
-  std::vector<Record> records;
-  RecordJobs made;
-  std::vector<CausalPair> pairs;
-
-  GoldenPair(const std::string& name, const json::Value& goldens)
-      : session(loaders::open_session((test::goldens_dir() / name / "model").string(), {})) {
-    for (const char* condition : {"clean", "corrupt"}) {
-      json::Value line = json::Value::object();
-      line.set("id", condition).set("pair", "p").set("condition", condition);
-      line.set("tokens", *goldens.find(condition)).set("answer", 7).set("foil", 9);
-      records.push_back(parse_record(line, condition));
-    }
-    made = make_jobs(session, records, Generate{}, nullptr);
-    pairs = causal_pairs(Metric::logit_diff, records, made, session.encode);
-  }
-};
 
 // The base record's metric with one input of one head made of other streams, and all other heads of its layer held.
 double with_input(ModelScorer& scorer, const NodeId& head, size_t input, const std::vector<float>& change) {
@@ -81,7 +61,7 @@ TEST_CASE("circuit: edges by query, key and value are those of a run with that i
     const std::string& name = member.first;
     const json::Value& rows = member.second;
     CAPTURE(name);
-    const GoldenPair golden(name, goldens);
+    const test::GoldenPair golden(name);
     ModelScorer scorer(golden.session, golden.made, golden.pairs, {});
     std::vector<EdgeEffects> edges;
     for (const json::Value& row : rows.items())

@@ -111,6 +111,15 @@ Names edges_of(const Discovery& found) {
   return names;
 }
 
+// Heads' inputs by which something passes in the circuit.
+Names inputs_of(const Discovery& found) {
+  Names names;
+  for (const CircuitEdge& edge : found.graph.edges)
+    if (edge.in_circuit && edge.input)
+      names.insert(node_name(edge.source) + " by " + edge.input + " to " + node_name(edge.target));
+  return names;
+}
+
 const CircuitEdge* edge_of(const Discovery& found, const std::string& from, const std::string& to,
                            CircuitEdge::Kind kind) {
   for (const CircuitEdge& edge : found.graph.edges)
@@ -125,6 +134,14 @@ TEST_CASE("circuit: planted induction heads are found, and no other part") {
   const Discovery found = planted.discover();
   CHECK(names_of(found.circuit) == Names{"L0.H1", "L1.H2"});
   CHECK(edges_of(found) == Names{"embed feeds L0.H1", "L0.H1 feeds L1.H2", "L1.H2 feeds logits"});
+  // What the first head copies are values, and the second one looks for them by its keys.
+  CHECK(inputs_of(found) == Names{"embed by v to L0.H1", "L0.H1 by k to L1.H2"});
+  const json::Value benchmark = json::parse(mib_text(found.graph), "mib");
+  const json::Ref weighed = json::Ref(benchmark, "mib").at("edges");
+  CHECK(weighed.at("a0.h1->a1.h2<k>").at("in_graph").boolean());
+  CHECK(weighed.at("a0.h1->a1.h2<k>").at("score").number() == doctest::Approx(-31.4).epsilon(0.01));
+  CHECK(weighed.at("input->a0.h1<v>").at("in_graph").boolean());
+  CHECK(!weighed.value().find("input->a0.h1<k>"));
   CHECK(found.scores[2].faithfulness.f == doctest::Approx(1).epsilon(0.02));
   for (const double f : found.random_faithfulness) CHECK(std::fabs(f) < 0.05);
   CHECK(found.stability.jaccard == 1);
@@ -142,7 +159,18 @@ TEST_CASE("circuit: planted induction heads are found, and no other part") {
   const Discovery few = planted.discover(filtered);
   CHECK(few.tested_parts == 4);
   CHECK(few.active_parts > 4);
+  CHECK(few.parts_agreement.run == 4);
   CHECK(names_of(few.circuit) == Names{"L0.H1", "L1.H2"});
+  filtered.rank.method = RankMethod::eap_ig;
+  filtered.forecast = true;
+  filtered.edge_filter = 3;
+  const Discovery ranked = planted.discover(filtered);
+  CHECK(names_of(ranked.circuit) == Names{"L0.H1", "L1.H2"});
+  CHECK(edges_of(ranked) == edges_of(found));
+  CHECK(ranked.edges_agreement.forecast == 6);
+  CHECK(ranked.edges_agreement.run == 3);
+  for (const CircuitEdge& edge : ranked.graph.edges)
+    CHECK(std::isfinite(edge.forecast) == (edge.kind == CircuitEdge::Kind::feeds && !edge.input));
 
   // Exact single effects name the same two: all else is nothing beside them.
   for (const CircuitNode& node : found.graph.nodes) {
@@ -250,6 +278,33 @@ TEST_CASE("circuit: of two parts that stand in for one another one is found, and
   CHECK(std::fabs(found.redundant[0].without_one) < 0.1);
   CHECK(found.redundant[0].without_both < -20);
   CHECK(found.completeness.gap == doctest::Approx(1).epsilon(0.05));  // what the other one would have done
+  // What passes through the two shows while the other one is out, and then all that was planted is there.
+  Names planted_edges, measured, edges = edges_of(found);
+  for (const json::Value& edge : planted.truth.find("edges")->items())
+    planted_edges.insert(edge.find("source")->string() + " " + edge.find("kind")->string() + " " +
+                         edge.find("target")->string());
+  CHECK(planted_edges == Names{"embed feeds L0.E1", "embed feeds L1.E3", "L0.E1 selects L2.E5", "L1.E3 selects L2.E5",
+                               "L2.E5 feeds logits"});
+  for (const CircuitEdge& edge : found.graph.edges)
+    if (edge.of.effect != 0 && std::fabs(edge.of.effect) > (edge.kind == CircuitEdge::Kind::feeds ? 1 : 0))
+      measured.insert(node_name(edge.source) + " " + std::string(edge_kind_name(edge.kind)) + " " +
+                      node_name(edge.target));
+  for (const std::string& edge : planted_edges) {
+    CAPTURE(edge);
+    CHECK(measured.contains(edge));
+    const bool inside = edge.find(circuit.contains("L0.E1") ? "L1.E3" : "L0.E1") == std::string::npos;
+    CHECK(edges.contains(edge) == inside);
+  }
+  const CircuitEdge* alone = nullptr;
+  for (const CircuitEdge& edge : found.graph.edges)
+    if (edge.in_circuit && edge.kind == CircuitEdge::Kind::selects) alone = &edge;
+  REQUIRE(alone);
+  CHECK(alone->of.effect == doctest::Approx(-1.0 / 6));
+  REQUIRE(alone->without);
+  CHECK(node_name(*alone->without) == (circuit.contains("L0.E1") ? "L1.E3" : "L0.E1"));
+  const std::string text = circuit_json_text(found.graph);
+  const json::Value document = json::parse(text, "t");
+  CHECK(circuit_json_text(read_circuit_graph(json::Ref(document, "t"))) == text);
 }
 
 TEST_CASE("circuit: files, tests on pairs that were held out, and what is refused") {

@@ -8,7 +8,7 @@
 #include "base/json.h"
 #include "eval/causal/direct_edges.h"
 #include "eval/circuit/edges.h"
-#include "eval/circuit/first_order.h"
+#include "eval/circuit/forecast.h"
 #include "loaders/open.h"
 #include "loaders/synthetic/make_model.h"
 #include "probes/edit_memory.h"
@@ -206,7 +206,7 @@ TEST_CASE("circuit: first-order effects are those of small changes") {
     CAPTURE(family);
     const Tiny tiny(family);
     ModelScorer scorer(*tiny.session, tiny.made, {tiny.pairs[0]}, {});
-    const std::vector<double> sizes = first_order_sizes(scorer);
+    const std::vector<double> sizes = forecast_parts(scorer);
     const NodeId logits[] = {parse_node("logits", "t")};
     const double step = 1.0 / 64;
     for (size_t i = 0; i < sizes.size(); ++i) {

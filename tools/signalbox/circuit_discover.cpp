@@ -27,7 +27,9 @@ struct DiscoverFlags {
   double faithfulness = 0.9;
   int64_t size = -1;
   DiscoverRequest request;
-  int64_t shortlist = 48, filter = 512;
+  std::string rank = "atp";
+  int64_t shortlist = 48, filter = 512, edge_filter = 4096;
+  CLI::Option *rank_given = nullptr, *steps_given = nullptr, *filter_given = nullptr, *edge_filter_given = nullptr;
 };
 
 CLI::App* add_discover_flags(CLI::App& app, DiscoverFlags& flags) {
@@ -76,11 +78,26 @@ CLI::App* add_discover_flags(CLI::App& app, DiscoverFlags& flags) {
   discover->add_option("--shortlist", flags.shortlist, "parts that are tried in company, at most")
       ->check(in_range(1, 4096))
       ->capture_default_str();
-  discover
-      ->add_option("--filter", flags.filter,
-                   "parts that are taken out alone, at most: those of the largest effect to first order")
-      ->check(in_range(1, 1 << 20))
-      ->capture_default_str();
+  flags.rank_given =
+      discover
+          ->add_option(
+              "--rank", flags.rank,
+              "which parts and edges get runs of their own where there are more than --filter and "
+              "--edge-filter: those of the largest forecast by atp (one gradient a pair) or eap-ig (--rank-steps "
+              "of them; slower, often nearer); exact: all. Given, forecasts are always made, and compared")
+          ->check(one_of({"exact", "atp", "eap-ig"}))
+          ->type_name("NAME")
+          ->capture_default_str();
+  flags.steps_given = discover->add_option("--rank-steps", flags.request.rank.steps, "gradients of eap-ig a pair")
+                          ->check(in_range(1, 1000))
+                          ->capture_default_str();
+  flags.filter_given = discover->add_option("--filter", flags.filter, "parts that are taken out alone, at most")
+                           ->check(in_range(1, 1 << 20))
+                           ->capture_default_str();
+  flags.edge_filter_given =
+      discover->add_option("--edge-filter", flags.edge_filter, "edges among the parts left that are measured, at most")
+          ->check(in_range(1, 1 << 24))
+          ->capture_default_str();
   discover->add_option("--random", flags.request.random, "random circuits to compare with; 0: none")
       ->check(in_range(0, 100000))
       ->capture_default_str();
@@ -132,6 +149,26 @@ void print_circuit(const Discovery& found, const std::string& metric) {
              (found.positions ? " and position" : "") + ": faithfulness " + effect_text(quantile(f, 0.025)) + " to " +
              effect_text(quantile(f, 0.975)) + ", at most " + effect_text(f.back()) + "\n";
   }
+  if (!found.paraphrases.overlaps.empty()) {
+    std::vector<double> alike;
+    double random = 0;
+    for (const ParaphraseStability::Overlap& overlap : found.paraphrases.overlaps) {
+      alike.push_back(overlap.jaccard);
+      random = std::max(random, overlap.random_hi);
+    }
+    std::sort(alike.begin(), alike.end());
+    lines += "found in each of " + std::to_string(found.paraphrases.variants.size()) +
+             " wordings: Jaccard of two of them " + effect_text(alike.front()) + " to " + effect_text(alike.back()) +
+             " (97.5 % of random ones: at most " + effect_text(random) + ")\n";
+  }
+  const auto agreement = [&](const char* of, const Discovery::Agreement& with) {
+    if (with.forecast > 0)
+      lines += std::string("forecast of ") + of + ": " + std::to_string(with.run) + " of " +
+               std::to_string(with.forecast) + " run" +
+               (with.spearman ? ", rank correlation with the runs " + effect_text(*with.spearman) : "") + "\n";
+  };
+  agreement("parts", found.parts_agreement);
+  agreement("edges", found.edges_agreement);
   for (const Discovery::Redundant& pair : found.redundant)
     lines += "redundant: " + node_name(pair.one) + " and " + node_name(pair.two) + " can stand in for one another (" +
              effect_text(pair.without_one) + " and " + effect_text(pair.without_two) + " without one, " +
@@ -150,6 +187,21 @@ int run_discover(DiscoverFlags& flags) {
   request.rule = {static_cast<size_t>(flags.shortlist), 1 - flags.faithfulness};
   if (flags.size >= 0) request.size = static_cast<size_t>(flags.size);
   request.filter = static_cast<size_t>(flags.filter);
+  request.edge_filter = static_cast<size_t>(flags.edge_filter);
+  request.rank.method = parse_rank_method(flags.rank, "--rank");
+  request.forecast = flags.rank_given->count() > 0 && request.rank.method != RankMethod::exact;
+  if (flags.steps_given->count() > 0 && request.rank.method != RankMethod::eap_ig)
+    throw UsageError("--rank-steps", "expected --rank eap-ig beside it, found " + flags.rank);
+  if (request.rank.method == RankMethod::exact) {
+    for (const CLI::Option* limit : {flags.filter_given, flags.edge_filter_given})
+      if (limit->count() > 0)
+        throw UsageError(limit->get_name(), "expected no --rank exact beside it, which runs all, found both");
+    request.filter = request.edge_filter = SIZE_MAX;
+  }
+  if (request.rank.method == RankMethod::eap_ig && request.ablation != CircuitAblation::corrupt)
+    throw UsageError(
+        "--rank",
+        "expected --ablation corrupt with eap-ig, which goes from one record to the other, found " + flags.ablation);
   request.batch = options.batch;
   require_own_directory(flags.out, {graph_file, circuit_file, test_file}, "a circuit");
   std::vector<Record> records = read_records(flags.input);

@@ -1,0 +1,44 @@
+// Which edges a circuit's graph holds, and which of them are in the circuit: those of the whole model, and beside parts
+// that can stand in for one another those that show only while the other one is out.
+#pragma once
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/namespaces.h"
+#include "eval/circuit/edges.h"
+#include "eval/circuit/graph.h"
+
+namespace signalbox::eval {
+
+// Edges that were measured in one base of comparison.
+struct EdgeSet {
+  ModelScorer* scorer = nullptr;
+  std::vector<EdgeEffects> edges;      // measured
+  std::vector<double> forecasts;       // [edge] empty: none were made
+  std::optional<NodeId> without = {};  // which part was out; none: the whole model
+};
+
+// An edge is in the circuit where both ends are, its q is below alpha, and its size above the 95th percentile of its
+// controls and, of feeds, at least `floor`.
+struct EdgeRule {
+  double alpha = 0.05, floor = 0;
+  int64_t controls = 2;  // draws of either kind for each pair
+  uint64_t seed = 0;
+  std::function<bool(const NodeId&)> in_circuit;
+  // Means with intervals of [column][pair], q over all columns.
+  std::function<std::vector<CircuitEffect>(const std::vector<std::vector<double>>&)> effects;
+  std::function<void(const std::string& stage, size_t runs)> begin;
+};
+
+struct GraphEdges {
+  std::vector<CircuitEdge> edges;  // by source and target
+  int64_t tested = 0;              // columns over which q counts, those by input apart
+};
+// Runs controls, and inputs of heads, where they are asked for. Of sets with a part out only edges are kept that are
+// large enough for the circuit and not in it as they are.
+GraphEdges graph_edges(std::vector<EdgeSet>& sets, const EdgeRule& rule);
+
+}  // namespace signalbox::eval
