@@ -34,7 +34,7 @@ struct TraceOptions {
   std::vector<std::pair<std::string, std::string>> metadata;
   // Rows are kept in DIR/rows.spool (and DIR/patterns.spool) until finish(), for a later process to go on with.
   bool resumable = false;
-  // Points whose gradient is recorded, under "grad." and their name (take_slope). Not with `resumable`.
+  // Points whose gradient is recorded, under "grad." and their name (take_slope).
   PointSet slopes = {};
   // Numbers of each sample, F64 [S], by name: set_numbers.
   std::vector<std::string> numbers = {};

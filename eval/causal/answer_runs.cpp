@@ -13,8 +13,6 @@ using namespace probes;
 
 namespace {
 
-constexpr int64_t most_cells = 64;  // of one step
-
 // The streams and routes of a run, from one of its tokens on.
 class AnswerSink : public ProbeSink {
  public:
@@ -44,8 +42,12 @@ class AnswerSink : public ProbeSink {
 
 }  // namespace
 
-AnswerRuns::AnswerRuns(const Session& session, int64_t step_tokens)
-    : session_(session), backend_(*session.backend), step_tokens_(step_tokens), forward_(session.forward(0)) {}
+AnswerRuns::AnswerRuns(const Session& session, int64_t step_tokens, int64_t step_cells)
+    : session_(session),
+      backend_(*session.backend),
+      step_tokens_(step_tokens),
+      step_cells_(step_cells),
+      forward_(session.forward(0)) {}
 AnswerRuns::~AnswerRuns() = default;
 
 AnswerValue AnswerRuns::read(Tensor logits) const {
@@ -77,7 +79,7 @@ AnswerRun AnswerRuns::run(const Job& job, const MetricRows& rows, int64_t first)
   // The sequence itself, and the cells of one step: one of r rows touches at most r / block_size + 2 blocks. A cell
   // alone may have all rows.
   const int64_t of_all = KvPool::blocks_for(out.n_tokens),
-                blocks = 2 * of_all + step_tokens_ / KvPool::block_size + 2 * most_cells;
+                blocks = 2 * of_all + step_tokens_ / KvPool::block_size + 2 * step_cells_;
   sequence_.reset();
   if (!pool_ || pool_->n_blocks() < blocks) pool_.emplace(backend_, session_.model, blocks);
   sequence_.emplace(*pool_);
@@ -99,7 +101,7 @@ std::vector<AnswerValue> AnswerRuns::replaced(const AnswerRun& of, std::span<con
     size_t end = begin;
     int64_t rows = 0;
     while (end < cells.size() && cells[end].layer == cells[begin].layer &&
-           static_cast<int64_t>(end - begin) < most_cells) {
+           static_cast<int64_t>(end - begin) < step_cells_) {
       const int64_t more = of.n_tokens - cells[end].rows.front().first;
       if (end > begin && rows + more > step_tokens_) break;
       rows += more;

@@ -47,8 +47,8 @@ struct AnswerValue {
 
 class AnswerRuns {
  public:
-  // `step_tokens`: rows of one step of many replaced runs, at most (one alone may have more).
-  explicit AnswerRuns(const engine::Session& session, int64_t step_tokens = 512);
+  // Of one step of many replaced runs, at most: rows (one alone may have more), and runs.
+  explicit AnswerRuns(const engine::Session& session, int64_t step_tokens = 512, int64_t step_cells = 64);
   ~AnswerRuns();
 
   // Runs a record, unedited, and keeps its keys and values until the next. `rows`: of the metric logprob. `first`: from
@@ -64,7 +64,7 @@ class AnswerRuns {
 
   const engine::Session& session_;
   kernels::Backend& backend_;
-  int64_t step_tokens_;
+  int64_t step_tokens_, step_cells_;
   engine::Forward forward_;
   const engine::Job* job_ = nullptr;
   const MetricRows* rows_ = nullptr;

@@ -9,10 +9,10 @@
 #include "eval/causal/attribution_files.h"
 #include "eval/causal/edges.h"
 #include "eval/causal/expert_gain.h"
+#include "eval/causal/query_keys.h"
 #include "eval/causal/route_margins.h"
 #include "eval/causal/sequence_run.h"
-#include "eval/store/line_log.h"
-#include "eval/store/work_directory.h"
+#include "eval/store/kept_work.h"
 
 namespace signalbox::eval {
 
@@ -87,6 +87,8 @@ class Attribution {
 
  private:
   void nodes(const Subject& subject);
+  void query_keys(const Subject& subject, const SequenceRun& run, const std::vector<SequenceRun>& ways);
+  double scored(const std::vector<double>& by_way) const;
   void edges(const Subject& subject);
   bool path(const Subject& subject);
   void gains(const Subject& subject);
@@ -136,6 +138,10 @@ void Attribution::nodes(const Subject& subject) {
     const PointAt at = writing_point(stage, session_.shape);
     request.slopes += (stage > 0 ? "," : "") + point_name(at.point, at.layer);
   }
+  if (request_.query_keys) {
+    request.values += "," + query_key_points();
+    request.slopes += "," + query_key_slopes();
+  }
   const SequenceRun run = run_sequence(session_, request);
   std::vector<SequenceRun> ways = {run};
   if (request_.drops) {
@@ -160,11 +166,10 @@ void Attribution::nodes(const Subject& subject) {
     for (int64_t t = 0; t < delta.n_tokens(); ++t) {
       for (const auto& [node, by] : delta.at(stage, t)) {
         rows.push_back(row(subject, t, node.layer, point_of_node(node), unit_of_node(node)));
-        double& score = rows.back().score;
-        for (const std::vector<float>& slope : slopes) {
-          const double one = dot_rows(by, slope.data() + static_cast<size_t>(t) * d, d);
-          score += request_.drops ? std::fabs(one) / static_cast<double>(slopes.size() - 1) : one;
-        }
+        std::vector<double> by_way;
+        for (const std::vector<float>& slope : slopes)
+          by_way.push_back(dot_rows(by, slope.data() + static_cast<size_t>(t) * d, d));
+        rows.back().score = scored(by_way);
         tested.push_back({stage, t, by});
       }
     }
@@ -175,6 +180,35 @@ void Attribution::nodes(const Subject& subject) {
       made_.rows.push_back(std::move(rows[i]));
     }
   }
+  if (request_.query_keys) query_keys(subject, run, ways);
+}
+
+// Of each way back. Grad drop: the sum of absolute values over the layers that are dropped, by their number less one.
+double Attribution::scored(const std::vector<double>& by_way) const {
+  double score = 0;
+  for (const double one : by_way)
+    score += request_.drops ? std::fabs(one) / static_cast<double>(by_way.size() - 1) : one;
+  return score;
+}
+
+void Attribution::query_keys(const Subject& subject, const SequenceRun& run, const std::vector<SequenceRun>& ways) {
+  std::vector<int32_t> source_of(static_cast<size_t>(subject.job->n_given()), -1);
+  SequenceRun there;
+  if (subject.other) {
+    SequenceRequest other;
+    other.job = subject.other;
+    other.values = query_key_points();
+    there = run_sequence(session_, other);
+    for (const auto& [own, position] : *subject.map) source_of[static_cast<size_t>(own)] = position;
+  }
+  std::vector<const ActivationStore*> slopes;
+  for (const SequenceRun& way : ways) slopes.push_back(way.slopes.get());
+  for (int32_t l = 0; l < session_.shape.n_layers(); ++l)
+    for (const QueryKeyScore& one : query_key_scores(session_, l, *run.values, there.values.get(), source_of, slopes)) {
+      AttributionRow to = row(subject, one.position, l, one.key ? "attn.k" : "attn.q", std::to_string(one.head));
+      to.score = scored(one.scores);
+      made_.rows.push_back(std::move(to));
+    }
 }
 
 PathRequest Attribution::path_request(const Subject& subject) const {
@@ -402,6 +436,11 @@ void check_attribution(const Session& session, const std::vector<Record>& record
     throw Error("--metric",
                 "expected a metric whose gradient at the unedited run is not 0 everywhere, found kl (--method ig and "
                 "eap-ig look elsewhere)");
+  if (request.query_keys && request.in_place == InPlace::mean)
+    throw Error(
+        "--qk-fix",
+        "expected --instead pairs or zero beside it (a mean over positions of queries that are turned by theirs "
+        "is no query), found mean");
   if (request.drops && session.model.n_layers() < 2)
     throw Error("--grad-drop", "expected a model of two layers or more, found one");
   if (has_path(method) && request.in_place == InPlace::zero)
@@ -435,47 +474,33 @@ AttributionResult attribute(const Session& session, const std::vector<Record>& r
   }
   Manifest manifest = request.manifest;
   manifest.schema = attribution_schema;
-  WorkDirectory work(request.dir, std::move(manifest));
-  const std::filesystem::path stem = made_directory(request.dir / "stages") / "attribution";
-  if (!std::filesystem::exists(stem.string() + ".jsonl")) work.reopen();
-  LineRules rules;
-  rules.n_lines = static_cast<int64_t>(subjects.size());
-  const auto id = [&](int64_t line) { return subjects[static_cast<size_t>(line)].record->id; };
-  rules.name = [&](int64_t line) { return "id \"" + id(line) + "\""; };
-  rules.check_line = [&](int64_t line, const json::Ref& value) { read_attribution_line(value, id(line)); };
-  LineLog log(stem.string() + ".jsonl", stem.string() + ".journal.jsonl", std::move(rules));
-  if (log.n_known() > 0 && request.on_kept)
-    request.on_kept(std::to_string(log.n_known()) + " of " + std::to_string(log.n_lines()) + " records");
+  KeptWork work(request.dir, std::move(manifest), attribution_files(method));
+  std::vector<std::string> ids;
+  for (const Subject& subject : subjects) ids.push_back(subject.record->id);
+  KeptItems kept({work.stage("attribution"), request.on_kept}, ids, "records");
   AttributionResult result;
   Attribution attribution(session, request);
-  for (int64_t i = 0; i < log.n_lines(); ++i) {
-    if (!log.has(i)) {
+  for (size_t i = 0; i < subjects.size(); ++i) {
+    if (!kept.has(i)) {
       std::optional<RecordAttribution> made_here;
-      if (!(request.interrupted && *request.interrupted)) made_here = attribution.run(subjects[static_cast<size_t>(i)]);
+      if (!(request.interrupted && *request.interrupted)) made_here = attribution.run(subjects[i]);
       if (!made_here) {
-        work.finish(RunStatus::interrupted);
+        work.interrupt();
         result.interrupted = true;
         return result;
       }
-      log.put(i, json::dump(attribution_line(*made_here)));
+      kept.put(i, attribution_line(*made_here));
     }
-    if (request.on_progress) request.on_progress(i + 1);
+    if (request.on_progress) request.on_progress(static_cast<int64_t>(i) + 1);
   }
-  log.finish();
+  kept.finish();
   AttributionTables tables(request);
-  for (int64_t i = 0; i < log.n_lines(); ++i) {
-    const json::Value line = json::parse(log.line(i), id(i));
-    tables.add(read_attribution_line(json::Ref(line, id(i)), id(i)));
+  for (size_t i = 0; i < subjects.size(); ++i) {
+    const json::Value line = kept.find(i);
+    tables.add(read_attribution_line(json::Ref(line, ids[i]), ids[i]));
   }
   tables.finish(result);
-  const std::vector<std::string> names = attribution_files(method);
-  const bool whole = std::all_of(names.begin(), names.end(),
-                                 [&](const std::string& name) { return std::filesystem::exists(request.dir / name); });
-  if (!work.complete() || !whole) {
-    if (work.complete()) work.reopen();
-    tables.write(session, result);
-    work.finish(RunStatus::complete);
-  }
+  work.finish([&](const std::filesystem::path&) { tables.write(session, result); });
   return result;
 }
 

@@ -49,6 +49,7 @@ struct AttributionRequest {
   const NodeMeans* means = nullptr;  // of InPlace::mean
   std::string reference;             // what summary.json calls the records of the means
   bool drops = false;                // atp: grad drop
+  bool query_keys = false;           // atp: queries and keys too, through the softmax (eval/causal/query_keys.h)
   int64_t steps = 32;                // of a path
   PathRule rule = PathRule::midpoint;
   bool holds_routes = false;         // ig

@@ -43,12 +43,13 @@ class FlipSink : public ProbeSink {
 }  // namespace
 
 CellRunner::CellRunner(const Session& session, const Job& job, const MetricRows& rows, const std::string& globs,
-                       int64_t step_tokens, std::shared_ptr<const EditPlan> plan)
+                       int64_t step_tokens, int64_t step_cells, std::shared_ptr<const EditPlan> plan)
     : session_(session),
       backend_(*session.backend),
       job_(job),
       rows_(rows),
       step_tokens_(step_tokens),
+      step_cells_(step_cells),
       pool_(backend_, session.model, blocks()),
       sequence_(pool_),
       cells_(backend_, session.model, session.weights, 0) {
@@ -61,7 +62,7 @@ CellRunner::CellRunner(const Session& session, const Job& job, const MetricRows&
 
 int64_t CellRunner::blocks() const {
   const int64_t of_all = KvPool::blocks_for(n_tokens());
-  return of_all + step_tokens_ / KvPool::block_size + 2 * cells_a_step() + of_all;
+  return of_all + step_tokens_ / KvPool::block_size + 2 * step_cells_ + of_all;
 }
 
 void CellRunner::measure_against(Tensor reference) {
@@ -89,7 +90,7 @@ std::pair<std::shared_ptr<void>, Tensor> CellRunner::scratch(int64_t rows, int64
 size_t CellRunner::step_end(std::span<const int64_t> firsts, size_t begin) const {
   size_t end = begin;
   int64_t n_rows = 0;
-  while (end < firsts.size() && static_cast<int64_t>(end - begin) < cells_a_step() &&
+  while (end < firsts.size() && static_cast<int64_t>(end - begin) < step_cells_ &&
          (end == begin || n_rows + n_tokens() - firsts[end] <= step_tokens_)) {
     n_rows += n_tokens() - firsts[end];
     ++end;

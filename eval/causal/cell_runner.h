@@ -32,10 +32,11 @@ struct CellEffect {
 class CellRunner {
  public:
   // Runs the record and keeps what `globs` name, with *.router.ids, *.router.weights and the stream of every layer.
+  // `step_tokens` and `step_cells`: of one step, at most (a cell alone may have more tokens).
   // `plan`: edits of that run, all of points before those at which cells change; null: none. All arguments outlive
   // this.
   CellRunner(const engine::Session& session, const engine::Job& job, const MetricRows& rows, const std::string& globs,
-             int64_t step_tokens, std::shared_ptr<const EditPlan> plan = nullptr);
+             int64_t step_tokens, int64_t step_cells, std::shared_ptr<const EditPlan> plan = nullptr);
 
   std::shared_ptr<const ActivationStore> base() const { return base_.store; }
   Tensor logits() const { return base_.logits; }
@@ -61,14 +62,13 @@ class CellRunner {
   // The sequence itself, and the cells of one step: one of r rows touches at most r / block_size + 2 blocks. A cell
   // alone may have all rows.
   int64_t blocks() const;
-  int64_t cells_a_step() const { return std::min<int64_t>(64, std::max<int64_t>(1, step_tokens_ / 8)); }
   std::pair<std::shared_ptr<void>, Tensor> scratch(int64_t rows, int64_t cols) const;
 
   const engine::Session& session_;
   Backend& backend_;
   const engine::Job& job_;
   const MetricRows& rows_;
-  int64_t step_tokens_;
+  int64_t step_tokens_, step_cells_;
   engine::KvPool pool_;
   engine::SequenceCache sequence_;
   engine::Forward cells_;

@@ -48,7 +48,11 @@ class OrderStudy {
  public:
   OrderStudy(const Session& session, const std::vector<Record>& records, const RecordJobs& made,
              const CommutativityRequest& request)
-      : session_(session), records_(records), made_(made), request_(request), runs_(session, request.step_tokens) {
+      : session_(session),
+        records_(records),
+        made_(made),
+        request_(request),
+        runs_(session, request.step_tokens, request.step_cells) {
     for (const Two& two : pairs_of(records))
       (*records[two.first].target == *records[two.second].target ? commuted_ : order_).push_back(two);
     for (size_t i = 0; i < made.jobs.size(); ++i)
@@ -206,7 +210,12 @@ void OrderStudy::swap(Commutativity& study) {
   };
   const auto layers = static_cast<size_t>(n_layers());
   std::vector<std::array<Cell, donor_names.size()>> cells(layers);
-  for (size_t begin = 0; begin < donors.size();) {
+  std::vector<std::string> recipients;
+  for (size_t d = 0; d < donors.size(); ++d)
+    if (d == 0 || donors[d].recipient != donors[d - 1].recipient)
+      recipients.push_back(records_[donors[d].recipient].id);
+  KeptItems kept(request_.kept, std::move(recipients), "records");
+  for (size_t begin = 0, item = 0; begin < donors.size(); ++item) {
     if (stopped()) {
       study.interrupted = true;
       return;
@@ -215,19 +224,36 @@ void OrderStudy::swap(Commutativity& study) {
     const size_t own = donors[begin].recipient;
     size_t end = begin;
     while (end < donors.size() && donors[end].recipient == own) ++end;
-    const AnswerRun base = runs_.run(made_.jobs[own], rows_[own], answers_[own].answer);
-    std::vector<ReplacedStream> replaced;
-    for (int64_t l = 0; l < n_layers(); ++l)
-      for (size_t d = begin; d < end; ++d) replaced.push_back({l, {{base.answer, state(donors[d].record, l).data()}}});
-    const std::vector<AnswerValue> values = runs_.replaced(base, replaced);
+    const double base_logprob = answers_[own].logprob;
+    std::vector<std::pair<double, bool>> values;  // log p, and whether the likeliest answer is another
+    if (const json::Value known = kept.find(item); !known.is_null()) {
+      const json::Ref line(known, records_[own].id);
+      for (const json::Ref& value : line.at("values").items())
+        values.emplace_back(value[0].number(), value[1].boolean());
+    } else {
+      const AnswerRun base = runs_.run(made_.jobs[own], rows_[own], answers_[own].answer);
+      std::vector<ReplacedStream> replaced;
+      for (int64_t l = 0; l < n_layers(); ++l)
+        for (size_t d = begin; d < end; ++d)
+          replaced.push_back({l, {{base.answer, state(donors[d].record, l).data()}}});
+      json::Value list = json::Value::array();
+      for (const AnswerValue& value : runs_.replaced(base, replaced)) {
+        values.emplace_back(value.logprob, value.likeliest != base.likeliest);
+        list.push_back(json::Value::array().push_back(value.logprob).push_back(values.back().second));
+      }
+      kept.put(item, json::Value::object().set("values", std::move(list)));
+    }
+    if (values.size() != layers * (end - begin))
+      throw Error(records_[own].id,
+                  "expected a value for each layer and donor, found " + std::to_string(values.size()));
     for (size_t k = 0; k < values.size(); ++k) {
       const Donor& donor = donors[begin + k % (end - begin)];
       const size_t layer = k / (end - begin);
       Cell& cell = cells[layer][donor.kind];
-      const double effect = values[k].logprob - base.logprob;
+      const double effect = values[k].first - base_logprob;
       cell.effect.add(effect, donor.pair);
-      cell.base.add(base.logprob, donor.pair);
-      cell.changed.add(values[k].likeliest != base.likeliest, donor.pair);
+      cell.base.add(base_logprob, donor.pair);
+      cell.changed.add(values[k].second, donor.pair);
       cell.of_pair[donor.pair].push_back(effect);
       if (donor.kind == 0) {
         const bool first = own == commuted_[static_cast<size_t>(donor.pair)].first;
@@ -238,6 +264,7 @@ void OrderStudy::swap(Commutativity& study) {
     tick(1 + static_cast<int64_t>(values.size()));
     begin = end;
   }
+  kept.finish();
 
   const auto mean = [](const std::vector<double>& x) {
     double sum = 0;

@@ -21,12 +21,14 @@
 #include "engine/session.h"
 #include "eval/causal/estimates.h"
 #include "eval/data/record_jobs.h"
+#include "eval/store/kept_work.h"
 
 namespace signalbox::eval {
 
 struct CommutativityRequest {
   Resamples resamples;
-  int64_t step_tokens = 512;
+  int64_t step_tokens = 512, step_cells = 64;  // of one step, at most (a run alone may have more tokens)
+  Kept kept;                                   // finished comparisons
   const std::atomic<bool>* interrupted = nullptr;
   std::function<void(int64_t runs)> on_progress;  // of commutativity_runs()
 };
@@ -77,6 +79,7 @@ int64_t commutativity_runs(const engine::Session& session, const std::vector<Rec
 Commutativity study_commutativity(const engine::Session& session, const std::vector<Record>& records,
                                   const RecordJobs& made, const CommutativityRequest& request);
 
+inline constexpr const char* commutativity_schema = "signalbox.commutativity/1";  // of the manifest and the summary
 // The files of a study: similarity.csv, swaps.csv, pairs.csv and summary.json.
 std::vector<std::string> commutativity_files();
 void write_commutativity(const std::filesystem::path& dir, const Commutativity& study,

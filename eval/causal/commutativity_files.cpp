@@ -2,7 +2,6 @@
 #include "base/files.h"
 #include "base/json.h"
 #include "eval/causal/commutativity.h"
-#include "eval/store/staged_files.h"
 
 namespace signalbox::eval {
 
@@ -11,7 +10,7 @@ std::vector<std::string> commutativity_files() { return {"similarity.csv", "swap
 void write_commutativity(const std::filesystem::path& dir, const Commutativity& study,
                          const CommutativityRequest& request, const engine::Session& session,
                          const std::string& input) {
-  StagedFiles files(dir, commutativity_files());
+  made_directory(dir);
   CsvWriter similarity({"layer", "measure", "control", "pairs", "controls", "commuted", "of_controls", "auc", "ci_lo",
                         "ci_hi", "p", "q"});
   for (const SimilarityRow& row : study.similarity) {
@@ -21,7 +20,7 @@ void write_commutativity(const std::filesystem::path& dir, const Commutativity& 
     append_estimate(similarity.cell(row.commuted).cell(row.of_controls), auc);
     similarity.end_row();
   }
-  write_file_atomically(files.path() / "similarity.csv", similarity.text());
+  write_file_atomically(dir / "similarity.csv", similarity.text());
   CsvWriter swaps({"layer", "donor", "pairs", "logprob", "effect", "ci_lo", "ci_hi", "p", "q", "changed",
                    "over_control", "over_ci_lo", "over_ci_hi", "over_p", "over_q"});
   for (const SwapRow& row : study.swaps) {
@@ -29,7 +28,7 @@ void write_commutativity(const std::filesystem::path& dir, const Commutativity& 
     append_estimate(swaps.cell(row.changed), row.over_control);
     swaps.end_row();
   }
-  write_file_atomically(files.path() / "swaps.csv", swaps.text());
+  write_file_atomically(dir / "swaps.csv", swaps.text());
   CsvWriter pairs(
       {"pair", "layer", "cosine", "jaccard", "logprob_first", "logprob_second", "effect_first", "effect_second"});
   for (const CommutedPair& row : study.pairs) {
@@ -37,14 +36,14 @@ void write_commutativity(const std::filesystem::path& dir, const Commutativity& 
     pairs.cell(row.logprob_first).cell(row.logprob_second).cell(row.effect_first).cell(row.effect_second);
     pairs.end_row();
   }
-  write_file_atomically(files.path() / "pairs.csv", pairs.text());
+  write_file_atomically(dir / "pairs.csv", pairs.text());
   json::Value families = json::Value::object();
   families.set("similarity", "layers, for each measure and kind of control");
   families.set("swaps", "layers, for each kind of donor");
   write_file_atomically(
-      files.path() / "summary.json",
+      dir / "summary.json",
       json::dump(json::Value::object()
-                     .set("schema", "signalbox.commutativity/1")
+                     .set("schema", commutativity_schema)
                      .set("model", session.label)
                      .set("model_hash", session.model_hash)
                      .set("input", input.empty() ? json::Value() : json::Value(input))
@@ -58,7 +57,6 @@ void write_commutativity(const std::filesystem::path& dir, const Commutativity& 
                      .set("resamples", request.resamples.n)
                      .set("seed", request.resamples.seed)) +
           "\n");
-  files.commit();
 }
 
 }  // namespace signalbox::eval

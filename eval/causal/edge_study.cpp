@@ -12,7 +12,6 @@
 #include "eval/causal/direct_edges.h"
 #include "eval/causal/recorded_run.h"
 #include "eval/statistics/resampling.h"
-#include "eval/store/staged_files.h"
 #include "probes/edit_memory.h"
 
 namespace signalbox::eval {
@@ -67,7 +66,7 @@ class PairEdges {
         request_(request),
         job_(made.jobs[request.denoising ? pair.corrupt : pair.clean]),
         runner_(session, job_, request.denoising ? pair.corrupt_rows : pair.clean_rows,
-                edge_globs(request, session.shape), request.step_tokens),
+                edge_globs(request, session.shape), request.step_tokens, request.step_cells),
         source_(record_run(session, made.jobs[request.denoising ? pair.clean : pair.corrupt],
                            (request.denoising ? pair.clean_rows : pair.corrupt_rows).n_rows(),
                            DirectEdges::points(session.shape), "source")),
@@ -264,6 +263,40 @@ void PairEdges::margins(size_t pair, std::vector<MarginRow>& rows) {
   }
 }
 
+// The line of a pair, and back.
+json::Value line_of(const std::vector<EdgeRow>& rows, const std::vector<MarginRow>& margins) {
+  json::Value edges = json::Value::array(), shares = json::Value::array();
+  for (const EdgeRow& row : rows)
+    edges.push_back(json::Value::array()
+                        .push_back(static_cast<int64_t>(row.sender))
+                        .push_back(static_cast<int64_t>(row.receiver))
+                        .push_back(row.position)
+                        .push_back(row.tokens)
+                        .push_back(row.change)
+                        .push_back(row.flipped)
+                        .push_back(row.effect));
+  for (const MarginRow& row : margins)
+    shares.push_back(json::Value::array()
+                         .push_back(int64_t{row.position})
+                         .push_back(int64_t{row.layer})
+                         .push_back(int64_t{row.last_in})
+                         .push_back(int64_t{row.first_out})
+                         .push_back(row.sender)
+                         .push_back(row.of_last_in)
+                         .push_back(row.of_first_out));
+  return json::Value::object().set("edges", std::move(edges)).set("margins", std::move(shares));
+}
+
+void read_line(const json::Ref& line, size_t pair, std::vector<EdgeRow>& rows, std::vector<MarginRow>& margins) {
+  for (const json::Ref& row : line.at("edges").items())
+    rows.push_back({static_cast<size_t>(row[0].size()), static_cast<size_t>(row[1].size()), row[2].string(),
+                    row[3].size(), row[4].number(), row[5].size(), row[6].number()});
+  const auto number = [](const json::Ref& of) { return static_cast<int32_t>(of.integer(0, INT32_MAX)); };
+  for (const json::Ref& row : line.at("margins").items())
+    margins.push_back({pair, number(row[0]), number(row[1]), number(row[2]), number(row[3]), row[4].string(),
+                       row[5].number(), row[6].number()});
+}
+
 }  // namespace
 
 void check_edges(const EdgeRequest& request, const std::vector<Record>& records, const std::vector<CausalPair>& pairs,
@@ -290,21 +323,34 @@ EdgeStudy measure_edges(const Session& session, const RecordJobs& made, std::vec
   study.interrupted = study.selected.interrupted;
   const size_t n_receivers = request.receivers.size();
   std::vector<PatchedPair> results;
+  std::vector<std::string> names;
+  for (const CausalPair& pair : study.selected.pairs) names.push_back(pair.name);
+  KeptItems kept(request.kept, names, "pairs");
   for (size_t i = 0; i < study.selected.pairs.size() && !study.interrupted; ++i) {
     std::vector<EdgeRow>& rows = study.of_pairs.emplace_back();
-    PairEdges pair(session, made, study.selected.pairs[i], request);
-    study.interrupted = !pair.run(rows, static_cast<int64_t>(i * n_receivers));
-    if (request.margins && !study.interrupted) pair.margins(i, study.margins);
+    if (const json::Value known = kept.find(i); !known.is_null()) {
+      read_line(json::Ref(known, names[i]), i, rows, study.margins);
+      if (request.on_progress) request.on_progress(static_cast<int64_t>((i + 1) * n_receivers));
+    } else {
+      PairEdges pair(session, made, study.selected.pairs[i], request);
+      study.interrupted = !pair.run(rows, static_cast<int64_t>(i * n_receivers));
+      if (study.interrupted) break;
+      std::vector<MarginRow> margins;
+      if (request.margins) pair.margins(i, margins);
+      kept.put(i, line_of(rows, margins));
+      study.margins.insert(study.margins.end(), margins.begin(), margins.end());
+    }
     PatchedPair& to = results.emplace_back();
     for (const EdgeRow& row : rows)
       to.rows.push_back({row.sender * n_receivers + row.receiver, row.position, row.effect, row.tokens, row.flipped});
   }
   if (study.interrupted) return study;
+  kept.finish();
   // An edge along which nothing changes in a pair has no effect there, where the pair has the position at all.
-  const std::vector<CausalPair>& kept = study.selected.pairs;
+  const std::vector<CausalPair>& taken = study.selected.pairs;
   const auto absent = [&](size_t pair, size_t, const std::string& unit) {
     if (unit.empty()) return true;
-    const std::vector<std::array<int32_t, 2>> map = edge_positions(kept[pair], request);
+    const std::vector<std::array<int32_t, 2>> map = edge_positions(taken[pair], request);
     return std::any_of(map.begin(), map.end(), [&](const auto& entry) { return std::to_string(entry[0]) == unit; });
   };
   study.estimates =
@@ -312,9 +358,14 @@ EdgeStudy measure_edges(const Session& session, const RecordJobs& made, std::vec
   return study;
 }
 
+std::vector<std::string> edge_files(const EdgeRequest& request) {
+  if (request.margins) return {"edges.csv", "margins.csv", "summary.json"};
+  return {"edges.csv", "summary.json"};
+}
+
 void write_edges(const std::filesystem::path& dir, const EdgeStudy& study, const EdgeRequest& request,
                  const Session& session) {
-  StagedFiles files(dir, {"edges.csv", "margins.csv", "summary.json"});
+  made_directory(dir);
   const size_t n_receivers = request.receivers.size();
   // The change of an edge: of each pair as measured, of all pairs the root of the mean over their tokens.
   std::map<std::tuple<std::string, size_t, std::string>, double> changes;
@@ -349,7 +400,7 @@ void write_edges(const std::filesystem::path& dir, const EdgeStudy& study, const
     table.end_row();
     refused += row.refused;
   }
-  write_file_atomically(files.path() / "edges.csv", table.text());
+  write_file_atomically(dir / "edges.csv", table.text());
   if (request.margins) {
     CsvWriter margins(
         {"pair", "position", "layer", "last_in", "first_out", "sender", "of_last_in", "of_first_out", "margin"});
@@ -359,13 +410,13 @@ void write_edges(const std::filesystem::path& dir, const EdgeStudy& study, const
       margins.cell(row.of_last_in).cell(row.of_first_out).cell(row.of_last_in - row.of_first_out);
       margins.end_row();
     }
-    write_file_atomically(files.path() / "margins.csv", margins.text());
+    write_file_atomically(dir / "margins.csv", margins.text());
   }
   json::Value senders = json::Value::array(), receivers = json::Value::array();
   for (const CausalNode& node : request.senders) senders.push_back(node_name(node));
   for (const CausalNode& node : request.receivers) receivers.push_back(node_name(node));
   json::Value summary = json::Value::object();
-  summary.set("schema", "signalbox.edges/1")
+  summary.set("schema", edges_schema)
       .set("metric", std::string(metric_name(request.metric)))
       .set("direction", request.denoising ? "denoising" : "noising")
       .set("ablation", "resample: the sender's value in the pair's other record, all between sender and receiver held")
@@ -379,8 +430,7 @@ void write_edges(const std::filesystem::path& dir, const EdgeStudy& study, const
       .set("senders", std::move(senders))
       .set("receivers", std::move(receivers));
   if (refused > 0) summary.set("refused", refused_ratios(refused));
-  write_file_atomically(files.path() / "summary.json", json::dump(summary) + "\n");
-  files.commit();
+  write_file_atomically(dir / "summary.json", json::dump(summary) + "\n");
 }
 
 }  // namespace signalbox::eval

@@ -15,6 +15,7 @@
 #include "eval/causal/node.h"
 #include "eval/causal/pairs.h"
 #include "eval/causal/patch_tables.h"
+#include "eval/store/kept_work.h"
 
 namespace signalbox::eval {
 
@@ -24,11 +25,12 @@ struct EdgeRequest {
   std::vector<CausalNode> senders, receivers;                                      // find_nodes
   bool by_position = false;                                                        // each token apart; else all at once
   int64_t first_position = 0, end_position = std::numeric_limits<int64_t>::max();  // of the clean record's tokens
-  int64_t step_tokens = 512;
-  bool margins = false;  // of every router that receives: which parts make its margin
+  int64_t step_tokens = 512, step_cells = 64;  // of one step, at most (a cell alone may have more tokens)
+  bool margins = false;                        // of every router that receives: which parts make its margin
   bool keep_all = false;
   std::string input;  // for messages
   uint64_t seed = 0;
+  Kept kept;  // finished pairs
   const std::atomic<bool>* interrupted = nullptr;
   std::function<void(int64_t receivers)> on_progress;  // of pairs x receivers
 };
@@ -67,7 +69,9 @@ void check_edges(const EdgeRequest& request, const std::vector<Record>& records,
 EdgeStudy measure_edges(const engine::Session& session, const RecordJobs& made, std::vector<CausalPair> pairs,
                         const EdgeRequest& request);
 
-// DIR/edges.csv, summary.json and, where they were asked for, margins.csv.
+inline constexpr const char* edges_schema = "signalbox.edges/1";  // of the manifest and the summary
+std::vector<std::string> edge_files(const EdgeRequest& request);
+// These, into `dir`, which is there: edges.csv, summary.json and, where they were asked for, margins.csv.
 void write_edges(const std::filesystem::path& dir, const EdgeStudy& study, const EdgeRequest& request,
                  const engine::Session& session);
 

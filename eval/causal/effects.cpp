@@ -10,7 +10,6 @@
 #include "base/files.h"
 #include "engine/lens.h"
 #include "eval/causal/recorded_run.h"
-#include "eval/store/line_log.h"
 #include "probes/activation_store.h"
 #include "probes/edit_memory.h"
 #include "probes/edit_spec.h"
@@ -66,7 +65,7 @@ class Study {
     std::vector<Travel> travels;  // of layers highest + 1, ...
   };
   OfRecord record(const Record& record, const Job& job, const MetricRows& rows, const EditMemory* memory);
-  // A line of a record, and back. Throws Error for one of another record.
+  // A line of a record, and back.
   json::Value line_of(const OfRecord& of) const;
   OfRecord read_line(const json::Ref& line, const std::string& id) const;
   std::vector<PropagationRow> propagation(const std::vector<OfRecord>& records) const;
@@ -134,7 +133,7 @@ Study::OfRecord Study::record(const Record& record, const Job& job, const Metric
 json::Value Study::line_of(const OfRecord& of) const {
   json::Value line = json::Value::object(), travels = json::Value::array();
   const EffectsRow& row = of.row;
-  line.set("id", row.id).set("base", row.base).set("total", row.total).set("direct", row.direct);
+  line.set("base", row.base).set("total", row.total).set("direct", row.direct);
   line.set("routes", row.routes).set("interaction", row.interaction).set("edited_tokens", row.edited_tokens);
   for (const Travel& t : of.travels) {
     json::Value sums = json::Value::array();
@@ -149,7 +148,6 @@ Study::OfRecord Study::read_line(const json::Ref& line, const std::string& id) c
   line.reject_unknown({"id", "base", "total", "direct", "routes", "interaction", "edited_tokens", "travel"});
   const auto or_undefined = [](const json::Ref& value) { return value.is_null() ? undefined_number : value.number(); };
   const auto number = [&](const char* key) { return or_undefined(line.at(key)); };
-  if (line.at("id").string() != id) line.fail("expected the line of \"" + id + "\"");
   OfRecord found;
   found.row = {id,
                number("base"),
@@ -293,20 +291,9 @@ Effects measure_effects(const Session& session, const std::vector<Record>& recor
     if (made.jobs[i].plan) effects.highest_layer = std::max(effects.highest_layer, made.jobs[i].plan->highest_layer());
   }
   Study study(session, request, effects.highest_layer);
-  std::unique_ptr<LineLog> log;
-  if (!request.kept.empty()) {
-    LineRules rules;
-    rules.n_lines = static_cast<int64_t>(made.jobs.size());
-    rules.name = [&](int64_t line) { return "id \"" + records[static_cast<size_t>(line)].id + "\""; };
-    rules.check_line = [&](int64_t i, const json::Ref& line) {
-      study.read_line(line, records[static_cast<size_t>(i)].id);
-    };
-    log = std::make_unique<LineLog>(request.kept.string() + ".jsonl", request.kept.string() + ".journal.jsonl",
-                                    std::move(rules));
-    if (log->n_known() > 0 && request.on_kept)
-      request.on_kept(std::to_string(log->n_known()) + " of " + std::to_string(log->n_lines()) + " records of " +
-                      request.kept.filename().string());
-  }
+  std::vector<std::string> ids;
+  for (const Record& record : records) ids.push_back(record.id);
+  KeptItems kept(request.kept, std::move(ids), "records of " + request.kept.stem.filename().string());
   std::vector<Study::OfRecord> found;
   int64_t done = 0;
   for (size_t i = 0; i < made.jobs.size(); ++i) {
@@ -314,19 +301,17 @@ Effects measure_effects(const Session& session, const std::vector<Record>& recor
       effects.interrupted = true;
       return effects;
     }
-    const auto line = static_cast<int64_t>(i);
-    if (log && log->has(line)) {
-      const json::Value known = json::parse(log->line(line), records[i].id);
+    if (const json::Value known = kept.find(i); !known.is_null()) {
       found.push_back(study.read_line(json::Ref(known, records[i].id), records[i].id));
     } else {
       found.push_back(study.record(records[i], made.jobs[i], rows[i], request.memory ? request.memory(i) : nullptr));
-      if (log) log->put(line, json::dump(study.line_of(found.back())));
+      kept.put(i, study.line_of(found.back()));
     }
     effects.rows.push_back(found.back().row);
     done += runs_per_record * made.jobs[i].n_given();
     if (request.on_progress) request.on_progress(done);
   }
-  if (log) log->finish();
+  kept.finish();
   effects.propagation = study.propagation(found);
   return effects;
 }

@@ -21,6 +21,7 @@
 #include "engine/session.h"
 #include "eval/causal/metric.h"
 #include "eval/data/record_jobs.h"
+#include "eval/store/kept_work.h"
 #include "probes/edit_memory.h"
 
 namespace signalbox::eval {
@@ -32,10 +33,7 @@ struct EffectsRequest {
   bool holds_weights = false;             // the weights of held routes too; else ids, with the model's own weights
   // What the jobs' edits name memory:NAME; null: nothing.
   std::function<const probes::EditMemory*(size_t record)> memory;
-  // Where lines of finished records stand, "DIR/stages/effects" (.jsonl is put behind it): those of an earlier process
-  // are not run again. Empty: they are not kept.
-  std::filesystem::path kept;
-  std::function<void(const std::string& what)> on_kept;
+  Kept kept;  // finished records
   const std::atomic<bool>* interrupted = nullptr;
   std::function<void(int64_t tokens)> on_progress;  // of effects_tokens()
 };

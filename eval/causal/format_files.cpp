@@ -2,7 +2,6 @@
 #include "base/files.h"
 #include "base/json.h"
 #include "eval/causal/format_sensitivity.h"
-#include "eval/store/staged_files.h"
 
 namespace signalbox::eval {
 
@@ -10,7 +9,7 @@ std::vector<std::string> format_files() { return {"behaviour.csv", "states.csv",
 
 void write_format(const std::filesystem::path& dir, const FormatStudy& study, const FormatRequest& request,
                   const engine::Session& session, const std::string& input) {
-  StagedFiles files(dir, format_files());
+  made_directory(dir);
   CsvWriter behaviour({"variant", "n", "same_tokens", "base_logprob", "logprob", "delta", "ci_lo", "ci_hi", "p", "q",
                        "over_others", "over_ci_lo", "over_ci_hi", "over_p", "over_q", "flips", "base_right", "right"});
   for (const FormatBehaviour& row : study.behaviour) {
@@ -20,7 +19,7 @@ void write_format(const std::filesystem::path& dir, const FormatStudy& study, co
     behaviour.cell(row.flips).cell(row.base_right).cell(row.right);
     behaviour.end_row();
   }
-  write_file_atomically(files.path() / "behaviour.csv", behaviour.text());
+  write_file_atomically(dir / "behaviour.csv", behaviour.text());
   CsvWriter states({"layer", "variant", "place", "n", "cosine", "rel_change", "jaccard", "identified", "over_others",
                     "over_ci_lo", "over_ci_hi", "over_p", "over_q"});
   for (const FormatStates& row : study.states) {
@@ -29,7 +28,7 @@ void write_format(const std::filesystem::path& dir, const FormatStudy& study, co
     append_estimate(states, row.over_others);
     states.end_row();
   }
-  write_file_atomically(files.path() / "states.csv", states.text());
+  write_file_atomically(dir / "states.csv", states.text());
   CsvWriter patches({"layer", "variant", "place", "direction", "n", "effect", "ci_lo", "ci_hi", "p", "q", "share",
                      "share_lo", "share_hi"});
   for (const FormatPatch& row : study.patches) {
@@ -38,15 +37,15 @@ void write_format(const std::filesystem::path& dir, const FormatStudy& study, co
     patches.cell(row.share.mean).cell(row.share.ci.lo).cell(row.share.ci.hi);
     patches.end_row();
   }
-  write_file_atomically(files.path() / "patches.csv", patches.text());
+  write_file_atomically(dir / "patches.csv", patches.text());
   json::Value families = json::Value::object();
   families.set("behaviour", "variants");
   families.set("states", "layers, for each variant and place");
   families.set("patches", "layers, for each variant, place and direction");
   write_file_atomically(
-      files.path() / "summary.json",
+      dir / "summary.json",
       json::dump(json::Value::object()
-                     .set("schema", "signalbox.format/1")
+                     .set("schema", format_schema)
                      .set("model", session.label)
                      .set("model_hash", session.model_hash)
                      .set("input", input.empty() ? json::Value() : json::Value(input))
@@ -59,7 +58,6 @@ void write_format(const std::filesystem::path& dir, const FormatStudy& study, co
                      .set("resamples", request.resamples.n)
                      .set("seed", request.resamples.seed)) +
           "\n");
-  files.commit();
 }
 
 }  // namespace signalbox::eval

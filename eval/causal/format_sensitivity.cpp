@@ -50,7 +50,7 @@ class FormatRuns {
         records_(records),
         made_(made),
         request_(request),
-        runs_(session, request.step_tokens),
+        runs_(session, request.step_tokens, request.step_cells),
         routed_(session.model.moe_layers()) {
     std::map<std::string, size_t> places;
     for (size_t i = 0; i < records.size(); ++i) {
@@ -88,9 +88,25 @@ class FormatRuns {
   void run_all(FormatStudy& study);
   void tell_behaviour(FormatStudy& study);
   void compare_and_patch(FormatStudy& study);
-  void compare(size_t question, size_t record, const AnswerRun& base, const AnswerRun& variant, const Alignment& pairs);
-  void patch(size_t question, size_t record, int direction, const AnswerRun& to, const AnswerRun& from,
-             const Alignment& pairs);
+  // What comparing one variant of one question gives.
+  struct PlaceValue {
+    size_t layer = 0, place = 0;
+    double cosine = 0, rel_change = 0, jaccard = 0, identified = 0;
+  };
+  struct PatchValue {
+    size_t layer = 0, place = 0, direction = 0;
+    double effect = 0, gap = 0;  // gap: log p of the base - that of the variant
+  };
+  struct Compared {
+    std::vector<PlaceValue> places;
+    std::vector<PatchValue> patches;
+  };
+  Compared compared(size_t question, size_t record);
+  void compare(size_t question, size_t record, const AnswerRun& base, const AnswerRun& variant, const Alignment& pairs,
+               Compared& found) const;
+  void patch(size_t direction, const AnswerRun& to, const AnswerRun& from, const Alignment& pairs, Compared& found);
+  static json::Value line_of(const Compared& found);
+  static Compared read_line(const json::Ref& line);
   void tell_states(FormatStudy& study);
   void tell_patches(FormatStudy& study);
   double identified(size_t question, size_t record, int64_t layer) const;
@@ -230,8 +246,7 @@ double FormatRuns::identified(size_t question, size_t record, int64_t layer) con
 }
 
 void FormatRuns::compare(size_t question, size_t record, const AnswerRun& base, const AnswerRun& variant,
-                         const Alignment& pairs) {
-  const auto unit = static_cast<int64_t>(question);
+                         const Alignment& pairs, Compared& found) const {
   for (int64_t l = 0; l < n_layers(); ++l)
     for (const size_t place : {size_t{0}, size_t{1}}) {
       const std::vector<double>& centre = (place == 0 ? answer_centre_ : token_centre_)[static_cast<size_t>(l)];
@@ -253,17 +268,14 @@ void FormatRuns::compare(size_t question, size_t record, const AnswerRun& base, 
               route_jaccard(base.route(routed - routed_.begin(), a), variant.route(routed - routed_.begin(), b)));
       }
       if (cosine.empty()) continue;
-      Place& to = places_[{variant_of(record), static_cast<size_t>(l), place}];
-      to.cosine.add(mean_of(cosine), unit);
-      to.rel_change.add(mean_of(rel), unit);
-      to.jaccard.add(mean_of(jaccard), unit);
-      to.identified.add(place == 0 ? identified(question, record, l) : no_number, unit);
+      found.places.push_back({static_cast<size_t>(l), place, mean_of(cosine), mean_of(rel), mean_of(jaccard),
+                              place == 0 ? identified(question, record, l) : no_number});
     }
 }
 
 // `to` is the run that was made last, and gets the rows of `from`.
-void FormatRuns::patch(size_t question, size_t record, int direction, const AnswerRun& to, const AnswerRun& from,
-                       const Alignment& pairs) {
+void FormatRuns::patch(size_t direction, const AnswerRun& to, const AnswerRun& from, const Alignment& pairs,
+                       Compared& found) {
   std::vector<ReplacedStream> cells;
   for (int64_t l = 0; l < n_layers(); ++l)
     for (size_t place = 0; place < place_names.size(); ++place) {
@@ -278,33 +290,91 @@ void FormatRuns::patch(size_t question, size_t record, int direction, const Answ
     }
   const std::vector<AnswerValue> values = runs_.replaced(to, cells);
   const double gap = direction == 0 ? from.logprob - to.logprob : to.logprob - from.logprob;
-  for (size_t i = 0; i < values.size(); ++i) {
-    Patch& cell = patches_[{variant_of(record), static_cast<size_t>(cells[i].layer), i % place_names.size(),
-                            static_cast<size_t>(direction)}];
-    cell.effect.add(values[i].logprob - to.logprob, static_cast<int64_t>(question));
-    cell.gap.push_back(gap);
-  }
+  for (size_t i = 0; i < values.size(); ++i)
+    found.patches.push_back(
+        {static_cast<size_t>(cells[i].layer), i % place_names.size(), direction, values[i].logprob - to.logprob, gap});
   tick(1 + static_cast<int64_t>(values.size()));
 }
 
+json::Value FormatRuns::line_of(const Compared& found) {
+  json::Value places = json::Value::array(), patches = json::Value::array();
+  for (const PlaceValue& of : found.places) {
+    json::Value row = json::Value::array();
+    row.push_back(static_cast<int64_t>(of.layer)).push_back(static_cast<int64_t>(of.place));
+    for (const double x : {of.cosine, of.rel_change, of.jaccard, of.identified}) row.push_back(x);
+    places.push_back(std::move(row));
+  }
+  for (const PatchValue& of : found.patches) {
+    json::Value row = json::Value::array();
+    for (const size_t x : {of.layer, of.place, of.direction}) row.push_back(static_cast<int64_t>(x));
+    patches.push_back(std::move(row.push_back(of.effect).push_back(of.gap)));
+  }
+  return json::Value::object().set("places", std::move(places)).set("patches", std::move(patches));
+}
+
+FormatRuns::Compared FormatRuns::read_line(const json::Ref& line) {
+  const auto index = [](const json::Ref& of) { return static_cast<size_t>(of.size()); };
+  const auto number = [](const json::Ref& of) { return of.is_null() ? no_number : of.number(); };
+  Compared found;
+  for (const json::Ref& row : line.at("places").items())
+    found.places.push_back(
+        {index(row[0]), index(row[1]), number(row[2]), number(row[3]), number(row[4]), number(row[5])});
+  for (const json::Ref& row : line.at("patches").items())
+    found.patches.push_back({index(row[0]), index(row[1]), index(row[2]), row[3].number(), row[4].number()});
+  return found;
+}
+
+FormatRuns::Compared FormatRuns::compared(size_t q, size_t record) {
+  const Question& question = questions_[q];
+  const AnswerRun base = runs_.run(made_.jobs[question.base], rows_[question.base], 0);
+  const AnswerRun variant = runs_.run(made_.jobs[record], rows_[record], 0);
+  const Alignment pairs = align(made_.encoded[question.base].prompt->tokens, made_.encoded[record].prompt->tokens,
+                                base.answer, variant.answer);
+  Compared found;
+  compare(q, record, base, variant, pairs, found);
+  patch(0, variant, base, pairs, found);
+  const AnswerRun again = runs_.run(made_.jobs[question.base], rows_[question.base], 0);
+  patch(1, again, variant, pairs, found);
+  return found;
+}
+
 void FormatRuns::compare_and_patch(FormatStudy& study) {
-  for (size_t q = 0; q < questions_.size(); ++q) {
-    const Question& question = questions_[q];
-    for (const size_t record : question.variants) {
+  std::vector<std::string> ids;
+  for (const Question& question : questions_)
+    for (const size_t record : question.variants) ids.push_back(records_[record].id);
+  KeptItems kept(request_.kept, std::move(ids), "variants");
+  size_t item = 0;
+  for (size_t q = 0; q < questions_.size(); ++q)
+    for (const size_t record : questions_[q].variants) {
       if (stopped()) {
         study.interrupted = true;
         return;
       }
-      const AnswerRun base = runs_.run(made_.jobs[question.base], rows_[question.base], 0);
-      const AnswerRun variant = runs_.run(made_.jobs[record], rows_[record], 0);
-      const Alignment pairs = align(made_.encoded[question.base].prompt->tokens, made_.encoded[record].prompt->tokens,
-                                    base.answer, variant.answer);
-      compare(q, record, base, variant, pairs);
-      patch(q, record, 0, variant, base, pairs);
-      const AnswerRun again = runs_.run(made_.jobs[question.base], rows_[question.base], 0);
-      patch(q, record, 1, again, variant, pairs);
+      Compared found;
+      if (const json::Value known = kept.find(item); !known.is_null()) {
+        found = read_line(json::Ref(known, records_[record].id));
+        tick(2 + static_cast<int64_t>(found.patches.size()));
+      } else {
+        found = compared(q, record);
+        kept.put(item, line_of(found));
+      }
+      ++item;
+      const size_t variant = variant_of(record);
+      const auto unit = static_cast<int64_t>(q);
+      for (const PlaceValue& of : found.places) {
+        Place& to = places_[{variant, of.layer, of.place}];
+        to.cosine.add(of.cosine, unit);
+        to.rel_change.add(of.rel_change, unit);
+        to.jaccard.add(of.jaccard, unit);
+        to.identified.add(of.identified, unit);
+      }
+      for (const PatchValue& of : found.patches) {
+        Patch& to = patches_[{variant, of.layer, of.place, of.direction}];
+        to.effect.add(of.effect, unit);
+        to.gap.push_back(of.gap);
+      }
     }
-  }
+  kept.finish();
 }
 
 void FormatRuns::tell_states(FormatStudy& study) {

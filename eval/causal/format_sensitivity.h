@@ -16,6 +16,7 @@
 #include "engine/session.h"
 #include "eval/causal/estimates.h"
 #include "eval/data/record_jobs.h"
+#include "eval/store/kept_work.h"
 
 namespace signalbox::eval {
 
@@ -23,7 +24,8 @@ inline constexpr const char* base_format = "base";
 
 struct FormatRequest {
   Resamples resamples;
-  int64_t step_tokens = 512;
+  int64_t step_tokens = 512, step_cells = 64;  // of one step, at most (a run alone may have more tokens)
+  Kept kept;                                   // finished comparisons
   const std::atomic<bool>* interrupted = nullptr;
   std::function<void(int64_t runs)> on_progress;  // of format_runs()
 };
@@ -78,6 +80,7 @@ int64_t format_runs(const engine::Session& session, const std::vector<Record>& r
 FormatStudy study_format(const engine::Session& session, const std::vector<Record>& records, const RecordJobs& made,
                          const FormatRequest& request);
 
+inline constexpr const char* format_schema = "signalbox.format/1";  // of the manifest and the summary
 // The files of a study: behaviour.csv, states.csv, patches.csv and summary.json.
 std::vector<std::string> format_files();
 void write_format(const std::filesystem::path& dir, const FormatStudy& study, const FormatRequest& request,

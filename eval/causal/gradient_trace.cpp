@@ -1,13 +1,14 @@
 #include "eval/causal/gradient_trace.h"
 
 #include <algorithm>
+#include <chrono>
+#include <filesystem>
 #include <optional>
 
 #include "base/error.h"
 #include "base/files.h"
 #include "engine/gradient.h"
 #include "eval/routing/trace_texts.h"
-#include "eval/store/staged_files.h"
 #include "kernels/weight_adjoint.h"
 #include "probes/trace_schema.h"
 
@@ -78,6 +79,33 @@ void fill(Step& step, KvPool& pool, const std::vector<const Job*>& jobs, const s
   }
 }
 
+std::vector<std::string> ids_of(const std::vector<Job>& jobs) {
+  std::vector<std::string> ids;
+  for (const Job& job : jobs) ids.push_back(job.prompt->id);
+  return ids;
+}
+
+// Finished records' rows and metrics. Those whose rows did not reach the disk are forgotten, and those that are not in
+// the sums of weights, where there are any.
+void take_up(KeptItems& kept, const Kept& where, TraceWriter& trace, size_t n_records, std::optional<int64_t> in_sums,
+             std::vector<double>& metrics) {
+  std::vector<size_t> lost;
+  for (size_t i = 0; i < n_records; ++i) {
+    const json::Value known = kept.find(i);
+    if (known.is_null()) continue;
+    const json::Ref line(known, where.stem.string() + ".jsonl");
+    if ((in_sums && static_cast<int64_t>(i) >= *in_sums) || !trace.restore(static_cast<int64_t>(i), line.at("settled")))
+      lost.push_back(i);
+    else
+      metrics[i] = line.at("metric").number();
+  }
+  if (in_sums && !lost.empty() && static_cast<int64_t>(lost.front()) < *in_sums)
+    throw Error(where.stem.string(),
+                "expected the rows of the records whose weights' gradients are summed up, found "
+                "them changed; remove the directory to begin anew");
+  kept.forget(lost);
+}
+
 std::string names_with_gradient() {
   std::string names;
   for (int32_t i = 0; i < n_points; ++i) {
@@ -106,6 +134,24 @@ PointSet gradient_points(std::string_view globs, const ModelShape& shape) {
   return PointSet::parse(std::string_view(kept).substr(1), shape);
 }
 
+std::vector<std::string> gradient_files(bool with_weights) {
+  std::vector<std::string> files = {trace_file, records_file, texts_file, gradient_summary};
+  if (with_weights) files.emplace_back(weight_gradients_file);
+  return files;
+}
+
+std::vector<std::string> gradient_spools() { return {rows_spool, patterns_spool}; }
+
+std::vector<double> kept_metrics(const Kept& kept, const std::vector<Job>& jobs) {
+  const KeptItems items(kept, ids_of(jobs), "records");
+  std::vector<double> metrics;
+  for (size_t i = 0; i < jobs.size(); ++i) {
+    const json::Value line = items.find(i);
+    metrics.push_back(json::Ref(line, kept.stem.string() + ".jsonl").at("metric").number());
+  }
+  return metrics;
+}
+
 GradientResult trace_gradients(const Session& session, const std::vector<Record>& records, const RecordJobs& made,
                                const GradientRequest& request, const std::function<json::Value(int64_t)>& record) {
   const std::vector<Job>& jobs = made.jobs;
@@ -114,14 +160,13 @@ GradientResult trace_gradients(const Session& session, const std::vector<Record>
     rows.push_back(metric_rows(request.metric, records[i], made.encoded[i], session.encode));
   GradientResult result;
   result.metrics.resize(jobs.size());
-  require_own_directory(request.trace.dir,
-                        {trace_file, records_file, texts_file, gradient_summary, weight_gradients_file}, "gradients");
-
   TraceRequest recorded = request.trace;
   recorded.points = PointSet::parse(default_points, session.shape);
   TraceOptions options = session.trace_options(recorded);
   options.slopes = request.trace.points;
   options.numbers = {metric_tensor};
+  const bool resumable = !request.kept.stem.empty();
+  options.resumable = resumable;
   TraceWriter trace(std::move(options));
   ValuesHalf values(trace);
   SlopesHalf slopes(trace, request.trace.points);
@@ -133,23 +178,49 @@ GradientResult trace_gradients(const Session& session, const std::vector<Record>
     weight_adjoints(backend);  // refused before anything runs
     weights.emplace(session, request.weights);
   }
+  KeptItems kept({request.kept.stem, {}}, ids_of(jobs), "records");
+  const std::filesystem::path sums_file = request.kept.stem.string() + ".sums";
+  const int64_t in_sums = weights && resumable ? weights->read_sums(sums_file) : 0;
+  take_up(kept, request.kept, trace, jobs.size(), weights ? std::optional(in_sums) : std::nullopt, result.metrics);
+  if (int64_t known = 0; resumable && request.kept.on_kept) {
+    for (size_t i = 0; i < jobs.size(); ++i) known += kept.has(i);
+    if (known > 0) request.kept.on_kept(std::to_string(known) + " of " + std::to_string(jobs.size()) + " records");
+  }
+  auto summed = std::chrono::steady_clock::now();
   std::optional<Forward> unedited;
   if (request.metric == Metric::kl) unedited.emplace(backend, session.model, session.weights, 0);
   int64_t done = 0;
   for (size_t next = 0; next < jobs.size();) {
-    if (request.interrupted && *request.interrupted) {
+    const bool stops = request.interrupted && *request.interrupted;
+    const auto now = std::chrono::steady_clock::now();
+    if (weights && resumable && next > 0 &&
+        (stops || std::chrono::duration<double>(now - summed).count() >= request.sums_seconds)) {
+      trace.sync();
+      weights->keep_sums(sums_file, static_cast<int64_t>(next));
+      summed = now;
+    }
+    if (stops) {
+      if (resumable) trace.sync();
+      kept.sync();
       result.interrupted = true;
       return result;
     }
     std::vector<const Job*> group;
     int64_t n_tokens = 0, n_blocks = 0;
-    while (next < jobs.size() && static_cast<int64_t>(group.size()) < std::max<int64_t>(1, request.batch) &&
-           (group.empty() || n_tokens + jobs[next].n_given() <= request.batch_tokens)) {
-      group.push_back(&jobs[next]);
-      n_tokens += jobs[next].n_given();
-      n_blocks += KvPool::blocks_for(jobs[next].n_given());
-      ++next;
+    for (; next < jobs.size(); ++next) {
+      const Job& job = jobs[next];
+      if (kept.has(next)) {
+        done += job.n_given();
+        continue;
+      }
+      if (static_cast<int64_t>(group.size()) >= std::max<int64_t>(1, request.batch) ||
+          (!group.empty() && n_tokens + job.n_given() > request.batch_tokens))
+        break;
+      group.push_back(&job);
+      n_tokens += job.n_given();
+      n_blocks += KvPool::blocks_for(job.n_given());
     }
+    if (group.empty()) break;
     std::vector<int64_t> first(1, 0);  // row of the logits of each sequence
     for (const Job* job : group) first.push_back(first.back() + rows[static_cast<size_t>(job->index)].n_rows());
 
@@ -178,9 +249,15 @@ GradientResult trace_gradients(const Session& session, const std::vector<Record>
           }
         },
         weights ? &*weights : nullptr);
+    if (resumable)
+      for (const Job* job : group)
+        kept.put(static_cast<size_t>(job->index), json::Value::object()
+                                                      .set("metric", result.metrics[static_cast<size_t>(job->index)])
+                                                      .set("settled", trace.settle(job->index)));
     done += n_tokens;
     if (request.on_progress) request.on_progress(done);
   }
+  kept.finish();
   result.most_bytes = gradient.bytes();
   json::Value of_weights;
   if (weights) {
@@ -202,7 +279,7 @@ GradientResult trace_gradients(const Session& session, const std::vector<Record>
   for (const PointAt& at : request.trace.points.all()) points.push_back(point_name(at.point, at.layer));
   write_file_atomically(request.trace.dir / gradient_summary,
                         json::dump(json::Value::object()
-                                       .set("schema", "signalbox.gradient/1")
+                                       .set("schema", gradient_schema)
                                        .set("metric", std::string(metric_name(request.metric)))
                                        .set("routes", "held")
                                        .set("model", session.label)
@@ -213,6 +290,7 @@ GradientResult trace_gradients(const Session& session, const std::vector<Record>
                                        .set("points", std::move(points))) +
                             "\n");
   finish_trace(trace, jobs, record);
+  if (resumable) std::filesystem::remove(sums_file);
   return result;
 }
 

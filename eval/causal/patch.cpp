@@ -69,7 +69,8 @@ class PairPatch {
                            (request.denoising ? pair.clean_rows : pair.corrupt_rows).n_rows(), points(), "source")),
         runner_(session, made.jobs[request.denoising ? pair.corrupt : pair.clean],
                 request.denoising ? pair.corrupt_rows : pair.clean_rows, all_globs(request, session.shape),
-                request.step_tokens, with(made.jobs[request.denoising ? pair.corrupt : pair.clean])) {
+                request.step_tokens, request.step_cells,
+                with(made.jobs[request.denoising ? pair.corrupt : pair.clean])) {
     // kl is against the unedited clean run.
     if (request.denoising)
       runner_.measure_against(source_.logits);

@@ -36,6 +36,7 @@ struct PatchRequest {
   std::vector<NamedExchange> with;
   std::string span;           // and only those of this span of the clean record; empty: all
   int64_t step_tokens = 512;  // rows of one step of many cells, at most (a cell alone may have more)
+  int64_t step_cells = 64;    // and cells
   const std::atomic<bool>* interrupted = nullptr;
   std::function<void(int64_t points)> on_progress;  // of pairs x points
 };

@@ -80,6 +80,47 @@ Tensor WeightGradients::sum(const TensorId& id) {
   return Tensor(static_cast<float*>(head ? tied_head_.get() : of.memory.get()), of.of.rows, of.of.cols);
 }
 
+// Named as they are written, the second part of tied embeddings by its own name.
+void WeightGradients::keep_sums(const std::filesystem::path& file, int64_t records) const {
+  std::vector<safetensors::TensorHeader> headers;
+  std::vector<std::shared_ptr<void>> memories;
+  const auto add = [&](const std::string& name, const Sum& sum, const std::shared_ptr<void>& memory) {
+    headers.push_back({name, "F32", {sum.of.rows, sum.of.cols}});
+    memories.push_back(memory);
+  };
+  for (const Sum& sum : sums_) {
+    add(weight_name(sum.of.id), sum, sum.memory);
+    if (sum.of.id.role == Role::embed && tied_head_) add(weight_name({Role::lm_head, -1, -1}), sum, tied_head_);
+  }
+  safetensors::Writer out(file, headers, {{"model_hash", session_.model_hash}, {"records", std::to_string(records)}});
+  std::vector<float> values;
+  for (size_t i = 0; i < headers.size(); ++i) {
+    values.resize(static_cast<size_t>(headers[i].bytes()) / sizeof(float));
+    session_.backend->download(values.data(), memories[i].get(), values.size() * sizeof(float));
+    out.write(values.data(), values.size() * sizeof(float));
+  }
+  out.finish();
+}
+
+int64_t WeightGradients::read_sums(const std::filesystem::path& file) {
+  if (!std::filesystem::exists(file)) return 0;
+  const auto in = safetensors::File::open(file);
+  const auto take = [&](const std::string& name, const Sum& sum, const std::shared_ptr<void>& memory) {
+    const safetensors::TensorInfo& info = in->at(name);
+    if (info.dtype != "F32" || info.shape != std::vector<int64_t>{sum.of.rows, sum.of.cols})
+      throw Error(in->name(), name + ": expected F32 " +
+                                  safetensors::shape_text(std::vector<int64_t>{sum.of.rows, sum.of.cols}) + ", found " +
+                                  info.dtype + " " + safetensors::shape_text(info.shape));
+    session_.backend->upload(memory.get(), in->data(info), floats_of(sum.of) * sizeof(float));
+  };
+  for (const Sum& sum : sums_) {
+    take(weight_name(sum.of.id), sum, sum.memory);
+    if (sum.of.id.role == Role::embed && tied_head_) take(weight_name({Role::lm_head, -1, -1}), sum, tied_head_);
+  }
+  const auto records = in->metadata().find("records");
+  return records == in->metadata().end() ? 0 : std::stoll(records->second);
+}
+
 void WeightGradients::write(const std::filesystem::path& dir, double factor) const {
   std::vector<safetensors::TensorHeader> headers;
   for (const Sum& sum : sums_)

@@ -33,6 +33,10 @@ class WeightGradients : public engine::WeightSlopes {
   WeightGradients(const engine::Session& session, std::vector<WantedWeight> wanted);
   engine::Tensor sum(const engine::TensorId& id) override;
   size_t bytes() const { return bytes_; }
+  // The sums as they are after so many records, kept in a file and taken up again: read_sums() gives that number, 0
+  // where there is no such file. Throws Error for a file of other weights.
+  void keep_sums(const std::filesystem::path& file, int64_t records) const;
+  int64_t read_sums(const std::filesystem::path& file);
   // DIR/weights.safetensors: grad.weight.NAME F32, each number times `factor`.
   void write(const std::filesystem::path& dir, double factor) const;
 

@@ -9,8 +9,6 @@
 #include "eval/data/prompt_hash.h"
 #include "eval/data/record_jobs.h"
 #include "eval/direction/router_space.h"
-#include "eval/direction/streams.h"
-#include "eval/store/staged_files.h"
 
 namespace signalbox::eval {
 
@@ -59,6 +57,10 @@ std::vector<std::string> direction_files() {
   return {directions_file, streams_file, selection_file, validation_file, steering_file, direction_summary_file};
 }
 
+std::vector<std::string> extraction_files() {
+  return {directions_file, streams_file, selection_file, direction_summary_file};
+}
+
 Extraction extract_directions(const Session& session, const Labelled& data, const ExtractRequest& request) {
   Extraction found;
   found.data = data;
@@ -75,8 +77,7 @@ Extraction extract_directions(const Session& session, const Labelled& data, cons
   const RecordJobs made = make_jobs(session, data.records, Generate{}, nullptr);
   for (size_t i = 0; i < data.records.size(); ++i)
     found.positions.push_back(positions_at(request.places, data.records[i], made.encoded[i]));
-  std::optional<StreamMeans> streams =
-      mean_streams(session, made.jobs, found.positions, request.interrupted, request.on_progress);
+  std::optional<StreamMeans> streams = mean_streams(session, made.jobs, found.positions, request.run);
   if (!streams) {
     found.interrupted = true;
     return found;
@@ -101,7 +102,7 @@ Extraction extract_directions(const Session& session, const Labelled& data, cons
 
 void write_extraction(const std::filesystem::path& dir, const Extraction& found, const ExtractRequest& request,
                       const Session& session) {
-  StagedFiles files(dir, direction_files());
+  made_directory(dir);
   const int64_t d = found.streams.d;
   const std::vector<size_t> used = found.data.of_set(0);
   std::vector<safetensors::TensorHeader> vectors, rows;
@@ -111,8 +112,8 @@ void write_extraction(const std::filesystem::path& dir, const Extraction& found,
     rows.push_back({name, "F32", {static_cast<int64_t>(used.size()), d}});
   }
   const std::map<std::string, std::string> metadata = {{"model_hash", session.model_hash}};
-  safetensors::Writer directions(files.path() / directions_file, vectors, metadata);
-  safetensors::Writer streams(files.path() / streams_file, rows, metadata);
+  safetensors::Writer directions(dir / directions_file, vectors, metadata);
+  safetensors::Writer streams(dir / streams_file, rows, metadata);
   CsvWriter selection({"layer", "norm", "relative", "router_layer", "router_share", "auc"});
   for (size_t l = 0; l < found.layers.size(); ++l) {
     const LayerDirection& layer = found.layers[l];
@@ -136,7 +137,7 @@ void write_extraction(const std::filesystem::path& dir, const Extraction& found,
   }
   directions.finish();
   streams.finish();
-  write_file_atomically(files.path() / selection_file, selection.text());
+  write_file_atomically(dir / selection_file, selection.text());
   json::Value records = json::Value::array(), names = json::Value::array();
   for (size_t i = 0; i < found.data.records.size(); ++i) {
     const Record& record = found.data.records[i];
@@ -149,9 +150,9 @@ void write_extraction(const std::filesystem::path& dir, const Extraction& found,
   }
   for (const std::string& name : request.split.names) names.push_back(name);
   json::Value split = json::Value::object().set("key", request.split.key).set("names", std::move(names));
-  write_file_atomically(files.path() / direction_summary_file,
+  write_file_atomically(dir / direction_summary_file,
                         json::dump(json::Value::object()
-                                       .set("schema", "signalbox.direction/1")
+                                       .set("schema", direction_schema)
                                        .set("model", session.label)
                                        .set("model_hash", session.model_hash)
                                        .set("reference", request.input)
@@ -165,7 +166,6 @@ void write_extraction(const std::filesystem::path& dir, const Extraction& found,
                                        .set("records", std::move(records)),
                                    1) +
                             "\n");
-  files.commit();
 }
 
 }  // namespace signalbox::eval

@@ -13,6 +13,7 @@
 #include "eval/direction/estimate.h"
 #include "eval/direction/labelled.h"
 #include "eval/direction/places.h"
+#include "eval/direction/streams.h"
 
 namespace signalbox::eval {
 
@@ -22,7 +23,9 @@ inline constexpr const char* selection_file = "selection.csv";
 inline constexpr const char* validation_file = "validation.csv";
 inline constexpr const char* steering_file = "steering.csv";
 inline constexpr const char* direction_summary_file = "summary.json";
-std::vector<std::string> direction_files();  // all that a directory may hold
+inline constexpr const char* direction_schema = "signalbox.direction/1";  // of the manifest and the summary
+std::vector<std::string> direction_files();                               // all tables that a directory may hold
+std::vector<std::string> extraction_files();                              // those of the extraction
 
 struct ExtractRequest {
   ConditionPair contrast;
@@ -31,8 +34,7 @@ struct ExtractRequest {
   Estimator estimator = Estimator::means;
   uint64_t seed = 0;  // of the split
   std::string input;  // for the summary
-  const std::atomic<bool>* interrupted = nullptr;
-  std::function<void(int64_t tokens)> on_progress;
+  StreamRun run;
 };
 
 // Of one layer; vectors are [d_model].

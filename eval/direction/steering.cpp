@@ -11,8 +11,6 @@ using namespace probes;
 
 namespace {
 
-constexpr int64_t most_cells = 64;
-
 // The stream behind every layer at some positions, and all of it behind the last layer.
 class StreamSink : public ProbeSink {
  public:
@@ -45,7 +43,7 @@ void add(std::span<float> to, std::span<const float> x, std::span<const float> v
 }  // namespace
 
 Steering::Steering(const Session& session, const Job& job, const MetricRows& rows, const MetricRows& divergence_rows,
-                   std::vector<int64_t> positions, int64_t step_tokens)
+                   std::vector<int64_t> positions, int64_t step_tokens, int64_t step_cells)
     : session_(session),
       backend_(*session.backend),
       job_(job),
@@ -54,7 +52,7 @@ Steering::Steering(const Session& session, const Job& job, const MetricRows& row
       positions_(std::move(positions)),
       n_tokens_(job.n_given()),
       n_logits_(std::max(rows.n_rows(), divergence_rows.n_rows())),
-      cells_(std::clamp<int64_t>(step_tokens / (n_tokens_ - positions_.front()), 1, most_cells)),
+      cells_(std::clamp<int64_t>(step_tokens / (n_tokens_ - positions_.front()), 1, step_cells)),
       pool_(backend_, session.model,
             KvPool::blocks_for(n_tokens_) +
                 cells_ * (KvPool::blocks_for(n_tokens_ - positions_.front() + KvPool::block_size) + 1)),

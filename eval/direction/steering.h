@@ -20,9 +20,10 @@ namespace signalbox::eval {
 
 class Steering {
  public:
-  // `positions`: ascending, where vectors are added. `step_tokens`: of one step, but for a vector alone.
+  // `positions`: ascending, where vectors are added. Of one step, at most: `step_tokens`, but for a vector alone, and
+  // `step_cells` vectors.
   Steering(const engine::Session& session, const engine::Job& job, const MetricRows& rows,
-           const MetricRows& divergence_rows, std::vector<int64_t> positions, int64_t step_tokens);
+           const MetricRows& divergence_rows, std::vector<int64_t> positions, int64_t step_tokens, int64_t step_cells);
   Steering(const Steering&) = delete;
 
   double base() const { return base_; }

@@ -35,8 +35,8 @@ StoredDirections read_directions(const std::filesystem::path& dir) {
     throw Error(dir.string(), "expected a directory of signalbox direction extract (summary.json), found none");
   stored.summary = json::parse_file(place);
   const json::Ref summary(stored.summary, place.string());
-  if (const auto schema = summary.at("schema"); schema.string() != "signalbox.direction/1")
-    schema.fail_type("\"signalbox.direction/1\"");
+  if (const auto schema = summary.at("schema"); schema.string() != direction_schema)
+    schema.fail_type("\"" + std::string(direction_schema) + "\"");
   stored.model = summary.at("model").string();
   stored.model_hash = summary.at("model_hash").string();
   stored.contrast = parse_contrast(summary.at("contrast").string(), place.string() + ": contrast");

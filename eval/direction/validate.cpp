@@ -84,6 +84,7 @@ class Study {
   Validation run();
 
  private:
+  Kept kept(const std::string& stage) const { return request_.stage ? request_.stage(stage) : Kept(); }
   bool interrupted() const { return request_.interrupted && *request_.interrupted; }
   void progress(int64_t more) {
     done_ += more;
@@ -91,10 +92,19 @@ class Study {
   }
   int64_t total() const;
   std::vector<Part> parts(int64_t layer) const;
-  void separation(Validation& found);
+  bool separation(Validation& found);
   Interval auc_interval(const std::vector<double>& scores) const;
   bool effects(Validation& found);
-  void steering(int64_t layer, const Part& part, const Treatment& treatment, SteeringRow& row);
+  // What is measured of a record in a layer: a list for each treatment's parts, then controls.
+  struct Measured {
+    double kl = undefined_number;  // of parts
+    std::vector<double> values;    // one a vector
+  };
+  std::vector<Measured> measured(size_t record, int64_t layer, std::span<const Part> list,
+                                 const std::map<std::string_view, std::vector<float>>& controls);
+  bool steering(int64_t layer, const Part& part, const Treatment& treatment, SteeringRow& row);
+  static json::Value line_of(const std::vector<Measured>& all);
+  static std::vector<Measured> read_line(const json::Ref& line);
   std::vector<float> scales(const Steering& record, size_t i, int64_t layer, std::span<const float> vectors,
                             const Treatment& treatment) const;
 
@@ -155,8 +165,15 @@ Interval Study::auc_interval(const std::vector<double>& scores) const {
 }
 
 // How well every layer's vectors tell the records apart, against the best layer of every draw.
-void Study::separation(Validation& found) {
-  const std::optional<StreamMeans> streams = mean_streams(session_, made_.jobs, positions_, nullptr, {});
+// False when interrupted.
+bool Study::separation(Validation& found) {
+  StreamRun run;
+  run.batch = request_.batch;
+  run.batch_tokens = request_.batch_tokens;
+  run.kept = kept("streams");
+  run.interrupted = request_.interrupted;
+  const std::optional<StreamMeans> streams = mean_streams(session_, made_.jobs, positions_, run);
+  if (!streams) return false;
   const auto scores_of = [&](int64_t layer, const std::vector<double>& vector) {
     std::vector<double> scores;
     for (size_t i = 0; i < data_.records.size(); ++i) scores.push_back(dot(vector, streams->row(i, layer)));
@@ -205,6 +222,7 @@ void Study::separation(Validation& found) {
     }
   }
   found.auc_p = exceedance(highest, best["permuted"]);
+  return true;
 }
 
 // What vectors [n, d] are multiplied with at each position of record i: [n, positions].
@@ -220,8 +238,8 @@ std::vector<float> Study::scales(const Steering& record, size_t i, int64_t layer
   return out;
 }
 
-// Through routes and otherwise, by the public edits (eval/causal/effects.h).
-void Study::steering(int64_t layer, const Part& part, const Treatment& treatment, SteeringRow& row) {
+// Through routes and otherwise, by the public edits (eval/causal/effects.h). False when interrupted.
+bool Study::steering(int64_t layer, const Part& part, const Treatment& treatment, SteeringRow& row) {
   const std::string vector =
       std::string(directions_file) + ":layer." + std::to_string(layer) + ".resid_out" + part.suffix;
   const std::vector<float>& v = (*part.vectors)[static_cast<size_t>(layer)];
@@ -241,7 +259,7 @@ void Study::steering(int64_t layer, const Part& part, const Treatment& treatment
                                                                    std::to_string(begin) + ":" + std::to_string(end))));
     };
     if (treatment.dose == ablated) {
-      const Steering record(session_, made_.jobs[i], rows_[i], divergence_rows_[i], positions_[i], 1);
+      const Steering record(session_, made_.jobs[i], rows_[i], divergence_rows_[i], positions_[i], 1, 1);
       for (size_t p = 0; p < positions_[i].size(); ++p)
         add(positions_[i][p], positions_[i][p] + 1, ablating_scale(v, record.stream(layer, p)));
     } else {
@@ -256,7 +274,11 @@ void Study::steering(int64_t layer, const Part& part, const Treatment& treatment
   request.metric = request_.metric;
   request.edits_dir = stored_.dir;
   request.seed = request_.seed;
+  request.interrupted = request_.interrupted;
+  request.kept = kept("steering-" + std::to_string(layer) + "-" + part.name + "-" + treatment.dose);
+  request.kept.on_kept = {};
   const Effects found = measure_effects(session_, records, made, request);
+  if (found.interrupted) return false;
   double held = 0, alone = 0, both = 0, jaccard = 0;
   int64_t routed = 0;
   for (const EffectsRow& one : found.rows) {
@@ -275,6 +297,49 @@ void Study::steering(int64_t layer, const Part& part, const Treatment& treatment
     ++routed;
   }
   if (routed > 0) row.jaccard = jaccard / static_cast<double>(routed);
+  return true;
+}
+
+std::vector<Study::Measured> Study::measured(size_t i, int64_t layer, std::span<const Part> list,
+                                             const std::map<std::string_view, std::vector<float>>& controls) {
+  std::vector<Measured> found;
+  Steering record(session_, made_.jobs[i], rows_[i], divergence_rows_[i], positions_[i], request_.step_tokens,
+                  request_.step_cells);
+  for (const Treatment& treatment : treatments_) {
+    if (treatment.label != data_.labels[i]) continue;
+    const auto measure = [&](std::span<const float> vectors, bool first) {
+      Measured& to = found.emplace_back();
+      std::vector<double> kl;
+      to.values = record.effects(layer, vectors, scales(record, i, layer, vectors, treatment), first ? &kl : nullptr);
+      if (first) to.kl = kl.front();
+    };
+    for (const Part& part : list) measure((*part.vectors)[static_cast<size_t>(layer)], true);
+    if (treatment.controlled)
+      for (const auto& [kind, name] : control_kinds) measure(controls.at(name), false);
+  }
+  return found;
+}
+
+json::Value Study::line_of(const std::vector<Measured>& all) {
+  json::Value list = json::Value::array();
+  for (const Measured& one : all) {
+    json::Value values = json::Value::array();
+    values.push_back(one.kl);
+    for (const double x : one.values) values.push_back(x);
+    list.push_back(std::move(values));
+  }
+  return json::Value::object().set("measured", std::move(list));
+}
+
+std::vector<Study::Measured> Study::read_line(const json::Ref& line) {
+  std::vector<Measured> all;
+  const auto number = [](const json::Ref& of) { return of.is_null() ? undefined_number : of.number(); };
+  for (const json::Ref& list : line.at("measured").items()) {
+    Measured& one = all.emplace_back();
+    one.kl = number(list[0]);
+    for (size_t k = 1; k < list.length(); ++k) one.values.push_back(number(list[k]));
+  }
+  return all;
 }
 
 bool Study::effects(Validation& found) {
@@ -285,6 +350,8 @@ bool Study::effects(Validation& found) {
     double kl = 0;
   };
   std::map<std::tuple<int64_t, std::string, std::string>, Tried> tried;
+  std::vector<std::string> ids;
+  for (const Record& record : data_.records) ids.push_back(record.id);
   for (const int64_t layer : request_.layers) {
     const std::vector<Part> list = parts(layer);
     const std::vector<float>& whole = stored_.whole[static_cast<size_t>(layer)];
@@ -295,29 +362,36 @@ bool Study::effects(Validation& found) {
       for (int64_t r = 0; r < request_.controls; ++r)
         for (const double x : scaled(controls_.draw(kind, r, layer), length))
           sets[name].push_back(static_cast<float>(x));
+    KeptItems kept_items(kept("layer-" + std::to_string(layer)), ids, "records of layer " + std::to_string(layer));
     for (size_t i = 0; i < data_.records.size(); ++i) {
       if (interrupted()) return false;
-      Steering record(session_, made_.jobs[i], rows_[i], divergence_rows_[i], positions_[i], request_.step_tokens);
+      std::vector<Measured> all;
+      if (const json::Value known = kept_items.find(i); !known.is_null()) {
+        all = read_line(json::Ref(known, ids[i]));
+      } else {
+        all = measured(i, layer, list, sets);
+        kept_items.put(i, line_of(all));
+      }
+      size_t next = 0;
       for (const Treatment& treatment : treatments_) {
         if (treatment.label != data_.labels[i]) continue;
-        const auto measure = [&](const std::string& name, std::span<const float> vectors, bool first) {
+        const auto take = [&](const std::string& name, bool first) {
+          const Measured& one = all.at(next++);
           Tried& to = tried[{layer, name, treatment.dose}];
-          std::vector<double> kl;
-          const std::vector<double> values =
-              record.effects(layer, vectors, scales(record, i, layer, vectors, treatment), first ? &kl : nullptr);
-          to.sums.resize(values.size());
-          for (size_t k = 0; k < values.size(); ++k) to.sums[k] += values[k];
+          to.sums.resize(one.values.size());
+          for (size_t k = 0; k < one.values.size(); ++k) to.sums[k] += one.values[k];
           if (first) {
-            to.values.add(values.front(), data_.examples[i]);
-            to.kl += kl.front();
+            to.values.add(one.values.front(), data_.examples[i]);
+            to.kl += one.kl;
           }
-          progress(static_cast<int64_t>(values.size()));
+          progress(static_cast<int64_t>(one.values.size()));
         };
-        for (const Part& part : list) measure(part.name, (*part.vectors)[static_cast<size_t>(layer)], true);
+        for (const Part& part : list) take(part.name, true);
         if (treatment.controlled)
-          for (const auto& [kind, name] : control_kinds) measure(std::string(name), sets[name], false);
+          for (const auto& [kind, name] : control_kinds) take(std::string(name), false);
       }
     }
+    kept_items.finish();
   }
   for (const Treatment& treatment : treatments_) {
     const auto n = static_cast<double>(std::count(data_.labels.begin(), data_.labels.end(), treatment.label));
@@ -358,10 +432,9 @@ bool Study::effects(Validation& found) {
         more.opposite = static_cast<double>(std::count_if(of.values.values.begin(), of.values.values.end(),
                                                           [&](double x) { return x * row.effect < 0; })) /
                         n;
-        steering(layer, part, treatment, more);
+        if (interrupted() || !steering(layer, part, treatment, more)) return false;
         found.rows.push_back(std::move(row));
         found.steering.push_back(std::move(more));
-        if (interrupted()) return false;
       }
       if (!treatment.controlled) continue;
       for (const auto& [kind, name] : control_kinds) {
@@ -382,8 +455,7 @@ bool Study::effects(Validation& found) {
 Validation Study::run() {
   Validation found;
   found.records = static_cast<int64_t>(data_.records.size());
-  separation(found);
-  found.interrupted = interrupted() || !effects(found);
+  found.interrupted = interrupted() || !separation(found) || !effects(found);
   return found;
 }
 

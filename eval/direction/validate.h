@@ -40,14 +40,20 @@ StoredDirections read_directions(const std::filesystem::path& dir);
 Labelled held_out_records(const StoredDirections& stored, const std::vector<Record>& records, const std::string& where,
                           int64_t& left_out);
 
+inline constexpr const char* validation_schema = "signalbox.validation/1";  // of the manifest of work at hand
+inline constexpr const char* validation_folder = "validation";              // of that work; it goes when all is done
+
 struct ValidateRequest {
   Metric metric = Metric::logit_diff;
-  std::vector<int64_t> layers;  // where effects are measured
-  std::vector<double> doses;    // not 0
-  int64_t controls = 100;       // of each kind
-  int64_t resamples = 10000;    // of intervals
-  uint64_t seed = 0;            // of controls and intervals
-  int64_t step_tokens = 1024;
+  std::vector<int64_t> layers;                 // where effects are measured
+  std::vector<double> doses;                   // not 0
+  int64_t controls = 100;                      // of each kind
+  int64_t resamples = 10000;                   // of intervals
+  uint64_t seed = 0;                           // of controls and intervals
+  int64_t step_tokens = 512, step_cells = 64;  // of one step, at most (a vector alone may have more tokens)
+  int64_t batch = 8, batch_tokens = 1024;      // records of one step where nothing is added (StreamRun)
+  // Where a stage keeps what it has finished; null: nowhere.
+  std::function<Kept(const std::string& stage)> stage;
   std::string input;  // for the summary
   const std::atomic<bool>* interrupted = nullptr;
   std::function<void(int64_t done, int64_t of)> on_progress;  // vectors tried

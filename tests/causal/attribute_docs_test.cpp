@@ -22,7 +22,7 @@ TEST_CASE("docs: causal attribute, as pasted" *
     printed += ran.out + ran.err;
     ++n;
   }
-  CHECK(n == 4);
+  CHECK(n == 5);
   for (const char* const word : {"layer  point", "change "}) CHECK(line_not_printed(page, word, printed) == "");
   for (const char* const file : {"atp/attribution.csv", "eap/totals.csv", "ig/crossings.csv", "gain/summary.json"})
     CHECK_MESSAGE(std::filesystem::exists(scratch / "tmp" / file), file);

@@ -161,18 +161,18 @@ TEST_CASE("causal effects: chunks change no bit, and records that are known are 
     EffectsRequest request;
     request.metric = Metric::nll;
     dosing.session.options.chunk = chunk;
-    request.kept = dosing.dir / ("kept" + std::to_string(chunk));
+    request.kept.stem = dosing.dir / ("kept" + std::to_string(chunk));
     std::atomic<bool> stop{false};
     request.interrupted = &stop;
     if (chunk == 4) {
       request.on_progress = [&](int64_t) { stop = true; };
       CHECK(measure_effects(dosing.session, dosing.records, made, request).interrupted);
-      CHECK(test::read_file(request.kept.string() + ".jsonl").find("\"a\"") != std::string::npos);
+      CHECK(test::read_file(request.kept.stem.string() + ".jsonl").find("\"a\"") != std::string::npos);
       stop = false;
       request.on_progress = {};
     }
     std::string kept;
-    request.on_kept = [&](const std::string& what) { kept = what; };
+    request.kept.on_kept = [&](const std::string& what) { kept = what; };
     const Effects effects = measure_effects(dosing.session, dosing.records, made, request);
     CHECK(kept == (chunk == 4 ? "1 of 3 records of kept4" : ""));
     const fs::path out = dosing.dir / ("out" + std::to_string(chunk));

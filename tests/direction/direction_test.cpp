@@ -139,7 +139,7 @@ TEST_CASE("direction: steering from the middle is a whole run under add, and par
     MetricRows divergence;
     divergence.metric = Metric::kl;
     divergence.targets.assign(static_cast<size_t>(5 - positions.front()), 0);
-    Steering steering(session, made.jobs[0], rows, divergence, positions, 16);
+    Steering steering(session, made.jobs[0], rows, divergence, positions, 16, 64);
     for (const int64_t layer : {0, 1, 2, 3}) {
       for (const std::string suffix : {"", ".router", ".rest"}) {
         const std::string name = "layer." + std::to_string(layer) + ".resid_out" + suffix;

@@ -11,9 +11,11 @@
 #include "eval/causal/attribution_files.h"
 #include "eval/causal/sequence_run.h"
 #include "eval/findings/format.h"
+#include "eval/store/kept_work.h"
 #include "eval/store/staged_files.h"
 #include "tools/signalbox/causal.h"
 #include "tools/signalbox/flags.h"
+#include "tools/signalbox/kept.h"
 #include "tools/signalbox/open.h"
 #include "tools/signalbox/prepare.h"
 #include "tools/signalbox/record.h"
@@ -35,7 +37,7 @@ struct AttributeFlags {
   std::string input, metric, method, instead, reference, rule = "midpoint", routes = "model", final_norm = "recomputed",
                                                          out;
   int64_t steps = 32, max_crossings = 4096, top = 0;
-  bool keep_all = false, grad_drop = false;
+  bool keep_all = false, grad_drop = false, qk_fix = false;
 };
 
 CLI::App* add_attribute_flags(CLI::App& app, AttributeFlags& flags) {
@@ -76,6 +78,9 @@ CLI::App* add_attribute_flags(CLI::App& app, AttributeFlags& flags) {
   attribute->add_flag("--grad-drop", flags.grad_drop,
                       "of atp: absolute scores with each layer's gradient dropped in turn, so that effects of opposite "
                       "sign do not hide one another");
+  attribute->add_flag("--qk-fix", flags.qk_fix,
+                      "of atp: queries and keys too, through the softmax, whose gradient is almost 0 where it is "
+                      "saturated; with --grad-drop that is AtP*");
   attribute->add_option("--steps", flags.steps, "gradients on the path of ig and eap-ig, at least")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
       ->type_name("N")
@@ -119,6 +124,7 @@ void refuse_idle_flags(const CLI::App& app, AttributionMethod method) {
       {"--reference", !gain, "atp, ig, eap or eap-ig"},
       {"--keep-all", !gain, "atp, ig, eap or eap-ig"},
       {"--grad-drop", method == AttributionMethod::atp, "atp"},
+      {"--qk-fix", method == AttributionMethod::atp, "atp"},
       {"--steps", path, "ig or eap-ig"},
       {"--rule", path, "ig or eap-ig"},
       {"--routes", ig, "ig"},
@@ -156,12 +162,6 @@ NodeMeans means_of(const Session& session, const RecordJobs& made) {
   return means;
 }
 
-std::string hash_of_records(const std::vector<Record>& records) {
-  RecordsHash hash;
-  for (const Record& record : records) hash.add(record);
-  return hash.hex();
-}
-
 // What decides the bytes, beside model and records.
 json::Value decided_by(const AttributeFlags& flags, const AttributionRequest& request) {
   return json::Value::object()
@@ -171,6 +171,7 @@ json::Value decided_by(const AttributeFlags& flags, const AttributionRequest& re
       .set("reference", request.reference)
       .set("keep_all", flags.keep_all)
       .set("grad_drop", flags.grad_drop)
+      .set("qk_fix", flags.qk_fix)
       .set("steps", flags.steps)
       .set("rule", flags.rule)
       .set("routes", flags.routes)
@@ -215,15 +216,14 @@ int run_attribute(const CLI::App& app, AttributeFlags& flags, int argc, char** a
   if (!flags.reference.empty() && !flags.instead.empty() && flags.instead != "mean")
     throw UsageError("--reference", "expected --instead mean beside it, found " + flags.instead);
   request.drops = flags.grad_drop;
+  request.query_keys = flags.qk_fix;
   request.steps = flags.steps;
   request.rule = flags.rule == "left" ? PathRule::left : PathRule::midpoint;
   request.holds_routes = flags.routes == "held";
   request.holds_final_divisor = flags.final_norm == "held";
   request.most_crossings = flags.max_crossings;
   request.top = flags.top;
-  std::vector<std::string> own = attribution_files(AttributionMethod::ig);
-  for (const char* other : {"stages", manifest_file, "log.txt", DirectoryLock::file_name}) own.push_back(other);
-  require_own_directory(request.dir, own, "an attribution");
+  require_own_directory(request.dir, kept_work_names(attribution_files(AttributionMethod::ig)), "an attribution");
   std::vector<Record> records = read_records(flags.input);
   request.in_place = in_place_of(flags, request.method, records);
   if (flags.keep_all && request.in_place != InPlace::pairs)
@@ -238,16 +238,14 @@ int run_attribute(const CLI::App& app, AttributeFlags& flags, int argc, char** a
   check_attribution(session, run.records, run.made, request, pairs);
   std::optional<std::vector<Record>> reference;
   if (!flags.reference.empty()) reference = read_records(flags.reference);
-  if (request.in_place == InPlace::mean) request.reference = hash_of_records(reference ? *reference : run.records);
+  if (request.in_place == InPlace::mean) request.reference = records_hash(reference ? *reference : run.records);
   JobsOfCommand work;
   work.schema = attribution_schema;
   work.work.set("attribution", decided_by(flags, request));
   request.manifest = manifest_of_work(options, session, run, work, argc, argv);
   catch_signals();
   request.interrupted = &interrupted;
-  request.on_kept = [&](const std::string& what) {
-    if (!options.quiet) std::fprintf(stderr, "%s: kept: %s\n", options.trace.c_str(), what.c_str());
-  };
+  request.on_kept = tell_kept(options);
   std::optional<NodeMeans> means;
   if (request.method == AttributionMethod::gain) {
     request.in_place = InPlace::zero;  // nothing is put in a place
@@ -268,10 +266,7 @@ int run_attribute(const CLI::App& app, AttributeFlags& flags, int argc, char** a
   request.on_progress = [&](int64_t done) { progress.update(done); };
   const AttributionResult result = attribute(session, run.records, run.made, request);
   progress.done();
-  if (result.interrupted) {
-    if (!options.quiet) std::fprintf(stderr, "%s: the same command goes on from here\n", options.trace.c_str());
-    return 3;
-  }
+  if (result.interrupted) return tell_interrupted(options);
   if (!options.json) {
     print_totals(result, request, options.quiet);
     return 0;

@@ -10,8 +10,10 @@
 #include "eval/store/staged_files.h"
 #include "tools/signalbox/causal.h"
 #include "tools/signalbox/flags.h"
+#include "tools/signalbox/kept.h"
 #include "tools/signalbox/open.h"
 #include "tools/signalbox/prepare.h"
+#include "tools/signalbox/record.h"
 #include "tools/terminal/output.h"
 #include "tools/terminal/progress.h"
 #include "tools/terminal/signals.h"
@@ -25,7 +27,7 @@ namespace {
 
 struct CommutativityFlags {
   CommonOptions common;
-  std::string input, out;
+  std::string input;
   int64_t resamples = default_resamples;
 };
 
@@ -38,7 +40,7 @@ CLI::App* add_commutativity_flags(CLI::App& app, CommutativityFlags& flags) {
                    "a directory, org/name[@revision] in the Hugging Face cache, or builtin")
       ->required();
   add_experiment_options(*command, flags.common);
-  say_batch_changes_nothing(*command);
+  add_cell_options(*command, flags.common);
   command
       ->add_option("--input", flags.input,
                    "records with target and pair, two of each pair, instead of products; - = standard input")
@@ -46,7 +48,7 @@ CLI::App* add_commutativity_flags(CLI::App& app, CommutativityFlags& flags) {
   command->add_option("--resamples", flags.resamples, "replicates of intervals and of the null")
       ->check(in_range(int64_t{1}, int64_t{100000000}))
       ->capture_default_str();
-  command->add_option("--out", flags.out, "directory of similarity.csv, swaps.csv and pairs.csv")
+  command->add_option("--out", flags.common.trace, "directory of similarity.csv, swaps.csv and pairs.csv")
       ->type_name("DIR")
       ->required();
   return command;
@@ -94,17 +96,26 @@ std::string swaps_text(const Commutativity& study, int width) {
   return table.text(width);
 }
 
-int run_commutativity(CommutativityFlags& flags) {
+int run_commutativity(CommutativityFlags& flags, int argc, char** argv) {
   CommonOptions& options = flags.common;
-  require_own_directory(flags.out, commutativity_files(), "a study of commutativity");
+  require_own_directory(options.trace, kept_work_names(commutativity_files()), "a study of commutativity");
   std::vector<Record> records = flags.input.empty() ? product_records() : read_records(flags.input);
   require_commuted_pairs(records);
   Session session = open_session(options);
   session.label = session.path;
+  keep_date(options, session, records, commutativity_schema);
   PreparedRun run = prepare_run(options, session, std::move(records), Generate{});
   CommutativityRequest request;
   request.resamples = {flags.resamples, options.seed, options.threads};
-  if (options.chunk > 0) request.step_tokens = options.chunk;
+  request.step_tokens = options.chunk;
+  request.step_cells = options.batch;
+  JobsOfCommand work;
+  work.schema = commutativity_schema;
+  json::Value settings = json::Value::object().set("resamples", flags.resamples);
+  if (!session.backend->invariant()) settings.set("chunk", options.chunk).set("batch", options.batch);
+  work.work.set("commutativity", std::move(settings));
+  KeptWork kept(options.trace, manifest_of_work(options, session, run, work, argc, argv), commutativity_files());
+  request.kept = {kept.stage("commutativity"), tell_kept(options)};
   catch_signals();
   request.interrupted = &interrupted;
   Progress progress("exchanging streams", commutativity_runs(session, run.records), options.quiet, "runs");
@@ -112,10 +123,11 @@ int run_commutativity(CommutativityFlags& flags) {
   const Commutativity study = study_commutativity(session, run.records, run.made, request);
   progress.done();
   if (study.interrupted) {
-    std::fprintf(stderr, "interrupted: nothing is left; the same command begins anew\n");
-    return 3;
+    kept.interrupt();
+    return tell_interrupted(options);
   }
-  write_commutativity(flags.out, study, request, session, flags.input);
+  kept.finish(
+      [&](const std::filesystem::path& dir) { write_commutativity(dir, study, request, session, flags.input); });
   if (options.json) {
     for (const SwapRow& row : study.swaps)
       write_stdout(json::dump(json::Value::object()
@@ -140,7 +152,7 @@ int run_commutativity(CommutativityFlags& flags) {
       likeness_text(study, width) + "\n" +
       paragraph("Change of the answer's log p when the stream at its position is that of the other order, or of a "
                 "control:") +
-      swaps_text(study, width) + "\nTables: " + flags.out + "\n");
+      swaps_text(study, width) + "\nTables: " + options.trace + "\n");
   return 0;
 }
 
@@ -149,7 +161,7 @@ int run_commutativity(CommutativityFlags& flags) {
 Subcommand add_causal_commutativity(CLI::App& app) {
   auto flags = std::make_shared<CommutativityFlags>();
   CLI::App* added = add_commutativity_flags(app, *flags);
-  return {added, [flags](int, char**) { return run_commutativity(*flags); }};
+  return {added, [flags](int argc, char** argv) { return run_commutativity(*flags, argc, argv); }};
 }
 
 }  // namespace signalbox::tools

@@ -11,9 +11,11 @@
 #include "eval/store/staged_files.h"
 #include "tools/signalbox/causal.h"
 #include "tools/signalbox/flags.h"
+#include "tools/signalbox/kept.h"
 #include "tools/signalbox/open.h"
 #include "tools/signalbox/position_range.h"
 #include "tools/signalbox/prepare.h"
+#include "tools/signalbox/record.h"
 #include "tools/terminal/output.h"
 #include "tools/terminal/progress.h"
 #include "tools/terminal/signals.h"
@@ -29,7 +31,7 @@ constexpr size_t printed_edges = 12;
 
 struct EdgeFlags {
   CommonOptions common;
-  std::string input, metric, direction, senders = "*", receivers, by = "all", positions, out;
+  std::string input, metric, direction, senders = "*", receivers, by = "all", positions;
   bool margins = false, keep_all = false;
 };
 
@@ -49,7 +51,7 @@ CLI::App* add_edge_flags(CLI::App& app, EdgeFlags& flags) {
                    "a directory, org/name[@revision] in the Hugging Face cache, or builtin")
       ->required();
   add_experiment_options(*edges, flags.common);
-  say_batch_changes_nothing(*edges);
+  add_cell_options(*edges, flags.common);
   edges->add_option("--input", flags.input, "pairs of records, a JSON object a line; - = standard input")
       ->type_name("FILE")
       ->required();
@@ -79,11 +81,11 @@ CLI::App* add_edge_flags(CLI::App& app, EdgeFlags& flags) {
       ->type_name("RANGE");
   edges->add_flag("--margins", flags.margins, "also which parts make the margins of the routers that receive");
   edges->add_flag("--keep-all", flags.keep_all, "pairs whose clean run does not prefer its answer too");
-  edges->add_option("--out", flags.out, "directory of edges.csv")->type_name("DIR")->required();
+  edges->add_option("--out", flags.common.trace, "directory of edges.csv")->type_name("DIR")->required();
   return edges;
 }
 
-int run_edges(EdgeFlags& flags) {
+int run_edges(EdgeFlags& flags, int argc, char** argv) {
   CommonOptions& options = flags.common;
   EdgeRequest request;
   request.metric = parse_metric(flags.metric, "--metric");
@@ -93,17 +95,29 @@ int run_edges(EdgeFlags& flags) {
   request.keep_all = flags.keep_all;
   request.input = flags.input == "-" ? "standard input" : flags.input;
   request.seed = options.seed;
-  if (options.chunk > 0) request.step_tokens = options.chunk;
+  request.step_tokens = options.chunk;
+  request.step_cells = options.batch;
   read_positions(flags.positions, request.first_position, request.end_position);
-  require_own_directory(flags.out, {"edges.csv", "margins.csv", "summary.json"}, "edges");
+  require_own_directory(options.trace, kept_work_names(edge_files(request)), "edges");
   std::vector<Record> records = read_records(flags.input);
   Session session = open_session(options);
   session.label = session.path;
   request.senders = find_nodes(flags.senders, true, session.shape, "--senders");
   request.receivers = find_nodes(flags.receivers, false, session.shape, "--receivers");
+  keep_date(options, session, records, edges_schema);
   const PreparedRun run = prepare_run(options, session, std::move(records), Generate{});
   std::vector<CausalPair> pairs = causal_pairs(request.metric, run.records, run.made, session.encode);
   check_edges(request, run.records, pairs, session.shape);
+  JobsOfCommand work;
+  work.schema = edges_schema;
+  json::Value edges = json::Value::object();
+  edges.set("metric", flags.metric).set("direction", flags.direction).set("senders", flags.senders);
+  edges.set("receivers", flags.receivers).set("by", flags.by).set("positions", flags.positions);
+  edges.set("margins", flags.margins).set("keep_all", flags.keep_all);
+  if (!session.backend->invariant()) edges.set("chunk", request.step_tokens).set("batch", request.step_cells);
+  work.work.set("edges", std::move(edges));
+  KeptWork kept(options.trace, manifest_of_work(options, session, run, work, argc, argv), edge_files(request));
+  request.kept = {kept.stage("edges"), tell_kept(options)};
   catch_signals();
   request.interrupted = &interrupted;
   Progress progress("measuring edges", static_cast<int64_t>(pairs.size() * request.receivers.size()), options.quiet,
@@ -112,10 +126,10 @@ int run_edges(EdgeFlags& flags) {
   const EdgeStudy study = measure_edges(session, run.made, std::move(pairs), request);
   progress.done();
   if (study.interrupted) {
-    std::fprintf(stderr, "interrupted: nothing is left; the same command begins anew\n");
-    return 3;
+    kept.interrupt();
+    return tell_interrupted(options);
   }
-  write_edges(flags.out, study, request, session);
+  kept.finish([&](const std::filesystem::path& dir) { write_edges(dir, study, request, session); });
   if (const std::string dropped = dropped_pairs_text(study.selected); !dropped.empty() && !options.quiet)
     std::fprintf(stderr, "%s\n", dropped.c_str());
   std::vector<const PatchEstimate*> rows;
@@ -159,7 +173,7 @@ int run_edges(EdgeFlags& flags) {
   write_stdout(table.text(terminal_width(1)));
   if (n_rows > rows.size() && !options.quiet)
     std::fprintf(stderr, "the %zu largest of %zu edges; all are in %s/edges.csv\n", rows.size(), n_rows,
-                 flags.out.c_str());
+                 options.trace.c_str());
   return 0;
 }
 
@@ -168,7 +182,7 @@ int run_edges(EdgeFlags& flags) {
 Subcommand add_causal_edges(CLI::App& app) {
   auto flags = std::make_shared<EdgeFlags>();
   CLI::App* added = add_edge_flags(app, *flags);
-  return {added, [flags](int, char**) { return run_edges(*flags); }};
+  return {added, [flags](int argc, char** argv) { return run_edges(*flags, argc, argv); }};
 }
 
 }  // namespace signalbox::tools

@@ -12,10 +12,11 @@
 #include "eval/causal/effects.h"
 #include "eval/causal/neuron_dose.h"
 #include "eval/findings/format.h"
+#include "eval/store/kept_work.h"
 #include "eval/store/staged_files.h"
-#include "eval/store/work_directory.h"
 #include "tools/signalbox/causal.h"
 #include "tools/signalbox/flags.h"
+#include "tools/signalbox/kept.h"
 #include "tools/signalbox/open.h"
 #include "tools/signalbox/prepare.h"
 #include "tools/signalbox/record.h"
@@ -36,7 +37,9 @@ struct EffectsFlags {
 };
 
 constexpr const char* effects_schema = "signalbox.effects/1";
-constexpr const char* const effects_files[] = {"effects.csv", "propagation.csv", "dose.csv", "summary.json"};
+const std::vector<std::string> effects_files = {"effects.csv", "propagation.csv", "summary.json"},
+                               dose_files = {"dose.csv", "summary.json"},
+                               all_effects_files = {"effects.csv", "propagation.csv", "dose.csv", "summary.json"};
 
 CLI::App* add_effects_flags(CLI::App& app, EffectsFlags& flags) {
   CLI::App* effects = app.add_subcommand(
@@ -138,29 +141,19 @@ struct EffectsRun {
   const Session& session;
   PreparedRun& run;
   EffectsRequest request;
-  WorkDirectory work;
-  std::filesystem::path dir() const { return flags.common.trace; }
+  KeptWork work;
 
   // False when interrupted.
   std::optional<Effects> measure(const RecordJobs& made, const std::string& stage) {
-    request.kept = dir() / "stages" / stage;
-    made_directory(request.kept.parent_path());
-    if (!std::filesystem::exists(request.kept.string() + ".jsonl")) work.reopen();
+    request.kept = {work.stage(stage), tell_kept(flags.common)};
     Progress progress("measuring " + stage, effects_tokens(made), flags.common.quiet, "tokens");
     request.on_progress = [&](int64_t tokens) { progress.update(tokens); };
     Effects effects = measure_effects(session, run.records, made, request);
     progress.done();
     if (!effects.interrupted) return effects;
-    work.finish(RunStatus::interrupted);
-    if (!flags.common.quiet)
-      std::fprintf(stderr, "%s: the same command goes on from here\n", flags.common.trace.c_str());
+    work.interrupt();
+    tell_interrupted(flags.common);
     return std::nullopt;
-  }
-  // Tables that a complete directory lacks are made again.
-  bool lacks(const char* file) {
-    if (work.complete() && std::filesystem::exists(dir() / file)) return false;
-    work.reopen();
-    return true;
   }
 };
 
@@ -173,10 +166,9 @@ int measure_edits(EffectsRun& of) {
   const std::optional<Effects> found = of.measure(of.run.made, "effects");
   if (!found) return 3;
   const Effects& effects = *found;
-  if (of.lacks("summary.json")) {
-    write_effects(of.dir(), effects, of.request, of.session, of.run.plan->source());
-    of.work.finish(RunStatus::complete);
-  }
+  of.work.finish([&](const std::filesystem::path& dir) {
+    write_effects(dir, effects, of.request, of.session, of.run.plan->source());
+  });
   if (options.json) {
     for (const EffectsRow& row : effects.rows) {
       json::Value line = json::Value::object();
@@ -221,10 +213,10 @@ int measure_doses(EffectsRun& of, const std::optional<std::vector<Record>>& refe
     if (!effects) return 3;
     rows.push_back(dose_row(doses[i], *effects, of.run.records, values, options.seed));
   }
-  if (of.lacks("summary.json")) {
-    write_file_atomically(of.dir() / "dose.csv", dose_table(rows, of.request.metric));
+  of.work.finish([&](const std::filesystem::path& dir) {
+    write_file_atomically(dir / "dose.csv", dose_table(rows, of.request.metric));
     write_file_atomically(
-        of.dir() / "summary.json",
+        dir / "summary.json",
         json::dump(json::Value::object()
                        .set("schema", effects_schema)
                        .set("metric", of.flags.metric)
@@ -240,10 +232,9 @@ int measure_doses(EffectsRun& of, const std::optional<std::vector<Record>>& refe
                        .set("split", nullptr)
                        .set("seed", options.seed)) +
             "\n");
-    of.work.finish(RunStatus::complete);
-  }
+  });
   if (options.json) {
-    write_stdout(json::dump(json::parse_file(of.dir() / "summary.json")) + "\n");
+    write_stdout(json::dump(json::parse_file(of.work.dir() / "summary.json")) + "\n");
     return 0;
   }
   TextTable table({{"dose", false, true}, {"value"}, {"change of " + of.flags.metric}, {"direct"}, {"routes"}});
@@ -266,9 +257,7 @@ int run_effects(EffectsFlags& flags, int argc, char** argv) {
     read_neuron(flags.neuron);
     read_doses(flags.dose);
   }
-  std::vector<std::string> names(std::begin(effects_files), std::end(effects_files));
-  for (const char* other : {"stages", manifest_file, "log.txt", DirectoryLock::file_name}) names.push_back(other);
-  require_own_directory(options.trace, names, "effects");
+  require_own_directory(options.trace, kept_work_names(all_effects_files), "effects");
   std::vector<Record> records = read_records(flags.input);
   check_edits(options, records, "causal effects has only given tokens");
   std::optional<std::vector<Record>> reference;
@@ -290,11 +279,9 @@ int run_effects(EffectsFlags& flags, int argc, char** argv) {
   tell_cpu_fallback(options, session);
   catch_signals();
   request.interrupted = &interrupted;
-  request.on_kept = [&](const std::string& what) {
-    if (!options.quiet) std::fprintf(stderr, "%s: kept: %s\n", options.trace.c_str(), what.c_str());
-  };
   EffectsRun of{flags, session, run, request,
-                WorkDirectory(options.trace, manifest_of_work(options, session, run, work, argc, argv))};
+                KeptWork(options.trace, manifest_of_work(options, session, run, work, argc, argv),
+                         flags.neuron.empty() ? effects_files : dose_files)};
   return flags.neuron.empty() ? measure_edits(of) : measure_doses(of, reference);
 }
 

@@ -10,8 +10,10 @@
 #include "eval/store/staged_files.h"
 #include "tools/signalbox/causal.h"
 #include "tools/signalbox/flags.h"
+#include "tools/signalbox/kept.h"
 #include "tools/signalbox/open.h"
 #include "tools/signalbox/prepare.h"
+#include "tools/signalbox/record.h"
 #include "tools/terminal/output.h"
 #include "tools/terminal/progress.h"
 #include "tools/terminal/signals.h"
@@ -25,7 +27,7 @@ namespace {
 
 struct FormatFlags {
   CommonOptions common;
-  std::string input, out;
+  std::string input;
   int64_t resamples = default_resamples;
 };
 
@@ -38,7 +40,7 @@ CLI::App* add_format_flags(CLI::App& app, FormatFlags& flags) {
                    "a directory, org/name[@revision] in the Hugging Face cache, or builtin")
       ->required();
   add_experiment_options(*command, flags.common);
-  say_batch_changes_nothing(*command);
+  add_cell_options(*command, flags.common);
   command
       ->add_option("--input", flags.input,
                    "records with target: prompts to make formats of, or formats by pair and condition (one is base), "
@@ -47,7 +49,7 @@ CLI::App* add_format_flags(CLI::App& app, FormatFlags& flags) {
   command->add_option("--resamples", flags.resamples, "replicates of intervals and of the null")
       ->check(in_range(int64_t{1}, int64_t{100000000}))
       ->capture_default_str();
-  command->add_option("--out", flags.out, "directory of behaviour.csv, states.csv and patches.csv")
+  command->add_option("--out", flags.common.trace, "directory of behaviour.csv, states.csv and patches.csv")
       ->type_name("DIR")
       ->required();
   return command;
@@ -84,16 +86,25 @@ std::string study_text(const FormatStudy& study, int width) {
          "\n" + layers.text(width);
 }
 
-int run_format(FormatFlags& flags) {
+int run_format(FormatFlags& flags, int argc, char** argv) {
   CommonOptions& options = flags.common;
-  require_own_directory(flags.out, format_files(), "a study of format sensitivity");
+  require_own_directory(options.trace, kept_work_names(format_files()), "a study of format sensitivity");
   std::vector<Record> records = formatted_records(flags.input.empty() ? format_questions() : read_records(flags.input));
   Session session = open_session(options);
   session.label = session.path;
+  keep_date(options, session, records, format_schema);
   PreparedRun run = prepare_run(options, session, std::move(records), Generate{});
   FormatRequest request;
   request.resamples = {flags.resamples, options.seed, options.threads};
-  if (options.chunk > 0) request.step_tokens = options.chunk;
+  request.step_tokens = options.chunk;
+  request.step_cells = options.batch;
+  JobsOfCommand work;
+  work.schema = format_schema;
+  json::Value settings = json::Value::object().set("resamples", flags.resamples);
+  if (!session.backend->invariant()) settings.set("chunk", options.chunk).set("batch", options.batch);
+  work.work.set("format", std::move(settings));
+  KeptWork kept(options.trace, manifest_of_work(options, session, run, work, argc, argv), format_files());
+  request.kept = {kept.stage("format"), tell_kept(options)};
   catch_signals();
   request.interrupted = &interrupted;
   Progress progress("comparing formats", format_runs(session, run.records), options.quiet, "runs");
@@ -101,10 +112,10 @@ int run_format(FormatFlags& flags) {
   const FormatStudy study = study_format(session, run.records, run.made, request);
   progress.done();
   if (study.interrupted) {
-    std::fprintf(stderr, "interrupted: nothing is left; the same command begins anew\n");
-    return 3;
+    kept.interrupt();
+    return tell_interrupted(options);
   }
-  write_format(flags.out, study, request, session, flags.input);
+  kept.finish([&](const std::filesystem::path& dir) { write_format(dir, study, request, session, flags.input); });
   if (options.json) {
     for (const FormatBehaviour& row : study.behaviour)
       write_stdout(json::dump(json::Value::object()
@@ -117,7 +128,7 @@ int run_format(FormatFlags& flags) {
                    "\n");
     return 0;
   }
-  write_stdout(study_text(study, terminal_width(1)) + "\nTables: " + flags.out + "\n");
+  write_stdout(study_text(study, terminal_width(1)) + "\nTables: " + options.trace + "\n");
   return 0;
 }
 
@@ -126,7 +137,7 @@ int run_format(FormatFlags& flags) {
 Subcommand add_causal_format(CLI::App& app) {
   auto flags = std::make_shared<FormatFlags>();
   CLI::App* added = add_format_flags(app, *flags);
-  return {added, [flags](int, char**) { return run_format(*flags); }};
+  return {added, [flags](int argc, char** argv) { return run_format(*flags, argc, argv); }};
 }
 
 }  // namespace signalbox::tools

@@ -11,6 +11,7 @@
 #include "probes/edit_spec.h"
 #include "tools/signalbox/causal.h"
 #include "tools/signalbox/flags.h"
+#include "tools/signalbox/kept.h"
 #include "tools/signalbox/open.h"
 #include "tools/signalbox/position_range.h"
 #include "tools/signalbox/prepare.h"
@@ -28,7 +29,7 @@ namespace {
 struct MapFlags {
   CommonOptions common;
   std::string input, metric, without = "hole", layers = "all", positions, span, reference, shard;
-  int64_t sample = 0, top = 0, step_cells = 64, step_tokens = 512;
+  int64_t sample = 0, top = 0;
 };
 
 CLI::App* add_map_flags(CLI::App& app, MapFlags& flags) {
@@ -40,15 +41,7 @@ CLI::App* add_map_flags(CLI::App& app, MapFlags& flags) {
   map->add_option("MODEL", flags.common.model, "a directory, org/name[@revision] in the Hugging Face cache, or builtin")
       ->required();
   add_experiment_options(*map, flags.common);
-  for (const char* flag : {"--batch", "--chunk"}) map->remove_option(map->get_option(flag));
-  map->add_option("--batch", flags.step_cells, "cells of one step, at most")
-      ->check(in_range(1, 4096))
-      ->capture_default_str()
-      ->group("Prompts and batches");
-  map->add_option("--chunk", flags.step_tokens, "tokens of these together, at most (a cell alone may have more)")
-      ->check(in_range(1, 1 << 20))
-      ->capture_default_str()
-      ->group("Prompts and batches");
+  add_cell_options(*map, flags.common);
   map->add_option("--input", flags.input, "records, a JSON object a line; - = standard input")
       ->type_name("FILE")
       ->required();
@@ -136,8 +129,6 @@ void tell_map(const CommonOptions& options, const MapRequest& request, const Map
 
 int run_map(MapFlags& flags, int argc, char** argv) {
   CommonOptions& options = flags.common;
-  options.batch = flags.step_cells;  // as the manifest tells them
-  options.chunk = flags.step_tokens;
   MapRequest request;
   request.metric = parse_metric(flags.metric, "--metric");
   request.without = parse_without(flags.without, "--without");
@@ -167,8 +158,8 @@ int run_map(MapFlags& flags, int argc, char** argv) {
   request.dir = options.trace;
   request.layers = read_layers(flags.layers, session);
   request.span = flags.span;
-  request.step_tokens = flags.step_tokens;
-  request.step_cells = flags.step_cells;
+  request.step_tokens = options.chunk;
+  request.step_cells = options.batch;
   if (request.without == Without::ban)
     for (const int32_t l : request.layers)
       if (const Router& router = session.model.layers[static_cast<size_t>(l)].moe()->router;
@@ -219,15 +210,10 @@ int run_map(MapFlags& flags, int argc, char** argv) {
     progress = std::make_unique<Progress>(doing, total, options.quiet, unit, lines);
   };
   request.on_progress = [&](int64_t done) { progress->update(done); };
-  request.on_kept = [&](const std::string& what) {
-    if (!options.quiet) std::fprintf(stderr, "%s: kept: %s\n", options.trace.c_str(), what.c_str());
-  };
+  request.on_kept = tell_kept(options);
   const MapResult result = map_effects(session, own_records, own, request);
   progress.reset();
-  if (result.interrupted) {
-    if (!options.quiet) std::fprintf(stderr, "%s: the same command goes on from here\n", options.trace.c_str());
-    return 3;
-  }
+  if (result.interrupted) return tell_interrupted(options);
   tell_map(options, request, result);
   return 0;
 }

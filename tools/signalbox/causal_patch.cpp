@@ -9,14 +9,14 @@
 #include "base/text_table.h"
 #include "eval/causal/patch_study.h"
 #include "eval/findings/format.h"
-#include "eval/routing/recording_identity.h"
 #include "probes/edit_spec.h"
 #include "tools/signalbox/causal.h"
-#include "tools/signalbox/facts.h"
 #include "tools/signalbox/flags.h"
+#include "tools/signalbox/kept.h"
 #include "tools/signalbox/open.h"
 #include "tools/signalbox/position_range.h"
 #include "tools/signalbox/prepare.h"
+#include "tools/signalbox/record.h"
 #include "tools/terminal/output.h"
 #include "tools/terminal/progress.h"
 #include "tools/terminal/signals.h"
@@ -51,7 +51,7 @@ CLI::App* add_patch_flags(CLI::App& app, PatchFlags& flags) {
                    "a directory, org/name[@revision] in the Hugging Face cache, or builtin")
       ->required();
   add_experiment_options(*patch, flags.common);
-  say_batch_changes_nothing(*patch);
+  add_cell_options(*patch, flags.common);
   patch->add_option("--input", flags.input, "pairs of records, a JSON object a line; - = standard input")
       ->type_name("FILE")
       ->required();
@@ -114,35 +114,6 @@ std::vector<int32_t> read_numbers(const std::string& text, const std::string& fl
     for (int32_t i = item.first; i <= item.last; ++i) numbers.push_back(i);
   std::sort(numbers.begin(), numbers.end());
   return numbers;
-}
-
-Manifest manifest_of_patch(const PatchFlags& flags, const Session& session, const std::vector<Record>& records,
-                           int argc, char** argv) {
-  const CommonOptions& options = flags.common;
-  RecordingInputs inputs;
-  inputs.model = model_facts(session, options.quiet);
-  inputs.work = json::Value::object()
-                    .set("metric", flags.metric)
-                    .set("direction", flags.direction)
-                    .set("by", flags.by)
-                    .set("units", flags.units)
-                    .set("neurons", flags.neurons)
-                    .set("positions", flags.positions)
-                    .set("span", flags.span)
-                    .set("with", flags.with)
-                    .set("keep_all", flags.keep_all);
-  RecordsHash hash;
-  for (const Record& record : records) hash.add(record);
-  inputs.data_hash = hash.hex();
-  inputs.seed = options.seed;
-  inputs.points = options.points;
-  inputs.model_name = session.path;
-  inputs.special = options.special;
-  inputs.template_variables = session.encode.template_variables;
-  Manifest manifest;
-  manifest.identity = recording_identity(inputs);
-  manifest.info = work_info(options, session, argc, argv);
-  return manifest;
 }
 
 // The rows of all pairs, largest effects first.
@@ -214,7 +185,9 @@ int run_patch(PatchFlags& flags, int argc, char** argv) {
   for (const PointAt& at : request.points)
     if (at.point == Point::expert_hidden) d_ff = session.shape.layers[static_cast<size_t>(at.layer)].d_ff;
   request.neurons = read_numbers(flags.neurons, "--neurons", d_ff);
-  if (options.chunk > 0) request.step_tokens = options.chunk;
+  request.step_tokens = options.chunk;
+  request.step_cells = options.batch;
+  keep_date(options, session, records, patch_schema);
   const PreparedRun run = prepare_run(options, session, std::move(records), Generate{});
   if (!flags.span.empty() &&
       std::find(run.made.span_names.begin(), run.made.span_names.end(), flags.span) == run.made.span_names.end())
@@ -227,21 +200,28 @@ int run_patch(PatchFlags& flags, int argc, char** argv) {
   study.keep_all = flags.keep_all;
   study.input = flags.input == "-" ? "standard input" : flags.input;
   study.seed = options.seed;
-  study.manifest = manifest_of_patch(flags, session, run.records, argc, argv);
+  JobsOfCommand work;
+  work.schema = patch_schema;
+  work.work.set("metric", flags.metric).set("direction", flags.direction).set("by", flags.by).set("units", flags.units);
+  work.work.set("neurons", flags.neurons).set("positions", flags.positions).set("span", flags.span);
+  work.work.set("with", flags.with).set("keep_all", flags.keep_all);
+  // Where sums depend on what is run together, the steps decide bits.
+  if (!session.backend->invariant()) work.work.set("chunk", options.chunk).set("batch", options.batch);
+  study.manifest = manifest_of_work(options, session, run, work, argc, argv);
   study.manifest.shard = shard;
   catch_signals();
   request.interrupted = &interrupted;
-  Progress progress("patching",
-                    shard.records_of(static_cast<int64_t>(pairs.size())) * static_cast<int64_t>(request.points.size()),
-                    options.quiet, "points");
+  const int64_t n_points = static_cast<int64_t>(request.points.size()),
+                n_pairs = shard.records_of(static_cast<int64_t>(pairs.size()));
+  Progress progress("patching", n_pairs * n_points, options.quiet, "points");
   request.on_progress = [&](int64_t done) { progress.update(done); };
-  study.on_kept = [&](int64_t done) { progress.start_at(done); };
+  study.on_kept = [&](int64_t done) {
+    tell_kept(options)(std::to_string(done / n_points) + " of " + std::to_string(n_pairs) + " pairs");
+    progress.start_at(done);
+  };
   const PatchOutcome outcome = conduct_patch(session, run.made, std::move(pairs), study);
   progress.done();
-  if (outcome.interrupted) {
-    std::fprintf(stderr, "interrupted: the same command goes on with the pairs that are left\n");
-    return 3;
-  }
+  if (outcome.interrupted) return tell_interrupted(options);
   if (const std::string dropped = dropped_pairs_text(outcome.selected); !dropped.empty() && !options.quiet)
     std::fprintf(stderr, "%s\n", dropped.c_str());
   if (outcome.undefined > 0 && !options.quiet)

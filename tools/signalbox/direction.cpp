@@ -4,16 +4,20 @@
 #include <cmath>
 #include <cstdio>
 
+#include "base/csv.h"
 #include "base/text.h"
 #include "base/text_table.h"
 #include "eval/direction/validate.h"
 #include "eval/findings/format.h"
+#include "eval/store/facts.h"
 #include "eval/store/staged_files.h"
 #include "probes/edit_spec.h"
 #include "tools/signalbox/commands.h"
 #include "tools/signalbox/flags.h"
+#include "tools/signalbox/kept.h"
 #include "tools/signalbox/open.h"
 #include "tools/signalbox/prepare.h"
+#include "tools/signalbox/record.h"
 #include "tools/terminal/output.h"
 #include "tools/terminal/progress.h"
 #include "tools/terminal/signals.h"
@@ -27,7 +31,7 @@ namespace {
 
 struct ExtractFlags {
   CommonOptions common;
-  std::string input, contrast, at = "last", method = "means", split, out;
+  std::string input, contrast, at = "last", method = "means", split;
 };
 
 struct ValidateFlags {
@@ -46,7 +50,6 @@ CLI::App* add_extract_flags(CLI::App& app, ExtractFlags& flags) {
                    "a directory, org/name[@revision] in the Hugging Face cache, or builtin")
       ->required();
   add_experiment_options(*extract, flags.common);
-  say_batch_changes_nothing(*extract);
   extract->add_option("--input", flags.input, "records with a condition, a JSON object a line")
       ->type_name("FILE")
       ->required();
@@ -69,7 +72,7 @@ CLI::App* add_extract_flags(CLI::App& app, ExtractFlags& flags) {
                    "KEY:A,B,C: records whose KEY is A give directions, B choose the layer, C are kept for validate; "
                    "default: a half, a quarter and a quarter, pairs whole, by --seed")
       ->type_name("SPLIT");
-  extract->add_option("--out", flags.out, "directory of directions.safetensors")->type_name("DIR")->required();
+  extract->add_option("--out", flags.common.trace, "directory of directions.safetensors")->type_name("DIR")->required();
   return extract;
 }
 
@@ -79,7 +82,7 @@ CLI::App* add_validate_flags(CLI::App& app, ValidateFlags& flags) {
       "Example:\n  signalbox direction validate /tmp/direction --input planted/circuit-0.jsonl --metric logit_diff");
   validate->add_option("DIR", flags.dir, "what direction extract wrote")->required();
   add_experiment_options(*validate, flags.common);
-  say_batch_changes_nothing(*validate);
+  add_cell_options(*validate, flags.common);
   validate->add_option("--input", flags.input, "records; those that gave directions or chose the layer are left out")
       ->type_name("FILE")
       ->required();
@@ -147,7 +150,29 @@ std::vector<int64_t> read_effect_layers(const std::string& text, const StoredDir
   return layers;
 }
 
-int run_extract(ExtractFlags& flags) {
+// What stands in a directory of directions.
+void tell_directions(const CommonOptions& options) {
+  const std::filesystem::path dir = options.trace;
+  const json::Value summary = json::parse_file(dir / direction_summary_file);
+  const int64_t chosen = json::Ref(summary, direction_summary_file).at("layer").integer();
+  if (options.json) {
+    write_stdout(json::dump(json::Value::object().set("directions", options.trace).set("layer", chosen)) + "\n");
+    return;
+  }
+  const CsvTable selection = CsvTable::read(dir / selection_file);
+  TextTable table({{"layer"}, {"length / stream"}, {"router share"}, {"auc"}, {"", false}});
+  for (size_t l = 0; l < selection.n_rows(); ++l) {
+    const auto value = [&](const char* column) {
+      const size_t c = selection.column(column);
+      return format_value(selection.text(l, c).empty() ? undefined_number : selection.number(l, c), 3);
+    };
+    table.add({std::to_string(l), value("relative"), value("router_share"), value("auc"),
+               static_cast<int64_t>(l) == chosen ? "chosen" : ""});
+  }
+  write_stdout(table.text(terminal_width(1)));
+}
+
+int run_extract(ExtractFlags& flags, int argc, char** argv) {
   CommonOptions& options = flags.common;
   ExtractRequest request;
   request.contrast = parse_contrast(flags.contrast, "--contrast");
@@ -156,42 +181,47 @@ int run_extract(ExtractFlags& flags) {
   request.estimator = parse_estimator(flags.method, "--method");
   request.seed = options.seed;
   request.input = flags.input;
-  require_own_directory(flags.out, direction_files(), "directions");
+  std::vector<std::string> own = kept_work_names(direction_files());
+  own.emplace_back(validation_folder);
+  require_own_directory(options.trace, own, "directions");
   Labelled data = label_records(read_records(flags.input), request.contrast, flags.input);
   split_labelled(data, request.contrast, request.split, request.seed, flags.input);
   Session session = open_session(options);
   session.label = session.path;
-  catch_signals();
-  request.interrupted = &interrupted;
-  int64_t tokens = 0;
-  for (const Job& job : make_jobs(session, data.records, Generate{}, nullptr).jobs) tokens += job.n_given();
-  Progress progress("reading streams", tokens, options.quiet, "tokens");
-  request.on_progress = [&](int64_t done) { progress.update(done); };
-  const Extraction found = extract_directions(session, data, request);
-  progress.done();
-  if (found.interrupted) {
-    std::fprintf(stderr, "interrupted: nothing is left; the same command begins anew\n");
-    return 3;
+  keep_date(options, session, data.records, direction_schema);
+  PreparedRun run;
+  run.records = data.records;
+  JobsOfCommand work;
+  work.schema = direction_schema;
+  json::Value settings = json::Value::object();
+  settings.set("contrast", flags.contrast).set("at", flags.at).set("method", flags.method).set("split", flags.split);
+  if (!session.backend->invariant()) settings.set("chunk", options.chunk).set("batch", options.batch);
+  work.work.set("direction", std::move(settings));
+  KeptWork kept(options.trace, manifest_of_work(options, session, run, work, argc, argv), extraction_files());
+  if (!kept.complete()) {
+    catch_signals();
+    request.run.interrupted = &interrupted;
+    request.run.kept = {kept.stage("streams"), tell_kept(options)};
+    request.run.batch = options.batch;
+    if (options.chunk > 0) request.run.batch_tokens = options.chunk;
+    int64_t tokens = 0;
+    for (const Job& job : make_jobs(session, data.records, Generate{}, nullptr).jobs) tokens += job.n_given();
+    Progress progress("reading streams", tokens, options.quiet, "tokens");
+    request.run.on_progress = [&](int64_t done) { progress.update(done); };
+    const Extraction found = extract_directions(session, data, request);
+    progress.done();
+    if (found.interrupted) {
+      kept.interrupt();
+      return tell_interrupted(options);
+    }
+    kept.finish([&](const std::filesystem::path& dir) { write_extraction(dir, found, request, session); });
   }
-  write_extraction(flags.out, found, request, session);
-  if (options.json) {
-    write_stdout(json::dump(json::Value::object().set("directions", flags.out).set("layer", found.chosen)) + "\n");
-    return 0;
-  }
-  TextTable table({{"layer"}, {"length / stream"}, {"router share"}, {"auc"}, {"", false}});
-  for (size_t l = 0; l < found.layers.size(); ++l) {
-    const LayerDirection& layer = found.layers[l];
-    const double share = layer.router_layer ? dot(layer.router, std::span<const double>(layer.router)) /
-                                                  dot(layer.whole, std::span<const double>(layer.whole))
-                                            : undefined_number;
-    table.add({std::to_string(l), format_value(layer.relative, 3), format_value(share, 3), format_value(layer.auc, 3),
-               static_cast<int64_t>(l) == found.chosen ? "chosen" : ""});
-  }
-  write_stdout(table.text(terminal_width(1)));
+  kept.drop_stages();
+  tell_directions(options);
   return 0;
 }
 
-int run_validate(ValidateFlags& flags) {
+int run_validate(ValidateFlags& flags, int argc, char** argv) {
   CommonOptions& options = flags.common;
   ValidateRequest request;
   request.metric = parse_metric(flags.metric, "--metric");
@@ -200,7 +230,8 @@ int run_validate(ValidateFlags& flags) {
   request.resamples = flags.resamples;
   request.seed = options.seed;
   request.input = flags.input;
-  if (options.chunk > 0) request.step_tokens = options.chunk;
+  request.step_tokens = request.batch_tokens = options.chunk;
+  request.step_cells = request.batch = options.batch;
   const StoredDirections stored = read_directions(flags.dir);
   request.layers = read_effect_layers(flags.layers, stored);
   int64_t left_out = 0;
@@ -212,6 +243,21 @@ int run_validate(ValidateFlags& flags) {
         (stored.dir / direction_summary_file).string(),
         "model_hash: expected that of " + stored.model + " (" + session.model_hash + "), found " + stored.model_hash);
   session.label = session.path;
+  // Its directory is the directions'; a folder below it holds what is at hand.
+  options.trace = (stored.dir / validation_folder).string();
+  keep_date(options, session, data.records, validation_schema);
+  PreparedRun run;
+  run.records = data.records;
+  JobsOfCommand work;
+  work.schema = validation_schema;
+  json::Value settings = json::Value::object();
+  settings.set("directions", file_hash(stored.dir / directions_file)).set("metric", flags.metric);
+  settings.set("layers", flags.layers).set("doses", flags.doses).set("controls", flags.controls);
+  settings.set("resamples", flags.resamples);
+  if (!session.backend->invariant()) settings.set("chunk", options.chunk).set("batch", options.batch);
+  work.work.set("validation", std::move(settings));
+  KeptWork kept(options.trace, manifest_of_work(options, session, run, work, argc, argv), {});
+  request.stage = [&](const std::string& stage) { return Kept{kept.stage(stage), tell_kept(options)}; };
   catch_signals();
   request.interrupted = &interrupted;
   std::optional<Progress> progress;
@@ -222,11 +268,12 @@ int run_validate(ValidateFlags& flags) {
   Validation found = validate_directions(session, stored, data, request);
   if (progress) progress->done();
   if (found.interrupted) {
-    std::fprintf(stderr, "interrupted: nothing is left; the same command begins anew\n");
-    return 3;
+    kept.interrupt();
+    return tell_interrupted(options);
   }
   found.left_out = left_out;
   write_validation(stored, found, request);
+  std::filesystem::remove_all(options.trace);
   if (options.json) {
     for (const ValidationRow& row : found.rows) {
       if (row.kind != "direction") continue;
@@ -269,7 +316,7 @@ int direction_command(int argc, char** argv) {
   const CLI::App* extracting = add_extract_flags(app, extract);
   add_validate_flags(app, validate);
   if (int code = parse_arguments(app, argc, argv); code >= 0) return code;
-  return extracting->parsed() ? run_extract(extract) : run_validate(validate);
+  return extracting->parsed() ? run_extract(extract, argc, argv) : run_validate(validate, argc, argv);
 }
 
 }  // namespace signalbox::tools

@@ -3,10 +3,13 @@
 #include <cstdio>
 
 #include "eval/causal/gradient_trace.h"
+#include "eval/store/staged_files.h"
 #include "tools/signalbox/commands.h"
 #include "tools/signalbox/flags.h"
+#include "tools/signalbox/kept.h"
 #include "tools/signalbox/open.h"
 #include "tools/signalbox/prepare.h"
+#include "tools/signalbox/record.h"
 #include "tools/terminal/output.h"
 #include "tools/terminal/progress.h"
 #include "tools/terminal/signals.h"
@@ -49,10 +52,15 @@ int gradient_command(int argc, char** argv) {
     throw UsageError("--metric kl",
                      "expected --edits beside it (at the unedited run its gradient is 0 everywhere), "
                      "found none");
+  std::vector<std::string> own = kept_work_names(gradient_files(true));
+  for (const std::string& spool : gradient_spools()) own.push_back(spool);
+  require_own_directory(options.trace, own, "gradients");
   if (weights.empty() && over != "sum") throw UsageError("--over-records", "expected --weights beside it, found none");
   std::vector<Record> records = read_records(input);
   check_edits(options, records, "gradient has only given tokens");
   Session session = open_session(options);
+  session.label = session.path;
+  keep_date(options, session, records, gradient_schema);
   PreparedRun run = prepare_run(options, session, std::move(records), Generate{});
   const bool only_weights = options.points.empty() && !weights.empty();
   const std::string globs = options.points.empty() ? "*.router.logits,*.router.weights,*.resid_in" : options.points;
@@ -63,18 +71,35 @@ int gradient_command(int argc, char** argv) {
   request.trace.points = only_weights ? PointSet() : gradient_points(globs, session.shape);
   request.batch = options.batch;
   if (options.chunk > 0) request.batch_tokens = options.chunk;
-  session.label = session.path;
+  for (size_t i = 0; i < run.records.size(); ++i)
+    metric_rows(request.metric, run.records[i], run.made.encoded[i], session.encode);
+  JobsOfCommand work;
+  work.schema = gradient_schema;
+  json::Value settings = json::Value::object();
+  settings.set("metric", metric).set("points", only_weights ? "" : globs).set("weights", weights).set("over", over);
+  if (!session.backend->invariant()) settings.set("chunk", options.chunk).set("batch", options.batch);
+  work.work.set("gradient", std::move(settings));
+  KeptWork kept(options.trace, manifest_of_work(options, session, run, work, argc, argv),
+                gradient_files(!weights.empty()));
+  request.kept = {kept.stage("gradients"), tell_kept(options)};
+  // The trace takes its name last.
+  const bool is_there = kept.has_files() && std::filesystem::exists(request.kept.stem.string() + ".jsonl");
   catch_signals();
   request.interrupted = &interrupted;
   Progress progress("differentiating", run.total_tokens, options.quiet, "tokens");
   request.on_progress = [&](int64_t tokens) { progress.update(tokens); };
-  const GradientResult found = trace_gradients(session, run.records, run.made, request,
-                                               [&](int64_t i) { return run.records[static_cast<size_t>(i)].source; });
+  GradientResult found;
+  if (is_there)
+    found.metrics = kept_metrics(request.kept, run.made.jobs);
+  else
+    found = trace_gradients(session, run.records, run.made, request,
+                            [&](int64_t i) { return run.records[static_cast<size_t>(i)].source; });
   progress.done();
   if (found.interrupted) {
-    std::fprintf(stderr, "interrupted: no trace is left; the same command begins anew\n");
-    return 3;
+    kept.interrupt();
+    return tell_interrupted(options);
   }
+  kept.finish([](const std::filesystem::path&) {});  // all is there
   for (size_t i = 0; i < run.records.size(); ++i) {
     if (options.json) {
       json::Value line = json::Value::object();
