@@ -39,8 +39,10 @@ std::string shown_value(const json::Value& value) {
   return value.type() == json::Type::real ? short_number(value.real()) : json::dump(value);
 }
 
+}  // namespace
+
 // A column for every key of the nodes' metadata.
-std::string node_table(const Graph& graph) {
+std::string graph_node_table(const Graph& graph) {
   std::vector<std::string> keys;
   for (const GraphNode& node : graph.nodes)
     for (const auto& [key, value] : node.metadata.members())
@@ -65,19 +67,18 @@ std::string node_table(const Graph& graph) {
   return html_table(headings, numeric, rows);
 }
 
-}  // namespace
+std::string graph_figure(const Graph& graph, const std::string& label) {
+  return json_block("graph", graph_block(graph)) +
+         drawn_figure("picture", "graph", label,
+                      html_escape("Each line is an edge, as wide as its size; orange: below 0; dashed: measured, but "
+                                  "not in the circuit."));
+}
 
 std::string render_graph_page(const Graph& graph, const std::string& title, const std::string& lead) {
-  return html_page(
-      title,
-      "<h1>" + html_escape(title) + "</h1><p id=\"lead\">" + html_escape(lead) + "</p>" +
-          json_block("graph", graph_block(graph)) +
-          drawn_figure("picture", "graph", title,
-                       html_escape("Each line is an edge, as wide as its size; orange: below 0; dashed: measured, "
-                                   "but not in the circuit.")) +
-          "<h2 id=\"parts\">Parts</h2>" + node_table(graph) +
-          "<h2 id=\"about\">What it is of</h2><details><summary>settings</summary><pre>" +
-          html_escape(json::dump(graph.metadata, 2)) + "</pre></details>");
+  return html_page(title, "<h1>" + html_escape(title) + "</h1><p id=\"lead\">" + html_escape(lead) + "</p>" +
+                              graph_figure(graph, title) + "<h2 id=\"parts\">Parts</h2>" + graph_node_table(graph) +
+                              "<h2 id=\"about\">What it is of</h2><details><summary>settings</summary><pre>" +
+                              html_escape(json::dump(graph.metadata, 2)) + "</pre></details>");
 }
 
 }  // namespace signalbox::eval

@@ -16,7 +16,9 @@
 #include "eval/findings/metrics_file.h"
 #include "eval/findings/scope.h"
 #include "eval/findings/tables.h"
+#include "eval/report/attribution_report.h"
 #include "eval/report/charts.h"
+#include "eval/report/circuit_report.h"
 #include "eval/report/curve_report.h"
 #include "eval/report/detection_report.h"
 #include "eval/report/differences.h"
@@ -25,6 +27,7 @@
 #include "eval/report/findings_index.h"
 #include "eval/report/map_report.h"
 #include "eval/report/page.h"
+#include "eval/report/patch_report.h"
 #include "eval/report/regimes_report.h"
 #include "eval/report/routes_report.h"
 #include "eval/report/run_grid.h"
@@ -348,6 +351,9 @@ std::string render_report(const fs::path& dir) {
     throw Error(dir.string(), "expected a finished run with metrics.json, found none (its command goes on with it)");
   if (is_faithfulness_directory(dir)) return render_faithfulness_report(dir);
   if (is_map_directory(dir)) return render_map_report(dir);
+  if (is_patch_directory(dir)) return render_patch_report(dir);
+  if (is_attribution_directory(dir)) return render_attribution_report(dir);
+  if (is_circuit_directory(dir)) return render_circuit_report(dir);
   // Of a trace that was analysed too, DIR/regimes has the page of the regimes.
   if (is_regimes_directory(dir) && !fs::exists(dir / "analysis")) return render_regimes_report(dir);
   if (is_routes_directory(dir)) return render_routes(routes_of_directory(dir));
