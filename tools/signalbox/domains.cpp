@@ -9,15 +9,13 @@
 #include "base/files.h"
 #include "eval/data/domain_prompts.h"
 #include "eval/detect/analysis.h"
-#include "eval/experiment/estimate.h"
-#include "eval/experiment/speed.h"
 #include "eval/findings/domain_findings.h"
 #include "eval/report/routes_report.h"
 #include "eval/routing/route_tables.h"
 #include "eval/store/staged_files.h"
 #include "probes/trace_schema.h"
 #include "tools/signalbox/commands.h"
-#include "tools/signalbox/dry_run.h"
+#include "tools/signalbox/jobs_plan.h"
 #include "tools/signalbox/open.h"
 #include "tools/signalbox/record.h"
 #include "tools/signalbox/shown_tables.h"
@@ -45,7 +43,7 @@ struct DomainsOptions {
   fs::path panel() const { return fs::path(out) / "panel.html"; }
 };
 
-// ---- --dry-run
+// ---- What the domains have
 
 struct DomainSize {
   std::string domain;
@@ -63,43 +61,6 @@ std::vector<DomainSize> sizes_of(PreparedRun& run) {
     found->generated += job.max_new();
   }
   return sizes;
-}
-
-void print_plan(const DomainsOptions& options, const Session& session, PreparedRun& run) {
-  const std::vector<DomainSize> sizes = sizes_of(run);
-  int64_t given = 0, generated = 0, longest = 0;
-  for (const DomainSize& one : sizes) {
-    given += one.given;
-    generated += one.generated;
-  }
-  for (const Job& job : run.jobs()) longest = std::max(longest, job.n_given() + job.max_new());
-  Forward forward = session.forward(widest_route(run.jobs()));
-  const EngineSpeed speed = measure_speed(forward, run.jobs(), run_options(session, options.sampling), 0.3);
-  const double seconds = static_cast<double>(given) / speed.given + static_cast<double>(generated) / speed.generated;
-  const TraceRequest request = trace_request(options.common, session, run);
-  const int32_t slots = std::max(session.shape.n_active(), widest_route(run.jobs()));
-  const double bytes = static_cast<double>(given + generated) *
-                       trace_bytes(request.points, session.shape, slots, run.plan != nullptr, longest);
-  if (options.common.json) {
-    json::Value domains = json::Value::array(), plan = json::Value::object();
-    for (const DomainSize& one : sizes)
-      domains.push_back(json::Value::object()
-                            .set("domain", one.domain)
-                            .set("prompts", one.prompts)
-                            .set("given_tokens", one.given)
-                            .set("generated_tokens_at_most", one.generated));
-    plan.set("domains", std::move(domains)).set("seconds_at_most", seconds).set("trace_bytes", bytes);
-    write_stdout(json::dump(plan) + "\n");
-    return;
-  }
-  std::vector<std::vector<std::string>> rows = {{"domain", "prompts", "given tokens", "generated at most"}};
-  for (const DomainSize& one : sizes)
-    rows.push_back({one.domain, grouped(one.prompts), grouped(one.given), grouped(one.generated)});
-  rows.push_back({"all", grouped(static_cast<int64_t>(run.records.size())), grouped(given), grouped(generated)});
-  write_stdout("Nothing is written: this is what the study would do.\n\n" + aligned_rows(rows, {0}) + "\ntime  " +
-               time_in_words(seconds, seconds) +
-               " for the texts, as measured just now; tables come on top\ndisk  trace " + bytes_in_words(bytes) +
-               ", and as much again while it is written\n");
 }
 
 // ---- The analysis
@@ -243,7 +204,9 @@ int domains_command(int argc, char** argv) {
   PreparedRun run = prepare_run(common, session, std::move(records), Generate{sampling.max_tokens, sampling.sampling},
                                 sampling.samples);
   if (options.dry_run) {
-    print_plan(options, session, run);
+    print_jobs_plan(common, session, run, run_options(session, sampling),
+                    {"domain", "domains", "the study", "tables come on top",
+                     [&](const Job& job) { return run.record_of(job.index).domain; }});
     return 0;
   }
   JobsOfCommand jobs;

@@ -14,6 +14,7 @@
 #include "eval/routing/trace_set.h"
 #include "tools/signalbox/commands.h"
 #include "tools/signalbox/flags.h"
+#include "tools/signalbox/jobs_plan.h"
 #include "tools/signalbox/open.h"
 #include "tools/signalbox/record.h"
 #include "tools/terminal/output.h"
@@ -63,10 +64,12 @@ int trace(int argc, char** argv) {
   CommonOptions options;
   SamplingOptions sampling;
   std::string programs_file, input;
+  bool dry_run = false;
   add_run_options(app, options);
   app.add_option("--programs", programs_file, "a file of prompt programs (docs/regimes.md), or regimes")->required();
   app.add_option("--input", input, "base records; - = standard input")->type_name("FILE")->required();
-  app.add_option("--out", options.trace, "directory of the trace")->type_name("DIR")->required();
+  app.add_option("--out", options.trace, "directory of the trace")->type_name("DIR");
+  app.add_flag("--dry-run", dry_run, "say what it would take, measuring the speed for a moment, and write nothing");
   app.add_option("--max-tokens", sampling.max_tokens, "generate this many tokens at most")
       ->check(in_range(1, 1 << 24))
       ->capture_default_str();
@@ -76,6 +79,7 @@ int trace(int argc, char** argv) {
   add_sampling_options(app, sampling);
   add_generation_config_option(app, options);
   if (int code = parse_arguments(app, argc, argv); code >= 0) return code;
+  if (options.trace.empty() && !dry_run) throw UsageError("--out", "expected a directory (or --dry-run), found none");
 
   const std::vector<Program> programs = load_programs(programs_file);
   const std::vector<Derived> derived = apply_programs(programs, read_records(input));
@@ -83,7 +87,7 @@ int trace(int argc, char** argv) {
   for (const Derived& one : derived) records.push_back(one.record);
   check_generation(options);
   Session session = open_session(options);
-  keep_date(options, session, records, regimes_schema);
+  if (!options.trace.empty()) keep_date(options, session, records, regimes_schema);
   sampling.sampling.seed = options.seed;
   // Positions are checked by program below.
   PreparedRun run = prepare_run(options, session, std::move(records), Generate{0, sampling.sampling});
@@ -94,6 +98,12 @@ int trace(int argc, char** argv) {
   jobs.generate = settings_of(sampling);
   jobs.running = run_options(session, sampling);
   run.set_jobs(jobs_of_programs(run.jobs(), derived, programs, *jobs.generate, session.model.max_positions));
+  if (dry_run) {
+    print_jobs_plan(options, session, run, jobs.running, {"regime", "regimes", "the command", "", [&](const Job& job) {
+                                                            return run.record_of(job.index).condition;
+                                                          }});
+    return 0;
+  }
   if (run_jobs_of_command(options, session, run, jobs, argc, argv) == RecordingEnd::interrupted) return 3;
   tell_trace(options);
   return 0;
