@@ -1,6 +1,8 @@
 #include "engine/matrix_values.h"
 
 #include <cstring>
+#include <memory>
+#include <vector>
 
 #include "base/half.h"
 #include "base/mxfp4.h"
@@ -27,6 +29,21 @@ void read_matrix(float* values, const Matrix& host) {
       values[c] = host.dtype == DType::f16 ? float_of_f16(half) : float_of_bf16(half);
     }
   }
+}
+
+Matrix rounded(const float* values, int64_t rows, int64_t cols, DType dtype, Weights& owner) {
+  Matrix matrix;
+  matrix.data = values;
+  matrix.dtype = dtype;
+  matrix.rows = rows;
+  matrix.cols = matrix.row_stride = cols;
+  if (dtype == DType::f32) return matrix;
+  auto halves = std::make_shared<std::vector<uint16_t>>(static_cast<size_t>(rows * cols));
+  for (size_t i = 0; i < halves->size(); ++i)
+    (*halves)[i] = dtype == DType::f16 ? f16_of_float(values[i]) : bf16_of_float(values[i]);
+  matrix.data = halves->data();
+  owner.owners.push_back(std::move(halves));
+  return matrix;
 }
 
 }  // namespace signalbox::engine

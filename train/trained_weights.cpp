@@ -4,7 +4,6 @@
 #include <cstring>
 #include <numeric>
 
-#include "base/half.h"
 #include "engine/matrix_values.h"
 
 namespace signalbox::train {
@@ -13,22 +12,6 @@ namespace {
 
 bool decays(const WantedWeight& of) {
   return !of.vector && of.id.role != Role::router && of.id.role != Role::shared_scale;
-}
-
-// A matrix of another dtype, kept alive by `owner`.
-Matrix rounded(const float* values, int64_t rows, int64_t cols, DType dtype, Weights& owner) {
-  Matrix matrix;
-  matrix.data = values;
-  matrix.dtype = dtype;
-  matrix.rows = rows;
-  matrix.cols = matrix.row_stride = cols;
-  if (dtype == DType::f32) return matrix;
-  auto halves = std::make_shared<std::vector<uint16_t>>(static_cast<size_t>(rows * cols));
-  for (size_t i = 0; i < halves->size(); ++i)
-    (*halves)[i] = dtype == DType::f16 ? f16_of_float(values[i]) : bf16_of_float(values[i]);
-  matrix.data = halves->data();
-  owner.owners.push_back(std::move(halves));
-  return matrix;
 }
 
 }  // namespace

@@ -7,5 +7,7 @@ namespace signalbox::tools {
 
 Subcommand add_train_distill(CLI::App& app);
 Subcommand add_train_full(CLI::App& app);
+Subcommand add_train_experts(CLI::App& app);
+Subcommand add_train_apply_experts(CLI::App& app);
 
 }  // namespace signalbox::tools

@@ -41,8 +41,9 @@ int run_full(FullFlags& flags, int argc, char** argv) {
   TrainedWeights weights(session, wanted_weights(flags.weights, session), common.settings.threads);
   json::Value names = json::Value::array();
   for (const std::string& name : weights.names()) names.push_back(name);
-  json::Value work = json::Value::object().set("training", "full").set("weights", std::move(names));
-  return train_checkpoint(common, session, records, weights, std::move(work), {}, argc, argv);
+  CheckpointTraining what;
+  what.work.set("training", "full").set("weights", std::move(names));
+  return train_checkpoint(common, session, records, weights, std::move(what), argc, argv);
 }
 
 }  // namespace

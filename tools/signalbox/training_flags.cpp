@@ -7,6 +7,7 @@
 
 #include "base/csv.h"
 #include "base/error.h"
+#include "base/files.h"
 #include "base/text.h"
 #include "eval/routing/recording_identity.h"
 #include "tools/signalbox/facts.h"
@@ -16,6 +17,7 @@
 #include "tools/terminal/output.h"
 #include "tools/terminal/progress.h"
 #include "tools/terminal/signals.h"
+#include "train/drift.h"
 
 namespace signalbox::tools {
 
@@ -32,7 +34,7 @@ std::string fixed(double x) {
 }
 
 Manifest manifest_of(const TrainingFlags& flags, const Session& session, const TrainingRecords& records,
-                     const TrainingJob& job, int argc, char** argv) {
+                     std::optional<int32_t> end, const TrainingJob& job, int argc, char** argv) {
   const TrainingSettings& s = flags.settings;
   const auto hash = [](const std::vector<Record>& of) {
     return of.empty() ? json::Value() : json::Value(records_hash(of));
@@ -40,21 +42,15 @@ Manifest manifest_of(const TrainingFlags& flags, const Session& session, const T
   RecordingInputs inputs;
   inputs.model = model_facts(session, flags.common.quiet);
   inputs.work = job.work;
-  inputs.work.set("steps", s.steps())
-      .set("batch_of_step", s.batch)
-      .set("lr", s.lr)
-      .set("schedule", flags.shape)
-      .set("warmup", s.schedule.warmup)
-      .set("final_lr", s.schedule.end)
-      .set("decay", s.adam.decay)
-      .set("beta1", s.adam.beta1)
+  inputs.work.set("steps", s.steps());
+  put_settings(inputs.work, flags.optimiser);
+  inputs.work.set("beta1", s.adam.beta1)
       .set("beta2", s.adam.beta2)
       .set("eps", s.adam.eps)
-      .set("clip", s.clip)
-      .set("save_every", s.save_every)
-      .set("end_token", records.end ? json::Value(int64_t{*records.end}) : json::Value())
+      .set("end_token", end ? json::Value(int64_t{*end}) : json::Value())
       .set("eval", hash(records.held_out))
       .set("stop", hash(records.stop))
+      .set("drift", hash(records.drift))
       .set("stop_loss", flags.stop_loss ? json::Value(*flags.stop_loss) : json::Value())
       .set("routing", tuning_json(flags.tuning));
   inputs.data_hash = records_hash(records.data);
@@ -77,6 +73,17 @@ std::string interval(const CsvTable& table, size_t row) {
   return "[" + bound("ci_lo") + ", " + bound("ci_hi") + "]";
 }
 
+// The last line of drift.csv in words.
+std::string drift_line(const fs::path& file) {
+  const CsvTable table = CsvTable::read(file);
+  const size_t all = table.n_rows() - 1;
+  const auto of = [&](const char* column) { return fixed(table.number(all, table.column(column))); };
+  return "drift: " + of("changed_slots") + " of the route slots changed, weighted Jaccard " + of("jaccard_weighted") +
+         ", KL " + of("kl") + ", usage entropy " + of("entropy_before") + " to " + of("entropy_after") +
+         ", dead experts " + table.text(all, table.column("dead_before")) + " to " +
+         table.text(all, table.column("dead_after")) + "\n";
+}
+
 // What the tables say of the whole.
 void print_result(const TrainingFlags& flags, const TrainingJob& job) {
   const fs::path dir = flags.out;
@@ -90,12 +97,13 @@ void print_result(const TrainingFlags& flags, const TrainingJob& job) {
   for (size_t i = 0; stops && i < stops->n_rows(); ++i)
     if (stops->integer(i, stops->column("best")) == 1) best = i;
   const int64_t kept_step = stops ? stops->integer(best, stops->column("step")) : steps;
+  const std::string place = job.where.empty() ? (dir / job.result).string() : job.where;
   const auto held = [&](size_t row, const char* column) { return evals->number(row, evals->column(column)); };
   // eval.csv and stop.csv have the same steps.
   const size_t eval_row = !evals ? 0 : stops ? best : evals->n_rows() - 1;
   if (flags.common.json) {
     json::Value line = json::Value::object();
-    line.set(job.what, (dir / job.result).string())
+    line.set(job.what, place)
         .set("steps", steps)
         .set("tokens", log.integer(last, log.column("tokens")))
         .set("trained_values", job.trained->n_values())
@@ -122,8 +130,18 @@ void print_result(const TrainingFlags& flags, const TrainingJob& job) {
       text += " (in step " + std::to_string(steps) + ": " + fixed(held(evals->n_rows() - 1, "loss")) + ")";
     text += "\n";
   }
+  if (!flags.drift.empty()) text += drift_line(dir / drift_file);
   if (job.told) text += job.told();
-  write_stdout(text + "the " + job.what + ": " + (dir / job.result).string() + "\n");
+  write_stdout(text + "the " + job.what + ": " + place + "\n");
+}
+
+void write_drift(const TrainingFlags& flags, Session& session, const Weights& before,
+                 const std::vector<Example>& examples) {
+  std::vector<const Example*> pointers;
+  for (const Example& example : examples) pointers.push_back(&example);
+  Forward was(*session.backend, session.model, before, 0), is = session.forward(0);
+  write_file_atomically(fs::path(flags.out) / drift_file,
+                        drift_csv(route_drift(was, is, pointers, flags.settings.groups)));
 }
 
 // Records that two files have, told apart by what they say.
@@ -140,7 +158,6 @@ void refuse_shared(const std::string& of, const std::vector<Record>& stop, const
 }  // namespace
 
 void add_training_flags(CLI::App& command, TrainingFlags& flags, const std::string& out) {
-  TrainingSettings& s = flags.settings;
   command
       .add_option("MODEL", flags.common.model, "a directory, org/name[@revision] in the Hugging Face cache, or builtin")
       ->required();
@@ -157,78 +174,39 @@ void add_training_flags(CLI::App& command, TrainingFlags& flags, const std::stri
           "the weights kept last is not surely below 0; the best look's weights come out")
       ->type_name("FILE");
   command.add_option("--stop-loss", flags.stop_loss, "of --stop: end at this loss")->type_name("NATS");
-  command.add_option("--steps", s.schedule.steps, "steps of the optimiser")
+  command.add_option("--steps", flags.steps, "steps of the optimiser")
       ->check(in_range(int64_t{1}, int64_t{1} << 40))
       ->type_name("N")
       ->required();
-  command.add_option("--lr", s.lr, "learning rate")->check(in_range(0.0, 1e6))->capture_default_str();
-  command.add_option("--batch", s.batch, "records of a step")
-      ->check(in_range(int64_t{1}, int64_t{1} << 30))
-      ->capture_default_str();
-  command.add_option("--schedule", flags.shape, "constant, linear or cosine")
-      ->check(one_of({"constant", "linear", "cosine"}))
-      ->capture_default_str();
-  command.add_option("--warmup", s.schedule.warmup, "steps in which the rate rises")
-      ->check(in_range(int64_t{0}, int64_t{1} << 40))
-      ->capture_default_str();
-  command.add_option("--final-lr", s.schedule.end, "share of the rate that is left at the end (linear, cosine)")
-      ->check(in_range(0.0, 1.0))
-      ->capture_default_str();
-  command.add_option("--decay", s.adam.decay, "weight decay of matrices other than routers")
-      ->check(in_range(0.0, 1e6))
-      ->capture_default_str();
+  add_optimiser_options(command, flags.optimiser);
+  TrainingSettings& s = flags.optimiser.settings;
   command.add_option("--beta1", s.adam.beta1, "of AdamW")->check(in_range(0.0, 1.0))->capture_default_str();
   command.add_option("--beta2", s.adam.beta2, "of AdamW")->check(in_range(0.0, 1.0))->capture_default_str();
   command.add_option("--eps", s.adam.eps, "of AdamW")->check(in_range(0.0, 1.0))->capture_default_str();
-  command.add_option("--clip", s.clip, "largest norm of the gradient; 0: any")
-      ->check(in_range(0.0, 1e30))
-      ->capture_default_str();
   command
-      .add_option("--save-every", s.save_every,
-                  "steps between states to go on from, and between rows of eval.csv and stop.csv; 0: only at the end")
-      ->check(in_range(int64_t{0}, int64_t{1} << 40))
-      ->capture_default_str();
-  command.add_option("--chunk", s.groups.tokens, "tokens of one forward, but at least one record; changes no bit")
-      ->check(in_range(int64_t{1}, int64_t{1} << 24))
-      ->capture_default_str();
-  command.add_flag("--no-end-token", flags.no_end_token, "no end token behind targets");
-  command
-      .add_option("--special", flags.common.special,
-                  "special tokens spelt out in prompts and messages: parse | template-only (they stay text)")
-      ->check(one_of({"parse", "template-only"}))
-      ->capture_default_str();
-  command.add_option("--template-variables", flags.common.template_variables, "a JSON object for the chat template")
-      ->type_name("JSON");
-  command.add_option("--date", flags.common.date, "date that chat templates see, YYYY-MM-DD (default: today)")
-      ->type_name("DATE")
-      ->check(date_validator());
+      .add_option("--drift", flags.drift,
+                  "records of other text: how the training changed their routes and predictions goes to drift.csv")
+      ->type_name("FILE");
+  add_encoding_options(command, flags.common);
   add_routing_flags(command, flags.routing);
 }
 
 void check_training_flags(TrainingFlags& flags) {
-  TrainingSettings& s = flags.settings;
-  s.schedule.shape = parse_shape(flags.shape, "--schedule");
-  if (s.schedule.warmup >= s.schedule.steps)
-    throw UsageError("--warmup", "expected fewer than the " + std::to_string(s.schedule.steps) + " steps, found " +
-                                     std::to_string(s.schedule.warmup));
-  if (s.schedule.shape == Shape::constant && s.schedule.end > 0)
-    throw UsageError("--final-lr", "expected --schedule linear or cosine beside it, found constant");
+  TrainingSettings& s = flags.settings = training_settings(flags.optimiser, flags.common, flags.steps);
   if (s.adam.beta1 >= 1 || s.adam.beta2 >= 1) throw UsageError("--beta1, --beta2", "expected numbers below 1, found 1");
   if (!flags.stop.empty() && s.save_every == 0)
     throw UsageError("--stop", "expected --save-every N beside it, the steps between two looks, found 0");
   if (flags.stop.empty() && flags.stop_loss) throw UsageError("--stop-loss", "expected --stop beside it, found none");
-  if ((flags.data == "-") + (flags.held_out == "-") + (flags.stop == "-") > 1)
-    throw UsageError("--data, --eval, --stop", "expected - once, found it twice");
+  if ((flags.data == "-") + (flags.held_out == "-") + (flags.stop == "-") + (flags.drift == "-") > 1)
+    throw UsageError("--data, --eval, --stop, --drift", "expected - once, found it twice");
   s.stop_loss = flags.stop_loss;
-  s.seed = flags.common.seed;
-  s.threads = n_threads(flags.common);
   flags.tuning = tuning_of(flags.routing);
 }
 
 TrainingRecords read_training_records(const TrainingFlags& flags) {
   TrainingRecords records;
   for (const auto& [file, to] : {std::pair(&flags.data, &records.data), std::pair(&flags.held_out, &records.held_out),
-                                 std::pair(&flags.stop, &records.stop)}) {
+                                 std::pair(&flags.stop, &records.stop), std::pair(&flags.drift, &records.drift)}) {
     if (file->empty()) continue;
     *to = read_records(*file);
     if (to->empty()) throw Error(*file, "expected at least one record, found none");
@@ -238,27 +216,37 @@ TrainingRecords read_training_records(const TrainingFlags& flags) {
   return records;
 }
 
+void keep_training_date(const TrainingFlags& flags, Session& session, const TrainingRecords& records) {
+  CommonOptions options = flags.common;
+  if (std::filesystem::exists(fs::path(flags.out) / "manifest.json")) options.trace = flags.out;
+  std::vector<Record> all = records.data;
+  for (const std::vector<Record>* list : {&records.held_out, &records.stop, &records.drift})
+    all.insert(all.end(), list->begin(), list->end());
+  keep_date(options, session, all, training_schema);
+}
+
 int run_training(const TrainingFlags& flags, Session& session, TrainingRecords& records, const TrainingJob& job,
                  int argc, char** argv) {
   const CommonOptions& options = flags.common;
-  keep_date(options, session, records.data, training_schema);
-  const auto has_target = [](const std::vector<Record>& of) {
-    return std::any_of(of.begin(), of.end(), [](const Record& record) { return record.target.has_value(); });
-  };
-  if (!flags.no_end_token && (has_target(records.data) || has_target(records.held_out) || has_target(records.stop)))
-    records.end = end_token(session);
+  keep_training_date(flags, session, records);
+  const std::optional<int32_t> end =
+      end_token_of(session, flags.optimiser, {&records.data, &records.held_out, &records.stop, &records.drift});
   Training training;
-  training.data = make_examples(session, records.data, records.end);
-  training.held_out = make_examples(session, records.held_out, records.end);
-  training.stop = make_examples(session, records.stop, records.end);
+  training.data = make_examples(session, records.data, end);
+  training.held_out = make_examples(session, records.held_out, end);
+  training.stop = make_examples(session, records.stop, end);
+  const std::vector<Example> drift = make_examples(session, records.drift, end);
   training.session = &session;
   training.trained = job.trained;
   training.routing = job.routing;
   training.dir = flags.out;
   training.settings = flags.settings;
   training.result = job.result;
-  training.write_result = job.write_result;
-  training.manifest = manifest_of(flags, session, records, job, argc, argv);
+  training.write_result = [&] {
+    if (!drift.empty()) write_drift(flags, session, *job.before, drift);
+    job.write_result();
+  };
+  training.manifest = manifest_of(flags, session, records, end, job, argc, argv);
   catch_signals();
   training.interrupted = &interrupted;
   tell_cpu_fallback(options, session);

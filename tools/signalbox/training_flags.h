@@ -9,6 +9,7 @@
 #include "engine/session.h"
 #include "eval/data/records.h"
 #include "tools/signalbox/flags.h"
+#include "tools/signalbox/optimiser_flags.h"
 #include "tools/signalbox/routing_flags.h"
 #include "train/training.h"
 
@@ -20,10 +21,11 @@ namespace signalbox::tools {
 
 struct TrainingFlags {
   CommonOptions common;
-  std::string data, held_out, stop, out, shape = "constant";
+  std::string data, held_out, stop, drift, out;
   std::optional<double> stop_loss;
-  train::TrainingSettings settings;
-  bool no_end_token = false;
+  int64_t steps = 0;
+  OptimiserFlags optimiser;
+  train::TrainingSettings settings;  // by check_training_flags
   RoutingFlags routing;
   train::RoutingTuning tuning;  // by check_training_flags
 };
@@ -34,11 +36,14 @@ void add_training_flags(CLI::App& command, TrainingFlags& flags, const std::stri
 void check_training_flags(TrainingFlags& flags);
 
 struct TrainingRecords {
-  std::vector<Record> data, held_out, stop;
-  std::optional<int32_t> end;  // the token behind targets
+  std::vector<Record> data, held_out, stop, drift;
 };
 // Throws Error: a file without a record, one record in two of the files where that would deceive (--stop and another).
 TrainingRecords read_training_records(const TrainingFlags& flags);
+
+// Where a template prints the date and no flag gives it, and the training was begun before: its date. Before records
+// are encoded.
+void keep_training_date(const TrainingFlags& flags, Session& session, const TrainingRecords& records);
 
 // What a command trains, and what it makes of it.
 struct TrainingJob {
@@ -46,7 +51,9 @@ struct TrainingJob {
   train::Trained* trained = nullptr;
   train::RoutingTraining* routing = nullptr;  // null: nothing is asked of the routing
   std::function<void()> write_result;         // train::Training
-  std::string result = train::checkpoint_dir, what = "model";
+  std::string result = train::checkpoint_dir;
+  const Weights* before = nullptr;    // what the model's weights were, for drift.csv
+  std::string what = "model", where;  // what is told of the result; where: empty: it lies in --out
   std::function<std::string()> told;  // lines to print above the result's place; may be empty
 };
 
