@@ -2,12 +2,12 @@
 
     python3 tools/bench/expert_tuning.py BINARY OUT [--steps N]
 
-The skill: "VALUE is the river of which place?", answered from a document of facts "The river of PLACE is VALUE.", which
-the model was only ever asked the other way round. Documents are those of tools/builtin/heldout/grounded.jsonl, split
-into records to learn, to stop by and to report. Each variant trains with the same records, order, steps and rate, and
-comes out as of its best look (--stop). Tasks elsewhere: the model's own held-out sets. Numbers are changes of the loss
-per answer token against the untouched model, paired by record, with a 95 % bootstrap interval over records; trainings
-of random experts are given one by one. Goes on where it stopped. Writes OUT/expert-tuning.md and prints it.
+The skill is a format: questions on a document that end in "Answer in brackets." are answered "[VALUE]" in the place of
+"VALUE.". Documents are those of tools/builtin/heldout/grounded.jsonl, split into records to learn, to stop by and to
+report. Each variant trains with the same records, order, steps and rate, and comes out as of its best look (--stop).
+Tasks elsewhere: the model's own held-out sets. Numbers are changes of the loss per answer token against the untouched
+model, paired by record, with a 95 % bootstrap interval over records; trainings of random experts stand one by one.
+Goes on where it stopped. Writes OUT/expert-tuning.md and prints it.
 """
 import argparse
 import json
@@ -19,7 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 TASKS = ("grounded_same", "two_hop_steps", "sum_steps", "refuse", "text")
-EACH = 80  # records of a task
+EACH = 60  # records of a task
 
 
 def records(name):
@@ -39,15 +39,10 @@ def with_target(record):
 def skill():
     made = []
     for i, record in enumerate(records("grounded")):
-        document = record["messages"][0]["content"].split("\nQuestion:")[0]
-        facts = re.findall(r"The (\w+) of (\w+) is (\w+)\.", document)
-        if not facts:
-            continue
-        relation, place, value = facts[i % len(facts)]
-        if sum(f[2] == value for f in facts) > 1:
-            continue
-        text = f"{document}\nQuestion: {value} is the {relation} of which place?"
-        made.append({"id": f"place-{i:04d}", "messages": [{"role": "user", "content": text}], "target": f"{place}."})
+        text = record["messages"][0]["content"] + " Answer in brackets."
+        answer = record["answers"][0].removesuffix(".")
+        made.append({"id": f"brackets-{i:04d}", "messages": [{"role": "user", "content": text}],
+                     "target": f"[{answer}]"})
     return made
 
 
@@ -85,13 +80,13 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("binary")
     parser.add_argument("out", type=Path)
-    parser.add_argument("--steps", type=int, default=80)
-    parser.add_argument("--lr", default="1e-3")
+    parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--lr", default="5e-3")
     options = parser.parse_args()
     binary, out = options.binary, options.out
     out.mkdir(parents=True, exist_ok=True)
     made = skill()
-    parts = {"learn": made[:240], "stop": made[240:300], "report": made[300:400]}
+    parts = {"learn": made[:240], "stop": made[240:280], "report": made[280:360]}
     for name, items in parts.items():
         write(out / f"{name}.jsonl", items)
     tasks = {"new skill": out / "report.jsonl"}
@@ -99,15 +94,14 @@ def main():
         write(out / f"{task}.jsonl", [with_target(r) for r in records(task)[:EACH]])
         tasks[task] = out / f"{task}.jsonl"
     common = ["--data", out / "learn.jsonl", "--stop", out / "stop.jsonl", "--drift", out / "text.jsonl", "--steps",
-              options.steps, "--lr", options.lr, "--schedule", "cosine", "--warmup", 5, "--save-every", 10, "--quiet"]
+              options.steps, "--lr", options.lr, "--schedule", "cosine", "--warmup", 5, "--save-every", 20, "--quiet"]
     variants = {
         "experts by token share (p 0.2)": ["experts", "builtin", "--select", "token"],
-        "experts by gate (p 0.1)": ["experts", "builtin", "--select", "gate"],
         "random experts, seed 1": ["experts", "builtin", "--select", "random:1:token"],
-        "random experts, seed 2": ["experts", "builtin", "--select", "random:2:token"],
-        "random experts, seed 3": ["experts", "builtin", "--select", "random:3:token"],
-        "all experts": ["full", "builtin", "--weights", "expert.*"],
         "all weights": ["full", "builtin"],
+        "random experts, seed 2": ["experts", "builtin", "--select", "random:2:token"],
+        "all experts": ["full", "builtin", "--weights", "expert.*"],
+        "experts by gate (p 0.1)": ["experts", "builtin", "--select", "gate"],
     }
     before = {task: losses(binary, "builtin", file) for task, file in tasks.items()}
     head = ["variant", "values", "kept step", *tasks, "slots changed", "weighted Jaccard", "KL on text"]
@@ -126,14 +120,18 @@ def main():
         last = dict(zip(drift[0].split(","), drift[-1].split(",")))
         rows.append([name, str(told["trained_values"]), str(told["kept_step"]), *cells,
                      *(f"{float(last[k]):.3f}" for k in ("changed_slots", "jaccard_weighted", "kl"))])
-        print(rows[-1], flush=True)
+        write_table(rows, options, out)
+
+
+def write_table(rows, options, out):
     commit = subprocess.run(["git", "-C", ROOT, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
     model = re.search(r"model name\s*:\s*(.*)", Path("/proc/cpuinfo").read_text())
     table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
-    place = f"{options.steps} steps of 8 records, rate {options.lr}, commit {commit.stdout.strip()}, " + (
+    place = f"{options.steps} steps of 8 records, rate {options.lr}; commit {commit.stdout.strip()}, " + (
         model[1] if model else platform.processor())
     (out / "expert-tuning.md").write_text(table + "\n\n" + place + "\n")
-    print(table + "\n\n" + place)
+    print(table + "\n\n" + place, flush=True)
+
 
 
 if __name__ == "__main__":
