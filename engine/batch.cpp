@@ -14,6 +14,7 @@ void Batch::clear() {
   spans.clear();
   logit_rows.clear();
   followers.clear();
+  places.clear();
   sampling.clear();
   targets.clear();
 }

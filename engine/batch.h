@@ -43,6 +43,10 @@ class Batch {
   std::vector<uint32_t> spans;                      // [n_tokens]
   std::vector<int32_t> logit_rows;                  // rows whose logits are wanted, ascending
   std::vector<int32_t> followers;  // [n_tokens] the next token of the sequence: an id, no_token or chosen_token
+  // Where the rotary embedding takes the tokens of the only sequence to stand, [positions so far]: for what is left of
+  // a text whose tokens keep their places. The others' keys are then hidden from them, but for a sliding window, which
+  // counts the tokens that are left. Empty: at their positions.
+  std::vector<int32_t> places;
   // What becomes of the wanted logits, one entry each, or empty.
   std::vector<SampleParams> sampling;  // a token is chosen
   std::vector<int32_t> targets;        // log p of this token is wanted

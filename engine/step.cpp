@@ -4,6 +4,8 @@
 #include <bit>
 #include <string>
 
+#include "base/error.h"
+
 namespace signalbox::engine {
 
 namespace {
@@ -32,7 +34,15 @@ void Step::begin(const Batch& batch, const ActiveEdits& edits, uint32_t ring_ste
   int32_t last = 0;
   for (const int32_t position : batch.positions) last = std::max(last, position);
   n_keys_ = last + 1;
-  rope_table_ = &rope_.reach(last + 1);
+  if (batch.places.empty()) {
+    rope_table_ = &rope_.reach(last + 1);
+  } else {
+    if (n_sequences_ != 1 || static_cast<int64_t>(batch.places.size()) != last + 1)
+      throw Error("batch", "expected the places of one sequence's " + std::to_string(last + 1) + " positions, found " +
+                               std::to_string(batch.places.size()) + " of " + std::to_string(n_sequences_) +
+                               " sequences");
+    rope_table_ = &rope_.at(batch.places);
+  }
   const int64_t max_keys = power_of_two(last + 1, 256);
   token_capacity_ = power_of_two(n_tokens, max_captured_tokens);
   sequence_capacity_ = power_of_two(n_sequences_, 8);
