@@ -28,7 +28,7 @@ const Floors eval_rooms = {{"data", "statistics", "store"},
                            {"findings"},
                            {"experiment"},
                            {"causal", "compress", "faithfulness", "lens"},
-                           {"circuit", "direction"}};
+                           {"circuit", "direction", "rationale"}};
 // eval/report stands aside: it sees findings and what is below, and no room of eval or train sees it.
 const std::string report_room = "report", seen_by_report = "findings";
 
