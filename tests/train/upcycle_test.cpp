@@ -259,3 +259,40 @@ TEST_CASE("upcycle: own text") {
   CHECK(lines_of(read_file(up.dir / "own-text.jsonl")).size() == 10);
   CHECK(read_file(up.dir / "README.md").find("a fifth of the model's own text") != std::string::npos);
 }
+
+TEST_CASE("upcycle: what was carved learns from the dense model, killed or not to the same bytes") {
+  const TemporaryDirectory scratch;
+  const std::string data = write_data(scratch / "data.jsonl");
+  REQUIRE(run_command(upcycle_words(data, scratch / "out")).code == 0);
+  const auto words = [&](const std::string& out, const std::string& teacher) {
+    return binary() + " train full " + (scratch / "out").string() + " --teacher " + teacher + " --data " + data +
+           " --eval " + data +
+           " --weights 'expert.*,shared.*' --steps 4 --lr 1e-3 --batch 5 --save-every 2 --quiet --out " +
+           (scratch / out).string() + " < /dev/null";
+  };
+  const std::string dense = (scratch / "out/dense").string();
+  const Ran ran = run_command(words("trained", dense));
+  REQUIRE_MESSAGE(ran.code == 0, ran.err);
+  const CsvTable eval = CsvTable::read(scratch / "trained/eval.csv");
+  const size_t loss = eval.column("loss");
+  // The divergence that quality.csv tells of, before the first step, over other tokens; then less.
+  CHECK(eval.number(0, loss) > 0.05);
+  CHECK(eval.number(0, loss) < 5);
+  CHECK(eval.number(eval.n_rows() - 1, loss) < 0.97 * eval.number(0, loss));
+
+  const std::string state = (scratch / "killed/state.safetensors").string();
+  run_command("(" + words("killed", dense) + ") & p=$!; while kill -0 $p && ! [ -e " + state +
+              " ]; do sleep 0.01; done 2> /dev/null; kill -9 $p");
+  REQUIRE(run_command(words("killed", dense)).code == 0);
+  CHECK(read_file(scratch / "killed/model/model.safetensors") ==
+        read_file(scratch / "trained/model/model.safetensors"));
+  // Of itself there is nothing to learn.
+  REQUIRE(run_command(words("own", (scratch / "out").string())).code == 0);
+  CHECK(CsvTable::read(scratch / "own/eval.csv").number(0, loss) == doctest::Approx(0));
+  const Ran other = run_command(words("other", "builtin"));
+  CHECK(other.code == 1);
+  CHECK(other.err.find("builtin: expected a teacher with the model's 288 tokens") != std::string::npos);
+  CHECK(run_command(binary() + " train full builtin --data " + data + " --steps 1 --temperature 2 --out " +
+                    (scratch / "no").string())
+            .code == 2);
+}

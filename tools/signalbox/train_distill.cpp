@@ -15,6 +15,7 @@
 #include "tools/signalbox/optimiser_flags.h"
 #include "tools/signalbox/reading_flags.h"
 #include "tools/signalbox/record.h"
+#include "tools/signalbox/teacher_flags.h"
 #include "tools/signalbox/train.h"
 #include "tools/terminal/output.h"
 #include "tools/terminal/stage_progress.h"
@@ -91,15 +92,7 @@ CLI::App* add_distill_flags(CLI::App& app, DistillFlags& flags) {
       ->check(in_range(int64_t{0}, int64_t{1} << 40))
       ->type_name("N")
       ->required();
-  distill->add_option("--temperature", s.teacher.temperature, "of both models' logits in the loss")
-      ->check(in_range(1e-3, 1e3))
-      ->capture_default_str();
-  distill->add_option("--kl-weight", s.teacher.weight, "of the divergence from the original in the loss")
-      ->check(in_range(0.0, 1e9))
-      ->capture_default_str();
-  distill->add_option("--target-weight", s.teacher.target, "of -log p of the tokens themselves beside it")
-      ->check(in_range(0.0, 1e9))
-      ->capture_default_str();
+  add_teacher_loss_options(*distill, s.teacher);
   distill
       ->add_option("--stop-loss", flags.optimiser.settings.stop_loss, "loss of the stop split at which these steps end")
       ->check(in_range(0.0, 1e9));
@@ -126,8 +119,7 @@ void check_flags(const CLI::App& app, DistillFlags& flags) {
   needs({"--batch", "--schedule", "--warmup", "--final-lr", "--decay", "--clip", "--save-every"},
         flags.steps + flags.block_steps > 0, "--steps or --block-steps above 0");
   needs({"--output-sample"}, flags.settings.score == KeepScore::do_acp, "--score do-acp");
-  if (flags.settings.teacher.weight == 0 && flags.settings.teacher.target == 0)
-    throw UsageError("--kl-weight, --target-weight", "expected one above 0, found 0 for both");
+  check_teacher_loss(flags.settings.teacher);
   flags.settings.logits = training_settings(flags.optimiser, flags.common, flags.steps);
   flags.settings.blocks = training_settings(flags.optimiser, flags.common, flags.block_steps);
   flags.settings.blocks.lr = flags.block_lr;

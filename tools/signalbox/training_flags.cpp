@@ -34,7 +34,8 @@ std::string fixed(double x) {
 }
 
 Manifest manifest_of(const TrainingFlags& flags, const Session& session, const TrainingRecords& records,
-                     std::optional<int32_t> end, const TrainingJob& job, int argc, char** argv) {
+                     std::optional<int32_t> end, const TrainingJob& job, const TeacherModel* teacher, int argc,
+                     char** argv) {
   const TrainingSettings& s = flags.settings;
   const auto hash = [](const std::vector<Record>& of) {
     return of.empty() ? json::Value() : json::Value(records_hash(of));
@@ -53,6 +54,8 @@ Manifest manifest_of(const TrainingFlags& flags, const Session& session, const T
       .set("drift", hash(records.drift))
       .set("stop_loss", flags.stop_loss ? json::Value(*flags.stop_loss) : json::Value())
       .set("routing", tuning_json(flags.tuning));
+  // A manifest of a training without one says nothing of it.
+  if (teacher) inputs.work.set("teacher", teacher_json(flags.teacher, *teacher));
   inputs.data_hash = records_hash(records.data);
   inputs.seed = flags.common.seed;
   inputs.model_name = session.path;
@@ -189,6 +192,7 @@ void add_training_flags(CLI::App& command, TrainingFlags& flags, const std::stri
       ->type_name("FILE");
   add_encoding_options(command, flags.common);
   add_routing_flags(command, flags.routing);
+  add_teacher_flags(command, flags.teacher);
 }
 
 void check_training_flags(TrainingFlags& flags) {
@@ -201,6 +205,7 @@ void check_training_flags(TrainingFlags& flags) {
     throw UsageError("--data, --eval, --stop, --drift", "expected - once, found it twice");
   s.stop_loss = flags.stop_loss;
   flags.tuning = tuning_of(flags.routing);
+  check_teacher_loss(flags.teacher.how);
 }
 
 TrainingRecords read_training_records(const TrainingFlags& flags) {
@@ -239,6 +244,8 @@ int run_training(const TrainingFlags& flags, Session& session, TrainingRecords& 
   training.session = &session;
   training.trained = job.trained;
   training.routing = job.routing;
+  const std::unique_ptr<TeacherModel> teacher = open_teacher(flags.teacher, session);
+  if (teacher) training.objective = teacher->objective.get();
   training.dir = flags.out;
   training.settings = flags.settings;
   training.result = job.result;
@@ -246,7 +253,7 @@ int run_training(const TrainingFlags& flags, Session& session, TrainingRecords& 
     if (!drift.empty()) write_drift(flags, session, *job.before, drift);
     job.write_result();
   };
-  training.manifest = manifest_of(flags, session, records, end, job, argc, argv);
+  training.manifest = manifest_of(flags, session, records, end, job, teacher.get(), argc, argv);
   catch_signals();
   training.interrupted = &interrupted;
   tell_cpu_fallback(options, session);

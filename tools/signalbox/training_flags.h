@@ -11,6 +11,7 @@
 #include "tools/signalbox/flags.h"
 #include "tools/signalbox/optimiser_flags.h"
 #include "tools/signalbox/routing_flags.h"
+#include "tools/signalbox/teacher_flags.h"
 #include "train/training.h"
 
 namespace CLI {
@@ -28,6 +29,7 @@ struct TrainingFlags {
   train::TrainingSettings settings;  // by check_training_flags
   RoutingFlags routing;
   train::RoutingTuning tuning;  // by check_training_flags
+  TeacherFlags teacher;
 };
 
 // MODEL and all flags but those of what trains. `out`: what --out is.
