@@ -7,77 +7,14 @@
 #include <numeric>
 
 #include "base/error.h"
-#include "base/half.h"
-#include "base/mxfp4.h"
 #include "base/thread_pool.h"
 #include "eval/compress/neurons.h"
 #include "eval/compress/plan.h"
+#include "eval/compress/stored.h"
 
 namespace signalbox::eval {
 
 namespace {
-
-// The tensors of one merged expert.
-struct Merged {
-  Matrix gate, up, down;
-  Vector gate_bias, up_bias, down_bias;
-  std::vector<std::shared_ptr<const void>> owners;
-};
-
-float rounded(double value, DType dtype) {
-  const auto single = static_cast<float>(value);
-  if (dtype == DType::f16) return float_of_f16(f16_of_float(single));
-  if (dtype == DType::bf16) return float_of_bf16(bf16_of_float(single));
-  return single;
-}
-
-// A matrix of these values in a stored dtype.
-Matrix stored_matrix(const std::vector<double>& values, int64_t rows, int64_t cols, DType dtype,
-                     std::vector<std::shared_ptr<const void>>& owners) {
-  Matrix out{nullptr, dtype, rows, cols, cols, nullptr, 0};
-  const auto n = static_cast<size_t>(rows * cols);
-  if (dtype == DType::mxfp4) {
-    auto bytes = std::make_shared<std::vector<uint8_t>>(n / 2 + n / mxfp4_block);
-    uint8_t* scales = bytes->data() + n / 2;
-    float block[mxfp4_block];
-    for (size_t b = 0; b < n / mxfp4_block; ++b) {
-      for (int64_t i = 0; i < mxfp4_block; ++i) block[i] = static_cast<float>(values[b * mxfp4_block + i]);
-      scales[b] = mxfp4_of_floats(block, bytes->data() + b * mxfp4_block / 2);
-    }
-    out.data = bytes->data();
-    out.scales = scales;
-    out.scale_stride = cols / mxfp4_block;
-    owners.push_back(std::move(bytes));
-    return out;
-  }
-  auto bytes = std::make_shared<std::vector<std::byte>>(n * dtype_size(dtype));
-  for (size_t i = 0; i < n; ++i) {
-    const auto value = static_cast<float>(values[i]);
-    if (dtype == DType::f32) {
-      std::memcpy(bytes->data() + 4 * i, &value, 4);
-    } else {
-      const uint16_t half = dtype == DType::f16 ? f16_of_float(value) : bf16_of_float(value);
-      std::memcpy(bytes->data() + 2 * i, &half, 2);
-    }
-  }
-  out.data = bytes->data();
-  owners.push_back(std::move(bytes));
-  return out;
-}
-
-Vector stored_vector(const std::vector<double>& values, DType dtype, std::vector<std::shared_ptr<const void>>& owners) {
-  auto floats = std::make_shared<std::vector<float>>();
-  for (const double value : values) floats->push_back(rounded(value, dtype));
-  const Vector out{floats->data(), static_cast<int64_t>(floats->size())};
-  owners.push_back(std::move(floats));
-  return out;
-}
-
-std::vector<float> all_values(const Matrix& matrix) {
-  std::vector<float> out(static_cast<size_t>(matrix.rows * matrix.cols));
-  for (int64_t r = 0; r < matrix.rows; ++r) read_row(matrix, r, &out[static_cast<size_t>(r * matrix.cols)]);
-  return out;
-}
 
 // Sums of an expert's parameters, each neuron at its place among the neurons of the one that stays.
 class GroupMean {
@@ -112,8 +49,8 @@ class GroupMean {
     for (size_t c = 0; c < down_bias_.size(); ++c) down_bias_[c] += share * weights.down_bias[expert].data[c];
   }
 
-  Merged stored(const std::function<DType(Role)>& dtype) const {
-    Merged out;
+  StoredExpert stored(const std::function<DType(Role)>& dtype) const {
+    StoredExpert out;
     out.gate = stored_matrix(gate_, n_, d_, dtype(Role::expert_gate), out.owners);
     out.up = stored_matrix(up_, n_, d_, dtype(Role::expert_up), out.owners);
     out.down = stored_matrix(down_, d_, n_, dtype(Role::expert_down), out.owners);
@@ -130,8 +67,8 @@ class GroupMean {
   std::vector<double> gate_bias_, up_bias_, down_bias_;
 };
 
-Merged merge_group(const Model& model, const MoeWeights& weights, int32_t layer, const MergeGroup& group,
-                   Backend& backend, const ApplyOptions& options) {
+StoredExpert merge_group(const Model& model, const MoeWeights& weights, int32_t layer, const MergeGroup& group,
+                         Backend& backend, const ApplyOptions& options) {
   const int32_t leader = group.experts.front();
   const Neurons first = read_neurons(weights, leader, model.activation);
   GroupMean mean(first.n, weights.gate[leader].cols, !weights.gate_bias.empty());
@@ -161,23 +98,11 @@ struct Task {
   const MergeGroup* group = nullptr;
 };
 
-void put(ChangedModel& changed, const Task& task, const Merged& merged) {
-  MoeWeights& w = std::get<MoeWeights>(changed.weights.layers[task.layer->layer].ffn);
-  const auto change = std::find_if(changed.changes.begin(), changed.changes.end(),
-                                   [&](const ExpertChange& c) { return c.layer == task.layer->layer; });
-  for (const int32_t e : task.group->experts) {
-    w.gate[e] = merged.gate;
-    w.up[e] = merged.up;
-    w.down[e] = merged.down;
-    if (!w.gate_bias.empty()) {
-      w.gate_bias[e] = merged.gate_bias;
-      w.up_bias[e] = merged.up_bias;
-      w.down_bias[e] = merged.down_bias;
-    }
-    change->same_as[e] = task.group->experts.front();
-    change->replaced[e] = 1;
-  }
-  changed.weights.owners.insert(changed.weights.owners.end(), merged.owners.begin(), merged.owners.end());
+void put(ChangedModel& changed, const Task& task, const StoredExpert& merged) {
+  const std::vector<int32_t>& experts = task.group->experts;
+  put_expert(changed, task.layer->layer, experts.front(), merged);
+  for (const int32_t e : experts)
+    if (e != experts.front()) share_expert(changed, task.layer->layer, e, experts.front());
 }
 
 }  // namespace
@@ -202,7 +127,7 @@ ChangedModel apply_plan(const Model& model, const Weights& weights, const Plan& 
   pool.parallel_for(static_cast<int64_t>(tasks.size()), [&](int64_t i, int thread) {
     const Task& task = tasks[static_cast<size_t>(i)];
     const MoeWeights& moe = std::get<MoeWeights>(weights.layers[task.layer->layer].ffn);
-    const Merged merged =
+    const StoredExpert merged =
         merge_group(model, moe, task.layer->layer, *task.group, *backends[static_cast<size_t>(thread)], options);
     const std::lock_guard lock(mutex);
     put(changed, task, merged);

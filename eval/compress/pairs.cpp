@@ -8,6 +8,7 @@
 #include "base/csv.h"
 #include "base/files.h"
 #include "base/thread_pool.h"
+#include "eval/compress/expert_outputs.h"
 #include "eval/compress/neurons.h"
 #include "kernels/backend.h"
 
@@ -50,23 +51,15 @@ void compare_outputs(const Model& model, const MoeWeights& weights, const LayerM
   constexpr int64_t most_floats = int64_t{1} << 26;
   const int64_t step =
       std::clamp<int64_t>(most_floats / (n_experts * (d + moe.d_ff)), 1, std::max<int64_t>(n_sampled, 1));
-  std::vector<float> hidden(static_cast<size_t>(step * n_experts * moe.d_ff)),
-      out(static_cast<size_t>(step * n_experts * d));
-  std::vector<int32_t> ids;
-  for (int64_t t = 0; t < step; ++t)
-    for (int32_t e = 0; e < n_experts; ++e) ids.push_back(e);
-  Route route;
-  route.n_slots = static_cast<int32_t>(n_experts);
-  route.ids = ids.data();
+  std::vector<int32_t> every(static_cast<size_t>(n_experts));
+  std::iota(every.begin(), every.end(), 0);
+  ExpertOutputs outputs(backend, model, weights);
   std::vector<double> sums(static_cast<size_t>(n_experts * n_experts));
   std::vector<int64_t> counts(sums.size());
   for (int64_t first = 0; first < n_sampled; first += step) {
     const int64_t n = std::min(step, n_sampled - first);
-    const Tensor x(const_cast<float*>(measures.inputs.data()) + first * d, n, d);
-    const Tensor inner(hidden.data(), n * n_experts, moe.d_ff), outer(out.data(), n * n_experts, d);
-    backend.experts_hidden(inner, x, route, n, weights.experts(), model.activation, nullptr);
-    backend.experts_out(outer, inner, route, n, weights.experts());
-    add_cosines(out, n, static_cast<int32_t>(n_experts), d, backend, sums, counts);
+    add_cosines(outputs.of(measures.inputs.data() + first * d, n, every), n, static_cast<int32_t>(n_experts), d,
+                backend, sums, counts);
   }
   for (size_t i = 0; i < sums.size(); ++i)
     if (counts[i] > 0) pairs.output[i] = sums[i] / static_cast<double>(counts[i]);

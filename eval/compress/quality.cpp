@@ -10,7 +10,6 @@
 #include "base/files.h"
 #include "base/no_number.h"
 #include "base/thread_pool.h"
-#include "eval/statistics/paired.h"
 #include "kernels/logits.h"
 
 namespace signalbox::eval {
@@ -147,6 +146,15 @@ Quality QualityMeasure::measure(Forward& forward, const RunOptions& run, const R
   std::vector<size_t> all(state.jobs.size());
   std::iota(all.begin(), all.end(), size_t{0});
   return of(all);
+}
+
+UnitValues QualityMeasure::nll() const {
+  const State& state = *state_;
+  UnitValues out;
+  for (size_t j = 0; j < state.jobs.size(); ++j)
+    for (int64_t i = 0; i + 1 < state.jobs[j].n_given(); ++i)
+      out.add(-state.log_p[static_cast<size_t>(state.starts[j] + i)], state.examples[j]);
+  return out;
 }
 
 Quality QualityMeasure::of(std::span<const size_t> jobs) const {

@@ -10,6 +10,7 @@
 
 #include "base/namespaces.h"
 #include "engine/runner.h"
+#include "eval/statistics/paired.h"
 #include "eval/statistics/resampling.h"
 #include "probes/sink.h"
 
@@ -51,6 +52,8 @@ class QualityMeasure {
   Quality compared(Forward& forward, const RunOptions& run, const RunEvents& events, const ComparedRun& with = {});
   // The one that was measured last, over some of the jobs.
   Quality of(std::span<const size_t> jobs) const;
+  // Of each predicted token: -log p under the model that was measured last, and the unit that it is drawn with.
+  UnitValues nll() const;
 
  private:
   class Rows;
