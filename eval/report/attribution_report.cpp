@@ -100,9 +100,13 @@ std::string render_attribution_report(const fs::path& dir) {
   std::string maps;
   for (size_t i = 0; i < std::min(records.size(), shown_records); ++i) {
     LayerMap map;
+    // Routes, queries and keys are no parts of the stream and do not add to them.
+    const auto adds = [&](size_t r) {
+      const std::string& point = table.text(r, "point");
+      return point.rfind("route.", 0) != 0 && point != "attn.q" && point != "attn.k";
+    };
     for (size_t r = 0; r < table.n_rows(); ++r)
-      if (table.text(r, "id") == records[i] && !table.text(r, "position").empty() &&
-          table.text(r, "point").rfind("route.", 0) != 0)
+      if (table.text(r, "id") == records[i] && !table.text(r, "position").empty() && adds(r))
         map.add(layer_of(table.text(r, "layer")), static_cast<int32_t>(table.integer(r, "position")),
                 table.number(r, "score"));
     if (map.empty()) continue;

@@ -83,7 +83,8 @@ TEST_CASE("report: attribution, token by token and with intervals over records")
       dir / "attribution.csv",
       "id,position,layer,point,unit,score,flip_share,linear_trusted\r\n"
       "a,0,,embed,,0.5,0,1\r\na,0,1,expert.contribution,7,1.5,0.5,0\r\na,1,1,expert.contribution,7,0.5,0,1\r\n"
-      "b,0,1,expert.contribution,7,1,0,1\r\nb,0,,embed,,0.25,0,1\r\n");
+      "b,0,1,expert.contribution,7,1,0,1\r\nb,0,,embed,,0.25,0,1\r\n"
+      "b,1,1,attn.q,2,64,,\r\n");
   test::write_file(dir / "totals.csv",
                    "layer,point,unit,records,of_records,signed,absolute,cells,flip_share\r\n"
                    "1,expert.contribution,7,2,2,1.5,1.5,1.5,0.1666\r\n,embed,,2,2,0.375,0.375,0.375,0\r\n");
@@ -95,6 +96,7 @@ TEST_CASE("report: attribution, token by token and with intervals over records")
   CHECK(has(html, "id=\"record-1\""));
   CHECK(has(html, "id=\"units-1\""));
   CHECK(has(html, "16.7 %"));
+  CHECK_FALSE(has(html, "+64.00"));  // a query's score is not among the sums of what parts write
   CHECK_FALSE(has(html, ">nan"));
 }
 
