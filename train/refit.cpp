@@ -138,6 +138,16 @@ void Refit::add(std::span<const float> a, std::span<const float> y) {
   tokens_ += n_tokens;
 }
 
+void Refit::add_sums(std::span<const float> aa, std::span<const float> ya, double yy, int64_t tokens) {
+  if (aa.size() != aa_.size() || ya.size() != ya_.size())
+    throw Error("refit", "expected " + std::to_string(aa_.size()) + " and " + std::to_string(ya_.size()) +
+                             " sums, found " + std::to_string(aa.size()) + " and " + std::to_string(ya.size()));
+  for (size_t i = 0; i < aa.size(); ++i) aa_[i] += static_cast<double>(aa[i]);
+  for (size_t i = 0; i < ya.size(); ++i) ya_[i] += static_cast<double>(ya[i]);
+  yy_ += yy;
+  tokens_ += tokens;
+}
+
 std::vector<float> Refit::solve(double share, std::span<const float> w0) const {
   double trace = 0;
   for (int64_t i = 0; i < n_; ++i) trace += aa_[static_cast<size_t>(i * n_ + i)];

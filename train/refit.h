@@ -26,6 +26,9 @@ class Refit {
 
   // a [tokens, n], y [tokens, d], rows without gaps.
   void add(std::span<const float> a, std::span<const float> y);
+  // The same from sums that somebody else has made of these tokens: aa [n, n] (its lower half is read), ya [d, n], and
+  // the sum of squares of y.
+  void add_sums(std::span<const float> aa, std::span<const float> ya, double yy, int64_t tokens);
   int64_t tokens() const { return tokens_; }
   double squares() const { return yy_; }  // |Y|^2
 

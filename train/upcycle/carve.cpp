@@ -102,9 +102,31 @@ class Block {
     }
   }
 
+  // Adds n tokens to a fit: a [n, width], answers [n, outputs]. Products of a chunk in f32, their sum in double: ten
+  // times as fast as all in double, and far below what the ridge lets through.
+  void add(Refit& fit, const std::vector<float>& a, const std::vector<float>& answers, int64_t n) {
+    const auto width = static_cast<int64_t>(a.size()) / n, outputs = static_cast<int64_t>(answers.size()) / n;
+    const std::vector<float> a_turned = turned(a, n, width), y_turned = turned(answers, n, outputs);
+    product(aa_, a_turned, width, n, view(a_turned, width, n));
+    product(ya_, y_turned, outputs, n, view(a_turned, width, n));
+    double squares = 0;
+    for (const float value : answers) squares += static_cast<double>(value) * static_cast<double>(value);
+    fit.add_sums(aa_, ya_, squares, n);
+  }
+
   std::vector<float> x, h, y;
 
  private:
+  std::vector<float> turned(const std::vector<float>& matrix, int64_t rows, int64_t cols) const {
+    std::vector<float> out(matrix.size());
+    pool_.parallel_for((cols + 15) / 16, [&](int64_t task, int) {
+      for (int64_t r = 0; r < rows; ++r)
+        for (int64_t c = task * 16; c < std::min(cols, task * 16 + 16); ++c)
+          out[static_cast<size_t>(c * rows + r)] = matrix[static_cast<size_t>(r * cols + c)];
+    });
+    return out;
+  }
+
   const Session& session_;
   Backend& backend_;
   const FfnInputs& inputs_;
@@ -112,7 +134,7 @@ class Block {
   ThreadPool& pool_;
   const DenseWeights& weights_;
   int64_t d_, n_;
-  std::vector<float> down_;
+  std::vector<float> down_, aa_, ya_;
 };
 
 // |d_i| of every neuron.
@@ -218,7 +240,7 @@ std::vector<float> fit_router(Block& block, std::span<const int32_t> routed, con
   double squares = 0;
   block.for_each_chunk([&](int64_t, int64_t tokens) {
     block.part_sizes(routed, count, tokens, sizes);
-    regression.add(block.x, sizes);
+    block.add(regression, block.x, sizes, tokens);
     for (const float value : block.x) squares += static_cast<double>(value) * static_cast<double>(value);
   });
   const auto tokens = static_cast<double>(block.n_tokens());
@@ -274,7 +296,7 @@ void refit_routed(Block& block, CarvedLayer& carved, const CarveSettings& settin
             factor == 0 ? 0 : factor * block.h[static_cast<size_t>(t * n + carved.neurons[static_cast<size_t>(i)])];
       }
     });
-    refit.add(a, block.y);
+    block.add(refit, a, block.y, tokens);
   });
   const std::vector<float> before = block.down_of(carved.neurons);
   carved.down = refit.solve(settings.refit_ridge, before);
@@ -295,7 +317,7 @@ void refit_static(Block& block, CarvedLayer& carved, const CarveSettings& settin
         a[static_cast<size_t>(t * n + i)] =
             block.h[static_cast<size_t>(t * block.d_ff() + neurons[static_cast<size_t>(i)])];
     });
-    refit.add(a, block.y);
+    block.add(refit, a, block.y, tokens);
   });
   const std::vector<float> before = block.down_of(neurons);
   carved.static_down = refit.solve(settings.refit_ridge, before);
