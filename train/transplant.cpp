@@ -250,7 +250,7 @@ class Transplantation {
              const std::optional<RouterUse>& use) {
     const RunEvents events = progress("judging " + variant, quality_->n_tokens());
     const Quality quality = variant == "original" ? quality_->original(forward, run_, events)
-                                                  : quality_->compared(forward, run_, events, plan);
+                                                  : quality_->compared(forward, run_, events, {plan, nullptr});
     const UnitValues nll = quality_->nll();
     const MeanEstimate mean = estimate(nll);
     const auto add = [&](const std::string& metric, double value, Interval ci) {
