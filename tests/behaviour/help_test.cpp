@@ -62,6 +62,8 @@ const std::vector<std::string> all_commands = {"inspect",
                                                "direction extract",
                                                "direction validate",
                                                "train full",
+                                               "similarity",
+                                               "transplant",
                                                "download",
                                                "data check",
                                                "domains"};

@@ -35,6 +35,8 @@ int demo_command(int argc, char** argv);
 int compress_command(int argc, char** argv);
 int train_command(int argc, char** argv);
 int upcycle_command(int argc, char** argv);
+int similarity_command(int argc, char** argv);
+int transplant_command(int argc, char** argv);
 int download_command(int argc, char** argv);
 
 }  // namespace signalbox::tools

@@ -52,6 +52,8 @@ constexpr Command commands[] = {
     {"compress", compress_command, "which experts can go: scores, plans, smaller checkpoints"},
     {"train", train_command, "change weights by gradients: from records to a checkpoint"},
     {"upcycle", upcycle_command, "carve a sparse mixture of experts out of a dense GGUF model"},
+    {"similarity", similarity_command, "how alike the experts of two models are"},
+    {"transplant", transplant_command, "an expert of one model in another, judged beside controls"},
     {"domains", domains_command, "do domains of prompts use experts of their own?"},
     {"data", data_command, "convert, pair, split and generate records"},
     {"diff", diff_command, "compare two traces"},

@@ -1,8 +1,10 @@
 // A bar for each stage of a command, one after the other.
 #pragma once
+#include <cstdint>
 #include <memory>
 #include <string>
 
+#include "base/namespaces.h"
 #include "tools/terminal/progress.h"
 #include "tools/terminal/signals.h"
 
