@@ -34,7 +34,7 @@ struct DiscoverRequest {
   Metric metric = Metric::logit_diff;
   CircuitAblation ablation = CircuitAblation::corrupt;
   NodeLevel level = NodeLevel::node;
-  SplitRule split;
+  SplitRule split = {"", circuit_sets};
   uint64_t seed = 0;
   std::optional<size_t> size;  // of the circuit; none: chosen on the second set
   SearchRule rule;

@@ -73,7 +73,8 @@ CircuitContext read_context(const json::Ref& from) {
   context.model_hash = from.at("model_hash").string();
   context.metric = from.at("metric").string();
   context.ablation = from.at("ablation").string();
-  context.level = parse_level(from.at("level").string(), from.where() + ": " + from.at("level").path());
+  if (const auto level = from.find("level"))
+    context.level = parse_level(level->string(), level->where() + ": " + level->path());
   context.n_layers = from.at("n_layers").size();
   context.n_heads = from.at("n_heads").size();
   context.n_experts = from.at("n_experts").size();

@@ -4,49 +4,10 @@
 #include <map>
 
 #include "base/error.h"
-#include "base/text.h"
 #include "eval/data/dice.h"
 #include "eval/data/examples.h"
 
 namespace signalbox::eval {
-
-namespace {
-
-size_t named_set(const SplitRule& rule, const Record& record) {
-  const std::optional<json::Ref> found = json::Ref(record.source, record.where).find(rule.key);
-  const std::string expected = rule.names[0] + ", " + rule.names[1] + " or " + rule.names[2];
-  if (!found) throw Error(record.where, rule.key + ": expected " + expected + " (--split), found none");
-  const auto at = std::find(rule.names.begin(), rule.names.end(), found->string());
-  if (at == rule.names.end())
-    throw Error(record.where, rule.key + ": expected " + expected + " (--split), found " + in_quotes(found->string()));
-  return static_cast<size_t>(at - rule.names.begin());
-}
-
-}  // namespace
-
-SplitRule parse_split(const std::string& text, const std::string& where) {
-  SplitRule rule;
-  if (text.empty()) return rule;
-  const auto wrong = [&]() -> Error {
-    return Error(where, "expected KEY:A,B,C with three different values of the records' key, found " + in_quotes(text));
-  };
-  const size_t colon = text.find(':');
-  if (colon == std::string::npos || colon == 0) throw wrong();
-  rule.key = text.substr(0, colon);
-  std::vector<std::string> names(1);
-  for (const char c : text.substr(colon + 1)) {
-    if (c == ',')
-      names.emplace_back();
-    else
-      names.back() += c;
-  }
-  if (names.size() != 3 || names[0] == names[1] || names[0] == names[2] || names[1] == names[2]) throw wrong();
-  for (size_t i = 0; i < 3; ++i) {
-    if (names[i].empty()) throw wrong();
-    rule.names[i] = names[i];
-  }
-  return rule;
-}
 
 std::array<std::vector<size_t>, 3> split_pairs(const SplitRule& rule, const std::vector<Record>& records,
                                                const std::vector<CausalPair>& pairs, uint64_t seed,

@@ -7,16 +7,13 @@
 
 #include "base/namespaces.h"
 #include "eval/causal/pairs.h"
+#include "eval/data/named_split.h"
 #include "eval/data/records.h"
 
 namespace signalbox::eval {
 
-// "KEY:A,B,C", the value of --split: the records' key that says where a pair belongs, and what it says of each set.
-struct SplitRule {
-  std::string key;  // empty: drawn by seed, a half, a quarter and a quarter
-  std::array<std::string, 3> names = {"discover", "size", "test"};
-};
-SplitRule parse_split(const std::string& text, const std::string& where);  // "": drawn
+// What sets that are drawn are called.
+inline const std::array<std::string, 3> circuit_sets = {"discover", "size", "test"};
 
 // [set] indices of pairs, ascending. Pairs that have a prompt in common are never in two sets of a draw
 // (independent_examples). Throws Error: a pair whose records say different things or none of the three, a set without a

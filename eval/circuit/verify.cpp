@@ -57,7 +57,8 @@ KnownCircuit read_known_circuit(const std::filesystem::path& dir) {
   known.model_hash = root.at("model_hash").string();
   known.metric = parse_metric(root.at("metric").string(), file.string() + ": metric");
   known.ablation = parse_ablation(root.at("ablation").string(), file.string() + ": ablation");
-  if (parse_level(root.at("level").string(), file.string() + ": level") == NodeLevel::position)
+  const auto level = root.find("level");
+  if (level && parse_level(level->string(), file.string() + ": level") == NodeLevel::position)
     known.n_positions = root.at("positions").integer(1, INT32_MAX);
   for (const json::Ref& name : root.at("circuit").items())
     known.parts.push_back(parse_node(name.string(), file.string() + ": " + name.path()));

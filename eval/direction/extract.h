@@ -29,7 +29,7 @@ std::vector<std::string> extraction_files();                              // tho
 
 struct ExtractRequest {
   ConditionPair contrast;
-  DirectionSplit split;
+  SplitRule split = {"", direction_sets};
   Places places;
   Estimator estimator = Estimator::means;
   uint64_t seed = 0;  // of the split

@@ -13,15 +13,6 @@ namespace signalbox::eval {
 
 namespace {
 
-int named_set(const DirectionSplit& split, const Record& record) {
-  const std::string expected = split.names[0] + ", " + split.names[1] + " or " + split.names[2];
-  const std::optional<json::Ref> found = json::Ref(record.source, record.where).find(split.key);
-  if (!found) throw Error(record.where, split.key + ": expected " + expected + " (--split), found none");
-  for (int s = 0; s < 3; ++s)
-    if (found->string() == split.names[static_cast<size_t>(s)]) return s;
-  throw Error(record.where, split.key + ": expected " + expected + " (--split), found " + in_quotes(found->string()));
-}
-
 std::vector<std::string> parts_of(const std::string& text, char separator) {
   std::vector<std::string> parts(1);
   for (const char c : text) {
@@ -40,19 +31,6 @@ ConditionPair parse_contrast(const std::string& text, const std::string& where) 
   if (parts.size() != 2 || parts[0].empty() || parts[1].empty() || parts[0] == parts[1])
     throw Error(where, "expected two conditions A:B, found " + in_quotes(text));
   return {parts[0], parts[1]};
-}
-
-DirectionSplit parse_direction_split(const std::string& text, const std::string& where) {
-  DirectionSplit split;
-  if (text.empty()) return split;
-  const size_t colon = text.find(':');
-  const std::vector<std::string> names = parts_of(colon == std::string::npos ? "" : text.substr(colon + 1), ',');
-  const std::set<std::string> different(names.begin(), names.end());
-  if (colon == 0 || names.size() != 3 || different.size() != 3 || different.count("") > 0)
-    throw Error(where, "expected KEY:A,B,C with three different values of the records' key, found " + in_quotes(text));
-  split.key = text.substr(0, colon);
-  std::copy(names.begin(), names.end(), split.names.begin());
-  return split;
 }
 
 std::vector<size_t> Labelled::of_set(int set) const {
@@ -82,12 +60,12 @@ Labelled label_records(const std::vector<Record>& records, const ConditionPair& 
   return data;
 }
 
-void split_labelled(Labelled& data, const ConditionPair& contrast, const DirectionSplit& split, uint64_t seed,
+void split_labelled(Labelled& data, const ConditionPair& contrast, const SplitRule& split, uint64_t seed,
                     const std::string& where) {
   if (!split.key.empty()) {
     std::map<int64_t, size_t> first;
     for (size_t i = 0; i < data.records.size(); ++i) {
-      data.sets[i] = named_set(split, data.records[i]);
+      data.sets[i] = static_cast<int>(named_set(split, data.records[i]));
       const auto [place, added] = first.emplace(data.examples[i], i);
       if (!added && data.sets[place->second] != data.sets[i])
         throw Error(data.records[i].where,

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/namespaces.h"
+#include "eval/data/named_split.h"
 #include "eval/data/records.h"
 
 namespace signalbox::eval {
@@ -17,12 +18,8 @@ struct ConditionPair {
 };
 ConditionPair parse_contrast(const std::string& text, const std::string& where);
 
-// Which sets records belong to.
-struct DirectionSplit {
-  std::string key;  // of --split KEY:A,B,C; empty: drawn by seed, a half, a quarter and a quarter
-  std::array<std::string, 3> names = {"extract", "choose", "test"};
-};
-DirectionSplit parse_direction_split(const std::string& text, const std::string& where);
+// What sets that are drawn are called.
+inline const std::array<std::string, 3> direction_sets = {"extract", "choose", "test"};
 
 // Records of the contrast, in the order of the file.
 struct Labelled {
@@ -39,7 +36,7 @@ Labelled label_records(const std::vector<Record>& records, const ConditionPair& 
 
 // Fills `sets`. Examples are whole. Throws Error: a set without records of either condition, a record without the key
 // or with another value, an example in two sets.
-void split_labelled(Labelled& data, const ConditionPair& contrast, const DirectionSplit& split, uint64_t seed,
+void split_labelled(Labelled& data, const ConditionPair& contrast, const SplitRule& split, uint64_t seed,
                     const std::string& where);
 
 }  // namespace signalbox::eval

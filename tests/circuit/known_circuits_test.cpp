@@ -360,10 +360,10 @@ TEST_CASE("circuit: files, tests on pairs that were held out, and what is refuse
   CHECK_THROWS_AS(verify_circuit(*planted.session, planted.records, planted.made, wrong, verify, "i"), Error);
 
   DiscoverRequest bad;
-  bad.split = parse_split("split:a,b,c", "--split");
+  bad.split = parse_split("split:a,b,c", "--split", circuit_sets);
   CHECK_THROWS_AS(planted.discover(bad), Error);  // the records say nothing of it
   for (const char* text : {"split", ":a,b,c", "split:a,b", "split:a,b,a", "split:a,,c"})
-    CHECK_THROWS_AS(parse_split(text, "--split"), Error);
+    CHECK_THROWS_AS(parse_split(text, "--split", circuit_sets), Error);
   bad = {};
   bad.size = 100000;
   CHECK_THROWS_AS(planted.discover(bad), Error);
@@ -394,7 +394,7 @@ TEST_CASE("circuit: splits keep pairs whole and copies of a prompt together") {
       if (clean) pairs.push_back({std::to_string(p), records.size() - 1, records.size(), {}, {}, {}});
     }
   for (uint64_t seed = 0; seed < 10; ++seed) {
-    const auto sets = split_pairs({}, records, pairs, seed, "t");
+    const auto sets = split_pairs({"", circuit_sets}, records, pairs, seed, "t");
     size_t n = 0, with_copy = 0;
     for (const auto& set : sets) {
       n += set.size();
@@ -405,7 +405,7 @@ TEST_CASE("circuit: splits keep pairs whole and copies of a prompt together") {
     CHECK(n == 8);
     CHECK(with_copy == 1);
   }
-  const auto named = split_pairs(parse_split("split:c,b,a", "t"), records, pairs, 0, "t");
+  const auto named = split_pairs(parse_split("split:c,b,a", "t", circuit_sets), records, pairs, 0, "t");
   CHECK(named[0] == std::vector<size_t>{6, 7});
   CHECK(named[2] == std::vector<size_t>{0, 1, 2, 3});
 }

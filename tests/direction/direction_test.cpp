@@ -268,13 +268,13 @@ TEST_CASE("direction: what cannot be meant") {
   CHECK(test::good_message(message([] { parse_contrast("a", "--contrast"); }), "expected two conditions A:B"));
   CHECK(test::good_message(message([] { parse_contrast("a:a", "--contrast"); }), "expected two conditions A:B"));
   CHECK(test::good_message(message([] { parse_places("first", "--at"); }), "expected last, all or span:NAME"));
-  CHECK(test::good_message(message([] { parse_direction_split("k:a,b", "--split"); }), "expected KEY:A,B,C"));
+  CHECK(test::good_message(message([] { parse_split("k:a,b", "--split", direction_sets); }), "expected KEY:A,B,C"));
   CHECK(test::good_message(message([&] { label_records({record(1, "a", "")}, contrast, "f"); }),
                            "expected records with the condition \"b\", found none among 1"));
   const std::vector<Record> few = {record(1, "a", ""), record(2, "b", ""), record(3, "a", ""), record(4, "b", "")};
   CHECK(test::good_message(message([&] {
                              Labelled data = label_records(few, contrast, "f");
-                             split_labelled(data, contrast, {}, 0, "f");
+                             split_labelled(data, contrast, {"", direction_sets}, 0, "f");
                            }),
                            "found none of \"a\" in extract"));
   CHECK(test::good_message(message([&] {

@@ -84,7 +84,7 @@ CLI::App* add_discover_flags(CLI::App& app, DiscoverFlags& flags) {
               "--rank", flags.rank,
               "which parts and edges get runs of their own where there are more than --filter and "
               "--edge-filter: those of the largest forecast by atp (one gradient a pair) or eap-ig (--rank-steps "
-              "of them; slower, often nearer); exact: all. Given, forecasts are always made, and compared")
+              "of them); exact: all. Given, forecasts are always made, and compared")
           ->check(one_of({"exact", "atp", "eap-ig"}))
           ->type_name("NAME")
           ->capture_default_str();
@@ -182,7 +182,7 @@ int run_discover(DiscoverFlags& flags) {
   request.metric = parse_metric(flags.metric, "--metric");
   request.ablation = parse_ablation(flags.ablation, "--ablation");
   request.level = parse_level(flags.level, "--level");
-  request.split = parse_split(flags.split, "--split");
+  request.split = parse_split(flags.split, "--split", circuit_sets);
   request.seed = options.seed;
   request.rule = {static_cast<size_t>(flags.shortlist), 1 - flags.faithfulness};
   if (flags.size >= 0) request.size = static_cast<size_t>(flags.size);

@@ -176,7 +176,7 @@ int run_extract(ExtractFlags& flags, int argc, char** argv) {
   CommonOptions& options = flags.common;
   ExtractRequest request;
   request.contrast = parse_contrast(flags.contrast, "--contrast");
-  request.split = parse_direction_split(flags.split, "--split");
+  request.split = parse_split(flags.split, "--split", direction_sets);
   request.places = parse_places(flags.at, "--at");
   request.estimator = parse_estimator(flags.method, "--method");
   request.seed = options.seed;
