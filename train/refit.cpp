@@ -13,6 +13,7 @@ namespace {
 constexpr int64_t tile = 4;           // of sums that stay in registers
 constexpr int64_t panel = 64;         // columns of the factor that are made at once
 constexpr int64_t rows_at_once = 32;  // of a task
+constexpr int64_t rows_of_line = 8;   // that pass a line of a large matrix while it is in the cache
 
 // Sums of their own for every fourth product, so that none waits for the one before it; in a fixed order.
 template <class A, class B>
@@ -105,15 +106,16 @@ int64_t cholesky(std::span<double> m, int64_t n, ThreadPool& pool) {
 void cholesky_solve(std::span<const double> factor, int64_t n, std::span<double> rows, ThreadPool& pool) {
   const double* const at = factor.data();
   const int64_t count = static_cast<int64_t>(rows.size()) / std::max<int64_t>(1, n);
-  pool.parallel_for(count, [&](int64_t r, int) {
-    double* x = rows.data() + r * n;
-    for (int64_t i = 0; i < n; ++i) {
-      x[i] = (x[i] - dot(at + i * n, x, i)) / at[i * n + i];
-    }
-    for (int64_t i = n; i-- > 0;) {
-      x[i] /= at[i * n + i];
-      for (int64_t k = 0; k < i; ++k) x[k] -= at[i * n + k] * x[i];
-    }
+  pool.parallel_for(tasks_of(count, rows_of_line), [&](int64_t task, int) {
+    double* const first = rows.data() + task * rows_of_line * n;
+    double* const last = rows.data() + std::min(count, (task + 1) * rows_of_line) * n;
+    for (int64_t i = 0; i < n; ++i)
+      for (double* x = first; x < last; x += n) x[i] = (x[i] - dot(at + i * n, x, i)) / at[i * n + i];
+    for (int64_t i = n; i-- > 0;)
+      for (double* x = first; x < last; x += n) {
+        x[i] /= at[i * n + i];
+        for (int64_t k = 0; k < i; ++k) x[k] -= at[i * n + k] * x[i];
+      }
   });
 }
 
@@ -156,14 +158,17 @@ std::vector<float> Refit::solve(double share, std::span<const float> w0) const {
   if (trace == 0) return out;  // nothing moved: the minimum is w0
   // W - W0 = (Y'A - W0 A'A) (A'A + lambda I)^-1: the smaller the change, the smaller its rounding.
   std::vector<double> rows = ya_;
-  pool_.parallel_for(d_, [&](int64_t r, int) {
-    double* row = rows.data() + r * n_;
-    const float* w = w0.data() + r * n_;
+  pool_.parallel_for(tasks_of(d_, rows_of_line), [&](int64_t task, int) {
+    const int64_t first = task * rows_of_line, last = std::min(d_, first + rows_of_line);
     for (int64_t i = 0; i < n_; ++i) {
       const double* line = aa_.data() + i * n_;
-      row[i] -= dot(line, w, i + 1);
-      const auto own = static_cast<double>(w[i]);
-      for (int64_t j = 0; j < i; ++j) row[j] -= line[j] * own;
+      for (int64_t r = first; r < last; ++r) {
+        double* row = rows.data() + r * n_;
+        const float* w = w0.data() + r * n_;
+        row[i] -= dot(line, w, i + 1);
+        const auto own = static_cast<double>(w[i]);
+        for (int64_t j = 0; j < i; ++j) row[j] -= line[j] * own;
+      }
     }
   });
   std::vector<double> factor = aa_;
@@ -180,15 +185,16 @@ std::vector<float> Refit::solve(double share, std::span<const float> w0) const {
 double Refit::error(std::span<const float> w) const {
   if (yy_ == 0) return 0;
   std::vector<double> parts(static_cast<size_t>(d_));
-  pool_.parallel_for(d_, [&](int64_t r, int) {
-    const float* row = w.data() + r * n_;
-    double sum = 0;
+  pool_.parallel_for(tasks_of(d_, rows_of_line), [&](int64_t task, int) {
+    const int64_t first = task * rows_of_line, last = std::min(d_, first + rows_of_line);
     for (int64_t i = 0; i < n_; ++i) {
       const double* line = aa_.data() + i * n_;
-      const double with = 0.5 * line[i] * static_cast<double>(row[i]) + dot(line, row, i);
-      sum += 2 * static_cast<double>(row[i]) * (with - ya_[static_cast<size_t>(r * n_ + i)]);
+      for (int64_t r = first; r < last; ++r) {
+        const float* row = w.data() + r * n_;
+        const double own = static_cast<double>(row[i]), with = 0.5 * line[i] * own + dot(line, row, i);
+        parts[static_cast<size_t>(r)] += 2 * own * (with - ya_[static_cast<size_t>(r * n_ + i)]);
+      }
     }
-    parts[static_cast<size_t>(r)] = sum;
   });
   double sum = yy_;
   for (const double part : parts) sum += part;
