@@ -9,5 +9,6 @@ Subcommand add_train_distill(CLI::App& app);
 Subcommand add_train_full(CLI::App& app);
 Subcommand add_train_experts(CLI::App& app);
 Subcommand add_train_apply_experts(CLI::App& app);
+Subcommand add_train_lora(CLI::App& app);
 
 }  // namespace signalbox::tools
