@@ -64,6 +64,8 @@ const std::vector<std::string> all_commands = {"inspect",
                                                "train full",
                                                "similarity",
                                                "transplant",
+                                               "train experts",
+                                               "train apply-experts",
                                                "download",
                                                "data check",
                                                "domains"};

@@ -1,4 +1,4 @@
-// docs/training.md: its commands as pasted print what it shows.
+// docs/training.md and docs/expert-tuning.md: their commands as pasted print what they show.
 #include "tests/docs.h"
 
 #include <doctest/doctest.h>
@@ -17,7 +17,23 @@ TEST_CASE("docs: training, as pasted" * doctest::test_suite("repeats: commands a
     REQUIRE_MESSAGE(ran.code == 0, ran.err);
     printed += ran.out;
   }
-  for (const char* word : {"in step 10", "held out", "values trained"})
+  for (const char* word : {"in step 10", "held out", "values trained", "in step 60"})
     CHECK(line_not_printed(page, word, printed) == "");
   CHECK(std::filesystem::exists(scratch / "tmp/trained/model/model.safetensors"));
+}
+
+TEST_CASE("docs: expert tuning, as pasted" *
+          doctest::test_suite("repeats: commands as pasted, which other tests run too")) {
+  const TemporaryDirectory scratch;
+  const std::string page = page_of("docs/expert-tuning.md");
+  std::string printed;
+  for (const std::string& block : indented_blocks(page)) {
+    if (block.find("signalbox ") == std::string::npos) continue;
+    const Ran ran = paste(block, scratch.path());
+    REQUIRE_MESSAGE(ran.code == 0, ran.err);
+    printed += ran.out;
+  }
+  for (const char* word : {"in step 6", "held out", "drift:", "values trained"})
+    CHECK(line_not_printed(page, word, printed) == "");
+  CHECK(std::filesystem::exists(scratch / "tmp/applied/model.safetensors"));
 }

@@ -58,7 +58,8 @@ def losses(binary, model, file):
     out = []
     for line in run([binary, "score", model, "--input", file, "--json", "--quiet"]).splitlines():
         item = json.loads(line)
-        values = [v for v in item["logprobs"] if v is not None]
+        first = item.get("target_start")
+        values = item["logprobs"] if first is None else item["logprobs"][first - 1:]  # the first token has none
         out.append((-sum(values), len(values)))
     return out
 
@@ -94,14 +95,14 @@ def main():
         write(out / f"{task}.jsonl", [with_target(r) for r in records(task)[:EACH]])
         tasks[task] = out / f"{task}.jsonl"
     common = ["--data", out / "learn.jsonl", "--stop", out / "stop.jsonl", "--drift", out / "text.jsonl", "--steps",
-              options.steps, "--lr", options.lr, "--schedule", "cosine", "--warmup", 5, "--save-every", 20, "--quiet"]
+              options.steps, "--schedule", "cosine", "--warmup", 5, "--save-every", 20, "--quiet"]
     variants = {
         "experts by token share (p 0.2)": ["experts", "builtin", "--select", "token"],
         "random experts, seed 1": ["experts", "builtin", "--select", "random:1:token"],
-        "all weights": ["full", "builtin"],
         "random experts, seed 2": ["experts", "builtin", "--select", "random:2:token"],
         "all experts": ["full", "builtin", "--weights", "expert.*"],
-        "experts by gate (p 0.1)": ["experts", "builtin", "--select", "gate"],
+        "all weights": ["full", "builtin"],
+        "all weights, a fifth of the rate": ["full", "builtin", "--lr", str(float(options.lr) / 5)],
     }
     before = {task: losses(binary, "builtin", file) for task, file in tasks.items()}
     head = ["variant", "values", "kept step", *tasks, "slots changed", "weighted Jaccard", "KL on text"]
@@ -110,7 +111,8 @@ def main():
                                                for b in before.values()), "", "", ""])
     for name, arguments in variants.items():
         where = out / re.sub(r"\W+", "-", name)
-        told = json.loads(run([binary, "train", *arguments, *common, "--out", where, "--json"]))
+        rate = [] if "--lr" in arguments else ["--lr", options.lr]
+        told = json.loads(run([binary, "train", *arguments, *rate, *common, "--out", where, "--json"]))
         after = {task: losses(binary, told["model"], file) for task, file in tasks.items()}
         cells = []
         for task in tasks:
