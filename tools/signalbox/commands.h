@@ -37,6 +37,7 @@ int train_command(int argc, char** argv);
 int upcycle_command(int argc, char** argv);
 int similarity_command(int argc, char** argv);
 int transplant_command(int argc, char** argv);
+int rationale_command(int argc, char** argv);
 int download_command(int argc, char** argv);
 
 }  // namespace signalbox::tools

@@ -54,6 +54,7 @@ constexpr Command commands[] = {
     {"upcycle", upcycle_command, "carve a sparse mixture of experts out of a dense GGUF model"},
     {"similarity", similarity_command, "how alike the experts of two models are"},
     {"transplant", transplant_command, "an expert of one model in another, judged beside controls"},
+    {"rationale", rationale_command, "which tokens an answer rests on: factors, experts, ERASER scores"},
     {"domains", domains_command, "do domains of prompts use experts of their own?"},
     {"data", data_command, "convert, pair, split and generate records"},
     {"diff", diff_command, "compare two traces"},

@@ -10,5 +10,6 @@ Subcommand add_train_full(CLI::App& app);
 Subcommand add_train_experts(CLI::App& app);
 Subcommand add_train_apply_experts(CLI::App& app);
 Subcommand add_train_lora(CLI::App& app);
+Subcommand add_train_rationale(CLI::App& app);
 
 }  // namespace signalbox::tools
