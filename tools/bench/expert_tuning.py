@@ -98,8 +98,10 @@ def main():
               options.steps, "--schedule", "cosine", "--warmup", 5, "--save-every", 20, "--quiet"]
     variants = {
         "experts by token share (p 0.2)": ["experts", "builtin", "--select", "token"],
+        "experts by gate (p 0.1)": ["experts", "builtin", "--select", "gate"],
         "random experts, seed 1": ["experts", "builtin", "--select", "random:1:token"],
         "random experts, seed 2": ["experts", "builtin", "--select", "random:2:token"],
+        "random experts, seed 3": ["experts", "builtin", "--select", "random:3:token"],
         "all experts": ["full", "builtin", "--weights", "expert.*"],
         "all weights": ["full", "builtin"],
         "all weights, a fifth of the rate": ["full", "builtin", "--lr", str(float(options.lr) / 5)],
