@@ -22,7 +22,7 @@ using namespace signalbox::engine;
 using test::TrainingRun;
 using Slopes = RoutingTerms::Slopes;
 
-const json::Value& golden() {
+const json::Value& routing_golden() {
   static const json::Value value = json::parse_file(test::source_dir() / "tests/train/routing.json");
   return value;
 }
@@ -124,7 +124,7 @@ std::vector<T> list(const json::Ref& of) {
 }  // namespace
 
 TEST_CASE("routing terms: values and gradients are PyTorch's, in runs of any size") {
-  const json::Ref want = json::Ref(golden(), "routing.json").at("terms");
+  const json::Ref want = json::Ref(routing_golden(), "routing.json").at("terms");
   KnownStep step{6,
                  2,
                  4,
@@ -260,7 +260,7 @@ TEST_CASE("routing terms: trainings with all terms, and with routers that see al
       const std::string out = name + (all_experts ? "-all" : "");
       REQUIRE(run.run(dir / out) == TrainingEnd::complete);
       const json::Ref want =
-          json::Ref(golden(), "routing.json").at("models").at(name).at(all_experts ? "all_experts" : "terms");
+          json::Ref(routing_golden(), "routing.json").at("models").at(name).at(all_experts ? "all_experts" : "terms");
       const CsvTable log = CsvTable::read(dir / out / "log.csv");
       REQUIRE(log.n_rows() == 3);
       for (size_t s = 0; s < 3; ++s)

@@ -15,18 +15,18 @@ using namespace train;
 namespace {
 
 template <class T>
-bool read(std::string_view text, T& value) {
+bool read_number(std::string_view text, T& value) {
   const auto end = text.data() + text.size();
   const auto [at, error] = std::from_chars(text.data(), end, value);
   return error == std::errc() && at == end;
 }
 
-const std::string kinds = "switch, transformers, sequence, device, communication or bias";
+const std::string balance_kinds = "switch, transformers, sequence, device, communication or bias";
 
 void add_balance(RoutingTuning& tuning, const std::string& text) {
   const size_t colon = text.find(':');
   double value = 0;
-  if (colon == std::string::npos || !read(std::string_view(text).substr(colon + 1), value) || !(value > 0) ||
+  if (colon == std::string::npos || !read_number(std::string_view(text).substr(colon + 1), value) || !(value > 0) ||
       !std::isfinite(value))
     throw UsageError("--balance", "expected KIND:COEF with a positive number, found " + in_quotes(text));
   const std::string kind = text.substr(0, colon);
@@ -35,7 +35,7 @@ void add_balance(RoutingTuning& tuning, const std::string& text) {
        {RoutingTerm::balance_switch, RoutingTerm::balance_transformers, RoutingTerm::balance_sequence,
         RoutingTerm::balance_device, RoutingTerm::balance_communication})
     if (routing_term_name(term) == "balance_" + kind) to = &tuning.terms.coefficient(term);
-  if (!to) throw UsageError("--balance", "expected " + kinds + ", found " + in_quotes(kind));
+  if (!to) throw UsageError("--balance", "expected " + balance_kinds + ", found " + in_quotes(kind));
   if (*to != 0) throw UsageError("--balance", "expected each kind once, found " + kind + " twice");
   *to = value;
 }
@@ -49,7 +49,7 @@ void add_routing_flags(CLI::App& command, RoutingFlags& flags) {
   };
   command
       .add_option("--balance", flags.balance,
-                  "a term that evens out the use of experts, its kind and coefficient: " + kinds +
+                  "a term that evens out the use of experts, its kind and coefficient: " + balance_kinds +
                       " (bias: no term, the rate of selection biases); several with commas or by the flag again")
       ->delimiter(',')
       ->type_name("KIND:COEF")
@@ -94,8 +94,8 @@ RoutingTuning tuning_of(const RoutingFlags& flags) {
                                       (flags.balance.empty() ? std::string("none") : joined(flags.balance)));
   const size_t colon = flags.devices.find(':');
   const bool limit = colon != std::string::npos;
-  if (!read(std::string_view(flags.devices).substr(0, colon), terms.devices) || terms.devices < 1 ||
-      (limit && (!read(std::string_view(flags.devices).substr(colon + 1), terms.devices_per_token) ||
+  if (!read_number(std::string_view(flags.devices).substr(0, colon), terms.devices) || terms.devices < 1 ||
+      (limit && (!read_number(std::string_view(flags.devices).substr(colon + 1), terms.devices_per_token) ||
                  terms.devices_per_token < 1 || terms.devices_per_token > terms.devices)))
     throw UsageError("--devices", "expected D or D:M with 1 <= M <= D, found " + in_quotes(flags.devices));
   if (communication != limit)

@@ -78,7 +78,7 @@ void check_choice(const ExpertFlags& flags) {
 }
 
 // LAYER.EXPERT each.
-ExpertConfig listed(const std::vector<std::string>& experts, const Model& model) {
+ExpertConfig listed_experts(const std::vector<std::string>& experts, const Model& model) {
   ExpertConfig config;
   for (const std::string& one : experts) {
     int32_t layer = 0, expert = 0;
@@ -169,7 +169,7 @@ int run_experts(ExpertFlags& flags, int argc, char** argv) {
   std::string scores;
   const ExpertConfig config = !flags.config.empty()   ? read_expert_config(flags.config, session.model)
                               : !flags.select.empty() ? selected(flags, session, records.data, scores)
-                                                      : listed(flags.experts, session.model);
+                                                      : listed_experts(flags.experts, session.model);
   TrainedWeights weights(session, wanted_of(config, session), common.settings.threads);
   CheckpointTraining what;
   const std::string text = expert_config_json(config);

@@ -27,7 +27,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-std::string fixed(double x) {
+std::string four_places(double x) {
   char text[32];
   std::snprintf(text, sizeof text, "%.4f", x);
   return text;
@@ -68,10 +68,10 @@ Manifest manifest_of(const TrainingFlags& flags, const Session& session, const T
   return manifest;
 }
 
-std::string interval(const CsvTable& table, size_t row) {
+std::string interval_of(const CsvTable& table, size_t row) {
   const auto bound = [&](const char* column) {
     const std::string& cell = table.text(row, table.column(column));
-    return cell.empty() ? std::string("-") : fixed(std::stod(cell));
+    return cell.empty() ? std::string("-") : four_places(std::stod(cell));
   };
   return "[" + bound("ci_lo") + ", " + bound("ci_hi") + "]";
 }
@@ -80,7 +80,7 @@ std::string interval(const CsvTable& table, size_t row) {
 std::string drift_line(const fs::path& file) {
   const CsvTable table = CsvTable::read(file);
   const size_t all = table.n_rows() - 1;
-  const auto of = [&](const char* column) { return fixed(table.number(all, table.column(column))); };
+  const auto of = [&](const char* column) { return four_places(table.number(all, table.column(column))); };
   return "drift: " + of("changed_slots") + " of the route slots changed, weighted Jaccard " + of("jaccard_weighted") +
          ", KL " + of("kl") + ", usage entropy " + of("entropy_before") + " to " + of("entropy_after") +
          ", dead experts " + table.text(all, table.column("dead_before")) + " to " +
@@ -117,20 +117,20 @@ void print_result(const TrainingFlags& flags, const TrainingJob& job) {
     write_stdout(json::dump(line) + "\n");
     return;
   }
-  std::string text = "loss " + fixed(log.number(0, loss)) + " in step 1, " + fixed(log.number(last, loss)) +
+  std::string text = "loss " + four_places(log.number(0, loss)) + " in step 1, " + four_places(log.number(last, loss)) +
                      " in step " + std::to_string(steps) + "\n";
   if (stops)
-    text += "kept: step " + std::to_string(kept_step) + ", loss " + fixed(stops->number(best, stops->column("loss"))) +
-            " of the records to stop by" +
+    text += "kept: step " + std::to_string(kept_step) + ", loss " +
+            four_places(stops->number(best, stops->column("loss"))) + " of the records to stop by" +
             (kept_step == steps ? ""
-                                : ", " + fixed(stops->number(stops->n_rows() - 1, stops->column("loss"))) +
+                                : ", " + four_places(stops->number(stops->n_rows() - 1, stops->column("loss"))) +
                                       " in step " + std::to_string(steps)) +
             "\n";
   if (evals) {
-    text += "held out " + fixed(held(eval_row, "loss")) + ", change " + fixed(held(eval_row, "change")) + " " +
-            interval(*evals, eval_row);
+    text += "held out " + four_places(held(eval_row, "loss")) + ", change " + four_places(held(eval_row, "change")) +
+            " " + interval_of(*evals, eval_row);
     if (eval_row + 1 < evals->n_rows())
-      text += " (in step " + std::to_string(steps) + ": " + fixed(held(evals->n_rows() - 1, "loss")) + ")";
+      text += " (in step " + std::to_string(steps) + ": " + four_places(held(evals->n_rows() - 1, "loss")) + ")";
     text += "\n";
   }
   if (!flags.drift.empty()) text += drift_line(dir / drift_file);
@@ -269,18 +269,18 @@ int run_training(const TrainingFlags& flags, Session& session, TrainingRecords& 
     progress.start_at(tokens);
   };
   training.on_step = [&](int64_t step, int64_t tokens, double loss) {
-    progress.say("step " + std::to_string(step) + " loss " + fixed(loss));
+    progress.say("step " + std::to_string(step) + " loss " + four_places(loss));
     progress.update(tokens);
   };
   const auto change = [](const MeanEstimate& of) {
-    return "change " + fixed(of.mean) + " [" + fixed(of.ci.lo) + ", " + fixed(of.ci.hi) + "]";
+    return "change " + four_places(of.mean) + " [" + four_places(of.ci.lo) + ", " + four_places(of.ci.hi) + "]";
   };
   training.on_eval = [&](int64_t step, const MeanEstimate& of, double loss) {
-    tell("held out, step " + std::to_string(step) + ": loss " + fixed(loss) + ", " + change(of));
+    tell("held out, step " + std::to_string(step) + ": loss " + four_places(loss) + ", " + change(of));
   };
   training.on_look = [&](const Stopping::Look& look) {
-    tell("to stop by, step " + std::to_string(look.step) + ": loss " + fixed(look.loss) + ", " + change(look.change) +
-         (look.kept ? ", kept" : ""));
+    tell("to stop by, step " + std::to_string(look.step) + ": loss " + four_places(look.loss) + ", " +
+         change(look.change) + (look.kept ? ", kept" : ""));
   };
   const TrainingEnd ended = train::train(training);
   progress.done();
