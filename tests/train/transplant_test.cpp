@@ -52,21 +52,22 @@ TEST_CASE("similarity: its numbers are those of numpy and scipy") {
   struct Case {
     const char *a, *b, *align, *layer;
   };
-  for (const auto& [a, b, align, layer] : {Case{"mixtral", "olmoe", "none", "2"},
-                                           {"olmoe", "qwen3_moe", "procrustes", "2"},
-                                           {"gpt_oss", "gpt_oss_resaved", "none", "1"},
-                                           {"mixtral", "deepseek_v2_full", "ridge", "2"}}) {
+  for (const Case& one : {Case{"mixtral", "olmoe", "none", "2"},
+                          {"olmoe", "qwen3_moe", "procrustes", "2"},
+                          {"gpt_oss", "gpt_oss_resaved", "none", "1"},
+                          {"mixtral", "deepseek_v2_full", "ridge", "2"}}) {
+    const std::string a = one.a, b = one.b, align = one.align;
     CAPTURE(a);
     CAPTURE(align);
     const TemporaryDirectory scratch;
     const Ran made =
         ran("similarity " + golden_model(a) + " " + golden_model(b) + " --data " + transplant_records() + " --layers " +
-            layer + " --svcca --states 100000 --align " + align + " --out " + (scratch / "o").string());
+            one.layer + " --svcca --states 100000 --align " + align + " --out " + (scratch / "o").string());
     REQUIRE_MESSAGE(made.code == 0, made.err);
     CHECK(made.out.empty());
     const CsvTable found = CsvTable::read(scratch / "o/similarity.csv"),
                    expected = CsvTable::read(source_dir() / "tests/train" /
-                                             ("similarity_" + std::string(a) + "_" + b + "_" + align + ".csv"));
+                                             ("similarity_" + a + "_" + b + "_" + align + ".csv"));
     REQUIRE(found.n_rows() == expected.n_rows());
     for (size_t row = 0; row < expected.n_rows(); ++row)
       for (size_t c = 0; c < expected.header().size(); ++c) {
@@ -220,13 +221,18 @@ TEST_CASE("transplant: controls are those edits, and the written model is the on
     return sum / n;
   };
   const std::string edits = " --edits " + (scratch / "").string();
-  const std::tuple<const char*, std::string, std::string> variants[] = {{"original", model, ""},
-                                                                        {"ban", model, edits + "ban.json"},
-                                                                        {"mean", model, edits + "mean.json"},
-                                                                        {"transplant", (scratch / "m").string(), ""}};
-  for (const auto& [variant, of, more] : variants) {
+  struct Variant {
+    const char* name;
+    std::string of, more;
+  };
+  const Variant variants[] = {{"original", model, ""},
+                              {"ban", model, edits + "ban.json"},
+                              {"mean", model, edits + "mean.json"},
+                              {"transplant", (scratch / "m").string(), ""}};
+  for (const Variant& one : variants) {
+    const std::string variant = one.name;
     CAPTURE(variant);
-    const double nll = mean_nll(of, more);
+    const double nll = mean_nll(one.of, one.more);
     CHECK(std::log(cell(scratch / "m", variant, "ppl")) == doctest::Approx(nll).epsilon(1e-6));
     CHECK(cell(scratch / "m", variant, "host_task_nll") == doctest::Approx(nll).epsilon(1e-6));
     CHECK(cell(scratch / "m", variant, "ppl", "ci_lo") < cell(scratch / "m", variant, "ppl"));
