@@ -35,6 +35,7 @@ pid_t start_binary(const std::vector<std::string>& arguments) {
     execv(program.c_str(), argv.data());
     _exit(9);
   }
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
   return child;
 }
 
