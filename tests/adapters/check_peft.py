@@ -31,7 +31,7 @@ def logprobs(model, tokens):
 def check(binary, case, each, scratch):
     model, out, records = GOLDENS / case / "model", scratch / f"{case}-{each}", scratch / "records.jsonl"
     records.write_text("".join(json.dumps({"id": str(i), "tokens": r}) + "\n" for i, r in enumerate(RECORDS)))
-    subprocess.run([binary, "train", "lora", model, "--data", records, "--out", out, "--steps", "4", "--lr", "3e-2",
+    subprocess.run([binary, "train", "lora", model, "--data", records, "--out", out, "--steps", "4", "--lr", "1e-2",
                     "--rank", "2", "--targets", "router,experts,attention,lm_head" + SHARED.get(case, ""), "--rslora",
                     "--quiet"] + (["--per-expert"] if each else []), check=True, stdout=subprocess.DEVNULL)
     ran = subprocess.run([binary, "score", model, "--input", records, "--adapter", out, "--json"], check=True,
@@ -42,13 +42,12 @@ def check(binary, case, each, scratch):
     theirs = PeftModel.from_pretrained(base, out).double().eval()
     worst = moved = 0.0
     for tokens, before, line in zip(RECORDS, plain, ran.stdout.splitlines()):
-        ours = torch.tensor([t["logprob"] for t in json.loads(line)["tokens"] if t.get("logprob") is not None],
-                            dtype=torch.float64)
+        ours = torch.tensor(json.loads(line)["logprobs"], dtype=torch.float64)
         expected = logprobs(theirs, tokens)
         worst = max(worst, (ours - expected).abs().max().item())
         moved = max(moved, (before - expected).abs().max().item())
     print(f"{case:18} {'experts' if each else 'stacked'}  PEFT and ours differ by {worst:.1e}, the adapter moves {moved:.2f}")
-    return worst < 2e-5 and moved > 0.05
+    return worst < 2e-5 and moved > 0.5
 
 
 if __name__ == "__main__":
