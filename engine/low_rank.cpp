@@ -16,7 +16,7 @@ uint64_t key_of(const TensorId& id) {
          static_cast<uint64_t>(id.expert + 1);
 }
 
-TensorId tensor_id(Role role, int64_t layer, int64_t expert = -1) {
+TensorId place_id(Role role, int64_t layer, int64_t expert = -1) {
   return {role, static_cast<int32_t>(layer), static_cast<int32_t>(expert)};
 }
 
@@ -87,7 +87,7 @@ void LowRank::begin(const Batch& batch) {
 
 bool LowRank::changes(Role role, int64_t layer) const {
   return std::any_of(groups_.begin(), groups_.end(),
-                     [&](const Group& group) { return !group.sum->of(tensor_id(role, layer)).empty(); });
+                     [&](const Group& group) { return !group.sum->of(place_id(role, layer)).empty(); });
 }
 
 void LowRank::add_products(std::span<const Adapter* const> adapters, Tensor out, std::span<const int32_t> rows,
@@ -108,8 +108,7 @@ void LowRank::add_products(std::span<const Adapter* const> adapters, Tensor out,
 }
 
 void LowRank::add(Role role, int64_t layer, Tensor out, Tensor x) const {
-  for (const Group& group : groups_)
-    add_products(group.sum->of(tensor_id(role, layer)), out, group.rows, x, group.rows);
+  for (const Group& group : groups_) add_products(group.sum->of(place_id(role, layer)), out, group.rows, x, group.rows);
 }
 
 std::vector<LowRank::Group> LowRank::rows_of(std::span<const int32_t> tokens) const {
@@ -126,13 +125,13 @@ std::vector<LowRank::Group> LowRank::rows_of(std::span<const int32_t> tokens) co
 void LowRank::add_of_rows(Role role, Tensor out, Tensor x, std::span<const int32_t> tokens) const {
   if (!changes(role, -1)) return;
   for (const Group& group : rows_of(tokens))
-    add_products(group.sum->of(tensor_id(role, -1)), out, group.rows, x, group.rows);
+    add_products(group.sum->of(place_id(role, -1)), out, group.rows, x, group.rows);
 }
 
 // Row t of the table changes by s b[t] a.
 void LowRank::add_embedded(Tensor out, std::span<const int32_t> ids) const {
   for (const Group& group : groups_)
-    for (const Adapter* adapter : group.sum->of(tensor_id(Role::embed, -1))) {
+    for (const Adapter* adapter : group.sum->of(place_id(Role::embed, -1))) {
       const auto *a = static_cast<const float*>(adapter->a.data), *b = static_cast<const float*>(adapter->b.data);
       const int64_t rank = adapter->a.rows;
       std::vector<float> sum(static_cast<size_t>(out.cols));
@@ -169,8 +168,8 @@ void LowRank::regate(std::span<const Adapter* const> gate, std::span<const Adapt
 void LowRank::gated(Role gate, Role up, int64_t layer, Tensor hidden, Tensor x, const Matrix& w_gate,
                     const Matrix& w_up, const Activation& activation) const {
   for (const Group& group : groups_)
-    regate(group.sum->of(tensor_id(gate, layer)), group.sum->of(tensor_id(up, layer)), hidden, group.rows, x,
-           group.rows, w_gate, {}, w_up, {}, activation);
+    regate(group.sum->of(place_id(gate, layer)), group.sum->of(place_id(up, layer)), hidden, group.rows, x, group.rows,
+           w_gate, {}, w_up, {}, activation);
 }
 
 std::vector<std::pair<int32_t, std::vector<int32_t>>> LowRank::pairs(const Group& group, const Route& route) {
@@ -187,8 +186,8 @@ void LowRank::experts_hidden(int64_t layer, Tensor hidden, Tensor x, const Route
                              const Activation& activation) const {
   for (const Group& group : groups_)
     for (const auto& [expert, rows] : pairs(group, route)) {
-      const auto gate = group.sum->of(tensor_id(Role::expert_gate, layer, expert)),
-                 up = group.sum->of(tensor_id(Role::expert_up, layer, expert));
+      const auto gate = group.sum->of(place_id(Role::expert_gate, layer, expert)),
+                 up = group.sum->of(place_id(Role::expert_up, layer, expert));
       if (gate.empty() && up.empty()) continue;
       std::vector<int32_t> tokens;
       for (const int32_t pair : rows) tokens.push_back(pair / route.n_slots);
@@ -202,13 +201,13 @@ void LowRank::experts_hidden(int64_t layer, Tensor hidden, Tensor x, const Route
 void LowRank::experts_out(int64_t layer, Tensor out, Tensor hidden, const Route& route) const {
   for (const Group& group : groups_)
     for (const auto& [expert, rows] : pairs(group, route))
-      add_products(group.sum->of(tensor_id(Role::expert_down, layer, expert)), out, rows, hidden, rows);
+      add_products(group.sum->of(place_id(Role::expert_down, layer, expert)), out, rows, hidden, rows);
 }
 
 void LowRank::absorb(int64_t layer, Tensor out, Tensor q, int64_t n_heads, int64_t d_nope, int64_t d_rope,
                      int64_t d_value) const {
   for (const Group& group : groups_)
-    for (const Adapter* adapter : group.sum->of(tensor_id(Role::kv_b, layer))) {
+    for (const Adapter* adapter : group.sum->of(place_id(Role::kv_b, layer))) {
       Scratch scratch{backend_, {}};
       const int64_t rank = adapter->a.rows, d_latent = adapter->a.cols, n = static_cast<int64_t>(group.rows.size());
       const Tensor low = scratch.tensor(n, rank), made = scratch.tensor(n, d_latent);
@@ -228,7 +227,7 @@ void LowRank::absorb(int64_t layer, Tensor out, Tensor q, int64_t n_heads, int64
 
 void LowRank::expand(int64_t layer, Tensor out, Tensor latent, int64_t n_heads, int64_t d_nope, int64_t d_value) const {
   for (const Group& group : groups_)
-    for (const Adapter* adapter : group.sum->of(tensor_id(Role::kv_b, layer)))
+    for (const Adapter* adapter : group.sum->of(place_id(Role::kv_b, layer)))
       for (int64_t h = 0; h < n_heads; ++h) {
         Adapter values = *adapter;
         values.b.data = static_cast<const float*>(values.b.data) + (h * (d_nope + d_value) + d_nope) * adapter->a.rows;

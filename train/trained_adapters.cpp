@@ -10,7 +10,7 @@ namespace signalbox::train {
 
 namespace {
 
-Matrix view(const Parameter& of) {
+Matrix parameter_view(const Parameter& of) {
   Matrix matrix;
   matrix.data = of.weight();
   matrix.rows = of.rows;
@@ -68,7 +68,7 @@ TrainedAdapters::TrainedAdapters(Session& session, const std::vector<TensorId>& 
     targets_.push_back(std::move(target));
   });
   for (Target& target : targets_) {
-    target.pair = {view(parameters_[target.a]), view(parameters_[target.b]), settings_.scale()};
+    target.pair = {parameter_view(parameters_[target.a]), parameter_view(parameters_[target.b]), settings_.scale()};
   }
   merge();
   replace_views();
