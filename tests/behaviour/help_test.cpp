@@ -71,6 +71,7 @@ const std::vector<std::string> all_commands = {"inspect",
                                                "rationale experts",
                                                "rationale losses",
                                                "rationale score",
+                                               "upcycle",
                                                "download",
                                                "data check",
                                                "domains"};
