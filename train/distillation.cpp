@@ -13,7 +13,6 @@
 #include "eval/data/prompt_hash.h"
 #include "eval/store/work_directory.h"
 #include "train/block_loss.h"
-#include "train/trained_weights.h"
 
 namespace signalbox::train {
 
@@ -49,13 +48,6 @@ std::vector<const Example*> pointers_to(const std::vector<Example>& examples) {
   std::vector<const Example*> out;
   for (const Example& example : examples) out.push_back(&example);
   return out;
-}
-
-// Renames a file or directory into a directory that may have it already.
-void move_into(const fs::path& from, const fs::path& to) {
-  std::error_code code;
-  fs::rename(from, to / from.filename(), code);
-  if (code) throw Error((to / from.filename()).string(), "cannot move it there: " + code.message());
 }
 
 class Stages {
@@ -148,47 +140,6 @@ class Stages {
     d_.rewrite->write(student_of(blocks), d_.dir / closed_dir);
   }
 
-  // One stage of training, from a checkpoint to DIR/`name`/model. False where it was interrupted.
-  bool train_stage(const std::string& name, const fs::path& from, const std::vector<Example>& data,
-                   const std::vector<Example>& stop, const TrainingSettings& settings,
-                   const std::function<std::vector<WantedWeight>(const Session&)>& wanted,
-                   const std::function<std::unique_ptr<Objective>(Session&, Forward&)>& objective) {
-    if (fs::exists(d_.dir / name / checkpoint_dir) && !fs::exists(d_.dir / name / state_file)) return true;
-    Session student = loaders::open_session(from.string(), d_.open);
-    TrainedWeights weights(student, wanted(student), settings.threads);
-    Forward teacher(*student.backend, session_.model, session_.weights, 0);
-    const std::unique_ptr<Objective> learns = objective(student, teacher);
-    const loaders::Rewrite rewrite(loaders::resolve_model(from.string(), nullptr).files, student.family, student.model);
-    Training training;
-    training.session = &student;
-    training.trained = &weights;
-    training.data = data;
-    training.stop = stop;
-    training.objective = learns.get();
-    training.dir = d_.dir / name;
-    training.manifest.schema = training_schema;
-    training.manifest.identity = d_.manifest.identity;
-    training.manifest.identity.set("stage", name);
-    training.settings = settings;
-    training.write_result = [&] {
-      rewrite.write(weights.changed([&](const TensorId& id) { return rewrite.stored_dtype(id); }),
-                    training.dir / training.result);
-    };
-    training.interrupted = d_.interrupted;
-    const int64_t total = tokens_of_steps(data, settings, settings.steps());
-    training.on_step = [&](int64_t, int64_t tokens, double) {
-      d_.on_progress(name == blocks_dir ? "training blocks" : "training on logits", tokens, total, "tokens");
-    };
-    training.on_kept = [&](int64_t step, int64_t) {
-      d_.on_note((d_.dir / name).string() + ": goes on behind step " + std::to_string(step));
-    };
-    training.on_look = [&](const Stopping::Look& look) {
-      d_.on_note(name + ", step " + std::to_string(look.step) + ": loss " + short_number(look.loss) +
-                 " on the stop split" + (look.best ? ", the lowest so far" : ""));
-    };
-    return train(training) != TrainingEnd::interrupted;
-  }
-
   bool train_blocks() {
     const CsvTable table = CsvTable::read(d_.dir / blocks_file);
     std::map<int32_t, double> squares;
@@ -213,139 +164,80 @@ class Stages {
         }
       return of_blocks;
     };
-    return train_stage(blocks_dir, d_.dir / closed_dir, whole_, whole_sequences(stop_), settings_.blocks, wanted,
-                       [&](Session& student, Forward& teacher) {
-                         return std::make_unique<BlockObjective>(teacher, student.weights, squares);
-                       });
+    StudentStage stage = stage_of(blocks_dir, "training blocks", d_.dir / closed_dir, settings_.blocks);
+    stage.data = &whole_;
+    const std::vector<Example> stop = whole_sequences(stop_);
+    stage.stop = &stop;
+    stage.wanted = wanted;
+    stage.objective = [&](Session& student, Forward& teacher) {
+      return std::make_unique<BlockObjective>(teacher, student.weights, squares);
+    };
+    return train_student(stage);
   }
 
   bool train_logits(const std::vector<Example>& calibrate) {
     const fs::path from = settings_.blocks.steps() > 0 ? d_.dir / blocks_dir / checkpoint_dir : d_.dir / closed_dir;
-    return train_stage(
-        logits_dir, from, calibrate, stop_, settings_.logits,
-        [&](const Session& student) { return wanted_weights(settings_.weights, student); },
-        [&](Session&, Forward& teacher) {
-          Teacher of_stage = settings_.teacher;
-          of_stage.forward = &teacher;
-          return std::make_unique<TeacherObjective>(of_stage);
-        });
+    StudentStage stage = stage_of(logits_dir, "training on logits", from, settings_.logits);
+    stage.data = &calibrate;
+    stage.stop = &stop_;
+    stage.wanted = [&](const Session& student) { return wanted_weights(settings_.weights, student); };
+    stage.objective = by_logits(settings_.teacher);
+    return train_student(stage);
+  }
+
+  StudentStage stage_of(const char* name, const char* doing, const fs::path& from,
+                        const TrainingSettings& settings) const {
+    StudentStage stage;
+    stage.teacher = &session_;
+    stage.open = d_.open;
+    stage.dir = d_.dir / name;
+    stage.from = from;
+    stage.identity = d_.manifest.identity;
+    stage.settings = settings;
+    stage.on_progress = [this, doing](int64_t done, int64_t total) { d_.on_progress(doing, done, total, "tokens"); };
+    stage.on_note = d_.on_note;
+    stage.interrupted = d_.interrupted;
+    return stage;
   }
 
   // ---- quality.csv
 
-  struct Judge {
-    std::vector<std::unique_ptr<QualityMeasure>> measures;  // of the report split and of other domains
-    std::vector<std::vector<QualityRow>> rows;
-  };
-
   void judge() {
-    Judge judge;
-    std::vector<RecordJobs> jobs;
-    for (const std::vector<Record>* records : {&d_.splits.report, &d_.splits.other}) {
-      if (records->empty()) continue;
-      jobs.push_back(make_jobs(session_, *records, Generate{0, {}}, nullptr));
-      std::vector<int64_t> examples;
-      for (const size_t example : independent_examples(*records)) examples.push_back(static_cast<int64_t>(example));
-      judge.measures.push_back(std::make_unique<QualityMeasure>(jobs.back().jobs, std::move(examples),
-                                                                session_.model.n_vocab, d_.dir,
-                                                                settings_.logits.threads, settings_.logits.seed));
-    }
-    judge.rows.resize(judge.measures.size());
-    add_row(judge, "original", session_.model.n_experts(), std::nullopt, session_.model, d_.rewrite->original_sizes(),
-            teacher_);
+    StudentJudge judge({&d_.splits.report, &d_.splits.other}, session_, d_.dir, settings_.logits, d_.on_progress);
+    judge.original(d_.rewrite->original_sizes(), teacher_);
     const std::vector<BlockChoice> choice = best(settings_.score);
-    std::vector<Block> blocks = blocks_of(choice);
-    const ChangedModel concatenation = student_of(blocks);
+    const ChangedModel concatenation = student_of(blocks_of(choice));
     const loaders::Rewrite::Sizes sizes = d_.rewrite->sizes(concatenation);
     if (settings_.logits.steps() > 0 || settings_.blocks.steps() > 0) {
-      add_checkpoint(judge, "student", last_checkpoint(), sizes);
+      judge.checkpoint("student", settings_.keep, last_checkpoint(), d_.open, sizes);
       if (settings_.logits.steps() > 0 && settings_.blocks.steps() > 0)
-        add_checkpoint(judge, "blocks", d_.dir / blocks_dir / checkpoint_dir, sizes);
-      add_checkpoint(judge, "closed_form", d_.dir / closed_dir, sizes);
+        judge.checkpoint("blocks", settings_.keep, d_.dir / blocks_dir / checkpoint_dir, d_.open, sizes);
+      judge.checkpoint("closed_form", settings_.keep, d_.dir / closed_dir, d_.open, sizes);
     } else {
-      add_checkpoint(judge, "student", d_.dir / closed_dir, sizes);
+      judge.checkpoint("student", settings_.keep, d_.dir / closed_dir, d_.open, sizes);
     }
-    add_changed(judge, "concatenation", std::nullopt, concatenation);
-    add_choice(judge, "frequency", std::nullopt, best(KeepScore::sf));
+    const auto add_changed = [&](const std::string& plan, std::optional<uint64_t> seed, const ChangedModel& changed) {
+      Forward forward(*session_.backend, changed.model, changed.weights, 0);
+      judge.add(plan, settings_.keep, seed, changed.model, d_.rewrite->sizes(changed), forward);
+    };
+    const auto add_choice = [&](const std::string& plan, std::optional<uint64_t> seed,
+                                const std::vector<BlockChoice>& chosen) {
+      std::vector<Block> blocks = blocks_of(chosen);
+      fit(blocks, "fitting " + plan + (seed ? ", seed " + std::to_string(*seed) : ""));
+      add_changed(plan, seed, student_of(blocks));
+    };
+    add_changed("concatenation", std::nullopt, concatenation);
+    add_choice("frequency", std::nullopt, best(KeepScore::sf));
     for (int64_t i = 0; i < settings_.random; ++i) {
       const uint64_t seed = settings_.logits.seed + static_cast<uint64_t>(i);
-      add_choice(judge, "random", seed, random_choice(session_.model, calibration_, settings_.keep, seed));
+      add_choice("random", seed, random_choice(session_.model, calibration_, settings_.keep, seed));
     }
-    if (judge.rows.size() > 1) write_file_atomically(d_.dir / other_quality_file, quality_csv(judge.rows[1]));
-    write_file_atomically(d_.dir / quality_file, quality_csv(judge.rows[0]));
+    judge.write(d_.dir);
   }
 
-  void add_row(Judge& judge, const std::string& plan, int64_t keep, std::optional<uint64_t> seed, const Model& model,
-               const loaders::Rewrite::Sizes& sizes, Forward& forward) {
-    const ParameterCount counted = count_parameters(model);
-    RunOptions run = session_.options;
-    run.interrupted = nullptr;  // on_progress ends the work
-    for (size_t m = 0; m < judge.measures.size(); ++m) {
-      QualityMeasure& measure = *judge.measures[m];
-      QualityRow row;
-      row.plan = plan;
-      row.keep = keep;
-      row.seed = seed;
-      row.parameters = counted.total;
-      row.active_parameters = counted.active;
-      row.bytes = sizes.bytes;
-      row.stored_bytes = sizes.stored_bytes;
-      RunEvents events;
-      const std::string stage = "judging " + plan + (seed ? ", seed " + std::to_string(*seed) : "");
-      const int64_t total = measure.n_tokens();
-      events.on_progress = [&](int64_t done) { d_.on_progress(stage, done, total, "tokens"); };
-      row.quality =
-          plan == "original" ? measure.original(forward, run, events) : measure.compared(forward, run, events);
-      judge.rows[m].push_back(std::move(row));
-    }
-  }
-
-  void add_checkpoint(Judge& judge, const std::string& plan, const fs::path& path,
-                      const loaders::Rewrite::Sizes& sizes) {
-    const Session student = loaders::open_session(path.string(), d_.open);
-    Forward forward = student.forward(0);
-    add_row(judge, plan, settings_.keep, std::nullopt, student.model, sizes, forward);
-  }
-
-  void add_changed(Judge& judge, const std::string& plan, std::optional<uint64_t> seed, const ChangedModel& changed) {
-    Forward forward(*session_.backend, changed.model, changed.weights, 0);
-    add_row(judge, plan, settings_.keep, seed, changed.model, d_.rewrite->sizes(changed), forward);
-  }
-
-  void add_choice(Judge& judge, const std::string& plan, std::optional<uint64_t> seed,
-                  const std::vector<BlockChoice>& choice) {
-    std::vector<Block> blocks = blocks_of(choice);
-    fit(blocks, "fitting " + plan + (seed ? ", seed " + std::to_string(*seed) : ""));
-    add_changed(judge, plan, seed, student_of(blocks));
-  }
-
-  // The last checkpoint's files become those of the directory, config.json last; the stages go. A process that is
-  // killed in between is continued by the next.
   void publish() {
-    const fs::path from = last_checkpoint();
-    const auto keep_log = [&](const char* stage, const char* file, const std::string& as) {
-      const fs::path log = d_.dir / stage / file;
-      std::error_code code;
-      if (fs::exists(log)) fs::rename(log, d_.dir / as, code);
-      if (code) throw Error((d_.dir / as).string(), "cannot move it there: " + code.message());
-    };
-    keep_log(blocks_dir, log_file, std::string("blocks_") + log_file);
-    keep_log(blocks_dir, stop_file, std::string("blocks_") + stop_file);
-    keep_log(logits_dir, log_file, log_file);
-    keep_log(logits_dir, stop_file, stop_file);
-    if (fs::exists(from)) {
-      std::vector<fs::path> files;
-      for (const auto& entry : fs::directory_iterator(from)) files.push_back(entry.path());
-      std::sort(files.begin(), files.end());
-      for (const fs::path& file : files)
-        if (file.filename() != "config.json") move_into(file, d_.dir);
-      if (fs::exists(from / "config.json")) move_into(from / "config.json", d_.dir);
-    }
-    sync_directory(d_.dir);
-    for (const char* stage : {closed_dir, blocks_dir, logits_dir}) {
-      std::error_code code;
-      fs::remove_all(d_.dir / stage, code);
-    }
+    publish_student(d_.dir, last_checkpoint(), {{blocks_dir, "blocks_"}, {logits_dir, ""}},
+                    {closed_dir, blocks_dir, logits_dir});
   }
 
   const Distillation& d_;

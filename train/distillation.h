@@ -14,14 +14,12 @@
 #include "loaders/model/rewrite.h"
 #include "loaders/open.h"
 #include "train/one_block.h"
-#include "train/teacher_loss.h"
-#include "train/training.h"
+#include "train/student.h"
 
 namespace signalbox::train {
 
 inline constexpr const char* distillation_schema = "signalbox.distill/1";  // of manifest.json
-inline constexpr const char *quality_file = "quality.csv", *other_quality_file = "quality_other.csv",
-                            *blocks_file = "blocks.csv";
+inline constexpr const char* blocks_file = "blocks.csv";
 
 // Three sets of records with no prompt in common: experts are chosen, and weights learnt, on one, training is watched
 // on the second, and the third judges.

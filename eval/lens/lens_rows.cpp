@@ -79,8 +79,17 @@ void LensRows::take_experts(int32_t layer, const float* data, int64_t width) {
 }
 
 void LensRows::take_stream(int32_t layer) {
-  divisors_ = lens_.divisors(parts_);
-  if (layout_.has_layer(layer)) read(layout_.first(Kind::resid_out, layer));
+  if (options_.translators && options_.translators->has(layer) && layout_.has_layer(layer)) {
+    const std::vector<float> stream = parts_;
+    options_.translators->apply(layer, parts_, pool_);
+    divisors_ = lens_.divisors(parts_);
+    read(layout_.first(Kind::resid_out, layer));
+    parts_ = stream;
+    divisors_ = lens_.divisors(parts_);
+  } else {
+    divisors_ = lens_.divisors(parts_);
+    if (layout_.has_layer(layer)) read(layout_.first(Kind::resid_out, layer));
+  }
   if (!accounts_) return;
   const std::vector<float> stream = parts_;
   if (const int64_t edit = layout_.first(Kind::edit, layer); edit >= 0) {

@@ -4,7 +4,8 @@
 // A point is read by the final norm and the head (engine/lens.h):
 //
 //   resid_out   W_U (gamma * h / r(h)), the norm's divisor r made of h itself: the logits if the model ended there.
-//               logprob: of the softmax over the vocabulary. In the last layer these are the model's own.
+//               logprob: of the softmax over the vocabulary. In the last layer these are the model's own. With
+//               translators (eval/lens/translators.h) h is what these make of it, in layers that have one.
 //   parts c     W_U (gamma * c / r), r of the stream that leaves the last layer: shares, which add up to the logits.
 //               embed, attn.out, mlp.out (dense layers), moe.routed = sum of expert.E (weight times output, as
 //               applied), shared.out (after its gate); and edit, in layers where an edit writes to the stream itself
@@ -26,6 +27,7 @@
 #include "eval/lens/chosen_rows.h"
 #include "eval/lens/lens_layout.h"
 #include "eval/lens/token_reader.h"
+#include "eval/lens/translators.h"
 #include "probes/sink.h"
 
 namespace signalbox::eval {
@@ -33,8 +35,9 @@ namespace signalbox::eval {
 struct LensOptions {
   std::vector<int32_t> layers;  // absolute, ascending
   bool parts = false;
-  int64_t top = 10;             // tokens of each row, or
-  std::vector<int32_t> tokens;  // these
+  int64_t top = 10;                                // tokens of each row, or
+  std::vector<int32_t> tokens;                     // these
+  std::shared_ptr<const Translators> translators;  // of a tuned lens; null: the logit lens
   int threads = 1;
 };
 

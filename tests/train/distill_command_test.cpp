@@ -1,11 +1,14 @@
 // signalbox train distill: the student by its files, by score and by another process; what it refuses; kills.
 #include <doctest/doctest.h>
 
+#include <chrono>
 #include <cmath>
+#include <cstring>
 #include <filesystem>
 
 #include "base/csv.h"
 #include "base/json.h"
+#include "base/safetensors.h"
 #include "tests/docs.h"
 #include "tests/kills.h"
 #include "tests/support.h"
@@ -71,7 +74,9 @@ TEST_CASE("train distill: the student is judged as what is written, and its stag
       golden_model("qwen2_moe") + " --data " + (dir / "data.jsonl").string() + " --stop " +
       (dir / "stop.jsonl").string() + " --eval " + (dir / "report.jsonl").string() +
       " --keep 3 --block-steps 3 --steps 4 --lr 2e-4 --block-lr 2e-4 --batch 4 --save-every 2 --random 1 --out ";
+  const auto begin = std::chrono::steady_clock::now();
   const Ran ran = distill(common + (dir / "a").string());
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   REQUIRE_MESSAGE(ran.code == 0, ran.err);
   CHECK(ran.out.find("student") != std::string::npos);
   const CsvTable quality = CsvTable::read(dir / "a/quality.csv");
@@ -112,8 +117,9 @@ TEST_CASE("train distill: the student is judged as what is written, and its stag
     at = end + 1;
   }
   words.insert(words.end(), {(dir / "b").string(), "--threads", "2", "--chunk", "1", "--quiet"});
-  run_with_kills(words, 0.15, 7);
+  run_with_kills(words, seconds, 7);
   same_results(dir / "a", dir / "b");
+  same_results(dir / "b", dir / "a");  // and no more files
 }
 
 TEST_CASE("train distill: a specialist of one domain is judged on the others too") {
@@ -155,4 +161,38 @@ TEST_CASE("train distill: splits that share a prompt, and flags without effect, 
   refused("2 --steps 0 --output-sample 9", 2, "expected --score do-acp");
   refused("2 --steps 1 --kl-weight 0", 2, "expected one above 0");
   refused("9 --steps 0", 1, "--keep: layer 0: expected from 1 to 8 experts, found 9");
+}
+
+TEST_CASE("train router: damaged routers learn to be the original's again, and all else stays bit by bit") {
+  const TemporaryDirectory dir;
+  write_file(dir / "data.jsonl", records_of(0, 14));
+  const std::string data = (dir / "data.jsonl").string(), model = golden_model("olmoe");
+  const auto run = [&](const std::string& words) { return run_command(binary() + " train " + words + " --quiet"); };
+  const Ran damaged = run("full " + model + " --data " + data + " --weights router --steps 3 --lr 0.05 --out " +
+                          (dir / "damaged").string());
+  REQUIRE_MESSAGE(damaged.code == 0, damaged.err);
+  const std::string student = (dir / "damaged/model").string();
+  const Ran ran = run("router " + student + " --teacher " + model + " --data " + data +
+                      " --steps 20 --lr 1e-2 --batch 8 --save-every 10 --out " + (dir / "out").string());
+  REQUIRE_MESSAGE(ran.code == 0, ran.err);
+  const CsvTable quality = CsvTable::read(dir / "out/quality.csv");
+  REQUIRE(quality.n_rows() == 3);
+  for (const char* plan : {"original", "before", "after"}) CHECK(ran.out.find(plan) != std::string::npos);
+  CHECK(quality.number(2, quality.column("kl")) < 0.7 * quality.number(1, quality.column("kl")));
+  size_t changed = 0;
+  for (const auto& entry : fs::directory_iterator(student)) {
+    if (entry.path().extension() != ".safetensors") continue;
+    const auto before = safetensors::File::open(entry.path()),
+               after = safetensors::File::open(dir / "out" / entry.path().filename());
+    for (const safetensors::TensorInfo& info : before->tensors()) {
+      const bool same = std::memcmp(before->data(info), after->data(after->at(info.name)), info.bytes) == 0;
+      if (!same) ++changed;
+      CHECK_MESSAGE((same || info.name.find("mlp.gate.weight") != std::string::npos), info.name);
+    }
+  }
+  CHECK(changed == 3);
+  const Ran other =
+      run("router builtin --teacher " + model + " --data " + data + " --steps 1 --out " + (dir / "no").string());
+  CHECK(other.code == 1);
+  CHECK_MESSAGE(other.err.find("expected the vocabulary of") != std::string::npos, other.err);
 }

@@ -4,7 +4,8 @@
 
 writes distillation.json beside it. "kl": rows of logits, their losses tau^2 KL and d/d student of the sum. "steps":
 losses and gradient norms of a student that learns from a teacher (tests/goldens/CASE/model), mixed with the targets'
-loss, under AdamW. "refit": ridge regression around a map.
+loss, under AdamW. "lens": the same of a tuned lens, its divergence by layer before and after, and projections of its
+weights (numbers() of training_goldens.py). "refit": ridge regression around a map.
 """
 import json
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
 
-from training_goldens import HERE, ORDER, decays, record
+from training_goldens import HERE, ORDER, decays, numbers, record
 
 TAU, WEIGHT, TARGET, LR, STEPS = 2.0, 0.7, 0.3, 3e-3, 4
 
@@ -66,6 +67,42 @@ def steps(student_case, teacher_case):
     return {"student": student_case, "teacher": teacher_case, "losses": losses, "norms": norms}
 
 
+def lens(case):
+    model = load(case)
+    n, d = model.config.num_hidden_layers - 1, model.config.hidden_size
+    weights = [torch.zeros(d, d, requires_grad=True) for _ in range(n)]
+    biases = [torch.zeros(d, requires_grad=True) for _ in range(n)]
+    adam = torch.optim.AdamW([{"params": weights, "weight_decay": 0.1}, {"params": biases, "weight_decay": 0.0}], lr=LR)
+
+    def by_layer(tokens, k):
+        with torch.no_grad():
+            out = model(torch.tensor([tokens]), output_hidden_states=True)
+        final = out.logits[0, -k - 1:-1]
+        found = []
+        for h, a, b in zip(out.hidden_states[1:-1], weights, biases):
+            h = h[0, -k - 1:-1]
+            found.append(kl_rows(model.lm_head(model.model.norm(h + h @ a.T + b)), final, 1.0).sum())
+        return torch.stack(found)
+
+    def means():
+        with torch.no_grad():
+            rows = [(by_layer(*record(i)), record(i)[1]) for i in range(10, 12)]
+        return (sum(r for r, _ in rows) / sum(k for _, k in rows)).tolist()
+
+    before, losses, norms = means(), [], []
+    for step in range(STEPS):
+        chosen = [record(i) for i in ORDER[step]]
+        adam.zero_grad()
+        loss = sum(by_layer(*one).mean() for one in chosen) / sum(k for _, k in chosen)
+        loss.backward()
+        norms.append(torch.nn.utils.clip_grad_norm_(weights + biases, 0.5).item())
+        losses.append(loss.item())
+        adam.step()
+    changes = {f"layer.{i}.weight": numbers(w.detach()) for i, w in enumerate(weights)}
+    changes |= {f"layer.{i}.bias": numbers(b.detach()) for i, b in enumerate(biases)}
+    return {"case": case, "losses": losses, "norms": norms, "before": before, "after": means(), "changes": changes}
+
+
 def refit():
     t, n, d = 20, 6, 3
     a = np.sin(1.3 * np.arange(t)[:, None] * (np.arange(n) + 1)) + 0.2
@@ -80,7 +117,8 @@ def refit():
 
 def main():
     torch.set_default_dtype(torch.float64)
-    out = {"kl": kl(), "steps": steps("mixtral", "olmoe"), "refit": refit()}
+    out = {"kl": kl(), "steps": steps("mixtral", "olmoe"), "lens": lens("qwen3_moe"),
+           "refit": refit()}
     (HERE / "distillation.json").write_text(json.dumps(out) + "\n")
 
 

@@ -310,3 +310,58 @@ TEST_CASE("one block: what is written is the student, in every family") {
       CHECK(logits_of(*opened.backend, opened.model, opened.weights, records) == made);
     }
 }
+
+TEST_CASE("one block: what one expert alone does stays if and only if it is kept") {
+  Session session = loaders::open_session(path_of("olmoe"), {});
+  const Records records(6);
+  Forward forward = session.forward(0);
+  const Calibration calibration = calibrate(forward, session.weights, session.shape, records.list, 4, 0, {}, 1, {});
+  const LayerMeasures& measures = calibration.layers.front();
+  int32_t planted = 0;
+  for (int32_t e = 0; e < measures.n_experts; ++e)
+    if (measures.experts[static_cast<size_t>(e)].tokens() > measures.experts[static_cast<size_t>(planted)].tokens())
+      planted = e;
+  // No other expert of the layer writes to dimension 3.
+  constexpr int64_t dimension = 3;
+  auto& moe = std::get<MoeWeights>(session.weights.layers[static_cast<size_t>(measures.layer)].ffn);
+  for (int32_t e = 0; e < measures.n_experts; ++e) {
+    Matrix& down = moe.down[static_cast<size_t>(e)];
+    const Matrix zeros = zero_matrix(down, session.weights);
+    auto* values = const_cast<float*>(static_cast<const float*>(zeros.data));
+    for (int64_t r = 0; r < down.rows; ++r)
+      if (e == planted || r != dimension)
+        std::copy_n(static_cast<const float*>(down.data) + r * down.row_stride, down.cols, values + r * down.cols);
+    down = zeros;
+  }
+  const auto error_in_dimension = [&](std::vector<int32_t> keep, double ridge) {
+    BlockChoice choice;
+    choice.layer = measures.layer;
+    for (const int32_t e : keep)
+      choice.alpha.push_back(measures.experts[static_cast<size_t>(e)].tokens() > 0
+                                 ? measures.experts[static_cast<size_t>(e)].mean_weight()
+                                 : 0);
+    choice.keep = std::move(keep);
+    std::vector<Block> blocks = {concatenated(session.model, session.weights, choice, block_width(session.model, 2))};
+    ThreadPool pool(1);
+    RefitSettings settings;
+    settings.ridge = ridge;
+    refit(forward, records.list, blocks, settings, pool);
+    TeacherBlocks taught({measures.layer}, session.model.d_model);
+    SequenceGroup run(*session.backend, session.model, records.list);
+    forward.run(run.batch, &taught);
+    forward.flush(taught);
+    forward.drop_rows();
+    const std::vector<float> got = answers_of(session, blocks.front(), taught.in(measures.layer));
+    double errors = 0, squares = 0;
+    for (int64_t t = 0; t < taught.n_rows(); ++t) {
+      const auto at = static_cast<size_t>(t * session.model.d_model + dimension);
+      const auto want = static_cast<double>(taught.out(measures.layer)[at]);
+      errors += std::pow(static_cast<double>(got[at]) - want, 2);
+      squares += want * want;
+    }
+    return errors / squares;
+  };
+  const int32_t other = planted == 0 ? 1 : 0, third = planted <= 1 ? 2 : 1;
+  CHECK(error_in_dimension({std::min(planted, third), std::max(planted, third)}, default_ridge) < 0.6);
+  CHECK(error_in_dimension({other, third}, -1) == 1);
+}

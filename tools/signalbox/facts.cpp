@@ -31,6 +31,14 @@ ModelFacts model_facts(const Session& session, bool quiet) {
   return facts;
 }
 
+std::string tuned_for(const Session& session, bool quiet) {
+  const ModelFacts facts = model_facts(session, quiet);
+  if (facts.weight_hashes.empty()) return facts.model_hash;
+  json::Value hashes = json::Value::object();
+  for (const auto& [file, hash] : facts.weight_hashes) hashes.set(file, hash);
+  return json::dump(hashes);
+}
+
 json::Value work_info(const CommonOptions& options, const Session& session, int argc, char** argv) {
   json::Value arguments = json::Value::array();
   for (int i = 0; i < argc; ++i) arguments.push_back(argv[i]);

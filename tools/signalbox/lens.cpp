@@ -10,6 +10,7 @@
 #include "eval/lens/lens_files.h"
 #include "eval/store/staged_files.h"
 #include "tools/signalbox/commands.h"
+#include "tools/signalbox/facts.h"
 #include "tools/signalbox/open.h"
 #include "tools/signalbox/prepare.h"
 #include "tools/signalbox/reading_flags.h"
@@ -33,6 +34,14 @@ void tell_size(const LensRows& rows, const std::string& out) {
                static_cast<double>(rows.most_rows()) / 1e6, lens_csv_bytes(rows) / 1e9);
 }
 
+std::shared_ptr<const Translators> open_translators(const std::string& file, const Session& session, bool quiet) {
+  auto translators =
+      std::make_shared<Translators>(Translators::read(file, session.model.n_layers(), session.model.d_model));
+  if (translators->model() != tuned_for(session, quiet))
+    throw Error(file, "expected a tuned lens of the weights of " + session.path + ", found one of others");
+  return translators;
+}
+
 }  // namespace
 
 int lens_command(int argc, char** argv) {
@@ -47,7 +56,7 @@ int lens_command(int argc, char** argv) {
   RecordSource source;
   ReadingFlags flags;
   LensOptions lens;
-  std::string out;
+  std::string out, tuned;
   add_run_options(app, options);
   add_source_options(app, source);
   app.add_option("--out", out,
@@ -55,6 +64,9 @@ int lens_command(int argc, char** argv) {
                  "token is shown")
       ->type_name("DIR");
   app.add_flag("--parts", lens.parts, "the shares of the stream's parts too, and of each expert");
+  app.add_option("--tuned", tuned,
+                 "a tuned lens of `signalbox train lens`: resid_out is read through its translators (docs/lens.md)")
+      ->type_name("FILE");
   add_reading_options(app, flags, "tokens of each row, the largest logits first",
                       "these tokens in each row, in place of the largest, with their ranks in the vocabulary");
   if (int code = parse_arguments(app, argc, argv, "a prompt goes behind --prompt or --chat"); code >= 0) return code;
@@ -74,6 +86,7 @@ int lens_command(int argc, char** argv) {
   lens.top = flags.top;
   lens.tokens = flags.tokens;
   lens.threads = n_threads(options);
+  if (!tuned.empty()) lens.translators = open_translators(tuned, session, options.quiet);
   PreparedRun run = prepare_run(options, session, std::move(records), Generate{});
   const ChosenTokens chosen(choice, run.made.encoded, run.made.span_names);
 
@@ -111,6 +124,7 @@ int lens_command(int argc, char** argv) {
         lens_summary({lens_schema, session, run.records, run.plan.get(), fs::path(options.edits).parent_path(),
                       options.seed, choice, chosen, lens.layers});
     summary.set("parts", lens.parts)
+        .set("tuned", tuned.empty() ? json::Value() : json::Value(file_hash(tuned)))
         .set("top", lens.tokens.empty() ? json::Value(lens.top) : json::Value())
         .set("tokens", lens.tokens.empty() ? json::Value() : std::move(tokens))
         .set("n_rows", n_rows);

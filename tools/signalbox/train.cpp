@@ -13,7 +13,8 @@ int train_command(int argc, char** argv) {
   app.footer("Example:\n  signalbox help train full");
   app.require_subcommand(1);
   const Subcommand subcommands[] = {add_train_full(app), add_train_experts(app), add_train_apply_experts(app),
-                                    add_train_lora(app), add_train_distill(app), add_train_rationale(app)};
+                                    add_train_lora(app), add_train_distill(app), add_train_rationale(app),
+                                    add_train_lens(app), add_train_router(app)};
   if (int code = parse_arguments(app, argc, argv); code >= 0) return code;
   for (const Subcommand& subcommand : subcommands)
     if (subcommand.app->parsed()) return subcommand.run(argc, argv);

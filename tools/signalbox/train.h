@@ -11,5 +11,7 @@ Subcommand add_train_experts(CLI::App& app);
 Subcommand add_train_apply_experts(CLI::App& app);
 Subcommand add_train_lora(CLI::App& app);
 Subcommand add_train_rationale(CLI::App& app);
+Subcommand add_train_lens(CLI::App& app);
+Subcommand add_train_router(CLI::App& app);
 
 }  // namespace signalbox::tools

@@ -1,13 +1,8 @@
 // signalbox train distill: a mixture of experts made a dense model (docs/distillation.md).
-#include <unistd.h>
-
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <memory>
 
-#include "base/csv.h"
-#include "base/text_table.h"
-#include "eval/findings/format.h"
 #include "eval/routing/recording_identity.h"
 #include "tools/builtin/builtin_files.h"
 #include "tools/signalbox/facts.h"
@@ -16,10 +11,9 @@
 #include "tools/signalbox/reading_flags.h"
 #include "tools/signalbox/record.h"
 #include "tools/signalbox/teacher_flags.h"
+#include "tools/signalbox/shown_quality.h"
 #include "tools/signalbox/train.h"
-#include "tools/terminal/output.h"
 #include "tools/terminal/stage_progress.h"
-#include "tools/terminal/width.h"
 #include "train/distillation.h"
 #include "train/refit.h"
 
@@ -170,55 +164,6 @@ Manifest manifest_of(const DistillFlags& flags, const Session& session, const Sp
   return manifest;
 }
 
-std::string quality_table(const fs::path& file, int width) {
-  const CsvTable csv = CsvTable::read(file);
-  TextTable table({{"model", false, true},
-                   {"seed"},
-                   {"M parameters"},
-                   {"M active"},
-                   {"perplexity"},
-                   {"KL"},
-                   {"KL, 95 %"},
-                   {"agreement"}});
-  const auto number = [&](size_t row, const char* column) { return csv.number(row, csv.column(column)); };
-  const int decimals = decimals_for(number(0, "ppl"));
-  for (size_t row = 0; row < csv.n_rows(); ++row) {
-    const bool single = csv.text(row, csv.column("kl_ci_lo")).empty();
-    table.add(
-        {csv.text(row, csv.column("plan")), csv.text(row, csv.column("seed")),
-         format_value(number(row, "parameters") / 1e6, 3), format_value(number(row, "active_parameters") / 1e6, 3),
-         format_value(number(row, "ppl"), decimals), format_value(number(row, "kl"), 4),
-         single ? "" : format_interval(number(row, "kl_ci_lo"), number(row, "kl_ci_hi"), 4),
-         format_value(number(row, "agreement"), 3)},
-        row == 1);
-  }
-  return table.text(width);
-}
-
-void print_distilled(const DistillFlags& flags) {
-  const fs::path dir = flags.out;
-  if (flags.common.json) {
-    const CsvTable csv = CsvTable::read(dir / quality_file);
-    json::Value rows = json::Value::array();
-    for (size_t row = 0; row < csv.n_rows(); ++row) {
-      json::Value one = json::Value::object();
-      one.set("plan", csv.text(row, csv.column("plan")));
-      if (const std::string& seed = csv.text(row, csv.column("seed")); !seed.empty()) one.set("seed", seed);
-      for (const char* column : {"parameters", "active_parameters", "bytes"})
-        one.set(column, csv.integer(row, csv.column(column)));
-      for (const char* column : {"ppl", "kl", "agreement"}) one.set(column, csv.number(row, csv.column(column)));
-      rows.push_back(std::move(one));
-    }
-    write_stdout(json::dump(json::Value::object().set("model", dir.string()).set("quality", std::move(rows))) + "\n");
-    return;
-  }
-  const int width = terminal_width(STDOUT_FILENO);
-  write_stdout(quality_table(dir / quality_file, width));
-  if (fs::exists(dir / other_quality_file))
-    write_stdout("\nother domains:\n" + quality_table(dir / other_quality_file, width));
-  write_stdout("the model: " + dir.string() + "\n");
-}
-
 int run_distill(const CLI::App& app, DistillFlags& flags, int argc, char** argv) {
   check_flags(app, flags);
   const CommonOptions& options = flags.common;
@@ -276,7 +221,7 @@ int run_distill(const CLI::App& app, DistillFlags& flags, int argc, char** argv)
   }
   if (!options.quiet && ended == TrainingEnd::was_complete)
     std::fprintf(stderr, "%s: was complete\n", flags.out.c_str());
-  print_distilled(flags);
+  show_quality(flags.out, options.json);
   return 0;
 }
 

@@ -1,0 +1,74 @@
+#include "train/router_repair.h"
+
+#include "base/error.h"
+#include "eval/store/work_directory.h"
+
+namespace signalbox::train {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* routers_dir = "routers";
+
+TrainingEnd run(const RouterRepair& repair, WorkDirectory& work) {
+  const fs::path checkpoint = repair.dir / routers_dir / checkpoint_dir;
+  if (!fs::exists(repair.dir / quality_file)) {
+    const Session before = loaders::open_session(repair.student.string(), repair.open);
+    if (before.model.n_vocab != repair.original->model.n_vocab)
+      throw Error(repair.student.string(), "expected the vocabulary of " + repair.original->path + ", " +
+                                               std::to_string(repair.original->model.n_vocab) + " tokens, found " +
+                                               std::to_string(before.model.n_vocab));
+    if (before.model.moe_layers().empty())
+      throw Error(repair.student.string(), "expected a model with experts, found a dense one");
+    const std::vector<Example> data = make_examples(*repair.original, repair.splits.calibrate, repair.end_token),
+                               stop = make_examples(*repair.original, repair.splits.stop, repair.end_token);
+    StudentStage stage;
+    stage.teacher = repair.original;
+    stage.open = repair.open;
+    stage.dir = repair.dir / routers_dir;
+    stage.from = repair.student;
+    stage.identity = repair.manifest.identity;
+    stage.settings = repair.settings;
+    stage.data = &data;
+    stage.stop = &stop;
+    stage.wanted = [](const Session& student) {
+      std::vector<WantedWeight> routers;
+      for (const WantedWeight& one : wanted_weights("*", student))
+        if (one.id.role == Role::router || one.id.role == Role::router_bias) routers.push_back(one);
+      return routers;
+    };
+    stage.objective = by_logits(repair.teacher);
+    stage.on_progress = [&](int64_t done, int64_t total) {
+      repair.on_progress("training routers", done, total, "tokens");
+    };
+    stage.on_note = repair.on_note;
+    stage.interrupted = repair.interrupted;
+    if (!train_student(stage)) return TrainingEnd::interrupted;
+    const loaders::Rewrite files(loaders::resolve_model(repair.student.string(), repair.open.builtin).files,
+                                 before.family, before.model);
+    const loaders::Rewrite::Sizes sizes = files.original_sizes();
+    const int64_t keep = before.model.n_experts();
+    StudentJudge judge({&repair.splits.report}, *repair.original, repair.dir, repair.settings, repair.on_progress);
+    Forward original = repair.original->forward(0), compressed = before.forward(0);
+    judge.original(repair.original_files->original_sizes(), original);
+    judge.add("before", keep, std::nullopt, before.model, sizes, compressed);
+    judge.checkpoint("after", keep, checkpoint, repair.open, sizes);
+    judge.write(repair.dir);
+  }
+  publish_student(repair.dir, checkpoint, {{routers_dir, ""}}, {routers_dir});
+  work.finish(RunStatus::complete);
+  return TrainingEnd::complete;
+}
+
+}  // namespace
+
+TrainingEnd repair_routers(const RouterRepair& repair) {
+  WorkDirectory work(repair.dir, repair.manifest);
+  if (work.complete()) return TrainingEnd::was_complete;
+  const TrainingEnd end = run(repair, work);
+  if (end == TrainingEnd::interrupted) work.finish(RunStatus::interrupted);
+  return end;
+}
+
+}  // namespace signalbox::train
