@@ -15,14 +15,14 @@ TEST_CASE("docs: lens and vocabulary, as pasted" *
   std::string printed;
   int n = 0;
   for (const std::string& block : indented_blocks(page)) {
-    if (!block.starts_with("signalbox ")) continue;
+    if (!block.starts_with("signalbox ") && block.find("\nsignalbox train lens") == std::string::npos) continue;
     const Ran ran = paste(block, scratch.path());
     REQUIRE_MESSAGE(ran.code == 0, ran.err);
     printed += ran.out;
     ++n;
   }
-  CHECK(n == 4);
-  for (const char* const word : {"most likely", "most by expert", "tokens  raises"})
+  CHECK(n == 6);
+  for (const char* const word : {"most likely", "most by expert", "tokens  raises", "logit lens, KL"})
     CHECK(line_not_printed(page, word, printed) == "");
   for (const char* const file : {"lens/lens.csv", "lens/summary.json", "vocabulary/expert_vocabulary.csv",
                                  "vocabulary/token_experts.csv", "vocabulary/summary.json"})
