@@ -159,7 +159,7 @@ TEST_CASE("train distill: splits that share a prompt, and flags without effect, 
   refused("2 --steps 0 --lr 1", 2, "--lr: expected --steps above 0");
   refused("2 --steps 0 --block-lr 1", 2, "--block-lr: expected --block-steps above 0");
   refused("2 --steps 0 --output-sample 9", 2, "expected --score do-acp");
-  refused("2 --steps 1 --kl-weight 0", 2, "expected one above 0");
+  refused("2 --steps 1 --kl-weight 0", 2, "expected a number above 0 for one of them");
   refused("9 --steps 0", 1, "--keep: layer 0: expected from 1 to 8 experts, found 9");
 }
 

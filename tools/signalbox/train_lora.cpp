@@ -30,7 +30,7 @@ CLI::App* add_flags(CLI::App& app, LoraFlags& flags) {
   lora->footer(
       "Example:\n  echo '{\"id\":\"a\",\"prompt\":\"User: hello\",\"target\":\" world\"}' | signalbox train lora "
       "builtin --data - --rank 4 --steps 3 --lr 1e-3 --out /tmp/adapter");
-  flags.training.settings.lr = 1e-4;
+  flags.training.optimiser.settings.lr = 1e-4;
   add_training_flags(
       *lora, flags.training,
       "directory of log.csv, eval.csv, adapter_config.json and adapter_model.safetensors, for --adapter");
