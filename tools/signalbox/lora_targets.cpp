@@ -6,11 +6,11 @@
 #include <set>
 #include <string_view>
 
-#include "base/json.h"
 #include "base/near_names.h"
 #include "base/text.h"
 #include "probes/ranking.h"
 #include "tools/signalbox/arguments.h"
+#include "train/expert_files.h"
 
 namespace signalbox::tools {
 
@@ -121,18 +121,10 @@ Experts read_ranking(const std::string& file, int64_t top, const Model& model) {
   return experts;
 }
 
-// {"experts": {"LAYER": [ids]}, ...} as ESFT has it.
-Experts read_esft(const std::string& file, const Model& model) {
-  const json::Value value = json::parse_file(file);
-  const json::Ref root(value, file);
+Experts read_config(const std::string& file, const Model& model) {
   Experts experts;
-  for (const auto& [layer, ids] : root.at("experts").members()) {
-    int64_t number = -1;
-    const auto [rest, error] = std::from_chars(layer.data(), layer.data() + layer.size(), number);
-    if (error != std::errc() || rest != layer.data() + layer.size())
-      ids.fail("expected the number of a layer for a key, found " + in_quotes(layer));
-    for (const json::Ref& id : ids.items()) add_expert(experts, model, file, number, id.integer());
-  }
+  for (const auto& [layer, ids] : train::read_expert_config(file, model).experts)
+    for (const int32_t id : ids) experts.emplace(layer, id);
   return experts;
 }
 
@@ -141,7 +133,7 @@ Experts read_experts(const LoraTargets& targets, const Model& model) {
   const bool csv = from.ends_with(".csv"), config = from.ends_with(".json");
   if (targets.top > 0 && !csv) throw UsageError("--top", "expected --experts FILE.csv beside it, found none");
   Experts experts = csv      ? read_ranking(from, targets.top, model)
-                    : config ? read_esft(from, model)
+                    : config ? read_config(from, model)
                              : read_list(from, model);
   if (experts.empty()) throw Error(from, "expected at least one expert, found none");
   return experts;
