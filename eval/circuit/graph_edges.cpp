@@ -11,7 +11,7 @@ namespace signalbox::eval {
 
 namespace {
 
-using Kind = CircuitEdge::Kind;
+using EdgeKind = CircuitEdge::Kind;
 
 class Collector {
  public:
@@ -72,13 +72,13 @@ class Collector {
   void put(const EdgeSet& set, size_t i) {
     const EdgeEffects& edge = set.edges[i];
     const double forecast = set.forecasts.empty() ? not_measured : set.forecasts[i];
-    const auto add = [&](Kind kind, const std::vector<double>& values, const CircuitEffect& of, double dlogit,
+    const auto add = [&](EdgeKind kind, const std::vector<double>& values, const CircuitEffect& of, double dlogit,
                          std::vector<double> controls, char input) {
       const bool nothing = std::all_of(values.begin(), values.end(), [](double x) { return x == 0; });
       if (nothing && (std::isnan(dlogit) || dlogit == 0)) return;  // nothing passes
       std::sort(controls.begin(), controls.end());
       const double control = controls.empty() ? not_measured : quantile(controls, 0.95), size = std::fabs(of.effect);
-      const bool large = size > 0 && size >= (kind == Kind::feeds ? rule_.floor : 0);
+      const bool large = size > 0 && size >= (kind == EdgeKind::feeds ? rule_.floor : 0);
       const bool enough = of.q < rule_.alpha && large && !(size <= control);
       if (set.without && (!large || known(edge, kind, input))) return;
       CircuitEdge made;
@@ -91,23 +91,23 @@ class Collector {
       made.in_circuit = both_in(edge) && enough;
       made.without = set.without;
       made.input = input;
-      if (kind == Kind::feeds && !input) made.forecast = forecast;
+      if (kind == EdgeKind::feeds && !input) made.forecast = forecast;
       out_.edges.push_back(std::move(made));
     };
-    add(Kind::feeds, columns_[column_], of_columns_[column_], not_measured, edge.control_feeds, 0);
+    add(EdgeKind::feeds, columns_[column_], of_columns_[column_], not_measured, edge.control_feeds, 0);
     ++column_;
     // An input must pass what the whole edge must, its controls as well.
     for (size_t in = 0; in < head_inputs.size() && !edge.inputs[in].empty(); ++in, ++input_)
-      add(Kind::feeds, inputs_[input_], of_inputs_[input_], not_measured, edge.control_feeds, head_inputs[in]);
+      add(EdgeKind::feeds, inputs_[input_], of_inputs_[input_], not_measured, edge.control_feeds, head_inputs[in]);
     if (edge.selects.empty()) return;
     const double dlogit =
         std::accumulate(edge.dlogits.begin(), edge.dlogits.end(), 0.0) / static_cast<double>(edge.dlogits.size());
-    add(Kind::selects, columns_[column_], of_columns_[column_], dlogit, edge.control_selects, 0);
+    add(EdgeKind::selects, columns_[column_], of_columns_[column_], dlogit, edge.control_selects, 0);
     ++column_;
   }
 
   // Whether an edge is in the circuit without anything being out.
-  bool known(const EdgeEffects& edge, Kind kind, char input) const {
+  bool known(const EdgeEffects& edge, EdgeKind kind, char input) const {
     return std::any_of(out_.edges.begin(), out_.edges.end(), [&](const CircuitEdge& other) {
       return other.in_circuit && other.source == edge.source && other.target == edge.target && other.kind == kind &&
              other.input == input;

@@ -15,13 +15,13 @@ namespace {
 
 namespace fs = std::filesystem;
 
-bool has(const std::string& html, const std::string& text) { return html.find(text) != std::string::npos; }
+bool shows(const std::string& html, const std::string& text) { return html.find(text) != std::string::npos; }
 
 void write_manifest(const fs::path& dir, const std::string& schema) {
   test::write_file(dir / "manifest.json", R"({"schema":")" + schema + R"(","status":"complete"})");
 }
 
-size_t count_of(const std::string& html, const std::string& text) {
+size_t times_in(const std::string& html, const std::string& text) {
   size_t n = 0;
   for (size_t at = html.find(text); at != std::string::npos; at = html.find(text, at + 1)) ++n;
   return n;
@@ -48,17 +48,17 @@ TEST_CASE("report: patching, by position, by unit and both") {
   const std::string html = render_report(dir.path());
   CHECK(test::mistake_in_html(html) == "");
   CHECK_FALSE(test::from_outside(html));
-  CHECK(
-      has(html,
-          "Of 3 pairs 2 take part. The largest effect is that of layer 0 resid_out 3: with its value of the clean run "
-          "the corrupt one changes logit_diff by +2.000, 0.500 [0.250, 0.750] of the difference of logit_diff between "
-          "the two runs. Of 4 places 2 have an interval that excludes 0"));
-  CHECK(count_of(html, "<figure") == 3);  // resid_out and embed by position, attn.z by head
-  CHECK(has(html, "id=\"map-0-position\""));
-  CHECK(has(html, "id=\"map-1-unit\""));
-  CHECK(has(html, "25.0 %"));
-  CHECK(has(html, "&lt;a&gt;"));
-  CHECK_FALSE(has(html, ">nan"));
+  CHECK(shows(
+      html,
+      "Of 3 pairs 2 take part. The largest effect is that of layer 0 resid_out 3: with its value of the clean run "
+      "the corrupt one changes logit_diff by +2.000, 0.500 [0.250, 0.750] of the difference of logit_diff between "
+      "the two runs. Of 4 places 2 have an interval that excludes 0"));
+  CHECK(times_in(html, "<figure") == 3);  // resid_out and embed by position, attn.z by head
+  CHECK(shows(html, "id=\"map-0-position\""));
+  CHECK(shows(html, "id=\"map-1-unit\""));
+  CHECK(shows(html, "25.0 %"));
+  CHECK(shows(html, "&lt;a&gt;"));
+  CHECK_FALSE(shows(html, ">nan"));
   // One unit at one token: both maps. No ratio means anything: the effects themselves.
   summary("noising", "both");
   test::write_file(dir / "patch.csv",
@@ -68,9 +68,9 @@ TEST_CASE("report: patching, by position, by unit and both") {
                    "pair,point,layer,unit,routes,flipped,share\r\n,attn.z,0,1@3,0,0,\r\n,attn.z,0,1@4,0,0,\r\n");
   const std::string both = render_report(dir.path());
   CHECK(test::mistake_in_html(both) == "");
-  CHECK(count_of(both, "<figure") == 2);
-  CHECK(has(both, "with its value of the corrupt run the clean one changes logit_diff by -0.500."));
-  CHECK_FALSE(has(both, "excludes 0"));
+  CHECK(times_in(both, "<figure") == 2);
+  CHECK(shows(both, "with its value of the corrupt run the clean one changes logit_diff by -0.500."));
+  CHECK_FALSE(shows(both, "excludes 0"));
   fs::remove(dir / "flips.csv");
   CHECK_THROWS_AS(render_report(dir.path()), Error);
 }
@@ -90,14 +90,14 @@ TEST_CASE("report: attribution, token by token and with intervals over records")
                    "1,expert.contribution,7,2,2,1.5,1.5,1.5,0.1666\r\n,embed,,2,2,0.375,0.375,0.375,0\r\n");
   const std::string html = render_report(dir.path());
   CHECK(test::mistake_in_html(html) == "");
-  CHECK(has(html, "The largest mean is that of layer 1 expert.contribution 7, +1.5000 [1.0000, 2.0000] of logprob."));
-  CHECK(has(html, "For 20.0 % of the scores a later route would change"));
-  CHECK(count_of(html, "<figure") == 3);  // two records, and the experts
-  CHECK(has(html, "id=\"record-1\""));
-  CHECK(has(html, "id=\"units-1\""));
-  CHECK(has(html, "16.7 %"));
-  CHECK_FALSE(has(html, "+64.00"));  // a query's score is not among the sums of what parts write
-  CHECK_FALSE(has(html, ">nan"));
+  CHECK(shows(html, "The largest mean is that of layer 1 expert.contribution 7, +1.5000 [1.0000, 2.0000] of logprob."));
+  CHECK(shows(html, "For 20.0 % of the scores a later route would change"));
+  CHECK(times_in(html, "<figure") == 3);  // two records, and the experts
+  CHECK(shows(html, "id=\"record-1\""));
+  CHECK(shows(html, "id=\"units-1\""));
+  CHECK(shows(html, "16.7 %"));
+  CHECK_FALSE(shows(html, "+64.00"));  // a query's score is not among the sums of what parts write
+  CHECK_FALSE(shows(html, ">nan"));
 }
 
 TEST_CASE("report: a circuit, its graph drawn, its parts and edges with intervals") {
@@ -121,17 +121,18 @@ TEST_CASE("report: a circuit, its graph drawn, its parts and edges with interval
       R"("random":{"mean":0.125,"lo":0.0,"hi":0.25}}]})");
   const std::string html = render_report(dir.path());
   CHECK(test::mistake_in_html(html) == "");
-  CHECK(has(html,
+  CHECK(
+      shows(html,
             "The circuit has 1 of 9 parts that write anything. Alone, with all others taken out (corrupt), it brings "
             "back 0.750 [0.500, 1.000] of logit_diff on the 2 pairs that had no part in finding it. The largest gap to "
             "completeness is 0.125."));
   CHECK(test::data_block(html, "graph")
             .find("\"id\":\"L0.H3\",\"label\":\"layer 0, head 3\",\"layer\":0,\"faint\":false") != std::string::npos);
-  CHECK(has(html, "id=\"sizes-curve\""));
+  CHECK(shows(html, "id=\"sizes-curve\""));
   // The edge of the circuit stands before a larger one that is not in it.
   CHECK(html.find("-0.1250") < html.find("+0.2500"));
-  CHECK(has(html, "[0.1250, 0.5000]"));
-  CHECK(has(html, "Circuit of m&lt;&gt;"));
+  CHECK(shows(html, "[0.1250, 0.5000]"));
+  CHECK(shows(html, "Circuit of m&lt;&gt;"));
   fs::remove(dir / "graph.json");
   CHECK_THROWS_AS(render_report(dir.path()), Error);
 }
