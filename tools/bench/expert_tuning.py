@@ -54,9 +54,9 @@ def run(arguments):
 
 
 def losses(binary, model, file):
-    """Per record: the sum of -log p, and how many tokens count."""
+    """Per record: the sum of -log p, and how many tokens count. `model`: words of the command."""
     out = []
-    for line in run([binary, "score", model, "--input", file, "--json", "--quiet"]).splitlines():
+    for line in run([binary, "score", *model, "--input", file, "--json", "--quiet"]).splitlines():
         item = json.loads(line)
         first = item.get("target_start")
         values = item["logprobs"] if first is None else item["logprobs"][first - 1:]  # the first token has none
@@ -105,8 +105,10 @@ def main():
         "all experts": ["full", "builtin", "--weights", "expert.*"],
         "all weights": ["full", "builtin"],
         "all weights, a fifth of the rate": ["full", "builtin", "--lr", str(float(options.lr) / 5)],
+        "LoRA of rank 4": ["lora", "builtin", "--rank", "4", "--alpha", "8"],
+        "LoRA of rank 16": ["lora", "builtin", "--rank", "16", "--alpha", "32"],
     }
-    before = {task: losses(binary, "builtin", file) for task, file in tasks.items()}
+    before = {task: losses(binary, ["builtin"], file) for task, file in tasks.items()}
     head = ["variant", "values", "kept step", *tasks, "slots changed", "weighted Jaccard", "KL on text"]
     rows = [head, ["---"] + ["---:"] * (len(head) - 1)]
     rows.append(["untouched (loss)", "", "", *(f"{sum(x for x, _ in b) / sum(n for _, n in b):.3f}"
@@ -115,7 +117,8 @@ def main():
         where = out / re.sub(r"\W+", "-", name)
         rate = [] if "--lr" in arguments else ["--lr", options.lr]
         told = json.loads(run([binary, "train", *arguments, *rate, *common, "--out", where, "--json"]))
-        after = {task: losses(binary, told["model"], file) for task, file in tasks.items()}
+        trained = ["builtin", "--adapter", told["adapter"]] if "adapter" in told else [told["model"]]
+        after = {task: losses(binary, trained, file) for task, file in tasks.items()}
         cells = []
         for task in tasks:
             mean, low, high = change(before[task], after[task])
@@ -135,7 +138,6 @@ def write_table(rows, options, out):
         model[1] if model else platform.processor())
     (out / "expert-tuning.md").write_text(table + "\n\n" + place + "\n")
     print(table + "\n\n" + place, flush=True)
-
 
 
 if __name__ == "__main__":
