@@ -162,11 +162,13 @@ std::string neuronpedia_text(const CircuitGraph& graph, const std::string& where
                         .set("influence", influence[i])
                         .set("activation", node.id.ends() ? json::Value() : json::Value(or_zero(node.of.effect))));
   }
+  // A part of an edge, by a head's query, key or value alone, would be the same link again.
   for (const CircuitEdge& edge : graph.edges)
-    links.push_back(json::Value::object()
-                        .set("source", viewer_node(context, edge.source, where).id)
-                        .set("target", viewer_node(context, edge.target, where).id)
-                        .set("weight", or_zero(edge.of.effect)));
+    if (edge.input == 0)
+      links.push_back(json::Value::object()
+                          .set("source", viewer_node(context, edge.source, where).id)
+                          .set("target", viewer_node(context, edge.target, where).id)
+                          .set("weight", or_zero(edge.of.effect)));
   json::Value info = json::Value::object();
   info.set("description", "Experts and heads as features: activation is the effect on " + context.metric +
                               ". Links of the kind selects are changes of a selection share.")

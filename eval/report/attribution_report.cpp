@@ -35,7 +35,7 @@ std::string method_sentence(const std::string& method) {
   if (method == "ig") return "the integral of the gradient along a path of embeddings, and the jumps of routes on it";
   if (method == "eap") return "the sender's change times the gradient at the receiver's input";
   if (method == "eap-ig") return "the sender's change times the gradient along a path of embeddings";
-  if (method == "gain") return "what an expert, chosen or not, would add to first order";
+  if (method == "gain") return "what an expert, chosen or not, would add";
   return "each part's change times the gradient at it";
 }
 
@@ -87,15 +87,17 @@ std::string render_attribution_report(const fs::path& dir) {
     return std::isfinite(intervals[i].ci.lo) ? format_interval(intervals[i].ci.lo, intervals[i].ci.hi, 4)
                                              : std::string("–");
   };
-  std::string found =
-      "Scores are " + method_sentence(method) + ", to first order, over " + std::to_string(n_records) + " records. ";
+  std::string found = "Scores are " + method_sentence(method) + (method == "ig" ? "" : ", to first order") + ", over " +
+                      std::to_string(n_records) + " records. ";
   if (!largest.empty())
     found += "The largest mean is that of " + place_text(largest[0][0], largest[0][1], largest[0][2]) + ", " +
              format_difference(totals.number(0, "signed"), 4) + " " + interval(0) + " of " + metric + ".";
   if (tested > 0)
-    found += " For " + format_value(100 * static_cast<double>(untrusted) / static_cast<double>(tested), 1) +
-             " % of the scores a later route would change, to first order: what such a change does is in no gradient, "
-             "and these are not to be trusted without a run.";
+    found +=
+        " For " + format_value(100 * static_cast<double>(untrusted) / static_cast<double>(tested), 1) +
+        " % of the scores a later route would change, to first order: " +
+        (method == "ig" ? "what such a change does is in the jumps, not in the integral."
+                        : "what such a change does is in no gradient, and these are not to be trusted without a run.");
 
   std::string maps;
   for (size_t i = 0; i < std::min(records.size(), shown_records); ++i) {

@@ -69,7 +69,9 @@ std::string edge_table(const Graph& graph) {
   std::vector<std::vector<std::string>> rows;
   for (size_t i = 0; i < std::min(order.size(), listed_edges); ++i) {
     const GraphEdge& edge = *order[i];
-    rows.push_back({html_escape(edge.source), html_escape(edge.target), html_escape(edge.relation),
+    const json::Value* input = edge.metadata.find("input");
+    const std::string by = input && input->is_string() ? ", by " + html_escape(input->string()) : "";
+    rows.push_back({html_escape(edge.source), html_escape(edge.target), html_escape(edge.relation) + by,
                     format_difference(edge.weight, 4), effect_cells_interval(edge.metadata),
                     format_value(number_at(edge.metadata, "q"), 3), edge.faint ? "no" : "yes"});
   }

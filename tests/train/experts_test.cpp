@@ -222,7 +222,7 @@ TEST_CASE("experts: files that do not fit are refused by name") {
   CHECK(said(R"({"experts": {}, "shared_experts": true, "non_expert_modules": false})").empty());
   // A directory whose tensors are not those of its configuration.
   write_file(dir / "data.jsonl", some_records(0, 2));
-  REQUIRE(train_by("experts " + golden_model_at("olmoe") + " --experts 0.1,2.3 --steps 1 --quiet --data " +
+  REQUIRE(train_by("experts " + golden_model_at("olmoe") + " --experts 0:1,2:3 --steps 1 --quiet --data " +
                    (dir / "data.jsonl").string() + " --out " + (dir / "out").string())
               .code == 0);
   const std::string apply = "apply-experts " + golden_model_at("olmoe") + " " + (dir / "out/esft").string() +
@@ -281,9 +281,9 @@ TEST_CASE("trainings: what cannot be meant is refused before anything is read") 
   refused("experts", "--select best", 2, "expected gate, token, random:SEED or random:SEED:token, found \"best\"");
   refused("experts", "--select random:x", 2, "expected random:SEED with a whole number");
   refused("experts", "--p 0.1 --experts 0.1", 2, "expected --select beside it");
-  refused("experts", "--experts 0", 2, "expected LAYER.EXPERT, as 3.5, found \"0\"");
-  refused("experts", "--experts 0.8", 2, "expected an expert of the model, found \"0.8\"");
-  refused("experts", "--experts 0.1,0.1", 2, "found 0.1 twice");
+  refused("experts", "--experts 0", 2, "expected LAYER:EXPERT or LAYER:FIRST-LAST with commas, found \"0\"");
+  refused("experts", "--experts 0.8", 1, "expected experts 0 to 7 of layer 0, found 8");
+  refused("experts", "--experts 0.1,0:1", 2, "found 0:1 twice");
 }
 
 TEST_CASE("trainings: a random model of make-model learns by train full") {

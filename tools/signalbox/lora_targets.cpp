@@ -6,17 +6,19 @@
 #include <set>
 #include <string_view>
 
+#include "base/csv.h"
 #include "base/near_names.h"
 #include "base/text.h"
 #include "probes/ranking.h"
 #include "tools/signalbox/arguments.h"
+#include "tools/signalbox/expert_list.h"
 #include "train/expert_files.h"
 
 namespace signalbox::tools {
 
 namespace {
 
-using Experts = std::set<std::pair<int32_t, int32_t>>;
+using Experts = ExpertSet;
 
 constexpr std::string_view part_names[] = {"router", "experts", "attention", "shared", "dense", "lm_head"};
 
@@ -45,57 +47,14 @@ std::string_view part_of(Role role) {
   }
 }
 
-std::vector<std::string> items_of(const std::string& list) {
-  std::vector<std::string> items;
-  for (size_t begin = 0; begin <= list.size();) {
-    const size_t end = std::min(list.find(',', begin), list.size());
-    items.emplace_back(trimmed(std::string_view(list).substr(begin, end - begin)));
-    begin = end + 1;
-  }
-  return items;
-}
-
 std::set<std::string> read_parts(const std::string& list) {
   std::set<std::string> parts;
-  for (const std::string& item : items_of(list)) {
+  for (const std::string& item : items_of_list(list)) {
     if (std::find(std::begin(part_names), std::end(part_names), item) == std::end(part_names))
       throw UsageError("--targets", "expected " + joined(part_names) + ", found " + in_quotes(item));
     parts.insert(item);
   }
   return parts;
-}
-
-void add_expert(Experts& experts, const Model& model, const std::string& where, int64_t layer, int64_t expert) {
-  if (layer < 0 || layer >= model.n_layers() || !model.layers[static_cast<size_t>(layer)].moe())
-    throw Error(where, "expected a layer with experts, found " + std::to_string(layer));
-  const int32_t n = model.layers[static_cast<size_t>(layer)].moe()->router.n_experts;
-  if (expert < 0 || expert >= n)
-    throw Error(where, "expected experts 0 to " + std::to_string(n - 1) + " of layer " + std::to_string(layer) +
-                           ", found " + std::to_string(expert));
-  experts.emplace(static_cast<int32_t>(layer), static_cast<int32_t>(expert));
-}
-
-// L:E and L:E-E.
-Experts read_list(const std::string& list, const Model& model) {
-  Experts experts;
-  for (const std::string& item : items_of(list)) {
-    int64_t numbers[3] = {0, 0, 0};
-    const char *at = item.data(), *end = at + item.size();
-    const auto number = [&](int64_t& to, char before) {
-      if (before != 0 && (at == end || *at++ != before)) return false;
-      const auto [rest, error] = std::from_chars(at, end, to);
-      at = rest;
-      return error == std::errc();
-    };
-    bool good = number(numbers[0], 0) && number(numbers[1], ':');
-    numbers[2] = numbers[1];
-    if (good && at != end) good = number(numbers[2], '-') && at == end && numbers[2] >= numbers[1];
-    if (!good)
-      throw UsageError("--experts",
-                       "expected LAYER:EXPERT or LAYER:FIRST-LAST with commas, or a file, found " + in_quotes(item));
-    for (int64_t e = numbers[1]; e <= numbers[2]; ++e) add_expert(experts, model, "--experts", numbers[0], e);
-  }
-  return experts;
 }
 
 Experts read_ranking(const std::string& file, int64_t top, const Model& model) {
@@ -128,13 +87,31 @@ Experts read_config(const std::string& file, const Model& model) {
   return experts;
 }
 
+// scores.csv of train experts: those that were chosen.
+Experts read_scores(const CsvTable& table, const std::string& file, const Model& model) {
+  Experts experts;
+  const size_t layer = table.column("layer"), expert = table.column("expert"), chosen = table.column("chosen");
+  for (size_t row = 0; row < table.n_rows(); ++row)
+    if (table.integer(row, chosen) != 0)
+      add_expert(experts, model, file, table.integer(row, layer), table.integer(row, expert));
+  return experts;
+}
+
+Experts read_table(const std::string& file, int64_t top, const Model& model) {
+  const CsvTable table = CsvTable::read(file);
+  if (const auto& header = table.header(); std::find(header.begin(), header.end(), "chosen") == header.end())
+    return read_ranking(file, top, model);
+  if (top > 0) throw UsageError("--top", "expected an rd.csv beside it, found " + file + ", which says what is chosen");
+  return read_scores(table, file, model);
+}
+
 Experts read_experts(const LoraTargets& targets, const Model& model) {
   const std::string& from = targets.experts;
   const bool csv = from.ends_with(".csv"), config = from.ends_with(".json");
   if (targets.top > 0 && !csv) throw UsageError("--top", "expected --experts FILE.csv beside it, found none");
-  Experts experts = csv      ? read_ranking(from, targets.top, model)
+  Experts experts = csv      ? read_table(from, targets.top, model)
                     : config ? read_config(from, model)
-                             : read_list(from, model);
+                             : parse_expert_list("--experts", from, model);
   if (experts.empty()) throw Error(from, "expected at least one expert, found none");
   return experts;
 }

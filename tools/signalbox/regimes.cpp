@@ -59,7 +59,8 @@ int trace(int argc, char** argv) {
   CLI::App app("Runs base records under every prompt program and records the routes into one trace directory.",
                "signalbox regimes trace");
   app.footer(
-      "Example:\n  signalbox regimes trace builtin --programs regimes --input tools/builtin/heldout/two_hop.jsonl "
+      "Example:\n  echo '[{\"name\":\"R0\"},{\"name\":\"R1\",\"suffix\":\" Think.\"}]' > /tmp/p.json\n"
+      "  signalbox regimes trace builtin --programs /tmp/p.json --input tools/builtin/heldout/two_hop.jsonl "
       "--max-tokens 40 --out /tmp/regimes");
   CommonOptions options;
   SamplingOptions sampling;

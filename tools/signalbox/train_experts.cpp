@@ -14,6 +14,7 @@
 #include "loaders/families/family.h"
 #include "tools/builtin/builtin_files.h"
 #include "tools/signalbox/arguments.h"
+#include "tools/signalbox/expert_list.h"
 #include "tools/signalbox/open.h"
 #include "tools/signalbox/reading_flags.h"
 #include "tools/signalbox/train.h"
@@ -34,8 +35,7 @@ constexpr const char *scores_file = "scores.csv", *expert_dir = "esft";
 
 struct ExpertFlags {
   TrainingFlags training;
-  std::string select, config;
-  std::vector<std::string> experts;
+  std::string select, config, experts;
   std::optional<double> p;
 };
 
@@ -77,26 +77,10 @@ void check_choice(const ExpertFlags& flags) {
   if (!flags.select.empty()) parse_selection(flags);
 }
 
-// LAYER.EXPERT each.
-ExpertConfig listed_experts(const std::vector<std::string>& experts, const Model& model) {
+ExpertConfig listed_experts(const std::string& list, const Model& model) {
   ExpertConfig config;
-  for (const std::string& one : experts) {
-    int32_t layer = 0, expert = 0;
-    const char *at = one.data(), *end = at + one.size();
-    const auto first = std::from_chars(at, end, layer);
-    const bool dot = first.ec == std::errc() && first.ptr < end && *first.ptr == '.';
-    const auto second = dot ? std::from_chars(first.ptr + 1, end, expert) : first;
-    if (!dot || second.ec != std::errc() || second.ptr != end)
-      throw UsageError("--experts", "expected LAYER.EXPERT, as 3.5, found " + in_quotes(one));
-    const Moe* moe = layer >= 0 && layer < model.n_layers() ? model.layers[static_cast<size_t>(layer)].moe() : nullptr;
-    if (!moe || expert < 0 || expert >= moe->router.n_experts)
-      throw UsageError("--experts", "expected an expert of the model, found " + in_quotes(one));
-    std::vector<int32_t>& ids = config.experts[layer];
-    if (std::find(ids.begin(), ids.end(), expert) != ids.end())
-      throw UsageError("--experts", "expected each expert once, found " + one + " twice");
-    ids.push_back(expert);
-  }
-  for (auto& [layer, ids] : config.experts) std::sort(ids.begin(), ids.end());
+  for (const auto& [layer, expert] : parse_expert_list("--experts", list, model))
+    config.experts[layer].push_back(expert);
   return config;
 }
 
@@ -153,9 +137,7 @@ CLI::App* add_flags(CLI::App& app, ExpertFlags& flags) {
       ->check(in_range(0.0, 1e9))
       ->type_name("SUM");
   experts->add_option("--config", flags.config, "the experts that an expert_cfg.json names")->type_name("FILE");
-  experts->add_option("--experts", flags.experts, "these: LAYER.EXPERT, separated by commas")
-      ->delimiter(',')
-      ->type_name("LIST");
+  experts->add_option("--experts", flags.experts, "these: L:E,L:E-E")->type_name("LIST");
   return experts;
 }
 

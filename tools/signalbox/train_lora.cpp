@@ -38,8 +38,9 @@ CLI::App* add_flags(CLI::App& app, LoraFlags& flags) {
                    "parts that get adapters: router,experts,attention,shared,dense,lm_head (default: all but routers "
                    "and the head)")
       ->type_name("PARTS");
-  lora->add_option("--experts", flags.targets.experts,
-                   "only these: L:E,L:E-E, or a file: rd.csv of analyze, expert_cfg.json of ESFT")
+  lora->add_option(
+          "--experts", flags.targets.experts,
+          "only these: L:E,L:E-E, or a file: rd.csv of analyze, expert_cfg.json of ESFT, scores.csv of train experts")
       ->type_name("LIST|FILE");
   lora->add_option("--top", flags.targets.top,
                    "of rd.csv: so many experts of the largest rd (default: all with rd > 0 and q < 0.05)")
