@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "base/json.h"
 #include "base/namespaces.h"
 #include "engine/session.h"
 #include "eval/causal/pairs.h"
@@ -35,6 +36,7 @@ struct DiscoverRequest {
   CircuitAblation ablation = CircuitAblation::corrupt;
   NodeLevel level = NodeLevel::node;
   SplitRule split = {"", circuit_sets};
+  json::Value weights;  // hashes of the model's, for circuit.json; null: not told
   uint64_t seed = 0;
   std::optional<size_t> size;  // of the circuit; none: chosen on the second set
   SearchRule rule;

@@ -163,6 +163,7 @@ void write_discovery(const std::filesystem::path& dir, const Discovery& found, c
   out.set("schema", "signalbox.circuit/1")
       .set("model", session.label)
       .set("model_hash", session.model_hash)
+      .set("weights", request.weights)
       .set("metric", std::string(metric_name(request.metric)))
       .set("ablation", std::string(ablation_name(request.ablation)))
       .set("reference", request.ablation == CircuitAblation::corrupt ? "the other record of the pair, experts by id"

@@ -55,6 +55,7 @@ KnownCircuit read_known_circuit(const std::filesystem::path& dir) {
     root.at("schema").fail("expected \"signalbox.circuit/1\", found " + in_quotes(root.at("schema").string()));
   KnownCircuit known;
   known.model_hash = root.at("model_hash").string();
+  if (const auto weights = root.find("weights")) known.weights = weights->value();
   known.metric = parse_metric(root.at("metric").string(), file.string() + ": metric");
   known.ablation = parse_ablation(root.at("ablation").string(), file.string() + ": ablation");
   const auto level = root.find("level");
@@ -75,6 +76,9 @@ Verification verify_circuit(const Session& session, const std::vector<Record>& r
   if (session.model_hash != circuit.model_hash)
     throw Error("MODEL", "expected the model that the circuit is of (model_hash " + circuit.model_hash + "), found " +
                              session.model_hash);
+  if (!request.weights.is_null() && request.weights != circuit.weights)
+    throw Error("MODEL", "expected the weights that the circuit was found in (" + json::dump(circuit.weights) +
+                             " in circuit.json), found " + json::dump(request.weights));
   Verification out;
   const std::vector<CausalPair> all = causal_pairs(circuit.metric, records, made, session.encode);
   std::shared_ptr<CircuitPositions> positions;

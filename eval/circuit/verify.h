@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "base/json.h"
 #include "base/namespaces.h"
 #include "eval/circuit/circuit_scores.h"
 #include "eval/circuit/discover.h"
@@ -16,6 +17,7 @@ namespace signalbox::eval {
 // What a test must know of DIR/circuit.json.
 struct KnownCircuit {
   std::string model_hash;
+  json::Value weights;  // hashes; null: not told
   Metric metric = Metric::logit_diff;
   CircuitAblation ablation = CircuitAblation::corrupt;
   int64_t n_positions = 0;            // by which parts are told apart; 0: they are of all tokens
@@ -27,6 +29,7 @@ struct KnownCircuit {
 KnownCircuit read_known_circuit(const std::filesystem::path& dir);
 
 struct VerifyRequest {
+  json::Value weights;  // hashes of the model's; null: not compared
   uint64_t seed = 0;
   int64_t random = 100, permutations = 1000, resamples = 10000, subsets = 4;
   double epsilon = 0.1, quantile = 0.9, alpha = 0.05;

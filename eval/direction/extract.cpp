@@ -155,6 +155,7 @@ void write_extraction(const std::filesystem::path& dir, const Extraction& found,
                                        .set("schema", direction_schema)
                                        .set("model", session.label)
                                        .set("model_hash", session.model_hash)
+                                       .set("weights", request.weights)
                                        .set("reference", request.input)
                                        .set("contrast", request.contrast.one + ":" + request.contrast.other)
                                        .set("at", request.places.text)

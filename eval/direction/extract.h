@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "base/json.h"
 #include "base/namespaces.h"
 #include "engine/session.h"
 #include "eval/direction/estimate.h"
@@ -32,8 +33,9 @@ struct ExtractRequest {
   SplitRule split = {"", direction_sets};
   Places places;
   Estimator estimator = Estimator::means;
-  uint64_t seed = 0;  // of the split
-  std::string input;  // for the summary
+  uint64_t seed = 0;    // of the split
+  std::string input;    // for the summary
+  json::Value weights;  // hashes of the model's, for the summary; null: not told
   StreamRun run;
 };
 

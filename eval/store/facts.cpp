@@ -24,11 +24,16 @@ std::string today() {
 
 }  // namespace
 
+json::Value weights_json(const ModelFacts& facts) {
+  json::Value weights = json::Value::object();
+  for (const auto& [name, hash] : facts.weight_hashes) weights.set(name, hash);
+  return weights;
+}
+
 json::Value model_hashes(const ModelFacts& facts) {
   const auto or_null = [](const std::optional<std::string>& hash) { return hash ? json::Value(*hash) : json::Value(); };
-  json::Value weights = json::Value::object(), hashes = json::Value::object();
-  for (const auto& [name, hash] : facts.weight_hashes) weights.set(name, hash);
-  hashes.set("model", facts.model_hash).set("weights", std::move(weights));
+  json::Value hashes = json::Value::object();
+  hashes.set("model", facts.model_hash).set("weights", weights_json(facts));
   hashes.set("tokenizer", or_null(facts.tokenizer_hash)).set("chat_template", or_null(facts.template_hash));
   return hashes;
 }

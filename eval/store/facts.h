@@ -25,6 +25,8 @@ struct ModelFacts {
 
 // {"model", "weights", "tokenizer", "chat_template"}.
 json::Value model_hashes(const ModelFacts& facts);
+// {name of a file: SHA-256}.
+json::Value weights_json(const ModelFacts& facts);
 json::Value stop_tokens_json(const ModelFacts& facts);
 
 // SHA-256 of a file's bytes. Throws Error.

@@ -324,6 +324,11 @@ TEST_CASE("circuit: files, tests on pairs that were held out, and what is refuse
   verify.permutations = 99;
   const Verification tested =
       verify_circuit(*planted.session, planted.records, planted.made, known, verify, "circuit-0.jsonl");
+  VerifyRequest of_others = verify;  // model_hash tells the sizes, these the weights
+  of_others.weights = json::Value::object().set("model.safetensors", "0");
+  CHECK_THROWS_WITH_AS(
+      verify_circuit(*planted.session, planted.records, planted.made, known, of_others, "circuit-0.jsonl"),
+      doctest::Contains("expected the weights that the circuit was found in"), Error);
   CHECK(tested.pairs.pairs.size() == 4);
   CHECK(tested.used.size() == 12);
   CHECK(tested.scores.faithfulness.f == doctest::Approx(1).epsilon(0.01));

@@ -7,6 +7,7 @@
 #include "base/text_table.h"
 #include "eval/store/staged_files.h"
 #include "tools/signalbox/circuit.h"
+#include "tools/signalbox/facts.h"
 #include "tools/signalbox/flags.h"
 #include "tools/signalbox/open.h"
 #include "tools/signalbox/prepare.h"
@@ -207,6 +208,7 @@ int run_discover(DiscoverFlags& flags) {
   std::vector<Record> records = read_records(flags.input);
   Session session = open_session(options);
   session.label = session.path;
+  request.weights = weights_json(model_facts(session, options.quiet));
   request.threads = n_threads(options);
   if (options.chunk > 0) request.batch_tokens = options.chunk;
   PreparedRun run = prepare_run(options, session, std::move(records), Generate{});

@@ -6,6 +6,7 @@
 
 #include "base/text_table.h"
 #include "eval/circuit/verify.h"
+#include "tools/signalbox/facts.h"
 #include "tools/signalbox/flags.h"
 #include "tools/signalbox/open.h"
 #include "tools/signalbox/prepare.h"
@@ -101,6 +102,7 @@ int run_test(TestFlags& flags) {
   std::vector<Record> records = read_records(flags.input);
   Session session = open_session(options);
   session.label = session.path;
+  request.weights = weights_json(model_facts(session, options.quiet));
   PreparedRun run = prepare_run(options, session, std::move(records), Generate{});
   catch_signals();
   request.interrupted = &interrupted;

@@ -13,6 +13,7 @@
 #include "eval/store/staged_files.h"
 #include "probes/edit_spec.h"
 #include "tools/signalbox/commands.h"
+#include "tools/signalbox/facts.h"
 #include "tools/signalbox/flags.h"
 #include "tools/signalbox/kept.h"
 #include "tools/signalbox/open.h"
@@ -188,6 +189,7 @@ int run_extract(ExtractFlags& flags, int argc, char** argv) {
   split_labelled(data, request.contrast, request.split, request.seed, flags.input);
   Session session = open_session(options);
   session.label = session.path;
+  request.weights = weights_json(model_facts(session, options.quiet));
   keep_date(options, session, data.records, direction_schema);
   PreparedRun run;
   run.records = data.records;
@@ -242,6 +244,11 @@ int run_validate(ValidateFlags& flags, int argc, char** argv) {
     throw Error(
         (stored.dir / direction_summary_file).string(),
         "model_hash: expected that of " + stored.model + " (" + session.model_hash + "), found " + stored.model_hash);
+  const json::Value weights = weights_json(model_facts(session, options.quiet));
+  if (const json::Value* known = stored.summary.find("weights"); known && !known->is_null() && *known != weights)
+    throw Error(
+        (stored.dir / direction_summary_file).string(),
+        "weights: expected those of " + stored.model + " (" + json::dump(weights) + "), found " + json::dump(*known));
   session.label = session.path;
   // Its directory is the directions'; a folder below it holds what is at hand.
   options.trace = (stored.dir / validation_folder).string();
