@@ -36,7 +36,6 @@ double dot(const float* x, const std::vector<double>& row) {
 RouterCalibration::RouterCalibration(Backend& backend, const Model& model, const MoeWeights& weights, int32_t layer,
                                      int32_t expert, const std::vector<float>& x, ThreadPool& pool)
     : backend_(backend),
-      model_(model),
       weights_(weights),
       router_(model.layers[static_cast<size_t>(layer)].moe()->router),
       layer_(layer),

@@ -53,7 +53,6 @@ class RouterCalibration {
   double shift_for(double alpha);
 
   Backend& backend_;
-  const Model& model_;
   const MoeWeights& weights_;
   const Router& router_;
   int32_t layer_, expert_;
