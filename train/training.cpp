@@ -152,6 +152,15 @@ class Loop {
     return more;
   }
 
+  // Ends the training at a step that cannot be taken, with the state before it in its file.
+  [[noreturn]] void stop_before(int64_t step, const std::vector<const Example*>& examples, const std::string& why) {
+    save();
+    std::vector<std::string> ids;
+    for (const Example* example : examples) ids.push_back(in_quotes(example->prompt->id));
+    throw Error("step " + std::to_string(step),
+                why + " on the records " + joined(ids) + " (the state before this step is kept)");
+  }
+
   void step() {
     const int64_t step = state_.step + 1;
     std::vector<const Example*> examples;
@@ -163,23 +172,24 @@ class Loop {
       n_targets += examples.back()->n_targets();
     }
     t_.trained->zero_sums();
-    if (t_.routing) t_.routing->begin_step(gradient_.forward(), examples, settings_.groups);
-    const auto denominator = static_cast<double>(n_targets);
-    const std::vector<double> sums =
-        t_.objective ? t_.objective->losses_and_slopes(gradient_, examples, settings_.groups, denominator, *t_.trained)
-                     : losses_and_slopes(gradient_, examples, settings_.groups, denominator, *t_.trained, {});
-    const double loss = std::accumulate(sums.begin(), sums.end(), 0.0) / denominator;
-    const double whole = loss + (t_.routing ? t_.routing->finish_slopes() : 0);
-    const double norm = t_.trained->gradient_norm();
-    if (!std::isfinite(whole) || !std::isfinite(norm)) {
-      save();
-      std::vector<std::string> ids;
-      for (const Example* example : examples) ids.push_back(in_quotes(example->prompt->id));
-      throw Error("step " + std::to_string(step),
-                  std::string("expected a finite ") + (std::isfinite(whole) ? "gradient" : "loss") + ", found " +
-                      short_number(std::isfinite(whole) ? norm : whole) + " on the records " + joined(ids) +
-                      " (the state before this step is kept)");
+    double loss = 0, whole = 0, norm = 0;
+    try {
+      if (t_.routing) t_.routing->begin_step(gradient_.forward(), examples, settings_.groups);
+      const auto denominator = static_cast<double>(n_targets);
+      const std::vector<double> sums =
+          t_.objective
+              ? t_.objective->losses_and_slopes(gradient_, examples, settings_.groups, denominator, *t_.trained)
+              : losses_and_slopes(gradient_, examples, settings_.groups, denominator, *t_.trained, {});
+      loss = std::accumulate(sums.begin(), sums.end(), 0.0) / denominator;
+      whole = loss + (t_.routing ? t_.routing->finish_slopes() : 0);
+      norm = t_.trained->gradient_norm();
+    } catch (const Error& error) {  // such as logits of a router that are not finite
+      stop_before(step, examples, error.what());
     }
+    if (!std::isfinite(whole) || !std::isfinite(norm))
+      stop_before(step, examples,
+                  std::string("expected a finite ") + (std::isfinite(whole) ? "gradient" : "loss") + ", found " +
+                      short_number(std::isfinite(whole) ? norm : whole));
     const double lr = settings_.lr * settings_.schedule.factor(step);
     const int64_t left = t_.trained->step(settings_.adam, lr, clip_factor(norm, settings_.clip));
     state_.step = step;

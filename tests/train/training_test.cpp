@@ -159,4 +159,22 @@ TEST_CASE("training: a loss that is not finite stops it, and the state before is
   CHECK(said.ends_with("(the state before this step is kept)"));
   CHECK(fs::exists(dir / "wild" / state_file));
   CHECK_FALSE(fs::exists(dir / "wild/model"));
+  // Where the forward itself finds it, and nothing else asks for a state.
+  TrainingRun inside("olmoe");
+  inside.settings.lr = 1e6;
+  inside.settings.clip = 0;
+  inside.settings.save_every = 0;
+  inside.settings.schedule = {Shape::constant, 0, 6, 0};
+  said.clear();
+  try {
+    inside.run(dir / "inside");
+  } catch (const Error& error) {
+    said = error.what();
+  }
+  const size_t why = said.find("router: expected finite logits, found NaN or infinity");
+  CHECK_MESSAGE(said.starts_with("step "), said);
+  CHECK_MESSAGE(why != std::string::npos, said);
+  CHECK_MESSAGE(said.find(" on the records \"r") > why, said);
+  CHECK(said.ends_with("(the state before this step is kept)"));
+  CHECK(fs::exists(dir / "inside" / state_file));
 }
