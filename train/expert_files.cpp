@@ -1,6 +1,7 @@
 #include "train/expert_files.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <map>
 
@@ -185,6 +186,8 @@ ChangedModel apply_expert_directory(const fs::path& dir, const loaders::families
       stored.cols = stored.row_stride = place.cols;
       auto values = std::make_shared<std::vector<float>>(static_cast<size_t>(place.rows * place.cols));
       read_matrix(values->data(), stored);
+      for (const float value : *values)
+        if (!std::isfinite(value)) throw Error(where, "expected finite values, found " + short_number(value));
       if (place.vector) {
         place.vector->data = values->data();
       } else {

@@ -231,6 +231,17 @@ TEST_CASE("experts: files that do not fit are refused by name") {
   CHECK(train_by(apply).err.find("expected tensors that expert_cfg.json names") != std::string::npos);
   write_file(dir / "out/esft/expert_cfg.json", R"({"experts": {"0": [1], "2": [3, 4]}})");
   CHECK(train_by(apply).err.find("model.layers.2.mlp.experts.4.") != std::string::npos);
+  // Values that no weight can have: the last of the file, a NaN.
+  write_file(dir / "out/esft/expert_cfg.json", R"({"experts": {"0": [1], "2": [3]}})");
+  for (const auto& entry : fs::directory_iterator(dir / "out/esft")) {
+    if (entry.path().extension() != ".safetensors") continue;
+    std::string bytes = read_file(entry.path());
+    bytes.replace(bytes.size() - 4, 4, 4, '\xff');
+    write_file(entry.path(), bytes);
+  }
+  const std::string of_nan = train_by(apply).err;
+  CHECK_MESSAGE(of_nan.find("expected finite values, found") != std::string::npos, of_nan);
+  CHECK_MESSAGE(of_nan.find(".safetensors: model.layers.2.mlp.experts.3.") != std::string::npos, of_nan);
   CHECK_FALSE(fs::exists(dir / "applied"));
 }
 
