@@ -2,6 +2,7 @@
 
 #include "base/error.h"
 #include "eval/store/work_directory.h"
+#include "train/still_routers.h"
 
 namespace signalbox::train {
 
@@ -11,16 +12,27 @@ namespace fs = std::filesystem;
 
 constexpr const char* routers_dir = "routers";
 
+std::vector<WantedWeight> routers_of(const Session& student) {
+  std::vector<WantedWeight> routers;
+  for (const WantedWeight& one : wanted_weights("*", student))
+    if (of_router(one.id)) routers.push_back(one);
+  return routers;
+}
+
+void check_student(const std::string& where, const Session& student, const Session& original) {
+  if (student.model.n_vocab != original.model.n_vocab)
+    throw Error(where, "expected the vocabulary of " + original.path + ", " + std::to_string(original.model.n_vocab) +
+                           " tokens, found " + std::to_string(student.model.n_vocab));
+  if (student.model.moe_layers().empty()) throw Error(where, "expected a model with experts, found a dense one");
+  std::vector<TensorId> ids;
+  for (const WantedWeight& one : routers_of(student)) ids.push_back(one.id);
+  refuse_still_routers(where, student.model, ids);
+}
+
 TrainingEnd run(const RouterRepair& repair, WorkDirectory& work) {
   const fs::path checkpoint = repair.dir / routers_dir / checkpoint_dir;
   if (!fs::exists(repair.dir / quality_file)) {
     const Session before = loaders::open_session(repair.student.string(), repair.open);
-    if (before.model.n_vocab != repair.original->model.n_vocab)
-      throw Error(repair.student.string(), "expected the vocabulary of " + repair.original->path + ", " +
-                                               std::to_string(repair.original->model.n_vocab) + " tokens, found " +
-                                               std::to_string(before.model.n_vocab));
-    if (before.model.moe_layers().empty())
-      throw Error(repair.student.string(), "expected a model with experts, found a dense one");
     const std::vector<Example> data = make_examples(*repair.original, repair.splits.calibrate, repair.end_token),
                                stop = make_examples(*repair.original, repair.splits.stop, repair.end_token);
     StudentStage stage;
@@ -32,12 +44,7 @@ TrainingEnd run(const RouterRepair& repair, WorkDirectory& work) {
     stage.settings = repair.settings;
     stage.data = &data;
     stage.stop = &stop;
-    stage.wanted = [](const Session& student) {
-      std::vector<WantedWeight> routers;
-      for (const WantedWeight& one : wanted_weights("*", student))
-        if (one.id.role == Role::router || one.id.role == Role::router_bias) routers.push_back(one);
-      return routers;
-    };
+    stage.wanted = routers_of;
     stage.objective = by_logits(repair.teacher);
     stage.on_progress = [&](int64_t done, int64_t total) {
       repair.on_progress("training routers", done, total, "tokens");
@@ -64,6 +71,8 @@ TrainingEnd run(const RouterRepair& repair, WorkDirectory& work) {
 }  // namespace
 
 TrainingEnd repair_routers(const RouterRepair& repair) {
+  const std::string student = repair.student.string();
+  check_student(student, loaders::open_session(student, repair.open), *repair.original);
   WorkDirectory work(repair.dir, repair.manifest);
   if (work.complete()) return TrainingEnd::was_complete;
   const TrainingEnd end = run(repair, work);

@@ -25,7 +25,7 @@ struct RouterRepair {
 
 // Fills `dir`, which is a checkpoint in the end, with quality.csv (original, before, after), log.csv and stop.csv. A
 // second call with the same inputs goes on, to the same bytes. Throws Error: another vocabulary, a student without
-// routers, and as train() does.
+// routers or with routers that cannot learn, and as train() does.
 TrainingEnd repair_routers(const RouterRepair& repair);
 
 }  // namespace signalbox::train

@@ -195,4 +195,23 @@ TEST_CASE("train router: damaged routers learn to be the original's again, and a
       run("router builtin --teacher " + model + " --data " + data + " --steps 1 --out " + (dir / "no").string());
   CHECK(other.code == 1);
   CHECK_MESSAGE(other.err.find("expected the vocabulary of") != std::string::npos, other.err);
+  CHECK_FALSE(fs::exists(dir / "no/manifest.json"));
+  // One active expert whose weight is made 1: no router learns, in no training.
+  const std::string still = (dir / "still").string(), mixtral = golden_model("mixtral");
+  fs::create_directories(still);
+  for (const auto& entry : fs::directory_iterator(mixtral)) fs::copy(entry.path(), dir / "still");
+  json::Value config = json::parse_file(dir / "still/config.json");
+  config.set("num_experts_per_tok", int64_t{1});
+  fs::remove(dir / "still/config.json");
+  write_file(dir / "still/config.json", json::dump(config));
+  const std::string rest = " --data " + data + " --steps 1 --out ";
+  for (const std::string& words : {"router " + still + " --teacher " + mixtral, "full " + still + " --weights router",
+                                   "lora " + still + " --targets router"}) {
+    CAPTURE(words);
+    const Ran refused = run(words + rest + (dir / "never").string());
+    CHECK(refused.code == 1);
+    CHECK_MESSAGE(refused.err.find(": expected routers that can learn, found") != std::string::npos, refused.err);
+    CHECK_FALSE(fs::exists(dir / "never"));
+  }
+  CHECK(run("full " + still + " --weights router --balance switch:0.1" + rest + (dir / "balanced").string()).code == 0);
 }

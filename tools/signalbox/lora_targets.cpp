@@ -147,15 +147,4 @@ std::vector<TensorId> lora_targets(const LoraTargets& targets, const Model& mode
   return ids;
 }
 
-std::string why_routers_stay(const Model& model) {
-  const std::vector<int32_t> layers = model.moe_layers();
-  const bool stay = std::all_of(layers.begin(), layers.end(), [&](int32_t layer) {
-    const Router& router = model.layers[static_cast<size_t>(layer)].moe()->router;
-    return router.n_active == 1 && (router.renormalize || router.softmax_over_selected);
-  });
-  return stay && !layers.empty() ? "one expert is active and its weight is made 1, whatever the router says: its "
-                                   "gradient is 0 and its adapter learns nothing"
-                                 : "";
-}
-
 }  // namespace signalbox::tools

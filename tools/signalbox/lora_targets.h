@@ -19,7 +19,4 @@ struct LoraTargets {
 // among the parts, experts that it does not have, none at all.
 std::vector<TensorId> lora_targets(const LoraTargets& targets, const Model& model);
 
-// Why the routers would learn nothing: one expert is active and its weight is made 1. Empty: they would.
-std::string why_routers_stay(const Model& model);
-
 }  // namespace signalbox::tools

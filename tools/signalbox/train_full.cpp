@@ -6,6 +6,7 @@
 #include "tools/signalbox/open.h"
 #include "tools/signalbox/train.h"
 #include "tools/signalbox/train_checkpoint.h"
+#include "train/still_routers.h"
 
 namespace signalbox::tools {
 
@@ -38,7 +39,11 @@ int run_full(FullFlags& flags, int argc, char** argv) {
   check_training_flags(common);
   TrainingRecords records = read_training_records(common);
   Session session = open_session(common.common);
-  TrainedWeights weights(session, wanted_weights(flags.weights, session), common.settings.threads);
+  const std::vector<WantedWeight> wanted = wanted_weights(flags.weights, session);
+  std::vector<TensorId> ids;
+  for (const WantedWeight& of : wanted) ids.push_back(of.id);
+  if (!common.tuning.terms.any()) refuse_still_routers("--weights", session.model, ids);
+  TrainedWeights weights(session, wanted, common.settings.threads);
   json::Value names = json::Value::array();
   for (const std::string& name : weights.names()) names.push_back(name);
   CheckpointTraining what;

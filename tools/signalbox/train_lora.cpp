@@ -10,6 +10,7 @@
 #include "tools/signalbox/open.h"
 #include "tools/signalbox/train.h"
 #include "tools/signalbox/training_flags.h"
+#include "train/still_routers.h"
 #include "train/trained_adapters.h"
 
 namespace signalbox::tools {
@@ -68,12 +69,11 @@ int run_lora(LoraFlags& flags, int argc, char** argv) {
   const std::vector<TensorId> targets = lora_targets(flags.targets, session.model);
   flags.adapters.seed = common.common.seed;
   flags.adapters.shares_gate_up = !flags.per_expert;
-  const auto is_router = [](const TensorId& id) { return id.role == Role::router; };
-  if (std::any_of(targets.begin(), targets.end(), is_router))
-    if (const std::string why = why_routers_stay(session.model); !why.empty()) {
-      if (std::all_of(targets.begin(), targets.end(), is_router)) throw UsageError("--targets router", why);
-      if (!common.common.quiet) std::fprintf(stderr, "--targets router: %s\n", why.c_str());
-    }
+  if (!common.tuning.terms.any()) {  // these reach the routers by themselves
+    refuse_still_routers("--targets router", session.model, targets);
+    const std::string why = why_routers_stay(session.model, targets);
+    if (!why.empty() && !common.common.quiet) std::fprintf(stderr, "--targets router: %s\n", why.c_str());
+  }
   if (common.tuning.bias_rate != 0)
     throw UsageError("--balance bias", "expected something that an adapter can hold, found selection biases");
   const Weights before = session.weights;
