@@ -302,6 +302,7 @@ Splits split_records(SplitFiles files, uint64_t seed) {
 }
 
 TrainingEnd distil(const Distillation& distillation) {
+  block_width(distillation.session->model, distillation.settings.keep);  // throws before there is a directory
   WorkDirectory work(distillation.dir, distillation.manifest);
   if (work.complete()) return TrainingEnd::was_complete;
   const TrainingEnd end = Stages(distillation).run(work);

@@ -95,10 +95,10 @@ double alpha_of(const Router& router, const ExpertSums& expert, int64_t keep) {
   return expert.tokens() > 0 ? expert.mean_weight() : 0;
 }
 
-void check_count(const LayerMeasures& layer, int64_t keep) {
-  if (keep < 1 || keep > layer.n_experts)
-    throw Error("--keep", "layer " + std::to_string(layer.layer) + ": expected from 1 to " +
-                              std::to_string(layer.n_experts) + " experts, found " + std::to_string(keep));
+void check_count(int32_t layer, int64_t n_experts, int64_t keep) {
+  if (keep < 1 || keep > n_experts)
+    throw Error("--keep", "layer " + std::to_string(layer) + ": expected from 1 to " + std::to_string(n_experts) +
+                              " experts, found " + std::to_string(keep));
 }
 
 BlockChoice choice_of(const Model& model, const Calibration& calibration, size_t at, std::vector<int32_t> keep) {
@@ -260,7 +260,7 @@ std::vector<BlockChoice> best_choice(const Model& model, const Weights& host, co
   std::vector<BlockChoice> out;
   for (size_t l = 0; l < calibration.layers.size(); ++l) {
     const LayerMeasures& layer = calibration.layers[l];
-    check_count(layer, keep);
+    check_count(layer.layer, layer.n_experts, keep);
     const int64_t n = layer.n_experts;
     std::vector<double> scores;
     for (const ExpertSums& expert : layer.experts) scores.push_back(score_of(expert, score, calibration.tokens));
@@ -289,7 +289,7 @@ std::vector<BlockChoice> random_choice(const Model& model, const Calibration& ca
   std::vector<BlockChoice> out;
   for (size_t l = 0; l < calibration.layers.size(); ++l) {
     const LayerMeasures& layer = calibration.layers[l];
-    check_count(layer, keep);
+    check_count(layer.layer, layer.n_experts, keep);
     std::vector<int32_t> order(static_cast<size_t>(layer.n_experts));
     std::iota(order.begin(), order.end(), 0);
     Dice(seed, "distill random layer " + std::to_string(layer.layer)).shuffle(order);
@@ -301,8 +301,11 @@ std::vector<BlockChoice> random_choice(const Model& model, const Calibration& ca
 
 int64_t block_width(const Model& model, int64_t keep) {
   int64_t width = 0;
-  for (const Layer& layer : model.layers)
-    if (const Moe* moe = layer.moe()) width = std::max(width, keep * moe->d_ff + moe->d_ff_shared);
+  for (const int32_t l : model.moe_layers()) {
+    const Moe& moe = *model.layers[static_cast<size_t>(l)].moe();
+    check_count(l, moe.router.n_experts, keep);
+    width = std::max(width, keep * moe.d_ff + moe.d_ff_shared);
+  }
   return width;
 }
 

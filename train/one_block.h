@@ -61,6 +61,7 @@ std::vector<BlockChoice> best_choice(const Model& model, const Weights& host, co
 std::vector<BlockChoice> random_choice(const Model& model, const Calibration& calibration, int64_t keep, uint64_t seed);
 
 // Neurons of a block of `keep` experts, those of the shared expert included: the most of any layer.
+// Throws Error, beginning with "--keep", where a layer has fewer experts.
 int64_t block_width(const Model& model, int64_t keep);
 
 // One block, f32, [n, d_model] and [d_model, n]. Biases (all or none): of the experts' own.

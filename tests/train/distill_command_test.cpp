@@ -151,7 +151,7 @@ TEST_CASE("train distill: splits that share a prompt, and flags without effect, 
     const Ran ran = distill(common + words);
     CHECK(ran.code == code);
     CHECK_MESSAGE(ran.err.find(text) != std::string::npos, ran.err);
-    CHECK_FALSE(fs::exists(dir / "out/config.json"));
+    CHECK_FALSE(fs::exists(dir / "out/manifest.json"));
   };
   refused("2 --steps 0 --eval " + (dir / "same.jsonl").string(), 1, "found the prompt of");
   refused("2 --steps 0 --stop " + (dir / "two.jsonl").string() + " --eval " + (dir / "two.jsonl").string(), 1,
