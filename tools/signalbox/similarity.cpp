@@ -57,6 +57,7 @@ int similarity_command(int argc, char** argv) {
   app.add_option("A", f.a, "a directory, org/name[@revision] in the Hugging Face cache, or builtin")->required();
   app.add_option("B", f.b, "the other model, in whose basis the two are compared")->required();
   add_experiment_options(app, f.common);
+  app.get_option("--adapter")->description("LoRA adapter of B alone (docs/adapters.md); several are summed");
   app.add_option("--data", f.data, "records that both models read; - = standard input")->type_name("FILE")->required();
   app.add_option("--out", f.out, "directory of the results")->type_name("DIR")->required();
   app.add_option("--layers", f.layers,
@@ -78,7 +79,9 @@ int similarity_command(int argc, char** argv) {
 
   const std::vector<Record> records = read_records(f.data);
   if (records.empty()) throw Error(f.data, "expected at least one record, found none");
-  const OpenedModel a(f.common, f.a), b(f.common, f.b);
+  CommonOptions of_a = f.common;
+  of_a.adapters.clear();
+  const OpenedModel a(of_a, f.a), b(f.common, f.b);
   f.options.layers = layer_pairs(f.layers, a.session.shape, b.session.shape);
   f.options.basis = f.basis.basis();
   f.options.ridge = f.basis.ridge;

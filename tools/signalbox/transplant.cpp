@@ -72,6 +72,7 @@ void add_options(CLI::App& app, TransplantFlags& f) {
   app.add_option("DONOR", f.donor, "whose expert: MODEL:LAYER:EXPERT (builtin:1:3)")->required();
   app.add_option("HOST", f.host, "in whose place: MODEL:LAYER:EXPERT")->required();
   add_experiment_options(app, f.common);
+  app.remove_option(app.get_option("--adapter"));  // what is written would not have it
   app.add_option("--data", f.data, "records that the two models are aligned by; - = standard input")
       ->type_name("FILE")
       ->required();

@@ -38,6 +38,8 @@ OpenedModel::OpenedModel(const CommonOptions& options, const std::string& model)
   if (session.model.moe_layers().empty()) throw Error(session.path, "expected a model with experts, found none");
   // A device with memory of its own has its own copy of the weights.
   shared = session.backend->shares_host_memory();
+  if (!shared && !options.adapters.empty())  // what the checkpoint gives below has none
+    throw UsageError("--adapter", "expected --device cpu beside it, found " + session.backend->name());
   if (!shared) loaded = load_model(resolved);
 }
 
