@@ -5,6 +5,7 @@
 #include <doctest/doctest.h>
 
 #include <cmath>
+#include <filesystem>
 #include <functional>
 
 #include "base/error.h"
@@ -92,6 +93,36 @@ TEST_CASE("factor losses: the case that is checked by hand") {
   CHECK(by_hand(pi, true, 1)[1] == near(0.888889));
   CHECK(by_hand({1, 0, 1, 0, 0, 1}, true, 0.5)[0] == near(0.013889));
   CHECK(by_hand({0.5, 0.5, 0.5, 0.5, 0.5, 0.5}, true, 0.5)[0] == doctest::Approx(0.0));
+
+  // The same from a file: rows that are distributions, and gradients elsewhere.
+  const test::TemporaryDirectory dir;
+  const std::filesystem::path file = dir / "pi.safetensors";
+  const auto ran = [&](const std::vector<double>& rows, const std::filesystem::path& grad) {
+    const std::vector<double> hidden = {1, 0, 0, 1, 1, 1}, target = {2.0 / 3, 2.0 / 3}, one = {1, 0, 0, 1},
+                              twice = {1, 0, 0, 1, 1, 0, 0, 1};
+    write_tensors(file, "F64",
+                  {{"hidden", {3, 2}, &hidden},
+                   {"target", {1, 2}, &target},
+                   {"pi", {3, 2}, &rows},
+                   {"f", {2, 2, 2}, &twice},
+                   {"V", {2, 2, 2}, &twice},
+                   {"g", {2, 2}, &one}},
+                  {{"offsets", {0, 3}}}, {});
+    return test::run_command(test::binary() + " rationale losses --fixed " + file.string() + " --grad " +
+                             grad.string());
+  };
+  const test::Ran whole = ran(pi, dir / "grad.safetensors");
+  REQUIRE_MESSAGE(whole.code == 0, whole.err);
+  CHECK(json::parse(whole.out, "losses").find("token")->real() == near(1.5));
+  const test::Ran negative = ran({1, 0, 1.5, -0.5, 0, 1}, dir / "grad.safetensors");
+  CHECK(negative.code == 1);
+  CHECK(negative.err.find("pi: expected numbers from 0 that sum to 1 in row 1, found -0.5") != std::string::npos);
+  CHECK(ran({1, 0, 0.5, 0.5, 0, 0.9}, dir / "grad.safetensors").err.find("in row 2, found the sum 0.9") !=
+        std::string::npos);
+  std::filesystem::create_directories(dir / "below");
+  const test::Ran same = ran(pi, dir / "below/../pi.safetensors");
+  CHECK(same.code == 2);
+  CHECK(safetensors::File::open(file)->find("pi") != nullptr);
 }
 
 TEST_CASE("factor losses and gradients equal PyTorch's in double, with any number of threads") {
@@ -182,7 +213,8 @@ TEST_CASE("weights of losses are read by name and by place") {
   const FactorLosses by_name = parse_factor_weights("token=0.5, balance=2", "--weights");
   CHECK(by_name == FactorLosses{0, 0.5, 0, 0, 0, 2, 0});
   CHECK(parse_factor_weights("1,0.5", "--weights") == FactorLosses{1, 0.5});
-  for (const char* bad : {"", "tokens=1", "1,x", "-1", "1,2,3,4,5,6,7,8", "nan"}) {
+  for (const char* bad :
+       {"", "tokens=1", "1,x", "-1", "1,2,3,4,5,6,7,8", "nan", "sentence=1,sentence=2", "1,sentence=2"}) {
     CAPTURE(bad);
     CHECK_THROWS_AS(parse_factor_weights(bad, "--weights"), UsageError);
   }

@@ -1,10 +1,14 @@
 // signalbox rationale losses: the losses of given parameters, and their gradients (docs/rationales.md).
 #include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
 #include <memory>
 
 #include "base/error.h"
 #include "base/json.h"
 #include "base/text.h"
+#include "eval/findings/format.h"
 #include "tools/signalbox/flags.h"
 #include "tools/signalbox/rationale.h"
 #include "tools/terminal/output.h"
@@ -41,6 +45,28 @@ CLI::App* add_loss_flags(CLI::App& app, LossFlags& flags) {
   return command;
 }
 
+// Rows of pi [rows, n] are distributions. Throws Error naming the row.
+void check_pi(const std::vector<double>& pi, int64_t n, const std::string& file) {
+  for (size_t begin = 0; begin < pi.size(); begin += static_cast<size_t>(n)) {
+    double sum = 0, least = 0;
+    for (size_t k = begin; k < begin + static_cast<size_t>(n); ++k) {
+      sum += pi[k];
+      least = std::min(least, pi[k]);
+    }
+    const std::string row = "pi: expected numbers from 0 that sum to 1 in row " +
+                            std::to_string(begin / static_cast<size_t>(n)) + ", found ";
+    if (least < 0) throw Error(file, row + format_value(least, 4));
+    if (!(std::fabs(sum - 1) <= 1e-4)) throw Error(file, row + "the sum " + format_value(sum, 6));
+  }
+}
+
+// The gradients would take the place of what they are of.
+void check_places(const LossFlags& flags) {
+  std::error_code code;
+  if (std::filesystem::weakly_canonical(flags.fixed, code) == std::filesystem::weakly_canonical(flags.grad, code))
+    throw UsageError("--grad", "expected another file than that of --fixed, found " + in_quotes(flags.grad));
+}
+
 struct FixedFactors {
   FactorParameters parameters;
   FactorBatch batch;
@@ -71,11 +97,15 @@ FixedFactors read_fixed(const std::string& name) {
   const auto n_rows = static_cast<int64_t>(fixed.batch.hidden.size()) / shape.d_hidden;
   fixed.batch.offsets = read_offsets(*file, n_rows);
   fixed.batch.target = read_doubles(*file, "target", {fixed.batch.n_sentences(), shape.d_target});
-  if (given) fixed.batch.pi = read_doubles(*file, "pi", {n_rows, shape.n_factors});
+  if (given) {
+    fixed.batch.pi = read_doubles(*file, "pi", {n_rows, shape.n_factors});
+    check_pi(fixed.batch.pi, shape.n_factors, name);
+  }
   return fixed;
 }
 
 int run_losses(const LossFlags& flags) {
+  if (!flags.grad.empty()) check_places(flags);
   FactorForms forms;
   read_factor_forms(flags.forms, forms);
   FactorLosses weights{};

@@ -1,6 +1,7 @@
 #include "train/rationale/factor_losses.h"
 
 #include <algorithm>
+#include <array>
 #include <charconv>
 #include <cmath>
 #include <numeric>
@@ -492,6 +493,7 @@ FactorLosses parse_factor_weights(const std::string& text, const std::string& wh
   FactorLosses weights{};
   const std::string expected = "expected " + joined(factor_loss_names, "=X,") + "=X, or numbers in that order";
   size_t next = 0, place = 0;
+  std::array<bool, n_factor_losses> seen{};
   while (next <= text.size()) {
     const size_t comma = std::min(text.find(',', next), text.size());
     std::string_view item = trimmed(std::string_view(text).substr(next, comma - next));
@@ -508,6 +510,9 @@ FactorLosses parse_factor_weights(const std::string& text, const std::string& wh
     if (at >= n_factor_losses || code != std::errc() || rest != item.data() + item.size() || !std::isfinite(value) ||
         value < 0)
       throw UsageError(where, expected + " (none below 0), found " + in_quotes(text));
+    if (seen[at])
+      throw UsageError(where, std::string("expected each loss once, found ") + factor_loss_names[at] + " again");
+    seen[at] = true;
     weights[at] = value;
   }
   return weights;
