@@ -1,6 +1,8 @@
 #include "train/upcycle/upcycle.h"
 
 #include <cstdio>
+#include <exception>
+#include <optional>
 
 #include "base/error.h"
 #include "base/files.h"
@@ -18,6 +20,11 @@ namespace fs = std::filesystem;
 
 struct Stop {};  // the user has asked for it
 
+// The records cannot be used: work that began with them can never be gone on with.
+struct Refused {
+  std::exception_ptr why;
+};
+
 const char* torch_name(DType dtype) {
   return dtype == DType::f32 ? "float32" : dtype == DType::f16 ? "float16" : "bfloat16";
 }
@@ -27,6 +34,14 @@ void make_directory(const fs::path& dir) {
   fs::create_directories(dir, code);
   if (!fs::is_directory(dir))
     throw Error(dir.string(), "cannot make the directory" + (code ? ": " + code.message() : std::string()));
+}
+
+// All that work whose records were refused has made, so that the corrected command finds its place free.
+void remove_begun(const fs::path& dir) {
+  std::error_code ignored;
+  for (const char* name : {carving_dir, dense_dir, own_text_file, "log.txt", manifest_file})
+    fs::remove_all(dir / name, ignored);
+  fs::remove(dir, ignored);  // where nothing else is in it
 }
 
 void write_texts(const gguf::TokenizerTexts& texts, const fs::path& dir) {
@@ -104,7 +119,7 @@ class Work {
   }
 
   UpcycleTexts read_texts(const Session& session) {
-    if (up_.data) return upcycle_texts(session, *up_.data, up_.evaluation, up_.carve.seed);
+    if (up_.data) return usable(session, *up_.data);
     const fs::path file = up_.dir / own_text_file;
     if (!fs::exists(file)) {
       const int32_t first = static_cast<int32_t>(dense_.shape().bos.value_or(dense_.shape().eos.value_or(0)));
@@ -115,7 +130,15 @@ class Work {
       if (!write_own_text(session, first, up_.own_records, length, up_.carve.seed, run, progress, file)) throw Stop();
       work_.log("text written by the dense model");
     }
-    return upcycle_texts(session, read_records(file.string()), up_.evaluation, up_.carve.seed);
+    return usable(session, read_records(file.string()));
+  }
+
+  UpcycleTexts usable(const Session& session, std::vector<Record> data) const {
+    try {
+      return upcycle_texts(session, std::move(data), up_.evaluation, up_.carve.seed);
+    } catch (const Error&) {
+      throw Refused{std::current_exception()};
+    }
   }
 
   std::vector<CarvedLayer> carve(const Session& session, const UpcycleTexts& texts) {
@@ -192,17 +215,21 @@ UpcycleEnd upcycle(const Upcycling& upcycling) {
   check_upcycling(upcycling);
   Manifest manifest = upcycling.manifest;
   manifest.schema = upcycle_schema;
-  WorkDirectory directory(upcycling.dir, std::move(manifest));
-  if (directory.complete()) return UpcycleEnd::was_complete;
+  std::optional<WorkDirectory> directory(std::in_place, upcycling.dir, std::move(manifest));
+  if (directory->complete()) return UpcycleEnd::was_complete;
   try {
-    Work work(upcycling, directory);
+    Work work(upcycling, *directory);
     work.run();
     work.clean();
   } catch (const Stop&) {
-    directory.finish(RunStatus::interrupted);
+    directory->finish(RunStatus::interrupted);
     return UpcycleEnd::interrupted;
+  } catch (const Refused& refused) {
+    directory.reset();
+    remove_begun(upcycling.dir);
+    std::rethrow_exception(refused.why);
   }
-  directory.finish(RunStatus::complete);
+  directory->finish(RunStatus::complete);
   return UpcycleEnd::complete;
 }
 
