@@ -228,6 +228,9 @@ class Stages {
     };
     add_changed("concatenation", std::nullopt, concatenation);
     add_choice("frequency", std::nullopt, best(KeepScore::sf));
+    if (settings_.keep == session_.model.n_experts())
+      d_.on_note("--keep " + std::to_string(settings_.keep) +
+                 ": all experts stay, so that the plans frequency and random are the closed form again, no controls");
     for (int64_t i = 0; i < settings_.random; ++i) {
       const uint64_t seed = settings_.logits.seed + static_cast<uint64_t>(i);
       add_choice("random", seed, random_choice(session_.model, calibration_, settings_.keep, seed));

@@ -136,6 +136,11 @@ TEST_CASE("train distill: a specialist of one domain is judged on the others too
   const json::Value config = json::parse_file(dir / "a/config.json");
   CHECK(config.find("num_local_experts")->integer() == 1);
   CHECK(config.find("num_experts_per_tok")->integer() == 1);
+  // With all experts there is nothing to choose, and it is said.
+  const Ran all = distill(golden_model("mixtral") + " --data " + (dir / "data.jsonl").string() +
+                          " --keep 8 --steps 0 --random 1 --out " + (dir / "all").string());
+  REQUIRE_MESSAGE(all.code == 0, all.err);
+  CHECK(all.err.find("--keep 8: all experts stay") != std::string::npos);
   CHECK(distill(common + "--domain none --out " + (dir / "b").string()).err.find("--domain: expected records") !=
         std::string::npos);
 }
