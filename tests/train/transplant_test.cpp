@@ -286,6 +286,8 @@ TEST_CASE("transplant: between widths and tokenizers, and what is refused") {
   refused("transplant " + narrow + " " + narrow + ":1:1" + out, "expected MODEL:LAYER:EXPERT");
   refused("transplant " + narrow + ":1:1 " + narrow + ":1:2 --align procrustes --states 30" + out,
           "expected at least as many tokens as the 32 dimensions");
+  refused("similarity " + narrow + " " + narrow + " --align procrustes --states 30" + out,
+          "expected at least as many tokens as the 32 dimensions");
   refused("similarity " + narrow + " " + narrow + " --layers 1,1" + out, "expected each two layers once");
   refused("similarity " + narrow + " " + narrow + " --align none --ridge 0.1" + out, "--ridge");
   CHECK(!fs::exists(scratch / "m"));

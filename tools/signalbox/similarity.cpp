@@ -95,6 +95,15 @@ int similarity_command(int argc, char** argv) {
   f.options.on_progress = [&](const std::string& stage, int64_t done, int64_t total, const char* unit) {
     progress.update(stage, done, total, unit);
   };
+  // A comparison that fails leaves no directory that it made.
+  struct Remover {
+    const std::filesystem::path out;
+    const bool made = !std::filesystem::exists(out);
+    ~Remover() {
+      std::error_code ignored;
+      if (made) std::filesystem::remove(out, ignored);  // only while it is empty
+    }
+  } remover{f.out};
   StagedFiles files(f.out, {std::begin(likeness_files), std::end(likeness_files)});
   const LikenessResult result = compare_experts(a.side(), b.side(), tokens, example_labels(records), f.options);
   progress.end();
