@@ -68,6 +68,11 @@ ExpertConfig read_expert_config(const fs::path& file, const Model& model) {
       (std::string_view(key) == "shared_experts" ? config.shared_experts : config.non_expert_modules) =
           found->boolean();
   const std::vector<int32_t> layers = model.moe_layers();
+  const bool has_shared = std::any_of(layers.begin(), layers.end(), [&](int32_t layer) {
+    return model.layers[static_cast<size_t>(layer)].moe()->d_ff_shared > 0;
+  });
+  if (config.shared_experts && !has_shared)
+    root.at("shared_experts").fail("expected false, as this model has no shared experts, found true");
   const json::Ref experts = root.at("experts");
   experts.expect_object();
   for (const auto& [key, list] : experts.members()) {

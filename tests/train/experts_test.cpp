@@ -219,7 +219,11 @@ TEST_CASE("experts: files that do not fit are refused by name") {
   refuses(R"({"experts": {"7": [1]}})", "expected layers with a router (0, 1, 2), found \"7\"");
   refuses(R"({"experts": {"0": []}})", "expected experts or other parts to train, found none");
   refuses(R"({"experts": {"0": [1]}, "lr": 1})", "lr");
-  CHECK(said(R"({"experts": {}, "shared_experts": true, "non_expert_modules": false})").empty());
+  CHECK(said(R"({"experts": {}, "shared_experts": false, "non_expert_modules": true})").empty());
+  refuses(R"({"experts": {"0": [1]}, "shared_experts": true})", "shared_experts: expected false, as this model has no");
+  const Session shares = loaders::open_session(golden_model_at("qwen2_moe"), {});
+  write_file(dir / "c.json", R"({"experts": {}, "shared_experts": true, "non_expert_modules": false})");
+  CHECK(read_expert_config(dir / "c.json", shares.model).shared_experts);
   // A directory whose tensors are not those of its configuration.
   write_file(dir / "data.jsonl", some_records(0, 2));
   REQUIRE(train_by("experts " + golden_model_at("olmoe") + " --experts 0:1,2:3 --steps 1 --quiet --data " +
@@ -292,6 +296,8 @@ TEST_CASE("trainings: what cannot be meant is refused before anything is read") 
   refused("experts", "--select best", 2, "expected gate, token, random:SEED or random:SEED:token, found \"best\"");
   refused("experts", "--select random:x", 2, "expected random:SEED with a whole number");
   refused("experts", "--p 0.1 --experts 0.1", 2, "expected --select beside it");
+  refused("experts", "--p 0 --select gate", 2, "--p: expected a number above 0, found 0");
+  refused("lora", "--alpha 0", 2, "--alpha: expected a number above 0, found 0");
   refused("experts", "--experts 0", 2, "expected LAYER:EXPERT or LAYER:FIRST-LAST with commas, found \"0\"");
   refused("experts", "--experts 0.8", 1, "expected experts 0 to 7 of layer 0, found 8");
   refused("experts", "--experts 0.1,0:1", 2, "found 0:1 twice");

@@ -74,6 +74,7 @@ void check_choice(const ExpertFlags& flags) {
     throw UsageError("--select, --config, --experts",
                      "expected one of them, found " + std::string(ways == 0 ? "none" : "several"));
   if (flags.p && flags.select.empty()) throw UsageError("--p", "expected --select beside it, found none");
+  if (flags.p && *flags.p == 0) throw UsageError("--p", "expected a number above 0, found 0: no expert would train");
   if (!flags.select.empty()) parse_selection(flags);
 }
 

@@ -62,6 +62,8 @@ CLI::App* add_flags(CLI::App& app, LoraFlags& flags) {
 int run_lora(LoraFlags& flags, int argc, char** argv) {
   TrainingFlags& common = flags.training;
   check_training_flags(common);
+  if (flags.adapters.alpha == 0)
+    throw UsageError("--alpha", "expected a number above 0, found 0: no adapter would count, or learn");
   TrainingRecords records = read_training_records(common);
   Session session = open_session(common.common);
   const loaders::families::Family& family = *loaders::families::find_family(session.family);
