@@ -27,9 +27,10 @@ std::map<std::string, std::string> files_of(const fs::path& dir) {
 void check_same(const fs::path& dir, const std::map<std::string, std::string>& expected) {
   const std::map<std::string, std::string> found = files_of(dir);
   CHECK(found.size() == expected.size());
-  for (const auto& [name, bytes] : expected) {
-    const auto file = found.find(name);
-    CHECK_MESSAGE((file != found.end() && file->second == bytes), name);
+  for (const auto& [file, bytes] : expected) {
+    const std::string name = file;  // clang captures no structured binding
+    const auto same = found.find(name);
+    CHECK_MESSAGE((same != found.end() && same->second == bytes), name);
   }
 }
 
