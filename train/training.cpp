@@ -118,7 +118,7 @@ class Loop {
     const auto list = [&](const char* name) {
       const safetensors::TensorInfo& info = stored->at(name);
       std::vector<double> values(static_cast<size_t>(info.elements()));
-      std::memcpy(values.data(), stored->data(info), info.bytes);
+      if (!values.empty()) std::memcpy(values.data(), stored->data(info), info.bytes);
       return values;
     };
     state_.first = list("held_out");
@@ -251,7 +251,7 @@ class Loop {
     if (!t_.routing) return;
     const safetensors::TensorInfo& info = stored->at("routing");
     std::vector<double> values(static_cast<size_t>(info.elements()));
-    std::memcpy(values.data(), stored->data(info), info.bytes);
+    if (!values.empty()) std::memcpy(values.data(), stored->data(info), info.bytes);
     t_.routing->restore(values);
   }
 

@@ -65,8 +65,7 @@ void same_results(const fs::path& a, const fs::path& b) {
 
 }  // namespace
 
-TEST_CASE("train distill: the student is judged as what is written, and its stages bring it nearer" *
-          doctest::test_suite("repeats: one small distillation, killed again and again")) {
+TEST_CASE("train distill: the student is judged as what is written, and its stages bring it nearer") {
   const TemporaryDirectory dir;
   write_file(dir / "data.jsonl", records_of(0, 8));
   write_file(dir / "stop.jsonl", records_of(8, 2));
