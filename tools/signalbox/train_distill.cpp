@@ -3,7 +3,6 @@
 #include <cstdio>
 #include <memory>
 
-#include "eval/routing/recording_identity.h"
 #include "tools/builtin/builtin_files.h"
 #include "tools/signalbox/facts.h"
 #include "tools/signalbox/open.h"
@@ -11,9 +10,9 @@
 #include "tools/signalbox/reading_flags.h"
 #include "tools/signalbox/record.h"
 #include "tools/signalbox/shown_quality.h"
+#include "tools/signalbox/split_training.h"
 #include "tools/signalbox/teacher_flags.h"
 #include "tools/signalbox/train.h"
-#include "tools/terminal/stage_progress.h"
 #include "train/distillation.h"
 #include "train/refit.h"
 
@@ -123,38 +122,30 @@ void check_flags(const CLI::App& app, DistillFlags& flags) {
 
 Manifest manifest_of(const DistillFlags& flags, const Session& session, const Splits& splits, int argc, char** argv) {
   const DistillationSettings& s = flags.settings;
-  RecordingInputs inputs;
-  inputs.model = model_facts(session, flags.common.quiet);
-  inputs.work = json::Value::object()
-                    .set("training", "distill")
-                    .set("keep", s.keep)
-                    .set("score", flags.score)
-                    .set("ridge", s.ridge)
-                    .set("output_sample", s.sample)
-                    .set("random", s.random)
-                    .set("domain", flags.domain)
-                    .set("block_steps", flags.block_steps)
-                    .set("block_lr", flags.block_lr)
-                    .set("steps", flags.steps)
-                    .set("temperature", s.teacher.temperature)
-                    .set("kl_weight", s.teacher.weight)
-                    .set("target_weight", s.teacher.target)
-                    .set("stop_loss", s.logits.stop_loss ? json::Value(*s.logits.stop_loss) : json::Value())
-                    .set("weights_trained", s.weights)
-                    .set("end_token", s.end_token ? json::Value(int64_t{*s.end_token}) : json::Value())
-                    .set("stop", records_hash(splits.stop))
-                    .set("eval", records_hash(splits.report))
-                    .set("eval_other", splits.other.empty() ? json::Value() : json::Value(records_hash(splits.other)));
-  put_settings(inputs.work, flags.optimiser);
-  inputs.data_hash = records_hash(splits.calibrate);
-  inputs.seed = flags.common.seed;
-  inputs.model_name = session.path;
-  inputs.special = flags.common.special;
-  inputs.template_variables = session.encode.template_variables;
-  Manifest manifest;
-  manifest.schema = distillation_schema;
-  manifest.identity = recording_identity(inputs);
-  manifest.info = work_info(flags.common, session, argc, argv);
+  json::Value work =
+      json::Value::object()
+          .set("training", "distill")
+          .set("keep", s.keep)
+          .set("score", flags.score)
+          .set("ridge", s.ridge)
+          .set("output_sample", s.sample)
+          .set("random", s.random)
+          .set("domain", flags.domain)
+          .set("block_steps", flags.block_steps)
+          .set("block_lr", flags.block_lr)
+          .set("steps", flags.steps)
+          .set("temperature", s.teacher.temperature)
+          .set("kl_weight", s.teacher.weight)
+          .set("target_weight", s.teacher.target)
+          .set("stop_loss", s.logits.stop_loss ? json::Value(*s.logits.stop_loss) : json::Value())
+          .set("weights_trained", s.weights)
+          .set("end_token", s.end_token ? json::Value(int64_t{*s.end_token}) : json::Value())
+          .set("stop", records_hash(splits.stop))
+          .set("eval", records_hash(splits.report))
+          .set("eval_other", splits.other.empty() ? json::Value() : json::Value(records_hash(splits.other)));
+  put_settings(work, flags.optimiser);
+  Manifest manifest = training_manifest(distillation_schema, std::move(work), splits.calibrate, flags.common, session,
+                                        session, argc, argv);
   json::Value counts = json::Value::object();
   counts.set("calibrate", static_cast<int64_t>(splits.calibrate.size()))
       .set("stop", static_cast<int64_t>(splits.stop.size()))
@@ -167,16 +158,8 @@ Manifest manifest_of(const DistillFlags& flags, const Session& session, const Sp
 int run_distill(const CLI::App& app, DistillFlags& flags, int argc, char** argv) {
   check_flags(app, flags);
   const CommonOptions& options = flags.common;
-  SplitFiles files;
+  SplitFiles files = read_split_files(flags.data, flags.stop, flags.report);
   files.domain = flags.domain;
-  const auto read = [](const std::string& file) {
-    std::vector<Record> records = read_records(file);
-    if (records.empty()) throw Error(file, "expected at least one record, found none");
-    return records;
-  };
-  files.data = read(flags.data);
-  if (!flags.stop.empty()) files.stop = read(flags.stop);
-  if (!flags.report.empty()) files.report = read(flags.report);
   Distillation work;
   work.splits = split_records(std::move(files), options.seed);
   Session session = open_session(options);
@@ -189,10 +172,7 @@ int run_distill(const CLI::App& app, DistillFlags& flags, int argc, char** argv)
   const loaders::Rewrite rewrite(resolve_model(options.model, builtin_files()).files, session.family, session.model);
   work.session = &session;
   work.rewrite = &rewrite;
-  work.open.device.kind = DeviceChoice::Kind::cpu;
-  work.open.threads = options.threads;
-  work.open.isa = options.isa;
-  work.open.numerics = options.numerics;
+  work.open = cpu_open_options(options);
   work.dir = flags.out;
   work.settings = flags.settings;
   work.manifest = manifest_of(flags, session, work.splits, argc, argv);
@@ -202,25 +182,10 @@ int run_distill(const CLI::App& app, DistillFlags& flags, int argc, char** argv)
   catch_signals();
   work.interrupted = &interrupted;
   StageProgress progress(options.quiet);
-  work.on_progress = [&](const std::string& stage, int64_t done, int64_t total, const char* unit) {
-    if (stage.starts_with("training")) {
-      progress.show(stage, done, total, unit);
-    } else {
-      progress.update(stage, done, total, unit);
-    }
-  };
-  work.on_note = [&](const std::string& line) {
-    progress.end();
-    if (!options.quiet) std::fprintf(stderr, "%s\n", line.c_str());
-  };
+  tell_stages(work, progress, options.quiet);
   const TrainingEnd ended = distil(work);
   progress.end();
-  if (ended == TrainingEnd::interrupted) {
-    std::fprintf(stderr, "interrupted: the same command goes on from here\n");
-    return 3;
-  }
-  if (!options.quiet && ended == TrainingEnd::was_complete)
-    std::fprintf(stderr, "%s: was complete\n", flags.out.c_str());
+  if (const int code = tell_training_end(ended, options, flags.out); code != 0) return code;
   show_quality(flags.out, options.json);
   return 0;
 }

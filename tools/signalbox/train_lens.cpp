@@ -33,7 +33,7 @@ constexpr const char *lens_file = "lens.safetensors", *layers_file = "layers.csv
 struct LensTrainingFlags {
   CommonOptions common;
   OptimiserFlags optimiser;
-  std::string data, held_out, stop, out;
+  std::string data, held_out, out;
   int64_t steps = 0;
 };
 
@@ -65,24 +65,13 @@ CLI::App* add_lens_flags(CLI::App& app, LensTrainingFlags& flags) {
 
 Manifest manifest_of(const LensTrainingFlags& flags, const Session& session, const std::vector<Record>& data,
                      const std::vector<Record>& held_out, std::optional<int32_t> end, int argc, char** argv) {
-  RecordingInputs inputs;
-  inputs.model = model_facts(session, flags.common.quiet);
-  inputs.work = json::Value::object()
-                    .set("training", "lens")
-                    .set("steps", flags.steps)
-                    .set("end_token", end ? json::Value(int64_t{*end}) : json::Value())
-                    .set("eval", held_out.empty() ? json::Value() : json::Value(records_hash(held_out)));
-  put_settings(inputs.work, flags.optimiser);
-  inputs.data_hash = records_hash(data);
-  inputs.seed = flags.common.seed;
-  inputs.model_name = session.path;
-  inputs.special = flags.common.special;
-  inputs.template_variables = session.encode.template_variables;
-  Manifest manifest;
-  manifest.schema = training_schema;
-  manifest.identity = recording_identity(inputs);
-  manifest.info = work_info(flags.common, session, argc, argv);
-  return manifest;
+  json::Value work = json::Value::object()
+                         .set("training", "lens")
+                         .set("steps", flags.steps)
+                         .set("end_token", end ? json::Value(int64_t{*end}) : json::Value())
+                         .set("eval", held_out.empty() ? json::Value() : json::Value(records_hash(held_out)));
+  put_settings(work, flags.optimiser);
+  return training_manifest(training_schema, std::move(work), data, flags.common, session, session, argc, argv);
 }
 
 void print_lens(const LensTrainingFlags& flags) {
@@ -161,12 +150,7 @@ int run_lens_training(LensTrainingFlags& flags, int argc, char** argv) {
   training.on_step = [&](int64_t, int64_t tokens, double) { progress.show("training", tokens, total, "tokens"); };
   const TrainingEnd ended = train::train(training);
   progress.end();
-  if (ended == TrainingEnd::interrupted) {
-    std::fprintf(stderr, "interrupted: the same command goes on from here\n");
-    return 3;
-  }
-  if (!options.quiet && ended == TrainingEnd::was_complete)
-    std::fprintf(stderr, "%s: was complete\n", flags.out.c_str());
+  if (const int code = tell_training_end(ended, options, flags.out); code != 0) return code;
   print_lens(flags);
   return 0;
 }

@@ -3,15 +3,14 @@
 #include <cstdio>
 #include <memory>
 
-#include "eval/routing/recording_identity.h"
 #include "tools/builtin/builtin_files.h"
 #include "tools/signalbox/facts.h"
 #include "tools/signalbox/open.h"
 #include "tools/signalbox/optimiser_flags.h"
 #include "tools/signalbox/record.h"
 #include "tools/signalbox/shown_quality.h"
+#include "tools/signalbox/split_training.h"
 #include "tools/signalbox/train.h"
-#include "tools/terminal/stage_progress.h"
 #include "train/router_repair.h"
 
 namespace signalbox::tools {
@@ -66,9 +65,7 @@ CLI::App* add_router_flags(CLI::App& app, RouterFlags& flags) {
 
 Manifest manifest_of(const RouterFlags& flags, const Session& original, const Session& student, const Splits& splits,
                      std::optional<int32_t> end, int argc, char** argv) {
-  RecordingInputs inputs;
-  inputs.model = model_facts(student, flags.common.quiet);
-  inputs.work =
+  json::Value work =
       json::Value::object()
           .set("training", "router")
           .set("teacher", model_hashes(model_facts(original, flags.common.quiet)))
@@ -79,17 +76,9 @@ Manifest manifest_of(const RouterFlags& flags, const Session& original, const Se
           .set("end_token", end ? json::Value(int64_t{*end}) : json::Value())
           .set("stop", records_hash(splits.stop))
           .set("eval", records_hash(splits.report));
-  put_settings(inputs.work, flags.optimiser);
-  inputs.data_hash = records_hash(splits.calibrate);
-  inputs.seed = flags.common.seed;
-  inputs.model_name = student.path;
-  inputs.special = flags.common.special;
-  inputs.template_variables = original.encode.template_variables;
-  Manifest manifest;
-  manifest.schema = router_schema;
-  manifest.identity = recording_identity(inputs);
-  manifest.info = work_info(flags.common, student, argc, argv);
-  return manifest;
+  put_settings(work, flags.optimiser);
+  return training_manifest(router_schema, std::move(work), splits.calibrate, flags.common, student, original, argc,
+                           argv);
 }
 
 int run_router(RouterFlags& flags, int argc, char** argv) {
@@ -97,15 +86,7 @@ int run_router(RouterFlags& flags, int argc, char** argv) {
   work.settings = training_settings(flags.optimiser, flags.common, flags.steps);
   if (flags.common.device == "auto") flags.common.device = "cpu";
   const CommonOptions& options = flags.common;
-  SplitFiles files;
-  const auto read = [](const std::string& file) {
-    std::vector<Record> records = read_records(file);
-    if (records.empty()) throw Error(file, "expected at least one record, found none");
-    return records;
-  };
-  files.data = read(flags.data);
-  if (!flags.stop.empty()) files.stop = read(flags.stop);
-  if (!flags.report.empty()) files.report = read(flags.report);
+  SplitFiles files = read_split_files(flags.data, flags.stop, flags.report);
   work.splits = split_records(std::move(files), options.seed);
   CommonOptions of_original = options;
   of_original.model = flags.original;
@@ -120,35 +101,17 @@ int run_router(RouterFlags& flags, int argc, char** argv) {
   work.original = &original;
   work.original_files = &rewrite;
   work.student = options.model;
-  work.open.device.kind = DeviceChoice::Kind::cpu;
-  work.open.threads = options.threads;
-  work.open.isa = options.isa;
-  work.open.numerics = options.numerics;
+  work.open = cpu_open_options(options);
   work.open.builtin = builtin_files();
   work.dir = flags.out;
   work.teacher = flags.teacher;
   catch_signals();
   work.interrupted = &interrupted;
   StageProgress progress(options.quiet);
-  work.on_progress = [&](const std::string& stage, int64_t done, int64_t total, const char* unit) {
-    if (stage.starts_with("training")) {
-      progress.show(stage, done, total, unit);
-    } else {
-      progress.update(stage, done, total, unit);
-    }
-  };
-  work.on_note = [&](const std::string& line) {
-    progress.end();
-    if (!options.quiet) std::fprintf(stderr, "%s\n", line.c_str());
-  };
+  tell_stages(work, progress, options.quiet);
   const TrainingEnd ended = repair_routers(work);
   progress.end();
-  if (ended == TrainingEnd::interrupted) {
-    std::fprintf(stderr, "interrupted: the same command goes on from here\n");
-    return 3;
-  }
-  if (!options.quiet && ended == TrainingEnd::was_complete)
-    std::fprintf(stderr, "%s: was complete\n", flags.out.c_str());
+  if (const int code = tell_training_end(ended, options, flags.out); code != 0) return code;
   show_quality(flags.out, options.json);
   return 0;
 }

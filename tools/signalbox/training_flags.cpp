@@ -40,12 +40,10 @@ Manifest manifest_of(const TrainingFlags& flags, const Session& session, const T
   const auto hash = [](const std::vector<Record>& of) {
     return of.empty() ? json::Value() : json::Value(records_hash(of));
   };
-  RecordingInputs inputs;
-  inputs.model = model_facts(session, flags.common.quiet);
-  inputs.work = job.work;
-  inputs.work.set("steps", s.steps());
-  put_settings(inputs.work, flags.optimiser);
-  inputs.work.set("beta1", s.adam.beta1)
+  json::Value work = job.work;
+  work.set("steps", s.steps());
+  put_settings(work, flags.optimiser);
+  work.set("beta1", s.adam.beta1)
       .set("beta2", s.adam.beta2)
       .set("eps", s.adam.eps)
       .set("end_token", end ? json::Value(int64_t{*end}) : json::Value())
@@ -55,17 +53,8 @@ Manifest manifest_of(const TrainingFlags& flags, const Session& session, const T
       .set("stop_loss", flags.stop_loss ? json::Value(*flags.stop_loss) : json::Value())
       .set("routing", tuning_json(flags.tuning));
   // A manifest of a training without one says nothing of it.
-  if (teacher) inputs.work.set("teacher", teacher_json(flags.teacher, *teacher));
-  inputs.data_hash = records_hash(records.data);
-  inputs.seed = flags.common.seed;
-  inputs.model_name = session.path;
-  inputs.special = flags.common.special;
-  inputs.template_variables = session.encode.template_variables;
-  Manifest manifest;
-  manifest.schema = training_schema;
-  manifest.identity = recording_identity(inputs);
-  manifest.info = work_info(flags.common, session, argc, argv);
-  return manifest;
+  if (teacher) work.set("teacher", teacher_json(flags.teacher, *teacher));
+  return training_manifest(training_schema, std::move(work), records.data, flags.common, session, session, argc, argv);
 }
 
 std::string interval_of(const CsvTable& table, size_t row) {
@@ -284,12 +273,7 @@ int run_training(const TrainingFlags& flags, Session& session, TrainingRecords& 
   };
   const TrainingEnd ended = train::train(training);
   progress.done();
-  if (ended == TrainingEnd::interrupted) {
-    std::fprintf(stderr, "interrupted: the same command goes on from here\n");
-    return 3;
-  }
-  if (!options.quiet && ended == TrainingEnd::was_complete)
-    std::fprintf(stderr, "%s: was complete\n", flags.out.c_str());
+  if (const int code = tell_training_end(ended, options, flags.out); code != 0) return code;
   print_result(flags, job);
   return 0;
 }
