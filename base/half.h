@@ -2,7 +2,11 @@
 // Kernels have instructions of their own for them where the processor or the device has some.
 #pragma once
 #include <bit>
+#include <cstddef>
 #include <cstdint>
+#include <cstring>
+
+#include "base/dtype.h"
 
 namespace signalbox {
 
@@ -36,6 +40,23 @@ inline uint16_t f16_of_float(float value) {
   }
   const uint32_t odd = rest >> 13 & 1;
   return static_cast<uint16_t>(sign | ((rest - 0x38000000 + 0xfff + odd) >> 13));
+}
+
+// What is left of a value that is stored as f32, f16 or bf16.
+inline float kept_by(DType dtype, float value) {
+  return dtype == DType::f16    ? float_of_f16(f16_of_float(value))
+         : dtype == DType::bf16 ? float_of_bf16(bf16_of_float(value))
+                                : value;
+}
+
+// Stores it: dtype_size(dtype) bytes, which need not be aligned.
+inline void put_float(std::byte* out, DType dtype, float value) {
+  if (dtype == DType::f32) {
+    std::memcpy(out, &value, 4);
+    return;
+  }
+  const uint16_t half = dtype == DType::f16 ? f16_of_float(value) : bf16_of_float(value);
+  std::memcpy(out, &half, 2);
 }
 
 }  // namespace signalbox

@@ -4,13 +4,14 @@
 #include <string>
 
 #include "base/error.h"
+#include "engine/matrix_values.h"
 
 namespace signalbox::train {
 
 namespace {
 
 std::vector<double> doubles(const Matrix& matrix) {
-  const std::vector<float> values = all_values(matrix);
+  const std::vector<float> values = values_of(matrix);
   return {values.begin(), values.end()};
 }
 

@@ -16,12 +16,6 @@ namespace signalbox::train {
 
 namespace {
 
-std::vector<float> values_of(const Matrix& matrix) {
-  std::vector<float> out(static_cast<size_t>(matrix.rows * matrix.cols));
-  read_matrix(out.data(), matrix);
-  return out;
-}
-
 Matrix f32_matrix(const std::vector<float>& values, int64_t rows, int64_t cols) {
   return Matrix{values.data(), DType::f32, rows, cols, cols, nullptr, 0};
 }
@@ -192,28 +186,9 @@ void put_neurons(Block& block, int64_t first, const Matrix& gate, const Matrix& 
           static_cast<float>(factor * static_cast<double>(w[static_cast<size_t>(r * n + i)]));
 }
 
-Matrix stored(const float* values, int64_t rows, int64_t cols, DType dtype, Weights& owner) {
-  const auto n = static_cast<size_t>(rows * cols);
-  auto bytes = std::make_shared<std::vector<std::byte>>(n * dtype_size(dtype));
-  for (size_t i = 0; i < n; ++i) {
-    if (dtype == DType::f32) {
-      std::memcpy(bytes->data() + 4 * i, values + i, 4);
-    } else {
-      const uint16_t half = dtype == DType::f16 ? f16_of_float(values[i]) : bf16_of_float(values[i]);
-      std::memcpy(bytes->data() + 2 * i, &half, 2);
-    }
-  }
-  const Matrix out{bytes->data(), dtype, rows, cols, cols, nullptr, 0};
-  owner.owners.push_back(std::move(bytes));
-  return out;
-}
-
 Vector stored(const std::vector<float>& values, DType dtype, Weights& owner) {
   auto floats = std::make_shared<std::vector<float>>(values);
-  for (float& value : *floats) {
-    if (dtype == DType::f16) value = float_of_f16(f16_of_float(value));
-    if (dtype == DType::bf16) value = float_of_bf16(bf16_of_float(value));
-  }
+  for (float& value : *floats) value = kept_by(dtype, value);
   const Vector out{floats->data(), static_cast<int64_t>(floats->size())};
   owner.owners.push_back(std::move(floats));
   return out;
@@ -226,9 +201,9 @@ DenseWeights widened(const DenseWeights& from, int64_t width, int64_t d, Weights
   block.d = d;
   for (auto* list : {&block.gate, &block.up, &block.down}) list->assign(static_cast<size_t>(width * d), 0);
   put_neurons(block, 0, from.gate, from.up, from.down, 1);
-  return {stored(block.gate.data(), width, d, from.gate.dtype, owner),
-          stored(block.up.data(), width, d, from.up.dtype, owner),
-          stored(block.down.data(), d, width, from.down.dtype, owner)};
+  return {stored_copy(block.gate.data(), width, d, from.gate.dtype, owner.owners),
+          stored_copy(block.up.data(), width, d, from.up.dtype, owner.owners),
+          stored_copy(block.down.data(), d, width, from.down.dtype, owner.owners)};
 }
 
 }  // namespace
@@ -437,16 +412,16 @@ ChangedModel with_blocks(const Model& original, const Weights& host, const Model
   Weights& weights = changed.weights;
   for (const Block& block : blocks) {
     LayerWeights& layer = weights.layers[block.layer];
-    const Matrix gate = stored(block.gate.data(), block.n, block.d, dtype, weights),
-                 up = stored(block.up.data(), block.n, block.d, dtype, weights),
-                 down = stored(block.down.data(), block.d, block.n, dtype, weights);
+    const Matrix gate = stored_copy(block.gate.data(), block.n, block.d, dtype, weights.owners),
+                 up = stored_copy(block.up.data(), block.n, block.d, dtype, weights.owners),
+                 down = stored_copy(block.down.data(), block.d, block.n, dtype, weights.owners);
     if (!model.layers[block.layer].moe()) {
       layer.ffn = DenseWeights{gate, up, down};
       continue;
     }
     MoeWeights moe;
     const std::vector<float> zeros(static_cast<size_t>(block.d));
-    moe.router = stored(zeros.data(), 1, block.d, dtype, weights);
+    moe.router = stored_copy(zeros.data(), 1, block.d, dtype, weights.owners);
     if (model.layers[block.layer].moe()->router.bias) moe.router_bias = stored(std::vector<float>(1), dtype, weights);
     moe.gate = {gate};
     moe.up = {up};

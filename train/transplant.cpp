@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "engine/device_weights.h"
+#include "engine/matrix_values.h"
 #include "engine/run_plan.h"
 #include "eval/compress/expert_outputs.h"
 #include "eval/data/dice.h"
@@ -32,7 +33,7 @@ const MoeWeights& moe_weights_of(const Weights& weights, int32_t layer) {
 }
 
 std::vector<double> row_of(const Matrix& matrix, int64_t row) {
-  const std::vector<float> all = all_values(matrix);
+  const std::vector<float> all = values_of(matrix);
   return {all.begin() + row * matrix.cols, all.begin() + (row + 1) * matrix.cols};
 }
 
@@ -209,7 +210,7 @@ class Transplantation {
     if (!options_.rescale_router) return changed;
     row = calibration_->fitted(moved_row(row_of(from.router, donor_expert), result_.map, weight_a, weight_b));
     MoeWeights& weights = std::get<MoeWeights>(changed.weights.layers[static_cast<size_t>(layer)].ffn);
-    const std::vector<float> all = all_values(to.router);
+    const std::vector<float> all = values_of(to.router);
     std::vector<double> values(all.begin(), all.end());
     std::copy(row->row.begin(), row->row.end(), values.begin() + expert * to.router.cols);
     weights.router = stored_matrix(values, to.router.rows, to.router.cols, options_.stored_dtype({Role::router, layer}),

@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "base/thread_pool.h"
+#include "engine/matrix_values.h"
 #include "eval/compress/neurons.h"
 #include "eval/compress/plan.h"
 #include "eval/compress/stored.h"
@@ -32,8 +33,8 @@ class GroupMean {
   // factor[j]: what neuron j's up is to be multiplied with, and its down divided by; 0: a neuron that gives nothing.
   void add(const MoeWeights& weights, int32_t expert, double share, const std::vector<int32_t>& of,
            const std::vector<double>& factor) {
-    const std::vector<float> gate = all_values(weights.gate[expert]), up = all_values(weights.up[expert]),
-                             down = all_values(weights.down[expert]);
+    const std::vector<float> gate = values_of(weights.gate[expert]), up = values_of(weights.up[expert]),
+                             down = values_of(weights.down[expert]);
     for (int64_t i = 0; i < n_; ++i) {
       const int64_t j = of[static_cast<size_t>(i)];
       const double f = factor[static_cast<size_t>(j)];

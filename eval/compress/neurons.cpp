@@ -5,9 +5,8 @@
 #include <cstring>
 #include <numeric>
 
-#include "base/half.h"
-#include "base/mxfp4.h"
 #include "base/no_number.h"
+#include "engine/matrix_values.h"
 #include "eval/compress/assignment.h"
 
 namespace signalbox::eval {
@@ -58,26 +57,6 @@ std::vector<int32_t> assign(const Neurons& a, const Neurons& b, Backend& backend
 }
 
 }  // namespace
-
-void read_row(const Matrix& matrix, int64_t row, float* out) {
-  const int64_t first = row * matrix.row_stride, n = matrix.cols;
-  if (matrix.dtype == DType::f32) {
-    std::memcpy(out, static_cast<const float*>(matrix.data) + first, static_cast<size_t>(n) * sizeof(float));
-  } else if (matrix.dtype == DType::mxfp4) {
-    const uint8_t* codes = static_cast<const uint8_t*>(matrix.data) + first / 2;
-    const uint8_t* scales = matrix.scales + row * matrix.scale_stride;
-    for (int64_t block = 0; block < n / mxfp4_block; ++block)
-      floats_of_mxfp4(codes + block * mxfp4_block / 2, scales[block], out + block * mxfp4_block);
-  } else {
-    // Stored tensors of two-byte values need not be aligned for them where a view begins at an odd row.
-    const auto* bytes = static_cast<const std::byte*>(matrix.data) + first * 2;
-    for (int64_t i = 0; i < n; ++i) {
-      uint16_t half;
-      std::memcpy(&half, bytes + 2 * i, 2);
-      out[i] = matrix.dtype == DType::f16 ? float_of_f16(half) : float_of_bf16(half);
-    }
-  }
-}
 
 Neurons read_neurons(const MoeWeights& weights, int32_t expert, const Activation& activation) {
   const Matrix &gate = weights.gate[expert], &up = weights.up[expert], &down = weights.down[expert];

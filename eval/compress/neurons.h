@@ -18,9 +18,6 @@
 
 namespace signalbox::eval {
 
-// Row `row` of a matrix in any stored dtype, as f32: out [matrix.cols].
-void read_row(const Matrix& matrix, int64_t row, float* out);
-
 // One expert, a row for each neuron, biases last in their row.
 struct Neurons {
   int64_t n = 0, d_gate = 0, d_rest = 0;

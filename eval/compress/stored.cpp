@@ -5,6 +5,7 @@
 
 #include "base/half.h"
 #include "base/mxfp4.h"
+#include "engine/matrix_values.h"
 #include "eval/compress/neurons.h"
 
 namespace signalbox::eval {
@@ -14,13 +15,6 @@ namespace {
 ExpertChange& change_of(ChangedModel& changed, int32_t layer) {
   return *std::find_if(changed.changes.begin(), changed.changes.end(),
                        [&](const ExpertChange& change) { return change.layer == layer; });
-}
-
-float rounded(double value, DType dtype) {
-  const auto single = static_cast<float>(value);
-  if (dtype == DType::f16) return float_of_f16(f16_of_float(single));
-  if (dtype == DType::bf16) return float_of_bf16(bf16_of_float(single));
-  return single;
 }
 
 }  // namespace
@@ -42,32 +36,15 @@ Matrix stored_matrix(const std::vector<double>& values, int64_t rows, int64_t co
     owners.push_back(std::move(bytes));
     return out;
   }
-  auto bytes = std::make_shared<std::vector<std::byte>>(n * dtype_size(dtype));
-  for (size_t i = 0; i < n; ++i) {
-    const auto value = static_cast<float>(values[i]);
-    if (dtype == DType::f32) {
-      std::memcpy(bytes->data() + 4 * i, &value, 4);
-    } else {
-      const uint16_t half = dtype == DType::f16 ? f16_of_float(value) : bf16_of_float(value);
-      std::memcpy(bytes->data() + 2 * i, &half, 2);
-    }
-  }
-  out.data = bytes->data();
-  owners.push_back(std::move(bytes));
-  return out;
+  const std::vector<float> singles(values.begin(), values.end());
+  return engine::stored_copy(singles.data(), rows, cols, dtype, owners);
 }
 
 Vector stored_vector(const std::vector<double>& values, DType dtype, TensorOwners& owners) {
   auto floats = std::make_shared<std::vector<float>>();
-  for (const double value : values) floats->push_back(rounded(value, dtype));
+  for (const double value : values) floats->push_back(kept_by(dtype, static_cast<float>(value)));
   const Vector out{floats->data(), static_cast<int64_t>(floats->size())};
   owners.push_back(std::move(floats));
-  return out;
-}
-
-std::vector<float> all_values(const Matrix& matrix) {
-  std::vector<float> out(static_cast<size_t>(matrix.rows * matrix.cols));
-  for (int64_t r = 0; r < matrix.rows; ++r) read_row(matrix, r, &out[static_cast<size_t>(r * matrix.cols)]);
   return out;
 }
 

@@ -16,9 +16,6 @@ Matrix stored_matrix(const std::vector<double>& values, int64_t rows, int64_t co
 // f32 values that `dtype` can hold.
 Vector stored_vector(const std::vector<double>& values, DType dtype, TensorOwners& owners);
 
-// All values of a matrix of any dtype: exact.
-std::vector<float> all_values(const Matrix& matrix);
-
 // The tensors of one new expert. Biases: of experts that have some.
 struct StoredExpert {
   Matrix gate, up, down;  // [d_ff, d_model] twice, [d_model, d_ff]

@@ -13,21 +13,9 @@ namespace signalbox::loaders {
 
 namespace {
 
-// `values` as they are stored; `halves` is their place where two bytes are enough.
-std::span<const std::byte> stored(std::span<const float> values, DType dtype, std::vector<uint16_t>& halves) {
-  if (dtype == DType::f32) return std::as_bytes(values);
-  halves.resize(values.size());
-  for (size_t i = 0; i < values.size(); ++i)
-    halves[i] = dtype == DType::f16 ? f16_of_float(values[i]) : bf16_of_float(values[i]);
-  return std::as_bytes(std::span(halves));
-}
-
 void check_finite(std::span<const float> values, DType dtype, const std::string& where) {
   for (const float value : values) {
-    const float kept = dtype == DType::f16    ? float_of_f16(f16_of_float(value))
-                       : dtype == DType::bf16 ? float_of_bf16(bf16_of_float(value))
-                                              : value;
-    if (!std::isfinite(kept))
+    if (!std::isfinite(kept_by(dtype, value)))
       throw Error(where, "expected values that " + std::string(dtype_name(dtype)) + " can hold, found " +
                              std::to_string(value));
   }
@@ -52,12 +40,14 @@ void write_checkpoint(const std::filesystem::path& directory, const json::Value&
   for (const auto& header : headers) total += header.bytes();
   safetensors::Writer writer(file, headers, {{"format", "pt"}});
   std::vector<float> buffer;
-  std::vector<uint16_t> halves;
+  std::vector<std::byte> bytes;
+  const size_t size = dtype_size(dtype);
   for (size_t i = 0; i < places.size(); ++i) {
     buffer.assign(static_cast<size_t>(places[i].rows * places[i].cols), 0);
     values(places[i], buffer);
     check_finite(buffer, dtype, file + ": tensor \"" + headers[i].name + "\"");
-    const auto bytes = stored(buffer, dtype, halves);
+    bytes.resize(buffer.size() * size);
+    for (size_t k = 0; k < buffer.size(); ++k) put_float(bytes.data() + k * size, dtype, buffer[k]);
     writer.write(bytes.data(), bytes.size());
     written += bytes.size();
     if (progress) progress(written, total);

@@ -43,15 +43,6 @@ bool router_role(Role role) {
 // Neurons of a layer's block or of one of its experts.
 int64_t width_of(const Layer& layer) { return layer.moe() ? layer.moe()->d_ff : std::get<Dense>(layer.ffn).d_ff; }
 
-void put_float(std::byte* out, DType dtype, float value) {
-  if (dtype == DType::f32) {
-    std::memcpy(out, &value, 4);
-    return;
-  }
-  const uint16_t half = dtype == DType::f16 ? f16_of_float(value) : bf16_of_float(value);
-  std::memcpy(out, &half, 2);
-}
-
 void encode_slot(const EncodedSlot& encoded, DType dtype, bool scales, std::byte* out) {
   const NameRow& row = *encoded.row;
   const auto outer_row = [&](int64_t r, int64_t rows) {

@@ -12,6 +12,7 @@
 #include "base/mxfp4.h"
 #include "base/no_number.h"
 #include "engine/changed_model.h"
+#include "engine/matrix_values.h"
 #include "engine/runner.h"
 #include "eval/compress/assignment.h"
 #include "eval/compress/measure.h"
@@ -207,16 +208,16 @@ TEST_CASE("compress: what merging makes of copies is the copy, bit by bit") {
     std::vector<float> row(16), was(16);
     for (const int32_t e : {0, 1}) {
       for (int64_t i = 0; i < 16; ++i) {
-        read_row(merged.up[e], i, row.data());
-        read_row(experts.weights.up[0], i, was.data());
+        engine::read_row(merged.up[e], i, row.data());
+        engine::read_row(experts.weights.up[0], i, was.data());
         CHECK(std::equal(row.begin(), row.begin() + 12, was.begin()));
-        read_row(merged.gate[e], i, row.data());
-        read_row(experts.weights.gate[0], i, was.data());
+        engine::read_row(merged.gate[e], i, row.data());
+        engine::read_row(experts.weights.gate[0], i, was.data());
         CHECK(std::equal(row.begin(), row.begin() + 12, was.begin()));
       }
       for (int64_t i = 0; i < 12; ++i) {
-        read_row(merged.down[e], i, row.data());
-        read_row(experts.weights.down[0], i, was.data());
+        engine::read_row(merged.down[e], i, row.data());
+        engine::read_row(experts.weights.down[0], i, was.data());
         CHECK(row == was);
       }
     }

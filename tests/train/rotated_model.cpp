@@ -3,6 +3,7 @@
 #include <cmath>
 #include <random>
 
+#include "engine/matrix_values.h"
 #include "eval/compress/stored.h"
 #include "loaders/model/load.h"
 #include "loaders/model/rewrite.h"
@@ -27,7 +28,7 @@ std::vector<double> normal_values(int64_t n, std::mt19937& draw) {
 
 DenseMatrix dense_of(const Matrix& matrix) {
   DenseMatrix out(matrix.rows, matrix.cols);
-  const std::vector<float> values = all_values(matrix);
+  const std::vector<float> values = engine::values_of(matrix);
   std::copy(values.begin(), values.end(), out.values.begin());
   return out;
 }

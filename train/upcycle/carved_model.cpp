@@ -15,15 +15,9 @@ namespace signalbox::train {
 
 namespace {
 
-float rounded(float value, DType dtype) {
-  if (dtype == DType::f16) return float_of_f16(f16_of_float(value));
-  if (dtype == DType::bf16) return float_of_bf16(bf16_of_float(value));
-  return value;
-}
-
 // Values that a model owns, as a matrix of f32.
 Matrix owned(std::vector<float> values, int64_t rows, int64_t cols, DType dtype, Weights& weights) {
-  for (float& value : values) value = rounded(value, dtype);
+  for (float& value : values) value = kept_by(dtype, value);
   auto memory = std::make_shared<std::vector<float>>(std::move(values));
   weights.owners.push_back(memory);
   return {memory->data(), DType::f32, rows, cols, cols, nullptr, 0};
