@@ -40,6 +40,8 @@ fs::path goldens_dir() {
                            " (or --goldens DIR), found neither");
 }
 
+std::string golden_model(const std::string& name) { return (goldens_dir() / name / "model").string(); }
+
 TemporaryDirectory::TemporaryDirectory() {
   std::string name = (std::filesystem::temp_directory_path() / "signalbox-test-XXXXXX").string();
   if (!mkdtemp(name.data())) throw std::runtime_error("mkdtemp");

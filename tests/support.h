@@ -12,6 +12,8 @@ std::string binary();
 // tests/goldens: of --goldens DIR or $SIGNALBOX_GOLDENS, of the checkout, or beside the binary (goldens, and
 // ../tests/goldens), whichever there is first. Throws where there is none.
 std::filesystem::path goldens_dir();
+// The checkpoint of one of them.
+std::string golden_model(const std::string& name);
 
 // Counts a test that cannot run here and prints why.
 void skip(const char* reason);

@@ -14,6 +14,7 @@
 #include "loaders/open.h"
 #include "loaders/peft/read.h"
 #include "tests/support.h"
+#include "tests/train/tiny_training.h"
 
 namespace {
 
@@ -36,29 +37,20 @@ constexpr Golden goldens[] = {{"mixtral", "mixtral"},
                               {"qwen3_moe_experts", "qwen3_moe"}};
 
 fs::path adapter_dir(const std::string& name) { return test::source_dir() / "tests/adapters" / name; }
-std::string model_dir(const std::string& name) { return (test::goldens_dir() / name / "model").string(); }
 
 Session open_with(const std::string& model, const std::vector<std::string>& adapters, bool merge = true) {
   OpenOptions options;
   options.threads = 2;
   options.adapters = adapters;
   options.merge_adapters = merge;
-  return open_session(model_dir(model), options);
-}
-
-// record(i) of the script.
-std::vector<int32_t> tokens_of(int64_t i) {
-  std::vector<int32_t> tokens;
-  for (int64_t t = 0; t < 12 + i % 5; ++t)
-    tokens.push_back(static_cast<int32_t>((7 * i * i + 13 * t + 3 * t * i + 5) % 96));
-  return tokens;
+  return open_session(test::golden_model(model), options);
 }
 
 // Logits of the last tokens of records, [3, n_vocab]; each record in a forward of its own.
 std::vector<float> last_logits(const Session& session, const AdapterSum* adapters) {
   std::vector<float> all;
   for (int64_t i = 0; i < 3; ++i) {
-    const std::vector<int32_t> tokens = tokens_of(i);
+    const std::vector<int32_t> tokens = test::record_tokens(i);
     KvPool pool(*session.backend, session.model, KvPool::blocks_for(64));
     SequenceCache cache(pool);
     Batch batch;
@@ -242,7 +234,7 @@ TEST_CASE("adapters: sequences of one batch with different ones give the bits th
   const std::shared_ptr<const AdapterSum> sums[] = {nullptr, sum({"mixtral"}), sum({"mixtral_018"}),
                                                     sum({"mixtral", "mixtral_018"})};
   std::vector<Job> jobs;
-  const auto prompt = std::make_shared<Prompt>("r", tokens_of(3));
+  const auto prompt = std::make_shared<Prompt>("r", test::record_tokens(3));
   for (size_t i = 0; i < std::size(sums); ++i) {
     Job job;
     job.index = static_cast<int64_t>(i);

@@ -18,7 +18,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-std::string model_of(const std::string& name) { return (goldens_dir() / name / "model").string(); }
 fs::path golden_dir() { return source_dir() / "tests/compress/golden"; }
 
 Ran compress(const std::string& words) { return run_command(binary() + " compress " + words); }
@@ -65,7 +64,7 @@ TEST_CASE("compress: scores, pairs and plans are those of numpy and scipy") {
   for (const std::string name : {"mixtral", "gpt_oss"}) {
     CAPTURE(name);
     TemporaryDirectory scratch;
-    const std::string common = model_of(name) + " --data " + (golden_dir() / "records.jsonl").string() +
+    const std::string common = golden_model(name) + " --data " + (golden_dir() / "records.jsonl").string() +
                                " --output-sample 1000000 --quiet --threads 1 --keep 4 --random 1 --out ";
     const Ran pruned = compress(common + (scratch / "p").string()),
               merged = compress(common + (scratch / "m").string() + " --method merge --batch 3 --chunk 7");
@@ -105,8 +104,8 @@ TEST_CASE("compress: a plan is judged as the checkpoint that it writes, on recor
   const std::string data = (golden_dir() / "records.jsonl").string(), out = (scratch / "o").string(),
                     written = (scratch / "m").string();
   const Ran ran =
-      compress(model_of("olmoe") + " --data " + data + " --share 0.6 --random 0 --ablation 100 --json --out " + out +
-               " --write " + written + " --score ablation");
+      compress(golden_model("olmoe") + " --data " + data + " --share 0.6 --random 0 --ablation 100 --json --out " +
+               out + " --write " + written + " --score ablation");
   REQUIRE_MESSAGE(ran.code == 0, ran.err);
   const json::Value summary = json::parse(ran.out, "stdout");
   std::set<std::string> made, judged;
@@ -134,8 +133,8 @@ TEST_CASE("compress: a plan is judged as the checkpoint that it writes, on recor
   write_file(scratch / "others.jsonl", others);
   write_file(scratch / "ban.json", R"({"edits":[{"op":"deactivate","mode":"ban","layers":"1","experts":[2]}]})");
   const double rise =
-      mean_nll(model_of("olmoe"), scratch / "others.jsonl", " --edits " + (scratch / "ban.json").string()) -
-      mean_nll(model_of("olmoe"), scratch / "others.jsonl");
+      mean_nll(golden_model("olmoe"), scratch / "others.jsonl", " --edits " + (scratch / "ban.json").string()) -
+      mean_nll(golden_model("olmoe"), scratch / "others.jsonl");
   bool seen = false;
   for (size_t row = 0; row < experts.n_rows(); ++row) {
     CHECK((experts.number(row, experts.column("ablation")) > 1e-6) ==
@@ -185,7 +184,7 @@ TEST_CASE("compress: one active of 300 experts, and judging by the records that 
 
 TEST_CASE("compress: what cannot be meant is refused in one line") {
   TemporaryDirectory scratch;
-  const std::string data = (golden_dir() / "records.jsonl").string(), model = model_of("mixtral"),
+  const std::string data = (golden_dir() / "records.jsonl").string(), model = golden_model("mixtral"),
                     base = model + " --data " + data + " --out " + (scratch / "o").string() + " ";
   write_file(scratch / "none.jsonl", "");
   write_file(scratch / "one.jsonl", R"({"id":"a","tokens":[1,2,3]})");
@@ -211,7 +210,7 @@ TEST_CASE("compress: what cannot be meant is refused in one line") {
           "none.jsonl");
   refused(model + " --data " + (scratch / "one.jsonl").string() + " --out " + (scratch / "o").string(), 1,
           "--data: expected at least two examples");
-  refused(model_of("deepseek_v2_full") + " --data " + data + " --out " + (scratch / "o").string() + " --keep 6", 1,
+  refused(golden_model("deepseek_v2_full") + " --data " + data + " --out " + (scratch / "o").string() + " --keep 6", 1,
           "groups of experts (n_group)");
   CHECK(!fs::exists(scratch / "o"));
 }

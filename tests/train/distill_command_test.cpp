@@ -22,8 +22,6 @@ namespace fs = std::filesystem;
 
 Ran distill(const std::string& words) { return run_command(binary() + " train distill " + words); }
 
-std::string golden_model(const std::string& name) { return (goldens_dir() / name / "model").string(); }
-
 // Records of tests/compress, from `first` on; every second has the domain "even".
 std::string records_of(size_t first, size_t count) {
   std::string out;

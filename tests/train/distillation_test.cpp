@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "loaders/open.h"
 #include "tests/support.h"
+#include "tests/train/tiny_training.h"
 #include "train/refit.h"
 #include "train/teacher_loss.h"
 #include "train/trained_weights.h"
@@ -28,18 +29,6 @@ const json::Value& distillation_golden() {
 
 double number_at(const json::Ref& list, size_t i) { return list[i].number(); }
 
-// record(i) of training_goldens.py.
-Example golden_record(int64_t i) {
-  std::vector<int32_t> tokens;
-  for (int64_t t = 0; t < 12 + i % 5; ++t)
-    tokens.push_back(static_cast<int32_t>((7 * i * i + 13 * t + 3 * t * i + 5) % 96));
-  Example made;
-  made.targets.assign(tokens.end() - (4 + i % 3), tokens.end());
-  made.targets.push_back(-1);
-  made.prompt = std::make_shared<Prompt>("r" + std::to_string(i), std::move(tokens));
-  return made;
-}
-
 // Trains a student of a golden model by a teacher of another, or of the same; gives log.csv.
 CsvTable taught(const std::string& student, const std::string& teacher_model, const Teacher& like, int64_t steps,
                 const fs::path& dir, int64_t held_out = 0, int64_t group_tokens = 512) {
@@ -54,8 +43,8 @@ CsvTable taught(const std::string& student, const std::string& teacher_model, co
   training.trained = &weights;
   TeacherObjective objective(teacher);
   training.objective = &objective;
-  for (int64_t i = 0; i < 6; ++i) training.data.push_back(golden_record(i));
-  for (int64_t i = 0; i < held_out; ++i) training.held_out.push_back(golden_record(10 + i));
+  for (int64_t i = 0; i < 6; ++i) training.data.push_back(test::example(i));
+  for (int64_t i = 0; i < held_out; ++i) training.held_out.push_back(test::example(10 + i));
   training.dir = dir;
   training.manifest.schema = training_schema;
   training.settings.schedule = {Shape::constant, 0, steps, 0};

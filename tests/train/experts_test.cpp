@@ -25,8 +25,6 @@ using namespace signalbox::test;
 using namespace signalbox::train;
 namespace fs = std::filesystem;
 
-std::string golden_model_at(const std::string& name) { return (goldens_dir() / name / "model").string(); }
-
 std::string some_records(size_t first, size_t count) {
   const std::vector<std::string> lines = lines_of(read_file(source_dir() / "tests/compress/golden/records.jsonl"));
   std::string out;
@@ -66,7 +64,7 @@ TEST_CASE("experts: taken by falling score until the sum has reached p") {
 TEST_CASE("experts: scores are means over samples of means over tokens, whatever shares a forward") {
   for (const std::string name : {"mixtral", "olmoe", "qwen2_moe"}) {
     CAPTURE(name);
-    Session session = loaders::open_session(golden_model_at(name), {});
+    Session session = loaders::open_session(golden_model(name), {});
     std::vector<Example> examples;
     for (int64_t i = 0; i < 5; ++i) examples.push_back(example(i));
     std::vector<const Example*> samples;
@@ -128,7 +126,7 @@ TEST_CASE("experts: what is not chosen stays bit by bit, and the written experts
       " --data " + (dir / "data.jsonl").string() + " --steps 2 --lr 1e-2 --batch 3 --quiet --out ";
   for (const std::string name : {"qwen2_moe", "mixtral_bf16", "qwen3_moe_resaved", "gpt_oss"}) {
     CAPTURE(name);
-    const std::string model = golden_model_at(name);
+    const std::string model = golden_model(name);
     const Ran ran = train_by("experts " + model + " --select token --drift " + (dir / "other.jsonl").string() + common +
                              (dir / name).string());
     REQUIRE_MESSAGE(ran.code == 0, ran.err);
@@ -166,7 +164,7 @@ TEST_CASE("experts: what is not chosen stays bit by bit, and the written experts
     if (name == "qwen2_moe") CHECK(drift.number(drift.n_rows() - 1, drift.column("changed_slots")) > 0);
   }
   // By a configuration: the same training. At random: as many of each layer, of a seed.
-  const std::string model = golden_model_at("qwen2_moe");
+  const std::string model = golden_model("qwen2_moe");
   REQUIRE(train_by("experts " + model + " --config " + (dir / "qwen2_moe/expert_cfg.json").string() + common +
                    (dir / "by-file").string())
               .code == 0);
@@ -181,7 +179,7 @@ TEST_CASE("experts: what is not chosen stays bit by bit, and the written experts
 }
 
 TEST_CASE("experts: a model has not drifted from itself") {
-  Session session = loaders::open_session(golden_model_at("olmoe"), {});
+  Session session = loaders::open_session(golden_model("olmoe"), {});
   std::vector<Example> examples = {example(0), example(1)};
   const std::vector<const Example*> pointers = {&examples[0], &examples[1]};
   Forward a = session.forward(0), b = session.forward(0);
@@ -200,7 +198,7 @@ TEST_CASE("experts: a model has not drifted from itself") {
 
 TEST_CASE("experts: files that do not fit are refused by name") {
   const TemporaryDirectory dir;
-  Session session = loaders::open_session(golden_model_at("olmoe"), {});
+  Session session = loaders::open_session(golden_model("olmoe"), {});
   const auto said = [&](const std::string& text) {
     write_file(dir / "c.json", text);
     try {
@@ -221,16 +219,16 @@ TEST_CASE("experts: files that do not fit are refused by name") {
   refuses(R"({"experts": {"0": [1]}, "lr": 1})", "lr");
   CHECK(said(R"({"experts": {}, "shared_experts": false, "non_expert_modules": true})").empty());
   refuses(R"({"experts": {"0": [1]}, "shared_experts": true})", "shared_experts: expected false, as this model has no");
-  const Session shares = loaders::open_session(golden_model_at("qwen2_moe"), {});
+  const Session shares = loaders::open_session(golden_model("qwen2_moe"), {});
   write_file(dir / "c.json", R"({"experts": {}, "shared_experts": true, "non_expert_modules": false})");
   CHECK(read_expert_config(dir / "c.json", shares.model).shared_experts);
   // A directory whose tensors are not those of its configuration.
   write_file(dir / "data.jsonl", some_records(0, 2));
-  REQUIRE(train_by("experts " + golden_model_at("olmoe") + " --experts 0:1,2:3 --steps 1 --quiet --data " +
+  REQUIRE(train_by("experts " + golden_model("olmoe") + " --experts 0:1,2:3 --steps 1 --quiet --data " +
                    (dir / "data.jsonl").string() + " --out " + (dir / "out").string())
               .code == 0);
-  const std::string apply = "apply-experts " + golden_model_at("olmoe") + " " + (dir / "out/esft").string() +
-                            " --out " + (dir / "applied").string();
+  const std::string apply = "apply-experts " + golden_model("olmoe") + " " + (dir / "out/esft").string() + " --out " +
+                            (dir / "applied").string();
   write_file(dir / "out/esft/expert_cfg.json", R"({"experts": {"0": [1]}})");
   CHECK(train_by(apply).err.find("expected tensors that expert_cfg.json names") != std::string::npos);
   write_file(dir / "out/esft/expert_cfg.json", R"({"experts": {"0": [1], "2": [3, 4]}})");
@@ -255,7 +253,7 @@ TEST_CASE("trainings: killed at any moment, they end with the same bytes") {
   write_file(dir / "stop.jsonl", some_records(6, 3));
   for (const std::string kind : {"full", "experts"}) {
     CAPTURE(kind);
-    std::string line = "train " + kind + " " + golden_model_at("mixtral") + " --data " + (dir / "data.jsonl").string() +
+    std::string line = "train " + kind + " " + golden_model("mixtral") + " --data " + (dir / "data.jsonl").string() +
                        " --stop " + (dir / "stop.jsonl").string() + " --steps 6 --lr 1e-3 --batch 3 --save-every 1 " +
                        "--balance switch:0.1 --router-anchor 0.5 --quiet";
     if (kind == "experts") line += " --select gate";
@@ -271,7 +269,7 @@ TEST_CASE("trainings: what cannot be meant is refused before anything is read") 
   const TemporaryDirectory dir;
   write_file(dir / "data.jsonl", some_records(0, 3));
   write_file(dir / "same.jsonl", some_records(2, 2));
-  const std::string common = golden_model_at("mixtral") + " --data " + (dir / "data.jsonl").string() +
+  const std::string common = golden_model("mixtral") + " --data " + (dir / "data.jsonl").string() +
                              " --steps 2 --quiet --out " + (dir / "out").string() + " ";
   const auto refused = [&](const std::string& kind, const std::string& words, int code, const std::string& text) {
     const Ran ran = train_by(kind + " " + common + words);

@@ -12,6 +12,7 @@
 #include "loaders/model/rewrite.h"
 #include "loaders/open.h"
 #include "tests/support.h"
+#include "tests/train/tiny_training.h"
 #include "train/block_loss.h"
 #include "train/refit.h"
 #include "train/teacher_blocks.h"
@@ -27,13 +28,9 @@ namespace fs = std::filesystem;
 const char* const block_models[] = {"mixtral",          "olmoe",   "qwen2_moe",    "qwen3_moe", "deepseek_v2_lite",
                                     "deepseek_v2_full", "gpt_oss", "gpt_oss_mxfp4"};
 
-std::string path_of(const std::string& name) { return (test::goldens_dir() / name / "model").string(); }
-
 // Tokens of the scripts' record(i); all but the first count.
 Example whole_record(int64_t i) {
-  std::vector<int32_t> tokens;
-  for (int64_t t = 0; t < 12 + i % 5; ++t)
-    tokens.push_back(static_cast<int32_t>((7 * i * i + 13 * t + 3 * t * i + 5) % 96));
+  std::vector<int32_t> tokens = test::record_tokens(i);
   Example made;
   made.targets.assign(tokens.begin() + 1, tokens.end());
   made.targets.push_back(-1);
@@ -118,7 +115,7 @@ std::vector<float> logits_of(Backend& backend, const Model& model, const Weights
 TEST_CASE("one block: with each token's own weights it is the layer") {
   for (const std::string name : block_models) {
     CAPTURE(name);
-    Session session = loaders::open_session(path_of(name), {});
+    Session session = loaders::open_session(test::golden_model(name), {});
     const Records records(1);
     Forward forward = session.forward(0);
     for (const int32_t layer : session.model.moe_layers()) {
@@ -162,7 +159,7 @@ TEST_CASE("one block: with each token's own weights it is the layer") {
 TEST_CASE("one block: a router of zeros that chooses all experts is the concatenation of all") {
   for (const std::string name : block_models) {
     CAPTURE(name);
-    Session session = loaders::open_session(path_of(name), {});
+    Session session = loaders::open_session(test::golden_model(name), {});
     for (Layer& layer : session.model.layers) {
       auto* moe = std::get_if<Moe>(&layer.ffn);
       if (!moe) continue;
@@ -199,7 +196,7 @@ TEST_CASE("one block: a router of zeros that chooses all experts is the concaten
 TEST_CASE("one block: the refit never leaves more error than there was, whatever shares a forward or its sums") {
   for (const std::string name : {"olmoe", "qwen2_moe", "gpt_oss"}) {
     CAPTURE(name);
-    Session session = loaders::open_session(path_of(name), {});
+    Session session = loaders::open_session(test::golden_model(name), {});
     const Records records(5);
     Forward forward = session.forward(0);
     Groups single;
@@ -229,7 +226,7 @@ TEST_CASE("one block: the refit never leaves more error than there was, whatever
 }
 
 TEST_CASE("one block: scores rank experts as their formulas say") {
-  Session session = loaders::open_session(path_of("olmoe"), {});
+  Session session = loaders::open_session(test::golden_model("olmoe"), {});
   const Records records(4);
   Forward forward = session.forward(0);
   const Calibration calibration = calibrate(forward, session.weights, session.shape, records.list, 16, 0, {}, 1, {});
@@ -287,11 +284,11 @@ TEST_CASE("one block: what is written is the student, in every family") {
     for (const int64_t keep : {1, 3}) {
       CAPTURE(name);
       CAPTURE(keep);
-      Session session = loaders::open_session(path_of(name), {});
+      Session session = loaders::open_session(test::golden_model(name), {});
       const Records records(2);
       Forward forward = session.forward(0);
       const Calibration calibration = calibrate(forward, session.weights, session.shape, records.list, 4, 0, {}, 1, {});
-      const loaders::Rewrite rewrite(loaders::resolve_model(path_of(name), nullptr).files, session.family,
+      const loaders::Rewrite rewrite(loaders::resolve_model(test::golden_model(name), nullptr).files, session.family,
                                      session.model);
       const Model model = rewrite.with_one_block(block_width(session.model, keep));
       int64_t width = 0;
@@ -312,7 +309,7 @@ TEST_CASE("one block: what is written is the student, in every family") {
 }
 
 TEST_CASE("one block: what one expert alone does stays if and only if it is kept") {
-  Session session = loaders::open_session(path_of("olmoe"), {});
+  Session session = loaders::open_session(test::golden_model("olmoe"), {});
   const Records records(6);
   Forward forward = session.forward(0);
   const Calibration calibration = calibrate(forward, session.weights, session.shape, records.list, 4, 0, {}, 1, {});

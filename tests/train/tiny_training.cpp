@@ -21,10 +21,15 @@ std::vector<double> numbers(const json::Ref& list) {
   return out;
 }
 
-Example example(int64_t i) {
+std::vector<int32_t> record_tokens(int64_t i) {
   std::vector<int32_t> tokens;
   for (int64_t t = 0; t < 12 + i % 5; ++t)
     tokens.push_back(static_cast<int32_t>((7 * i * i + 13 * t + 3 * t * i + 5) % 96));
+  return tokens;
+}
+
+Example example(int64_t i) {
+  std::vector<int32_t> tokens = record_tokens(i);
   Example made;
   made.targets.assign(tokens.end() - (4 + i % 3), tokens.end());
   made.targets.push_back(-1);
@@ -43,7 +48,7 @@ WeightValues values_of(const fs::path& model) {
   return out;
 }
 
-TrainingRun::TrainingRun(const std::string& name) : model((goldens_dir() / name / "model").string()) {
+TrainingRun::TrainingRun(const std::string& name) : model(golden_model(name)) {
   settings.schedule = {Shape::cosine, 2, 6, 0.1};
   settings.lr = 3e-3;
   settings.adam.decay = 0.1;

@@ -13,7 +13,8 @@ namespace signalbox::test {
 
 std::vector<double> numbers(const json::Ref& list);
 
-// record(i) of training_goldens.py.
+// record(i) of training_goldens.py: its tokens, and with its last ones for targets.
+std::vector<int32_t> record_tokens(int64_t i);
 train::Example example(int64_t i);
 
 // Every weight of a checkpoint, by the names of engine/weight_slopes.h.

@@ -18,7 +18,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-std::string stored_golden(const std::string& name) { return (goldens_dir() / name / "model").string(); }
 std::string transplant_records() { return (source_dir() / "tests/train/similarity_records.jsonl").string(); }
 
 Ran ran(const std::string& words) { return run_command(binary() + " " + words + " --quiet --threads 1"); }
@@ -60,9 +59,9 @@ TEST_CASE("similarity: its numbers are those of numpy and scipy") {
     CAPTURE(a);
     CAPTURE(align);
     const TemporaryDirectory scratch;
-    const Ran made = ran("similarity " + stored_golden(a) + " " + stored_golden(b) + " --data " + transplant_records() +
-                         " --layers " + one.layer + " --svcca --states 100000 --align " + align + " --out " +
-                         (scratch / "o").string());
+    const Ran made =
+        ran("similarity " + golden_model(a) + " " + golden_model(b) + " --data " + transplant_records() + " --layers " +
+            one.layer + " --svcca --states 100000 --align " + align + " --out " + (scratch / "o").string());
     REQUIRE_MESSAGE(made.code == 0, made.err);
     CHECK(made.out.empty());
     const CsvTable found = CsvTable::read(scratch / "o/similarity.csv"),
@@ -87,7 +86,7 @@ TEST_CASE("similarity: its numbers are those of numpy and scipy") {
 TEST_CASE("similarity: too few tokens leave CKA out, and it is said") {
   const TemporaryDirectory scratch;
   const Ran made =
-      run_command(binary() + " similarity " + stored_golden("mixtral") + " " + stored_golden("olmoe") + " --data " +
+      run_command(binary() + " similarity " + golden_model("mixtral") + " " + golden_model("olmoe") + " --data " +
                   transplant_records() + " --layers 1 --states 127 --threads 1 --out " + (scratch / "o").string());
   REQUIRE_MESSAGE(made.code == 0, made.err);
   CHECK(made.err.find("127 tokens are fewer than 128") != std::string::npos);
@@ -95,7 +94,7 @@ TEST_CASE("similarity: too few tokens leave CKA out, and it is said") {
   CHECK(table.table.text(0, table.table.column("cka")).empty());
   CHECK(!table.table.text(0, table.table.column("weight")).empty());
   // An adapter is the second model's alone; a transplant, which writes a model, knows none.
-  const std::string model = stored_golden("mixtral"),
+  const std::string model = golden_model("mixtral"),
                     adapter = " --adapter " + (source_dir() / "tests/adapters/mixtral_experts").string();
   const Ran adapted = ran("similarity " + model + " " + model + adapter + " --layers 0 --align none --data " +
                           transplant_records() + " --out " + (scratch / "adapted").string());
@@ -110,7 +109,7 @@ TEST_CASE("transplant: an expert onto itself changes no bit") {
   for (const std::string name : {"mixtral_bf16", "gpt_oss_mxfp4"}) {
     CAPTURE(name);
     const TemporaryDirectory scratch;
-    const Ran made = ran("transplant " + stored_golden(name) + ":1:3 " + stored_golden(name) + ":1:3 --data " +
+    const Ran made = ran("transplant " + golden_model(name) + ":1:3 " + golden_model(name) + ":1:3 --data " +
                          transplant_records() + " --out " + (scratch / "m").string());
     REQUIRE_MESSAGE(made.code == 0, made.err);
     CHECK(cell(scratch / "m", "transplant", "kl") == 0);
@@ -118,7 +117,7 @@ TEST_CASE("transplant: an expert onto itself changes no bit") {
     CHECK(cell(scratch / "m", "transplant", "share") == cell(scratch / "m", "original", "share"));
     for (const char* control : {"ban", "mean", "random"}) CHECK(cell(scratch / "m", control, "kl") > 1e-6);
     const std::string words = " --input " + transplant_records() + " --json";
-    CHECK(ran("score " + (scratch / "m").string() + words).out == ran("score " + stored_golden(name) + words).out);
+    CHECK(ran("score " + (scratch / "m").string() + words).out == ran("score " + golden_model(name) + words).out);
   }
 }
 
@@ -127,12 +126,12 @@ TEST_CASE("transplant: the same expert in another order and scale is the same ex
     CAPTURE(name);
     const TemporaryDirectory scratch;
     const std::string other = (scratch / "other").string();
-    write_permuted_model(stored_golden(name), 1, 3, other);
-    const Ran made = ran("transplant " + other + ":1:3 " + stored_golden(name) + ":1:3 --data " + transplant_records() +
+    write_permuted_model(golden_model(name), 1, 3, other);
+    const Ran made = ran("transplant " + other + ":1:3 " + golden_model(name) + ":1:3 --data " + transplant_records() +
                          " --out " + (scratch / "m").string());
     REQUIRE_MESSAGE(made.code == 0, made.err);
     CHECK(cell(scratch / "m", "transplant", "kl") < 1e-5);
-    const Ran alike = ran("similarity " + other + " " + stored_golden(name) + " --layers 1 --data " +
+    const Ran alike = ran("similarity " + other + " " + golden_model(name) + " --layers 1 --data " +
                           transplant_records() + " --out " + (scratch / "s").string());
     REQUIRE_MESSAGE(alike.code == 0, alike.err);
     const SimilarityTable table(scratch / "s");
@@ -148,8 +147,8 @@ TEST_CASE("transplant: the basis of a turned and lengthened model is found") {
     CAPTURE(name);
     const TemporaryDirectory scratch;
     const std::string turned = (scratch / "turned").string();
-    write_rotated_model(stored_golden(name), 1.7, 4, turned);
-    const Ran alike = ran("similarity " + stored_golden(name) + " " + turned + " --layers 2 --svcca --data " +
+    write_rotated_model(golden_model(name), 1.7, 4, turned);
+    const Ran alike = ran("similarity " + golden_model(name) + " " + turned + " --layers 2 --svcca --data " +
                           transplant_records() + " --out " + (scratch / "s").string());
     REQUIRE_MESSAGE(alike.code == 0, alike.err);
     const SimilarityTable table(scratch / "s");
@@ -167,19 +166,19 @@ TEST_CASE("transplant: the basis of a turned and lengthened model is found") {
       CHECK(layer.find("matching")->items()[static_cast<size_t>(e)].find("expert_b")->integer() == e);
     }
     CHECK(layer.find("matched_mean")->real() > layer.find("random_experts_mean")->real() + 0.3);
-    const Ran made = ran("transplant " + stored_golden(name) + ":2:5 " + turned + ":2:5 --data " +
-                         transplant_records() + " --out " + (scratch / "m").string());
+    const Ran made = ran("transplant " + golden_model(name) + ":2:5 " + turned + ":2:5 --data " + transplant_records() +
+                         " --out " + (scratch / "m").string());
     REQUIRE_MESSAGE(made.code == 0, made.err);
     CHECK(cell(scratch / "m", "transplant", "kl") < 1e-4);
     CHECK(cell(scratch / "m", "random", "kl") > 1e-3);
     // The donor's row of the router, brought into the host's basis, is the host's own; scaling by so few tokens leaves
     // it near that.
-    const Ran row = ran("transplant " + stored_golden(name) + ":2:5 " + turned + ":2:5 --router rescale --data " +
+    const Ran row = ran("transplant " + golden_model(name) + ":2:5 " + turned + ":2:5 --router rescale --data " +
                         transplant_records() + " --out " + (scratch / "r").string());
     REQUIRE_MESSAGE(row.code == 0, row.err);
     CHECK(cell(scratch / "r", "transplant", "kl") < 5e-3);
     // Without a basis the same expert is a stranger.
-    const Ran plain = ran("transplant " + stored_golden(name) + ":2:5 " + turned + ":2:5 --align none --data " +
+    const Ran plain = ran("transplant " + golden_model(name) + ":2:5 " + turned + ":2:5 --align none --data " +
                           transplant_records() + " --out " + (scratch / "p").string());
     REQUIRE_MESSAGE(plain.code == 0, plain.err);
     CHECK(cell(scratch / "p", "transplant", "kl") > 1e-3);
@@ -190,7 +189,7 @@ TEST_CASE("transplant: a rescaled row of the router is selected as often, and we
   for (const std::string name : {"olmoe", "gpt_oss"}) {
     CAPTURE(name);
     const TemporaryDirectory scratch;
-    const Ran made = ran("transplant " + stored_golden(name) + ":1:2 " + stored_golden(name) +
+    const Ran made = ran("transplant " + golden_model(name) + ":1:2 " + golden_model(name) +
                          ":2:6 --router rescale --states 100000 --data " + transplant_records() + " --out " +
                          (scratch / "m").string());
     REQUIRE_MESSAGE(made.code == 0, made.err);
@@ -205,8 +204,8 @@ TEST_CASE("transplant: a rescaled row of the router is selected as often, and we
 
 TEST_CASE("transplant: controls are those edits, and the written model is the one that was judged") {
   const TemporaryDirectory scratch;
-  const std::string model = stored_golden("olmoe"), data = transplant_records();
-  const Ran made = ran("transplant " + stored_golden("mixtral") + ":1:0 " + model + ":1:3 --data " + data + " --eval " +
+  const std::string model = golden_model("olmoe"), data = transplant_records();
+  const Ran made = ran("transplant " + golden_model("mixtral") + ":1:0 " + model + ":1:3 --data " + data + " --eval " +
                        data + " --host-task " + data + " --out " + (scratch / "m").string());
   REQUIRE_MESSAGE(made.code == 0, made.err);
   write_file(scratch / "ban.json", R"({"edits":[{"op":"deactivate","mode":"ban","experts":{"1":[3]}}]})");
@@ -259,7 +258,7 @@ TEST_CASE("transplant: between widths and tokenizers, and what is refused") {
   const TemporaryDirectory scratch;
   write_file(scratch / "wide.json",
              R"({"family":"mixtral","config":{"hidden_size":48,"vocab_size":96},"dtype":"f32","seed":2})");
-  const std::string wide = (scratch / "wide").string(), narrow = stored_golden("mixtral"),
+  const std::string wide = (scratch / "wide").string(), narrow = golden_model("mixtral"),
                     out = " --data " + transplant_records() + " --out " + (scratch / "m").string();
   REQUIRE(run_command(binary() + " make-model " + (scratch / "wide.json").string() + " --out " + wide).code == 0);
   const Ran alike = ran("similarity " + narrow + " " + wide + " --layers 1:0 --data " + transplant_records() +
@@ -280,7 +279,7 @@ TEST_CASE("transplant: between widths and tokenizers, and what is refused") {
   refused("transplant " + narrow + ":1:0 " + wide + ":0:1" + out, "expected a new directory");
   fs::remove_all(scratch / "m");
   refused("transplant " + narrow + ":1:0 " + wide + ":0:1 --align none" + out, "expected two models of one width");
-  refused("transplant " + narrow + ":1:0 " + stored_golden("gpt_oss") + ":1:1" + out, "experts of one activation");
+  refused("transplant " + narrow + ":1:0 " + golden_model("gpt_oss") + ":1:1" + out, "experts of one activation");
   refused("transplant " + narrow + ":1:8 " + narrow + ":1:1" + out, "expected an expert below 8 in layer 1");
   refused("transplant " + narrow + ":9:1 " + narrow + ":1:1" + out, "expected a layer with a router, found 9");
   refused("transplant " + narrow + " " + narrow + ":1:1" + out, "expected MODEL:LAYER:EXPERT");

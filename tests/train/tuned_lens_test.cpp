@@ -12,6 +12,7 @@
 #include "loaders/open.h"
 #include "tests/docs.h"
 #include "tests/support.h"
+#include "tests/train/tiny_training.h"
 #include "train/training.h"
 
 namespace {
@@ -21,18 +22,6 @@ using namespace signalbox::train;
 using namespace signalbox::eval;
 using namespace signalbox::engine;
 namespace fs = std::filesystem;
-
-// record(i) of training_goldens.py.
-Example lens_record(int64_t i) {
-  std::vector<int32_t> tokens;
-  for (int64_t t = 0; t < 12 + i % 5; ++t)
-    tokens.push_back(static_cast<int32_t>((7 * i * i + 13 * t + 3 * t * i + 5) % 96));
-  Example made;
-  made.targets.assign(tokens.end() - (4 + i % 3), tokens.end());
-  made.targets.push_back(-1);
-  made.prompt = std::make_shared<Prompt>("r" + std::to_string(i), std::move(tokens));
-  return made;
-}
 
 // By layer, from rows with the whole vocabulary: the mean of KL(last layer || layer) over positions below the last.
 std::vector<double> divergences(const fs::path& lens_csv) {
@@ -71,7 +60,7 @@ TEST_CASE("tuned lens: losses, norms, divergences and weights are torch's") {
     training.session = &session;
     training.trained = &lens;
     training.objective = &objective;
-    for (int64_t i = 0; i < 6; ++i) training.data.push_back(lens_record(i));
+    for (int64_t i = 0; i < 6; ++i) training.data.push_back(test::example(i));
     training.dir = dir / "out";
     training.manifest.schema = training_schema;
     training.settings.schedule = {Shape::constant, 0, 4, 0};
@@ -83,7 +72,7 @@ TEST_CASE("tuned lens: losses, norms, divergences and weights are torch's") {
     training.settings.groups.tokens = tokens;
     training.result = "lens.safetensors";
     training.write_result = [&] { lens.write(dir / "out/lens.safetensors", "{}"); };
-    std::vector<Example> held_out = {lens_record(10), lens_record(11)};
+    std::vector<Example> held_out = {test::example(10), test::example(11)};
     const std::vector<const Example*> pointers = {held_out.data(), &held_out[1]};
     Forward forward = session.forward(0);
     const std::vector<double> before = objective.by_layer(forward, pointers, training.settings.groups, true),
