@@ -37,6 +37,14 @@ std::vector<const Example*> all_of(const std::vector<Example>& examples) {
   return pointers;
 }
 
+// F64 values of a state, by name.
+std::vector<double> list_of(const safetensors::File& file, const char* name) {
+  const safetensors::TensorInfo& info = file.at(name);
+  std::vector<double> values(static_cast<size_t>(info.elements()));
+  if (!values.empty()) std::memcpy(values.data(), file.data(info), info.bytes);
+  return values;
+}
+
 // What goes on from process to process beside the weights.
 struct State {
   int64_t step = 0, tokens = 0, eval_rows = 0;
@@ -115,20 +123,14 @@ class Loop {
     state_.step = number("step");
     state_.tokens = number("tokens");
     state_.eval_rows = number("eval_rows");
-    const auto list = [&](const char* name) {
-      const safetensors::TensorInfo& info = stored->at(name);
-      std::vector<double> values(static_cast<size_t>(info.elements()));
-      if (!values.empty()) std::memcpy(values.data(), stored->data(info), info.bytes);
-      return values;
-    };
-    state_.first = list("held_out");
+    state_.first = list_of(*stored, "held_out");
     if (state_.first.size() != (state_.eval_rows > 0 ? t_.held_out.size() : 0))
       throw Error(file.string(), "expected held-out losses of " + std::to_string(t_.held_out.size()) +
                                      " records, found " + std::to_string(state_.first.size()));
-    if (t_.routing) t_.routing->restore(list("routing"));
+    if (t_.routing) t_.routing->restore(list_of(*stored, "routing"));
     if (!stopping_) return;
     state_.stop_rows = number("stop_rows");
-    stopping_->restore(list("stop"));
+    stopping_->restore(list_of(*stored, "stop"));
   }
 
   void save() {
@@ -248,11 +250,7 @@ class Loop {
   void load_best() {
     const auto stored = safetensors::File::open(t_.dir / best_file);
     t_.trained->load(*stored);
-    if (!t_.routing) return;
-    const safetensors::TensorInfo& info = stored->at("routing");
-    std::vector<double> values(static_cast<size_t>(info.elements()));
-    if (!values.empty()) std::memcpy(values.data(), stored->data(info), info.bytes);
-    t_.routing->restore(values);
+    if (t_.routing) t_.routing->restore(list_of(*stored, "routing"));
   }
 
   void finish() {

@@ -301,6 +301,36 @@ TEST_CASE("trainings: what cannot be meant is refused before anything is read") 
   refused("experts", "--experts 0.1,0:1", 2, "found 0:1 twice");
 }
 
+// A template that prints the day: what was begun on one is gone on with on another.
+TEST_CASE("trainings: the day that a template prints is that of the first process") {
+  const TemporaryDirectory dir;
+  write_file(dir / "spec.json", R"({"family": "mixtral", "tokenizer": "bytes", "seed": 3})");
+  const std::string model = (dir / "m").string();
+  REQUIRE(run_command(binary() + " make-model " + (dir / "spec.json").string() + " --out " + model).code == 0);
+  write_file(dir / "m/chat_template.jinja",
+             "{{ strftime_now('%Y-%m-%d') }}{% for one in messages %} {{ one.content }}{% endfor %}");
+  std::string lines;
+  for (int i = 0; i < 8; ++i)
+    lines += R"({"id":")" + std::to_string(i) + R"(","messages":[{"role":"user","content":"a)" + std::to_string(i) +
+             R"("}],"target":" b"})" + "\n";
+  write_file(dir / "data.jsonl", lines);
+  for (const char* words : {"full --steps 1", "lens --steps 1", "distill --keep 2 --steps 0 --random 0"}) {
+    CAPTURE(words);
+    const fs::path out = dir / ("out-" + std::string(words, 4));
+    const std::string command = std::string(words) + " " + model + " --quiet --threads 1 --data " +
+                                (dir / "data.jsonl").string() + " --out " + out.string();
+    const Ran first = train_by(command);
+    REQUIRE_MESSAGE(first.code == 0, first.err);
+    std::string manifest = read_file(out / "manifest.json");
+    const size_t at = manifest.find("\"date\": \"");
+    REQUIRE(at != std::string::npos);
+    manifest.replace(at + 9, 10, "2020-01-02");
+    write_file(out / "manifest.json", manifest);
+    const Ran again = train_by(command);
+    CHECK_MESSAGE(again.code == 0, again.err);
+  }
+}
+
 TEST_CASE("trainings: a random model of make-model learns by train full") {
   const TemporaryDirectory dir;
   write_file(dir / "spec.json", R"({"family": "qwen3_moe", "tokenizer": "bytes", "seed": 3})");

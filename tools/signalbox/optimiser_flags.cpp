@@ -4,10 +4,7 @@
 #include <algorithm>
 #include <cstdio>
 
-#include "eval/routing/recording_identity.h"
-#include "tools/signalbox/facts.h"
 #include "tools/signalbox/reading_flags.h"
-#include "tools/signalbox/record.h"
 
 namespace signalbox::tools {
 
@@ -89,24 +86,6 @@ std::optional<int32_t> end_token_of(const Session& session, const OptimiserFlags
     if (std::any_of(list->begin(), list->end(), [](const Record& record) { return record.target.has_value(); }))
       return end_token(session);
   return std::nullopt;
-}
-
-Manifest training_manifest(const char* schema, json::Value work, const std::vector<Record>& data,
-                           const CommonOptions& options, const Session& session, const Session& encoder, int argc,
-                           char** argv) {
-  RecordingInputs inputs;
-  inputs.model = model_facts(session, options.quiet);
-  inputs.work = std::move(work);
-  inputs.data_hash = records_hash(data);
-  inputs.seed = options.seed;
-  inputs.model_name = session.path;
-  inputs.special = options.special;
-  inputs.template_variables = encoder.encode.template_variables;
-  Manifest manifest;
-  manifest.schema = schema;
-  manifest.identity = recording_identity(inputs);
-  manifest.info = work_info(options, session, argc, argv);
-  return manifest;
 }
 
 int tell_training_end(TrainingEnd ended, const CommonOptions& options, const std::string& out) {

@@ -31,12 +31,6 @@ void put_settings(json::Value& work, const OptimiserFlags& flags);
 std::optional<int32_t> end_token_of(const Session& session, const OptimiserFlags& flags,
                                     std::initializer_list<const std::vector<Record>*> records);
 
-// The manifest of a training of `session`, whose records `encoder` made into tokens. `work`: what of the command
-// decides the result.
-Manifest training_manifest(const char* schema, json::Value work, const std::vector<Record>& data,
-                           const CommonOptions& options, const Session& session, const Session& encoder, int argc,
-                           char** argv);
-
 // Tells on stderr how a training into `out` ended. Returns the exit code: 0, or 3 where it was interrupted.
 int tell_training_end(train::TrainingEnd ended, const CommonOptions& options, const std::string& out);
 

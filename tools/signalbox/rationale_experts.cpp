@@ -129,12 +129,11 @@ void print_experts(const std::string& out, bool json) {
 
 int run_experts(ExpertRationaleFlags& f, int argc, char** argv) {
   CommonOptions& options = f.common;
-  options.trace = f.out;  // whose date keep_date keeps
   const std::vector<Record> records = read_records(f.data);
   if (f.detect_split == f.split)
     throw UsageError("--detect-split", "expected another split than --split, found " + in_quotes(f.split) + " twice");
   Session session = open_session(options);
-  keep_date(options, session, records, experts_schema);
+  keep_date_of(f.out, options, session, records, experts_schema);
   ExpertStudy study;
   study.session = &session;
   study.detect = records_of(records, f.detect_split, f.limit, session.encode, "--detect-split");
@@ -155,7 +154,6 @@ int run_experts(ExpertRationaleFlags& f, int argc, char** argv) {
   study.flips = f.flips;
   study.dir = f.out;
   RecordingInputs inputs;
-  inputs.model = model_facts(session, options.quiet);
   inputs.work = json::Value::object().set("rationale", json::Value::object()
                                                            .set("detect_split", f.detect_split)
                                                            .set("split", f.split)
@@ -169,14 +167,8 @@ int run_experts(ExpertRationaleFlags& f, int argc, char** argv) {
                                                            .set("gradient", study.gradient)
                                                            .set("flips", f.flips)
                                                            .set("resamples", f.resamples));
-  inputs.data_hash = records_hash(records);
-  inputs.seed = options.seed;
-  inputs.model_name = session.path;
-  inputs.special = options.special;
-  inputs.template_variables = session.encode.template_variables;
-  study.manifest.schema = experts_schema;
-  study.manifest.identity = recording_identity(inputs);
-  study.manifest.info = work_info(options, session, argc, argv);
+  study.manifest =
+      manifest_of_records(options, session, session, records, std::move(inputs), experts_schema, argc, argv);
   tell_cpu_fallback(options, session);
   catch_signals();
   study.interrupted = &interrupted;

@@ -67,36 +67,47 @@ std::string records_hash(const std::vector<Record>& records) {
   return hash.hex();
 }
 
-Manifest manifest_of_work(const CommonOptions& options, const Session& session, const PreparedRun& run,
-                          const JobsOfCommand& jobs, int argc, char** argv) {
-  RecordingInputs inputs;
+Manifest manifest_of_records(const CommonOptions& options, const Session& session, const Session& encoder,
+                             const std::vector<Record>& records, RecordingInputs inputs, const std::string& schema,
+                             int argc, char** argv) {
   inputs.model = model_facts(session, options.quiet);
-  inputs.work = jobs.work;
-  inputs.data_hash = records_hash(run.records);
-  inputs.generate = jobs.generate;
-  if (run.plan) inputs.edits = run.plan->source();
-  inputs.edits_dir = fs::path(options.edits).parent_path();
+  inputs.data_hash = records_hash(records);
   inputs.seed = options.seed;
-  inputs.points = options.points.empty() ? std::string(default_points) : options.points;
-  inputs.compact = options.compact;
   inputs.model_name = session.path;
   inputs.special = options.special;
-  inputs.template_variables = session.encode.template_variables;
+  inputs.template_variables = encoder.encode.template_variables;
   Manifest manifest;
-  manifest.schema = jobs.schema;
+  manifest.schema = schema;
   manifest.identity = recording_identity(inputs);
   manifest.info = work_info(options, session, argc, argv);
   return manifest;
+}
+
+Manifest manifest_of_work(const CommonOptions& options, const Session& session, const PreparedRun& run,
+                          const JobsOfCommand& jobs, int argc, char** argv) {
+  RecordingInputs inputs;
+  inputs.work = jobs.work;
+  inputs.generate = jobs.generate;
+  if (run.plan) inputs.edits = run.plan->source();
+  inputs.edits_dir = fs::path(options.edits).parent_path();
+  inputs.points = options.points.empty() ? std::string(default_points) : options.points;
+  inputs.compact = options.compact;
+  return manifest_of_records(options, session, session, run.records, std::move(inputs), jobs.schema, argc, argv);
 }
 
 GenerationSettings settings_of(const SamplingOptions& sampling) {
   return {sampling.max_tokens, sampling.samples, sampling.sampling, sampling.stop, sampling.ignore_eos};
 }
 
+void keep_date_of(const std::string& dir, const CommonOptions& options, Session& session,
+                  const std::vector<Record>& records, const std::string& schema) {
+  if (!dir.empty() && options.date.empty() && template_tells_date(session.encode, records))
+    session.encode.template_variables.set("date", date_of_work(dir, schema));
+}
+
 void keep_date(const CommonOptions& options, Session& session, const std::vector<Record>& records,
                const std::string& schema) {
-  if (!options.trace.empty() && options.date.empty() && template_tells_date(session.encode, records))
-    session.encode.template_variables.set("date", date_of_work(options.trace, schema));
+  keep_date_of(options.trace, options, session, records, schema);
 }
 
 RecordingEnd run_jobs_of_command(const CommonOptions& options, const Session& session, PreparedRun& run,

@@ -30,13 +30,22 @@ struct JobsOfCommand {
 
 GenerationSettings settings_of(const SamplingOptions& sampling);
 
-// Where a template prints the date and no flag gives it, and a trace was begun before: that trace's date. Before
-// records are encoded.
+// Where a template prints the date and no flag gives it: the day on which the work in `dir` was begun (none: no work),
+// which its manifest then has. Before records are encoded.
+void keep_date_of(const std::string& dir, const CommonOptions& options, Session& session,
+                  const std::vector<Record>& records, const std::string& schema);
+// That of options.trace.
 void keep_date(const CommonOptions& options, Session& session, const std::vector<Record>& records,
                const std::string& schema);
 
 // SHA-256 of records as they are read.
 std::string records_hash(const std::vector<Record>& records);
+
+// The manifest of work on `records`, which `encoder` makes into tokens, by `session`. `inputs`: what else decides the
+// result. Reads every byte of the weights.
+Manifest manifest_of_records(const CommonOptions& options, const Session& session, const Session& encoder,
+                             const std::vector<Record>& records, RecordingInputs inputs, const std::string& schema,
+                             int argc, char** argv);
 
 // The manifest of work that these flags, records and edits decide; its directory is options.trace. Reads every byte of
 // the weights.

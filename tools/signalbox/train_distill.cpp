@@ -122,30 +122,30 @@ void check_flags(const CLI::App& app, DistillFlags& flags) {
 
 Manifest manifest_of(const DistillFlags& flags, const Session& session, const Splits& splits, int argc, char** argv) {
   const DistillationSettings& s = flags.settings;
-  json::Value work =
-      json::Value::object()
-          .set("training", "distill")
-          .set("keep", s.keep)
-          .set("score", flags.score)
-          .set("ridge", s.ridge)
-          .set("output_sample", s.sample)
-          .set("random", s.random)
-          .set("domain", flags.domain)
-          .set("block_steps", flags.block_steps)
-          .set("block_lr", flags.block_lr)
-          .set("steps", flags.steps)
-          .set("temperature", s.teacher.temperature)
-          .set("kl_weight", s.teacher.weight)
-          .set("target_weight", s.teacher.target)
-          .set("stop_loss", s.logits.stop_loss ? json::Value(*s.logits.stop_loss) : json::Value())
-          .set("weights_trained", s.weights)
-          .set("end_token", s.end_token ? json::Value(int64_t{*s.end_token}) : json::Value())
-          .set("stop", records_hash(splits.stop))
-          .set("eval", records_hash(splits.report))
-          .set("eval_other", splits.other.empty() ? json::Value() : json::Value(records_hash(splits.other)));
-  put_settings(work, flags.optimiser);
-  Manifest manifest = training_manifest(distillation_schema, std::move(work), splits.calibrate, flags.common, session,
-                                        session, argc, argv);
+  RecordingInputs inputs;
+  inputs.work = json::Value::object()
+                    .set("training", "distill")
+                    .set("keep", s.keep)
+                    .set("score", flags.score)
+                    .set("ridge", s.ridge)
+                    .set("output_sample", s.sample)
+                    .set("random", s.random)
+                    .set("domain", flags.domain)
+                    .set("block_steps", flags.block_steps)
+                    .set("block_lr", flags.block_lr)
+                    .set("steps", flags.steps)
+                    .set("temperature", s.teacher.temperature)
+                    .set("kl_weight", s.teacher.weight)
+                    .set("target_weight", s.teacher.target)
+                    .set("stop_loss", s.logits.stop_loss ? json::Value(*s.logits.stop_loss) : json::Value())
+                    .set("weights_trained", s.weights)
+                    .set("end_token", s.end_token ? json::Value(int64_t{*s.end_token}) : json::Value())
+                    .set("stop", records_hash(splits.stop))
+                    .set("eval", records_hash(splits.report))
+                    .set("eval_other", splits.other.empty() ? json::Value() : json::Value(records_hash(splits.other)));
+  put_settings(inputs.work, flags.optimiser);
+  Manifest manifest = manifest_of_records(flags.common, session, session, splits.calibrate, std::move(inputs),
+                                          distillation_schema, argc, argv);
   json::Value counts = json::Value::object();
   counts.set("calibrate", static_cast<int64_t>(splits.calibrate.size()))
       .set("stop", static_cast<int64_t>(splits.stop.size()))
@@ -166,7 +166,7 @@ int run_distill(const CLI::App& app, DistillFlags& flags, int argc, char** argv)
   if (!session.backend->shares_host_memory())
     throw Error("--device", "expected cpu (nothing trains elsewhere yet), found " + session.backend->name());
   if (session.model.moe_layers().empty()) throw Error(session.path, "expected a model with experts, found a dense one");
-  keep_date(options, session, work.splits.calibrate, distillation_schema);
+  keep_date_of(flags.out, options, session, work.splits.calibrate, distillation_schema);
   flags.settings.end_token =
       end_token_of(session, flags.optimiser, {&work.splits.calibrate, &work.splits.stop, &work.splits.report});
   const loaders::Rewrite rewrite(resolve_model(options.model, builtin_files()).files, session.family, session.model);

@@ -65,13 +65,14 @@ CLI::App* add_lens_flags(CLI::App& app, LensTrainingFlags& flags) {
 
 Manifest manifest_of(const LensTrainingFlags& flags, const Session& session, const std::vector<Record>& data,
                      const std::vector<Record>& held_out, std::optional<int32_t> end, int argc, char** argv) {
-  json::Value work = json::Value::object()
-                         .set("training", "lens")
-                         .set("steps", flags.steps)
-                         .set("end_token", end ? json::Value(int64_t{*end}) : json::Value())
-                         .set("eval", held_out.empty() ? json::Value() : json::Value(records_hash(held_out)));
-  put_settings(work, flags.optimiser);
-  return training_manifest(training_schema, std::move(work), data, flags.common, session, session, argc, argv);
+  RecordingInputs inputs;
+  inputs.work = json::Value::object()
+                    .set("training", "lens")
+                    .set("steps", flags.steps)
+                    .set("end_token", end ? json::Value(int64_t{*end}) : json::Value())
+                    .set("eval", held_out.empty() ? json::Value() : json::Value(records_hash(held_out)));
+  put_settings(inputs.work, flags.optimiser);
+  return manifest_of_records(flags.common, session, session, data, std::move(inputs), training_schema, argc, argv);
 }
 
 void print_lens(const LensTrainingFlags& flags) {
@@ -111,7 +112,7 @@ int run_lens_training(LensTrainingFlags& flags, int argc, char** argv) {
   for (const auto& [file, records] : {std::pair(&flags.data, &data), std::pair(&flags.held_out, &held_out)})
     if (!file->empty() && records->empty()) throw Error(*file, "expected at least one record, found none");
   Session session = open_session(options);
-  keep_date(options, session, data, training_schema);
+  keep_date_of(flags.out, options, session, data, training_schema);
   const std::optional<int32_t> end = end_token_of(session, flags.optimiser, {&data, &held_out});
   TunedLens lens(*session.backend, session.model, flags.optimiser.settings.threads);
   LensObjective objective(lens, session.weights);

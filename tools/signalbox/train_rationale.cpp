@@ -244,20 +244,15 @@ int run_rationale(RationaleFlags& flags, const CLI::App& command, int argc, char
   } else {
     if (flags.target == "file") throw UsageError("--target", "expected mean or last beside a model, found file");
     options.model = flags.encoder.substr(0, colon);
-    options.trace = flags.out;  // whose date keep_date keeps
     const std::string point = flags.encoder.substr(colon + 1);
     Session session = open_session(options);
-    keep_date(options, session, records, rationale_schema);
+    keep_date_of(flags.out, options, session, records, rationale_schema);
     RecordingInputs inputs;
-    inputs.model = model_facts(session, options.quiet);
-    inputs.data_hash = records_hash(records);
-    inputs.seed = options.seed;
     inputs.points = point;
-    inputs.model_name = session.path;
-    inputs.special = options.special;
-    inputs.template_variables = session.encode.template_variables;
-    identity = recording_identity(inputs);
-    info = work_info(options, session, argc, argv);
+    Manifest encoder =
+        manifest_of_records(options, session, session, records, std::move(inputs), rationale_schema, argc, argv);
+    identity = std::move(encoder.identity);
+    info = std::move(encoder.info);
     tell_cpu_fallback(options, session);
     Progress progress("running the encoder", static_cast<int64_t>(records.size()), options.quiet, "records");
     corpus =

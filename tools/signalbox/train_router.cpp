@@ -65,7 +65,8 @@ CLI::App* add_router_flags(CLI::App& app, RouterFlags& flags) {
 
 Manifest manifest_of(const RouterFlags& flags, const Session& original, const Session& student, const Splits& splits,
                      std::optional<int32_t> end, int argc, char** argv) {
-  json::Value work =
+  RecordingInputs inputs;
+  inputs.work =
       json::Value::object()
           .set("training", "router")
           .set("teacher", model_hashes(model_facts(original, flags.common.quiet)))
@@ -76,9 +77,9 @@ Manifest manifest_of(const RouterFlags& flags, const Session& original, const Se
           .set("end_token", end ? json::Value(int64_t{*end}) : json::Value())
           .set("stop", records_hash(splits.stop))
           .set("eval", records_hash(splits.report));
-  put_settings(work, flags.optimiser);
-  return training_manifest(router_schema, std::move(work), splits.calibrate, flags.common, student, original, argc,
-                           argv);
+  put_settings(inputs.work, flags.optimiser);
+  return manifest_of_records(flags.common, student, original, splits.calibrate, std::move(inputs), router_schema, argc,
+                             argv);
 }
 
 int run_router(RouterFlags& flags, int argc, char** argv) {
@@ -93,7 +94,7 @@ int run_router(RouterFlags& flags, int argc, char** argv) {
   Session original = open_session(of_original);
   if (!original.backend->shares_host_memory())
     throw Error("--device", "expected cpu (nothing trains elsewhere yet), found " + original.backend->name());
-  keep_date(options, original, work.splits.calibrate, router_schema);
+  keep_date_of(flags.out, options, original, work.splits.calibrate, router_schema);
   work.end_token =
       end_token_of(original, flags.optimiser, {&work.splits.calibrate, &work.splits.stop, &work.splits.report});
   const loaders::Rewrite rewrite(resolve_model(flags.original, builtin_files()).files, original.family, original.model);

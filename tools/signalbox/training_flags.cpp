@@ -40,10 +40,11 @@ Manifest manifest_of(const TrainingFlags& flags, const Session& session, const T
   const auto hash = [](const std::vector<Record>& of) {
     return of.empty() ? json::Value() : json::Value(records_hash(of));
   };
-  json::Value work = job.work;
-  work.set("steps", s.steps());
-  put_settings(work, flags.optimiser);
-  work.set("beta1", s.adam.beta1)
+  RecordingInputs inputs;
+  inputs.work = job.work;
+  inputs.work.set("steps", s.steps());
+  put_settings(inputs.work, flags.optimiser);
+  inputs.work.set("beta1", s.adam.beta1)
       .set("beta2", s.adam.beta2)
       .set("eps", s.adam.eps)
       .set("end_token", end ? json::Value(int64_t{*end}) : json::Value())
@@ -53,8 +54,9 @@ Manifest manifest_of(const TrainingFlags& flags, const Session& session, const T
       .set("stop_loss", flags.stop_loss ? json::Value(*flags.stop_loss) : json::Value())
       .set("routing", tuning_json(flags.tuning));
   // A manifest of a training without one says nothing of it.
-  if (teacher) work.set("teacher", teacher_json(flags.teacher, *teacher));
-  return training_manifest(training_schema, std::move(work), records.data, flags.common, session, session, argc, argv);
+  if (teacher) inputs.work.set("teacher", teacher_json(flags.teacher, *teacher));
+  return manifest_of_records(flags.common, session, session, records.data, std::move(inputs), training_schema, argc,
+                             argv);
 }
 
 std::string interval_of(const CsvTable& table, size_t row) {
@@ -211,12 +213,10 @@ TrainingRecords read_training_records(const TrainingFlags& flags) {
 }
 
 void keep_training_date(const TrainingFlags& flags, Session& session, const TrainingRecords& records) {
-  CommonOptions options = flags.common;
-  if (std::filesystem::exists(fs::path(flags.out) / "manifest.json")) options.trace = flags.out;
   std::vector<Record> all = records.data;
   for (const std::vector<Record>* list : {&records.held_out, &records.stop, &records.drift})
     all.insert(all.end(), list->begin(), list->end());
-  keep_date(options, session, all, training_schema);
+  keep_date_of(flags.out, flags.common, session, all, training_schema);
 }
 
 int run_training(const TrainingFlags& flags, Session& session, TrainingRecords& records, const TrainingJob& job,

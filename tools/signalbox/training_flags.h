@@ -43,8 +43,7 @@ struct TrainingRecords {
 // Throws Error: a file without a record, one record in two of the files where that would deceive (--stop and another).
 TrainingRecords read_training_records(const TrainingFlags& flags);
 
-// Where a template prints the date and no flag gives it, and the training was begun before: its date. Before records
-// are encoded.
+// keep_date_of for all of them.
 void keep_training_date(const TrainingFlags& flags, Session& session, const TrainingRecords& records);
 
 // What a command trains, and what it makes of it.
