@@ -122,7 +122,8 @@ std::string replaced(std::string text, const std::string& what, const std::strin
 
 }  // namespace
 
-TEST_CASE("help: of every command and subcommand, in 80 columns, the same both ways") {
+TEST_CASE("help: of every command and subcommand, in 80 columns, the same both ways" *
+          doctest::test_suite("repeats: a hundred processes that print text")) {
   for (const std::string& command : all_commands) {
     CAPTURE(command);
     const Ran ran = run_words("help " + command), other = run_words(command + " --help");

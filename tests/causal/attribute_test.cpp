@@ -304,7 +304,8 @@ TEST_CASE("causal attribute: what has no meaning is refused before the first for
   CHECK(other.run(other.request(AttributionMethod::atp, InPlace::pairs)).scores.size() > 10);
 }
 
-TEST_CASE("causal attribute: what was stopped goes on, and ends with the same bytes") {
+TEST_CASE("causal attribute: what was stopped goes on, and ends with the same bytes" *
+          doctest::test_suite("repeats: killed processes of commands that other tests run")) {
   Attributions attributions("mixtral");
   const test::TemporaryDirectory dir;
   const auto bytes = [&](const std::string& name) {

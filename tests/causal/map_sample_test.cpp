@@ -173,7 +173,8 @@ TEST_CASE("causal map: a sample runs the cells of the whole map, the largest est
   CHECK(of.at("flip_share").number() > 0);
 }
 
-TEST_CASE("causal map: means of samples are unbiased and their intervals cover") {
+TEST_CASE("causal map: means of samples are unbiased and their intervals cover" *
+          doctest::test_suite("repeats: thousands of draws of what is drawn once elsewhere")) {
   const Mapping mapping("olmoe", 6, 14);
   const MapTable whole = mapping.map(mapping.request("whole"));
   MapRequest request = mapping.request("sample");
@@ -260,7 +261,8 @@ TEST_CASE("causal map: shards are one map, and a complete one is left alone") {
   }
 }
 
-TEST_CASE("causal map: killed at any moment, the same command ends with the same bytes") {
+TEST_CASE("causal map: killed at any moment, the same command ends with the same bytes" *
+          doctest::test_suite("repeats: killed processes of commands that other tests run")) {
   const test::TemporaryDirectory scratch;
   std::string lines;
   for (int i = 0; i < 6; ++i)

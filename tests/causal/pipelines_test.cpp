@@ -91,7 +91,8 @@ TEST_CASE("causal pipelines: planted routes select, the way round an expert is a
   CHECK(sentence.find("1 of 1 pipeline selects at every step") != std::string::npos);
 }
 
-TEST_CASE("causal pipelines: experts that share tokens and nothing else are associated only") {
+TEST_CASE("causal pipelines: experts that share tokens and nothing else are associated only" *
+          doctest::test_suite("repeats: a larger study of what smaller ones do")) {
   // Four experts in each of six layers, each fires on the same tokens as one of every other layer.
   std::string planted;
   for (int layer = 0; layer < 6; ++layer)

@@ -69,7 +69,8 @@ bool nothing(double value) { return std::fabs(value) < 1e-3; }
 
 }  // namespace
 
-TEST_CASE("planted pipelines: bans act through routes, through content, or through both") {
+TEST_CASE("planted pipelines: bans act through routes, through content, or through both" *
+          doctest::test_suite("repeats: a larger study of what smaller ones do")) {
   for (const std::string family : {"mixtral", "olmoe", "qwen2_moe", "qwen3_moe", "gpt_oss", "deepseek_v2"}) {
     CAPTURE(family);
     const int first = family == "deepseek_v2" ? 1 : 0;  // its first layer is dense

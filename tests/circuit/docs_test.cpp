@@ -23,7 +23,7 @@ std::string paste_all(const std::string& page, const TemporaryDirectory& scratch
 
 }  // namespace
 
-TEST_CASE("docs: circuits, as pasted") {
+TEST_CASE("docs: circuits, as pasted" * doctest::test_suite("repeats: commands as pasted, which other tests run too")) {
   const TemporaryDirectory scratch;
   const std::string page = page_of("docs/circuits.md"), printed = paste_all(page, scratch, 1);
   for (const char* word : {"minimality", "faithfulness", "random circuits", "sufficiency"})

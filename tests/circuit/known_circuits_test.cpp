@@ -129,7 +129,8 @@ const CircuitEdge* edge_of(const Discovery& found, const std::string& from, cons
 
 }  // namespace
 
-TEST_CASE("circuit: planted induction heads are found, and no other part") {
+TEST_CASE("circuit: planted induction heads are found, and no other part" *
+          doctest::test_suite("repeats: whole searches of what smaller ones search")) {
   const Planted planted(induction, 3);
   const Discovery found = planted.discover();
   CHECK(names_of(found.circuit) == Names{"L0.H1", "L1.H2"});
@@ -179,7 +180,8 @@ TEST_CASE("circuit: planted induction heads are found, and no other part") {
   }
 }
 
-TEST_CASE("circuit: told apart by position, planted heads are found where they work") {
+TEST_CASE("circuit: told apart by position, planted heads are found where they work" *
+          doctest::test_suite("repeats: whole searches of what smaller ones search")) {
   Planted planted(induction, 2);
   test::write_file(planted.dir / "same.jsonl", induction_pairs([](int) { return 2; }, false));
   planted.read(planted.dir / "same.jsonl");
@@ -241,7 +243,8 @@ TEST_CASE("circuit: told apart by position, planted heads are found where they w
   CHECK_THROWS_AS(planted.discover(request), Error);
 }
 
-TEST_CASE("circuit: a planted pipeline of routes is a chain of selects, of content one of feeds") {
+TEST_CASE("circuit: a planted pipeline of routes is a chain of selects, of content one of feeds" *
+          doctest::test_suite("repeats: whole searches of what smaller ones search")) {
   const Planted routes(pipeline("route"));
   const Discovery by_route = routes.discover();
   CHECK(names_of(by_route.circuit) == routes.parts());

@@ -202,7 +202,8 @@ TEST_CASE("direction: the router's part is all that its logits see") {
   }
 }
 
-TEST_CASE("direction: p of the best layer is uniform where labels mean nothing") {
+TEST_CASE("direction: p of the best layer is uniform where labels mean nothing" *
+          doctest::test_suite("repeats: thousands of draws of what is drawn once elsewhere")) {
   // Conditions without a meaning, drawn anew in every study: 60 of them on a model whose layers each make the stream
   // anew, so that the best of six is better than one.
   test::TemporaryDirectory dir;

@@ -44,7 +44,8 @@ size_t shown_lines(const std::string& page, const std::string& printed) {
 
 }  // namespace
 
-TEST_CASE("docs: routing, every page as pasted") {
+TEST_CASE("docs: routing, every page as pasted" *
+          doctest::test_suite("repeats: commands as pasted, which other tests run too")) {
   TemporaryDirectory scratch;
   const std::string index = page_of("docs/routing.md");
   for (const std::string& name : pages()) {
