@@ -53,11 +53,11 @@ def logits_of(model, records):
     return [model(torch.tensor([r["tokens"]])).logits[0].double() for r in records]
 
 
-def engine_logits(binary, model, records, scratch):
+def engine_logits(binary, model, records, scratch, *flags):
     data, out = f"{scratch}/eval.jsonl", f"{scratch}/{os.path.basename(model)}-trace"
     with open(data, "w") as file:
         file.writelines(json.dumps(r) + "\n" for r in records)
-    run(binary, "trace", model, "--input", data, "--out", out, "--points", "logits")
+    run(binary, "trace", model, "--input", data, "--out", out, "--points", "logits", *flags)
     trace = read_safetensors(f"{out}/trace.safetensors")
     ends = trace["sample_offsets"]
     return [torch.from_numpy(trace["logits"][a:b].copy()).double() for a, b in zip(ends[:-1], ends[1:])]
@@ -75,8 +75,25 @@ def quality(reference, logits, records):
     return dict(ppl=math.exp(-log_p / n), kl=kl / n, agreement=same / n)
 
 
+# Of two programs that add up in f32 in their own orders; a share of the largest logit. Near ties of a router may go
+# either way between them, and would show as much more: none is near in these models.
+BOUND = 1e-5
+
+
+def apart(name, ours, theirs):
+    """The largest difference of logits as a share of the largest logit, which must be below BOUND."""
+    worst = max((a - b).abs().max().item() for a, b in zip(ours, theirs, strict=True))
+    worst /= max(b.abs().max().item() for b in theirs)
+    assert worst < BOUND, (name, worst)
+    return worst
+
+
 def close(name, found, expected, tolerance):
     assert abs(found - expected) <= tolerance * max(1, abs(expected)), (name, found, expected)
+
+
+def label(model):
+    return os.path.basename(os.path.dirname(model) if model.startswith(GOLDENS) else model)
 
 
 def check(binary, model, scratch, method, worst):
@@ -96,17 +113,16 @@ def check(binary, model, scratch, method, worst):
     before, after = load(model), load(written)
     theirs, compressed = logits_of(before, records), logits_of(after, records)
     ours = engine_logits(binary, written, records, scratch)
-    apart = max((a - b).abs().max().item() for a, b in zip(ours, compressed))
-    # Near ties of the router may go either way between two orders of summation; none is near in these models.
-    assert apart < 2e-3, (model, method, apart)
-    worst[0] = max(worst[0], apart)
+    share = apart((model, method), ours, compressed)
+    worst[0] = max(worst[0], share)
     rows = {row["plan"]: row for row in csv.DictReader(open(f"{out}/quality.csv", newline=""))}
     for name, logits in (("original", theirs), ("plan", compressed)):
         for column, value in quality(theirs, logits, records).items():
             # A mean of logits' own errors; agreement may change by whole tokens at ties.
             close((model, method, name, column), float(rows[name][column]), value, 2e-4)
     # The very numbers of the written checkpoint.
-    scores = [json.loads(line) for line in run(binary, "score", written, "--input", f"{scratch}/eval.jsonl", "--json").splitlines()]
+    lines = run(binary, "score", written, "--input", f"{scratch}/eval.jsonl", "--json").splitlines()
+    scores = [json.loads(line) for line in lines]
     every = [p for line in scores for p in line["logprobs"]]
     close((model, method, "score"), float(rows["plan"]["ppl"]), math.exp(-sum(every) / len(every)), 1e-12)
 
@@ -125,7 +141,7 @@ def check(binary, model, scratch, method, worst):
     assert int(rows["original"]["parameters"]) == parameters, (rows["original"]["parameters"], parameters)
     if method == "prune":
         assert int(rows["plan"]["parameters"]) == sum(p.numel() for p in after.parameters())
-    print(f"  {method} to {keep} of {e_count}: logits within {apart:.1e}", flush=True)
+    print(f"PASS compress, {label(model)}, {method} to {keep} of {e_count}: logits within {share:.1e}", flush=True)
 
 
 def main():
@@ -148,12 +164,11 @@ def main():
         for model in models:
             if names and not any(name in model for name in names):
                 continue
-            print(model if model.startswith(made) else os.path.relpath(model, GOLDENS), flush=True)
             for method in ("prune", "merge"):
                 with tempfile.TemporaryDirectory() as scratch:
                     check(binary, model, scratch, method, worst)
                     n += 1
-    print(f"{n} compressed checkpoints, logits within {worst[0]:.1e} of transformers'")
+    print(f"{n} compressed checkpoints: logits within {worst[0]:.1e} of the largest")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Checkpoints that `signalbox transplant` leaves, loaded by transformers: every family, experts stored one by one and
-fused, bf16 and MXFP4. Their logits equal the engine's; perplexity and KL of original and transplant in transplant.csv
-are what transformers finds of the two.
+fused, bf16 and MXFP4. Their logits equal the engine's to BOUND of check_transformers.py; perplexity and KL of
+original and transplant in transplant.csv are what transformers finds of the two.
 
     python tests/train/check_transplants.py build/signalbox [NAME...]      (hosts whose name holds one of the names)
 
@@ -15,14 +15,15 @@ import tempfile
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, "..", "compress"))
-from check_transformers import close, engine_logits, load, logits_of, quality  # noqa: E402
+from check_transformers import apart, close, engine_logits, load, logits_of, quality  # noqa: E402
 from common import run  # noqa: E402
 
 GOLDENS = os.path.join(HERE, "..", "goldens")
 # Host, donor: of one family in two forms, and of two families.
 CASES = [("mixtral", "olmoe"), ("mixtral_bf16", "mixtral"), ("mixtral_resaved", "qwen3_moe"), ("olmoe", "mixtral"),
          ("qwen2_moe", "qwen3_moe"), ("qwen2_moe_step_bf16", "olmoe"), ("qwen3_moe", "olmoe"),
-         ("qwen3_moe_resaved", "mixtral"), ("deepseek_v2_lite", "olmoe"), ("deepseek_v2_full", "mixtral"),
+         ("qwen3_moe", "qwen3_moe_resaved"), ("qwen3_moe_resaved", "mixtral"), ("deepseek_v2_lite", "olmoe"),
+         ("deepseek_v2_lite", "deepseek_v2_full"), ("deepseek_v2_full", "mixtral"),
          ("deepseek_v2_resaved", "olmoe"), ("gpt_oss", "gpt_oss_resaved"), ("gpt_oss_mxfp4", "gpt_oss"),
          ("gpt_oss_resaved", "gpt_oss")]
 
@@ -50,18 +51,16 @@ def main():
                     "--out", written, *flags)
                 before, after = load(host_path), load(written)
                 theirs, changed = logits_of(before, records), logits_of(after, records)
-                apart = max((a - b).abs().max().item()
-                            for a, b in zip(engine_logits(binary, written, records, scratch), changed))
-                assert apart < 2e-3, (host, flags, apart)
-                worst, n = max(worst, apart), n + 1
+                share = apart((host, flags), engine_logits(binary, written, records, scratch), changed)
+                worst, n = max(worst, share), n + 1
                 rows = {(r["variant"], r["metric"]): float(r["value"])
                         for r in csv.DictReader(open(f"{written}/transplant.csv", newline=""))}
                 for variant, logits in (("original", theirs), ("transplant", changed)):
                     for metric, value in quality(theirs, logits, records).items():
                         close((host, variant, metric), rows[variant, metric], value, 2e-4)
-                print(f"{donor} into {host} {' '.join(flags)}: logits within {apart:.1e}, "
+                print(f"PASS transplant, {' '.join([donor, 'into', host, *flags])}: logits within {share:.1e}, "
                       f"KL {rows['transplant', 'kl']:.4f}", flush=True)
-    print(f"{n} transplants, logits within {worst:.1e} of transformers'")
+    print(f"{n} transplants: logits within {worst:.1e} of the largest")
 
 
 if __name__ == "__main__":

