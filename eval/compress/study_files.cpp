@@ -140,7 +140,7 @@ std::string millions(int64_t n) { return format_value(static_cast<double>(n) / 1
 
 std::string quality_csv(const std::vector<QualityRow>& rows) {
   CsvWriter csv({"plan", "keep", "seed", "parameters", "active_parameters", "bytes", "stored_bytes", "ppl", "kl",
-                 "kl_ci_lo", "kl_ci_hi", "agreement"});
+                 "kl_ci_lo", "kl_ci_hi", "agreement", "ppl_ci_lo", "ppl_ci_hi"});
   for (const QualityRow& row : rows) {
     csv.cell(row.plan).cell(row.keep);
     if (row.seed) {
@@ -150,7 +150,7 @@ std::string quality_csv(const std::vector<QualityRow>& rows) {
     }
     csv.cell(row.parameters).cell(row.active_parameters).cell(row.bytes).cell(row.stored_bytes);
     csv.cell(row.quality.ppl).cell(row.quality.kl).cell(row.quality.kl_ci.lo).cell(row.quality.kl_ci.hi);
-    csv.cell(row.quality.agreement).end_row();
+    csv.cell(row.quality.agreement).cell(row.quality.ppl_ci.lo).cell(row.quality.ppl_ci.hi).end_row();
   }
   return csv.text();
 }

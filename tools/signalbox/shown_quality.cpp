@@ -2,8 +2,6 @@
 
 #include <unistd.h>
 
-#include "base/csv.h"
-#include "base/json.h"
 #include "base/text_table.h"
 #include "eval/findings/format.h"
 #include "tools/terminal/output.h"
@@ -42,11 +40,14 @@ std::string quality_table(const CsvTable& csv, int width) {
   return table.text(width);
 }
 
-json::Value quality_rows(const CsvTable& csv) {
+}  // namespace
+
+json::Value quality_rows(const CsvTable& csv, bool keep) {
   json::Value rows = json::Value::array();
   for (size_t row = 0; row < csv.n_rows(); ++row) {
     json::Value one = json::Value::object();
     one.set("plan", csv.text(row, csv.column("plan")));
+    if (keep) one.set("keep", csv.integer(row, csv.column("keep")));
     if (const std::string& seed = csv.text(row, csv.column("seed")); !seed.empty()) one.set("seed", seed);
     for (const char* column : {"parameters", "active_parameters", "bytes"})
       one.set(column, csv.integer(row, csv.column(column)));
@@ -55,8 +56,6 @@ json::Value quality_rows(const CsvTable& csv) {
   }
   return rows;
 }
-
-}  // namespace
 
 void show_quality(const fs::path& dir, bool json) {
   const CsvTable csv = CsvTable::read(dir / train::quality_file);

@@ -1,9 +1,11 @@
 // signalbox train distill: a mixture of experts made a dense model (docs/distillation.md).
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
 #include <memory>
 
 #include "tools/builtin/builtin_files.h"
+#include "tools/signalbox/distill_curve.h"
 #include "tools/signalbox/facts.h"
 #include "tools/signalbox/open.h"
 #include "tools/signalbox/optimiser_flags.h"
@@ -29,6 +31,7 @@ struct DistillFlags {
   OptimiserFlags optimiser;
   DistillationSettings settings;
   std::string data, stop, report, domain, out, score = keep_score_names[static_cast<size_t>(KeepScore::acp)];
+  std::vector<int64_t> keep;
   int64_t steps = 0, block_steps = 0;
   double block_lr = 1e-3;
 };
@@ -57,9 +60,14 @@ CLI::App* add_distill_flags(CLI::App& app, DistillFlags& flags) {
   distill->add_option("--out", flags.out, "directory of the dense checkpoint, quality.csv and logs")
       ->type_name("MODELDIR")
       ->required();
-  distill->add_option("--keep", s.keep, "experts of each layer that stay")
+  distill
+      ->add_option("--keep", flags.keep,
+                   "experts of each layer that stay; of several sizes with commas each is a checkpoint, in "
+                   "MODELDIR/keep-K, and MODELDIR has their curve")
       ->check(in_range(int64_t{1}, int64_t{1} << 20))
       ->type_name("K")
+      ->delimiter(',')
+      ->allow_extra_args(false)
       ->required();
   distill->add_option("--score", flags.score, "which stay: sf | cp | acp | do-acp | reap")
       ->check(one_of({std::begin(keep_score_names), std::end(keep_score_names)}))
@@ -112,6 +120,9 @@ void check_flags(const CLI::App& app, DistillFlags& flags) {
   needs({"--batch", "--schedule", "--warmup", "--final-lr", "--decay", "--clip", "--save-every"},
         flags.steps + flags.block_steps > 0, "--steps or --block-steps above 0");
   needs({"--output-sample"}, flags.settings.score == KeepScore::do_acp, "--score do-acp");
+  std::sort(flags.keep.begin(), flags.keep.end());
+  if (std::adjacent_find(flags.keep.begin(), flags.keep.end()) != flags.keep.end())
+    throw UsageError("--keep", "expected different sizes, found one twice");
   check_teacher_loss(flags.settings.teacher);
   flags.settings.logits = training_settings(flags.optimiser, flags.common, flags.steps);
   flags.settings.blocks = training_settings(flags.optimiser, flags.common, flags.block_steps);
@@ -120,12 +131,14 @@ void check_flags(const CLI::App& app, DistillFlags& flags) {
   if (flags.common.device == "auto") flags.common.device = "cpu";
 }
 
-Manifest manifest_of(const DistillFlags& flags, const Session& session, const Splits& splits, int argc, char** argv) {
+// Of the student of one size, or of the curve of several, whose `keep` is a list.
+Manifest manifest_of(const DistillFlags& flags, const Session& session, const Splits& splits, json::Value keep,
+                     const char* schema, int argc, char** argv) {
   const DistillationSettings& s = flags.settings;
   RecordingInputs inputs;
   inputs.work = json::Value::object()
                     .set("training", "distill")
-                    .set("keep", s.keep)
+                    .set("keep", std::move(keep))
                     .set("score", flags.score)
                     .set("ridge", s.ridge)
                     .set("output_sample", s.sample)
@@ -144,8 +157,8 @@ Manifest manifest_of(const DistillFlags& flags, const Session& session, const Sp
                     .set("eval", records_hash(splits.report))
                     .set("eval_other", splits.other.empty() ? json::Value() : json::Value(records_hash(splits.other)));
   put_settings(inputs.work, flags.optimiser);
-  Manifest manifest = manifest_of_records(flags.common, session, session, splits.calibrate, std::move(inputs),
-                                          distillation_schema, argc, argv);
+  Manifest manifest =
+      manifest_of_records(flags.common, session, session, splits.calibrate, std::move(inputs), schema, argc, argv);
   json::Value counts = json::Value::object();
   counts.set("calibrate", static_cast<int64_t>(splits.calibrate.size()))
       .set("stop", static_cast<int64_t>(splits.stop.size()))
@@ -166,16 +179,17 @@ int run_distill(const CLI::App& app, DistillFlags& flags, int argc, char** argv)
   if (!session.backend->shares_host_memory())
     throw Error("--device", "expected cpu (nothing trains elsewhere yet), found " + session.backend->name());
   if (session.model.moe_layers().empty()) throw Error(session.path, "expected a model with experts, found a dense one");
-  keep_date_of(flags.out, options, session, work.splits.calibrate, distillation_schema);
+  const bool several = flags.keep.size() > 1;
+  for (const int64_t keep : flags.keep) block_width(session.model, keep);  // throws before there is a directory
+  keep_date_of(flags.out, options, session, work.splits.calibrate,
+               several ? distill_curve_schema : distillation_schema);
   flags.settings.end_token =
       end_token_of(session, flags.optimiser, {&work.splits.calibrate, &work.splits.stop, &work.splits.report});
   const loaders::Rewrite rewrite(resolve_model(options.model, builtin_files()).files, session.family, session.model);
   work.session = &session;
   work.rewrite = &rewrite;
   work.open = cpu_open_options(options);
-  work.dir = flags.out;
   work.settings = flags.settings;
-  work.manifest = manifest_of(flags, session, work.splits, argc, argv);
   if (!options.quiet && !session.unknown_tensors.empty())
     std::fprintf(stderr, "%zu stored tensors are not of the model and will not be written (%s, ...)\n",
                  session.unknown_tensors.size(), session.unknown_tensors.front().c_str());
@@ -183,10 +197,35 @@ int run_distill(const CLI::App& app, DistillFlags& flags, int argc, char** argv)
   work.interrupted = &interrupted;
   StageProgress progress(options.quiet);
   tell_stages(work, progress, options.quiet);
-  const TrainingEnd ended = distil(work);
+  const auto distil_to = [&](int64_t keep, const fs::path& dir) {
+    work.dir = dir;
+    work.settings.keep = keep;
+    work.manifest = manifest_of(flags, session, work.splits, keep, distillation_schema, argc, argv);
+    return distil(work);
+  };
+  TrainingEnd ended;
+  if (several) {
+    json::Value sizes = json::Value::array();
+    for (const int64_t keep : flags.keep) sizes.push_back(keep);
+    DistillCurve curve;
+    curve.dir = flags.out;
+    curve.keep = flags.keep;
+    curve.manifest = manifest_of(flags, session, work.splits, std::move(sizes), distill_curve_schema, argc, argv);
+    curve.distil = [&](int64_t keep, const fs::path& dir) {
+      work.on_note("keep " + std::to_string(keep));
+      return distil_to(keep, dir);
+    };
+    ended = distil_curve(curve);
+  } else {
+    ended = distil_to(flags.keep.front(), flags.out);
+  }
   progress.end();
   if (const int code = tell_training_end(ended, options, flags.out); code != 0) return code;
-  show_quality(flags.out, options.json);
+  if (several) {
+    show_curve(flags.out, options.json);
+  } else {
+    show_quality(flags.out, options.json);
+  }
   return 0;
 }
 
