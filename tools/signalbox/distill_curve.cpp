@@ -54,7 +54,7 @@ std::string joined_quality(const DistillCurve& curve, const char* file) {
 }
 
 // A row of quality.csv as it is shown.
-struct CurveRow {
+struct SizeRow {
   std::string plan, seed;
   int64_t keep = 0;
   double parameters = 0, active = 0;                          // millions
@@ -62,14 +62,14 @@ struct CurveRow {
   double kl = 0, kl_lo = no_number, kl_hi = no_number, agreement = 0;
 };
 
-std::vector<CurveRow> curve_rows(const CsvTable& csv) {
-  std::vector<CurveRow> rows;
+std::vector<SizeRow> curve_rows(const CsvTable& csv) {
+  std::vector<SizeRow> rows;
   for (size_t row = 0; row < csv.n_rows(); ++row) {
     const auto number = [&](const char* column) { return csv.number(row, csv.column(column)); };
     const auto or_none = [&](const char* column) {
       return csv.text(row, csv.column(column)).empty() ? no_number : number(column);
     };
-    CurveRow one;
+    SizeRow one;
     one.plan = csv.text(row, csv.column("plan"));
     one.seed = csv.text(row, csv.column("seed"));
     one.keep = csv.integer(row, csv.column("keep"));
@@ -90,7 +90,7 @@ std::vector<CurveRow> curve_rows(const CsvTable& csv) {
 const std::vector<std::string> curve_headings = {"experts", "model",      "seed", "M parameters", "M active",
                                                  "loss",    "loss, 95 %", "KL",   "KL, 95 %",     "agreement"};
 
-std::vector<std::string> curve_cells(const CurveRow& row) {
+std::vector<std::string> curve_cells(const SizeRow& row) {
   const auto interval = [](double lo, double hi) { return std::isnan(lo) ? "" : format_interval(lo, hi, 4); };
   return {std::to_string(row.keep),
           row.plan,
@@ -110,7 +110,7 @@ std::string curve_text(const CsvTable& csv, int width) {
     columns.push_back({heading, heading != "model", heading == "model" || heading == "experts"});
   TextTable table(std::move(columns));
   int64_t keep = -1;
-  for (const CurveRow& row : curve_rows(csv)) {
+  for (const SizeRow& row : curve_rows(csv)) {
     table.add(curve_cells(row), row.keep != keep || row.plan == "student");
     keep = row.keep;
   }
@@ -119,7 +119,7 @@ std::string curve_text(const CsvTable& csv, int width) {
 
 // Loss against parameters: a line a plan; of the random ones the mean over seeds, from the least to the most.
 std::string curve_figure(const std::string& id, const std::string& text) {
-  const std::vector<CurveRow> rows = curve_rows(CsvTable::parse(text, id));
+  const std::vector<SizeRow> rows = curve_rows(CsvTable::parse(text, id));
   std::vector<DoseLine> lines;
   for (size_t i = 1; i < rows.size(); ++i) {
     const std::string& plan = rows[i].plan;
@@ -159,7 +159,7 @@ std::string curve_page(const std::string& text, const std::string& other) {
     std::vector<uint8_t> numeric(curve_headings.size(), 1);
     numeric[1] = 0;
     std::vector<std::vector<std::string>> cells;
-    for (const CurveRow& row : curve_rows(CsvTable::parse(csv, quality_file))) {
+    for (const SizeRow& row : curve_rows(CsvTable::parse(csv, quality_file))) {
       cells.push_back(curve_cells(row));
       for (std::string& cell : cells.back()) cell = html_escape(cell);
     }
