@@ -23,7 +23,8 @@ void Recorder::begin(const Batch& batch, ProbeSink* sink, bool edits_routes) {
   if (!sink_) return;
   ranges_.clear();
   for (const BatchSequence& sequence : batch.members)
-    ranges_.push_back({sequence.sample, batch.positions[sequence.first_row], sequence.n_rows, sequence.first_row});
+    if (sequence.sample >= 0)  // others are not recorded
+      ranges_.push_back({sequence.sample, batch.positions[sequence.first_row], sequence.n_rows, sequence.first_row});
   rows_ = {batch.n_tokens(),   ranges_,           batch.tokens.data(), batch.positions.data(),
            batch.phase.data(), batch.spans.data()};
   by_ring_ = RouteRing::serves(*sink_, moe_layers_, n_layers_);

@@ -65,7 +65,7 @@ void RunningSequence::start_from(const PrefixState& state) {
 void RunningSequence::plan_prefill(int64_t rows, int64_t logits) {
   n_rows = std::min(n_prefill - n_run, rows);
   n_logits = 0;
-  if (scores()) {
+  if (scores() || (!prefix && planned.n_logits > 0)) {
     const int64_t first = planned.first_logits, last = first + planned.n_logits;
     n_rows = std::min(n_rows, std::max<int64_t>(0, first - n_run) + logits);
     // A recording has rows behind the last whose logits are wanted; a step's logits are those of its last rows.
@@ -77,10 +77,14 @@ void RunningSequence::plan_prefill(int64_t rows, int64_t logits) {
   }
 }
 
-std::string RunningSequence::choose(int32_t id, const StopRule& stop) {
+void RunningSequence::check_choice(int32_t id, const Job& job) {
   if (id < 0)
     throw Error("logits",
                 "expected finite numbers, found NaN or none that is finite (record \"" + job.prompt->id + "\")");
+}
+
+std::string RunningSequence::choose(int32_t id, const StopRule& stop) {
+  check_choice(id, job);
   generated.push_back(id);
   std::string fresh;
   const auto& ends = stop.stop_tokens;

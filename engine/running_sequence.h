@@ -15,6 +15,7 @@
 #include "engine/run_plan.h"
 #include "engine/shared_prefixes.h"
 #include "engine/text.h"
+#include "engine/watched_jobs.h"
 
 namespace signalbox::engine {
 
@@ -32,6 +33,7 @@ struct KeptJob {
 struct JobGroup {
   std::vector<Job> jobs;
   RunPlan plan;
+  GroupWatch watch;
   std::vector<PrefixState> prefixes;  // [plan.prefixes]
   std::vector<KeptJob> kept;          // [jobs]
   int64_t first_id = 0;               // of the scheduler; others follow
@@ -82,7 +84,9 @@ struct RunningSequence {
   void plan_prefill(int64_t rows, int64_t logits);
   // A row of logits that belongs to it.
   void hash(const void* row, size_t bytes) { XXH3_64bits_update(hash_.get(), row, bytes); }
-  // Takes a new token; returns the text that became final with it. Throws Error for id < 0: logits were not finite.
+  // Throws Error for id < 0: logits were not finite.
+  static void check_choice(int32_t id, const Job& job);
+  // Takes a new token; returns the text that became final with it. Throws what check_choice does.
   std::string choose(int32_t id, const StopRule& stop);
   // Nothing is left to run. `recorded`: a trace has a row for every token, so that the last one is run too.
   bool complete(bool recorded) const;

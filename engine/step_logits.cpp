@@ -10,10 +10,12 @@ StepLogits::StepLogits(Backend& backend, int64_t n_vocab, size_t max_kept_bytes)
     : backend_(backend), n_vocab_(n_vocab), store_(n_vocab, max_kept_bytes), comparer_(backend, store_, n_vocab) {}
 
 void StepLogits::take(Tensor logits, const std::vector<RunningSequence*>& sequences) {
-  owners_.clear();
+  rows_.clear();
   for (RunningSequence* sequence : sequences)
-    owners_.insert(owners_.end(), static_cast<size_t>(sequence->n_logits), sequence->ended ? nullptr : sequence);
-  if (owners_.empty()) return;
+    for (int64_t i = 0; i < sequence->n_logits; ++i)
+      rows_.push_back(
+          {sequence->ended ? nullptr : sequence, sequence->n_run + sequence->n_rows - sequence->n_logits + i});
+  if (rows_.empty()) return;
   const size_t bytes = static_cast<size_t>(logits.rows * logits.cols) * sizeof(float);
   if (copied_bytes_ < bytes) {
     copied_bytes_ = std::max(bytes, 2 * copied_bytes_);
@@ -23,12 +25,17 @@ void StepLogits::take(Tensor logits, const std::vector<RunningSequence*>& sequen
 }
 
 void StepLogits::settle() {
-  if (owners_.empty()) return;
+  if (rows_.empty()) return;
   backend_.wait(ticket_);
   const auto* row = static_cast<const float*>(copied_.get());
-  for (RunningSequence* owner : std::exchange(owners_, {})) {
+  for (const auto& [owner, token] : std::exchange(rows_, {})) {
     if (owner) {
-      owner->hash(row, static_cast<size_t>(n_vocab_) * sizeof(float));
+      // Of a text that is generated those count that a token was chosen from.
+      if (owner->scores() || token + 1 >= owner->job.n_given())
+        owner->hash(row, static_cast<size_t>(n_vocab_) * sizeof(float));
+      const GroupWatch& watch = owner->group.watch;
+      if (watch.on_logits && watch.of(owner->place).shows_logits)
+        watch.on_logits(owner->place, token, std::span(row, static_cast<size_t>(n_vocab_)));
       KeptJob& kept = owner->group.kept[owner->place];
       if (owner->planned.rows_wanted && kept.n_followers > 0 &&
           static_cast<int64_t>(kept.rows.size()) < owner->planned.n_scored)
@@ -56,8 +63,8 @@ void StepLogits::compare(Tensor logits, const std::vector<RunningSequence*>& seq
 }
 
 void StepLogits::forget(RunningSequence& sequence) {
-  for (RunningSequence*& owner : owners_)
-    if (owner == &sequence) owner = nullptr;
+  for (CopiedRow& row : rows_)
+    if (row.owner == &sequence) row.owner = nullptr;
 }
 
 void StepLogits::release(std::vector<int64_t>& rows) {

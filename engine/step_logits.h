@@ -1,5 +1,5 @@
-// What becomes of the logits of a scheduler's steps beside the choice of tokens: they are hashed, kept for jobs that
-// refer to them, and compared with kept ones.
+// What becomes of the logits of a scheduler's steps beside the choice of tokens: they are hashed, shown to whoever
+// wants to see them, kept for jobs that refer to them, and compared with kept ones.
 #pragma once
 #include <cstdint>
 #include <memory>
@@ -17,8 +17,8 @@ class StepLogits {
   StepLogits(Backend& backend, int64_t n_vocab, size_t max_kept_bytes);
 
   // Rows are in the order of `sequences`, n_logits of each; sequences that ended are passed over.
-  // take() begins to copy them to the host, beside the next step; settle() hashes and keeps what was copied, and throws
-  // Error where the temporary file of kept logits cannot be written.
+  // take() begins to copy them to the host, beside the next step; settle() hashes, shows and keeps what was copied, and
+  // throws Error where the temporary file of kept logits cannot be written.
   void take(Tensor logits, const std::vector<RunningSequence*>& sequences);
   void settle();
   // Appends to the results of those that have a reference.
@@ -37,7 +37,11 @@ class StepLogits {
   std::shared_ptr<void> copied_;
   size_t copied_bytes_ = 0;  // that there is room for
   uint64_t ticket_ = 0;
-  std::vector<RunningSequence*> owners_;  // of each row that is copied; null: nobody's any more
+  struct CopiedRow {
+    RunningSequence* owner = nullptr;  // null: nobody's any more
+    int64_t token = 0;                 // index in the sequence
+  };
+  std::vector<CopiedRow> rows_;
 };
 
 }  // namespace signalbox::engine
