@@ -39,5 +39,6 @@ int similarity_command(int argc, char** argv);
 int transplant_command(int argc, char** argv);
 int rationale_command(int argc, char** argv);
 int download_command(int argc, char** argv);
+int serve_command(int argc, char** argv);
 
 }  // namespace signalbox::tools

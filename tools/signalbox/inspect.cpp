@@ -1,4 +1,6 @@
 // signalbox inspect: what a model is.
+#include "tools/signalbox/inspect.h"
+
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
@@ -230,6 +232,33 @@ std::string bytes_text(int64_t n) {
 
 }  // namespace
 
+json::Value model_facts_json(Session& session) {
+  const Model& model = session.model;
+  const ParameterCount parameters = count_parameters(model);
+  const Bytes bytes = count_bytes(model, session.weights);
+  json::Value out = json::Value::object(), layers = json::Value::array(), stops = json::Value::array();
+  for (int64_t l = 0; l < model.n_layers(); ++l) layers.push_back(describe(model.layers[l], l));
+  for (int32_t token : session.stop_tokens) stops.push_back(int64_t{token});
+  out.set("model", session.path)
+      .set("family", session.family)
+      .set("commit", session.commit)
+      .set("model_hash", session.model_hash)
+      .set("d_model", model.d_model)
+      .set("n_layers", model.n_layers())
+      .set("n_vocab", model.n_vocab)
+      .set("max_positions", model.max_positions)
+      .set("parameters", parameters.total)
+      .set("active_parameters", parameters.active)
+      .set("weight_bytes", bytes.weights)
+      .set("weight_bytes_per_token", bytes.active)
+      .set("cache_bytes_per_token", bytes.cache)
+      .set("layers", std::move(layers))
+      .set("stop_tokens", std::move(stops))
+      .set("tokenizer", session.tokenizer ? json::Value(session.tokenizer->description()) : json::Value())
+      .set("chat_template", session.chat_template != nullptr);
+  return out;
+}
+
 int inspect_command(int argc, char** argv) {
   CLI::App app("What a model is: layers, routers, experts, parameters, bytes a token, tokenizer, template.",
                "signalbox inspect");
@@ -257,26 +286,7 @@ int inspect_command(int argc, char** argv) {
   const Bytes bytes = count_bytes(model, session.weights);
 
   if (options.json) {
-    json::Value out = json::Value::object(), layers = json::Value::array(), stops = json::Value::array();
-    for (int64_t l = 0; l < model.n_layers(); ++l) layers.push_back(describe(model.layers[l], l));
-    for (int32_t token : session.stop_tokens) stops.push_back(int64_t{token});
-    out.set("model", session.path)
-        .set("family", session.family)
-        .set("commit", session.commit)
-        .set("model_hash", session.model_hash)
-        .set("d_model", model.d_model)
-        .set("n_layers", model.n_layers())
-        .set("n_vocab", model.n_vocab)
-        .set("max_positions", model.max_positions)
-        .set("parameters", parameters.total)
-        .set("active_parameters", parameters.active)
-        .set("weight_bytes", bytes.weights)
-        .set("weight_bytes_per_token", bytes.active)
-        .set("cache_bytes_per_token", bytes.cache)
-        .set("layers", std::move(layers))
-        .set("stop_tokens", std::move(stops))
-        .set("tokenizer", session.tokenizer ? json::Value(session.tokenizer->description()) : json::Value())
-        .set("chat_template", session.chat_template != nullptr);
+    json::Value out = model_facts_json(session);
     if (points_option->count() > 0) out.set("points", points_json(listed));
     if (tensors) {
       json::Value list = json::Value::array();

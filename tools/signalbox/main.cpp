@@ -60,6 +60,7 @@ constexpr Command commands[] = {
     {"diff", diff_command, "compare two traces"},
     {"make-model", make_model_command, "write a random or planted checkpoint"},
     {"download", download_command, "get a model from the Hugging Face hub, by its own tool"},
+    {"serve", serve_command, "answer over HTTP: OpenAI's API, with probes and edits"},
     {"bench", bench_command, "measure speed and the cost of probes"},
     {"demo", demo_command, "a first experiment on the built-in model"},
 };

@@ -1,0 +1,27 @@
+// From the fields of a request to jobs: prompts encoded, edits bound, everything refused that can be.
+#pragma once
+#include "base/namespaces.h"
+#include "tools/serve/generation_run.h"
+#include "tools/serve/request_fields.h"
+#include "tools/serve/served_model.h"
+
+namespace signalbox::tools {
+
+// Throws ApiError (404) for a name that is not this model's.
+void check_model_name(const ServedModel& model, const std::string& name);
+
+// On the thread beside the engine's. Throws ApiError.
+GenerationPlan plan_generation(ServedModel& model, GenerationFields fields, int key);
+
+// The edits of a request. Throws ApiError (400) with the path into the JSON.
+std::shared_ptr<const EditPlan> plan_edits(const ServedModel& model, const json::Value& edits, uint64_t seed);
+// Throws Error for an edit that names a file.
+void refuse_files(const json::Ref& edits);
+// Globs of points. Throws ApiError (400).
+PointSet plan_points(const ServedModel& model, const std::string& globs);
+
+// A conversation as the template prints it. Throws ApiError (400) with the template's own message.
+EncodedText encode_chat(const ServedModel& model, const json::Value& messages, bool add_generation_prompt,
+                        bool continue_final, const json::Value& kwargs, bool template_only_specials);
+
+}  // namespace signalbox::tools
