@@ -97,6 +97,7 @@ void GenerationRun::submit() {
     if (plan_.points) request.rows.push_back(choice.rows);
   }
   const EngineLoop::Ticket ticket = model_.engine.submit(std::move(request));
+  ticket_ = ticket;
   exchange_->on_gone([engine = &model_.engine, ticket] { engine->cancel(ticket, "client_gone"); });
 }
 
@@ -195,6 +196,7 @@ void GenerationRun::cancelled(size_t, const std::string& why) {
 void GenerationRun::answer_error(int status, const std::string& message, const std::string& code) {
   if (over_) return;
   over_ = true;
+  if (ticket_ > 0 && n_open_ > 0) model_.engine.cancel(ticket_, "failed");
   ApiError error(status, message, "", code);
   if (!streaming_) return exchange_->answer(error_answer(error));
   exchange_->send(event_frame(json::dump(error_object(error))));
@@ -269,12 +271,15 @@ void GenerationRun::flush(Choice& choice) {
     choice.sent = end;
     return;
   }
-  json::Value chunk =
-      chunk_of(choice, std::move(content), std::move(reasoning), token_end, choice.ended && !fields.chat);
-  choice.sent = end;
-  choice.sent_tokens = token_end;
-  if (choice.rows) choice.sent_rows = choice.rows->n_rows();
-  send_event(std::move(chunk));
+  const bool some = !content.empty() || !reasoning.empty() || token_end > choice.sent_tokens || rows;
+  const bool last = choice.ended && !fields.chat;
+  if (some || last) {
+    json::Value chunk = chunk_of(choice, std::move(content), std::move(reasoning), token_end, last);
+    choice.sent = end;
+    choice.sent_tokens = token_end;
+    if (choice.rows) choice.sent_rows = choice.rows->n_rows();
+    send_event(std::move(chunk));
+  }
   if (fields.chat && choice.ended) send_event(chunk_of(choice, "", "", token_end, true));
 }
 

@@ -108,6 +108,7 @@ class GenerationRun : public JobOwner, public std::enable_shared_from_this<Gener
   const int64_t created_;
   std::vector<Choice> choices_;
   size_t n_open_ = 0;
+  std::atomic<EngineLoop::Ticket> ticket_{0};
   bool streaming_ = false, over_ = false;
   const std::shared_ptr<std::atomic<bool>> held_;
   using Clock = std::chrono::steady_clock;
