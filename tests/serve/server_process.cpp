@@ -82,6 +82,8 @@ std::string Connection::read_some() {
   return n <= 0 ? "" : std::string(piece, static_cast<size_t>(n));
 }
 
+void Connection::wait_for_bytes() { in_ += read_some(); }
+
 HttpReply Connection::read() {
   HttpReply reply;
   const auto more = [&] {

@@ -34,6 +34,7 @@ class Connection {
   void send(const std::string& bytes);
   void finish_sending();
   HttpReply read();         // one answer
+  void wait_for_bytes();    // of an answer: they stay for read()
   std::string read_some();  // what has come; empty: the end
   HttpReply request(const std::string& method, const std::string& path, const std::string& body = "",
                     const std::string& fields = "Host: localhost\r\nContent-Type: application/json\r\n");

@@ -321,14 +321,15 @@ void EngineLoop::run() {
       last_tick = EngineClock::now();
     }
     publish_load();
-    if (moved) continue;
     std::unique_lock lock(mutex_);
     if (stopping_ && at_once_ && !open_.empty()) {
       const auto open = open_;
+      inbox_.clear();
       lock.unlock();
       for (const auto& [ticket, group] : open) cancel_group(*group, "shutdown");
       continue;
     }
+    if (moved) continue;
     if (stopping_ && open_.empty()) return;
     if (inbox_.empty() && to_cancel_.empty())
       changed_.wait_for(lock, std::chrono::duration<double>(open_.empty() ? 1.0 : 0.005));
