@@ -176,6 +176,10 @@ void EngineLoop::start(const std::shared_ptr<Group>& group) {
   for (const auto& rows : request.rows) any_rows = any_rows || rows;
   if (any_rows) engine_->scheduler.flush();
   request.watch.wishes.resize(request.jobs.size());
+  // A job that refers to another names its place in the group.
+  for (Job& job : request.jobs)
+    if (Score* score = std::get_if<Score>(&job.task); score && score->reference)
+      score->reference = next_index_ + *score->reference;
   for (size_t i = 0; i < request.jobs.size(); ++i) {
     request.jobs[i].index = next_index_++;
     group->indices.push_back(request.jobs[i].index);

@@ -7,15 +7,10 @@
 #include "tools/serve/api_error.h"
 #include "tools/serve/request_ids.h"
 #include "tools/serve/row_logprobs.h"
-#include "tools/serve/sse.h"
 
 namespace signalbox::tools {
 
 namespace {
-
-// A stream whose client does not read waits, and is given up after a while.
-constexpr size_t hold_above = 256 << 10, go_on_below = 64 << 10;
-constexpr double give_up_seconds = 30, ping_seconds = 15;
 
 double seconds_from(std::chrono::steady_clock::time_point begin) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
@@ -26,10 +21,9 @@ double seconds_from(std::chrono::steady_clock::time_point begin) {
 GenerationRun::GenerationRun(ServedModel& model, GenerationPlan plan, std::shared_ptr<Exchange> exchange)
     : model_(model),
       plan_(std::move(plan)),
-      exchange_(std::move(exchange)),
+      stream_(std::move(exchange)),
       id_(random_id(plan_.fields.chat ? "chatcmpl-" : "cmpl-")),
-      created_(std::time(nullptr)),
-      held_(std::make_shared<std::atomic<bool>>(false)) {
+      created_(std::time(nullptr)) {
   const GenerationFields& fields = plan_.fields;
   for (size_t p = 0; p < plan_.prompts.size(); ++p)
     for (int32_t s = 0; s < fields.n; ++s) {
@@ -62,43 +56,47 @@ GenerationRun::GenerationRun(ServedModel& model, GenerationPlan plan, std::share
       choices_.push_back(std::move(choice));
     }
   n_open_ = choices_.size();
+  if (!fields.logit_bias.empty()) bias_ = std::make_shared<const LogitBias>(fields.logit_bias);
+}
+
+Job GenerationRun::job_of(const Choice& choice) const {
+  const GenerationFields& fields = plan_.fields;
+  Job job;
+  job.prompt = plan_.prompts[choice.prompt].prompt;
+  if (plan_.edits && !plan_.edits->empty()) job.plan = plan_.edits;
+  job.sample = choice.sample;
+  job.adapters = model_.session.beside;
+  const int64_t max_tokens = plan_.max_tokens[choice.prompt];
+  if (max_tokens == 0 && fields.logprobs) {
+    job.task = Score{};
+    return job;
+  }
+  Sampling sampling;
+  sampling.temperature = fields.temperature;
+  sampling.top_p = fields.top_p;
+  sampling.top_k = fields.top_k;
+  sampling.seed = plan_.seed;
+  job.task = Generate{max_tokens, sampling, plan_.stop};
+  return job;
 }
 
 void GenerationRun::submit() {
   const GenerationFields& fields = plan_.fields;
   JobGroupRequest request;
   request.owner = shared_from_this();
-  request.watch.held = held_;
-  std::shared_ptr<const LogitBias> bias;
-  if (!fields.logit_bias.empty()) bias = std::make_shared<const LogitBias>(fields.logit_bias);
+  request.watch.held = stream_.held();
   for (const Choice& choice : choices_) {
-    Job job;
-    job.prompt = plan_.prompts[choice.prompt].prompt;
-    if (plan_.edits && !plan_.edits->empty()) job.plan = plan_.edits;
-    job.sample = choice.sample;
-    job.adapters = model_.session.beside;
-    const int64_t max_tokens = plan_.max_tokens[choice.prompt];
-    if (max_tokens == 0 && fields.logprobs) {
-      job.task = Score{};
-    } else {
-      Sampling sampling;
-      sampling.temperature = fields.temperature;
-      sampling.top_p = fields.top_p;
-      sampling.top_k = fields.top_k;
-      sampling.seed = plan_.seed;
-      job.task = Generate{max_tokens, sampling, plan_.stop};
-    }
     JobWishes wishes;
     wishes.shows_logits = fields.logprobs;
     if (wants_given_logits()) wishes.logits_from = 0;
-    wishes.bias = bias;
+    wishes.bias = bias_;
     request.watch.wishes.push_back(std::move(wishes));
-    request.jobs.push_back(std::move(job));
+    request.jobs.push_back(job_of(choice));
     if (plan_.points) request.rows.push_back(choice.rows);
   }
   const EngineLoop::Ticket ticket = model_.engine.submit(std::move(request));
   ticket_ = ticket;
-  exchange_->on_gone([engine = &model_.engine, ticket] { engine->cancel(ticket, "client_gone"); });
+  stream_.exchange().on_gone([engine = &model_.engine, ticket] { engine->cancel(ticket, "client_gone"); });
 }
 
 void GenerationRun::started(size_t place) {
@@ -161,7 +159,7 @@ void GenerationRun::done(size_t place, Result result) {
     for (const Choice& one : choices_) n_generated += static_cast<int64_t>(one.ids.size());
     model_.metrics.add("prompt_tokens_total", n_given);
     model_.metrics.observe("request_seconds", seconds_from(began_));
-    exchange_->tell_tokens(n_given, n_generated);
+    stream_.exchange().tell_tokens(n_given, n_generated);
   }
   if (plan_.fields.stream) {
     if (n_open_ == 0 && on_finished) on_finished(*this);
@@ -197,41 +195,12 @@ void GenerationRun::answer_error(int status, const std::string& message, const s
   if (over_) return;
   over_ = true;
   if (ticket_ > 0 && n_open_ > 0) model_.engine.cancel(ticket_, "failed");
-  ApiError error(status, message, "", code);
-  if (!streaming_) return exchange_->answer(error_answer(error));
-  exchange_->send(event_frame(json::dump(error_object(error))));
-  exchange_->abort();
+  stream_.fail(ApiError(status, message, "", code));
 }
 
-bool GenerationRun::tick() {
-  if (over_) return true;
-  if (*held_) {
-    if (exchange_->unsent() < go_on_below)
-      *held_ = false;
-    else if (seconds_from(held_since_) > give_up_seconds)
-      return false;
-  }
-  if (plan_.fields.stream && seconds_from(last_sent_) > ping_seconds) {
-    if (!streaming_) exchange_->start_stream();
-    streaming_ = true;
-    exchange_->send(std::string(ping_frame));
-    last_sent_ = Clock::now();
-  }
-  return true;
-}
+bool GenerationRun::tick() { return over_ || stream_.tick(plan_.fields.stream); }
 
 // ---- streams
-
-void GenerationRun::send_event(json::Value chunk) {
-  if (!streaming_) exchange_->start_stream();
-  streaming_ = true;
-  exchange_->send(event_frame(json::dump(chunk)));
-  last_sent_ = Clock::now();
-  if (exchange_->unsent() > hold_above && !*held_) {
-    *held_ = true;
-    held_since_ = Clock::now();
-  }
-}
 
 // Sends what is final of a choice.
 void GenerationRun::flush(Choice& choice) {
@@ -244,7 +213,7 @@ void GenerationRun::flush(Choice& choice) {
     one.set("finish_reason", nullptr);
     chunk.set("choices", json::Value::array().push_back(std::move(one)));
     if (fields.include_usage) chunk.set("usage", nullptr);
-    send_event(std::move(chunk));
+    stream_.send(chunk);
   }
   const std::string_view text = choice.text;
   size_t end = text.size();
@@ -278,9 +247,9 @@ void GenerationRun::flush(Choice& choice) {
     choice.sent = end;
     choice.sent_tokens = token_end;
     if (choice.rows) choice.sent_rows = choice.rows->n_rows();
-    send_event(std::move(chunk));
+    stream_.send(chunk);
   }
-  if (fields.chat && choice.ended) send_event(chunk_of(choice, "", "", token_end, true));
+  if (fields.chat && choice.ended) stream_.send(chunk_of(choice, "", "", token_end, true));
 }
 
 json::Value GenerationRun::chunk_of(const Choice& choice, std::string text, std::string reasoning, size_t token_end,
@@ -316,10 +285,9 @@ void GenerationRun::finish_all() {
     if (plan_.fields.include_usage) {
       json::Value chunk = head(true);
       chunk.set("choices", json::Value::array()).set("usage", usage());
-      send_event(std::move(chunk));
+      stream_.send(chunk);
     }
-    exchange_->send(std::string(done_frame));
-    exchange_->end_stream();
+    stream_.end();
     return;
   }
   json::Value list = json::Value::array(), out = head(false), ours = json::Value::object(),
@@ -335,7 +303,7 @@ void GenerationRun::finish_all() {
   }
   HttpAnswer answer;
   answer.body = json::dump(out) + "\n";
-  exchange_->answer(std::move(answer));
+  stream_.exchange().answer(std::move(answer));
 }
 
 }  // namespace signalbox::tools

@@ -12,7 +12,7 @@
 #include "base/json.h"
 #include "base/namespaces.h"
 #include "tools/serve/engine_loop.h"
-#include "tools/serve/exchange.h"
+#include "tools/serve/event_stream.h"
 #include "tools/serve/held_text.h"
 #include "tools/serve/request_fields.h"
 #include "tools/serve/served_model.h"
@@ -78,6 +78,8 @@ class GenerationRun : public JobOwner, public std::enable_shared_from_this<Gener
 
   const GenerationPlan& plan() const { return plan_; }
   std::vector<Choice>& choices() { return choices_; }
+  Job job_of(const Choice& choice) const;
+  std::shared_ptr<const LogitBias> bias() const { return bias_; }
 
   void started(size_t) override;
   void logits(size_t place, int64_t token, std::span<const float> logits) override;
@@ -90,7 +92,6 @@ class GenerationRun : public JobOwner, public std::enable_shared_from_this<Gener
  private:
   bool wants_given_logits() const { return plan_.fields.echo && plan_.fields.logprobs; }
   void flush(Choice& choice);
-  void send_event(json::Value chunk);
   json::Value chunk_of(const Choice& choice, std::string text, std::string reasoning, size_t token_end, bool last);
   void finish_all();
   void answer_error(int status, const std::string& message, const std::string& code);
@@ -103,16 +104,16 @@ class GenerationRun : public JobOwner, public std::enable_shared_from_this<Gener
 
   ServedModel& model_;
   const GenerationPlan plan_;
-  const std::shared_ptr<Exchange> exchange_;
+  EventStream stream_;
   const std::string id_;
   const int64_t created_;
   std::vector<Choice> choices_;
+  std::shared_ptr<const LogitBias> bias_;
   size_t n_open_ = 0;
   std::atomic<EngineLoop::Ticket> ticket_{0};
-  bool streaming_ = false, over_ = false;
-  const std::shared_ptr<std::atomic<bool>> held_;
+  bool over_ = false;
   using Clock = std::chrono::steady_clock;
-  Clock::time_point began_ = Clock::now(), last_sent_ = began_, held_since_, last_token_;
+  Clock::time_point began_ = Clock::now(), last_token_;
   bool first_token_ = true;
 };
 

@@ -1,9 +1,11 @@
 #include "tools/serve/service.h"
 
+#include <charconv>
 #include <cstdio>
 
 #include "base/text.h"
 #include "tools/serve/api_error.h"
+#include "tools/serve/branches.h"
 #include "tools/serve/generation_plan.h"
 #include "tools/serve/generation_run.h"
 #include "tools/serve/request_fields.h"
@@ -36,7 +38,8 @@ struct Service::Endpoint {
   const char* path;  // one that ends with / also stands for all names behind it
   const char* label;
   bool needs_key, needs_model;
-  Answerer answer;  // null: completions and chat
+  Answerer answer;
+  Starter start = nullptr;  // instead of `answer`
 };
 
 const Service::Endpoint Service::endpoints[] = {
@@ -45,13 +48,17 @@ const Service::Endpoint Service::endpoints[] = {
     {"GET", "/metrics", "metrics", true, false, &Service::metrics_text},
     {"GET", "/v1/models", "models", true, true, &Service::models},
     {"GET", "/v1/models/", "models", true, true, &Service::model_by_name},
-    {"POST", "/v1/completions", "completions", true, true, nullptr},
-    {"POST", "/v1/chat/completions", "chat", true, true, nullptr},
+    {"POST", "/v1/completions", "completions", true, true, nullptr, &Service::completions},
+    {"POST", "/v1/chat/completions", "chat", true, true, nullptr, &Service::chat},
     {"POST", "/tokenize", "tokenize", true, true, &Service::tokenize},
     {"POST", "/detokenize", "detokenize", true, true, &Service::detokenize},
     {"GET", "/tokenizer_info", "tokenizer_info", true, true, &Service::tokenizer_info},
     {"GET", "/signalbox/v1/model", "model", true, true, &Service::model_facts},
     {"POST", "/signalbox/v1/check", "check", true, true, &Service::check_edits},
+    {"POST", "/signalbox/v1/score", "score", true, true, nullptr, &Service::score},
+    {"POST", "/signalbox/v1/branches", "branches", true, true, nullptr, &Service::branches},
+    {"GET", "/signalbox/v1/timelines/", "timelines", true, true, nullptr, &Service::timeline},
+    {"DELETE", "/signalbox/v1/timelines/", "timelines", true, true, nullptr, &Service::timeline},
 };
 
 const Service::Endpoint* Service::find_endpoint(const std::string& path, const std::string& method) {
@@ -138,7 +145,7 @@ void Service::handle(HttpRequest request, std::shared_ptr<Exchange> exchange) {
       if (endpoint->answer)
         exchange->answer((this->*endpoint->answer)(request));
       else
-        generate(request, exchange, endpoint->label == std::string("chat"));
+        (this->*endpoint->start)(request, exchange);
     } catch (const ApiError& error) {
       exchange->answer(error_answer(error));
     } catch (const Error& error) {
@@ -194,7 +201,68 @@ void Service::generate(const HttpRequest& request, std::shared_ptr<Exchange> exc
     for (const json::Value& edit : plan.edits->source().items())
       metrics_.add("edits_requests_total", 1, "op=\"" + edit.find("op")->string() + "\"");
   const auto run = std::make_shared<GenerationRun>(model, std::move(plan), std::move(exchange));
+  if (run->plan().fields.signalbox.given)
+    run->on_finished = [this, key = request.key](GenerationRun& of) {
+      for (Choice& choice : of.choices()) {
+        Timeline timeline;
+        timeline.key = key;
+        timeline.job = of.job_of(choice);
+        timeline.bias = of.bias();
+        timeline.tokens = choice.ids;
+        timeline.logits_hash = choice.logits_hash;
+        timeline.rows = choice.rows;
+        choice.timeline = timelines_.add(std::move(timeline));
+      }
+      metrics_.set("timelines", static_cast<int64_t>(timelines_.size()));
+    };
   run->submit();
+}
+
+void Service::completions(const HttpRequest& request, std::shared_ptr<Exchange> exchange) {
+  generate(request, std::move(exchange), false);
+}
+
+void Service::chat(const HttpRequest& request, std::shared_ptr<Exchange> exchange) {
+  generate(request, std::move(exchange), true);
+}
+
+void Service::branches(const HttpRequest& request, std::shared_ptr<Exchange> exchange) {
+  run_branches(*model_, timelines_, parse_body(request.body), request.key, std::move(exchange));
+}
+
+void Service::score(const HttpRequest& request, std::shared_ptr<Exchange> exchange) {
+  run_score(*model_, parse_body(request.body), std::move(exchange));
+}
+
+void Service::timeline(const HttpRequest& request, std::shared_ptr<Exchange> exchange) {
+  const std::string rest = request.head.path.substr(std::string_view("/signalbox/v1/timelines/").size());
+  const size_t slash = rest.find('/');
+  const std::string id = rest.substr(0, slash), what = slash == std::string::npos ? "" : rest.substr(slash + 1);
+  const ApiError unknown(404, "timeline: expected one that this key has made, found none of this name", "",
+                         "not_found");
+  if (request.head.method == "DELETE") {
+    if (!what.empty() || !timelines_.remove(id, request.key)) throw unknown;
+    metrics_.set("timelines", static_cast<int64_t>(timelines_.size()));
+    return exchange->answer(json_answer(json::Value::object().set("id", id).set("deleted", true)));
+  }
+  const std::optional<Timeline> found = timelines_.find(id, request.key);
+  if (!found) throw unknown;
+  if (what == "export") return exchange->answer(json_answer(export_timeline(*model_, *found)));
+  if (what != "trace") throw ApiError(404, "path: expected timelines/ID/export or timelines/ID/trace", "", "not_found");
+  int64_t from = 0, to = -1;
+  std::string_view query = request.head.query;
+  while (!query.empty()) {
+    const size_t end = query.find('&');
+    const std::string_view one = query.substr(0, end), name = one.substr(0, one.find('='));
+    const std::string_view value = one.size() > name.size() ? one.substr(name.size() + 1) : std::string_view();
+    int64_t number = -1;
+    const auto [stop, failed] = std::from_chars(value.data(), value.data() + value.size(), number);
+    if ((name != "from" && name != "to") || failed != std::errc() || stop != value.data() + value.size() || number < 0)
+      throw ApiError(400, "query: expected from=ROW and to=ROW", std::string(name));
+    (name == "from" ? from : to) = number;
+    query = end == std::string_view::npos ? std::string_view() : query.substr(end + 1);
+  }
+  answer_trace(*model_, timelines_, id, *found, from, to, std::move(exchange));
 }
 
 }  // namespace signalbox::tools

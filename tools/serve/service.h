@@ -15,6 +15,7 @@
 #include "tools/serve/access.h"
 #include "tools/serve/metrics.h"
 #include "tools/serve/served_model.h"
+#include "tools/serve/timelines.h"
 #include "tools/serve/transport.h"
 
 namespace signalbox::tools {
@@ -62,12 +63,20 @@ class Service : public TransportHandler {
   HttpAnswer tokenizer_info(const HttpRequest&);
   HttpAnswer model_facts(const HttpRequest&);
   HttpAnswer check_edits(const HttpRequest&);
+  // Those that answer later.
+  using Starter = void (Service::*)(const HttpRequest&, std::shared_ptr<Exchange>);
+  void completions(const HttpRequest& request, std::shared_ptr<Exchange> exchange);
+  void chat(const HttpRequest& request, std::shared_ptr<Exchange> exchange);
+  void branches(const HttpRequest& request, std::shared_ptr<Exchange> exchange);
+  void score(const HttpRequest& request, std::shared_ptr<Exchange> exchange);
+  void timeline(const HttpRequest& request, std::shared_ptr<Exchange> exchange);
   void generate(const HttpRequest& request, std::shared_ptr<Exchange> exchange, bool chat);
 
   const ServiceOptions options_;
   Metrics& metrics_;
   std::atomic<ServedModel*> model_{nullptr};
   std::atomic<bool> stopping_{false};
+  Timelines timelines_;
   std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<std::function<void()>> tasks_;

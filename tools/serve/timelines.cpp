@@ -1,0 +1,59 @@
+#include "tools/serve/timelines.h"
+
+#include <algorithm>
+
+#include "tools/serve/request_ids.h"
+
+namespace signalbox::tools {
+
+std::string Timelines::add(Timeline timeline) {
+  std::string id = random_id("tl_");
+  std::lock_guard lock(mutex_);
+  entries_[id] = {std::move(timeline), ++clock_};
+  drop();
+  return id;
+}
+
+void Timelines::put_rows(const std::string& id, std::shared_ptr<const RecordedRows> rows) {
+  std::lock_guard lock(mutex_);
+  if (const auto found = entries_.find(id); found != entries_.end()) found->second.timeline.rows = std::move(rows);
+  drop();
+}
+
+std::optional<Timeline> Timelines::find(const std::string& id, int key) {
+  std::lock_guard lock(mutex_);
+  const auto found = entries_.find(id);
+  if (found == entries_.end() || found->second.timeline.key != key) return std::nullopt;
+  found->second.used = ++clock_;
+  return found->second.timeline;
+}
+
+bool Timelines::remove(const std::string& id, int key) {
+  std::lock_guard lock(mutex_);
+  const auto found = entries_.find(id);
+  if (found == entries_.end() || found->second.timeline.key != key) return false;
+  entries_.erase(found);
+  return true;
+}
+
+size_t Timelines::size() const {
+  std::lock_guard lock(mutex_);
+  return entries_.size();
+}
+
+// The least recently used ones lose their rows, then go.
+void Timelines::drop() {
+  const auto oldest = [&](auto counts) {
+    auto found = entries_.end();
+    for (auto entry = entries_.begin(); entry != entries_.end(); ++entry)
+      if (counts(entry->second) && (found == entries_.end() || entry->second.used < found->second.used)) found = entry;
+    return found;
+  };
+  const auto has_rows = [](const Entry& entry) { return entry.timeline.rows != nullptr; };
+  while (static_cast<size_t>(std::count_if(entries_.begin(), entries_.end(),
+                                           [&](const auto& one) { return has_rows(one.second); })) > most_)
+    oldest(has_rows)->second.timeline.rows = nullptr;
+  while (entries_.size() > 16 * most_) entries_.erase(oldest([](const Entry&) { return true; }));
+}
+
+}  // namespace signalbox::tools

@@ -1,0 +1,54 @@
+// What requests left behind under a name: a cache, never state. Each is what decides a text, and what it came to; rows
+// that were dropped are made again from that.
+#pragma once
+#include <cstdint>
+#include <list>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/json.h"
+#include "base/namespaces.h"
+#include "engine/jobs.h"
+#include "engine/watched_jobs.h"
+#include "tools/serve/recorded_rows.h"
+
+namespace signalbox::tools {
+
+struct Timeline {
+  int key = -1;  // of the API key that made it
+  Job job;       // as it ran
+  std::shared_ptr<const LogitBias> bias;
+  std::vector<int32_t> tokens;  // generated
+  uint64_t logits_hash = 0;
+  std::shared_ptr<const RecordedRows> rows;  // null: none, or dropped
+};
+
+// From any thread.
+class Timelines {
+ public:
+  // `most`: with rows; specs alone are small, and sixteen times as many are kept.
+  explicit Timelines(size_t most = 64) : most_(most) {}
+  std::string add(Timeline timeline);  // its id: 128 random bits
+  void put_rows(const std::string& id, std::shared_ptr<const RecordedRows> rows);
+  // None for another key's.
+  std::optional<Timeline> find(const std::string& id, int key);
+  bool remove(const std::string& id, int key);
+  size_t size() const;
+
+ private:
+  void drop();
+  struct Entry {
+    Timeline timeline;
+    uint64_t used = 0;
+  };
+  mutable std::mutex mutex_;
+  const size_t most_;
+  std::map<std::string, Entry> entries_;
+  uint64_t clock_ = 0;
+};
+
+}  // namespace signalbox::tools
