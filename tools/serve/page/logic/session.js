@@ -1,0 +1,235 @@
+// What the page does: texts, forks, readings of them, and where they are kept. No DOM: views call it and hear of changes
+// by the model.
+import {emptyRun, putChoice} from './results.js';
+import {branchesBody, rankingBody, sameWordsBody, streamBody} from './requests.js';
+import {arrayOfResponse} from './arrays.js';
+import {Tree, sameBits} from './tree.js';
+
+/** What `GET /signalbox/v1/model` says, as the page uses it. */
+export function factsOf(inspected) {
+  const routed = inspected.layers.filter(layer => layer.router);
+  if (!routed.length) throw new Error('expected a model with routers, found none');
+  return {
+    hash: inspected.model_hash, argument: inspected.model, nLayers: inspected.n_layers, dModel: inspected.d_model,
+    layers: routed.map(layer => layer.layer), chat: Boolean(inspected.chat_template),
+    nExperts: Math.max(...routed.map(layer => layer.router.n_experts)),
+    nActive: Math.max(...routed.map(layer => layer.router.n_active)),
+    router: new Map(routed.map(layer => [layer.layer, layer.router])), maxPositions: inspected.max_positions,
+    parameters: inspected.parameters, activeParameters: inspected.active_parameters,
+  };
+}
+
+export class Session {
+  /** @param {Api} api @param {Model} model */
+  constructor(api, model) {
+    this.api = api;
+    this.model = model;
+    this.store = null;
+    this.tree = new Tree();
+    this.running = new Map();    // node id → AbortController
+    this.rankings = new Map();
+    model.set('tree', this.tree);
+  }
+  /** Asks what model there is. */
+  async connect() {
+    const [{data}, inspected] = [await this.api.get('/v1/models'), await this.api.get('/signalbox/v1/model')];
+    this.name = data[0].id;
+    this.facts = factsOf(inspected);
+    this.model.set({facts: this.facts, modelName: this.name, layer: this.facts.layers[0]});
+    return this.facts;
+  }
+  /** Takes up the tree that the database holds. */
+  async restore(store) {
+    this.store = store;
+    const selected = await store.setting('selected'), tree = await store.tree();
+    this.setTree(tree, selected);
+  }
+  setTree(tree, selected = tree.selected) {
+    this.tree = tree;
+    const first = tree.roots()[0]?.id ?? null;
+    if (selected && tree.nodes.has(selected)) tree.select(selected);
+    else if (first !== null && tree.selected === null) tree.select(first);
+    this.model.set('tree', tree);
+    this.show();
+  }
+  get node() { return this.tree.get(this.tree.selected); }
+  get other() { return this.tree.get(this.tree.compared); }
+  /** Tells the views which node is selected and which one stands beside it. */
+  show() {
+    const changed = this.model.get('node') !== this.node;
+    if (changed) this.model.set('pending', []);
+    this.model.set({node: this.node, other: this.other});
+    this.model.touch('tree');
+    this.model.touch('run');
+    this.store?.saveSetting('selected', this.tree.selected);
+  }
+  select(id) { this.tree.select(id); this.show(); this.readSameWords(this.node); }
+  compare(id) { this.tree.compare(id); this.show(); this.readSameWords(this.node); }
+  undo() {
+    const gone = this.tree.undo();
+    if (gone) this.show();
+    return gone;
+  }
+  remove(id) {
+    const gone = this.tree.remove(id);
+    for (const one of gone) this.running.get(one)?.abort();
+    this.store?.remove(gone);
+    this.show();
+  }
+  annotate(id, values) {
+    const node = this.tree.get(id);
+    Object.assign(node, values);
+    this.model.touch('tree');
+    this.store?.saveNode(node);
+  }
+  say(text) { this.model.set('status', text); }
+  fail(error) {
+    if (error.name === 'AbortError') return;
+    this.model.set('error', error.message);
+    this.say(error.message);
+  }
+
+  /** A new text. Gives the node when it is finished. */
+  async start(record, generate, extra = {}) {
+    const node = this.tree.add({parent: null, record, generate, ...extra});
+    this.tree.select(node.id);
+    this.show();
+    await this.run(node);
+    return node;
+  }
+  /** The selected text again under edits: those that it has already, and these. */
+  async fork(edits, {parent = this.node, ...extra} = {}) {
+    const node = this.tree.add({parent: parent.id, record: parent.record, generate: {...parent.generate, seed: parent.run?.seed ?? parent.generate.seed},
+      edits: [...parent.edits, ...edits], added: edits, ...extra});
+    this.tree.select(node.id);
+    this.show();
+    await this.run(node);
+    return node;
+  }
+  /** Goes on from an alternative to a generated token: the text up to it is given then. */
+  async continueFrom(position, piece) {
+    const parent = this.node;
+    try {
+      const {tokens: [id, ...more]} = await this.api.post('/tokenize', {prompt: piece, add_special_tokens: false});
+      if (more.length) throw new Error(`${JSON.stringify(piece)} is no token by itself`);
+      const left = Math.max(1, parent.generate.maxTokens - (position - parent.run.given) - 1);
+      return await this.fork([], {parent, record: {tokens: [...parent.run.tokens.slice(0, position), id]},
+        generate: {...parent.generate, maxTokens: left}, name: `“${piece.trim() || piece}” at token ${position}`});
+    } catch (error) {
+      return this.fail(error);
+    }
+  }
+  /** One fork that follows a board: its edits change, its text is made anew, an older request ends. */
+  async live(parent, edits) {
+    let node = this.tree.children(parent.id).find(child => child.live);
+    if (!node) node = this.tree.add({parent: parent.id, record: parent.record, generate: parent.generate, live: true});
+    node.edits = [...parent.edits, ...edits];
+    node.added = edits;
+    this.tree.select(node.id);
+    this.show();
+    await this.run(node);
+    return node;
+  }
+
+  async promptTokens(node, signal) {
+    const {prompt, messages, tokens} = node.record;
+    if (tokens) return tokens;
+    if (prompt !== undefined) return (await this.api.post('/tokenize', {prompt, add_special_tokens: true}, signal)).tokens;
+    const prefilled = messages.at(-1).role === 'assistant' ? {continue_final_message: true, add_generation_prompt: false} : {};
+    const answer = await this.api.post('/v1/chat/completions', {model: this.name, messages, max_completion_tokens: 1,
+      temperature: 0, ...prefilled, signalbox: {id: 'prompt'}}, signal);
+    return answer.choices[0].signalbox.prompt_token_ids;
+  }
+  /** Runs a node from its beginning; an earlier run of it is cancelled. */
+  async run(node) {
+    this.running.get(node.id)?.abort();
+    const control = new AbortController(), began = performance.now();
+    this.running.set(node.id, control);
+    this.model.set('error', null);
+    this.model.touch('busy');
+    const run = emptyRun(this.facts);
+    let first = 0;
+    try {
+      run.tokens = [...await this.promptTokens(node, control.signal)];
+      run.given = run.tokens.length;
+      if (control.signal.aborted) return;
+      node.run = run;
+      await this.api.stream('/v1/completions', streamBody(this.name, run.tokens.slice(), node), event => {
+        for (const choice of event.choices ?? []) putChoice(run, choice);
+        first ||= performance.now();
+        this.model.touch('run');
+      }, control.signal);
+      run.done = true;
+      run.seconds = (performance.now() - began) / 1000;
+      node.same = node.expect ? sameBits(run, node.expect) : null;
+      this.say(`${run.tokens.length - run.given} tokens in ${run.seconds.toFixed(2)} s` + (node.same ? `: ${node.same}` : ''));
+      await this.store?.saveNode(node);
+    } catch (error) {
+      this.fail(error);
+    } finally {
+      if (this.running.get(node.id) === control) this.running.delete(node.id);
+      this.model.touch('busy');
+      this.model.touch('run');
+      this.model.touch('tree');
+    }
+    if (run.done) await this.readSameWords(node);
+  }
+  stop() { for (const control of this.running.values()) control.abort(); }
+
+  /** The words of the text beside it, read under this node's edits: log p and alternatives of each token. */
+  async readSameWords(node) {
+    const other = this.other;
+    if (!node?.run?.done || !other?.run?.done || node !== this.node) return;
+    if (node.sameWords?.of === other.id && node.sameWords.run === node.run) return;
+    try {
+      const read = async edits => {
+        const run = emptyRun(this.facts);
+        run.tokens = [...other.run.tokens];
+        run.given = run.tokens.length;
+        const answer = await this.api.post('/v1/completions', sameWordsBody(this.name, run.tokens, edits));
+        putChoice(run, answer.choices[0]);
+        return run;
+      };
+      const forced = await read(node.edits);
+      node.sameWords = {of: other.id, run: node.run, logprobs: forced.logprobs, top: forced.top, routes: forced.routes};
+      this.model.touch('run');
+    } catch (error) {
+      this.fail(error);
+    }
+  }
+  /** Logits and scores of every expert at a cell of the selected text, before edits of that route. */
+  async ranking(node, position, layer) {
+    const key = `${node.id} ${position} ${layer} ${JSON.stringify(node.edits)} ${node.run.tokens.length}`;
+    if (!this.rankings.has(key)) {
+      const asked = this.api.post('/v1/completions', rankingBody(this.name, node.run.tokens.slice(0, position + 1), layer, node.edits))
+        .then(answer => {
+          const {points} = answer.choices[0].signalbox;
+          const last = suffix => {
+            const found = Object.entries(points).find(([name]) => name.endsWith(suffix));
+            const {shape, values} = arrayOfResponse(found[1]), n = shape.at(-1);
+            return Array.from(values.slice(values.length - n));
+          };
+          return rankingOf(last('router.logits'), last('router.scores'));
+        });
+      asked.catch(() => this.rankings.delete(key));
+      this.rankings.set(key, asked);
+      if (this.rankings.size > 200) this.rankings.delete(this.rankings.keys().next().value);
+    }
+    return this.rankings.get(key);
+  }
+  /** Versions side by side in one stream. `each(name, text)` gets the text of each as it grows. */
+  async doses(node, branches, each, signal) {
+    const texts = branches.map(() => '');
+    await this.api.stream('/signalbox/v1/branches', branchesBody(node, node.run.tokens.slice(0, node.run.given), branches), event => {
+      const at = typeof event.branch === 'number' ? event.branch : branches.findIndex(branch => branch.name === event.branch);
+      if (at < 0 || typeof event.text !== 'string') return;
+      texts[at] += event.text;
+      each(at, texts[at]);
+    }, signal);
+    return texts;
+  }
+}
+
+/** Experts by what the selection sees, ties to the lowest index. */
+export const rankingOf = (logits, scores) => scores.map((score, expert) => ({expert, score, logit: logits[expert]}))
+  .sort((a, b) => b.score - a.score || a.expert - b.expert).map((row, rank) => ({...row, rank: rank + 1}));
