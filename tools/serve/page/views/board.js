@@ -60,7 +60,7 @@ export function renderBoard({model, el, session}) {
   const draw = () => {
     const node = source(), facts = model.get('facts');
     byField.hidden = op.value !== 'scale';
-    if (!facts) return;
+    if (!facts || !el.offsetWidth) return;
     const E = facts.nExperts, found = node?.run ? usage(node.run.routes) : {counts: new Uint32Array(E * layers().length), tokens: 0, most: 1};
     const dark = isDark(), table = sizeTable(dark), none = noneOf(dark);
     const rgb = (expert, l) => {
@@ -79,7 +79,7 @@ export function renderBoard({model, el, session}) {
       }});
     const edits = boardEdits(switches, {scope: scope.value});
     words.textContent = switches.size ? `Board: ${wordsOfEdits(edits)}.` : 'Nothing is switched.';
-    const after = run => run ? run.pieces.slice(run.given).join('') : '';
+    const after = run => run ? run.pieces.slice(run.given).join('').trim() : '';
     base.textContent = after(node?.run) || '–';
     live.textContent = model.get('node')?.live ? after(model.get('node').run) || '…' : '–';
   };

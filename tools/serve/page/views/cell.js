@@ -25,7 +25,7 @@ export function renderCell({model, el, session}) {
       button('Force', () => pick('force'), {title: 'The highlighted expert first (F)'}), button('Scale ×½', () => pick('scale')),
       button('Mark', () => mark(), {title: 'Give the highlighted expert a colour of its own'})),
     h('div', {class: 'buttons'}, button('Next best', () => policy('next_best')), button('Swap last', () => policy('swap_last')), button('Worst', () => policy('worst')), button('Random', () => policy('random'))),
-    h('div', {class: 'row'}, field('Weights', weights), field('Scope', scope), field('Layers', layers)), range, weightsNote,
+    h('div', {class: 'row'}, field('Scope', scope), field('Layers', layers)), range, h('div', {class: 'row'}, field('Weights', weights)), weightsNote,
     h('h3', {text: 'Edits to run'}), pending, hint, words,
     h('div', {class: 'buttons'}, run, button('Clear', () => { model.set('pending', []); reset(); })));
   fill(el, title, facts, alternatives, form);
@@ -77,7 +77,7 @@ export function renderCell({model, el, session}) {
     const {t, layer} = cell(), now = node()?.run, l = now?.routes.layerIndex(layer) ?? -1;
     if (!now || t === null || t === undefined || t >= now.pieces.length) {
       title.textContent = 'Cell';
-      facts.textContent = now ? 'Choose a token in the text, or a cell of the grid.' : '';
+      facts.textContent = now ? 'Choose a token in the text, or a cell of the grid.' : 'Here stands the router’s ranking of a token at a layer, and what to choose instead.';
       form.hidden = true;
       fill(alternatives);
       return;

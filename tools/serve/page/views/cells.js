@@ -4,7 +4,7 @@ import {hatchOf, inkOn} from '../logic/colours.js';
 import {GridLayout, fittingStep, minimapScroll, minimapWindow, moved, tilesOf, zoomed} from '../logic/layout.js';
 import {button, fill, h, isDark, onFrame, set, sized} from './dom.js';
 
-const headWidth = 46, headHeight = 20;
+const headHeight = 20;
 
 /**
  * options: label; columnName, rowName; describe(c, r) → text; pick(c, r, event); key(event, c, r) → true if taken;
@@ -12,7 +12,7 @@ const headWidth = 46, headHeight = 20;
  */
 export class CellGrid {
   constructor(el, options) {
-    Object.assign(this, {el, options, data: null, tiles: [], at: {column: 0, row: 0}, rested: true, cellWidth: 0});
+    Object.assign(this, {el, options, data: null, tiles: [], at: {column: 0, row: 0}, rested: true, cellWidth: 0, fitted: true, head: options.head ?? 46});
     this.canvas = h('canvas', {'aria-hidden': 'true'});
     this.cell = h('div', {class: 'cell-focus', role: 'gridcell', tabIndex: 0});
     this.row = h('div', {role: 'row'}, this.cell);
@@ -44,7 +44,7 @@ export class CellGrid {
     };
     this.mini.addEventListener('pointerdown', slide);
     this.mini.addEventListener('pointermove', slide);
-    this.resizer = new ResizeObserver(() => this.draw());
+    this.resizer = new ResizeObserver(() => { this.measured = 0; this.draw(); });
     this.resizer.observe(this.el);
   }
   close() { this.resizer.disconnect(); this.draw.cancel(); clearTimeout(this.timer); clearTimeout(this.speaker); }
@@ -57,13 +57,19 @@ export class CellGrid {
   show(data, keep = false) {
     this.data = data;
     if (!keep || this.tiles.length === 0 || this.tiles[0].rows !== data.rows) this.tiles = [];
-    if (!this.cellWidth) this.cellWidth = fittingStep(data.columns, this.room(), this.options.leastWidth ?? 6);
+    this.refit();
     this.at.column = Math.min(this.at.column, Math.max(0, data.columns - 1));
     this.at.row = Math.min(this.at.row, Math.max(0, data.rows - 1));
     set(this.grid, {'aria-rowcount': String(data.rows), 'aria-colcount': String(data.columns)});
     this.draw();
   }
-  room() { return Math.max(100, (this.view.clientWidth || this.el.clientWidth || 800) - headWidth); }
+  /** Until somebody zooms the columns fill the room. */
+  refit() { if (this.fitted) this.cellWidth = fittingStep(this.data.columns, this.room(), this.options.leastWidth ?? 6); }
+  // Asked for at each frame: measured again only where the size changed.
+  room() {
+    this.measured ||= this.view.clientWidth;
+    return Math.max(100, (this.measured || 800) - this.head);
+  }
   layout() {
     const {columns, rows} = this.data, most = this.options.mostHeight ?? 460;
     const cellHeight = this.options.cellHeight ?? Math.max(this.cellWidth >= 18 ? 18 : 7, Math.min(22, Math.floor(most / Math.max(1, rows))));
@@ -72,6 +78,7 @@ export class CellGrid {
   zoom(steps) {
     if (!this.data) return;
     const before = this.layout(), middle = (this.view.scrollLeft + before.width / 2) / before.cellWidth;
+    this.fitted = false;
     this.cellWidth = zoomed(this.cellWidth, steps);
     this.place();
     this.view.scrollLeft = middle * this.cellWidth - before.width / 2;
@@ -79,13 +86,14 @@ export class CellGrid {
   }
   fit() {
     if (!this.data) return;
+    this.fitted = false;
     this.cellWidth = fittingStep(this.data.columns, this.room(), 1);
     this.draw();
   }
   place() {
     const layout = this.layout();
     set(this.view, {style: {height: `${layout.height + headHeight + 14}px`}});
-    set(this.space, {style: {width: `${headWidth + layout.fullWidth}px`, height: `${headHeight + layout.fullHeight}px`}});
+    set(this.space, {style: {width: `${this.head + layout.fullWidth}px`, height: `${headHeight + layout.fullHeight}px`}});
     return layout;
   }
   moving() {
@@ -114,17 +122,18 @@ export class CellGrid {
   }
   paint() {
     if (!this.data || !this.el.isConnected || !this.el.offsetWidth) return;
+    this.refit();
     const layout = this.place(), {columns, rows, rowLabel, columnLabel, number, rgb, hatched, lines = [], mark, band} = this.data;
     const style = getComputedStyle(this.el), dark = isDark(), x0 = this.view.scrollLeft, y0 = this.view.scrollTop;
-    const width = headWidth + layout.width, height = headHeight + layout.height;
+    const width = this.head + layout.width, height = headHeight + layout.height;
     const context = sized(this.canvas, width, height);
     this.makeTiles();
     context.clearRect(0, 0, width, height);
     const [from, to] = layout.visibleColumns(x0), [top, bottom] = layout.visibleRows(y0), {cellWidth, cellHeight} = layout;
-    const left = c => headWidth + c * cellWidth - x0, above = r => headHeight + r * cellHeight - y0;
+    const left = c => this.head + c * cellWidth - x0, above = r => headHeight + r * cellHeight - y0;
     context.save();
     context.beginPath();
-    context.rect(headWidth, headHeight, layout.width, layout.height);
+    context.rect(this.head, headHeight, layout.width, layout.height);
     context.clip();
     context.imageSmoothingEnabled = false;
     for (const tile of this.tiles) {
@@ -170,7 +179,7 @@ export class CellGrid {
     for (const {column, row} of band ?? []) {
       context.lineWidth = 1.5;
       if (column !== undefined && column >= from && column < to) context.strokeRect(left(column) - 0.75, headHeight - 2, Math.max(3, cellWidth) + 1.5, layout.height + 4);
-      if (row !== undefined && row >= top && row < bottom) context.strokeRect(headWidth - 2, above(row) - 0.75, layout.width + 4, cellHeight + 1.5);
+      if (row !== undefined && row >= top && row < bottom) context.strokeRect(this.head - 2, above(row) - 0.75, Math.min(layout.width, layout.fullWidth - x0) + 4, cellHeight + 1.5);
     }
     for (const {column} of lines) {
       if (column < from || column > to) continue;
@@ -185,7 +194,8 @@ export class CellGrid {
     this.heads(context, layout, {from, to, top, bottom, left, above, rowLabel, columnLabel, style, lines});
     this.zoomOut.textContent = `${columns.toLocaleString('en')} × ${rows}`;
     this.placeFocus(layout);
-    if (this.options.minimap) this.paintMini(layout, x0, dark, style);
+    this.mini.hidden = layout.fullWidth <= layout.width;
+    if (this.options.minimap && !this.mini.hidden) this.paintMini(layout, x0, dark, style);
   }
   marks(context, mark, {from, to, top, bottom, left, above, cellWidth, cellHeight, style}) {
     context.textAlign = 'center';
@@ -208,23 +218,23 @@ export class CellGrid {
     context.textAlign = 'right';
     const rowStep = Math.max(1, Math.ceil(12 / layout.cellHeight));
     for (let r = Math.ceil(top / rowStep) * rowStep; r < bottom; r += rowStep)
-      if (above(r) >= headHeight - 4) context.fillText(rowLabel(r), headWidth - 5, above(r) + layout.cellHeight / 2, headWidth - 6);
+      if (above(r) >= headHeight - 4) context.fillText(rowLabel(r), this.head - 5, above(r) + layout.cellHeight / 2, this.head - 6);
     context.textAlign = 'center';
     const needed = 8 + 7 * Math.max(String(columnLabel(Math.max(0, to - 1))).length, 2);
     let step = 1;
     for (const next of [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000]) { step = next; if (next * layout.cellWidth >= needed) break; }
     for (let c = Math.ceil(from / step) * step; c < to; c += step) {
       const x = left(c) + layout.cellWidth / 2;
-      if (x >= headWidth) context.fillText(columnLabel(c), x, headHeight / 2);
+      if (x >= this.head) context.fillText(columnLabel(c), x, headHeight / 2);
     }
     for (const {column, words} of lines) {
       if (column < from || column > to) continue;
       context.fillStyle = style.getPropertyValue('--neg');
-      context.fillText(words, Math.max(headWidth + 4, left(column)), headHeight - 4);
+      context.fillText(words, Math.max(this.head + 4, left(column)), headHeight - 4);
     }
   }
   paintMini(layout, x0, dark, style) {
-    const width = this.view.clientWidth, height = Math.max(12, Math.min(40, this.data.rows * 2)), context = sized(this.mini, width, height);
+    const width = this.measured || 800, height = Math.max(12, Math.min(40, this.data.rows * 2)), context = sized(this.mini, width, height);
     context.imageSmoothingEnabled = true;
     const scale = width / Math.max(1, this.data.columns);
     for (const tile of this.tiles)
@@ -239,7 +249,7 @@ export class CellGrid {
   }
   placeFocus(layout) {
     const {x, y, width, height} = layout.rectangle(this.at.column, this.at.row);
-    set(this.cell, {style: {left: `${headWidth + x}px`, top: `${headHeight + y}px`, width: `${Math.max(4, width)}px`, height: `${height}px`},
+    set(this.cell, {style: {left: `${this.head + x}px`, top: `${headHeight + y}px`, width: `${Math.max(4, width)}px`, height: `${height}px`},
       'aria-colindex': String(this.at.column + 1)});
     set(this.row, {'aria-rowindex': String(this.at.row + 1)});
     if (this.data.columns && this.data.rows) this.cell.setAttribute('aria-label', this.options.describe(this.at.column, this.at.row));
@@ -265,7 +275,7 @@ export class CellGrid {
   cellOf(event) {
     if (!this.data?.columns) return null;
     const box = this.view.getBoundingClientRect();
-    const x = event.clientX - box.left - headWidth, y = event.clientY - box.top - headHeight;
+    const x = event.clientX - box.left - this.head, y = event.clientY - box.top - headHeight;
     return x < 0 || y < 0 ? null : this.layout().cellAt(x, y, this.view.scrollLeft, this.view.scrollTop);
   }
   hover(event) {

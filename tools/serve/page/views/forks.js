@@ -17,7 +17,8 @@ export function renderForks({model, el, session}) {
   const compare = button('Compare with…', () => { picking = !picking; draw(); }, {title: 'Choose the text that stands beside the selected one'});
   const again = button('Run again', () => { if (session.node) session.run(session.node); }), hint = h('p', {class: 'small note', role: 'status'});
   const undo = button('Undo', () => session.undo(), {title: 'Back to the text that this one was made from (Ctrl+Z)'});
-  fill(el, h('h2', {text: 'Forks'}), tree, hint, h('div', {class: 'buttons'}, undo, compare, again, button('Delete', () => { if (session.node) session.remove(session.node.id); })), note);
+  const remove = button('Delete', () => { if (session.node) session.remove(session.node.id); });
+  fill(el, h('h2', {text: 'Forks'}), tree, hint, h('div', {class: 'buttons'}, undo, compare, again, remove), note);
   let focused = null, picking = false;
 
   const itemOf = (node, forest) => {
@@ -42,7 +43,7 @@ export function renderForks({model, el, session}) {
     compare.disabled = nodes.length < 2;
     hint.textContent = picking ? 'Choose the text that should stand beside the selected one.' : '';
     if (document.activeElement !== note) note.value = node?.note ?? '';
-    note.disabled = again.disabled = !node;
+    note.disabled = again.disabled = remove.disabled = !node;
   };
   const take = id => {
     focused = id;

@@ -26,14 +26,14 @@ export function renderPatterns({model, el, session}) {
   let shares = null, moves = null;
   const at = () => model.get('layer');
   const cells = {
-    domains: new CellGrid(places.domains, {label: 'Domains by experts', tools: false, leastWidth: 12, cellHeight: 22, describe: (e, d) => shares?.domains.length ? `${shares.domains[d]}, expert ${e}: ${number(100 * shares.shares[d * shares.nExperts + e], 1)} % of ${shares.selections[d]} selections` : 'no domains yet'}),
+    domains: new CellGrid(places.domains, {label: 'Domains by experts', tools: false, head: 92, leastWidth: 12, cellHeight: 22, describe: (e, d) => shares?.domains.length ? `${shares.domains[d]}, expert ${e}: ${number(100 * shares.shares[d * shares.nExperts + e], 1)} % of ${shares.selections[d]} selections` : 'no domains yet'}),
     time: new CellGrid(places.time, {label: 'Experts over tokens', tools: true, leastWidth: 6, cellHeight: 9, mostHeight: 300, describe: (t, e) => {
       const run = model.get('node')?.run, l = run?.routes.layerIndex(at()) ?? -1;
       if (l < 0 || t >= run.routes.rows) return 'no route';
       const slot = run.routes.experts(t, l).indexOf(e);
       return `token ${t} ${quoted(run.pieces[t] ?? '')}, expert ${e}: ${slot < 0 ? 'not applied' : `weight ${number(run.routes.weightsAt(t, l)[slot], 3)}`}`;
     }, focus: t => model.set('position', t)}),
-    moves: new CellGrid(places.moves, {label: 'Transitions', tools: false, leastWidth: 12, cellHeight: 12, mostHeight: 420, describe: (b, a) => moves ? `from expert ${a} to ${b}: ${moves.counts[a * moves.nExperts + b]} of ${moves.from[a]}, P ${number(moves.probabilities[a * moves.nExperts + b], 3)}` : ''}),
+    moves: new CellGrid(places.moves, {label: 'Transitions', tools: false, leastWidth: 12, cellHeight: 16, mostHeight: 420, describe: (b, a) => moves ? `from expert ${a} to ${b}: ${moves.counts[a * moves.nExperts + b]} of ${moves.from[a]}, P ${number(moves.probabilities[a * moves.nExperts + b], 3)}` : ''}),
   };
   const painter = value => {
     const table = sizeTable(isDark());
@@ -54,7 +54,7 @@ export function renderPatterns({model, el, session}) {
     places.domains.hidden = !texts.length;
     if (texts.length) {
       const most = Math.max(...shares.shares);
-      show(cells.domains, shares.nExperts, shares.domains.length, (e, d) => shares.shares[d * shares.nExperts + e] / most, d => shares.domains[d].slice(0, 7), String);
+      show(cells.domains, shares.nExperts, shares.domains.length, (e, d) => shares.shares[d * shares.nExperts + e] / most, d => shares.domains[d].slice(0, 14), String);
       domainNote.textContent = `Layer ${layer}, ${texts.length} texts, ${shares.tokens.reduce((a, b) => a + b, 0)} tokens; Cramér’s V ${number(cramersV(shares), 3)}. One text a domain says little about the domain: \`signalbox domains\` runs eight of each and tests it.`;
     } else {
       domainNote.textContent = 'No text has a domain yet: run the five, or name one beside the prompt.';

@@ -5,7 +5,7 @@ import {blockHeight, blocksOf} from '../logic/layout.js';
 import {listedEntropy} from '../logic/results.js';
 import {firstDifference} from '../logic/tree.js';
 import {definitions, quoted, shown} from '../logic/words.js';
-import {fill, h, isDark, listen, number, onFrame, options, set} from './dom.js';
+import {button, fill, h, isDark, listen, number, onFrame, options, set} from './dom.js';
 
 export const tokenColours = [['logprob', 'log p'], ['entropy', 'entropy'], ['margin', 'margin at layer'], ['expert', 'first expert at layer'],
   ['delta', 'Δ log p'], ['none', 'nothing']];
@@ -34,7 +34,7 @@ export function tokenValue(kind, node, other, t, l) {
 }
 /** Δ log p of a token that both texts have, given the same words before it; NaN otherwise. */
 export function deltaOf(node, other, t) {
-  if (!other?.run || t >= other.run.tokens.length || t < 1) return NaN;
+  if (!node?.run || !other?.run || t >= other.run.tokens.length || t < 1) return NaN;
   if (node.sameWords?.of === other.id && node.sameWords.run === node.run) return node.sameWords.logprobs[t] - other.run.logprobs[t];
   const at = firstDifference(node.run.tokens, other.run.tokens);
   return at < 0 || t < at ? node.run.logprobs[t] - other.run.logprobs[t] : NaN;
@@ -47,7 +47,10 @@ export function expertColour(model, layer, expert, dark) {
   return [table[i], table[i + 1], table[i + 2]];
 }
 
-export function renderTokens({model, el}) {
+const examples = ['Document: Delcru was born in Quodri. Delcru lives in Rulfar. The capital of Rulfar is Tolnisbra. The capital of Quodri is Niscru.\nQuestion: What is the capital of the place where Delcru lives? Think step by step.',
+  'def fibonacci(n):', 'The three primary colours are'];
+
+export function renderTokens({model, el, session}) {
   const kind = options(h('select', {'aria-label': 'Colour of tokens'}), tokenColours, model.get('tokenColour'));
   const layer = h('input', {type: 'range', min: 0, step: 1, 'aria-label': 'Layer'});
   const layerOut = h('output', {class: 'number'}), legend = h('span', {class: 'legend', 'aria-hidden': 'true'});
@@ -66,18 +69,23 @@ export function renderTokens({model, el}) {
   const words = () => reading.value === 'words' && model.get('other')?.run;
   const shownNode = () => words() ? {...model.get('node'), run: model.get('other').run} : model.get('node');
 
-  const paint = (span, t) => {
-    const node = model.get('node'), other = model.get('other'), dark = isDark(), shownKind = words() ? 'delta' : kind.value;
-    const source = words() ? node : shownNode();
-    const {value, most, signed, expert} = shownKind === 'delta' ? tokenValue('delta', source, other, t, layerAt()) :
-      tokenValue(kind.value, shownNode(), other, t, layerAt());
-    const rgb = expert !== undefined ? expertColour(model, model.get('layer'), expert, dark) :
+  // What all tokens of one painting share.
+  const paintContext = () => ({node: model.get('node'), other: model.get('other'), dark: isDark(), source: words() ? model.get('node') : shownNode(), kind: words() ? 'delta' : kind.value,
+    l: layerAt(), layer: model.get('layer'), position: model.get('position') ?? null, range: model.get('range') ?? {from: -1, to: -1}});
+  const paint = (span, t, {other, dark, source, kind: what, l, layer: at, position, range}) => {
+    const {value, most, signed, expert} = tokenValue(what, source, other, t, l);
+    const rgb = expert !== undefined ? expertColour(model, at, expert, dark) :
       !Number.isFinite(value) ? null : signed ? changeColour(value, most, dark) : sizeColour(value, most, dark);
-    set(span, {style: {backgroundColor: rgb ? cssOf(rgb) : '', color: rgb ? inkOn(rgb) : ''}});
-    span.classList.toggle('here', t === model.get('position'));
-    const {from, to} = model.get('range') ?? {from: -1, to: -1};
-    span.classList.toggle('ranged', t >= from && t < to);
-    span.tabIndex = t === (model.get('position') ?? 0) ? 0 : -1;
+    const key = rgb ? cssOf(rgb) : '';
+    if (span.painted !== key) {
+      span.painted = key;
+      span.style.backgroundColor = key;
+      span.style.color = rgb ? inkOn(rgb) : '';
+    }
+    if (span.classList.contains('here') !== (t === position)) span.classList.toggle('here');
+    if (span.classList.contains('ranged') !== (t >= range.from && t < range.to)) span.classList.toggle('ranged');
+    const stop = t === (position ?? 0) ? 0 : -1;
+    if (span.tabIndex !== stop || !span.hasAttribute('tabindex')) span.tabIndex = stop;
   };
   const spanOf = (run, t, at) => {
     const piece = run.pieces[t] ?? '', isLine = piece.includes('\n');
@@ -90,13 +98,13 @@ export function renderTokens({model, el}) {
     return span;
   };
   // From the first difference on, the other text's token stands above; where both readings are of the same words, Δ below.
-  const cellOf = (t, at) => {
+  const cellOf = (t, at, context) => {
     const node = model.get('node'), other = model.get('other'), run = shownNode().run, span = spanOf(run, t, at);
     spans.set(t, span);
-    paint(span, t);
+    paint(span, t, context);
     if (!other?.run || (!words() && node.parent === null)) return span;
     const delta = deltaOf(node, other, t), changedHere = at >= 0 && t >= at && !words();
-    const shows = Number.isFinite(delta) && Math.abs(delta) >= 0.005 && (words() || !changedHere);
+    const shows = Number.isFinite(delta) && Math.abs(delta) >= 0.05 && (words() || !changedHere);
     const greedy = words() && node.sameWords?.top[t]?.length && other.run.top[t]?.length && node.sameWords.top[t][0][0] !== other.run.top[t][0][0];
     if (!changedHere && !shows && !greedy) return span;
     const above = changedHere ? h('span', {class: 'was', text: t < other.run.tokens.length ? shown(other.run.pieces[t] ?? '') : '\u00a0'}) : null;
@@ -108,9 +116,9 @@ export function renderTokens({model, el}) {
   const drawBlock = block => {
     if (block.drawn) return;
     block.drawn = true;
-    const at = difference();
+    const at = difference(), context = paintContext();
     block.element.style.minHeight = '';
-    fill(block.element, Array.from({length: block.to - block.from}, (_, i) => cellOf(block.from + i, at)));
+    fill(block.element, Array.from({length: block.to - block.from}, (_, i) => cellOf(block.from + i, at, context)));
   };
   const dropBlock = block => {
     if (!block.drawn || !block.far) return;
@@ -123,6 +131,8 @@ export function renderTokens({model, el}) {
     const node = model.get('node'), other = model.get('other');
     return other?.run && node?.run ? firstDifference(node.run.tokens.slice(0, node.run.pieces.length), node.run.done ? other.run.tokens : other.run.tokens.slice(0, node.run.pieces.length)) : -1;
   };
+  const welcome = () => [h('p', {class: 'empty', text: 'Write a prompt and press Run. Every token will stand here with the experts that it went through; choose one, send it elsewhere, and see what the text becomes. Or begin with one of these:'}),
+    h('div', {class: 'buttons'}, examples.map(prompt => button(prompt.length > 46 ? prompt.slice(0, 45) + '…' : prompt, () => session?.start({prompt}, {maxTokens: 48, temperature: 0, topP: 1, seed: 0, ignoreEos: false}))))];
   const redraw = () => {
     const node = shownNode(), run = node?.run;
     tip.hidden = true;
@@ -132,7 +142,7 @@ export function renderTokens({model, el}) {
     observer?.disconnect();
     observer = null;
     if (!run) {
-      fill(text, h('p', {class: 'empty', text: model.get('node') ? 'Waiting for the first tokens…' : 'Write a prompt and press Run: every token will stand here, with the experts that it went through.'}));
+      fill(text, model.get('node') ? h('p', {class: 'empty', text: 'Waiting for the first tokens…'}) : welcome());
       fill(verdict);
       blocks = [];
       return;
@@ -174,7 +184,8 @@ export function renderTokens({model, el}) {
       model.get('node').sameWords === drawn.sameWords;
     if (sameStart) {
       const block = blocks.at(-1);
-      for (let t = known; t < total; ++t) block.element.append(cellOf(t, at));
+      const context = paintContext();
+      for (let t = known; t < total; ++t) block.element.append(cellOf(t, at, context));
       block.to = total;
       repaint();
     } else if (key !== drawn.key || run !== drawn.run || total !== known || at !== drawn.at || model.get('node')?.sameWords !== drawn.sameWords) {
@@ -185,7 +196,10 @@ export function renderTokens({model, el}) {
     drawn = {key, run, at, sameWords: model.get('node')?.sameWords};
     controls();
   };
-  const repaint = () => { for (const [t, span] of spans) paint(span, t); };
+  const repaint = () => {
+    const context = paintContext();
+    for (const [t, span] of spans) paint(span, t, context);
+  };
   const controls = () => {
     const all = layers();
     set(layer, {max: Math.max(0, all.length - 1)});
