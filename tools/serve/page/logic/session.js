@@ -179,7 +179,7 @@ export class Session {
   /** The words of the text beside it, read under this node's edits: log p and alternatives of each token. */
   async readSameWords(node) {
     const other = this.other;
-    if (!node?.run?.done || !other?.run?.done || node !== this.node) return;
+    if (!node?.run?.done || !other?.run?.done || node !== this.node || node.opened || other.opened) return;
     if (node.sameWords?.of === other.id && node.sameWords.run === node.run) return;
     try {
       const read = async edits => {

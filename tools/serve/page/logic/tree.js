@@ -68,9 +68,9 @@ export class Tree {
     if (gone.includes(this.compared)) this.compared = null;
     return gone;
   }
-  /** As JSON: what makes each text again, and what is expected of it. Routes are left out, they come back with a run. */
+  /** As JSON: what makes each text again, and what is expected of it. Routes, which a run brings back, are left out, and so are opened traces. */
   toJSON() {
-    const nodes = this.order().map(({id, parent, name, note, created, record, generate, edits, domain, run}) => ({
+    const nodes = this.order().filter(node => !node.opened).map(({id, parent, name, note, created, record, generate, edits, domain, run}) => ({
       id, parent, name, note, created, record, generate, edits, ...(domain ? {domain} : {}),
       ...(run ? {expect: {tokens: [...run.tokens], given: run.given, pieces: run.pieces, logits_hash: run.hash, seed: run.seed}} : {}),
     }));

@@ -101,9 +101,9 @@ export async function startPage(root) {
         const {routes, tokens, given} = routesOfTrace(file, sample), line = lines[sample];
         const pieces = line?.pieces ? line.pieces.map(wordOf) : Array.from(tokens, id => ` ${id}`);
         const none = () => new Float64Array(tokens.length).fill(NaN);
-        const run = {tokens: [...tokens], pieces, logprobs: none(), top: [], given, finish: line?.finish_reason ?? null, hash: line?.logits_hash ?? null, seed: null, routes, done: true, opened: true};
+        const run = {tokens: [...tokens], pieces, logprobs: none(), top: [], given, finish: line?.finish_reason ?? null, hash: line?.logits_hash ?? null, seed: null, routes, done: true};
         const node = session.tree.add({parent: null, record: {tokens: [...tokens.subarray(0, given)]}, generate: {maxTokens: Math.max(1, tokens.length - given), temperature: 0, topP: 1, seed: 0},
-          name: `${tensors.name}${samples > 1 ? `, sample ${sample}` : ''}`, run});
+          name: `${tensors.name}${samples > 1 ? `, sample ${sample}` : ''}`, run, opened: true});
         if (sample === 0) session.tree.select(node.id);
       }
       if (model.get('tokenColour') === 'logprob') model.set('tokenColour', 'expert');

@@ -31,7 +31,7 @@ export function renderBoard({model, el, session}) {
     return node?.live ? model.get('tree').get(node.parent) : node;
   };
   const regenerate = debounced(() => {
-    if (!baseNode || !session) return;
+    if (!baseNode?.run || baseNode.opened || !session) return;
     session.live(baseNode, boardEdits(switches, {scope: scope.value}));
   }, 150);
   const changed = () => {

@@ -86,7 +86,8 @@ export function renderCell({model, el, session}) {
     facts.textContent = `log p ${number(now.logprobs[t])}` + (l >= 0 && t < now.routes.rows ? `, margin ${number(now.routes.margin(t, l), 3)}. A route here changes what is chosen after token ${t}.` : '.');
     fill(alternatives, t >= now.given && now.top[t]?.length ? [h('h3', {text: 'Instead of this token'}), h('div', {class: 'buttons'}, now.top[t].slice(0, 6).map(([piece, lp]) =>
       button(`${quoted(piece)} ${(100 * Math.exp(lp)).toFixed(1)} %`, () => session?.continueFrom(t, piece), {disabled: piece === now.pieces[t], title: 'Go on from here with this token'})))] : []);
-    form.hidden = l < 0 || t >= now.routes.rows;
+    form.hidden = l < 0 || t >= now.routes.rows || Boolean(node().opened);
+    if (node().opened) facts.textContent = 'A recorded route: its model does not run here, so nothing can be sent elsewhere.';
     if (form.hidden) { key = ''; return; }
     const next = `${node().id} ${t} ${layer} ${now.tokens.length}`;
     if (next === key) { draw(); return; }
@@ -127,6 +128,7 @@ export function renderCell({model, el, session}) {
       item.setAttribute('aria-label', `rank ${row.rank}, expert ${row.expert}, score ${number(row.score, 3)}` + (at >= 0 ? `, chosen, weight ${number(given[at], 3)}` : '') + (bans.has(row.expert) ? ', banned' : '') + (taken && at < 0 ? ', in the new route' : ''));
       return item;
     }));
+    list.removeAttribute('aria-activedescendant');
     if (!ranking.length) fill(list, h('div', {class: 'soft small', role: 'option', 'aria-selected': 'false', text: now.done ? 'Asking the router…' : 'The ranking comes when the text is finished.'}));
     else list.setAttribute('aria-activedescendant', `rank-${active}`);
     // Kept in sight within the list; the page itself must not jump.

@@ -30,7 +30,7 @@ export function renderCompose({model, el, session}) {
   // A text that is taken up (a link, a reload) shows what it was made of.
   const follow = () => {
     const node = model.get('node');
-    if (!node || document.activeElement === prompt) return;
+    if (!node || node.opened || document.activeElement === prompt) return;
     const root = model.get('tree').root(node.id);
     if (root === follow.shown) return;
     follow.shown = root;

@@ -31,7 +31,7 @@ export function renderExports({model, el, session}) {
   const draw = async () => {
     const node = model.get('node');
     note.textContent = notes[kind.value] ?? '';
-    if (!node) { out.textContent = '–'; return; }
+    if (!node || (node.opened && kind.value !== 'tree')) { out.textContent = node ? 'A recorded route: nothing was asked of this server.' : '–'; return; }
     const argument = model.get('facts')?.argument ?? 'MODEL', base = location.origin, after = node.run ? node.run.pieces.slice(node.run.given).join('') : '';
     const bytes = {command: () => asCommand(argument, node), curl: () => asCurl(base, session.name, node), python: () => asPython(base, session.name, node), spec: () => asSpec(node),
       experiment: () => asExperiment(argument, node, after), tree: () => JSON.stringify(model.get('tree').toJSON(), null, 1) + '\n',

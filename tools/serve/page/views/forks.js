@@ -24,7 +24,7 @@ export function renderForks({model, el, session}) {
   const itemOf = (node, forest) => {
     const selected = node.id === forest.selected, beside = node.id === forest.compared, parent = forest.get(node.parent), {run} = node;
     const at = parent?.run && run ? firstDifference(run.tokens, parent.run.tokens) : null;
-    const state = session.running.has(node.id) ? 'running' : run?.done ? (at === null ? `${run.tokens.length - run.given} tokens` : at < 0 ? 'same text' : `differs at ${at}`) : run ? 'stopped' : node.expect ? 'imported, not run' : 'not run';
+    const state = node.opened ? `recorded, ${run.tokens.length} tokens` : session.running.has(node.id) ? 'running' : run?.done ? (at === null ? `${run.tokens.length - run.given} tokens` : at < 0 ? 'same text' : `differs at ${at}`) : run ? 'stopped' : node.expect ? 'imported, not run' : 'not run';
     const item = h('div', {class: 'fork', role: 'treeitem', 'aria-level': String(forest.depth(node.id) + 1), 'aria-selected': String(selected), 'data-id': node.id, tabIndex: (focused ?? forest.selected) === node.id ? 0 : -1,
       style: {paddingInlineStart: `${0.5 + 1.1 * forest.depth(node.id)}rem`}},
     h('span', {class: 'fork-name', text: nameOf(node)}), h('span', {class: 'fork-state small', text: [node.domain, state, node.same, beside ? 'beside' : null].filter(Boolean).join(' · ')}), node.note ? h('span', {class: 'fork-note small', text: node.note}) : null);
@@ -43,7 +43,8 @@ export function renderForks({model, el, session}) {
     compare.disabled = nodes.length < 2;
     hint.textContent = picking ? 'Choose the text that should stand beside the selected one.' : '';
     if (document.activeElement !== note) note.value = node?.note ?? '';
-    note.disabled = again.disabled = remove.disabled = !node;
+    note.disabled = remove.disabled = !node;
+    again.disabled = !node || Boolean(node.opened);
   };
   const take = id => {
     focused = id;

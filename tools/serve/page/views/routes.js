@@ -26,6 +26,7 @@ export function renderRoutes({model, el}) {
   const run = () => model.get('node')?.run ?? null, other = () => model.get('other')?.run ?? null;
   const nLayers = () => Math.max(model.get('facts')?.nLayers ?? 0, 1 + Math.max(-1, ...(run()?.routes.layers ?? [])));
   const describe = (t, layer) => {
+    if (!run()) return 'no text yet';   // a fork that has just begun
     const {routes, pieces} = run(), l = routes.layerIndex(layer), name = `token ${t} ${quoted(pieces[t] ?? '')}, layer ${layer}: `;
     if (l < 0) return name + 'dense, no router';
     if (t >= routes.rows) return name + 'not routed yet';
@@ -36,7 +37,7 @@ export function renderRoutes({model, el}) {
   };
   const cells = new CellGrid(place, {
     label: 'Routes, tokens by layers', minimap: true, leastWidth: 6, describe,
-    focus: (t, layer) => { model.set('position', t); if (run().routes.layerIndex(layer) >= 0) model.set('layer', layer); },
+    focus: (t, layer) => { model.set('position', t); if ((run()?.routes.layerIndex(layer) ?? -1) >= 0) model.set('layer', layer); },
     pick: (t, layer, event) => {
       if (event.shiftKey) {
         const p = model.get('anchor') ?? t;
@@ -98,7 +99,7 @@ export function renderRoutes({model, el}) {
     const list = model.get('chosen') ?? [], dark = isDark();
     fill(chosen, list.map(cell => {
       const [layer, expert] = cell.split(':').map(Number);
-      return h('span', {class: 'chip'}, h('i', {style: {backgroundColor: cssOf(expertColour(model, layer, expert, dark))}}), `L${layer}·${expert}`,
+      return h('span', {class: 'chip'}, h('i', {style: {backgroundColor: cssOf(expertColour(model, layer, expert, dark, 0))}}), `L${layer}·${expert}`,
         button('×', () => model.set('chosen', list.filter(one => one !== cell)), {'aria-label': `Do not mark expert ${expert} of layer ${layer}`}));
     }));
   };

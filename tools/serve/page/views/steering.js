@@ -39,7 +39,7 @@ export function renderSteering({model, el, session}) {
   const edit = dose => steeringEdit({point: point.value, layers: layers.value || String(model.get('layer')), vector: vector(), scale: dose, phase: phase.value});
   const run = () => attempt(async () => {
     const node = model.get('node');
-    if (!node?.run?.done) throw new Error('Run a text first: the doses are versions of it.');
+    if (!node?.run?.done || node.opened) throw new Error('Run a text first: the doses are versions of it.');
     if (Number(scale.value) === 0) throw new Error('scale: expected another than 0');
     control?.abort();
     control = new AbortController();

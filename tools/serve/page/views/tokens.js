@@ -39,11 +39,12 @@ export function deltaOf(node, other, t) {
   const at = firstDifference(node.run.tokens, other.run.tokens);
   return at < 0 || t < at ? node.run.logprobs[t] - other.run.logprobs[t] : NaN;
 }
-export function expertColour(model, layer, expert, dark) {
+/** Of its own where the expert is marked, else of the table of `nExperts`. */
+export function expertColour(model, layer, expert, dark, nExperts) {
   const chosen = model.get('chosen') ?? [], at = chosen.indexOf(`${layer}:${expert}`);
   if (at >= 0) return rgbOf(chosenColours[at]);
   if (chosen.length) return greyOf(dark);
-  const table = textureTable(model.get('facts')?.nExperts ?? 256, dark), i = 3 * expert;
+  const table = textureTable(Math.max(nExperts, expert + 1), dark), i = 3 * expert;
   return [table[i], table[i + 1], table[i + 2]];
 }
 
@@ -63,7 +64,7 @@ export function renderTokens({model, el, session}) {
   fill(el, h('div', {class: 'bar'}, h('label', {class: 'inline'}, 'Colour ', kind),
     h('label', {class: 'inline grow'}, 'Layer ', layer, layerOut), readingField, legend), about, verdict, text, tip);
 
-  let blocks = [], spans = new Map(), drawn = '', observer = null;
+  let blocks = [], spans = new Map(), drawn = {}, observer = null;
   const layers = () => model.get('node')?.run?.routes.layers ?? model.get('facts')?.layers ?? [];
   const layerAt = () => Math.max(0, [...layers()].indexOf(model.get('layer')));
   const words = () => reading.value === 'words' && model.get('other')?.run;
@@ -74,7 +75,7 @@ export function renderTokens({model, el, session}) {
     l: layerAt(), layer: model.get('layer'), position: model.get('position') ?? null, range: model.get('range') ?? {from: -1, to: -1}});
   const paint = (span, t, {other, dark, source, kind: what, l, layer: at, position, range}) => {
     const {value, most, signed, expert} = tokenValue(what, source, other, t, l);
-    const rgb = expert !== undefined ? expertColour(model, at, expert, dark) :
+    const rgb = expert !== undefined ? expertColour(model, at, expert, dark, source.run.routes.nExperts) :
       !Number.isFinite(value) ? null : signed ? changeColour(value, most, dark) : sizeColour(value, most, dark);
     const key = rgb ? cssOf(rgb) : '';
     if (span.painted !== key) {
@@ -193,7 +194,7 @@ export function renderTokens({model, el, session}) {
     } else {
       repaint();
     }
-    drawn = {key, run, at, sameWords: model.get('node')?.sameWords};
+    drawn = {key, run, at, sameWords: model.get('node')?.sameWords, position: drawn.position};
     controls();
   };
   const repaint = () => {
@@ -213,7 +214,19 @@ export function renderTokens({model, el, session}) {
       ...Array.from({length: 9}, (_, i) => h('i', {style: {backgroundColor: cssOf(signed ? changeColour(i - 4, 4, dark) : sizeColour(i, 8, dark))}})),
       h('span', {text: signed ? 'more' : {logprob: 'surprising', entropy: 'open', margin: 'close'}[kind.value]})]);
   };
-  const ask = onFrame(grow), askPaint = onFrame(() => { repaint(); controls(); });
+  const ask = onFrame(grow), askPaint = onFrame(() => { repaint(); controls(); follow(); });
+  // Keeps the chosen token in sight of the text's own window; the page does not move.
+  const follow = () => {
+    const t = model.get('position') ?? null;
+    if (t === null || t === drawn.position) return;
+    drawn.position = t;
+    const block = blocks.find(one => t >= one.from && t < one.to);
+    if (!block) return;
+    drawBlock(block);
+    const span = spans.get(t), box = text.getBoundingClientRect(), mine = span.getBoundingClientRect();
+    if (mine.top < box.top) text.scrollTop -= box.top - mine.top + 20;
+    else if (mine.bottom > box.bottom) text.scrollTop += mine.bottom - box.bottom + 20;
+  };
   const positionOf = event => {
     const span = event.target.closest?.('.token');
     return span && text.contains(span) ? Number(span.dataset.t) : null;
