@@ -13,33 +13,64 @@ import {Store} from '../../tools/serve/page/logic/store.js';
 import {Tree, firstDifference, sameBits} from '../../tools/serve/page/logic/tree.js';
 import {quoted, wordsOfEdit} from '../../tools/serve/page/logic/words.js';
 
-globalThis.crypto ??= webcrypto;   // Node 18 has it under this name only
-const here = {scope: 'token', from: 5, to: 6, layers: [3]};
+globalThis.crypto ??= webcrypto;  // Node 18 has it under this name only
+const here = {
+  scope: 'token',
+  from: 5,
+  to: 6,
+  layers: [3]
+};
 
 test('a cell becomes a misroute to fixed experts, its weights said', () => {
-  assert.deepEqual(spec.routeEdit([4, 9], here, 'renormalize'), {op: 'misroute', policy: 'fixed', experts: [4, 9], layers: '3', tokens: {positions: '5:6'}, weights: 'renormalize'});
-  assert.deepEqual(spec.banEdit([4], {...here, scope: 'layer'}), {op: 'deactivate', mode: 'ban', experts: [4], layers: '3'});
-  assert.deepEqual(spec.forceEdit([4], {...here, scope: 'generated', layers: [1, 2, 3, 7]}), {op: 'activate', mode: 'force', experts: [4], layers: '1-3,7', tokens: {phase: 'generated'}});
-  assert.deepEqual(spec.policyEdit('random', {...here, scope: 'tokens', to: 9}, 'hole'), {op: 'misroute', policy: 'random', exclude_original: true, layers: '3', tokens: {positions: '5:9'}, weights: 'hole'});
+  assert.deepEqual(spec.routeEdit([4, 9], here, 'renormalize'), {
+    op: 'misroute',
+    policy: 'fixed',
+    experts: [4, 9],
+    layers: '3',
+    tokens: {positions: '5:6'},
+    weights: 'renormalize'
+  });
+  assert.deepEqual(
+    spec.banEdit([4], {...here, scope: 'layer'}), {op: 'deactivate', mode: 'ban', experts: [4], layers: '3'});
+  assert.deepEqual(
+    spec.forceEdit([4], {...here, scope: 'generated', layers: [1, 2, 3, 7]}),
+    {op: 'activate', mode: 'force', experts: [4], layers: '1-3,7', tokens: {phase: 'generated'}});
+  assert.deepEqual(spec.policyEdit('random', {...here, scope: 'tokens', to: 9}, 'hole'), {
+    op: 'misroute',
+    policy: 'random',
+    exclude_original: true,
+    layers: '3',
+    tokens: {positions: '5:9'},
+    weights: 'hole'
+  });
   assert.throws(() => spec.routeEdit([4, 4], here, 'model'), /each once/);
   assert.throws(() => spec.banEdit([1], {...here, from: 6}), /from a to b/);
 });
 
 test('layers and slots', () => {
-  assert.deepEqual([spec.rangesOf([9, 3, 4, 5, 4]), spec.numbersOf('3-5, 9', []), spec.numbersOf('all', [1, 2])], ['3-5,9', [3, 4, 5, 9], [1, 2]]);
+  assert.deepEqual(
+    [spec.rangesOf([9, 3, 4, 5, 4]), spec.numbersOf('3-5, 9', []), spec.numbersOf('all', [1, 2])],
+    ['3-5,9', [3, 4, 5, 9], [1, 2]]);
   for (const text of ['', '3-', 'a', '5-3', '1,,2']) assert.throws(() => spec.numbersOf(text, []), /layers/);
   assert.deepEqual([spec.swapped([7, 8, 9], 0, 5), spec.swapped([7, 8, 9], 0, 9)], [[5, 8, 9], [9, 8, 7]]);
 });
 
 test('a board becomes one edit for each kind of switch', () => {
-  const state = new Map([['10:2', {op: 'ban'}], ['3:7', {op: 'ban'}], ['3:5', {op: 'ban'}], ['4:1', {op: 'force'}], ['4:2', {op: 'scale', by: 0}], ['5:2', {op: 'scale', by: 0}], ['5:3', {op: 'scale', by: 2}]]);
-  assert.deepEqual(spec.boardEdits(state), [{op: 'deactivate', mode: 'ban', experts: {3: [5, 7], 10: [2]}}, {op: 'activate', mode: 'force', experts: {4: [1]}}, {op: 'scale_expert', by: 0, experts: {4: [2], 5: [2]}}, {op: 'scale_expert', by: 2, experts: {5: [3]}}]);
-  assert.deepEqual(spec.boardEdits(new Map([['1:1', {op: 'ban'}]]), {scope: 'generated'})[0].tokens, {phase: 'generated'});
+  const state = new Map([
+    ['10:2', {op: 'ban'}], ['3:7', {op: 'ban'}], ['3:5', {op: 'ban'}], ['4:1', {op: 'force'}],
+    ['4:2', {op: 'scale', by: 0}], ['5:2', {op: 'scale', by: 0}], ['5:3', {op: 'scale', by: 2}]
+  ]);
+  assert.deepEqual(spec.boardEdits(state), [
+    {op: 'deactivate', mode: 'ban', experts: {3: [5, 7], 10: [2]}}, {op: 'activate', mode: 'force', experts: {4: [1]}},
+    {op: 'scale_expert', by: 0, experts: {4: [2], 5: [2]}}, {op: 'scale_expert', by: 2, experts: {5: [3]}}
+  ]);
+  assert.deepEqual(
+    spec.boardEdits(new Map([['1:1', {op: 'ban'}]]), {scope: 'generated'})[0].tokens, {phase: 'generated'});
 });
 
 test('the first token that can differ', () => {
   assert.equal(spec.firstThatCanDiffer([spec.routeEdit([1], here, 'model')], 3), 6);
-  assert.equal(spec.firstThatCanDiffer([spec.routeEdit([1], here, 'model')], 20), 20);   // given tokens stay
+  assert.equal(spec.firstThatCanDiffer([spec.routeEdit([1], here, 'model')], 20), 20);  // given tokens stay
   assert.equal(spec.firstThatCanDiffer([{op: 'top_k', k: 1, tokens: {phase: 'generated'}}], 20), 21);
 });
 
@@ -54,7 +85,9 @@ test('presets from a ranking', () => {
 test('words', () => {
   assert.equal(wordsOfEdit(spec.routeEdit([4, 9], here, 'hole')), 'route to experts 4, 9 at layer 3, token 5 (hole)');
   assert.equal(wordsOfEdit({op: 'deactivate', mode: 'ban', experts: {3: [5, 7]}}), 'ban L3·5, L3·7');
-  assert.equal(wordsOfEdit({op: 'add', point: 'resid_out', layers: '3', vector: 'asset:d.safetensors:x', scale: -2}), 'add −2 × d.safetensors:x at resid_out, layer 3');
+  assert.equal(
+    wordsOfEdit({op: 'add', point: 'resid_out', layers: '3', vector: 'asset:d.safetensors:x', scale: -2}),
+    'add −2 × d.safetensors:x at resid_out, layer 3');
   assert.deepEqual([quoted(' a\n'), quoted('  '), quoted(''), quoted('\u0007')], ['“␣a⏎”', '“␣␣”', '“∅”', '“\\u0007”']);
 });
 
@@ -62,7 +95,14 @@ const treeOf = () => {
   const tree = new Tree(), generate = {maxTokens: 4, temperature: 0, topP: 1, seed: 0};
   tree.add({id: 'a', record: {prompt: 'x'}, generate, created: 1});
   tree.add({id: 'b', parent: 'a', record: {prompt: 'x'}, generate, edits: [spec.banEdit([1], here)], created: 2});
-  tree.add({id: 'c', parent: 'b', record: {prompt: 'x'}, generate, edits: [spec.banEdit([1], here), spec.banEdit([2], here)], created: 3});
+  tree.add({
+    id: 'c',
+    parent: 'b',
+    record: {prompt: 'x'},
+    generate,
+    edits: [spec.banEdit([1], here), spec.banEdit([2], here)],
+    created: 3
+  });
   tree.add({id: 'd', parent: 'a', record: {prompt: 'x'}, generate, created: 4});
   return tree;
 };
@@ -71,7 +111,9 @@ test('the tree: order, undo, removal', () => {
   const tree = treeOf();
   assert.deepEqual(tree.order().map(node => node.id), ['a', 'b', 'c', 'd']);
   tree.select('c');
-  assert.deepEqual([tree.compared, tree.depth('c'), tree.root('c').id, tree.undo(), tree.selected, tree.undo(), tree.undo()], ['b', 2, 'a', true, 'b', true, false]);
+  assert.deepEqual(
+    [tree.compared, tree.depth('c'), tree.root('c').id, tree.undo(), tree.selected, tree.undo(), tree.undo()],
+    ['b', 2, 'a', true, 'b', true, false]);
   tree.select('c');
   tree.compare('d');
   assert.deepEqual(tree.remove('b'), ['c', 'b']);
@@ -85,13 +127,23 @@ test('the tree goes out and comes back', () => {
   tree.get('b').note = 'a note';
   tree.select('b');
   const json = JSON.parse(JSON.stringify(tree)), back = Tree.from(json);
-  assert.deepEqual(back.order().map(({id, parent, edits, note}) => ({id, parent, edits, note})), tree.order().map(({id, parent, edits, note}) => ({id, parent, edits, note})));
+  assert.deepEqual(
+    back.order().map(({id, parent, edits, note}) => ({id, parent, edits, note})),
+    tree.order().map(({id, parent, edits, note}) => ({id, parent, edits, note})));
   assert.deepEqual([back.selected, back.compared, back.get('b').expect.tokens], ['b', 'a', [1, 2, 3]]);
-  assert.deepEqual([sameBits(run, back.get('b').expect), sameBits({...run, hash: 'f1'}, back.get('b').expect), sameBits({...run, tokens: [1, 2, 4]}, back.get('b').expect)], ['same bits', 'same tokens, other logits', 'differs from token 2 on']);
+  assert.deepEqual(
+    [
+      sameBits(run, back.get('b').expect), sameBits({...run, hash: 'f1'}, back.get('b').expect),
+      sameBits({...run, tokens: [1, 2, 4]}, back.get('b').expect)
+    ],
+    ['same bits', 'same tokens, other logits', 'differs from token 2 on']);
   assert.deepEqual(JSON.parse(JSON.stringify(Tree.from({...json, nodes: [json.nodes[0]]}))).nodes.length, 1);
-  for (const [broken, path] of [[{...json, schema: 'x'}, 'schema'], [{...json, nodes: [{...json.nodes[0], edits: 3}]}, 'nodes[0].edits'], [{...json, nodes: [json.nodes[1]]}, 'nodes[0].parent'], [{...json, nodes: 7}, 'nodes']])
+  for (const [broken, path] of [
+         [{...json, schema: 'x'}, 'schema'], [{...json, nodes: [{...json.nodes[0], edits: 3}]}, 'nodes[0].edits'],
+         [{...json, nodes: [json.nodes[1]]}, 'nodes[0].parent'], [{...json, nodes: 7}, 'nodes']])
     assert.throws(() => Tree.from(broken), error => error.message.startsWith(path));
-  assert.deepEqual([firstDifference([1, 2], [1, 2]), firstDifference([1, 2], [1, 3]), firstDifference([1], [1, 2])], [-1, 1, 1]);
+  assert.deepEqual(
+    [firstDifference([1, 2], [1, 2]), firstDifference([1, 2], [1, 3]), firstDifference([1], [1, 2])], [-1, 1, 1]);
 });
 
 test('a link holds the spec', async () => {
@@ -101,20 +153,41 @@ test('a link holds the spec', async () => {
   assert.deepEqual([fragmentOf('#key=s3cret&fork=ab').get('key'), fragmentOf('').has('key')], ['s3cret', false]);
 });
 
-const node = {record: {prompt: "It's"}, generate: {maxTokens: 4, temperature: 0, topP: 1, seed: 7, ignoreEos: false}, edits: [spec.routeEdit([4, 9], here, 'model')]};
+const node = {
+  record: {prompt: 'It\'s'},
+  generate: {maxTokens: 4, temperature: 0, topP: 1, seed: 7, ignoreEos: false},
+  edits: [spec.routeEdit([4, 9], here, 'model')]
+};
 
 test('the same request in other words', () => {
-  assert.equal(asCurl('http://h', 'm', node), `curl http://h/v1/completions -H 'Content-Type: application/json' -d '{"model":"m","prompt":"It'\\''s","max_tokens":4,"temperature":0,"seed":7,"signalbox":{"edits":[{"op":"misroute","policy":"fixed","experts":[4,9],"layers":"3","tokens":{"positions":"5:6"},"weights":"model"}]}}'\n`);
-  assert.match(asPython('http://h', 'm', {...node, generate: {...node.generate, ignoreEos: true}}), /extra_body=\{"signalbox": \{"edits": .*\}, "ignore_eos": True\},/);
-  assert.match(asCommand('builtin', {...node, generate: {...node.generate, temperature: 0.5, topP: 0.9}}), /signalbox generate builtin --prompt 'It'\\''s' --max-tokens 4 --temperature 0.5 --seed 7 --top-p 0.9 --edits edits.json/);
-  assert.match(asCommand('builtin', {...node, edits: [], record: {messages: [{role: 'user', content: 'hi'}]}}), /^signalbox generate builtin --chat 'hi' --max-tokens 4 --trace trace --json\n$/);
-  assert.match(asCommand('m', {...node, edits: [], record: {tokens: [1, 2]}}), /\{"id":"prompt","tokens":\[1,2\]\}\nEND\nsignalbox generate m --input record.jsonl/);
+  assert.equal(
+    asCurl('http://h', 'm', node),
+    `curl http://h/v1/completions -H 'Content-Type: application/json' -d '{"model":"m","prompt":"It'\\''s","max_tokens":4,"temperature":0,"seed":7,"signalbox":{"edits":[{"op":"misroute","policy":"fixed","experts":[4,9],"layers":"3","tokens":{"positions":"5:6"},"weights":"model"}]}}'\n`);
+  assert.match(
+    asPython('http://h', 'm', {...node, generate: {...node.generate, ignoreEos: true}}),
+    /extra_body=\{"signalbox": \{"edits": .*\}, "ignore_eos": True\},/);
+  assert.match(
+    asCommand('builtin', {...node, generate: {...node.generate, temperature: 0.5, topP: 0.9}}),
+    /signalbox generate builtin --prompt 'It'\\''s' --max-tokens 4 --temperature 0.5 --seed 7 --top-p 0.9 --edits edits.json/);
+  assert.match(
+    asCommand('builtin', {...node, edits: [], record: {messages: [{role: 'user', content: 'hi'}]}}),
+    /^signalbox generate builtin --chat 'hi' --max-tokens 4 --trace trace --json\n$/);
+  assert.match(
+    asCommand('m', {...node, edits: [], record: {tokens: [1, 2]}}),
+    /\{"id":"prompt","tokens":\[1,2\]\}\nEND\nsignalbox generate m --input record.jsonl/);
 });
 
 test('an experiment has controls', () => {
   const routed = experimentSpec('builtin', node);
   assert.deepEqual(routed.interventions.map(one => one.name), ['baseline', 'fork', 'drawn routes']);
-  assert.deepEqual(routed.interventions[2].edits, [{op: 'misroute', policy: 'random', exclude_original: true, layers: '3', tokens: {positions: '5:6'}, weights: 'model'}]);
+  assert.deepEqual(routed.interventions[2].edits, [{
+                     op: 'misroute',
+                     policy: 'random',
+                     exclude_original: true,
+                     layers: '3',
+                     tokens: {positions: '5:6'},
+                     weights: 'model'
+                   }]);
   assert.equal(routed.seeds.length, 20);
   const banned = experimentSpec('builtin', {...node, edits: [spec.banEdit([1], {...here, scope: 'layer'})]});
   assert.deepEqual([banned.controls, banned.interventions.length], [{random: 20, bottom: true}, 2]);
@@ -123,8 +196,12 @@ test('an experiment has controls', () => {
 
 test('the grid', () => {
   const layout = new GridLayout({columns: 10000, rows: 48, cellWidth: 18, cellHeight: 10, width: 900, height: 200});
-  assert.deepEqual([layout.visibleColumns(0), layout.visibleColumns(9), layout.visibleColumns(1e9), layout.visibleRows(0)], [[0, 50], [0, 51], [10000, 10000], [0, 20]]);
-  assert.deepEqual([layout.cellAt(17, 9, 0, 0), layout.cellAt(18, 10, 0, 0), layout.cellAt(0, 0, 180000, 0)], [{column: 0, row: 0}, {column: 1, row: 1}, null]);
+  assert.deepEqual(
+    [layout.visibleColumns(0), layout.visibleColumns(9), layout.visibleColumns(1e9), layout.visibleRows(0)],
+    [[0, 50], [0, 51], [10000, 10000], [0, 20]]);
+  assert.deepEqual(
+    [layout.cellAt(17, 9, 0, 0), layout.cellAt(18, 10, 0, 0), layout.cellAt(0, 0, 180000, 0)],
+    [{column: 0, row: 0}, {column: 1, row: 1}, null]);
   assert.deepEqual(layout.scrollTo(0, 0, 0, 0), {x: 0, y: 0});
   assert.deepEqual(layout.scrollTo(9999, 47, 0, 0), {x: 180000 - 900, y: 280});
   assert.equal(tilesOf(10000).length, 3);
@@ -133,14 +210,22 @@ test('the grid', () => {
   assert.deepEqual(minimapWindow(layout, 90000, 1000), {x: 500, width: 5});
   assert.equal(minimapScroll(layout, 500, 1000), 90000 - 450);
   const size = {columns: 10, rows: 4, page: 16};
-  assert.deepEqual(['ArrowLeft', 'ArrowDown', 'PageDown', 'End'].map(key => moved({column: 0, row: 3}, key, false, size)), [{column: 0, row: 3}, {column: 0, row: 3}, {column: 9, row: 3}, {column: 9, row: 3}]);
-  assert.deepEqual([moved({column: 5, row: 2}, 'Home', true, size), moved({column: 5, row: 2}, 'x', false, size)], [{column: 0, row: 0}, null]);
+  assert.deepEqual(
+    ['ArrowLeft', 'ArrowDown', 'PageDown', 'End'].map(key => moved({column: 0, row: 3}, key, false, size)),
+    [{column: 0, row: 3}, {column: 0, row: 3}, {column: 9, row: 3}, {column: 9, row: 3}]);
+  assert.deepEqual(
+    [moved({column: 5, row: 2}, 'Home', true, size), moved({column: 5, row: 2}, 'x', false, size)],
+    [{column: 0, row: 0}, null]);
 });
 
 test('blocks cover every token once', () => {
   const pieces = Array.from({length: 5000}, (_, i) => i % 97 === 96 ? '\n' : ' w'), blocks = blocksOf(pieces, 240);
   let at = 0;
-  for (const {from, to} of blocks) { assert.equal(from, at); assert.ok(to > from && to - from <= 240); at = to; }
+  for (const {from, to} of blocks) {
+    assert.equal(from, at);
+    assert.ok(to > from && to - from <= 240);
+    at = to;
+  }
   assert.equal(at, 5000);
   assert.equal(pieces[blocks[0].to - 1], '\n');
 });
@@ -157,26 +242,51 @@ test('a model tells of changes, once and only of changes', () => {
 });
 
 // A server of one answer.
-const inspected = {model: 'builtin', model_hash: 'h', n_layers: 3, d_model: 4, max_positions: 64, parameters: 1, active_parameters: 1, chat_template: true, layers: [{layer: 0}, {layer: 1, router: {n_experts: 6, n_active: 2}}, {layer: 2, router: {n_experts: 6, n_active: 2}}]};
-const answerOf = (prompt, made) => ({logprobs: {tokens: [...prompt, ...made].map(String), token_logprobs: [null, ...[...prompt, ...made].slice(1).map(() => -1)], top_logprobs: null}, finish_reason: 'length', signalbox: {token_ids: made, logits_hash: 'ab', seed: 5}});
+const inspected = {
+  model: 'builtin',
+  model_hash: 'h',
+  n_layers: 3,
+  d_model: 4,
+  max_positions: 64,
+  parameters: 1,
+  active_parameters: 1,
+  chat_template: true,
+  layers: [{layer: 0}, {layer: 1, router: {n_experts: 6, n_active: 2}}, {layer: 2, router: {n_experts: 6, n_active: 2}}]
+};
+const answerOf = (prompt, made) => ({
+  logprobs: {
+    tokens: [...prompt, ...made].map(String),
+    token_logprobs: [null, ...[...prompt, ...made].slice(1).map(() => -1)],
+    top_logprobs: null
+  },
+  finish_reason: 'length',
+  signalbox: {token_ids: made, logits_hash: 'ab', seed: 5}
+});
 const serverOf = log => ({
   get: async path => path === '/v1/models' ? {data: [{id: 'builtin'}]} : inspected,
   post: async (path, body) => {
     log.push([path, body]);
     return path === '/tokenize' ? {tokens: [1, 2]} : {choices: [answerOf(body.prompt, [])]};
   },
-  stream: async (path, body, each) => { log.push([path, body]); each({choices: [answerOf(body.prompt, body.signalbox.edits ? [7] : [8])]}); },
+  stream: async (path, body, each) => {
+    log.push([path, body]);
+    each({choices: [answerOf(body.prompt, body.signalbox.edits ? [7] : [8])]});
+  },
 });
 
 test('a session: text, fork, undo, same words', async () => {
   const log = [], session = new Session(serverOf(log), new Model());
   await session.connect();
   assert.deepEqual([session.facts.layers, session.facts.nExperts], [[1, 2], 6]);
-  const base = await session.start({prompt: 'x'}, {maxTokens: 1, temperature: 1, topP: 1, seed: null, ignoreEos: false});
-  assert.deepEqual([base.run.tokens, base.run.given, base.run.done, session.model.get('status').startsWith('1 tokens')], [[1, 2, 8], 2, true, true]);
+  const base =
+    await session.start({prompt: 'x'}, {maxTokens: 1, temperature: 1, topP: 1, seed: null, ignoreEos: false});
+  assert.deepEqual(
+    [base.run.tokens, base.run.given, base.run.done, session.model.get('status').startsWith('1 tokens')],
+    [[1, 2, 8], 2, true, true]);
   const edit = spec.banEdit([1], {...here, layers: [1]}), fork = await session.fork([edit]);
   const asked = log.find(([path, body]) => path === '/v1/completions' && body.stream && body.signalbox.edits)[1];
-  assert.deepEqual([asked.seed, asked.signalbox.edits, asked.prompt], [5, [edit], [1, 2]]);   // the seed that the server drew
+  assert.deepEqual(
+    [asked.seed, asked.signalbox.edits, asked.prompt], [5, [edit], [1, 2]]);  // the seed that the server drew
   const forced = log.at(-1)[1];
   assert.deepEqual([forced.prompt, forced.max_tokens, forced.signalbox.edits], [[1, 2, 8], 0, [edit]]);
   assert.deepEqual([fork.sameWords.of, session.undo(), session.node.id], [base.id, true, base.id]);
@@ -185,14 +295,25 @@ test('a session: text, fork, undo, same words', async () => {
 });
 
 test('a refusal is said and the text is not taken for finished', async () => {
-  const api = serverOf([]), session = new Session({...api, stream: async () => { throw new Error('edits[0].layers: too high'); }}, new Model());
+  const api = serverOf([]),
+        session = new Session(
+          {
+            ...api,
+            stream: async () => {
+              throw new Error('edits[0].layers: too high');
+            }
+          },
+          new Model());
   await session.connect();
   const base = await session.start({prompt: 'x'}, {maxTokens: 1, temperature: 0, topP: 1, seed: 0});
-  assert.deepEqual([session.model.get('error'), base.run.done, session.running.size], ['edits[0].layers: too high', false, 0]);
+  assert.deepEqual(
+    [session.model.get('error'), base.run.done, session.running.size], ['edits[0].layers: too high', false, 0]);
 });
 
 test('the ranking is that of the scores, ties to the lowest index', () => {
-  assert.deepEqual(rankingOf([5, 1, 9], [.2, .2, .6]).map(row => [row.rank, row.expert, row.logit]), [[1, 2, 9], [2, 0, 5], [3, 1, 1]]);
+  assert.deepEqual(
+    rankingOf([5, 1, 9], [.2, .2, .6]).map(row => [row.rank, row.expert, row.logit]),
+    [[1, 2, 9], [2, 0, 5], [3, 1, 1]]);
   assert.throws(() => factsOf({layers: [{layer: 0}]}), /routers/);
 });
 
@@ -203,18 +324,23 @@ test('without a database the page works and forgets', async () => {
 });
 
 // The modules share one scope when they are put together (cmake/page.cmake).
-test('no name stands at the outermost level of two modules, none is missing from the list, and no text becomes markup', () => {
-  const root = new URL('../../tools/serve/page/', import.meta.url), names = new Map(), listed = readFileSync(new URL('../../cmake/page.cmake', import.meta.url), 'utf8');
-  for (const folder of ['logic', 'views'])
-    for (const file of readdirSync(new URL(folder, root))) {
-      const text = readFileSync(new URL(`${folder}/${file}`, root), 'utf8');
-      assert.ok(listed.includes(`${folder}/${file}`), `cmake/page.cmake: ${folder}/${file}`);
-      assert.doesNotMatch(text, /innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function|<\/script/, file);
-      assert.doesNotMatch(text, /export default|export \{|export \*|import\(/, file);
-      for (const [, one] of text.matchAll(/^(?:export )?(?:async )?(?:const|let|class|function) (\w+)/gm)) {
-        assert.ok(!names.has(one), `${one}: in ${names.get(one)} and ${file}`);
-        names.set(one, file);
+test(
+  'no name stands at the outermost level of two modules, none is missing from the list, and no text becomes markup',
+  () => {
+    const root = new URL('../../tools/serve/page/', import.meta.url), names = new Map(),
+          listed = readFileSync(new URL('../../cmake/page.cmake', import.meta.url), 'utf8');
+    for (const folder of ['logic', 'views'])
+      for (const file of readdirSync(new URL(folder, root))) {
+        const text = readFileSync(new URL(`${folder}/${file}`, root), 'utf8');
+        assert.ok(listed.includes(`${folder}/${file}`), `cmake/page.cmake: ${folder}/${file}`);
+        assert.doesNotMatch(
+          text, /innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function|<\/script/, file);
+        assert.doesNotMatch(text, /export default|export \{|export \*|import\(/, file);
+        for (const [, one] of text.matchAll(/^(?:export )?(?:async )?(?:const|let|class|function) (\w+)/gm)) {
+          assert.ok(!names.has(one), `${one}: in ${names.get(one)} and ${file}`);
+          names.set(one, file);
+        }
+        for (const [line] of text.matchAll(/^import .*$/gm))
+          assert.match(line, /^import (\{[^}]*\}|\{) ?/, `${file}: ${line}`);
       }
-      for (const [line] of text.matchAll(/^import .*$/gm)) assert.match(line, /^import (\{[^}]*\}|\{) ?/, `${file}: ${line}`);
-    }
-});
+  });

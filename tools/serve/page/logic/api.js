@@ -10,12 +10,18 @@ export class Api {
     this.key = key;
   }
   headers(body) {
-    return {...(body === undefined ? {} : {'Content-Type': 'application/json'}),
-      ...(this.key ? {Authorization: `Bearer ${this.key}`} : {})};
+    return {
+      ...(body === undefined ? {} : {'Content-Type': 'application/json'}),
+      ...(this.key ? {Authorization: `Bearer ${this.key}`} : {})
+    };
   }
   async ask(path, body, signal) {
-    const response = await fetch(this.base + path, {method: body === undefined ? 'GET' : 'POST', signal,
-      headers: this.headers(body), body: body === undefined ? undefined : JSON.stringify(body)});
+    const response = await fetch(this.base + path, {
+      method: body === undefined ? 'GET' : 'POST',
+      signal,
+      headers: this.headers(body),
+      body: body === undefined ? undefined : JSON.stringify(body)
+    });
     if (!response.ok) throw new Error(await failure(response));
     return response;
   }
@@ -34,9 +40,7 @@ async function failure(response) {
   try {
     const {message, param} = JSON.parse(text).error;
     return param && !message.includes(param) ? `${param}: ${message}` : message;
-  } catch {
-    return `${response.status} ${response.statusText || 'from the server'}`;
-  }
+  } catch { return `${response.status} ${response.statusText || 'from the server'}`; }
 }
 
 /** An object in a URL's fragment: JSON, compressed, base64 as in file names. */

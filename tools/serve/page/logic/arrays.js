@@ -1,8 +1,16 @@
 // Numbers as the server sends them: base64 in JSON, safetensors files, and what half floats mean.
 
 const kinds = {
-  U8: Uint8Array, I8: Int8Array, U16: Uint16Array, I16: Int16Array, U32: Uint32Array, I32: Int32Array,
-  F32: Float32Array, F64: Float64Array, I64: BigInt64Array, U64: BigUint64Array,
+  U8: Uint8Array,
+  I8: Int8Array,
+  U16: Uint16Array,
+  I16: Int16Array,
+  U32: Uint32Array,
+  I32: Int32Array,
+  F32: Float32Array,
+  F64: Float64Array,
+  I64: BigInt64Array,
+  U64: BigUint64Array,
 };
 
 /** Bits of an IEEE half to a number. @param {number} bits */
@@ -14,7 +22,8 @@ export function halfToNumber(bits) {
 }
 
 /**
- * Little-endian bytes as a typed array of a dtype's name; F16 and BF16 become F32, I64 stays exact numbers where it can.
+ * Little-endian bytes as a typed array of a dtype's name; F16 and BF16 become F32, I64 stays exact numbers where it
+ * can.
  * @param {Uint8Array} bytes @param {string} dtype
  */
 export function typedArray(bytes, dtype) {
@@ -31,7 +40,8 @@ export function typedArray(bytes, dtype) {
   const Kind = kinds[dtype];
   if (!Kind) throw new Error(`expected a dtype of safetensors, found ${dtype}`);
   const size = Kind.BYTES_PER_ELEMENT;
-  if (bytes.byteLength % size) throw new Error(`${dtype}: expected a multiple of ${size} bytes, found ${bytes.byteLength}`);
+  if (bytes.byteLength % size)
+    throw new Error(`${dtype}: expected a multiple of ${size} bytes, found ${bytes.byteLength}`);
   const aligned = bytes.byteOffset % size === 0;
   const from = aligned ? bytes : bytes.slice();
   return new Kind(from.buffer, from.byteOffset, from.byteLength / size);
@@ -57,7 +67,8 @@ export function base64OfBytes(bytes) {
  */
 export function arrayOfResponse({dtype, shape, data}) {
   const count = shape.reduce((a, b) => a * b, 1);
-  const values = typeof data === 'string' ? typedArray(bytesOfBase64(data), dtype) : Float64Array.from(data.flat(Infinity));
+  const values =
+    typeof data === 'string' ? typedArray(bytesOfBase64(data), dtype) : Float64Array.from(data.flat(Infinity));
   if (values.length !== count) throw new Error(`shape [${shape}]: expected ${count} values, found ${values.length}`);
   return {shape, values};
 }

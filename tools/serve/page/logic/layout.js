@@ -1,8 +1,9 @@
 // Where cells, tiles and blocks of tokens lie. No drawing.
 
-export const tileWidth = 4096;   // browsers cap canvases between 32,767 and 65,535 pixels
-export const tilesOf = columns => Array.from({length: Math.ceil(columns / tileWidth)}, (_, i) =>
-  ({from: i * tileWidth, to: Math.min(columns, (i + 1) * tileWidth)}));
+export const tileWidth = 4096;  // browsers cap canvases between 32,767 and 65,535 pixels
+export const tilesOf = columns => Array.from(
+  {length: Math.ceil(columns / tileWidth)},
+  (_, i) => ({from: i * tileWidth, to: Math.min(columns, (i + 1) * tileWidth)}));
 
 /** Steps of the zoom, in pixels a column. */
 export const zoomSteps = [1, 2, 3, 4, 6, 8, 12, 18, 24, 32];
@@ -15,7 +16,8 @@ export function zoomed(width, steps) {
 /** The step at which `columns` just fit into `room`, at least `least`. */
 export function fittingStep(columns, room, least = 1) {
   let best = zoomSteps[0];
-  for (const step of zoomSteps) if (step * columns <= room) best = step;
+  for (const step of zoomSteps)
+    if (step * columns <= room) best = step;
   return Math.max(best, least);
 }
 
@@ -50,8 +52,10 @@ export class GridLayout {
       if (at + size + margin > to + room) to = at + size + margin - room;
       return Math.max(0, Math.min(to, Math.max(0, full - room)));
     };
-    return {x: fit(column * this.cellWidth, this.cellWidth, scrollX, this.width, this.fullWidth),
-      y: fit(row * this.cellHeight, this.cellHeight, scrollY, this.height, this.fullHeight)};
+    return {
+      x: fit(column * this.cellWidth, this.cellWidth, scrollX, this.width, this.fullWidth),
+      y: fit(row * this.cellHeight, this.cellHeight, scrollY, this.height, this.fullHeight)
+    };
   }
   /** Numbers are drawn where they can be read. */
   get numbersFit() { return this.cellWidth >= 18 && this.cellHeight >= 14; }
@@ -69,28 +73,41 @@ export const minimapScroll = (layout, x, width) =>
 export function moved({column, row}, key, ctrl, {columns, rows, page}) {
   const at = (c, r) => ({column: Math.max(0, Math.min(columns - 1, c)), row: Math.max(0, Math.min(rows - 1, r))});
   switch (key) {
-    case 'ArrowLeft': return at(column - 1, row);
-    case 'ArrowRight': return at(column + 1, row);
-    case 'ArrowUp': return at(column, row - 1);
-    case 'ArrowDown': return at(column, row + 1);
-    case 'PageUp': return at(column - page, row);
-    case 'PageDown': return at(column + page, row);
-    case 'Home': return ctrl ? at(0, 0) : at(0, row);
-    case 'End': return ctrl ? at(columns - 1, rows - 1) : at(columns - 1, row);
-    default: return null;
+    case 'ArrowLeft':
+      return at(column - 1, row);
+    case 'ArrowRight':
+      return at(column + 1, row);
+    case 'ArrowUp':
+      return at(column, row - 1);
+    case 'ArrowDown':
+      return at(column, row + 1);
+    case 'PageUp':
+      return at(column - page, row);
+    case 'PageDown':
+      return at(column + page, row);
+    case 'Home':
+      return ctrl ? at(0, 0) : at(0, row);
+    case 'End':
+      return ctrl ? at(columns - 1, rows - 1) : at(columns - 1, row);
+    default:
+      return null;
   }
 }
 
 /**
- * Tokens in blocks of about `size`, ending behind a line where there is one near: a block that is out of sight is not in
- * the document.
+ * Tokens in blocks of about `size`, ending behind a line where there is one near: a block that is out of sight is not
+ * in the document.
  */
 export function blocksOf(pieces, size = 240, from = 0) {
   const blocks = [];
   for (let start = from; start < pieces.length;) {
     let end = Math.min(pieces.length, start + size);
     if (end < pieces.length)
-      for (let i = end; i > start + size / 2; --i) if (pieces[i - 1].includes('\n')) { end = i; break; }
+      for (let i = end; i > start + size / 2; --i)
+        if (pieces[i - 1].includes('\n')) {
+          end = i;
+          break;
+        }
     blocks.push({from: start, to: end});
     start = end;
   }
@@ -101,7 +118,10 @@ export function blockHeight(pieces, {from, to}, width, line = 34, character = 8.
   let lines = 1, x = 0;
   for (let i = from; i < to; ++i) {
     x += pieces[i].length * character + 3;
-    if (x > width || pieces[i].includes('\n')) { ++lines; x = 0; }
+    if (x > width || pieces[i].includes('\n')) {
+      ++lines;
+      x = 0;
+    }
   }
   return lines * line;
 }

@@ -8,7 +8,10 @@ export class Model {
   }
   get(name) { return this.values[name]; }
   set(name, value) {
-    if (typeof name === 'object') { for (const [key, v] of Object.entries(name)) this.set(key, v); return; }
+    if (typeof name === 'object') {
+      for (const [key, v] of Object.entries(name)) this.set(key, v);
+      return;
+    }
     if (Object.is(this.values[name], value)) return;
     this.values[name] = value;
     this.tell(`change:${name}`);
@@ -21,8 +24,12 @@ export class Model {
       this.listeners.get(event).add(listener);
     }
   }
-  off(events, listener) { for (const event of events.split(' ')) this.listeners.get(event)?.delete(listener); }
-  tell(event) { for (const listener of [...(this.listeners.get(event) ?? [])]) listener(); }
+  off(events, listener) {
+    for (const event of events.split(' ')) this.listeners.get(event)?.delete(listener);
+  }
+  tell(event) {
+    for (const listener of [...(this.listeners.get(event) ?? [])]) listener();
+  }
   save_changes() {}
 }
 
@@ -31,7 +38,10 @@ export function debounced(act, wait) {
   let timer = null;
   const call = (...values) => {
     clearTimeout(timer);
-    timer = setTimeout(() => { timer = null; act(...values); }, wait);
+    timer = setTimeout(() => {
+      timer = null;
+      act(...values);
+    }, wait);
   };
   call.cancel = () => clearTimeout(timer);
   return call;

@@ -14,7 +14,10 @@ export function domainShares(runs, layer) {
     if (l < 0) continue;
     for (let t = 0; t < routes.rows; ++t) {
       ++tokens[d];
-      for (const e of routes.experts(t, l)) { ++shares[d * E + e]; ++selections[d]; }
+      for (const e of routes.experts(t, l)) {
+        ++shares[d * E + e];
+        ++selections[d];
+      }
     }
   }
   const counts = shares.slice();
@@ -51,7 +54,8 @@ export function transitions(routes, layer) {
     ++counts[a * E + b];
     ++from[a];
   }
-  const probabilities = Float64Array.from(counts, (count, i) => from[Math.floor(i / E)] ? count / from[Math.floor(i / E)] : 0);
+  const probabilities =
+    Float64Array.from(counts, (count, i) => from[Math.floor(i / E)] ? count / from[Math.floor(i / E)] : 0);
   return {nExperts: E, counts, probabilities, from};
 }
 
@@ -62,7 +66,10 @@ export function stickiness(routes, layer) {
   for (let t = 0; l >= 0 && t < routes.rows; ++t)
     for (const e of routes.experts(t, l)) {
       ++uses[e];
-      if (t + 1 < routes.rows) { ++had; stayed += routes.has(t + 1, l, e) ? 1 : 0; }
+      if (t + 1 < routes.rows) {
+        ++had;
+        stayed += routes.has(t + 1, l, e) ? 1 : 0;
+      }
     }
   const total = uses.reduce((a, b) => a + b, 0);
   const chance = total ? uses.reduce((sum, n) => sum + n / total * n / routes.rows, 0) : NaN;

@@ -5,29 +5,56 @@ const alternatives = 10;
 
 /** The sampling fields of the API, of the page's settings. */
 const sampling = ({maxTokens, temperature, topP, seed, ignoreEos}) => ({
-  max_tokens: maxTokens, temperature, ...(topP < 1 ? {top_p: topP} : {}), ...(seed === null ? {} : {seed}),
+  max_tokens: maxTokens,
+  temperature,
+  ...(topP < 1 ? {top_p: topP} : {}),
+  ...(seed === null ? {} : {seed}),
   ...(ignoreEos ? {ignore_eos: true} : {}),
 });
 
-/** POST /v1/completions for a node whose prompt is `tokens`: text, probabilities and routes of every token, streamed. */
+/**
+ * POST /v1/completions for a node whose prompt is `tokens`: text, probabilities and routes of every token, streamed.
+ */
 export const streamBody = (model, tokens, node) => ({
-  model, prompt: [...tokens], echo: true, logprobs: alternatives, stream: true, ...sampling(node.generate),
-  signalbox: {points: watched, rows: 'all', format: 'base64', hash: true, ...(node.edits.length ? {edits: node.edits} : {})},
+  model,
+  prompt: [...tokens],
+  echo: true,
+  logprobs: alternatives,
+  stream: true,
+  ...sampling(node.generate),
+  signalbox:
+    {points: watched, rows: 'all', format: 'base64', hash: true, ...(node.edits.length ? {edits: node.edits} : {})},
 });
 /** The same words under edits: nothing is generated, each token gets its log p. */
 export const sameWordsBody = (model, tokens, edits) => ({
-  model, prompt: [...tokens], echo: true, logprobs: alternatives, max_tokens: 0, temperature: 0,
+  model,
+  prompt: [...tokens],
+  echo: true,
+  logprobs: alternatives,
+  max_tokens: 0,
+  temperature: 0,
   signalbox: {points: watched, rows: 'given', format: 'base64', ...(edits.length ? {edits} : {})},
 });
 /** The router's view of the last of `tokens` at a layer: its logits and the scores that its selection sees. */
 export const rankingBody = (model, tokens, layer, edits) => ({
-  model, prompt: [...tokens], echo: true, logprobs: 0, max_tokens: 0, temperature: 0,
-  signalbox: {points: `layer.${layer}.router.logits,layer.${layer}.router.scores`, rows: 'given', format: 'base64',
-    ...(edits.length ? {edits} : {})},
+  model,
+  prompt: [...tokens],
+  echo: true,
+  logprobs: 0,
+  max_tokens: 0,
+  temperature: 0,
+  signalbox: {
+    points: `layer.${layer}.router.logits,layer.${layer}.router.scores`,
+    rows: 'given',
+    format: 'base64',
+    ...(edits.length ? {edits} : {})
+  },
 });
 /** Several versions of one text in one stream. */
 export const branchesBody = (node, tokens, branches) => ({
-  record: {id: 'prompt', tokens: [...tokens]}, generate: sampling(node.generate), branches,
+  record: {id: 'prompt', tokens: [...tokens]},
+  generate: sampling(node.generate),
+  branches,
 });
 
 /** What a user would send: the record in words, without what only the page needs. */
@@ -35,10 +62,10 @@ export function plainRequest(model, node) {
   const own = node.edits.length ? {signalbox: {edits: node.edits}} : {}, how = sampling(node.generate);
   const {prompt, messages, tokens} = node.record;
   return messages ? {path: '/v1/chat/completions', body: {model, messages, ...how, ...own}} :
-    {path: '/v1/completions', body: {model, prompt: prompt ?? tokens, ...how, ...own}};
+                    {path: '/v1/completions', body: {model, prompt: prompt ?? tokens, ...how, ...own}};
 }
 
-const shellQuoted = text => `'${text.replaceAll("'", `'\\''`)}'`;
+const shellQuoted = text => `'${text.replaceAll('\'', `'\\''`)}'`;
 export function asCurl(base, model, node) {
   const {path, body} = plainRequest(model, node);
   return `curl ${base}${path} -H 'Content-Type: application/json' -d ${shellQuoted(JSON.stringify(body))}\n`;
@@ -49,8 +76,9 @@ const pythonOf = value => {
   if (value === true) return 'True';
   if (value === false) return 'False';
   if (Array.isArray(value)) return `[${value.map(pythonOf).join(', ')}]`;
-  if (typeof value === 'object') return `{${Object.entries(value).map(([k, v]) => `${JSON.stringify(k)}: ${pythonOf(v)}`).join(', ')}}`;
-  return JSON.stringify(value);   // JSON's strings are Python's
+  if (typeof value === 'object')
+    return `{${Object.entries(value).map(([k, v]) => `${JSON.stringify(k)}: ${pythonOf(v)}`).join(', ')}}`;
+  return JSON.stringify(value);  // JSON's strings are Python's
 };
 export function asPython(base, model, node) {
   const {path, body} = plainRequest(model, node), {signalbox, ignore_eos: ignoreEos, ...fields} = body;
@@ -70,25 +98,28 @@ print(answer.${text})
 /** The edits as a file. Vectors that were read in the browser stand inline. */
 export const asSpec = node => JSON.stringify({edits: node.edits}, null, 2) + '\n';
 
-const flags = ({maxTokens, temperature, topP, seed, ignoreEos}) =>
-  ` --max-tokens ${maxTokens}` + (temperature > 0 ? ` --temperature ${temperature} --seed ${seed ?? 0}` : '') +
-  (topP < 1 ? ` --top-p ${topP}` : '') + (ignoreEos ? ' --ignore-eos' : '');
+const flags = ({maxTokens, temperature, topP, seed, ignoreEos}) => ` --max-tokens ${maxTokens}` +
+  (temperature > 0 ? ` --temperature ${temperature} --seed ${seed ?? 0}` : '') + (topP < 1 ? ` --top-p ${topP}` : '') +
+  (ignoreEos ? ' --ignore-eos' : '');
 /** `argument`: the MODEL that the server was started with, as far as the page knows. */
 export function asCommand(argument, node) {
   const {prompt, messages, tokens} = node.record;
   const edits = node.edits.length ? `cat > edits.json <<'END'\n${asSpec(node)}END\n` : '';
   const chat = messages && messages.length === 1 && messages[0].role === 'user' ? messages[0].content : null;
-  const record = prompt !== undefined ? `--prompt ${shellQuoted(prompt)}` : chat !== null ? `--chat ${shellQuoted(chat)}` : '--input record.jsonl';
+  const record = prompt !== undefined ? `--prompt ${shellQuoted(prompt)}` :
+    chat !== null ? `--chat ${shellQuoted(chat)}` :
+                    '--input record.jsonl';
   const file = record.startsWith('--input') ?
-    `cat > record.jsonl <<'END'\n${JSON.stringify({id: 'prompt', ...(messages ? {messages} : {tokens})})}\nEND\n` : '';
+    `cat > record.jsonl <<'END'\n${JSON.stringify({id: 'prompt', ...(messages ? {messages} : {tokens})})}\nEND\n` :
+    '';
   return `${edits}${file}signalbox generate ${argument} ${record}${flags(node.generate)}` +
     `${node.edits.length ? ' --edits edits.json' : ''} --trace trace --json\n`;
 }
 
 /**
  * A fork as an experiment: the same edits against their controls, on records of the user's. One fork shows that a text
- * can change; whether these experts did it is what controls are for. Edits that name experts of a layer get the run's own
- * controls (as many others in the same layers); a route at a place gets drawn routes at the same place.
+ * can change; whether these experts did it is what controls are for. Edits that name experts of a layer get the run's
+ * own controls (as many others in the same layers); a route at a place gets drawn routes at the same place.
  */
 export function experimentSpec(argument, node, draws = 20) {
   const routed = node.edits.filter(edit => edit.op === 'misroute' && edit.policy === 'fixed');
@@ -103,10 +134,18 @@ export function experimentSpec(argument, node, draws = 20) {
     interventions.push({name: 'drawn routes', edits: drawn, controls: false});
   }
   // Teacher-forced, so that positions mean the same in every version; edits of generated tokens need text.
-  const needsText = node.edits.some(edit => edit.tokens?.phase === 'generated'), {maxTokens, temperature, topP} = node.generate;
-  const generate = {max_tokens: maxTokens, ...(temperature > 0 ? {temperature} : {}), ...(topP < 1 ? {top_p: topP} : {})};
+  const needsText = node.edits.some(edit => edit.tokens?.phase === 'generated'),
+        {maxTokens, temperature, topP} = node.generate;
+  const generate = {
+    max_tokens: maxTokens,
+    ...(temperature > 0 ? {temperature} : {}),
+    ...(topP < 1 ? {top_p: topP} : {})
+  };
   return {
-    model: argument, data: 'records.jsonl', ...(needsText ? {generate} : {}), interventions,
+    model: argument,
+    data: 'records.jsonl',
+    ...(needsText ? {generate} : {}),
+    interventions,
     ...(routed.length || (needsText && temperature > 0) ? {seeds: Array.from({length: draws}, (_, i) => i)} : {}),
     ...(named ? {controls: {random: draws, bottom: true}} : {}),
     metrics: needsText ? ['length', 'repetition', 'answer_agreement'] : ['nll', 'kl', 'top1'],

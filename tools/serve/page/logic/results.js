@@ -4,8 +4,18 @@ import {Routes} from './routes.js';
 
 /** @param {{layers: number[], nExperts: number, nActive: number}} shape */
 export const emptyRun = shape => ({
-  tokens: [], pieces: [], logprobs: [], top: [], given: 0, finish: null, stoppedBy: null, hash: null, seed: null, timeline: null,
-  routes: new Routes(shape), done: false,
+  tokens: [],
+  pieces: [],
+  logprobs: [],
+  top: [],
+  given: 0,
+  finish: null,
+  stoppedBy: null,
+  hash: null,
+  seed: null,
+  timeline: null,
+  routes: new Routes(shape),
+  done: false,
 });
 
 /** The rows of a response's `points`, which stand at positions [a, b). */
@@ -22,7 +32,8 @@ export function putPoints(run, points, positions) {
   const [rows, , width] = ids.shape;
   if (positions && positions[1] - positions[0] !== rows)
     throw new Error(`points: expected ${positions[1] - positions[0]} rows, found ${rows}`);
-  run.routes.put(positions ? positions[0] : run.routes.rows, rows, ids.values, weights.values, margins?.values ?? null, width);
+  run.routes.put(
+    positions ? positions[0] : run.routes.rows, rows, ids.values, weights.values, margins?.values ?? null, width);
 }
 
 /** Entropy in nats of the listed log-probabilities, what is left counted as one outcome. */

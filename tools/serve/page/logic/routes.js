@@ -7,7 +7,7 @@ export class Routes {
     this.layers = Int32Array.from(layers);
     this.nExperts = nExperts;
     this.nActive = nActive;
-    this.unused = nExperts < 256 ? 255 : 65535;   // an empty slot, where an edit chose fewer experts
+    this.unused = nExperts < 256 ? 255 : 65535;  // an empty slot, where an edit chose fewer experts
     this.rows = 0;
     this.capacity = 0;
     this.ids = this.weights = this.margins = null;
@@ -16,7 +16,10 @@ export class Routes {
   grow(rows) {
     if (rows <= this.capacity) return;
     const capacity = Math.max(rows, this.capacity * 2), cells = capacity * this.layers.length;
-    const bigger = (old, next) => { if (old) next.set(old); return next; };
+    const bigger = (old, next) => {
+      if (old) next.set(old);
+      return next;
+    };
     this.ids = bigger(this.ids, new (this.nExperts < 256 ? Uint8Array : Uint16Array)(cells * this.nActive));
     this.weights = bigger(this.weights, new Float32Array(cells * this.nActive));
     this.margins = bigger(this.margins, new Float32Array(cells).fill(NaN));
@@ -57,7 +60,8 @@ export class Routes {
   /** Experts of a cell, used slots only. */
   experts(t, l) {
     const start = this.cell(t, l) * this.nActive, out = [];
-    for (let slot = 0; slot < this.nActive; ++slot) if (this.ids[start + slot] !== this.unused) out.push(this.ids[start + slot]);
+    for (let slot = 0; slot < this.nActive; ++slot)
+      if (this.ids[start + slot] !== this.unused) out.push(this.ids[start + slot]);
     return out;
   }
   weightsAt(t, l) {
@@ -68,7 +72,8 @@ export class Routes {
   first(t, l) {
     const start = this.cell(t, l) * this.nActive;
     let best = 0;
-    for (let slot = 1; slot < this.nActive; ++slot) if (this.weights[start + slot] > this.weights[start + best]) best = slot;
+    for (let slot = 1; slot < this.nActive; ++slot)
+      if (this.weights[start + slot] > this.weights[start + best]) best = slot;
     return this.ids[start + best];
   }
   weight(t, l) {
@@ -104,15 +109,22 @@ export class Routes {
   }
   has(t, l, expert) {
     const start = this.cell(t, l) * this.nActive;
-    for (let slot = 0; slot < this.nActive; ++slot) if (this.ids[start + slot] === expert) return true;
+    for (let slot = 0; slot < this.nActive; ++slot)
+      if (this.ids[start + slot] === expert) return true;
     return false;
   }
   /** Plain copies that IndexedDB and files can hold. */
   pack() {
     const cells = this.rows * this.layers.length;
-    return {layers: [...this.layers], nExperts: this.nExperts, nActive: this.nActive, rows: this.rows,
-      ids: this.ids.slice(0, cells * this.nActive), weights: this.weights.slice(0, cells * this.nActive),
-      margins: this.margins.slice(0, cells)};
+    return {
+      layers: [...this.layers],
+      nExperts: this.nExperts,
+      nActive: this.nActive,
+      rows: this.rows,
+      ids: this.ids.slice(0, cells * this.nActive),
+      weights: this.weights.slice(0, cells * this.nActive),
+      margins: this.margins.slice(0, cells)
+    };
   }
   static unpack({layers, nExperts, nActive, rows, ids, weights, margins}) {
     const routes = new Routes({layers, nExperts, nActive});
@@ -126,13 +138,15 @@ export function routesOfTrace(file, sample = 0) {
   const ids = file.tensor('router.ids'), weights = file.tensor('router.weights');
   const [T, L, k] = ids.shape;
   const offsets = file.tensors.sample_offsets ? file.tensor('sample_offsets').values : [0, T];
-  if (!(sample >= 0 && sample + 1 < offsets.length)) throw new Error(`trace: expected samples 0 to ${offsets.length - 2}`);
+  if (!(sample >= 0 && sample + 1 < offsets.length))
+    throw new Error(`trace: expected samples 0 to ${offsets.length - 2}`);
   const from = Number(offsets[sample]), to = Number(offsets[sample + 1]);
   const nExperts = Number(file.metadata.n_experts) || 1 + ids.values.reduce((most, id) => Math.max(most, id), 0);
   const routes = new Routes({layers: [...file.tensor('layers').values], nExperts, nActive: k});
   const margins = file.tensors['router.margin'] ? file.tensor('router.margin').values.subarray(from * L, to * L) : null;
   routes.grow(to - from);
-  routes.put(0, to - from, ids.values.subarray(from * L * k, to * L * k), weights.values.subarray(from * L * k, to * L * k),
+  routes.put(
+    0, to - from, ids.values.subarray(from * L * k, to * L * k), weights.values.subarray(from * L * k, to * L * k),
     margins, k);
   const phase = file.tensors.phase ? file.tensor('phase').values.subarray(from, to) : new Uint8Array(to - from);
   let given = phase.indexOf(1);
@@ -146,7 +160,8 @@ export function usage(routes, from = 0, to = routes.rows) {
   for (let t = from; t < to; ++t)
     for (let l = 0; l < L; ++l) {
       const start = (t * L + l) * k;
-      for (let slot = 0; slot < k; ++slot) if (routes.ids[start + slot] < E) ++counts[l * E + routes.ids[start + slot]];
+      for (let slot = 0; slot < k; ++slot)
+        if (routes.ids[start + slot] < E) ++counts[l * E + routes.ids[start + slot]];
     }
   return {counts, tokens: to - from, most: counts.reduce((a, b) => Math.max(a, b), 0)};
 }

@@ -1,5 +1,5 @@
-// What the page does: texts, forks, readings of them, and where they are kept. No DOM: views call it and hear of changes
-// by the model.
+// What the page does: texts, forks, readings of them, and where they are kept. No DOM: views call it and hear of
+// changes by the model.
 import {emptyRun, putChoice} from './results.js';
 import {branchesBody, rankingBody, sameWordsBody, streamBody} from './requests.js';
 import {arrayOfResponse} from './arrays.js';
@@ -10,12 +10,18 @@ export function factsOf(inspected) {
   const routed = inspected.layers.filter(layer => layer.router);
   if (!routed.length) throw new Error('expected a model with routers, found none');
   return {
-    hash: inspected.model_hash, argument: inspected.model, nLayers: inspected.n_layers, dModel: inspected.d_model,
-    layers: routed.map(layer => layer.layer), chat: Boolean(inspected.chat_template),
+    hash: inspected.model_hash,
+    argument: inspected.model,
+    nLayers: inspected.n_layers,
+    dModel: inspected.d_model,
+    layers: routed.map(layer => layer.layer),
+    chat: Boolean(inspected.chat_template),
     nExperts: Math.max(...routed.map(layer => layer.router.n_experts)),
     nActive: Math.max(...routed.map(layer => layer.router.n_active)),
-    router: new Map(routed.map(layer => [layer.layer, layer.router])), maxPositions: inspected.max_positions,
-    parameters: inspected.parameters, activeParameters: inspected.active_parameters,
+    router: new Map(routed.map(layer => [layer.layer, layer.router])),
+    maxPositions: inspected.max_positions,
+    parameters: inspected.parameters,
+    activeParameters: inspected.active_parameters,
   };
 }
 
@@ -26,7 +32,7 @@ export class Session {
     this.model = model;
     this.store = null;
     this.tree = new Tree();
-    this.running = new Map();    // node id → AbortController
+    this.running = new Map();  // node id → AbortController
     this.rankings = new Map();
     model.set('tree', this.tree);
   }
@@ -47,8 +53,10 @@ export class Session {
   setTree(tree, selected = tree.selected) {
     this.tree = tree;
     const first = tree.roots()[0]?.id ?? null;
-    if (selected && tree.nodes.has(selected)) tree.select(selected);
-    else if (first !== null && tree.selected === null) tree.select(first);
+    if (selected && tree.nodes.has(selected))
+      tree.select(selected);
+    else if (first !== null && tree.selected === null)
+      tree.select(first);
     this.model.set('tree', tree);
     this.show();
   }
@@ -63,8 +71,16 @@ export class Session {
     this.model.touch('run');
     this.store?.saveSetting('selected', this.tree.selected);
   }
-  select(id) { this.tree.select(id); this.show(); this.readSameWords(this.node); }
-  compare(id) { this.tree.compare(id); this.show(); this.readSameWords(this.node); }
+  select(id) {
+    this.tree.select(id);
+    this.show();
+    this.readSameWords(this.node);
+  }
+  compare(id) {
+    this.tree.compare(id);
+    this.show();
+    this.readSameWords(this.node);
+  }
   undo() {
     const gone = this.tree.undo();
     if (gone) this.show();
@@ -99,8 +115,14 @@ export class Session {
   }
   /** The selected text again under edits: those that it has already, and these. */
   async fork(edits, {parent = this.node, ...extra} = {}) {
-    const node = this.tree.add({parent: parent.id, record: parent.record, generate: {...parent.generate, seed: parent.run?.seed ?? parent.generate.seed},
-      edits: [...parent.edits, ...edits], added: edits, ...extra});
+    const node = this.tree.add({
+      parent: parent.id,
+      record: parent.record,
+      generate: {...parent.generate, seed: parent.run?.seed ?? parent.generate.seed},
+      edits: [...parent.edits, ...edits],
+      added: edits,
+      ...extra
+    });
     this.tree.select(node.id);
     this.show();
     await this.run(node);
@@ -113,11 +135,13 @@ export class Session {
       const {tokens: [id, ...more]} = await this.api.post('/tokenize', {prompt: piece, add_special_tokens: false});
       if (more.length) throw new Error(`${JSON.stringify(piece)} is no token by itself`);
       const left = Math.max(1, parent.generate.maxTokens - (position - parent.run.given) - 1);
-      return await this.fork([], {parent, record: {tokens: [...parent.run.tokens.slice(0, position), id]},
-        generate: {...parent.generate, maxTokens: left}, name: `“${piece.trim() || piece}” at token ${position}`});
-    } catch (error) {
-      return this.fail(error);
-    }
+      return await this.fork([], {
+        parent,
+        record: {tokens: [...parent.run.tokens.slice(0, position), id]},
+        generate: {...parent.generate, maxTokens: left},
+        name: `“${piece.trim() || piece}” at token ${position}`
+      });
+    } catch (error) { return this.fail(error); }
   }
   /** One fork that follows a board: its edits change, its text is made anew, an older request ends. */
   async live(parent, edits) {
@@ -134,10 +158,14 @@ export class Session {
   async promptTokens(node, signal) {
     const {prompt, messages, tokens} = node.record;
     if (tokens) return tokens;
-    if (prompt !== undefined) return (await this.api.post('/tokenize', {prompt, add_special_tokens: true}, signal)).tokens;
-    const prefilled = messages.at(-1).role === 'assistant' ? {continue_final_message: true, add_generation_prompt: false} : {};
-    const answer = await this.api.post('/v1/chat/completions', {model: this.name, messages, max_completion_tokens: 1,
-      temperature: 0, ...prefilled, signalbox: {id: 'prompt'}}, signal);
+    if (prompt !== undefined)
+      return (await this.api.post('/tokenize', {prompt, add_special_tokens: true}, signal)).tokens;
+    const prefilled =
+      messages.at(-1).role === 'assistant' ? {continue_final_message: true, add_generation_prompt: false} : {};
+    const answer = await this.api.post(
+      '/v1/chat/completions',
+      {model: this.name, messages, max_completion_tokens: 1, temperature: 0, ...prefilled, signalbox: {id: 'prompt'}},
+      signal);
     return answer.choices[0].signalbox.prompt_token_ids;
   }
   /** Runs a node from its beginning; an earlier run of it is cancelled. */
@@ -162,11 +190,10 @@ export class Session {
       run.done = true;
       run.seconds = (performance.now() - began) / 1000;
       node.same = node.expect ? sameBits(run, node.expect) : null;
-      this.say(`${run.tokens.length - run.given} tokens in ${run.seconds.toFixed(2)} s` + (node.same ? `: ${node.same}` : ''));
+      this.say(
+        `${run.tokens.length - run.given} tokens in ${run.seconds.toFixed(2)} s` + (node.same ? `: ${node.same}` : ''));
       await this.store?.saveNode(node);
-    } catch (error) {
-      this.fail(error);
-    } finally {
+    } catch (error) { this.fail(error); } finally {
       if (this.running.get(node.id) === control) this.running.delete(node.id);
       this.model.touch('busy');
       this.model.touch('run');
@@ -174,7 +201,9 @@ export class Session {
     }
     if (run.done) await this.readSameWords(node);
   }
-  stop() { for (const control of this.running.values()) control.abort(); }
+  stop() {
+    for (const control of this.running.values()) control.abort();
+  }
 
   /** The words of the text beside it, read under this node's edits: log p and alternatives of each token. */
   async readSameWords(node) {
@@ -193,24 +222,24 @@ export class Session {
       const forced = await read(node.edits);
       node.sameWords = {of: other.id, run: node.run, logprobs: forced.logprobs, top: forced.top, routes: forced.routes};
       this.model.touch('run');
-    } catch (error) {
-      this.fail(error);
-    }
+    } catch (error) { this.fail(error); }
   }
   /** Logits and scores of every expert at a cell of the selected text, before edits of that route. */
   async ranking(node, position, layer) {
     const key = `${node.id} ${position} ${layer} ${JSON.stringify(node.edits)} ${node.run.tokens.length}`;
     if (!this.rankings.has(key)) {
-      const asked = this.api.post('/v1/completions', rankingBody(this.name, node.run.tokens.slice(0, position + 1), layer, node.edits))
-        .then(answer => {
-          const {points} = answer.choices[0].signalbox;
-          const last = suffix => {
-            const found = Object.entries(points).find(([name]) => name.endsWith(suffix));
-            const {shape, values} = arrayOfResponse(found[1]), n = shape.at(-1);
-            return Array.from(values.slice(values.length - n));
-          };
-          return rankingOf(last('router.logits'), last('router.scores'));
-        });
+      const asked =
+        this.api
+          .post('/v1/completions', rankingBody(this.name, node.run.tokens.slice(0, position + 1), layer, node.edits))
+          .then(answer => {
+            const {points} = answer.choices[0].signalbox;
+            const last = suffix => {
+              const found = Object.entries(points).find(([name]) => name.endsWith(suffix));
+              const {shape, values} = arrayOfResponse(found[1]), n = shape.at(-1);
+              return Array.from(values.slice(values.length - n));
+            };
+            return rankingOf(last('router.logits'), last('router.scores'));
+          });
       asked.catch(() => this.rankings.delete(key));
       this.rankings.set(key, asked);
       if (this.rankings.size > 200) this.rankings.delete(this.rankings.keys().next().value);
@@ -220,16 +249,19 @@ export class Session {
   /** Versions side by side in one stream. `each(name, text)` gets the text of each as it grows. */
   async doses(node, branches, each, signal) {
     const texts = branches.map(() => '');
-    await this.api.stream('/signalbox/v1/branches', branchesBody(node, node.run.tokens.slice(0, node.run.given), branches), event => {
-      const at = typeof event.branch === 'number' ? event.branch : branches.findIndex(branch => branch.name === event.branch);
-      if (at < 0 || typeof event.text !== 'string') return;
-      texts[at] += event.text;
-      each(at, texts[at]);
-    }, signal);
+    await this.api.stream(
+      '/signalbox/v1/branches', branchesBody(node, node.run.tokens.slice(0, node.run.given), branches), event => {
+        const at =
+          typeof event.branch === 'number' ? event.branch : branches.findIndex(branch => branch.name === event.branch);
+        if (at < 0 || typeof event.text !== 'string') return;
+        texts[at] += event.text;
+        each(at, texts[at]);
+      }, signal);
     return texts;
   }
 }
 
 /** Experts by what the selection sees, ties to the lowest index. */
 export const rankingOf = (logits, scores) => scores.map((score, expert) => ({expert, score, logit: logits[expert]}))
-  .sort((a, b) => b.score - a.score || a.expert - b.expert).map((row, rank) => ({...row, rank: rank + 1}));
+                                               .sort((a, b) => b.score - a.score || a.expert - b.expert)
+                                               .map((row, rank) => ({...row, rank: rank + 1}));

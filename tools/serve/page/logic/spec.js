@@ -75,7 +75,9 @@ export function swapped(experts, slot, expert) {
  * A board's switches as edits: `state` is 'layer:expert' → {op: 'ban'|'force'|'scale', by}.
  * @param {Map<string, {op: string, by?: number}>} state
  */
-export function boardEdits(state, where = {scope: 'layer'}) {
+export function boardEdits(state, where = {
+  scope: 'layer'
+}) {
   const groups = new Map();
   for (const [cell, {op, by}] of [...state].sort(([a], [b]) => a.localeCompare(b, 'en', {numeric: true}))) {
     const key = op === 'scale' ? `scale ${by}` : op, [layer, expert] = cell.split(':').map(Number);
@@ -83,14 +85,20 @@ export function boardEdits(state, where = {scope: 'layer'}) {
     (groups.get(key).experts[layer] ??= []).push(expert);
   }
   const tokens = tokensOf(where), when = tokens ? {tokens} : {};
-  return [...groups.values()].map(({op, by, experts}) =>
-    op === 'ban' ? {op: 'deactivate', mode: 'ban', experts, ...when} :
-      op === 'force' ? {op: 'activate', mode: 'force', experts, ...when} : {op: 'scale_expert', by, experts, ...when});
+  return [...groups.values()].map(
+    ({op, by, experts}) => op === 'ban' ? {op: 'deactivate', mode: 'ban', experts, ...when} :
+      op === 'force'                    ? {op: 'activate', mode: 'force', experts, ...when} :
+                                          {op: 'scale_expert', by, experts, ...when});
 }
 
 /** Steering: a vector added to the stream. `vector`: 'asset:NAME:tensor' or inline numbers. */
 export const steeringEdit = ({point, layers, vector, scale, phase}) => ({
-  op: 'add', point, layers, vector, scale, ...(phase && phase !== 'all' ? {tokens: {phase}} : {}),
+  op: 'add',
+  point,
+  layers,
+  vector,
+  scale,
+  ...(phase && phase !== 'all' ? {tokens: {phase}} : {}),
 });
 /** Five doses around zero, the outer ones twice `scale`. */
 export const dosesOf = scale => [-2, -1, 0, 1, 2].map(times => times * scale);
@@ -107,7 +115,8 @@ export const firstThatCanDiffer = (edits, given) =>
 
 /**
  * Rows of an rd.csv, the largest `top` by |rd| of a sign, as the spec's `{"from", "top", "sign"}` sorts them.
- * @param {string} text @param {number} top @param {'+'|'-'|'both'} sign @returns {{layer: number, expert: number, rd: number}[]}
+ * @param {string} text @param {number} top @param {'+'|'-'|'both'} sign @returns {{layer: number, expert: number, rd:
+ *   number}[]}
  */
 export function topOfRanking(text, top, sign) {
   const [head, ...lines] = text.trim().split(/\r?\n/), names = head.split(',');
@@ -118,11 +127,13 @@ export function topOfRanking(text, top, sign) {
   };
   const at = {layer: column('layer'), expert: column('expert'), rd: column('rd')};
   const rows = lines.map((line, i) => {
-    const cells = line.split(','), row = {layer: Number(cells[at.layer]), expert: Number(cells[at.expert]), rd: Number(cells[at.rd])};
+    const cells = line.split(','),
+          row = {layer: Number(cells[at.layer]), expert: Number(cells[at.expert]), rd: Number(cells[at.rd])};
     if (!Object.values(row).every(Number.isFinite)) throw new Error(`rd.csv: line ${i + 2}: expected numbers`);
     return row;
   });
   const value = ({rd}) => sign === '+' ? rd : sign === '-' ? -rd : Math.abs(rd);
   return rows.filter(row => value(row) > 0)
-    .sort((a, b) => value(b) - value(a) || a.layer - b.layer || a.expert - b.expert).slice(0, top);
+    .sort((a, b) => value(b) - value(a) || a.layer - b.layer || a.expert - b.expert)
+    .slice(0, top);
 }

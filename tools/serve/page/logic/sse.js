@@ -38,7 +38,10 @@ export class EventReader {
 export async function readEvents(body, each) {
   let done = false;
   const reader = new EventReader(data => {
-    if (data === '[DONE]') { done = true; return; }
+    if (data === '[DONE]') {
+      done = true;
+      return;
+    }
     const event = JSON.parse(data);
     if (event.error) throw new Error(event.error.message || 'the server stopped in mid-stream');
     each(event);

@@ -1,5 +1,5 @@
-// The tree in the browser's database, so that a reload loses nothing: a record a node, with its text and routes. Without
-// a database (private windows of some browsers) everything works and a reload begins anew.
+// The tree in the browser's database, so that a reload loses nothing: a record a node, with its text and routes.
+// Without a database (private windows of some browsers) everything works and a reload begins anew.
 import {Routes} from './routes.js';
 import {Tree} from './tree.js';
 
@@ -11,10 +11,10 @@ const asked = request => new Promise((resolve, reject) => {
 });
 
 /** A run as a database can hold it. */
-export const packRun = run => run && {...run, tokens: Int32Array.from(run.tokens), logprobs: Float64Array.from(run.logprobs),
-  routes: run.routes.pack()};
-export const unpackRun = run => run && {...run, tokens: [...run.tokens], logprobs: [...run.logprobs],
-  routes: Routes.unpack(run.routes)};
+export const packRun = run => run &&
+  {...run, tokens: Int32Array.from(run.tokens), logprobs: Float64Array.from(run.logprobs), routes: run.routes.pack()};
+export const unpackRun = run =>
+  run && {...run, tokens: [...run.tokens], logprobs: [...run.logprobs], routes: Routes.unpack(run.routes)};
 
 export class Store {
   /** `name`: one for each model, so that trees do not mix. */
@@ -28,23 +28,26 @@ export class Store {
         request.result.createObjectStore('settings');
       };
       store.database = await asked(request);
-    } catch {
-      store.database = null;
-    }
+    } catch { store.database = null; }
     return store;
   }
   place(mode, name) { return this.database?.transaction(name, mode).objectStore(name); }
   async saveNode(node) {
-    await this.done(this.place('readwrite', 'nodes')?.put({...node, run: packRun(node.run), sameWords: null, ranking: null}));
+    await this.done(
+      this.place('readwrite', 'nodes')?.put({...node, run: packRun(node.run), sameWords: null, ranking: null}));
   }
-  async remove(ids) { for (const id of ids) await this.done(this.place('readwrite', 'nodes')?.delete(id)); }
+  async remove(ids) {
+    for (const id of ids) await this.done(this.place('readwrite', 'nodes')?.delete(id));
+  }
   async clear() { await this.done(this.place('readwrite', 'nodes')?.clear()); }
   async saveSetting(key, value) { await this.done(this.place('readwrite', 'settings')?.put(value, key)); }
   async setting(key) {
     const request = this.place('readonly', 'settings')?.get(key);
     return request ? asked(request) : undefined;
   }
-  async done(request) { if (request) await asked(request).catch(() => {}); }
+  async done(request) {
+    if (request) await asked(request).catch(() => {});
+  }
   /** The tree as it was; nodes whose parents are gone are left out. */
   async tree() {
     const tree = new Tree(), request = this.place('readonly', 'nodes')?.getAll();
@@ -52,7 +55,10 @@ export class Store {
     for (let added = true; added;) {
       added = false;
       for (const node of waiting)
-        if (!tree.nodes.has(node.id) && (node.parent === null || tree.nodes.has(node.parent))) { tree.add(node); added = true; }
+        if (!tree.nodes.has(node.id) && (node.parent === null || tree.nodes.has(node.parent))) {
+          tree.add(node);
+          added = true;
+        }
     }
     return tree;
   }

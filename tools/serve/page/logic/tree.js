@@ -1,5 +1,5 @@
-// The tree of forks: texts, each made from its parent by edits. A node is a record, edits and a seed, from which its text
-// can be made again bit by bit; the text and its routes are kept beside it. Undo is to go to the parent.
+// The tree of forks: texts, each made from its parent by edits. A node is a record, edits and a seed, from which its
+// text can be made again bit by bit; the text and its routes are kept beside it. Undo is to go to the parent.
 
 export const treeSchema = 'signalbox.forks/1';
 
@@ -19,7 +19,9 @@ export class Tree {
     return made;
   }
   get(id) { return this.nodes.get(id) ?? null; }
-  children(id) { return [...this.nodes.values()].filter(node => node.parent === id).sort((a, b) => a.created - b.created); }
+  children(id) {
+    return [...this.nodes.values()].filter(node => node.parent === id).sort((a, b) => a.created - b.created);
+  }
   roots() { return this.children(null); }
   root(id) {
     let node = this.get(id);
@@ -33,7 +35,10 @@ export class Tree {
   }
   /** In the order in which they are shown: each before its forks. */
   order() {
-    const out = [], visit = node => { out.push(node); this.children(node.id).forEach(visit); };
+    const out = [], visit = node => {
+      out.push(node);
+      this.children(node.id).forEach(visit);
+    };
     this.roots().forEach(visit);
     return out;
   }
@@ -57,7 +62,10 @@ export class Tree {
   remove(id) {
     const node = this.get(id), gone = [];
     if (!node) return gone;
-    const visit = n => { this.children(n.id).forEach(visit); gone.push(n.id); };
+    const visit = n => {
+      this.children(n.id).forEach(visit);
+      gone.push(n.id);
+    };
     visit(node);
     for (const one of gone) this.nodes.delete(one);
     if (gone.includes(this.selected)) {
@@ -68,32 +76,66 @@ export class Tree {
     if (gone.includes(this.compared)) this.compared = null;
     return gone;
   }
-  /** As JSON: what makes each text again, and what is expected of it. Routes, which a run brings back, are left out, and so are opened traces. */
+  /**
+   * As JSON: what makes each text again, and what is expected of it. Routes, which a run brings back, are left out,
+   * and so are opened traces.
+   */
   toJSON() {
-    const nodes = this.order().filter(node => !node.opened).map(({id, parent, name, note, created, record, generate, edits, domain, run}) => ({
-      id, parent, name, note, created, record, generate, edits, ...(domain ? {domain} : {}),
-      ...(run ? {expect: {tokens: [...run.tokens], given: run.given, pieces: run.pieces, logits_hash: run.hash, seed: run.seed}} : {}),
-    }));
+    const nodes =
+      this.order()
+        .filter(node => !node.opened)
+        .map(
+          ({id, parent, name, note, created, record, generate, edits, domain, run}) => ({
+            id,
+            parent,
+            name,
+            note,
+            created,
+            record,
+            generate,
+            edits,
+            ...(domain ? {domain} : {}),
+            ...(
+              run ? {
+                expect:
+                  {tokens: [...run.tokens], given: run.given, pieces: run.pieces, logits_hash: run.hash, seed: run.seed}
+              } :
+                    {}),
+          }));
     return {schema: treeSchema, selected: this.selected, compared: this.compared, nodes};
   }
   /** Reads what toJSON wrote. Throws with the path of what is wrong; nothing is added then. */
   static from(json) {
-    const bad = (path, expected, found) => new Error(`${path}: expected ${expected}, found ${JSON.stringify(found)?.slice(0, 60)}`);
+    const bad = (path, expected, found) =>
+      new Error(`${path}: expected ${expected}, found ${JSON.stringify(found)?.slice(0, 60)}`);
     if (json?.schema !== treeSchema) throw bad('schema', treeSchema, json?.schema);
     if (!Array.isArray(json.nodes)) throw bad('nodes', 'a list', json.nodes);
     const tree = new Tree();
     json.nodes.forEach((node, i) => {
       const path = `nodes[${i}]`;
       if (typeof node?.id !== 'string') throw bad(`${path}.id`, 'a string', node?.id);
-      if (node.parent !== null && !tree.nodes.has(node.parent)) throw bad(`${path}.parent`, 'an earlier node or null', node.parent);
-      if (typeof node.record !== 'object' || node.record === null) throw bad(`${path}.record`, 'an object', node.record);
-      if (typeof node.generate !== 'object' || node.generate === null) throw bad(`${path}.generate`, 'an object', node.generate);
+      if (node.parent !== null && !tree.nodes.has(node.parent))
+        throw bad(`${path}.parent`, 'an earlier node or null', node.parent);
+      if (typeof node.record !== 'object' || node.record === null)
+        throw bad(`${path}.record`, 'an object', node.record);
+      if (typeof node.generate !== 'object' || node.generate === null)
+        throw bad(`${path}.generate`, 'an object', node.generate);
       if (!Array.isArray(node.edits)) throw bad(`${path}.edits`, 'a list', node.edits);
       const {id, parent, record, generate, edits, expect} = node;
       if (expect && !(Array.isArray(expect.tokens) && expect.tokens.every(Number.isInteger)))
         throw bad(`${path}.expect.tokens`, 'a list of integers', expect.tokens);
-      tree.add({id, parent, record, generate, edits, name: String(node.name ?? ''), note: String(node.note ?? ''),
-        created: Number(node.created) || i, ...(node.domain ? {domain: String(node.domain)} : {}), ...(expect ? {expect} : {})});
+      tree.add({
+        id,
+        parent,
+        record,
+        generate,
+        edits,
+        name: String(node.name ?? ''),
+        note: String(node.note ?? ''),
+        created: Number(node.created) || i,
+        ...(node.domain ? {domain: String(node.domain)} : {}),
+        ...(expect ? {expect} : {})
+      });
     });
     if (tree.nodes.has(json.selected)) tree.select(json.selected);
     if (tree.nodes.has(json.compared)) tree.compare(json.compared);
@@ -101,12 +143,17 @@ export class Tree {
   }
 }
 
-const freshId = () => Array.from(crypto.getRandomValues(new Uint8Array(8)), v => v.toString(16).padStart(2, '0')).join('');
+const freshId = () =>
+  Array.from(crypto.getRandomValues(new Uint8Array(8)), v => v.toString(16).padStart(2, '0')).join('');
 
-/** The first position where two texts have different tokens; −1 where the shorter is the longer's beginning or both are equal. */
+/**
+ * The first position where two texts have different tokens; −1 where the shorter is the longer's beginning or both are
+ * equal.
+ */
 export function firstDifference(a, b) {
   const n = Math.min(a.length, b.length);
-  for (let i = 0; i < n; ++i) if (a[i] !== b[i]) return i;
+  for (let i = 0; i < n; ++i)
+    if (a[i] !== b[i]) return i;
   return a.length === b.length ? -1 : n;
 }
 /** What became of a run that is held against what an import expects. */

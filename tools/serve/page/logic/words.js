@@ -1,6 +1,7 @@
 // Edits and numbers in words.
 
-const list = (names, most = 4) => names.length <= most ? names.join(', ') : `${names.slice(0, most).join(', ')} and ${names.length - most} more`;
+const list = (names, most = 4) =>
+  names.length <= most ? names.join(', ') : `${names.slice(0, most).join(', ')} and ${names.length - most} more`;
 const experts = edit => {
   if (Array.isArray(edit.experts)) return `${edit.experts.length === 1 ? 'expert' : 'experts'} ${list(edit.experts)}`;
   const names = Object.entries(edit.experts ?? {}).flatMap(([layer, ids]) => ids.map(id => `L${layer}·${id}`));
@@ -29,14 +30,18 @@ export function wordsOfEdit(edit) {
     case 'activate':
       return (edit.mode === 'force' ? 'force ' : `${edit.mode} up `) + experts(edit) + at + weights;
     case 'misroute':
-      return (edit.policy === 'fixed' ? `route to ${experts(edit)}` : `${edit.policy.replace('_', ' ')} experts`) + at + weights;
-    case 'scale_expert': return `scale ${experts(edit)} by ${rounded(edit.by)}${at}`;
+      return (edit.policy === 'fixed' ? `route to ${experts(edit)}` : `${edit.policy.replace('_', ' ')} experts`) + at +
+        weights;
+    case 'scale_expert':
+      return `scale ${experts(edit)} by ${rounded(edit.by)}${at}`;
     case 'add': {
       const name = typeof edit.vector === 'string' ? edit.vector.replace(/^asset:/, '') : 'a vector';
-      return `add ${rounded(edit.scale ?? 1)} × ${name} at ${edit.point}${edit.layers ? ', layer ' + edit.layers : ''}` +
+      return `add ${rounded(edit.scale ?? 1)} × ${name} at ${edit.point}${
+               edit.layers ? ', layer ' + edit.layers : ''}` +
         (edit.tokens?.phase ? `, ${edit.tokens.phase} tokens` : '');
     }
-    default: return edit.op.replace('_', ' ') + (edit.experts ? ' ' + experts(edit) : '') + at;
+    default:
+      return edit.op.replace('_', ' ') + (edit.experts ? ' ' + experts(edit) : '') + at;
   }
 }
 export const wordsOfEdits = edits => edits.length ? edits.map(wordsOfEdit).join('; ') : 'no edit';
@@ -44,15 +49,17 @@ export const wordsOfEdits = edits => edits.length ? edits.map(wordsOfEdit).join(
 /** A token as it can be seen: spaces and line ends drawn, an empty one named. */
 export function shown(piece) {
   if (piece === '') return '∅';
-  return piece.replaceAll('\n', '⏎').replaceAll('\t', '⇥').replaceAll('\r', '␍').replace(/[\u0000-\u001f\u007f\u200b-\u200f\ufeff]/g,
-    c => `\\u${c.charCodeAt(0).toString(16).padStart(4, '0')}`);
+  return piece.replaceAll('\n', '⏎').replaceAll('\t', '⇥').replaceAll('\r', '␍').replace(
+    /[\u0000-\u001f\u007f\u200b-\u200f\ufeff]/g, c => `\\u${c.charCodeAt(0).toString(16).padStart(4, '0')}`);
 }
 /** For one line: the blank at its ends as an open box. */
 export const quoted = piece => `“${shown(piece).replace(/^ +| +$/g, blanks => '␣'.repeat(blanks.length))}”`;
 
 export const definitions = {
-  logprob: 'log p: natural logarithm of the probability that the model gave to this token, before temperature and top p. The first token has none.',
-  entropy: 'Entropy, in nats, of the next-token distribution that this token was chosen from: of the listed alternatives, the rest counted as one outcome. A lower bound.',
+  logprob:
+    'log p: natural logarithm of the probability that the model gave to this token, before temperature and top p. The first token has none.',
+  entropy:
+    'Entropy, in nats, of the next-token distribution that this token was chosen from: of the listed alternatives, the rest counted as one outcome. A lower bound.',
   margin: 'Margin: the router’s k-th largest logit minus the next one, before edits. Near 0 the choice was close.',
   weight: 'Weight: the largest weight among the experts applied in this cell, as applied.',
   routeEntropy: 'Entropy, in nats, of the weights of the experts applied in this cell, scaled to sum to one.',
@@ -61,7 +68,9 @@ export const definitions = {
   delta: 'Δ log p: log p of this token under the edits minus the same without, both given the same words before it.',
   usage: 'Usage: the share of this text’s tokens that selected the expert (N_e / T).',
   domain: 'Share of a domain’s selections at this layer that went to each expert.',
-  transition: 'P(next | this): of the tokens whose first expert was the row’s, the share whose next token’s first expert was the column’s.',
-  stay: 'Stickiness: P(expert at the next token | expert at this one), over all experts of the layer; chance: what their rates alone would give.',
+  transition:
+    'P(next | this): of the tokens whose first expert was the row’s, the share whose next token’s first expert was the column’s.',
+  stay:
+    'Stickiness: P(expert at the next token | expert at this one), over all experts of the layer; chance: what their rates alone would give.',
   hash: 'Hash of the unmodified logits that each new token was chosen from: equal hashes mean equal bits.',
 };

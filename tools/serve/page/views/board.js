@@ -8,23 +8,46 @@ import {CellGrid} from './cells.js';
 import {button, field, filePicker, fill, h, isDark, listen, onFrame, options} from './dom.js';
 
 export function renderBoard({model, el, session}) {
-  const op = options(h('select', {}), [['ban', 'ban'], ['force', 'force'], ['scale', 'scale']], 'ban'), by = h('input', {type: 'number', value: '0', step: '0.1'});
+  const op = options(h('select', {}), [['ban', 'ban'], ['force', 'force'], ['scale', 'scale']], 'ban'),
+        by = h('input', {type: 'number', value: '0', step: '0.1'});
   const scope = options(h('select', {}), [['layer', 'every token'], ['generated', 'generated tokens']], 'layer');
-  const top = h('input', {type: 'number', value: '8', min: 1}), sign = options(h('select', {}), [['+', 'rd > 0'], ['-', 'rd < 0'], ['both', 'largest |rd|']], '+');
-  const words = h('p', {class: 'small', role: 'status'}), problem = h('p', {class: 'problem', role: 'alert'}), place = h('div');
+  const top = h('input', {type: 'number', value: '8', min: 1}),
+        sign = options(h('select', {}), [['+', 'rd > 0'], ['-', 'rd < 0'], ['both', 'largest |rd|']], '+');
+  const words = h('p', {class: 'small', role: 'status'}), problem = h('p', {class: 'problem', role: 'alert'}),
+        place = h('div');
   const byField = field('by', by), base = h('div', {class: 'text-box'}), live = h('div', {class: 'text-box'});
-  const preset = filePicker('Preset from rd.csv…', '.csv,text/csv', async file => attempt(async () => {
-    const rows = topOfRanking(await file.text(), Number(top.value), sign.value);
-    for (const {layer, expert} of rows) switches.set(`${layer}:${expert}`, setting());
-    changed();
-  }));
-  fill(el, h('div', {class: 'bar'}, h('h2', {text: 'Experts × layers'}), field('A click', op), byField, field('for', scope), button('Clear board', () => { switches.clear(); changed(); })),
-    h('p', {class: 'note small', text: `${definitions.usage} A click switches an expert; the text is made again at once.`}), place, words, problem,
-    h('div', {class: 'two'}, h('section', {'aria-label': 'Without the board'}, h('h3', {text: 'Without'}), base), h('section', {'aria-label': 'With the board'}, h('h3', {text: 'With'}), live)),
-    h('div', {class: 'bar small'}, preset, field('top', top), field('sign', sign), button('Keep as a fork', () => keep())));
+  const preset =
+    filePicker('Preset from rd.csv…', '.csv,text/csv', async file => attempt(async () => {
+                                                         const rows = topOfRanking(
+                                                           await file.text(), Number(top.value), sign.value);
+                                                         for (const {layer, expert} of rows)
+                                                           switches.set(`${layer}:${expert}`, setting());
+                                                         changed();
+                                                       }));
+  fill(
+    el,
+    h('div', {class: 'bar'}, h('h2', {text: 'Experts × layers'}), field('A click', op), byField, field('for', scope),
+      button(
+        'Clear board',
+        () => {
+          switches.clear();
+          changed();
+        })),
+    h('p',
+      {class: 'note small', text: `${definitions.usage} A click switches an expert; the text is made again at once.`}),
+    place, words, problem,
+    h('div', {class: 'two'}, h('section', {'aria-label': 'Without the board'}, h('h3', {text: 'Without'}), base),
+      h('section', {'aria-label': 'With the board'}, h('h3', {text: 'With'}), live)),
+    h('div', {class: 'bar small'}, preset, field('top', top), field('sign', sign),
+      button('Keep as a fork', () => keep())));
   const switches = new Map();
   let baseNode = null;
-  const attempt = async act => { try { problem.textContent = ''; await act(); } catch (error) { problem.textContent = error.message; } };
+  const attempt = async act => {
+    try {
+      problem.textContent = '';
+      await act();
+    } catch (error) { problem.textContent = error.message; }
+  };
   const setting = () => op.value === 'scale' ? {op: 'scale', by: Number(by.value)} : {op: op.value};
   const source = () => {
     const node = model.get('node');
@@ -47,44 +70,91 @@ export function renderBoard({model, el, session}) {
   };
   const layers = () => model.get('facts')?.layers ?? [];
   const describe = (expert, l) => {
-    const node = source(), layer = layers()[l], found = node?.run ? usage(node.run.routes) : null, state = switches.get(`${layer}:${expert}`);
-    return `layer ${layer}, expert ${expert}` + (found ? `: used by ${found.counts[l * node.run.routes.nExperts + expert]} of ${found.tokens} tokens` : '') + (state ? `, ${state.op === 'scale' ? `scaled by ${state.by}` : state.op === 'ban' ? 'banned' : 'forced'}` : '');
+    const node = source(), layer = layers()[l], found = node?.run ? usage(node.run.routes) : null,
+          state = switches.get(`${layer}:${expert}`);
+    return `layer ${layer}, expert ${expert}` +
+      (found ? `: used by ${found.counts[l * node.run.routes.nExperts + expert]} of ${found.tokens} tokens` : '') +
+      (state ? `, ${
+                 state.op === 'scale' ? `scaled by ${state.by}` :
+                   state.op === 'ban' ? 'banned' :
+                                        'forced'}` :
+                                        '');
   };
-  const cells = new CellGrid(place, {label: 'Experts by layers', minimap: false, leastWidth: 8, cellHeight: 20, mostHeight: 420, describe,
+  const cells = new CellGrid(place, {
+    label: 'Experts by layers',
+    minimap: false,
+    leastWidth: 8,
+    cellHeight: 20,
+    mostHeight: 420,
+    describe,
     pick: (expert, l) => {
       const cell = `${layers()[l]}:${expert}`, now = switches.get(cell), next = setting();
-      if (now && now.op === next.op && now.by === next.by) switches.delete(cell); else switches.set(cell, next);
+      if (now && now.op === next.op && now.by === next.by)
+        switches.delete(cell);
+      else
+        switches.set(cell, next);
       changed();
       cells.say();
-    }});
+    }
+  });
   const draw = () => {
     const node = source(), facts = model.get('facts');
     byField.hidden = op.value !== 'scale';
     if (!facts || !el.offsetWidth) return;
-    const E = facts.nExperts, found = node?.run ? usage(node.run.routes) : {counts: new Uint32Array(E * layers().length), tokens: 0, most: 1};
+    const E = facts.nExperts,
+          found =
+            node?.run ? usage(node.run.routes) : {counts: new Uint32Array(E * layers().length), tokens: 0, most: 1};
     const dark = isDark(), table = sizeTable(dark), none = noneOf(dark);
     const rgb = (expert, l) => {
       if (expert >= facts.router.get(layers()[l]).n_experts) return none;
       const i = 3 * Math.round(255 * Math.min(1, found.counts[l * E + expert] / Math.max(1, found.most)));
       return [table[i], table[i + 1], table[i + 2]];
     };
-    cells.show({columns: E, rows: layers().length, rowLabel: l => `L${layers()[l]}`, columnLabel: e => String(e), rgb, number: null,
+    cells.show({
+      columns: E,
+      rows: layers().length,
+      rowLabel: l => `L${layers()[l]}`,
+      columnLabel: e => String(e),
+      rgb,
+      number: null,
       colours: (from, to, pixels) => {
         for (let l = 0; l < layers().length; ++l)
-          for (let e = from; e < to; ++e) { const [r, g, b] = rgb(e, l), i = 4 * (l * (to - from) + e - from); pixels[i] = r; pixels[i + 1] = g; pixels[i + 2] = b; pixels[i + 3] = 255; }
+          for (let e = from; e < to; ++e) {
+            const [r, g, b] = rgb(e, l), i = 4 * (l * (to - from) + e - from);
+            pixels[i] = r;
+            pixels[i + 1] = g;
+            pixels[i + 2] = b;
+            pixels[i + 3] = 255;
+          }
       },
       mark: (e, l) => {
         const state = switches.get(`${layers()[l]}:${e}`);
-        return state ? {text: state.op === 'ban' ? '×' : state.op === 'force' ? '+' : '~', colour: state.op === 'force' ? '--pos' : '--neg'} : null;
-      }});
+        return state ? {
+          text: state.op === 'ban' ? '×' :
+            state.op === 'force'   ? '+' :
+                                     '~',
+          colour: state.op === 'force' ? '--pos' : '--neg'
+        } :
+                       null;
+      }
+    });
     const edits = boardEdits(switches, {scope: scope.value});
     words.textContent = switches.size ? `Board: ${wordsOfEdits(edits)}.` : 'Nothing is switched.';
     const after = run => run ? run.pieces.slice(run.given).join('').trim() : '';
     base.textContent = after(node?.run) || '–';
     live.textContent = model.get('node')?.live ? after(model.get('node').run) || '…' : '–';
   };
-  for (const input of [op, scope]) input.addEventListener('change', () => { if (switches.size && input === scope) changed(); draw(); });
+  for (const input of [op, scope])
+    input.addEventListener('change', () => {
+      if (switches.size && input === scope) changed();
+      draw();
+    });
   const ask = onFrame(draw), stop = listen(model, 'node run facts theme view', ask);
   ask();
-  return () => { stop(); ask.cancel(); regenerate.cancel(); cells.close(); };
+  return () => {
+    stop();
+    ask.cancel();
+    regenerate.cancel();
+    cells.close();
+  };
 }

@@ -1,5 +1,5 @@
-// A grid of many cells: one pixel each in pictures off the screen, of which what is seen is enlarged. One cell is in the
-// document, and has the focus; arrows move it, and a line that is read aloud says what it holds.
+// A grid of many cells: one pixel each in pictures off the screen, of which what is seen is enlarged. One cell is in
+// the document, and has the focus; arrows move it, and a line that is read aloud says what it holds.
 import {hatchOf, inkOn} from '../logic/colours.js';
 import {GridLayout, fittingStep, minimapScroll, minimapWindow, moved, tilesOf, zoomed} from '../logic/layout.js';
 import {button, fill, h, isDark, onFrame, set, sized} from './dom.js';
@@ -12,7 +12,17 @@ const headHeight = 20;
  */
 export class CellGrid {
   constructor(el, options) {
-    Object.assign(this, {el, options, data: null, tiles: [], at: {column: 0, row: 0}, rested: true, cellWidth: 0, fitted: true, head: options.head ?? 46});
+    Object.assign(this, {
+      el,
+      options,
+      data: null,
+      tiles: [],
+      at: {column: 0, row: 0},
+      rested: true,
+      cellWidth: 0,
+      fitted: true,
+      head: options.head ?? 46
+    });
     this.canvas = h('canvas', {'aria-hidden': 'true'});
     this.cell = h('div', {class: 'cell-focus', role: 'gridcell', tabIndex: 0});
     this.row = h('div', {role: 'row'}, this.cell);
@@ -22,13 +32,20 @@ export class CellGrid {
     this.mini = h('canvas', {class: 'minimap', 'aria-hidden': 'true'});
     this.out = h('p', {class: 'read small', 'aria-live': 'polite'});
     this.zoomOut = h('span', {class: 'soft small'});
-    const tools = h('div', {class: 'bar small'}, button('−', () => this.zoom(-1), {'aria-label': 'Zoom out'}), button('+', () => this.zoom(1), {'aria-label': 'Zoom in'}),
-      button('Fit', () => this.fit(), {'aria-label': 'Fit to width'}), this.zoomOut);
+    const tools =
+      h('div', {class: 'bar small'}, button('−', () => this.zoom(-1), {'aria-label': 'Zoom out'}),
+        button('+', () => this.zoom(1), {'aria-label': 'Zoom in'}),
+        button('Fit', () => this.fit(), {'aria-label': 'Fit to width'}), this.zoomOut);
     fill(el, options.tools === false ? null : tools, options.minimap ? this.mini : null, this.view, this.out);
     this.draw = onFrame(() => this.paint());
-    this.view.addEventListener('scroll', () => { this.moving(); this.draw(); });
+    this.view.addEventListener('scroll', () => {
+      this.moving();
+      this.draw();
+    });
     this.view.addEventListener('pointermove', event => this.hover(event));
-    this.view.addEventListener('pointerleave', () => { this.view.title = ''; });
+    this.view.addEventListener('pointerleave', () => {
+      this.view.title = '';
+    });
     this.view.addEventListener('click', event => this.click(event));
     this.view.addEventListener('wheel', event => {
       if (!event.ctrlKey) return;
@@ -44,15 +61,23 @@ export class CellGrid {
     };
     this.mini.addEventListener('pointerdown', slide);
     this.mini.addEventListener('pointermove', slide);
-    this.resizer = new ResizeObserver(() => { this.measured = 0; this.draw(); });
+    this.resizer = new ResizeObserver(() => {
+      this.measured = 0;
+      this.draw();
+    });
     this.resizer.observe(this.el);
   }
-  close() { this.resizer.disconnect(); this.draw.cancel(); clearTimeout(this.timer); clearTimeout(this.speaker); }
+  close() {
+    this.resizer.disconnect();
+    this.draw.cancel();
+    clearTimeout(this.timer);
+    clearTimeout(this.speaker);
+  }
 
   /**
-   * data: columns, rows; rowLabel(r), columnLabel(c); colours(from, to, pixels): RGBA of columns [from, to), row by row;
-   * number(c, r) or null; rgb(c, r) for ink on numbers; hatched: set of rows; lines: [{column, words}]; mark(c, r).
-   * `keep`: columns painted before are still right.
+   * data: columns, rows; rowLabel(r), columnLabel(c); colours(from, to, pixels): RGBA of columns [from, to), row by
+   * row; number(c, r) or null; rgb(c, r) for ink on numbers; hatched: set of rows; lines: [{column, words}]; mark(c,
+   * r). `keep`: columns painted before are still right.
    */
   show(data, keep = false) {
     this.data = data;
@@ -64,7 +89,9 @@ export class CellGrid {
     this.draw();
   }
   /** Until somebody zooms the columns fill the room. */
-  refit() { if (this.fitted) this.cellWidth = fittingStep(this.data.columns, this.room(), this.options.leastWidth ?? 6); }
+  refit() {
+    if (this.fitted) this.cellWidth = fittingStep(this.data.columns, this.room(), this.options.leastWidth ?? 6);
+  }
   // Asked for at each frame: measured again only where the size changed.
   room() {
     this.measured ||= this.view.clientWidth;
@@ -72,8 +99,16 @@ export class CellGrid {
   }
   layout() {
     const {columns, rows} = this.data, most = this.options.mostHeight ?? 460;
-    const cellHeight = this.options.cellHeight ?? Math.max(this.cellWidth >= 18 ? 18 : 7, Math.min(22, Math.floor(most / Math.max(1, rows))));
-    return new GridLayout({columns, rows, cellWidth: this.cellWidth, cellHeight, width: this.room(), height: Math.min(most, rows * cellHeight)});
+    const cellHeight = this.options.cellHeight ??
+      Math.max(this.cellWidth >= 18 ? 18 : 7, Math.min(22, Math.floor(most / Math.max(1, rows))));
+    return new GridLayout({
+      columns,
+      rows,
+      cellWidth: this.cellWidth,
+      cellHeight,
+      width: this.room(),
+      height: Math.min(most, rows * cellHeight)
+    });
   }
   zoom(steps) {
     if (!this.data) return;
@@ -93,20 +128,24 @@ export class CellGrid {
   place() {
     const layout = this.layout();
     set(this.view, {style: {height: `${layout.height + headHeight + 14}px`}});
-    set(this.space, {style: {width: `${this.head + layout.fullWidth}px`, height: `${headHeight + layout.fullHeight}px`}});
+    set(
+      this.space, {style: {width: `${this.head + layout.fullWidth}px`, height: `${headHeight + layout.fullHeight}px`}});
     return layout;
   }
   moving() {
     this.rested = false;
     clearTimeout(this.timer);
-    this.timer = setTimeout(() => { this.rested = true; this.draw(); }, 120);
+    this.timer = setTimeout(() => {
+      this.rested = true;
+      this.draw();
+    }, 120);
   }
   makeTiles() {
     const {columns, rows, colours} = this.data;
     for (const [i, {from, to}] of tilesOf(columns).entries()) {
       const tile = this.tiles[i] ??= {canvas: document.createElement('canvas'), from, to: from, room: 0, rows};
       if (tile.to >= to) continue;
-      if (tile.room < to - from) {   // grows with the text, by doubling
+      if (tile.room < to - from) {  // grows with the text, by doubling
         const old = tile.to > from ? tile.canvas : null;
         tile.room = Math.min(4096, Math.max(to - from, 2 * tile.room, 256));
         tile.canvas = document.createElement('canvas');
@@ -123,13 +162,15 @@ export class CellGrid {
   paint() {
     if (!this.data || !this.el.isConnected || !this.el.offsetWidth) return;
     this.refit();
-    const layout = this.place(), {columns, rows, rowLabel, columnLabel, number, rgb, hatched, lines = [], mark, band} = this.data;
+    const layout = this.place(),
+          {columns, rows, rowLabel, columnLabel, number, rgb, hatched, lines = [], mark, band} = this.data;
     const style = getComputedStyle(this.el), dark = isDark(), x0 = this.view.scrollLeft, y0 = this.view.scrollTop;
     const width = this.head + layout.width, height = headHeight + layout.height;
     const context = sized(this.canvas, width, height);
     this.makeTiles();
     context.clearRect(0, 0, width, height);
-    const [from, to] = layout.visibleColumns(x0), [top, bottom] = layout.visibleRows(y0), {cellWidth, cellHeight} = layout;
+    const [from, to] = layout.visibleColumns(x0), [top, bottom] = layout.visibleRows(y0),
+                 {cellWidth, cellHeight} = layout;
     const left = c => this.head + c * cellWidth - x0, above = r => headHeight + r * cellHeight - y0;
     context.save();
     context.beginPath();
@@ -138,7 +179,10 @@ export class CellGrid {
     context.imageSmoothingEnabled = false;
     for (const tile of this.tiles) {
       const a = Math.max(from, tile.from), b = Math.min(to, tile.to);
-      if (a < b) context.drawImage(tile.canvas, a - tile.from, top, b - a, bottom - top, left(a), above(top), (b - a) * cellWidth, (bottom - top) * cellHeight);
+      if (a < b)
+        context.drawImage(
+          tile.canvas, a - tile.from, top, b - a, bottom - top, left(a), above(top), (b - a) * cellWidth,
+          (bottom - top) * cellHeight);
     }
     if (hatched?.size) {
       context.strokeStyle = hatchOf(dark);
@@ -149,17 +193,26 @@ export class CellGrid {
         context.rect(left(from), above(r), (to - from) * cellWidth, cellHeight);
         context.clip();
         context.beginPath();
-        for (let x = left(from) - cellHeight; x < left(to); x += 7) { context.moveTo(x, above(r) + cellHeight); context.lineTo(x + cellHeight, above(r)); }
+        for (let x = left(from) - cellHeight; x < left(to); x += 7) {
+          context.moveTo(x, above(r) + cellHeight);
+          context.lineTo(x + cellHeight, above(r));
+        }
         context.stroke();
         context.restore();
       }
     }
-    if (cellWidth >= 8 && cellHeight >= 8) {   // a hair between cells
+    if (cellWidth >= 8 && cellHeight >= 8) {  // a hair between cells
       context.strokeStyle = style.getPropertyValue('--back');
       context.lineWidth = 1;
       context.beginPath();
-      for (let c = from; c <= to; ++c) { context.moveTo(left(c), above(top)); context.lineTo(left(c), above(bottom)); }
-      for (let r = top; r <= bottom; ++r) { context.moveTo(left(from), above(r)); context.lineTo(left(to), above(r)); }
+      for (let c = from; c <= to; ++c) {
+        context.moveTo(left(c), above(top));
+        context.lineTo(left(c), above(bottom));
+      }
+      for (let r = top; r <= bottom; ++r) {
+        context.moveTo(left(from), above(r));
+        context.lineTo(left(to), above(r));
+      }
       context.stroke();
     }
     if (layout.numbersFit && this.rested && number) {
@@ -174,12 +227,16 @@ export class CellGrid {
           context.fillText(words, left(c) + cellWidth / 2, above(r) + cellHeight / 2 + 0.5, cellWidth - 2);
         }
     }
-    if (mark && cellWidth >= 6) this.marks(context, mark, {from, to, top, bottom, left, above, cellWidth, cellHeight, style});
+    if (mark && cellWidth >= 6)
+      this.marks(context, mark, {from, to, top, bottom, left, above, cellWidth, cellHeight, style});
     context.strokeStyle = style.getPropertyValue('--strong');
     for (const {column, row} of band ?? []) {
       context.lineWidth = 1.5;
-      if (column !== undefined && column >= from && column < to) context.strokeRect(left(column) - 0.75, headHeight - 2, Math.max(3, cellWidth) + 1.5, layout.height + 4);
-      if (row !== undefined && row >= top && row < bottom) context.strokeRect(this.head - 2, above(row) - 0.75, Math.min(layout.width, layout.fullWidth - x0) + 4, cellHeight + 1.5);
+      if (column !== undefined && column >= from && column < to)
+        context.strokeRect(left(column) - 0.75, headHeight - 2, Math.max(3, cellWidth) + 1.5, layout.height + 4);
+      if (row !== undefined && row >= top && row < bottom)
+        context.strokeRect(
+          this.head - 2, above(row) - 0.75, Math.min(layout.width, layout.fullWidth - x0) + 4, cellHeight + 1.5);
     }
     for (const {column} of lines) {
       if (column < from || column > to) continue;
@@ -218,11 +275,15 @@ export class CellGrid {
     context.textAlign = 'right';
     const rowStep = Math.max(1, Math.ceil(12 / layout.cellHeight));
     for (let r = Math.ceil(top / rowStep) * rowStep; r < bottom; r += rowStep)
-      if (above(r) >= headHeight - 4) context.fillText(rowLabel(r), this.head - 5, above(r) + layout.cellHeight / 2, this.head - 6);
+      if (above(r) >= headHeight - 4)
+        context.fillText(rowLabel(r), this.head - 5, above(r) + layout.cellHeight / 2, this.head - 6);
     context.textAlign = 'center';
     const needed = 8 + 7 * Math.max(String(columnLabel(Math.max(0, to - 1))).length, 2);
     let step = 1;
-    for (const next of [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000]) { step = next; if (next * layout.cellWidth >= needed) break; }
+    for (const next of [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000]) {
+      step = next;
+      if (next * layout.cellWidth >= needed) break;
+    }
     for (let c = Math.ceil(from / step) * step; c < to; c += step) {
       const x = left(c) + layout.cellWidth / 2;
       if (x >= this.head) context.fillText(columnLabel(c), x, headHeight / 2);
@@ -234,11 +295,13 @@ export class CellGrid {
     }
   }
   paintMini(layout, x0, dark, style) {
-    const width = this.measured || 800, height = Math.max(12, Math.min(40, this.data.rows * 2)), context = sized(this.mini, width, height);
+    const width = this.measured || 800, height = Math.max(12, Math.min(40, this.data.rows * 2)),
+          context = sized(this.mini, width, height);
     context.imageSmoothingEnabled = true;
     const scale = width / Math.max(1, this.data.columns);
     for (const tile of this.tiles)
-      context.drawImage(tile.canvas, 0, 0, tile.to - tile.from, tile.rows, tile.from * scale, 0, (tile.to - tile.from) * scale, height);
+      context.drawImage(
+        tile.canvas, 0, 0, tile.to - tile.from, tile.rows, tile.from * scale, 0, (tile.to - tile.from) * scale, height);
     const {x, width: wide} = minimapWindow(layout, x0, width);
     context.fillStyle = dark ? 'rgba(255,255,255,.14)' : 'rgba(20,30,50,.10)';
     context.fillRect(0, 0, x, height);
@@ -249,16 +312,28 @@ export class CellGrid {
   }
   placeFocus(layout) {
     const {x, y, width, height} = layout.rectangle(this.at.column, this.at.row);
-    set(this.cell, {style: {left: `${this.head + x}px`, top: `${headHeight + y}px`, width: `${Math.max(4, width)}px`, height: `${height}px`},
-      'aria-colindex': String(this.at.column + 1)});
+    set(this.cell, {
+      style: {
+        left: `${this.head + x}px`,
+        top: `${headHeight + y}px`,
+        width: `${Math.max(4, width)}px`,
+        height: `${height}px`
+      },
+      'aria-colindex': String(this.at.column + 1)
+    });
     set(this.row, {'aria-rowindex': String(this.at.row + 1)});
-    if (this.data.columns && this.data.rows) this.cell.setAttribute('aria-label', this.options.describe(this.at.column, this.at.row));
+    if (this.data.columns && this.data.rows)
+      this.cell.setAttribute('aria-label', this.options.describe(this.at.column, this.at.row));
   }
   /** Moves the focused cell; scrolls to it. */
   go(column, row, quiet = false) {
     if (!this.data?.columns) return;
-    this.at = {column: Math.max(0, Math.min(this.data.columns - 1, column)), row: Math.max(0, Math.min(this.data.rows - 1, row))};
-    const layout = this.place(), to = layout.scrollTo(this.at.column, this.at.row, this.view.scrollLeft, this.view.scrollTop);
+    this.at = {
+      column: Math.max(0, Math.min(this.data.columns - 1, column)),
+      row: Math.max(0, Math.min(this.data.rows - 1, row))
+    };
+    const layout = this.place(),
+          to = layout.scrollTo(this.at.column, this.at.row, this.view.scrollLeft, this.view.scrollTop);
     if (to.x !== this.view.scrollLeft) this.view.scrollLeft = to.x;
     if (to.y !== this.view.scrollTop) this.view.scrollTop = to.y;
     this.placeFocus(layout);
@@ -270,7 +345,9 @@ export class CellGrid {
   }
   say() {
     clearTimeout(this.speaker);
-    this.speaker = setTimeout(() => { if (this.data?.columns) this.out.textContent = this.options.describe(this.at.column, this.at.row); }, 150);
+    this.speaker = setTimeout(() => {
+      if (this.data?.columns) this.out.textContent = this.options.describe(this.at.column, this.at.row);
+    }, 150);
   }
   cellOf(event) {
     if (!this.data?.columns) return null;
@@ -291,10 +368,25 @@ export class CellGrid {
   }
   keydown(event) {
     const {column, row} = this.at;
-    if (this.options.key?.(event, column, row)) { event.preventDefault(); return; }
-    if (event.key === '+' || event.key === '-') { event.preventDefault(); this.zoom(event.key === '+' ? 1 : -1); return; }
-    const to = this.data && moved(this.at, event.key, event.ctrlKey, {columns: this.data.columns, rows: this.data.rows, page: 16});
-    if (to && !event.altKey) { event.preventDefault(); this.go(to.column, to.row); return; }
-    if (event.key === 'Enter' || event.key === ' ') { event.preventDefault(); this.options.pick?.(column, row, event); }
+    if (this.options.key?.(event, column, row)) {
+      event.preventDefault();
+      return;
+    }
+    if (event.key === '+' || event.key === '-') {
+      event.preventDefault();
+      this.zoom(event.key === '+' ? 1 : -1);
+      return;
+    }
+    const to = this.data &&
+      moved(this.at, event.key, event.ctrlKey, {columns: this.data.columns, rows: this.data.rows, page: 16});
+    if (to && !event.altKey) {
+      event.preventDefault();
+      this.go(to.column, to.row);
+      return;
+    }
+    if (event.key === 'Enter' || event.key === ' ') {
+      event.preventDefault();
+      this.options.pick?.(column, row, event);
+    }
   }
 }

@@ -3,30 +3,72 @@ import {button, field, fill, h, listen, number, options, set} from './dom.js';
 
 export function renderCompose({model, el, session}) {
   const mode = options(h('select', {}), [['raw', 'raw text'], ['chat', 'chat']], 'raw');
-  const prompt = h('textarea', {rows: 5, spellcheck: false}), system = h('input', {type: 'text'}), prefill = h('input', {type: 'text'});
-  const maxTokens = h('input', {type: 'number', value: '48', min: 1}), temperature = h('input', {type: 'number', value: '0', min: 0, max: 2, step: 0.1}), topP = h('input', {type: 'number', value: '1', min: 0.01, max: 1, step: 0.01});
-  const seed = h('input', {type: 'number', value: '0', step: 1}), lock = h('input', {type: 'checkbox', checked: true}), samples = h('input', {type: 'number', value: '1', min: 1, max: 128}), ends = h('input', {type: 'checkbox'}), domain = h('input', {type: 'text', placeholder: 'none'});
-  const run = h('button', {type: 'submit', class: 'primary', text: 'Run', title: 'Ctrl+Enter'}), stop = button('Stop', () => session.stop());
-  const systemField = field('System', system, {hidden: true}), prefillField = field('Answer begins with', prefill, {hidden: true}), words = h('p', {class: 'problem', role: 'alert'});
-  const form = h('form', {class: 'compose'}, field('Input', mode), systemField, field('Prompt', prompt), prefillField,
-    h('div', {class: 'row three'}, field('Max tokens', maxTokens), field('Temperature', temperature), field('Top p', topP)),
-    h('div', {class: 'row three'}, field('Seed', seed), field('Samples', samples), field('Domain', domain)),
-    h('div', {class: 'checks small'}, h('label', {}, lock, ' keep this seed'), h('label', {}, ends, ' go on past an end token')), words, h('div', {class: 'buttons'}, run, stop));
+  const prompt = h('textarea', {rows: 5, spellcheck: false}), system = h('input', {type: 'text'}),
+        prefill = h('input', {type: 'text'});
+  const maxTokens = h('input', {type: 'number', value: '48', min: 1}),
+        temperature = h('input', {type: 'number', value: '0', min: 0, max: 2, step: 0.1}),
+        topP = h('input', {type: 'number', value: '1', min: 0.01, max: 1, step: 0.01});
+  const seed = h('input', {type: 'number', value: '0', step: 1}), lock = h('input', {type: 'checkbox', checked: true}),
+        samples = h('input', {type: 'number', value: '1', min: 1, max: 128}), ends = h('input', {type: 'checkbox'}),
+        domain = h('input', {type: 'text', placeholder: 'none'});
+  const run = h('button', {type: 'submit', class: 'primary', text: 'Run', title: 'Ctrl+Enter'}),
+        stop = button('Stop', () => session.stop());
+  const systemField = field('System', system, {hidden: true}),
+        prefillField = field('Answer begins with', prefill, {hidden: true}),
+        words = h('p', {class: 'problem', role: 'alert'});
+  const form =
+    h('form', {class: 'compose'}, field('Input', mode), systemField, field('Prompt', prompt), prefillField,
+      h('div', {class: 'row three'}, field('Max tokens', maxTokens), field('Temperature', temperature),
+        field('Top p', topP)),
+      h('div', {class: 'row three'}, field('Seed', seed), field('Samples', samples), field('Domain', domain)),
+      h('div', {class: 'checks small'}, h('label', {}, lock, ' keep this seed'),
+        h('label', {}, ends, ' go on past an end token')),
+      words, h('div', {class: 'buttons'}, run, stop));
   fill(el, h('h2', {text: 'Prompt'}), form);
-  const generate = () => ({maxTokens: Number(maxTokens.value), temperature: Number(temperature.value), topP: Number(topP.value), seed: Number(seed.value), ignoreEos: ends.checked});
-  const record = () => mode.value === 'raw' ? {prompt: prompt.value} : {messages: [...(system.value ? [{role: 'system', content: system.value}] : []), {role: 'user', content: prompt.value}, ...(prefill.value ? [{role: 'assistant', content: prefill.value}] : [])]};
+  const generate = () => ({
+    maxTokens: Number(maxTokens.value),
+    temperature: Number(temperature.value),
+    topP: Number(topP.value),
+    seed: Number(seed.value),
+    ignoreEos: ends.checked
+  });
+  const record = () => mode.value === 'raw' ? {prompt: prompt.value} : {
+    messages: [
+      ...(system.value ? [{role: 'system', content: system.value}] : []), {role: 'user', content: prompt.value},
+      ...(prefill.value ? [{role: 'assistant', content: prefill.value}] : [])
+    ]
+  };
   const submit = async () => {
     words.textContent = '';
-    if (!prompt.value) { words.textContent = 'Prompt: expected some text.'; prompt.focus(); return; }
+    if (!prompt.value) {
+      words.textContent = 'Prompt: expected some text.';
+      prompt.focus();
+      return;
+    }
     if (!lock.checked) seed.value = String(crypto.getRandomValues(new Uint32Array(1))[0]);
     const settings = generate(), extra = domain.value.trim() ? {domain: domain.value.trim()} : {};
-    for (let i = 0; i < Number(samples.value); ++i) await session.start(record(), {...settings, seed: settings.seed + i}, {...extra, ...(Number(samples.value) > 1 ? {name: `seed ${settings.seed + i}`} : {})});
+    for (let i = 0; i < Number(samples.value); ++i)
+      await session.start(
+        record(), {...settings, seed: settings.seed + i},
+        {...extra, ...(Number(samples.value) > 1 ? {name: `seed ${settings.seed + i}`} : {})});
   };
-  form.addEventListener('submit', event => { event.preventDefault(); submit(); });
-  prompt.addEventListener('keydown', event => { if (event.key === 'Enter' && event.ctrlKey) { event.preventDefault(); submit(); } });
-  const show = () => { systemField.hidden = prefillField.hidden = mode.value !== 'chat'; };
+  form.addEventListener('submit', event => {
+    event.preventDefault();
+    submit();
+  });
+  prompt.addEventListener('keydown', event => {
+    if (event.key === 'Enter' && event.ctrlKey) {
+      event.preventDefault();
+      submit();
+    }
+  });
+  const show = () => {
+    systemField.hidden = prefillField.hidden = mode.value !== 'chat';
+  };
   mode.addEventListener('change', show);
-  const busy = () => { stop.disabled = !session.running.size; };
+  const busy = () => {
+    stop.disabled = !session.running.size;
+  };
   // A text that is taken up (a link, a reload) shows what it was made of.
   const follow = () => {
     const node = model.get('node');
@@ -47,7 +89,9 @@ export function renderCompose({model, el, session}) {
     domain.value = root.domain ?? '';
     show();
   };
-  const facts = () => { if (!model.get('facts')?.chat) mode.querySelector('[value=chat]').disabled = true; };
+  const facts = () => {
+    if (!model.get('facts')?.chat) mode.querySelector('[value=chat]').disabled = true;
+  };
   const stops = [listen(model, 'busy run', busy), listen(model, 'node tree', follow), listen(model, 'facts', facts)];
   busy();
   follow();
@@ -55,4 +99,6 @@ export function renderCompose({model, el, session}) {
 }
 
 /** What was said of a model in one line. */
-export const wordsOfFacts = facts => `${facts.nLayers} layers, ${facts.layers.length} with a router · ${facts.nExperts} experts, ${facts.nActive} active · ${number(facts.parameters / 1e6, 1)} M parameters, ${number(facts.activeParameters / 1e6, 1)} M active`;
+export const wordsOfFacts = facts => `${facts.nLayers} layers, ${facts.layers.length} with a router · ${
+  facts.nExperts} experts, ${facts.nActive} active · ${number(facts.parameters / 1e6, 1)} M parameters, ${
+  number(facts.activeParameters / 1e6, 1)} M active`;

@@ -10,13 +10,20 @@ export function h(tag, properties = {}, ...children) {
 export function set(element, properties) {
   for (const [name, value] of Object.entries(properties)) {
     if (value === undefined || value === null) continue;
-    if (name.startsWith('on')) element.addEventListener(name.slice(2), value);
-    else if (name === 'text') element.textContent = value;
-    else if (name === 'class') element.className = value;
-    else if (name === 'style') Object.assign(element.style, value);
-    else if (name.startsWith('aria-') || name === 'role' || name === 'for' || name === 'list') element.setAttribute(name, value);
-    else if (name in element) element[name] = value;
-    else element.setAttribute(name, value === true ? '' : value);
+    if (name.startsWith('on'))
+      element.addEventListener(name.slice(2), value);
+    else if (name === 'text')
+      element.textContent = value;
+    else if (name === 'class')
+      element.className = value;
+    else if (name === 'style')
+      Object.assign(element.style, value);
+    else if (name.startsWith('aria-') || name === 'role' || name === 'for' || name === 'list')
+      element.setAttribute(name, value);
+    else if (name in element)
+      element[name] = value;
+    else
+      element.setAttribute(name, value === true ? '' : value);
   }
   return element;
 }
@@ -27,7 +34,8 @@ let labels = 0;
 /** A field with its label. */
 export function field(label, input, properties = {}) {
   input.id ||= `field-${++labels}`;
-  return h('div', {class: 'field', ...properties}, h('label', {for: input.id, text: label}), input);
+  return h('div', {class: 'field', ...properties}, h('label', {for: input.id, text: label
+           }), input);
 }
 export const options = (select, entries, value) => {
   fill(select, entries.map(([key, words]) => h('option', {value: key, text: words, selected: key === value})));
@@ -37,8 +45,16 @@ export const options = (select, entries, value) => {
 /** Calls `draw` once before the next frame, however often it is asked for. */
 export function onFrame(draw) {
   let asked = 0;
-  const ask = () => { asked ||= requestAnimationFrame(() => { asked = 0; draw(); }); };
-  ask.cancel = () => { cancelAnimationFrame(asked); asked = 0; };
+  const ask = () => {
+    asked ||= requestAnimationFrame(() => {
+      asked = 0;
+      draw();
+    });
+  };
+  ask.cancel = () => {
+    cancelAnimationFrame(asked);
+    asked = 0;
+  };
   return ask;
 }
 /** Listens to a model; what it gives stops that. */
@@ -50,14 +66,19 @@ export function listen(model, names, act) {
 
 export const isDark = () => {
   const {classList} = document.documentElement;
-  return classList.contains('dark') || (!classList.contains('light') && matchMedia('(prefers-color-scheme: dark)').matches);
+  return classList.contains('dark') ||
+    (!classList.contains('light') && matchMedia('(prefers-color-scheme: dark)').matches);
 };
 export const number = (value, digits = 2) => Number.isFinite(value) ? value.toFixed(digits).replace('-', '−') : '–';
 
 /** A canvas of a size in CSS pixels, sharp on any screen; gives its context. */
 export function sized(canvas, width, height) {
-  const ratio = Math.min(3, devicePixelRatio || 1), w = Math.max(1, Math.round(width * ratio)), t = Math.max(1, Math.round(height * ratio));
-  if (canvas.width !== w || canvas.height !== t) { canvas.width = w; canvas.height = t; }
+  const ratio = Math.min(3, devicePixelRatio || 1), w = Math.max(1, Math.round(width * ratio)),
+        t = Math.max(1, Math.round(height * ratio));
+  if (canvas.width !== w || canvas.height !== t) {
+    canvas.width = w;
+    canvas.height = t;
+  }
   Object.assign(canvas.style, {width: `${width}px`, height: `${height}px`});
   const context = canvas.getContext('2d');
   context.setTransform(ratio, 0, 0, ratio, 0, 0);

@@ -4,11 +4,23 @@ import {asCommand, asCurl, asExperiment, asPython, asSpec} from '../logic/reques
 import {Tree} from '../logic/tree.js';
 import {button, download, filePicker, fill, h, listen, onFrame, options} from './dom.js';
 
-const exportKinds = [['command', 'command'], ['curl', 'curl'], ['python', 'Python'], ['spec', 'edit spec'], ['experiment', 'experiment'], ['tree', 'all forks (JSON)'], ['link', 'link']];
-const files = {command: 'run.sh', curl: 'request.sh', python: 'request.py', spec: 'edits.json', experiment: 'experiment.sh', tree: 'forks.json', link: 'link.txt'};
+const exportKinds = [
+  ['command', 'command'], ['curl', 'curl'], ['python', 'Python'], ['spec', 'edit spec'], ['experiment', 'experiment'],
+  ['tree', 'all forks (JSON)'], ['link', 'link']
+];
+const files = {
+  command: 'run.sh',
+  curl: 'request.sh',
+  python: 'request.py',
+  spec: 'edits.json',
+  experiment: 'experiment.sh',
+  tree: 'forks.json',
+  link: 'link.txt'
+};
 
 export function renderExports({model, el, session}) {
-  const kind = options(h('select', {'aria-label': 'Form'}), exportKinds, 'command'), out = h('pre', {tabIndex: 0, 'aria-label': 'Export'}), said = h('p', {class: 'small', role: 'status'});
+  const kind = options(h('select', {'aria-label': 'Form'}), exportKinds, 'command'),
+        out = h('pre', {tabIndex: 0, 'aria-label': 'Export'}), said = h('p', {class: 'small', role: 'status'});
   const note = h('p', {class: 'note small'});
   const bring = filePicker('Import forks…', '.json,application/json', async file => {
     try {
@@ -16,31 +28,64 @@ export function renderExports({model, el, session}) {
       session.setTree(tree);
       for (const node of tree.order()) await session.store?.saveNode(node);
       said.textContent = `${tree.nodes.size} texts taken up. “Run again” says whether the bits are the same.`;
-    } catch (error) {
-      said.textContent = `${file.name}: ${error.message}`;
-    }
+    } catch (error) { said.textContent = `${file.name}: ${error.message}`; }
   });
-  fill(el, h('h2', {text: 'Take it with you'}), h('div', {class: 'buttons'}, kind, button('Copy', async () => {
-    try { await navigator.clipboard.writeText(out.textContent); said.textContent = 'Copied.'; } catch { getSelection().selectAllChildren(out); said.textContent = 'Selected: press Ctrl+C.'; }
-  }), button('Save', () => download(files[kind.value], out.textContent)), button('Make this an experiment', () => { kind.value = 'experiment'; ask(); }), bring), note, out, said);
+  fill(
+    el, h('h2', {text: 'Take it with you'}),
+    h('div', {class: 'buttons'}, kind, button('Copy', async () => {
+        try {
+          await navigator.clipboard.writeText(out.textContent);
+          said.textContent = 'Copied.';
+        } catch {
+          getSelection().selectAllChildren(out);
+          said.textContent = 'Selected: press Ctrl+C.';
+        }
+      }), button('Save', () => download(files[kind.value], out.textContent)), button('Make this an experiment', () => {
+        kind.value = 'experiment';
+        ask();
+      }), bring), note, out, said);
   const notes = {
-    experiment: 'One fork shows that a text can change, not what did it. The experiment runs the same edits against drawn controls on the records that you add.',
-    command: 'The server’s answer equals the command line’s, bit for bit.', link: 'The fork as a link: the spec stands behind #, which browsers send to no server.',
-    tree: 'Records, edits, seeds and what came out. Import it here and run again: it says “same bits”, or where it differs.',
+    experiment:
+      'One fork shows that a text can change, not what did it. The experiment runs the same edits against drawn controls on the records that you add.',
+    command: 'The server’s answer equals the command line’s, bit for bit.',
+    link: 'The fork as a link: the spec stands behind #, which browsers send to no server.',
+    tree:
+      'Records, edits, seeds and what came out. Import it here and run again: it says “same bits”, or where it differs.',
   };
   const draw = async () => {
     const node = model.get('node');
     note.textContent = notes[kind.value] ?? '';
-    if (!node || (node.opened && kind.value !== 'tree')) { out.textContent = node ? 'A recorded route: nothing was asked of this server.' : '–'; return; }
-    const argument = model.get('facts')?.argument ?? 'MODEL', base = location.origin, after = node.run ? node.run.pieces.slice(node.run.given).join('') : '';
-    const bytes = {command: () => asCommand(argument, node), curl: () => asCurl(base, session.name, node), python: () => asPython(base, session.name, node), spec: () => asSpec(node),
-      experiment: () => asExperiment(argument, node, after), tree: () => JSON.stringify(model.get('tree').toJSON(), null, 1) + '\n',
-      link: async () => `${location.origin}${location.pathname}#fork=${await packFragment({record: node.record, generate: node.generate, edits: node.edits})}\n`}[kind.value];
+    if (!node || (node.opened && kind.value !== 'tree')) {
+      out.textContent = node ? 'A recorded route: nothing was asked of this server.' : '–';
+      return;
+    }
+    const argument = model.get('facts')?.argument ?? 'MODEL', base = location.origin,
+          after = node.run ? node.run.pieces.slice(node.run.given).join('') : '';
+    const bytes = {
+      command: () => asCommand(argument, node),
+      curl: () => asCurl(base, session.name, node),
+      python: () => asPython(base, session.name, node),
+      spec: () => asSpec(node),
+      experiment: () => asExperiment(argument, node, after),
+      tree: () => JSON.stringify(model.get('tree').toJSON(), null, 1) + '\n',
+      link: async () => `${location.origin}${location.pathname}#fork=${
+        await packFragment({record: node.record, generate: node.generate, edits: node.edits})}\n`
+    }[kind.value];
     out.textContent = await bytes();
   };
   kind.addEventListener('change', () => draw());
-  const ask = onFrame(() => { if (el.offsetWidth) draw(); }), stop = listen(model, 'node run tree view', ask), toExport = () => { el.scrollIntoView({block: 'nearest'}); kind.focus(); };
+  const ask = onFrame(() => {
+    if (el.offsetWidth) draw();
+  }),
+        stop = listen(model, 'node run tree view', ask), toExport = () => {
+          el.scrollIntoView({block: 'nearest'});
+          kind.focus();
+        };
   model.on('ask:export', toExport);
   ask();
-  return () => { stop(); model.off('ask:export', toExport); ask.cancel(); };
+  return () => {
+    stop();
+    model.off('ask:export', toExport);
+    ask.cancel();
+  };
 }

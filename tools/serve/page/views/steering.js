@@ -5,30 +5,67 @@ import {button, field, filePicker, fill, h, listen, number, onFrame, options} fr
 
 export function renderSteering({model, el, session}) {
   const asset = h('input', {type: 'text', placeholder: 'directions.safetensors:layer.3.resid_out', spellcheck: false});
-  const tensor = h('select', {}), point = options(h('select', {}), [['resid_out', 'resid_out'], ['moe.out', 'moe.out'], ['attn.out', 'attn.out'], ['router.in', 'router.in'], ['resid_mid', 'resid_mid']], 'resid_out');
-  const layers = h('input', {type: 'text', value: '', spellcheck: false}), scale = h('input', {type: 'range', min: -8, max: 8, step: 0.25, value: '1'}), scaleOut = h('output', {class: 'number'});
-  const phase = options(h('select', {}), [['all', 'every token'], ['given', 'given tokens'], ['generated', 'generated tokens']], 'all');
-  const strip = h('div', {class: 'doses', 'aria-live': 'off'}), problem = h('p', {class: 'problem', role: 'alert'}), note = h('p', {class: 'note small'});
+  const tensor = h('select', {}),
+        point = options(
+          h('select', {}),
+          [
+            ['resid_out', 'resid_out'], ['moe.out', 'moe.out'], ['attn.out', 'attn.out'], ['router.in', 'router.in'],
+            ['resid_mid', 'resid_mid']
+          ],
+          'resid_out');
+  const layers = h('input', {type: 'text', value: '', spellcheck: false}),
+        scale = h('input', {type: 'range', min: -8, max: 8, step: 0.25, value: '1'}),
+        scaleOut = h('output', {class: 'number'});
+  const phase = options(
+    h('select', {}), [['all', 'every token'], ['given', 'given tokens'], ['generated', 'generated tokens']], 'all');
+  const strip = h('div', {class: 'doses', 'aria-live': 'off'}), problem = h('p', {class: 'problem', role: 'alert'}),
+        note = h('p', {class: 'note small'});
   const tensorField = field('Tensor', tensor, {hidden: true});
   let file = null, control = null;
-  const load = filePicker('Read vectors from a file…', '.safetensors', async chosen => attempt(async () => {
-    file = {name: chosen.name, content: readSafetensors(new Uint8Array(await chosen.arrayBuffer()))};
-    const d = model.get('facts').dModel, names = Object.keys(file.content.tensors).filter(name => file.content.tensors[name].shape.at(-1) === d && file.content.tensors[name].shape.reduce((a, b) => a * b, 1) === d);
-    if (!names.length) { file = null; throw new Error(`${chosen.name}: expected a tensor of ${d} numbers, found none`); }
-    options(tensor, names.map(name => [name, name]), names[0]);
-    asset.value = '';
-    follow();
-  }));
-  fill(el, h('div', {class: 'bar'}, h('h2', {text: 'Steering'})),
-    h('p', {class: 'note small', text: 'Adds scale × vector at a point of the chosen layers. Vectors come from the server’s --assets (NAME:tensor) or from a file on this machine, which travels inside the edit.'}),
-    h('div', {class: 'row'}, field('Asset', asset, {class: 'field grow'}), load, tensorField), h('div', {class: 'row'}, field('Point', point), field('Layers', layers), field('Tokens', phase)),
-    h('div', {class: 'row'}, h('label', {class: 'inline grow'}, 'Scale ', scale, scaleOut), button('Five doses', () => run(), {class: 'primary'}), button('Stop', () => control?.abort())),
+  const load = filePicker(
+    'Read vectors from a file…', '.safetensors',
+    async chosen => attempt(async () => {
+      file = {name: chosen.name, content: readSafetensors(new Uint8Array(await chosen.arrayBuffer()))};
+      const d = model.get('facts').dModel,
+            names = Object.keys(file.content.tensors)
+                      .filter(
+                        name => file.content.tensors[name].shape.at(-1) === d &&
+                          file.content.tensors[name].shape.reduce((a, b) => a * b, 1) === d);
+      if (!names.length) {
+        file = null;
+        throw new Error(`${chosen.name}: expected a tensor of ${d} numbers, found none`);
+      }
+      options(tensor, names.map(name => [name, name]), names[0]);
+      asset.value = '';
+      follow();
+    }));
+  fill(
+    el, h('div', {class: 'bar'}, h('h2', {text: 'Steering'})), h('p', {
+      class: 'note small',
+      text:
+        'Adds scale × vector at a point of the chosen layers. Vectors come from the server’s --assets (NAME:tensor) or from a file on this machine, which travels inside the edit.'
+    }),
+    h('div', {class: 'row'}, field('Asset', asset, {class: 'field grow'}), load, tensorField),
+    h('div', {class: 'row'}, field('Point', point), field('Layers', layers), field('Tokens', phase)),
+    h('div', {class: 'row'}, h('label', {class: 'inline grow'}, 'Scale ', scale, scaleOut),
+      button('Five doses', () => run(), {class: 'primary'}), button('Stop', () => control?.abort())),
     note, problem, strip);
-  const attempt = async act => { try { problem.textContent = ''; await act(); } catch (error) { if (error.name !== 'AbortError') problem.textContent = error.message; } };
+  const attempt = async act => {
+    try {
+      problem.textContent = '';
+      await act();
+    } catch (error) {
+      if (error.name !== 'AbortError') problem.textContent = error.message;
+    }
+  };
   const follow = () => {
     tensorField.hidden = !file || asset.value !== '';
-    const named = /(?:^|:)layer\.(\d+)\.(.+?)(?:\.(?:router|rest))?$/.exec(file && !asset.value ? tensor.value : asset.value);
-    if (named) { layers.value = named[1]; if ([...point.options].some(option => option.value === named[2])) point.value = named[2]; }
+    const named =
+      /(?:^|:)layer\.(\d+)\.(.+?)(?:\.(?:router|rest))?$/.exec(file && !asset.value ? tensor.value : asset.value);
+    if (named) {
+      layers.value = named[1];
+      if ([...point.options].some(option => option.value === named[2])) point.value = named[2];
+    }
     note.textContent = file && !asset.value ? `${tensor.value} of ${file.name}` : '';
   };
   const vector = () => {
@@ -36,7 +73,13 @@ export function renderSteering({model, el, session}) {
     if (!file) throw new Error('vector: name an asset, or read a file');
     return Array.from(file.content.tensor(tensor.value).values);
   };
-  const edit = dose => steeringEdit({point: point.value, layers: layers.value || String(model.get('layer')), vector: vector(), scale: dose, phase: phase.value});
+  const edit = dose => steeringEdit({
+    point: point.value,
+    layers: layers.value || String(model.get('layer')),
+    vector: vector(),
+    scale: dose,
+    phase: phase.value
+  });
   const run = () => attempt(async () => {
     const node = model.get('node');
     if (!node?.run?.done || node.opened) throw new Error('Run a text first: the doses are versions of it.');
@@ -44,22 +87,39 @@ export function renderSteering({model, el, session}) {
     control?.abort();
     control = new AbortController();
     const doses = dosesOf(Number(scale.value));
-    const branches = doses.map(dose => ({name: `dose ${dose}`, edits: [...node.edits, ...(dose === 0 ? [] : [edit(dose)])]}));
+    const branches =
+      doses.map(dose => ({name: `dose ${dose}`, edits: [...node.edits, ...(dose === 0 ? [] : [edit(dose)])]}));
     const places = doses.map(dose => {
       const text = h('div', {class: 'text-box'});
-      return {text, card: h('section', {class: 'dose', 'aria-label': `dose ${dose}`}, h('h3', {text: `${dose > 0 ? '+' : ''}${number(dose, 2)}`}), text,
-        dose === 0 ? null : button('Keep as a fork', () => session.fork([edit(dose)], {parent: node})))};
+      return {
+        text,
+        card:
+          h('section', {class: 'dose', 'aria-label': `dose ${dose}`},
+            h('h3', {text: `${dose > 0 ? '+' : ''}${number(dose, 2)}`}), text,
+            dose === 0 ? null : button('Keep as a fork', () => session.fork([edit(dose)], {parent: node})))
+      };
     });
     fill(strip, places.map(place => place.card));
     const base = node.run.pieces.slice(node.run.given).join('');
-    await session.doses(node, branches, (i, text) => { places[i].text.textContent = text; }, control.signal);
+    await session.doses(node, branches, (i, text) => {
+      places[i].text.textContent = text;
+    }, control.signal);
     for (const {text, card} of places) card.classList.toggle('same', text.textContent === base);
   });
   asset.addEventListener('input', follow);
   tensor.addEventListener('change', follow);
-  scale.addEventListener('input', () => { scaleOut.textContent = number(Number(scale.value)); });
-  const ask = onFrame(() => { scaleOut.textContent = number(Number(scale.value)); layers.placeholder = String(model.get('layer') ?? ''); });
+  scale.addEventListener('input', () => {
+    scaleOut.textContent = number(Number(scale.value));
+  });
+  const ask = onFrame(() => {
+    scaleOut.textContent = number(Number(scale.value));
+    layers.placeholder = String(model.get('layer') ?? '');
+  });
   const stop = listen(model, 'layer facts', ask);
   ask();
-  return () => { stop(); ask.cancel(); control?.abort(); };
+  return () => {
+    stop();
+    ask.cancel();
+    control?.abort();
+  };
 }

@@ -1,5 +1,5 @@
-// The text, token by token, each coloured by a number of its own or of the layer that the slider names; beside it, where
-// one is chosen, the text that it is compared with.
+// The text, token by token, each coloured by a number of its own or of the layer that the slider names; beside it,
+// where one is chosen, the text that it is compared with.
 import {changeColour, chosenColours, cssOf, greyOf, inkOn, rgbOf, sizeColour, textureTable} from '../logic/colours.js';
 import {blockHeight, blocksOf} from '../logic/layout.js';
 import {listedEntropy} from '../logic/results.js';
@@ -7,15 +7,18 @@ import {firstDifference} from '../logic/tree.js';
 import {definitions, quoted, shown} from '../logic/words.js';
 import {button, fill, h, isDark, listen, number, onFrame, options, set} from './dom.js';
 
-export const tokenColours = [['logprob', 'log p'], ['entropy', 'entropy'], ['margin', 'margin at layer'], ['expert', 'first expert at layer'],
-  ['delta', 'Δ log p'], ['none', 'nothing']];
+export const tokenColours = [
+  ['logprob', 'log p'], ['entropy', 'entropy'], ['margin', 'margin at layer'], ['expert', 'first expert at layer'],
+  ['delta', 'Δ log p'], ['none', 'nothing']
+];
 const special = /^<[^<>\s]+>$/;
 
 /** What a token's colour says: {value, most, kind} or an expert. */
 export function tokenValue(kind, node, other, t, l) {
   const {run} = node;
   switch (kind) {
-    case 'logprob': return {value: -run.logprobs[t], most: 10, words: `log p ${number(run.logprobs[t])}`};
+    case 'logprob':
+      return {value: -run.logprobs[t], most: 10, words: `log p ${number(run.logprobs[t])}`};
     case 'entropy': {
       const value = t > 0 ? listedEntropy((run.top[t] ?? []).map(([, lp]) => lp)) : NaN;
       return {value, most: 4, words: `entropy ${number(value)}`};
@@ -24,18 +27,22 @@ export function tokenValue(kind, node, other, t, l) {
       const value = t < run.routes.rows ? run.routes.margin(t, l) : NaN;
       return {value: Number.isNaN(value) ? NaN : Math.exp(-2 * value), most: 1, words: `margin ${number(value, 3)}`};
     }
-    case 'expert': return t < run.routes.rows ? {expert: run.routes.first(t, l), words: `expert ${run.routes.first(t, l)}`} : {value: NaN, words: ''};
+    case 'expert':
+      return t < run.routes.rows ? {expert: run.routes.first(t, l), words: `expert ${run.routes.first(t, l)}`} :
+                                   {value: NaN, words: ''};
     case 'delta': {
       const value = deltaOf(node, other, t);
       return {value, most: 2, signed: true, words: `Δ log p ${number(value)}`};
     }
-    default: return {value: NaN, words: ''};
+    default:
+      return {value: NaN, words: ''};
   }
 }
 /** Δ log p of a token that both texts have, given the same words before it; NaN otherwise. */
 export function deltaOf(node, other, t) {
   if (!node?.run || !other?.run || t >= other.run.tokens.length || t < 1) return NaN;
-  if (node.sameWords?.of === other.id && node.sameWords.run === node.run) return node.sameWords.logprobs[t] - other.run.logprobs[t];
+  if (node.sameWords?.of === other.id && node.sameWords.run === node.run)
+    return node.sameWords.logprobs[t] - other.run.logprobs[t];
   const at = firstDifference(node.run.tokens, other.run.tokens);
   return at < 0 || t < at ? node.run.logprobs[t] - other.run.logprobs[t] : NaN;
 }
@@ -48,21 +55,28 @@ export function expertColour(model, layer, expert, dark, nExperts) {
   return [table[i], table[i + 1], table[i + 2]];
 }
 
-const examples = ['Document: Delcru was born in Quodri. Delcru lives in Rulfar. The capital of Rulfar is Tolnisbra. The capital of Quodri is Niscru.\nQuestion: What is the capital of the place where Delcru lives? Think step by step.',
-  'def fibonacci(n):', 'The three primary colours are'];
+const examples = [
+  'Document: Delcru was born in Quodri. Delcru lives in Rulfar. The capital of Rulfar is Tolnisbra. The capital of Quodri is Niscru.\nQuestion: What is the capital of the place where Delcru lives? Think step by step.',
+  'def fibonacci(n):', 'The three primary colours are'
+];
 
 export function renderTokens({model, el, session}) {
   const kind = options(h('select', {'aria-label': 'Colour of tokens'}), tokenColours, model.get('tokenColour'));
   const layer = h('input', {type: 'range', min: 0, step: 1, 'aria-label': 'Layer'});
   const layerOut = h('output', {class: 'number'}), legend = h('span', {class: 'legend', 'aria-hidden': 'true'});
-  const reading = options(h('select', {'aria-label': 'Reading of the fork'}), [['continued', 'continued'], ['words', 'same words']], 'continued');
+  const reading = options(
+    h('select', {'aria-label': 'Reading of the fork'}), [['continued', 'continued'], ['words', 'same words']],
+    'continued');
   const readingField = h('label', {class: 'inline'}, 'Reading ', reading);
   const about = h('p', {class: 'note small'});
   const text = h('div', {class: 'tokens', role: 'group', 'aria-label': 'Text'});
   const verdict = h('p', {class: 'verdict', role: 'status'});
   const tip = h('div', {class: 'tip', role: 'tooltip', hidden: true});
-  fill(el, h('div', {class: 'bar'}, h('label', {class: 'inline'}, 'Colour ', kind),
-    h('label', {class: 'inline grow'}, 'Layer ', layer, layerOut), readingField, legend), about, verdict, text, tip);
+  fill(
+    el,
+    h('div', {class: 'bar'}, h('label', {class: 'inline'}, 'Colour ', kind),
+      h('label', {class: 'inline grow'}, 'Layer ', layer, layerOut), readingField, legend),
+    about, verdict, text, tip);
 
   let blocks = [], spans = new Map(), drawn = {}, observer = null;
   const layers = () => model.get('node')?.run?.routes.layers ?? model.get('facts')?.layers ?? [];
@@ -71,12 +85,23 @@ export function renderTokens({model, el, session}) {
   const shownNode = () => words() ? {...model.get('node'), run: model.get('other').run} : model.get('node');
 
   // What all tokens of one painting share.
-  const paintContext = () => ({node: model.get('node'), other: model.get('other'), dark: isDark(), source: words() ? model.get('node') : shownNode(), kind: words() ? 'delta' : kind.value,
-    l: layerAt(), layer: model.get('layer'), position: model.get('position') ?? null, range: model.get('range') ?? {from: -1, to: -1}});
+  const paintContext = () => ({
+    node: model.get('node'),
+    other: model.get('other'),
+    dark: isDark(),
+    source: words() ? model.get('node') : shownNode(),
+    kind: words() ? 'delta' : kind.value,
+    l: layerAt(),
+    layer: model.get('layer'),
+    position: model.get('position') ?? null,
+    range: model.get('range') ?? { from: -1, to: -1 }
+  });
   const paint = (span, t, {other, dark, source, kind: what, l, layer: at, position, range}) => {
     const {value, most, signed, expert} = tokenValue(what, source, other, t, l);
     const rgb = expert !== undefined ? expertColour(model, at, expert, dark, source.run.routes.nExperts) :
-      !Number.isFinite(value) ? null : signed ? changeColour(value, most, dark) : sizeColour(value, most, dark);
+      !Number.isFinite(value)        ? null :
+      signed                         ? changeColour(value, most, dark) :
+                                       sizeColour(value, most, dark);
     const key = rgb ? cssOf(rgb) : '';
     if (span.painted !== key) {
       span.painted = key;
@@ -94,11 +119,15 @@ export function renderTokens({model, el, session}) {
     if (special.test(piece)) span.classList.add('special');
     if (t === run.given) span.classList.add('begin');
     if (t < run.given) span.classList.add('given');
-    if (t === at) { span.classList.add('first'); span.title = 'first difference'; }
+    if (t === at) {
+      span.classList.add('first');
+      span.title = 'first difference';
+    }
     span.setAttribute('aria-label', `token ${t} ${quoted(piece)}${t === at ? ', first difference' : ''}`);
     return span;
   };
-  // From the first difference on, the other text's token stands above; where both readings are of the same words, Δ below.
+  // From the first difference on, the other text's token stands above; where both readings are of the same words, Δ
+  // below.
   const cellOf = (t, at, context) => {
     const node = model.get('node'), other = model.get('other'), run = shownNode().run, span = spanOf(run, t, at);
     spans.set(t, span);
@@ -106,12 +135,18 @@ export function renderTokens({model, el, session}) {
     if (!other?.run || (!words() && node.parent === null)) return span;
     const delta = deltaOf(node, other, t), changedHere = at >= 0 && t >= at && !words();
     const shows = Number.isFinite(delta) && Math.abs(delta) >= 0.05 && (words() || !changedHere);
-    const greedy = words() && node.sameWords?.top[t]?.length && other.run.top[t]?.length && node.sameWords.top[t][0][0] !== other.run.top[t][0][0];
+    const greedy = words() && node.sameWords?.top[t]?.length && other.run.top[t]?.length &&
+      node.sameWords.top[t][0][0] !== other.run.top[t][0][0];
     if (!changedHere && !shows && !greedy) return span;
-    const above = changedHere ? h('span', {class: 'was', text: t < other.run.tokens.length ? shown(other.run.pieces[t] ?? '') : '\u00a0'}) : null;
+    const above = changedHere ?
+      h('span', {class: 'was', text: t < other.run.tokens.length ? shown(other.run.pieces[t] ?? '') : '\u00a0'}) :
+      null;
     const below = shows ? h('span', {class: 'delta', text: (delta > 0 ? '+' : '') + number(delta)}) : null;
     const pair = h('span', {class: shows ? 'pair spaced' : 'pair'}, above, span, below);
-    if (greedy) { pair.classList.add('greedy'); span.title = 'the greedy token changes here'; }
+    if (greedy) {
+      pair.classList.add('greedy');
+      span.title = 'the greedy token changes here';
+    }
     return pair;
   };
   const drawBlock = block => {
@@ -130,10 +165,23 @@ export function renderTokens({model, el, session}) {
   };
   const difference = () => {
     const node = model.get('node'), other = model.get('other');
-    return other?.run && node?.run ? firstDifference(node.run.tokens.slice(0, node.run.pieces.length), node.run.done ? other.run.tokens : other.run.tokens.slice(0, node.run.pieces.length)) : -1;
+    return other?.run && node?.run ?
+      firstDifference(
+        node.run.tokens.slice(0, node.run.pieces.length),
+        node.run.done ? other.run.tokens : other.run.tokens.slice(0, node.run.pieces.length)) :
+      -1;
   };
-  const welcome = () => [h('p', {class: 'empty', text: 'Write a prompt and press Run. Every token will stand here with the experts that it went through; choose one, send it elsewhere, and see what the text becomes. Or begin with one of these:'}),
-    h('div', {class: 'buttons'}, examples.map(prompt => button(prompt.length > 46 ? prompt.slice(0, 45) + '…' : prompt, () => session?.start({prompt}, {maxTokens: 48, temperature: 0, topP: 1, seed: 0, ignoreEos: false}))))];
+  const welcome = () =>
+    [h('p', {
+       class: 'empty',
+       text:
+         'Write a prompt and press Run. Every token will stand here with the experts that it went through; choose one, send it elsewhere, and see what the text becomes. Or begin with one of these:'
+     }),
+     h('div', {class: 'buttons'},
+       examples.map(
+         prompt => button(
+           prompt.length > 46 ? prompt.slice(0, 45) + '…' : prompt,
+           () => session?.start({prompt}, {maxTokens: 48, temperature: 0, topP: 1, seed: 0, ignoreEos: false}))))];
   const redraw = () => {
     const node = shownNode(), run = node?.run;
     tip.hidden = true;
@@ -149,14 +197,19 @@ export function renderTokens({model, el, session}) {
       return;
     }
     const long = run.pieces.length > 3000, width = text.clientWidth || 800;
-    blocks = blocksOf(run.pieces, 240).map(block => ({...block, drawn: false, far: long, element: h('div', {class: long ? 'block far' : 'block'})}));
+    blocks =
+      blocksOf(run.pieces, 240)
+        .map(block => ({...block, drawn: false, far: long, element: h('div', {class: long ? 'block far' : 'block'})}));
     fill(text, blocks.map(block => block.element));
     if (long) {
       observer = new IntersectionObserver(entries => {
         for (const entry of entries) {
           const block = blocks.find(one => one.element === entry.target);
           if (!block) continue;
-          if (entry.isIntersecting) drawBlock(block); else dropBlock(block);
+          if (entry.isIntersecting)
+            drawBlock(block);
+          else
+            dropBlock(block);
         }
       }, {root: text, rootMargin: '400px'});
       for (const block of blocks) {
@@ -170,26 +223,38 @@ export function renderTokens({model, el, session}) {
   };
   const say = () => {
     const node = model.get('node'), other = model.get('other');
-    if (!other?.run || !node?.run) { verdict.textContent = ''; return; }
+    if (!other?.run || !node?.run) {
+      verdict.textContent = '';
+      return;
+    }
     const at = difference(), sum = [];
-    for (let t = 1; t < other.run.tokens.length; ++t) { const d = deltaOf(node, other, t); if (Number.isFinite(d)) sum.push(d); }
+    for (let t = 1; t < other.run.tokens.length; ++t) {
+      const d = deltaOf(node, other, t);
+      if (Number.isFinite(d)) sum.push(d);
+    }
     const total = sum.reduce((a, b) => a + b, 0);
     verdict.textContent = (at < 0 ? 'Same text' : `First difference at token ${at}`) +
-      (node.sameWords?.of === other.id ? `; over the same words Σ Δ log p ${number(total)} nats in ${sum.length} tokens` : '') + '.';
+      (node.sameWords?.of === other.id ?
+         `; over the same words Σ Δ log p ${number(total)} nats in ${sum.length} tokens` :
+         '') +
+      '.';
   };
   // While a text grows only what is new is added.
   const grow = () => {
-    const node = shownNode(), run = node?.run, key = `${model.get('node')?.id} ${model.get('other')?.id} ${reading.value}`;
+    const node = shownNode(), run = node?.run,
+          key = `${model.get('node')?.id} ${model.get('other')?.id} ${reading.value}`;
     const total = run?.pieces.length ?? 0, known = blocks.at(-1)?.to ?? 0, at = difference();
-    const sameStart = key === drawn.key && run === drawn.run && total > known && known > 0 && total <= 3000 && at === drawn.at &&
-      model.get('node').sameWords === drawn.sameWords;
+    const sameStart = key === drawn.key && run === drawn.run && total > known && known > 0 && total <= 3000 &&
+      at === drawn.at && model.get('node').sameWords === drawn.sameWords;
     if (sameStart) {
       const block = blocks.at(-1);
       const context = paintContext();
       for (let t = known; t < total; ++t) block.element.append(cellOf(t, at, context));
       block.to = total;
       repaint();
-    } else if (key !== drawn.key || run !== drawn.run || total !== known || at !== drawn.at || model.get('node')?.sameWords !== drawn.sameWords) {
+    } else if (
+      key !== drawn.key || run !== drawn.run || total !== known || at !== drawn.at ||
+      model.get('node')?.sameWords !== drawn.sameWords) {
       redraw();
     } else {
       repaint();
@@ -211,10 +276,18 @@ export function renderTokens({model, el, session}) {
     const dark = isDark(), signed = kind.value === 'delta' || words();
     fill(legend, ['expert', 'none'].includes(kind.value) && !words() ? [] : [
       h('span', {text: signed ? 'less likely' : {logprob: 'expected', entropy: 'sure', margin: 'clear'}[kind.value]}),
-      ...Array.from({length: 9}, (_, i) => h('i', {style: {backgroundColor: cssOf(signed ? changeColour(i - 4, 4, dark) : sizeColour(i, 8, dark))}})),
-      h('span', {text: signed ? 'more' : {logprob: 'surprising', entropy: 'open', margin: 'close'}[kind.value]})]);
+      ...Array.from(
+        {length: 9},
+        (_, i) =>
+          h('i', {style: {backgroundColor: cssOf(signed ? changeColour(i - 4, 4, dark) : sizeColour(i, 8, dark))}})),
+      h('span', {text: signed ? 'more' : {logprob: 'surprising', entropy: 'open', margin: 'close'}[kind.value]})
+    ]);
   };
-  const ask = onFrame(grow), askPaint = onFrame(() => { repaint(); controls(); follow(); });
+  const ask = onFrame(grow), askPaint = onFrame(() => {
+                               repaint();
+                               controls();
+                               follow();
+                             });
   // Keeps the chosen token in sight of the text's own window; the page does not move.
   const follow = () => {
     const t = model.get('position') ?? null;
@@ -224,8 +297,10 @@ export function renderTokens({model, el, session}) {
     if (!block) return;
     drawBlock(block);
     const span = spans.get(t), box = text.getBoundingClientRect(), mine = span.getBoundingClientRect();
-    if (mine.top < box.top) text.scrollTop -= box.top - mine.top + 20;
-    else if (mine.bottom > box.bottom) text.scrollTop += mine.bottom - box.bottom + 20;
+    if (mine.top < box.top)
+      text.scrollTop -= box.top - mine.top + 20;
+    else if (mine.bottom > box.bottom)
+      text.scrollTop += mine.bottom - box.bottom + 20;
   };
   const positionOf = event => {
     const span = event.target.closest?.('.token');
@@ -240,9 +315,16 @@ export function renderTokens({model, el, session}) {
     const below = box.bottom + 8 + mine.height < innerHeight;
     set(tip, {style: {left: `${left}px`, top: `${below ? box.bottom + 8 : Math.max(8, box.top - mine.height - 8)}px`}});
   };
-  text.addEventListener('pointerover', event => { const t = positionOf(event); if (t !== null && event.pointerType === 'mouse') showTip(t, event.target.closest('.token')); });
-  text.addEventListener('pointerleave', () => { tip.hidden = true; });
-  text.addEventListener('scroll', () => { tip.hidden = true; });
+  text.addEventListener('pointerover', event => {
+    const t = positionOf(event);
+    if (t !== null && event.pointerType === 'mouse') showTip(t, event.target.closest('.token'));
+  });
+  text.addEventListener('pointerleave', () => {
+    tip.hidden = true;
+  });
+  text.addEventListener('scroll', () => {
+    tip.hidden = true;
+  });
   text.addEventListener('click', event => {
     const t = positionOf(event);
     if (t === null) return;
@@ -254,25 +336,52 @@ export function renderTokens({model, el, session}) {
   text.addEventListener('keydown', event => {
     const t = positionOf(event);
     if (t === null) return;
-    const total = shownNode().run.pieces.length, step = {ArrowLeft: -1, ArrowRight: 1, PageUp: -20, PageDown: 20}[event.key];
-    const to = event.key === 'Home' ? 0 : event.key === 'End' ? total - 1 : step ? Math.max(0, Math.min(total - 1, t + step)) : null;
-    if (event.key === 'Enter' || event.key === ' ') { event.preventDefault(); model.set('position', t); model.tell('ask:cell'); return; }
+    const total = shownNode().run.pieces.length,
+          step = {ArrowLeft: -1, ArrowRight: 1, PageUp: -20, PageDown: 20}[event.key];
+    const to = event.key === 'Home' ? 0 :
+      event.key === 'End'           ? total - 1 :
+      step                          ? Math.max(0, Math.min(total - 1, t + step)) :
+                                      null;
+    if (event.key === 'Enter' || event.key === ' ') {
+      event.preventDefault();
+      model.set('position', t);
+      model.tell('ask:cell');
+      return;
+    }
     if (event.key === 'Escape') tip.hidden = true;
     if (to === null) return;
     event.preventDefault();
-    if (event.shiftKey) { const {from = t} = model.get('range') ?? {}; model.set('range', {from: Math.min(from, to), to: Math.max(from, to) + 1}); }
+    if (event.shiftKey) {
+      const {from = t} = model.get('range') ?? {};
+      model.set('range', {from: Math.min(from, to), to: Math.max(from, to) + 1});
+    }
     model.set('position', to);
     const block = blocks.find(one => to >= one.from && to < one.to);
     if (block) drawBlock(block);
     spans.get(to)?.focus();
   });
-  kind.addEventListener('change', () => { model.set('tokenColour', kind.value); askPaint(); });
+  kind.addEventListener('change', () => {
+    model.set('tokenColour', kind.value);
+    askPaint();
+  });
   reading.addEventListener('change', ask);
   layer.addEventListener('input', () => model.set('layer', layers()[Number(layer.value)]));
-  const stops = [listen(model, 'node other run', ask), listen(model, 'layer position range chosen theme', askPaint),
-    listen(model, 'tokenColour', () => { kind.value = model.get('tokenColour'); askPaint(); })];
+  const stops = [
+    listen(model, 'node other run', ask), listen(model, 'layer position range chosen theme', askPaint),
+    listen(
+      model, 'tokenColour',
+      () => {
+        kind.value = model.get('tokenColour');
+        askPaint();
+      })
+  ];
   ask();
-  return () => { stops.forEach(stop => stop()); observer?.disconnect(); ask.cancel(); askPaint.cancel(); };
+  return () => {
+    stops.forEach(stop => stop());
+    observer?.disconnect();
+    ask.cancel();
+    askPaint.cancel();
+  };
 }
 
 /** A token's route at every layer, its margin, and what else was probable. */
@@ -280,13 +389,22 @@ function tipOf(run, t) {
   const {routes} = run, rows = [];
   for (let l = 0; t < routes.rows && l < routes.layers.length; ++l) {
     const weights = routes.weightsAt(t, l);
-    rows.push(h('tr', {}, h('th', {text: `L${routes.layers[l]}`}),
+    rows.push(h(
+      'tr', {}, h('th', {text: `L${routes.layers[l]}`}),
       h('td', {text: routes.experts(t, l).map((e, i) => `${e}·${weights[i].toFixed(2).replace(/^0/, '')}`).join('  ')}),
       h('td', {class: 'soft', text: Number.isNaN(routes.margin(t, l)) ? '' : number(routes.margin(t, l), 2)})));
   }
   const top = (run.top[t] ?? []).slice(0, 5);
-  return [h('div', {class: 'tip-head'}, h('b', {text: `${t}  ${quoted(run.pieces[t] ?? '')}`}), ` log p ${number(run.logprobs[t])}`),
-    top.length ? h('div', {class: 'tip-top'}, top.map(([piece, lp]) => h('span', {text: `${quoted(piece)} ${(100 * Math.exp(lp)).toFixed(1)} %`}))) : null,
-    rows.length ? h('table', {class: rows.length > 16 ? 'wide' : ''}, h('thead', {}, h('tr', {}, h('th'), h('th', {text: 'expert·weight'}), h('th', {text: 'margin'}))), h('tbody', {}, rows)) :
-      h('p', {class: 'soft', text: 'Its route comes with the next token.'})].filter(Boolean);
+  return [
+    h('div', {class: 'tip-head'}, h('b', {text: `${t}  ${quoted(run.pieces[t] ?? '')}`}),
+      ` log p ${number(run.logprobs[t])}`),
+    top.length ?
+      h('div', {class: 'tip-top'},
+        top.map(([piece, lp]) => h('span', {text: `${quoted(piece)} ${(100 * Math.exp(lp)).toFixed(1)} %`}))) :
+      null,
+    rows.length ? h('table', {class: rows.length > 16 ? 'wide' : ''},
+                    h('thead', {}, h('tr', {}, h('th'), h('th', {text: 'expert·weight'}), h('th', {text: 'margin'}))),
+                    h('tbody', {}, rows)) :
+                  h('p', {class: 'soft', text: 'Its route comes with the next token.'})
+  ].filter(Boolean);
 }
