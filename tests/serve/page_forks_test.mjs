@@ -10,7 +10,7 @@ import {asCommand, asCurl, asExperiment, asPython, experimentSpec} from '../../t
 import {Session, factsOf, rankingOf} from '../../tools/serve/page/logic/session.js';
 import * as spec from '../../tools/serve/page/logic/spec.js';
 import {Store} from '../../tools/serve/page/logic/store.js';
-import {Tree, firstDifference, sameBits} from '../../tools/serve/page/logic/tree.js';
+import {Tree, firstDifference, parting, sameBits} from '../../tools/serve/page/logic/tree.js';
 import {quoted, wordsOfEdit} from '../../tools/serve/page/logic/words.js';
 
 globalThis.crypto ??= webcrypto;  // Node 18 has it under this name only
@@ -144,6 +144,13 @@ test('the tree goes out and comes back', () => {
     assert.throws(() => Tree.from(broken), error => error.message.startsWith(path));
   assert.deepEqual(
     [firstDifference([1, 2], [1, 2]), firstDifference([1, 2], [1, 3]), firstDifference([1], [1, 2])], [-1, 1, 1]);
+});
+
+test('where two texts part, while one is still written', () => {
+  const whole = {tokens: [1, 2, 3], pieces: ['a', 'b', 'c'], done: true};
+  assert.equal(parting({tokens: [1], pieces: ['a', 'b'], done: false}, whole), -1);
+  assert.equal(parting({tokens: [1], pieces: ['a', 'x'], done: false}, whole), 1);
+  assert.equal(parting({tokens: [1, 2], pieces: ['a', 'b'], done: true}, whole), 2);
 });
 
 test('a link holds the spec', async () => {

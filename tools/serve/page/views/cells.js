@@ -1,6 +1,6 @@
 // A grid of many cells: one pixel each in pictures off the screen, of which what is seen is enlarged. One cell is in
 // the document, and has the focus; arrows move it, and a line that is read aloud says what it holds.
-import {hatchOf, inkOn} from '../logic/colours.js';
+import {cssOf, hatchOf, inkOn} from '../logic/colours.js';
 import {GridLayout, fittingStep, minimapScroll, minimapWindow, moved, tilesOf, zoomed} from '../logic/layout.js';
 import {button, fill, h, isDark, onFrame, set, sized} from './dom.js';
 
@@ -254,17 +254,18 @@ export class CellGrid {
     this.mini.hidden = layout.fullWidth <= layout.width;
     if (this.options.minimap && !this.mini.hidden) this.paintMini(layout, x0, dark, style);
   }
+  /** Letters on cells: on a colour of their own (`colour`, a name of the style), or on the cell's (`rgb`). */
   marks(context, mark, {from, to, top, bottom, left, above, cellWidth, cellHeight, style}) {
     context.textAlign = 'center';
     context.textBaseline = 'middle';
+    context.font = `700 ${Math.min(13, cellHeight - 2, cellWidth + 2)}px system-ui, sans-serif`;
     for (let c = from; c < to; ++c)
       for (let r = top; r < bottom; ++r) {
         const found = mark(c, r);
         if (!found) continue;
-        context.fillStyle = style.getPropertyValue(found.colour);
+        context.fillStyle = found.rgb ? cssOf(found.rgb) : style.getPropertyValue(found.colour);
         context.fillRect(left(c) + 0.5, above(r) + 0.5, cellWidth - 1, cellHeight - 1);
-        context.fillStyle = style.getPropertyValue('--back');
-        context.font = `700 ${Math.min(13, cellHeight - 2, cellWidth + 2)}px system-ui, sans-serif`;
+        context.fillStyle = found.rgb ? inkOn(found.rgb) : style.getPropertyValue('--back');
         context.fillText(found.text, left(c) + cellWidth / 2, above(r) + cellHeight / 2 + 0.5);
       }
   }

@@ -1,5 +1,5 @@
 // The tree of forks: each text by its edit in words. Arrows walk it, Enter selects; undo goes to the parent.
-import {firstDifference} from '../logic/tree.js';
+import {parting} from '../logic/tree.js';
 import {wordsOfEdits} from '../logic/words.js';
 import {button, fill, h, listen, onFrame} from './dom.js';
 
@@ -33,7 +33,7 @@ export function renderForks({model, el, session}) {
   const itemOf = (node, forest) => {
     const selected = node.id === forest.selected, beside = node.id === forest.compared,
           parent = forest.get(node.parent), {run} = node;
-    const at = parent?.run && run ? firstDifference(run.tokens, parent.run.tokens) : null;
+    const at = parent?.run && run ? parting(run, parent.run) : null;
     const state = node.opened ? `recorded, ${run.tokens.length} tokens` :
       session.running.has(node.id) ? 'running' :
       run?.done                    ? (at === null ? `${run.tokens.length - run.given} tokens` :

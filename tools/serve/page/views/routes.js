@@ -1,6 +1,6 @@
 // Tokens × layers of the selected text: what each token went through, and where the text beside it went elsewhere.
-import {changeTable, chosenColours, cssOf, greyOf, noneOf, rgbOf, sizeTable, textureTable} from '../logic/colours.js';
-import {firstDifference} from '../logic/tree.js';
+import {changeTable, chosenColours, chosenMarks, cssOf, greyOf, noneOf, rgbOf, sizeTable, textureTable} from '../logic/colours.js';
+import {parting} from '../logic/tree.js';
 import {definitions, quoted} from '../logic/words.js';
 import {CellGrid} from './cells.js';
 import {button, fill, h, isDark, listen, number, onFrame, options} from './dom.js';
@@ -16,7 +16,7 @@ const chosenByLayer = list => {
   for (const [i, cell] of list.entries()) {
     const [layer, expert] = cell.split(':').map(Number);
     if (!out.has(layer)) out.set(layer, new Map());
-    out.get(layer).set(expert, rgbOf(chosenColours[i]));
+    out.get(layer).set(expert, {rgb: rgbOf(chosenColours[i]), text: chosenMarks[i]});
   }
   return out;
 };
@@ -86,7 +86,7 @@ export function renderRoutes({model, el}) {
           return [tables.texture[i], tables.texture[i + 1], tables.texture[i + 2]];
         }
         const here = tables.chosen.get(layer);
-        return (here && here.get(routes.experts(t, l).find(e => here.has(e)))) ?? tables.grey;
+        return (here && here.get(routes.experts(t, l).find(e => here.has(e))))?.rgb ?? tables.grey;
       }
     }
   };
@@ -130,10 +130,7 @@ export function renderRoutes({model, el}) {
         (other() && t < other().routes.rows ? String(routes.changed(other().routes, t, l) || '') : null) :
         String(routes.first(t, l));
     };
-    const at = other() ?
-      firstDifference(
-        now.tokens.slice(0, routes.rows), now.done ? other().tokens : other().tokens.slice(0, routes.rows)) :
-      -1;
+    const at = other() ? parting(now, other()) : -1;
     const key = [
       kind.value, dark, (model.get('chosen') ?? []).join(), kind.value === 'changed' ? other()?.routes.rows : 0
     ].join(' ');
@@ -149,6 +146,13 @@ export function renderRoutes({model, el}) {
         number: value,
         rgb,
         hatched,
+        // A letter beside the colour, for those who do not see it.
+        mark: kind.value !== 'expert' || !tables.chosen.size ?
+          null :
+          (t, layer) => {
+            const here = tables.chosen.get(layer), l = layerRow[layer];
+            return here && l >= 0 && t < routes.rows ? here.get(routes.experts(t, l).find(e => here.has(e))) : null;
+          },
         lines: [{column: now.given, words: '▸'}, ...(at >= 0 ? [{column: at, words: '≠'}] : [])],
         band: [{column: model.get('position')}, {row: model.get('layer')}]
       },
@@ -159,13 +163,14 @@ export function renderRoutes({model, el}) {
   const ask = onFrame(draw);
   const chosenList = () => {
     const list = model.get('chosen') ?? [], dark = isDark();
-    fill(chosen, list.map(cell => {
+    fill(chosen, list.map((cell, i) => {
       const [layer, expert] = cell.split(':').map(Number);
       return h(
         'span', {class: 'chip'}, h('i', {style: {backgroundColor: cssOf(expertColour(model, layer, expert, dark, 0))}}),
-        `L${layer}·${expert}`, button('×', () => model.set('chosen', list.filter(one => one !== cell)), {
-          'aria-label': `Do not mark expert ${expert} of layer ${layer}`
-        }));
+        `${chosenMarks[i]} L${layer}·${expert}`,
+        button(
+          '×', () => model.set('chosen', list.filter(one => one !== cell)),
+          {'aria-label': `Do not mark expert ${expert} of layer ${layer}`}));
     }));
   };
   kind.addEventListener('change', () => {

@@ -1,9 +1,9 @@
 // The text, token by token, each coloured by a number of its own or of the layer that the slider names; beside it,
 // where one is chosen, the text that it is compared with.
-import {changeColour, chosenColours, cssOf, greyOf, inkOn, rgbOf, sizeColour, textureTable} from '../logic/colours.js';
+import {changeColour, chosenColours, chosenMarks, cssOf, greyOf, inkOn, rgbOf, sizeColour, textureTable} from '../logic/colours.js';
 import {blockHeight, blocksOf} from '../logic/layout.js';
 import {listedEntropy} from '../logic/results.js';
-import {firstDifference} from '../logic/tree.js';
+import {parting} from '../logic/tree.js';
 import {definitions, quoted, shown} from '../logic/words.js';
 import {button, fill, h, isDark, listen, number, onFrame, options, set} from './dom.js';
 
@@ -43,7 +43,7 @@ export function deltaOf(node, other, t) {
   if (!node?.run || !other?.run || t >= other.run.tokens.length || t < 1) return NaN;
   if (node.sameWords?.of === other.id && node.sameWords.run === node.run)
     return node.sameWords.logprobs[t] - other.run.logprobs[t];
-  const at = firstDifference(node.run.tokens, other.run.tokens);
+  const at = parting(node.run, other.run);
   return at < 0 || t < at ? node.run.logprobs[t] - other.run.logprobs[t] : NaN;
 }
 /** Of its own where the expert is marked, else of the table of `nExperts`. */
@@ -108,6 +108,14 @@ export function renderTokens({model, el, session}) {
       span.style.backgroundColor = key;
       span.style.color = rgb ? inkOn(rgb) : '';
     }
+    const letter =
+      expert !== undefined ? chosenMarks[(model.get('chosen') ?? []).indexOf(`${at}:${expert}`)] : undefined;
+    if (span.dataset.mark !== letter) {
+      if (letter)
+        span.dataset.mark = letter;
+      else
+        delete span.dataset.mark;
+    }
     if (span.classList.contains('here') !== (t === position)) span.classList.toggle('here');
     if (span.classList.contains('ranged') !== (t >= range.from && t < range.to)) span.classList.toggle('ranged');
     const stop = t === (position ?? 0) ? 0 : -1;
@@ -165,11 +173,7 @@ export function renderTokens({model, el, session}) {
   };
   const difference = () => {
     const node = model.get('node'), other = model.get('other');
-    return other?.run && node?.run ?
-      firstDifference(
-        node.run.tokens.slice(0, node.run.pieces.length),
-        node.run.done ? other.run.tokens : other.run.tokens.slice(0, node.run.pieces.length)) :
-      -1;
+    return other?.run && node?.run ? parting(node.run, other.run) : -1;
   };
   const welcome = () =>
     [h('p', {
