@@ -22,7 +22,7 @@ export class Api {
       headers: this.headers(body),
       body: body === undefined ? undefined : JSON.stringify(body)
     });
-    if (!response.ok) throw new Error(await failure(response));
+    if (!response.ok) throw Object.assign(new Error(await failure(response)), {status: response.status});
     return response;
   }
   async get(path, signal) { return (await this.ask(path, undefined, signal)).json(); }

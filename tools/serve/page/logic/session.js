@@ -156,8 +156,10 @@ export class Session {
   }
 
   async promptTokens(node, signal) {
-    const {prompt, messages, tokens} = node.record;
+    const {prompt, messages, tokens} = node.record, parent = this.tree.get(node.parent);
     if (tokens) return tokens;
+    if (parent?.run && JSON.stringify(parent.record) === JSON.stringify(node.record))  // a fork's prompt is known
+      return parent.run.tokens.slice(0, parent.run.given);
     if (prompt !== undefined)
       return (await this.api.post('/tokenize', {prompt, add_special_tokens: true}, signal)).tokens;
     const prefilled =

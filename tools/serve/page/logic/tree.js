@@ -159,10 +159,10 @@ export function firstDifference(a, b) {
 /** Where two runs part, as far as both are known: ids come at a stream's end, words before. −1: nowhere yet. */
 export function parting(run, other) {
   const state = [run.pieces.length, other.pieces.length, run.done, other.done].join(), known = partings.get(run);
-  if (known?.other === other && known.state === state) return known.at;   // asked for at each token
+  if (known?.other === other && known.state === state) return known.at;  // asked for at each token
   const both = Math.min(run.pieces.length, other.pieces.length);
   const at = run.done && other.done ? firstDifference(run.tokens, other.tokens) :
-    firstDifference(run.pieces.slice(0, both), other.pieces.slice(0, both));
+                                      firstDifference(run.pieces.slice(0, both), other.pieces.slice(0, both));
   partings.set(run, {other, state, at});
   return at;
 }

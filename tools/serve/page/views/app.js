@@ -202,7 +202,7 @@ export async function startPage(root) {
 
   try {
     session.say('Asking the server for its model…');
-    const facts = await session.connect();
+    const facts = await connected(session);
     about.textContent = `${session.name} · ${wordsOfFacts(facts)}`;
     const store = await Store.open(facts.hash), kept = await store.setting('theme');
     if (kept) {
@@ -218,6 +218,21 @@ export async function startPage(root) {
     }
   } catch (error) { session.fail(error); }
   return {model, session};
+}
+
+/** The facts of the model, also of a server that is still loading it. */
+async function connected(session) {
+  for (;;) {
+    try {
+      return await session.connect();
+    } catch (error) {
+      if (error.status === 401)
+        throw new Error('This server wants a key: open the page as ' + location.origin + '/#key=… with it.');
+      if (error.status !== 503) throw error;
+      session.say('The server is still loading its model…');
+      await new Promise(resolve => setTimeout(resolve, 1000));
+    }
+  }
 }
 
 /** A tokenizer's piece of texts.jsonl as words. */

@@ -243,19 +243,32 @@ export function renderTokens({model, el, session}) {
          '') +
       '.';
   };
+  const extend = (from, to, at) => {
+    const context = paintContext(), long = Boolean(observer);
+    for (let t = from; t < to; ++t) {
+      let block = blocks.at(-1);
+      if (block.to - block.from >= 240) {
+        block = {from: t, to: t, drawn: true, far: long, element: h('div', {class: long ? 'block far' : 'block'})};
+        blocks.push(block);
+        text.append(block.element);
+        observer?.observe(block.element);
+      }
+      if (block.drawn) block.element.append(cellOf(t, at, context));
+      block.to = t + 1;
+    }
+  };
   // While a text grows only what is new is added.
   const grow = () => {
     const node = shownNode(), run = node?.run,
           key = `${model.get('node')?.id} ${model.get('other')?.id} ${reading.value}`;
     const total = run?.pieces.length ?? 0, known = blocks.at(-1)?.to ?? 0, at = difference();
-    const sameStart = key === drawn.key && run === drawn.run && total > known && known > 0 && total <= 3000 &&
-      at === drawn.at && model.get('node').sameWords === drawn.sameWords;
+    const sameStart = key === drawn.key && run === drawn.run && total > known && known > 0 && at === drawn.at &&
+      model.get('node').sameWords === drawn.sameWords && (total > 3000) === Boolean(observer);
     if (sameStart) {
-      const block = blocks.at(-1);
-      const context = paintContext();
-      for (let t = known; t < total; ++t) block.element.append(cellOf(t, at, context));
-      block.to = total;
+      const atEnd = text.scrollTop + text.clientHeight >= text.scrollHeight - 40;
+      extend(known, total, at);
       repaint();
+      if (atEnd) text.scrollTop = text.scrollHeight;
     } else if (
       key !== drawn.key || run !== drawn.run || total !== known || at !== drawn.at ||
       model.get('node')?.sameWords !== drawn.sameWords) {
