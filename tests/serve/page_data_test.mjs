@@ -4,7 +4,7 @@ import test from 'node:test';
 import {arrayOfResponse, base64OfBytes, bytesOfBase64, halfToNumber, readSafetensors, typedArray} from '../../tools/serve/page/logic/arrays.js';
 import * as colours from '../../tools/serve/page/logic/colours.js';
 import {cramersV, domainShares, stickiness, transitions} from '../../tools/serve/page/logic/patterns.js';
-import {emptyRun, listedEntropy, putChoice} from '../../tools/serve/page/logic/results.js';
+import {emptyRun, listedEntropy, putChoice, textOf} from '../../tools/serve/page/logic/results.js';
 import {Routes, routesOfTrace, usage} from '../../tools/serve/page/logic/routes.js';
 import {EventReader, readEvents} from '../../tools/serve/page/logic/sse.js';
 
@@ -229,6 +229,7 @@ test('an answer in pieces', () => {
   assert.deepEqual(
     [run.tokens, run.given, run.pieces, run.logprobs.slice(1), run.top[1][0], run.hash, run.seed, run.finish],
     [[4, 5, 6], 2, ['a', 'b', 'd'], [-1, -0.5], ['b', -1], 'ff', 9, 'stop']);
+  assert.equal(textOf({...run, pieces: [...run.pieces, ' e', '<eos>']}), 'd e');
   assert.deepEqual([run.routes.rows, run.routes.experts(2, 0)], [3, [5, 1]]);
   assert.ok(
     Math.abs(listedEntropy([Math.log(.5), Math.log(.25)]) - (.5 * Math.log(2) + 2 * .25 * Math.log(4))) < 1e-12);

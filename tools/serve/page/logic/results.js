@@ -18,6 +18,11 @@ export const emptyRun = shape => ({
   done: false,
 });
 
+/** Tokens that stand for no text: <eos>, <|im_end|>. */
+export const isSpecial = piece => /^<[^<>\s]+>$/.test(piece);
+/** What was generated, without the tokens that stand for no text. */
+export const textOf = run => run ? run.pieces.slice(run.given).filter(piece => !isSpecial(piece)).join('') : '';
+
 /** The rows of a response's `points`, which stand at positions [a, b). */
 export function putPoints(run, points, positions) {
   const named = suffix => Object.entries(points).filter(([name]) => name === suffix || name.endsWith('.' + suffix));

@@ -1,6 +1,7 @@
 // Experts × layers: how often this text used each, and switches. The text is made again as one sets them.
 import {noneOf, sizeTable} from '../logic/colours.js';
 import {debounced} from '../logic/model.js';
+import {textOf} from '../logic/results.js';
 import {usage} from '../logic/routes.js';
 import {boardEdits, topOfRanking} from '../logic/spec.js';
 import {definitions, wordsOfEdits} from '../logic/words.js';
@@ -140,7 +141,7 @@ export function renderBoard({model, el, session}) {
     });
     const edits = boardEdits(switches, {scope: scope.value});
     words.textContent = switches.size ? `Board: ${wordsOfEdits(edits)}.` : 'Nothing is switched.';
-    const after = run => run ? run.pieces.slice(run.given).join('').trim() : '';
+    const after = run => textOf(run).trim();
     base.textContent = after(node?.run) || '–';
     live.textContent = model.get('node')?.live ? after(model.get('node').run) || '…' : '–';
   };

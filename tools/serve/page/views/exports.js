@@ -1,6 +1,7 @@
 // What was clicked, to run elsewhere: the spec, the request, the commands, an experiment, the whole tree, a link.
 import {packFragment} from '../logic/api.js';
 import {asCommand, asCurl, asExperiment, asPython, asSpec} from '../logic/requests.js';
+import {textOf} from '../logic/results.js';
 import {Tree} from '../logic/tree.js';
 import {button, download, filePicker, fill, h, listen, onFrame, options} from './dom.js';
 
@@ -59,14 +60,14 @@ export function renderExports({model, el, session}) {
       out.textContent = node ? 'A recorded route: nothing was asked of this server.' : '–';
       return;
     }
-    const argument = model.get('facts')?.argument ?? 'MODEL', base = location.origin,
-          after = node.run ? node.run.pieces.slice(node.run.given).join('') : '';
+    const argument = model.get('facts')?.argument ?? 'MODEL', base = location.origin;
     const bytes = {
       command: () => asCommand(argument, node),
       curl: () => asCurl(base, session.name, node),
       python: () => asPython(base, session.name, node),
       spec: () => asSpec(node),
-      experiment: () => asExperiment(argument, node, after),
+      experiment: () => node.edits.length ? asExperiment(argument, node, textOf(node.run)) :
+                                            'This text has no edits: an experiment needs a fork.\n',
       tree: () => JSON.stringify(model.get('tree').toJSON(), null, 1) + '\n',
       link: async () => `${location.origin}${location.pathname}#fork=${
         await packFragment({record: node.record, generate: node.generate, edits: node.edits})}\n`

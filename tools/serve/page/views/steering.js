@@ -1,5 +1,6 @@
 // Steering: a vector added to the stream, by how much, where and when; and five doses of it side by side.
 import {readSafetensors} from '../logic/arrays.js';
+import {textOf} from '../logic/results.js';
 import {dosesOf, steeringEdit} from '../logic/spec.js';
 import {button, field, filePicker, fill, h, listen, number, onFrame, options} from './dom.js';
 
@@ -100,7 +101,7 @@ export function renderSteering({model, el, session}) {
       };
     });
     fill(strip, places.map(place => place.card));
-    const base = node.run.pieces.slice(node.run.given).join('');
+    const base = textOf(node.run);
     await session.doses(node, branches, (i, text) => {
       places[i].text.textContent = text;
     }, control.signal);
