@@ -8,6 +8,7 @@
 #include "tools/serve/branches.h"
 #include "tools/serve/generation_plan.h"
 #include "tools/serve/generation_run.h"
+#include "tools/serve/page.h"
 #include "tools/serve/request_fields.h"
 
 namespace signalbox::tools {
@@ -43,6 +44,7 @@ struct Service::Endpoint {
 };
 
 const Service::Endpoint Service::endpoints[] = {
+    {"GET", "/", "page", false, false, &Service::page_file},
     {"GET", "/health", "health", false, false, &Service::health},
     {"GET", "/version", "version", true, false, &Service::version},
     {"GET", "/metrics", "metrics", true, false, &Service::metrics_text},
@@ -64,7 +66,8 @@ const Service::Endpoint Service::endpoints[] = {
 const Service::Endpoint* Service::find_endpoint(const std::string& path, const std::string& method) {
   for (const Endpoint& endpoint : endpoints) {
     const std::string_view known = endpoint.path;
-    const bool same = path == known || (known.ends_with('/') && path.size() > known.size() && path.starts_with(known));
+    const bool same = path == known || (known.size() > 1 && known.ends_with('/') && path.size() > known.size() &&
+                                        path.starts_with(known));
     if (same &&
         (method.empty() || method == endpoint.method || (method == "HEAD" && endpoint.method == std::string("GET"))))
       return &endpoint;
@@ -174,6 +177,18 @@ void Service::handled(const HandledRequest& request) {
 }
 
 void Service::turned_away(const char* why) { metrics_.add("rejected_total", 1, "reason=\"" + std::string(why) + "\""); }
+
+// It holds nothing of the model and takes the key, where there is one, from its own address: browsers send none for it.
+HttpAnswer Service::page_file(const HttpRequest&) {
+  HttpAnswer answer;
+  for (const auto& [name, value] : page().headers)
+    if (name == "Content-Type")
+      answer.content_type = value;
+    else
+      answer.fields.emplace_back(name, value);
+  answer.body = page().html;
+  return answer;
+}
 
 HttpAnswer Service::health(const HttpRequest&) {
   if (!model_ || stopping_) return error_answer(not_ready(stopping_));

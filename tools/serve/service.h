@@ -53,6 +53,7 @@ class Service : public TransportHandler {
   static std::string methods_of(const std::string& path);
   using Answerer = HttpAnswer (Service::*)(const HttpRequest&);
 
+  HttpAnswer page_file(const HttpRequest&);
   HttpAnswer health(const HttpRequest&);
   HttpAnswer version(const HttpRequest&);
   HttpAnswer metrics_text(const HttpRequest&);
