@@ -301,6 +301,21 @@ test('a session: text, fork, undo, same words', async () => {
   assert.deepEqual(further.edits, [edit, edit]);
 });
 
+test('what is imported stands beside what is there', async () => {
+  const session = new Session(serverOf([]), new Model());
+  await session.connect();
+  const kept = await session.start({prompt: 'mine'}, {maxTokens: 1, temperature: 0, topP: 1, seed: 0});
+  const tree = treeOf();
+  tree.get('b').run = {tokens: [1, 2, 7], given: 2, pieces: [], hash: 'ab', seed: 0};
+  tree.select('b');
+  await session.adopt(Tree.from(JSON.parse(JSON.stringify(tree))));
+  assert.deepEqual([session.tree.nodes.size, session.node.id, session.tree.get(kept.id).run.done], [5, 'b', true]);
+  await session.run(session.node);
+  assert.equal(session.node.same, 'same bits');
+  await session.adopt(Tree.from(JSON.parse(JSON.stringify(tree))));
+  assert.deepEqual([session.tree.nodes.size, session.node.run], [5, null]);
+});
+
 test('a refusal is said and the text is not taken for finished', async () => {
   const api = serverOf([]),
         session = new Session(

@@ -60,6 +60,19 @@ export class Session {
     this.model.set('tree', tree);
     this.show();
   }
+  /** Takes up what somebody exported, beside what is there; a node of the same id is replaced, and waits to be run. */
+  async adopt(tree) {
+    for (const node of tree.order()) {
+      const known = this.tree.get(node.id);
+      if (known)
+        Object.assign(known, node, {run: null, sameWords: null, same: null});
+      else
+        this.tree.add(node);
+      await this.store?.saveNode(this.tree.get(node.id));
+    }
+    if (tree.selected !== null) this.tree.select(tree.selected);
+    this.show();
+  }
   get node() { return this.tree.get(this.tree.selected); }
   get other() { return this.tree.get(this.tree.compared); }
   /** Tells the views which node is selected and which one stands beside it. */

@@ -26,8 +26,7 @@ export function renderExports({model, el, session}) {
   const bring = filePicker('Import forks…', '.json,application/json', async file => {
     try {
       const tree = Tree.from(JSON.parse(await file.text()));
-      session.setTree(tree);
-      for (const node of tree.order()) await session.store?.saveNode(node);
+      await session.adopt(tree);
       said.textContent = `${tree.nodes.size} texts taken up. “Run again” says whether the bits are the same.`;
     } catch (error) { said.textContent = `${file.name}: ${error.message}`; }
   });
