@@ -127,7 +127,9 @@ TEST_CASE("watched jobs: a sink takes the rows of those that want it") {
   const auto seen = run_watched(model, jobs, watch, &one).results;
   for (const Job& job : jobs) CHECK(seen.at(job.index).logits_hash == plain.at(job.index).logits_hash);
   CHECK(one.samples.count(0) == 0);
-  for (const auto& [name, values] : all.samples.at(1))
-    CHECK_MESSAGE(one.samples.at(1).at(name).data == values.data, std::string(name));
+  for (const auto& of_point : all.samples.at(1)) {
+    CAPTURE(of_point.first);
+    CHECK(one.samples.at(1).at(of_point.first).data == of_point.second.data);
+  }
   CHECK(one.samples.at(1).begin()->second.rows() == 17);
 }
