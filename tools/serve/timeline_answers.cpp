@@ -1,8 +1,10 @@
 // What a timeline gives out: the commands that reproduce it, and its trace.
 #include <cstring>
+#include <map>
 
 #include "base/safetensors.h"
 #include "base/text.h"
+#include "probes/trace_schema.h"
 #include "tools/serve/api_error.h"
 #include "tools/serve/branches.h"
 #include "tools/serve/engine_loop.h"
@@ -52,14 +54,19 @@ HttpAnswer trace_answer(const ServedModel& model, const Timeline& timeline, int6
   samples.push_back(timeline.job.prompt->id);
   HttpAnswer answer;
   answer.content_type = "application/octet-stream";
-  answer.body = safetensors::make_header(headers, {{"model", model.name},
-                                                   {"model_hash", model.session.model_hash},
-                                                   {"n_experts", std::to_string(shape.n_experts())},
-                                                   {"n_active", std::to_string(shape.n_active())},
-                                                   {"samples", json::dump(samples)},
-                                                   {"spans", "[]"},
-                                                   {"numerics", model.session.numerics},
-                                                   {"signalbox_version", SIGNALBOX_VERSION}});
+  // As a trace on disk has it, but for the model's place in the file system.
+  TraceRequest request;
+  request.plan = timeline.job.plan;
+  std::map<std::string, std::string> metadata;
+  for (const auto& [name, value] : model.session.trace_options(request).metadata) metadata[name] = value;
+  metadata["model"] = model.name;
+  metadata["tokenizer"] = model.session.tokenizer ? model.name + " " + model.session.tokenizer->hash() : "";
+  metadata["schema"] = trace_schema;
+  metadata["n_experts"] = std::to_string(shape.n_experts());
+  metadata["n_active"] = std::to_string(shape.n_active());
+  metadata["samples"] = json::dump(samples);
+  metadata["spans"] = "[]";
+  answer.body = safetensors::make_header(headers, metadata);
   for (const AnswerTensor& tensor : tensors) answer.body += tensor.bytes;
   return answer;
 }
