@@ -131,7 +131,7 @@ ParameterCount count_parameters(const Model& model) {
     const int64_t n = slot.rows * slot.cols;
     count.total += n;
     if (slot.id.role == Role::embed) {
-      count.active += model.tied_embeddings ? n + slot.cols : slot.cols;  // tied: the output layer reads it whole
+      count.active += model.tied_embeddings ? n : slot.cols;  // tied: the output layer reads all rows, that one too
     } else if (slot.id.expert < 0 || slot.id.expert < model.layers[slot.id.layer].moe()->router.n_active) {
       count.active += n;
     }

@@ -182,6 +182,30 @@ TEST_CASE("released shapes are read and have the published sizes") {
   CHECK_THROWS_WITH_AS(families::real_shape_model("x"), doctest::Contains("expected a known shape ("), Error);
 }
 
+TEST_CASE("active parameters: each once, tied or not") {
+  // One layer of width 4: attention 4 x 16, two norms of 4 and two of 4 for q and k, a block of 3 x 4 x 6.
+  const auto count = [](bool tied, bool dense) {
+    const json::Value config = json::parse(
+        R"({"model_type":"qwen3_moe","hidden_size":4,"num_hidden_layers":1,"num_attention_heads":1,
+"num_key_value_heads":1,"head_dim":4,"intermediate_size":6,"moe_intermediate_size":2,"num_experts":5,
+"num_experts_per_tok":2,"decoder_sparse_step":1,"norm_topk_prob":true,"vocab_size":8,"max_position_embeddings":16,
+"rms_norm_eps":1e-6,"rope_theta":10000.0,"hidden_act":"silu","mlp_only_layers":)" +
+            std::string(dense ? "[0]" : "[]") + R"(,"tie_word_embeddings":)" + (tied ? "true}" : "false}"),
+        "config.json");
+    return count_parameters(families::read_config(config, "config.json").model);
+  };
+  constexpr int64_t attention = 4 * 16 + 2 * 4, norms = 3 * 4, table = 8 * 4, row = 4;
+  constexpr int64_t block = 3 * 4 * 6, router = 5 * 4, expert = 3 * 4 * 2;
+  const int64_t common = attention + norms;
+  CHECK(count(true, true).total == common + block + table);
+  CHECK(count(true, true).active == common + block + table);
+  CHECK(count(false, true).total == common + block + 2 * table);
+  CHECK(count(false, true).active == common + block + table + row);
+  CHECK(count(true, false).total == common + router + 5 * expert + table);
+  CHECK(count(true, false).active == common + router + 2 * expert + table);
+  CHECK(count(false, false).active == common + router + 2 * expert + table + row);
+}
+
 TEST_CASE("a missing key is named as its family calls it") {
   struct Required {
     const char *family, *experts;

@@ -76,7 +76,8 @@ double kv_bytes(const Model& model, DType dtype, int64_t n_keys) {
 double forward_flops(const Model& model, int64_t first, int64_t n_tokens, int64_t n_logits) {
   // A multiply-add for every parameter that a token uses, but for its row of the embedding. The output layer apart.
   const double head = number(model.n_vocab) * number(model.d_model);
-  const double inner = number(count_parameters(model).active) - number(model.d_model) - head;
+  const double row = model.tied_embeddings ? 0 : number(model.d_model);
+  const double inner = number(count_parameters(model).active) - row - head;
   double flops = 2 * inner * number(n_tokens) + 2 * head * number(n_logits);
   for (const Layer& layer : model.layers) {
     double width = 0;

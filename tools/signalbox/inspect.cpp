@@ -100,8 +100,7 @@ Bytes count_bytes(const Model& model, Weights& weights) {
       const Router& router = model.layers[slot.id.layer].moe()->router;
       bytes.active += size * router.n_active / router.n_experts;
     } else if (slot.id.role == Role::embed) {
-      bytes.active += size / model.n_vocab;
-      if (model.tied_embeddings) bytes.active += size;  // read again as the head
+      bytes.active += model.tied_embeddings ? size : size / model.n_vocab;  // tied: all of it as the head
     } else {
       bytes.active += size;
     }
