@@ -229,7 +229,7 @@ test('an answer in pieces', () => {
   assert.deepEqual(
     [run.tokens, run.given, run.pieces, run.logprobs.slice(1), run.top[1][0], run.hash, run.seed, run.finish],
     [[4, 5, 6], 2, ['a', 'b', 'd'], [-1, -0.5], ['b', -1], 'ff', 9, 'stop']);
-  assert.equal(textOf({...run, pieces: [...run.pieces, ' e', '<eos>']}), 'd e');
+  assert.equal(textOf({...run, tokens: [4, 5, 6, 7, 2], pieces: [...run.pieces, ' e', '<eos>'], specials: [2]}), 'd e');
   assert.deepEqual([run.routes.rows, run.routes.experts(2, 0)], [3, [5, 1]]);
   assert.ok(
     Math.abs(listedEntropy([Math.log(.5), Math.log(.25)]) - (.5 * Math.log(2) + 2 * .25 * Math.log(4))) < 1e-12);

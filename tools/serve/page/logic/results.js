@@ -14,14 +14,16 @@ export const emptyRun = shape => ({
   hash: null,
   seed: null,
   timeline: null,
+  specials: [],
   routes: new Routes(shape),
   done: false,
 });
 
-/** Tokens that stand for no text: <eos>, <|im_end|>. */
-export const isSpecial = piece => /^<[^<>\s]+>$/.test(piece);
+/** Does a token stand for no text, as <eos> does? Of an opened trace only the look of its name is known. */
+export const isSpecial = (run, t) =>
+  run.specials ? run.specials.includes(run.tokens[t]) : /^<[^<>\s]+>$/.test(run.pieces[t] ?? '');
 /** What was generated, without the tokens that stand for no text. */
-export const textOf = run => run ? run.pieces.slice(run.given).filter(piece => !isSpecial(piece)).join('') : '';
+export const textOf = run => run ? run.pieces.filter((_, t) => t >= run.given && !isSpecial(run, t)).join('') : '';
 
 /** The rows of a response's `points`, which stand at positions [a, b). */
 export function putPoints(run, points, positions) {

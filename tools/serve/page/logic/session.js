@@ -34,6 +34,7 @@ export class Session {
     this.tree = new Tree();
     this.running = new Map();  // node id → AbortController
     this.rankings = new Map();
+    this.names = new Map();  // of tokens that stand for no text
     model.set('tree', this.tree);
   }
   /** Asks what model there is. */
@@ -202,6 +203,7 @@ export class Session {
         first ||= performance.now();
         this.model.touch('run');
       }, control.signal);
+      await this.nameSpecials(run, control.signal);
       run.done = true;
       run.seconds = (performance.now() - began) / 1000;
       node.same = node.expect ? sameBits(run, node.expect) : null;
@@ -215,6 +217,15 @@ export class Session {
       this.model.touch('tree');
     }
     if (run.done) await this.readSameWords(node);
+  }
+  /** Tokens that add no text come without one: their names are asked for, once each. */
+  async nameSpecials(run, signal) {
+    const ids = new Set(run.tokens.filter((_, t) => run.pieces[t] === ''));
+    for (const id of ids)
+      if (!this.names.has(id)) this.names.set(id, (await this.api.post('/detokenize', {tokens: [id]}, signal)).prompt);
+    run.specials = [...ids];
+    for (let t = 0; t < run.pieces.length; ++t)
+      if (run.pieces[t] === '' && ids.has(run.tokens[t])) run.pieces[t] = this.names.get(run.tokens[t]);
   }
   stop() {
     for (const control of this.running.values()) control.abort();

@@ -153,6 +153,8 @@ export function renderCell({model, el, session}) {
     ranking = [];
     draw();
     if (!session || !now.done) return;
+    await new Promise(resolve => setTimeout(resolve, 120));  // arrows pass many cells
+    if (key !== next) return;
     try {
       const found = await session.ranking(node(), t, layer);
       if (key !== next) return;

@@ -123,7 +123,7 @@ export function renderTokens({model, el, session}) {
   const spanOf = (run, t, at) => {
     const piece = run.pieces[t] ?? '', isLine = piece.includes('\n');
     const span = h('span', {class: 'token', role: 'button', 'data-t': String(t)}, shown(piece) + (isLine ? '\n' : ''));
-    if (isSpecial(piece)) span.classList.add('special');
+    if (isSpecial(run, t)) span.classList.add('special');
     if (t === run.given) span.classList.add('begin');
     if (t < run.given) span.classList.add('given');
     if (t === at) {
@@ -259,7 +259,7 @@ export function renderTokens({model, el, session}) {
   // While a text grows only what is new is added.
   const grow = () => {
     const node = shownNode(), run = node?.run,
-          key = `${model.get('node')?.id} ${model.get('other')?.id} ${reading.value}`;
+          key = `${model.get('node')?.id} ${model.get('other')?.id} ${reading.value} ${run?.done}`;
     const total = run?.pieces.length ?? 0, known = blocks.at(-1)?.to ?? 0, at = difference();
     const sameStart = key === drawn.key && run === drawn.run && total > known && known > 0 && at === drawn.at &&
       model.get('node').sameWords === drawn.sameWords && (total > 3000) === Boolean(observer);
