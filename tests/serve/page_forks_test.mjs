@@ -273,7 +273,9 @@ const serverOf = log => ({
   get: async path => path === '/v1/models' ? {data: [{id: 'builtin'}]} : inspected,
   post: async (path, body) => {
     log.push([path, body]);
-    return path === '/tokenize' ? {tokens: [1, 2]} : {choices: [answerOf(body.prompt, [])]};
+    if (path === '/tokenize') return {tokens: [1, 2]};
+    if (path === '/signalbox/v1/score') return {kl: [0, .25], same_top: [true, false]};
+    return {choices: [answerOf(body.prompt, [])]};
   },
   stream: async (path, body, each) => {
     log.push([path, body]);
@@ -294,8 +296,10 @@ test('a session: text, fork, undo, same words', async () => {
   const asked = log.find(([path, body]) => path === '/v1/completions' && body.stream && body.signalbox.edits)[1];
   assert.deepEqual(
     [asked.seed, asked.signalbox.edits, asked.prompt], [5, [edit], [1, 2]]);  // the seed that the server drew
-  const forced = log.at(-1)[1];
+  const forced = log.at(-2)[1], compared = log.at(-1)[1];
   assert.deepEqual([forced.prompt, forced.max_tokens, forced.signalbox.edits], [[1, 2, 8], 0, [edit]]);
+  assert.deepEqual(compared, {record: {id: 'prompt', tokens: [1, 2, 8]}, baseline: [], edits: [edit]});
+  assert.deepEqual([fork.sameWords.kl.slice(1), fork.sameWords.sameTop], [[0, .25], [true, true, false]]);
   assert.deepEqual([fork.sameWords.of, session.undo(), session.node.id], [base.id, true, base.id]);
   const further = await session.fork([edit], {parent: fork});
   assert.deepEqual(further.edits, [edit, edit]);

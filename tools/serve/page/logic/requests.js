@@ -35,6 +35,8 @@ export const sameWordsBody = (model, tokens, edits) => ({
   temperature: 0,
   signalbox: {points: watched, rows: 'given', format: 'base64', ...(edits.length ? {edits} : {})},
 });
+/** How far the distributions over the same words are from those under `baseline`. */
+export const klBody = (tokens, baseline, edits) => ({record: {id: 'prompt', tokens: [...tokens]}, baseline, edits});
 /** The router's view of the last of `tokens` at a layer: its logits and the scores that its selection sees. */
 export const rankingBody = (model, tokens, layer, edits) => ({
   model,

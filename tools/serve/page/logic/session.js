@@ -1,7 +1,7 @@
 // What the page does: texts, forks, readings of them, and where they are kept. No DOM: views call it and hear of
 // changes by the model.
 import {emptyRun, putChoice} from './results.js';
-import {branchesBody, rankingBody, sameWordsBody, streamBody} from './requests.js';
+import {branchesBody, klBody, rankingBody, sameWordsBody, streamBody} from './requests.js';
 import {arrayOfResponse} from './arrays.js';
 import {Tree, sameBits} from './tree.js';
 
@@ -245,8 +245,18 @@ export class Session {
         putChoice(run, answer.choices[0]);
         return run;
       };
-      const forced = await read(node.edits);
-      node.sameWords = {of: other.id, run: node.run, logprobs: forced.logprobs, top: forced.top, routes: forced.routes};
+      const [forced, compared] = await Promise.all(
+        [read(node.edits), this.api.post('/signalbox/v1/score', klBody(other.run.tokens, other.edits, node.edits))]);
+      // What a position says of the next token stands at that token.
+      node.sameWords = {
+        of: other.id,
+        run: node.run,
+        logprobs: forced.logprobs,
+        top: forced.top,
+        routes: forced.routes,
+        kl: [NaN, ...compared.kl],
+        sameTop: [true, ...compared.same_top]
+      };
       this.model.touch('run');
     } catch (error) { this.fail(error); }
   }

@@ -66,6 +66,8 @@ export const definitions = {
   expert: 'Expert: the one of the highest weight. Colours group; the number names.',
   changed: 'Changed: how many of this cell’s experts the text beside it did not use at the same position and layer.',
   delta: 'Δ log p: log p of this token under the edits minus the same without, both given the same words before it.',
+  kl:
+    'KL: mean over tokens of the divergence, in nats, from the distributions of the text beside it to those under these edits, given the same words.',
   usage: 'Usage: the share of this text’s tokens that selected the expert (N_e / T).',
   domain: 'Share of a domain’s selections at this layer that went to each expert.',
   transition:

@@ -142,8 +142,7 @@ export function renderTokens({model, el, session}) {
     if (!other?.run || (!words() && node.parent === null)) return span;
     const delta = deltaOf(node, other, t), changedHere = at >= 0 && t >= at && !words();
     const shows = Number.isFinite(delta) && Math.abs(delta) >= 0.05 && (words() || !changedHere);
-    const greedy = words() && node.sameWords?.top[t]?.length && other.run.top[t]?.length &&
-      node.sameWords.top[t][0][0] !== other.run.top[t][0][0];
+    const greedy = words() && node.sameWords?.of === other.id && node.sameWords.sameTop[t] === false;
     if (!changedHere && !shows && !greedy) return span;
     const above = changedHere ?
       h('span', {class: 'was', text: t < other.run.tokens.length ? shown(other.run.pieces[t] ?? '') : '\u00a0'}) :
@@ -236,9 +235,11 @@ export function renderTokens({model, el, session}) {
       if (Number.isFinite(d)) sum.push(d);
     }
     const total = sum.reduce((a, b) => a + b, 0);
+    const forced = node.sameWords?.of === other.id ? node.sameWords : null;
+    const kl = forced ? forced.kl.slice(1).reduce((a, b) => a + b, 0) / Math.max(1, forced.kl.length - 1) : NaN;
     verdict.textContent = (at < 0 ? 'Same text' : `First difference at token ${at}`) +
-      (node.sameWords?.of === other.id ?
-         `; over the same words Σ Δ log p ${number(total)} nats in ${sum.length} tokens` :
+      (forced ?
+         `; over the same words Σ Δ log p ${number(total)} nats in ${sum.length} tokens, mean KL ${number(kl, 3)}` :
          '') +
       '.';
   };
