@@ -19,6 +19,10 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr const char* log_file = "log.txt";
+// What says that work was begun, and what follows from its inputs in an instant: where nothing else is, nothing is
+// done.
+constexpr std::string_view says_begun[] = {manifest_file, log_file, DirectoryLock::file_name};
+constexpr std::string_view follows_from_inputs[] = {"plan.json", "records.jsonl", "settings.json"};
 
 using Own = std::span<const char* const>;
 
@@ -59,10 +63,44 @@ void remove_leftovers(const fs::path& dir, Own own) {
       throw Error((dir / name).string(), std::string("cannot remove the file: ") + std::strerror(errno));
 }
 
+// Whether the work has anything that took time. `other`: files that are neither that nor say that it was begun.
+bool anything_done(const fs::path& dir, Own own, std::vector<fs::path>& other) {
+  const auto holds = [](const auto& names, const std::string& name) {
+    return std::find(std::begin(names), std::end(names), name) != std::end(names);
+  };
+  std::error_code failed;
+  for (fs::recursive_directory_iterator entry(dir, failed), end; !failed && entry != end; entry.increment(failed)) {
+    const std::string name = entry->path().filename().string();
+    if (entry.depth() == 0 && !own.empty() && !holds(own, name)) {
+      entry.disable_recursion_pending();
+      continue;
+    }
+    std::error_code unknown;
+    if (entry->is_directory(unknown) && !entry->is_symlink(unknown)) continue;
+    if (holds(says_begun, name) || is_temporary_name(name)) continue;
+    if (!holds(follows_from_inputs, name) && !(entry->is_regular_file(unknown) && entry->file_size(unknown) == 0))
+      return true;
+    other.push_back(entry->path());
+  }
+  if (failed) throw Error(dir.string(), "cannot read the directory: " + failed.message());
+  return false;
+}
+
 [[noreturn]] void refuse(const fs::path& dir, const std::vector<std::string>& changes) {
   throw Error((dir / manifest_file).string(),
               "expected the run that was begun there, found another (take another directory, or remove this one): " +
                   joined_differences(changes));
+}
+
+// Refuses work that differs from what was begun there, unless that is not complete and nothing of it is done: then
+// other work takes its place, such as the same command with a flag put right. True: `other` may go, and the work begins
+// anew.
+bool takes_place(const fs::path& dir, const Manifest& before, const Manifest& manifest, Own own,
+                 std::vector<fs::path>& other) {
+  const auto changes = differences(before, manifest);
+  if (changes.empty()) return false;
+  if (before.status == RunStatus::complete || anything_done(dir, own, other)) refuse(dir, changes);
+  return true;
 }
 
 // The manifest of this attempt; on disk already when the directory is new, so that files of a run never stand alone.
@@ -70,8 +108,11 @@ Manifest begun(const fs::path& dir, Manifest manifest, Own own) {
   if (manifest.layout) manifest.layout->index();
   const std::optional<Manifest> before = Manifest::read(dir, manifest.schema);
   const std::string now = utc_now();
-  if (!before) {
-    check_fresh(dir, own);
+  std::vector<fs::path> other;
+  const bool anew = before && takes_place(dir, *before, manifest, own, other);
+  if (!before || anew) {
+    if (!anew) check_fresh(dir, own);
+    for (const fs::path& file : other) fs::remove(file);
     remove_leftovers(dir, own);
     manifest.start = now;
     manifest.end.clear();
@@ -80,7 +121,6 @@ Manifest begun(const fs::path& dir, Manifest manifest, Own own) {
     manifest.write(dir);
     return manifest;
   }
-  if (const auto changes = differences(*before, manifest); !changes.empty()) refuse(dir, changes);
   remove_leftovers(dir, own);
   if (before->status == RunStatus::complete) return *before;
   if (!manifest.layout) manifest.layout = before->layout;
@@ -113,11 +153,12 @@ WorkDirectory::~WorkDirectory() {
   }
 }
 
-void check_work(const fs::path& dir, const Manifest& manifest) {
+void check_work(const fs::path& dir, const Manifest& manifest, Own own) {
   if (!fs::exists(dir)) return;
   const std::optional<Manifest> before = Manifest::read(dir, manifest.schema);
-  if (!before) return check_fresh(dir, {});
-  if (const auto changes = differences(*before, manifest); !changes.empty()) refuse(dir, changes);
+  if (!before) return check_fresh(dir, own);
+  std::vector<fs::path> other;
+  takes_place(dir, *before, manifest, own, other);
 }
 
 void WorkDirectory::log_begin() {

@@ -15,8 +15,10 @@ class WorkDirectory {
  public:
   // Makes or continues the work in `dir`. Of `manifest` the caller gives schema, identity, info, shard and, when it
   // knows it, the layout. Throws Error: another process holds the directory; it has files but no manifest; it holds
-  // work of another schema, identity, shard or layout (every difference in one line). A directory whose work is
-  // complete is left as it is, byte by byte; otherwise the manifest now says "running" and has one attempt more.
+  // work of another schema, identity, shard or layout (every difference in one line). But where nothing of that
+  // work is done yet, be it that it failed at once or was stopped, other work of the schema takes its place. A
+  // directory whose work is complete is left as it is, byte by byte; otherwise the manifest now says "running" and has
+  // one attempt more.
   //
   // `own`: the names of the files that the work makes, where it may share its directory with files of others. New work
   // is then refused only where one of these stands already, and nothing else in the directory is touched. Empty: all
@@ -58,6 +60,6 @@ class WorkDirectory {
 
 // What the constructor would refuse of work that is begun or continued there, but for a lock that another process
 // holds; nothing is changed. Throws Error.
-void check_work(const std::filesystem::path& dir, const Manifest& manifest);
+void check_work(const std::filesystem::path& dir, const Manifest& manifest, std::span<const char* const> own = {});
 
 }  // namespace signalbox::eval

@@ -37,7 +37,7 @@ TEST_CASE("docs: directions, as pasted; the directory and what is refused") {
     CHECK(std::count(bad.err.begin(), bad.err.end(), '\n') == 1);
   };
   const std::string extract = "extract out/planted" + records + " --out out/other --contrast ";
-  refused(extract + "on", "--contrast: expected two conditions A:B, found \"on\"", 1);
+  refused(extract + "on", "--contrast: expected two conditions A:B, found \"on\"", 2);
   refused(extract + "on:of", "expected records with the condition \"of\", found none among 96", 1);
   refused(extract + "on:off --at span:x", "expected tokens at span:x (--at), found none", 1);
   refused(extract + "on:off --method mean", "--method", 2);

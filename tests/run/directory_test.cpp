@@ -169,6 +169,7 @@ TEST_CASE("run directory: another run is refused, with each difference") {
   {
     RunDirectory run(dir, sample_manifest());
     run.begin(sample_layout());
+    run.samples().put(0, sample_text(sample_layout(), {0, 0, 0, 0}));
     run.finish(RunStatus::interrupted);
   }
   const auto before = bytes_of(dir);

@@ -2,6 +2,7 @@
 #include "eval/store/work_directory.h"
 
 #include <set>
+#include <span>
 
 #include "base/files.h"
 #include "eval/store/line_log.h"
@@ -84,6 +85,43 @@ TEST_CASE("work directory: a complete one is left as it is until it is opened ag
   CHECK(manifest.status == RunStatus::failed);
   REQUIRE(manifest.attempts.size() == 2);
   CHECK(manifest.attempts[0].status == RunStatus::complete);
+}
+
+TEST_CASE("work directory: other work takes the place of what has not done anything") {
+  TemporaryDirectory dir;
+  { WorkDirectory(dir.path(), study_manifest()).log("and then an Error"); }  // no finish(): failed
+  CHECK(Manifest::read(dir.path(), "signalbox.study/1")->status == RunStatus::failed);
+  fs::create_directories(dir / "stages");
+  write_file(dir / "stages/pairs.jsonl", "");
+  write_file(dir / "settings.json", "{}");
+  write_file(dir / "pairs.csv.tmp-12", "half");
+  check_work(dir.path(), study_manifest(4));
+  CHECK(fs::exists(dir / "settings.json"));
+  {
+    WorkDirectory work(dir.path(), study_manifest(4));
+    CHECK(!work.continued());
+    CHECK(work.manifest().attempts.size() == 1);
+    CHECK(Manifest::read(dir.path(), "signalbox.study/1")->identity.find("seed")->integer() == 4);
+    for (const char* gone : {"settings.json", "stages/pairs.jsonl", "pairs.csv.tmp-12"}) CHECK(!fs::exists(dir / gone));
+    work.finish(RunStatus::interrupted);
+  }
+  // One line is something; so is work that ended, whatever it left, and a work's own file in a directory of others.
+  const auto refused = [&](std::span<const char* const> own = {}) {
+    return message_of([&] { WorkDirectory(dir.path(), study_manifest(5), own); }).find("seed: was 4, now 5") !=
+               std::string::npos &&
+           message_of([&] { check_work(dir.path(), study_manifest(5), own); }).find("seed: was 4, now 5") !=
+               std::string::npos;
+  };
+  write_file(dir / "stages/pairs.jsonl", "{\"n\":0}\n");
+  CHECK(refused());
+  constexpr const char* own[] = {"pairs.csv"};
+  check_work(dir.path(), study_manifest(5), own);  // the lines belong to others
+  write_file(dir / "pairs.csv", "a\n");
+  CHECK(refused(own));
+  fs::remove_all(dir / "stages");
+  fs::remove(dir / "pairs.csv");
+  { WorkDirectory(dir.path(), study_manifest(4)).finish(RunStatus::complete); }
+  CHECK(refused());
 }
 
 TEST_CASE("line log: any order, found again, and what is not its own") {

@@ -98,11 +98,11 @@ CLI::App* add_validate_flags(CLI::App& app, ValidateFlags& flags) {
       ->type_name("LIST")
       ->capture_default_str();
   validate->add_option("--controls", flags.controls, "control vectors of each kind")
-      ->check(CLI::Range(int64_t{1}, int64_t{1000000}))
+      ->check(in_range(int64_t{1}, int64_t{1000000}))
       ->type_name("N")
       ->capture_default_str();
   validate->add_option("--resamples", flags.resamples, "of intervals")
-      ->check(CLI::Range(int64_t{1}, int64_t{10000000}))
+      ->check(in_range(int64_t{1}, int64_t{10000000}))
       ->type_name("N")
       ->capture_default_str();
   return validate;
@@ -210,7 +210,14 @@ int run_extract(ExtractFlags& flags, int argc, char** argv) {
     for (const Job& job : make_jobs(session, data.records, Generate{}, nullptr).jobs) tokens += job.n_given();
     Progress progress("reading streams", tokens, options.quiet, "tokens");
     request.run.on_progress = [&](int64_t done) { progress.update(done); };
-    const Extraction found = extract_directions(session, data, request);
+    Extraction found;
+    try {
+      found = extract_directions(session, data, request);
+    } catch (const Error& error) {
+      // Streams that do not differ between the conditions, as they were read, are of no use: other flags may follow.
+      if (error.where() == "--contrast") kept.drop_stages();
+      throw;
+    }
     progress.done();
     if (found.interrupted) {
       kept.interrupt();
