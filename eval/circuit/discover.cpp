@@ -80,7 +80,7 @@ class Study {
   void filter_edges(EdgeSet& set);
   void compare_forecasts(const EdgeSet& set);
   CircuitContext context() const;
-  std::vector<CircuitEffect> effects(const std::vector<std::vector<double>>& by_pair) const;
+  std::vector<CircuitEffect> effects(const std::vector<std::vector<double>>& by_pair, size_t family) const;
   double faithfulness_on(size_t set, const NodeMask& mask) {
     ModelScorer& scorer = *scorers_[set];
     return known_[set] ? faithfulness(scorer.scores(mask), scorer.whole(), scorer.none()) : not_measured;
@@ -294,13 +294,15 @@ void Study::try_samples() {
   found_.stability.jaccard = quantile(alike, 0.5);
 }
 
-// Means over pairs with intervals and q, over all that are given.
-std::vector<CircuitEffect> Study::effects(const std::vector<std::vector<double>>& by_pair) const {
+// Means over pairs with intervals and q. The family is of `family` hypotheses, these among them: those that a forecast
+// kept from running were candidates too, and count as p = 1.
+std::vector<CircuitEffect> Study::effects(const std::vector<std::vector<double>>& by_pair, size_t family) const {
   std::vector<ClusteredValues> columns;
   for (const std::vector<double>& values : by_pair) columns.push_back(cluster_values(values, units_));
   const std::vector<MeanEstimate> means = corrected_means(columns, request_.seed, request_.resamples, request_.threads);
-  const std::vector<double> q =
-      benjamini_hochberg(sign_flip_ps(columns, request_.seed, request_.resamples, request_.threads));
+  std::vector<double> p = sign_flip_ps(columns, request_.seed, request_.resamples, request_.threads);
+  p.resize(std::max(family, p.size()), 1.0);
+  const std::vector<double> q = benjamini_hochberg(p);
   std::vector<CircuitEffect> out;
   for (size_t i = 0; i < means.size(); ++i)
     out.push_back({means[i].mean, means[i].ci.lo, means[i].ci.hi, q[i], means[i].n});
@@ -358,7 +360,7 @@ void Study::measure_graph() {
   CircuitGraph& graph = found_.graph;
   graph.context = context();
 
-  // Parts that write nothing in any run were not tested.
+  // In whose place nothing else would stand in any pair is no candidate.
   std::vector<std::vector<double>> tested;
   std::vector<NodeId> tested_nodes;
   for (size_t i = 0; i < nodes.size(); ++i) {
@@ -366,7 +368,7 @@ void Study::measure_graph() {
     tested.push_back(effects_.noising[i]);
     tested_nodes.push_back(nodes[i]);
   }
-  const std::vector<CircuitEffect> of_nodes = effects(tested);
+  const std::vector<CircuitEffect> of_nodes = effects(tested, static_cast<size_t>(found_.differing_parts));
   const auto in_circuit = [&](const NodeId& node) {
     return node.ends() || std::binary_search(found_.circuit.begin(), found_.circuit.end(), node);
   };
@@ -426,11 +428,14 @@ void Study::measure_graph() {
   rule.controls = request_.edge_controls;
   rule.seed = request_.seed;
   rule.in_circuit = in_circuit;
-  rule.effects = [&](const std::vector<std::vector<double>>& columns) { return effects(columns); };
+  rule.effects = [&](const std::vector<std::vector<double>>& columns, size_t family) {
+    return effects(columns, family);
+  };
   rule.begin = [&](const std::string& stage, size_t runs) { begin(stage, runs); };
   GraphEdges edges = graph_edges(sets, rule);
   graph.edges = std::move(edges.edges);
   found_.tested_edges = edges.tested;
+  found_.family = {found_.differing_parts, edges.family, edges.inputs_family};
 }
 
 // Leaves the edges of the largest forecast, where there are too many.
@@ -442,10 +447,12 @@ void Study::filter_edges(EdgeSet& set) {
   std::vector<size_t> order(n);
   std::iota(order.begin(), order.end(), size_t{0});
   std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return set.forecasts[a] > set.forecasts[b]; });
+  for (size_t i = n_run; i < n; ++i) set.left_out.push_back({set.edges[order[i]].source, set.edges[order[i]].target});
   order.resize(n_run);
   std::sort(order.begin(), order.end());
   EdgeSet kept;
   kept.scorer = set.scorer;
+  kept.left_out = std::move(set.left_out);
   for (const size_t i : order) {
     kept.edges.push_back(std::move(set.edges[i]));
     kept.forecasts.push_back(set.forecasts[i]);

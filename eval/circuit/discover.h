@@ -104,7 +104,14 @@ struct Discovery {
     double without_one = 0, without_two = 0, without_both = 0;
   };
   std::vector<Redundant> redundant;
+  // Parts that write anything, in whose place something else would stand in some pair, and that got runs of their own.
   int64_t active_parts = 0, differing_parts = 0, tested_parts = 0, tested_edges = 0;
+  // Over how many hypotheses q is (Benjamini-Hochberg): all that were candidates, whether they were run or not.
+  struct Family {
+    int64_t parts = 0;   // differing_parts
+    int64_t edges = 0;   // feeds and selects of all edges among the parts that are left
+    int64_t inputs = 0;  // query, key and value of those to a head that are large enough, or were not run
+  } family;
 };
 
 // `made`: jobs of the records, without edits. `input`: for messages. Throws Error before the first forward where pairs,

@@ -37,24 +37,28 @@ struct ViewerNode {
   int64_t feature = 0, position = 0;
 };
 
-// The token of the example at which a node is shown. What is of all tokens stands at the last one, as the logits do;
-// what is of those at no position, at the first of them.
-int64_t token_of(const CircuitContext& context, const NodeId& node) {
+// The token of the example at which a node is shown: its own, or the last one that it is of. Of all tokens that is the
+// last, as of the logits; of those at no position (eval/circuit/positions.h) the last of these, so that the viewer
+// never takes it for the same part at a position.
+int64_t token_of(const CircuitContext& context, const NodeId& node, const std::string& where) {
   const CircuitExample& example = context.example;
   const std::vector<int32_t>& positions = example.positions;
   if (node.position >= 0)
     return node.position < static_cast<int64_t>(positions.size()) ? positions[static_cast<size_t>(node.position)]
                                                                   : node.position;
-  if (positions.empty() || node.kind == Kind::logits) return static_cast<int64_t>(example.tokens.size()) - 1;
-  int64_t first = 0;
-  while (std::find(positions.begin(), positions.end(), first) != positions.end()) ++first;
-  return first;
+  auto last = static_cast<int64_t>(example.tokens.size()) - 1;
+  if (node.kind == Kind::logits) return last;
+  while (last >= 0 && std::find(positions.begin(), positions.end(), last) != positions.end()) --last;
+  if (last < 0)
+    throw Error(where, "expected a token of the example at no position, for " + node_name(node) +
+                           ", which is of such tokens, found none");
+  return last;
 }
 
 ViewerNode viewer_node(const CircuitContext& context, const NodeId& node, const std::string& where) {
   const CircuitExample& example = context.example;
   ViewerNode made;
-  made.position = token_of(context, node);
+  made.position = token_of(context, node, where);
   if (made.position >= static_cast<int64_t>(example.tokens.size()))
     throw Error(where, "expected positions below " + std::to_string(example.tokens.size()) +
                            ", the tokens of the example, found " + node_name(node));

@@ -24,9 +24,12 @@ class Collector {
         if (!edge.selects.empty()) columns_.push_back(edge.selects);
       }
     out_.tested = static_cast<int64_t>(columns_.size());
-    of_columns_ = rule_.effects(columns_);
+    out_.family = out_.tested;
+    count_left_out(out_.family, out_.inputs_family);
+    of_columns_ = rule_.effects(columns_, static_cast<size_t>(out_.family));
     measure_more();
-    of_inputs_ = rule_.effects(inputs_);
+    out_.inputs_family += static_cast<int64_t>(inputs_.size());
+    of_inputs_ = rule_.effects(inputs_, static_cast<size_t>(out_.inputs_family));
     for (const EdgeSet& set : sets_)
       for (size_t i = 0; i < set.edges.size(); ++i) put(set, i);
     std::stable_sort(out_.edges.begin(), out_.edges.end(), [](const CircuitEdge& a, const CircuitEdge& b) {
@@ -36,7 +39,19 @@ class Collector {
   }
 
  private:
-  bool both_in(const EdgeEffects& edge) const { return rule_.in_circuit(edge.source) && rule_.in_circuit(edge.target); }
+  bool both_in(const NodeId& source, const NodeId& target) const {
+    return rule_.in_circuit(source) && rule_.in_circuit(target);
+  }
+  bool both_in(const EdgeEffects& edge) const { return both_in(edge.source, edge.target); }
+
+  // Edges that a forecast kept from running, and three inputs of each that ends in a head.
+  void count_left_out(int64_t& edges, int64_t& inputs) const {
+    for (const EdgeSet& set : sets_)
+      for (const auto& [source, target] : set.left_out) {
+        edges += target.kind == NodeId::Kind::expert ? 2 : 1;  // experts are selected, too
+        if (target.kind == NodeId::Kind::head && both_in(source, target)) inputs += head_inputs.size();
+      }
+  }
 
   // Controls are run for edges that would be in the circuit without them, and a head's inputs told apart of those that
   // are large enough for it.

@@ -81,6 +81,16 @@ std::string edge_table(const Graph& graph) {
                     rows);
 }
 
+// Of which candidates q counts.
+std::string family_text(const json::Ref& circuit, const std::vector<const char*>& kinds) {
+  const std::optional<json::Ref> family = circuit.find("q_family");
+  if (!family) return "";
+  std::string text;
+  for (const char* kind : kinds)
+    text += (text.empty() ? "" : ", of ") + std::to_string(family->at(kind).integer()) + " candidate " + kind;
+  return "<p>q is of " + text + ", whether they were run or not.</p>";
+}
+
 double or_none(const json::Ref& value) { return value.is_null() ? no_number : value.number(); }
 
 // Faithfulness at every size on the pairs of each split, and of random circuits.
@@ -153,15 +163,16 @@ std::string render_circuit_report(const fs::path& dir) {
     schema.fail("expected \"" + std::string(schema_of_circuit) + "\", found \"" + schema.string() + "\"");
   const Graph graph = drawn_graph(dir / "graph.json");
   const std::string metric = circuit.at("metric").string(), title = "Circuit of " + circuit.at("model").string();
-  std::string body =
-      "<h1>" + html_escape(title) + "</h1><p id=\"question\">Which parts of the model make " + html_escape(metric) +
-      ", and what passes between them?</p><h2 id=\"found\">What was found</h2>"
-      "<div class=\"finding\"><p>" +
-      html_escape(found_text(circuit)) +
-      "</p><p>Scores depend on the ablation and on the pairs; another sample may give another "
-      "circuit.</p></div><h2 id=\"graph\">The circuit</h2>" +
-      graph_figure(graph, title) + "<h2 id=\"sizes\">Sizes</h2>" + size_figure(circuit) +
-      "<h2 id=\"parts\">Parts</h2>" + graph_node_table(graph) + "<h2 id=\"edges\">Edges</h2>" + edge_table(graph);
+  std::string body = "<h1>" + html_escape(title) + "</h1><p id=\"question\">Which parts of the model make " +
+                     html_escape(metric) +
+                     ", and what passes between them?</p><h2 id=\"found\">What was found</h2>"
+                     "<div class=\"finding\"><p>" +
+                     html_escape(found_text(circuit)) +
+                     "</p><p>Scores depend on the ablation and on the pairs; another sample may give another "
+                     "circuit.</p></div><h2 id=\"graph\">The circuit</h2>" +
+                     graph_figure(graph, title) + "<h2 id=\"sizes\">Sizes</h2>" + size_figure(circuit) +
+                     "<h2 id=\"parts\">Parts</h2>" + family_text(circuit, {"parts"}) + graph_node_table(graph) +
+                     "<h2 id=\"edges\">Edges</h2>" + family_text(circuit, {"edges", "inputs"}) + edge_table(graph);
   if (const fs::path test = dir / "test.json"; fs::exists(test))
     body += "<h2 id=\"test\">Test on other pairs</h2><details><summary>scores and hypotheses</summary><pre>" +
             html_escape(json::dump(json::parse_file(test), 2)) + "</pre></details>";

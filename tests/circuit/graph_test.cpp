@@ -3,6 +3,9 @@
 
 #include <doctest/doctest.h>
 
+#include <set>
+#include <string>
+
 #include "base/error.h"
 #include "base/json.h"
 #include "eval/circuit/exports.h"
@@ -166,6 +169,26 @@ TEST_CASE("circuit: Neuronpedia's file has what its viewer needs") {
   CHECK(nodes[5].at("layer").string() == "4");
   CHECK(root.at("links")[0].at("source").string() == "0_5_4");
   CHECK(root.at("links")[0].at("target").string() == "1_3_4");
+  // With positions: what is of the tokens at none stands at the last of these, and is not the same part at a position.
+  CircuitGraph placed = graph;
+  placed.context.level = NodeLevel::position;
+  placed.context.example.positions = {1, 4};
+  placed.nodes[3].id = {Kind::expert, 1, 3, 1};  // beside the same expert of all other tokens
+  const json::Value with_positions = parsed(neuronpedia_text(placed, "t"));
+  const json::Ref at = json::Ref(with_positions, "t").at("nodes");
+  CHECK(at[1].at("node_id").string() == "0_5_3");
+  CHECK(at[1].at("ctx_idx").integer() == 3);
+  CHECK(at[2].at("node_id").string() == "1_3_3");
+  CHECK(at[3].at("node_id").string() == "1_3_4");
+  CHECK(at[5].at("ctx_idx").integer() == 4);
+  std::set<std::string> ids;
+  for (const json::Ref& node : at.items()) {
+    ids.insert(node.at("node_id").string());
+    CHECK(node.at("ctx_idx").integer() < 5);
+  }
+  CHECK(ids.size() == 6);
+  placed.context.example.positions = {0, 1, 2, 3, 4};
+  CHECK_THROWS_AS(neuronpedia_text(placed, "t"), Error);
   CircuitGraph low = graph;
   low.nodes.erase(low.nodes.begin() + 2, low.nodes.begin() + 5);
   low.edges.clear();

@@ -162,6 +162,14 @@ TEST_CASE("circuit: planted induction heads are found, and no other part" *
   CHECK(few.active_parts > 4);
   CHECK(few.parts_agreement.run == 4);
   CHECK(names_of(few.circuit) == Names{"L0.H1", "L1.H2"});
+  // Those that got none were candidates too: q is over the same family.
+  CHECK(few.family.parts == found.family.parts);
+  CHECK(found.family.parts == found.tested_parts);
+  for (const CircuitNode& node : few.graph.nodes) {
+    const auto whole = std::find_if(found.graph.nodes.begin(), found.graph.nodes.end(),
+                                    [&](const CircuitNode& other) { return other.id == node.id; });
+    if (node.in_circuit && !node.id.ends()) CHECK(node.of.q == whole->of.q);
+  }
   filtered.rank.method = RankMethod::eap_ig;
   filtered.forecast = true;
   filtered.edge_filter = 3;
@@ -170,8 +178,34 @@ TEST_CASE("circuit: planted induction heads are found, and no other part" *
   CHECK(edges_of(ranked) == edges_of(found));
   CHECK(ranked.edges_agreement.forecast == 6);
   CHECK(ranked.edges_agreement.run == 3);
+  CHECK(ranked.tested_edges == 3);
+  CHECK(ranked.family.edges == found.family.edges);
+  CHECK(ranked.family.inputs == 9);  // of two edges to heads that were run and of one that was not
+  CHECK(found.family.edges == found.tested_edges);
+  CHECK(found.family.inputs == 6);
+  const auto q_of = [](const Discovery& of, const char* source, char input) {
+    for (const CircuitEdge& edge : of.graph.edges)
+      if (node_name(edge.source) == source && node_name(edge.target) == "L1.H2" && edge.input == input)
+        return edge.of.q;
+    return not_measured;
+  };
+  CHECK(q_of(ranked, "L0.H1", 0) == q_of(found, "L0.H1", 0));
+  CHECK(q_of(ranked, "L0.H1", 'k') == doctest::Approx(1.5 * q_of(found, "L0.H1", 'k')));
   for (const CircuitEdge& edge : ranked.graph.edges)
     CHECK(std::isfinite(edge.forecast) == (edge.kind == CircuitEdge::Kind::feeds && !edge.input));
+
+  // One part of two is not faithful enough: --quiet does not hide that, nor does any other form.
+  const std::string out = (planted.dir / "one").string();
+  const test::Ran one = test::run_command(
+      test::binary() + " circuit discover " + (planted.dir / "m").string() + " --input " +
+      (planted.dir / "m/circuit-0.jsonl").string() +
+      " --shortlist 1 --random 0 --stability 0 --edge-controls 0 --resamples 99 --quiet --json --out " + out);
+  REQUIRE_MESSAGE(one.code == 0, one.err);
+  CHECK(one.err.find("warning: no size is faithful enough on the pairs that choose it (0.9") == 0);
+  const json::Value told = json::parse(one.out, "told");
+  CHECK_FALSE(told.find("faithful_enough")->boolean());
+  CHECK(told.find("warnings")->items().size() == 1);
+  CHECK_FALSE(json::parse_file(out + "/circuit.json").find("faithful_enough")->boolean());
 
   // Exact single effects name the same two: all else is nothing beside them.
   for (const CircuitNode& node : found.graph.nodes) {

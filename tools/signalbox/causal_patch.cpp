@@ -20,6 +20,7 @@
 #include "tools/terminal/output.h"
 #include "tools/terminal/progress.h"
 #include "tools/terminal/signals.h"
+#include "tools/terminal/warning.h"
 #include "tools/terminal/width.h"
 
 namespace signalbox::tools {
@@ -222,11 +223,10 @@ int run_patch(PatchFlags& flags, int argc, char** argv) {
   const PatchOutcome outcome = conduct_patch(session, run.made, std::move(pairs), study);
   progress.done();
   if (outcome.interrupted) return tell_interrupted(options);
-  if (const std::string dropped = dropped_pairs_text(outcome.selected); !dropped.empty() && !options.quiet)
-    std::fprintf(stderr, "%s\n", dropped.c_str());
-  if (outcome.undefined > 0 && !options.quiet)
-    std::fprintf(stderr, "%ld places of experts that only one run of a pair selects have no counterpart\n",
-                 static_cast<long>(outcome.undefined));
+  tell_warning(dropped_pairs_text(outcome.selected));
+  if (outcome.undefined > 0)
+    tell_warning(std::to_string(outcome.undefined) +
+                 " places of experts that only one run of a pair selects have no counterpart");
   print_patches(flags, study, outcome);
   return 0;
 }

@@ -19,6 +19,7 @@
 #include "tools/terminal/output.h"
 #include "tools/terminal/progress.h"
 #include "tools/terminal/signals.h"
+#include "tools/terminal/warning.h"
 #include "tools/terminal/width.h"
 
 namespace signalbox::tools {
@@ -129,9 +130,9 @@ int run_pipelines(PipelineFlags& flags) {
     return 3;
   }
   write_pipeline_study(flags.out, study, request, session, sources);
-  if (study.units < units_of_any_p && !options.quiet)
-    std::fprintf(stderr, "%lld records or pairs of records: at least %lld are needed for any p below 0.05\n",
-                 static_cast<long long>(study.units), static_cast<long long>(units_of_any_p));
+  if (study.units < units_of_any_p)
+    tell_warning(std::to_string(study.units) + " records or pairs of records: at least " +
+                 std::to_string(units_of_any_p) + " are needed for any p below 0.05");
   if (options.json) {
     for (size_t i = 0; i < study.links.size(); ++i) {
       const LinkEffects& link = study.links[i];

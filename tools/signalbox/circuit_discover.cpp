@@ -14,6 +14,7 @@
 #include "tools/signalbox/reading_flags.h"
 #include "tools/terminal/output.h"
 #include "tools/terminal/signals.h"
+#include "tools/terminal/warning.h"
 #include "tools/terminal/width.h"
 
 namespace signalbox::tools {
@@ -74,7 +75,7 @@ CLI::App* add_discover_flags(CLI::App& app, DiscoverFlags& flags) {
       ->check(in_range(0, 1 << 20))
       ->type_name("N");
   discover->add_option("--faithfulness", flags.faithfulness, "that is enough on the pairs that choose the size")
-      ->check(CLI::Range(0.01, 0.999))
+      ->check(in_range(0.01, 0.999))
       ->capture_default_str();
   discover->add_option("--shortlist", flags.shortlist, "parts that are tried in company, at most")
       ->check(in_range(1, 4096))
@@ -119,6 +120,23 @@ CLI::App* add_discover_flags(CLI::App& app, DiscoverFlags& flags) {
   return discover;
 }
 
+// What is to be known before the circuit is believed.
+std::vector<std::string> warnings_of(const Discovery& found, const DiscoverRequest& request) {
+  std::vector<std::string> warnings;
+  if (std::string dropped = dropped_pairs_text(found.pairs); !dropped.empty()) warnings.push_back(std::move(dropped));
+  if (!found.scores[1].known && !request.size)
+    warnings.emplace_back(
+        "the pairs that choose the size do not tell the model from one with everything ablated: all candidates are "
+        "taken");
+  else if (!found.chosen)
+    warnings.push_back("no size is faithful enough on the pairs that choose it (" +
+                       effect_text(1 - request.rule.tolerance) + "): this is the one that comes nearest");
+  if (!found.scores[2].known)
+    warnings.emplace_back(
+        "the pairs that test do not tell the model from one with everything ablated: faithfulness is undefined there");
+  return warnings;
+}
+
 void print_circuit(const Discovery& found, const std::string& metric) {
   TextTable table({{"part", false, true}, {metric + " change"}, {"ci"}, {"q"}, {"minimality"}, {"found again"}});
   for (size_t i = 0; i < found.circuit.size(); ++i) {
@@ -142,7 +160,8 @@ void print_circuit(const Discovery& found, const std::string& metric) {
                 effect_text(of.circuit), faithfulness_text(of.faithfulness)});
   }
   write_stdout("\n" + scores.text(terminal_width(1)));
-  std::string lines = "\n";
+  std::string lines = "\nq of " + std::to_string(found.family.parts) + " candidate parts, of which " +
+                      std::to_string(found.tested_parts) + " were taken out alone\n";
   if (!found.random_faithfulness.empty()) {
     std::vector<double> f = found.random_faithfulness;
     std::sort(f.begin(), f.end());
@@ -174,7 +193,7 @@ void print_circuit(const Discovery& found, const std::string& metric) {
     lines += "redundant: " + node_name(pair.one) + " and " + node_name(pair.two) + " can stand in for one another (" +
              effect_text(pair.without_one) + " and " + effect_text(pair.without_two) + " without one, " +
              effect_text(pair.without_both) + " without both)\n";
-  if (lines.size() > 1) write_stdout(lines);
+  write_stdout(lines);
 }
 
 int run_discover(DiscoverFlags& flags) {
@@ -223,34 +242,26 @@ int run_discover(DiscoverFlags& flags) {
     return 3;
   }
   write_discovery(flags.out, found, request, session);
-  if (!options.quiet) {
-    if (const std::string dropped = dropped_pairs_text(found.pairs); !dropped.empty())
-      std::fprintf(stderr, "%s\n", dropped.c_str());
-    if (!found.scores[1].known && flags.size < 0)
-      std::fprintf(stderr,
-                   "the pairs that choose the size do not tell the model from one with everything ablated: all "
-                   "candidates are taken\n");
-    else if (!found.chosen)
-      std::fprintf(stderr,
-                   "no size is faithful enough on the pairs that choose it (%g): this is the one that comes nearest\n",
-                   flags.faithfulness);
-    if (!found.scores[2].known)
-      std::fprintf(stderr,
-                   "the pairs that test do not tell the model from one with everything ablated: faithfulness is "
-                   "undefined there\n");
-  }
+  const std::vector<std::string> warnings = warnings_of(found, request);
+  for (const std::string& warning : warnings) tell_warning(warning);
   if (options.json) {
     json::Value parts = json::Value::array();
     for (const NodeId& part : found.circuit) parts.push_back(node_name(part));
+    json::Value told = json::Value::array();
+    for (const std::string& warning : warnings) told.push_back(warning);
     const double f = found.scores[2].faithfulness.f;
     write_stdout(json::dump(json::Value::object()
                                 .set("circuit", std::move(parts))
                                 .set("size", static_cast<int64_t>(found.circuit.size()))
                                 .set("faithfulness", f == f ? json::Value(f) : json::Value())
+                                .set("faithful_enough", request.size ? json::Value() : json::Value(found.chosen))
+                                .set("warnings", std::move(told))
                                 .set("graph", flags.out + "/" + graph_file)) +
                  "\n");
   } else {
     print_circuit(found, flags.metric);
+    if (!found.chosen)
+      write_stdout("not faithful enough: no size reaches --faithfulness on the pairs that choose it\n");
   }
   return 0;
 }

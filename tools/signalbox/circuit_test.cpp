@@ -12,6 +12,7 @@
 #include "tools/signalbox/prepare.h"
 #include "tools/terminal/output.h"
 #include "tools/terminal/signals.h"
+#include "tools/terminal/warning.h"
 #include "tools/terminal/width.h"
 
 namespace signalbox::tools {
@@ -47,13 +48,13 @@ CLI::App* add_test_flags(CLI::App& app, TestFlags& flags) {
       ->capture_default_str();
   test->add_option("--epsilon", flags.request.epsilon,
                    "how far from a half the share of wins may be of what is equivalent")
-      ->check(CLI::Range(0.0, 0.49))
+      ->check(in_range(0.0, 0.49))
       ->capture_default_str();
   test->add_option("--quantile", flags.request.quantile, "share of random circuits that a circuit must beat")
-      ->check(CLI::Range(0.01, 0.99))
+      ->check(in_range(0.01, 0.99))
       ->capture_default_str();
   test->add_option("--alpha", flags.request.alpha, "level of the tests")
-      ->check(CLI::Range(0.0001, 0.5))
+      ->check(in_range(0.0001, 0.5))
       ->capture_default_str();
   test->add_flag("--keep-all", flags.request.keep_all, "pairs whose clean run does not prefer its answer too");
   return test;
@@ -115,14 +116,11 @@ int run_test(TestFlags& flags) {
     return 3;
   }
   write_verification(flags.dir, tested, circuit, request, session);
-  if (!options.quiet) {
-    if (const std::string dropped = dropped_pairs_text(tested.pairs); !dropped.empty())
-      std::fprintf(stderr, "%s\n", dropped.c_str());
-    if (!tested.used.empty())
-      std::fprintf(stderr,
-                   "%zu pairs left out: they found the circuit, chose its size, or are not among those it held out\n",
-                   tested.used.size());
-  }
+  tell_warning(dropped_pairs_text(tested.pairs));
+  if (!tested.used.empty() && !options.quiet)
+    std::fprintf(stderr,
+                 "%zu pairs left out: they found the circuit, chose its size, or are not among those it held out\n",
+                 tested.used.size());
   if (options.json) {
     write_stdout(json::dump(json::Value::object()
                                 .set("equivalence", tested.equivalence.p)

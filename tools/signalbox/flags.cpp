@@ -23,7 +23,7 @@ void add_device_options(CLI::App& app, CommonOptions& o) {
       ->capture_default_str()
       ->group("Running");
   app.add_flag("--json", o.json, "machine output")->group("Running");
-  app.add_flag("--quiet", o.quiet, "no progress")->group("Running");
+  app.add_flag("--quiet", o.quiet, "no progress; warnings stay")->group("Running");
 }
 
 void add_adapter_option(CLI::App& app, CommonOptions& o) {
