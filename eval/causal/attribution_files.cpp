@@ -220,8 +220,17 @@ void AttributionTables::write(const engine::Session& session, const AttributionR
   if (method != AttributionMethod::gain) {
     summary.set("instead", std::string(in_place_name(request_.in_place)));
     if (request_.in_place == InPlace::pairs) summary.set("pairs", pairs_summary(request_.pairs));
-    if (request_.in_place == InPlace::mean) summary.set("reference", request_.reference);
   }
+  // What takes a part's place; of gains nothing does.
+  const bool gain = method == AttributionMethod::gain, pairs = !gain && request_.in_place == InPlace::pairs,
+             mean = !gain && request_.in_place == InPlace::mean;
+  summary.set("ablation", gain    ? json::Value()
+                          : pairs ? json::Value("resample: the value of the pair's other record")
+                                  : json::Value(std::string(in_place_name(request_.in_place))));
+  summary.set("reference", pairs  ? json::Value("the pair's other record")
+                           : mean ? json::Value(request_.reference)
+                                  : json::Value());
+  summary.set("split", nullptr).set("seed", nullptr);  // nothing is drawn
   if (method != AttributionMethod::ig) summary.set("final_norm", request_.holds_final_divisor ? "held" : "recomputed");
   if (method == AttributionMethod::atp) summary.set("grad_drop", request_.drops).set("qk_fix", request_.query_keys);
   if (path) summary.set("steps", request_.steps).set("rule", request_.rule == PathRule::midpoint ? "midpoint" : "left");

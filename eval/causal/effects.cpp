@@ -317,7 +317,7 @@ Effects measure_effects(const Session& session, const std::vector<Record>& recor
 }
 
 void write_effects(const std::filesystem::path& dir, const Effects& effects, const EffectsRequest& request,
-                   const Session& session, const json::Value& edits) {
+                   const Session& session, const json::Value& edits, uint64_t seed) {
   std::error_code failed;
   std::filesystem::create_directories(dir, failed);
   if (failed) throw Error(dir.string(), "cannot make the directory: " + failed.message());
@@ -351,6 +351,10 @@ void write_effects(const std::filesystem::path& dir, const Effects& effects, con
                                        .set("model", session.label)
                                        .set("model_hash", session.model_hash)
                                        .set("records", static_cast<int64_t>(effects.rows.size()))
+                                       .set("ablation", "the edits")
+                                       .set("reference", nullptr)
+                                       .set("split", nullptr)
+                                       .set("seed", seed)
                                        .set("edits", edits)) +
                             "\n");
 }

@@ -83,6 +83,6 @@ int64_t effects_tokens(const RecordJobs& made);
 
 // DIR/effects.csv, propagation.csv and summary.json.
 void write_effects(const std::filesystem::path& dir, const Effects& effects, const EffectsRequest& request,
-                   const engine::Session& session, const json::Value& edits);
+                   const engine::Session& session, const json::Value& edits, uint64_t seed = 0);
 
 }  // namespace signalbox::eval

@@ -62,12 +62,16 @@ json::Value rank_correlation(const MapTable& table, bool only_sampled) {
   return found ? json::Value(*found) : json::Value();
 }
 
+// Of the sample; nothing else is drawn.
+json::Value seed_of(const MapTable& table) { return table.sample ? json::Value(table.sample->seed) : json::Value(); }
+
 json::Value summary_of(const MapTable& table, const std::vector<ExpertEffect>& experts) {
   const MapCounts counts = count_map(table);
   json::Value summary = json::Value::object();
   summary.set("schema", map_schema);
   for (const auto& [key, value] : table.settings.members()) summary.set(key, value);
   summary.set("records", static_cast<int64_t>(table.ids.size())).set("layers", list_of(table.layers));
+  summary.set("ablation", *table.settings.find("without")).set("seed", seed_of(table));
   summary.set("split", nullptr).set("cells", counts.cells).set("share_of_brute_force", counts.share());
   const auto share = [](int64_t part, int64_t of) {
     return of > 0 ? static_cast<double>(part) / static_cast<double>(of) : no_number;

@@ -9,6 +9,10 @@
 // Points as recorded: after norms and rotation. A sink takes its part of the softmax and has no value. Of latent
 // attention there is one kv head, the latent with the rotated key. Cost: 3 dot products for each pair of tokens and
 // head.
+//
+// Their rows in the table have no flip_share (eval/causal/route_margins.h): a query or key writes nothing to the
+// stream, and a key changes what the heads of its group write at every later token, so the test would take a product
+// with every later router for each pair of tokens and head.
 #pragma once
 #include <cstdint>
 #include <string>

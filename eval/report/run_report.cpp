@@ -22,7 +22,9 @@
 #include "eval/report/curve_report.h"
 #include "eval/report/detection_report.h"
 #include "eval/report/differences.h"
+#include "eval/report/direction_report.h"
 #include "eval/report/dose_report.h"
+#include "eval/report/edges_report.h"
 #include "eval/report/faithfulness_report.h"
 #include "eval/report/findings_index.h"
 #include "eval/report/map_report.h"
@@ -344,6 +346,53 @@ void write_run_report(const fs::path& dir, const RunFindings& findings) {
   fs::remove(dir / partial_report_file, failed);
 }
 
+namespace {
+
+// What a complete directory of each schema has, by which its page is known.
+constexpr std::pair<const char*, const char*> file_of_page[] = {{"signalbox.faithfulness/1", "summary.json"},
+                                                                {"signalbox.map/1", "map.safetensors"},
+                                                                {"signalbox.patch/1", "patch.csv"},
+                                                                {"signalbox.edges/1", "edges.csv"},
+                                                                {"signalbox.attribution/1", "attribution.csv"},
+                                                                {"signalbox.direction/1", "selection.csv"}};
+
+// As a shell takes it for one word.
+std::string shell_word(const std::string& word) {
+  constexpr const char* plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_=+:,./@%";
+  if (!word.empty() && word.find_first_not_of(plain) == std::string::npos) return word;
+  std::string quoted = "'";
+  for (const char c : word) quoted += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  return quoted + "'";
+}
+
+// Why a directory that is none of those with a page has none.
+std::string why_no_page(const fs::path& dir) {
+  const std::string with_pages =
+      "a run, a trace, an analysis, regimes, a faithfulness study, or what causal map, patch, edges or attribute, "
+      "circuit discover, or direction extract wrote";
+  const std::string schema = schema_of(dir);
+  if (schema.empty())
+    return "expected a directory that has a page (" + with_pages + "), found none of their files in it";
+  const Manifest manifest = *Manifest::read(dir, schema);
+  std::string command = "signalbox";
+  const json::Value* argv = manifest.info.find("argv");
+  for (size_t i = 0; argv && i < argv->items().size(); ++i)
+    if (argv->items()[i].is_string()) command += " " + shell_word(argv->items()[i].string());
+  if (manifest.status != RunStatus::complete)
+    return "expected finished work, found one that is " + std::string(run_status_name(manifest.status)) +
+           (manifest.shard.whole() ? "" : " (shard " + manifest.shard.text() + ")") + " and has no tables yet; " +
+           (manifest.status == RunStatus::failed ? "this failed and may be put right: " : "this goes on with it: ") +
+           command + (manifest.shard.whole() ? "" : " (and signalbox merge puts the shards together)");
+  for (const auto& [of, file] : file_of_page)
+    if (schema == of)
+      return std::string("expected ") + file +
+             ", which the work here had finished, found none; this makes it again: " + command;
+  return "expected a directory that has a page (" + with_pages + "), found " + schema +
+         ", whose tables are to be read as they are (" + command + ")";
+}
+
+}  // namespace
+
 std::string render_report(const fs::path& dir) {
   if (!fs::is_directory(dir)) throw Error(dir.string(), "expected a directory, found none");
   if (fs::exists(dir / "metrics.json")) return render_run_report(dir, read_findings(dir));
@@ -353,12 +402,13 @@ std::string render_report(const fs::path& dir) {
   if (is_map_directory(dir)) return render_map_report(dir);
   if (is_patch_directory(dir)) return render_patch_report(dir);
   if (is_attribution_directory(dir)) return render_attribution_report(dir);
+  if (is_edges_directory(dir)) return render_edges_report(dir);
   if (is_circuit_directory(dir)) return render_circuit_report(dir);
+  if (is_direction_directory(dir)) return render_direction_report(dir);
   // Of a trace that was analysed too, DIR/regimes has the page of the regimes.
   if (is_regimes_directory(dir) && !fs::exists(dir / "analysis")) return render_regimes_report(dir);
   if (is_routes_directory(dir)) return render_routes(routes_of_directory(dir));
-  throw Error(dir.string(),
-              "expected metrics.json (a run), trace.safetensors or analysis/ (signalbox analyze), found none");
+  throw Error(dir.string(), why_no_page(dir));
 }
 
 }  // namespace signalbox::eval

@@ -240,11 +240,11 @@ TEST_CASE("errors are one line and an exit code") {
   check_error(signalbox_run("nonsense"), 2, "nonsense");
   check_error(signalbox_run("generate builtin"), 2, "--prompt");
   check_error(signalbox_run("generate builtin --prompt x --no-such-flag"), 2, "no-such-flag");
-  check_error(signalbox_run("generate builtin --prompt x --isa amx"), 1, "amx");
-  check_error(signalbox_run("generate builtin --prompt x --device cuda:99"), 1, "--device");
+  check_error(signalbox_run("generate builtin --prompt x --isa amx"), 2, "amx");
+  check_error(signalbox_run("generate builtin --prompt x --device cuda:99"), 2, "--device");
   check_error(signalbox_run("generate /no/such/model --prompt x"), 1, "/no/such/model");
   check_error(signalbox_run("generate builtin --input /no/such/file"), 1, "/no/such/file");
-  check_error(signalbox_run("generate builtin --prompt x --max-tokens 100000"), 1, "positions");
+  check_error(signalbox_run("generate builtin --prompt x --max-tokens 100000"), 2, "positions");
   check_error(signalbox_run("generate builtin --prompt x --top-p 2"), 2, "top-p");
   check_error(signalbox_run("generate builtin --prompt x --seed -1"), 2, "--seed");
   check_error(signalbox_run("generate builtin --prompt x --edits ''"), 2, "--edits");
@@ -255,7 +255,7 @@ TEST_CASE("errors are one line and an exit code") {
   check_error(signalbox_run("generate builtin --prompt x --date hello"), 2, "--date");
   check_error(signalbox_run("inspect builtin --tensors >/dev/full"), 1, "standard output");
   check_error(signalbox_run("generate builtin --prompt x --temperature nan"), 2, "--temperature");
-  check_error(signalbox_run("generate builtin --prompt $(printf 'a\\377')"), 1, "--prompt: ");
+  check_error(signalbox_run("generate builtin --prompt $(printf 'a\\377')"), 2, "--prompt: ");
   check_error(signalbox_run("generate builtin --input -", ""), 1, "at least one record");
   check_error(signalbox_run("generate builtin --input -", "{\"id\":\"a\"}\n"), 1, "standard input:1");
   check_error(signalbox_run("generate builtin --input -", "{\"id\":\"a\",\"tokens\":[]}\n"), 1, "token");
@@ -267,7 +267,7 @@ TEST_CASE("errors are one line and an exit code") {
               1, "spans.s");
   check_error(signalbox_run("generate builtin --input -", "{\"id\":\"a\",\"prompt\":\"\xff\"}\n"), 1,
               "standard input:1");
-  check_error(signalbox_run("trace builtin --input - --out /tmp/x --points nothing.like.it", records), 1,
+  check_error(signalbox_run("trace builtin --input - --out /tmp/x --points nothing.like.it", records), 2,
               "nothing.like.it");
   check_error(signalbox_run("diff /no/such/trace /no/such/trace"), 1, "/no/such/trace");
 }
@@ -373,8 +373,8 @@ TEST_CASE("inspect: the points of a model, and what is near to a wrong glob") {
   CHECK(!lines(signalbox_run("inspect builtin --json").out).at(0).find("points"));
   const Ran text = signalbox_run("inspect builtin --points '*router*'");
   CHECK(text.out.find("  layer.{l}.router.ids ") != std::string::npos);
-  check_error(signalbox_run("inspect builtin --points router.idss"), 1, "(nearest: router.ids)");
-  check_error(signalbox_run("trace builtin --input - --out /tmp/x --points router.idss", records), 1,
+  check_error(signalbox_run("inspect builtin --points router.idss"), 2, "(nearest: router.ids)");
+  check_error(signalbox_run("trace builtin --input - --out /tmp/x --points router.idss", records), 2,
               "(nearest: router.ids)");
   check_error(signalbox_run("inspect buitlin"), 1, "(nearest: builtin)");
 }

@@ -235,6 +235,8 @@ TEST_CASE("causal map: shards are one map, and a complete one is left alone") {
     MapRequest request = mapping.request(kind);
     if (sampled) request.sample = MapSample{2, 4, 3};
     mapping.map(request);
+    const json::Value summary = json::parse_file(request.dir / "summary.json");
+    for (const char* key : {"metric", "ablation", "reference", "split", "seed"}) CHECK_MESSAGE(summary.find(key), key);
     const std::string bytes = test::read_file(request.dir / "map.safetensors");
     CHECK(map_effects(mapping.session, mapping.records, mapping.made, request).was_complete);
     std::vector<fs::path> parts;

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <map>
 
+#include "base/json.h"
 #include "tests/kills.h"
 #include "tests/support.h"
 
@@ -49,6 +50,9 @@ void check_goes_on(const std::vector<std::string>& words, const std::string& sta
   REQUIRE_MESSAGE(whole.code == 0, whole.err);
   const auto expected = files_of(scratch / "whole");
   CHECK(expected.size() >= 2);
+  // Every table says of what it is, or that there is none.
+  const json::Value summary = json::parse(expected.at("summary.json"), "summary.json");
+  for (const char* key : {"metric", "ablation", "reference", "split", "seed"}) CHECK_MESSAGE(summary.find(key), key);
   const std::vector<std::string> lines = lines_of(read_file(scratch / "whole" / stage));
   REQUIRE(lines.size() >= 2);
   const size_t known = lines.size() / 2;

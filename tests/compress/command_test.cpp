@@ -197,9 +197,9 @@ TEST_CASE("compress: what cannot be meant is refused in one line") {
     CHECK_MESSAGE(ran.err.find(said) != std::string::npos, ran.err);
     CHECK(lines_of(ran.err).size() <= 2);
   };
-  refused(base + "--keep 9", 1, "--keep: layer 0: expected a number from 2 (active experts) to 8 (experts), found 9");
-  refused(base + "--keep 1", 1, "found 1");
-  refused(base + "--keep 4,4", 1, "--keep: expected different sizes, found 4 experts twice");
+  refused(base + "--keep 9", 2, "--keep: layer 0: expected a number from 2 (active experts) to 8 (experts), found 9");
+  refused(base + "--keep 1", 2, "found 1");
+  refused(base + "--keep 4,4", 2, "--keep: expected different sizes, found 4 experts twice");
   refused(base + "--keep 4 --share 0.5", 2, "--keep, --share: expected one of the two, found both");
   refused(base + "--share 0", 2, "--share: expected a number above 0, found 0");
   refused(base + "--keep 4,3 --write " + (scratch / "w").string(), 2, "--write: expected one size beside it, found 2");
@@ -208,9 +208,9 @@ TEST_CASE("compress: what cannot be meant is refused in one line") {
   refused(base + "--method average", 2, "--method");
   refused(model + " --data " + (scratch / "none.jsonl").string() + " --out " + (scratch / "o").string(), 1,
           "none.jsonl");
-  refused(model + " --data " + (scratch / "one.jsonl").string() + " --out " + (scratch / "o").string(), 1,
+  refused(model + " --data " + (scratch / "one.jsonl").string() + " --out " + (scratch / "o").string(), 2,
           "--data: expected at least two examples");
-  refused(golden_model("deepseek_v2_full") + " --data " + data + " --out " + (scratch / "o").string() + " --keep 6", 1,
+  refused(golden_model("deepseek_v2_full") + " --data " + data + " --out " + (scratch / "o").string() + " --keep 6", 2,
           "groups of experts (n_group)");
   CHECK(!fs::exists(scratch / "o"));
 }

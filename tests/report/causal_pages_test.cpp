@@ -4,7 +4,9 @@
 #include <filesystem>
 
 #include "base/error.h"
+#include "base/json.h"
 #include "eval/report/run_report.h"
+#include "eval/store/manifest.h"
 #include "tests/report/html_check.h"
 #include "tests/support.h"
 
@@ -135,4 +137,90 @@ TEST_CASE("report: a circuit, its graph drawn, its parts and edges with interval
   CHECK(shows(html, "Circuit of m&lt;&gt;"));
   fs::remove(dir / "graph.json");
   CHECK_THROWS_AS(render_report(dir.path()), Error);
+}
+
+TEST_CASE("report: direct edges, the largest first") {
+  const test::TemporaryDirectory dir;
+  write_manifest(dir.path(), "signalbox.edges/1");
+  test::write_file(dir / "summary.json",
+                   R"({"metric":"logit_diff","direction":"denoising","pairs":{"read":3,"kept":2,"dropped":["<a>"]}})");
+  test::write_file(dir / "edges.csv",
+                   "pair,sender,receiver,position,effect,normalised,ci_lo,ci_hi,change,tokens,flipped\r\n"
+                   ",L0.H1,logits,,0.5,0.125,-0.25,0.5,1,4,\r\n,L1.E3,L2.router,5,-2,-0.5,-0.75,-0.25,2,3,1\r\n"
+                   "p,L0.H1,logits,,0.5,0.125,,,1,4,\r\n");
+  const std::string html = render_report(dir.path());
+  CHECK(test::mistake_in_html(html) == "");
+  CHECK_FALSE(test::from_outside(html));
+  CHECK(shows(
+      html,
+      "Of 3 pairs 2 take part (denoising). The largest effect is that of L1.E3 \xE2\x86\x92 L2.router at position "
+      "5: -2.000 of logit_diff, -0.500 [-0.750, -0.250] as a share of the difference"));
+  CHECK(html.find("-2.0000") < html.find("+0.5000"));
+  CHECK(times_in(html, "<figure") == 1);
+  CHECK(shows(html, "The first 2 of 2"));
+  CHECK_FALSE(shows(html, ">nan"));
+}
+
+TEST_CASE("report: directions, before and after they were validated") {
+  const test::TemporaryDirectory dir;
+  write_manifest(dir.path(), "signalbox.direction/1");
+  test::write_file(dir / "selection.csv",
+                   "layer,norm,relative,router_layer,router_share,auc\r\n0,1,0.5,1,0.25,0.75\r\n1,2,0.5,,,1\r\n");
+  test::write_file(dir / "summary.json", R"({"contrast":"on:off<","layer":1})");
+  const std::string before = render_report(dir.path());
+  CHECK(test::mistake_in_html(before) == "");
+  CHECK(shows(before, "Of all layers the vector behind layer 1 was chosen. It was not tried on held-out records yet"));
+  CHECK(shows(before, "Directions: on:off&lt;"));
+  CHECK(times_in(before, "<figure") == 1);
+  test::write_file(dir / "summary.json", R"({"contrast":"on:off","layer":1,"validation":{"metric":"logit_diff"}})");
+  test::write_file(dir / "validation.csv",
+                   "layer,part,kind,dose,auc,effect,ci_lo,ci_hi,p\r\n1,whole,direction,,0.875,,0.75,1,0.125\r\n"
+                   "1,whole,permuted,,0.5,,0.25,0.75,0.125\r\n1,whole,direction,1,,2,1,3,0.0625\r\n"
+                   "1,whole,direction,-1,,-2,-3,-1,0.0625\r\n1,router,direction,1,,0.5,,,\r\n"
+                   "1,whole,direction,ablate,,-1,,,0.5\r\n");
+  test::write_file(dir / "steering.csv",
+                   "layer,part,dose,condition,records,effect,routes_held,routes_alone,interaction,jaccard_next,jaccard,"
+                   "kl,opposite\r\n1,whole,1,off,4,2,1.5,0.25,0.25,,1,0.125,0\r\n");
+  const std::string html = render_report(dir.path());
+  CHECK(test::mistake_in_html(html) == "");
+  CHECK_FALSE(test::from_outside(html));
+  CHECK(shows(html, "On held-out records its AUC is 0.875 [0.750, 1.000] (p over all layers 0.125)."));
+  CHECK(times_in(html, "<figure") == 2);
+  CHECK(shows(html, "id=\"dose-1\""));
+  CHECK(shows(html, "+1.500"));
+  CHECK_FALSE(shows(html, ">nan"));
+}
+
+TEST_CASE("report: a directory without a page says what it is, what is missing, and what makes it") {
+  const test::TemporaryDirectory dir;
+  const auto message = [&] {
+    try {
+      render_report(dir.path());
+    } catch (const Error& error) {
+      return std::string(error.what());
+    }
+    return std::string();
+  };
+  CHECK(message().find("expected a directory that has a page (a run, a trace,") != std::string::npos);
+  Manifest manifest;
+  manifest.schema = "signalbox.patch/1";
+  manifest.info.set("argv", json::parse(R"(["causal","patch","builtin","--input","my pairs.jsonl"])", "argv"));
+  manifest.shard = Shard{0, 2};
+  manifest.start = "2026-01-31T09:30:00Z";
+  manifest.attempts = {{manifest.start, "", RunStatus::interrupted}};
+  manifest.status = RunStatus::interrupted;
+  manifest.write(dir.path());
+  CHECK(message() == dir.path().string() +
+                         ": expected finished work, found one that is interrupted (shard 0/2) and has no tables yet; "
+                         "this goes on with it: signalbox causal patch builtin --input 'my pairs.jsonl' (and signalbox "
+                         "merge puts the shards together)");
+  manifest.status = manifest.attempts[0].status = RunStatus::complete;
+  manifest.shard = Shard();
+  manifest.write(dir.path());
+  CHECK(message().find("expected patch.csv, which the work here had finished, found none; this makes it again: "
+                       "signalbox causal patch") != std::string::npos);
+  manifest.schema = "signalbox.effects/1";
+  manifest.write(dir.path());
+  CHECK(message().find("found signalbox.effects/1, whose tables are to be read as they are (signalbox causal patch") !=
+        std::string::npos);
 }

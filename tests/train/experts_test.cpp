@@ -283,9 +283,9 @@ TEST_CASE("trainings: what cannot be meant is refused before anything is read") 
   refused("full", "--devices 2", 2, "expected --balance device or communication beside it");
   refused("full", "--balance device:1", 2, "--devices: expected a number beside");
   refused("full", "--balance communication:1 --devices 4", 2, "expected D:M beside --balance communication");
-  refused("full", "--balance device:1 --devices 3", 1, "expected a number that divides the 8 experts");
-  refused("full", "--balance bias:0.001", 1, "--balance bias: expected routers with a selection bias");
-  refused("full", "--expert-anchor 1 --weights router", 1, "--expert-anchor: expected weights of experts that train");
+  refused("full", "--balance device:1 --devices 3", 2, "expected a number that divides the 8 experts");
+  refused("full", "--balance bias:0.001", 2, "--balance bias: expected routers with a selection bias");
+  refused("full", "--expert-anchor 1 --weights router", 2, "--expert-anchor: expected weights of experts that train");
   refused("full", "--stop-loss 1", 2, "expected --stop beside it");
   refused("full", "--stop " + (dir / "same.jsonl").string(), 2, "expected --save-every N beside it");
   refused("full", "--save-every 1 --stop " + (dir / "same.jsonl").string(), 1, "expected records that --data does not");
@@ -297,7 +297,7 @@ TEST_CASE("trainings: what cannot be meant is refused before anything is read") 
   refused("experts", "--p 0 --select gate", 2, "--p: expected a number above 0, found 0");
   refused("lora", "--alpha 0", 2, "--alpha: expected a number above 0, found 0");
   refused("experts", "--experts 0", 2, "expected LAYER:EXPERT or LAYER:FIRST-LAST with commas, found \"0\"");
-  refused("experts", "--experts 0.8", 1, "expected experts 0 to 7 of layer 0, found 8");
+  refused("experts", "--experts 0.8", 2, "expected experts 0 to 7 of layer 0, found 8");
   refused("experts", "--experts 0.1,0:1", 2, "found 0:1 twice");
 }
 

@@ -392,7 +392,7 @@ int bench_shape_command(const BenchOptions& options) {
   if (!device) {
     const int64_t working = int64_t{1} << 30, available = available_memory();
     if (bytes + working > available)
-      throw Error("--shape " + shape.name,
+      throw Error("bench --shape " + shape.name,
                   "expected " + gigabytes(bytes) + " of memory for the weights of " +
                       std::to_string(shape.model.n_layers()) + " layers and " + gigabytes(working) +
                       " to work in, found " + gigabytes(available) + " available; --layers " +
@@ -465,9 +465,9 @@ OpBenchOptions chosen_ops(const BenchOptions& options, const Backend& backend) {
   layer.model.layers = {layer.model.layers.back()};
   const int64_t bytes = random_weight_bytes(layer), available = available_memory();
   if (bytes > available)
-    throw Error("--kernels --shape " + layer.name, "expected " + gigabytes(bytes) +
-                                                       " of memory for the weights of a layer, found " +
-                                                       gigabytes(available) + " available");
+    throw Error("bench --kernels --shape " + layer.name, "expected " + gigabytes(bytes) +
+                                                             " of memory for the weights of a layer, found " +
+                                                             gigabytes(available) + " available");
   return chosen;
 }
 

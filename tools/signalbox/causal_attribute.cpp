@@ -22,6 +22,7 @@
 #include "tools/terminal/output.h"
 #include "tools/terminal/progress.h"
 #include "tools/terminal/signals.h"
+#include "tools/terminal/warning.h"
 #include "tools/terminal/width.h"
 
 namespace signalbox::tools {
@@ -46,7 +47,9 @@ CLI::App* add_attribute_flags(CLI::App& app, AttributeFlags& flags) {
       "how much each part answers for, by gradients: atp, ig, eap, eap-ig, gain (docs/causal-attribute.md)");
   attribute->footer(
       "Example:\n  echo '{\"id\":\"a\",\"prompt\":\"User: hello\",\"target\":\" world\"}' | signalbox causal attribute "
-      "builtin --input - --metric logprob --method atp --out /tmp/attribution");
+      "builtin --input - --metric logprob --method atp --out /tmp/attribution\n\n"
+      "Records are run one by one: the way back needs what every layer of the record made, which is kept meanwhile.\n"
+      "Its tokens go together, over all --threads.");
   attribute
       ->add_option("MODEL", flags.common.model,
                    "a directory, org/name[@revision] in the Hugging Face cache, or builtin")
@@ -73,7 +76,8 @@ CLI::App* add_attribute_flags(CLI::App& app, AttributeFlags& flags) {
                    "pairs where records have one, else zero, of a path mean")
       ->check(one_of({"pairs", "zero", "mean"}))
       ->type_name("NAME");
-  attribute->add_option("--reference", flags.reference, "records of the means; default: the input")->type_name("FILE");
+  attribute->add_option("--reference", flags.reference, "records of the means, for --instead mean; default: the input")
+      ->type_name("FILE");
   attribute->add_flag("--keep-all", flags.keep_all, "pairs that do not prefer their answer, too");
   attribute->add_flag("--grad-drop", flags.grad_drop,
                       "of atp: absolute scores with each layer's gradient dropped in turn, so that effects of opposite "
@@ -82,7 +86,7 @@ CLI::App* add_attribute_flags(CLI::App& app, AttributeFlags& flags) {
                       "of atp: queries and keys too, through the softmax, whose gradient is almost 0 where it is "
                       "saturated; with --grad-drop that is AtP*");
   attribute->add_option("--steps", flags.steps, "gradients on the path of ig and eap-ig, at least")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
+      ->check(in_range(int64_t{1}, int64_t{1} << 20))
       ->type_name("N")
       ->capture_default_str();
   attribute->add_option("--rule", flags.rule, "where on the path: in the middle of each part, or at its end towards x'")
@@ -95,7 +99,7 @@ CLI::App* add_attribute_flags(CLI::App& app, AttributeFlags& flags) {
       ->type_name("NAME")
       ->capture_default_str();
   attribute->add_option("--max-crossings", flags.max_crossings, "of ig: changes of routes on a path, at most")
-      ->check(CLI::Range(int64_t{0}, int64_t{1} << 40))
+      ->check(in_range(int64_t{0}, int64_t{1} << 40))
       ->type_name("N")
       ->capture_default_str();
   attribute
@@ -105,7 +109,7 @@ CLI::App* add_attribute_flags(CLI::App& app, AttributeFlags& flags) {
       ->type_name("NAME")
       ->capture_default_str();
   attribute->add_option("--top", flags.top, "of eap and eap-ig: edges of a record that are written; 0: all")
-      ->check(CLI::Range(int64_t{0}, int64_t{1} << 40))
+      ->check(in_range(int64_t{0}, int64_t{1} << 40))
       ->type_name("N")
       ->capture_default_str();
   attribute->add_option("--out", flags.common.trace, "directory of attribution.csv and totals.csv")
@@ -140,7 +144,7 @@ void refuse_idle_flags(const CLI::App& app, AttributionMethod method) {
 InPlace in_place_of(const AttributeFlags& flags, AttributionMethod method, const std::vector<Record>& records) {
   if (flags.instead == "pairs") return InPlace::pairs;
   if (flags.instead == "zero") return InPlace::zero;
-  if (flags.instead == "mean" || !flags.reference.empty()) return InPlace::mean;
+  if (flags.instead == "mean") return InPlace::mean;
   const bool pairs = std::any_of(records.begin(), records.end(), [](const Record& record) {
     return !record.pair.empty() && (record.condition == "clean" || record.condition == "corrupt");
   });
@@ -201,9 +205,10 @@ void print_totals(const AttributionResult& result, const AttributionRequest& req
   }
   if (result.dropped_edges > 0)
     std::fprintf(stderr, "%ld edges left out by --top\n", static_cast<long>(result.dropped_edges));
-  std::fprintf(stderr, "%s: %ld rows of %ld records%s\n", (request.dir / "attribution.csv").c_str(),
+  std::fprintf(stderr, "%s: %ld rows of %ld records%s%s\n", (request.dir / "attribution.csv").c_str(),
                static_cast<long>(result.rows), static_cast<long>(result.records),
-               gain ? "; gains of experts that were not chosen are in it" : "");
+               gain ? "; gains of experts that were not chosen are in it" : "; in a part's place: ",
+               gain ? "" : std::string(in_place_name(request.in_place)).c_str());
 }
 
 int run_attribute(const CLI::App& app, AttributeFlags& flags, int argc, char** argv) {
@@ -213,8 +218,6 @@ int run_attribute(const CLI::App& app, AttributeFlags& flags, int argc, char** a
   request.metric = parse_metric(flags.metric, "--metric");
   request.dir = options.trace;
   refuse_idle_flags(app, request.method);
-  if (!flags.reference.empty() && !flags.instead.empty() && flags.instead != "mean")
-    throw UsageError("--reference", "expected --instead mean beside it, found " + flags.instead);
   request.drops = flags.grad_drop;
   request.query_keys = flags.qk_fix;
   request.steps = flags.steps;
@@ -226,6 +229,13 @@ int run_attribute(const CLI::App& app, AttributeFlags& flags, int argc, char** a
   require_own_directory(request.dir, kept_work_names(attribution_files(AttributionMethod::ig)), "an attribution");
   std::vector<Record> records = read_records(flags.input);
   request.in_place = in_place_of(flags, request.method, records);
+  // Never by itself: other records of the means would change what is asked.
+  if (!flags.reference.empty() && request.in_place != InPlace::mean)
+    throw UsageError(
+        "--reference",
+        "expected --instead mean beside it, found " +
+            (flags.instead.empty() ? "none, which is " + std::string(in_place_name(request.in_place)) + " here"
+                                   : flags.instead));
   if (flags.keep_all && request.in_place != InPlace::pairs)
     throw UsageError("--keep-all", "expected pairs, found --instead " + std::string(in_place_name(request.in_place)));
   Session session = open_session(options);
@@ -256,8 +266,7 @@ int run_attribute(const CLI::App& app, AttributeFlags& flags, int argc, char** a
       std::fprintf(stderr, "interrupted: nothing is left; the same command begins anew\n");
       return 3;
     }
-    if (const std::string dropped = dropped_pairs_text(request.pairs); !dropped.empty() && !options.quiet)
-      std::fprintf(stderr, "%s\n", dropped.c_str());
+    tell_warning(dropped_pairs_text(request.pairs));
   } else if (request.in_place == InPlace::mean) {
     means = means_of(session, reference ? make_jobs(session, *reference, Generate{}, nullptr) : run.made);
     request.means = &*means;

@@ -19,6 +19,7 @@
 #include "tools/terminal/output.h"
 #include "tools/terminal/progress.h"
 #include "tools/terminal/signals.h"
+#include "tools/terminal/warning.h"
 #include "tools/terminal/width.h"
 
 namespace signalbox::tools {
@@ -130,8 +131,7 @@ int run_edges(EdgeFlags& flags, int argc, char** argv) {
     return tell_interrupted(options);
   }
   kept.finish([&](const std::filesystem::path& dir) { write_edges(dir, study, request, session); });
-  if (const std::string dropped = dropped_pairs_text(study.selected); !dropped.empty() && !options.quiet)
-    std::fprintf(stderr, "%s\n", dropped.c_str());
+  tell_warning(dropped_pairs_text(study.selected));
   std::vector<const PatchEstimate*> rows;
   for (const PatchEstimate& row : study.estimates)
     if (row.pair.empty()) rows.push_back(&row);

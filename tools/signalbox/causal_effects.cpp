@@ -23,6 +23,7 @@
 #include "tools/terminal/output.h"
 #include "tools/terminal/progress.h"
 #include "tools/terminal/signals.h"
+#include "tools/terminal/warning.h"
 #include "tools/terminal/width.h"
 
 namespace signalbox::tools {
@@ -47,7 +48,9 @@ CLI::App* add_effects_flags(CLI::App& app, EffectsFlags& flags) {
   effects->footer(
       "Example:\n  echo '{\"edits\":[{\"op\":\"deactivate\",\"mode\":\"ban\",\"experts\":{\"1\":[0,6]}}]}' > "
       "/tmp/ban.json\n  echo '{\"id\":\"a\",\"prompt\":\"User: hello\",\"target\":\" world\"}' | signalbox causal "
-      "effects builtin --input - --metric logprob --edits /tmp/ban.json --out /tmp/effects");
+      "effects builtin --input - --metric logprob --edits /tmp/ban.json --out /tmp/effects\n\n"
+      "Records are run one by one: the second half of a record's four runs holds routes that the first half made,\n"
+      "and every layer of each is kept to compare. Its tokens go together (--chunk), over all --threads.");
   add_run_options(*effects, flags.common);
   say_batch_changes_nothing(*effects);
   effects->add_option("--input", flags.input, "records, a JSON object a line; - = standard input")
@@ -167,7 +170,7 @@ int measure_edits(EffectsRun& of) {
   if (!found) return 3;
   const Effects& effects = *found;
   of.work.finish([&](const std::filesystem::path& dir) {
-    write_effects(dir, effects, of.request, of.session, of.run.plan->source());
+    write_effects(dir, effects, of.request, of.session, of.run.plan->source(), options.seed);
   });
   if (options.json) {
     for (const EffectsRow& row : effects.rows) {
@@ -185,8 +188,8 @@ int measure_edits(EffectsRun& of) {
     table.add({row.id, format_value(row.base, 4), format_value(row.total, 4), format_value(row.direct, 4),
                format_value(row.routes, 4), format_value(row.interaction, 4)});
   write_stdout(table.text(terminal_width(1)));
-  if (effects.rows.front().direct != effects.rows.front().direct && !options.quiet)
-    std::fprintf(stderr, "the edits act up to the last layer with a router: there are no later routes to hold\n");
+  if (std::isnan(effects.rows.front().direct))
+    tell_warning("the edits act up to the last layer with a router: there are no later routes to hold");
   return 0;
 }
 
@@ -224,6 +227,7 @@ int measure_doses(EffectsRun& of, const std::optional<std::vector<Record>>& refe
                        .set("neuron", of.flags.neuron)
                        .set("change", of.flags.change)
                        .set("dose", of.flags.dose)
+                       .set("ablation", "the neuron's value: " + of.flags.change)
                        .set("reference", reference ? json::Value(records_hash(*reference)) : json::Value("input"))
                        .set("model", of.session.label)
                        .set("model_hash", of.session.model_hash)

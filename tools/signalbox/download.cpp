@@ -107,7 +107,8 @@ int download_command(int argc, char** argv) {
   }
   if (dry_run) {
     if (tool.help.find("--dry-run") == std::string::npos)
-      throw Error("--dry-run", "expected a tool that knows it, found " + tool.file + "; " + install + " brings one");
+      throw Error("download --dry-run",
+                  "expected a tool that knows it, found " + tool.file + "; " + install + " brings one");
     words.emplace_back("--dry-run");
   }
   if (!quiet) {

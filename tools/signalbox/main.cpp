@@ -158,11 +158,10 @@ int main(int argc, char** argv) {
     std::signal(SIGXFSZ, SIG_IGN);  // a file that may not grow is an error of the write
     code = run(argc, argv);
     if (code == 3) std::fprintf(stderr, "signalbox: interrupted\n");
-  } catch (const UsageError& error) {
-    print_error(error.what());
-    code = 2;
   } catch (const Error& error) {
     print_error(error.what());
+    // Whoever found it: what is wrong with a flag is wrong with the command line.
+    if (dynamic_cast<const UsageError*>(&error) || error.where().starts_with("--")) code = 2;
   } catch (const Interrupted&) {
     std::fprintf(stderr, "signalbox: interrupted\n");
     code = 3;

@@ -58,7 +58,7 @@ int report_command(int argc, char** argv) {
   bool all = false, quiet = false, as_json = false;
   app.add_option("DIR", dir,
                  "a run directory, a trace directory, a directory of signalbox analyze or regimes, a faithfulness "
-                 "study, or what causal map, patch or attribute, or circuit discover, wrote")
+                 "study, or what causal map, patch, edges or attribute, circuit discover, or direction extract wrote")
       ->required();
   CLI::Option* file = app.add_option(
       "-o,--out", out,
