@@ -483,4 +483,17 @@ std::optional<FaithfulnessFindings> conduct_study(FaithfulnessStudy& study, Forw
   return StudyRun(study, forward, options, work, events).run();
 }
 
+std::map<std::string, int64_t> study_kept(const StudyWork& work, const Shard& shard) {
+  check_work(work.out, manifest_of(work, shard));
+  std::map<std::string, int64_t> kept;
+  if (!fs::exists(work.out / "stages")) return kept;
+  for (const auto& entry : fs::directory_iterator(work.out / "stages")) {
+    const std::string name = entry.path().filename().string();
+    std::string_view line;
+    for (LineReader reader(entry.path()); reader.next(line) && reader.terminated();)
+      ++kept[name.substr(0, name.find('.'))];
+  }
+  return kept;
+}
+
 }  // namespace signalbox::eval

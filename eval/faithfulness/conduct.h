@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -45,5 +46,9 @@ struct StudyEvents {
 // shards that are not complete, missing, twice, or of another study.
 std::optional<FaithfulnessFindings> conduct_study(FaithfulnessStudy& study, Forward& forward, RunOptions options,
                                                   const StudyWork& work, const StudyEvents& events);
+
+// For a look ahead: lines of each stage that the directory holds, by name. Throws Error where conduct_study would
+// refuse the directory, but for a lock that another process holds; nothing is changed.
+std::map<std::string, int64_t> study_kept(const StudyWork& work, const Shard& shard);
 
 }  // namespace signalbox::eval

@@ -4,6 +4,7 @@
 #include <array>
 #include <map>
 #include <optional>
+#include <set>
 #include <utility>
 
 #include "base/error.h"
@@ -58,6 +59,10 @@ std::string text_of(const std::string& line) {
   constexpr std::string_view key = ",\"text\":";
   const size_t at = line.find(key) + key.size();
   return line.substr(at, line.size() - 1 - at);
+}
+
+bool has_end(const fs::path& dir) {
+  return fs::exists(dir / trace_file) && fs::exists(dir / records_file) && fs::exists(dir / texts_file);
 }
 
 class SampleRecorder {
@@ -255,8 +260,7 @@ int64_t tokens_to_record(const std::vector<Job>& jobs) {
 
 // The trace takes its name last: where it stands, so do the other files, and nothing of how it was made is needed.
 bool is_recorded(const fs::path& dir) {
-  for (const char* name : {trace_file, records_file, texts_file})
-    if (!fs::exists(dir / name)) return false;
+  if (!has_end(dir)) return false;
   for (const char* name : {rows_spool, patterns_spool, journal_file, finished_file}) remove_file(dir / name);
   return true;
 }
@@ -264,6 +268,21 @@ bool is_recorded(const fs::path& dir) {
 RecordingEnd record_trace(const TraceRecording& recording, Forward& forward, const RunOptions& options,
                           const RecordingEvents& events) {
   return SampleRecorder(recording, forward, options, events).run();
+}
+
+int64_t samples_recorded(const TraceRecording& recording, const Manifest& manifest) {
+  const fs::path& dir = recording.trace.dir;
+  check_work(dir, manifest, own_files);
+  if (has_end(dir)) return static_cast<int64_t>(recording.jobs.size());
+  std::set<int64_t> known;
+  std::string_view line;
+  if (fs::exists(dir / finished_file))
+    for (LineReader reader(dir / finished_file); reader.next(line) && reader.terminated();)
+      known.insert(static_cast<int64_t>(known.size()));
+  if (fs::exists(dir / journal_file))
+    for (LineReader reader(dir / journal_file); reader.next(line) && reader.terminated();)
+      known.insert(split_journal_line(line, reader.where()).line);
+  return static_cast<int64_t>(known.size());
 }
 
 RecordingEnd record_trace(const TraceRecording& recording, const Manifest& manifest, Forward& forward,

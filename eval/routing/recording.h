@@ -51,6 +51,10 @@ bool is_recorded(const std::filesystem::path& dir);
 RecordingEnd record_trace(const TraceRecording& recording, Forward& forward, const RunOptions& options,
                           const RecordingEvents& events);
 
+// Samples that the next call with this manifest (below) would not run again; nothing is changed. Throws Error where it
+// would refuse the directory, but for a lock that another process holds.
+int64_t samples_recorded(const TraceRecording& recording, const Manifest& manifest);
+
 // The same with a lock, and a manifest (of which schema, identity and info are given) that refuses another work: the
 // directory is a WorkDirectory, which may hold other files. Throws Error as that does too.
 RecordingEnd record_trace(const TraceRecording& recording, const Manifest& manifest, Forward& forward,

@@ -186,6 +186,29 @@ TEST_CASE("faithfulness: given sentences, samples, missing markers, interruption
   CHECK(aoc.integer(0, aoc.column("n")) == 2);
   CHECK(aoc.text(0, aoc.column("ci_lo")).empty());
 
+  // A look ahead: of texts that are all written to measure, what was done; and of the directory, that it is there.
+  const auto plan = [&](const std::string& more) {
+    const test::Ran ran =
+        test::run_command(test::binary() + " faithfulness builtin --input " + input +
+                          " --max-tokens 48 --samples 2 --no-routes --quiet --json --dry-run " + more);
+    REQUIRE_MESSAGE(ran.code == 0, ran.err);
+    return json::parse(ran.out, "plan");
+  };
+  const json::Value ahead = plan("--tests mistakes,paraphrases --out " + out);
+  CHECK(ahead.find("explanations")->integer() == 4);
+  CHECK(ahead.find("kept")->find("2-ask")->integer() == 2);
+  CHECK(ahead.find("stages")->items()[0].find("jobs")->integer() == 4);
+  CHECK(ahead.find("stages")->items()[0].find("generated_tokens_at_most")->integer() == 4 * 47);
+  if (ahead.find("measured")->find("texts")->integer() == 4)
+    for (const json::Value& stage : ahead.find("stages")->items())
+      CHECK(stage.find("jobs")->integer() ==
+            static_cast<int64_t>(lines_of(scratch / "f/stages" / (text_of(stage, "stage") + ".jsonl")).size()));
+  CHECK(plan("--tests early").find("kept")->members().empty());
+  CHECK(failure({"builtin", "--input", input, "--out", out, "--max-tokens", "47", "--quiet", "--dry-run"})
+            .find("expected the run that was begun there, found another") != std::string::npos);
+  CHECK(failure({"builtin", "--input", input, "--merge", out, "--quiet", "--dry-run"})
+            .find("--dry-run: expected no --merge beside it") == 0);
+
   std::vector<std::string> forced = arguments;
   forced[4] = (scratch / "g").string();
   forced.push_back("--force-marker");

@@ -195,6 +195,13 @@ TEST_CASE("regimes: refusals of the command") {
   }
   run[9] = "5";
   CHECK(message(run).find("generate.max_tokens: was 4, now 5") != std::string::npos);
+  // A look ahead says so too, and of the same command that nothing is left to do.
+  std::vector<std::string> dry = run;
+  dry.emplace_back("--dry-run");
+  CHECK(message(dry).find("generate.max_tokens: was 4, now 5") != std::string::npos);
+  const test::Ran same = test::run_command(test::binary() + " regimes trace builtin --programs " + p + " --input " + b +
+                                           " --out " + (scratch / "t").string() + " --max-tokens 4 --quiet --dry-run");
+  CHECK_MESSAGE(same.out.find("kept  10 of 10 texts are there from before") != std::string::npos, same.out);
   run[9] = "4";
   test::write_file(scratch / "p.json", R"([{"name":"R0"},{"name":"R1","suffix":" Go."}])");
   CHECK(message(run).find("programs") != std::string::npos);

@@ -186,7 +186,7 @@ int domains_command(int argc, char** argv) {
   if (options.out.empty() && !options.dry_run)
     throw UsageError("--out", "expected a directory (or --dry-run), found none");
   sampling.ignore_eos = !options.stop_at_eos;
-  common.trace = (fs::path(options.out) / "trace").string();
+  if (!options.out.empty()) common.trace = (fs::path(options.out) / "trace").string();
   options.tables.tables = parse_route_tables("all");
   RouteOptions& routes = options.tables.routes;
   routes.filter.phase = parse_phase(options.phase, "--phase");
@@ -203,17 +203,18 @@ int domains_command(int argc, char** argv) {
   sampling.sampling.seed = common.seed;
   PreparedRun run = prepare_run(common, session, std::move(records), Generate{sampling.max_tokens, sampling.sampling},
                                 sampling.samples);
-  if (options.dry_run) {
-    print_jobs_plan(common, session, run, run_options(session, sampling),
-                    {"domain", "domains", "the study", "tables come on top",
-                     [&](const Job& job) { return run.record_of(job.index).domain; }});
-    return 0;
-  }
   JobsOfCommand jobs;
   jobs.doing = "generating";
   jobs.work.set("command", "domains");
   jobs.generate = settings_of(sampling);
   jobs.running = run_options(session, sampling);
+  if (options.dry_run) {
+    const int64_t kept = samples_kept_of(common, session, run, jobs, argc, argv);
+    const auto domain_of = [&](const Job& job) { return run.record_of(job.index).domain; };
+    print_jobs_plan(common, session, run, jobs.running,
+                    {"domain", "domains", "the study", "tables come on top", domain_of}, kept);
+    return 0;
+  }
   if (run_jobs_of_command(common, session, run, jobs, argc, argv) == RecordingEnd::interrupted) return 3;
   analyse(options);
   write_panel(options);

@@ -3,14 +3,18 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <cmath>
 #include <filesystem>
+#include <map>
 #include <thread>
 
 #include "eval/faithfulness/conduct.h"
+#include "eval/faithfulness/estimate.h"
 #include "eval/faithfulness/findings.h"
 #include "eval/faithfulness/settings.h"
 #include "eval/faithfulness/study.h"
 #include "tools/signalbox/commands.h"
+#include "tools/signalbox/dry_run.h"
 #include "tools/signalbox/facts.h"
 #include "tools/signalbox/flags.h"
 #include "tools/signalbox/open.h"
@@ -45,6 +49,65 @@ json::Value read_edits(const std::string& file) {
   return root.at("edits").value();
 }
 
+// What the study would do.
+void print_study_plan(const CommonOptions& common, const StudyEstimate& plan,
+                      const std::map<std::string, int64_t>& kept) {
+  const auto about = [](double x) { return static_cast<int64_t>(std::llround(x)); };
+  if (common.json) {
+    const auto number = [](double x) { return std::isfinite(x) ? json::Value(x) : json::Value(); };
+    json::Value stages = json::Value::array(), there = json::Value::object();
+    for (const StudyStageEstimate& stage : plan.stages)
+      stages.push_back(json::Value::object()
+                           .set("stage", stage.name)
+                           .set("jobs", about(stage.jobs))
+                           .set("prefill_tokens", about(stage.given))
+                           .set("generated_tokens_at_most", about(stage.generated))
+                           .set("seconds", number(stage.seconds))
+                           .set("seconds_at_most", number(stage.most_seconds)));
+    for (const auto& [name, lines] : kept) there.append_member(name, lines);
+    write_stdout(json::dump(json::Value::object()
+                                .set("records", plan.records)
+                                .set("explanations", plan.texts)
+                                .set("stages", std::move(stages))
+                                .set("kept", std::move(there))
+                                .set("seconds", plan.seconds())
+                                .set("seconds_at_most", plan.most_seconds())
+                                .set("measured", json::Value::object()
+                                                     .set("seconds", plan.speed.seconds)
+                                                     .set("prefill_tokens_per_second", plan.speed.given)
+                                                     .set("generated_tokens_per_second", plan.speed.generated)
+                                                     .set("texts", plan.tried)
+                                                     .set("with_explanation", plan.cut))) +
+                 "\n");
+    return;
+  }
+  const auto time = [](double x) { return std::isfinite(x) ? duration_text(x) : std::string("-"); };
+  std::vector<std::vector<std::string>> rows = {{"stage", "jobs", "prefill", "generate at most", "about", "at most"}};
+  double jobs = 0, given = 0, generated = 0;
+  for (const StudyStageEstimate& stage : plan.stages) {
+    rows.push_back({stage.name, grouped(about(stage.jobs)), grouped(about(stage.given)),
+                    grouped(about(stage.generated)), time(stage.seconds), time(stage.most_seconds)});
+    jobs += stage.jobs;
+    given += stage.given;
+    generated += stage.generated;
+  }
+  rows.push_back({"all", grouped(about(jobs)), grouped(about(given)), grouped(about(generated)), time(plan.seconds()),
+                  time(plan.most_seconds())});
+  std::string text =
+      "Nothing is written: this is what the study would do.\n\n" + grouped(plan.texts) + " explanations of " +
+      grouped(plan.records) + " records\n\n" + aligned_rows(rows, {0}) +
+      "Prefill: tokens; beginnings that texts share are counted once. Every generated token is a forward.\n";
+  text += plan.known() ? "Behind 1-write: as " + grouped(plan.cut) + " explanations go that were written to measure (" +
+                             grouped(plan.tried) + " texts, " + duration_text(plan.speed.seconds) + ").\n"
+                       : "Behind 1-write nothing is known: " +
+                             (plan.tried == 0 ? std::string("no text came to its end while the speed was measured")
+                                              : "none of " + grouped(plan.tried) + " texts has an explanation") +
+                             ".\n";
+  for (const auto& [name, lines] : kept) text += "kept  " + name + ": " + grouped(lines) + " lines from before\n";
+  write_stdout(text + "\ntime  " + time_in_words(plan.seconds(), plan.most_seconds()) +
+               "; loading and hashing the model come on top\n");
+}
+
 }  // namespace
 
 int faithfulness_command(int argc, char** argv) {
@@ -62,15 +125,16 @@ int faithfulness_command(int argc, char** argv) {
   std::string form = "both", mistakes = "rule", paraphrases = "rule";
   std::string shard, told;
   std::vector<std::string> shards;
-  bool no_routes = false;
+  bool no_routes = false, dry_run = false;
   add_run_options(app, common);
   add_generation_config_option(app, common);
   app.add_option("--input", input, "records that ask for steps (or see --suffix); - = standard input")
       ->type_name("FILE")
       ->required();
-  app.add_option("--out", out, "directory for the results; the same command goes on in it")
-      ->type_name("DIR")
-      ->required();
+  app.add_option("--out", out, "directory for the results; the same command goes on in it")->type_name("DIR");
+  app.add_flag("--dry-run", dry_run,
+               "check everything, write a few explanations to measure the model, and say what the study would take; "
+               "nothing is kept");
   app.add_option("--shard", shard, "I/N: only records whose index is I mod N (default: Slurm's array variables)");
   app.add_option("--merge", shards,
                  "directories of all shards: their results are put together in --out, and nothing is run");
@@ -137,6 +201,9 @@ int faithfulness_command(int argc, char** argv) {
       ->check(in_range(1, 10000000))
       ->capture_default_str();
   if (int code = parse_arguments(app, argc, argv); code >= 0) return code;
+  if (out.empty() && !dry_run) throw UsageError("--out", "expected a directory (or --dry-run), found none");
+  if (dry_run && !shards.empty())
+    throw UsageError("--dry-run", "expected no --merge beside it, which runs nothing, found both");
   for (const char* flag : {"--policies", "--fractions", "--layers", "--weights"})
     if (app.count(flag) > 0 && std::find(tests.begin(), tests.end(), "misroute") == tests.end())
       throw UsageError(flag, "expected misroute among --tests, found none");
@@ -165,22 +232,33 @@ int faithfulness_command(int argc, char** argv) {
   inputs.template_variables = common.template_variables;
   inputs.date = common.date;
   if (common.date.empty() && template_tells_date(session.encode, records)) {
-    inputs.date = date_of_work(out, faithfulness_schema);
-    session.encode.template_variables.set("date", inputs.date);
+    inputs.date = out.empty() ? "" : date_of_work(out, faithfulness_schema);
+    if (!inputs.date.empty()) session.encode.template_variables.set("date", inputs.date);
   }
-  FaithfulnessStudy study(std::move(records), session.encode, session.shape, session.model.max_positions, options,
-                          inputs.edits, inputs.edits_dir);
-  inputs.records = &study.records();
-  inputs.model = model_facts(session, common.quiet);
-
+  const MakeStudy make = [&](std::vector<Record> own, const FaithfulnessOptions& with) {
+    return FaithfulnessStudy(std::move(own), session.encode, session.shape, session.model.max_positions, with,
+                             inputs.edits, inputs.edits_dir);
+  };
+  FaithfulnessStudy study = make(std::move(records), options);
   StudyWork work;
   work.out = out;
+  inputs.records = &study.records();
+  // Where nothing is there to be compared, weights need not be hashed.
+  const bool looks_at_directory = !dry_run || (!out.empty() && fs::exists(out));
+  if (looks_at_directory) inputs.model = model_facts(session, common.quiet);
   work.shards.assign(shards.begin(), shards.end());
   work.settings = study_settings(options, inputs);
   work.identity = study_identity(work.settings, inputs);
   work.info = work_info(common, session, argc, argv);
   work.batch_invariant = common.numerics == "invariant" || session.backend->name() == "cpu";
   Forward forward = session.forward(study.max_slots());
+  if (dry_run) {
+    catch_signals();
+    const std::map<std::string, int64_t> kept =
+        looks_at_directory ? study_kept(work, options.shard) : std::map<std::string, int64_t>();
+    print_study_plan(common, estimate_study(study, make, *session.tokenizer, forward, session.options), kept);
+    return 0;
+  }
   std::unique_ptr<Progress> progress;
   const auto lines = std::make_shared<ProgressLines>();
   StudyEvents events;

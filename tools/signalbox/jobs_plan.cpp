@@ -20,7 +20,7 @@ struct GroupSize {
 }  // namespace
 
 void print_jobs_plan(const CommonOptions& options, const Session& session, PreparedRun& run, const RunOptions& running,
-                     const JobGroups& groups) {
+                     const JobGroups& groups, int64_t kept) {
   std::vector<GroupSize> sizes;
   GroupSize all;
   int64_t longest = 0;
@@ -51,7 +51,10 @@ void print_jobs_plan(const CommonOptions& options, const Session& session, Prepa
                          .set("prompts", one.prompts)
                          .set("given_tokens", one.given)
                          .set("generated_tokens_at_most", one.generated));
-    plan.set(groups.plural, std::move(list)).set("seconds_at_most", seconds).set("trace_bytes", bytes);
+    plan.set(groups.plural, std::move(list))
+        .set("samples_kept", kept)
+        .set("seconds_at_most", seconds)
+        .set("trace_bytes", bytes);
     write_stdout(json::dump(plan) + "\n");
     return;
   }
@@ -61,8 +64,11 @@ void print_jobs_plan(const CommonOptions& options, const Session& session, Prepa
   rows.push_back({"all", grouped(all.prompts), grouped(all.given), grouped(all.generated)});
   write_stdout("Nothing is written: this is what " + groups.what + " would do.\n\n" + aligned_rows(rows, {0}) +
                "\ntime  " + time_in_words(seconds, seconds) + " for the texts, as measured just now" +
-               (groups.rest.empty() ? "" : "; " + groups.rest) + "\ndisk  trace " + bytes_in_words(bytes) +
-               ", and as much again while it is written\n");
+               (groups.rest.empty() ? "" : "; " + groups.rest) +
+               (kept > 0 ? "\nkept  " + grouped(kept) + " of " + grouped(static_cast<int64_t>(run.jobs().size())) +
+                               " texts are there from before, and are not made again"
+                         : "") +
+               "\ndisk  trace " + bytes_in_words(bytes) + ", and as much again while it is written\n");
 }
 
 }  // namespace signalbox::tools

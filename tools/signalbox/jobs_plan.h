@@ -18,9 +18,9 @@ struct JobGroups {
   std::function<std::string(const Job& job)> group_of;
 };
 
-// Measures the speed with some of the jobs, and prints prompts and tokens of each group, time and room on disk; writes
-// nothing else.
+// `kept`: samples that an earlier process has finished. Measures the speed with some of the jobs, and prints prompts
+// and tokens of each group, time and room on disk; writes nothing else.
 void print_jobs_plan(const CommonOptions& options, const Session& session, PreparedRun& run, const RunOptions& running,
-                     const JobGroups& groups);
+                     const JobGroups& groups, int64_t kept);
 
 }  // namespace signalbox::tools

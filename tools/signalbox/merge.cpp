@@ -37,7 +37,7 @@ int merge_command(int argc, char** argv) {
   bool as_json = false, quiet = false;
   app.add_option("OUT", out, "the directory to make; must not exist, or be empty")->required();
   app.add_option("DIR", shards, "the directories of all shards, in any order")->required();
-  app.add_flag("--json", as_json, "print metrics.json");
+  app.add_flag("--json", as_json, "print what the merge made: metrics.json of a run, else summary.json");
   app.add_flag("--quiet", quiet, "no progress");
   if (int code = parse_arguments(app, argc, argv); code >= 0) return code;
 

@@ -127,6 +127,15 @@ RecordingEnd run_jobs_of_command(const CommonOptions& options, const Session& se
   return session.run(run.jobs(), jobs.running, events, sink) ? RecordingEnd::complete : RecordingEnd::interrupted;
 }
 
+int64_t samples_kept_of(const CommonOptions& options, const Session& session, const PreparedRun& run,
+                        const JobsOfCommand& jobs, int argc, char** argv) {
+  if (options.trace.empty() || !fs::exists(options.trace)) return 0;  // weights need not be hashed
+  TraceRecording recording;
+  recording.trace.dir = options.trace;
+  recording.jobs = run.made.jobs;
+  return samples_recorded(recording, manifest_of_work(options, session, run, jobs, argc, argv));
+}
+
 void tell_trace(const CommonOptions& options) {
   const TraceReader trace(options.trace);
   const std::string file = (fs::path(options.trace) / trace_file).string();

@@ -56,6 +56,11 @@ Manifest manifest_of_work(const CommonOptions& options, const Session& session, 
 RecordingEnd run_jobs_of_command(const CommonOptions& options, const Session& session, PreparedRun& run,
                                  const JobsOfCommand& jobs, int argc, char** argv);
 
+// For --dry-run: samples that run_jobs_of_command would find finished in options.trace. Throws Error where it would
+// refuse the directory.
+int64_t samples_kept_of(const CommonOptions& options, const Session& session, const PreparedRun& run,
+                        const JobsOfCommand& jobs, int argc, char** argv);
+
 // What trace and regimes trace say at the end.
 void tell_trace(const CommonOptions& options);
 

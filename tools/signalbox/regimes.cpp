@@ -100,9 +100,9 @@ int trace(int argc, char** argv) {
   jobs.running = run_options(session, sampling);
   run.set_jobs(jobs_of_programs(run.jobs(), derived, programs, *jobs.generate, session.model.max_positions));
   if (dry_run) {
-    print_jobs_plan(options, session, run, jobs.running, {"regime", "regimes", "the command", "", [&](const Job& job) {
-                                                            return run.record_of(job.index).condition;
-                                                          }});
+    const int64_t kept = samples_kept_of(options, session, run, jobs, argc, argv);
+    const auto regime_of = [&](const Job& job) { return run.record_of(job.index).condition; };
+    print_jobs_plan(options, session, run, jobs.running, {"regime", "regimes", "the command", "", regime_of}, kept);
     return 0;
   }
   if (run_jobs_of_command(options, session, run, jobs, argc, argv) == RecordingEnd::interrupted) return 3;
