@@ -9,6 +9,7 @@
 #include "base/files.h"
 #include "base/no_number.h"
 #include "base/text.h"
+#include "eval/data/hints.h"
 #include "eval/findings/audit.h"
 #include "eval/findings/edit_totals.h"
 #include "eval/findings/format.h"
@@ -355,15 +356,6 @@ constexpr std::pair<const char*, const char*> file_of_page[] = {{"signalbox.fait
                                                                 {"signalbox.edges/1", "edges.csv"},
                                                                 {"signalbox.attribution/1", "attribution.csv"},
                                                                 {"signalbox.direction/1", "selection.csv"}};
-
-// As a shell takes it for one word.
-std::string shell_word(const std::string& word) {
-  constexpr const char* plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_=+:,./@%";
-  if (!word.empty() && word.find_first_not_of(plain) == std::string::npos) return word;
-  std::string quoted = "'";
-  for (const char c : word) quoted += c == '\'' ? std::string("'\\''") : std::string(1, c);
-  return quoted + "'";
-}
 
 // Why a directory that is none of those with a page has none.
 std::string why_no_page(const fs::path& dir) {
