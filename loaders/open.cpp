@@ -9,6 +9,7 @@
 #include "engine/low_rank.h"
 #include "loaders/families/family.h"
 #include "loaders/model/load.h"
+#include "loaders/peft/base_model.h"
 #include "loaders/peft/read.h"
 #include "loaders/template/chat_template.h"
 #include "loaders/tokenizer/tokenizer.h"
@@ -40,7 +41,19 @@ void read_adapters(LoadedModel& loaded, const OpenOptions& options, Session& ses
   hash.update(loaded.model_hash);
   for (const std::string& directory : options.adapters) {
     adapters.push_back(peft::read_adapter(directory, *families::find_family(loaded.family), loaded.model));
-    session.adapters.push_back({directory, adapters.back().hash});
+    const ModelAdapter& read = adapters.back();
+    session.adapters.push_back({directory, read.hash});
+    if (options.on_note) {
+      const auto weights = [&] {
+        return hash_of_weights(hash_weight_files(*loaded.resolved.files, HashCache(HashCache::default_directory())));
+      };
+      const std::string other = peft::other_base(directory, peft::made_for(directory), loaded.resolved, weights);
+      if (!other.empty()) options.on_note(other);
+    }
+    if (options.on_adapted) {
+      for (const AdaptedMatrix& one : read.matrices) options.on_adapted(one.id);
+      for (const WholeTensor& one : read.whole) options.on_adapted(one.id);
+    }
     hash.update((options.merge_adapters ? "\nadapter " : "\nadapter beside ") + adapters.back().hash);
   }
   if (options.merge_adapters) {

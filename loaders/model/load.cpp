@@ -152,6 +152,12 @@ LoadedModel load_model(const ResolvedModel& resolved) {
 
 LoadedModel load_model(const std::string& model) { return load_model(resolve_model(model)); }
 
+std::string hash_of_weights(const std::vector<std::pair<std::string, std::string>>& hashes) {
+  Sha256 whole;
+  for (const auto& [name, hash] : hashes) whole.update(hash + " " + name + "\n");
+  return whole.hex();
+}
+
 std::vector<std::pair<std::string, std::string>> hash_weight_files(
     const ModelFiles& files, const HashCache& cache, const std::function<void(uint64_t, uint64_t)>& on_progress) {
   const Checkpoint checkpoint = Checkpoint::open(files);

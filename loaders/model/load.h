@@ -50,4 +50,7 @@ LoadedModel load_model(const ResolvedModel& resolved);
 std::vector<std::pair<std::string, std::string>> hash_weight_files(
     const ModelFiles& files, const HashCache& cache, const std::function<void(uint64_t, uint64_t)>& on_progress = {});
 
+// Those of all files in one: SHA-256 of their lines "HASH NAME".
+std::string hash_of_weights(const std::vector<std::pair<std::string, std::string>>& hashes);
+
 }  // namespace signalbox::loaders

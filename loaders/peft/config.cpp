@@ -87,11 +87,6 @@ double Config::scale_of(std::string_view name) const {
   return value_for(alphas, name, alpha) / (rslora ? std::sqrt(rank) : rank);
 }
 
-bool Config::targets_parameter(std::string_view name) const {
-  return std::any_of(target_parameters.begin(), target_parameters.end(),
-                     [&](const std::string& target) { return name == target || name.ends_with("." + target); });
-}
-
 Config::Axes Config::axes() const {
   if (!version) return Axes::unknown;
   int major = 0, minor = 0;
@@ -124,8 +119,8 @@ Config read_config(const json::Value& value, const std::string& where) {
   if (const auto rslora = root.find("use_rslora")) config.rslora = rslora->boolean();
   config.ranks = read_patterns(root, "rank_pattern", true);
   config.alphas = read_patterns(root, "alpha_pattern", false);
-  if (const auto targets = root.find("target_parameters"))
-    for (const json::Ref& target : targets->items()) config.target_parameters.push_back(target.string());
+  config.targets = Targets(root);
+  if (const auto base = root.find("base_model_name_or_path")) config.base_model = base->string();
   if (const auto version = root.find("peft_version")) config.version = version->string();
   return config;
 }

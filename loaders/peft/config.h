@@ -9,6 +9,7 @@
 
 #include "base/json.h"
 #include "base/namespaces.h"
+#include "loaders/peft/targets.h"
 #include "loaders/tokenizer/regex.h"
 
 namespace signalbox::loaders::peft {
@@ -27,14 +28,14 @@ struct Config {
   int64_t rank = 8;
   double alpha = 8;
   bool rslora = false;
-  std::vector<Pattern> ranks, alphas;          // the first that matches decides
-  std::vector<std::string> target_parameters;  // whole names, or what they end with behind a dot
-  std::optional<std::string> version;          // peft_version
+  std::vector<Pattern> ranks, alphas;  // the first that matches decides
+  Targets targets;
+  std::optional<std::string> version;  // peft_version
+  std::string base_model;              // base_model_name_or_path; empty: not said
 
   // Of a module, or of a parameter that is a target itself.
   int64_t rank_of(std::string_view name) const;
   double scale_of(std::string_view name) const;  // alpha / rank, with use_rslora alpha / sqrt(rank)
-  bool targets_parameter(std::string_view name) const;
   // How PEFT took the axes of a stack of experts [n, out, in]: up to 0.18 in their order, as if that were [n, in, out];
   // later as they are. Unknown without a version, and for versions between the two.
   enum class Axes : uint8_t { unknown, in_order, as_they_are };

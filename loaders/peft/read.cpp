@@ -62,6 +62,7 @@ class Reader {
       }
     }
     expect_each_once();
+    expect_all(modules);
     file_->check_unchanged();
     return std::move(adapter_);
   }
@@ -73,6 +74,79 @@ class Reader {
     for (const AdaptedMatrix& one : adapter_.matrices)
       if (!seen.insert(weight_name(one.id)).second)
         throw Error(file_->name(), "expected one adapter of each tensor, found two of " + weight_name(one.id));
+  }
+
+  // What the configuration says that the adapter changes, and the file's tensors, are the same: PEFT would leave
+  // tensors of other modules out, and modules without tensors as they are.
+  void expect_target(const safetensors::TensorInfo& info, const std::string& module, Role role) const {
+    if (!config_.targets.given() || config_.targets.parameter(module + ".weight")) return;
+    const std::string why = config_.targets.why_not(module, is_linear(role));
+    if (!why.empty())
+      throw Error(where(info), "expected a module that " + config_.where + " names for an adapter, found " +
+                                   in_quotes(module) + ", which is not one by its " + why);
+  }
+
+  static bool is_linear(Role role) { return role != Role::embed && role != Role::lm_head; }
+
+  static bool is_attention(Role role) {
+    switch (role) {
+      case Role::q:
+      case Role::k:
+      case Role::v:
+      case Role::o:
+      case Role::q_a:
+      case Role::q_b:
+      case Role::kv_a:
+      case Role::kv_b: return true;
+      default: return false;
+    }
+  }
+
+  // A tensor that may have several names.
+  struct Named {
+    TensorPlace place;
+    std::string wanted_as, key;  // under which name, by which key; empty: it is no target
+    bool there = false;
+  };
+
+  void expect_all(const std::map<std::string, Module>& modules) const {
+    std::map<std::string, Named> tensors;
+    // What the file has tensors of by themselves: of experts in which layers.
+    std::set<std::pair<Role, int32_t>> kinds;
+    const auto kind_of = [](const TensorId& id) { return std::pair(id.role, id.expert < 0 ? -1 : id.layer); };
+    for (const auto& [name, place] : places_.tensors) {
+      if (!name.ends_with(".weight") || !has_gradient(place.id.role)) continue;
+      const std::string module = module_of(name);
+      Named& one = tensors[weight_name(place.id)];
+      one.place = place;
+      const bool parameter = place.id.expert < 0 && config_.targets.parameter(name);
+      if (parameter || (config_.targets.given() && config_.targets.why_not(module, is_linear(place.id.role)).empty())) {
+        one.wanted_as = module;
+        one.key = parameter ? "target_parameters" : "target_modules";
+      }
+      if (!modules.contains(module)) continue;
+      one.there = true;
+      kinds.insert(kind_of(place.id));
+    }
+    const auto missing = [&](const std::string& key, const std::string& name) {
+      throw Error(config_.where, key + ": expected tensors in " + file_->name() +
+                                     " of all that it names, found none of " + in_quotes(name));
+    };
+    for (const auto& [id, one] : tensors) {
+      if (one.wanted_as.empty() || one.there) continue;
+      // Where transformers has experts in one parameter a name may mean that, and not those beside it: then the file
+      // has none of the latter.
+      const Role role = one.place.id.role;
+      if (one.key == "target_parameters" || is_attention(role) || !is_linear(role) ||
+          kinds.contains(kind_of(one.place.id)))
+        missing(one.key, one.wanted_as);
+    }
+    for (const auto& [module, stacks] : places_.stacks)
+      for (const Stack& stack : stacks)
+        if (config_.targets.parameter(stack.name) && !modules.contains(module))
+          missing("target_parameters", stack.name);
+    for (const std::string& name : config_.targets.kept_whole())
+      if (!kept_.contains(name)) missing("modules_to_save", name);
   }
 
   std::string where(const safetensors::TensorInfo& info) const {
@@ -140,6 +214,13 @@ class Reader {
     const auto found = places_.tensors.find(name);
     if (found == places_.tensors.end()) refuse(info, name);
     const TensorPlace& place = found->second;
+    const std::string* kept = config_.targets.keeps_whole(module_of(name));
+    if (kept) kept_.insert(*kept);
+    // PEFT adds table and head by itself where it takes them for changed.
+    if (!kept && is_linear(place.id.role))
+      throw Error(where(info), "expected modules_to_save in " + config_.where +
+                                   " to name a module that is kept whole, " + "found none that names " +
+                                   in_quotes(module_of(name)));
     const bool vector = info.shape.size() == 1;
     expect_shape(info, vector ? std::vector<int64_t>{place.cols} : std::vector<int64_t>{place.rows, place.cols});
     if (vector && place.rows != 1) expect_shape(info, {place.rows, place.cols});
@@ -201,7 +282,7 @@ class Reader {
 
   // A router or a shared expert may be a target as a parameter, whose name has ".weight" behind.
   std::string pattern_name(const std::string& name) const {
-    return config_.targets_parameter(name + ".weight") ? name + ".weight" : name;
+    return config_.targets.parameter(name + ".weight") ? name + ".weight" : name;
   }
 
   void read_module(const std::string& name, const Module& module) {
@@ -213,6 +294,7 @@ class Reader {
       throw Error(where(*module.levels.rbegin()->second.a),
                   "expected one adapter of a module with one weight, found base_layer in its name");
     const TensorPlace& place = found->second;
+    expect_target(*pair.a, name, place.id.role);
     if (place.id.role == Role::embed)
       throw Error(where(*pair.a), "expected lora_embedding_A and lora_embedding_B of a table, found lora_A");
     const std::string as = pattern_name(name);
@@ -230,6 +312,7 @@ class Reader {
     const auto found = places_.tensors.find(name + ".weight");
     if (found == places_.tensors.end()) refuse(*pair.a, name);
     const TensorPlace& place = found->second;
+    expect_target(*pair.a, name, place.id.role);
     const int64_t r = rank(pair, name, 1, pair.a->shape.empty() ? 0 : pair.a->shape[0]);
     expect_shape(*pair.a, {r, place.rows});
     expect_shape(*pair.b, {place.cols, r});
@@ -250,11 +333,15 @@ class Reader {
     const std::vector<Stack>& stacks = places_.stacks.at(name);
     std::vector<const Stack*> targets;
     for (const Stack& stack : stacks)
-      if (config_.targets_parameter(stack.name)) targets.push_back(&stack);
-    if (targets.empty())  // a file whose writer named modules alone: it has all that can be
+      if (config_.targets.parameter(stack.name)) targets.push_back(&stack);
+    const Pair& some = module.levels.begin()->second;
+    if (targets.empty() && config_.targets.given())
+      throw Error(where(some.a ? *some.a : *some.b),
+                  "expected target_parameters in " + config_.where + " to name a parameter of " + in_quotes(name) +
+                      ", found none of " + joined(stacks, ", ", [](const Stack& stack) { return stack.name; }));
+    if (targets.empty())  // nothing is said: it has all that can be
       for (const Stack& stack : stacks)
         if (!stack.vectors) targets.push_back(&stack);
-    const Pair& some = module.levels.begin()->second;
     if (targets.size() != module.levels.size())
       throw Error(where(some.a ? *some.a : *some.b),
                   "expected a level of base_layer for each parameter of the module that is a target (" +
@@ -326,6 +413,7 @@ class Reader {
   Places places_;
   Config config_;
   std::shared_ptr<const safetensors::File> file_;
+  std::set<std::string> kept_;  // of modules_to_save, those that the file has tensors of
   ModelAdapter adapter_;
 };
 

@@ -18,7 +18,8 @@
 namespace signalbox::loaders::peft {
 
 // Throws Error naming directory, file, and key or tensor: no such files, what read_config refuses, tensors of no module
-// of this model or of another shape, values that are not finite, axes that peft_version must tell and does not.
+// of this model or of another shape, tensors that the configuration's targets (loaders/peft/targets.h) do not name or
+// targets that have no tensors, values that are not finite, axes that peft_version must tell and does not.
 ModelAdapter read_adapter(const std::filesystem::path& directory, const families::Family& family, const Model& model);
 
 }  // namespace signalbox::loaders::peft

@@ -9,6 +9,7 @@
 #include "base/files.h"
 #include "base/json.h"
 #include "base/safetensors.h"
+#include "loaders/peft/base_model.h"
 #include "loaders/peft/config.h"
 #include "loaders/peft/places.h"
 
@@ -80,7 +81,9 @@ class AdapterWriter {
     write_file_atomically(directory / config_name, json::dump(config(), 2) + "\n");
     std::vector<safetensors::TensorHeader> headers;
     for (const Out& out : outs_) headers.push_back({"base_model.model." + out.name, "F32", {out.rows, out.cols}});
-    safetensors::Writer writer(directory / weights_name, headers, {{"format", "pt"}});
+    std::map<std::string, std::string> metadata = {{"format", "pt"}};
+    if (!settings_.base_weights.empty()) metadata[base_weights_key] = settings_.base_weights;
+    safetensors::Writer writer(directory / weights_name, headers, metadata);
     for (const Out& out : outs_) writer.write(out.values.data(), out.values.size() * sizeof(float));
     writer.finish();
   }

@@ -19,6 +19,7 @@ struct WriteSettings {
   // transformers 5 and PEFT from 0.19 read. Of the latter the gate and the up of an expert must have one a.
   bool per_expert = false;
   std::string base_model;
+  std::string base_weights = {};  // hash_of_weights of it; empty: not told
 };
 
 // Throws Error where the family has no form for an expert by itself, before anything is computed.

@@ -51,8 +51,10 @@ CASES = {
     "gpt_oss": ("gpt_oss", dict(r=2, lora_alpha=3, target_modules=of_layers(["self_attn." + p for p in ATTENTION], 1),
                                 target_parameters=of_layers(FUSED + ["mlp.router.weight"], 0))),
     "gpt_oss_018": ("gpt_oss", dict(r=2, lora_alpha=3, target_modules=[], target_parameters=of_layers(FUSED, 1))),
-    "mixtral_experts": ("mixtral", dict(r=2, lora_alpha=3, target_modules=["w1", "w2", "w3", "gate", "q_proj"])),
-    "qwen3_moe_experts": ("qwen3_moe", dict(r=1, lora_alpha=3, target_modules=["gate_proj", "up_proj", "down_proj"])),
+    "mixtral_experts": ("mixtral", dict(r=2, lora_alpha=3, layers_to_transform=[0],
+                                        target_modules=["w1", "w2", "w3", "gate", "q_proj"])),
+    "qwen3_moe_experts": ("qwen3_moe", dict(r=1, lora_alpha=3, layers_to_transform=0,
+                                            target_modules=["gate_proj", "up_proj", "down_proj"])),
 }
 
 

@@ -139,7 +139,8 @@ TEST_CASE("adapters: logits are PEFT's, merged into the weights and beside them"
 TEST_CASE("adapters: b = 0 changes no bit, and only what an adapter changes is copied") {
   test::TemporaryDirectory dir;
   Session session = open_with("mixtral", {});
-  const std::string config = R"({"peft_type":"LORA","r":2,"lora_alpha":4,"target_modules":["q_proj"]})";
+  const std::string config =
+      R"({"peft_type":"LORA","r":2,"lora_alpha":4,"target_modules":["q_proj"],"layers_to_transform":1})";
   const std::string q = "base_model.model.model.layers.1.self_attn.q_proj.lora_";
   write_adapter_files(dir / "zero", config,
                       {{q + "A.weight", 2, 32, wave(64, 0.3)}, {q + "B.weight", 32, 2, std::vector<float>(64)}});
