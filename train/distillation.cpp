@@ -13,6 +13,7 @@
 #include "eval/data/prompt_hash.h"
 #include "eval/store/work_directory.h"
 #include "train/block_loss.h"
+#include "train/still_routers.h"
 
 namespace signalbox::train {
 
@@ -21,15 +22,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char *closed_dir = "closed-form", *blocks_dir = "blocks", *logits_dir = "logits";
-
-void refuse_common(const std::vector<Record>& a, const char* a_is, const std::vector<Record>& b, const char* b_is) {
-  std::map<std::string, const Record*> known;
-  for (const Record& record : a) known.emplace(line_prompt_hash(record.source), &record);
-  for (const Record& record : b)
-    if (const auto found = known.find(line_prompt_hash(record.source)); found != known.end())
-      throw Error(record.where, std::string("expected prompts to ") + b_is + " that are none of those to " + a_is +
-                                    ", found the prompt of " + found->second->where);
-}
 
 // Whole sequences: every token that has a next one counts.
 std::vector<Example> whole_sequences(const std::vector<Example>& examples) {
@@ -48,6 +40,16 @@ std::vector<const Example*> pointers_to(const std::vector<Example>& examples) {
   std::vector<const Example*> out;
   for (const Example& example : examples) out.push_back(&example);
   return out;
+}
+
+// What of --weights the student does not have, or could not learn, is known before there is one.
+void check_weights(const Distillation& distillation) {
+  const DistillationSettings& settings = distillation.settings;
+  Session student;
+  student.model = distillation.rewrite->with_one_block(block_width(distillation.session->model, settings.keep));
+  std::vector<TensorId> ids;
+  for (const WantedWeight& one : wanted_weights(settings.weights, student)) ids.push_back(one.id);
+  refuse_still_routers("--weights", student.model, ids);
 }
 
 class Stages {
@@ -283,9 +285,9 @@ Splits split_records(SplitFiles files, uint64_t seed) {
   }
   if (files.stop) out.stop = std::move(*files.stop);
   if (files.report) out.report = std::move(*files.report);
-  refuse_common(out.calibrate, "calibrate", out.stop, "stop");
-  refuse_common(out.calibrate, "calibrate", out.report, "report");
-  refuse_common(out.stop, "stop", out.report, "report");
+  refuse_common_prompts(out.calibrate, "learn by", out.stop, "stop by");
+  refuse_common_prompts(out.calibrate, "learn by", out.report, "judge by");
+  refuse_common_prompts(out.stop, "stop by", out.report, "judge by");
   if (files.domain.empty()) return out;
   const auto is_other = [&](const Record& record) {
     const json::Value* domain = record.source.find("domain");
@@ -306,6 +308,7 @@ Splits split_records(SplitFiles files, uint64_t seed) {
 
 TrainingEnd distil(const Distillation& distillation) {
   block_width(distillation.session->model, distillation.settings.keep);  // throws before there is a directory
+  if (distillation.settings.logits.steps() > 0) check_weights(distillation);
   WorkDirectory work(distillation.dir, distillation.manifest);
   if (work.complete()) return TrainingEnd::was_complete;
   const TrainingEnd end = Stages(distillation).run(work);

@@ -205,16 +205,28 @@ class Loop {
     if (t_.on_step) t_.on_step(step, state_.tokens, loss);
   }
 
-  std::vector<double> losses(const std::vector<Example>& of) {
+  // Of held-out records, by the weights as they are. Throws Error naming step, flag and record where one is not finite.
+  std::vector<double> losses(const std::vector<Example>& of, const char* flag) {
+    const std::string where = "step " + std::to_string(state_.step) + ", " + flag;
     const std::vector<const Example*> examples = all_of(of);
-    return t_.objective ? t_.objective->losses(gradient_.forward(), examples, settings_.groups)
-                        : losses_of(gradient_.forward(), examples, settings_.groups, {});
+    std::vector<double> sums;
+    try {
+      sums = t_.objective ? t_.objective->losses(gradient_.forward(), examples, settings_.groups)
+                          : losses_of(gradient_.forward(), examples, settings_.groups, {});
+    } catch (const Error& error) {  // such as logits of a router that are not finite
+      throw Error(where, error.what());
+    }
+    for (size_t i = 0; i < sums.size(); ++i)
+      if (!std::isfinite(sums[i]))
+        throw Error(where, "expected a finite loss of the record " + in_quotes(of[i].prompt->id) + ", found " +
+                               short_number(sums[i]));
+    return sums;
   }
 
   // A row of eval.csv for the weights as they are.
   void evaluate() {
     if (t_.held_out.empty()) return;
-    const std::vector<double> sums = losses(t_.held_out);
+    const std::vector<double> sums = losses(t_.held_out, "--eval");
     if (state_.eval_rows == 0) state_.first = sums;
     ClusteredValues changes;
     double sum = 0;
@@ -237,7 +249,7 @@ class Loop {
   // A row of stop.csv, and the best weights so far in a file of their own.
   void look() {
     if (!stopping_) return;
-    const Stopping::Look found = stopping_->look(state_.step, losses(t_.stop));
+    const Stopping::Look found = stopping_->look(state_.step, losses(t_.stop, "--stop"));
     stops_->row().cell(found.step).cell(found.loss).cell(found.change.mean).cell(found.change.ci.lo);
     stops_->row().cell(found.change.ci.hi).cell(int64_t{found.kept}).cell(int64_t{found.best});
     stops_->end();

@@ -65,6 +65,16 @@ std::string line_prompt_hash(const json::Value& record) {
   return "";
 }
 
+void refuse_common_prompts(const std::vector<Record>& a, const std::string& a_is, const std::vector<Record>& b,
+                           const std::string& b_is) {
+  std::map<std::string, const Record*> known;
+  for (const Record& record : a) known.emplace(line_prompt_hash(record.source), &record);
+  for (const Record& record : b)
+    if (const auto found = known.find(line_prompt_hash(record.source)); found != known.end())
+      throw Error(record.where, "expected prompts to " + b_is + " that are none of those to " + a_is +
+                                    ", found the prompt of " + found->second->where);
+}
+
 std::vector<std::string> prompt_hashes(const Record& record, const EncodedRecord& encoded, const EncodeSetup& setup) {
   const std::string line = line_prompt_hash(record.source);
   std::string decoded, without_begin;

@@ -21,6 +21,10 @@ std::string prompt_hash(std::string_view text);
 // that of "tokens 1 2 3". A target is no part of it. Empty where the line has none of the three.
 std::string line_prompt_hash(const json::Value& record);
 
+// Throws Error naming both lines where a record of `b` has the prompt of one of `a`; `a_is`, `b_is`: what they are for.
+void refuse_common_prompts(const std::vector<Record>& a, const std::string& a_is, const std::vector<Record>& b,
+                           const std::string& b_is);
+
 // All hashes by which a record's prompt may be known; the first is the one that rankings carry. `encoded` is the record
 // without its target. First that of the text that the model sees: the prompt, the messages as rendered, the ids decoded
 // with their special tokens (without a tokenizer that of the line); then that of the line, those of the ids decoded

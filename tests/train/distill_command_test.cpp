@@ -216,11 +216,14 @@ TEST_CASE("train distill: splits that share a prompt, and flags without effect, 
   };
   refused("2 --steps 0 --eval " + (dir / "same.jsonl").string(), 1, "found the prompt of");
   refused("2 --steps 0 --stop " + (dir / "two.jsonl").string() + " --eval " + (dir / "two.jsonl").string(), 1,
-          "expected prompts to report that are none of those to stop");
+          "expected prompts to judge by that are none of those to stop by");
   refused("2 --steps 0 --lr 1", 2, "--lr: expected --steps above 0");
   refused("2 --steps 0 --block-lr 1", 2, "--block-lr: expected --block-steps above 0");
   refused("2 --steps 0 --output-sample 9", 2, "expected --score do-acp");
   refused("2 --steps 1 --kl-weight 0", 2, "expected a number above 0 for one of them");
+  // Its one expert is always chosen with weight 1.
+  refused("2 --steps 1 --weights router", 2, "--weights: expected routers that can learn");
+  refused("2 --steps 1 --weights dense.gate", 2, "--weights: expected GLOB[,GLOB...]");
   refused("9 --steps 0", 2, "--keep: layer 0: expected from 1 to 8 experts, found 9");
 }
 

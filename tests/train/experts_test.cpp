@@ -288,7 +288,8 @@ TEST_CASE("trainings: what cannot be meant is refused before anything is read") 
   refused("full", "--expert-anchor 1 --weights router", 2, "--expert-anchor: expected weights of experts that train");
   refused("full", "--stop-loss 1", 2, "expected --stop beside it");
   refused("full", "--stop " + (dir / "same.jsonl").string(), 2, "expected --save-every N beside it");
-  refused("full", "--save-every 1 --stop " + (dir / "same.jsonl").string(), 1, "expected records that --data does not");
+  refused("full", "--save-every 1 --stop " + (dir / "same.jsonl").string(), 1,
+          "expected prompts to stop by that are none of those to learn by");
   refused("experts", "", 2, "expected one of them, found none");
   refused("experts", "--select gate --experts 0.1", 2, "expected one of them, found several");
   refused("experts", "--select best", 2, "expected gate, token, random:SEED or random:SEED:token, found \"best\"");

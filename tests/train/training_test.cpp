@@ -177,4 +177,20 @@ TEST_CASE("training: a loss that is not finite stops it, and the state before is
   CHECK_MESSAGE(said.find(" on the records \"r") > why, said);
   CHECK(said.ends_with("(the state before this step is kept)"));
   CHECK(fs::exists(dir / "inside" / state_file));
+  // Where held-out records find it, the step and they are named.
+  for (const char* flag : {"--eval", "--stop"}) {
+    run.settings.save_every = 1;
+    run.settings.lr = 3e38;
+    run.n_held_out = std::string_view(flag) == "--eval" ? 2 : 0;
+    run.n_stop = 2 - run.n_held_out;
+    said.clear();
+    try {
+      run.run(dir / flag);
+    } catch (const Error& error) {
+      said = error.what();
+    }
+    CHECK_MESSAGE(said.starts_with("step 1, " + std::string(flag) + ": "), said);
+    const bool of_record = said.find("expected a finite loss of the record \"r") != std::string::npos;
+    CHECK_MESSAGE((of_record || said.find("expected finite logits") != std::string::npos), said);
+  }
 }

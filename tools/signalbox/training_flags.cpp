@@ -3,12 +3,12 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
-#include <set>
 
 #include "base/csv.h"
 #include "base/error.h"
 #include "base/files.h"
 #include "base/text.h"
+#include "eval/data/prompt_hash.h"
 #include "eval/routing/recording_identity.h"
 #include "tools/signalbox/facts.h"
 #include "tools/signalbox/open.h"
@@ -138,17 +138,6 @@ void write_drift(const TrainingFlags& flags, Session& session, const Weights& be
                         drift_csv(route_drift(was, is, pointers, flags.settings.groups)));
 }
 
-// Records that two files have, told apart by what they say.
-void refuse_shared(const std::string& of, const std::vector<Record>& stop, const std::string& flag,
-                   const std::vector<Record>& others) {
-  std::set<std::string> known;
-  const auto said = [](const Record& record) { return records_hash({record}); };
-  for (const Record& record : others) known.insert(said(record));
-  for (const Record& record : stop)
-    if (known.contains(said(record)))
-      throw Error(of + ": " + record.id, "expected records that " + flag + " does not have, found one of them");
-}
-
 }  // namespace
 
 void add_training_flags(CLI::App& command, TrainingFlags& flags, const std::string& out) {
@@ -207,8 +196,8 @@ TrainingRecords read_training_records(const TrainingFlags& flags) {
     *to = read_records(*file);
     if (to->empty()) throw Error(*file, "expected at least one record, found none");
   }
-  refuse_shared(flags.stop, records.stop, "--data", records.data);
-  refuse_shared(flags.stop, records.stop, "--eval", records.held_out);
+  refuse_common_prompts(records.data, "learn by", records.stop, "stop by");
+  refuse_common_prompts(records.stop, "stop by", records.held_out, "judge by");
   return records;
 }
 
