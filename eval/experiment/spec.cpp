@@ -59,7 +59,7 @@ class SpecParser {
     root_.reject_unknown({"title",   "question", "model",       "data",      "generate", "programs",
                           "detect",  "audit",    "tune",        "baseline",  "controls", "interventions",
                           "metrics", "seeds",    "split",       "cross_fit", "traces",   "judges",
-                          "primary", "seed",     "equivalence", "resamples"});
+                          "primary", "seed",     "equivalence", "resamples", "adapter"});
     // Words for the report, which takes them from the spec as given: they change no result.
     for (const char* words : {"title", "question"})
       if (auto text = root_.find(words)) check_line(*text);
@@ -98,6 +98,13 @@ class SpecParser {
     const std::filesystem::path local = spec_.base_dir / model.string();
     std::error_code ignored;
     spec_.model = std::filesystem::is_directory(local, ignored) ? local.string() : model.string();
+    if (const auto adapter = root_.find("adapter")) {
+      const bool one = adapter->value().is_string();
+      spec_.adapters =
+          one ? std::vector<std::string>{adapter->string()} : strings(*adapter, "the directory of an adapter");
+      if (spec_.adapters.empty() || spec_.adapters.front().empty())
+        adapter->fail_type("the directory of an adapter, or a list of some");
+    }
     if (data.string().empty() || data.string() == "-")
       data.fail_type("a file (it is read again when the run is continued)");
     spec_.data = spec_.base_dir / data.string();

@@ -116,10 +116,12 @@ struct TraceSpec {
 };
 
 struct ExperimentSpec {
-  std::string where;               // the file, for messages
-  std::filesystem::path base_dir;  // relative paths of edits are relative to it
-  json::Value source;              // as given
-  std::string model;               // a directory, org/name[@revision] or builtin; resolved against base_dir
+  std::string where;                  // the file, for messages
+  std::filesystem::path base_dir;     // relative paths of edits are relative to it
+  json::Value source;                 // as given
+  std::string model;                  // a directory, org/name[@revision] or builtin; resolved against base_dir
+  std::vector<std::string> adapters;  // directories of LoRA adapters of it, as given
+  std::filesystem::path adapter_dir(const std::string& given) const { return base_dir / given; }
   std::filesystem::path data;
   std::optional<GenerateSpec> generate;  // none: teacher-forced only
   std::vector<Program> programs;         // empty: records are run as they are

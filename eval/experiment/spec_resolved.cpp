@@ -64,6 +64,7 @@ json::Value intervention_json(const InterventionSpec& intervention) {
 json::Value resolved_json(const ExperimentSpec& spec) {
   json::Value out = json::Value::object();
   for (const char* key : {"model", "data"}) out.set(key, *spec.source.find(key));
+  if (!spec.adapters.empty()) out.set("adapter", text_list(spec.adapters));
   out.set("generate", spec.generate ? generate_json(*spec.generate) : json::Value());
   out.set("programs", spec.programs.empty() ? json::Value() : programs_json(spec.programs));
   json::Value detect = json::Value::object(), judges = json::Value::object();

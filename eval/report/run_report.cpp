@@ -235,7 +235,7 @@ std::string facts(const FindingsIndex& findings, const std::optional<Manifest>& 
   if (manifest) {
     const json::Value& identity = manifest->identity;
     const json::Value* spec = identity.find("spec");
-    for (const char* key : {"model", "data", "generate", "seeds"})
+    for (const char* key : {"model", "adapter", "data", "generate", "seeds"})
       if (const json::Value* value = spec ? spec->find(key) : nullptr; value && !value->is_null())
         add_fact(out, key, plain_text(*value));
     if (manifest->layout) add_fact(out, "records", std::to_string(manifest->layout->records.size()));

@@ -84,10 +84,15 @@ int run_experiment(ExperimentSpec spec, CommonOptions options, const ExperimentR
   if (!told.empty() && !options.quiet) std::fprintf(stderr, "%s\n", told.c_str());
 
   options.model = experiment.spec.model;
+  const std::vector<std::string>& adapters = experiment.spec.adapters;
+  if (!adapters.empty() && !options.adapters.empty())
+    throw UsageError("--adapter", "expected none beside the spec's \"adapter\", found " + options.adapters.front());
+  for (const std::string& adapter : adapters) options.adapters.push_back(experiment.spec.adapter_dir(adapter).string());
   if (experiment.spec.generate) check_generation(options);
   Session session = open_session(options, [&](const ModelShape& shape) { check_edits(experiment.spec, shape); });
-  // The model by the name that the spec gives it: traces of shards must be alike wherever it lies.
+  // The model by the name that the spec gives it: traces of shards must be alike wherever it lies. So of its adapters.
   session.label = experiment.spec.source.find("model")->string();
+  for (size_t i = 0; i < adapters.size(); ++i) session.adapters[i].path = adapters[i];
   const bool dated = template_tells_date(session.encode, experiment.records);
   if (dated && options.date.empty() && !run.out.empty())
     session.encode.template_variables.set("date", date_of_work(run.out, run_schema));

@@ -49,6 +49,12 @@ json::Value common_spec(const Shortcut& shortcut) {
   const std::string& model = shortcut.options.model;
   spec.set("model", fs::is_directory(model) ? fs::absolute(model).lexically_normal().string() : model);
   spec.set("data", fs::absolute(shortcut.data).lexically_normal().string());
+  if (!shortcut.options.adapters.empty()) {
+    json::Value adapters = json::Value::array();
+    for (const std::string& adapter : shortcut.options.adapters)
+      adapters.push_back(fs::absolute(adapter).lexically_normal().string());
+    spec.set("adapter", std::move(adapters));
+  }
   if (shortcut.max_tokens > 0) spec.set("generate", json::Value::object().set("max_tokens", shortcut.max_tokens));
   if (!shortcut.metrics.empty()) spec.set("metrics", list_of(shortcut.metrics));
   spec.set("seeds", json::Value::array().push_back(shortcut.options.seed));
@@ -62,7 +68,9 @@ int run_shortcut(const Shortcut& shortcut, const json::Value& spec, int argc, ch
   }
   if (shortcut.run.out.empty() && !shortcut.run.dry_run)
     throw UsageError("--out", "expected a run directory (or --spec, or --dry-run), found none");
-  return run_experiment(parse_experiment(json::Ref(spec, "spec"), std::filesystem::current_path()), shortcut.options,
+  CommonOptions options = shortcut.options;
+  options.adapters.clear();  // they stand in the spec
+  return run_experiment(parse_experiment(json::Ref(spec, "spec"), std::filesystem::current_path()), options,
                         shortcut.run, argc, argv);
 }
 
