@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <map>
+#include <span>
 
 #include "base/error.h"
 #include "base/files.h"
@@ -152,14 +153,22 @@ bool write_expert_directory(const fs::path& dir, const ExpertConfig& config, con
   return true;
 }
 
-ChangedModel apply_expert_directory(const fs::path& dir, const loaders::families::Family& family,
-                                    const Session& session, const std::function<DType(const TensorId&)>& stored_dtype) {
-  const ExpertConfig config = read_expert_config(dir / expert_config_file, session.model);
+std::vector<fs::path> expert_files(const fs::path& dir) {
   std::vector<fs::path> files;
+  if (!fs::exists(dir / expert_config_file))
+    throw Error((dir / expert_config_file).string(), "expected the names of experts, found no such file");
   for (const auto& entry : fs::directory_iterator(dir))
     if (entry.path().extension() == ".safetensors") files.push_back(entry.path());
   std::sort(files.begin(), files.end());
   if (files.empty()) throw Error(dir.string(), "expected safetensors beside expert_cfg.json, found none");
+  files.insert(files.begin(), dir / expert_config_file);
+  return files;
+}
+
+ChangedModel apply_expert_directory(const fs::path& dir, const loaders::families::Family& family,
+                                    const Session& session, const std::function<DType(const TensorId&)>& stored_dtype) {
+  const std::vector<fs::path> files = expert_files(dir);
+  const ExpertConfig config = read_expert_config(files.front(), session.model);
   ChangedModel changed = keep_experts(session.model, session.weights, {});
   std::map<std::string, TensorPlace> wanted;  // by name, those that are still to come
   for_each_tensor(changed.model, changed.weights, [&](const TensorPlace& place) {
@@ -170,7 +179,7 @@ ChangedModel apply_expert_directory(const fs::path& dir, const loaders::families
                                     std::string(family.model_type));
     wanted[name] = place;
   });
-  for (const fs::path& path : files) {
+  for (const fs::path& path : std::span(files).subspan(1)) {
     const auto file = safetensors::File::open(path);
     for (const safetensors::TensorInfo& info : file->tensors()) {
       const std::string where = path.string() + ": " + info.name;

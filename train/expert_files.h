@@ -42,6 +42,10 @@ bool write_expert_directory(const std::filesystem::path& dir, const ExpertConfig
                             const loaders::families::Family& family, const ChangedModel& changed,
                             const std::function<DType(const TensorId&)>& stored_dtype);
 
+// The files of such a directory: expert_cfg.json, then its safetensors in order. Throws Error where one kind is
+// missing.
+std::vector<std::filesystem::path> expert_files(const std::filesystem::path& dir);
+
 // The model with the tensors of such a directory in the place of its own, rounded to the dtype that it stores. Throws
 // Error naming file and tensor: tensors that the configuration does not name or the model does not have, other shapes,
 // tensors of named experts that are missing.

@@ -3,15 +3,20 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <map>
 #include <optional>
+#include <set>
+#include <tuple>
 
 #include "base/files.h"
 #include "base/half.h"
 #include "base/mxfp4.h"
 #include "base/safetensors.h"
+#include "engine/matrix_values.h"
+#include "engine/weight_slopes.h"
 
 namespace signalbox::loaders {
 
@@ -42,6 +47,28 @@ bool router_role(Role role) {
 
 // Neurons of a layer's block or of one of its experts.
 int64_t width_of(const Layer& layer) { return layer.moe() ? layer.moe()->d_ff : std::get<Dense>(layer.ffn).d_ff; }
+
+// New values must be ones that the dtype can hold: above its range they have become infinite.
+void expect_held(const EncodedSlot& encoded, DType dtype) {
+  const auto refuse = [&] {
+    throw Error("tensor " + weight_name(encoded.slot.id), "expected new values within the range of " +
+                                                              std::string(dtype_name(dtype)) +
+                                                              ", which the checkpoint stores, found one beyond it");
+  };
+  if (const Vector* vector = encoded.slot.vector) {
+    for (int64_t i = 0; i < vector->n; ++i)
+      if (!std::isfinite(kept_by(dtype, vector->data[i]))) refuse();
+    return;
+  }
+  const Matrix& matrix = *encoded.slot.matrix;
+  if (matrix.dtype == DType::mxfp4) return;  // it has no infinity
+  std::vector<float> row(static_cast<size_t>(matrix.cols));
+  for (int64_t r = 0; r < matrix.rows; ++r) {
+    read_row(matrix, r, row.data());
+    for (const float value : row)
+      if (!std::isfinite(value)) refuse();
+  }
+}
 
 void encode_slot(const EncodedSlot& encoded, DType dtype, bool scales, std::byte* out) {
   const NameRow& row = *encoded.row;
@@ -122,10 +149,12 @@ struct Rewrite::OutFile {
   }
 };
 
-Rewrite::Rewrite(std::shared_ptr<const ModelFiles> files, const std::string& model_type, const Model& model)
+Rewrite::Rewrite(std::shared_ptr<const ModelFiles> files, const std::string& model_type, const Model& model,
+                 std::vector<TensorId> adapted)
     : files_(std::move(files)),
       family_(families::find_family(model_type)),
       original_(model),
+      adapted_(std::move(adapted)),
       checkpoint_(Checkpoint::open(*files_)),
       config_(files_->read_json("config.json")) {}
 
@@ -140,6 +169,30 @@ Rewrite::Place Rewrite::find(const TensorId& id) const {
   }
   throw Error(checkpoint_.index(),
               "expected the tensor \"" + candidates.front().name + "\" that was loaded, found none of that name");
+}
+
+void Rewrite::store_adapted(Weights& weights) const {
+  std::set<std::string> names;
+  for (const TensorId& id : adapted_) names.insert(weight_name(id));
+  for_each_tensor(original_, weights, [&](const TensorPlace& place) {
+    if (!names.contains(weight_name(place.id))) return;
+    const DType dtype = stored_dtype(place.id);
+    if (dtype == DType::mxfp4)
+      throw Error("tensor " + weight_name(place.id),
+                  "expected F32, F16 or BF16 where an adapter is written into a checkpoint, found MXFP4");
+    auto values = std::make_shared<std::vector<float>>(static_cast<size_t>(place.rows * place.cols));
+    if (place.vector) {
+      for (int64_t i = 0; i < place.cols; ++i)
+        (*values)[static_cast<size_t>(i)] = kept_by(dtype, place.vector->data[i]);
+      place.vector->data = values->data();
+    } else {
+      read_matrix(values->data(), *place.matrix);
+      *place.matrix = rounded(values->data(), place.rows, place.cols, dtype, weights);
+    }
+    weights.owners.push_back(values);
+    expect_held({place, nullptr}, dtype);
+  });
+  if (original_.tied_embeddings) weights.lm_head = weights.embed;
 }
 
 DType Rewrite::stored_dtype(const TensorId& id) const {
@@ -227,11 +280,15 @@ std::vector<Rewrite::OutTensor> Rewrite::tensors(const ChangedModel& changed, We
     return place->second;
   };
 
-  const auto is_new = [&](const TensorId& id) {
-    return std::any_of(changed.replaced.begin(), changed.replaced.end(), [&](const TensorId& other) {
-      return other.role == id.role && other.layer == id.layer && other.expert == id.expert;
-    });
+  // Of an expert all are encoded where one is new.
+  using Key = std::tuple<Role, int32_t, int32_t>;
+  const auto key_of = [](const TensorId& id) {
+    return id.expert < 0 ? Key(id.role, id.layer, -1) : Key(Role::expert_gate, id.layer, id.expert);
   };
+  std::set<Key> fresh;
+  for (const auto* list : {&changed.replaced, &adapted_})
+    for (const TensorId& id : *list) fresh.insert(key_of(id));
+  const auto is_new = [&](const TensorId& id) { return fresh.contains(key_of(id)); };
   views = changed.weights;
   for_each_tensor(changed.model, views, [&](const TensorPlace& slot) {
     if (is_remade(changed, slot.id)) {
@@ -280,7 +337,9 @@ std::vector<Rewrite::OutTensor> Rewrite::tensors(const ChangedModel& changed, We
     std::string name = place.source.name;
     for (const Source& source : families::sources(*family_, slot.id))
       if (source.row == place.source.row) name = source.name;  // under its new number
-    const bool encoded = change.replaced[change.same_as[e]] != 0, alias = change.same_as[e] != e;
+    TensorId from = was;                                       // whose tensors it has
+    from.expert = change.kept[change.same_as[e]];
+    const bool encoded = change.replaced[change.same_as[e]] != 0 || is_new(from), alias = change.same_as[e] != e;
     const auto add = [&](const std::string& full, const Checkpoint::Tensor& stored, bool scales) {
       OutTensor& tensor = out[open(full, stored, plain ? std::nullopt : std::optional(n_now), scales)];
       const uint64_t bytes = plain ? stored.info->bytes : stored.info->bytes / n_was;
@@ -382,7 +441,10 @@ void Rewrite::write(const ChangedModel& changed, const fs::path& directory,
           writer.write(chunk.data, chunk.bytes);
         } else {
           buffer.assign(chunk.bytes, std::byte{0});
-          for (const EncodedSlot& slot : chunk.slots) encode_slot(slot, tensor.dtype, tensor.scales, buffer.data());
+          for (const EncodedSlot& slot : chunk.slots) {
+            expect_held(slot, tensor.dtype);
+            encode_slot(slot, tensor.dtype, tensor.scales, buffer.data());
+          }
           writer.write(buffer.data(), buffer.size());
         }
         written += chunk.bytes;

@@ -19,8 +19,15 @@ namespace signalbox::loaders {
 
 class Rewrite {
  public:
-  // The original: its files, its model_type, and the model as it was loaded. Throws Error as loading does.
-  Rewrite(std::shared_ptr<const ModelFiles> files, const std::string& model_type, const Model& model);
+  // The original: its files, its model_type, and the model as it was loaded. `adapted`: its tensors whose values the
+  // files do not have, as adapters were merged; of a ChangedModel they are new whatever that says. Throws Error as
+  // loading does.
+  Rewrite(std::shared_ptr<const ModelFiles> files, const std::string& model_type, const Model& model,
+          std::vector<TensorId> adapted = {});
+
+  // The adapted tensors as they will be stored, so that what is measured is what is written: of `weights` [host] of the
+  // original. Throws Error for values that their dtype cannot hold, and for MXFP4.
+  void store_adapted(Weights& weights) const;
 
   // How the original stores a tensor. Those that a ChangedModel replaces must be of it: matrices in this dtype, vectors
   // of values that it can hold.
@@ -41,7 +48,7 @@ class Rewrite {
 
   // Writes a directory that must not exist yet: it gets its name when it is whole. Tensors of the original that are not
   // of the model (LoadedModel::unknown_tensors) are left out. `progress` is called with bytes written and bytes in all.
-  // Throws Error.
+  // Throws Error, also for a new value that the stored dtype cannot hold.
   void write(const ChangedModel& changed, const std::filesystem::path& directory,
              const std::function<void(uint64_t, uint64_t)>& progress = {}) const;
 
@@ -59,6 +66,7 @@ class Rewrite {
   std::shared_ptr<const ModelFiles> files_;
   const families::Family* family_;
   Model original_;
+  std::vector<TensorId> adapted_;
   Checkpoint checkpoint_;
   json::Value config_;
 };

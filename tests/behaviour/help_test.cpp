@@ -66,6 +66,10 @@ const std::vector<std::string> all_commands = {"inspect",
                                                "transplant",
                                                "train experts",
                                                "train apply-experts",
+                                               "train lora",
+                                               "train distill",
+                                               "train router",
+                                               "train lens",
                                                "train rationale",
                                                "rationale convert",
                                                "rationale experts",
@@ -146,6 +150,22 @@ TEST_CASE("help: of every command and subcommand, in 80 columns, the same both w
   for (std::string line; std::getline(in, line);) CHECK_MESSAGE(line.size() <= 80, line);
   for (const std::string& command : all_commands)
     CHECK_MESSAGE(all.out.find("\n  " + command.substr(0, command.find(' ')) + " ") != std::string::npos, command);
+}
+
+TEST_CASE("help: every command that runs a model has --adapter, or says why not") {
+  int have = 0;
+  for (const std::string& command : all_commands) {
+    CAPTURE(command);
+    const std::string help = run_words("help " + command).out;
+    if (help.find("\n  --adapter ") != std::string::npos) {
+      ++have;
+    } else if (help.find("\n  --isa ") != std::string::npos || command == "train apply-experts") {
+      const Ran ran = run_words(command + " --adapter x");  // which comes before what is missing
+      CHECK(ran.code == 2);
+      CHECK_MESSAGE(ran.err.starts_with("signalbox: error: --adapter: expected "), ran.err);
+    }
+  }
+  CHECK(have >= 35);
 }
 
 TEST_CASE("help: examples are command lines that can be meant" *

@@ -152,6 +152,7 @@ TEST_CASE("experts: what is not chosen stays bit by bit, and the written experts
       REQUIRE_MESSAGE(applied.code == 0, applied.err);
       for (const auto& entry : fs::directory_iterator(dir / (name + "-a"))) {
         const std::string file = entry.path().filename().string();
+        if (file == "manifest.json" || file == "log.txt") continue;
         CHECK_MESSAGE(read_file(entry.path()) == read_file(dir / name / file), file);
       }
     }
@@ -245,6 +246,58 @@ TEST_CASE("experts: files that do not fit are refused by name") {
   CHECK_MESSAGE(of_nan.find("expected finite values, found") != std::string::npos, of_nan);
   CHECK_MESSAGE(of_nan.find(".safetensors: model.layers.2.mlp.experts.3.") != std::string::npos, of_nan);
   CHECK_FALSE(fs::exists(dir / "applied"));
+}
+
+TEST_CASE("experts: applied ones have a manifest, and must fit the dtype of the checkpoint") {
+  const TemporaryDirectory dir;
+  write_file(dir / "spec.json", R"({"family": "olmoe", "tokenizer": "bytes", "seed": 1, "dtype": "f16"})");
+  const std::string model = (dir / "f16").string(), esft = (dir / "esft").string();
+  const auto make = [&](const std::string& name) {
+    REQUIRE(run_command(binary() + " make-model " + (dir / "spec.json").string() + " --out " + name).code == 0);
+  };
+  make(model);
+  const Session session = loaders::open_session(model, {});
+  const auto d = session.model.d_model, d_ff = session.model.layers[1].moe()->d_ff;
+  const auto experts_of = [&](float value) {
+    fs::create_directories(esft);
+    write_file(dir / "esft/expert_cfg.json",
+               R"({"experts": {"1": [2]}, "shared_experts": false, "non_expert_modules": false})");
+    std::vector<safetensors::TensorHeader> headers;
+    for (const char* part : {"gate_proj", "up_proj", "down_proj"}) {
+      const bool down = std::string_view(part) == "down_proj";
+      headers.push_back(
+          {"model.layers.1.mlp.experts.2." + std::string(part) + ".weight", "F32", {down ? d : d_ff, down ? d_ff : d}});
+    }
+    safetensors::Writer writer(dir / "esft/experts.safetensors", headers);
+    std::vector<float> values(static_cast<size_t>(d * d_ff), 0.5f);
+    for (int i = 0; i < 3; ++i) {
+      values[3] = i == 2 ? value : 0.5f;
+      writer.write(values.data(), values.size() * sizeof(float));
+    }
+    writer.finish();
+  };
+  const std::string apply = "apply-experts " + model + " " + esft + " --out " + (dir / "out").string();
+  // 65504 is the largest number of F16; what is above 65520 would become infinite.
+  experts_of(65536);
+  const Ran beyond = train_by(apply);
+  CHECK(beyond.code == 1);
+  CHECK_MESSAGE(
+      beyond.err.find("tensor layer.1.expert.2.down: expected new values within the range of F16") != std::string::npos,
+      beyond.err);
+  CHECK_FALSE(fs::exists(dir / "out/config.json"));
+  experts_of(65504);
+  CHECK(train_by(apply).err.find("experts.safetensors: was ") != std::string::npos);  // another work in that directory
+  fs::remove_all(dir / "out");
+  REQUIRE(train_by(apply).code == 0);
+  const json::Value manifest = json::parse_file(dir / "out/manifest.json");
+  const json::Ref of(manifest, "manifest");
+  CHECK(of.at("training").string() == "apply-experts");
+  CHECK(of.at("status").string() == "complete");
+  CHECK(of.at("hashes").at("model").string() == session.model_hash);
+  CHECK(of.at("experts").members().size() == 2);
+  const std::vector<float> down = values_of(dir / "out").at("layer.1.expert.2.down");
+  CHECK(down[3] == 65504);
+  CHECK(train_by(apply).err.find("was complete") != std::string::npos);
 }
 
 TEST_CASE("trainings: killed at any moment, they end with the same bytes") {

@@ -12,6 +12,7 @@
 #include "tools/bench/model_bench.h"
 #include "tools/bench/op_bench.h"
 #include "tools/signalbox/commands.h"
+#include "tools/signalbox/facts.h"
 #include "tools/signalbox/flags.h"
 #include "tools/signalbox/open.h"
 #include "tools/terminal/output.h"
@@ -324,9 +325,10 @@ int bench_model(const BenchOptions& options) {
   Figures out(options.json);
   out.document = machine(*session.backend, options);
   out.document.set("model", session.path);
+  if (!session.adapters.empty()) out.document.set("adapters", adapters_json(session));
   set_limits(out.document, limits);
   out.line("limits", out.document);
-  describe(out, session.path, *session.backend, limits);
+  describe(out, session.label_with_adapters(), *session.backend, limits);
   out.text("\n");
   const bool whole =
       measure_until_interrupted(out, measuring, options, bench, budget, !session.model.moe_layers().empty());
@@ -554,6 +556,7 @@ int bench_command(int argc, char** argv) {
       ->check(in_range(int64_t{1}, int64_t{1} << 20))
       ->needs(shape);
   add_device_options(app, options);
+  add_adapter_option(app, options);
   auto* batch = app.add_option("--batch", options.batch, "sequences of the batched measurement")
                     ->check(in_range(1, 4096))
                     ->capture_default_str();
@@ -595,6 +598,8 @@ int bench_command(int argc, char** argv) {
   }
   if (options.kernels && options.layers > 0)
     throw UsageError("--layers", "expected --shape without --kernels beside it, found --kernels");
+  if (!options.adapters.empty() && options.model.empty())
+    throw UsageError("--adapter", "expected a model beside it, found none");
   if (options.quick) options.repeats = 1;
   options.batch_given = batch->count() > 0;
   catch_signals();

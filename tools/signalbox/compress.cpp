@@ -16,6 +16,7 @@
 #include "loaders/model/rewrite.h"
 #include "tools/builtin/builtin_files.h"
 #include "tools/signalbox/commands.h"
+#include "tools/signalbox/facts.h"
 #include "tools/signalbox/flags.h"
 #include "tools/signalbox/open.h"
 #include "tools/signalbox/prepare.h"
@@ -41,7 +42,6 @@ struct CompressOptions {
 
 void add_options(CLI::App& app, CompressOptions& o) {
   add_run_options(app, o.common);
-  app.remove_option(app.get_option("--adapter"));  // what is written would not have it
   app.add_option("--data", o.data, "records that the experts are measured on; - = standard input")
       ->type_name("FILE")
       ->required();
@@ -109,6 +109,7 @@ json::Value about(const CompressOptions& o, const Session& session, int argc, ch
   out.set("schema", "signalbox.compress/1").set("signalbox_version", SIGNALBOX_VERSION);
   out.set("argv", std::move(arguments)).set("model", session.path).set("model_hash", session.model_hash);
   out.set("device", session.backend->name()).set("isa", session.backend->isa()).set("numerics", session.numerics);
+  if (!session.adapters.empty()) out.set("adapters", adapters_json(session));
   out.set("data", o.data).set("eval", o.evaluation.empty() ? json::Value() : json::Value(o.evaluation));
   out.set("written", o.write.empty() ? json::Value() : json::Value(o.write));
   json::Value unknown = json::Value::array();
@@ -138,14 +139,15 @@ int compress_command(int argc, char** argv) {
   const StudyRecords records = study_records(std::move(data), std::move(evaluation), o.study.seed);
   const ResolvedModel resolved = resolve_model(o.common.model, builtin_files());
   study_sizes(load_config(resolved).model, o.study);  // what can be refused before weights are loaded
-  Session session = open_session(o.common);
+  WritableModel opened = open_writable(o.common, !o.write.empty());
+  Session& session = opened.session;
+  const Rewrite& rewrite = opened.rewrite;
   std::shared_ptr<const EditPlan> edits;
   if (!o.common.edits.empty()) edits = session.load_edits(o.common.edits, o.common.seed);
   // A device with memory of its own has its own copy of the weights: plans are made from the files.
   LoadedModel loaded;
   const bool shared = session.backend->shares_host_memory();
   if (!shared) loaded = load_model(resolved);
-  const Rewrite rewrite(resolved.files, session.family, session.model);
 
   catch_signals();
   tell_cpu_fallback(o.common, session);

@@ -100,7 +100,7 @@ int pairs(const PairArguments& a, const CLI::App& app, const DataOptions& o) {
     if (a.keep_pairs && app.count(flag)) throw UsageError(flag, "expected no --keep-pairs beside it, found it");
   const bool asks = !document && a.safe == "model";
   for (const char* flag :
-       {"--tries", "--temperature", "--safe-instruction", "--summary", "--device", "--threads", "--batch"})
+       {"--tries", "--temperature", "--safe-instruction", "--summary", "--device", "--adapter", "--threads", "--batch"})
     if (!asks && app.count(flag)) throw UsageError(flag, "expected --safe model beside it, found none");
   if (asks) return model_pairs(a, o);
   const OpenedStyle opened = open_style(o);
@@ -169,6 +169,8 @@ DataJob add_pairs_job(CLI::App& app, DataOptions& o) {
   job->add_option("--safe-instruction", a->asking.instruction,
                   "--safe model: what it is asked, with {prompt} and {words} (default: docs/data.md)");
   job->add_option("--summary", a->summary, "--safe model: a JSON file that says which prompts were dropped and why");
+  add_adapter_option(*job, a->run);
+  job->get_option("--adapter")->description("--safe model: LoRA adapter of it (docs/adapters.md); several are summed");
   job->add_option("--device", a->run.device, "--safe model: auto | cpu | cuda[:N]")->capture_default_str();
   job->add_option("--threads", a->run.threads, "--safe model: CPU threads, 0 = all")
       ->check(in_range(0, 1024))

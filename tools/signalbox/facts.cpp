@@ -39,17 +39,20 @@ std::string tuned_for(const Session& session, bool quiet) {
   return json::dump(hashes);
 }
 
+json::Value adapters_json(const Session& session) {
+  json::Value adapters = json::Value::array();
+  for (const Session::AdapterFacts& adapter : session.adapters)
+    adapters.push_back(json::Value::object().set("path", adapter.path).set("sha256", adapter.hash));
+  return adapters;
+}
+
 json::Value work_info(const CommonOptions& options, const Session& session, int argc, char** argv) {
   json::Value arguments = json::Value::array();
   for (int i = 0; i < argc; ++i) arguments.push_back(argv[i]);
   json::Value info = json::Value::object();
   info.set("argv", std::move(arguments)).set("model_path", session.path);
   if (!session.commit.empty()) info.set("model_commit", session.commit);
-  if (!session.adapters.empty()) {
-    json::Value adapters = json::Value::array();
-    for (const Session::AdapterFacts& adapter : session.adapters) adapters.push_back(adapter.path);
-    info.set("adapters", std::move(adapters));
-  }
+  if (!session.adapters.empty()) info.set("adapters", adapters_json(session));
   info.set("compiler", __VERSION__).set("threads", options.threads);
   if (!session.backend->shares_host_memory()) info.set("cublas", cublas_json());
   return info.set("batch", options.batch).set("chunk", session.options.chunk);

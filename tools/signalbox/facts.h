@@ -16,6 +16,9 @@ ModelFacts model_facts(const Session& session, bool quiet);
 // from none. Reads every byte of the weights.
 std::string tuned_for(const Session& session, bool quiet);
 
+// Of the adapters that a model has: [{"path", "sha256"}].
+json::Value adapters_json(const Session& session);
+
 // Manifest::info: the command line, where the model lies, threads and batch.
 json::Value work_info(const CommonOptions& options, const Session& session, int argc, char** argv);
 

@@ -2,6 +2,8 @@
 
 #include <CLI/CLI.hpp>
 
+#include "base/error.h"
+
 namespace signalbox::tools {
 
 void add_device_options(CLI::App& app, CommonOptions& o) {
@@ -31,6 +33,13 @@ void add_adapter_option(CLI::App& app, CommonOptions& o) {
       ->type_name("DIR")
       ->allow_extra_args(false)
       ->group("Running");
+}
+
+void refuse_adapter_option(CLI::App& app, const std::string& why) {
+  app.add_option_function<std::string>("--adapter",
+                                       [why](const std::string&) { throw UsageError("--adapter", "expected " + why); })
+      ->allow_extra_args(false)
+      ->group("");
 }
 
 void add_unmerged_option(CLI::App& app, CommonOptions& o) {

@@ -40,8 +40,10 @@ void add_experiment_options(CLI::App& app, CommonOptions& options);
 // For commands whose records go one after the other: the flag that all take says that it changes nothing.
 void say_batch_changes_nothing(CLI::App& app);
 void add_device_options(CLI::App& app, CommonOptions& options);
-// --adapter, which add_experiment_options has: of commands that run a model and write none.
+// --adapter, which add_experiment_options has: of every command that runs a model.
 void add_adapter_option(CLI::App& app, CommonOptions& options);
+// Of one where it can mean nothing: it is refused, and `why` says what was expected.
+void refuse_adapter_option(CLI::App& app, const std::string& why);
 // --adapter-unmerged, of commands whose jobs come of prepare_run (tools/signalbox/prepare.h).
 void add_unmerged_option(CLI::App& app, CommonOptions& options);
 // --generation-config, of commands that generate.

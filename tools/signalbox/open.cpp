@@ -42,8 +42,15 @@ void set_encoding(const CommonOptions& options, EncodeSetup& setup) {
 
 std::unique_ptr<Backend> open_backend(const CommonOptions& options) { return open_backend(open_options(options)); }
 
-Session open_session(const CommonOptions& options, const std::function<void(const ModelShape&)>& on_model) {
+namespace {
+
+Session open_model(const CommonOptions& options, const std::function<void(const ModelShape&)>& on_model,
+                   const std::function<void(const TensorId&)>& on_adapted) {
   OpenOptions open = open_options(options);
+  open.on_adapted = on_adapted;
+  open.on_note = [&](const std::string& line) {
+    if (!options.quiet) std::fprintf(stderr, "%s\n", line.c_str());
+  };
   open.on_model = [&](const ModelShape& shape) {
     if (!options.edits.empty()) EditPlan::load(options.edits, shape, options.seed);
     if (on_model) on_model(shape);
@@ -59,6 +66,26 @@ Session open_session(const CommonOptions& options, const std::function<void(cons
   session.options.batch = options.batch;
   session.options.interrupted = &interrupted;
   return session;
+}
+
+}  // namespace
+
+Session open_session(const CommonOptions& options, const std::function<void(const ModelShape&)>& on_model) {
+  return open_model(options, on_model, {});
+}
+
+WritableModel open_writable(const CommonOptions& options, bool writes) {
+  std::vector<TensorId> adapted;
+  Session session = open_model(options, {}, [&](const TensorId& id) { adapted.push_back(id); });
+  const ResolvedModel resolved = resolve_model(options.model, builtin_files());
+  if (!options.adapters.empty() && !session.backend->shares_host_memory())
+    throw UsageError("--adapter", "expected --device cpu beside it, found " + session.backend->name());
+  if (!adapted.empty() && load_config(resolved).model.tied_embeddings != session.model.tied_embeddings)
+    throw Error("--adapter", "expected an adapter of both or neither of " + session.path +
+                                 "'s tied embeddings, which its checkpoints store as one tensor, found one of either");
+  Rewrite rewrite(resolved.files, session.family, session.model, std::move(adapted));
+  if (writes) rewrite.store_adapted(session.weights);
+  return {std::move(session), std::move(rewrite)};
 }
 
 void check_generation(const CommonOptions& options) {

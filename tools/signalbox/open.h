@@ -6,6 +6,7 @@
 
 #include "base/namespaces.h"
 #include "engine/session.h"
+#include "loaders/model/rewrite.h"
 #include "loaders/open.h"
 #include "tools/signalbox/flags.h"
 
@@ -17,6 +18,16 @@ std::unique_ptr<Backend> open_backend(const CommonOptions& options);
 // MODEL, ready to run: with a bar while weights go to a device, and session.encode and session.options as the flags
 // say. Throws Error for --edits that the model cannot carry, and calls on_model, before weights are loaded.
 Session open_session(const CommonOptions& options, const std::function<void(const ModelShape&)>& on_model = {});
+
+// MODEL of a command that writes a checkpoint of what it makes of it.
+struct WritableModel {
+  Session session;
+  Rewrite rewrite;
+};
+// Weights that --adapter changes are rounded to the dtypes of the checkpoint if it will be written (`writes`): what is
+// measured is what is written. Throws Error, too, for adapters of one of two tied embeddings, which a checkpoint of
+// this model has no place for, and UsageError for adapters on a device with memory of its own.
+WritableModel open_writable(const CommonOptions& options, bool writes = true);
 
 // Throws Error naming the keys of MODEL's generation_config.json that would change greedy text and are not applied,
 // unless --generation-config ignore. For commands that generate, before anything is loaded.

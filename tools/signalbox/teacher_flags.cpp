@@ -13,10 +13,14 @@ namespace signalbox::tools {
 
 using namespace train;
 
-void add_teacher_loss_options(CLI::App& command, Teacher& how) {
+void add_teacher_temperature(CLI::App& command, Teacher& how) {
   command.add_option("--temperature", how.temperature, "of both models' logits in the divergence")
       ->check(in_range(1e-3, 1e3))
       ->capture_default_str();
+}
+
+void add_teacher_loss_options(CLI::App& command, Teacher& how) {
+  add_teacher_temperature(command, how);
   command.add_option("--kl-weight", how.weight, "of the divergence from the teacher in the loss")
       ->check(in_range(0.0, 1e9))
       ->capture_default_str();

@@ -15,7 +15,9 @@ class App;
 
 namespace signalbox::tools {
 
-// --temperature, --kl-weight and --target-weight, into `how`.
+// --temperature, into `how`.
+void add_teacher_temperature(CLI::App& command, train::Teacher& how);
+// The same, --kl-weight and --target-weight.
 void add_teacher_loss_options(CLI::App& command, train::Teacher& how);
 // Throws UsageError where nothing would be learnt.
 void check_teacher_loss(const train::Teacher& how);

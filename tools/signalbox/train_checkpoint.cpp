@@ -5,7 +5,6 @@
 #include <vector>
 
 #include "base/files.h"
-#include "tools/builtin/builtin_files.h"
 
 namespace signalbox::tools {
 
@@ -17,7 +16,8 @@ namespace fs = std::filesystem;
 
 constexpr const char* last_file = "config.json";  // with it the checkpoint is whole
 
-// Of a directory into another that holds more, config.json last.
+}  // namespace
+
 void move_checkpoint(const fs::path& from, const fs::path& to) {
   std::vector<fs::path> files;
   for (const auto& entry : fs::directory_iterator(from)) files.push_back(entry.path());
@@ -30,13 +30,12 @@ void move_checkpoint(const fs::path& from, const fs::path& to) {
   fs::remove_all(from);
 }
 
-}  // namespace
-
-int train_checkpoint(const TrainingFlags& flags, Session& session, TrainingRecords& records, TrainedWeights& weights,
-                     CheckpointTraining what, int argc, char** argv) {
+int train_checkpoint(const TrainingFlags& flags, WritableModel& opened, TrainingRecords& records,
+                     TrainedWeights& weights, CheckpointTraining what, int argc, char** argv) {
+  Session& session = opened.session;
+  const Rewrite& rewrite = opened.rewrite;
   std::optional<RoutingTraining> routing;
   if (flags.tuning.any()) routing.emplace(session, flags.tuning, weights.before(), &weights);
-  const Rewrite rewrite(resolve_model(flags.common.model, builtin_files()).files, session.family, session.model);
   TrainingJob job;
   job.work = std::move(what.work);
   job.trained = &weights;

@@ -4,7 +4,6 @@
 #include <cstdio>
 #include <memory>
 
-#include "tools/builtin/builtin_files.h"
 #include "tools/signalbox/distill_curve.h"
 #include "tools/signalbox/facts.h"
 #include "tools/signalbox/open.h"
@@ -47,6 +46,7 @@ CLI::App* add_distill_flags(CLI::App& app, DistillFlags& flags) {
                    "a directory, org/name[@revision] in the Hugging Face cache, or builtin")
       ->required();
   add_device_options(*distill, flags.common);
+  add_adapter_option(*distill, flags.common);
   distill->add_option("--data", flags.data, "records to choose experts and to learn by; - = standard input")
       ->type_name("FILE")
       ->required();
@@ -175,7 +175,9 @@ int run_distill(const CLI::App& app, DistillFlags& flags, int argc, char** argv)
   files.domain = flags.domain;
   Distillation work;
   work.splits = split_records(std::move(files), options.seed);
-  Session session = open_session(options);
+  WritableModel opened = open_writable(options);
+  Session& session = opened.session;
+  const loaders::Rewrite& rewrite = opened.rewrite;
   if (!session.backend->shares_host_memory())
     throw Error("--device", "expected cpu (nothing trains elsewhere yet), found " + session.backend->name());
   if (session.model.moe_layers().empty()) throw Error(session.path, "expected a model with experts, found a dense one");
@@ -185,7 +187,6 @@ int run_distill(const CLI::App& app, DistillFlags& flags, int argc, char** argv)
                several ? distill_curve_schema : distillation_schema);
   flags.settings.end_token =
       end_token_of(session, flags.optimiser, {&work.splits.calibrate, &work.splits.stop, &work.splits.report});
-  const loaders::Rewrite rewrite(resolve_model(options.model, builtin_files()).files, session.family, session.model);
   work.session = &session;
   work.rewrite = &rewrite;
   work.open = cpu_open_options(options);

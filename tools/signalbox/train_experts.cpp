@@ -6,15 +6,18 @@
 #include <cstdio>
 #include <memory>
 #include <optional>
+#include <set>
 
 #include "base/csv.h"
 #include "base/error.h"
 #include "base/files.h"
 #include "base/text.h"
+#include "eval/store/work_directory.h"
 #include "loaders/families/family.h"
 #include "tools/builtin/builtin_files.h"
 #include "tools/signalbox/arguments.h"
 #include "tools/signalbox/expert_list.h"
+#include "tools/signalbox/facts.h"
 #include "tools/signalbox/open.h"
 #include "tools/signalbox/reading_flags.h"
 #include "tools/signalbox/train.h"
@@ -127,6 +130,7 @@ CLI::App* add_flags(CLI::App& app, ExpertFlags& flags) {
       "Example:\n  echo '{\"id\":\"a\",\"prompt\":\"User: hello\",\"target\":\" world\"}' | signalbox train experts "
       "builtin --data - --select token --steps 3 --lr 1e-4 --out /tmp/experts");
   add_training_flags(*experts, flags.training, "directory of the checkpoint, expert_cfg.json, esft/ and the logs");
+  add_adapter_option(*experts, flags.training.common);
   experts
       ->add_option(
           "--select", flags.select,
@@ -147,7 +151,8 @@ int run_experts(ExpertFlags& flags, int argc, char** argv) {
   check_training_flags(common);
   check_choice(flags);
   TrainingRecords records = read_training_records(common);
-  Session session = open_session(common.common);
+  WritableModel opened = open_writable(common.common);
+  Session& session = opened.session;
   keep_training_date(common, session, records);
   std::string scores;
   const ExpertConfig config = !flags.config.empty()   ? read_expert_config(flags.config, session.model)
@@ -164,15 +169,18 @@ int run_experts(ExpertFlags& flags, int argc, char** argv) {
   what.beside = [&](const ChangedModel& changed, const Rewrite& rewrite) {
     const fs::path out = common.out;
     fs::remove_all(out / expert_dir);
-    const bool written = write_expert_directory(out / expert_dir, config, *families::find_family(session.family),
+    // Of a model with adapters they alone, in the model without, would be another one.
+    const bool written = session.adapters.empty() &&
+                         write_expert_directory(out / expert_dir, config, *families::find_family(session.family),
                                                 changed, [&](const TensorId& id) { return rewrite.stored_dtype(id); });
     if (!written && !common.common.quiet)
-      std::fprintf(stderr, "no %s/: hub checkpoints of this family keep the experts of a layer in one tensor\n",
-                   expert_dir);
+      std::fprintf(stderr, "no %s/: %s\n", expert_dir,
+                   session.adapters.empty() ? "hub checkpoints of this family keep the experts of a layer in one tensor"
+                                            : "put into the model without --adapter they would be another one");
     if (!scores.empty()) write_file_atomically(out / scores_file, scores);
     write_file_atomically(out / expert_config_file, text);
   };
-  return train_checkpoint(common, session, records, weights, std::move(what), argc, argv);
+  return train_checkpoint(common, opened, records, weights, std::move(what), argc, argv);
 }
 
 struct ApplyFlags {
@@ -180,12 +188,37 @@ struct ApplyFlags {
   std::string from, out;
 };
 
-int run_apply(ApplyFlags& flags) {
+// What decides the result: the model and the files of the experts.
+Manifest manifest_of_applied(const ApplyFlags& flags, const Session& session, int argc, char** argv) {
+  std::set<fs::path> files;
+  for (const fs::path& file : expert_files(flags.from)) files.insert(file);
+  Manifest manifest;
+  manifest.schema = training_schema;
+  manifest.identity.set("training", "apply-experts")
+      .set("signalbox_version", SIGNALBOX_VERSION)
+      .set("hashes", model_hashes(model_facts(session, flags.common.quiet)))
+      .set("experts", file_hashes(files, flags.from));
+  manifest.info = work_info(flags.common, session, argc, argv);
+  manifest.info.set("experts_path", fs::absolute(flags.from).string());
+  return manifest;
+}
+
+int run_apply(ApplyFlags& flags, int argc, char** argv) {
   const Session session = open_session(flags.common);
   const Rewrite rewrite(resolve_model(flags.common.model, builtin_files()).files, session.family, session.model);
   const ChangedModel changed = apply_expert_directory(flags.from, *families::find_family(session.family), session,
                                                       [&](const TensorId& id) { return rewrite.stored_dtype(id); });
-  rewrite.write(changed, flags.out);
+  const fs::path out = flags.out;
+  WorkDirectory work(out, manifest_of_applied(flags, session, argc, argv));
+  if (!work.complete()) {
+    std::error_code code;
+    fs::remove_all(out / checkpoint_dir, code);  // of a process that was killed while it moved the files
+    rewrite.write(changed, out / checkpoint_dir);
+    move_checkpoint(out / checkpoint_dir, out);
+    work.finish(RunStatus::complete);
+  } else if (!flags.common.quiet) {
+    std::fprintf(stderr, "%s: was complete\n", flags.out.c_str());
+  }
   int64_t experts = 0;
   for (const ExpertChange& change : changed.changes)
     for (const uint8_t replaced : change.replaced) experts += replaced;
@@ -216,10 +249,12 @@ Subcommand add_train_apply_experts(CLI::App& app) {
   apply->footer("Example:\n  signalbox train apply-experts builtin /tmp/experts/esft --out /tmp/applied");
   apply->add_option("MODEL", flags->common.model, "the model that the experts were made for")->required();
   apply->add_option("DIR", flags->from, "expert_cfg.json and safetensors, as train experts writes them")->required();
-  apply->add_option("--out", flags->out, "new directory for the checkpoint")->type_name("DIR")->required();
+  refuse_adapter_option(*apply,
+                        "a model as the experts were made for it (--adapter goes with what is written), found one");
+  apply->add_option("--out", flags->out, "directory of the checkpoint and manifest.json")->type_name("DIR")->required();
   apply->add_flag("--json", flags->common.json, "print the result as JSON");
   apply->add_flag("--quiet", flags->common.quiet, "no progress");
-  return {apply, [flags](int, char**) { return run_apply(*flags); }};
+  return {apply, [flags](int argc, char** argv) { return run_apply(*flags, argc, argv); }};
 }
 
 }  // namespace signalbox::tools

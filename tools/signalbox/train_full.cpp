@@ -26,6 +26,7 @@ CLI::App* add_flags(CLI::App& app, FullFlags& flags) {
       "builtin "
       "--data - --weights 'expert.*' --steps 3 --lr 1e-4 --out /tmp/trained");
   add_training_flags(*full, flags.training, "directory of log.csv, eval.csv and the checkpoint model/");
+  add_adapter_option(*full, flags.training.common);
   full->add_option("--weights", flags.weights,
                    "weights that change, globs separated by commas (router, layer.3.expert.5.*, ...); all others stay "
                    "bit by bit")
@@ -38,7 +39,8 @@ int run_full(FullFlags& flags, int argc, char** argv) {
   TrainingFlags& common = flags.training;
   check_training_flags(common);
   TrainingRecords records = read_training_records(common);
-  Session session = open_session(common.common);
+  WritableModel opened = open_writable(common.common);
+  Session& session = opened.session;
   const std::vector<WantedWeight> wanted = wanted_weights(flags.weights, session);
   std::vector<TensorId> ids;
   for (const WantedWeight& of : wanted) ids.push_back(of.id);
@@ -48,7 +50,7 @@ int run_full(FullFlags& flags, int argc, char** argv) {
   for (const std::string& name : weights.names()) names.push_back(name);
   CheckpointTraining what;
   what.work.set("training", "full").set("weights", std::move(names));
-  return train_checkpoint(common, session, records, weights, std::move(what), argc, argv);
+  return train_checkpoint(common, opened, records, weights, std::move(what), argc, argv);
 }
 
 }  // namespace

@@ -47,6 +47,7 @@ CLI::App* add_lens_flags(CLI::App& app, LensTrainingFlags& flags) {
                    "a directory, org/name[@revision] in the Hugging Face cache, or builtin")
       ->required();
   add_device_options(*lens, flags.common);
+  add_adapter_option(*lens, flags.common);
   lens->add_option("--data", flags.data, "records to learn by; - = standard input")->type_name("FILE")->required();
   lens->add_option("--eval", flags.held_out, "records held out: layers.csv has the divergence of both lenses on them")
       ->type_name("FILE");

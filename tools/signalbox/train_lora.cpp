@@ -4,8 +4,10 @@
 #include <memory>
 
 #include "loaders/families/family.h"
+#include "loaders/model/load.h"
 #include "loaders/peft/config.h"
 #include "loaders/peft/write.h"
+#include "tools/signalbox/facts.h"
 #include "tools/signalbox/lora_targets.h"
 #include "tools/signalbox/open.h"
 #include "tools/signalbox/train.h"
@@ -35,6 +37,9 @@ CLI::App* add_flags(CLI::App& app, LoraFlags& flags) {
   add_training_flags(
       *lora, flags.training,
       "directory of log.csv, eval.csv, adapter_config.json and adapter_model.safetensors, for --adapter");
+  refuse_adapter_option(*lora,
+                        "a model as it is, for what is written goes by itself on that one (train full --adapter "
+                        "writes a model with an adapter in it), found one");
   lora->add_option("--targets", flags.targets.parts,
                    "parts that get adapters: router,experts,attention,shared,dense,lm_head (default: all but routers "
                    "and the head)")
@@ -101,6 +106,7 @@ int run_lora(LoraFlags& flags, int argc, char** argv) {
   settings.rslora = flags.adapters.rslora;
   settings.per_expert = flags.per_expert;
   settings.base_model = session.name;
+  settings.base_weights = hash_of_weights(model_facts(session, common.common.quiet).weight_hashes);
   job.write_result = [&] {
     loaders::peft::write_adapter(common.out, family, session.model, adapters.matrices(), settings);
   };

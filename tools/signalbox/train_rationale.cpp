@@ -95,7 +95,7 @@ CLI::App* add_rationale_flags(CLI::App& app, RationaleFlags& f) {
       ->capture_default_str();
   c->add_option("--epochs", f.epochs, "passes over the training part")->check(in_range(int64_t{1}, int64_t{1} << 30));
   c->add_option("--batch", f.batch, "sentences of a step")->check(in_range(int64_t{1}, int64_t{1} << 30));
-  c->add_option("--lr", f.lr, "learning rate")->check(in_range(0.0, 1e6));
+  c->add_option("--lr", f.lr, "learning rate (0.01, of the recipe repository 5e-5)")->check(in_range(0.0, 1e6));
   c->add_option("--schedule", f.schedule, "constant, linear or cosine")
       ->check(one_of({"constant", "linear", "cosine"}));
   c->add_option("--warmup", f.warmup, "share of the steps in which the rate rises")->check(in_range(0.0, 1.0));
@@ -110,6 +110,7 @@ CLI::App* add_rationale_flags(CLI::App& app, RationaleFlags& f) {
   c->add_option("--permutations", f.permutations, "shufflings of labels over sentences, the control")
       ->check(in_range(int64_t{0}, int64_t{1000000}));
   add_device_options(*c, f.common);
+  add_adapter_option(*c, f.common);
   c->add_option("--special", f.common.special,
                 "special tokens spelt out in prompts and messages: parse | template-only (they stay text)")
       ->check(one_of({"parse", "template-only"}))
@@ -232,7 +233,7 @@ int run_rationale(RationaleFlags& flags, const CLI::App& command, int argc, char
   json::Value info = json::Value::object();
   FactorCorpus corpus;
   if (of_file) {
-    for (const char* flag : {"--device", "--special", "--template-variables", "--date"})
+    for (const char* flag : {"--device", "--adapter", "--special", "--template-variables", "--date"})
       if (command.count(flag) > 0) throw UsageError(flag, "expected --encoder MODEL:POINT beside it, found a file");
     if (flags.target == "last")
       throw UsageError("--target", "expected mean or file beside an encoder's file, found last");

@@ -10,6 +10,7 @@
 #include "tools/signalbox/record.h"
 #include "tools/signalbox/shown_quality.h"
 #include "tools/signalbox/split_training.h"
+#include "tools/signalbox/teacher_flags.h"
 #include "tools/signalbox/train.h"
 #include "train/router_repair.h"
 
@@ -37,6 +38,7 @@ CLI::App* add_router_flags(CLI::App& app, RouterFlags& flags) {
   router->add_option("MODEL", flags.common.model, "the compressed model: a directory, or org/name[@revision]")
       ->required();
   add_device_options(*router, flags.common);
+  refuse_adapter_option(*router, "two checkpoints, which of them an adapter would be of is open, found one");
   router->add_option("--teacher", flags.original, "the original that it was made of")->type_name("MODEL")->required();
   router->add_option("--data", flags.data, "records to learn by; - = standard input")->type_name("FILE")->required();
   router
@@ -52,9 +54,7 @@ CLI::App* add_router_flags(CLI::App& app, RouterFlags& flags) {
       ->check(in_range(int64_t{1}, int64_t{1} << 40))
       ->type_name("N")
       ->required();
-  router->add_option("--temperature", flags.teacher.temperature, "of both models' logits in the loss")
-      ->check(in_range(1e-3, 1e3))
-      ->capture_default_str();
+  add_teacher_temperature(*router, flags.teacher);
   router->add_option("--stop-loss", flags.optimiser.settings.stop_loss, "loss of the stop split at which training ends")
       ->check(in_range(0.0, 1e9));
   flags.optimiser.settings.lr = 1e-3;

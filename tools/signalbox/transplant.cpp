@@ -72,7 +72,7 @@ void add_options(CLI::App& app, TransplantFlags& f) {
   app.add_option("DONOR", f.donor, "whose expert: MODEL:LAYER:EXPERT (builtin:1:3)")->required();
   app.add_option("HOST", f.host, "in whose place: MODEL:LAYER:EXPERT")->required();
   add_experiment_options(app, f.common);
-  app.remove_option(app.get_option("--adapter"));  // what is written would not have it
+  app.get_option("--adapter")->description("LoRA adapter of the donor alone (docs/adapters.md); several are summed");
   app.add_option("--data", f.data, "records that the two models are aligned by; - = standard input")
       ->type_name("FILE")
       ->required();
@@ -128,7 +128,9 @@ int transplant_command(int argc, char** argv) {
   check_transplant(load_config(resolve_model(donor_name, builtin_files())).model,
                    load_config(resolve_model(host_name, builtin_files())).model, f.options);
 
-  OpenedModel donor(f.common, donor_name), host(f.common, host_name);
+  CommonOptions of_host = f.common;
+  of_host.adapters.clear();
+  OpenedModel donor(f.common, donor_name), host(of_host, host_name);
   const Rewrite rewrite(host.resolved.files, host.session.family, host.session.model);
   f.options.stored_dtype = [&](const TensorId& id) { return rewrite.stored_dtype(id); };
   catch_signals();

@@ -39,6 +39,7 @@ struct UpcycleFlags {
 void add_flags(CLI::App& app, UpcycleFlags& flags) {
   CarveSettings& carve = flags.carve;
   app.add_option("GGUF", flags.file, "a dense model of Llama layout")->required();
+  refuse_adapter_option(app, "a GGUF as it is, whose tensors have no names of PEFT's, found one");
   app.add_option("--out", flags.out, "directory of the model that is made")->type_name("MODELDIR")->required();
   app.add_option("--experts", carve.layout.experts, "equal parts of each feed-forward block, shared ones included")
       ->check(in_range(int64_t{2}, int64_t{4096}))
