@@ -9,7 +9,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// "mixtral-8x7b" of "org/Mixtral-8x7B@main", "out/Mixtral-8x7B/" and ".../models--org--Mixtral-8x7B/snapshots/COMMIT".
+// "base-8x7b" of "org/Base-8x7B@main", "out/Base-8x7B/" and ".../models--org--Base-8x7B/snapshots/COMMIT".
 std::string last_part(std::string name) {
   constexpr std::string_view of_cache = "models--";
   while (name.ends_with('/')) name.pop_back();
