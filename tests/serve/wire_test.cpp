@@ -60,6 +60,7 @@ const std::vector<WireCase> wire_cases = {
     {post_start + "Content-Length: 5\r\n\r\nabcde", 200},
     {post_start + "Transfer-Encoding: chunked\r\n\r\n5\r\nabcde\r\n0\r\n\r\n", 200},
     {post_start + "Transfer-Encoding: Chunked\r\n\r\n2\r\nab\r\n3\r\ncde\r\n0\r\n\r\n", 200},
+    {post_start + "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 200},
     {"GET / HTTP/1.1\r\n\r\n", 403},
     {"GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", 403},
     {"GET  / HTTP/1.1\r\nHost: a\r\n\r\n", 400},
