@@ -1,6 +1,8 @@
 // Branches, scores and timelines: several edits side by side, and what reproduces each.
 #include <doctest/doctest.h>
+#include <sys/stat.h>
 
+#include <filesystem>
 #include <string>
 #include <vector>
 
@@ -139,6 +141,39 @@ TEST_CASE("serve: a completion's timeline, and a score, are the command line's")
   CHECK(status("/signalbox/v1/branches", R"({"record":{"prompt":"a"},"branches":[{"name":"a"},{"name":"a"}]})") == 400);
   CHECK(status("/signalbox/v1/branches", R"({"record":{"tokens":[]},"branches":[{"name":"a"}]})") == 400);
   CHECK(status("/signalbox/v1/score", R"({"record":{"prompt":"a"},"edit":[]})") == 400);
+}
+
+TEST_CASE("serve: edits name assets, and no other file") {
+  TemporaryDirectory scratch;
+  std::filesystem::create_directory(scratch / "assets");
+  const std::string csv = "layer,expert,rd\n2,1,0.5\n2,3,0.4\n3,7,-0.2\n";
+  write_file(scratch / "assets/rd.csv", csv);
+  write_file(scratch / "secret.csv", csv);
+  std::filesystem::create_symlink(scratch / "secret.csv", scratch / "assets/link.csv");
+  REQUIRE(::mkfifo((scratch / "assets/fifo").c_str(), 0600) == 0);
+  const ServerProcess server("builtin", {"--assets", (scratch / "assets").string()});
+  Connection connection(server.port());
+  const auto check = [&](const std::string& name) {
+    const json::Value edit =
+        json::Value::object()
+            .set("op", "deactivate")
+            .set("mode", "ban")
+            .set("experts", json::Value::object().set("from", name).set("top", 2).set("sign", "+"));
+    json::Value edits = json::Value::array();
+    edits.push_back(edit);
+    return connection.post("/signalbox/v1/check", json::dump(json::Value::object().set("edits", edits)));
+  };
+  const HttpReply good = check("asset:rd.csv");
+  CHECK_MESSAGE(good.status == 200, good.body);
+  for (const std::string& name :
+       {std::string("asset:link.csv"), std::string("asset:fifo"), std::string("asset:none.csv"), std::string("asset:."),
+        std::string("asset:.."), std::string("asset:../secret.csv"), std::string("asset:%2e%2e"), std::string("asset:"),
+        "asset:" + (scratch / "secret.csv").string(), (scratch / "assets/rd.csv").string(), std::string("rd.csv"),
+        std::string("asset:a\0b", 9), "asset:" + std::string(1 << 20, 'a')}) {
+    const HttpReply reply = check(name);
+    CHECK(reply.status == 400);
+    CHECK(reply.body.find("/proc") == std::string::npos);
+  }
 }
 
 TEST_CASE("serve: models and tokens as clients ask for them") {

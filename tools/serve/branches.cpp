@@ -35,15 +35,6 @@ GivenRecord read_record(const ServedModel& model, const json::Ref& ref) {
   return out;
 }
 
-std::shared_ptr<const EditPlan> read_edits(const ServedModel& model, const GivenRecord& record, const json::Ref& edits,
-                                           uint64_t seed) {
-  edits.expect_array();
-  refuse_files(edits);
-  auto plan = model.session.edits(edits, "", seed);
-  plan->require_spans(record.span_names);
-  return plan;
-}
-
 Job job_of(const ServedModel& model, const GivenRecord& record, const std::shared_ptr<const EditPlan>& plan,
            std::variant<Generate, Score> task) {
   Job job;
@@ -78,6 +69,7 @@ class BranchesRun : public JobOwner, public std::enable_shared_from_this<Branche
  public:
   struct Branch {
     std::string name, text, fresh, finish_reason, timeline;
+    json::Value edits = json::Value::array();
     Job job;
     std::shared_ptr<RecordedRows> rows;
     std::vector<int32_t> ids;
@@ -142,6 +134,7 @@ class BranchesRun : public JobOwner, public std::enable_shared_from_this<Branche
     Timeline timeline;
     timeline.key = key_;
     timeline.job = branch.job;
+    timeline.edits = branch.edits;
     timeline.tokens = branch.ids;
     timeline.logits_hash = result.logits_hash;
     timeline.rows = branch.rows;
@@ -290,7 +283,9 @@ void run_branches(ServedModel& model, Timelines& timelines, const json::Value& b
         if (other.name == branch.name)
           one.at("name").fail("expected a name of its own, found " + in_quotes(branch.name) + " twice");
       std::shared_ptr<const EditPlan> plan;
-      if (const auto edits = one.find("edits")) plan = read_edits(model, record, *edits, generate.sampling.seed);
+      if (const auto edits = one.find("edits")) branch.edits = edits->value();
+      if (const auto edits = one.find("edits"))
+        plan = plan_edits(model, *edits, generate.sampling.seed, record.span_names);
       branch.job = job_of(model, record, plan, generate);
       if (points)
         branch.rows = std::make_shared<RecordedRows>(model.session.shape, *points, slots_of(model, branch.job),
@@ -382,7 +377,8 @@ void run_score(ServedModel& model, const json::Value& body, std::shared_ptr<Exch
     const auto seed = ref.find("seed");
     const uint64_t number = seed ? static_cast<uint64_t>(seed->integer()) : 0;
     const auto add = [&](const std::optional<json::Ref>& edits, Score score) {
-      jobs.push_back(job_of(model, record, edits ? read_edits(model, record, *edits, number) : nullptr, score));
+      jobs.push_back(
+          job_of(model, record, edits ? plan_edits(model, *edits, number, record.span_names) : nullptr, score));
     };
     const auto baseline = ref.find("baseline");
     if (baseline) add(baseline, Score{});

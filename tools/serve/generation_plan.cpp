@@ -135,14 +135,18 @@ PointSet plan_points(const ServedModel& model, const std::string& globs) {
   return points;
 }
 
-std::shared_ptr<const EditPlan> plan_edits(const ServedModel& model, const json::Value& edits, uint64_t seed) {
+std::shared_ptr<const EditPlan> plan_edits(const ServedModel& model, const json::Ref& edits, uint64_t seed,
+                                           const std::vector<std::string>& span_names) {
+  std::optional<EditFiles> files;
   try {
-    refuse_files(json::Ref(edits, "body", "signalbox.edits"));
-    auto plan = model.session.edits(json::Ref(edits, "body", "signalbox.edits"), "", seed);
-    plan->require_spans({});
+    edits.expect_array();
+    files.emplace(edits, model.assets);
+    auto plan = model.session.edits(json::Ref(files->edits(), "body", edits.path()), "", seed);
+    plan->require_spans(span_names);
     return plan;
   } catch (const Error& error) {
-    refuse_field(error);
+    if (!files) refuse_field(error);
+    refuse_field(Error(files->told(error.where()), files->told(error.reason())));
   }
 }
 
@@ -243,7 +247,7 @@ GenerationPlan plan_generation(ServedModel& model, GenerationFields given, int k
   }
   plan_stops(model, plan);
   if (fields.signalbox.edits) {
-    plan.edits = plan_edits(model, *fields.signalbox.edits, plan.seed);
+    plan.edits = plan_edits(model, json::Ref(*fields.signalbox.edits, "body", "signalbox.edits"), plan.seed);
     for (const RunPrompt& prompt : plan.prompts) {
       Job job;
       job.prompt = prompt.prompt;

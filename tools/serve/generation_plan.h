@@ -13,10 +13,10 @@ void check_model_name(const ServedModel& model, const std::string& name);
 // On the thread beside the engine's. Throws ApiError.
 GenerationPlan plan_generation(ServedModel& model, GenerationFields fields, int key);
 
-// The edits of a request. Throws ApiError (400) with the path into the JSON.
-std::shared_ptr<const EditPlan> plan_edits(const ServedModel& model, const json::Value& edits, uint64_t seed);
-// Throws Error for an edit that names a file.
-void refuse_files(const json::Ref& edits);
+// The edits of a request, at `edits` in its body; conditions may ask for these spans. Throws ApiError (400) with the
+// path into the JSON.
+std::shared_ptr<const EditPlan> plan_edits(const ServedModel& model, const json::Ref& edits, uint64_t seed,
+                                           const std::vector<std::string>& span_names = {});
 // Globs of points. Throws ApiError (400).
 PointSet plan_points(const ServedModel& model, const std::string& globs);
 

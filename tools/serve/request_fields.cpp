@@ -301,13 +301,25 @@ GenerationFields read_fields(const json::Value& body, const FieldLimits& limits,
 
 }  // namespace
 
+// An asset is read through its descriptor, whose path is nobody's business.
+std::string without_paths(std::string text) {
+  static constexpr std::string_view start = "/proc/self/fd/";
+  for (size_t at; (at = text.find(start)) != std::string::npos;) {
+    size_t end = at + start.size();
+    while (end < text.size() && is_ascii_digit(text[end])) ++end;
+    text.replace(at, end - at, "the asset");
+  }
+  return text;
+}
+
 void refuse_field(const Error& error) {
   // "signalbox.edits[0].op: expected ..."
-  const std::string& reason = error.reason();
+  const std::string reason = without_paths(error.reason());
   const size_t end = reason.find(": ");
   const bool path = end != std::string::npos && reason.find(' ') > end;
-  const std::string param = path ? reason.substr(0, end) : error.where();
-  throw ApiError(400, path || error.where() == "body" ? reason : error.where() + ": " + reason, param);
+  const std::string where = without_paths(error.where());
+  const std::string param = path ? reason.substr(0, end) : where;
+  throw ApiError(400, path || where == "body" ? reason : where + ": " + reason, param);
 }
 
 SignalboxFields read_signalbox_fields(const json::Ref& object) {

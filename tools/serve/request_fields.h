@@ -70,5 +70,6 @@ SignalboxFields read_signalbox_fields(const json::Ref& object);
 
 // An Error of json::Ref or of edits as an answer: status 400, and the path into the body as its param.
 [[noreturn]] void refuse_field(const Error& error);
+std::string without_paths(std::string text);  // of messages: those of assets
 
 }  // namespace signalbox::tools

@@ -82,8 +82,8 @@ void RequestReader::take_body(int64_t limit) {
 size_t RequestReader::put_body(std::string_view bytes) {
   size_t used = 0;
   while (used < bytes.size() && !parser_->of.is_done()) {
-    // Beast 1.74 asserts that a last chunk which it has begun to read comes in at least five bytes. No chunked body ends
-    // in fewer, so they can wait for more.
+    // Beast 1.74 asserts that a last chunk which it has begun to read comes in at least five bytes. No chunked body
+    // ends in fewer, so they can wait for more.
     if (head().chunked && bytes.size() - used < 5) break;
     const size_t n = parser_->put(bytes.substr(used));
     if (n == 0) break;

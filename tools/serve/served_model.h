@@ -8,6 +8,7 @@
 #include "base/json.h"
 #include "base/namespaces.h"
 #include "engine/session.h"
+#include "tools/serve/assets.h"
 #include "tools/serve/engine_loop.h"
 #include "tools/serve/metrics.h"
 #include "tools/serve/token_texts.h"
@@ -34,6 +35,7 @@ struct ServedModel {
   Metrics& metrics;
   // Work for the thread beside the engine's.
   std::function<void(std::function<void()>)> post;
+  const Assets& assets;
   TokenTexts texts, engine_texts;  // of that thread, and of the engine's
 };
 

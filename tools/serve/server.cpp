@@ -66,6 +66,7 @@ void run_server(const ServerOptions& options, const std::function<Session()>& op
                 const std::function<ModelDescription(Session&)>& describe) {
   if (options.transport.socket.empty() && options.service.keys.empty() && !is_loopback(options.transport.host))
     throw Error("--host", "expected --api-key-file beside an address that others can reach, found none");
+  const Assets assets = options.assets.empty() ? Assets() : Assets(options.assets);
   Metrics metrics;
   Service service(options.service, metrics);
   Transport transport(options.transport, service);
@@ -102,6 +103,7 @@ void run_server(const ServerOptions& options, const std::function<Session()>& op
                     loop,
                     metrics,
                     [&](std::function<void()> task) { service.post(std::move(task)); },
+                    assets,
                     TokenTexts(session.tokenizer.get()),
                     TokenTexts(session.tokenizer.get())};
   model.aliases = {model.name, options.model, directory};

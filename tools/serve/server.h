@@ -1,5 +1,6 @@
 // A server from its first connection to its last: listens, opens the model, answers, stops.
 #pragma once
+#include <filesystem>
 #include <functional>
 #include <string>
 #include <vector>
@@ -16,8 +17,9 @@ struct ServerOptions {
   TransportOptions transport;
   ServiceOptions service;
   EngineLimits limits;
-  std::string model;        // as it was asked for
-  std::string served_name;  // empty: from the model
+  std::string model;             // as it was asked for
+  std::string served_name;       // empty: from the model
+  std::filesystem::path assets;  // that requests may name; empty: none
   bool json = false, quiet = false;
   bool exit_with_parent = false;
   double grace_seconds = 10;  // for requests that run when the server is told to stop

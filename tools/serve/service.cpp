@@ -223,6 +223,7 @@ void Service::generate(const HttpRequest& request, std::shared_ptr<Exchange> exc
         timeline.key = key;
         timeline.job = of.job_of(choice);
         timeline.bias = of.bias();
+        timeline.edits = of.plan().fields.signalbox.edits.value_or(json::Value::array());
         timeline.tokens = choice.ids;
         timeline.logits_hash = choice.logits_hash;
         timeline.rows = choice.rows;

@@ -149,13 +149,11 @@ HttpAnswer Service::model_facts(const HttpRequest&) { return answer_of(model_.lo
 HttpAnswer Service::check_edits(const HttpRequest& request) {
   ServedModel& model = *model_;
   const json::Value body = parse_body(request.body);
-  const json::Value edits = read_checked([&] {
+  const auto plan = read_checked([&] {
     const json::Ref ref(body, "body");
     ref.reject_unknown({"edits"});
-    ref.at("edits").expect_array();
-    return ref.at("edits").value();
+    return plan_edits(model, ref.at("edits"), 0);
   });
-  const auto plan = plan_edits(model, edits, 0);
   return answer_of(json::Value::object()
                        .set("ok", true)
                        .set("n_edits", int64_t{plan->n_edits()})

@@ -62,6 +62,7 @@ HttpAnswer trace_answer(const ServedModel& model, const Timeline& timeline, int6
   metadata["model"] = model.name;
   metadata["tokenizer"] = model.session.tokenizer ? model.name + " " + model.session.tokenizer->hash() : "";
   metadata["schema"] = trace_schema;
+  if (timeline.job.plan) metadata["edits"] = json::dump(json::Value::object().set("edits", timeline.edits));
   metadata["n_experts"] = std::to_string(shape.n_experts());
   metadata["n_active"] = std::to_string(shape.n_active());
   metadata["samples"] = json::dump(samples);
@@ -132,7 +133,7 @@ json::Value export_timeline(const ServedModel& model, const Timeline& timeline) 
   if (job.plan) argv.push_back("--edits").push_back("edits.json");
   argv.push_back("--json");
   out.set("record", std::move(record))
-      .set("edits", job.plan ? job.plan->source() : json::Value::array())
+      .set("edits", timeline.edits)
       .set("seed", static_cast<int64_t>(generate ? generate->sampling.seed : 0))
       .set("sample", int64_t{job.sample})
       // The command line has no bias.

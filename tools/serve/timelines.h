@@ -22,7 +22,8 @@ struct Timeline {
   int key = -1;  // of the API key that made it
   Job job;       // as it ran
   std::shared_ptr<const LogitBias> bias;
-  std::vector<int32_t> tokens;  // generated
+  json::Value edits = json::Value::array();  // as they were asked for
+  std::vector<int32_t> tokens;               // generated
   uint64_t logits_hash = 0;
   std::shared_ptr<const RecordedRows> rows;  // null: none, or dropped
 };

@@ -85,6 +85,9 @@ int serve_command(int argc, char** argv) {
   app.add_option("--api-key-file", key_file, "requests need one of these keys, one a line")
       ->type_name("FILE")
       ->group("Server");
+  app.add_option("--assets", server.assets, "files of this directory may be named by edits as asset:NAME")
+      ->type_name("DIR")
+      ->group("Server");
   app.add_option("--served-name", server.served_name, "the model's name in answers (default: its directory's name)")
       ->type_name("NAME")
       ->group("Server");

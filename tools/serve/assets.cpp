@@ -1,0 +1,113 @@
+#include "tools/serve/assets.h"
+
+#include <fcntl.h>
+#include <linux/openat2.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "base/text.h"
+
+namespace signalbox::tools {
+
+namespace {
+
+constexpr std::string_view asset_prefix = "asset:";
+
+bool is_asset_name(std::string_view name) {
+  return !name.empty() && name.size() <= 128 && name != "." && name != ".." &&
+         std::all_of(name.begin(), name.end(), [](char c) {
+           return is_ascii_letter(c) || is_ascii_digit(c) || c == '.' || c == '_' || c == '-';
+         });
+}
+
+}  // namespace
+
+Assets::Assets(const std::filesystem::path& directory)
+    : directory_(::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)) {
+  if (directory_ < 0)
+    throw Error("--assets " + directory.string(), "expected a directory, found " + std::string(std::strerror(errno)));
+}
+
+Assets::~Assets() {
+  if (directory_ >= 0) ::close(directory_);
+}
+
+int Assets::open(const std::string& name, const json::Ref& where) const {
+  if (directory_ < 0) where.fail("expected no file: this server was started without --assets");
+  if (!is_asset_name(name)) where.fail("expected asset:NAME of letters, digits, '.', '_' and '-', at most 128");
+  // Not blocking: a FIFO must not hold the server.
+  open_how how = {};
+  how.flags = O_RDONLY | O_CLOEXEC | O_NONBLOCK;
+  how.resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS;
+  int descriptor = static_cast<int>(::syscall(SYS_openat2, directory_, name.c_str(), &how, sizeof how));
+  // Kernels before 5.6; a name without '/' leads nowhere else.
+  if (descriptor < 0 && errno == ENOSYS)
+    descriptor = ::openat(directory_, name.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW);
+  struct stat found = {};
+  if (descriptor >= 0 && ::fstat(descriptor, &found) == 0 && S_ISREG(found.st_mode)) return descriptor;
+  if (descriptor >= 0) ::close(descriptor);
+  where.fail("expected a regular file among the assets, found none of this name");
+}
+
+// ---- edits
+
+EditFiles::EditFiles(const json::Ref& edits, const Assets& assets) {
+  for (const json::Ref& edit : edits.items()) {
+    edit.expect_object();
+    json::Value copy = edit.value();
+    for (const char* key : {"trace", "from", "rates"})
+      if (const auto value = edit.find(key)) copy.set(key, path_of(*value, assets, false));
+    if (const auto value = edit.find("vector")) copy.set("vector", path_of(*value, assets, true));
+    if (const auto value = edit.find("value")) {
+      if (value->value().type() == json::Type::object) {
+        json::Value inner = value->value();
+        if (const auto mean = value->find("mean_of")) inner.set("mean_of", path_of(*mean, assets, false));
+        copy.set("value", std::move(inner));
+      } else if (!value->value().is_string() || value->string() != "zero") {
+        copy.set("value", path_of(*value, assets, true));
+      }
+    }
+    if (const auto experts = edit.find("experts"); experts && experts->value().type() == json::Type::object)
+      if (const auto from = experts->find("from")) {
+        json::Value inner = experts->value();
+        inner.set("from", path_of(*from, assets, false));
+        copy.set("experts", std::move(inner));
+      }
+    edits_.push_back(std::move(copy));
+  }
+}
+
+EditFiles::~EditFiles() {
+  for (const int descriptor : descriptors_) ::close(descriptor);
+}
+
+json::Value EditFiles::path_of(const json::Ref& value, const Assets& assets, bool with_tensor) {
+  const std::string& text = value.string();
+  if (!text.starts_with(asset_prefix)) value.fail("expected asset:NAME, for over HTTP edits name no file");
+  std::string name = text.substr(asset_prefix.size()), tensor;
+  if (with_tensor) {
+    const size_t colon = name.find(':');
+    if (colon == std::string::npos) value.fail("expected asset:NAME:TENSOR");
+    tensor = name.substr(colon);
+    name.resize(colon);
+  }
+  descriptors_.push_back(assets.open(name, value));
+  const std::string path = "/proc/self/fd/" + std::to_string(descriptors_.back());
+  names_.emplace_back(path, std::string(asset_prefix) + name);
+  return path + tensor;
+}
+
+std::string EditFiles::told(std::string message) const {
+  // Longer paths first: .../fd/12 before .../fd/1.
+  for (auto name = names_.rbegin(); name != names_.rend(); ++name)
+    for (size_t at; (at = message.find(name->first)) != std::string::npos;)
+      message.replace(at, name->first.size(), name->second);
+  return message;
+}
+
+}  // namespace signalbox::tools
