@@ -275,11 +275,21 @@ class Parser {
     if (!in_memory(ref)) spec_.file = file_path(ref, base_dir_);
   }
   void tensor(const json::Ref& ref) {
+    if (ref.value().type() == json::Type::array) return numbers(ref);
     if (in_memory(ref)) return;
     const std::string& text = ref.string();
     const size_t colon = text.rfind(':');
     if (colon == std::string::npos || colon == 0 || colon + 1 == text.size()) ref.fail_type("\"FILE:tensor\"");
     spec_.source = {base_dir_ / text.substr(0, colon), text.substr(colon + 1)};
+  }
+  // The values themselves, in place of a file's. ValueSource reads them from the list.
+  void numbers(const json::Ref& ref) {
+    constexpr size_t most = size_t{1} << 20;
+    const std::vector<json::Ref> items = ref.items();
+    if (items.empty() || items.size() > most)
+      ref.fail("expected 1 to " + std::to_string(most) + " numbers, found " + std::to_string(items.size()));
+    for (const json::Ref& item : items) float_number(item);
+    spec_.source.tensor = "given numbers";
   }
   void neurons() {
     if (auto neurons = find("neurons")) {
@@ -300,10 +310,11 @@ class Parser {
       value.reject_unknown({"mean_of"});
       spec_.value = EditSpec::Value::mean;
       recording(value.at("mean_of"));
-    } else if (!value.value().is_string() ||
-               (value.string() != "zero" && value.string().find(':') == std::string::npos)) {
-      value.fail_type("\"zero\", \"FILE:tensor\" or {\"mean_of\": TRACE}");
-    } else if (value.string() != "zero") {
+    } else if (value.value().type() != json::Type::array &&
+               (!value.value().is_string() ||
+                (value.string() != "zero" && value.string().find(':') == std::string::npos))) {
+      value.fail_type("\"zero\", \"FILE:tensor\", a list of numbers or {\"mean_of\": TRACE}");
+    } else if (value.value().type() == json::Type::array || value.string() != "zero") {
       spec_.value = EditSpec::Value::tensor;
       tensor(value);
     }

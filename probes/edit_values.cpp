@@ -62,7 +62,15 @@ void ValueSource::tensor(PointEdit& edit, const json::Ref& key, const EditSpec& 
   const EditMemory::Vector* vector = nullptr;  // of memory, or
   const safetensors::File* file = nullptr;     // a tensor of a file
   const safetensors::TensorInfo* info = nullptr;
-  if (!spec.memory.empty()) {
+  std::string name = spec.source.file.string() + ":" + spec.source.tensor;
+  EditMemory::Vector given;  // by the edit itself
+  if (key.value().type() == json::Type::array) {
+    for (const json::Ref& item : key.items()) given.values.push_back(static_cast<float>(item.number()));
+    given.shape = {static_cast<int64_t>(given.values.size())};
+    vector = &given;
+    name = "given:" + key.path();
+  } else if (!spec.memory.empty()) {
+    name = "memory:" + spec.memory;
     vector = memory_->vector(spec.memory);
     if (!vector)
       key.fail("expected a vector in memory (" + memory_->vector_names() + "), found \"" + spec.memory + "\"");
@@ -80,7 +88,7 @@ void ValueSource::tensor(PointEdit& edit, const json::Ref& key, const EditSpec& 
     key.fail("expected a tensor of shape " + safetensors::shape_text(one) +
              (other != one ? " or " + safetensors::shape_text(other) : "") + ", found " +
              safetensors::shape_text(shape));
-  auto& values = tensors_[vector ? "memory:" + spec.memory : spec.source.file.string() + ":" + spec.source.tensor];
+  auto& values = tensors_[name];
   if (!values) values = &plan_.floats.emplace_back(vector ? vector->values : read_floats(*file, *info, key));
   edit.values = values->data();
   edit.width = width;

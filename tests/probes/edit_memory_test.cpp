@@ -185,6 +185,31 @@ TEST_CASE("vectors from memory, for all slots and by expert") {
   CHECK(set.values[set.value_row(0, 1, 6) * 4 + 1] == 25);
 }
 
+TEST_CASE("numbers in the edit itself, in place of a vector's name") {
+  const auto plan = memory_plan(
+      "[{'op': 'add', 'point': 'resid_mid', 'layers': '1-2', 'vector': [1, -2, 3, 0.25], 'scale': 0.5},"
+      " {'op': 'ablate', 'point': 'embed', 'value': [4, 5, 6, 7]}]",
+      nullptr);
+  const auto bound = plan->bind({"r", 0, 4, {}});
+  for (const int32_t layer : {1, 2}) {
+    const PointEdit& add = bound->point_edits(Point::resid_mid, layer)[0];
+    CHECK(add.scale == 0.5f);
+    CHECK(add.values[add.value_row(3) * 4 + 1] == -2);
+    CHECK(add.values[add.value_row(0) * 4 + 3] == 0.25f);
+  }
+  const PointEdit& set = bound->point_edits(Point::embed, -1)[0];
+  CHECK(set.values[set.value_row(0) * 4 + 2] == 6);
+  const auto failure = [&](const std::string& text) { return error_of([&] { memory_plan(text, nullptr); }); };
+  CHECK(failure("[{'op': 'add', 'point': 'embed', 'vector': [1, 2, 3]}]") ==
+        "E.json: [0].vector: expected a tensor of shape [4], found [3]");
+  CHECK(failure("[{'op': 'add', 'point': 'embed', 'vector': []}]") ==
+        "E.json: [0].vector: expected 1 to 1048576 numbers, found 0");
+  CHECK(failure("[{'op': 'ablate', 'point': 'embed', 'value': [1, 2, 'x', 4]}]") ==
+        "E.json: [0].value[2]: expected a number, found \"x\"");
+  CHECK(failure("[{'op': 'ablate', 'point': 'embed', 'value': [1, 2, 3, 1e39]}]") ==
+        "E.json: [0].value[3]: expected a number that a float can hold, found 1e+39");
+}
+
 TEST_CASE("names in memory: what is not there, or does not fit, is an error of one line") {
   EditMemory memory;
   const auto failure = [&](const std::string& text) { return error_of([&] { memory_plan(text, &memory); }); };

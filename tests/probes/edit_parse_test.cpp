@@ -121,7 +121,7 @@ TEST_CASE("edits: keys, types and values are checked, naming the key") {
       {"{'op': 'ablate', 'point': 'router.ids', 'value': 'zero'}", ".point: expected a point that can be written"},
       {"{'op': 'ablate', 'point': 'logits', 'value': 'zero'}", ".point: expected a point that can be written"},
       {"{'op': 'ablate', 'point': 'resid_in', 'value': 'mean'}",
-       ".value: expected \"zero\", \"FILE:tensor\" or {\"mean_of\": TRACE}, found \"mean\""},
+       ".value: expected \"zero\", \"FILE:tensor\", a list of numbers or {\"mean_of\": TRACE}, found \"mean\""},
       {"{'op': 'ablate', 'point': 'resid_in', 'value': ':x'}", ".value: expected \"FILE:tensor\", found \":x\""},
       {"{'op': 'ablate', 'point': 'resid_in', 'value': {'mean': 'x'}}",
        ".value: unknown key \"mean\" (nearest: mean_of)"},
