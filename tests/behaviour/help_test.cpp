@@ -78,7 +78,8 @@ const std::vector<std::string> all_commands = {"inspect",
                                                "upcycle",
                                                "download",
                                                "data check",
-                                               "domains"};
+                                               "domains",
+                                               "serve"};
 
 Ran in_folder(const fs::path& dir, const std::string& command) {
   return test::run_command("cd " + dir.string() + " && " + command + " < /dev/null");
@@ -177,7 +178,8 @@ TEST_CASE("help: examples are command lines that can be meant" *
     int own = 0;
     for (std::string line : examples_of(run_words("help " + command).out)) {
       own += line.find("signalbox " + command.substr(0, command.find(' '))) != std::string::npos;
-      if (command == "bench") line += " --device cuda:99";  // is refused before anything is measured
+      if (command == "bench") line += " --device cuda:99";      // is refused before anything is measured
+      if (command == "serve") line += " --api-key-file no/no";  // and before anything listens
       line = replaced(replaced(line, "/tmp/", scratch.path().string() + "/no/"), "signalbox ", test::binary() + " ");
       const Ran ran = in_folder(scratch.path(), line);
       CAPTURE(line);

@@ -57,9 +57,8 @@ int serve_command(int argc, char** argv) {
       "Answers over HTTP on this machine: completions and chat as OpenAI's API has them, with probes and edits.",
       "signalbox serve");
   app.footer(
-      "Example:\n  signalbox serve builtin --port 8080 &\n"
-      "  curl -s http://127.0.0.1:8080/v1/completions -H 'Content-Type: application/json' \\\n"
-      "    -d '{\"model\":\"builtin\",\"prompt\":\"Once upon a time\",\"max_tokens\":20,\"temperature\":0}'");
+      "Examples:\n  signalbox serve builtin --port 8080\n"
+      "  signalbox serve MODEL --socket ~/run/signalbox --json --exit-with-parent");
   CommonOptions options;
   ServerOptions server;
   std::string key_file, unknown = "refuse";
