@@ -281,6 +281,7 @@ export function renderTokens({model, el, session}) {
   };
   const repaint = () => {
     const context = paintContext();
+    if (!context.source?.run) return;  // a new text whose tokens are still to come
     for (const [t, span] of spans) paint(span, t, context);
   };
   const controls = () => {
@@ -324,7 +325,8 @@ export function renderTokens({model, el, session}) {
     return span && text.contains(span) ? Number(span.dataset.t) : null;
   };
   const showTip = (t, target) => {
-    const {run} = shownNode();
+    const run = shownNode()?.run;
+    if (!run || t >= run.pieces.length) return;  // of a text that is just leaving
     fill(tip, tipOf(run, t));
     tip.hidden = false;
     const box = target.getBoundingClientRect(), mine = tip.getBoundingClientRect();
@@ -353,7 +355,7 @@ export function renderTokens({model, el, session}) {
   text.addEventListener('keydown', event => {
     const t = positionOf(event);
     if (t === null) return;
-    const total = shownNode().run.pieces.length,
+    const total = shownNode()?.run?.pieces.length ?? 0,
           step = {ArrowLeft: -1, ArrowRight: 1, PageUp: -20, PageDown: 20}[event.key];
     const to = event.key === 'Home' ? 0 :
       event.key === 'End'           ? total - 1 :
