@@ -71,7 +71,7 @@ def main():
     arguments = parser.parse_args()
     server, url = None, arguments.url
     if not url:
-        server = subprocess.Popen([arguments.signalbox, "serve", "builtin", "--port", "0", "--json"], stdout=subprocess.PIPE, text=True)
+        server = subprocess.Popen([arguments.signalbox, "serve", "builtin", "--port", "0", "--json", "--quiet"], stdout=subprocess.PIPE, text=True)
         url = json.loads(server.stdout.readline())["url"]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])

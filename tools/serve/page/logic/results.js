@@ -19,17 +19,20 @@ export const emptyRun = shape => ({
   done: false,
 });
 
+const named = /^<[^<>\s]+>$/;
 /** Does a token stand for no text, as <eos> does? Of an opened trace only the look of its name is known. */
 export const isSpecial = (run, t) =>
-  run.specials ? run.specials.includes(run.tokens[t]) : /^<[^<>\s]+>$/.test(run.pieces[t] ?? '');
+  run.specials ? run.specials.includes(run.tokens[t]) : named.test(run.pieces[t] ?? '');
+/** Is it drawn as such? Special tokens of a prompt come with their names. */
+export const looksSpecial = (run, t) => isSpecial(run, t) || (t < run.given && named.test(run.pieces[t] ?? ''));
 /** What was generated, without the tokens that stand for no text. */
 export const textOf = run => run ? run.pieces.filter((_, t) => t >= run.given && !isSpecial(run, t)).join('') : '';
 
 /** The rows of a response's `points`, which stand at positions [a, b). */
 export function putPoints(run, points, positions) {
-  const named = suffix => Object.entries(points).filter(([name]) => name === suffix || name.endsWith('.' + suffix));
+  const ofPoint = suffix => Object.entries(points).filter(([name]) => name === suffix || name.endsWith('.' + suffix));
   const read = suffix => {
-    const found = named(suffix);
+    const found = ofPoint(suffix);
     if (found.length === 0) return null;
     if (found.length === 1) return arrayOfResponse(found[0][1]);
     throw new Error(`points: expected one ${suffix}, found ${found.map(([name]) => name).join(', ')}`);

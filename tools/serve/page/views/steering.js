@@ -44,7 +44,7 @@ export function renderSteering({model, el, session}) {
     el, h('div', {class: 'bar'}, h('h2', {text: 'Steering'})), h('p', {
       class: 'note small',
       text:
-        'Adds scale × vector at a point of the chosen layers. Vectors come from the server’s --assets (NAME:tensor) or from a file on this machine, which travels inside the edit.'
+        'Adds scale × vector at a point of the chosen layers. Vectors come from a file on this machine and travel inside the edit, or are named among the server’s assets (NAME:tensor).'
     }),
     h('div', {class: 'row'}, field('Asset', asset, {class: 'field grow'}), load, tensorField),
     h('div', {class: 'row'}, field('Point', point), field('Layers', layers), field('Tokens', phase)),
@@ -101,9 +101,9 @@ export function renderSteering({model, el, session}) {
       };
     });
     fill(strip, places.map(place => place.card));
-    const base = textOf(node.run);
+    const base = textOf(node.run).trim();
     await session.doses(node, branches, (i, text) => {
-      places[i].text.textContent = text;
+      places[i].text.textContent = text.trim();
     }, control.signal);
     for (const {text, card} of places) card.classList.toggle('same', text.textContent === base);
   });

@@ -2,7 +2,7 @@
 // where one is chosen, the text that it is compared with.
 import {changeColour, chosenColours, chosenMarks, cssOf, greyOf, inkOn, rgbOf, sizeColour, textureTable} from '../logic/colours.js';
 import {blockHeight, blocksOf} from '../logic/layout.js';
-import {isSpecial, listedEntropy} from '../logic/results.js';
+import {listedEntropy, looksSpecial} from '../logic/results.js';
 import {parting} from '../logic/tree.js';
 import {definitions, quoted, shown} from '../logic/words.js';
 import {button, fill, h, isDark, listen, number, onFrame, options, set} from './dom.js';
@@ -123,7 +123,7 @@ export function renderTokens({model, el, session}) {
   const spanOf = (run, t, at) => {
     const piece = run.pieces[t] ?? '', isLine = piece.includes('\n');
     const span = h('span', {class: 'token', role: 'button', 'data-t': String(t)}, shown(piece) + (isLine ? '\n' : ''));
-    if (isSpecial(run, t)) span.classList.add('special');
+    if (looksSpecial(run, t)) span.classList.add('special');
     if (t === run.given) span.classList.add('begin');
     if (t < run.given) span.classList.add('given');
     if (t === at) {
