@@ -320,20 +320,28 @@ test('what is imported stands beside what is there', async () => {
   assert.deepEqual([session.tree.nodes.size, session.node.run], [5, null]);
 });
 
-test('a refusal is said and the text is not taken for finished', async () => {
-  const api = serverOf([]),
-        session = new Session(
-          {
-            ...api,
-            stream: async () => {
-              throw new Error('edits[0].layers: too high');
-            }
-          },
-          new Model());
+test('a refusal is said, and leaves no fork behind', async () => {
+  const api = serverOf([]), session = new Session(api, new Model());
   await session.connect();
   const base = await session.start({prompt: 'x'}, {maxTokens: 1, temperature: 0, topP: 1, seed: 0});
+  api.stream = async () => {
+    throw new Error('edits[0].layers: too high');
+  };
+  assert.equal(await session.fork([spec.banEdit([1], here)]), null);
   assert.deepEqual(
-    [session.model.get('error'), base.run.done, session.running.size], ['edits[0].layers: too high', false, 0]);
+    [session.model.get('error'), session.node, session.tree.nodes.size, session.running.size],
+    ['edits[0].layers: too high', base, 1, 0]);
+});
+
+test('a text that is stopped keeps what came, and is not taken for finished', async () => {
+  const api = serverOf([]), session = new Session(api, new Model());
+  await session.connect();
+  api.stream = async (path, body, each) => {
+    each({choices: [{logprobs: answerOf(body.prompt, [8]).logprobs}]});
+    throw Object.assign(new Error('stopped'), {name: 'AbortError'});
+  };
+  const base = await session.start({prompt: 'x'}, {maxTokens: 1, temperature: 0, topP: 1, seed: 0});
+  assert.deepEqual([base.run.pieces.length, base.run.done, session.model.get('error')], [3, false, null]);
 });
 
 test('the ranking is that of the scores, ties to the lowest index', () => {

@@ -119,13 +119,22 @@ export class Session {
     this.say(error.message);
   }
 
-  /** A new text. Gives the node when it is finished. */
+  /** A new text. Gives the node when it is finished; null where the server refuses. */
   async start(record, generate, extra = {}) {
     const node = this.tree.add({parent: null, record, generate, ...extra});
+    return this.begin(node);
+  }
+  /** Shows a new node and runs it. One that the server refuses is taken back: it never was. Gives it, or null. */
+  async begin(node) {
+    const before = this.tree.selected;
     this.tree.select(node.id);
     this.show();
-    await this.run(node);
-    return node;
+    if (await this.run(node)) return node;
+    if (node.run?.pieces.length || !this.tree.get(node.id)) return node;  // stopped, or deleted meanwhile
+    this.tree.remove(node.id);
+    if (this.tree.get(before)) this.tree.select(before);
+    this.show();
+    return null;
   }
   /** The selected text again under edits: those that it has already, and these. */
   async fork(edits, {parent = this.node, ...extra} = {}) {
@@ -137,10 +146,7 @@ export class Session {
       added: edits,
       ...extra
     });
-    this.tree.select(node.id);
-    this.show();
-    await this.run(node);
-    return node;
+    return this.begin(node);
   }
   /** Goes on from an alternative to a generated token: the text up to it is given then. */
   async continueFrom(position, piece) {
@@ -184,7 +190,7 @@ export class Session {
       signal);
     return answer.choices[0].signalbox.prompt_token_ids;
   }
-  /** Runs a node from its beginning; an earlier run of it is cancelled. */
+  /** Runs a node from its beginning; an earlier run of it is cancelled. Did it come to its end? */
   async run(node) {
     this.running.get(node.id)?.abort();
     const control = new AbortController(), began = performance.now();
@@ -196,7 +202,7 @@ export class Session {
     try {
       run.tokens = [...await this.promptTokens(node, control.signal)];
       run.given = run.tokens.length;
-      if (control.signal.aborted) return;
+      if (control.signal.aborted) return false;
       node.run = run;
       await this.api.stream('/v1/completions', streamBody(this.name, run.tokens.slice(), node), event => {
         for (const choice of event.choices ?? []) putChoice(run, choice);
@@ -217,6 +223,7 @@ export class Session {
       this.model.touch('tree');
     }
     if (run.done) await this.readSameWords(node);
+    return run.done;
   }
   /** Tokens that add no text come without one: their names are asked for, once each. */
   async nameSpecials(run, signal) {

@@ -214,7 +214,7 @@ export async function startPage(root) {
     if (fragment.has('fork')) {
       const {record, generate, edits} = await unpackFragment(fragment.get('fork'));
       const base = await session.start(record, generate);
-      if (edits?.length) await session.fork(edits, {parent: base});
+      if (base && edits?.length) await session.fork(edits, {parent: base});
     }
   } catch (error) { session.fail(error); }
   return {model, session};

@@ -250,12 +250,12 @@ export function renderCell({model, el, session}) {
         edits.length === 1 ? 'this edit' : 'these edits'}.` :
       '';
   };
-  const runFork = () => {
+  const runFork = async () => {
     const edits = model.get('pending') ?? [];
     if (!edits.length || !session || !node()?.run?.done) return;
     model.set('pending', []);
     key = '';
-    session.fork(edits);
+    if (!await session.fork(edits)) model.set('pending', edits);  // refused: to be mended
   };
   form.addEventListener('submit', event => {
     event.preventDefault();
