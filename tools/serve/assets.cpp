@@ -87,6 +87,8 @@ EditFiles::~EditFiles() {
 }
 
 json::Value EditFiles::path_of(const json::Ref& value, const Assets& assets, bool with_tensor) {
+  // A tensor may stand in the edit itself: its numbers name no file.
+  if (with_tensor && value.value().type() == json::Type::array) return value.value();
   const std::string& text = value.string();
   if (!text.starts_with(asset_prefix)) value.fail("expected asset:NAME, for over HTTP edits name no file");
   std::string name = text.substr(asset_prefix.size()), tensor;
