@@ -186,7 +186,7 @@ TEST_CASE("adapters: in a checkpoint they are rounded as it stores, and where th
   done("score " + tied + " --adapter " + head + " --quiet --input " + (dir / "few.jsonl").string());
   const Ran refused = run("train full " + tied + " --adapter " + head + " --data " + (dir / "few.jsonl").string() +
                           " --steps 1 --quiet --out " + (dir / "out").string());
-  CHECK(refused.code == 1);
+  CHECK(refused.code == 2);
   CHECK_MESSAGE(refused.err.find("--adapter: expected an adapter of both or neither of ") != std::string::npos,
                 refused.err);
   // Commands in which it could mean nothing say why.

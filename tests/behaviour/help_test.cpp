@@ -193,7 +193,7 @@ TEST_CASE("help: examples are command lines that can be meant" *
 TEST_CASE("help: defaults with spaces are quoted, required flags stand in the usage line") {
   const std::string help = run_words("help faithfulness").out;
   CHECK(help.find("(default: \" ...\")") != std::string::npos);
-  CHECK(help.starts_with("Usage: signalbox faithfulness MODEL --input FILE --out DIR"));
+  CHECK(help.starts_with("Usage: signalbox faithfulness MODEL --input FILE [OPTIONS]"));
   CHECK(help.find("REQUIRED") == std::string::npos);
   CHECK(help.find("\nSampling:\n") == std::string::npos);
   CHECK(run_words("help generate").out.find("\nSampling:\n") != std::string::npos);

@@ -164,7 +164,7 @@ TEST_CASE("report: an analysis, and directories that are neither") {
     return std::string("accepted");
   };
   fs::create_directories(scratch / "empty");
-  CHECK(refusal(scratch / "empty").starts_with("expected metrics.json (a run), trace.safetensors or analysis/"));
+  CHECK(refusal(scratch / "empty").starts_with("expected a directory that has a page (a run, a trace, an analysis"));
   CHECK(refusal(scratch / "none") == "expected a directory, found none");
   fs::remove(scratch / "metrics.json");
   CHECK(refusal(scratch.path()).starts_with("expected a finished run with metrics.json"));

@@ -65,7 +65,8 @@ struct Threads {
 void run_server(const ServerOptions& options, const std::function<Session()>& open,
                 const std::function<ModelDescription(Session&)>& describe) {
   if (options.transport.socket.empty() && options.service.keys.empty() && !is_loopback(options.transport.host))
-    throw Error("--host", "expected --api-key-file beside an address that others can reach, found none");
+    throw Error("--host " + options.transport.host,
+                "expected --api-key-file beside an address that others can reach, found none");
   const Assets assets = options.assets.empty() ? Assets() : Assets(options.assets);
   Metrics metrics;
   Service service(options.service, metrics);
