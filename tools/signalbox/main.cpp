@@ -149,9 +149,9 @@ int run(int argc, char** argv) {
   return command_of(name).run(argc - 1, argv + 1);
 }
 
-// Whoever found it: what is wrong with "--flag", with "--flag: a part of it" or with "--flag, --other" is wrong with the
-// command line. "--flag VALUE" is a command line that could be meant, and what the value names is not there: a device,
-// a port that is free.
+// Whoever found it: what is wrong with "--flag", with "--flag: a part of it" or with "--flag, --other" is wrong with
+// the command line. "--flag VALUE" is a command line that could be meant, and what the value names is not there: a
+// device, a port that is free.
 bool is_flag(const std::string& where) {
   if (!where.starts_with("--")) return false;
   const size_t end = where.find_first_not_of("abcdefghijklmnopqrstuvwxyz0123456789-");
