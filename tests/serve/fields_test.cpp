@@ -35,7 +35,7 @@ const std::vector<FieldCase> field_cases = {
      {"\"\"", "[\"\"]", "5", "[5]", "{}", "[null]"}},
     {"C", "logprobs", {"0", "20", "null"}, {"21", "-1", "true", "1.0", "\"1\""}},
     {"H", "logprobs", {"true", "false", "null"}, {"1", "\"true\"", "0"}},
-    {"H", "top_logprobs", {"0", "null"}, {"1", "21", "true", "\"1\""}},
+    {"H", "top_logprobs", {"null"}, {"0", "1", "21", "true", "\"1\""}},
     {"C", "top_logprobs", {}, {"1"}},
     {"C", "echo", {"true", "false", "null"}, {"1", "\"true\"", "[]"}},
     {"H", "echo", {}, {"true"}},
@@ -95,8 +95,12 @@ const std::vector<FieldCase> input_cases = {
     {"H",
      "messages",
      {"[{\"role\":\"user\",\"content\":\"a\"}]",
-      "[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"a\"}]}]"},
-     {"[]", "\"a\"", "[5]", "[{}]", "[{\"role\":5,\"content\":\"a\"}]", "[{\"role\":\"user\",\"content\":5}]",
+      "[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"a\"}]}]",
+      "[{\"role\":\"assistant\",\"content\":\"a\",\"refusal\":null,\"tool_calls\":[]},"
+      "{\"role\":\"user\",\"content\":\"b\"}]"},
+     {"[{\"role\":\"wizard\",\"content\":\"a\"}]", "[{\"role\":\"tool\",\"content\":\"a\"}]",
+      "[{\"role\":\"user\",\"content\":\"a\",\"zz\":1}]", "[]", "\"a\"", "[5]", "[{}]",
+      "[{\"role\":5,\"content\":\"a\"}]", "[{\"role\":\"user\",\"content\":5}]",
       "[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\",\"image_url\":{}}]}]", "null"}},
     {"CH", "model", {"\"builtin\""}, {"\"other\"", "\"\"", "5", "null"}},
 };

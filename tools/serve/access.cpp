@@ -19,6 +19,7 @@ std::string_view host_name(std::string_view host) {
   if (colon == std::string_view::npos || host.ends_with(']')) return host;
   const std::string_view port = host.substr(colon + 1);
   if (port.empty() || port.size() > 5 || !std::all_of(port.begin(), port.end(), is_ascii_digit)) return host;
+  if (std::stoi(std::string(port)) > 65535) return host;
   return host.substr(0, colon);
 }
 
@@ -66,6 +67,9 @@ void check_content_type(const RequestHead& head) {
 
 KeyRing KeyRing::load(const std::filesystem::path& file) {
   KeyRing ring;
+  // A FIFO or a device would be read for ever.
+  if (std::error_code error; std::filesystem::exists(file, error) && !std::filesystem::is_regular_file(file, error))
+    throw Error(file.string(), "expected a regular file, found another kind");
   LineReader lines(file);
   for (std::string_view line; lines.next(line);) {
     const std::string_view key = trimmed(line);

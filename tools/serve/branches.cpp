@@ -9,6 +9,7 @@
 #include "tools/serve/event_stream.h"
 #include "tools/serve/generation_plan.h"
 #include "tools/serve/request_fields.h"
+#include "tools/serve/request_ids.h"
 #include "tools/serve/row_logprobs.h"
 
 namespace signalbox::tools {
@@ -243,7 +244,10 @@ Generate read_generate(const std::optional<json::Ref>& ref, const ServedModel& m
       if (!(out.sampling.top_p > 0 && out.sampling.top_p <= 1)) value->fail_type("a number above 0, up to 1");
     }
     if (const auto value = ref->find("top_k")) out.sampling.top_k = static_cast<int32_t>(value->integer(0, INT32_MAX));
-    if (const auto value = ref->find("seed")) out.sampling.seed = static_cast<uint64_t>(value->integer());
+    if (const auto value = ref->find("seed"))
+      out.sampling.seed = static_cast<uint64_t>(value->integer());
+    else if (out.sampling.temperature > 0)
+      out.sampling.seed = random_seed();
     if (const auto value = ref->find("ignore_eos")) ignore_eos = value->boolean();
   }
   auto stop = std::make_shared<StopRule>();

@@ -38,8 +38,6 @@ Page make_page() {
   return {html,
           {{"Content-Type", "text/html; charset=utf-8"},
            {"Content-Security-Policy", policy},
-           {"X-Content-Type-Options", "nosniff"},
-           {"Cross-Origin-Resource-Policy", "same-origin"},
            {"Referrer-Policy", "no-referrer"}}};
 }
 

@@ -20,7 +20,7 @@ struct Reading {
   GenerationFields out = {};
   std::optional<int64_t> max_completion_tokens = {};
   std::optional<bool> add_generation_prompt = {};
-  bool stream_options = false;
+  bool stream_options = false, top_logprobs = false;
 };
 
 // ---- values
@@ -82,6 +82,11 @@ void read_prompt(const json::Ref& ref, Reading& r) {
   }
 }
 
+bool is_message_field(std::string_view name) {
+  return name == "role" || name == "content" || name == "name" || name == "reasoning_content" || name == "reasoning" ||
+         name == "thinking";
+}
+
 // Content as text: parts joined.
 void read_messages(const json::Ref& ref, Reading& r) {
   ref.expect_array();
@@ -89,8 +94,18 @@ void read_messages(const json::Ref& ref, Reading& r) {
   json::Value messages = json::Value::array();
   for (const json::Ref& message : ref.items()) {
     message.expect_object();
-    static_cast<void>(text_of(message.at("role")));
-    json::Value copy = message.value();
+    // Another role, or what a message would say elsewhere, might be left out by the template without a word.
+    const std::string& role = message.at("role").string();
+    if (role != "system" && role != "developer" && role != "user" && role != "assistant")
+      message.at("role").fail_type("system, developer, user or assistant");
+    json::Value copy = json::Value::object();
+    for (const auto& [name, value] : message.value().members()) {
+      const bool empty = value.is_null() || (value.type() == json::Type::array && value.items().empty());
+      if (empty && name != "content") continue;
+      if (!is_message_field(name))
+        message.at(name).fail("expected nothing (messages have role, content, name and reasoning_content here)");
+      copy.set(name, value);
+    }
     if (const auto content = message.find("content"); content && content->value().type() == json::Type::array) {
       std::string text;
       for (const json::Ref& part : content->items()) {
@@ -206,7 +221,10 @@ constexpr Field request_fields[] = {
      }},
     {"logprobs", in_chat, [](const json::Ref& v, Reading& r) { r.out.logprobs = v.boolean(); }},
     {"top_logprobs", in_chat,
-     [](const json::Ref& v, Reading& r) { r.out.top_logprobs = static_cast<int32_t>(v.integer(0, 20)); }},
+     [](const json::Ref& v, Reading& r) {
+       r.out.top_logprobs = static_cast<int32_t>(v.integer(0, 20));
+       r.top_logprobs = true;
+     }},
     {"echo", in_completions, [](const json::Ref& v, Reading& r) { r.out.echo = v.boolean(); }},
     {"logit_bias", in_both, read_logit_bias},
     {"stream", in_both, [](const json::Ref& v, Reading& r) { r.out.stream = v.boolean(); }},
@@ -265,8 +283,7 @@ void check_together(Reading& r) {
   }
   if (out.max_tokens == 0 && !out.echo)
     refuse_body("max_tokens", out.chat ? "expected at least 1, found 0" : "expected at least 1 without echo, found 0");
-  if (out.chat && out.top_logprobs > 0 && !out.logprobs)
-    refuse_body("top_logprobs", "expected logprobs: true beside it");
+  if (r.top_logprobs && !out.logprobs) refuse_body("top_logprobs", "expected logprobs: true beside it");
   if (r.stream_options && !out.stream) refuse_body("stream_options", "expected stream: true beside it");
   if (out.continue_final && r.add_generation_prompt.value_or(false))
     refuse_body("continue_final_message", "expected no add_generation_prompt beside it");

@@ -77,6 +77,8 @@ void read_length(RequestHead& head) {
     if (!digits || text.size() > 18) refuse_head(400, "expected a Content-Length in decimal digits");
     std::from_chars(text.data(), text.data() + text.size(), head.content_length);
   }
+  if (const std::string* coding = head.find("content-encoding"); coding && ascii_lower(*coding) != "identity")
+    refuse_head(415, "expected a body without Content-Encoding, found " + in_quotes(*coding));
   if (head.method == "POST" || head.method == "PUT" || head.method == "PATCH") {
     if (!head.chunked && head.content_length < 0) refuse_head(411, "expected a Content-Length");
   } else if (head.has_body()) {

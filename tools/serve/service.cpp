@@ -278,6 +278,13 @@ void Service::timeline(const HttpRequest& request, std::shared_ptr<Exchange> exc
     (name == "from" ? from : to) = number;
     query = end == std::string_view::npos ? std::string_view() : query.substr(end + 1);
   }
+  const int64_t n_rows = found->job.n_given() + static_cast<int64_t>(found->tokens.size());
+  if (to < 0) to = n_rows;
+  if (from > to || to > n_rows)
+    throw ApiError(400,
+                   "query: expected rows 0 <= from <= to <= " + std::to_string(n_rows) +
+                       ", found from=" + std::to_string(from) + " and to=" + std::to_string(to),
+                   to > n_rows ? "to" : "from");
   answer_trace(*model_, timelines_, id, *found, from, to, std::move(exchange));
 }
 

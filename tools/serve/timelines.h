@@ -31,8 +31,8 @@ struct Timeline {
 // From any thread.
 class Timelines {
  public:
-  // `most`: with rows; specs alone are small, and sixteen times as many are kept.
-  explicit Timelines(size_t most = 64) : most_(most) {}
+  // `most`: with rows; of specs alone sixteen times as many are kept, and about `most_bytes` of them.
+  explicit Timelines(size_t most = 64, size_t most_bytes = size_t{128} << 20) : most_(most), most_bytes_(most_bytes) {}
   std::string add(Timeline timeline);  // its id: 128 random bits
   void put_rows(const std::string& id, std::shared_ptr<const RecordedRows> rows);
   // None for another key's.
@@ -41,15 +41,18 @@ class Timelines {
   size_t size() const;
 
  private:
-  void drop();
   struct Entry {
     Timeline timeline;
     uint64_t used = 0;
+    size_t bytes = 0;  // of memory without rows, about
   };
+  void drop();
+  void erase(std::map<std::string, Entry>::iterator entry);
   mutable std::mutex mutex_;
-  const size_t most_;
+  const size_t most_, most_bytes_;
   std::map<std::string, Entry> entries_;
   uint64_t clock_ = 0;
+  size_t bytes_ = 0;
 };
 
 }  // namespace signalbox::tools
