@@ -194,7 +194,7 @@ TEST_CASE("serve: Host, Origin, Sec-Fetch-Site and content type decide together"
         CHECK(passes == (host.good && origin.good && site.good));
         ++n;
       }
-  CHECK(n == 300);
+  CHECK(n == 330);
 
   // On every path, before anything else; and no answer has a header of CORS.
   const ServerProcess& server = shared_server();
