@@ -7,7 +7,7 @@ import {fragmentOf, packFragment, unpackFragment} from '../../tools/serve/page/l
 import {GridLayout, blocksOf, fittingStep, minimapScroll, minimapWindow, moved, tilesOf, zoomed} from '../../tools/serve/page/logic/layout.js';
 import {Model} from '../../tools/serve/page/logic/model.js';
 import {asCommand, asCurl, asExperiment, asPython, experimentSpec} from '../../tools/serve/page/logic/requests.js';
-import {Session, factsOf, rankingOf} from '../../tools/serve/page/logic/session.js';
+import {Session, cellKey, factsOf, rankingOf} from '../../tools/serve/page/logic/session.js';
 import * as spec from '../../tools/serve/page/logic/spec.js';
 import {Store} from '../../tools/serve/page/logic/store.js';
 import {Tree, firstDifference, parting, sameBits} from '../../tools/serve/page/logic/tree.js';
@@ -342,6 +342,15 @@ test('a text that is stopped keeps what came, and is not taken for finished', as
   };
   const base = await session.start({prompt: 'x'}, {maxTokens: 1, temperature: 0, topP: 1, seed: 0});
   assert.deepEqual([base.run.pieces.length, base.run.done, session.model.get('error')], [3, false, null]);
+});
+
+test('a ranking is asked for once the text is done, and again under other edits', () => {
+  // Token ids come before the text is done: the words of the last are still asked for then.
+  const run = {tokens: [1, 2, 8], done: false}, node = {id: 'a', edits: [], run}, before = cellKey(node, 1, 2);
+  run.done = true;
+  const done = cellKey(node, 1, 2);
+  node.edits = [spec.banEdit([1], here)];
+  assert.equal(new Set([before, done, cellKey(node, 1, 2), cellKey(node, 1, 1), cellKey(node, 0, 2)]).size, 5);
 });
 
 test('the ranking is that of the scores, ties to the lowest index', () => {

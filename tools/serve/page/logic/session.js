@@ -269,7 +269,7 @@ export class Session {
   }
   /** Logits and scores of every expert at a cell of the selected text, before edits of that route. */
   async ranking(node, position, layer) {
-    const key = `${node.id} ${position} ${layer} ${JSON.stringify(node.edits)} ${node.run.tokens.length}`;
+    const key = cellKey(node, position, layer);
     if (!this.rankings.has(key)) {
       const asked =
         this.api
@@ -303,6 +303,10 @@ export class Session {
     return texts;
   }
 }
+
+/** Which ranking a view shows: one of an unfinished text is none yet, and is asked for when the text is done. */
+export const cellKey = (node, position, layer) =>
+  JSON.stringify([node.id, position, layer, node.edits, node.run.tokens.length, node.run.done]);
 
 /** Experts by what the selection sees, ties to the lowest index. */
 export const rankingOf = (logits, scores) => scores.map((score, expert) => ({expert, score, logit: logits[expert]}))

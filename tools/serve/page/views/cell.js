@@ -1,6 +1,7 @@
 // The selected cell: how the router ranked the experts, which it chose, and what to choose instead. What is picked here
 // waits as edits until Enter runs the text again under them.
 import {mostChosen} from '../logic/colours.js';
+import {cellKey} from '../logic/session.js';
 import {banEdit, firstThatCanDiffer, forceEdit, numbersOf, policyEdit, routeEdit, scaleEdit, swapped, weightPolicies} from '../logic/spec.js';
 import {definitions, quoted, wordsOfEdit} from '../logic/words.js';
 import {button, field, fill, h, listen, number, onFrame, options, set} from './dom.js';
@@ -45,7 +46,7 @@ export function renderCell({model, el, session}) {
              })));
   fill(el, title, facts, alternatives, form);
 
-  let ranking = [], route = [], slot = 0, active = 0, key = '', touched = false;
+  let ranking = [], route = [], slot = 0, active = 0, key = '', touched = false, unranked = '';
   const cell = () => ({t: model.get('position') ?? null, layer: model.get('layer')});
   const node = () => model.get('node');
   const where = () => {
@@ -139,7 +140,7 @@ export function renderCell({model, el, session}) {
       key = '';
       return;
     }
-    const next = `${node().id} ${t} ${layer} ${now.tokens.length}`;
+    const next = cellKey(node(), t, layer);
     if (next === key) {
       draw();
       return;
@@ -151,6 +152,7 @@ export function renderCell({model, el, session}) {
     route = now.routes.experts(t, l);
     touched = false;
     ranking = [];
+    unranked = '';
     draw();
     if (!session || !now.done) return;
     await new Promise(resolve => setTimeout(resolve, 120));  // arrows pass many cells
@@ -161,7 +163,11 @@ export function renderCell({model, el, session}) {
       ranking = found;
       active = Math.max(0, ranking.findIndex(row => !route.includes(row.expert)));
       draw();
-    } catch (error) { words.textContent = error.message; }
+    } catch (error) {
+      if (key !== next) return;
+      unranked = `No ranking: ${error.message}`;
+      draw();
+    }
   };
   const draw = () => {
     const {t, layer} = cell(), now = node()?.run;
@@ -217,7 +223,7 @@ export function renderCell({model, el, session}) {
              class: 'soft small',
              role: 'option',
              'aria-selected': 'false',
-             text: now.done ? 'Asking the router…' : 'The ranking comes when the text is finished.'
+             text: unranked || (now.done ? 'Asking the router…' : 'The ranking comes when the text is finished.')
            }));
     else
       list.setAttribute('aria-activedescendant', `rank-${active}`);

@@ -87,6 +87,7 @@ export class CellGrid {
     this.at.row = Math.min(this.at.row, Math.max(0, data.rows - 1));
     set(this.grid, {'aria-rowcount': String(data.rows), 'aria-colcount': String(data.columns)});
     this.draw();
+    if (this.out.textContent) this.say();  // what was read holds no more: another text, or more of it
   }
   /** Until somebody zooms the columns fill the room. */
   refit() {
@@ -347,7 +348,8 @@ export class CellGrid {
   say() {
     clearTimeout(this.speaker);
     this.speaker = setTimeout(() => {
-      if (this.data?.columns) this.out.textContent = this.options.describe(this.at.column, this.at.row);
+      const words = this.data?.columns ? this.options.describe(this.at.column, this.at.row) : '';
+      if (this.out.textContent !== words) this.out.textContent = words;  // read once
     }, 150);
   }
   cellOf(event) {
