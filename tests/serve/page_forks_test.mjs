@@ -5,8 +5,9 @@ import {readFileSync, readdirSync} from 'node:fs';
 import test from 'node:test';
 import {fragmentOf, packFragment, unpackFragment} from '../../tools/serve/page/logic/api.js';
 import {GridLayout, blocksOf, fittingStep, minimapScroll, minimapWindow, moved, tilesOf, zoomed} from '../../tools/serve/page/logic/layout.js';
+import {exactJson} from '../../tools/serve/page/logic/sse.js';
 import {Model} from '../../tools/serve/page/logic/model.js';
-import {asCommand, asCurl, asExperiment, asPython, experimentSpec} from '../../tools/serve/page/logic/requests.js';
+import {asCommand, asCurl, asExperiment, asPython, experimentSpec, jsonOf, seedAfter, settingsOf, streamBody} from '../../tools/serve/page/logic/requests.js';
 import {Session, cellKey, factsOf, rankingOf} from '../../tools/serve/page/logic/session.js';
 import * as spec from '../../tools/serve/page/logic/spec.js';
 import {Store} from '../../tools/serve/page/logic/store.js';
@@ -182,6 +183,29 @@ test('the same request in other words', () => {
   assert.match(
     asCommand('m', {...node, edits: [], record: {tokens: [1, 2]}}),
     /\{"id":"prompt","tokens":\[1,2\]\}\nEND\nsignalbox generate m --input record.jsonl/);
+});
+
+test('a seed keeps its digits, and one that cannot be sent is refused', () => {
+  const fields = {maxTokens: '4', temperature: '1', topP: '1', seed: '9007199254740993', samples: '2', ignoreEos: false};
+  const {generate, samples} = settingsOf(fields), drawn = {record: {prompt: 'x'}, generate, edits: []};
+  assert.deepEqual([generate.seed, samples, seedAfter(generate.seed, 1)], ['9007199254740993', 2, '9007199254740994']);
+  assert.match(jsonOf(streamBody('m', [1], drawn)), /"seed":9007199254740993,/);
+  assert.match(asCurl('http://h', 'm', drawn), /"seed":9007199254740993[,}]/);
+  assert.match(asPython('http://h', 'm', drawn), /seed=9007199254740993,/);
+  assert.match(asCommand('m', drawn), /--seed 9007199254740993 /);
+  assert.match(asCommand('m', {...drawn, generate: {...generate, seed: -3}}), /--seed 18446744073709551613 /);
+  assert.equal(settingsOf({...fields, seed: ' 7 '}).generate.seed, 7);
+  for (const seed of ['-3', '', '1.5', '1e3', '9223372036854775808', '9223372036854775807'])
+    assert.throws(() => settingsOf({...fields, seed}), /^Error: Seed: expected/, seed);
+  for (const [name, wrong] of [['maxTokens', '0'], ['temperature', ''], ['topP', '0'], ['samples', '1.5']])
+    assert.throws(() => settingsOf({...fields, [name]: wrong}), /: expected/, name);
+  assert.deepEqual(
+    exactJson('{"seed": 9007199254740993, "a": {"seed":7}, "text": ",\\"seed\\":9007199254740993,"}'),
+    {seed: '9007199254740993', a: {seed: 7}, text: ',"seed":9007199254740993,'});
+  const value = {a: [1, null, undefined, 'ä"'], b: undefined, c: {d: false}};
+  assert.equal(jsonOf(value), JSON.stringify(value));
+  // What an edit draws depends on the seed, of greedy text too.
+  assert.match(asCommand('m', {...drawn, generate: {...generate, temperature: 0}, edits: [spec.policyEdit('random', here)]}), /--seed/);
 });
 
 test('an experiment has controls', () => {

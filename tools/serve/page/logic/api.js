@@ -1,5 +1,6 @@
 // The server, over fetch. The key stands in the URL's fragment, is taken out of it, and stays in memory.
-import {readEvents} from './sse.js';
+import {jsonOf} from './requests.js';
+import {exactJson, readEvents} from './sse.js';
 
 /** '#key=…&fork=…' as a map. */
 export const fragmentOf = hash => new Map(new URLSearchParams(hash.replace(/^#/, '')));
@@ -20,13 +21,13 @@ export class Api {
       method: body === undefined ? 'GET' : 'POST',
       signal,
       headers: this.headers(body),
-      body: body === undefined ? undefined : JSON.stringify(body)
+      body: body === undefined ? undefined : jsonOf(body)
     });
     if (!response.ok) throw Object.assign(new Error(await failure(response)), {status: response.status});
     return response;
   }
-  async get(path, signal) { return (await this.ask(path, undefined, signal)).json(); }
-  async post(path, body, signal) { return (await this.ask(path, body, signal)).json(); }
+  async get(path, signal) { return exactJson(await (await this.ask(path, undefined, signal)).text()); }
+  async post(path, body, signal) { return exactJson(await (await this.ask(path, body, signal)).text()); }
   /** Calls `each` with every event; throws where the stream breaks off. */
   async stream(path, body, each, signal) {
     const response = await this.ask(path, body, signal);

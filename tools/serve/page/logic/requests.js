@@ -3,12 +3,63 @@
 export const watched = '*.router.ids,*.router.weights,*.router.margin';
 const alternatives = 10;
 
+/**
+ * Seeds are whole numbers of 63 bits, of which a JavaScript number holds 53: a larger one is kept as its digits, and
+ * goes into a request as a BigInt.
+ */
+export const largestSeed = 2n ** 63n - 1n;
+export const keptSeed = big => big <= BigInt(Number.MAX_SAFE_INTEGER) ? Number(big) : String(big);
+const sentSeed = seed => typeof seed === 'string' ? BigInt(seed) : seed;
+/** The seed `i` places after another. Throws past the largest. */
+export function seedAfter(seed, i) {
+  const next = BigInt(seed) + BigInt(i);
+  if (next > largestSeed) throw new Error(`Seed: expected one from 0 to ${largestSeed} for each sample, found ${next}`);
+  return keptSeed(next);
+}
+/** As the command line writes it: numbers below zero, which the API takes, are there those of the same 64 bits. */
+const writtenSeed = seed => String(BigInt.asUintN(64, BigInt(seed ?? 0)));
+
+/** JSON of a value that may hold BigInts. */
+export function jsonOf(value) {
+  if (typeof value === 'bigint') return String(value);
+  if (Array.isArray(value)) return `[${value.map(one => jsonOf(one) ?? 'null').join(',')}]`;
+  if (value === null || typeof value !== 'object') return JSON.stringify(value);
+  const fields = Object.entries(value).filter(([, one]) => one !== undefined);
+  return `{${fields.map(([name, one]) => `${JSON.stringify(name)}:${jsonOf(one)}`).join(',')}}`;
+}
+
+/** What the fields of the form say, which are text. Throws with the field's name where one cannot be sent. */
+export function settingsOf({maxTokens, temperature, topP, seed, samples, ignoreEos}) {
+  const bad = (name, expected, found) => new Error(`${name}: expected ${expected}, found “${found}”`);
+  const whole = (name, text, low, high) => {
+    if (!/^\d+$/.test(text.trim()) || BigInt(text) < BigInt(low) || BigInt(text) > BigInt(high))
+      throw bad(name, `a whole number from ${low} to ${high}`, text);
+    return BigInt(text);
+  };
+  const real = (name, text, expected, good) => {
+    if (!text.trim() || !good(Number(text))) throw bad(name, expected, text);
+    return Number(text);
+  };
+  const first = keptSeed(whole('Seed', seed, 0, largestSeed)), count = Number(whole('Samples', samples, 1, 128));
+  seedAfter(first, count - 1);
+  return {
+    samples: count,
+    generate: {
+      maxTokens: Number(whole('Max tokens', maxTokens, 1, 2 ** 31 - 1)),
+      temperature: real('Temperature', temperature, 'a number from 0 to 2', v => v >= 0 && v <= 2),
+      topP: real('Top p', topP, 'a number above 0, at most 1', v => v > 0 && v <= 1),
+      seed: first,
+      ignoreEos
+    }
+  };
+}
+
 /** The sampling fields of the API, of the page's settings. */
 const sampling = ({maxTokens, temperature, topP, seed, ignoreEos}) => ({
   max_tokens: maxTokens,
   temperature,
   ...(topP < 1 ? {top_p: topP} : {}),
-  ...(seed === null ? {} : {seed}),
+  ...(seed === null ? {} : {seed: sentSeed(seed)}),
   ...(ignoreEos ? {ignore_eos: true} : {}),
 });
 
@@ -70,13 +121,14 @@ export function plainRequest(model, node) {
 const shellQuoted = text => `'${text.replaceAll('\'', `'\\''`)}'`;
 export function asCurl(base, model, node) {
   const {path, body} = plainRequest(model, node);
-  return `curl ${base}${path} -H 'Content-Type: application/json' -d ${shellQuoted(JSON.stringify(body))}\n`;
+  return `curl ${base}${path} -H 'Content-Type: application/json' -d ${shellQuoted(jsonOf(body))}\n`;
 }
 
 const pythonOf = value => {
   if (value === null || value === undefined) return 'None';
   if (value === true) return 'True';
   if (value === false) return 'False';
+  if (typeof value === 'bigint') return String(value);
   if (Array.isArray(value)) return `[${value.map(pythonOf).join(', ')}]`;
   if (typeof value === 'object')
     return `{${Object.entries(value).map(([k, v]) => `${JSON.stringify(k)}: ${pythonOf(v)}`).join(', ')}}`;
@@ -100,8 +152,12 @@ print(answer.${text})
 /** The edits as a file. Vectors that were read in the browser stand inline. */
 export const asSpec = node => JSON.stringify({edits: node.edits}, null, 2) + '\n';
 
-const flags = ({maxTokens, temperature, topP, seed, ignoreEos}) => ` --max-tokens ${maxTokens}` +
-  (temperature > 0 ? ` --temperature ${temperature} --seed ${seed ?? 0}` : '') + (topP < 1 ? ` --top-p ${topP}` : '') +
+/** Does the seed decide what an edit does? */
+const draws = edit => edit.seed === undefined &&
+  (['random', 'permute', 'gumbel', 'frequency_matched'].includes(edit.policy) || edit.tokens?.fraction !== undefined);
+const flags = ({maxTokens, temperature, topP, seed, ignoreEos}, edits) => ` --max-tokens ${maxTokens}` +
+  (temperature > 0 ? ` --temperature ${temperature}` : '') +
+  (temperature > 0 || edits.some(draws) ? ` --seed ${writtenSeed(seed)}` : '') + (topP < 1 ? ` --top-p ${topP}` : '') +
   (ignoreEos ? ' --ignore-eos' : '');
 /** `argument`: the MODEL that the server was started with, as far as the page knows. */
 export function asCommand(argument, node) {
@@ -114,7 +170,7 @@ export function asCommand(argument, node) {
   const file = record.startsWith('--input') ?
     `cat > record.jsonl <<'END'\n${JSON.stringify({id: 'prompt', ...(messages ? {messages} : {tokens})})}\nEND\n` :
     '';
-  return `${edits}${file}signalbox generate ${argument} ${record}${flags(node.generate)}` +
+  return `${edits}${file}signalbox generate ${argument} ${record}${flags(node.generate, node.edits)}` +
     `${node.edits.length ? ' --edits edits.json' : ''} --trace trace --json\n`;
 }
 

@@ -113,6 +113,11 @@ export class Session {
     this.store?.saveNode(node);
   }
   say(text) { this.model.set('status', text); }
+  /** A field was refused before anything was asked: what was said of an earlier text holds no more. */
+  refuse() {
+    this.model.set('error', null);
+    this.say('Nothing was run.');
+  }
   fail(error) {
     if (error.name === 'AbortError') return;
     this.model.set('error', error.message);

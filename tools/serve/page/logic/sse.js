@@ -30,6 +30,11 @@ export class EventReader {
   }
 }
 
+/** A JSON text; seeds that a number cannot hold are given as their digits. */
+export const exactJson = text => JSON.parse(text.replace(
+  /([{,\s]"seed"\s*:\s*)(-?\d{16,})(?=[\s,}])/g,
+  (whole, before, digits) => Number.isSafeInteger(Number(digits)) ? whole : `${before}"${digits}"`));
+
 /**
  * Reads a response's events as JSON until `[DONE]`. An `error` event, and an end without `[DONE]`, throw: a stream that
  * was cut must not look like a short answer.
@@ -42,7 +47,7 @@ export async function readEvents(body, each) {
       done = true;
       return;
     }
-    const event = JSON.parse(data);
+    const event = exactJson(data);
     if (event.error) throw new Error(event.error.message || 'the server stopped in mid-stream');
     each(event);
   });

@@ -120,6 +120,9 @@ export class Tree {
         throw bad(`${path}.record`, 'an object', node.record);
       if (typeof node.generate !== 'object' || node.generate === null)
         throw bad(`${path}.generate`, 'an object', node.generate);
+      const {seed = null} = node.generate;
+      if (seed !== null && !Number.isInteger(seed) && !/^-?\d{1,19}$/.test(seed))
+        throw bad(`${path}.generate.seed`, 'a whole number', seed);
       if (!Array.isArray(node.edits)) throw bad(`${path}.edits`, 'a list', node.edits);
       const {id, parent, record, generate, edits, expect} = node;
       if (expect && !(Array.isArray(expect.tokens) && expect.tokens.every(Number.isInteger)))

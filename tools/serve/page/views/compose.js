@@ -1,4 +1,5 @@
 // The prompt and how text is generated.
+import {seedAfter, settingsOf} from '../logic/requests.js';
 import {button, field, fill, h, listen, number, options, set} from './dom.js';
 
 export function renderCompose({model, el, session}) {
@@ -8,7 +9,8 @@ export function renderCompose({model, el, session}) {
   const maxTokens = h('input', {type: 'number', value: '48', min: 1}),
         temperature = h('input', {type: 'number', value: '0', min: 0, max: 2, step: 0.1}),
         topP = h('input', {type: 'number', value: '1', min: 0.01, max: 1, step: 0.01});
-  const seed = h('input', {type: 'number', value: '0', step: 1}), lock = h('input', {type: 'checkbox', checked: true}),
+  const seed = h('input', {type: 'text', value: '0', inputMode: 'numeric', spellcheck: false, autocomplete: 'off'}),
+        lock = h('input', {type: 'checkbox', checked: true}),
         samples = h('input', {type: 'number', value: '1', min: 1, max: 128}), ends = h('input', {type: 'checkbox'}),
         domain = h('input', {type: 'text', placeholder: 'none'});
   const run = h('button', {type: 'submit', class: 'primary', text: 'Run', title: 'Ctrl+Enter'}),
@@ -25,11 +27,13 @@ export function renderCompose({model, el, session}) {
         h('label', {}, ends, ' go on past an end token')),
       words, h('div', {class: 'buttons'}, run, stop));
   fill(el, h('h2', {text: 'Prompt'}), form);
-  const generate = () => ({
-    maxTokens: Number(maxTokens.value),
-    temperature: Number(temperature.value),
-    topP: Number(topP.value),
-    seed: Number(seed.value),
+  form.noValidate = true;  // said in words, by whichever key the text is run
+  const settings = () => settingsOf({
+    maxTokens: maxTokens.value,
+    temperature: temperature.value,
+    topP: topP.value,
+    seed: seed.value,
+    samples: samples.value,
     ignoreEos: ends.checked
   });
   const record = () => mode.value === 'raw' ? {prompt: prompt.value} : {
@@ -40,17 +44,22 @@ export function renderCompose({model, el, session}) {
   };
   const submit = async () => {
     words.textContent = '';
-    if (!prompt.value) {
-      words.textContent = 'Prompt: expected some text.';
-      prompt.focus();
-      return;
+    try {
+      if (!prompt.value) throw new Error('Prompt: expected some text.');
+      if (!lock.checked) seed.value = String(crypto.getRandomValues(new Uint32Array(1))[0]);
+      const {generate, samples: count} = settings(), given = record();
+      const extra = domain.value.trim() ? {domain: domain.value.trim()} : {};
+      for (let i = 0; i < count; ++i) {
+        const own = seedAfter(generate.seed, i);
+        await session.start(given, {...generate, seed: own}, {...extra, ...(count > 1 ? {name: `seed ${own}`} : {})});
+      }
+    } catch (error) {
+      words.textContent = error.message;
+      session.refuse();
+      const wrong =
+        [...form.querySelectorAll('label')].find(label => error.message.startsWith(`${label.textContent}:`));
+      (wrong ? document.getElementById(wrong.htmlFor) : prompt).focus();
     }
-    if (!lock.checked) seed.value = String(crypto.getRandomValues(new Uint32Array(1))[0]);
-    const settings = generate(), extra = domain.value.trim() ? {domain: domain.value.trim()} : {};
-    for (let i = 0; i < Number(samples.value); ++i)
-      await session.start(
-        record(), {...settings, seed: settings.seed + i},
-        {...extra, ...(Number(samples.value) > 1 ? {name: `seed ${settings.seed + i}`} : {})});
   };
   form.addEventListener('submit', event => {
     event.preventDefault();
