@@ -7,7 +7,7 @@ import {fragmentOf, packFragment, unpackFragment} from '../../tools/serve/page/l
 import {GridLayout, blocksOf, fittingStep, minimapScroll, minimapWindow, moved, tilesOf, zoomed} from '../../tools/serve/page/logic/layout.js';
 import {exactJson} from '../../tools/serve/page/logic/sse.js';
 import {Model} from '../../tools/serve/page/logic/model.js';
-import {asCommand, asCurl, asExperiment, asPython, experimentSpec, jsonOf, seedAfter, settingsOf, streamBody} from '../../tools/serve/page/logic/requests.js';
+import {asCommand, asCurl, asExperiment, asPython, experimentSpec, jsonOf, seedAfter, settingsOf, streamBody, wordsOfControls} from '../../tools/serve/page/logic/requests.js';
 import {Session, cellKey, factsOf, rankingOf} from '../../tools/serve/page/logic/session.js';
 import * as spec from '../../tools/serve/page/logic/spec.js';
 import {Store} from '../../tools/serve/page/logic/store.js';
@@ -179,10 +179,29 @@ test('the same request in other words', () => {
     /signalbox generate builtin --prompt 'It'\\''s' --max-tokens 4 --temperature 0.5 --seed 7 --top-p 0.9 --edits edits.json/);
   assert.match(
     asCommand('builtin', {...node, edits: [], record: {messages: [{role: 'user', content: 'hi'}]}}),
-    /^signalbox generate builtin --chat 'hi' --max-tokens 4 --trace trace --json\n$/);
+    /^signalbox generate builtin --chat 'hi' --max-tokens 4 --json\n$/);
   assert.match(
     asCommand('m', {...node, edits: [], record: {tokens: [1, 2]}}),
     /\{"id":"prompt","tokens":\[1,2\]\}\nEND\nsignalbox generate m --input record.jsonl/);
+});
+
+test('no NUL stands in a command', () => {
+  for (const record of [{prompt: 'a\0b'}, {messages: [{role: 'user', content: 'a\0b'}]}]) {
+    const text = asCommand('m', {...node, record, edits: []});
+    assert.ok(!text.includes('\0'));
+    assert.match(text, /^# No shell .*\n.*\n.*a\\u0000b.*\nEND\nsignalbox generate m --input record\.jsonl --max-tokens 4 --json\n$/);
+  }
+});
+
+test('the command of docs/page.md is the one that the page gives', () => {
+  const text = readFileSync(new URL('../../docs/page.md', import.meta.url), 'utf8');
+  const made = {
+    record: {prompt: 'The capital of Rulfar is'},
+    generate: {maxTokens: 6, temperature: 0, topP: 1, seed: 0, ignoreEos: false},
+    edits: [spec.policyEdit('worst', {scope: 'token', from: 6, to: 7, layers: [1]}, 'renormalize')]
+  };
+  const block = asCommand('builtin', made).trimEnd().replace(/^/gm, '    ');
+  assert.ok(text.includes(`\n\n${block}\n\n`), block);
 });
 
 test('a seed keeps its digits, and one that cannot be sent is refused', () => {
@@ -222,6 +241,17 @@ test('an experiment has controls', () => {
   assert.equal(routed.seeds.length, 20);
   const banned = experimentSpec('builtin', {...node, edits: [spec.banEdit([1], {...here, scope: 'layer'})]});
   assert.deepEqual([banned.controls, banned.interventions.length], [{random: 20, bottom: true}, 2]);
+  for (const policy of ['worst', 'next_best', 'swap_last', 'random']) {
+    const edit = spec.policyEdit(policy, here, 'model'), made = {...node, edits: [spec.banEdit([1], here), edit]},
+          {interventions: [, fork, drawn], seeds} = experimentSpec('builtin', made);
+    assert.deepEqual(drawn.edits, [made.edits[0], {...edit, policy: 'random', exclude_original: true}]);
+    // A drawn route keeps its draw, which is not among the others.
+    assert.deepEqual(
+      [fork.edits[1].seed, seeds.length, seeds.includes(7)], policy === 'random' ? [7, 20, false] : [undefined, 20, true]);
+    assert.match(wordsOfControls(made.edits).join(), /Drawn routes.*Drawn experts/);
+  }
+  assert.match(wordsOfControls([spec.policyEdit('swap_last', here)]).join(), /changes one/);
+  assert.match(wordsOfControls([{op: 'add'}]).join(), /No control/);
   assert.match(asExperiment('builtin', node, 'out'), /signalbox run experiment\/spec.json --out experiment\/run/);
 });
 

@@ -28,6 +28,18 @@ export function jsonOf(value) {
   return `{${fields.map(([name, one]) => `${JSON.stringify(name)}:${jsonOf(one)}`).join(',')}}`;
 }
 
+/** JSON for a reader: short values in one line. */
+export function indented(value, margin = '') {
+  const line = jsonOf(value), inner = margin + '  ';
+  if (value === null || typeof value !== 'object' || margin.length + line.length <= 100) return line;
+  const end = Array.isArray(value) ? ']' : '}',
+        fields = Array.isArray(value) ? value.map(one => indented(one, inner)) :
+                                        Object.entries(value)
+                                          .filter(([, one]) => one !== undefined)
+                                          .map(([name, one]) => `${JSON.stringify(name)}: ${indented(one, inner)}`);
+  return `${line[0]}\n${fields.map(field => inner + field).join(',\n')}\n${margin}${end}`;
+}
+
 /** What the fields of the form say, which are text. Throws with the field's name where one cannot be sent. */
 export function settingsOf({maxTokens, temperature, topP, seed, samples, ignoreEos}) {
   const bad = (name, expected, found) => new Error(`${name}: expected ${expected}, found “${found}”`);
@@ -150,45 +162,74 @@ print(answer.${text})
 }
 
 /** The edits as a file. Vectors that were read in the browser stand inline. */
-export const asSpec = node => JSON.stringify({edits: node.edits}, null, 2) + '\n';
+export const asSpec = node => indented({edits: node.edits}) + '\n';
 
 /** Does the seed decide what an edit does? */
-const draws = edit => edit.seed === undefined &&
+const drawnBySeed = edit => edit.seed === undefined &&
   (['random', 'permute', 'gumbel', 'frequency_matched'].includes(edit.policy) || edit.tokens?.fraction !== undefined);
 const flags = ({maxTokens, temperature, topP, seed, ignoreEos}, edits) => ` --max-tokens ${maxTokens}` +
   (temperature > 0 ? ` --temperature ${temperature}` : '') +
-  (temperature > 0 || edits.some(draws) ? ` --seed ${writtenSeed(seed)}` : '') + (topP < 1 ? ` --top-p ${topP}` : '') +
-  (ignoreEos ? ' --ignore-eos' : '');
+  (temperature > 0 || edits.some(drawnBySeed) ? ` --seed ${writtenSeed(seed)}` : '') +
+  (topP < 1 ? ` --top-p ${topP}` : '') + (ignoreEos ? ' --ignore-eos' : '');
 /** `argument`: the MODEL that the server was started with, as far as the page knows. */
 export function asCommand(argument, node) {
   const {prompt, messages, tokens} = node.record;
   const edits = node.edits.length ? `cat > edits.json <<'END'\n${asSpec(node)}END\n` : '';
   const chat = messages && messages.length === 1 && messages[0].role === 'user' ? messages[0].content : null;
-  const record = prompt !== undefined ? `--prompt ${shellQuoted(prompt)}` :
+  const zero = (prompt ?? chat ?? '').includes('\0');
+  const record = zero    ? '--input record.jsonl' :
+    prompt !== undefined ? `--prompt ${shellQuoted(prompt)}` :
     chat !== null ? `--chat ${shellQuoted(chat)}` :
                     '--input record.jsonl';
+  const given = messages ? {messages} : prompt !== undefined ? {prompt} : {tokens};
+  const why = zero ? '# No shell passes the character NUL in an argument: the prompt stands in a file.\n' : '';
   const file = record.startsWith('--input') ?
-    `cat > record.jsonl <<'END'\n${JSON.stringify({id: 'prompt', ...(messages ? {messages} : {tokens})})}\nEND\n` :
+    `${why}cat > record.jsonl <<'END'\n${JSON.stringify({id: 'prompt', ...given})}\nEND\n` :
     '';
   return `${edits}${file}signalbox generate ${argument} ${record}${flags(node.generate, node.edits)}` +
-    `${node.edits.length ? ' --edits edits.json' : ''} --trace trace --json\n`;
+    `${node.edits.length ? ' --edits edits.json' : ''} --json\n`;
+}
+
+// Of a fixed route the run draws others as of every edit with names.
+const isRoute = edit => edit.op === 'misroute';
+const namesExperts = edit => edit.policy === 'fixed' || ['deactivate', 'activate', 'scale_expert'].includes(edit.op);
+/** What stands beside a fork in its experiment, in words; a line each. */
+export function wordsOfControls(edits, draws = 20) {
+  const out = [];
+  if (edits.some(isRoute))
+    out.push(`Drawn routes: at the same places as many other experts, drawn with each of ${draws} seeds.`);
+  if (edits.some(edit => edit.policy === 'random')) out.push('The fork keeps its own draw, which is none of them.');
+  if (edits.some(edit => edit.policy === 'swap_last'))
+    out.push('They change every slot and “swap last” changes one: no draw of a single slot is known to the run.');
+  if (edits.some(namesExperts))
+    out.push(`Drawn experts: ${draws} times as many others of the same layers, and the bottom ones.`);
+  if (edits.some(edit => edit.op === 'add'))
+    out.push('No control is drawn for an added vector: set others of the same length beside it.');
+  return out;
 }
 
 /**
  * A fork as an experiment: the same edits against their controls, on records of the user's. One fork shows that a text
  * can change; whether these experts did it is what controls are for. Edits that name experts of a layer get the run's
- * own controls (as many others in the same layers); a route at a place gets drawn routes at the same place.
+ * own controls (as many others in the same layers); a route at a place, however it was chosen, gets drawn routes at the
+ * same place. A fork whose route was drawn keeps that draw (its seed, and the record's id), beside those of other
+ * seeds.
  */
 export function experimentSpec(argument, node, draws = 20) {
-  const routed = node.edits.filter(edit => edit.op === 'misroute' && edit.policy === 'fixed');
-  const named = node.edits.some(edit => ['deactivate', 'activate', 'scale_expert'].includes(edit.op));
-  const interventions = [{name: 'baseline'}, {name: 'fork', edits: node.edits}];
-  if (routed.length) {
-    const drawn = node.edits.map(edit => {
-      if (!routed.includes(edit)) return edit;
-      const {experts: _, ...rest} = edit;
-      return {...rest, policy: 'random', exclude_original: true};
-    });
+  const seed = node.run?.seed ?? node.generate.seed ?? 0, seeds = [];
+  for (let i = 0; seeds.length < draws; ++i)
+    if (i !== seed || !node.edits.some(drawnBySeed)) seeds.push(i);
+  const own = node.edits.map(edit => drawnBySeed(edit) ? {...edit, seed: sentSeed(seed)} : edit);
+  const interventions = [{name: 'baseline'}, {name: 'fork', edits: own}];
+  if (node.edits.some(isRoute)) {
+    const place = ['op', 'layers', 'tokens', 'weights', 'within'];
+    const drawn = node.edits.map(
+      edit => isRoute(edit) ? {
+        ...Object.fromEntries(Object.entries(edit).filter(([key]) => place.includes(key))),
+        policy: 'random',
+        exclude_original: true
+      } :
+                              edit);
     interventions.push({name: 'drawn routes', edits: drawn, controls: false});
   }
   // Teacher-forced, so that positions mean the same in every version; edits of generated tokens need text.
@@ -204,8 +245,8 @@ export function experimentSpec(argument, node, draws = 20) {
     data: 'records.jsonl',
     ...(needsText ? {generate} : {}),
     interventions,
-    ...(routed.length || (needsText && temperature > 0) ? {seeds: Array.from({length: draws}, (_, i) => i)} : {}),
-    ...(named ? {controls: {random: draws, bottom: true}} : {}),
+    ...(node.edits.some(isRoute) || (needsText && temperature > 0) ? {seeds} : {}),
+    ...(node.edits.some(namesExperts) ? {controls: {random: draws, bottom: true}} : {}),
     metrics: needsText ? ['length', 'repetition', 'answer_agreement'] : ['nll', 'kl', 'top1'],
   };
 }
@@ -214,12 +255,12 @@ export function asExperiment(argument, node, text) {
   const {prompt, messages, tokens} = node.record;
   const record = {id: 'prompt', ...(messages ? {messages} : prompt !== undefined ? {prompt} : {tokens}), target: text};
   return `# One record shows that a text can change. Add the others that the claim is about, a line each.
-mkdir -p experiment
+${wordsOfControls(node.edits).map(line => `# ${line}\n`).join('')}mkdir -p experiment
 cat > experiment/records.jsonl <<'END'
 ${JSON.stringify(record)}
 END
 cat > experiment/spec.json <<'END'
-${JSON.stringify(experimentSpec(argument, node), null, 2)}
+${indented(experimentSpec(argument, node))}
 END
 signalbox run experiment/spec.json --out experiment/run
 signalbox report experiment/run

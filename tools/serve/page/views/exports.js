@@ -1,6 +1,6 @@
 // What was clicked, to run elsewhere: the spec, the request, the commands, an experiment, the whole tree, a link.
 import {packFragment} from '../logic/api.js';
-import {asCommand, asCurl, asExperiment, asPython, asSpec} from '../logic/requests.js';
+import {asCommand, asCurl, asExperiment, asPython, asSpec, wordsOfControls} from '../logic/requests.js';
 import {textOf} from '../logic/results.js';
 import {Tree} from '../logic/tree.js';
 import {button, download, filePicker, fill, h, listen, onFrame, options} from './dom.js';
@@ -54,7 +54,8 @@ export function renderExports({model, el, session}) {
   };
   const draw = async () => {
     const node = model.get('node');
-    note.textContent = notes[kind.value] ?? '';
+    const controls = kind.value === 'experiment' && node && !node.opened ? wordsOfControls(node.edits) : [];
+    note.textContent = [notes[kind.value] ?? '', ...controls].join(' ');
     if (!node || (node.opened && kind.value !== 'tree')) {
       out.textContent = node ? 'A recorded route: nothing was asked of this server.' : '–';
       return;
