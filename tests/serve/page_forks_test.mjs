@@ -201,7 +201,7 @@ test('the command of docs/page.md is the one that the page gives', () => {
     edits: [spec.policyEdit('worst', {scope: 'token', from: 6, to: 7, layers: [1]}, 'renormalize')]
   };
   const block = asCommand('builtin', made).trimEnd().replace(/^/gm, '    ');
-  assert.ok(text.includes(`\n\n${block}\n\n`), block);
+  assert.ok(text.includes(`\n\n    cd /tmp/\n${block}\n\n`), block);
 });
 
 test('a seed keeps its digits, and one that cannot be sent is refused', () => {
