@@ -7,7 +7,7 @@ import {fragmentOf, packFragment, unpackFragment} from '../../tools/serve/page/l
 import {GridLayout, blocksOf, fittingStep, minimapScroll, minimapWindow, moved, tilesOf, zoomed} from '../../tools/serve/page/logic/layout.js';
 import {exactJson} from '../../tools/serve/page/logic/sse.js';
 import {Model} from '../../tools/serve/page/logic/model.js';
-import {asCommand, asCurl, asExperiment, asPython, experimentSpec, jsonOf, seedAfter, settingsOf, streamBody, wordsOfControls} from '../../tools/serve/page/logic/requests.js';
+import {asCommand, asCurl, asExperiment, asPython, experimentSpec, idsOf, jsonOf, seedAfter, settingsOf, streamBody, wordsOfControls} from '../../tools/serve/page/logic/requests.js';
 import {Session, cellKey, factsOf, rankingOf} from '../../tools/serve/page/logic/session.js';
 import * as spec from '../../tools/serve/page/logic/spec.js';
 import {Store} from '../../tools/serve/page/logic/store.js';
@@ -123,7 +123,7 @@ test('the tree: order, undo, removal', () => {
 });
 
 test('the tree goes out and comes back', () => {
-  const tree = treeOf(), run = {tokens: [1, 2, 3], given: 2, pieces: ['a', 'b', 'c'], hash: 'f0', seed: 0};
+  const tree = treeOf(), run = {tokens: [1, 2, 3], given: 2, pieces: ['a', 'b', 'c'], hash: 'f0', seed: 0, done: true};
   tree.get('b').run = run;
   tree.get('b').note = 'a note';
   tree.select('b');
@@ -364,7 +364,7 @@ test('what is imported stands beside what is there', async () => {
   await session.connect();
   const kept = await session.start({prompt: 'mine'}, {maxTokens: 1, temperature: 0, topP: 1, seed: 0});
   const tree = treeOf();
-  tree.get('b').run = {tokens: [1, 2, 7], given: 2, pieces: [], hash: 'ab', seed: 0};
+  tree.get('b').run = {tokens: [1, 2, 7], given: 2, pieces: [], hash: 'ab', seed: 0, done: true};
   tree.select('b');
   await session.adopt(Tree.from(JSON.parse(JSON.stringify(tree))));
   assert.deepEqual([session.tree.nodes.size, session.node.id, session.tree.get(kept.id).run.done], [5, 'b', true]);
@@ -396,6 +396,53 @@ test('a text that is stopped keeps what came, and is not taken for finished', as
   };
   const base = await session.start({prompt: 'x'}, {maxTokens: 1, temperature: 0, topP: 1, seed: 0});
   assert.deepEqual([base.run.pieces.length, base.run.done, session.model.get('error')], [3, false, null]);
+  assert.ok(!('expect' in session.tree.toJSON().nodes[0]));  // a part of a text is not expected of another run
+});
+
+test('what is refused is not kept: no new text, no board, and a text that is run again stays', async () => {
+  const api = serverOf([]), session = new Session(api, new Model()), saved = [];
+  session.store = {saveNode: async node => saved.push(node.id), saveSetting() {}, remove() {}};
+  await session.connect();
+  const settings = {maxTokens: 1, temperature: 0, topP: 1, seed: 0}, good = api.stream;
+  const bad = async () => { throw Object.assign(new Error('no'), {status: 400}); };
+  api.stream = bad;
+  assert.equal(await session.start({prompt: 'x'}, settings), null);
+  assert.deepEqual([session.node, session.tree.toJSON().nodes, saved], [null, [], []]);
+  api.stream = good;
+  const base = await session.start({prompt: 'x'}, settings), {run} = base;
+  api.stream = bad;
+  assert.equal(await session.run(base), false);
+  assert.equal(base.run, run);
+  const edit = spec.banEdit([1], here);
+  assert.equal(await session.live(base, [edit]), null);
+  assert.deepEqual([session.tree.nodes.size, session.node], [1, base]);
+  api.stream = good;
+  const board = await session.live(base, [edit]);
+  api.stream = bad;
+  await session.live(base, [edit, spec.banEdit([2], here)]);
+  assert.deepEqual([board.edits, board.run.done, session.tree.nodes.size], [[edit], true, 2]);
+  assert.deepEqual([...new Set(saved)], [base.id, board.id]);
+});
+
+test('a model without a tokenizer takes ids', async () => {
+  assert.deepEqual([idsOf('[1, 2,3]'), idsOf(' 7 '), idsOf('4,5')], [[1, 2, 3], [7], [4, 5]]);
+  for (const text of ['', '[]', '[1', '1 2', '-1', '1.5', 'a', '[1,,2]']) assert.throws(() => idsOf(text), /^Error: Prompt/, text);
+  const api = serverOf([]), session = new Session(api, new Model()), post = api.post, stream = api.stream;
+  api.post = async (path, body) => {
+    if (path.includes('tokenize'))
+      throw Object.assign(new Error('model: expected one with a tokenizer, found none'), {status: 400});
+    return post(path, body);
+  };
+  api.stream = (path, body, each) => stream(path, body, event => {
+    event.choices[0].logprobs.tokens.fill('');
+    each(event);
+  });
+  await session.connect();
+  const settings = {maxTokens: 1, temperature: 0, topP: 1, seed: 0};
+  assert.equal(await session.start({prompt: 'x'}, settings), null);
+  assert.match(session.model.get('error'), /token ids/);
+  const made = await session.start({tokens: [1, 2]}, settings);
+  assert.deepEqual([made.run.done, made.run.pieces], [true, [' 1', ' 2', ' 8']]);
 });
 
 test('a ranking is asked for once the text is done, and again under other edits', () => {

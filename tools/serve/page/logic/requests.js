@@ -40,6 +40,15 @@ export function indented(value, margin = '') {
   return `${line[0]}\n${fields.map(field => inner + field).join(',\n')}\n${margin}${end}`;
 }
 
+/** '[1, 2, 3]', with or without brackets, as token ids. */
+export function idsOf(text) {
+  const inner = /^\s*(?:\[([\s\d,]*)\]|([\s\d,]*))\s*$/.exec(text);
+  const ids = (inner?.[1] ?? inner?.[2] ?? '').split(',').map(part => part.trim());
+  if (!ids.every(id => /^\d{1,9}$/.test(id)))
+    throw new Error(`Prompt: expected token ids as [1, 2, 3], found “${text.slice(0, 60)}”`);
+  return ids.map(Number);
+}
+
 /** What the fields of the form say, which are text. Throws with the field's name where one cannot be sent. */
 export function settingsOf({maxTokens, temperature, topP, seed, samples, ignoreEos}) {
   const bad = (name, expected, found) => new Error(`${name}: expected ${expected}, found “${found}”`);

@@ -176,7 +176,13 @@ export class Session {
     node.added = edits;
     this.tree.select(node.id);
     this.show();
-    await this.run(node);
+    if (await this.run(node) || this.running.has(node.id) || !this.tree.get(node.id)) return node;
+    if (!node.run) {  // refused at once: it never was
+      this.remove(node.id);
+      return null;
+    }
+    Object.assign(node, {edits: node.run.edits ?? node.edits, added: node.run.added});  // those of the text that stays
+    this.show();
     return node;
   }
 
@@ -185,8 +191,14 @@ export class Session {
     if (tokens) return tokens;
     if (parent?.run && JSON.stringify(parent.record) === JSON.stringify(node.record))  // a fork's prompt is known
       return parent.run.tokens.slice(0, parent.run.given);
-    if (prompt !== undefined)
-      return (await this.api.post('/tokenize', {prompt, add_special_tokens: true}, signal)).tokens;
+    if (prompt !== undefined) {
+      try {
+        return (await this.api.post('/tokenize', {prompt, add_special_tokens: true}, signal)).tokens;
+      } catch (error) {
+        if (lacksTokenizer(error)) error.message += '. Choose “token ids” under Input and write them as [1, 2, 3]';
+        throw error;
+      }
+    }
     const prefilled =
       messages.at(-1).role === 'assistant' ? {continue_final_message: true, add_generation_prompt: false} : {};
     const answer = await this.api.post(
@@ -202,7 +214,7 @@ export class Session {
     this.running.set(node.id, control);
     this.model.set('error', null);
     this.model.touch('busy');
-    const run = emptyRun(this.facts);
+    const run = {...emptyRun(this.facts), edits: node.edits, added: node.added}, before = node.run;
     let first = 0;
     try {
       run.tokens = [...await this.promptTokens(node, control.signal)];
@@ -221,7 +233,14 @@ export class Session {
       this.say(
         `${run.tokens.length - run.given} tokens in ${run.seconds.toFixed(2)} s` + (node.same ? `: ${node.same}` : ''));
       await this.store?.saveNode(node);
-    } catch (error) { this.fail(error); } finally {
+    } catch (error) {
+      this.fail(error);
+      // A stopped text is kept as far as it came; one that was refused leaves what was there.
+      if (node.run === run && run.pieces.length && this.tree.get(node.id) === node)
+        await this.store?.saveNode(node);
+      else if (node.run === run)
+        node.run = before;
+    } finally {
       if (this.running.get(node.id) === control) this.running.delete(node.id);
       this.model.touch('busy');
       this.model.touch('run');
@@ -233,8 +252,16 @@ export class Session {
   /** Tokens that add no text come without one: their names are asked for, once each. */
   async nameSpecials(run, signal) {
     const ids = new Set(run.tokens.filter((_, t) => run.pieces[t] === ''));
-    for (const id of ids)
-      if (!this.names.has(id)) this.names.set(id, (await this.api.post('/detokenize', {tokens: [id]}, signal)).prompt);
+    try {
+      for (const id of ids)
+        if (!this.names.has(id))
+          this.names.set(id, (await this.api.post('/detokenize', {tokens: [id]}, signal)).prompt);
+    } catch (error) {
+      if (!lacksTokenizer(error)) throw error;
+      run.pieces = run.tokens.map(id => ` ${id}`);  // no token has words, and no alternative a name
+      run.top = run.tokens.map(() => []);
+      return;
+    }
     run.specials = [...ids];
     for (let t = 0; t < run.pieces.length; ++t)
       if (run.pieces[t] === '' && ids.has(run.tokens[t])) run.pieces[t] = this.names.get(run.tokens[t]);
@@ -309,6 +336,8 @@ export class Session {
   }
 }
 
+/** Is this the refusal of a model that knows token ids alone? */
+const lacksTokenizer = error => error.status === 400 && error.message.includes('with a tokenizer');
 /** Which ranking a view shows: one of an unfinished text is none yet, and is asked for when the text is done. */
 export const cellKey = (node, position, layer) =>
   JSON.stringify([node.id, position, layer, node.edits, node.run.tokens.length, node.run.done]);

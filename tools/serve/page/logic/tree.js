@@ -85,7 +85,7 @@ export class Tree {
       this.order()
         .filter(node => !node.opened)
         .map(
-          ({id, parent, name, note, created, record, generate, edits, domain, run}) => ({
+          ({id, parent, name, note, created, record, generate, edits, domain, run, expect}) => ({
             id,
             parent,
             name,
@@ -96,11 +96,12 @@ export class Tree {
             edits,
             ...(domain ? {domain} : {}),
             ...(
-              run ? {
+              run?.done ? {
                 expect:
                   {tokens: [...run.tokens], given: run.given, pieces: run.pieces, logits_hash: run.hash, seed: run.seed}
               } :
-                    {}),
+                expect ? {expect} :
+                         {}),
           }));
     return {schema: treeSchema, selected: this.selected, compared: this.compared, nodes};
   }

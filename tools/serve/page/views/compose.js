@@ -1,9 +1,9 @@
 // The prompt and how text is generated.
-import {seedAfter, settingsOf} from '../logic/requests.js';
+import {idsOf, seedAfter, settingsOf} from '../logic/requests.js';
 import {button, field, fill, h, listen, number, options, set} from './dom.js';
 
 export function renderCompose({model, el, session}) {
-  const mode = options(h('select', {}), [['raw', 'raw text'], ['chat', 'chat']], 'raw');
+  const mode = options(h('select', {}), [['raw', 'raw text'], ['chat', 'chat'], ['ids', 'token ids']], 'raw');
   const prompt = h('textarea', {rows: 5, spellcheck: false}), system = h('input', {type: 'text'}),
         prefill = h('input', {type: 'text'});
   const maxTokens = h('input', {type: 'number', value: '48', min: 1}),
@@ -36,12 +36,16 @@ export function renderCompose({model, el, session}) {
     samples: samples.value,
     ignoreEos: ends.checked
   });
-  const record = () => mode.value === 'raw' ? {prompt: prompt.value} : {
-    messages: [
-      ...(system.value ? [{role: 'system', content: system.value}] : []), {role: 'user', content: prompt.value},
-      ...(prefill.value ? [{role: 'assistant', content: prefill.value}] : [])
-    ]
-  };
+  const record = () => mode.value === 'ids' ?
+    {tokens: idsOf(prompt.value)} :
+    mode.value === 'raw' ?
+    {prompt: prompt.value} :
+    {
+      messages: [
+        ...(system.value ? [{role: 'system', content: system.value}] : []), {role: 'user', content: prompt.value},
+        ...(prefill.value ? [{role: 'assistant', content: prefill.value}] : [])
+      ]
+    };
   const submit = async () => {
     words.textContent = '';
     try {
@@ -51,7 +55,9 @@ export function renderCompose({model, el, session}) {
       const extra = domain.value.trim() ? {domain: domain.value.trim()} : {};
       for (let i = 0; i < count; ++i) {
         const own = seedAfter(generate.seed, i);
-        await session.start(given, {...generate, seed: own}, {...extra, ...(count > 1 ? {name: `seed ${own}`} : {})});
+        const made =
+          await session.start(given, {...generate, seed: own}, {...extra, ...(count > 1 ? {name: `seed ${own}`} : {})});
+        if (!made?.run?.done) break;  // refused or stopped: so would the others be
       }
     } catch (error) {
       words.textContent = error.message;
@@ -85,9 +91,10 @@ export function renderCompose({model, el, session}) {
     const root = model.get('tree').root(node.id);
     if (root === follow.shown) return;
     follow.shown = root;
-    const {prompt: text, messages} = root.record;
-    mode.value = messages ? 'chat' : 'raw';
-    prompt.value = text ?? messages?.findLast(message => message.role === 'user')?.content ?? prompt.value;
+    const {prompt: text, messages, tokens} = root.record;
+    mode.value = messages ? 'chat' : tokens ? 'ids' : 'raw';
+    prompt.value = text ?? messages?.findLast(message => message.role === 'user')?.content ??
+      (tokens ? JSON.stringify([...tokens]) : prompt.value);
     system.value = messages?.find(message => message.role === 'system')?.content ?? '';
     prefill.value = messages?.at(-1).role === 'assistant' ? messages.at(-1).content : '';
     set(maxTokens, {value: String(root.generate.maxTokens)});

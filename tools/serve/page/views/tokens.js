@@ -193,7 +193,11 @@ export function renderTokens({model, el, session}) {
     observer?.disconnect();
     observer = null;
     if (!run) {
-      fill(text, model.get('node') ? h('p', {class: 'empty', text: 'Waiting for the first tokens…'}) : welcome());
+      const now = model.get('node'), waits = now && session?.running.has(now.id);
+      fill(text, !now ? welcome() : h('p', {
+             class: 'empty',
+             text: waits ? 'Waiting for the first tokens…' : 'This text was not run yet: “Run again” makes it.'
+           }));
       fill(verdict);
       blocks = [];
       return;
@@ -260,7 +264,8 @@ export function renderTokens({model, el, session}) {
   // While a text grows only what is new is added.
   const grow = () => {
     const node = shownNode(), run = node?.run,
-          key = `${model.get('node')?.id} ${model.get('other')?.id} ${reading.value} ${run?.done}`;
+          key = `${model.get('node')?.id} ${model.get('other')?.id} ${reading.value} ${run?.done} ${
+    !run && session?.running.has(model.get('node')?.id)}`;
     const total = run?.pieces.length ?? 0, known = blocks.at(-1)?.to ?? 0, at = difference();
     const sameStart = key === drawn.key && run === drawn.run && total > known && known > 0 && at === drawn.at &&
       model.get('node').sameWords === drawn.sameWords && (total > 3000) === Boolean(observer);
