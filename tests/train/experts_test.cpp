@@ -286,9 +286,8 @@ TEST_CASE("experts: applied ones have a manifest, and must fit the dtype of the 
       beyond.err);
   CHECK_FALSE(fs::exists(dir / "out/config.json"));
   experts_of(65504);
-  CHECK(train_by(apply).err.find("experts.safetensors: was ") != std::string::npos);  // another work in that directory
-  fs::remove_all(dir / "out");
-  REQUIRE(train_by(apply).code == 0);
+  REQUIRE(train_by(apply).code == 0);  // what was refused left nothing in the way
+
   const json::Value manifest = json::parse_file(dir / "out/manifest.json");
   const json::Ref of(manifest, "manifest");
   CHECK(of.at("training").string() == "apply-experts");

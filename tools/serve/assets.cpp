@@ -30,7 +30,7 @@ bool is_asset_name(std::string_view name) {
 Assets::Assets(const std::filesystem::path& directory)
     : directory_(::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)) {
   if (directory_ < 0)
-    throw Error("--assets " + directory.string(), "expected a directory, found " + std::string(std::strerror(errno)));
+    throw Error(directory.string() + " (--assets)", "expected a directory, found " + std::string(std::strerror(errno)));
 }
 
 Assets::~Assets() {

@@ -65,7 +65,7 @@ struct Threads {
 void run_server(const ServerOptions& options, const std::function<Session()>& open,
                 const std::function<ModelDescription(Session&)>& describe) {
   if (options.transport.socket.empty() && options.service.keys.empty() && !is_loopback(options.transport.host))
-    throw Error("--host " + options.transport.host,
+    throw Error(options.transport.host + " (--host)",
                 "expected --api-key-file beside an address that others can reach, found none");
   const Assets assets = options.assets.empty() ? Assets() : Assets(options.assets);
   Metrics metrics;

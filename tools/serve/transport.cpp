@@ -45,7 +45,7 @@ class Transport::State : public std::enable_shared_from_this<State> {
   ~State() { remove_socket(); }
 
   void listen_tcp() {
-    const std::string where = "--port " + std::to_string(shared->options.port);
+    const std::string where = shared->options.host + ":" + std::to_string(shared->options.port) + " (--port)";
     asio::ip::tcp::endpoint endpoint(address_of(shared->options.host),
                                      static_cast<unsigned short>(shared->options.port));
     try {
@@ -55,8 +55,7 @@ class Transport::State : public std::enable_shared_from_this<State> {
       tcp_.listen(1024);
       endpoint = tcp_.local_endpoint();
     } catch (const boost::system::system_error& error) {
-      throw Error(where, "expected an address that is free, found " + shared->options.host + ": " +
-                             ascii_lower(error.code().message()));
+      throw Error(where, "expected an address that is free, found " + ascii_lower(error.code().message()));
     }
     const std::string host = endpoint.address().to_string();
     url = "http://" + (endpoint.address().is_v6() ? "[" + host + "]" : host) + ":" + std::to_string(endpoint.port());

@@ -15,7 +15,7 @@ namespace signalbox::tools {
 namespace {
 
 [[noreturn]] void fail_socket(const std::filesystem::path& path, const std::string& reason) {
-  throw Error("--socket " + path.string(), reason);
+  throw Error(path.string() + " (--socket)", reason);
 }
 
 void prepare_directory(const std::filesystem::path& path) {

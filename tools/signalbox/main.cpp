@@ -149,15 +149,6 @@ int run(int argc, char** argv) {
   return command_of(name).run(argc - 1, argv + 1);
 }
 
-// Whoever found it: what is wrong with "--flag", with "--flag: a part of it" or with "--flag, --other" is wrong with
-// the command line. "--flag VALUE" is a command line that could be meant, and what the value names is not there: a
-// device, a port that is free.
-bool is_flag(const std::string& where) {
-  if (!where.starts_with("--")) return false;
-  const size_t end = where.find_first_not_of("abcdefghijklmnopqrstuvwxyz0123456789-");
-  return end == std::string::npos || where[end] == ':' || where[end] == ',';
-}
-
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -169,7 +160,9 @@ int main(int argc, char** argv) {
     if (code == 3) std::fprintf(stderr, "signalbox: interrupted\n");
   } catch (const Error& error) {
     print_error(error.what());
-    if (dynamic_cast<const UsageError*>(&error) || is_flag(error.where())) code = 2;
+    // Whoever found it: what is wrong with a flag is wrong with the command line. Where a command line could be meant
+    // and what it names is not there (a device, a port that is free), that is the place, and the flag stands behind it.
+    if (dynamic_cast<const UsageError*>(&error) || error.where().starts_with("--")) code = 2;
   } catch (const Interrupted&) {
     std::fprintf(stderr, "signalbox: interrupted\n");
     code = 3;

@@ -18,7 +18,7 @@ OpenOptions open_options(const CommonOptions& options) {
   if (!device) throw UsageError("--device", "expected auto, cpu or cuda[:N], found \"" + options.device + "\"");
   if (device->kind == DeviceChoice::Kind::cuda)
     if (const std::string reason = cuda_unavailable(); !reason.empty())
-      throw Error("--device " + options.device, reason);
+      throw Error(options.device + " (--device)", reason);
   open.device = *device;
   open.threads = options.threads;
   open.isa = options.isa;
