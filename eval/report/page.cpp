@@ -1,5 +1,6 @@
 #include "eval/report/page.h"
 
+#include "base/base64.h"
 #include "base/sha256.h"
 #include "eval/findings/format.h"
 #include "eval/report/browser_files.h"

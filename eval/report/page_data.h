@@ -9,8 +9,6 @@
 
 namespace signalbox::eval {
 
-std::string base64(std::string_view bytes);  // RFC 4648, with padding
-
 // JSON that can stand in a script element: "<" only as \u003c, so that no text in it ends the element.
 std::string script_json(const json::Value& value);
 

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "base/base64.h"
 #include "base/error.h"
 #include "eval/report/browser_files.h"
 #include "eval/report/page.h"

@@ -5,6 +5,7 @@
 
 #include <string>
 
+#include "base/base64.h"
 #include "base/sha256.h"
 #include "eval/report/page_data.h"
 #include "tests/docs.h"

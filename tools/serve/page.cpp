@@ -1,5 +1,6 @@
 #include "tools/serve/page.h"
 
+#include "base/base64.h"
 #include "base/embedded_file.h"
 #include "base/error.h"
 #include "base/sha256.h"

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "base/base64.h"
+
 namespace signalbox::tools {
 
 namespace {
@@ -43,19 +45,6 @@ void append_bytes(std::string& out, T value) {
 }
 
 }  // namespace
-
-std::string base64(std::string_view bytes) {
-  static constexpr char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-  std::string out;
-  out.reserve((bytes.size() + 2) / 3 * 4);
-  for (size_t i = 0; i < bytes.size(); i += 3) {
-    const size_t n = std::min<size_t>(3, bytes.size() - i);
-    uint32_t bits = 0;
-    for (size_t j = 0; j < 3; ++j) bits = bits << 8 | (j < n ? static_cast<unsigned char>(bytes[i + j]) : 0u);
-    for (size_t j = 0; j < 4; ++j) out += j <= n ? digits[bits >> (18 - 6 * j) & 63] : '=';
-  }
-  return out;
-}
 
 json::Value tensor_json(const AnswerTensor& tensor, bool as_lists) {
   json::Value shape = json::Value::array(), out = json::Value::object();

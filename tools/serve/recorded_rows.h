@@ -20,7 +20,6 @@ struct AnswerTensor {
   std::vector<int64_t> shape;
   std::string bytes;  // little-endian
 };
-std::string base64(std::string_view bytes);
 // {"dtype","shape","data"}: base64, or nested lists of numbers.
 json::Value tensor_json(const AnswerTensor& tensor, bool as_lists);
 
