@@ -1,10 +1,12 @@
 #include "engine/receivers.h"
 
 #include <algorithm>
+#include <numeric>
 #include <string>
 
 #include "base/error.h"
 #include "base/half.h"
+#include "engine/kv_pool.h"
 
 namespace signalbox::engine {
 
@@ -20,6 +22,11 @@ std::shared_ptr<void> uploaded_list(Backend& backend, std::span<const T> list) {
 
 Vector bias_of(const Weights& weights, int64_t layer) {
   return std::get<MoeWeights>(weights.layers[static_cast<size_t>(layer)].ffn).router_bias;
+}
+
+Vector output_bias_of(const LayerWeights& weights) {
+  const GqaWeights* gqa = std::get_if<GqaWeights>(&weights.attention);
+  return gqa ? gqa->o_bias : std::get<MlaWeights>(weights.attention).o_bias;
 }
 
 }  // namespace
@@ -148,18 +155,18 @@ std::vector<float> Receivers::router_shares(int64_t layer, std::span<const float
 
 std::vector<float> Receivers::router_bias(int64_t layer) const { return host(bias_of(weights_, layer)); }
 
-std::vector<float> Receivers::experts(int64_t layer, std::span<const float> streams, std::span<const int32_t> ids,
-                                      std::span<const float> weights, int32_t n_slots) {
+std::vector<float> Receivers::expert_outputs(int64_t layer, std::span<const float> streams,
+                                             std::span<const int32_t> ids, int32_t n_slots) {
   const Moe& of = moe(layer);
   const auto& layer_weights = std::get<MoeWeights>(weights_.layers[static_cast<size_t>(layer)].ffn);
   const int64_t n = rows_of(streams, model_.d_model);
-  if (ids.size() != static_cast<size_t>(n * n_slots) || weights.size() != ids.size())
+  if (ids.size() != static_cast<size_t>(n * n_slots))
     throw Error("receivers", "expected " + std::to_string(n * n_slots) + " slots for " + std::to_string(n) +
-                                 " rows, found " + std::to_string(ids.size()) + " ids and " +
-                                 std::to_string(weights.size()) + " weights");
+                                 " rows, found " + std::to_string(ids.size()) + " ids");
   const Memory h = normed(streams, weights_.layers[static_cast<size_t>(layer)].ffn_norm);
   const auto ids_memory = uploaded_list(backend_, ids);
-  const auto weights_memory = uploaded_list(backend_, weights);
+  const std::vector<float> ones(ids.size(), 1.0f);
+  const auto weights_memory = uploaded_list(backend_, std::span<const float>(ones));
   Route route;
   route.n_slots = n_slots;
   route.ids = static_cast<int32_t*>(ids_memory.get());
@@ -172,11 +179,41 @@ std::vector<float> Receivers::experts(int64_t layer, std::span<const float> stre
   backend_.experts_hidden(hidden.tensor, h.tensor, route, n, matrices, model_.activation,
                           static_cast<uint64_t*>(leaks.get()));
   backend_.experts_out(outputs.tensor, hidden.tensor, route, n, matrices);
-  std::vector<float> out = host(outputs.tensor);
+  return host(outputs.tensor);
+}
+
+std::vector<float> Receivers::experts(int64_t layer, std::span<const float> streams, std::span<const int32_t> ids,
+                                      std::span<const float> weights, int32_t n_slots) {
+  if (weights.size() != ids.size())
+    throw Error("receivers", "expected a weight for each of " + std::to_string(ids.size()) + " slots, found " +
+                                 std::to_string(weights.size()));
+  std::vector<float> out = expert_outputs(layer, streams, ids, n_slots);
   const auto d = static_cast<size_t>(model_.d_model);
   for (size_t slot = 0; slot < ids.size(); ++slot)
     for (size_t c = 0; c < d; ++c) out[slot * d + c] *= ids[slot] < 0 ? 0.f : weights[slot];
   return out;
+}
+
+std::vector<float> Receivers::combined(std::span<const float> outputs, std::span<const int32_t> ids,
+                                       std::span<const float> weights, int32_t n_slots, std::span<const float> shared) {
+  const int64_t n = rows_of(outputs, model_.d_model * n_slots);
+  if (ids.size() != static_cast<size_t>(n * n_slots) || weights.size() != ids.size() ||
+      (!shared.empty() && rows_of(shared, model_.d_model) != n))
+    throw Error("receivers", "expected " + std::to_string(n * n_slots) + " slots for " + std::to_string(n) +
+                                 " rows, found " + std::to_string(ids.size()) + " ids, " +
+                                 std::to_string(weights.size()) + " weights and " + std::to_string(shared.size()) +
+                                 " values of the shared expert");
+  const Memory slots = upload(outputs, model_.d_model, DType::f32), out = make(n, model_.d_model, DType::f32);
+  Memory of_shared;
+  if (!shared.empty()) of_shared = upload(shared, model_.d_model, DType::f32);
+  const auto ids_memory = uploaded_list(backend_, ids);
+  const auto weights_memory = uploaded_list(backend_, weights);
+  Route route;
+  route.n_slots = n_slots;
+  route.ids = static_cast<int32_t*>(ids_memory.get());
+  route.weights = static_cast<float*>(weights_memory.get());
+  backend_.combine(out.tensor, slots.tensor, route, of_shared.tensor);
+  return host(out.tensor);
 }
 
 std::vector<float> Receivers::shared(int64_t layer, std::span<const float> streams) {
@@ -312,20 +349,76 @@ std::vector<float> Receivers::expand_latents(int64_t layer, std::span<const floa
   return host(out.tensor);
 }
 
-std::vector<float> Receivers::attention_output(int64_t layer, std::span<const float> z) {
+std::vector<float> Receivers::attended(int64_t layer, const Heads& heads) {
+  const auto& attention = model_.layers.at(static_cast<size_t>(layer)).attention;
+  const LayerWeights& weights = weights_.layers[static_cast<size_t>(layer)];
+  const Gqa* gqa = std::get_if<Gqa>(&attention);
+  AttentionParams params;
+  if (gqa) {
+    const auto& own = std::get<GqaWeights>(weights.attention);
+    params = {gqa->n_heads, gqa->n_kv_heads, gqa->d_head, gqa->d_head, gqa->scale, gqa->window, own.sinks.data};
+  } else {
+    const auto& mla = std::get<Mla>(attention);
+    params = {mla.n_heads, 1, mla.d_latent + mla.d_rope, mla.d_latent, mla.scale, 0, nullptr};
+  }
+  const Memory q = upload(heads.q, params.n_heads * params.d_key, DType::f32),
+               k = upload(heads.k, params.n_kv_heads * params.d_key, DType::f32),
+               v = upload(heads.v, params.n_kv_heads * params.d_value, DType::f32);
+  const int64_t n = q.tensor.rows, n_blocks = KvPool::blocks_for(n), n_rows = n_blocks * KvPool::block_size;
+  if (k.tensor.rows != n || v.tensor.rows != n)
+    throw Error("receivers", "expected as many keys and values as queries, " + std::to_string(n) + ", found " +
+                                 std::to_string(k.tensor.rows) + " and " + std::to_string(v.tensor.rows));
+  const Memory out = make(n, params.n_heads * params.d_value, backend_.operand_dtype());
+  if (n == 0) return {};
+  KvCache cache;
+  cache.dtype = backend_.kv_dtype();
+  const Memory keys = make(n_rows, params.n_kv_heads * params.d_key, cache.dtype),
+               values = make(n_rows, params.n_kv_heads * params.d_value, cache.dtype);
+  cache.keys = keys.block.get();
+  cache.values = values.block.get();
+  cache.key_stride = keys.tensor.cols;
+  cache.value_stride = values.tensor.cols;
+  std::vector<int32_t> places(static_cast<size_t>(n)), blocks(static_cast<size_t>(n_blocks));
+  std::iota(places.begin(), places.end(), 0);
+  std::iota(blocks.begin(), blocks.end(), 0);
+  const std::vector<int32_t> zeros(static_cast<size_t>(n));
+  const auto positions = uploaded_list(backend_, std::span<const int32_t>(places)),
+             table = uploaded_list(backend_, std::span<const int32_t>(blocks)),
+             sequences = uploaded_list(backend_, std::span<const int32_t>(zeros));
+  BatchView view;
+  view.n_tokens = n;
+  view.positions = view.kv_rows = static_cast<const int32_t*>(positions.get());
+  view.sequences = static_cast<const int32_t*>(sequences.get());
+  view.block_tables = static_cast<const int32_t*>(table.get());
+  view.max_blocks = n_blocks;
+  view.block_size = KvPool::block_size;
+  view.max_keys = n;
+  backend_.store_rows(cache.keys, cache.key_stride, k.tensor, view.kv_rows);
+  backend_.store_rows(cache.values, cache.value_stride, v.tensor, view.kv_rows);
+  backend_.attention(out.tensor, q.tensor, cache, view, params);
+  const std::vector<float> z = host(out.tensor);
+  return gqa ? z : expand_latents(layer, z);
+}
+
+Receivers::AllLogits Receivers::all_logits(std::span<const float> streams) {
+  const Memory h = normed(streams, weights_.final_norm);
+  Memory out = make(h.tensor.rows, model_.n_vocab, DType::f32);
+  backend_.matmul(out.tensor, h.tensor, weights_.lm_head, {});
+  return {std::move(out.block), out.tensor};
+}
+
+std::vector<float> Receivers::attention_output(int64_t layer, std::span<const float> z, bool with_bias) {
   const LayerWeights& weights = weights_.layers.at(static_cast<size_t>(layer));
   const Matrix& o = std::holds_alternative<GqaWeights>(weights.attention) ? std::get<GqaWeights>(weights.attention).o
                                                                           : std::get<MlaWeights>(weights.attention).o;
   const Memory x = upload(z, o.cols, backend_.operand_dtype());
   const Memory out = make(x.tensor.rows, model_.d_model, DType::f32);
-  backend_.matmul(out.tensor, x.tensor, o, {});
+  backend_.matmul(out.tensor, x.tensor, o, with_bias ? output_bias_of(weights) : Vector());
   return host(out.tensor);
 }
 
 std::vector<float> Receivers::attention_bias(int64_t layer) const {
-  const auto& attention = weights_.layers.at(static_cast<size_t>(layer)).attention;
-  const GqaWeights* gqa = std::get_if<GqaWeights>(&attention);
-  return host(gqa ? gqa->o_bias : std::get<MlaWeights>(attention).o_bias);
+  return host(output_bias_of(weights_.layers.at(static_cast<size_t>(layer))));
 }
 
 }  // namespace signalbox::engine

@@ -43,6 +43,13 @@ class Receivers {
   // -1 = unused slot, whose contribution is 0; weights likewise.
   std::vector<float> experts(int64_t layer, std::span<const float> streams, std::span<const int32_t> ids,
                              std::span<const float> weights, int32_t n_slots);
+  // The same without the weights, f_e(norm(stream)).
+  std::vector<float> expert_outputs(int64_t layer, std::span<const float> streams, std::span<const int32_t> ids,
+                                    int32_t n_slots);
+  // What a layer with a router adds to the stream, [n, d_model]: outputs [n, n_slots, d_model] by their weights in slot
+  // order, then the shared expert's (empty: none).
+  std::vector<float> combined(std::span<const float> outputs, std::span<const int32_t> ids,
+                              std::span<const float> weights, int32_t n_slots, std::span<const float> shared);
   // The shared expert's output after its gate; a dense layer's output. [n, d_model], from streams at resid_mid.
   std::vector<float> shared(int64_t layer, std::span<const float> streams);
   std::vector<float> dense(int64_t layer, std::span<const float> streams);
@@ -55,9 +62,17 @@ class Receivers {
     std::vector<float> v;  // [n, n_kv_heads, d_value]
   };
   Heads heads(int64_t layer, std::span<const float> streams, std::span<const int32_t> positions);
+  // What attention makes of them, tokens 0 ... n - 1 of one sequence: [n, n_heads * d_z] as the point attn.z.
+  std::vector<float> attended(int64_t layer, const Heads& heads);
 
   // Logits [n, tokens] of some tokens, from streams behind the last layer.
   std::vector<float> logits(std::span<const float> streams, std::span<const int32_t> tokens);
+  // All logits, in memory of the device: [n, n_vocab].
+  struct AllLogits {
+    std::shared_ptr<void> memory;
+    Tensor logits;
+  };
+  AllLogits all_logits(std::span<const float> streams);
 
   // W_r (gamma * part / divisor) [n, n_experts] of parts [n, d_model] of a stream: their shares in the router's logits
   // with the divisor of the norm held. Without the router's bias, which is router_bias() (empty: none).
@@ -68,9 +83,9 @@ class Receivers {
   // attn.z. Linear.
   std::vector<float> expand_latents(int64_t layer, std::span<const float> latents);
 
-  // What heads add to the stream: z [n, n_heads * d_z] as the point attn.z -> [n, d_model], without the output's bias.
-  // Linear in z: of a change of z it is the change of attn.out.
-  std::vector<float> attention_output(int64_t layer, std::span<const float> z);
+  // What heads add to the stream: z [n, n_heads * d_z] as the point attn.z -> [n, d_model], without the output's bias
+  // unless it is asked for. Without it linear in z: of a change of z it is the change of attn.out.
+  std::vector<float> attention_output(int64_t layer, std::span<const float> z, bool with_bias = false);
   std::vector<float> attention_bias(int64_t layer) const;  // [d_model], of the output; empty: none
 
  private:

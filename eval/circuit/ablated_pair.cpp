@@ -308,6 +308,14 @@ std::vector<float> AblatedPair::ablated_expert_sum(int32_t layer, const OutAt& o
   return sums;
 }
 
+std::vector<float> AblatedPair::ablated_experts(int32_t layer, const std::vector<uint8_t>& staying) const {
+  OutAt out(static_cast<size_t>(n_tokens()));
+  for (size_t t = 0; t < out.size(); ++t)
+    for (size_t e = 0; mapped_[t] && e < staying.size(); ++e)
+      if (!staying[e]) out[t].push_back(static_cast<int32_t>(e));
+  return ablated_expert_sum(layer, out);
+}
+
 void AblatedPair::add_ablation(std::span<const NodeId> nodes, json::Value& edits, EditMemory& memory) const {
   if (nodes.empty()) return;
   memory.add(values_);

@@ -71,6 +71,9 @@ class AblatedPair {
   std::vector<int32_t> other_tokens_of(const NodeId& node) const;
   // What stands in the part's place at a mapped position.
   std::vector<float> ablated(const NodeId& node, int64_t position) const;
+  // [n_tokens, d_model] the sum of what stands in the places of a layer's experts that do not stay [n_experts]; of
+  // parts that are of all tokens.
+  std::vector<float> ablated_experts(int32_t layer, const std::vector<uint8_t>& staying) const;
   // Whether that is anything else than what it writes, at one of its tokens.
   bool differs(const NodeId& node) const;
 

@@ -37,6 +37,8 @@ bool read_node(std::string_view text, NodeId& node) {
     if (!take(text, "L") || !take_number(text, node.layer) || !take(text, ".")) return false;
     if (take(text, "shared")) {
       node.kind = Kind::shared;
+    } else if (take(text, "router")) {
+      node.kind = Kind::router;
     } else if (take(text, "mlp")) {
       node.kind = Kind::mlp;
     } else if (take(text, "E") || text.starts_with("H")) {
@@ -68,6 +70,7 @@ std::string node_name(const NodeId& node) {
     case Kind::embed: name = "embed"; break;
     case Kind::head: name = layer + "H" + std::to_string(node.index); break;
     case Kind::expert: name = layer + "E" + std::to_string(node.index); break;
+    case Kind::router: name = layer + "router"; break;
     case Kind::shared: name = layer + "shared"; break;
     case Kind::mlp: name = layer + "mlp"; break;
     case Kind::logits: name = "logits"; break;
@@ -90,6 +93,7 @@ std::string node_label(const NodeId& node) {
     case Kind::embed: label = "embedding"; break;
     case Kind::head: label = layer + "head " + std::to_string(node.index); break;
     case Kind::expert: label = layer + "expert " + std::to_string(node.index); break;
+    case Kind::router: label = layer + "router"; break;
     case Kind::shared: label = layer + "shared expert"; break;
     case Kind::mlp: label = layer + "feed-forward block"; break;
     case Kind::logits: label = "logits"; break;
@@ -98,7 +102,7 @@ std::string node_label(const NodeId& node) {
 }
 
 bool precedes(const NodeId& from, const NodeId& to) {
-  if (from.kind == Kind::logits || to.kind == Kind::embed) return false;
+  if (from.kind == Kind::logits || from.kind == Kind::router || to.kind == Kind::embed) return false;
   if (to.kind == Kind::logits) return true;
   if (from.position >= 0 && to.position >= 0 &&
       (to.kind == Kind::head ? from.position > to.position : from.position != to.position))

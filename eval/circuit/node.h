@@ -5,6 +5,7 @@
 //   L3.shared  the shared expert of layer 3, behind its gate
 //   L3.mlp     the dense feed-forward block of a layer without a router
 //   embed, logits  what everything begins with and ends in; they are in every circuit
+//   L3.router  the router of layer 3: no part of circuits, but something that edges end in (edge_set.h)
 //
 // "@7" behind a name: at position 7 alone. In a circuit whose parts are told apart by position
 // (eval/circuit/positions.h) a name without it is of the tokens that stand at none.
@@ -22,7 +23,7 @@ namespace signalbox::eval {
 
 struct NodeId {
   // In the order in which one layer computes them.
-  enum class Kind : uint8_t { embed, head, expert, shared, mlp, logits };
+  enum class Kind : uint8_t { embed, head, router, expert, shared, mlp, logits };
   Kind kind = Kind::embed;
   int32_t layer = -1, index = -1;  // index: of the expert or the head
   int64_t position = -1;           // -1: at every token
