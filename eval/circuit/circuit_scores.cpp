@@ -16,7 +16,7 @@ double mean_of(std::span<const double> x) {
   return std::accumulate(x.begin(), x.end(), 0.0) / static_cast<double>(x.size());
 }
 
-double faithfulness_of(CircuitScorer& scorer, const NodeMask& kept) {
+double faithfulness_of(SubsetScorer& scorer, const NodeMask& kept) {
   return faithfulness(scorer.scores(kept), scorer.whole(), scorer.none());
 }
 
@@ -46,10 +46,21 @@ std::vector<std::vector<size_t>> halves(const std::vector<size_t>& of, Dice& dic
 
 }  // namespace
 
-const std::vector<double>& CircuitScorer::scores(const NodeMask& kept) {
+const std::vector<double>& SubsetScorer::scores(const NodeMask& kept) {
   const auto found = known_.find(kept);
   if (found != known_.end()) return found->second;
-  return known_.emplace(kept, run(kept)).first->second;
+  const std::string name(kept.begin(), kept.end());
+  return known_.emplace(kept, known_or("mask " + name, [&] { return run(kept); })).first->second;
+}
+
+void SubsetScorer::keep_in(std::shared_ptr<RunLog> log, std::string name) {
+  log_ = std::move(log);
+  name_ = std::move(name);
+}
+
+std::vector<double> SubsetScorer::known_or(const std::string& name,
+                                           const std::function<std::vector<double>()>& make) const {
+  return log_ ? log_->known_or(name_ + " " + name, make) : make();
 }
 
 NodeMask complement_of(const NodeMask& kept) {
@@ -100,7 +111,14 @@ Faithfulness faithfulness_with_interval(std::span<const double> circuit, std::sp
   return out;
 }
 
-Completeness completeness(CircuitScorer& scorer, const NodeMask& circuit, uint64_t seed, int64_t draws, bool alone) {
+SetScores set_scores(std::span<const double> circuit, std::span<const double> whole, std::span<const double> none,
+                     uint64_t seed, int64_t resamples) {
+  SetScores of{mean_of(whole), mean_of(none), mean_of(circuit), denominator_known(whole, none), {NAN, {NAN, NAN}}};
+  if (of.known) of.faithfulness = faithfulness_with_interval(circuit, whole, none, seed, resamples);
+  return of;
+}
+
+Completeness completeness(SubsetScorer& scorer, const NodeMask& circuit, uint64_t seed, int64_t draws, bool alone) {
   Dice dice(seed, "circuit completeness");
   const std::vector<size_t> parts = members(circuit);
   std::vector<std::vector<size_t>> sets = halves(parts, dice, draws);
@@ -114,12 +132,12 @@ Completeness completeness(CircuitScorer& scorer, const NodeMask& circuit, uint64
     if (!(gap > out.gap)) continue;
     out.gap = gap;
     out.worst.clear();
-    for (const size_t i : set) out.worst.push_back(node_name(scorer.nodes()[i]));
+    for (const size_t i : set) out.worst.push_back(scorer.part_name(i));
   }
   return out;
 }
 
-std::vector<double> minimality(CircuitScorer& scorer, const NodeMask& circuit, uint64_t seed, int64_t draws) {
+std::vector<double> minimality(SubsetScorer& scorer, const NodeMask& circuit, uint64_t seed, int64_t draws) {
   Dice dice(seed, "circuit minimality");
   const std::vector<size_t> parts = members(circuit);
   std::vector<double> out;

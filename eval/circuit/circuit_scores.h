@@ -22,6 +22,15 @@ double faithfulness(std::span<const double> circuit, std::span<const double> who
 Faithfulness faithfulness_with_interval(std::span<const double> circuit, std::span<const double> whole,
                                         std::span<const double> none, uint64_t seed, int64_t resamples);
 
+// What a circuit does on one set of pairs.
+struct SetScores {
+  double whole = 0, none = 0, circuit = 0;  // means of the metric
+  bool known = false;                       // whole - none is at least two standard errors from 0; else f is undefined
+  Faithfulness faithfulness;
+};
+SetScores set_scores(std::span<const double> circuit, std::span<const double> whole, std::span<const double> none,
+                     uint64_t seed, int64_t resamples);
+
 // max over K of |F(C without K) - F(M without K)|, F as faithfulness; over nothing, each part alone, `draws` random
 // halves of C and C itself. A lower bound of the maximum over all subsets.
 struct Completeness {
@@ -29,12 +38,12 @@ struct Completeness {
   std::vector<std::string> worst;  // parts of the K with that gap
 };
 // `alone` false: parts are not taken out one by one.
-Completeness completeness(CircuitScorer& scorer, const NodeMask& circuit, uint64_t seed, int64_t draws,
+Completeness completeness(SubsetScorer& scorer, const NodeMask& circuit, uint64_t seed, int64_t draws,
                           bool alone = true);
 
 // Of each part v of the circuit: max over K of |F(C without K and v) - F(C without K)|, K nothing and `draws` random
 // halves of the rest: 0 = superfluous whatever else is out. [part of the circuit]
-std::vector<double> minimality(CircuitScorer& scorer, const NodeMask& circuit, uint64_t seed, int64_t draws);
+std::vector<double> minimality(SubsetScorer& scorer, const NodeMask& circuit, uint64_t seed, int64_t draws);
 
 // The measures of the MIB benchmark over nested circuits: sizes as shares of all parts, ascending; the area below f and
 // below |1 - f| by trapezoids over the share, from 0.001 on (f there that of the smallest).

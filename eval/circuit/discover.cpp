@@ -35,7 +35,12 @@ class Study {
  public:
   Study(const Session& session, const std::vector<Record>& records, const RecordJobs& made,
         const DiscoverRequest& request, Discovery& found)
-      : session_(session), records_(records), made_(made), request_(request), found_(found) {}
+      : session_(session),
+        records_(records),
+        made_(made),
+        request_(request),
+        found_(found),
+        log_(std::make_shared<RunLog>(request.kept)) {}
 
   void run() {
     open_scorers();
@@ -57,8 +62,10 @@ class Study {
     for (const size_t i : found_.sets[set]) out.push_back(found_.pairs.pairs[i]);
     return out;
   }
-  ScorerSetup setup(bool reverse) const {
+  ScorerSetup setup(const std::string& name, bool reverse) const {
     ScorerSetup of;
+    of.log = log_;
+    of.name = name;
     of.ablation = request_.ablation;
     of.means = means_;
     of.positions = found_.positions;
@@ -78,6 +85,7 @@ class Study {
   void try_paraphrases();
   void measure_graph();
   void filter_edges(EdgeSet& set);
+  void search_edges(const EdgeSet& set);
   void compare_forecasts(const EdgeSet& set);
   CircuitContext context() const;
   std::vector<CircuitEffect> effects(const std::vector<std::vector<double>>& by_pair, size_t family) const;
@@ -91,6 +99,7 @@ class Study {
   const RecordJobs& made_;
   const DiscoverRequest& request_;
   Discovery& found_;
+  std::shared_ptr<RunLog> log_;
   std::shared_ptr<PartMeans> means_;
   std::array<std::unique_ptr<ModelScorer>, 3> scorers_;
   std::unique_ptr<ModelScorer> reverse_;
@@ -115,7 +124,7 @@ void Study::open_scorers() {
       }
   }
   for (size_t s = 0; s < 3; ++s) {
-    scorers_[s] = std::make_unique<ModelScorer>(session_, made_, pairs_of(s), setup(false));
+    scorers_[s] = std::make_unique<ModelScorer>(session_, made_, pairs_of(s), setup("set " + std::to_string(s), false));
     known_[s] = denominator_known(scorers_[s]->whole(), scorers_[s]->none());
   }
   if (!known_[0])
@@ -127,7 +136,7 @@ void Study::open_scorers() {
             std::to_string(mean_of_values(scorers_[0]->none())) + " over " + std::to_string(scorers_[0]->n_pairs()) +
             " pairs");
   if (request_.ablation == CircuitAblation::corrupt)
-    reverse_ = std::make_unique<ModelScorer>(session_, made_, pairs_of(0), setup(true));
+    reverse_ = std::make_unique<ModelScorer>(session_, made_, pairs_of(0), setup("reverse", true));
   const std::vector<size_t> examples = independent_examples(records_);
   for (const size_t i : found_.sets[0]) units_.push_back(static_cast<int64_t>(examples[found_.pairs.pairs[i].clean]));
 }
@@ -144,9 +153,10 @@ void Study::find_parts() {
   std::vector<double> size;
   if (request_.forecast || n_tested < n_differing) {
     begin("forecasting parts", 0);
-    size = forecast_parts(scorer, request_.rank);
+    size = scorer.known_or("forecast", [&] { return forecast_parts(scorer, request_.rank); });
     if (reverse_) {
-      const std::vector<double> back = forecast_parts(*reverse_, request_.rank);
+      const std::vector<double> back =
+          reverse_->known_or("forecast", [&] { return forecast_parts(*reverse_, request_.rank); });
       for (size_t i = 0; i < size.size(); ++i) size[i] = std::max(size[i], back[i]);
     }
     std::vector<size_t> order(size.size());
@@ -202,12 +212,7 @@ void Study::score() {
   for (size_t s = 0; s < 3; ++s) {
     ModelScorer& scorer = *scorers_[s];
     const std::vector<double>& own = scorer.scores(circuit_);
-    SetScores& of = found_.scores[s];
-    of = {mean_of_values(scorer.whole()), mean_of_values(scorer.none()), mean_of_values(own), known_[s], {}};
-    of.faithfulness = {not_measured, {not_measured, not_measured}};
-    if (known_[s])
-      of.faithfulness =
-          faithfulness_with_interval(own, scorer.whole(), scorer.none(), request_.seed, request_.resamples);
+    found_.scores[s] = set_scores(own, scorer.whole(), scorer.none(), request_.seed, request_.resamples);
   }
   ModelScorer& test = *scorers_[2];
   const std::vector<NodeId>& nodes = test.nodes();
@@ -405,6 +410,7 @@ void Study::measure_graph() {
   begin("measuring edges", sets[0].edges.size() * scorer.n_pairs());
   measure_edges(scorer, sets[0].edges);
   compare_forecasts(sets[0]);
+  if (!request_.acdc.empty()) search_edges(sets[0]);
   // What passes to and from parts that can stand in for one another shows only while the other one is out.
   std::vector<std::unique_ptr<ModelScorer>> without;
   for (const Discovery::Redundant& pair : found_.redundant)
@@ -415,7 +421,7 @@ void Study::measure_graph() {
         if ((edge.source == part || edge.target == part) && edge.source != other && edge.target != other)
           set.edges.push_back(std::move(edge));
       begin("measuring edges without " + node_name(other), (2 + set.edges.size()) * scorer.n_pairs());
-      ScorerSetup made = setup(false);
+      ScorerSetup made = setup("without " + node_name(other), false);
       made.out = {other};
       without.push_back(std::make_unique<ModelScorer>(session_, made_, pairs_of(0), std::move(made)));
       set.scorer = without.back().get();
@@ -432,10 +438,43 @@ void Study::measure_graph() {
     return effects(columns, family);
   };
   rule.begin = [&](const std::string& stage, size_t runs) { begin(stage, runs); };
+  if (found_.edges)
+    rule.kept = [&](const EdgeEffects& edge, CircuitEdge::Kind kind, char input) {
+      const NodeId router{Kind::router, edge.target.layer, -1, -1};
+      const std::vector<EdgeId>& kept = found_.edges->edges;
+      return std::any_of(kept.begin(), kept.end(), [&](const EdgeId& own) {
+        return own.source == edge.source && (!input || own.input == input) &&
+               own.target == (kind == CircuitEdge::Kind::selects ? router : edge.target) && in_circuit(edge.target);
+      });
+    };
   GraphEdges edges = graph_edges(sets, rule);
   graph.edges = std::move(edges.edges);
   found_.tested_edges = edges.tested;
   found_.family = {found_.differing_parts, edges.family, edges.inputs_family};
+}
+
+// Among the circuit's parts, of edges that a forecast left.
+void Study::search_edges(const EdgeSet& set) {
+  const auto inside = [&](const NodeId& node) {
+    return node.ends() || std::binary_search(found_.circuit.begin(), found_.circuit.end(), node);
+  };
+  std::set<EdgeId> candidates;
+  for (const EdgeEffects& edge : set.edges)
+    if (inside(edge.source) && inside(edge.target)) {
+      const std::vector<EdgeId> own = edges_between({edge.source, edge.target});
+      candidates.insert(own.begin(), own.end());
+    }
+  EdgeCircuitRule rule;
+  rule.taus = request_.acdc;
+  rule.tolerance = request_.rule.tolerance;
+  rule.anything_sends = request_.ablation != CircuitAblation::corrupt;
+  rule.seed = request_.seed;
+  rule.random = request_.random;
+  rule.subsets = request_.subsets;
+  rule.resamples = request_.resamples;
+  rule.begin = [&](const std::string& stage, size_t runs) { begin(stage, runs); };
+  found_.edges = find_edge_circuit({scorers_[0].get(), scorers_[1].get(), scorers_[2].get()},
+                                   {candidates.begin(), candidates.end()}, rule);
 }
 
 // Leaves the edges of the largest forecast, where there are too many.
@@ -443,7 +482,8 @@ void Study::filter_edges(EdgeSet& set) {
   const size_t n = set.edges.size(), n_run = std::min(n, request_.edge_filter);
   if (n == 0 || (!request_.forecast && n_run == n)) return;
   begin("forecasting edges", 0);
-  set.forecasts = forecast_edges(*set.scorer, set.edges, request_.rank);
+  set.forecasts =
+      set.scorer->known_or("forecast edges", [&] { return forecast_edges(*set.scorer, set.edges, request_.rank); });
   std::vector<size_t> order(n);
   std::iota(order.begin(), order.end(), size_t{0});
   std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return set.forecasts[a] > set.forecasts[b]; });
@@ -480,19 +520,39 @@ void Study::try_paraphrases() {
 
 }  // namespace
 
-Discovery discover_circuit(const Session& session, const std::vector<Record>& records, const RecordJobs& made,
-                           const DiscoverRequest& request, const std::string& input) {
-  Discovery found;
+namespace {
+
+// Refuses what cannot be studied.
+std::vector<CausalPair> checked_pairs(const Session& session, const std::vector<Record>& records,
+                                      const RecordJobs& made, const DiscoverRequest& request, const std::string& input,
+                                      std::shared_ptr<const CircuitPositions>& positions) {
   std::vector<CausalPair> pairs = causal_pairs(request.metric, records, made, session.encode);
   size_t n_parts = nodes_of(session.shape).size();
   if (request.level == NodeLevel::position) {
-    found.positions = std::make_shared<CircuitPositions>(circuit_positions(pairs, records, made));
-    n_parts *= static_cast<size_t>(found.positions->n + found.positions->others);
+    positions = std::make_shared<CircuitPositions>(circuit_positions(pairs, records, made));
+    n_parts *= static_cast<size_t>(positions->n + positions->others);
   }
+  if (!request.acdc.empty() && positions) throw Error("--edges", "expected --level node with acdc, found position");
+  if (!request.acdc.empty() && session.beside) refuse_adapters_beside();
   if (request.size && *request.size > n_parts)
     throw Error("--size", "expected at most " + std::to_string(n_parts) + ", the parts of the model, found " +
                               std::to_string(*request.size));
-  split_pairs(request.split, records, pairs, request.seed, input);  // refuses before the first forward
+  split_pairs(request.split, records, pairs, request.seed, input);
+  return pairs;
+}
+
+}  // namespace
+
+void check_discover(const Session& session, const std::vector<Record>& records, const RecordJobs& made,
+                    const DiscoverRequest& request, const std::string& input) {
+  std::shared_ptr<const CircuitPositions> positions;
+  checked_pairs(session, records, made, request, input, positions);
+}
+
+Discovery discover_circuit(const Session& session, const std::vector<Record>& records, const RecordJobs& made,
+                           const DiscoverRequest& request, const std::string& input) {
+  Discovery found;
+  std::vector<CausalPair> pairs = checked_pairs(session, records, made, request, input, found.positions);
   found.pairs = select_pairs(session, made, std::move(pairs), request.keep_all, input, request.interrupted);
   if (found.pairs.interrupted) {
     found.interrupted = true;

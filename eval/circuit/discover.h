@@ -15,6 +15,7 @@
 #include "engine/session.h"
 #include "eval/causal/pairs.h"
 #include "eval/circuit/circuit_scores.h"
+#include "eval/circuit/edge_circuit.h"
 #include "eval/circuit/edges.h"
 #include "eval/circuit/forecast.h"
 #include "eval/circuit/graph.h"
@@ -51,16 +52,14 @@ struct DiscoverRequest {
   // feeds, at least this share of the gap between the whole model and nothing.
   double alpha = 0.05, edge_floor = 0.01;
   int64_t edge_controls = 2;  // draws of either kind for each pair
+  // Instead a search says which edges are in the circuit: shares of that gap, ascending (edge_circuit.h). Of parts of
+  // all tokens. Empty: none.
+  std::vector<double> acdc;
+  Kept kept = {};  // results of runs, for the next time
   int threads = 1;
   int64_t batch = 8, batch_tokens = 1024;
   const std::atomic<bool>* interrupted = nullptr;
   StudyProgress progress;
-};
-
-struct SetScores {
-  double whole = 0, none = 0, circuit = 0;  // means of the metric
-  bool known = false;                       // whole - none is at least two standard errors from 0; else f is undefined
-  Faithfulness faithfulness;
 };
 
 struct SizeScores {
@@ -94,6 +93,7 @@ struct Discovery {
     double jaccard = not_measured;                     // median over pairs of samples
   } stability;
   ParaphraseStability paraphrases;
+  std::optional<EdgeCircuit> edges;  // of a search
   // What was forecast of parts and of edges, beside the runs of those that got some.
   struct Agreement {
     int64_t forecast = 0, run = 0;
@@ -114,14 +114,20 @@ struct Discovery {
   } family;
 };
 
+// What discover_circuit refuses before the first forward.
+void check_discover(const engine::Session& session, const std::vector<Record>& records, const RecordJobs& made,
+                    const DiscoverRequest& request, const std::string& input);
+
 // `made`: jobs of the records, without edits. `input`: for messages. Throws Error before the first forward where pairs,
 // splits or the request cannot be used, and what the forward throws.
 Discovery discover_circuit(const engine::Session& session, const std::vector<Record>& records, const RecordJobs& made,
                            const DiscoverRequest& request, const std::string& input);
 
-// DIR/graph.json, circuit.json and the files that a directory of a circuit may hold.
+// DIR/graph.json, circuit.json (the test of an old circuit goes) and the files that such a directory may hold. Each file
+// is whole or not there; that both are is the caller's to say (KeptWork).
 void write_discovery(const std::filesystem::path& dir, const Discovery& found, const DiscoverRequest& request,
                      const engine::Session& session);
+inline constexpr const char* circuit_study_schema = "signalbox.circuit_study/1";  // of the manifest
 inline constexpr const char *graph_file = "graph.json", *circuit_file = "circuit.json", *test_file = "test.json";
 
 }  // namespace signalbox::eval

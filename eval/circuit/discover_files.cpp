@@ -4,7 +4,7 @@
 
 #include "base/files.h"
 #include "eval/circuit/discover.h"
-#include "eval/store/staged_files.h"
+#include "eval/store/lock.h"
 
 namespace signalbox::eval {
 
@@ -38,10 +38,10 @@ json::Value split_json(const Discovery& found, const DiscoverRequest& request) {
   return split;
 }
 
-json::Value scores_json(const Discovery& found) {
+json::Value scores_json(const std::array<SetScores, 3>& by_set, const Discovery& found) {
   json::Value scores = json::Value::object();
   for (size_t s = 0; s < 3; ++s) {
-    const SetScores& of = found.scores[s];
+    const SetScores& of = by_set[s];
     scores.set(set_names[s], json::Value::object()
                                  .set("pairs", static_cast<int64_t>(found.sets[s].size()))
                                  .set("whole", of.whole)
@@ -74,22 +74,54 @@ json::Value sizes_json(const Discovery& found) {
   return sizes;
 }
 
-json::Value random_json(const Discovery& found) {
-  std::vector<double> f = found.random_faithfulness;
+json::Value random_json(const RandomCircuits& random, std::vector<double> f, const char* matched) {
   std::sort(f.begin(), f.end());
   double sum = 0;
   for (const double x : f) sum += x;
   const bool any = !f.empty();
   return json::Value::object()
       .set("n", static_cast<int64_t>(f.size()))
-      .set("matched", matched_text(found.positions != nullptr))
-      .set("usage_of_circuit", found.random.usage)
-      .set("mean_usage", found.random.mean_usage)
-      .set("unmatched", found.random.unmatched)
+      .set("matched", matched)
+      .set("usage_of_circuit", random.usage)
+      .set("mean_usage", random.mean_usage)
+      .set("unmatched", random.unmatched)
       .set("mean", any ? number(sum / static_cast<double>(f.size())) : json::Value())
       .set("lo", any ? number(quantile(f, 0.025)) : json::Value())
       .set("hi", any ? number(quantile(f, 0.975)) : json::Value())
       .set("most", any ? number(f.back()) : json::Value());
+}
+
+json::Value edges_json(const Discovery& found) {
+  if (!found.edges) return json::Value();
+  const EdgeCircuit& of = *found.edges;
+  const bool known = of.scores[2].known;
+  json::Value taus = json::Value::array(), edges = json::Value::array(), worst = json::Value::array();
+  for (const EdgeCircuit::Size& size : of.sizes) {
+    json::Value f = json::Value::object();
+    for (size_t s = 0; s < 3; ++s) f.set(set_names[s], number(size.faithfulness[s]));
+    taus.push_back(json::Value::object()
+                       .set("tau", size.tau)
+                       .set("edges", static_cast<int64_t>(size.edges))
+                       .set("faithfulness", std::move(f)));
+  }
+  for (size_t i = 0; i < of.edges.size(); ++i)
+    edges.push_back(json::Value::object()
+                        .set("edge", edge_name(of.edges[i]))
+                        .set("change", of.changes[i])
+                        .set("minimality", known ? number(of.minimality[i]) : json::Value()));
+  for (const std::string& name : of.completeness.worst) worst.push_back(name);
+  return json::Value::object()
+      .set("method", "acdc")
+      .set("candidates", static_cast<int64_t>(of.candidates.size()))
+      .set("taus", std::move(taus))
+      .set("tau", of.tau)
+      .set("faithful_enough", of.chosen)
+      .set("edges", std::move(edges))
+      .set("scores", scores_json(of.scores, found))
+      .set("completeness", json::Value::object()
+                               .set("gap", known ? number(of.completeness.gap) : json::Value())
+                               .set("without", std::move(worst)))
+      .set("random", random_json(of.random.parts, of.random_faithfulness, edges_matched_text));
 }
 
 json::Value stability_json(const Discovery& found) {
@@ -199,7 +231,7 @@ void write_discovery(const std::filesystem::path& dir, const Discovery& found, c
                            .set("parts", found.family.parts)
                            .set("edges", found.family.edges)
                            .set("inputs", found.family.inputs))
-      .set("scores", scores_json(found))
+      .set("scores", scores_json(found.scores, found))
       .set("completeness", json::Value::object()
                                .set("gap", known ? number(found.completeness.gap) : json::Value())
                                .set("without", worst))
@@ -209,15 +241,16 @@ void write_discovery(const std::filesystem::path& dir, const Discovery& found, c
                         .set("cpr", known ? number(found.curve.cpr) : json::Value())
                         .set("cmd", known ? number(found.curve.cmd) : json::Value())
                         .set("points", std::move(curve)))
-      .set("random", random_json(found))
+      .set("random", random_json(found.random, found.random_faithfulness, matched_text(found.positions != nullptr)))
+      .set("edge_circuit", edges_json(found))
       .set("stability", stability_json(found))
       .set("paraphrases", paraphrases_json(found))
       .set("rank", rank_json(found, request))
       .set("redundant", std::move(redundant));
-  StagedFiles files(dir, {graph_file, circuit_file, test_file});  // an old test was of another circuit
-  write_file_atomically(files.path() / graph_file, circuit_json_text(found.graph));
-  write_file_atomically(files.path() / circuit_file, json::dump(out, 1) + "\n");
-  files.commit();
+  made_directory(dir);
+  std::filesystem::remove(dir / test_file);  // of another circuit
+  write_file_atomically(dir / graph_file, circuit_json_text(found.graph));
+  write_file_atomically(dir / circuit_file, json::dump(out, 1) + "\n");
 }
 
 }  // namespace signalbox::eval

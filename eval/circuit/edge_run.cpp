@@ -23,12 +23,15 @@ void add_to(std::vector<float>& x, const std::vector<float>& y) {
 
 }  // namespace
 
+void refuse_adapters_beside() {
+  throw Error("--adapter-unmerged", "expected adapters merged into the weights for runs by edges, found them beside");
+}
+
 EdgeRunner::EdgeRunner(const ModelScorer& scorer)
     : scorer_(scorer),
       receivers_(*scorer.session().backend, scorer.session().model, scorer.session().weights),
       ablated_(scorer.n_pairs()) {
-  if (scorer.session().beside)
-    throw Error("--adapter", "expected one that is merged into the weights for runs by edges, found one beside them");
+  if (scorer.session().beside) refuse_adapters_beside();
 }
 
 const std::vector<float>& EdgeRunner::ablated(size_t i, const NodeId& node) {
@@ -293,7 +296,9 @@ class EdgeRunner::Pass {
 
 double EdgeRunner::metric(size_t i, const KeptEdges& kept) {
   scorer_.require_running();
-  return Pass(*this, i, kept).run();
+  const double found = Pass(*this, i, kept).run();
+  scorer_.count_runs(1);
+  return found;
 }
 
 }  // namespace signalbox::eval

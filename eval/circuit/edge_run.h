@@ -24,10 +24,13 @@
 
 namespace signalbox::eval {
 
+// Throws the Error of runs by edges under adapters that stand beside the weights.
+[[noreturn]] void refuse_adapters_beside();
+
 class EdgeRunner {
  public:
-  // `scorer`, of parts of all tokens and with none out from the start, outlives this. Throws Error for jobs with
-  // adapters beside the weights.
+  // `scorer`, of parts of all tokens and with none out from the start, outlives this. Throws what
+  // refuse_adapters_beside does.
   explicit EdgeRunner(const ModelScorer& scorer);
   // The metric of pair i. Parts that send by no edge of the set are ablated wholly; the embedding stays, where the
   // ablation has none for it. Throws what ops throw, and CircuitInterrupted.

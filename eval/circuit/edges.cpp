@@ -111,6 +111,19 @@ std::vector<Response> respond_and_go_on(ModelScorer& scorer, size_t pair, const 
   return responses;
 }
 
+// feeds, selects and dlogit of each.
+std::vector<double> numbers_of(const std::vector<Response>& responses) {
+  std::vector<double> out;
+  for (const Response& response : responses) out.insert(out.end(), {response.feeds, response.selects, response.dlogit});
+  return out;
+}
+
+std::string names_of(size_t pair, const NodeId& source, std::span<const NodeId> receivers) {
+  std::string name = std::to_string(pair) + " " + node_name(source) + " ->";
+  for (const NodeId& receiver : receivers) name += " " + node_name(receiver);
+  return name;
+}
+
 // Edges of one source stand together: visits every such stretch [begin, end) of `which`, with its receivers.
 void each_source(const std::vector<EdgeEffects>& edges, std::span<const size_t> which,
                  const std::function<void(const NodeId& source, std::span<const size_t> own,
@@ -296,14 +309,15 @@ void measure_edges(ModelScorer& scorer, std::vector<EdgeEffects>& edges) {
   std::iota(all.begin(), all.end(), size_t{0});
   each_source(edges, all, [&](const NodeId& source, std::span<const size_t> own, std::span<const NodeId> to) {
     for (size_t p = 0; p < scorer.n_pairs(); ++p) {
-      const std::vector<Response> responses =
-          respond_and_go_on(scorer, p, source, stream_change(scorer, p, source), to);
-      for (size_t i = 0; i < responses.size(); ++i) {
+      const std::vector<double> found = scorer.known_or("whole " + names_of(p, source, to), [&] {
+        return numbers_of(respond_and_go_on(scorer, p, source, stream_change(scorer, p, source), to));
+      });
+      for (size_t i = 0; i < own.size(); ++i) {
         EdgeEffects& edge = edges[own[i]];
-        edge.feeds.push_back(responses[i].feeds);
+        edge.feeds.push_back(found[3 * i]);
         if (edge.target.kind != Kind::expert) continue;
-        edge.selects.push_back(responses[i].selects);
-        edge.dlogits.push_back(responses[i].dlogit);
+        edge.selects.push_back(found[3 * i + 1]);
+        edge.dlogits.push_back(found[3 * i + 2]);
       }
     }
   });
@@ -315,17 +329,24 @@ void measure_inputs(ModelScorer& scorer, std::vector<EdgeEffects>& edges, std::s
     if (edges[i].target.kind == Kind::head) into_heads.push_back(i);
   each_source(edges, into_heads, [&](const NodeId& source, std::span<const size_t> own, std::span<const NodeId> to) {
     for (size_t p = 0; p < scorer.n_pairs(); ++p) {
-      scorer.require_running();
-      std::vector<Response> responses = respond(scorer, p, source, stream_change(scorer, p, source), to, true);
-      std::vector<std::shared_ptr<const BoundEdits>> runs;
-      for (const Response& response : responses)
-        for (const Response::ByInput& input : response.inputs)
-          if (input.changed) runs.push_back(scorer.pair(p).replace(response.receiver, input.values));
-      const std::vector<double> metrics = scorer.metrics(p, runs);
-      size_t next = 0;
+      const std::vector<double> found = scorer.known_or("inputs " + names_of(p, source, to), [&] {
+        scorer.require_running();
+        std::vector<Response> responses = respond(scorer, p, source, stream_change(scorer, p, source), to, true);
+        std::vector<std::shared_ptr<const BoundEdits>> runs;
+        for (const Response& response : responses)
+          for (const Response::ByInput& input : response.inputs)
+            if (input.changed) runs.push_back(scorer.pair(p).replace(response.receiver, input.values));
+        const std::vector<double> metrics = scorer.metrics(p, runs);
+        std::vector<double> numbers;
+        size_t next = 0;
+        for (const Response& response : responses)
+          for (const Response::ByInput& input : response.inputs)
+            numbers.push_back(input.changed ? metrics[next++] - scorer.whole()[p] : 0);
+        return numbers;
+      });
       for (size_t i = 0; i < own.size(); ++i)
         for (size_t in = 0; in < head_inputs.size(); ++in)
-          edges[own[i]].inputs[in].push_back(responses[i].inputs[in].changed ? metrics[next++] - scorer.whole()[p] : 0);
+          edges[own[i]].inputs[in].push_back(found[i * head_inputs.size() + in]);
     }
   });
 }
@@ -343,10 +364,13 @@ void measure_controls(ModelScorer& scorer, std::vector<EdgeEffects>& edges, std:
         std::vector<float> other =
             draw % 2 == 0 ? of_other_tokens(everywhere, d_model, dice) : random_of_length(change, d_model, dice);
         if (draw % 2 == 0) keep_rows(other, d_model, pair.tokens_of(source));
-        const std::vector<Response> responses = respond_and_go_on(scorer, p, source, other, to);
-        for (size_t i = 0; i < responses.size(); ++i) {
-          edges[own[i]].control_feeds.push_back(std::fabs(responses[i].feeds));
-          edges[own[i]].control_selects.push_back(std::fabs(responses[i].selects));
+        const std::string name = "control " + std::to_string(seed) + " " + std::to_string(draw) + " ";
+        const std::vector<double> found = scorer.known_or(name + names_of(p, source, to), [&] {
+          return numbers_of(respond_and_go_on(scorer, p, source, other, to));
+        });
+        for (size_t i = 0; i < own.size(); ++i) {
+          edges[own[i]].control_feeds.push_back(std::fabs(found[3 * i]));
+          edges[own[i]].control_selects.push_back(std::fabs(found[3 * i + 1]));
         }
       }
     }

@@ -44,6 +44,10 @@ class Collector {
   }
   bool both_in(const EdgeEffects& edge) const { return both_in(edge.source, edge.target); }
 
+  bool kept_by_search(const EdgeSet& set, const EdgeEffects& edge, EdgeKind kind, char input) const {
+    return rule_.kept && !set.without && rule_.kept(edge, kind, input);
+  }
+
   // Edges that a forecast kept from running, and three inputs of each that ends in a head.
   void count_left_out(int64_t& edges, int64_t& inputs) const {
     for (const EdgeSet& set : sets_)
@@ -68,9 +72,12 @@ class Collector {
         const double size = std::fabs(of_columns_[column].effect);
         const bool feeds = passes(rule_.floor), selects = !edge.selects.empty() && passes(0);
         if (!both_in(edge)) continue;
-        if (feeds || selects) likely[s].push_back(i);
-        if (edge.target.kind == NodeId::Kind::head && size > 0 && size >= rule_.floor) large[s].push_back(i);
-        n_likely += (feeds || selects) * sets_[s].scorer->n_pairs();
+        const bool kept = kept_by_search(sets_[s], edge, EdgeKind::feeds, 0),
+                   head = edge.target.kind == NodeId::Kind::head;
+        if (head && (kept || (size > 0 && size >= rule_.floor))) large[s].push_back(i);
+        if (rule_.kept || !(feeds || selects)) continue;
+        likely[s].push_back(i);
+        n_likely += sets_[s].scorer->n_pairs();
       }
     for (size_t s = 0; s < sets_.size(); ++s) n_large += large[s].size() * sets_[s].scorer->n_pairs();
     rule_.begin("measuring controls of edges", n_likely * 4 * static_cast<size_t>(rule_.controls));
@@ -89,8 +96,10 @@ class Collector {
     const double forecast = set.forecasts.empty() ? not_measured : set.forecasts[i];
     const auto add = [&](EdgeKind kind, const std::vector<double>& values, const CircuitEffect& of, double dlogit,
                          std::vector<double> controls, char input) {
-      const bool nothing = std::all_of(values.begin(), values.end(), [](double x) { return x == 0; });
-      if (nothing && (std::isnan(dlogit) || dlogit == 0)) return;  // nothing passes
+      const bool nothing = std::all_of(values.begin(), values.end(), [](double x) { return x == 0; }),
+                 kept = kept_by_search(set, edge, kind, input);
+      // Nothing passes; but of what others make up for alone a search may say otherwise.
+      if (nothing && (std::isnan(dlogit) || dlogit == 0) && (!kept || kind == EdgeKind::selects)) return;
       std::sort(controls.begin(), controls.end());
       const double control = controls.empty() ? not_measured : quantile(controls, 0.95), size = std::fabs(of.effect);
       const bool large = size > 0 && size >= (kind == EdgeKind::feeds ? rule_.floor : 0);
@@ -103,7 +112,7 @@ class Collector {
       made.of = of;
       made.dlogit = dlogit;
       made.control = control;
-      made.in_circuit = both_in(edge) && enough;
+      made.in_circuit = rule_.kept ? kept : both_in(edge) && enough;
       made.without = set.without;
       made.input = input;
       if (kind == EdgeKind::feeds && !input) made.forecast = forecast;

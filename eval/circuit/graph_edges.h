@@ -31,6 +31,9 @@ struct EdgeRule {
   int64_t controls = 2;  // draws of either kind for each pair
   uint64_t seed = 0;
   std::function<bool(const NodeId&)> in_circuit;
+  // Says instead which edges of the whole model are in the circuit, where a search has decided (edge_circuit.h); then
+  // there are no controls. `input`: of a head; 0: any of its inputs. Empty: the rule above.
+  std::function<bool(const EdgeEffects& edge, CircuitEdge::Kind kind, char input)> kept;
   // Means with intervals of [column][pair]; q over a family of so many hypotheses, the columns among them.
   std::function<std::vector<CircuitEffect>(const std::vector<std::vector<double>>&, size_t family)> effects;
   std::function<void(const std::string& stage, size_t runs)> begin;

@@ -50,6 +50,7 @@ ModelScorer::ModelScorer(const Session& session, const RecordJobs& made, const s
       setup_(std::move(setup)),
       nodes_(scored_nodes(session.shape, setup_.positions.get())),
       forward_(session.forward(0)) {
+  keep_in(setup_.log, setup_.name);
   const bool reverse = setup_.reverse;
   std::vector<int64_t> selected(nodes_.size()), elsewhere(nodes_.size());
   differing_ = nothing();

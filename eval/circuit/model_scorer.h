@@ -26,6 +26,8 @@ struct ScorerSetup {
   bool reverse = false;
   int64_t batch = 8, batch_tokens = 1024;  // sequences and tokens of one step at most, but for one that is longer
   const std::atomic<bool>* interrupted = nullptr;
+  std::shared_ptr<RunLog> log = {};  // of results, under `name`; null: they are kept nowhere
+  std::string name = {};
   std::function<void(int64_t runs)> on_runs;  // how many more runs of a pair are done; may be empty
 };
 
@@ -59,6 +61,9 @@ class ModelScorer : public CircuitScorer {
   Tensor reference(size_t i) const { return clean_.empty() ? pairs_[i]->run().logits : clean_[i].logits; }
   const engine::Session& session() const { return session_; }
   void require_running() const;  // throws CircuitInterrupted
+  void count_runs(int64_t n) const {
+    if (setup_.on_runs) setup_.on_runs(n);
+  }
 
  protected:
   std::vector<double> run(const NodeMask& kept) override;

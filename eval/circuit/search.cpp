@@ -84,7 +84,7 @@ double mean_of_all(std::span<const double> x) {
 
 }  // namespace
 
-double weighted_faithfulness(CircuitScorer& scorer, const NodeMask& kept, std::span<const double> weights) {
+double weighted_faithfulness(SubsetScorer& scorer, const NodeMask& kept, std::span<const double> weights) {
   const double nothing = weighted_mean(scorer.none(), weights);
   return (weighted_mean(scorer.scores(kept), weights) - nothing) / (weighted_mean(scorer.whole(), weights) - nothing);
 }
@@ -105,7 +105,7 @@ double PartEffects::size(size_t part, std::span<const double> weights) const {
   return denoising.empty() ? size : std::max(size, mean_size(denoising[part], of));
 }
 
-double distance_from_whole(CircuitScorer& scorer, const NodeMask& kept, std::span<const double> weights) {
+double distance_from_whole(SubsetScorer& scorer, const NodeMask& kept, std::span<const double> weights) {
   const std::vector<double>& scores = scorer.scores(kept);
   std::vector<double> gaps;
   for (size_t r = 0; r < scores.size(); ++r) gaps.push_back(scores[r] - scorer.whole()[r]);

@@ -45,10 +45,10 @@ Ranking rank_parts(CircuitScorer& scorer, const PartEffects& effects, std::span<
 NodeMask first_parts(const CircuitScorer& scorer, const Ranking& ranking, size_t n);
 
 // Mean over pairs of |m(C) - m(M)|.
-double distance_from_whole(CircuitScorer& scorer, const NodeMask& kept, std::span<const double> weights);
+double distance_from_whole(SubsetScorer& scorer, const NodeMask& kept, std::span<const double> weights);
 
 // Of means over pairs.
-double weighted_faithfulness(CircuitScorer& scorer, const NodeMask& kept, std::span<const double> weights);
+double weighted_faithfulness(SubsetScorer& scorer, const NodeMask& kept, std::span<const double> weights);
 
 // Two parts of which each restores the metric alone and neither is missed alone, while both together are.
 struct RedundantParts {

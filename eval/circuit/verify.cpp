@@ -2,7 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numeric>
+#include <functional>
+#include <iterator>
 #include <set>
 
 #include "base/error.h"
@@ -17,10 +18,6 @@ using namespace engine;
 namespace {
 
 constexpr const char* test_schema = "signalbox.circuit_test/1";
-
-double mean_of_scores(std::span<const double> x) {
-  return std::accumulate(x.begin(), x.end(), 0.0) / static_cast<double>(x.size());
-}
 
 json::Value defined_number(double x) { return std::isfinite(x) ? json::Value(x) : json::Value(); }
 
@@ -45,7 +42,131 @@ std::vector<CausalPair> unused_pairs(std::vector<CausalPair> pairs, const KnownC
   return out;
 }
 
+double distance(const std::vector<double>& own, const SubsetScorer& scorer) {
+  double sum = 0;
+  for (size_t i = 0; i < own.size(); ++i) sum += std::fabs(own[i] - scorer.whole()[i]);
+  return sum / static_cast<double>(own.size());
+}
+
+// What a circuit of parts is compared with.
+class PartAlternatives {
+ public:
+  PartAlternatives(ModelScorer& scorer, const NodeMask& circuit) : scorer_(scorer), circuit_(circuit) {
+    std::vector<size_t> alike;  // in whose places the same would stand
+    for (size_t i = 0; i < circuit.size(); ++i)
+      if (!circuit[i] && scorer.active()[i]) (scorer.differing()[i] ? others_ : alike).push_back(i);
+    if (others_.empty()) others_ = alike;
+  }
+  RandomCircuits draw(uint64_t seed, int64_t n) {
+    RandomCircuits random = draw_random_circuits(scorer_, circuit_, seed, n);
+    drawn_ = random.circuits;
+    return random;
+  }
+  bool has_others() const { return !others_.empty(); }
+  // Of taking out a random part that was put in.
+  double change(Dice& dice) {
+    NodeMask more = circuit_;
+    more[dice.pick(others_)] = 1;
+    return std::fabs(distance(scorer_.scores(more), scorer_) - distance(scorer_.scores(circuit_), scorer_));
+  }
+  double distance_of(size_t draw) { return distance(scorer_.scores(drawn_[draw]), scorer_); }
+  double distance_without(size_t draw) { return distance(scorer_.scores(complement_of(drawn_[draw])), scorer_); }
+
+ private:
+  ModelScorer& scorer_;
+  const NodeMask& circuit_;
+  std::vector<size_t> others_;
+  std::vector<NodeMask> drawn_;
+};
+
+// What a circuit of edges is.
+class EdgeAlternatives {
+ public:
+  explicit EdgeAlternatives(EdgeScorer& scorer) : scorer_(scorer) {}
+  RandomCircuits draw(uint64_t seed, int64_t n) {
+    RandomEdges random = draw_random_edges(scorer_.parts(), scorer_.edges(), seed, n);
+    drawn_ = std::move(random.circuits);
+    return std::move(random.parts);
+  }
+  bool has_others() const {
+    return std::any_of(drawn_.begin(), drawn_.end(), [&](const auto& drawn) { return !added(drawn).empty(); });
+  }
+  // Of taking one of its edges out of a random circuit that was put in.
+  double change(Dice& dice) {
+    std::vector<EdgeId> more, others;
+    while (others.empty()) {
+      const std::vector<EdgeId>& drawn = dice.pick(drawn_);
+      others = added(drawn);
+      more.clear();
+      std::set_union(scorer_.edges().begin(), scorer_.edges().end(), drawn.begin(), drawn.end(),
+                     std::back_inserter(more));
+    }
+    std::vector<EdgeId> less = more;
+    std::erase(less, dice.pick(others));
+    return std::fabs(distance(scorer_.scores_of(KeptEdges(less, false)), scorer_) -
+                     distance(scorer_.scores_of(KeptEdges(more, false)), scorer_));
+  }
+  double distance_of(size_t draw) { return distance(scorer_.scores_of(KeptEdges(drawn_[draw], false)), scorer_); }
+  double distance_without(size_t draw) { return distance(scorer_.scores_of(KeptEdges(drawn_[draw], true)), scorer_); }
+
+ private:
+  std::vector<EdgeId> added(const std::vector<EdgeId>& drawn) const {
+    std::vector<EdgeId> out;
+    std::set_difference(drawn.begin(), drawn.end(), scorer_.edges().begin(), scorer_.edges().end(),
+                        std::back_inserter(out));
+    return out;
+  }
+
+  EdgeScorer& scorer_;
+  std::vector<std::vector<EdgeId>> drawn_;
+};
+
+template <class Alternatives>
+void test_circuit(SubsetScorer& scorer, const NodeMask& mask, Alternatives alternatives, const VerifyRequest& request,
+                  const std::function<void(const std::string&, int64_t)>& begin, Verification& out) {
+  const auto n = static_cast<int64_t>(scorer.n_pairs());
+  const std::vector<double> own = scorer.scores(mask), rest = scorer.scores(complement_of(mask));
+  out.scores = set_scores(own, scorer.whole(), scorer.none(), request.seed, request.resamples);
+  if (out.scores.known) out.completeness = completeness(scorer, mask, request.seed, request.subsets);
+  out.equivalence = test_equivalence(own, scorer.whole(), request.epsilon);
+  out.independence = test_independence(rest, scorer.whole(), request.seed, request.permutations);
+
+  // Minimality: what taking a part out does, against taking out a random part that was put in.
+  begin("taking parts out and putting others in", (request.random + count_of(mask)) * n);
+  out.distance = distance(own, scorer);
+  out.complement_distance = distance(rest, scorer);
+  for (size_t i = 0; i < mask.size(); ++i) {
+    if (!mask[i]) continue;
+    NodeMask without = mask;
+    without[i] = 0;
+    out.changes.push_back(std::fabs(distance(scorer.scores(without), scorer) - out.distance));
+  }
+  out.random = alternatives.draw(request.seed, request.random);
+  Dice dice(request.seed, "circuit minimality");
+  for (int64_t d = 0; d < request.random && alternatives.has_others(); ++d)
+    out.reference.push_back(alternatives.change(dice));
+  if (!out.reference.empty()) out.minimality = test_minimality(out.changes, out.reference, request.quantile);
+
+  begin("running random circuits", 2 * request.random * n);
+  std::vector<double> distances, nearness;
+  for (size_t d = 0; d < out.random.circuits.size(); ++d) {
+    distances.push_back(alternatives.distance_of(d));
+    nearness.push_back(-alternatives.distance_without(d));
+  }
+  out.sufficiency = test_against_random(out.distance, distances, request.quantile);
+  out.necessity = test_against_random(-out.complement_distance, nearness, request.quantile);
+}
+
 }  // namespace
+
+std::vector<std::string> KnownCircuit::names() const {
+  std::vector<std::string> out;
+  if (edges)
+    for (const EdgeId& edge : *edges) out.push_back(edge_name(edge));
+  else
+    for (const NodeId& part : parts) out.push_back(node_name(part));
+  return out;
+}
 
 KnownCircuit read_known_circuit(const std::filesystem::path& dir) {
   const std::filesystem::path file = dir / circuit_file;
@@ -65,6 +186,19 @@ KnownCircuit read_known_circuit(const std::filesystem::path& dir) {
     known.parts.push_back(parse_node(name.string(), file.string() + ": " + name.path()));
   if (!std::is_sorted(known.parts.begin(), known.parts.end()))
     root.at("circuit").fail("expected parts in order of execution, found others");
+  if (const auto found = root.find("edge_circuit"); found && !found->value().is_null()) {
+    std::vector<EdgeId>& edges = known.edges.emplace();
+    for (const json::Ref& edge : found->at("edges").items()) {
+      const json::Ref name = edge.at("edge");
+      edges.push_back(parse_edge(name.string(), file.string() + ": " + name.path()));
+    }
+    if (std::adjacent_find(edges.begin(), edges.end(), [](const EdgeId& a, const EdgeId& b) { return !(a < b); }) !=
+        edges.end())
+      found->at("edges").fail("expected edges in order of what reads them, each once, found others");
+    for (const NodeId& part : parts_of(edges))
+      if (!std::binary_search(known.parts.begin(), known.parts.end(), part))
+        found->at("edges").fail("expected edges between parts of the circuit, found " + node_name(part));
+  }
   for (const char* set : {"discover", "size", "test"})
     for (const json::Ref& name : root.at("split").at(set).at("pairs").items())
       (set == std::string_view("test") ? known.held_out : known.used).push_back(name.string());
@@ -123,53 +257,12 @@ Verification verify_circuit(const Session& session, const std::vector<Record>& r
         throw Error(circuit_file, "expected parts of this model and these pairs, found " + node_name(part));
       mask[static_cast<size_t>(at - scorer.nodes().begin())] = 1;
     }
-    const std::vector<double> weights(scorer.n_pairs(), 1.0);
-    const auto distance = [&](const NodeMask& kept) { return distance_from_whole(scorer, kept, weights); };
-    const std::vector<double> own = scorer.scores(mask), rest = scorer.scores(complement_of(mask));
-    out.scores = {mean_of_scores(scorer.whole()),
-                  mean_of_scores(scorer.none()),
-                  mean_of_scores(own),
-                  denominator_known(scorer.whole(), scorer.none()),
-                  {not_measured, {not_measured, not_measured}}};
-    if (out.scores.known) {
-      out.scores.faithfulness =
-          faithfulness_with_interval(own, scorer.whole(), scorer.none(), request.seed, request.resamples);
-      out.completeness = completeness(scorer, mask, request.seed, request.subsets);
+    if (circuit.edges) {
+      EdgeScorer edges(scorer, *circuit.edges);
+      test_circuit(edges, edges.only(*circuit.edges), EdgeAlternatives(edges), request, begin, out);
+    } else {
+      test_circuit(scorer, mask, PartAlternatives(scorer, mask), request, begin, out);
     }
-    out.equivalence = test_equivalence(own, scorer.whole(), request.epsilon);
-    out.independence = test_independence(rest, scorer.whole(), request.seed, request.permutations);
-
-    // Minimality: what taking a part out does, against taking out a random part that was put in.
-    begin("taking parts out and putting others in", (request.random + static_cast<int64_t>(circuit.parts.size())) * n);
-    out.distance = distance(mask);
-    out.complement_distance = distance(complement_of(mask));
-    std::vector<size_t> others, alike;  // not in the circuit; alike: in whose places the same would stand
-    for (size_t i = 0; i < mask.size(); ++i) {
-      NodeMask changed = mask;
-      changed[i] = !mask[i];
-      if (mask[i])
-        out.changes.push_back(std::fabs(distance(changed) - out.distance));
-      else if (scorer.active()[i])
-        (scorer.differing()[i] ? others : alike).push_back(i);
-    }
-    if (others.empty()) others = alike;
-    Dice dice(request.seed, "circuit minimality");
-    for (int64_t d = 0; d < request.random && !others.empty(); ++d) {
-      NodeMask more = mask;
-      more[dice.pick(others)] = 1;
-      out.reference.push_back(std::fabs(distance(more) - out.distance));
-    }
-    if (!out.reference.empty()) out.minimality = test_minimality(out.changes, out.reference, request.quantile);
-
-    begin("running random circuits", 2 * request.random * n);
-    out.random = draw_random_circuits(scorer, mask, request.seed, request.random);
-    std::vector<double> distances, nearness;
-    for (const NodeMask& random : out.random.circuits) {
-      distances.push_back(distance(random));
-      nearness.push_back(-distance(complement_of(random)));
-    }
-    out.sufficiency = test_against_random(out.distance, distances, request.quantile);
-    out.necessity = test_against_random(-out.complement_distance, nearness, request.quantile);
   } catch (const CircuitInterrupted&) {
     out.interrupted = true;
   }
@@ -179,9 +272,10 @@ Verification verify_circuit(const Session& session, const std::vector<Record>& r
 void write_verification(const std::filesystem::path& dir, const Verification& tested, const KnownCircuit& circuit,
                         const VerifyRequest& request, const Session& session) {
   json::Value parts = json::Value::array(), left_out = json::Value::array(), names = json::Value::array();
+  const std::vector<std::string> tested_names = circuit.names();
   for (size_t i = 0; i < tested.changes.size(); ++i) {
     json::Value part = json::Value::object();
-    part.set("part", node_name(circuit.parts[i])).set("change", tested.changes[i]);
+    part.set(circuit.edges ? "edge" : "part", tested_names[i]).set("change", tested.changes[i]);
     if (!tested.reference.empty())
       part.set("random_changes_below", tested.minimality.exceeded[i])
           .set("p", tested.minimality.p[i])
@@ -226,7 +320,7 @@ void write_verification(const std::filesystem::path& dir, const Verification& te
       .set("p", tested.independence.p);
   json::Value random = json::Value::object();
   random.set("n", static_cast<int64_t>(tested.random.circuits.size()))
-      .set("matched", matched_text(circuit.n_positions > 0))
+      .set("matched", circuit.edges ? edges_matched_text : matched_text(circuit.n_positions > 0))
       .set("usage_of_circuit", tested.random.usage)
       .set("mean_usage", tested.random.mean_usage)
       .set("unmatched", tested.random.unmatched);
@@ -236,6 +330,7 @@ void write_verification(const std::filesystem::path& dir, const Verification& te
       .set("model_hash", session.model_hash)
       .set("metric", std::string(metric_name(circuit.metric)))
       .set("ablation", std::string(ablation_name(circuit.ablation)))
+      .set("of", circuit.edges ? "edges" : "parts")
       .set("seed", static_cast<int64_t>(request.seed))
       .set("alpha", request.alpha)
       .set("pairs", pairs_summary(tested.pairs).set("names", std::move(names)).set("left_out", std::move(left_out)))

@@ -3,6 +3,7 @@
 #include <atomic>
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -20,10 +21,13 @@ struct KnownCircuit {
   json::Value weights;  // hashes; null: not told
   Metric metric = Metric::logit_diff;
   CircuitAblation ablation = CircuitAblation::corrupt;
-  int64_t n_positions = 0;            // by which parts are told apart; 0: they are of all tokens
-  std::vector<NodeId> parts;          // ascending
-  std::vector<std::string> used;      // names of pairs that found it or chose its size
-  std::vector<std::string> held_out;  // those kept for a test
+  int64_t n_positions = 0;    // by which parts are told apart; 0: they are of all tokens
+  std::vector<NodeId> parts;  // ascending
+  // Of a circuit of edges, which the tests are then of; ascending. None: they are of its parts.
+  std::optional<std::vector<EdgeId>> edges;
+  std::vector<std::string> names() const;  // of what is tested: parts or edges
+  std::vector<std::string> used;           // names of pairs that found it or chose its size
+  std::vector<std::string> held_out;       // those kept for a test
 };
 // Throws Error naming the file and the key.
 KnownCircuit read_known_circuit(const std::filesystem::path& dir);
@@ -48,8 +52,9 @@ struct Verification {
   EquivalenceTest equivalence;
   IndependenceTest independence;
   MinimalityTest minimality;
-  std::vector<double> changes;    // [part] of the circuit's distance from the model, when it is taken out
-  std::vector<double> reference;  // the same of random parts that were added
+  std::vector<double> changes;  // [part or edge] of the circuit's distance from the model, when it is taken out
+  // The same of random parts that were added; of edges of random circuits that were, when one of theirs is taken out.
+  std::vector<double> reference;
   RandomCircuits random;
   double distance = 0;             // mean |m(C) - m(M)|
   double complement_distance = 0;  // mean |m(M without C) - m(M)|

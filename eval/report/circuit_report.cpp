@@ -144,6 +144,13 @@ std::string found_text(const json::Ref& circuit) {
              " pairs that had no part in finding it.";
   if (!circuit.at("faithful_enough").is_null() && !circuit.at("faithful_enough").boolean())
     found += " That is less than was asked for: no set of the parts that were tried was faithful enough.";
+  if (const std::optional<json::Ref> edges = circuit.find("edge_circuit"); edges && !edges->is_null()) {
+    found += " Of " + std::to_string(edges->at("candidates").integer()) + " edges among them " +
+             std::to_string(edges->at("edges").items().size()) + " are left by acdc";
+    if (const double faithful = or_none(edges->at("scores").at("test").at("faithfulness")); std::isfinite(faithful))
+      found += ", which alone bring back " + format_value(faithful, 3);
+    found += ".";
+  }
   const std::optional<json::Ref> completeness = circuit.find("completeness");
   if (completeness && !completeness->at("gap").is_null())
     found += " The largest gap to completeness is " + format_value(completeness->at("gap").number(), 3) + ".";

@@ -13,6 +13,7 @@
 #include "eval/causal/gradient_trace.h"
 #include "eval/causal/mean_contribution.h"
 #include "loaders/open.h"
+#include "loaders/synthetic/make_model.h"
 #include "probes/trace.h"
 #include "tests/support.h"
 
@@ -27,6 +28,7 @@ struct Setup {
   Session session;
   std::vector<Record> records;
   RecordJobs made;
+  // `name`: of a model of the goldens, or the directory above one.
   Setup(const std::string& name, const std::vector<std::string>& lines, const EditPlan* = nullptr)
       : session(open_session((test::goldens_dir() / name / "model").string(), {})) {
     for (size_t i = 0; i < lines.size(); ++i)
@@ -164,6 +166,32 @@ TEST_CASE("causal map: sequences of any length find room for their cells") {
       map_effects(setup.session, setup.records, setup.made, request),
       ((dir / "map").string() + ": expected an empty directory or one that holds a map, found \"notes.txt\" in it")
           .c_str());
+}
+
+TEST_CASE("causal map: at 128 tokens it takes less than 0.3 of the layers of one whole run a cell") {
+  std::string line = R"({"id":"a","tokens":[)";
+  for (int t = 0; t < 128; ++t) line += (t > 0 ? "," : "") + std::to_string(3 + t * 7 % 80);
+  const test::TemporaryDirectory dir;
+  loaders::synthetic::make_model(
+      json::parse(R"({"family":"olmoe","dtype":"f32","config":{"num_hidden_layers":3,"hidden_size":32,)"
+                  R"("intermediate_size":16,"num_attention_heads":2,"num_key_value_heads":2,"num_experts":4,)"
+                  R"("num_experts_per_tok":2,"vocab_size":96,"max_position_embeddings":128}})",
+                  "spec"),
+      "spec", dir / "made/model");
+  const Setup setup((dir / "made").string(), {line + "]}"});
+  MapRequest request;
+  request.dir = dir / "map";
+  request.metric = Metric::nll;
+  request.layers = moe_layers(setup);
+  const MapResult result = map_effects(setup.session, setup.records, setup.made, request);
+  const int64_t n = 128, k = setup.session.model.n_active(), n_layers = setup.session.model.n_layers();
+  int64_t layers = 0;  // each cell: the layers behind its own, of its token and all later ones
+  for (const int32_t l : request.layers) layers += k * (n_layers - 1 - l) * n * (n + 1) / 2;
+  const int64_t cells = n * k * static_cast<int64_t>(request.layers.size());
+  CHECK(result.counts.cells == cells);
+  CHECK(result.counts.layers_run == static_cast<double>(layers));
+  CHECK(result.counts.layers_of_brute_force == static_cast<double>(cells * n * n_layers));
+  CHECK(result.counts.share() <= 0.3);
 }
 
 TEST_CASE("causal map: only what is asked for, and means of reference records") {

@@ -33,6 +33,15 @@ TEST_CASE("docs: circuits, as pasted" * doctest::test_suite("repeats: commands a
     CHECK(std::filesystem::exists(scratch / (std::string("tmp/circuit/") + file)));
 }
 
+TEST_CASE("docs: circuits of edges, as pasted" *
+          doctest::test_suite("repeats: commands as pasted, which other tests run too")) {
+  const TemporaryDirectory scratch;
+  const std::string page = page_of("docs/edge-circuits.md"), printed = paste_all(page, scratch, 1);
+  for (const char* word : {"logits  ", "0.0100      3", "of 12 edges", "same graph", "sufficiency", "of 3 edges"})
+    CHECK(line_not_printed(page, word, printed) == "");
+  for (const std::string& block : fenced_blocks(page, "mermaid")) CHECK(printed.find(block) != std::string::npos);
+}
+
 TEST_CASE("docs: the built-in model's circuits, as pasted" *
           doctest::test_suite("repeats: commands as pasted, which other tests run too")) {
   const TemporaryDirectory scratch;

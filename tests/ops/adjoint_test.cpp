@@ -175,6 +175,32 @@ TEST_CASE("adjoint of matmul: every dtype and shape against double, guards untou
   }
 }
 
+TEST_CASE("adjoint of rmsnorm: along x only epsilon is left, x . d_x = (x . g) / r * eps / r^2") {
+  for (const std::string& isa : machine_isas()) {
+    const auto backend = cpu(isa);
+    for (const int64_t n : {5, 64, 200})
+      for (const float eps : {1e-6f, 1e-2f, 0.7f}) {
+        Guarded x(7, n, 1), d_out(7, n, 2), d_x(7, n), weight(1, n, 3);
+        backend->rmsnorm_adjoint(d_x.view(), d_out.view(), x.view(), {weight.view().data, n}, eps, false);
+        for (int64_t r = 0; r < 7; ++r) {
+          double squares = 0, with_g = 0, with_slope = 0, size = 0;
+          for (int64_t c = 0; c < n; ++c) {
+            const double own = static_cast<double>(x.at(r, c)), slope = static_cast<double>(d_x.at(r, c));
+            squares += own * own / static_cast<double>(n);
+            with_g += own * static_cast<double>(weight.at(0, c)) * static_cast<double>(d_out.at(r, c));
+            with_slope += own * slope;
+            size += std::abs(own * slope);
+          }
+          const double r2 = squares + static_cast<double>(eps);
+          INFO(isa, " ", n, " ", eps);
+          CHECK(near(static_cast<float>(with_slope), with_g / std::sqrt(r2) * static_cast<double>(eps) / r2, size,
+                     tolerance::adjoint));
+        }
+        CHECK(d_x.guards_hold());
+      }
+  }
+}
+
 TEST_CASE("adjoint of attention: every kind against double, and the same bits for all threads and instruction sets") {
   for (const cases::Attention& kind : cases::attentions) {
     if (kind.latent) continue;  // its values lie within its keys: the goldens' models have it

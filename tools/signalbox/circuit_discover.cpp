@@ -1,17 +1,21 @@
 // signalbox circuit discover: finds a circuit in pairs of clean and corrupt records (docs/circuits.md).
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 
 #include "base/text.h"
 #include "base/text_table.h"
+#include "eval/store/kept_work.h"
 #include "eval/store/staged_files.h"
 #include "tools/signalbox/circuit.h"
 #include "tools/signalbox/facts.h"
 #include "tools/signalbox/flags.h"
+#include "tools/signalbox/kept.h"
 #include "tools/signalbox/open.h"
 #include "tools/signalbox/prepare.h"
 #include "tools/signalbox/reading_flags.h"
+#include "tools/signalbox/record.h"
 #include "tools/terminal/output.h"
 #include "tools/terminal/signals.h"
 #include "tools/terminal/warning.h"
@@ -25,11 +29,13 @@ namespace {
 
 struct DiscoverFlags {
   CommonOptions common;
-  std::string input, metric = "logit_diff", split, ablation = "corrupt", level = "node", out;
+  std::string input, metric = "logit_diff", split, ablation = "corrupt", level = "node";
   double faithfulness = 0.9;
   int64_t size = -1;
   DiscoverRequest request;
-  std::string rank = "atp";
+  std::string rank = "atp", edges = "single";
+  std::vector<double> taus = EdgeCircuitRule().taus;
+  CLI::Option *tau_given = nullptr, *controls_given = nullptr;
   int64_t shortlist = 48, filter = 512, edge_filter = 4096;
   CLI::Option *rank_given = nullptr, *steps_given = nullptr, *filter_given = nullptr, *edge_filter_given = nullptr;
 };
@@ -108,15 +114,35 @@ CLI::App* add_discover_flags(CLI::App& app, DiscoverFlags& flags) {
       ->check(in_range(0, 10000))
       ->capture_default_str();
   discover
-      ->add_option("--edge-controls", flags.request.edge_controls,
-                   "draws for each pair of either kind of control that an edge must exceed; 0: none")
-      ->check(in_range(0, 1000))
+      ->add_option("--edges", flags.edges,
+                   "which edges among the parts left are in the circuit: single (those that do something alone, with q "
+                   "and controls) or acdc (those that are left when they are taken out one after another, from the "
+                   "logits back)")
+      ->check(one_of({"single", "acdc"}))
+      ->type_name("NAME")
       ->capture_default_str();
+  flags.tau_given =
+      discover
+          ->add_option("--tau", flags.taus,
+                       "of acdc, T[,T...] ascending: an edge goes for good where the metric changes by less than this "
+                       "share of the gap between the model and all ablated; the pairs that choose the size choose one")
+          ->delimiter(',')
+          ->check(in_range(0.0, 10.0))
+          ->type_name("SHARES")
+          ->default_str("0.01,0.03,0.1");
+  flags.controls_given =
+      discover
+          ->add_option("--edge-controls", flags.request.edge_controls,
+                       "draws for each pair of either kind of control that an edge must exceed; 0: none")
+          ->check(in_range(0, 1000))
+          ->capture_default_str();
   discover->add_option("--resamples", flags.request.resamples, "of bootstrap intervals and sign flips")
       ->check(in_range(99, 1000000))
       ->capture_default_str();
   discover->add_flag("--keep-all", flags.request.keep_all, "pairs whose clean run does not prefer its answer too");
-  discover->add_option("--out", flags.out, "directory of graph.json and circuit.json")->type_name("DIR")->required();
+  discover->add_option("--out", flags.common.trace, "directory of graph.json and circuit.json")
+      ->type_name("DIR")
+      ->required();
   return discover;
 }
 
@@ -131,6 +157,9 @@ std::vector<std::string> warnings_of(const Discovery& found, const DiscoverReque
   else if (!found.chosen)
     warnings.push_back("no size is faithful enough on the pairs that choose it (" +
                        effect_text(1 - request.rule.tolerance) + "): this is the one that comes nearest");
+  if (found.edges && found.scores[1].known && !found.edges->chosen)
+    warnings.push_back("no tau leaves edges that are faithful enough on the pairs that choose the size (" +
+                       effect_text(1 - request.rule.tolerance) + "): those that come nearest are taken");
   if (!found.scores[2].known)
     warnings.emplace_back(
         "the pairs that test do not tell the model from one with everything ablated: faithfulness is undefined there");
@@ -196,7 +225,75 @@ void print_circuit(const Discovery& found, const std::string& metric) {
   write_stdout(lines);
 }
 
-int run_discover(DiscoverFlags& flags) {
+json::Value edge_names(const std::vector<EdgeId>& edges) {
+  json::Value names = json::Value::array();
+  for (const EdgeId& edge : edges) names.push_back(edge_name(edge));
+  return names;
+}
+
+void print_edges(const EdgeCircuit& of, const std::string& metric) {
+  TextTable table({{"edge", false, true}, {metric + " change"}, {"minimality"}});
+  for (size_t i = 0; i < of.edges.size(); ++i)
+    table.add({edge_name(of.edges[i]), effect_text(of.changes[i]),
+               i < of.minimality.size() ? effect_text(of.minimality[i]) : "-"});
+  write_stdout("\n" + table.text(terminal_width(1)));
+  TextTable taus({{"tau", false, true}, {"edges"}, {"discover"}, {"size"}, {"test"}});
+  for (const EdgeCircuit::Size& size : of.sizes) {
+    std::vector<std::string> row = {effect_text(size.tau), std::to_string(size.edges)};
+    for (const double f : size.faithfulness) row.push_back(std::isfinite(f) ? effect_text(f) : "-");
+    taus.add(std::move(row));
+  }
+  write_stdout("\n" + taus.text(terminal_width(1)));
+  std::string lines = "\n" + std::to_string(of.edges.size()) + " of " + std::to_string(of.candidates.size()) +
+                      " edges, by acdc with tau " + effect_text(of.tau) + ": faithfulness " +
+                      faithfulness_text(of.scores[2].faithfulness) + " on the pairs that test\n";
+  if (!of.random_faithfulness.empty()) {
+    std::vector<double> f = of.random_faithfulness;
+    std::sort(f.begin(), f.end());
+    lines += std::to_string(f.size()) + " times the same graph of other experts and heads: faithfulness " +
+             effect_text(quantile(f, 0.025)) + " to " + effect_text(quantile(f, 0.975)) + ", at most " +
+             effect_text(f.back()) + "\n";
+  }
+  write_stdout(lines);
+}
+
+// --edges, and what goes with it alone.
+void read_edge_flags(const DiscoverFlags& flags, DiscoverRequest& request) {
+  if (flags.edges == "single") {
+    if (flags.tau_given->count() > 0)
+      throw UsageError("--tau", "expected --edges acdc beside it, found " + flags.edges);
+    return;
+  }
+  if (request.level == NodeLevel::position)
+    throw UsageError("--edges", "expected --level node with acdc, found " + flags.level);
+  if (flags.controls_given->count() > 0)
+    throw UsageError("--edge-controls", "expected --edges single beside it, found " + flags.edges);
+  for (size_t i = 0; i < flags.taus.size(); ++i)
+    if (!(flags.taus[i] > (i > 0 ? flags.taus[i - 1] : 0)))
+      throw UsageError("--tau", "expected shares above 0, each above the one before, found " +
+                                    effect_text(flags.taus[i]) +
+                                    (i > 0 ? " behind " + effect_text(flags.taus[i - 1]) : ""));
+  request.acdc = flags.taus;
+}
+
+// What decides the study, beside the common flags.
+json::Value study_json(const DiscoverFlags& flags, const Session& session) {
+  const DiscoverRequest& request = flags.request;
+  json::Value taus = json::Value::array();
+  for (const double tau : request.acdc) taus.push_back(tau);
+  json::Value study = json::Value::object();
+  study.set("metric", flags.metric).set("ablation", flags.ablation).set("level", flags.level);
+  study.set("split", flags.split).set("size", flags.size).set("faithfulness", flags.faithfulness);
+  study.set("shortlist", flags.shortlist).set("rank", flags.rank).set("forecast", request.forecast);
+  study.set("rank_steps", request.rank.steps).set("filter", static_cast<int64_t>(request.filter));
+  study.set("edge_filter", static_cast<int64_t>(request.edge_filter)).set("edges", flags.edges);
+  study.set("tau", std::move(taus)).set("edge_controls", request.edge_controls).set("random", request.random);
+  study.set("stability", request.stability).set("resamples", request.resamples).set("keep_all", request.keep_all);
+  if (!session.backend->invariant()) study.set("chunk", request.batch_tokens).set("batch", request.batch);
+  return study;
+}
+
+int run_discover(DiscoverFlags& flags, int argc, char** argv) {
   CommonOptions& options = flags.common;
   DiscoverRequest& request = flags.request;
   request.metric = parse_metric(flags.metric, "--metric");
@@ -222,15 +319,23 @@ int run_discover(DiscoverFlags& flags) {
     throw UsageError(
         "--rank",
         "expected --ablation corrupt with eap-ig, which goes from one record to the other, found " + flags.ablation);
+  read_edge_flags(flags, request);
   request.batch = options.batch;
-  require_own_directory(flags.out, {graph_file, circuit_file, test_file}, "a circuit");
+  require_own_directory(options.trace, kept_work_names({graph_file, circuit_file, test_file}), "a circuit");
   std::vector<Record> records = read_records(flags.input);
   Session session = open_session(options);
   session.label = session.path;
   request.weights = weights_json(model_facts(session, options.quiet));
   request.threads = n_threads(options);
   if (options.chunk > 0) request.batch_tokens = options.chunk;
+  keep_date(options, session, records, circuit_study_schema);
   PreparedRun run = prepare_run(options, session, std::move(records), Generate{});
+  check_discover(session, run.records, run.made, request, flags.input);
+  JobsOfCommand work;
+  work.schema = circuit_study_schema;
+  work.work.set("circuit", study_json(flags, session));
+  KeptWork kept(options.trace, manifest_of_work(options, session, run, work, argc, argv), {graph_file, circuit_file});
+  request.kept = {kept.stage("runs"), tell_kept(options)};
   catch_signals();
   request.interrupted = &interrupted;
   StudyBars bars(options.quiet);
@@ -238,10 +343,10 @@ int run_discover(DiscoverFlags& flags) {
   const Discovery found = discover_circuit(session, run.records, run.made, request, flags.input);
   bars.done();
   if (found.interrupted) {
-    std::fprintf(stderr, "interrupted: nothing is left; the same command begins anew\n");
-    return 3;
+    kept.interrupt();
+    return tell_interrupted(options);
   }
-  write_discovery(flags.out, found, request, session);
+  kept.finish([&](const std::filesystem::path& dir) { write_discovery(dir, found, request, session); });
   const std::vector<std::string> warnings = warnings_of(found, request);
   for (const std::string& warning : warnings) tell_warning(warning);
   if (options.json) {
@@ -254,12 +359,14 @@ int run_discover(DiscoverFlags& flags) {
                                 .set("circuit", std::move(parts))
                                 .set("size", static_cast<int64_t>(found.circuit.size()))
                                 .set("faithfulness", f == f ? json::Value(f) : json::Value())
+                                .set("edges", found.edges ? edge_names(found.edges->edges) : json::Value())
                                 .set("faithful_enough", request.size ? json::Value() : json::Value(found.chosen))
                                 .set("warnings", std::move(told))
-                                .set("graph", flags.out + "/" + graph_file)) +
+                                .set("graph", options.trace + "/" + graph_file)) +
                  "\n");
   } else {
     print_circuit(found, flags.metric);
+    if (found.edges) print_edges(*found.edges, flags.metric);
     if (!found.chosen)
       write_stdout("not faithful enough: no size reaches --faithfulness on the pairs that choose it\n");
   }
@@ -271,7 +378,7 @@ int run_discover(DiscoverFlags& flags) {
 Subcommand add_circuit_discover(CLI::App& app) {
   auto flags = std::make_shared<DiscoverFlags>();
   CLI::App* added = add_discover_flags(app, *flags);
-  return {added, [flags](int, char**) { return run_discover(*flags); }};
+  return {added, [flags](int argc, char** argv) { return run_discover(*flags, argc, argv); }};
 }
 
 }  // namespace signalbox::tools

@@ -75,14 +75,15 @@ void print_tests(const Verification& tested, const KnownCircuit& circuit, const 
              p_text(even.p)});
   table.add({"independence", "does the rest still tell of the answer?", "HSIC " + effect_text(tested.independence.hsic),
              p_text(tested.independence.p)});
+  const std::vector<std::string> names = circuit.names();
   std::string superfluous;
   double least = 1;
   for (size_t i = 0; i < tested.minimality.holm.size(); ++i) {
     least = std::min(least, tested.minimality.holm[i]);
-    if (tested.minimality.holm[i] <= request.alpha)
-      superfluous += (superfluous.empty() ? "" : " ") + node_name(circuit.parts[i]);
+    if (tested.minimality.holm[i] <= request.alpha) superfluous += (superfluous.empty() ? "" : " ") + names[i];
   }
-  table.add({"minimality", "is a part superfluous?", superfluous.empty() ? "none" : superfluous, p_text(least)});
+  table.add({"minimality", circuit.edges ? "is an edge superfluous?" : "is a part superfluous?",
+             superfluous.empty() ? "none" : superfluous, p_text(least)});
   const auto row = [&](const char* name, const char* asks, const RandomCircuitTest& test) {
     table.add({name, asks, std::to_string(test.worse) + " of " + std::to_string(test.n), p_text(test.p)});
   };
@@ -90,7 +91,8 @@ void print_tests(const Verification& tested, const KnownCircuit& circuit, const 
   row("partial necessity", "does its absence harm more than theirs?", tested.necessity);
   write_stdout(table.text(terminal_width(1)));
   write_stdout("\nfaithfulness " + faithfulness_text(tested.scores.faithfulness) + " on " +
-               std::to_string(tested.pairs.pairs.size()) + " pairs that did not find it\n");
+               std::to_string(tested.pairs.pairs.size()) + " pairs that did not find it" +
+               (circuit.edges ? ", of " + std::to_string(names.size()) + " edges" : "") + "\n");
 }
 
 int run_test(TestFlags& flags) {
