@@ -197,6 +197,26 @@ struct SilentHandler : TransportHandler {
 
 }  // namespace
 
+TEST_CASE("serve: a client that takes its time to read gets all of a long answer") {
+  SilentHandler handler;
+  TransportOptions options;
+  options.port = 0;
+  options.idle_seconds = 0.3;
+  Transport transport(options, handler);
+  std::thread thread([&] { transport.run(); });
+  const int port = std::stoi(transport.url().substr(transport.url().rfind(':') + 1));
+  {
+    Connection kept(port), closing(port);
+    kept.send("GET /large HTTP/1.1\r\nHost: a\r\n\r\n");
+    closing.send("GET /large HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    std::this_thread::sleep_for(std::chrono::milliseconds(2300));  // longer than a closed connection lingers
+    CHECK(kept.read().whole);
+    CHECK(closing.read().whole);
+  }
+  transport.close(1);
+  thread.join();
+}
+
 TEST_CASE("serve: slow heads, bodies and readers are cut, and others are served meanwhile") {
   SilentHandler handler;
   TransportOptions options;

@@ -95,7 +95,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
     if (turned_away_)
       --shared_->n_turned_away;
     else
-      --shared_->n_connections;
+      shared_->handler.connected(--shared_->n_connections);
     if (auto found = shared_->of_peer.find(peer_);
         found != shared_->of_peer.end() && !turned_away_ && --found->second == 0)
       shared_->of_peer.erase(found);
@@ -175,6 +175,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
   void read_too_slow() {
     if (SteadyClock::now() < read_timer_.expiry()) return;  // it was set again meanwhile
+    // An answer that is still being written has a deadline of its own.
+    if (!exchange_ && !out_.empty()) return set_read_deadline(shared_->options.idle_seconds);
     if (exchange_ || lingering_ || in_head_ == Head::none) {
       if (!exchange_) close();
       return;
