@@ -37,16 +37,17 @@ class Commands(unittest.TestCase):
         records = [json.loads(line) for line in open("records.jsonl")]
         for given in (records, pd.DataFrame(records), pathlib.Path("records.jsonl"), iter(records)):
             found = self.model.generate(given, max_tokens=8)
-            self.assertEqual(found.tokens.tolist(), [line["tokens"] for line in expected])
-            self.assertEqual(found.logits_hash.tolist(), [line["logits_hash"] for line in expected])
-        self.assertEqual(found.columns.tolist()[:7], "id sample text tokens prompt_tokens finish_reason logits_hash".split())
-        self.assertEqual(self.model.generate("One").id.tolist(), ["0"])
-        self.assertEqual(self.model.chat(["Question: Who?", "Question: What?"], max_tokens=2).id.tolist(), ["0", "1"])
+            for one, line in zip(found, expected, strict=True):
+                for name in ("id", "sample", "text", "tokens", "prompt_tokens", "finish_reason", "logits_hash"):
+                    self.assertEqual(getattr(one, name), line[name])
+        self.assertEqual(found.to_frame().columns.tolist()[:7], "id sample text tokens prompt_tokens finish_reason logits_hash".split())
+        self.assertEqual(self.model.generate("One").id, ["0"])
+        self.assertEqual(self.model.chat(["Question: Who?", "Question: What?"], max_tokens=2).id, ["0", "1"])
 
     def test_scores_add_up(self):
         found = self.model.score([{"id": "a", "prompt": "The capital of Beltri is", "target": " Pedkip."}, {"id": "b", "tokens": np.arange(9)}])
-        for row in found.itertuples():
-            start = 1 if np.isnan(row.target_start) else int(row.target_start)
+        for row in found:
+            start = row.target_start or 1
             self.assertEqual(len(row.logprobs), len(row.tokens) - 1)
             self.assertAlmostEqual(sum(row.logprobs[start - 1 :]), row.sum_logprob, places=6)
 
@@ -91,22 +92,26 @@ class Commands(unittest.TestCase):
         with mock.patch("tempfile.tempdir", os.path.abspath("scratch")):
             with self.assertRaises(signalbox.CommandError):
                 self.model.trace(question, points="*.nothing", edits=[])
+            with signalbox.Model("builtin", progress=False) as model:
+                with self.assertRaises(signalbox.RequestError):
+                    model.branches(question, {"a": [{"op": "nothing"}]})
+                model.generate(question, edits=[], max_tokens=1)
+                self.assertEqual(len(os.listdir("scratch")), 1)
             with self.assertRaises(signalbox.CommandError):
-                self.model.branches(question, {"a": [{"op": "nothing"}]})
-            self.model.generate(question, edits=[], max_tokens=1)
+                signalbox.Model("/nowhere").generate("x")
         self.assertEqual(os.listdir("scratch"), [])
 
     def test_branches_are_what_generate_gives_under_the_same_edits(self):
         worst = [{"op": "misroute", "policy": "worst", "tokens": {"phase": "generated"}}]
         fewer = [{"op": "top_k", "k": 1}]
         for sampling in ({}, {"temperature": 1.5, "samples": 2, "seed": 7}):
-            found = self.model.branches({"id": "x", **question}, {"worst": worst, "fewer": {"edits": fewer}}, max_tokens=6, **sampling)
+            found = self.model.branches({"id": "x", **question}, {"worst": worst, "fewer": {"edits": fewer}}, max_tokens=6, **sampling).to_frame()
             self.assertEqual(list(dict.fromkeys(found.branch)), ["baseline", "worst", "fewer"])
             baseline = found[found.branch == "baseline"].set_index("sample").tokens
             for name, edits in (("baseline", None), ("worst", worst), ("fewer", fewer)):
                 alone = self.model.generate({"id": "x", **question}, edits=edits, max_tokens=6, **sampling)
                 branch = found[found.branch == name]
-                self.assertEqual(branch.tokens.tolist(), alone.tokens.tolist())
+                self.assertEqual(branch.tokens.tolist(), alone.tokens)
                 for row in branch.itertuples():
                     same = os.path.commonprefix([row.tokens, baseline[row.sample]])
                     if row.tokens == baseline[row.sample]:
@@ -168,10 +173,12 @@ class Commands(unittest.TestCase):
         program = script("programs/talks", signalbox.__version__, "echo half done >&2; echo 'signalbox: error: out: expected a, found b' >&2; exit 3")
         shown = io.StringIO()
         with contextlib.redirect_stderr(shown), self.assertRaises(signalbox.Interrupted) as caught:
-            signalbox.Model("builtin", binary=program).generate("x")
+            signalbox.Model("builtin", binary=program).trace("x")
         self.assertEqual((shown.getvalue(), str(caught.exception)), ("half done\n", "out: expected a, found b"))
         program = script("programs/dies", signalbox.__version__, "kill -9 $$")
         with self.assertRaisesRegex(signalbox.CommandError, "expected exit code 0, found -9"):
+            signalbox.Model("builtin", binary=program).trace("x")
+        with self.assertRaisesRegex(signalbox.CommandError, "expected a server, found exit code -9"):
             signalbox.Model("builtin", binary=program).generate("x")
 
     def test_an_interrupt_is_passed_on(self):
@@ -184,7 +191,7 @@ class Commands(unittest.TestCase):
         try:
             signal.setitimer(signal.ITIMER_REAL, 0.3)
             with self.assertRaises(KeyboardInterrupt):
-                signalbox.Model("builtin", binary=program).generate("x")
+                signalbox.Model("builtin", binary=program).trace("x")
         finally:
             signal.signal(signal.SIGALRM, before)
         self.assertTrue(pathlib.Path("flushed").exists())
@@ -193,14 +200,18 @@ class Commands(unittest.TestCase):
 class Binaries(unittest.TestCase):
     def test_it_is_looked_for_in_order(self):
         version = signalbox.__version__
-        given, named, beside, on_path, built = (script(f"places/{name}/signalbox", version) for name in ("given", "named", "beside", "path", "check/build"))
+        given, named, older, beside, on_path, built = (
+            script(f"places/{name}/signalbox", version) for name in ("given", "named", "older", "beside", "path", "check/build")
+        )
         pathlib.Path("places/check/tools/python").mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:
-            stack.enter_context(mock.patch.dict(os.environ, SIGNALBOX=str(named), PATH=f"{on_path.parent}:/usr/bin:/bin"))
-            stack.enter_context(mock.patch("sysconfig.get_path", lambda name: str(beside.parent)))
+            stack.enter_context(mock.patch.dict(os.environ, SIGNALBOX_BINARY=str(named), SIGNALBOX=str(older), PATH=f"{on_path.parent}:/usr/bin:/bin"))
+            stack.enter_context(mock.patch("sysconfig.get_path", lambda name, *scheme, **variables: str(beside.parent)))
             stack.enter_context(mock.patch.object(binary, "_checkout", lambda: built.parent.parent))
             self.assertEqual(signalbox.find_binary(given), given)
             self.assertEqual(signalbox.find_binary(), named)
+            del os.environ["SIGNALBOX_BINARY"]
+            self.assertEqual(signalbox.find_binary(), older)
             del os.environ["SIGNALBOX"]
             self.assertEqual(signalbox.find_binary(), beside)
             beside.unlink()
@@ -208,7 +219,7 @@ class Binaries(unittest.TestCase):
             on_path.unlink()
             self.assertEqual(signalbox.find_binary(), built)
             built.unlink()
-            with self.assertRaisesRegex(signalbox.BinaryError, "expected the binary in the variable SIGNALBOX, beside .*found none"):
+            with self.assertRaisesRegex(signalbox.BinaryError, "expected the binary in the variable SIGNALBOX_BINARY, in .*found none"):
                 signalbox.find_binary()
         with self.assertRaisesRegex(signalbox.BinaryError, "as given.: expected the signalbox binary, found no program"):
             signalbox.find_binary("places")

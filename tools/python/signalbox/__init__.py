@@ -7,19 +7,22 @@ from typing import TYPE_CHECKING, Any
 from .analysis import Analysis, read_analysis, read_table
 from .binary import find_binary, package_version
 from .domains import DomainStudy
-from .errors import BinaryError, CommandError, Error, FileError, Interrupted
+from .errors import BinaryError, CommandError, ConnectionFailed, Error, FileError, Interrupted, RequestError
 from .model import Model, analyze
+from .results import Branch, Branches, Generation, Generations, Routes, Score, Scores, Token
 from .run import Run, read_run
 from .tensor_file import TensorFile
 from .trace import Trace, read_trace, read_traces
 
 if TYPE_CHECKING:
     from . import plot
+    from .engine import Engine, Stream, connect
 
 __version__ = package_version()
 __all__ = [
-    "Analysis", "BinaryError", "CommandError", "DomainStudy", "Error", "FileError", "Interrupted", "Model", "Run", "TensorFile", "Trace",
-    "analyze", "find_binary", "plot", "read_analysis", "read_run", "read_table", "read_trace", "read_traces",
+    "Analysis", "BinaryError", "Branch", "Branches", "CommandError", "ConnectionFailed", "DomainStudy", "Engine", "Error", "FileError", "Generation",
+    "Generations", "Interrupted", "Model", "RequestError", "Routes", "Run", "Score", "Scores", "Stream", "TensorFile", "Token", "Trace", "analyze",
+    "connect", "find_binary", "plot", "read_analysis", "read_run", "read_table", "read_trace", "read_traces",
 ]  # fmt: skip
 
 
@@ -27,5 +30,9 @@ def __getattr__(name: str) -> Any:
     if name == "plot":  # matplotlib is slow to import, and not everybody draws
         import importlib
 
-        return importlib.import_module(".plot", __name__)
+        return importlib.import_module(f".{name}", __name__)
+    if name in ("Engine", "Stream", "connect"):
+        from . import engine
+
+        return getattr(engine, name)
     raise AttributeError(f"module {__name__} has no attribute {name}")

@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlparse
 
 from .errors import BinaryError, CommandError, Interrupted
 
-_VARIABLE = "SIGNALBOX"
+_VARIABLES = ("SIGNALBOX_BINARY", "SIGNALBOX")
 _ERROR = "signalbox: error: "
 
 Flag = str | int | float | bool | Sequence[str] | os.PathLike[str] | None
@@ -32,8 +32,9 @@ def find_binary(path: str | os.PathLike[str] | None = None) -> Path:
     """The binary to use: the first of
 
     1. `path`, where it is given,
-    2. the environment variable SIGNALBOX,
-    3. `signalbox` beside this Python's other programs (a wheel that holds the binary puts it there),
+    2. the environment variable SIGNALBOX_BINARY (or SIGNALBOX),
+    3. `signalbox` where this installation's programs are: of the environment, of the Python below it, beside a `pip install
+       --target`, of the user (a wheel that holds the binary puts it there),
     4. `signalbox` on PATH,
     5. `build/signalbox` of the checkout that this package was installed from.
 
@@ -43,27 +44,40 @@ def find_binary(path: str | os.PathLike[str] | None = None) -> Path:
 
 
 def _located(path: str | os.PathLike[str] | None) -> tuple[Path, str]:
-    for given, why in ((path, "as given"), (os.environ.get(_VARIABLE), f"as the variable {_VARIABLE} says")):
+    named = [(os.environ.get(name), f"as the variable {name} says") for name in _VARIABLES]
+    for given, why in [(path, "as given"), *named]:
         if given:
             file = Path(given).expanduser()
             if not (file.is_file() and os.access(file, os.X_OK)):
                 raise BinaryError(f"{file} ({why}): expected the signalbox binary, found no program")
             return file.resolve(), why
-    beside = Path(sysconfig.get_path("scripts")) / "signalbox"
+    places = _programs()
     on_path = shutil.which("signalbox")
     checkout = _checkout()
     built = checkout / "build/signalbox" if checkout else None
-    if beside.is_file():
-        return beside, "beside this Python's programs"
+    for place in places:
+        if (place / "signalbox").is_file():
+            return place / "signalbox", "among this Python's programs"
     if on_path:
         return Path(on_path).resolve(), "on PATH"
     if built and built.is_file():
         return built, "of the checkout that the package was installed from"
     raise BinaryError(
-        f"signalbox: expected the binary in the variable {_VARIABLE}, beside {beside.parent}/python, on PATH"
+        f"signalbox: expected the binary in the variable {_VARIABLES[0]}, in {' or '.join(map(str, places))}, on PATH"
         + (f" or at {built} (tools/build makes it)" if built else "")
         + ", found none"
     )
+
+
+def _programs() -> list[Path]:
+    """Where an installation of this package may have put the binary."""
+    schemes: list[str | None] = [
+        sysconfig.get_path("scripts"),
+        sysconfig.get_path("scripts", vars={"base": sys.base_prefix}),
+        str(Path(__file__).resolve().parent.parent / "bin"),  # pip install --target
+        sysconfig.get_path("scripts", sysconfig.get_preferred_scheme("user")),
+    ]
+    return [Path(place) for place in dict.fromkeys(schemes) if place]
 
 
 def _checkout() -> Path | None:

@@ -29,3 +29,20 @@ class CommandError(Error):
 
 class Interrupted(CommandError):
     """The command was stopped and goes on when it is run again (exit code 3)."""
+
+
+class ConnectionFailed(Error):
+    """The server cannot be reached, or went away before its answer was whole."""
+
+
+class RequestError(Error):
+    """The server refused a request; the message is its line.
+
+    `status` is that of HTTP, `param` the field that was refused, `code` the server's word for it; None where it says none.
+    """
+
+    def __init__(self, message: str, status: int, param: str | None, code: str | None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.param = param
+        self.code = code

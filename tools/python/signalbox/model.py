@@ -5,27 +5,31 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import threading
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from .analysis import Analysis, read_analysis
 from .binary import Flag, call, find_binary, flags_of, json_lines
+from .commands import Command
 from .domains import DomainStudy, read_domains
+from .given import Edits, Record, Records, absolute, edit_list, lines_of, listed_records, named_files, plain
+from .results import Branch, Branches, Generation, Generations, Routes, Scores, score_of, together
 from .run import Run, read_run
 from .trace import Trace, read_trace
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from .engine import Engine, Stream
 
-Record: TypeAlias = Mapping[str, Any]
-Records: TypeAlias = "str | Record | Iterable[str | Record] | pd.DataFrame | os.PathLike[str]"
-Edits: TypeAlias = "Mapping[str, Any] | Sequence[Mapping[str, Any]] | os.PathLike[str] | None"
+# Flags that a server takes, for all that it answers.
+_SERVED = {"device", "threads", "isa", "numerics", "generation_config", "adapter", "adapter_unmerged", "batch", "chunk", "template_variables", "date"}
+_SAMPLING = {"temperature", "top_p", "top_k", "seed", "samples", "stop", "ignore_eos", "logprobs"}
 
 
 class Model:
-    """A model, and what Signalbox can do with it. Each call runs the binary once; nothing stays in memory between calls.
+    """A model, and what Signalbox can do with it.
 
     >>> model = signalbox.Model("builtin")
     >>> model
@@ -36,6 +40,11 @@ class Model:
     `path`: a directory in Hugging Face layout, `org/name` in the local Hugging Face cache, or `builtin`. `binary`: where the
     binary is (else as `find_binary` says). `progress`: print the progress of long commands. Further arguments are flags of
     every call: `device="cpu"`, `threads=8`, `isa="avx2"`.
+
+    The first text, score or branch starts `signalbox serve` on a socket of its own, which keeps the model in memory until
+    `close()`, the end of a `with`, or the end of this process, however that comes. Traces, studies and runs are commands,
+    and so is what a server does not take: a file of records, spans in edits, flags of a command alone. The bits are the
+    same.
 
     Records are a prompt, a record (a dict with `prompt`, `messages` or `tokens`; docs/data.md), a list or a data frame of
     them, or a `pathlib.Path` of a JSONL file. Those without an `id` get "0", "1", … Edits are a list of edits
@@ -50,6 +59,35 @@ class Model:
         self.binary = find_binary(binary)
         self.progress = progress
         self.flags = flags
+        self._engine: Engine | None = None
+        self._starting = threading.Lock()
+
+    @property
+    def engine(self) -> Engine:
+        """The server with the model in memory, started where none runs."""
+        with self._starting:
+            if self._engine is None or not self._engine.alive:
+                from .engine import Engine  # what speaks HTTP is imported when it is needed
+                from .server import Server
+                from .transport import Transport
+
+                flags = flags_of(self.flags)
+                server = Server(self.binary, self.path, flags)
+                self._engine = Engine(Transport(f"unix:{server.socket}"), server, argument=self.path, flags=flags)
+            return self._engine
+
+    def close(self) -> None:
+        """Ends the server, and what runs there; the next call starts another."""
+        with self._starting:
+            if self._engine is not None:
+                self._engine.close()
+                self._engine = None
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        self.close()
 
     @property
     def info(self) -> dict[str, Any]:
@@ -61,33 +99,66 @@ class Model:
         out: dict[str, Any] = json.loads(self._call(["inspect", self.path, "--json"]))
         return out
 
-    def generate(self, records: Records, *, max_tokens: int = 64, edits: Edits = None, **flags: Flag) -> pd.DataFrame:
-        """Generates, a row for every sample: id, sample, text, tokens (generated), prompt_tokens, finish_reason, logits_hash.
+    def generate(self, records: Records, *, max_tokens: int = 64, edits: Edits = None, **flags: Any) -> Generations:
+        """Generates: a list of `Generation` with id, sample, text, tokens (generated), prompt_tokens, finish_reason and
+        logits_hash, each with `command()`; `to_frame()` is the table, a row for every sample.
 
-        Flags are those of the command: `temperature=0.8, samples=4, seed=1, top_p=0.9, stop=["\\n"], ignore_eos=True`.
+        Flags are those of the command: `temperature=0.8, samples=4, seed=1, top_p=0.9, stop=["\\n"], ignore_eos=True`; and
+        `logprobs=True` for those of the generated tokens.
 
         >>> beltri = {"messages": [{"role": "user", "content": "Question: What is the capital of Beltri?"}]}
-        >>> model.generate(beltri, edits=[{"op": "top_k", "k": 1}], max_tokens=8).text[0]
+        >>> model.generate(beltri, edits=[{"op": "top_k", "k": 1}], max_tokens=8)[0].text
         ' Pedkip.'
+        >>> print(model.generate({"id": "prompt", "prompt": "Once upon a time"}, max_tokens=4).command(), end="")
+        signalbox generate builtin --prompt 'Once upon a time' --max-tokens 4 --json
         """
-        return self._records_command("generate", records, edits, max_tokens=max_tokens, **flags)
+        records, wanted = _once(records), edit_list(edits)
+        if self._served(records, wanted, flags, _SAMPLING, goes_on=True):
+            return self.engine.generate(records, max_tokens=max_tokens, edits=wanted, **flags)
+        asked, lines = self._records_command("generate", records, wanted, edits, max_tokens=max_tokens, **flags)
+        rows = [
+            Generation(one["id"], one["sample"], one["text"], one["tokens"], one["prompt_tokens"], one["finish_reason"], one["logits_hash"], asked=asked)
+            for one in lines
+        ]
+        return Generations(rows, asked.text)
 
-    def chat(self, text: str | Sequence[str], *, max_tokens: int = 64, edits: Edits = None, **flags: Flag) -> pd.DataFrame:
+    def chat(self, text: str | Sequence[str], *, max_tokens: int = 64, edits: Edits = None, **flags: Any) -> Generations:
         """As `generate`, of one user message, or of several questions by themselves."""
         texts = [text] if isinstance(text, str) else text
         messages = [{"messages": [{"role": "user", "content": one}]} for one in texts]
         return self.generate(messages, max_tokens=max_tokens, edits=edits, **flags)
 
-    def score(self, records: Records, *, edits: Edits = None, **flags: Flag) -> pd.DataFrame:
-        """Log-probabilities of given text, a row for every record: id, tokens, logprobs (natural; `logprobs[i]` is that of
-        `tokens[i + 1]`), target_start, sum_logprob, logits_hash.
+    def stream(self, record: str | Record, *, edits: Edits = None, **sampling: Any) -> Stream:
+        """The tokens of one text as they are generated: an iterator of `Token`. Leaving it ends the generation.
+
+        >>> "".join(token.text for token in model.stream("Once upon a time", max_tokens=4))
+        ' a young crow'
+        """
+        return self.engine.stream(record, edits=edits, **sampling)
+
+    def routes(self, record: str | Record, *, max_tokens: int = 64, edits: Edits = None, **sampling: Any) -> Routes:
+        """One text and the experts that each of its tokens went through, without a file.
+
+        >>> routes = model.routes("Once upon a time", max_tokens=4)
+        >>> routes.text, routes.ids.shape
+        (' a young crow', (9, 5, 4))
+        """
+        return self.engine.routes(record, max_tokens=max_tokens, edits=edits, **sampling)
+
+    def score(self, records: Records, *, edits: Edits = None, **flags: Any) -> Scores:
+        """Log-probabilities of given text: a list of `Score` with id, tokens, logprobs (natural; `logprobs[i]` is that of
+        `tokens[i + 1]`), target_start, sum_logprob and logits_hash; `to_frame()` is the table.
 
         >>> scores = model.score([{"prompt": "The capital of Beltri is", "target": " Pedkip."},
         ...                       {"prompt": "The capital of Beltri is", "target": " Monsul."}])
-        >>> bool(scores.sum_logprob[0] > scores.sum_logprob[1])
+        >>> scores.sum_logprob[0] > scores.sum_logprob[1]
         True
         """
-        return self._records_command("score", records, edits, **flags)
+        records, wanted = _once(records), edit_list(edits)
+        if self._served(records, wanted, flags, {"seed"}):
+            return self.engine.score(records, edits=wanted, **flags)
+        asked, lines = self._records_command("score", records, wanted, edits, **flags)
+        return Scores([score_of(line, asked) for line in lines], asked.text)
 
     def trace(
         self,
@@ -166,22 +237,27 @@ class Model:
         samples: int = 1,
         seed: int = 0,
         generate: Mapping[str, Any] | None = None,
-        **flags: Flag,
-    ) -> pd.DataFrame:
+        **flags: Any,
+    ) -> Branches:
         """One prompt, continued without edits (`baseline`) and under each list of edits, side by side in one batch that
-        shares the prompt. A row for every branch and sample: branch, sample, text, tokens, finish_reason, edited_tokens, and
-        diverges_at: the first generated token that is not the baseline's (NaN where all are).
+        shares the prompt: a list of `Branch` with branch, sample, text, tokens, finish_reason and diverges_at, the first
+        generated token that is not the baseline's (None where all are). `branches["worst"]` is one by its name.
 
         `generate`: further keys of an experiment's `generate` (docs/experiments.md).
 
         >>> question = {"messages": [{"role": "user", "content": "Question: What is the capital of Beltri?"}]}
-        >>> model.branches(question, {"worst": [{"op": "misroute", "policy": "worst"}]}, max_tokens=4)[
-        ...     ["branch", "diverges_at"]].to_dict("list")
-        {'branch': ['baseline', 'worst'], 'diverges_at': [nan, 0.0]}
+        >>> found = model.branches(question, {"worst": [{"op": "misroute", "policy": "worst"}]}, max_tokens=4)
+        >>> [(one.branch, one.diverges_at) for one in found]
+        [('baseline', None), ('worst', 0)]
         """
         if "baseline" in branches:
             raise ValueError("branches: expected names other than baseline, which is the branch without edits, found it")
-        interventions: list[dict[str, Any]] = [{"name": "baseline"}, *({"name": name, "edits": _edit_list(edits)} for name, edits in branches.items())]
+        lists = {name: edit_list(edits) for name, edits in branches.items()}
+        every = [edit for edits in lists.values() for edit in edits]
+        sampling = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed, **(generate or {})}
+        if samples == 1 and self._served([record], every, {**sampling, **flags}, {"max_tokens", "temperature", "top_p", "top_k", "seed", "ignore_eos"}):
+            return self.engine.branches(record, lists, **sampling, **flags)
+        interventions: list[dict[str, Any]] = [{"name": "baseline"}, *({"name": name, "edits": edits} for name, edits in lists.items())]
         spec = {
             "data": "records.jsonl",
             "generate": {"max_tokens": max_tokens, "temperature": temperature, "samples": samples, **(generate or {})},
@@ -191,14 +267,21 @@ class Model:
             "seeds": [seed],
         }
         with tempfile.TemporaryDirectory(prefix="signalbox-branches-") as folder:
-            _write_records(record, Path(folder) / "records.jsonl")
+            (Path(folder) / "records.jsonl").write_text(lines_of(record), encoding="utf-8")
             table = self._run(spec, Path(folder) / "run", Path(folder), flags).samples
-        table = table.rename(columns={"intervention": "branch"})
-        names = [one["name"] for one in interventions]
-        table = table.sort_values(by="branch", key=lambda column: column.map(names.index), kind="stable").reset_index(drop=True)
-        baseline = {row.sample: row.tokens for row in table[table.branch == "baseline"].itertuples()}
-        table["diverges_at"] = [_diverges_at(row.tokens, baseline[row.sample]) for row in table.itertuples()]
-        return table[["branch", "sample", "text", "tokens", "finish_reason", "edited_tokens", "diverges_at"]]
+        found = {(str(row["intervention"]), int(row["sample"])): row for row in table.to_dict("records")}
+        how = flags_of({"max_tokens": max_tokens, "temperature": temperature or None, "samples": samples, "seed": seed or None, **(generate or {}), **self.flags})
+        rows: list[Branch] = []
+        for name in ("baseline", *lists):
+            edits = lists.get(name, [])
+            asked = Command("generate", self.path, listed_records(record), edits, how)
+            for sample in range(samples):
+                row, base = found[name, sample], found["baseline", sample]
+                rows.append(
+                    Branch(name, sample, row["text"], row["tokens"], row["finish_reason"], _diverges_at(row["tokens"], base["tokens"]),
+                           edited_tokens=int(row["edited_tokens"]), edits=edits, asked=asked)
+                )  # fmt: skip
+        return Branches(rows, lambda: together(rows))
 
     def run(self, spec: Mapping[str, Any] | os.PathLike[str], out: str | os.PathLike[str], **flags: Flag) -> Run:
         """Runs an experiment (docs/experiments.md) on this model, or goes on with it, and reads what it wrote.
@@ -218,7 +301,7 @@ class Model:
         model = str(Path(self.path).resolve()) if Path(self.path).exists() else self.path
         with tempfile.TemporaryDirectory(prefix="signalbox-spec-") as folder:
             file = Path(folder) / "experiment.json"
-            file.write_text(json.dumps({"model": model, **_absolute(spec, base)}, ensure_ascii=False, default=_plain))
+            file.write_text(json.dumps({"model": model, **absolute(spec, base)}, ensure_ascii=False, default=plain))
             self._call(["run", str(file), *more])
         return read_run(out)
 
@@ -228,12 +311,39 @@ class Model:
     def _call(self, arguments: Sequence[str]) -> str:
         return call(self.binary, arguments, progress=self.progress)
 
-    def _records_command(self, command: str, records: Records, edits: Edits, **flags: Flag) -> pd.DataFrame:
-        import pandas as pd
+    def _served(self, records: Records, edits: list[Any], flags: Mapping[str, Any], known: set[str], goes_on: bool = False) -> bool:
+        """Can a server answer this? What it cannot take is a command, whose errors name the place in the records."""
+        if isinstance(records, os.PathLike) or not set(flags) <= known or not set(self.flags) <= _SERVED:
+            return False
+        listed = listed_records(records)
+        if len({json.dumps(record["id"]) for record in listed}) < len(listed):
+            return False
+        for record in listed:
+            one_of = [key for key in ("prompt", "messages", "tokens") if record.get(key)]
+            if len(one_of) != 1 or not isinstance(record["id"], str):
+                return False
+            if goes_on and ("target" in record or (record.get("spans") and _names_spans(edits))):
+                return False
+        return all(file.is_file() for file in named_files(edits))
 
-        with _Given(records, edits) as given:
-            printed = self._call([command, self.path, "--json", *given.flags, *flags_of({**self.flags, **flags})])
-        return pd.DataFrame(json_lines(printed)).drop(columns="timings", errors="ignore")
+    def _records_command(self, command: str, records: Records, wanted: list[Any], edits: Edits, **flags: Flag) -> tuple[Command, list[dict[str, Any]]]:
+        more = flags_of({**self.flags, **flags})
+        with _Given(records, edits if isinstance(edits, os.PathLike) else wanted or None) as given:
+            printed = self._call([command, self.path, "--json", *given.flags, *more])
+        return Command(command, self.path, listed_records(records), wanted, more), json_lines(printed)
+
+
+def _once(records: Records) -> Records:
+    """What can be read but once as a list."""
+    if isinstance(records, (str, Mapping, os.PathLike)) or hasattr(records, "to_dict"):
+        return records
+    return list(records)
+
+
+def _names_spans(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(key in ("span", "spans") or _names_spans(one) for key, one in value.items())
+    return isinstance(value, list) and any(map(_names_spans, value))
 
 
 def analyze(
@@ -268,13 +378,13 @@ class _Given:
                 self.flags += ["--input", os.fspath(records)]
             elif records is not None:
                 file = Path(self._folder.name) / "records.jsonl"
-                _write_records(records, file)
+                file.write_text(lines_of(records), encoding="utf-8")
                 self.flags += ["--input", str(file)]
             if isinstance(edits, os.PathLike):
                 self.flags += ["--edits", os.fspath(edits)]
             elif edits is not None:
                 file = Path(self._folder.name) / "edits.json"
-                file.write_text(json.dumps({"edits": _absolute(_edit_list(edits), Path.cwd())}, ensure_ascii=False))
+                file.write_text(json.dumps({"edits": edit_list(edits)}, ensure_ascii=False))
                 self.flags += ["--edits", str(file)]
         except BaseException:
             self._folder.cleanup()
@@ -287,73 +397,11 @@ class _Given:
         self._folder.cleanup()
 
 
-def _write_records(records: Records, file: Path) -> None:
-    if isinstance(records, (str, Mapping)):
-        listed: Iterable[Any] = [records]
-    elif hasattr(records, "to_dict"):
-        listed = [{key: value for key, value in row.items() if not _is_missing(value)} for row in records.to_dict("records")]
-    else:
-        listed = records  # type: ignore[assignment]
-    lines = []
-    for i, record in enumerate(listed):
-        whole = {"prompt": record} if isinstance(record, str) else dict(record)
-        lines.append(json.dumps({"id": str(i), **whole}, ensure_ascii=False, default=_plain) + "\n")
-    file.write_text("".join(lines), encoding="utf-8")
-
-
-def _is_missing(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and value != value)
-
-
-def _plain(value: Any) -> Any:
-    """numpy's numbers and arrays as JSON has them."""
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    raise TypeError(f"records: expected values that JSON has, found {type(value).__name__}")
-
-
-def _edit_list(edits: Edits) -> list[Any]:
-    if edits is None:
-        return []
-    if isinstance(edits, str):
-        raise TypeError(f"edits: expected a list, a dict or a pathlib.Path, found the text {edits!r}")
-    if isinstance(edits, os.PathLike):
-        file = Path(edits)
-        return list(_absolute(json.loads(file.read_text())["edits"], file.resolve().parent))
-    if isinstance(edits, Mapping):
-        if "edits" not in edits:
-            raise ValueError(f"edits: expected a list, or a dict with the key edits, found the keys {', '.join(edits)}")
-        return list(edits["edits"])
-    return list(edits)
-
-
-# Keys of edits and experiments whose texts name a file, and those with FILE:tensor.
-_FILES = {"data", "trace", "rates", "mean_of", "from"}
-_TENSORS = {"vector", "value"}
-
-
-def _absolute(value: Any, base: Path, key: str = "") -> Any:
-    """The same, with names of files that hold wherever the spec lies. `detect:contrast` and `zero` name none."""
-    if isinstance(value, Mapping):
-        return {name: _absolute(one, base, name) for name, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_absolute(one, base, key) for one in value]
-    if not isinstance(value, (str, os.PathLike)):
-        return value
-    text = os.fspath(value)
-    if key in _TENSORS and ":" in text:
-        file, _, tensor = text.rpartition(":")
-        return f"{(base / file).resolve()}:{tensor}"
-    if key in _FILES and (":" not in text or (base / text).exists()):
-        return str((base / text).resolve())
-    return text
-
-
-def _diverges_at(tokens: list[int], baseline: list[int]) -> float:
+def _diverges_at(tokens: list[int], baseline: list[int]) -> int | None:
     for i, (one, other) in enumerate(zip(tokens, baseline)):
         if one != other:
             return i
-    return float("nan") if len(tokens) == len(baseline) else min(len(tokens), len(baseline))
+    return None if len(tokens) == len(baseline) else min(len(tokens), len(baseline))
 
 
 def _remove(folder: Path) -> None:

@@ -25,6 +25,11 @@ _TYPES = {
 _MOST_DIMENSIONS = 8
 
 
+def numpy_type(dtype: str) -> str:
+    """numpy's name of a type of the format; of BF16 that of its bits."""
+    return _TYPES[dtype]
+
+
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for key, value in pairs:
