@@ -15,19 +15,19 @@ from .tensor_file import TensorFile
 from .trace import Trace, read_trace, read_traces
 
 if TYPE_CHECKING:
-    from . import plot
+    from . import plot, widgets
     from .engine import Engine, Stream, connect
 
 __version__ = package_version()
 __all__ = [
     "Analysis", "BinaryError", "Branch", "Branches", "CommandError", "ConnectionFailed", "DomainStudy", "Engine", "Error", "FileError", "Generation",
     "Generations", "Interrupted", "Model", "RequestError", "Routes", "Run", "Score", "Scores", "Stream", "TensorFile", "Token", "Trace", "analyze",
-    "connect", "find_binary", "plot", "read_analysis", "read_run", "read_table", "read_trace", "read_traces",
+    "connect", "find_binary", "plot", "read_analysis", "read_run", "read_table", "read_trace", "read_traces", "widgets",
 ]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
-    if name == "plot":  # matplotlib is slow to import, and not everybody draws
+    if name in ("plot", "widgets"):  # slow to import, and not everybody draws or has anywidget
         import importlib
 
         return importlib.import_module(f".{name}", __name__)

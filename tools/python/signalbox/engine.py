@@ -172,6 +172,15 @@ class Engine:
             raise ValueError("branches: expected names other than baseline, which is the branch without edits, found it")
         return self._stream(record, {"baseline": [], **{name: edit_list(edits) for name, edits in branches.items()}}, **sampling)
 
+    def versions(self, record: str | Record, branches: Mapping[str, Edits], **sampling: Any) -> Stream:
+        """As `stream_branches`, with the first of the branches as what the others are compared with."""
+        return self._stream(record, {name: edit_list(edits) for name, edits in branches.items()}, **sampling)
+
+    def command(self, record: str | Record, edits: Edits = None, **sampling: Any) -> Command:
+        """What gives a text of `generate` at the command line."""
+        (whole,), wanted = listed_records(record), edit_list(edits)
+        return Command("generate", self.argument, [whole], wanted, self._sampling_flags(sampling, wanted))
+
     def routes(
         self,
         record: str | Record,

@@ -40,8 +40,9 @@ export function renderBoard({model, el, session}) {
     h('div', {class: 'two'}, h('section', {'aria-label': 'Without the board'}, h('h3', {text: 'Without'}), base),
       h('section', {'aria-label': 'With the board'}, h('h3', {text: 'With'}), live)),
     h('div', {class: 'bar small'}, preset, field('top', top), field('sign', sign),
-      button('Keep as a fork', () => keep())));
-  const switches = new Map();
+      model.get('noForks') ? null : button('Keep as a fork', () => keep())));
+  // In the model, as {'layer:expert': {op, by}}, so that another view, or a notebook, can set them too.
+  const switches = new Map(Object.entries(model.get('switches') ?? {}));
   let baseNode = null;
   const attempt = async act => {
     try {
@@ -60,13 +61,24 @@ export function renderBoard({model, el, session}) {
   }, 150);
   const changed = () => {
     baseNode = source();
+    model.set({switches: Object.fromEntries(switches), boardScope: scope.value});
     regenerate();
     draw();
+  };
+  // Set elsewhere; here nothing changes where they are the same.
+  const adopt = () => {
+    const now = model.get('switches') ?? {}, place = model.get('boardScope') ?? 'layer';
+    if (JSON.stringify(now) === JSON.stringify(Object.fromEntries(switches)) && place === scope.value) return;
+    switches.clear();
+    for (const [cell, state] of Object.entries(now)) switches.set(cell, state);
+    scope.value = place;
+    changed();
   };
   const keep = () => {
     const node = model.get('node');
     if (node?.live) session.annotate(node.id, {live: false});
     switches.clear();
+    model.set('switches', {});
     draw();
   };
   const layers = () => model.get('facts')?.layers ?? [];
@@ -150,10 +162,21 @@ export function renderBoard({model, el, session}) {
       if (switches.size && input === scope) changed();
       draw();
     });
-  const ask = onFrame(draw), stop = listen(model, 'node run facts theme view', ask);
+  const ask = onFrame(draw), stop = listen(model, 'node run facts theme view', ask),
+        unfollow = listen(model, 'switches boardScope', adopt);
+  // A notebook may open with switches set: they hold as soon as there is a text.
+  const begin = () => {
+    const node = model.get('node');
+    if (!model.get('liveBoard') || !switches.size || !node?.run?.done || node.live) return;
+    model.set('liveBoard', false);
+    changed();
+  };
+  const unready = listen(model, 'run', begin);
   ask();
   return () => {
     stop();
+    unfollow();
+    unready();
     ask.cancel();
     regenerate.cancel();
     cells.close();

@@ -64,11 +64,18 @@ export function listen(model, names, act) {
   return () => model.off(events, act);
 }
 
+/** A surrounding that knows (a notebook) says it in `dark`; else the page's own choice and the system's hold. */
+export const surrounding = {
+  dark: null
+};
 export const isDark = () => {
+  if (surrounding.dark !== null) return surrounding.dark;
   const {classList} = document.documentElement;
   return classList.contains('dark') ||
     (!classList.contains('light') && matchMedia('(prefers-color-scheme: dark)').matches);
 };
+/** The element with the focus, also where a view stands in a shadow tree. */
+export const focusOf = el => el.getRootNode().activeElement;
 export const number = (value, digits = 2) => Number.isFinite(value) ? value.toFixed(digits).replace('-', '−') : '–';
 
 /** A canvas of a size in CSS pixels, sharp on any screen; gives its context. */

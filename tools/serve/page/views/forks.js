@@ -1,7 +1,7 @@
 // The tree of forks: each text by its edit in words. Arrows walk it, Enter selects; undo goes to the parent.
 import {parting} from '../logic/tree.js';
 import {wordsOfEdits} from '../logic/words.js';
-import {button, fill, h, listen, onFrame} from './dom.js';
+import {button, fill, focusOf, h, listen, onFrame} from './dom.js';
 
 const clip = (text, most) => text.length > most ? text.slice(0, most - 1) + '…' : text;
 /** What a node is called. */
@@ -61,7 +61,7 @@ export function renderForks({model, el, session}) {
     return item;
   };
   const draw = () => {
-    const forest = model.get('tree'), within = tree.contains(document.activeElement);
+    const forest = model.get('tree'), within = tree.contains(focusOf(tree));
     const nodes = forest.order();
     if (!nodes.length)
       fill(
@@ -76,7 +76,7 @@ export function renderForks({model, el, session}) {
     compare.setAttribute('aria-pressed', String(picking));
     compare.disabled = nodes.length < 2;
     hint.textContent = picking ? 'Choose the text that should stand beside the selected one.' : '';
-    if (document.activeElement !== note) note.value = node?.note ?? '';
+    if (focusOf(note) !== note) note.value = node?.note ?? '';
     note.disabled = remove.disabled = !node;
     again.disabled = !node || Boolean(node.opened);
   };
@@ -98,8 +98,7 @@ export function renderForks({model, el, session}) {
     }
   });
   tree.addEventListener('keydown', event => {
-    const nodes = model.get('tree').order(),
-          i = nodes.findIndex(node => node.id === document.activeElement.dataset?.id);
+    const nodes = model.get('tree').order(), i = nodes.findIndex(node => node.id === focusOf(tree)?.dataset?.id);
     if (i < 0) return;
     const forest = model.get('tree'), child = forest.children(nodes[i].id)[0], go = {
       ArrowDown: nodes[i + 1],

@@ -1,5 +1,6 @@
 // Steering: a vector added to the stream, by how much, where and when; and five doses of it side by side.
 import {readSafetensors} from '../logic/arrays.js';
+import {debounced} from '../logic/model.js';
 import {textOf} from '../logic/results.js';
 import {dosesOf, steeringEdit} from '../logic/spec.js';
 import {button, field, filePicker, fill, h, listen, number, onFrame, options} from './dom.js';
@@ -19,6 +20,7 @@ export function renderSteering({model, el, session}) {
         scaleOut = h('output', {class: 'number'});
   const phase = options(
     h('select', {}), [['all', 'every token'], ['given', 'given tokens'], ['generated', 'generated tokens']], 'all');
+  const known = options(h('select', {}), [], ''), knownField = field('Vector', known, {hidden: true});
   const strip = h('div', {class: 'doses', 'aria-live': 'off'}), problem = h('p', {class: 'problem', role: 'alert'}),
         note = h('p', {class: 'note small'});
   const tensorField = field('Tensor', tensor, {hidden: true});
@@ -43,10 +45,12 @@ export function renderSteering({model, el, session}) {
   fill(
     el, h('div', {class: 'bar'}, h('h2', {text: 'Steering'})), h('p', {
       class: 'note small',
-      text:
-        'Adds scale × vector at a point of the chosen layers. Vectors come from a file on this machine and travel inside the edit, or are named among the server’s assets (NAME:tensor).'
+      text: 'Adds scale × vector at a point of the chosen layers.' +
+        (model.get('vectors') ?
+           '' :
+           ' Vectors come from a file on this machine and travel inside the edit, or are named among the server’s assets (NAME:tensor).')
     }),
-    h('div', {class: 'row'}, field('Asset', asset, {class: 'field grow'}), load, tensorField),
+    h('div', {class: 'row'}, knownField, field('Asset', asset, {class: 'field grow'}), load, tensorField),
     h('div', {class: 'row'}, field('Point', point), field('Layers', layers), field('Tokens', phase)),
     h('div', {class: 'row'}, h('label', {class: 'inline grow'}, 'Scale ', scale, scaleOut),
       button('Five doses', () => run(), {class: 'primary'}), button('Stop', () => control?.abort())),
@@ -97,7 +101,9 @@ export function renderSteering({model, el, session}) {
         card:
           h('section', {class: 'dose', 'aria-label': `dose ${dose}`},
             h('h3', {text: `${dose > 0 ? '+' : ''}${number(dose, 2)}`}), text,
-            dose === 0 ? null : button('Keep as a fork', () => session.fork([edit(dose)], {parent: node})))
+            dose === 0 || model.get('noForks') ?
+              null :
+              button('Keep as a fork', () => session.fork([edit(dose)], {parent: node})))
       };
     });
     fill(strip, places.map(place => place.card));
@@ -107,19 +113,62 @@ export function renderSteering({model, el, session}) {
     }, control.signal);
     for (const {text, card} of places) card.classList.toggle('same', text.textContent === base);
   });
+  // What is set here, in the model: a notebook names the vectors, and wants to hear of it.
+  const tell = () => model.set(
+    'steering',
+    {asset: asset.value, point: point.value, layers: layers.value, scale: Number(scale.value), phase: phase.value});
+  const adopt = () => {
+    const now = model.get('steering');
+    if (!now) return;
+    asset.value = now.asset ?? '';
+    known.value = asset.value;
+    scale.max = String(Math.max(8, Math.abs(now.scale)));
+    scale.min = String(-Number(scale.max));
+    for (const [name, input] of Object.entries({point, layers, scale, phase})) input.value = String(now[name]);
+    ask();
+  };
+  const nameVectors = () => {
+    const named = model.get('vectors') ?? [];
+    knownField.hidden = !named.length;
+    asset.parentElement.hidden = load.hidden = named.length > 0;
+    options(known, named.map(([name, place]) => [place, name]), asset.value);
+  };
+  // Doses that are shown follow the controls; where a notebook asks for it they are there from the start.
+  const again = debounced(() => {
+    const live = strip.childElementCount || model.get('liveDoses');
+    if (live && model.get('node')?.run?.done && Number(scale.value) !== 0) run();
+  }, 150);
+  const begin = () => {
+    if (model.get('liveDoses') && !strip.childElementCount && model.get('node')?.run?.done) again();
+  };
+  known.addEventListener('change', () => {
+    asset.value = known.value;
+    follow();
+  });
   asset.addEventListener('input', follow);
   tensor.addEventListener('change', follow);
   scale.addEventListener('input', () => {
     scaleOut.textContent = number(Number(scale.value));
   });
+  for (const input of [known, asset, tensor, point, layers, scale, phase])
+    input.addEventListener(input === scale ? 'input' : 'change', () => {
+      tell();
+      again();
+    });
   const ask = onFrame(() => {
     scaleOut.textContent = number(Number(scale.value));
     layers.placeholder = String(model.get('layer') ?? '');
   });
-  const stop = listen(model, 'layer facts', ask);
+  const stop = listen(model, 'layer facts', ask),
+        stops = [listen(model, 'steering', adopt), listen(model, 'vectors', nameVectors), listen(model, 'run', begin)];
+  nameVectors();
+  adopt();
+  begin();
   ask();
   return () => {
     stop();
+    stops.forEach(one => one());
+    again.cancel();
     ask.cancel();
     control?.abort();
   };

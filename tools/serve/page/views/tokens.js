@@ -337,7 +337,11 @@ export function renderTokens({model, el, session}) {
     const box = target.getBoundingClientRect(), mine = tip.getBoundingClientRect();
     const left = Math.max(8, Math.min(innerWidth - mine.width - 8, box.left));
     const below = box.bottom + 8 + mine.height < innerHeight;
-    set(tip, {style: {left: `${left}px`, top: `${below ? box.bottom + 8 : Math.max(8, box.top - mine.height - 8)}px`}});
+    const top = below ? box.bottom + 8 : Math.max(8, box.top - mine.height - 8);
+    set(tip, {style: {left: `${left}px`, top: `${top}px`}});
+    const there = tip.getBoundingClientRect();  // a transformed ancestor moves what is fixed
+    if (there.left !== left || there.top !== top)
+      set(tip, {style: {left: `${2 * left - there.left}px`, top: `${2 * top - there.top}px`}});
   };
   text.addEventListener('pointerover', event => {
     const t = positionOf(event);
