@@ -52,6 +52,8 @@ class Answers(unittest.TestCase):
             for one in found:
                 self.assertEqual(len(one.logprobs), len(one.tokens))
                 self.assertIn(one.logits_hash, [line["logits_hash"] for line in reproduce(one.command())])
+        one = self.model.generate("Once", max_tokens=np.int64(3), temperature=None, seed=np.int64(2))
+        self.assertEqual(one.tokens, self.model.generate("Once", max_tokens=3).tokens)
         scores = self.model.score([{"id": "a", "prompt": "Once", "target": " upon"}, {"id": "b", **question}], edits=[{"op": "top_k", "k": 2}])
         self.assertEqual([line["logprobs"] for line in reproduce(scores.command())], scores.logprobs)
 

@@ -9,6 +9,7 @@ import threading
 import time
 import unittest
 
+import docs_test
 import material
 import numpy as np
 import signalbox
@@ -99,7 +100,7 @@ class Widgets(unittest.TestCase):
 
     def test_a_tree_forks_and_selects(self):
         tree = self.widgets.ForkTree(self.model, prompt, {"worst": worst}, max_tokens=6)
-        self.assertEqual((tree.names, tree.edits), ({"base": "base", "fork-1": "worst"}, []))
+        self.assertEqual((tree.names, tree.edits), ({"base": prompt, "fork-1": "worst"}, []))
         tree.select("worst")
         self.agrees(tree)
         tree.fork("worst, one expert", [{"op": "top_k", "k": 1}])
@@ -111,7 +112,7 @@ class Widgets(unittest.TestCase):
         self.assertGreaterEqual(table.diverges_at[1], 7)
         with self.assertRaises(signalbox.RequestError):
             tree.fork("wrong", [{"op": "nothing"}])
-        with self.assertRaisesRegex(KeyError, "base, worst"):
+        with self.assertRaisesRegex(KeyError, f"{prompt}, worst"):
             tree.select("none")
 
     def test_a_recorded_text_is_shown_as_it_was_recorded(self):
@@ -191,3 +192,6 @@ class Widgets(unittest.TestCase):
             self.assertLess(time.monotonic(), until)
             time.sleep(0.02)
         self.assertLess(len([one for one in sent if one["kind"] == "event" and one["id"] == "c"]), 400)
+
+    def test_the_page_of_the_widgets(self):
+        docs_test.Pages("test_the_readme").run_page("notebooks.md")

@@ -17,7 +17,7 @@ import numpy as np
 from .binary import Flag, flags_of
 from .commands import Command
 from .errors import Error
-from .given import Edits, Record, Records, edit_list, listed_records, named_files
+from .given import Edits, Record, Records, edit_list, listed_records, named_files, plain
 from .results import Branch, Branches, Generation, Generations, Routes, Score, Scores, Token, masked, score_of, together
 from .server import Server
 from .tensor_file import numpy_type
@@ -299,7 +299,7 @@ class Engine:
         commands = {
             name: Command("generate", self.argument, [whole], edits, self._sampling_flags({**how, "n": 1}, edits)) for name, edits in branches.items()
         }
-        return Stream(self.transport.events("/signalbox/v1/branches", json.dumps(body)), commands)
+        return Stream(self.transport.events("/signalbox/v1/branches", json.dumps(body, default=plain)), commands)
 
     def _sampling_flags(self, sampling: Mapping[str, Any], edits: Sequence[Mapping[str, Any]]) -> list[str]:
         shown: dict[str, Flag] = {"max_tokens": sampling["max_tokens"]}

@@ -99,7 +99,7 @@ class Model:
         out: dict[str, Any] = json.loads(self._call(["inspect", self.path, "--json"]))
         return out
 
-    def generate(self, records: Records, *, max_tokens: int = 64, edits: Edits = None, **flags: Any) -> Generations:
+    def generate(self, records: Records, *, max_tokens: int | None = 64, edits: Edits = None, **flags: Any) -> Generations:
         """Generates: a list of `Generation` with id, sample, text, tokens (generated), prompt_tokens, finish_reason and
         logits_hash, each with `command()`; `to_frame()` is the table, a row for every sample.
 
@@ -112,8 +112,8 @@ class Model:
         >>> print(model.generate({"id": "prompt", "prompt": "Once upon a time"}, max_tokens=4).command(), end="")
         signalbox generate builtin --prompt 'Once upon a time' --max-tokens 4 --json
         """
-        records, wanted = _once(records), edit_list(edits)
-        if self._served(records, wanted, flags, _SAMPLING, goes_on=True):
+        records, wanted, flags = _once(records), edit_list(edits), _given_flags(flags)
+        if max_tokens is not None and self._served(records, wanted, flags, _SAMPLING, goes_on=True):
             return self.engine.generate(records, max_tokens=max_tokens, edits=wanted, **flags)
         asked, lines = self._records_command("generate", records, wanted, edits, max_tokens=max_tokens, **flags)
         rows = [
@@ -122,7 +122,7 @@ class Model:
         ]
         return Generations(rows, asked.text)
 
-    def chat(self, text: str | Sequence[str], *, max_tokens: int = 64, edits: Edits = None, **flags: Any) -> Generations:
+    def chat(self, text: str | Sequence[str], *, max_tokens: int | None = 64, edits: Edits = None, **flags: Any) -> Generations:
         """As `generate`, of one user message, or of several questions by themselves."""
         texts = [text] if isinstance(text, str) else text
         messages = [{"messages": [{"role": "user", "content": one}]} for one in texts]
@@ -154,7 +154,7 @@ class Model:
         >>> scores.sum_logprob[0] > scores.sum_logprob[1]
         True
         """
-        records, wanted = _once(records), edit_list(edits)
+        records, wanted, flags = _once(records), edit_list(edits), _given_flags(flags)
         if self._served(records, wanted, flags, {"seed"}):
             return self.engine.score(records, edits=wanted, **flags)
         asked, lines = self._records_command("score", records, wanted, edits, **flags)
@@ -254,7 +254,7 @@ class Model:
             raise ValueError("branches: expected names other than baseline, which is the branch without edits, found it")
         lists = {name: edit_list(edits) for name, edits in branches.items()}
         every = [edit for edits in lists.values() for edit in edits]
-        sampling = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed, **(generate or {})}
+        sampling = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed, **_given_flags(generate or {})}
         if samples == 1 and self._served([record], every, {**sampling, **flags}, {"max_tokens", "temperature", "top_p", "top_k", "seed", "ignore_eos"}):
             return self.engine.branches(record, lists, **sampling, **flags)
         interventions: list[dict[str, Any]] = [{"name": "baseline"}, *({"name": name, "edits": edits} for name, edits in lists.items())]
@@ -338,6 +338,11 @@ def _once(records: Records) -> Records:
     if isinstance(records, (str, Mapping, os.PathLike)) or hasattr(records, "to_dict"):
         return records
     return list(records)
+
+
+def _given_flags(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Without those that are None, which is as if they were not there."""
+    return {name: value for name, value in flags.items() if value is not None}
 
 
 def _names_spans(value: Any) -> bool:

@@ -11,6 +11,7 @@ from typing import Any, cast
 from urllib.parse import urlsplit
 
 from .errors import ConnectionFailed, RequestError
+from .given import plain
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -48,7 +49,7 @@ class Transport:
         return json.loads(self.bytes("GET", path))
 
     def post(self, path: str, body: Mapping[str, Any]) -> Any:
-        return json.loads(self.bytes("POST", path, json.dumps(body)))
+        return json.loads(self.bytes("POST", path, json.dumps(body, default=plain)))
 
     def bytes(self, method: str, path: str, body: str | None = None) -> bytes:
         """An answer's body."""

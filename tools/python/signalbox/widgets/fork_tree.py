@@ -33,7 +33,7 @@ class ForkTree(TextWidget):
     @property
     def names(self) -> dict[str, str]:
         """The texts' ids, and what they are called."""
-        return {str(node["id"]): str(node["name"] or node["id"]) for node in self.forks["nodes"]}
+        return {str(node["id"]): self._name(node) for node in self.forks["nodes"]}
 
     def fork(self, name: str, edits: Edits) -> str:
         """The selected text again under its edits and these; gives the fork's id."""
@@ -70,7 +70,7 @@ class ForkTree(TextWidget):
             parent = texts[node["parent"]] if node["parent"] is not None else mine
             rows.append(
                 {
-                    "id": node["id"], "parent": node["parent"], "name": node["name"], "note": node["note"],
+                    "id": node["id"], "parent": node["parent"], "name": self._name(node), "note": node["note"],
                     "edits": self._given_form(node["edits"]), "text": mine.text, "tokens": mine.tokens[mine.given :].tolist(),
                     "diverges_at": _difference(mine.tokens.tolist(), parent.tokens.tolist()), "logits_hash": mine.logits_hash,
                     "selected": node["id"] == self.forks["selected"],
@@ -84,11 +84,13 @@ class ForkTree(TextWidget):
         rows: list[list[str]] = []
         for node in self.forks["nodes"]:
             depth[node["id"]] = 0 if node["parent"] is None else depth[node["parent"]] + 1
-            name = node["name"] or (self._words(node) if node["parent"] is None else node["id"])
-            rows.append(["\u2003" * depth[node["id"]] + ("▸ " if node["id"] == self.forks["selected"] else "") + name, texts[node["id"]].text.strip()])
+            chosen = "▸ " if node["id"] == self.forks["selected"] else ""
+            rows.append(["\u2003" * depth[node["id"]] + chosen + self._name(node), texts[node["id"]].text.strip()])
         return pictures.page("Texts and their forks", [pictures.table(["fork", "text"], rows), pictures.edits(self.edits)])
 
-    def _words(self, node: Mapping[str, Any]) -> str:
+    def _name(self, node: Mapping[str, Any]) -> str:
+        if node["name"] or node["parent"] is not None:
+            return str(node["name"] or node["id"])
         record = node["record"]
         words = str(record.get("prompt") or (record["messages"][-1]["content"] if "messages" in record else "tokens"))
         return words if len(words) <= 60 else words[:59] + "…"

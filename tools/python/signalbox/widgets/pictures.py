@@ -14,17 +14,20 @@ from ..results import Array, Routes
 
 _MOST_TOKENS = 2000
 _MOST_COLUMNS = 400
+_LIGHT = "--t:#172033;--s:#566074;--l:#d7dde8;--b:#fff"
+_DARK = "--t:#e6eaf1;--s:#a2acbc;--l:#2c3441;--b:#12161d"
 _STYLE = (
-    ".signalbox-still{--t:#172033;--s:#566074;--l:#d7dde8;--b:#fff;font:14px/1.5 system-ui,sans-serif;color:var(--t);background:var(--b);"
+    f".signalbox-still{{{_LIGHT}}}@media(prefers-color-scheme:dark){{.signalbox-still{{{_DARK}}}}}"
+    f"[data-jp-theme-light=true] .signalbox-still{{{_LIGHT}}}[data-jp-theme-light=false] .signalbox-still,.vscode-dark .signalbox-still{{{_DARK}}}"
+    ".signalbox-still{font:14px/1.5 system-ui,sans-serif;color:var(--t);background:var(--b);"
     "border:1px solid var(--l);border-radius:10px;padding:.6rem .8rem;overflow-x:auto}"
     ".signalbox-still p{margin:.2rem 0}.signalbox-still .s{color:var(--s);font-size:.85em}"
     ".signalbox-still .w{white-space:pre-wrap;overflow-wrap:anywhere;font:13px/1.9 ui-monospace,monospace;margin:.3rem 0}"
     ".signalbox-still .w span{color:#000;border-radius:3px;padding:2px 0}.signalbox-still .w .g{box-shadow:inset 0 -2px #172033}"
-    ".signalbox-still table{border-collapse:collapse;margin:.4rem 0}.signalbox-still th,.signalbox-still td{text-align:left;vertical-align:top;"
+    ".signalbox-still table{color:inherit;font:inherit;border-collapse:collapse;margin:.4rem 0}.signalbox-still th,.signalbox-still td{text-align:left;vertical-align:top;"
     "padding:.2rem .7rem .2rem 0;border-bottom:1px solid var(--l);white-space:pre-wrap;overflow-wrap:anywhere;background:none;color:inherit}"
     ".signalbox-still svg{display:block;max-width:none;margin:.3rem 0}.signalbox-still svg text{font:10px system-ui,sans-serif;fill:var(--s)}"
     ".signalbox-still code{font-size:12px;overflow-wrap:anywhere;background:none;color:inherit}"
-    "@media(prefers-color-scheme:dark){.signalbox-still{--t:#e6eaf1;--s:#a2acbc;--l:#2c3441;--b:#12161d}}"
 )
 
 
