@@ -181,7 +181,8 @@ MapCounts count_map(const MapTable& table) {
     const auto later =
         table.routed_layers.end() - std::upper_bound(table.routed_layers.begin(), table.routed_layers.end(), layer);
     ++counts.cells;
-    counts.layers_run += static_cast<double>(rows * (table.n_layers - layer));
+    // Its own token from its layer on, to know what it leaves there; then all from the next layer on.
+    counts.layers_run += static_cast<double>(rows * (table.n_layers - 1 - layer) + table.n_layers - layer);
     counts.layers_of_brute_force += static_cast<double>(n_tokens * table.n_layers);
     counts.flipped += table.flips[i] > 0;
     counts.flips += table.flips[i];

@@ -75,6 +75,23 @@ class BaseRoutes : public RouteSink {
   const std::vector<int32_t>& layers_;
 };
 
+// The stream behind one layer, [rows, d_model].
+class StreamSink : public ProbeSink {
+ public:
+  explicit StreamSink(int32_t layer) : layer_(layer) {}
+  bool wants(Point point, int32_t layer) const override { return point == Point::resid_out && layer == layer_; }
+  void begin(const StepRows& rows) override { n_rows_ = rows.n_rows; }
+  void take(Point, int32_t, const float* data, int64_t width) override { stream.assign(data, data + n_rows_ * width); }
+  void take_ids(int32_t, const int32_t*, const int32_t*, int64_t) override {}
+  void end() override {}
+
+  std::vector<float> stream;
+
+ private:
+  int32_t layer_;
+  int64_t n_rows_ = 0;
+};
+
 }  // namespace
 
 SlotCells::SlotCells(const Session& session, const Job& job, const MetricRows& rows, const MapRequest& request)
@@ -151,33 +168,74 @@ std::shared_ptr<const EditPlan> SlotCells::plan(const SlotCell& cell) const {
   return EditPlan::parse(json::Ref(edits, "edits"), ".", session_.shape, 0, &memory);
 }
 
-// Cells of one layer, each a sequence of its own from its token on.
-void SlotCells::run_step(std::span<const SlotCell> cells, size_t first, const Done& done) {
+// The layer of the cells, of their own tokens alone: later ones read nothing of it there that changes. Gives the stream
+// behind it, [cells, d_model]; behind the last layer nothing, and each cell is done.
+std::vector<float> SlotCells::run_own_layer(std::span<const SlotCell> cells, size_t first, const Done& done) {
   const int32_t layer = request_.layers[cells.front().layer];
-  const Tensor base_stream = streams_.at(layer);
-  const int64_t d_model = session_.model.d_model;
+  const bool last = layer + 1 == session_.model.n_layers();
+  const int64_t d_model = session_.model.d_model, first_row = n_tokens_ - rows_.n_rows();
   std::vector<SequenceCache> forks;
   forks.reserve(cells.size());
   std::vector<std::shared_ptr<const BoundEdits>> bound;
+  Batch batch;
+  std::shared_ptr<void> memory;
+  const Tensor x = scratch(memory, static_cast<int64_t>(cells.size()), d_model), stream = streams_.at(layer);
+  for (size_t i = 0; i < cells.size(); ++i) {
+    const int64_t t = cells[i].position;
+    forks.push_back(sequence_.fork(t));
+    bound.push_back(plan(cells[i])->bind(sequence_info(job_)));
+    batch.append(forks.back(), bound.back().get(), 0, std::span(job_.prompt->tokens).subspan(static_cast<size_t>(t), 1),
+                 {}, n_tokens_, last && t >= first_row ? 1 : 0);
+    backend_.copy(x.row(static_cast<int64_t>(i)), stream.row(t), static_cast<size_t>(d_model) * sizeof(float));
+  }
+  StreamSink behind(layer);
+  const Outputs outputs = cells_.run_from(batch, layer, x, last ? nullptr : &behind);
+  if (!last) {
+    cells_.flush(behind);
+    return std::move(behind.stream);
+  }
+  std::shared_ptr<void> own_memory;
+  const Tensor own = scratch(own_memory, logits_.rows, logits_.cols);
+  const size_t row_bytes = static_cast<size_t>(logits_.cols) * sizeof(float);
+  int64_t from = 0;
+  for (size_t i = 0; i < cells.size(); ++i) {
+    backend_.copy(own.data, logits_.data, static_cast<size_t>(logits_.rows) * row_bytes);
+    if (const int64_t row = cells[i].position - first_row; row >= 0)
+      backend_.copy(own.row(row), outputs.logits.row(from++), row_bytes);
+    done(first + i, static_cast<float>(metric_value(backend_, rows_, own, logits_) - base_), 0);
+  }
+  return {};
+}
+
+// Cells of one layer, each a sequence of its own from its token on, and in the layers above.
+void SlotCells::run_step(std::span<const SlotCell> cells, size_t first, const Done& done) {
+  const std::vector<float> changed = run_own_layer(cells, first, done);
+  if (changed.empty()) return;
+  const int32_t layer = request_.layers[cells.front().layer];
+  const Tensor base_stream = streams_.at(layer + 1);
+  const int64_t d_model = session_.model.d_model;
+  std::vector<SequenceCache> forks;
+  forks.reserve(cells.size());
   Batch batch;
   int64_t n_rows = 0;
   for (const SlotCell& cell : cells) n_rows += n_tokens_ - cell.position;
   std::shared_ptr<void> memory;
   const Tensor x = scratch(memory, n_rows, d_model);
+  const size_t stream_bytes = static_cast<size_t>(d_model) * sizeof(float);
   int64_t row = 0;
-  for (const SlotCell& cell : cells) {
-    const int64_t count = n_tokens_ - cell.position;
-    forks.push_back(sequence_.fork(cell.position));
-    bound.push_back(plan(cell)->bind(sequence_info(job_)));
-    const std::span<const int32_t> tokens = std::span(job_.prompt->tokens).subspan(static_cast<size_t>(cell.position));
-    batch.append(forks.back(), bound.back().get(), 0, tokens, {}, n_tokens_, std::min(count, rows_.n_rows()));
-    backend_.copy(x.row(row), base_stream.row(cell.position), static_cast<size_t>(count * d_model) * sizeof(float));
+  for (size_t i = 0; i < cells.size(); ++i) {
+    const int64_t t = cells[i].position, count = n_tokens_ - t;
+    forks.push_back(sequence_.fork(t));
+    batch.append(forks.back(), nullptr, 0, std::span(job_.prompt->tokens).subspan(static_cast<size_t>(t)), {},
+                 n_tokens_, std::min(count, rows_.n_rows()));
+    backend_.upload(x.row(row), changed.data() + static_cast<int64_t>(i) * d_model, stream_bytes);
+    if (count > 1) backend_.copy(x.row(row + 1), base_stream.row(t + 1), static_cast<size_t>(count - 1) * stream_bytes);
     row += count;
   }
   const auto above = std::upper_bound(routed_.begin(), routed_.end(), layer);
   const std::vector<int32_t> later(above, routed_.end());
   RouteSink routes(later, n_slots_);
-  const Outputs outputs = cells_.run_from(batch, layer, x, later.empty() ? nullptr : &routes);
+  const Outputs outputs = cells_.run_from(batch, layer + 1, x, later.empty() ? nullptr : &routes);
   if (!later.empty()) cells_.flush(routes);
   std::shared_ptr<void> own_memory;
   const Tensor own = scratch(own_memory, logits_.rows, logits_.cols);

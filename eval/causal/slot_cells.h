@@ -39,6 +39,7 @@ class SlotCells {
   // alone may have all rows.
   int64_t blocks() const;
   std::shared_ptr<const probes::EditPlan> plan(const SlotCell& cell) const;
+  std::vector<float> run_own_layer(std::span<const SlotCell> cells, size_t first, const Done& done);
   void run_step(std::span<const SlotCell> cells, size_t first, const Done& done);
   size_t at(const SlotCell& cell) const;
   kernels::Tensor scratch(std::shared_ptr<void>& memory, int64_t rows, int64_t cols) const;

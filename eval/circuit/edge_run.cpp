@@ -24,7 +24,7 @@ void add_to(std::vector<float>& x, const std::vector<float>& y) {
 }  // namespace
 
 void refuse_adapters_beside() {
-  throw Error("--adapter-unmerged", "expected adapters merged into the weights for runs by edges, found them beside");
+  throw Error("adapters", "expected them merged into the weights for runs by edges, found them beside");
 }
 
 EdgeRunner::EdgeRunner(const ModelScorer& scorer)

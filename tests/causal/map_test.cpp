@@ -168,14 +168,14 @@ TEST_CASE("causal map: sequences of any length find room for their cells") {
           .c_str());
 }
 
-TEST_CASE("causal map: at 128 tokens it takes less than 0.3 of the layers of one whole run a cell") {
+TEST_CASE("causal map: at 128 tokens it takes less than 0.3 of the layers of a whole run a cell") {
   std::string line = R"({"id":"a","tokens":[)";
   for (int t = 0; t < 128; ++t) line += (t > 0 ? "," : "") + std::to_string(3 + t * 7 % 80);
   const test::TemporaryDirectory dir;
   loaders::synthetic::make_model(
-      json::parse(R"({"family":"olmoe","dtype":"f32","config":{"num_hidden_layers":3,"hidden_size":32,)"
-                  R"("intermediate_size":16,"num_attention_heads":2,"num_key_value_heads":2,"num_experts":4,)"
-                  R"("num_experts_per_tok":2,"vocab_size":96,"max_position_embeddings":128}})",
+      json::parse(R"({"family":"olmoe","dtype":"f32","config":{"num_hidden_layers":3,"hidden_size":16,)"
+                  R"("intermediate_size":8,"num_attention_heads":1,"num_key_value_heads":1,"num_experts":3,)"
+                  R"("num_experts_per_tok":1,"vocab_size":96,"max_position_embeddings":128}})",
                   "spec"),
       "spec", dir / "made/model");
   const Setup setup((dir / "made").string(), {line + "]}"});
@@ -185,8 +185,8 @@ TEST_CASE("causal map: at 128 tokens it takes less than 0.3 of the layers of one
   request.layers = moe_layers(setup);
   const MapResult result = map_effects(setup.session, setup.records, setup.made, request);
   const int64_t n = 128, k = setup.session.model.n_active(), n_layers = setup.session.model.n_layers();
-  int64_t layers = 0;  // each cell: the layers behind its own, of its token and all later ones
-  for (const int32_t l : request.layers) layers += k * (n_layers - 1 - l) * n * (n + 1) / 2;
+  int64_t layers = 0;  // each cell: its token from its layer on, and it and all later ones from the next layer on
+  for (const int32_t l : request.layers) layers += k * ((n_layers - l) * n + (n_layers - 1 - l) * n * (n + 1) / 2);
   const int64_t cells = n * k * static_cast<int64_t>(request.layers.size());
   CHECK(result.counts.cells == cells);
   CHECK(result.counts.layers_run == static_cast<double>(layers));
