@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "base/namespaces.h"
-#include "engine/watched_jobs.h"
+#include "engine/choice_rules.h"
 #include "kernels/backend.h"
 
 namespace signalbox::engine {

@@ -4,6 +4,8 @@
 #include <string>
 #include <utility>
 
+#include "engine/choosing_runner.h"
+#include "engine/scheduler_core.h"
 #include "engine/shared_prefixes.h"
 
 namespace signalbox::engine {
@@ -21,10 +23,8 @@ int64_t pool_blocks(Forward& forward, const std::vector<Job>& jobs, const RunPla
   return std::max<int64_t>(1, std::min(planned_blocks(jobs, plan, options.batch), room.blocks));
 }
 
-}  // namespace
-
-bool run_jobs(Forward& forward, const std::vector<Job>& jobs, const RunOptions& options, const RunEvents& events,
-              ProbeSink* sink) {
+bool run_all(Forward& forward, const std::vector<Job>& jobs, const RunOptions& options,
+             std::shared_ptr<const ChoiceRules> rules, const RunEvents& events, ProbeSink* sink) {
   RunPlan plan = plan_run(jobs, sink != nullptr);
   SchedulerEvents told;
   told.on_progress = events.on_progress;
@@ -36,8 +36,12 @@ bool run_jobs(Forward& forward, const std::vector<Job>& jobs, const RunOptions& 
   told.on_failed = [](JobId, const Failure& failure) { throw failure.error; };
   SchedulerOptions own = options;
   own.max_waiting = std::numeric_limits<int64_t>::max();
-  Scheduler scheduler(forward, std::move(own), pool_blocks(forward, jobs, plan, options), std::move(told), sink);
-  scheduler.submit(jobs, std::move(plan));
+  SchedulerCore scheduler(forward, std::move(own), pool_blocks(forward, jobs, plan, options), std::move(told), sink);
+  GroupWatch watch;
+  JobWishes wishes;
+  wishes.choice = std::move(rules);
+  if (wishes.choice) watch.wishes.assign(jobs.size(), wishes);
+  scheduler.submit(jobs, std::move(plan), std::move(watch));
   while (true) {
     if (options.interrupted && options.interrupted->load(std::memory_order_relaxed)) {
       scheduler.flush();
@@ -45,6 +49,18 @@ bool run_jobs(Forward& forward, const std::vector<Job>& jobs, const RunOptions& 
     }
     if (!scheduler.step()) return true;
   }
+}
+
+}  // namespace
+
+bool run_jobs(Forward& forward, const std::vector<Job>& jobs, const RunOptions& options, const RunEvents& events,
+              ProbeSink* sink) {
+  return run_all(forward, jobs, options, nullptr, events, sink);
+}
+
+bool run_jobs_choosing(Forward& forward, const std::vector<Job>& jobs, const RunOptions& options,
+                       const ChoiceRules& rules, const RunEvents& events, ProbeSink* sink) {
+  return run_all(forward, jobs, options, std::make_shared<const ChoiceRules>(rules), events, sink);
 }
 
 }  // namespace signalbox::engine

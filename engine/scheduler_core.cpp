@@ -133,7 +133,14 @@ class SchedulerCore::State {
   }
 
   bool records(const RunningSequence& run) const {
-    return sink_ && !run.prefix && run.group.watch.of(run.place).recorded;
+    if (run.prefix) return sink_ && run.group.watch.shared_index >= 0;
+    return sink_ && run.group.watch.of(run.place).recorded;
+  }
+
+  // Of the sink's rows.
+  static int64_t sample_of(const RunningSequence& run) {
+    if (!run.prefix || run.group.watch.shared_index < 0) return run.job.index;
+    return run.group.watch.shared_index + (run.prefix - run.group.prefixes.data());
   }
 
   static std::shared_ptr<const BoundEdits> bind(const Job& job) {
@@ -322,8 +329,18 @@ class SchedulerCore::State {
     if (prefix) run.start_from(*prefix);
     if (prefix) run.result.prefill_seconds = std::exchange(prefix->seconds, 0);
     if (options_.tokenizer) run.stream = options_.tokenizer->stream(true);
+    if (prefix && records(run)) tell_shared(group, place, *prefix, shared);
     if (group.watch.on_started) group.watch.on_started(place);
     return true;
+  }
+
+  // Rows that the job has of others, those of the first positions first.
+  void tell_shared(JobGroup& group, size_t place, const PrefixState& prefix, int64_t end) {
+    if (!group.watch.on_shared) return;
+    flush();
+    if (prefix.parent) tell_shared(group, place, *prefix.parent, std::min(prefix.start, end));
+    if (const int64_t begin = prefix.parent ? prefix.start : 0; begin < end)
+      group.watch.on_shared(place, group.watch.shared_index + (&prefix - group.prefixes.data()), begin, end);
   }
 
   void start_prefix(JobGroup& group, PrefixState& state, SequenceCache cache) {
@@ -437,7 +454,7 @@ class SchedulerCore::State {
         run.n_logits = run.finished ? 0 : 1;
       }
       if (follower == Batch::no_token && run.job.generate() && run.n_logits > 0) follower = Batch::chosen_token;
-      const int64_t sample = !sink_ || records(run) ? run.job.index : -1;
+      const int64_t sample = !sink_ || records(run) ? sample_of(run) : -1;
       batch_.append(run.cache, run.edits.get(), sample, ids, spans, run.job.n_given(), run.n_logits, follower);
       batch_.members.back().adapters = run.job.adapters.get();
       members.push_back(&run);
@@ -507,14 +524,21 @@ class SchedulerCore::State {
         RunningSequence::check_choice(id, run.job);
         return;
       }
-      const LogitBias* bias = run.prefix ? nullptr : run.group.watch.of(run.place).bias.get();
-      if (bias && id >= 0)
-        id = biased_.choose(outputs.logits.rows_from(static_cast<int64_t>(at), 1), *bias, batch_.sampling[at]);
+      if (const ChoiceRules* rules = run.group.watch.of(run.place).choice.get(); rules && id >= 0)
+        id = ruled(run, *rules, id, outputs.logits.rows_from(static_cast<int64_t>(at), 1), at);
       fresh = run.choose(id, generate.stop ? *generate.stop : options_);
     } catch (const Error& error) {
       return fail(run, error);
     }
     if (events_.on_token) events_.on_token(run.group.first_id + static_cast<JobId>(run.place), run.job, id, fresh);
+  }
+
+  // Another token than the sampling's, where the rules say so.
+  int32_t ruled(const RunningSequence& run, const ChoiceRules& rules, int32_t id, Tensor row, size_t at) {
+    const auto forced = rules.forced.find(run.job.n_given() + static_cast<int64_t>(run.generated.size()));
+    if (forced != rules.forced.end()) return forced->second;
+    if (rules.bias.empty()) return id;
+    return biased_.choose(row, rules.bias, batch_.sampling[at]);
   }
 
   void finish(RunningSequence& run) {

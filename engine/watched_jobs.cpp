@@ -9,7 +9,7 @@ RunPlan plan_watched(const std::vector<Job>& jobs, bool recorded, const GroupWat
   for (size_t i = 0; i < jobs.size(); ++i)
     apart =
         apart || (watch.of(i).shows_logits && jobs[i].generate() && watch.of(i).logits_from < jobs[i].n_given() - 1);
-  RunPlan plan = plan_run(jobs, recorded || apart);
+  RunPlan plan = plan_run(jobs, (recorded && watch.shared_index < 0) || apart);
   for (size_t i = 0; i < jobs.size(); ++i) {
     if (!watch.of(i).shows_logits || !jobs[i].generate() || jobs[i].max_new() == 0) continue;
     const int64_t n = jobs[i].n_given();

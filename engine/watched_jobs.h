@@ -1,4 +1,5 @@
-// What a server wants of jobs while they run, beside their results: their logits, when they start, a bias, a pause.
+// What a server wants of jobs while they run, beside their results: their logits, when they start, other choices, a
+// pause.
 #pragma once
 #include <atomic>
 #include <cstdint>
@@ -6,16 +7,13 @@
 #include <limits>
 #include <memory>
 #include <span>
-#include <utility>
 #include <vector>
 
 #include "base/namespaces.h"
+#include "engine/choice_rules.h"
 #include "engine/run_plan.h"
 
 namespace signalbox::engine {
-
-// Added to the logits of single tokens, in f32, before one is chosen; what is hashed and shown stays as it was.
-using LogitBias = std::vector<std::pair<int32_t, float>>;
 
 struct JobWishes {
   // Its logits are shown (GroupWatch::on_logits): those of a Score, or those that a Generate chooses from and, of its
@@ -23,7 +21,7 @@ struct JobWishes {
   bool shows_logits = false;
   int64_t logits_from = std::numeric_limits<int64_t>::max();
   bool recorded = true;  // its rows go to the scheduler's sink, where there is one; all are there when it ends
-  std::shared_ptr<const LogitBias> bias;  // of a Generate; null: none
+  std::shared_ptr<const ChoiceRules> choice;  // of a Generate; null: none
 };
 
 // Of jobs that are submitted together. Calls come from within step(), for jobs by their place in the list, and may be
@@ -38,6 +36,11 @@ struct GroupWatch {
   // While it is set the jobs stand still, keeping what they hold, and step() returns false when there is nothing but
   // such jobs; null: they never do.
   std::shared_ptr<const std::atomic<bool>> held;
+  // Of jobs that generate and are all recorded, where it is >= 0: what they begin with in common is run once all the
+  // same. Its rows come to the sink as those of samples from shared_index on, and are there when a job starts from it,
+  // which is told before its on_started: rows of positions [begin, end), which do not come again.
+  int64_t shared_index = -1;
+  std::function<void(size_t place, int64_t sample, int64_t begin, int64_t end)> on_shared;
 
   const JobWishes& of(size_t place) const {
     static const JobWishes none;

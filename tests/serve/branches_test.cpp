@@ -21,18 +21,6 @@ const std::string swap_edit =
     R"([{"op":"misroute","policy":"fixed","experts":[1,2,3,4],"layers":"1-4","tokens":{"positions":"3:4"},)"
     R"("weights":"renormalize"}])";
 
-// The command line of an export, with its record and edits in files of `scratch`.
-json::Value run_export(const TemporaryDirectory& scratch, const json::Value& exported) {
-  write_file(scratch / "record.jsonl", json::dump(*exported.find("record")) + "\n");
-  write_file(scratch / "edits.json", json::dump(json::Value::object().set("edits", *exported.find("edits"))));
-  std::string command = "cd " + scratch.path().string() + " && " + binary();
-  const auto& argv = exported.find("argv")->items();
-  for (size_t i = 1; i < argv.size(); ++i) command += " '" + argv[i].string() + "'";
-  const Ran ran = run_command(command + " --quiet");
-  REQUIRE_MESSAGE(ran.code == 0, ran.err);
-  return json::parse(lines_of(ran.out).back(), "line");
-}
-
 }  // namespace
 
 TEST_CASE("serve: branches share what comes before their edits, and each can be had again by a command") {
@@ -63,7 +51,7 @@ TEST_CASE("serve: branches share what comes before their edits, and each can be 
   TemporaryDirectory scratch;
   const std::string id = branches[2].find("timeline")->string();
   const json::Value exported = connection.request("GET", "/signalbox/v1/timelines/" + id + "/export").json();
-  const json::Value line = run_export(scratch, exported);
+  const json::Value line = run_export(scratch.path(), exported);
   CHECK(json::dump(*line.find("tokens")) == json::dump(*branches[2].find("token_ids")));
   CHECK(line.find("logits_hash")->string() == branches[2].find("logits_hash")->string());
   CHECK(json::dump(*exported.find("expect")->find("tokens")) == json::dump(*line.find("tokens")));
@@ -116,7 +104,7 @@ TEST_CASE("serve: a completion's timeline, and a score, are the command line's")
   CHECK(ours.find("points")->find("ref")->string() == id);
   TemporaryDirectory scratch;
   const json::Value line =
-      run_export(scratch, connection.request("GET", "/signalbox/v1/timelines/" + id + "/export").json());
+      run_export(scratch.path(), connection.request("GET", "/signalbox/v1/timelines/" + id + "/export").json());
   CHECK(line.find("sample")->integer() == 1);
   CHECK(line.find("logits_hash")->string() == ours.find("logits_hash")->string());
 

@@ -203,4 +203,25 @@ ServerProcess& shared_server() {
   return *server;
 }
 
+namespace {
+
+json::Value run_argv(const std::filesystem::path& folder, const std::string& name, const json::Value& exported) {
+  write_file(folder / (name + "record.jsonl"), json::dump(*exported.find("record")) + "\n");
+  write_file(folder / (name + "edits.json"), json::dump(json::Value::object().set("edits", *exported.find("edits"))));
+  std::string command = "cd " + folder.string() + " && " + binary();
+  const auto& argv = exported.find("argv")->items();
+  for (size_t i = 1; i < argv.size(); ++i) command += " '" + argv[i].string() + "'";
+  const Ran ran = run_command(command + " --quiet");
+  if (ran.code != 0) throw std::runtime_error(command + ": " + ran.err);
+  return json::parse(lines_of(ran.out).back(), "line");
+}
+
+}  // namespace
+
+json::Value run_export(const std::filesystem::path& folder, const json::Value& exported) {
+  if (const json::Value* sources = exported.find("sources"))
+    for (const auto& [id, source] : sources->members()) run_argv(folder, id + ".", source);
+  return run_argv(folder, "", exported);
+}
+
 }  // namespace signalbox::test

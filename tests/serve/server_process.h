@@ -3,6 +3,7 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <filesystem>
 #include <string>
 #include <utility>
 #include <vector>
@@ -68,6 +69,10 @@ class ServerProcess {
   std::string socket_;
   json::Value ready_;
 };
+
+// Runs the command of an export, and those of the timelines whose rows its edits take, with their files in `folder`;
+// gives the line that it prints.
+json::Value run_export(const std::filesystem::path& folder, const json::Value& exported);
 
 // One that all tests share, of the built-in model on one thread.
 ServerProcess& shared_server();

@@ -1,5 +1,7 @@
 #include "tools/serve/api_error.h"
 
+#include <algorithm>
+
 namespace signalbox::tools {
 
 const char* error_type(int status) {
@@ -29,9 +31,11 @@ HttpAnswer error_answer(const ApiError& error) {
   HttpAnswer answer;
   answer.status = error.status;
   answer.body = json::dump(error_object(error)) + "\n";
-  if (error.retry_after > 0) answer.fields.emplace_back("Retry-After", std::to_string(error.retry_after));
   // The same request would fail in the same way.
-  if (error.status == 500) answer.fields.emplace_back("x-should-retry", "false");
+  const bool repeats = error.status == 500 || error.code == "too_long";
+  if (error.retry_after > 0 || (error.status == 503 && !repeats))
+    answer.fields.emplace_back("Retry-After", std::to_string(std::max(1, error.retry_after)));
+  if (repeats) answer.fields.emplace_back("x-should-retry", "false");
   if (error.status == 401) answer.fields.emplace_back("WWW-Authenticate", "Bearer");
   return answer;
 }

@@ -15,7 +15,7 @@ struct ApiError : std::runtime_error {
       : std::runtime_error(message), status(status), param(std::move(param)), code(std::move(code)) {}
   int status;
   std::string param, code;
-  int retry_after = 0;  // seconds; 0: not said
+  int retry_after = 0;  // seconds; 0: not said, but for 503, where it is 1
 };
 
 // "invalid_request_error", "rate_limit_error", ...

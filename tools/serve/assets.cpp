@@ -11,6 +11,8 @@
 #include <cstring>
 
 #include "base/text.h"
+#include "probes/points.h"
+#include "tools/serve/timelines.h"
 
 namespace signalbox::tools {
 
@@ -56,26 +58,28 @@ int Assets::open(const std::string& name, const json::Ref& where) const {
 
 // ---- edits
 
-EditFiles::EditFiles(const json::Ref& edits, const Assets& assets) {
+EditFiles::EditFiles(const json::Ref& edits, const Assets& assets, const OpenTimeline& open_timeline)
+    : assets_(assets), open_timeline_(open_timeline) {
   for (const json::Ref& edit : edits.items()) {
     edit.expect_object();
     json::Value copy = edit.value();
-    for (const char* key : {"trace", "from", "rates"})
-      if (const auto value = edit.find(key)) copy.set(key, path_of(*value, assets, false));
-    if (const auto value = edit.find("vector")) copy.set("vector", path_of(*value, assets, true));
+    for (const char* key : {"trace", "from"})
+      if (const auto value = edit.find(key)) put_trace(copy, copy, key, *value);
+    if (const auto value = edit.find("rates")) copy.set("rates", path_of(*value, false));
+    if (const auto value = edit.find("vector")) copy.set("vector", path_of(*value, true));
     if (const auto value = edit.find("value")) {
       if (value->value().type() == json::Type::object) {
         json::Value inner = value->value();
-        if (const auto mean = value->find("mean_of")) inner.set("mean_of", path_of(*mean, assets, false));
+        if (const auto mean = value->find("mean_of")) put_trace(copy, inner, "mean_of", *mean);
         copy.set("value", std::move(inner));
       } else if (!value->value().is_string() || value->string() != "zero") {
-        copy.set("value", path_of(*value, assets, true));
+        copy.set("value", path_of(*value, true));
       }
     }
     if (const auto experts = edit.find("experts"); experts && experts->value().type() == json::Type::object)
       if (const auto from = experts->find("from")) {
         json::Value inner = experts->value();
-        inner.set("from", path_of(*from, assets, false));
+        inner.set("from", path_of(*from, false));
         copy.set("experts", std::move(inner));
       }
     edits_.push_back(std::move(copy));
@@ -86,11 +90,32 @@ EditFiles::~EditFiles() {
   for (const int descriptor : descriptors_) ::close(descriptor);
 }
 
-json::Value EditFiles::path_of(const json::Ref& value, const Assets& assets, bool with_tensor) {
+void EditFiles::put_trace(json::Value& edit, json::Value& holder, const char* key, const json::Ref& value) {
+  const std::string id = timeline_name(value.value());
+  if (id.empty()) {
+    holder.set(key, path_of(value, false));
+    return;
+  }
+  const json::Value* point = edit.find("point");
+  const std::string points =
+      (point && point->is_string() ? point->string() + "," : std::string()) + std::string(default_points);
+  const TimelineTrace trace = open_timeline_(id, points, value);
+  descriptors_.push_back(trace.descriptor);
+  const std::string path = "/proc/self/fd/" + std::to_string(trace.descriptor);
+  names_.emplace_back(path, "timeline:" + id);
+  holder.set(key, path);
+  if (std::string_view(key) != "mean_of" && !edit.find("sample")) edit.set("sample", trace.sample);
+}
+
+json::Value EditFiles::path_of(const json::Ref& value, bool with_tensor) {
   // A tensor may stand in the edit itself: its numbers name no file.
   if (with_tensor && value.value().type() == json::Type::array) return value.value();
   const std::string& text = value.string();
-  if (!text.starts_with(asset_prefix)) value.fail("expected asset:NAME, for over HTTP edits name no file");
+  if (!timeline_name(value.value()).empty())
+    value.fail("expected asset:NAME" + std::string(with_tensor ? ":TENSOR or numbers" : "") +
+               ", for a timeline holds rows of tokens: they go where an edit takes a trace");
+  if (!text.starts_with(asset_prefix))
+    value.fail("expected asset:NAME or timeline:ID, for over HTTP edits name no file");
   std::string name = text.substr(asset_prefix.size()), tensor;
   if (with_tensor) {
     const size_t colon = name.find(':');
@@ -98,7 +123,7 @@ json::Value EditFiles::path_of(const json::Ref& value, const Assets& assets, boo
     tensor = name.substr(colon);
     name.resize(colon);
   }
-  descriptors_.push_back(assets.open(name, value));
+  descriptors_.push_back(assets_.open(name, value));
   const std::string path = "/proc/self/fd/" + std::to_string(descriptors_.back());
   names_.emplace_back(path, std::string(asset_prefix) + name);
   return path + tensor;

@@ -1,13 +1,16 @@
 #include "tools/serve/branches.h"
 
 #include <algorithm>
+#include <charconv>
+#include <map>
 
 #include "base/text.h"
-#include "eval/data/records.h"
+#include "probes/edit_spec.h"
 #include "tools/serve/api_error.h"
 #include "tools/serve/engine_loop.h"
 #include "tools/serve/event_stream.h"
 #include "tools/serve/generation_plan.h"
+#include "tools/serve/given_record.h"
 #include "tools/serve/request_fields.h"
 #include "tools/serve/request_ids.h"
 #include "tools/serve/row_logprobs.h"
@@ -18,59 +21,25 @@ namespace {
 
 constexpr size_t max_branches = 64;
 
-// The record of a body, encoded; edits may name its spans.
-struct GivenRecord {
-  EncodedRecord encoded;
-  std::vector<std::string> span_names;
-};
-
-GivenRecord read_record(const ServedModel& model, const json::Ref& ref) {
-  ref.expect_object();
-  json::Value value = ref.value();
-  if (!value.find("id")) value.set("id", "prompt");
-  const Record record = parse_record(value, "record");
-  GivenRecord out;
-  out.span_names = span_names({record});
-  out.encoded = encode_record(record, model.session.encode, out.span_names);
-  if (out.encoded.prompt->tokens.empty()) throw Error("record", "expected tokens, found none");
-  return out;
-}
-
-Job job_of(const ServedModel& model, const GivenRecord& record, const std::shared_ptr<const EditPlan>& plan,
-           std::variant<Generate, Score> task) {
-  Job job;
-  job.prompt = record.encoded.prompt;
-  job.task = std::move(task);
-  job.adapters = model.session.beside;
-  if (plan && !plan->empty()) {
-    job.plan = plan;
-    job.spans = record.encoded.spans;
-  }
-  const int64_t n = job.max_positions();
-  if (n > model.max_model_len)
-    throw ApiError(400,
-                   "record: expected at most " + std::to_string(model.max_model_len) + " tokens, found " +
-                       std::to_string(n) + " given and to be generated",
-                   "record", "context_length_exceeded");
-  model.session.check("record", job);
-  return job;
-}
-
 int32_t slots_of(const ServedModel& model, const Job& job) {
   return std::max(job.plan ? job.plan->max_slots() : 0, model.session.shape.n_active());
 }
 
-json::Value ids_list(const std::vector<int32_t>& ids) {
-  json::Value out = json::Value::array();
-  for (const int32_t id : ids) out.push_back(int64_t{id});
-  return out;
-}
+// How the rows and alternatives of all branches are told.
+struct BranchesForm {
+  int32_t n_top = 0;
+  std::string points;           // globs; empty: no rows
+  std::vector<int32_t> layers;  // of rows; empty: all
+  bool as_lists = false, as_ref = false;
+};
 
 class BranchesRun : public JobOwner, public std::enable_shared_from_this<BranchesRun> {
  public:
   struct Branch {
     std::string name, text, fresh, finish_reason, timeline;
     json::Value edits = json::Value::array();
+    std::map<std::string, std::shared_ptr<const Timeline>> sources;
+    std::shared_ptr<const ChoiceRules> choice;
     Job job;
     std::shared_ptr<RecordedRows> rows;
     std::vector<int32_t> ids;
@@ -78,13 +47,12 @@ class BranchesRun : public JobOwner, public std::enable_shared_from_this<Branche
     uint64_t logits_hash = 0;
   };
 
-  BranchesRun(ServedModel& model, Timelines& timelines, std::vector<Branch> branches, int32_t n_top, bool as_lists,
-              int key, std::shared_ptr<Exchange> exchange)
+  BranchesRun(ServedModel& model, std::vector<Branch> branches, BranchesForm form, json::Value record, int key,
+              std::shared_ptr<Exchange> exchange)
       : model_(model),
-        timelines_(timelines),
         branches_(std::move(branches)),
-        n_top_(n_top),
-        as_lists_(as_lists),
+        form_(std::move(form)),
+        record_(std::move(record)),
         key_(key),
         stream_(std::move(exchange)),
         n_open_(branches_.size()) {}
@@ -97,6 +65,7 @@ class BranchesRun : public JobOwner, public std::enable_shared_from_this<Branche
       request.jobs.push_back(branch.job);
       JobWishes wishes;
       wishes.shows_logits = true;
+      wishes.choice = branch.choice;
       request.watch.wishes.push_back(std::move(wishes));
       if (branch.rows) request.rows.push_back(branch.rows);
     }
@@ -114,16 +83,16 @@ class BranchesRun : public JobOwner, public std::enable_shared_from_this<Branche
   void logits(size_t place, int64_t, std::span<const float> logits) override {
     Branch& branch = branches_[place];
     if (branch.ids.empty()) return;
-    const RowLogProbs found = row_log_probs(logits, branch.ids.back(), n_top_);
+    const RowLogProbs found = row_log_probs(logits, branch.ids.back(), form_.n_top);
     json::Value event = event_of(branch);
     event.set("logprob", found.chosen);
     json::Value top = json::Value::array();
     for (const auto& [id, log_prob] : found.top)
       top.push_back(json::Value::object()
                         .set("token", int64_t{id})
-                        .set("text", model_.engine_texts.name(id))
+                        .set("text", model_.telling_texts.name(id))
                         .set("logprob", log_prob));
-    event.set("top", std::move(top)).set("rows", rows_of(branch));
+    event.set("top", std::move(top)).set("rows", rows_of(branch, false));
     stream_.send(event);
   }
 
@@ -139,7 +108,12 @@ class BranchesRun : public JobOwner, public std::enable_shared_from_this<Branche
     timeline.tokens = branch.ids;
     timeline.logits_hash = result.logits_hash;
     timeline.rows = branch.rows;
-    branch.timeline = timelines_.add(std::move(timeline));
+    timeline.points = form_.points;
+    timeline.seed = branch.job.generate()->sampling.seed;
+    timeline.choice = branch.choice;
+    timeline.sources = branch.sources;
+    timeline.record = record_;
+    branch.timeline = model_.timelines.add(std::move(timeline));
     if (--n_open_ == 0 && !over_) finish();
   }
 
@@ -161,14 +135,18 @@ class BranchesRun : public JobOwner, public std::enable_shared_from_this<Branche
   }
 
   // Those that have come since the last event; null: none were asked for.
-  json::Value rows_of(Branch& branch) {
-    if (!branch.rows) return nullptr;
+  // A ref stands for all of them, in the end.
+  json::Value rows_of(Branch& branch, bool last) {
+    if (!branch.rows || (form_.as_ref && !last)) return nullptr;
     const int64_t begin = branch.sent_rows, end = branch.rows->n_rows();
     branch.sent_rows = end;
     json::Value points = json::Value::object(), layers = json::Value::array();
-    for (const int32_t layer : branch.rows->layers()) layers.push_back(int64_t{layer});
-    for (const AnswerTensor& tensor : branch.rows->tensors(begin, end))
-      points.set(tensor.name, tensor_json(tensor, as_lists_));
+    for (const int32_t layer : branch.rows->layers_among(form_.layers)) layers.push_back(int64_t{layer});
+    if (form_.as_ref)
+      points.set("ref", branch.timeline);
+    else
+      for (const AnswerTensor& tensor : branch.rows->tensors(begin, end, form_.layers))
+        points.set(tensor.name, tensor_json(tensor, form_.as_lists));
     return json::Value::object()
         .set("positions", json::Value::array().push_back(begin).push_back(end))
         .set("layers", std::move(layers))
@@ -201,11 +179,12 @@ class BranchesRun : public JobOwner, public std::enable_shared_from_this<Branche
                          .set("finish_reason", branch.finish_reason == "length" ? "length" : "stop")
                          .set("logits_hash", hex64(branch.logits_hash))
                          .set("diverges_at", diverges_at(branch))
-                         .set("rows", rows_of(branch)));
+                         .set("rows", rows_of(branch, true)));
     }
     stream_.exchange().tell_tokens(branches_.front().job.n_given(), n_generated);
     model_.metrics.add("prompt_tokens_total", branches_.front().job.n_given());
     model_.metrics.add("generation_tokens_total", n_generated);
+    model_.metrics.set("timelines", static_cast<int64_t>(model_.timelines.size()));
     stream_.send(json::Value::object().set("branches", std::move(list)));
     stream_.end();
   }
@@ -218,10 +197,9 @@ class BranchesRun : public JobOwner, public std::enable_shared_from_this<Branche
   }
 
   ServedModel& model_;
-  Timelines& timelines_;
   std::vector<Branch> branches_;
-  const int32_t n_top_;
-  const bool as_lists_;
+  const BranchesForm form_;
+  const json::Value record_;
   const int key_;
   EventStream stream_;
   size_t n_open_;
@@ -233,7 +211,7 @@ Generate read_generate(const std::optional<json::Ref>& ref, const ServedModel& m
   out.max_tokens = 64;
   bool ignore_eos = false;
   if (ref) {
-    ref->reject_unknown({"max_tokens", "temperature", "top_p", "top_k", "seed", "ignore_eos"});
+    refuse_unknown_fields(*ref, {"max_tokens", "temperature", "top_p", "top_k", "seed", "ignore_eos"});
     if (const auto value = ref->find("max_tokens")) out.max_tokens = value->integer(1, int64_t{1} << 31);
     if (const auto value = ref->find("temperature")) {
       out.sampling.temperature = value->number();
@@ -257,140 +235,114 @@ Generate read_generate(const std::optional<json::Ref>& ref, const ServedModel& m
   return out;
 }
 
+// {"12": 5}: the token at position 12, which must be one that is generated.
+std::shared_ptr<const ChoiceRules> read_force(const json::Ref& ref, const ServedModel& model, const GivenRecord& record,
+                                              const Generate& generate) {
+  const auto n_given = static_cast<int64_t>(record.encoded.prompt->tokens.size());
+  auto rules = std::make_shared<ChoiceRules>();
+  for (const auto& [name, value] : ref.members()) {
+    int64_t position = -1;
+    const auto [end, failed] = std::from_chars(name.data(), name.data() + name.size(), position);
+    if (failed != std::errc() || end != name.data() + name.size() || position < n_given ||
+        position >= n_given + generate.max_tokens)
+      value.fail("expected positions of tokens to be generated as keys, " + std::to_string(n_given) + " to " +
+                 std::to_string(n_given + generate.max_tokens - 1) + ", found " + in_quotes(name));
+    rules->forced[position] = static_cast<int32_t>(value.integer(0, model.session.model.n_vocab - 1));
+  }
+  return rules->empty() ? nullptr : rules;
+}
+
+BranchesForm read_form(const json::Ref& ref, const ServedModel& model, std::optional<PointSet>& points) {
+  BranchesForm form;
+  if (const auto top = ref.find("top")) form.n_top = static_cast<int32_t>(top->integer(0, 20));
+  if (const auto format = ref.find("format")) {
+    const std::string& word = format->string();
+    if (word != "base64" && word != "json" && word != "ref") format->fail_type("\"base64\", \"json\" or \"ref\"");
+    form.as_lists = word == "json";
+    form.as_ref = word == "ref";
+  }
+  if (const auto globs = ref.find("points")) {
+    form.points = globs->string();
+    points = plan_points(model, form.points, "points");
+  }
+  if (const auto layers = ref.find("layers")) {
+    if (!points) layers->fail("expected points beside it, found none");
+    form.layers = read_layers(*layers, model, *points);
+  }
+  return form;
+}
+
 }  // namespace
 
-void run_branches(ServedModel& model, Timelines& timelines, const json::Value& body, int key,
-                  std::shared_ptr<Exchange> exchange) {
+std::vector<int32_t> read_layers(const json::Ref& ref, const ServedModel& model, const PointSet& points) {
+  const std::vector<PointAt> all = points.all();
+  const auto recorded = [&](int32_t layer) {
+    return std::any_of(all.begin(), all.end(), [&](const PointAt& at) { return at.layer == layer; });
+  };
+  std::vector<int32_t> out;
+  const LayerList list = LayerList::parse(ref);
+  if (list.all) return out;
+  for (const auto& item : list.items)
+    for (int32_t layer = item.first; layer <= item.last; ++layer) {
+      if (layer >= model.session.shape.n_layers())
+        ref.fail("expected layers below " + std::to_string(model.session.shape.n_layers()) + ", found " +
+                 std::to_string(layer));
+      // As in edits: one without a router is skipped in a range, and refused by its own name.
+      if (!recorded(layer) && !item.range)
+        ref.fail("expected layers with recorded points, found " + std::to_string(layer));
+      if (recorded(layer)) out.push_back(layer);
+    }
+  if (out.empty()) ref.fail("expected layers with recorded points, found none");
+  std::sort(out.begin(), out.end());
+  out.erase(std::unique(out.begin(), out.end()), out.end());
+  return out;
+}
+
+void run_branches(ServedModel& model, const json::Value& body, int key, std::shared_ptr<Exchange> exchange) {
   std::vector<BranchesRun::Branch> branches;
-  int32_t n_top = 0;
-  bool as_lists = false;
+  BranchesForm form;
+  GivenRecord record;
   try {
     const json::Ref ref(body, "body");
-    ref.reject_unknown({"model", "record", "generate", "branches", "points", "format", "top"});
+    refuse_unknown_fields(ref, {"model", "record", "generate", "branches", "points", "layers", "format", "top"});
     if (const auto name = ref.find("model")) check_model_name(model, name->string());
-    const GivenRecord record = read_record(model, ref.at("record"));
+    record = read_record(model, ref.at("record"));
     const Generate generate = read_generate(ref.find("generate"), model);
-    if (const auto top = ref.find("top")) n_top = static_cast<int32_t>(top->integer(0, 20));
-    if (const auto format = ref.find("format")) {
-      if (format->string() != "base64" && format->string() != "json") format->fail_type("\"base64\" or \"json\"");
-      as_lists = format->string() == "json";
-    }
     std::optional<PointSet> points;
-    if (const auto globs = ref.find("points")) points = plan_points(model, globs->string());
+    form = read_form(ref, model, points);
     const json::Ref list = ref.at("branches");
     if (list.length() == 0 || list.length() > max_branches) list.fail("expected 1 to 64 branches");
     for (const json::Ref& one : list.items()) {
-      one.reject_unknown({"name", "edits"});
+      one.expect_object();
+      refuse_unknown_fields(one, {"name", "edits", "force"});
       BranchesRun::Branch branch;
       branch.name = one.at("name").string();
       for (const auto& other : branches)
         if (other.name == branch.name)
           one.at("name").fail("expected a name of its own, found " + in_quotes(branch.name) + " twice");
       std::shared_ptr<const EditPlan> plan;
-      if (const auto edits = one.find("edits")) branch.edits = edits->value();
-      if (const auto edits = one.find("edits"))
-        plan = plan_edits(model, *edits, generate.sampling.seed, record.span_names);
-      branch.job = job_of(model, record, plan, generate);
+      if (const auto edits = one.find("edits")) {
+        branch.edits = edits->value();
+        plan = plan_edits(model, *edits, generate.sampling.seed, key, record.span_names);
+        branch.sources = model.timelines.sources(branch.edits, key);
+      }
+      branch.job = job_of(model, record, plan, generate, one.path() + ".edits");
+      if (const auto force = one.find("force")) branch.choice = read_force(*force, model, record, generate);
       if (points)
         branch.rows = std::make_shared<RecordedRows>(model.session.shape, *points, slots_of(model, branch.job),
                                                      plan && plan->has_router_edits());
       branches.push_back(std::move(branch));
     }
+    if (points)
+      check_recording(model, *points, static_cast<int64_t>(branches.size()) * branches.front().job.max_positions(),
+                      "points");
+    for (const auto& branch : branches) count_edits(model, branch.job.plan.get());
   } catch (const Error& error) {
     refuse_field(error);
   }
-  std::make_shared<BranchesRun>(model, timelines, std::move(branches), n_top, as_lists, key, std::move(exchange))
+  std::make_shared<BranchesRun>(model, std::move(branches), std::move(form), std::move(record.source), key,
+                                std::move(exchange))
       ->submit();
-}
-
-namespace {
-
-class ScoreRun : public JobOwner, public std::enable_shared_from_this<ScoreRun> {
- public:
-  ScoreRun(ServedModel& model, GivenRecord record, std::vector<Job> jobs, std::shared_ptr<Exchange> exchange)
-      : model_(model), record_(std::move(record)), jobs_(std::move(jobs)), exchange_(std::move(exchange)) {}
-
-  void submit() {
-    JobGroupRequest request;
-    request.owner = shared_from_this();
-    request.jobs = jobs_;
-    n_open_ = jobs_.size();
-    const EngineLoop::Ticket ticket = model_.engine.submit(std::move(request));
-    exchange_->on_gone([engine = &model_.engine, ticket] { engine->cancel(ticket, "client_gone"); });
-  }
-
-  // The last job is the one that was asked for; one before it is what it is compared with.
-  void done(size_t place, Result result) override {
-    if (place + 1 == jobs_.size()) result_ = std::move(result);
-    if (--n_open_ > 0 || over_) return;
-    over_ = true;
-    json::Value logprobs = json::Value::array(), line = json::Value::object();
-    const auto& start = record_.encoded.target_start;
-    const int64_t first = start ? std::max<int64_t>(*start - 1, 0) : 0;
-    double sum = 0;
-    for (size_t i = 0; i < result_.logprobs.size(); ++i) {
-      logprobs.push_back(result_.logprobs[i]);
-      if (static_cast<int64_t>(i) >= first) sum += result_.logprobs[i];
-    }
-    line.set("id", record_.encoded.prompt->id)
-        .set("tokens", ids_list(record_.encoded.prompt->tokens))
-        .set("logprobs", std::move(logprobs));
-    if (start) line.set("target_start", *start);
-    line.set("sum_logprob", sum).set("logits_hash", hex64(result_.logits_hash));
-    if (jobs_.size() > 1) {
-      json::Value kl = json::Value::array(), same = json::Value::array();
-      for (const double one : result_.divergence) kl.push_back(one);
-      for (const uint8_t one : result_.same_top) same.push_back(one != 0);
-      line.set("kl", std::move(kl)).set("same_top", std::move(same));
-    }
-    exchange_->tell_tokens(static_cast<int64_t>(record_.encoded.prompt->tokens.size()), 0);
-    HttpAnswer answer;
-    answer.body = json::dump(line) + "\n";
-    exchange_->answer(std::move(answer));
-  }
-  void failed(size_t, const std::string& message) override { give_up(ApiError(500, message)); }
-  void cancelled(size_t, const std::string& why) override {
-    give_up(ApiError(503, "the request was cancelled: " + why, "", why));
-  }
-
- private:
-  void give_up(const ApiError& error) {
-    --n_open_;
-    if (!over_) exchange_->answer(error_answer(error));
-    over_ = true;
-  }
-  ServedModel& model_;
-  const GivenRecord record_;
-  const std::vector<Job> jobs_;
-  const std::shared_ptr<Exchange> exchange_;
-  Result result_;
-  size_t n_open_ = 0;
-  bool over_ = false;
-};
-
-}  // namespace
-
-void run_score(ServedModel& model, const json::Value& body, std::shared_ptr<Exchange> exchange) {
-  GivenRecord record;
-  std::vector<Job> jobs;
-  try {
-    const json::Ref ref(body, "body");
-    ref.reject_unknown({"model", "record", "edits", "baseline", "seed"});
-    if (const auto name = ref.find("model")) check_model_name(model, name->string());
-    record = read_record(model, ref.at("record"));
-    const auto seed = ref.find("seed");
-    const uint64_t number = seed ? static_cast<uint64_t>(seed->integer()) : 0;
-    const auto add = [&](const std::optional<json::Ref>& edits, Score score) {
-      jobs.push_back(
-          job_of(model, record, edits ? plan_edits(model, *edits, number, record.span_names) : nullptr, score));
-    };
-    const auto baseline = ref.find("baseline");
-    if (baseline) add(baseline, Score{});
-    add(ref.find("edits"), baseline ? Score{0, 0} : Score{});  // compared with the group's first job
-  } catch (const Error& error) {
-    refuse_field(error);
-  }
-  std::make_shared<ScoreRun>(model, std::move(record), std::move(jobs), std::move(exchange))->submit();
 }
 
 }  // namespace signalbox::tools

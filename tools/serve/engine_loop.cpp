@@ -20,6 +20,14 @@ double seconds_since(EngineClock::time_point begin) {
 
 constexpr double tick_seconds = 0.05;
 
+// Several jobs that generate, all recorded: their points are the same (JobGroupRequest::rows).
+bool shares_rows(const JobGroupRequest& request) {
+  if (request.jobs.size() < 2 || request.rows.size() < request.jobs.size()) return false;
+  for (size_t i = 0; i < request.jobs.size(); ++i)
+    if (!request.rows[i] || !request.jobs[i].generate()) return false;
+  return true;
+}
+
 }  // namespace
 
 struct EngineLoop::Group {
@@ -30,6 +38,7 @@ struct EngineLoop::Group {
   size_t n_open = 0;
   std::vector<bool> ended;
   std::vector<int64_t> indices;
+  int64_t shared_index = -1;  // of the sink's rows of what its jobs begin with in common
   bool started = false;
   std::string why;  // it was cancelled
   EngineClock::time_point submitted = EngineClock::now();
@@ -47,8 +56,8 @@ struct EngineLoop::Engine {
   SchedulerCore scheduler;
 };
 
-EngineLoop::EngineLoop(const Session& session, EngineLimits limits, Metrics& metrics)
-    : session_(session), limits_(limits), metrics_(metrics) {
+EngineLoop::EngineLoop(const Session& session, EngineLimits limits, Metrics& metrics, Telling& telling)
+    : session_(session), limits_(limits), metrics_(metrics), telling_(telling) {
   // Room for a batch of the longest texts, as far as memory goes.
   const int64_t longest = session.model.max_positions > 0 ? session.model.max_positions : 32768;
   n_free_ = session.options.batch;
@@ -72,11 +81,12 @@ EngineLoop::~EngineLoop() = default;
 EngineLoop::Ticket EngineLoop::submit(JobGroupRequest request) {
   auto group = std::make_shared<Group>();
   group->request = std::move(request);
+  group->request.owner = std::make_shared<OwnerElsewhere>(std::move(group->request.owner), telling_);
   group->n_slots = widest_route(group->request.jobs);
   group->n_open = group->request.jobs.size();
   group->ended.resize(group->n_open);
   std::lock_guard lock(mutex_);
-  if (stopping_) throw ApiError(503, "server: expected one that takes requests, found that it stops");
+  if (stopping_) throw ApiError(503, "server: expected one that takes requests, found that it stops", "", "shutdown");
   if (n_waiting_ >= limits_.max_queue + n_free_) {
     metrics_.add("rejected_total", 1, "reason=\"queue\"");
     ApiError error(429,
@@ -122,6 +132,11 @@ std::pair<std::shared_ptr<EngineLoop::Group>, size_t> EngineLoop::find(JobId id)
 
 SchedulerEvents EngineLoop::events() {
   SchedulerEvents told;
+  told.on_progress = [this](int64_t done_rows) {
+    metrics_.set("batch_rows", done_rows - n_rows_);
+    metrics_.add("rows_total", done_rows - n_rows_);
+    n_rows_ = done_rows;
+  };
   told.on_token = [this](JobId id, const Job&, int32_t token, const std::string& text) {
     if (const auto [group, place] = find(id); group && group->why.empty())
       group->request.owner->token(place, token, text);
@@ -155,6 +170,7 @@ void EngineLoop::end_job(const std::shared_ptr<Group>& group, size_t place) {
   group->ended[place] = true;
   if (!group->indices.empty()) router_.remove(group->indices[place]);
   if (--group->n_open > 0) return;
+  if (group->shared_index >= 0) router_.forget_shared(group->shared_index);
   if (group->first > 0) groups_.erase(group->first);
   std::lock_guard lock(mutex_);
   if (!group->started) --n_waiting_;
@@ -167,6 +183,7 @@ void EngineLoop::engine_for(int32_t n_slots) {
   const int32_t wanted = std::max(n_slots, std::max(session_.shape.n_active(), engine_ ? engine_->n_slots : 0));
   if (engine_ && engine_->n_slots >= wanted) return;
   engine_.reset();
+  n_rows_ = 0;
   engine_ = std::make_unique<Engine>(session_, wanted, n_blocks_, events(), router_);
 }
 
@@ -187,6 +204,15 @@ void EngineLoop::start(const std::shared_ptr<Group>& group) {
     if (any_rows && request.rows[i]) router_.add(request.jobs[i].index, request.rows[i]);
   }
   const std::weak_ptr<Group> weak = group;
+  if (shares_rows(request)) {
+    const auto most = static_cast<int64_t>(2 * request.jobs.size());
+    group->shared_index = request.watch.shared_index = next_index_;
+    next_index_ += most;
+    router_.expect_shared(group->shared_index, most, *request.rows.front());
+    request.watch.on_shared = [this, weak](size_t place, int64_t sample, int64_t, int64_t end) {
+      if (const auto of = weak.lock()) router_.start_from(of->indices[place], sample, end);
+    };
+  }
   request.watch.on_started = [this, weak](size_t place) {
     const auto of = weak.lock();
     if (!of) return;
@@ -302,6 +328,7 @@ void EngineLoop::publish_load() {
   }
   metrics_.set("requests_running", n_running);
   metrics_.set("requests_waiting", n_waiting);
+  if (load.n_running == 0) metrics_.set("batch_rows", 0);
   metrics_.set("kv_blocks", load.n_blocks);
   metrics_.set("kv_blocks_free", load.n_free);
 }

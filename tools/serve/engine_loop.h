@@ -12,30 +12,17 @@
 #include "base/namespaces.h"
 #include "engine/scheduler_core.h"
 #include "engine/session.h"
+#include "tools/serve/job_owner.h"
 #include "tools/serve/metrics.h"
+#include "tools/serve/owner_elsewhere.h"
 #include "tools/serve/recorded_rows.h"
 
 namespace signalbox::tools {
 
-// Whose jobs run. Calls come from the thread of the engine, for jobs by their place in the group; done, failed and
-// cancelled end a job.
-class JobOwner {
- public:
-  virtual ~JobOwner() = default;
-  virtual void started(size_t) {}
-  virtual void logits(size_t, int64_t, std::span<const float>) {}  // GroupWatch::on_logits
-  virtual void token(size_t, int32_t, const std::string&) {}       // and the text that became final with it
-  virtual void done(size_t place, Result result) = 0;
-  virtual void failed(size_t place, const std::string& message) = 0;
-  virtual void cancelled(size_t place, const std::string& why) = 0;
-  // Now and then, while the group is there: the place to give up, or to let a held group go on. False: cancel it.
-  virtual bool tick() { return true; }
-};
-
 struct JobGroupRequest {
   std::vector<Job> jobs;                            // the loop gives them their index
   GroupWatch watch;                                 // wishes and held; the rest is the loop's
-  std::vector<std::shared_ptr<RecordedRows>> rows;  // [jobs], or empty; null: nothing is recorded of that job
+  std::vector<std::shared_ptr<RecordedRows>> rows;  // [jobs], or empty; null: nothing is recorded; of the same points
   std::shared_ptr<JobOwner> owner;
 };
 
@@ -49,7 +36,8 @@ class EngineLoop {
  public:
   using Ticket = int64_t;
 
-  EngineLoop(const Session& session, EngineLimits limits, Metrics& metrics);
+  // Owners of jobs are called on the thread of `telling`.
+  EngineLoop(const Session& session, EngineLimits limits, Metrics& metrics, Telling& telling);
   ~EngineLoop();
 
   // Positions that a job can have at most.
@@ -82,11 +70,12 @@ class EngineLoop {
   const Session& session_;
   const EngineLimits limits_;
   Metrics& metrics_;
+  Telling& telling_;
   int64_t n_blocks_ = 0, max_positions_ = 0;
   std::unique_ptr<Engine> engine_;  // of the engine's thread
   RowRouter router_;
   std::map<JobId, std::shared_ptr<Group>> groups_;  // by the id of their first job
-  int64_t next_index_ = 0;
+  int64_t next_index_ = 0, n_rows_ = 0;             // n_rows_: run by this engine_ so far
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;

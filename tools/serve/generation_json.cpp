@@ -49,7 +49,8 @@ json::Value GenerationRun::usage() const {
 
 // The text of a token of a completion that ends behind n_points code points.
 std::string GenerationRun::token_key(const Choice&, const ChoiceToken& token, int64_t n_points) const {
-  if (token.placed.end <= n_points || token.placed.text.starts_with("bytes:")) return token.placed.text;
+  if (token.placed.end <= n_points || !model_.session.tokenizer || token.placed.text.starts_with("bytes:"))
+    return token.placed.text;
   std::u32string points = code_points(token.placed.text);
   points.resize(
       static_cast<size_t>(std::clamp<int64_t>(n_points - token.placed.offset, 0, static_cast<int64_t>(points.size()))));
@@ -57,7 +58,7 @@ std::string GenerationRun::token_key(const Choice&, const ChoiceToken& token, in
 }
 
 json::Value GenerationRun::logprobs_json(const Choice& choice, size_t begin, size_t end, int64_t n_points) const {
-  TokenTexts& texts = plan_.fields.stream ? model_.engine_texts : model_.texts;
+  TokenTexts& texts = plan_.fields.stream ? model_.telling_texts : model_.texts;
   if (plan_.fields.chat) {
     json::Value content = json::Value::array();
     const auto entry = [&](int32_t id, const std::string& name, double log_prob) {
@@ -113,7 +114,7 @@ json::Value GenerationRun::logprobs_json(const Choice& choice, size_t begin, siz
 }
 
 // Rows from row_begin on; `last`: with all that is known at the end.
-json::Value GenerationRun::signalbox_json(const Choice& choice, int64_t row_begin, bool last) const {
+json::Value GenerationRun::signalbox_json(const Choice& choice, int64_t row_begin, int64_t row_end, bool last) const {
   const SignalboxFields& asked = plan_.fields.signalbox;
   const Prompt& prompt = *plan_.prompts[choice.prompt].prompt;
   json::Value out = json::Value::object();
@@ -123,7 +124,7 @@ json::Value GenerationRun::signalbox_json(const Choice& choice, int64_t row_begi
         .set("id", prompt.id)
         .set("sample", int64_t{choice.sample})
         .set("token_ids", ids_json(choice.ids));
-    if (asked.given || plan_.fields.return_token_ids) out.set("prompt_token_ids", ids_json(prompt.tokens));
+    out.set("prompt_token_ids", ids_json(prompt.tokens));
     if (asked.hash) out.set("logits_hash", hex64(choice.logits_hash));
     out.set("stopped_by", choice.stopped_by);
     if (plan_.fields.stream && !plan_.fields.ignored.empty()) {
@@ -132,9 +133,9 @@ json::Value GenerationRun::signalbox_json(const Choice& choice, int64_t row_begi
       out.set("ignored", std::move(ignored));
     }
   }
-  if (!choice.rows) return out;
+  if (!choice.rows || (by_ref() && !last)) return out;
   const auto n_given = static_cast<int64_t>(prompt.tokens.size());
-  int64_t begin = row_begin, end = choice.rows->n_rows();
+  int64_t begin = row_begin, end = row_end;
   if (asked.rows == SignalboxFields::Rows::given) end = std::min(end, n_given);
   if (asked.rows == SignalboxFields::Rows::generated) begin = std::max(begin, n_given);
   begin = std::min(begin, end);
@@ -168,7 +169,7 @@ json::Value GenerationRun::choice_json(Choice& choice) const {
     out.set("token_ids", ids_json(choice.ids));
     if (!fields.chat) out.set("prompt_token_ids", ids_json(plan_.prompts[choice.prompt].prompt->tokens));
   }
-  out.set("signalbox", signalbox_json(choice, 0, true));
+  out.set("signalbox", signalbox_json(choice, 0, choice.rows ? choice.rows->n_rows() : 0, true));
   return out;
 }
 

@@ -1,10 +1,12 @@
 #include "tools/serve/generation_plan.h"
 
 #include <algorithm>
+#include <set>
 
 #include "base/near_names.h"
 #include "base/text.h"
 #include "tools/serve/api_error.h"
+#include "tools/serve/branches.h"
 #include "tools/serve/request_ids.h"
 
 namespace signalbox::tools {
@@ -52,9 +54,8 @@ EncodedText encode_completion(const ServedModel& model, const GenerationFields& 
 
 // The text of given ids, special tokens too, and where each stands.
 void place_ids(const ServedModel& model, RunPrompt& prompt, bool placed) {
-  const Tokenizer* tokenizer = model.session.tokenizer.get();
-  if (!tokenizer) return;
-  prompt.text = tokenizer->decode(prompt.prompt->tokens, false);
+  if (const Tokenizer* tokenizer = model.session.tokenizer.get())
+    prompt.text = tokenizer->decode(prompt.prompt->tokens, false);
   if (!placed) return;
   TokenPlacer placer(model.texts, false, 0);
   for (const int32_t id : prompt.prompt->tokens) prompt.placed.push_back(placer.push(id));
@@ -98,14 +99,11 @@ void plan_stops(const ServedModel& model, GenerationPlan& plan) {
 void plan_recording(const ServedModel& model, GenerationPlan& plan) {
   const SignalboxFields& asked = plan.fields.signalbox;
   if (asked.points.empty()) return;
-  plan.points = plan_points(model, asked.points);
-  int64_t bytes = 0, rows = 0;
-  for (const PointAt& at : plan.points->all())
-    bytes += 4 * point_width(at.point, at.layer, model.session.shape, model.session.shape.n_active());
+  plan.points = plan_points(model, asked.points, "signalbox.points");
+  int64_t rows = 0;
   for (size_t p = 0; p < plan.prompts.size(); ++p)
     rows += plan.fields.n * (static_cast<int64_t>(plan.prompts[p].prompt->tokens.size()) + plan.max_tokens[p]);
-  if (rows > max_recorded_bytes / std::max<int64_t>(1, bytes))
-    refuse_value("signalbox.points", "expected rows of at most 256 MiB in all, found up to " + gigabytes(rows * bytes));
+  check_recording(model, *plan.points, rows, "signalbox.points");
 }
 
 bool ends_inside_reasoning(const std::string& text) {
@@ -121,26 +119,35 @@ void check_model_name(const ServedModel& model, const std::string& name) {
                  "model_not_found");
 }
 
-PointSet plan_points(const ServedModel& model, const std::string& globs) {
+void check_recording(const ServedModel& model, const PointSet& points, int64_t n_rows, const std::string& field) {
+  int64_t bytes = 0;
+  for (const PointAt& at : points.all())
+    bytes += 4 * point_width(at.point, at.layer, model.session.shape, model.session.shape.n_active());
+  if (n_rows > max_recorded_bytes / std::max<int64_t>(1, bytes))
+    refuse_value(field, "expected rows of at most 256 MiB in all, found up to " + gigabytes(n_rows * bytes));
+}
+
+PointSet plan_points(const ServedModel& model, const std::string& globs, const std::string& field) {
   PointSet points;
   try {
     points = PointSet::parse(globs, model.session.shape);
   } catch (const Error& error) {
-    refuse_with("signalbox.points", error);
+    refuse_with(field, error);
   }
   for (const PointAt& at : points.all())
     if (point_info(at.point).positions())
-      refuse_value("signalbox.points", "expected points of one width, found " + point_name(at.point, at.layer) +
-                                           " (signalbox trace records it)");
+      refuse_value(field, "expected points of one width, found " + point_name(at.point, at.layer) +
+                              " (signalbox trace records it)");
   return points;
 }
 
-std::shared_ptr<const EditPlan> plan_edits(const ServedModel& model, const json::Ref& edits, uint64_t seed,
+std::shared_ptr<const EditPlan> plan_edits(ServedModel& model, const json::Ref& edits, uint64_t seed, int key,
                                            const std::vector<std::string>& span_names) {
   std::optional<EditFiles> files;
+  const OpenTimeline open_timeline = timeline_opener(model, key);
   try {
     edits.expect_array();
-    files.emplace(edits, model.assets);
+    files.emplace(edits, model.assets, open_timeline);
     auto plan = model.session.edits(json::Ref(files->edits(), "body", edits.path()), "", seed);
     plan->require_spans(span_names);
     return plan;
@@ -148,6 +155,13 @@ std::shared_ptr<const EditPlan> plan_edits(const ServedModel& model, const json:
     if (!files) refuse_field(error);
     refuse_field(Error(files->told(error.where()), files->told(error.reason())));
   }
+}
+
+void count_edits(ServedModel& model, const EditPlan* plan) {
+  if (!plan) return;
+  std::set<std::string> ops;
+  for (const json::Value& edit : plan->source().items()) ops.insert(edit.find("op")->string());
+  for (const std::string& op : ops) model.metrics.add("edits_requests_total", 1, "op=\"" + op + "\"");
 }
 
 EncodedText encode_chat(const ServedModel& model, const json::Value& messages, bool add_generation_prompt,
@@ -247,7 +261,7 @@ GenerationPlan plan_generation(ServedModel& model, GenerationFields given, int k
   }
   plan_stops(model, plan);
   if (fields.signalbox.edits) {
-    plan.edits = plan_edits(model, json::Ref(*fields.signalbox.edits, "body", "signalbox.edits"), plan.seed);
+    plan.edits = plan_edits(model, json::Ref(*fields.signalbox.edits, "body", "signalbox.edits"), plan.seed, plan.key);
     for (const RunPrompt& prompt : plan.prompts) {
       Job job;
       job.prompt = prompt.prompt;

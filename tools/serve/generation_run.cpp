@@ -35,7 +35,7 @@ GenerationRun::GenerationRun(ServedModel& model, GenerationPlan plan, std::share
       if (fields.echo) choice.text = prompt.text;
       if (fields.logprobs) {
         const auto n_points = static_cast<int64_t>(count_code_points(choice.text));
-        choice.placer = std::make_unique<TokenPlacer>(model_.engine_texts, true, n_points);
+        choice.placer = std::make_unique<TokenPlacer>(model_.telling_texts, true, n_points);
         for (size_t t = 0; t < prompt.placed.size(); ++t) {
           ChoiceToken token;
           token.id = prompt.prompt->tokens[t];
@@ -56,7 +56,7 @@ GenerationRun::GenerationRun(ServedModel& model, GenerationPlan plan, std::share
       choices_.push_back(std::move(choice));
     }
   n_open_ = choices_.size();
-  if (!fields.logit_bias.empty()) bias_ = std::make_shared<const LogitBias>(fields.logit_bias);
+  if (!fields.logit_bias.empty()) choice_ = std::make_shared<const ChoiceRules>(ChoiceRules{fields.logit_bias, {}});
 }
 
 Job GenerationRun::job_of(const Choice& choice) const {
@@ -89,7 +89,7 @@ void GenerationRun::submit() {
     JobWishes wishes;
     wishes.shows_logits = fields.logprobs;
     if (wants_given_logits()) wishes.logits_from = 0;
-    wishes.bias = bias_;
+    wishes.choice = choice_;
     request.watch.wishes.push_back(std::move(wishes));
     request.jobs.push_back(job_of(choice));
     if (plan_.points) request.rows.push_back(choice.rows);
@@ -126,7 +126,7 @@ void GenerationRun::token(size_t place, int32_t id, const std::string& text) {
   last_token_ = now;
   choice.ids.push_back(id);
   choice.text += text;
-  if (choice.parts) choice.parts->push(model_.engine_texts, id, text);
+  if (choice.parts) choice.parts->push(model_.telling_texts, id, text);
   if (plan_.fields.logprobs) {
     ChoiceToken token;
     token.id = id;
@@ -232,7 +232,9 @@ void GenerationRun::flush(Choice& choice) {
          (choice.ended || choice.tokens[token_end].placed.end <= n_points))
     ++token_end;
   if (choice.ended) token_end = choice.tokens.size();
-  const bool rows = choice.rows && choice.rows->n_rows() > choice.sent_rows;
+  // More may come while this is written.
+  const int64_t row_end = choice.rows ? choice.rows->n_rows() : 0;
+  const bool rows = !by_ref() && row_end > choice.sent_rows;
   if (end == choice.sent && token_end == choice.sent_tokens && !rows && !choice.ended) return;
   std::string content(text.substr(choice.sent, end - choice.sent)), reasoning;
   if (choice.parts) std::tie(content, reasoning) = choice.parts->split(text, choice.sent, end);
@@ -243,17 +245,17 @@ void GenerationRun::flush(Choice& choice) {
   const bool some = !content.empty() || !reasoning.empty() || token_end > choice.sent_tokens || rows;
   const bool last = choice.ended && !fields.chat;
   if (some || last) {
-    json::Value chunk = chunk_of(choice, std::move(content), std::move(reasoning), token_end, last);
+    json::Value chunk = chunk_of(choice, std::move(content), std::move(reasoning), token_end, row_end, last);
     choice.sent = end;
     choice.sent_tokens = token_end;
-    if (choice.rows) choice.sent_rows = choice.rows->n_rows();
+    choice.sent_rows = row_end;
     stream_.send(chunk);
   }
-  if (fields.chat && choice.ended) stream_.send(chunk_of(choice, "", "", token_end, true));
+  if (fields.chat && choice.ended) stream_.send(chunk_of(choice, "", "", token_end, row_end, true));
 }
 
 json::Value GenerationRun::chunk_of(const Choice& choice, std::string text, std::string reasoning, size_t token_end,
-                                    bool last) {
+                                    int64_t row_end, bool last) {
   const GenerationFields& fields = plan_.fields;
   json::Value one = json::Value::object(), chunk = head(true);
   one.set("index", static_cast<int64_t>(choice.index));
@@ -269,7 +271,7 @@ json::Value GenerationRun::chunk_of(const Choice& choice, std::string text, std:
   const auto n_points = choice.ended ? static_cast<int64_t>(count_code_points(choice.text)) : INT64_MAX;
   one.set("logprobs", some ? logprobs_json(choice, choice.sent_tokens, token_end, n_points) : json::Value());
   one.set("finish_reason", last ? json::Value(choice.finish_reason) : json::Value());
-  if (last || choice.rows) one.set("signalbox", signalbox_json(choice, choice.sent_rows, last));
+  if (last || (choice.rows && !by_ref())) one.set("signalbox", signalbox_json(choice, choice.sent_rows, row_end, last));
   if (last && fields.return_token_ids) {
     json::Value ids = json::Value::array();
     for (const int32_t id : choice.ids) ids.push_back(int64_t{id});

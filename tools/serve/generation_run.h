@@ -79,7 +79,7 @@ class GenerationRun : public JobOwner, public std::enable_shared_from_this<Gener
   const GenerationPlan& plan() const { return plan_; }
   std::vector<Choice>& choices() { return choices_; }
   Job job_of(const Choice& choice) const;
-  std::shared_ptr<const LogitBias> bias() const { return bias_; }
+  std::shared_ptr<const ChoiceRules> choice() const { return choice_; }
 
   void started(size_t) override;
   void logits(size_t place, int64_t token, std::span<const float> logits) override;
@@ -91,14 +91,16 @@ class GenerationRun : public JobOwner, public std::enable_shared_from_this<Gener
 
  private:
   bool wants_given_logits() const { return plan_.fields.echo && plan_.fields.logprobs; }
+  bool by_ref() const { return plan_.fields.signalbox.format == SignalboxFields::Format::ref; }
   void flush(Choice& choice);
-  json::Value chunk_of(const Choice& choice, std::string text, std::string reasoning, size_t token_end, bool last);
+  json::Value chunk_of(const Choice& choice, std::string text, std::string reasoning, size_t token_end, int64_t row_end,
+                       bool last);
   void finish_all();
   void answer_error(int status, const std::string& message, const std::string& code);
   json::Value head(bool chunk) const;
   json::Value usage() const;
   json::Value logprobs_json(const Choice& choice, size_t begin, size_t end, int64_t n_points) const;
-  json::Value signalbox_json(const Choice& choice, int64_t row_begin, bool last) const;
+  json::Value signalbox_json(const Choice& choice, int64_t row_begin, int64_t row_end, bool last) const;
   json::Value choice_json(Choice& choice) const;
   std::string token_key(const Choice& choice, const ChoiceToken& token, int64_t n_points) const;
 
@@ -108,7 +110,7 @@ class GenerationRun : public JobOwner, public std::enable_shared_from_this<Gener
   const std::string id_;
   const int64_t created_;
   std::vector<Choice> choices_;
-  std::shared_ptr<const LogitBias> bias_;
+  std::shared_ptr<const ChoiceRules> choice_;
   size_t n_open_ = 0;
   std::atomic<EngineLoop::Ticket> ticket_{0};
   bool over_ = false;

@@ -50,4 +50,7 @@ struct HttpAnswer {
 // "Not Found".
 std::string_view status_text(int status);
 
+// %41 to A; throws ApiError (400) for another escape.
+std::string percent_decoded(std::string_view text);
+
 }  // namespace signalbox::tools

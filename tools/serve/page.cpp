@@ -29,14 +29,18 @@ std::string hash_source(std::string_view text) {
 }
 
 Page make_page() {
-  const EmbeddedFile& file = signalbox_page_files[0];
-  const std::string_view html(reinterpret_cast<const char*>(file.begin), static_cast<size_t>(file.end - file.begin));
+  const auto file = [](size_t i) {
+    const EmbeddedFile& of = signalbox_page_files[i];
+    return std::string_view(reinterpret_cast<const char*>(of.begin), static_cast<size_t>(of.end - of.begin));
+  };
+  const std::string_view html = file(0);
   const std::string policy = "default-src 'none'; script-src 'self' " +
                              hash_source(between(html, "<script type=\"module\">", "</script>")) +
                              "; style-src 'self' " + hash_source(between(html, "<style>", "</style>")) +
                              "; connect-src 'self'; img-src data: blob:; frame-ancestors 'none'; base-uri 'none'; "
                              "form-action 'none'";
   return {html,
+          file(1),
           {{"Content-Type", "text/html; charset=utf-8"},
            {"Content-Security-Policy", policy},
            {"Referrer-Policy", "no-referrer"}}};

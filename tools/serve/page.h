@@ -11,6 +11,7 @@ namespace signalbox::tools {
 
 struct Page {
   std::string_view html;  // UTF-8
+  std::string_view gzip;  // the same, compressed when it was built
   // Every header that belongs to it but Content-Length. The policy names the script and the style by their SHA-256, and
   // lets the page ask nobody but the server that it came from.
   std::vector<std::pair<std::string, std::string>> headers;

@@ -60,7 +60,27 @@ json::Value tensor_json(const AnswerTensor& tensor, bool as_lists) {
 RecordedRows::RecordedRows(const ModelShape& shape, PointSet points, int32_t n_slots, bool edited)
     : shape_(shape), points_(std::move(points)), n_slots_(n_slots), edited_(edited), layers_(points_.router_layers()) {}
 
+int64_t RecordedRows::n_rows() const {
+  std::lock_guard lock(mutex_);
+  return n_rows_;
+}
+
+void RecordedRows::end_rows(int64_t n) {
+  std::lock_guard lock(mutex_);
+  n_rows_ += n;
+}
+
 void RecordedRows::take(Point point, int32_t layer, const float* row, int64_t width, int64_t n_slots) {
+  std::lock_guard lock(mutex_);
+  put(point, layer, row, width, n_slots);
+}
+
+void RecordedRows::take_ids(int32_t layer, const int32_t* ids, const int32_t* original_ids, int64_t n_slots) {
+  std::lock_guard lock(mutex_);
+  put_ids(layer, ids, original_ids, n_slots);
+}
+
+void RecordedRows::put(Point point, int32_t layer, const float* row, int64_t width, int64_t n_slots) {
   std::vector<float>& to = values_[{point, layer}];
   const PointInfo& info = point_info(point);
   // A forward may have room for wider routes than this job has.
@@ -69,7 +89,7 @@ void RecordedRows::take(Point point, int32_t layer, const float* row, int64_t wi
   to.insert(to.end(), row, row + kept);
 }
 
-void RecordedRows::take_ids(int32_t layer, const int32_t* ids, const int32_t* original_ids, int64_t n_slots) {
+void RecordedRows::put_ids(int32_t layer, const int32_t* ids, const int32_t* original_ids, int64_t n_slots) {
   const int64_t kept = std::min<int64_t>(n_slots, n_slots_);
   ids_[layer].insert(ids_[layer].end(), ids, ids + kept);
   const int32_t* before = original_ids ? original_ids : ids;
@@ -77,11 +97,11 @@ void RecordedRows::take_ids(int32_t layer, const int32_t* ids, const int32_t* or
 }
 
 AnswerTensor RecordedRows::ids_tensor(const std::string& name, const std::map<int32_t, std::vector<int32_t>>& of_layer,
-                                      int64_t begin, int64_t end) const {
+                                      const std::vector<int32_t>& layers, int64_t begin, int64_t end) const {
   const bool wide = shape_.n_experts() >= 256;
-  AnswerTensor out{name, wide ? "U16" : "U8", {end - begin, static_cast<int64_t>(layers_.size()), n_slots_}, ""};
+  AnswerTensor out{name, wide ? "U16" : "U8", {end - begin, static_cast<int64_t>(layers.size()), n_slots_}, ""};
   for (int64_t row = begin; row < end; ++row)
-    for (const int32_t layer : layers_)
+    for (const int32_t layer : layers)
       for (int32_t k = 0; k < n_slots_; ++k) {
         const int32_t id = of_layer.at(layer)[static_cast<size_t>(row * n_slots_ + k)];
         if (wide)
@@ -92,24 +112,39 @@ AnswerTensor RecordedRows::ids_tensor(const std::string& name, const std::map<in
   return out;
 }
 
-std::vector<AnswerTensor> RecordedRows::tensors(int64_t begin, int64_t end) const {
+std::vector<int32_t> RecordedRows::layers_among(const std::vector<int32_t>& only) const {
+  const std::vector<PointAt> all = points_.all();
+  for (const int32_t layer : only)
+    if (std::none_of(all.begin(), all.end(), [&](const PointAt& at) { return at.layer == layer; }))
+      throw Error("layers", "expected layers with recorded points, found " + std::to_string(layer));
+  if (only.empty()) return layers_;
+  std::vector<int32_t> out;
+  for (const int32_t layer : layers_)
+    if (std::find(only.begin(), only.end(), layer) != only.end()) out.push_back(layer);
+  return out;
+}
+
+std::vector<AnswerTensor> RecordedRows::tensors(int64_t begin, int64_t end, const std::vector<int32_t>& only) const {
+  const std::vector<int32_t> chosen = layers_among(only);
+  std::lock_guard lock(mutex_);
   std::vector<AnswerTensor> out;
   end = std::min(end, n_rows_);
   begin = std::min(begin, end);
   std::vector<Point> stacked_done;
   for (const PointAt& at : points_.all()) {
     const PointInfo& info = point_info(at.point);
+    if (!only.empty() && std::find(only.begin(), only.end(), at.layer) == only.end()) continue;
     if (info.stacked) {
       if (std::find(stacked_done.begin(), stacked_done.end(), at.point) != stacked_done.end()) continue;
       stacked_done.push_back(at.point);
       if (at.point == Point::router_ids) {
         if (begin == end) continue;
-        out.push_back(ids_tensor("router.ids", ids_, begin, end));
-        if (edited_) out.push_back(ids_tensor("router.original_ids", original_ids_, begin, end));
+        out.push_back(ids_tensor("router.ids", ids_, chosen, begin, end));
+        if (edited_) out.push_back(ids_tensor("router.original_ids", original_ids_, chosen, begin, end));
         continue;
       }
     }
-    const std::vector<int32_t> layers = info.stacked ? layers_ : std::vector<int32_t>{at.layer};
+    const std::vector<int32_t> layers = info.stacked ? chosen : std::vector<int32_t>{at.layer};
     const std::vector<int64_t> dims = point_dims(at.point, at.layer, shape_, n_slots_);
     const auto width = static_cast<size_t>(volume(dims));
     AnswerTensor tensor{
@@ -127,12 +162,53 @@ std::vector<AnswerTensor> RecordedRows::tensors(int64_t begin, int64_t end) cons
   return out;
 }
 
+void RecordedRows::start_from(const RecordedRows& others, int64_t first, int64_t end) {
+  const std::scoped_lock lock(mutex_, others.mutex_);
+  const int64_t begin = n_rows_;
+  if (first > begin || first + others.n_rows_ < end || end <= begin) return;
+  const int64_t wide = others.n_slots_;
+  for (const auto& [layer, ids] : others.ids_)
+    for (int64_t row = begin - first; row < end - first; ++row)
+      put_ids(layer, ids.data() + row * wide, others.original_ids_.at(layer).data() + row * wide, wide);
+  for (const auto& [at, values] : others.values_) {
+    const int64_t width = volume(point_dims(at.first, at.second, shape_, others.n_slots_));
+    for (int64_t row = begin - first; row < end - first; ++row)
+      put(at.first, at.second, values.data() + row * width, width, wide);
+  }
+  n_rows_ = end;
+}
+
+void RowRouter::expect_shared(int64_t first, int64_t n, const RecordedRows& like) {
+  const auto n_slots = static_cast<int32_t>(n_slots_);
+  shared_[first] = {n, like.empty_like(n_slots), {}};
+}
+
+void RowRouter::forget_shared(int64_t first) { shared_.erase(first); }
+
+RowRouter::Shared* RowRouter::shared_of(int64_t index) {
+  auto found = shared_.upper_bound(index);
+  if (found == shared_.begin()) return nullptr;
+  --found;
+  return index < found->first + found->second.n ? &found->second : nullptr;
+}
+
+void RowRouter::start_from(int64_t index, int64_t shared, int64_t end) {
+  const Shared* group = shared_of(shared);
+  const auto job = jobs_.find(index);
+  if (!group || job == jobs_.end()) return;
+  if (const auto rows = group->of.find(shared); rows != group->of.end())
+    job->second->start_from(*rows->second.rows, rows->second.first, end);
+}
+
 void RowRouter::add(int64_t index, std::shared_ptr<RecordedRows> rows) { jobs_[index] = std::move(rows); }
 void RowRouter::remove(int64_t index) { jobs_.erase(index); }
 
 RecordedRows* RowRouter::find(int64_t index) const {
-  const auto found = jobs_.find(index);
-  return found == jobs_.end() ? nullptr : found->second.get();
+  if (const auto found = jobs_.find(index); found != jobs_.end()) return found->second.get();
+  auto group = shared_.upper_bound(index);
+  if (group == shared_.begin()) return nullptr;
+  const auto shared = (--group)->second.of.find(index);
+  return shared == group->second.of.end() ? nullptr : shared->second.rows.get();
 }
 
 bool RowRouter::wants(Point point, int32_t layer) const {
@@ -140,7 +216,12 @@ bool RowRouter::wants(Point point, int32_t layer) const {
                      [&](const auto& job) { return job.second->points().wants(point, layer); });
 }
 
-void RowRouter::begin(const StepRows& rows) { ranges_.assign(rows.ranges.begin(), rows.ranges.end()); }
+void RowRouter::begin(const StepRows& rows) {
+  ranges_.assign(rows.ranges.begin(), rows.ranges.end());
+  for (const RowRange& range : ranges_)
+    if (Shared* group = find(range.sample) ? nullptr : shared_of(range.sample))
+      group->of[range.sample] = {range.first_row, group->like->empty_like(static_cast<int32_t>(n_slots_))};
+}
 
 void RowRouter::take(Point point, int32_t layer, const float* data, int64_t width) {
   for (const RowRange& range : ranges_)

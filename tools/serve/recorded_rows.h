@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <utility>
 #include <vector>
@@ -23,30 +24,42 @@ struct AnswerTensor {
 // {"dtype","shape","data"}: base64, or nested lists of numbers.
 json::Value tensor_json(const AnswerTensor& tensor, bool as_lists);
 
-// The rows of one job.
+// The rows of one job: they come on the thread of the engine, and are read on others.
 class RecordedRows {
  public:
   // `n_slots`: of its routes. `edited`: original ids are kept too.
   RecordedRows(const ModelShape& shape, PointSet points, int32_t n_slots, bool edited);
+  // Without rows, for routes of so many slots.
+  std::shared_ptr<RecordedRows> empty_like(int32_t n_slots) const {
+    return std::make_shared<RecordedRows>(shape_, points_, n_slots, true);
+  }
 
   const PointSet& points() const { return points_; }
-  int64_t n_rows() const { return n_rows_; }  // complete ones
+  int64_t n_rows() const;  // complete ones
   const std::vector<int32_t>& layers() const { return layers_; }
-  // Rows [begin, end) of every point, named and shaped as in a trace.
-  std::vector<AnswerTensor> tensors(int64_t begin, int64_t end) const;
+  // Those of these layers and, where `only` has some, among them. Throws Error naming one that has no rows here.
+  std::vector<int32_t> layers_among(const std::vector<int32_t>& only) const;
+  // Rows [begin, end) of every point, named and shaped as in a trace; with `only`, of points of these layers alone.
+  std::vector<AnswerTensor> tensors(int64_t begin, int64_t end, const std::vector<int32_t>& only = {}) const;
+  // Rows up to `end` that others ran for this job, the first of them at position `first` of theirs: of the same points
+  // and no fewer slots. Does nothing where they are not those that come next here.
+  void start_from(const RecordedRows& others, int64_t first, int64_t end);
 
   void take(Point point, int32_t layer, const float* row, int64_t width, int64_t n_slots);
   void take_ids(int32_t layer, const int32_t* ids, const int32_t* original_ids, int64_t n_slots);
-  void end_rows(int64_t n) { n_rows_ += n; }
+  void end_rows(int64_t n);
 
  private:
   AnswerTensor ids_tensor(const std::string& name, const std::map<int32_t, std::vector<int32_t>>& of_layer,
-                          int64_t begin, int64_t end) const;
+                          const std::vector<int32_t>& layers, int64_t begin, int64_t end) const;
+  void put_ids(int32_t layer, const int32_t* ids, const int32_t* original_ids, int64_t n_slots);
+  void put(Point point, int32_t layer, const float* row, int64_t width, int64_t n_slots);
   const ModelShape& shape_;
-  PointSet points_;
-  int32_t n_slots_;
-  bool edited_;
-  std::vector<int32_t> layers_;
+  const PointSet points_;
+  const int32_t n_slots_;
+  const bool edited_;
+  const std::vector<int32_t> layers_;
+  mutable std::mutex mutex_;  // of what follows
   int64_t n_rows_ = 0;
   std::map<int32_t, std::vector<int32_t>> ids_, original_ids_;      // [layer] [rows, n_slots]
   std::map<std::pair<Point, int32_t>, std::vector<float>> values_;  // [point, layer] [rows, width]
@@ -61,6 +74,10 @@ class RowRouter : public ProbeSink {
   void add(int64_t index, std::shared_ptr<RecordedRows> rows);
   void remove(int64_t index);
   bool empty() const { return jobs_.empty(); }
+  // Samples [first, first + n) are what jobs begin with in common, recorded as for `like` with all slots there are.
+  void expect_shared(int64_t first, int64_t n, const RecordedRows& like);
+  void start_from(int64_t index, int64_t shared, int64_t end);
+  void forget_shared(int64_t first);
 
   bool wants(Point point, int32_t layer) const override;
   void begin(const StepRows& rows) override;
@@ -70,8 +87,20 @@ class RowRouter : public ProbeSink {
   void abandon() override { ranges_.clear(); }
 
  private:
+  // What jobs of one group begin with in common, by sample.
+  struct Shared {
+    int64_t n = 0;
+    std::shared_ptr<const RecordedRows> like;  // without rows
+    struct Rows {
+      int64_t first = 0;  // position of the first
+      std::shared_ptr<RecordedRows> rows;
+    };
+    std::map<int64_t, Rows> of;
+  };
   RecordedRows* find(int64_t index) const;
+  Shared* shared_of(int64_t index);
   std::map<int64_t, std::shared_ptr<RecordedRows>> jobs_;
+  std::map<int64_t, Shared> shared_;  // by their first sample
   std::vector<RowRange> ranges_;
   int64_t n_slots_ = 0;
 };

@@ -112,7 +112,7 @@ void read_messages(const json::Ref& ref, Reading& r) {
         if (part.at("type").string() != "text")
           part.at("type").fail_type("\"text\" (this server reads no images, audio or files)");
         text += part.at("text").string();
-        part.reject_unknown({"type", "text"});
+        refuse_unknown_fields(part, {"type", "text"});
       }
       copy.set("content", text);
     } else if (content) {
@@ -146,7 +146,7 @@ void read_logit_bias(const json::Ref& ref, Reading& r) {
 }
 
 void read_stream_options(const json::Ref& ref, Reading& r) {
-  ref.reject_unknown({"include_usage", "include_obfuscation"});
+  refuse_unknown_fields(ref, {"include_usage", "include_obfuscation"});
   if (const auto usage = ref.find("include_usage")) r.out.include_usage = usage->boolean();
   if (const auto other = ref.find("include_obfuscation")) static_cast<void>(other->boolean());
   r.stream_options = true;
@@ -176,7 +176,7 @@ void read_service_tier(const json::Ref& ref, Reading&) {
   expect_neutral(ref, ref.string() == "auto" || ref.string() == "default", "\"auto\" or \"default\"");
 }
 void read_response_format(const json::Ref& ref, Reading&) {
-  ref.reject_unknown({"type", "json_schema", "schema"});
+  refuse_unknown_fields(ref, {"type", "json_schema", "schema"});
   expect_neutral(ref, ref.at("type").string() == "text" && ref.value().members().size() == 1, "{\"type\": \"text\"}");
 }
 
@@ -290,8 +290,6 @@ void check_together(Reading& r) {
   out.add_generation_prompt = r.add_generation_prompt.value_or(!out.continue_final);
   if (static_cast<size_t>(out.n) * std::max<size_t>(1, out.prompts.size()) > max_prompts)
     refuse_body("n", "expected n times the number of prompts of at most 1024");
-  if (out.stream && out.signalbox.format == SignalboxFields::Format::ref && !out.signalbox.points.empty())
-    refuse_body("signalbox.format", "expected base64 or json in a stream, found \"ref\"");
 }
 
 GenerationFields read_fields(const json::Value& body, const FieldLimits& limits, bool chat) {
@@ -329,6 +327,16 @@ std::string without_paths(std::string text) {
   return text;
 }
 
+void refuse_unknown_fields(const json::Ref& object, std::initializer_list<std::string_view> known) {
+  for (const auto& [name, value] : object.members()) {
+    if (std::find(known.begin(), known.end(), name) != known.end()) continue;
+    const std::string of = object.path().empty() ? "this endpoint" : object.path();
+    const std::vector<std::string> names(known.begin(), known.end());
+    throw ApiError(400, value.path() + ": " + wrong_name("a field of " + of, name, names), value.path(),
+                   "unknown_parameter");
+  }
+}
+
 void refuse_field(const Error& error) {
   // "signalbox.edits[0].op: expected ..."
   const std::string reason = without_paths(error.reason());
@@ -340,7 +348,7 @@ void refuse_field(const Error& error) {
 }
 
 SignalboxFields read_signalbox_fields(const json::Ref& object) {
-  object.reject_unknown({"edits", "id", "points", "rows", "format", "special", "hash", "reasoning"});
+  refuse_unknown_fields(object, {"edits", "id", "points", "rows", "format", "special", "hash", "reasoning"});
   SignalboxFields out;
   out.given = true;
   const auto choice = [&](const char* key, std::initializer_list<const char*> words) {

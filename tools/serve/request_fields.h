@@ -1,6 +1,7 @@
 // The bodies of POST /v1/completions and /v1/chat/completions: every field with its rule.
 #pragma once
 #include <cstdint>
+#include <initializer_list>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -67,6 +68,9 @@ struct FieldLimits {
 GenerationFields read_completion_fields(const json::Value& body, const FieldLimits& limits);
 GenerationFields read_chat_fields(const json::Value& body, const FieldLimits& limits);
 SignalboxFields read_signalbox_fields(const json::Ref& object);
+
+// Members of an object that there are not: ApiError (400, unknown_parameter) whose param is their path.
+void refuse_unknown_fields(const json::Ref& object, std::initializer_list<std::string_view> known);
 
 // An Error of json::Ref or of edits as an answer: status 400, and the path into the body as its param.
 [[noreturn]] void refuse_field(const Error& error);

@@ -11,6 +11,7 @@
 #include "tools/serve/assets.h"
 #include "tools/serve/engine_loop.h"
 #include "tools/serve/metrics.h"
+#include "tools/serve/timelines.h"
 #include "tools/serve/token_texts.h"
 
 namespace signalbox::tools {
@@ -36,7 +37,8 @@ struct ServedModel {
   // Work for the thread beside the engine's.
   std::function<void(std::function<void()>)> post;
   const Assets& assets;
-  TokenTexts texts, engine_texts;  // of that thread, and of the engine's
+  TokenTexts texts, telling_texts;  // of that thread, and of the one on which owners of jobs are called
+  Timelines timelines{};
 };
 
 }  // namespace signalbox::tools

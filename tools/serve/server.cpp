@@ -39,8 +39,13 @@ void print_ready(const ServerOptions& options, const Transport& transport, const
 
 // Threads of a server, which end before what they use.
 struct Threads {
-  Threads(Service& service, Transport& transport)
-      : service(service), transport(transport), work([&] { service.work(); }), sockets([&] {
+  Threads(Service& service, Transport& transport, Telling& telling)
+      : service(service),
+        transport(transport),
+        telling(telling),
+        work([&] { service.work(); }),
+        tell([&] { telling.run(); }),
+        sockets([&] {
           while (true) {
             try {
               return transport.run();
@@ -50,14 +55,21 @@ struct Threads {
           }
         }) {}
   ~Threads() {
-    service.end();
-    work.join();
+    finish();
     transport.close(2);
     sockets.join();
   }
+  // What was told and is still to be written: it needs the model.
+  void finish() {
+    telling.end();
+    if (tell.joinable()) tell.join();
+    service.end();
+    if (work.joinable()) work.join();
+  }
   Service& service;
   Transport& transport;
-  std::thread work, sockets;
+  Telling& telling;
+  std::thread work, tell, sockets;
 };
 
 }  // namespace
@@ -85,13 +97,14 @@ void run_server(const ServerOptions& options, const std::function<Session()>& op
     }
     engine.load()->stop(at_once);
   });
-  Threads threads(service, transport);
+  Telling telling;
+  Threads threads(service, transport, telling);
   if (!options.quiet)
     std::fprintf(stderr, "taking connections at %s, opening %s\n",
                  transport.url().empty() ? transport.socket().c_str() : transport.url().c_str(), options.model.c_str());
 
   Session session = open();
-  EngineLoop loop(session, options.limits, metrics);
+  EngineLoop loop(session, options.limits, metrics, telling);
   ModelDescription description = describe(session);
   const std::string directory = directory_name(options.model);
   ServedModel model{session,
@@ -129,6 +142,7 @@ void run_server(const ServerOptions& options, const std::function<Session()>& op
   loop.run();
   finished = true;
   grace.join();
+  threads.finish();
 }
 
 }  // namespace signalbox::tools

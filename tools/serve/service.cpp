@@ -4,6 +4,7 @@
 #include <cstdio>
 
 #include "base/text.h"
+#include "base/utf8.h"
 #include "tools/serve/api_error.h"
 #include "tools/serve/branches.h"
 #include "tools/serve/generation_plan.h"
@@ -14,6 +15,9 @@
 namespace signalbox::tools {
 
 namespace {
+
+// Timelines that one request's edits may have run again: as many as keep their rows.
+constexpr int max_rebuilt = 64;
 
 constexpr int64_t max_body = int64_t{8} << 20, max_body_with_key = int64_t{64} << 20;
 
@@ -30,6 +34,72 @@ ApiError not_ready(bool stopping) {
                  "", stopping ? "shutdown" : "loading");
   error.retry_after = 1;
   return error;
+}
+
+// Accept-Encoding names gzip, and not with a weight of 0.
+bool takes_gzip(const RequestHead& head) {
+  const std::string* accepted = head.find("accept-encoding");
+  for (std::string_view rest = accepted ? *accepted : std::string_view(); !rest.empty();) {
+    const size_t end = rest.find(',');
+    const std::string_view one = rest.substr(0, end);
+    const size_t weight = one.find(';');
+    rest = end == std::string_view::npos ? std::string_view() : rest.substr(end + 1);
+    if (ascii_lower(trimmed(one.substr(0, weight))) != "gzip") continue;
+    if (weight == std::string_view::npos) return true;
+    std::string_view quality = trimmed(one.substr(weight + 1));
+    if (!quality.starts_with("q=") && !quality.starts_with("Q=")) return true;
+    quality.remove_prefix(2);
+    return quality.find_first_not_of("0.") != std::string_view::npos;
+  }
+  return false;
+}
+
+// "from=0&to=5&layers=2-4&points=router.ids", of rows that there are.
+TraceQuery read_trace_query(const ServedModel& model, const Timeline& timeline, std::string_view query) {
+  const int64_t n_rows = timeline.job.n_given() + static_cast<int64_t>(timeline.tokens.size());
+  TraceQuery out;
+  out.to = n_rows;
+  std::string layers;
+  const auto row_of = [](const std::string& name, const std::string& value) {
+    int64_t number = -1;
+    const auto [stop, failed] = std::from_chars(value.data(), value.data() + value.size(), number);
+    if (failed != std::errc() || stop != value.data() + value.size() || number < 0)
+      throw ApiError(400, name + ": expected a row, found " + in_quotes(value), name);
+    return number;
+  };
+  while (!query.empty()) {
+    const size_t end = query.find('&');
+    const std::string_view one = query.substr(0, end);
+    const std::string name(one.substr(0, one.find('=')));
+    const std::string value = percent_decoded(one.size() > name.size() ? one.substr(name.size() + 1) : "");
+    if (name == "from")
+      out.from = row_of(name, value);
+    else if (name == "to")
+      out.to = row_of(name, value);
+    else if (name == "layers")
+      layers = value;
+    else if (name == "points")
+      out.points = value;
+    else
+      throw ApiError(400, "query: expected from, to, layers and points, found " + in_quotes(name), name,
+                     "unknown_parameter");
+    query = end == std::string_view::npos ? std::string_view() : query.substr(end + 1);
+  }
+  if (out.from > out.to || out.to > n_rows)
+    throw ApiError(400,
+                   "query: expected rows 0 <= from <= to <= " + std::to_string(n_rows) +
+                       ", found from=" + std::to_string(out.from) + " and to=" + std::to_string(out.to),
+                   out.to > n_rows ? "to" : "from");
+  if (layers.empty()) return out;
+  const std::string globs = out.points + (out.points.empty() ? "" : ",") +
+                            (timeline.points.empty() ? std::string(default_points) : timeline.points);
+  const json::Value text(layers);
+  try {
+    out.layers = read_layers(json::Ref(text, "body", "layers"), model, plan_points(model, globs, "points"));
+  } catch (const Error& error) {
+    refuse_field(error);
+  }
+  return out;
 }
 
 }  // namespace
@@ -84,8 +154,10 @@ std::string Service::methods_of(const std::string& path) {
 
 Service::Service(ServiceOptions options, Metrics& metrics) : options_(std::move(options)), metrics_(metrics) {
   metrics_.set("build_info", 1, "version=\"" SIGNALBOX_VERSION "\"");
+  for (const char* name : {"connections", "timelines", "batch_rows"}) metrics_.set(name, 0);
   metrics_.add("banned_expert_violations_total", 0);
-  for (const char* name : {"prompt_tokens_total", "generation_tokens_total", "cached_tokens_total", "steps_total"})
+  for (const char* name :
+       {"prompt_tokens_total", "generation_tokens_total", "cached_tokens_total", "steps_total", "rows_total"})
     metrics_.add(name, 0);
 }
 Service::~Service() = default;
@@ -142,25 +214,56 @@ TransportHandler::Verdict Service::judge(const RequestHead& head, bool) {
 
 void Service::handle(HttpRequest request, std::shared_ptr<Exchange> exchange) {
   const Endpoint* endpoint = find_endpoint(request.head.path, request.head.method);
+  const auto shared = std::make_shared<const HttpRequest>(std::move(request));
   // The same for bodies of all sizes: order is kept, and the thread of the sockets stays free.
-  const auto answer = [this, endpoint, exchange, request = std::move(request)] {
-    try {
-      if (endpoint->answer)
-        exchange->answer((this->*endpoint->answer)(request));
-      else
-        (this->*endpoint->start)(request, exchange);
-    } catch (const ApiError& error) {
-      exchange->answer(error_answer(error));
-    } catch (const Error& error) {
-      exchange->answer(error_answer(ApiError(400, error.what())));
-    } catch (const std::exception& error) {
-      exchange->answer(error_answer(ApiError(500, std::string("server: ") + error.what())));
-    }
-  };
   if (endpoint->needs_model)
-    post(answer);
+    post([this, endpoint, exchange, shared] { answer(*endpoint, shared, exchange, 0); });
   else
-    answer();
+    answer(*endpoint, shared, exchange, 0);
+}
+
+void Service::answer(const Endpoint& endpoint, const std::shared_ptr<const HttpRequest>& request,
+                     const std::shared_ptr<Exchange>& exchange, int n_rebuilt) {
+  try {
+    if (n_rebuilt == 0) log_body(*request);
+    try {
+      if (endpoint.answer)
+        exchange->answer((this->*endpoint.answer)(*request));
+      else
+        (this->*endpoint.start)(*request, exchange);
+    } catch (const NeedsRows& needs) {
+      // Its edits take rows that are not there: they are made first.
+      const std::optional<Timeline> timeline = model_.load()->timelines.find(needs.timeline, request->key);
+      if (!timeline || n_rebuilt == max_rebuilt)
+        throw ApiError(503, "edits: expected rows of timelines that stay, found that others took their place");
+      record_rows(*model_, needs.timeline, *timeline, needs.points, exchange,
+                  [this, &endpoint, request, exchange, n_rebuilt](const Timeline&) {
+                    post([this, &endpoint, request, exchange, n_rebuilt] {
+                      answer(endpoint, request, exchange, n_rebuilt + 1);
+                    });
+                  });
+    }
+  } catch (const ApiError& error) {
+    exchange->answer(error_answer(error));
+  } catch (const Error& error) {
+    exchange->answer(error_answer(ApiError(400, error.what())));
+  } catch (const std::exception& error) {
+    exchange->answer(error_answer(ApiError(500, std::string("server: ") + error.what())));
+  }
+}
+
+// A line of JSON whatever was sent.
+void Service::log_body(const HttpRequest& request) const {
+  if (!options_.log_prompts || request.body.empty()) return;
+  std::string text;
+  try {
+    text = json::dump(json::parse(request.body, "body"));
+  } catch (const Error&) {
+    std::string rest = request.body, valid;
+    append_lossy(valid, rest, true);
+    text = json::dump(json::Value(valid));
+  }
+  std::fprintf(stderr, "%s %s %s\n", request.head.method.c_str(), request.head.path.c_str(), text.c_str());
 }
 
 void Service::handled(const HandledRequest& request) {
@@ -178,15 +281,20 @@ void Service::handled(const HandledRequest& request) {
 
 void Service::turned_away(const char* why) { metrics_.add("rejected_total", 1, "reason=\"" + std::string(why) + "\""); }
 
+void Service::connected(int64_t n) { metrics_.set("connections", n); }
+
 // It holds nothing of the model and takes the key, where there is one, from its own address: browsers send none for it.
-HttpAnswer Service::page_file(const HttpRequest&) {
+HttpAnswer Service::page_file(const HttpRequest& request) {
+  const bool gzip = takes_gzip(request.head);
   HttpAnswer answer;
   for (const auto& [name, value] : page().headers)
     if (name == "Content-Type")
       answer.content_type = value;
     else
       answer.fields.emplace_back(name, value);
-  answer.body = page().html;
+  answer.fields.emplace_back("Vary", "Accept-Encoding");
+  if (gzip) answer.fields.emplace_back("Content-Encoding", "gzip");
+  answer.body = gzip ? page().gzip : page().html;
   return answer;
 }
 
@@ -212,25 +320,28 @@ void Service::generate(const HttpRequest& request, std::shared_ptr<Exchange> exc
   const FieldLimits limits{model.session.model.n_vocab, options_.refuse_unknown};
   GenerationPlan plan =
       plan_generation(model, chat ? read_chat_fields(body, limits) : read_completion_fields(body, limits), request.key);
-  if (plan.edits)
-    for (const json::Value& edit : plan.edits->source().items())
-      metrics_.add("edits_requests_total", 1, "op=\"" + edit.find("op")->string() + "\"");
+  count_edits(model, plan.edits.get());
+  const json::Value edits = plan.fields.signalbox.edits.value_or(json::Value::array());
+  const auto sources = model.timelines.sources(edits, request.key);
   const auto run = std::make_shared<GenerationRun>(model, std::move(plan), std::move(exchange));
-  if (run->plan().fields.signalbox.given)
-    run->on_finished = [this, key = request.key](GenerationRun& of) {
-      for (Choice& choice : of.choices()) {
-        Timeline timeline;
-        timeline.key = key;
-        timeline.job = of.job_of(choice);
-        timeline.bias = of.bias();
-        timeline.edits = of.plan().fields.signalbox.edits.value_or(json::Value::array());
-        timeline.tokens = choice.ids;
-        timeline.logits_hash = choice.logits_hash;
-        timeline.rows = choice.rows;
-        choice.timeline = timelines_.add(std::move(timeline));
-      }
-      metrics_.set("timelines", static_cast<int64_t>(timelines_.size()));
-    };
+  run->on_finished = [&model, edits, sources, key = request.key](GenerationRun& of) {
+    for (Choice& choice : of.choices()) {
+      Timeline timeline;
+      timeline.key = key;
+      timeline.job = of.job_of(choice);
+      timeline.choice = of.choice();
+      timeline.seed = of.plan().seed;
+      timeline.edits = edits;
+      timeline.sources = sources;
+      timeline.tokens = choice.ids;
+      timeline.logits_hash = choice.logits_hash;
+      timeline.rows = choice.rows;
+      timeline.points = of.plan().fields.signalbox.points;
+      timeline.asked = of.plan().fields.signalbox.given;
+      choice.timeline = model.timelines.add(std::move(timeline));
+    }
+    model.metrics.set("timelines", static_cast<int64_t>(model.timelines.size()));
+  };
   run->submit();
 }
 
@@ -243,49 +354,30 @@ void Service::chat(const HttpRequest& request, std::shared_ptr<Exchange> exchang
 }
 
 void Service::branches(const HttpRequest& request, std::shared_ptr<Exchange> exchange) {
-  run_branches(*model_, timelines_, parse_body(request.body), request.key, std::move(exchange));
+  run_branches(*model_, parse_body(request.body), request.key, std::move(exchange));
 }
 
 void Service::score(const HttpRequest& request, std::shared_ptr<Exchange> exchange) {
-  run_score(*model_, parse_body(request.body), std::move(exchange));
+  run_score(*model_, parse_body(request.body), request.key, std::move(exchange));
 }
 
 void Service::timeline(const HttpRequest& request, std::shared_ptr<Exchange> exchange) {
+  ServedModel& model = *model_;
   const std::string rest = request.head.path.substr(std::string_view("/signalbox/v1/timelines/").size());
   const size_t slash = rest.find('/');
   const std::string id = rest.substr(0, slash), what = slash == std::string::npos ? "" : rest.substr(slash + 1);
   const ApiError unknown(404, "timeline: expected one that this key has made, found none of this name", "",
                          "not_found");
   if (request.head.method == "DELETE") {
-    if (!what.empty() || !timelines_.remove(id, request.key)) throw unknown;
-    metrics_.set("timelines", static_cast<int64_t>(timelines_.size()));
+    if (!what.empty() || !model.timelines.remove(id, request.key)) throw unknown;
+    metrics_.set("timelines", static_cast<int64_t>(model.timelines.size()));
     return exchange->answer(json_answer(json::Value::object().set("id", id).set("deleted", true)));
   }
-  const std::optional<Timeline> found = timelines_.find(id, request.key);
+  const std::optional<Timeline> found = model.timelines.find(id, request.key);
   if (!found) throw unknown;
-  if (what == "export") return exchange->answer(json_answer(export_timeline(*model_, *found)));
+  if (what == "export") return exchange->answer(json_answer(export_timeline(model, *found)));
   if (what != "trace") throw ApiError(404, "path: expected timelines/ID/export or timelines/ID/trace", "", "not_found");
-  int64_t from = 0, to = -1;
-  std::string_view query = request.head.query;
-  while (!query.empty()) {
-    const size_t end = query.find('&');
-    const std::string_view one = query.substr(0, end), name = one.substr(0, one.find('='));
-    const std::string_view value = one.size() > name.size() ? one.substr(name.size() + 1) : std::string_view();
-    int64_t number = -1;
-    const auto [stop, failed] = std::from_chars(value.data(), value.data() + value.size(), number);
-    if ((name != "from" && name != "to") || failed != std::errc() || stop != value.data() + value.size() || number < 0)
-      throw ApiError(400, "query: expected from=ROW and to=ROW", std::string(name));
-    (name == "from" ? from : to) = number;
-    query = end == std::string_view::npos ? std::string_view() : query.substr(end + 1);
-  }
-  const int64_t n_rows = found->job.n_given() + static_cast<int64_t>(found->tokens.size());
-  if (to < 0) to = n_rows;
-  if (from > to || to > n_rows)
-    throw ApiError(400,
-                   "query: expected rows 0 <= from <= to <= " + std::to_string(n_rows) +
-                       ", found from=" + std::to_string(from) + " and to=" + std::to_string(to),
-                   to > n_rows ? "to" : "from");
-  answer_trace(*model_, timelines_, id, *found, from, to, std::move(exchange));
+  answer_trace(model, id, *found, read_trace_query(model, *found, request.head.query), std::move(exchange));
 }
 
 }  // namespace signalbox::tools

@@ -15,7 +15,6 @@
 #include "tools/serve/access.h"
 #include "tools/serve/metrics.h"
 #include "tools/serve/served_model.h"
-#include "tools/serve/timelines.h"
 #include "tools/serve/transport.h"
 
 namespace signalbox::tools {
@@ -25,6 +24,7 @@ struct ServiceOptions {
   KeyRing keys;
   bool refuse_unknown = true;
   bool log = true;
+  bool log_prompts = false;  // bodies too
 };
 
 class Service : public TransportHandler {
@@ -45,6 +45,7 @@ class Service : public TransportHandler {
   void handle(HttpRequest request, std::shared_ptr<Exchange> exchange) override;
   void handled(const HandledRequest& request) override;
   void turned_away(const char* why) override;
+  void connected(int64_t n) override;
 
  private:
   struct Endpoint;
@@ -72,12 +73,15 @@ class Service : public TransportHandler {
   void score(const HttpRequest& request, std::shared_ptr<Exchange> exchange);
   void timeline(const HttpRequest& request, std::shared_ptr<Exchange> exchange);
   void generate(const HttpRequest& request, std::shared_ptr<Exchange> exchange, bool chat);
+  // `n_rebuilt`: timelines that were run again for it.
+  void answer(const Endpoint& endpoint, const std::shared_ptr<const HttpRequest>& request,
+              const std::shared_ptr<Exchange>& exchange, int n_rebuilt);
+  void log_body(const HttpRequest& request) const;
 
   const ServiceOptions options_;
   Metrics& metrics_;
   std::atomic<ServedModel*> model_{nullptr};
   std::atomic<bool> stopping_{false};
-  Timelines timelines_;
   std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<std::function<void()>> tasks_;

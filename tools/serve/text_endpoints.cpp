@@ -48,24 +48,6 @@ json::Value describe_model(const ServedModel& model) {
   return out;
 }
 
-std::string percent_decoded(std::string_view text) {
-  std::string out;
-  const auto digit = [](char c) {
-    return is_ascii_digit(c) ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
-  };
-  for (size_t i = 0; i < text.size(); ++i) {
-    if (text[i] != '%') {
-      out += text[i];
-      continue;
-    }
-    const int high = i + 2 < text.size() ? digit(text[i + 1]) : -1, low = i + 2 < text.size() ? digit(text[i + 2]) : -1;
-    if (high < 0 || low < 0) throw ApiError(400, "path: expected %XX, found another escape");
-    out += static_cast<char>(high * 16 + low);
-    i += 2;
-  }
-  return out;
-}
-
 }  // namespace
 
 HttpAnswer Service::models(const HttpRequest&) {
@@ -84,7 +66,8 @@ HttpAnswer Service::tokenize(const HttpRequest& request) {
   const json::Value body = parse_body(request.body);
   std::vector<int32_t> ids = read_checked([&] {
     const json::Ref ref(body, "body");
-    ref.reject_unknown({"model", "prompt", "content", "messages", "add_special_tokens", "add_generation_prompt"});
+    refuse_unknown_fields(ref,
+                          {"model", "prompt", "content", "messages", "add_special_tokens", "add_generation_prompt"});
     if (const auto name = ref.find("model")) check_model_name(model, name->string());
     const auto prompt = ref.find("prompt"), content = ref.find("content"), messages = ref.find("messages");
     if (prompt.has_value() + content.has_value() + messages.has_value() != 1)
@@ -116,7 +99,7 @@ HttpAnswer Service::detokenize(const HttpRequest& request) {
   const json::Value body = parse_body(request.body);
   const std::string text = read_checked([&] {
     const json::Ref ref(body, "body");
-    ref.reject_unknown({"model", "tokens"});
+    refuse_unknown_fields(ref, {"model", "tokens"});
     if (const auto name = ref.find("model")) check_model_name(model, name->string());
     std::vector<int32_t> ids;
     for (const json::Ref& id : ref.at("tokens").items())
@@ -151,8 +134,9 @@ HttpAnswer Service::check_edits(const HttpRequest& request) {
   const json::Value body = parse_body(request.body);
   const auto plan = read_checked([&] {
     const json::Ref ref(body, "body");
-    ref.reject_unknown({"edits"});
-    return plan_edits(model, ref.at("edits"), 0);
+    refuse_unknown_fields(ref, {"edits", "model"});
+    if (const auto name = ref.find("model")) check_model_name(model, name->string());
+    return plan_edits(model, ref.at("edits"), 0, request.key);
   });
   return answer_of(json::Value::object()
                        .set("ok", true)

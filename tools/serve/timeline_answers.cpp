@@ -1,4 +1,8 @@
-// What a timeline gives out: the commands that reproduce it, and its trace.
+// The rows of a timeline: its trace, for a client or for an edit that takes them, and how rows that are gone come back.
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
 #include <cstring>
 #include <map>
 
@@ -14,12 +18,6 @@ namespace signalbox::tools {
 
 namespace {
 
-json::Value list_of(const std::vector<int32_t>& ids) {
-  json::Value out = json::Value::array();
-  for (const int32_t id : ids) out.push_back(int64_t{id});
-  return out;
-}
-
 template <class T>
 AnswerTensor column(const std::string& name, const char* dtype, const std::vector<T>& values) {
   AnswerTensor out{name, dtype, {static_cast<int64_t>(values.size())}, std::string(values.size() * sizeof(T), '\0')};
@@ -27,7 +25,9 @@ AnswerTensor column(const std::string& name, const char* dtype, const std::vecto
   return out;
 }
 
-HttpAnswer trace_answer(const ServedModel& model, const Timeline& timeline, int64_t from, int64_t to) {
+// A safetensors file of rows [from, to), with `only` of these layers alone.
+std::string trace_file(const ServedModel& model, const Timeline& timeline, int64_t from, int64_t to,
+                       const std::vector<int32_t>& only) {
   const int64_t n_rows = timeline.rows->n_rows(), n_given = timeline.job.n_given();
   to = to < 0 ? n_rows : std::min(to, n_rows);
   from = std::min(from, to);
@@ -45,15 +45,13 @@ HttpAnswer trace_answer(const ServedModel& model, const Timeline& timeline, int6
                                        column("phase", "U8", phase),
                                        column("sample_offsets", "I64", std::vector<int64_t>{0, to - from}),
                                        column("spans", "U32", std::vector<uint32_t>(tokens.size(), 0)),
-                                       column("layers", "I32", timeline.rows->layers())};
-  for (AnswerTensor& tensor : timeline.rows->tensors(from, to)) tensors.push_back(std::move(tensor));
+                                       column("layers", "I32", timeline.rows->layers_among(only))};
+  for (AnswerTensor& tensor : timeline.rows->tensors(from, to, only)) tensors.push_back(std::move(tensor));
   std::vector<safetensors::TensorHeader> headers;
   for (const AnswerTensor& tensor : tensors) headers.push_back({tensor.name, tensor.dtype, tensor.shape});
   const ModelShape& shape = model.session.shape;
   json::Value samples = json::Value::array();
   samples.push_back(timeline.job.prompt->id);
-  HttpAnswer answer;
-  answer.content_type = "application/octet-stream";
   // As a trace on disk has it, but for the model's place in the file system.
   TraceRequest request;
   request.plan = timeline.job.plan;
@@ -67,31 +65,31 @@ HttpAnswer trace_answer(const ServedModel& model, const Timeline& timeline, int6
   metadata["n_active"] = std::to_string(shape.n_active());
   metadata["samples"] = json::dump(samples);
   metadata["spans"] = "[]";
-  answer.body = safetensors::make_header(headers, metadata);
-  for (const AnswerTensor& tensor : tensors) answer.body += tensor.bytes;
-  return answer;
+  std::string file = safetensors::make_header(headers, metadata);
+  for (const AnswerTensor& tensor : tensors) file += tensor.bytes;
+  return file;
 }
 
 // The job once more, for its rows.
 class RebuildRun : public JobOwner {
  public:
-  RebuildRun(ServedModel& model, Timelines& timelines, std::string id, Timeline timeline,
-             std::shared_ptr<RecordedRows> rows, int64_t from, int64_t to, std::shared_ptr<Exchange> exchange)
+  RebuildRun(ServedModel& model, std::string id, Timeline timeline, std::shared_ptr<RecordedRows> rows,
+             std::string points, std::shared_ptr<Exchange> exchange, std::function<void(const Timeline&)> then)
       : model_(model),
-        timelines_(timelines),
         id_(std::move(id)),
         timeline_(std::move(timeline)),
         rows_(std::move(rows)),
-        from_(from),
-        to_(to),
-        exchange_(std::move(exchange)) {}
+        points_(std::move(points)),
+        exchange_(std::move(exchange)),
+        then_(std::move(then)) {}
   void done(size_t, Result result) override {
     if (result.logits_hash != timeline_.logits_hash)
       return exchange_->answer(
           error_answer(ApiError(500, "timeline: expected the bits of its first run, found others")));
     timeline_.rows = rows_;
-    timelines_.put_rows(id_, rows_);
-    exchange_->answer(trace_answer(model_, timeline_, from_, to_));
+    timeline_.points = points_;
+    model_.timelines.put_rows(id_, rows_, points_);
+    then_(timeline_);
   }
   void failed(size_t, const std::string& message) override { exchange_->answer(error_answer(ApiError(500, message))); }
   void cancelled(size_t, const std::string& why) override {
@@ -100,69 +98,96 @@ class RebuildRun : public JobOwner {
 
  private:
   ServedModel& model_;
-  Timelines& timelines_;
   const std::string id_;
   Timeline timeline_;
   const std::shared_ptr<RecordedRows> rows_;
-  const int64_t from_, to_;
+  const std::string points_;
   const std::shared_ptr<Exchange> exchange_;
+  const std::function<void(const Timeline&)> then_;
 };
+
+bool has_points(const Timeline& timeline, const PointSet& points) {
+  if (!timeline.rows) return false;
+  const std::vector<PointAt> wanted = points.all();
+  return std::all_of(wanted.begin(), wanted.end(),
+                     [&](const PointAt& at) { return timeline.rows->points().wants(at.point, at.layer); });
+}
+
+// The globs that a timeline was asked for, and these.
+std::string with_points(const Timeline& timeline, const std::string& more) {
+  const std::string own = timeline.points.empty() ? std::string(default_points) : timeline.points;
+  return more.empty() || more == own ? own : own + "," + more;
+}
+
+// A file in memory alone, which can be read through its descriptor.
+int memory_file(const std::string& bytes) {
+  const int descriptor = ::memfd_create("trace", MFD_CLOEXEC);
+  for (size_t at = 0; descriptor >= 0 && at < bytes.size();) {
+    const ssize_t n = ::write(descriptor, bytes.data() + at, bytes.size() - at);
+    if (n <= 0) {
+      ::close(descriptor);
+      return -1;
+    }
+    at += static_cast<size_t>(n);
+  }
+  return descriptor;
+}
 
 }  // namespace
 
-json::Value export_timeline(const ServedModel& model, const Timeline& timeline) {
-  const Job& job = timeline.job;
-  json::Value record = json::Value::object(), argv = json::Value::array(), out = json::Value::object();
-  record.set("id", job.prompt->id).set("tokens", list_of(job.prompt->tokens));
-  const Generate* generate = job.generate();
-  const auto number = [](double value) { return json::dump(json::Value(value)); };
-  argv.push_back("signalbox").push_back(generate ? "generate" : "score").push_back(model.session.name);
-  argv.push_back("--input").push_back("record.jsonl");
-  if (generate) {
-    argv.push_back("--max-tokens").push_back(std::to_string(generate->max_tokens));
-    argv.push_back("--temperature").push_back(number(generate->sampling.temperature));
-    argv.push_back("--top-p").push_back(number(generate->sampling.top_p));
-    argv.push_back("--top-k").push_back(std::to_string(generate->sampling.top_k));
-    argv.push_back("--samples").push_back(std::to_string(job.sample + 1));
-    if (generate->stop) {
-      for (const std::string& text : generate->stop->stop_strings) argv.push_back("--stop").push_back(text);
-      if (generate->stop->ignore_eos) argv.push_back("--ignore-eos");
+OpenTimeline timeline_opener(ServedModel& model, int key) {
+  return [&model, key](const std::string& id, const std::string& wanted, const json::Ref& where) {
+    const std::optional<Timeline> timeline = model.timelines.find(id, key);
+    if (!timeline) where.fail("expected a timeline that this key has made, found none of this name");
+    // A point that there is not is the edit's to refuse.
+    std::string globs = wanted;
+    try {
+      static_cast<void>(PointSet::parse(globs, model.session.shape));
+    } catch (const Error&) {
+      globs = default_points;
     }
-  }
-  argv.push_back("--seed").push_back(std::to_string(generate ? generate->sampling.seed : 0));
-  if (job.plan) argv.push_back("--edits").push_back("edits.json");
-  argv.push_back("--json");
-  out.set("record", std::move(record))
-      .set("edits", timeline.edits)
-      .set("seed", static_cast<int64_t>(generate ? generate->sampling.seed : 0))
-      .set("sample", int64_t{job.sample})
-      // The command line has no bias.
-      .set("argv", timeline.bias ? json::Value() : std::move(argv))
-      .set(
-          "expect",
-          json::Value::object().set("tokens", list_of(timeline.tokens)).set("logits_hash", hex64(timeline.logits_hash)))
-      .set("model_hash", model.session.model_hash)
-      .set("version", SIGNALBOX_VERSION);
-  return out;
+    if (!has_points(*timeline, plan_points(model, globs, where.path())))
+      throw NeedsRows{id, with_points(*timeline, globs)};
+    const int descriptor = memory_file(trace_file(model, *timeline, 0, timeline->rows->n_rows(), {}));
+    if (descriptor < 0) where.fail("expected memory for a trace, found none");
+    return TimelineTrace{descriptor, timeline->job.prompt->id};
+  };
 }
 
-void answer_trace(ServedModel& model, Timelines& timelines, const std::string& id, const Timeline& timeline,
-                  int64_t from, int64_t to, std::shared_ptr<Exchange> exchange) {
-  if (timeline.rows) return exchange->answer(trace_answer(model, timeline, from, to));
+void record_rows(ServedModel& model, const std::string& id, const Timeline& timeline, const std::string& points,
+                 std::shared_ptr<Exchange> exchange, std::function<void(const Timeline&)> then) {
   const Job& job = timeline.job;
   const bool edited = job.plan && job.plan->has_router_edits();
   auto rows = std::make_shared<RecordedRows>(
-      model.session.shape, plan_points(model, std::string(default_points)),
+      model.session.shape, plan_points(model, points, "points"),
       std::max(job.plan ? job.plan->max_slots() : 0, model.session.shape.n_active()), edited);
+  check_recording(model, rows->points(), job.max_positions(), "points");
   JobGroupRequest request;
   request.jobs.push_back(job);
   request.rows.push_back(rows);
   JobWishes wishes;
-  wishes.bias = timeline.bias;
+  wishes.choice = timeline.choice;
   request.watch.wishes.push_back(std::move(wishes));
-  request.owner = std::make_shared<RebuildRun>(model, timelines, id, timeline, rows, from, to, exchange);
+  request.owner = std::make_shared<RebuildRun>(model, id, timeline, rows, points, exchange, std::move(then));
   const EngineLoop::Ticket ticket = model.engine.submit(std::move(request));
   exchange->on_gone([engine = &model.engine, ticket] { engine->cancel(ticket, "client_gone"); });
+}
+
+void answer_trace(ServedModel& model, const std::string& id, const Timeline& timeline, const TraceQuery& query,
+                  std::shared_ptr<Exchange> exchange) {
+  const auto answer = [&model, query, exchange](const Timeline& found) {
+    HttpAnswer out;
+    try {
+      out.content_type = "application/octet-stream";
+      out.body = trace_file(model, found, query.from, query.to, query.layers);
+    } catch (const Error& error) {
+      out = error_answer(ApiError(400, error.what(), error.where()));
+    }
+    exchange->answer(std::move(out));
+  };
+  const std::string points = with_points(timeline, query.points);
+  if (has_points(timeline, plan_points(model, points, "points"))) return answer(timeline);
+  record_rows(model, id, timeline, points, exchange, answer);
 }
 
 }  // namespace signalbox::tools

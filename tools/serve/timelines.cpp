@@ -6,9 +6,36 @@
 
 namespace signalbox::tools {
 
+namespace {
+
+void collect_timelines(const json::Value& value, std::vector<std::string>& out) {
+  if (const std::string id = timeline_name(value); !id.empty()) out.push_back(id);
+  if (value.type() == json::Type::array)
+    for (const json::Value& one : value.items())
+      if (!one.is_number()) collect_timelines(one, out);
+  if (value.type() == json::Type::object)
+    for (const auto& [name, one] : value.members()) collect_timelines(one, out);
+}
+
+}  // namespace
+
+std::string timeline_name(const json::Value& value) {
+  static constexpr std::string_view prefix = "timeline:";
+  if (!value.is_string() || !value.string().starts_with(prefix)) return "";
+  return value.string().substr(prefix.size());
+}
+
+std::vector<std::string> timelines_in(const json::Value& edits) {
+  std::vector<std::string> out;
+  collect_timelines(edits, out);
+  return out;
+}
+
 std::string Timelines::add(Timeline timeline) {
   // An edit in memory, as JSON and as it runs, takes some twenty times its text (8.6 MB for 410 kB of bans).
-  const size_t bytes = 4096 + 24 * json::dump(timeline.edits).size() + 32 * timeline.tokens.size();
+  // (a timeline without edits holds its prompt, which others of its request may hold too).
+  const size_t bytes = 4096 + 24 * json::dump(timeline.edits).size() + 32 * timeline.tokens.size() +
+                       (timeline.job.prompt ? 4 * timeline.job.prompt->tokens.size() : 0);
   std::string id = random_id("tl_");
   std::lock_guard lock(mutex_);
   entries_[id] = {std::move(timeline), ++clock_, bytes};
@@ -17,9 +44,13 @@ std::string Timelines::add(Timeline timeline) {
   return id;
 }
 
-void Timelines::put_rows(const std::string& id, std::shared_ptr<const RecordedRows> rows) {
+void Timelines::put_rows(const std::string& id, std::shared_ptr<const RecordedRows> rows, std::string points) {
   std::lock_guard lock(mutex_);
-  if (const auto found = entries_.find(id); found != entries_.end()) found->second.timeline.rows = std::move(rows);
+  if (const auto found = entries_.find(id); found != entries_.end()) {
+    found->second.timeline.rows = std::move(rows);
+    found->second.timeline.points = std::move(points);
+    found->second.used = ++clock_;
+  }
   drop();
 }
 
@@ -29,6 +60,17 @@ std::optional<Timeline> Timelines::find(const std::string& id, int key) {
   if (found == entries_.end() || found->second.timeline.key != key) return std::nullopt;
   found->second.used = ++clock_;
   return found->second.timeline;
+}
+
+std::map<std::string, std::shared_ptr<const Timeline>> Timelines::sources(const json::Value& edits, int key) {
+  std::map<std::string, std::shared_ptr<const Timeline>> out;
+  for (const std::string& id : timelines_in(edits)) {
+    std::optional<Timeline> found = find(id, key);
+    if (!found) continue;
+    found->rows = nullptr;
+    out[id] = std::make_shared<const Timeline>(std::move(*found));
+  }
+  return out;
 }
 
 bool Timelines::remove(const std::string& id, int key) {
@@ -56,8 +98,10 @@ void Timelines::drop() {
   while (static_cast<size_t>(std::count_if(entries_.begin(), entries_.end(),
                                            [&](const auto& one) { return has_rows(one.second); })) > most_)
     oldest(has_rows)->second.timeline.rows = nullptr;
-  while (entries_.size() > 1 && (entries_.size() > 16 * most_ || bytes_ > most_bytes_))
-    erase(oldest([](const Entry&) { return true; }));
+  while (entries_.size() > 1 && (entries_.size() > 16 * most_ || bytes_ > most_bytes_)) {
+    const auto unasked = oldest([](const Entry& entry) { return !entry.timeline.asked; });
+    erase(unasked != entries_.end() ? unasked : oldest([](const Entry&) { return true; }));
+  }
 }
 
 void Timelines::erase(std::map<std::string, Entry>::iterator entry) {

@@ -76,6 +76,11 @@ const std::string& TokenTexts::bytes(int32_t id) const {
   return out;
 }
 
+std::string TokenTexts::name(int32_t id) const {
+  const std::string& text = bytes(id);
+  return text.empty() ? "token_id:" + std::to_string(id) : token_name(text);
+}
+
 std::vector<PlacedToken> place_prompt_tokens(const TokenTexts& texts, const EncodedText& prompt) {
   const std::u32string points = code_points(prompt.text);
   std::vector<PlacedToken> placed;
@@ -106,7 +111,10 @@ TokenPlacer::TokenPlacer(const TokenTexts& texts, bool skip_special, int64_t off
 PlacedToken TokenPlacer::push(int32_t id) {
   PlacedToken token;
   token.offset = token.end = n_points_;
-  if (!stream_) return token;
+  if (!stream_) {
+    token.text = texts_.name(id);
+    return token;
+  }
   const std::string fresh = stream_->push(id);
   const std::string& bytes = texts_.bytes(id);
   const bool whole = first_invalid_utf8(bytes) == std::string::npos;

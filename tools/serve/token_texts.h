@@ -30,7 +30,8 @@ class TokenTexts {
 
   // As the vocabulary has it, wherever it stands: special tokens by their text, "" of an id without a token.
   const std::string& bytes(int32_t id) const;
-  std::string name(int32_t id) const { return token_name(bytes(id)); }
+  // token_name(); "token_id:7" of one without a text, as of every token of a model without a tokenizer.
+  std::string name(int32_t id) const;
   bool is_special(int32_t id) const { return tokenizer_ && tokenizer_->is_special(id); }
   const Tokenizer* tokenizer() const { return tokenizer_; }
 

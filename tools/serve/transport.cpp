@@ -97,7 +97,7 @@ class Transport::State : public std::enable_shared_from_this<State> {
     const bool full = shared->n_connections >= shared->options.max_connections;
     const bool crowded = off_loopback && shared->of_peer[peer] >= shared->options.max_of_peer;
     if (!full && !crowded) {
-      ++shared->n_connections;
+      shared->handler.connected(++shared->n_connections);
       if (off_loopback) ++shared->of_peer[peer];
       shared->connections.insert(connection);
       return connection->start();

@@ -44,6 +44,8 @@ class TransportHandler {
   virtual void handled(const HandledRequest&) {}
   // A connection that was not taken: "connections", "peer".
   virtual void turned_away(const char*) {}
+  // How many connections there are now.
+  virtual void connected(int64_t) {}
 };
 
 bool is_loopback(const std::string& host);

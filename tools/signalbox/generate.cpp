@@ -11,6 +11,7 @@
 #include "base/text.h"
 #include "eval/score/sample_lines.h"
 #include "probes/trace.h"
+#include "tools/signalbox/choice_flags.h"
 #include "tools/signalbox/commands.h"
 #include "tools/signalbox/flags.h"
 #include "tools/signalbox/open.h"
@@ -68,6 +69,7 @@ int generate_command(int argc, char** argv) {
       "  signalbox generate MODEL --input records.jsonl --edits off.json --json");
   CommonOptions options;
   SamplingOptions sampling;
+  ChoiceRules choice;
   RecordSource source;
   std::vector<int> colour_layers;
   bool colour_prompt = false;
@@ -78,6 +80,7 @@ int generate_command(int argc, char** argv) {
       ->check(in_range(0, 1 << 24))
       ->capture_default_str();
   add_sampling_options(app, sampling);
+  add_choice_options(app, choice);
   add_generation_config_option(app, options);
   app.add_option("--trace", options.trace, "write a trace into this directory, or go on with it")->type_name("DIR");
   app.add_option("--points", options.points, "points of the trace")->type_name("GLOBS");
@@ -95,6 +98,8 @@ int generate_command(int argc, char** argv) {
                      "expected no --json beside it, found it (--trace DIR keeps routes for programs)");
   if (options.trace.empty() && (!options.points.empty() || options.compact))
     throw UsageError("--points, --compact", "expected --trace beside them, found none");
+  if (!options.trace.empty() && !choice.empty())
+    throw UsageError("--logit-bias, --force-token", "expected no --trace beside them, found it");
   sampling.sampling.seed = options.seed;
 
   std::vector<Record> records = source.records();
@@ -110,6 +115,7 @@ int generate_command(int argc, char** argv) {
   keep_date(options, session, records, recorded_schema);
   PreparedRun run = prepare_run(options, session, std::move(records), Generate{sampling.max_tokens, sampling.sampling},
                                 sampling.samples);
+  check_choice(choice, session.model.n_vocab, run.jobs());
 
   const auto title_of = [&](const Job& job) {
     const Record& record = run.record_of(job.index);
@@ -171,7 +177,8 @@ int generate_command(int argc, char** argv) {
       view->set_next(next);
       return view.get();
     };
-  const RecordingEnd end = run_jobs_of_command(options, session, run, jobs, argc, argv);
+  const RecordingEnd end = choice.empty() ? run_jobs_of_command(options, session, run, jobs, argc, argv)
+                                          : run_choosing(options, session, run, jobs, choice);
   if (view) {
     // What an earlier process did has its routes in the trace.
     std::optional<TraceReader> trace;

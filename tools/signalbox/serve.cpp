@@ -120,10 +120,14 @@ int serve_command(int argc, char** argv) {
       ->check(one_of({"refuse", "warn"}))
       ->capture_default_str()
       ->group("Server");
+  app.add_flag("--log-prompts", server.service.log_prompts, "the log has the bodies of requests too, prompts and all")
+      ->group("Server");
   app.add_flag("--exit-with-parent", server.exit_with_parent, "end with the process that started this one")
       ->group("Server");
   if (int code = parse_arguments(app, argc, argv); code >= 0) return code;
 
+  if (options.quiet && server.service.log_prompts)
+    throw UsageError("--log-prompts", "expected no --quiet beside it, which leaves no log");
   server.model = options.model;
   server.json = options.json;
   server.quiet = options.quiet;

@@ -1,0 +1,57 @@
+// The owner of jobs on a thread of its own: what it makes of tokens and logits (log-probabilities, JSON, text) takes
+// nothing from the thread that runs the model.
+#pragma once
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include "base/namespaces.h"
+#include "tools/serve/job_owner.h"
+
+namespace signalbox::tools {
+
+// Calls in the order in which they came, on the thread that is in run(). Who hands over more than is worked off waits.
+class Telling {
+ public:
+  // `bytes`: of memory that the call holds.
+  void post(size_t bytes, std::function<void()> call);
+  void run();  // until end(), and all is done
+  void end();
+
+ private:
+  static constexpr size_t most_bytes = size_t{64} << 20, most_calls = 4096;
+  struct Call {
+    size_t bytes = 0;
+    std::function<void()> of;
+  };
+  std::mutex mutex_;
+  std::condition_variable came_, went_;
+  std::deque<Call> calls_;
+  size_t bytes_ = 0;
+  bool ended_ = false;
+};
+
+// Stands before the owner, and calls it there.
+class OwnerElsewhere : public JobOwner {
+ public:
+  OwnerElsewhere(std::shared_ptr<JobOwner> owner, Telling& telling) : owner_(std::move(owner)), telling_(telling) {}
+  void started(size_t place) override;
+  void logits(size_t place, int64_t token, std::span<const float> logits) override;
+  void token(size_t place, int32_t id, const std::string& text) override;
+  void done(size_t place, Result result) override;
+  void failed(size_t place, const std::string& message) override;
+  void cancelled(size_t place, const std::string& why) override;
+  bool tick() override;  // what it said the last time
+
+ private:
+  const std::shared_ptr<JobOwner> owner_;
+  Telling& telling_;
+  const std::shared_ptr<std::atomic<bool>> goes_on_ = std::make_shared<std::atomic<bool>>(true);
+};
+
+}  // namespace signalbox::tools
