@@ -241,7 +241,7 @@ test('an experiment has controls', () => {
   assert.equal(routed.seeds.length, 20);
   const banned = experimentSpec('builtin', {...node, edits: [spec.banEdit([1], {...here, scope: 'layer'})]});
   assert.deepEqual([banned.controls, banned.interventions.length], [{random: 20, bottom: true}, 2]);
-  for (const policy of ['worst', 'next_best', 'swap_last', 'random']) {
+  for (const policy of ['worst', 'next_best', 'random']) {
     const edit = spec.policyEdit(policy, here, 'model'), made = {...node, edits: [spec.banEdit([1], here), edit]},
           {interventions: [, fork, drawn], seeds} = experimentSpec('builtin', made);
     assert.deepEqual(drawn.edits, [made.edits[0], {...edit, policy: 'random', exclude_original: true}]);
@@ -250,8 +250,27 @@ test('an experiment has controls', () => {
       [fork.edits[1].seed, seeds.length, seeds.includes(7)], policy === 'random' ? [7, 20, false] : [undefined, 20, true]);
     assert.match(wordsOfControls(made.edits).join(), /Drawn routes.*Drawn experts/);
   }
-  assert.match(wordsOfControls([spec.policyEdit('swap_last', here)]).join(), /changes one/);
-  assert.match(wordsOfControls([{op: 'add'}]).join(), /No control/);
+  // One slot against drawn single slots; a vector against others of its length.
+  const facts = {layers: [1, 2, 3], router: new Map([1, 2, 3].map(layer => [layer, {n_experts: 8}]))};
+  const last = spec.policyEdit('swap_last', here, 'model'), vector = [3, 0, -4, 0, 0, 0],
+        added = {op: 'add', point: 'resid_out', layers: '2', vector, scale: 2},
+        both = experimentSpec('builtin', {...node, edits: [last, added]}, facts);
+  const named = name => both.interventions.filter(one => one.name.startsWith(name));
+  assert.deepEqual([named('drawn slot').length, named('drawn direction').length, both.seeds], [20, 20, undefined]);
+  for (const {edits: [slot, vectorOfFork], controls} of named('drawn slot')) {
+    assert.deepEqual([controls, vectorOfFork, slot.op, slot.mode, slot.tokens, slot.weights], [false, added, 'activate', 'force', last.tokens, 'model']);
+    assert.deepEqual(Object.keys(slot.experts), ['3']);
+    assert.ok(slot.experts[3].length === 1 && slot.experts[3][0] >= 0 && slot.experts[3][0] < 8);
+  }
+  assert.ok(new Set(named('drawn slot').map(one => one.edits[0].experts[3][0])).size > 4);
+  for (const {edits: [slot, drawn]} of named('drawn direction')) {
+    assert.deepEqual([slot, drawn.scale, drawn.vector.length], [last, 2, 6]);
+    assert.ok(Math.abs(Math.hypot(...drawn.vector) - 5) < 1e-5);
+  }
+  assert.notDeepEqual(named('drawn direction')[0].edits[1].vector, named('drawn direction')[1].edits[1].vector);
+  assert.deepEqual(experimentSpec('builtin', {...node, edits: [last, added]}, facts), both);
+  assert.match(wordsOfControls([last, added]).join(), /Drawn slots.*Drawn directions/);
+  assert.match(wordsOfControls([{op: 'add', vector: 'asset:a:b'}]).join(), /No direction is drawn/);
   assert.match(asExperiment('builtin', node, 'out'), /signalbox run experiment\/spec.json --out experiment\/run/);
 });
 

@@ -1,4 +1,5 @@
 // What is asked of the server for a node of the tree, and the same as a spec, a command, curl and Python.
+import {drawnDirection, drawnSlot} from './controls.js';
 
 export const watched = '*.router.ids,*.router.weights,*.router.margin';
 const alternatives = 10;
@@ -200,20 +201,22 @@ export function asCommand(argument, node) {
 }
 
 // Of a fixed route the run draws others as of every edit with names.
-const isRoute = edit => edit.op === 'misroute';
+const isRoute = edit => edit.op === 'misroute', swapsLast = edit => isRoute(edit) && edit.policy === 'swap_last';
 const namesExperts = edit => edit.policy === 'fixed' || ['deactivate', 'activate', 'scale_expert'].includes(edit.op);
+const ownVector = edit => edit.op === 'add' && Array.isArray(edit.vector);
 /** What stands beside a fork in its experiment, in words; a line each. */
 export function wordsOfControls(edits, draws = 20) {
   const out = [];
-  if (edits.some(isRoute))
+  if (edits.some(edit => isRoute(edit) && !swapsLast(edit)))
     out.push(`Drawn routes: at the same places as many other experts, drawn with each of ${draws} seeds.`);
   if (edits.some(edit => edit.policy === 'random')) out.push('The fork keeps its own draw, which is none of them.');
-  if (edits.some(edit => edit.policy === 'swap_last'))
-    out.push('They change every slot and “swap last” changes one: no draw of a single slot is known to the run.');
+  if (edits.some(swapsLast))
+    out.push(`Drawn slots: ${draws} times one drawn expert of each layer takes the last slot, as the next best does here.`);
   if (edits.some(namesExperts))
     out.push(`Drawn experts: ${draws} times as many others of the same layers, and the bottom ones.`);
-  if (edits.some(edit => edit.op === 'add'))
-    out.push('No control is drawn for an added vector: set others of the same length beside it.');
+  if (edits.some(ownVector)) out.push(`Drawn directions: ${draws} of the same length, at the same places.`);
+  if (edits.some(edit => edit.op === 'add' && !ownVector(edit)))
+    out.push('No direction is drawn beside a vector of an asset, whose numbers this page has not: read it from its file.');
   return out;
 }
 
@@ -221,16 +224,17 @@ export function wordsOfControls(edits, draws = 20) {
  * A fork as an experiment: the same edits against their controls, on records of the user's. One fork shows that a text
  * can change; whether these experts did it is what controls are for. Edits that name experts of a layer get the run's
  * own controls (as many others in the same layers); a route at a place, however it was chosen, gets drawn routes at the
- * same place. A fork whose route was drawn keeps that draw (its seed, and the record's id), beside those of other
- * seeds.
+ * same place, one that changes a slot drawn slots, and an added vector drawn directions. A fork whose route was drawn
+ * keeps that draw (its seed, and the record's id), beside those of other seeds. `facts`: layers and routers of the model.
  */
-export function experimentSpec(argument, node, draws = 20) {
+export function experimentSpec(argument, node, facts, draws = 20) {
   const seed = node.run?.seed ?? node.generate.seed ?? 0, seeds = [];
   for (let i = 0; seeds.length < draws; ++i)
     if (i !== seed || !node.edits.some(drawnBySeed)) seeds.push(i);
   const own = node.edits.map(edit => drawnBySeed(edit) ? {...edit, seed: sentSeed(seed)} : edit);
   const interventions = [{name: 'baseline'}, {name: 'fork', edits: own}];
-  if (node.edits.some(isRoute)) {
+  const drawsRoutes = node.edits.some(edit => isRoute(edit) && !swapsLast(edit));
+  if (drawsRoutes) {
     const place = ['op', 'layers', 'tokens', 'weights', 'within'];
     const drawn = node.edits.map(
       edit => isRoute(edit) ? {
@@ -241,6 +245,16 @@ export function experimentSpec(argument, node, draws = 20) {
                               edit);
     interventions.push({name: 'drawn routes', edits: drawn, controls: false});
   }
+  const one = (name, which, of) => {
+    for (let i = 0; node.edits.some(which) && i < draws; ++i)
+      interventions.push({
+        name: `${name} ${i}`,
+        edits: own.map((edit, at) => which(node.edits[at]) ? of(edit, i * node.edits.length + at) : edit),
+        controls: false
+      });
+  };
+  one('drawn slot', swapsLast, (edit, i) => drawnSlot(edit, facts, i));
+  one('drawn direction', ownVector, (edit, i) => ({...edit, vector: drawnDirection(edit.vector, i)}));
   // Teacher-forced, so that positions mean the same in every version; edits of generated tokens need text.
   const needsText = node.edits.some(edit => edit.tokens?.phase === 'generated'),
         {maxTokens, temperature, topP} = node.generate;
@@ -249,18 +263,19 @@ export function experimentSpec(argument, node, draws = 20) {
     ...(temperature > 0 ? {temperature} : {}),
     ...(topP < 1 ? {top_p: topP} : {})
   };
+  const metrics = needsText ? ['length', 'repetition', 'answer_agreement'] : ['nll', 'kl', 'top1'];
   return {
     model: argument,
     data: 'records.jsonl',
     ...(needsText ? {generate} : {}),
     interventions,
-    ...(node.edits.some(isRoute) || (needsText && temperature > 0) ? {seeds} : {}),
+    ...(drawsRoutes || (needsText && temperature > 0) ? {seeds} : {}),
     ...(node.edits.some(namesExperts) ? {controls: {random: draws, bottom: true}} : {}),
-    metrics: needsText ? ['length', 'repetition', 'answer_agreement'] : ['nll', 'kl', 'top1'],
+    metrics,
   };
 }
 /** The experiment as commands: its record, to which more belong, the spec, and the run. */
-export function asExperiment(argument, node, text) {
+export function asExperiment(argument, node, text, facts) {
   const {prompt, messages, tokens} = node.record;
   const record = {id: 'prompt', ...(messages ? {messages} : prompt !== undefined ? {prompt} : {tokens}), target: text};
   return `# One record shows that a text can change. Add the others that the claim is about, a line each.
@@ -269,7 +284,7 @@ cat > experiment/records.jsonl <<'END'
 ${JSON.stringify(record)}
 END
 cat > experiment/spec.json <<'END'
-${indented(experimentSpec(argument, node))}
+${indented(experimentSpec(argument, node, facts))}
 END
 signalbox run experiment/spec.json --out experiment/run
 signalbox report experiment/run

@@ -66,7 +66,7 @@ export function renderExports({model, el, session}) {
       curl: () => asCurl(base, session.name, node),
       python: () => asPython(base, session.name, node),
       spec: () => asSpec(node),
-      experiment: () => node.edits.length ? asExperiment(argument, node, textOf(node.run)) :
+      experiment: () => node.edits.length ? asExperiment(argument, node, textOf(node.run), model.get('facts')) :
                                             'This text has no edits: an experiment needs a fork.\n',
       tree: () => JSON.stringify(model.get('tree').toJSON(), null, 1) + '\n',
       link: async () => `${location.origin}${location.pathname}#fork=${
