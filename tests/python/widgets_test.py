@@ -159,6 +159,14 @@ class Widgets(unittest.TestCase):
         self.assertEqual(found[:24], [pictures.colour(e, 24) for e in range(24)])
         self.assertEqual(found[24:], [pictures._ramp(i / 255) for i in (0, 64, 130, 255)])
 
+    def test_files_of_edits_go_along(self):
+        edits = [{"op": "deactivate", "mode": "ban", "experts": {"from": "out/trace/analysis/rd.csv", "top": 9}}]
+        view = self.widgets.RouteView(self.model, prompt, max_tokens=6, edits=edits)
+        self.agrees(view)
+        self.assertTrue(view.edits[0]["experts"]["from"].startswith("/"))
+        sent = view._forwarded({"signalbox": {"edits": view.forks["nodes"][0]["edits"]}})
+        self.assertRegex(sent["signalbox"]["edits"][0]["experts"]["from"], r"^asset:[0-9a-f]{24}\.csv$")
+
     def test_requests_of_a_view_are_answered_streamed_and_cancelled(self):
         view = self.widgets.RouteView(self.model, prompt, max_tokens=6)
         sent, answered = [], threading.Event()

@@ -33,10 +33,16 @@ const sharedTraits = {
   vectors: 'vectors'
 };
 
+const patience = 4000;  // ms without a word of the kernel before a view says so
+const noAnswer =
+  'The kernel has not answered yet: it runs a cell, or it is gone and the cell that made this wants to be run again.';
+
 /** The engine, asked through the kernel. As logic/api.js, without a network. */
 class KernelApi {
-  constructor(widget) {
+  /** `waits(true)` when an answer is slow in coming, `waits(false)` when it came. */
+  constructor(widget, waits) {
     this.widget = widget;
+    this.waits = waits;
     this.asked = new Map();
     this.count = 0;
     // Messages of the kernel reach every front end that shows the widget.
@@ -51,6 +57,8 @@ class KernelApi {
   take({id, kind, text, status}) {
     const one = this.asked.get(id);
     if (!one) return;
+    clearTimeout(one.timer);
+    this.waits(false);
     if (kind === 'event') {
       one.each(text);
       return;
@@ -63,7 +71,9 @@ class KernelApi {
     const id = `${this.name}/${++this.count}`;
     return new Promise((resolve, reject) => {
       const cancel = () => {
-        if (!this.asked.delete(id)) return;
+        if (!this.asked.has(id)) return;
+        clearTimeout(this.asked.get(id).timer);
+        this.asked.delete(id);
         this.widget.send({kind: 'cancel', id});
         reject(Object.assign(new Error('cancelled'), {name: 'AbortError'}));
       };
@@ -80,7 +90,7 @@ class KernelApi {
           reject(error);
         }
       };
-      this.asked.set(id, {resolve, reject, cancel, each: taken});
+      this.asked.set(id, {resolve, reject, cancel, each: taken, timer: setTimeout(() => this.waits(true), patience)});
       this.widget.send({kind: 'ask', id, path, body: body === undefined ? null : jsonOf(body), stream: each !== null});
     });
   }
@@ -105,7 +115,7 @@ class Shared {
     this.widget = widget;
     this.model =
       new Model({cellColour: 'expert', chosen: [], pending: [], range: null, position: null, tokenColour: 'expert'});
-    this.api = new KernelApi(widget);
+    this.api = new KernelApi(widget, late => this.waits(late));
     this.session = new Session(this.api, this.model);
     this.stops = [];
     this.taking = false;
@@ -126,6 +136,9 @@ class Shared {
     const kind = widget.get('kind');
     this.keepsForks = kind === 'RouteView' || kind === 'ForkTree';
     this.model.set({liveDoses: kind === 'Steering', liveBoard: kind === 'ExpertSelector', noForks: !this.keepsForks});
+  }
+  waits(late) {
+    if (late || this.model.get('status') === noAnswer) this.session.say(late ? noAnswer : '');
   }
   /** From Python. */
   takeUp(name) {
@@ -227,9 +240,6 @@ class Shared {
   }
 }
 
-/** Keys of the notebook would be pressed with ours. */
-const keepKeys = event => event.stopPropagation();
-
 function renderWidget(shared, widget, el) {
   const {model, session} = shared, stops = [], recorded = widget.get('recording')?.byteLength > 0;
   const root = el.shadowRoot ?? el.attachShadow({mode: 'open'});
@@ -248,7 +258,10 @@ function renderWidget(shared, widget, el) {
     h('div', {class: `widget widget-${widget.get('kind')}`}, h('style', {text: styleOfWidget}), problem,
       h('div', {class: 'widget-columns'}, columns), status);
   const stopOf = new Map();
-  box.addEventListener('keydown', keepKeys);
+  // Letters are keys here: the notebook must not take them for its own. JupyterLab asks for the attribute.
+  el.dataset.lmSuppressShortcuts = 'true';
+  const keepKeys = event => event.stopPropagation();
+  el.addEventListener('keydown', keepKeys);
   root.replaceChildren(box);
   for (const [part, render] of waiting.splice(0)) stopOf.set(part, render({model, el: part, session}));
   const follow = () => {
@@ -286,6 +299,7 @@ function renderWidget(shared, widget, el) {
     model.off('change:status', say);
     model.off('change:error', fail);
     model.off('change:busy', busy);
+    el.removeEventListener('keydown', keepKeys);
     root.replaceChildren();
   };
 }
