@@ -40,6 +40,11 @@ class Commands(unittest.TestCase):
             for one, line in zip(found, expected, strict=True):
                 for name in ("id", "sample", "text", "tokens", "prompt_tokens", "finish_reason", "logits_hash"):
                     self.assertEqual(getattr(one, name), line[name])
+        for name in ("id", "sample", "text", "tokens", "prompt_tokens", "finish_reason", "logits_hash"):
+            self.assertEqual(getattr(found, name), [line[name] for line in expected])
+            self.assertEqual(found[name], found.to_frame()[name].tolist())
+        with self.assertRaisesRegex(KeyError, "expected one of id, sample, .* found 'words'"):
+            found["words"]
         self.assertEqual(found.to_frame().columns.tolist()[:7], "id sample text tokens prompt_tokens finish_reason logits_hash".split())
         self.assertEqual(self.model.generate("One").id, ["0"])
         self.assertEqual(self.model.chat(["Question: Who?", "Question: What?"], max_tokens=2).id, ["0", "1"])

@@ -42,8 +42,16 @@ class Rows(Sequence[Row], Generic[Row]):
     def __getitem__(self, index: int) -> Row: ...
     @overload
     def __getitem__(self, index: slice) -> list[Row]: ...
-    def __getitem__(self, index: int | slice) -> Row | list[Row]:
-        return self._rows[index]
+    @overload
+    def __getitem__(self, index: str) -> Any: ...
+    def __getitem__(self, index: int | slice | str) -> Any:
+        """A row, several, or by its name a value of all of them."""
+        if not isinstance(index, str):
+            return self._rows[index]
+        found = [_columns_of(row) for row in self._rows]
+        if found and index not in found[0]:
+            raise KeyError(f"{type(self).__name__}: expected one of {', '.join(found[0])}, found {index!r}")
+        return [row[index] for row in found]
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -100,6 +108,18 @@ class Generations(Rows[Generation]):
         return [row.id for row in self]
 
     @property
+    def sample(self) -> list[int]:
+        return [row.sample for row in self]
+
+    @property
+    def prompt_tokens(self) -> list[int]:
+        return [row.prompt_tokens for row in self]
+
+    @property
+    def finish_reason(self) -> list[str]:
+        return [row.finish_reason for row in self]
+
+    @property
     def text(self) -> list[str]:
         return [row.text for row in self]
 
@@ -138,6 +158,14 @@ class Scores(Rows[Score]):
     @property
     def id(self) -> list[str]:
         return [row.id for row in self]
+
+    @property
+    def tokens(self) -> list[list[int]]:
+        return [row.tokens for row in self]
+
+    @property
+    def target_start(self) -> list[int | None]:
+        return [row.target_start for row in self]
 
     @property
     def logprobs(self) -> list[list[float]]:
@@ -184,7 +212,8 @@ class Branches(Rows[Branch]):
     def __getitem__(self, index: slice) -> list[Branch]: ...
     @overload
     def __getitem__(self, index: str) -> Branch: ...
-    def __getitem__(self, index: int | slice | str) -> Branch | list[Branch]:
+    def __getitem__(self, index: int | slice | str) -> Any:
+        """A row, several, or the first of a branch's name."""
         if not isinstance(index, str):
             return self._rows[index]
         for row in self._rows:
@@ -193,8 +222,20 @@ class Branches(Rows[Branch]):
         raise KeyError(f"branches: expected one of {', '.join(dict.fromkeys(row.branch for row in self._rows))}, found {index!r}")
 
     @property
+    def branch(self) -> list[str]:
+        return [row.branch for row in self]
+
+    @property
     def text(self) -> list[str]:
         return [row.text for row in self]
+
+    @property
+    def tokens(self) -> list[list[int]]:
+        return [row.tokens for row in self]
+
+    @property
+    def diverges_at(self) -> list[int | None]:
+        return [row.diverges_at for row in self]
 
     def to_frame(self) -> pd.DataFrame:
         """A row for each branch and sample; `diverges_at` is NaN where the texts are the same."""
