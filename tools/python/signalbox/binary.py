@@ -33,10 +33,11 @@ def find_binary(path: str | os.PathLike[str] | None = None) -> Path:
 
     1. `path`, where it is given,
     2. the environment variable SIGNALBOX_BINARY (or SIGNALBOX),
-    3. `signalbox` where this installation's programs are: of the environment, of the Python below it, beside a `pip install
-       --target`, of the user (a wheel that holds the binary puts it there),
-    4. `signalbox` on PATH,
-    5. `build/signalbox` of the checkout that this package was installed from.
+    3. the one in this package (a wheel that holds the binary has it there),
+    4. `signalbox` where this installation's programs are: of the environment, of the Python below it, beside a `pip install
+       --target`, of the user,
+    5. `signalbox` on PATH,
+    6. `build/signalbox` of the checkout that this package was installed from.
 
     Raises BinaryError where there is none, or where its version is not that of the package.
     """
@@ -51,6 +52,9 @@ def _located(path: str | os.PathLike[str] | None) -> tuple[Path, str]:
             if not (file.is_file() and os.access(file, os.X_OK)):
                 raise BinaryError(f"{file} ({why}): expected the signalbox binary, found no program")
             return file.resolve(), why
+    within = Path(__file__).resolve().parent / "bin/signalbox"
+    if within.is_file():
+        return within, "in the Python package"
     places = _programs()
     on_path = shutil.which("signalbox")
     checkout = _checkout()
