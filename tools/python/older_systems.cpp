@@ -1,6 +1,6 @@
-// For wheels alone (tools/wheel): two functions by the versions that systems before Debian 12 have too, so that a wheel made
-// there runs from glibc 2.34 and GCC 11's library on. Linked with --wrap, which sends every call here; both versions of
-// each are the same code.
+// For wheels alone (tools/wheel): two functions by the versions that systems before Debian 12 have too, so that a wheel
+// made there runs from glibc 2.34 and GCC 11's library on. Linked with --wrap, which sends every call here; both
+// versions of each are the same code.
 #include <condition_variable>
 #include <mutex>
 
