@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <string>
 
 #include "base/error.h"
@@ -27,6 +28,25 @@ int64_t host_weight_bytes(const Model& model, const Weights& weights) {
   Weights views = weights;
   for_each_tensor(model, views,
                   [&](const TensorPlace& slot) { bytes += slot.matrix ? stored_bytes(*slot.matrix) : slot.cols * 4; });
+  return bytes;
+}
+
+double weight_bytes(const Model& model, const Weights& weights, int64_t n_tokens) {
+  const double n = static_cast<double>(n_tokens);
+  double bytes = 0;
+  Weights views = weights;
+  for_each_tensor(model, views, [&](const TensorPlace& slot) {
+    const double size =
+        slot.matrix ? static_cast<double>(stored_bytes(*slot.matrix)) : 4.0 * static_cast<double>(slot.vector->n);
+    if (slot.id.expert >= 0) {
+      const Router& router = model.layers[static_cast<size_t>(slot.id.layer)].moe()->router;
+      bytes += size * (1 - std::pow(1 - static_cast<double>(router.n_active) / router.n_experts, n));
+    } else if (slot.id.role == Role::embed && !model.tied_embeddings) {
+      bytes += size / static_cast<double>(model.n_vocab) * n;
+    } else {
+      bytes += size;
+    }
+  });
   return bytes;
 }
 

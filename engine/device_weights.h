@@ -16,6 +16,10 @@ int64_t device_weight_bytes(const Backend& backend, const Model& model, const We
 // Bytes of the tensors where they lie now.
 int64_t host_weight_bytes(const Model& model, const Weights& weights);
 
+// Bytes of weights that a forward of n_tokens tokens must read. Tokens that route evenly use
+// n_experts * (1 - (1 - n_active / n_experts)^n_tokens) different experts of a layer.
+double weight_bytes(const Model& model, const Weights& weights, int64_t n_tokens);
+
 // Given tokens of a forward (--chunk) unless something else is asked for. A device with memory of its own reads the
 // experts once a forward, whatever the number of tokens: short forwards would leave most of its arithmetic idle.
 inline int64_t default_chunk(const Backend& backend) { return backend.shares_host_memory() ? 512 : 4096; }

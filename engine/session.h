@@ -23,6 +23,7 @@
 #include "base/namespaces.h"
 #include "engine/encode.h"
 #include "engine/forward.h"
+#include "engine/resident_weights.h"
 #include "engine/runner.h"
 #include "probes/trace.h"
 
@@ -69,6 +70,7 @@ struct Session {
 
   Model model;
   ModelShape shape;
+  WeightMemory weight_memory;                   // of the CPU: where the weights lie
   Weights weights;                              // on the device
   std::vector<int32_t> stop_tokens;             // ascending
   std::unique_ptr<Tokenizer> tokenizer;         // null where the model has none

@@ -128,6 +128,14 @@ Session open_session(const std::string& model, const OpenOptions& options) {
     loaded.weights = upload_weights(*session.backend, loaded.model, loaded.weights, [&](int64_t done) {
       if (options.on_upload) options.on_upload(done, total);
     });
+  } else {
+    ResidentOptions resident;
+    resident.policy = options.load;
+    resident.threads = session.backend->n_threads();
+    resident.mapped = loaded.mapped;
+    resident.on_progress = options.on_upload;
+    session.weight_memory = make_resident(loaded.model, loaded.weights, resident);
+    if (options.on_warning && !session.weight_memory.warning.empty()) options.on_warning(session.weight_memory.warning);
   }
   TextTools text = open_text(*loaded.resolved.files);
   session.tokenizer = std::move(text.tokenizer);

@@ -32,9 +32,11 @@ struct OpenOptions {
   std::shared_ptr<const ModelFiles> builtin;  // what the name "builtin" leads to; null: nowhere
   // Called with what the model is, before its weights go anywhere: the place to refuse what it cannot do. May be empty.
   std::function<void(const ModelShape& shape)> on_model;
-  std::function<void(const TensorId& id)> on_adapted;    // called for each tensor that merged adapters change
-  std::function<void(const std::string& line)> on_note;  // what is to be told, and refuses nothing
-  // Bytes that lie on the device so far, and in all. Not called where weights are used where they are mapped.
+  std::function<void(const TensorId& id)> on_adapted;       // called for each tensor that merged adapters change
+  std::function<void(const std::string& line)> on_note;     // what is to be told, and refuses nothing
+  std::function<void(const std::string& line)> on_warning;  // what is to be told even where notes are not
+  LoadPolicy load = LoadPolicy::automatic;                  // of the CPU: weights copied into memory, or mapped
+  // Bytes that lie on the device, or in the copy, so far, and in all. Not called where weights are used where they are.
   std::function<void(int64_t done, int64_t total)> on_upload;
 };
 

@@ -146,6 +146,8 @@ LoadedModel load_model(const ResolvedModel& resolved) {
   loaded.weights =
       bind_weights(loaded.model, *families::find_family(loaded.family), checkpoint, loaded.unknown_tensors);
   loaded.model_hash = hash_model(config, checkpoint);
+  if (resolved.files->directory())
+    for (const auto& file : checkpoint.files()) loaded.mapped.push_back(file->bytes());
   for (const auto& file : checkpoint.files()) file->check_unchanged();
   return loaded;
 }

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <functional>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -28,7 +29,8 @@ struct LoadedConfig {
 
 struct LoadedModel : LoadedConfig {
   Weights weights;
-  std::vector<std::string> unknown_tensors;  // stored, but not of this model
+  std::vector<std::string> unknown_tensors;        // stored, but not of this model
+  std::vector<std::span<const std::byte>> mapped;  // the weight files that are mapped
   std::string model_hash;  // SHA-256 over config.json and every tensor's name, dtype, shape and file size
 };
 

@@ -8,6 +8,7 @@
 #include <sstream>
 
 #include "base/json.h"
+#include "base/memory.h"
 #include "kernels/shim/shim_backend.h"
 #include "loaders/families/family.h"
 #include "tests/memory_sink.h"

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "base/memory.h"
 #include "engine/gradient.h"
 #include "tools/bench/model_bench.h"
 #include "tools/bench/random_model.h"

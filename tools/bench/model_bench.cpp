@@ -45,23 +45,6 @@ double number(int64_t n) { return static_cast<double>(n); }
 
 int64_t resident_bytes() { return resident_memory().now; }
 
-double weight_bytes(const Model& model, const Weights& weights, int64_t n_tokens) {
-  double bytes = 0;
-  Weights views = weights;
-  for_each_tensor(model, views, [&](const TensorPlace& slot) {
-    const double size = slot.matrix ? number(stored_bytes(*slot.matrix)) : 4.0 * number(slot.vector->n);
-    if (slot.id.expert >= 0) {
-      const Router& router = model.layers[static_cast<size_t>(slot.id.layer)].moe()->router;
-      bytes += size * (1 - std::pow(1 - number(router.n_active) / router.n_experts, number(n_tokens)));
-    } else if (slot.id.role == Role::embed && !model.tied_embeddings) {
-      bytes += size / number(model.n_vocab) * number(n_tokens);
-    } else {
-      bytes += size;
-    }
-  });
-  return bytes;
-}
-
 double kv_bytes(const Model& model, DType dtype, int64_t n_keys) {
   double elements = 0;
   for (const Layer& layer : model.layers) {

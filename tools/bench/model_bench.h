@@ -8,6 +8,7 @@
 
 #include "base/json.h"
 #include "base/namespaces.h"
+#include "engine/device_weights.h"
 #include "engine/session.h"
 #include "probes/trace.h"
 #include "tools/bench/limits.h"
@@ -15,9 +16,6 @@
 
 namespace signalbox::tools {
 
-// Bytes of weights that a forward of n_tokens tokens must read. Tokens that route evenly use
-// n_experts * (1 - (1 - n_active / n_experts)^n_tokens) different experts of a layer.
-double weight_bytes(const Model& model, const Weights& weights, int64_t n_tokens);
 // Bytes of keys and values that one token reads, which sees n_keys of them.
 double kv_bytes(const Model& model, DType dtype, int64_t n_keys);
 // Floating-point operations of n_tokens tokens behind `first` others, with logits of n_logits of them.

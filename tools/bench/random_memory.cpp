@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "base/half.h"
+#include "base/memory.h"
 
 namespace signalbox::tools {
 
@@ -109,8 +110,8 @@ struct RandomMemory::Mapping {
   size_t bytes = 0;
 };
 
-RandomMemory::RandomMemory(bool aliased, size_t piece_bytes)
-    : aliased_(aliased), piece_bytes_(whole_pages(piece_bytes)) {}
+RandomMemory::RandomMemory(bool aliased, size_t piece_bytes, bool small_pages)
+    : aliased_(aliased), small_pages_(small_pages), piece_bytes_(whole_pages(piece_bytes)) {}
 RandomMemory::~RandomMemory() = default;
 
 const std::vector<unsigned char>& RandomMemory::piece(Kind kind) {
@@ -130,9 +131,18 @@ std::shared_ptr<const void> RandomMemory::view(Kind kind, size_t bytes) {
     return {mapping, mapping->begin + first};
   }
   const size_t size = std::max<size_t>(bytes, 1);
-  void* memory = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (memory == MAP_FAILED) no_memory(bytes);
-  std::shared_ptr<const void> owner(memory, [size](const void* p) { munmap(const_cast<void*>(p), size); });
+  void* memory = nullptr;
+  std::shared_ptr<const void> owner;
+  if (size >= HugeMemory::page && !small_pages_) {
+    auto pages = std::make_shared<HugeMemory>(size);
+    memory = pages->data();
+    owner = std::move(pages);
+  } else {
+    memory = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED) no_memory(bytes);
+    if (small_pages_) static_cast<void>(madvise(memory, size, MADV_NOHUGEPAGE));  // where the system gives them unasked
+    owner = {memory, [size](const void* p) { munmap(const_cast<void*>(p), size); }};
+  }
   for (size_t at = 0, from = first; at < bytes; from = 0) {
     const size_t count = std::min(bytes - at, source.size() - from);
     std::memcpy(static_cast<unsigned char*>(memory) + at, source.data() + from, count);

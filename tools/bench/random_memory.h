@@ -23,8 +23,9 @@ class RandomMemory {
   };
 
   // aliased: every view is a window on the piece, mapped again and again, and takes no memory of its own: for devices
-  // that copy what they are given. Else each view has its own memory, as the weights of a model have.
-  RandomMemory(bool aliased, size_t piece_bytes);
+  // that copy what they are given. Else each view has its own memory, as the weights of a model have: large ones in
+  // pages of 2 MiB, as make_resident puts them (engine/resident_weights.h), unless small_pages.
+  RandomMemory(bool aliased, size_t piece_bytes, bool small_pages = false);
   ~RandomMemory();
 
   // 64-byte aligned, read only. Each call begins elsewhere in the piece. Throws Error when there is no memory.
@@ -34,7 +35,7 @@ class RandomMemory {
 
  private:
   struct Mapping;
-  const bool aliased_;
+  const bool aliased_, small_pages_;
   const size_t piece_bytes_;
   size_t next_ = 0;  // where the next view begins
   std::map<Kind, std::vector<unsigned char>> pieces_;

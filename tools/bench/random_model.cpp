@@ -1,8 +1,6 @@
 #include "tools/bench/random_model.h"
 
 #include <algorithm>
-#include <fstream>
-#include <sstream>
 
 #include "base/near_names.h"
 #include "base/text.h"
@@ -40,14 +38,6 @@ int64_t slot_bytes(const BenchShape& shape, const TensorPlace& slot) {
   const int64_t n = slot.rows * slot.cols;
   if (slot.vector) return n * 4;
   return shape.mxfp4 && is_expert(slot.id.role) ? n / 2 + n / 32 : n * 2;
-}
-
-// A number in a file that holds nothing else ("max" is none), or -1.
-int64_t number_in(const char* file) {
-  std::ifstream in(file);
-  int64_t value = -1;
-  in >> value;
-  return in ? value : -1;
 }
 
 }  // namespace
@@ -160,20 +150,6 @@ int64_t layers_that_fit(const BenchShape& shape, int64_t available) {
     ++n;
   }
   return n;
-}
-
-int64_t available_memory() {
-  int64_t available = INT64_MAX;
-  std::ifstream info("/proc/meminfo");
-  for (std::string line; std::getline(info, line);) {
-    if (!line.starts_with("MemAvailable:")) continue;
-    std::istringstream fields(line.substr(line.find(':') + 1));
-    int64_t kilobytes = 0;
-    if (fields >> kilobytes) available = kilobytes * 1024;
-  }
-  const int64_t limit = number_in("/sys/fs/cgroup/memory.max"), used = number_in("/sys/fs/cgroup/memory.current");
-  if (limit > 0 && used >= 0) available = std::min(available, std::max<int64_t>(0, limit - used));
-  return available;
 }
 
 }  // namespace signalbox::tools

@@ -36,7 +36,5 @@ Weights random_weights(const BenchShape& shape, RandomMemory& memory);
 // Bytes of the shape's weights in host memory, and how many of its layers fit into `available` bytes.
 int64_t random_weight_bytes(const BenchShape& shape);
 int64_t layers_that_fit(const BenchShape& shape, int64_t available);
-// Bytes that this process can still take without swapping.
-int64_t available_memory();
 
 }  // namespace signalbox::tools

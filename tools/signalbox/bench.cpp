@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdio>
 
+#include "base/memory.h"
 #include "base/text.h"
 #include "engine/device_weights.h"
 #include "loaders/families/real_shapes.h"
@@ -51,6 +52,14 @@ json::Value machine(const Backend& backend, const CommonOptions& options) {
       .set("threads", int64_t{backend.n_threads()})
       .set("numerics", options.numerics);
   return line;
+}
+
+json::Value load_json(const WeightMemory& memory) {
+  return json::Value::object()
+      .set("weights", name_of(memory.kind))
+      .set("bytes", memory.bytes)
+      .set("huge_bytes", memory.huge_bytes)
+      .set("seconds", memory.seconds);
 }
 
 void describe(const Figures& out, const std::string& what, const Backend& backend, const MachineLimits& limits) {
@@ -324,11 +333,14 @@ int bench_model(const BenchOptions& options) {
 
   Figures out(options.json);
   out.document = machine(*session.backend, options);
-  out.document.set("model", session.path);
+  out.document.set("model", session.path).set("load", load_json(session.weight_memory));
   if (!session.adapters.empty()) out.document.set("adapters", adapters_json(session));
   set_limits(out.document, limits);
   out.line("limits", out.document);
   describe(out, session.label_with_adapters(), *session.backend, limits);
+  if (const WeightMemory& memory = session.weight_memory; memory.kind != WeightMemory::Kind::small)
+    out.text("weights %s: %.2f GB, %.2f GB of them in 2 MiB pages, in %.2f s\n", name_of(memory.kind),
+             static_cast<double>(memory.bytes) * 1e-9, static_cast<double>(memory.huge_bytes) * 1e-9, memory.seconds);
   out.text("\n");
   const bool whole =
       measure_until_interrupted(out, measuring, options, bench, budget, !session.model.moe_layers().empty());
@@ -400,7 +412,7 @@ int bench_shape_command(const BenchOptions& options) {
                       " to work in, found " + gigabytes(available) + " available; --layers " +
                       std::to_string(layers_that_fit(shape, available - working)) + " would fit");
   }
-  RandomMemory memory(device, size_t{67} << 20);
+  RandomMemory memory(device, size_t{67} << 20, options.load == "map");
   session.path = session.label = shape.name;
   session.numerics = options.numerics;
   session.options.batch = options.batch;

@@ -20,6 +20,12 @@ void add_device_options(CLI::App& app, CommonOptions& o) {
       ->check(one_of({"invariant", "fast"}))
       ->capture_default_str()
       ->group("Running");
+  app.add_option("--load", o.load,
+                 "CPU: copy = weights copied into memory, in large pages; map = read from their files as they are "
+                 "used; auto = copy what is large and fits")
+      ->check(one_of({"auto", "copy", "map"}))
+      ->capture_default_str()
+      ->group("Running");
   app.add_option("--seed", o.seed, "seed of sampling and of edits that name none")
       ->check(at_least(0))
       ->capture_default_str()

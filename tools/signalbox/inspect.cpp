@@ -251,6 +251,8 @@ json::Value model_facts_json(Session& session) {
       .set("weight_bytes", bytes.weights)
       .set("weight_bytes_per_token", bytes.active)
       .set("cache_bytes_per_token", bytes.cache)
+      .set("weights_on_cpu", name_of(session.weight_memory.kind))
+      .set("available_memory", session.weight_memory.available)
       .set("layers", std::move(layers))
       .set("stop_tokens", std::move(stops))
       .set("tokenizer", session.tokenizer ? json::Value(session.tokenizer->description()) : json::Value())
@@ -277,6 +279,7 @@ int inspect_command(int argc, char** argv) {
   if (int code = parse_arguments(app, argc, argv); code >= 0) return code;
   if (points.empty()) points = "*";
 
+  options.load = "none";
   Session session = open_session(options);
   const std::vector<ListedPoint> listed =
       points_option->count() > 0 ? list_points(points, session.shape) : std::vector<ListedPoint>();
@@ -310,6 +313,11 @@ int inspect_command(int argc, char** argv) {
   text +=
       "  parameters    " + count_text(parameters.total) + ", " + count_text(parameters.active) + " active a token\n";
   text += "  weights       " + bytes_text(bytes.weights) + ", " + bytes_text(bytes.active) + " read a token\n";
+  if (session.weight_memory.kind == WeightMemory::Kind::copied)
+    text += "  on the CPU    copied into memory when it is run\n";
+  if (session.weight_memory.kind == WeightMemory::Kind::mapped)
+    text += "  on the CPU    read from the files: " + bytes_text(bytes_to_copy(bytes.weights)) +
+            " of memory for a copy, " + bytes_text(session.weight_memory.available) + " available\n";
   text += "  cache         " + bytes_text(bytes.cache) + " a token\n";
   text += "  width         " + std::to_string(model.d_model) + ", vocabulary " + std::to_string(model.n_vocab) +
           ", at most " + std::to_string(model.max_positions) + " positions\n";

@@ -10,6 +10,12 @@
 
 namespace signalbox::tools {
 
+LoadPolicy load_policy(const CommonOptions& options) {
+  if (options.load == "copy") return LoadPolicy::copy;
+  if (options.load == "map") return LoadPolicy::map;
+  return options.load == "none" ? LoadPolicy::none : LoadPolicy::automatic;
+}
+
 namespace {
 
 OpenOptions open_options(const CommonOptions& options) {
@@ -23,6 +29,7 @@ OpenOptions open_options(const CommonOptions& options) {
   open.threads = options.threads;
   open.isa = options.isa;
   open.numerics = options.numerics;
+  open.load = load_policy(options);
   open.chunk = options.chunk;
   open.adapters = options.adapters;
   open.merge_adapters = !options.unmerged;
@@ -51,6 +58,7 @@ Session open_model(const CommonOptions& options, const std::function<void(const 
   open.on_note = [&](const std::string& line) {
     if (!options.quiet) std::fprintf(stderr, "%s\n", line.c_str());
   };
+  open.on_warning = [](const std::string& line) { std::fprintf(stderr, "%s\n", line.c_str()); };
   open.on_model = [&](const ModelShape& shape) {
     if (!options.edits.empty()) EditPlan::load(options.edits, shape, options.seed);
     if (on_model) on_model(shape);

@@ -15,6 +15,9 @@ namespace signalbox::tools {
 // Throws UsageError for a --device that cannot be meant, Error for one that is not there.
 std::unique_ptr<Backend> open_backend(const CommonOptions& options);
 
+// What --load says.
+LoadPolicy load_policy(const CommonOptions& options);
+
 // MODEL, ready to run: with a bar while weights go to a device, and session.encode and session.options as the flags
 // say. Throws Error for --edits that the model cannot carry, and calls on_model, before weights are loaded.
 Session open_session(const CommonOptions& options, const std::function<void(const ModelShape&)>& on_model = {});
