@@ -8,6 +8,8 @@ std::string_view dtype_name(DType dtype) {
     case DType::f16: return "F16";
     case DType::bf16: return "BF16";
     case DType::mxfp4: return "MXFP4";
+    case DType::int8: return "INT8";
+    case DType::int4: return "INT4";
     case DType::f64: return "F64";
     case DType::i64: return "I64";
     case DType::i32: return "I32";
@@ -21,27 +23,6 @@ std::string_view dtype_name(DType dtype) {
     case DType::other: return "other";
   }
   return "other";
-}
-
-size_t dtype_size(DType dtype) {
-  switch (dtype) {
-    case DType::f64:
-    case DType::i64:
-    case DType::u64: return 8;
-    case DType::f32:
-    case DType::i32:
-    case DType::u32: return 4;
-    case DType::f16:
-    case DType::bf16:
-    case DType::i16:
-    case DType::u16: return 2;
-    case DType::i8:
-    case DType::u8:
-    case DType::boolean: return 1;
-    case DType::mxfp4:
-    case DType::other: return 0;
-  }
-  return 0;
 }
 
 }  // namespace signalbox

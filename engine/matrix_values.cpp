@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "base/half.h"
+#include "base/int_blocks.h"
 #include "base/mxfp4.h"
 
 namespace signalbox::engine {
@@ -11,11 +12,22 @@ void read_row(const Matrix& host, int64_t row, float* out) {
   const int64_t first = row * host.row_stride, n = host.cols;
   if (host.dtype == DType::f32) {
     std::memcpy(out, static_cast<const float*>(host.data) + first, static_cast<size_t>(n) * sizeof(float));
-  } else if (host.dtype == DType::mxfp4) {
-    const uint8_t* codes = static_cast<const uint8_t*>(host.data) + first / 2;
-    const uint8_t* scales = host.scales + row * host.scale_stride;
-    for (int64_t block = 0; block < n / mxfp4_block; ++block)
-      floats_of_mxfp4(codes + block * mxfp4_block / 2, scales[block], out + block * mxfp4_block);
+  } else if (in_blocks(host.dtype)) {
+    const uint8_t* codes = static_cast<const uint8_t*>(host.data) + element_bytes(host.dtype, first);
+    const uint8_t* scales = host.scales + row * host.scale_stride * scale_bytes(host.dtype);
+    for (int64_t block = 0; block < n / weight_block; ++block) {
+      const uint8_t* from = codes + element_bytes(host.dtype, block * weight_block);
+      float* to = out + block * weight_block;
+      if (host.dtype == DType::mxfp4) {
+        floats_of_mxfp4(from, scales[block], to);
+      } else if (host.dtype == DType::int8) {
+        floats_of_int8(from, scales[block], to);
+      } else {
+        uint16_t scale;
+        std::memcpy(&scale, scales + 2 * block, 2);
+        floats_of_int4(from, scale, to);
+      }
+    }
   } else {
     // Stored tensors of two-byte values need not be aligned for them where a view begins at an odd row.
     const auto* bytes = static_cast<const std::byte*>(host.data) + first * 2;

@@ -10,10 +10,7 @@ namespace {
 
 Matrix moved(const Matrix& matrix, int64_t elements) {
   Matrix part = matrix;
-  if (matrix.dtype == DType::mxfp4)
-    part.data = static_cast<const uint8_t*>(matrix.data) + elements / 2;
-  else
-    part.data = static_cast<const uint8_t*>(matrix.data) + elements * static_cast<int64_t>(dtype_size(matrix.dtype));
+  part.data = static_cast<const uint8_t*>(matrix.data) + element_bytes(matrix.dtype, elements);
   return part;
 }
 
@@ -21,17 +18,17 @@ Matrix moved(const Matrix& matrix, int64_t elements) {
 
 Matrix matrix_rows(const Matrix& matrix, int64_t first, int64_t count) {
   Matrix part = moved(matrix, first * matrix.row_stride);
-  if (part.scales) part.scales += first * matrix.scale_stride;
+  if (part.scales) part.scales += first * matrix.scale_stride * scale_bytes(matrix.dtype);
   part.rows = count;
   return part;
 }
 
 Matrix matrix_columns(const Matrix& matrix, int64_t first, int64_t count) {
-  if (matrix.dtype == DType::mxfp4 && (first % 32 != 0 || count % 32 != 0))
+  if (in_blocks(matrix.dtype) && (first % 32 != 0 || count % 32 != 0))
     throw Error("weights", "expected columns in whole blocks of 32, found " + std::to_string(first) + " to " +
                                std::to_string(first + count));
   Matrix part = moved(matrix, first);
-  if (part.scales) part.scales += first / 32;
+  if (part.scales) part.scales += first / weight_block * scale_bytes(matrix.dtype);
   part.cols = count;
   return part;
 }

@@ -45,11 +45,11 @@ struct Tensor {
 // A weight matrix [rows = outputs, cols = inputs] in its stored dtype, read in place (memory-mapped files included).
 struct Matrix {
   const void* data = nullptr;
-  DType dtype = DType::f32;  // f32, f16, bf16 or mxfp4
+  DType dtype = DType::f32;  // f32, f16, bf16, mxfp4, int8 or int4
   int64_t rows = 0, cols = 0;
   int64_t row_stride = 0;  // elements from one row to the next; interleaved gate and up rows have 2 * cols
-  // mxfp4 only: data holds two e2m1 values a byte, low nibble first; scales[r * scale_stride + c / 32] is the exponent
-  // byte s of a block, whose values are e2m1 * 2^(s - 127).
+  // In blocks (base/mxfp4.h, base/int_blocks.h): data holds the codes, and number r * scale_stride + c / 32 of `scales`
+  // is that of the element's block: a byte, of int4 a bf16 number.
   const uint8_t* scales = nullptr;
   int64_t scale_stride = 0;
   explicit operator bool() const { return data != nullptr; }
@@ -58,7 +58,7 @@ struct Matrix {
 // Bytes of a matrix as it is stored, scales included.
 inline int64_t stored_bytes(const Matrix& matrix) {
   const int64_t n = matrix.rows * matrix.cols;
-  return matrix.dtype == DType::mxfp4 ? n / 2 + n / 32 : n * static_cast<int64_t>(dtype_size(matrix.dtype));
+  return element_bytes(matrix.dtype, n) + n / weight_block * scale_bytes(matrix.dtype);
 }
 
 // A small weight vector (norms, biases, sinks), always f32 and contiguous.

@@ -35,9 +35,9 @@ std::vector<WantedWeight> wanted_weights(std::string_view globs, const Session& 
         constant = true;
         continue;
       }
-      if (place.matrix && place.matrix->dtype == DType::mxfp4)
+      if (place.matrix && in_blocks(place.matrix->dtype))
         throw UsageError("--weights", "expected weights of F32, F16 or BF16, found " + weight_name(place.id) +
-                                          ", which is stored as MXFP4");
+                                          ", which is stored as " + std::string(dtype_name(place.matrix->dtype)));
       any = true;
       taken[i] = 1;
     }

@@ -25,9 +25,18 @@ WeightRows from_column(WeightRows w, int64_t c) {
   const auto* bytes = static_cast<const uint8_t*>(w.data);
   switch (w.type) {
     case WeightType::f32: w.data = bytes + c * 4; break;
-    case WeightType::mxfp4:  // blocks of 32: c is a multiple
+    // Blocks of 32: c is a multiple.
+    case WeightType::mxfp4:
       w.data = bytes + c / 2;
       w.scales += c / 32;
+      break;
+    case WeightType::int8:
+      w.data = bytes + c;
+      w.scales += c / 32;
+      break;
+    case WeightType::int4:
+      w.data = bytes + c / 2;
+      w.scales += c / 32 * 2;
       break;
     default: w.data = bytes + c * 2;
   }

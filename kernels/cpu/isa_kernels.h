@@ -10,9 +10,9 @@
 
 namespace signalbox::kernels::cpu {
 
-enum class WeightType : int32_t { f32, f16, bf16, mxfp4 };
+enum class WeightType : int32_t { f32, f16, bf16, mxfp4, int8, int4 };
 
-// Rows of a weight matrix as stored; the same fields as Matrix, strides in elements.
+// Rows of a weight matrix as stored; the same fields as Matrix, strides in elements and in scales.
 struct WeightRows {
   const void* data;
   const uint8_t* scales;

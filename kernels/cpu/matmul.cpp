@@ -49,7 +49,9 @@ WeightRows weight_rows(const Matrix& w) {
     case DType::f16: rows.type = WeightType::f16; break;
     case DType::bf16: rows.type = WeightType::bf16; break;
     case DType::mxfp4: rows.type = WeightType::mxfp4; break;
-    default: throw Error("weights", "expected a matrix of f32, f16, bf16 or mxfp4, found another dtype");
+    case DType::int8: rows.type = WeightType::int8; break;
+    case DType::int4: rows.type = WeightType::int4; break;
+    default: throw Error("weights", "expected a matrix of f32, f16, bf16, mxfp4, int8 or int4, found another dtype");
   }
   return rows;
 }

@@ -32,8 +32,14 @@ inline float bits_float(uint32_t u) {
   return x;
 }
 
-// 2^(s - 127), the scale of an mxfp4 block.
+// 2^(s - 127), the scale of a block of mxfp4 or int8.
 inline float exponent_scale(uint8_t s) { return bits_float(s == 0 ? 0x00400000u : static_cast<uint32_t>(s) << 23); }
+// The bf16 number at p, the scale of a block of int4.
+inline float bf16_scale(const uint8_t* p) {
+  uint16_t u;
+  __builtin_memcpy(&u, p, 2);
+  return bits_float(static_cast<uint32_t>(u) << 16);
+}
 
 #if defined(__AVX512F__)
 
@@ -81,6 +87,19 @@ inline Vec load_f16_first(const void* p, int64_t n) {
 }
 inline Vec from_mxfp4(uint64_t nibbles, float scale) {
   const __m512 table = _mm512_setr_ps(0, .5f, 1, 1.5f, 2, 3, 4, 6, -0.f, -.5f, -1, -1.5f, -2, -3, -4, -6);
+  const __m128i bytes = _mm_cvtsi64_si128(static_cast<int64_t>(nibbles));
+  const __m128i low = _mm_and_si128(bytes, _mm_set1_epi8(15));
+  const __m128i high = _mm_and_si128(_mm_srli_epi16(bytes, 4), _mm_set1_epi8(15));
+  const __m512i index = _mm512_cvtepu8_epi32(_mm_unpacklo_epi8(low, high));
+  return {_mm512_mul_ps(_mm512_permutexvar_ps(index, table), _mm512_set1_ps(scale))};
+}
+// Sixteen codes of INT8; of INT4 two a byte. All products are exact.
+inline Vec from_int8(const void* p, float scale) {
+  const __m512i codes = _mm512_cvtepi8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p)));
+  return {_mm512_mul_ps(_mm512_cvtepi32_ps(codes), _mm512_set1_ps(scale))};
+}
+inline Vec from_int4(uint64_t nibbles, float scale) {
+  const __m512 table = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1);
   const __m128i bytes = _mm_cvtsi64_si128(static_cast<int64_t>(nibbles));
   const __m128i low = _mm_and_si128(bytes, _mm_set1_epi8(15));
   const __m128i high = _mm_and_si128(_mm_srli_epi16(bytes, 4), _mm_set1_epi8(15));
@@ -172,6 +191,23 @@ inline Vec from_mxfp4(uint64_t nibbles, float scale) {
   const __m128i index = _mm_unpacklo_epi8(low, high);
   const __m256 s = _mm256_set1_ps(scale);
   return {from_mxfp4_half(index, s), from_mxfp4_half(_mm_srli_si128(index, 8), s)};
+}
+inline __m256 from_bytes(__m128i codes, __m256 scale) {
+  return _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(codes)), scale);
+}
+inline Vec from_int8(const void* p, float scale) {
+  const __m128i codes = _mm_loadu_si128(static_cast<const __m128i*>(p));
+  const __m256 s = _mm256_set1_ps(scale);
+  return {from_bytes(codes, s), from_bytes(_mm_srli_si128(codes, 8), s)};
+}
+inline Vec from_int4(uint64_t nibbles, float scale) {
+  const __m128i table = _mm_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1);
+  const __m128i bytes = _mm_cvtsi64_si128(static_cast<int64_t>(nibbles));
+  const __m128i low = _mm_and_si128(bytes, _mm_set1_epi8(15));
+  const __m128i high = _mm_and_si128(_mm_srli_epi16(bytes, 4), _mm_set1_epi8(15));
+  const __m128i codes = _mm_shuffle_epi8(table, _mm_unpacklo_epi8(low, high));
+  const __m256 s = _mm256_set1_ps(scale);
+  return {from_bytes(codes, s), from_bytes(_mm_srli_si128(codes, 8), s)};
 }
 
 inline __m256 fold(Vec a) { return _mm256_add_ps(a.lo, a.hi); }
@@ -283,6 +319,17 @@ inline Vec load_f16(const void* p) { return load_f16_first(p, 16); }
 inline Vec from_mxfp4(uint64_t nibbles, float scale) {
   static const float table[16] = {0, .5f, 1, 1.5f, 2, 3, 4, 6, -0.f, -.5f, -1, -1.5f, -2, -3, -4, -6};
   return map([&](int i) { return table[nibbles >> (4 * i) & 15] * scale; });
+}
+inline Vec from_int8(const void* p, float scale) {
+  signed char codes[16];
+  __builtin_memcpy(codes, p, 16);
+  return map([&](int i) { return static_cast<float>(codes[i]) * scale; });
+}
+inline Vec from_int4(uint64_t nibbles, float scale) {
+  return map([&](int i) {
+    const int code = static_cast<int>(nibbles >> (4 * i) & 15);
+    return static_cast<float>(code < 8 ? code : code - 16) * scale;
+  });
 }
 
 using Part = Vec;

@@ -32,8 +32,8 @@ struct Source {
   const uint8_t* data = nullptr;
   DType dtype = DType::f32;
   int64_t stride = 0;               // elements
-  const uint8_t* scales = nullptr;  // mxfp4
-  int64_t scale_stride = 0;
+  const uint8_t* scales = nullptr;  // of types in blocks
+  int64_t scale_stride = 0;         // scales
   int64_t rows = 0, cols = 0;
 };
 
@@ -46,12 +46,16 @@ __device__ inline float half_to_float(uint16_t half) {
 
 __device__ inline uint32_t nibble(const uint8_t* data, int64_t i) { return data[i / 2] >> i % 2 * 4 & 15; }
 
+// 2^(scale - 127).
+__device__ inline float exponent_scale(uint8_t scale) {
+  return __uint_as_float(scale == 0 ? 0x00400000u : uint32_t{scale} << 23);
+}
+
 __device__ inline float mxfp4_to_float(uint32_t value, uint8_t scale) {
   const uint32_t exponent = value >> 1 & 3, fraction = value & 1;
   const float magnitude =
       exponent == 0 ? 0.5f * static_cast<float>(fraction) : static_cast<float>((2 + fraction) << exponent) * 0.25f;
-  const float factor = __uint_as_float(scale == 0 ? 0x00400000u : uint32_t{scale} << 23);
-  return (value & 8 ? -magnitude : magnitude) * factor;
+  return (value & 8 ? -magnitude : magnitude) * exponent_scale(scale);
 }
 
 __device__ inline float element(const Source& from, int64_t r, int64_t c) {
@@ -60,6 +64,15 @@ __device__ inline float element(const Source& from, int64_t r, int64_t c) {
     case DType::f32: return reinterpret_cast<const float*>(from.data)[i];
     case DType::f16: return half_to_float(reinterpret_cast<const uint16_t*>(from.data)[i]);
     case DType::bf16: return to_float(reinterpret_cast<const bf16*>(from.data)[i]);
+    case DType::int8:
+      return static_cast<float>(static_cast<int8_t>(from.data[i])) *
+             exponent_scale(from.scales[r * from.scale_stride + c / 32]);
+    case DType::int4: {
+      const int code = static_cast<int>(nibble(from.data, i));
+      const uint8_t* scale = from.scales + 2 * (r * from.scale_stride + c / 32);
+      return static_cast<float>(code < 8 ? code : code - 16) *
+             __uint_as_float((uint32_t{scale[0]} | uint32_t{scale[1]} << 8) << 16);
+    }
     default: return mxfp4_to_float(nibble(from.data, i), from.scales[r * from.scale_stride + c / 32]);
   }
 }
@@ -133,32 +146,36 @@ void repack(Stream stream, uint32_t* to, int64_t to_stride, RowMap map, const So
 }
 
 bool is_stored(DType dtype) {
-  return dtype == DType::f32 || dtype == DType::f16 || dtype == DType::bf16 || dtype == DType::mxfp4;
+  return dtype == DType::f32 || dtype == DType::f16 || dtype == DType::bf16 || in_blocks(dtype);
 }
+bool halves(DType dtype) { return dtype == DType::mxfp4 || dtype == DType::int4; }  // two a byte
 // Of the elements from the first of a row on.
 int64_t bytes_of(DType dtype, int64_t elements) {
-  return dtype == DType::mxfp4 ? (elements + 1) / 2 : elements * static_cast<int64_t>(dtype_size(dtype));
+  return element_bytes(dtype, halves(dtype) ? elements + elements % 2 : elements);
 }
 const uint8_t* row_of(const Matrix& m, int64_t r) {
   return static_cast<const uint8_t*>(m.data) +
-         (m.dtype == DType::mxfp4 ? r * m.row_stride / 2 : bytes_of(m.dtype, r * m.row_stride));
+         (halves(m.dtype) ? r * m.row_stride / 2 : bytes_of(m.dtype, r * m.row_stride));
 }
 void check(const Matrix& m) {
   if (!is_stored(m.dtype))
-    throw Error("weights", "expected a matrix of f32, f16, bf16 or mxfp4, found " + std::string(dtype_name(m.dtype)));
-  if (m.dtype == DType::mxfp4 && m.row_stride % 2 != 0)
-    throw Error("weights", "expected rows of mxfp4 to begin with a byte, found an odd stride");
+    throw Error("weights",
+                "expected a matrix of f32, f16, bf16, mxfp4, int8 or int4, found " + std::string(dtype_name(m.dtype)));
+  if (halves(m.dtype) && m.row_stride % 2 != 0)
+    throw Error("weights",
+                "expected rows of " + std::string(dtype_name(m.dtype)) + " to begin with a byte, found an odd stride");
 }
 
 // Device memory with host's bytes, until the next call.
 using Stage = std::function<const uint8_t*(const void* host, int64_t bytes)>;
 
 // Calls use(first, source) for pieces of m, staged; rows are `span` elements long, of which m's are the first m.cols.
-// scales: mxfp4's are staged behind the rows.
+// scales: those of the rows are staged behind them.
 template <class F>
 void stage_rows(const Stage& stage, const Matrix& m, int64_t span, bool scales, F use) {
-  const int64_t n_scales = scales ? ceil_div(m.cols, 32) : 0;
-  const int64_t row_bytes = std::max<int64_t>(1, bytes_of(m.dtype, m.row_stride) + n_scales);
+  const int64_t n_scales = scales ? ceil_div(m.cols, 32) : 0, scale_size = scale_bytes(m.dtype);
+  const int64_t row_scales = n_scales * scale_size;  // bytes
+  const int64_t row_bytes = std::max<int64_t>(1, bytes_of(m.dtype, m.row_stride) + row_scales);
   const int64_t step = std::max<int64_t>(1, stage_bytes / row_bytes);
   std::vector<uint8_t> joined;
   for (int64_t first = 0; first < m.rows; first += step) {
@@ -166,11 +183,11 @@ void stage_rows(const Stage& stage, const Matrix& m, int64_t span, bool scales, 
     const int64_t bytes = bytes_of(m.dtype, (n - 1) * m.row_stride + span);
     Source source;
     if (scales) {
-      joined.resize(static_cast<size_t>(bytes + n * n_scales));
+      joined.resize(static_cast<size_t>(bytes + n * row_scales));
       std::memcpy(joined.data(), row_of(m, first), static_cast<size_t>(bytes));
       for (int64_t r = 0; r < n; ++r)
-        std::memcpy(joined.data() + bytes + r * n_scales, m.scales + (first + r) * m.scale_stride,
-                    static_cast<size_t>(n_scales));
+        std::memcpy(joined.data() + bytes + r * row_scales, m.scales + (first + r) * m.scale_stride * scale_size,
+                    static_cast<size_t>(row_scales));
       source.data = stage(joined.data(), static_cast<int64_t>(joined.size()));
       source.scales = source.data + bytes;
       source.scale_stride = n_scales;
@@ -192,7 +209,7 @@ bool has_kernel_layout(const Matrix& m, DType dtype, int64_t stride) {
 // Rows of up lie between those of gate.
 bool is_interleaved(const Matrix& gate, const Matrix& up) {
   return gate.dtype == up.dtype && gate.row_stride == 2 * gate.cols && up.row_stride == gate.row_stride &&
-         (gate.dtype != DType::mxfp4 || gate.cols % 2 == 0) &&
+         (!halves(gate.dtype) || gate.cols % 2 == 0) &&
          row_of(up, 0) == row_of(gate, 0) + bytes_of(gate.dtype, gate.cols);
 }
 
@@ -276,7 +293,7 @@ Backend::Uploaded CudaBackend::upload_matrix(const Matrix& host, bool router) {
   const Stage stage = [this](const void* from, int64_t bytes) {
     return static_cast<const uint8_t*>(this->stage(from, static_cast<size_t>(bytes)));
   };
-  stage_rows(stage, host, host.cols, host.dtype == DType::mxfp4, [&](int64_t first, const Source& rows) {
+  stage_rows(stage, host, host.cols, in_blocks(host.dtype), [&](int64_t first, const Source& rows) {
     RowMap map;
     map.first = first;
     if (router) {
@@ -336,9 +353,9 @@ std::shared_ptr<const PackedExperts> CudaBackend::pack_experts(const ExpertMatri
       convert(stream_, reinterpret_cast<bf16*>(to), stride, map, rows);
     }
   };
-  // Rows of mxfp4 that become bf16 need their scales beside them; those that stay have them packed alone.
+  // Rows in blocks that become bf16 need their scales beside them; mxfp4 that stays has them packed alone.
   const auto put_matrix = [&](uint8_t* to, int64_t stride, RowMap map, const Matrix& m) {
-    stage_rows(stage, m, m.cols, !packed && m.dtype == DType::mxfp4, [&](int64_t first, const Source& rows) {
+    stage_rows(stage, m, m.cols, !packed && in_blocks(m.dtype), [&](int64_t first, const Source& rows) {
       RowMap here = map;
       here.first = first;
       put(to, stride, here, rows);
@@ -352,7 +369,7 @@ std::shared_ptr<const PackedExperts> CudaBackend::pack_experts(const ExpertMatri
     const Matrix& up = host.up[static_cast<size_t>(e)];
     const Matrix& m = host.down[static_cast<size_t>(e)];
     uint8_t* to = gate_up + e * gate_up_bytes;
-    if (is_interleaved(gate, up) && (packed || gate.dtype != DType::mxfp4)) {
+    if (is_interleaved(gate, up) && (packed || !in_blocks(gate.dtype))) {
       stage_rows(stage, gate, 2 * gate.cols, false, [&](int64_t first, const Source& rows) {
         RowMap map = gate_map;
         map.first = first;

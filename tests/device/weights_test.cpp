@@ -99,7 +99,9 @@ TEST_CASE("weights: an uploaded matrix holds the rounded values, and zeros to th
     for (const Case& c : {Case{DType::bf16, 5, 16, 0}, Case{DType::bf16, 70, 100, 0}, Case{DType::bf16, 40, 96, 8},
                           Case{DType::bf16, 3, 3000, 0}, Case{DType::f16, 33, 40, 3}, Case{DType::f16, 1, 1, 0},
                           Case{DType::f32, 30, 77, 5}, Case{DType::f32, 2, 1501, 0}, Case{DType::mxfp4, 9, 64, 0},
-                          Case{DType::mxfp4, 130, 96, 32}, Case{DType::mxfp4, 4, 40, 2}, Case{DType::bf16, 0, 16, 0}}) {
+                          Case{DType::mxfp4, 130, 96, 32}, Case{DType::mxfp4, 4, 40, 2}, Case{DType::int8, 70, 96, 3},
+                          Case{DType::int8, 3, 640, 0}, Case{DType::int4, 70, 96, 32}, Case{DType::int4, 3, 640, 0},
+                          Case{DType::bf16, 0, 16, 0}}) {
       CAPTURE(c.cols);
       CAPTURE(c.rows);
       const StoredMatrix stored(c.dtype, c.rows, c.cols, 5, c.gap);
@@ -128,7 +130,7 @@ TEST_CASE("weights: an uploaded matrix holds the rounded values, and zeros to th
 
 TEST_CASE("weights: the columns of a wider matrix do not reach the padding") {
   for_each_device([](Backend& device, const std::string&) {
-    for (const DType dtype : {DType::bf16, DType::f16, DType::mxfp4}) {
+    for (const DType dtype : {DType::bf16, DType::f16, DType::mxfp4, DType::int8, DType::int4}) {
       const StoredMatrix stored(dtype, 11, 96, 6);
       Matrix m = stored.matrix();
       m.cols = 74;
@@ -189,7 +191,7 @@ TEST_CASE("weights: packed experts of every stored type") {
   for_each_device([](Backend& device, const std::string&) {
     for (const Case& c : {Case{DType::bf16, 3, 24, 16}, Case{DType::bf16, 2, 33, 9}, Case{DType::f16, 2, 40, 20},
                           Case{DType::f32, 2, 72, 24}, Case{DType::mxfp4, 3, 64, 32}, Case{DType::mxfp4, 2, 40, 36},
-                          Case{DType::mxfp4, 2, 160, 96}}) {
+                          Case{DType::mxfp4, 2, 160, 96}, Case{DType::int8, 2, 96, 32}, Case{DType::int4, 2, 64, 96}}) {
       CAPTURE(c.d_model);
       const StoredExperts stored(c.dtype, c.n_experts, c.d_model, c.d_ff, true, 3);
       const RoundedExperts rounded(stored);

@@ -146,13 +146,13 @@ int64_t n_wrong(Guarded& got, const std::vector<double>& want, const std::vector
 TEST_CASE("adjoint of matmul: every dtype and shape against double, guards untouched") {
   for (const std::string& isa : machine_isas()) {
     const auto backend = cpu(isa);
-    for (const DType dtype : {DType::f32, DType::f16, DType::bf16, DType::mxfp4}) {
+    for (const DType dtype : {DType::f32, DType::f16, DType::bf16, DType::mxfp4, DType::int8, DType::int4}) {
       for (const Sizes& s : {Sizes{1, 5, 32}, Sizes{33, 40, 96}, Sizes{70, 130, 320}}) {
         if (isa == "scalar" && s.m == 70) continue;
         for (const bool add : {false, true}) {
           Guarded d_out(s.m, s.n, 1), d_x(s.m, s.k, 9);
           Guarded before = d_x;
-          const StoredMatrix w(dtype, s.n, s.k, 2, dtype == DType::mxfp4 ? 32 : 3);
+          const StoredMatrix w(dtype, s.n, s.k, 2, in_blocks(dtype) ? 32 : 3);
           backend->matmul_adjoint(d_x.view(), d_out.view(), w.matrix(), add);
           int64_t wrong = 0;
           for (int64_t r = 0; r < s.m; ++r) {

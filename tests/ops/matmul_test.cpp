@@ -36,13 +36,13 @@ double activate(const Activation& a, double gate, double up) {
 TEST_CASE("matmul: every dtype and shape against double, guards untouched") {
   for (const std::string& isa : machine_isas()) {
     const auto backend = cpu(isa);
-    for (const DType dtype : {DType::f32, DType::f16, DType::bf16, DType::mxfp4}) {
+    for (const DType dtype : {DType::f32, DType::f16, DType::bf16, DType::mxfp4, DType::int8, DType::int4}) {
       for (const cases::Product& s : cases::products) {
         if (isa == "scalar" && s.m * s.n * s.k > 300000) continue;
-        const int64_t k = dtype == DType::mxfp4 ? (s.k + 31) / 32 * 32 : s.k;
+        const int64_t k = in_blocks(dtype) ? (s.k + 31) / 32 * 32 : s.k;
         for (const bool with_bias : {false, true}) {
           Guarded x(s.m, k, 1), out(s.m, s.n), bias(1, s.n, 3);
-          const StoredMatrix w(dtype, s.n, k, 2, dtype == DType::mxfp4 ? 32 : 5 * (s.n % 2));
+          const StoredMatrix w(dtype, s.n, k, 2, in_blocks(dtype) ? 32 : 5 * (s.n % 2));
           backend->matmul(out.view(), x.view(), w.matrix(), with_bias ? Vector{bias.row(0).data, s.n} : Vector{});
           int64_t wrong = 0;
           for (int64_t r = 0; r < s.m; ++r) {
@@ -65,9 +65,8 @@ TEST_CASE("matmul: every dtype and shape against double, guards untouched") {
 
 TEST_CASE("matmul: bits do not depend on rows, threads or instruction set" *
           doctest::test_suite("repeats: the same kernels on the same values, to compare bits")) {
-  for (const DType dtype : {DType::f32, DType::f16, DType::bf16, DType::mxfp4}) {
-    for (const Shape& s :
-         {Shape{13, 70, 96}, Shape{200, 70, 544}, Shape{25, 21, dtype == DType::mxfp4 ? 4160 : 4133}}) {
+  for (const DType dtype : {DType::f32, DType::f16, DType::bf16, DType::mxfp4, DType::int8, DType::int4}) {
+    for (const Shape& s : {Shape{13, 70, 96}, Shape{200, 70, 544}, Shape{25, 21, in_blocks(dtype) ? 4160 : 4133}}) {
       Guarded x(s.m, s.k, 5);
       const StoredMatrix w(dtype, s.n, s.k, 6);
       Guarded want(s.m, s.n);
@@ -175,9 +174,9 @@ TEST_CASE("mla_absorb and mla_expand: against double, bits invariant") {
 
 TEST_CASE("embed: rows of the table exactly, in every dtype") {
   const std::vector<int32_t> ids = {3, 0, 10, 3};
-  for (const DType dtype : {DType::f32, DType::f16, DType::bf16, DType::mxfp4}) {
+  for (const DType dtype : {DType::f32, DType::f16, DType::bf16, DType::mxfp4, DType::int8, DType::int4}) {
     for (const std::string& isa : machine_isas()) {
-      const StoredMatrix table(dtype, 11, dtype == DType::mxfp4 ? 64 : 39, 31);
+      const StoredMatrix table(dtype, 11, in_blocks(dtype) ? 64 : 39, 31);
       Guarded out(4, table.matrix().cols);
       cpu(isa)->embed(out.view(), table.matrix(), ids.data());
       int64_t wrong = 0;

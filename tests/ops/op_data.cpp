@@ -24,8 +24,8 @@ double from_f16(uint16_t u) {
 StoredMatrix::StoredMatrix(DType dtype, int64_t rows, int64_t cols, uint64_t seed, int64_t row_gap) {
   Noise noise(seed);
   const int64_t stride = cols + row_gap;
-  const size_t element_bits = dtype == DType::mxfp4 ? 4 : 8 * dtype_size(dtype);
-  const size_t size = rows == 0 ? 0 : static_cast<size_t>((rows - 1) * stride + cols) * element_bits / 8;
+  const int64_t elements = rows == 0 ? 0 : (rows - 1) * stride + cols;
+  const auto size = static_cast<size_t>(element_bytes(dtype, elements + (dtype_size(dtype) == 0 ? elements % 2 : 0)));
   bytes_.reset(new unsigned char[size + 1]());
   unsigned char* data = bytes_.get() + 1;
   values_.resize(static_cast<size_t>(rows * cols));
@@ -34,11 +34,18 @@ StoredMatrix::StoredMatrix(DType dtype, int64_t rows, int64_t cols, uint64_t see
   matrix_.rows = rows;
   matrix_.cols = cols;
   matrix_.row_stride = stride;
-  if (dtype == DType::mxfp4) {
+  if (in_blocks(dtype)) {
     matrix_.scale_stride = (stride + 31) / 32;
-    scales_.reset(new uint8_t[static_cast<size_t>(rows * matrix_.scale_stride + 1)]);
-    for (int64_t i = 0; i < rows * matrix_.scale_stride; ++i) {
-      scales_[static_cast<size_t>(i)] = static_cast<uint8_t>(120 + noise.below(12));
+    const int64_t n = rows * matrix_.scale_stride;
+    scales_.reset(new uint8_t[static_cast<size_t>(n * scale_bytes(dtype) + 1)]);
+    for (int64_t i = 0; i < n; ++i) {
+      if (dtype == DType::int4) {  // either sign, five significant bits
+        const auto scale =
+            static_cast<uint16_t>(noise.below(2) << 15 | (120 + noise.below(5)) << 7 | noise.below(16) << 3);
+        std::memcpy(scales_.get() + 2 * i, &scale, 2);
+      } else {
+        scales_[static_cast<size_t>(i)] = static_cast<uint8_t>(120 + noise.below(12));
+      }
     }
     matrix_.scales = scales_.get();
   }
@@ -64,11 +71,21 @@ StoredMatrix::StoredMatrix(DType dtype, int64_t rows, int64_t cols, uint64_t see
             static_cast<uint16_t>((noise.bits() & 0x83ff) | static_cast<uint64_t>(noise.below(17)) << 10);
         std::memcpy(data + at * 2, &u, 2);
         value = from_f16(u);
+      } else if (dtype == DType::int8) {
+        const int code = static_cast<int>(noise.below(256)) - 128;
+        data[at] = static_cast<unsigned char>(code);
+        value = std::ldexp(code, scales_[static_cast<size_t>(r * matrix_.scale_stride + c / 32)] - 127);
       } else {
         const int nibble = static_cast<int>(noise.below(16));
         data[at / 2] = static_cast<unsigned char>(data[at / 2] | nibble << (at % 2 * 4));
-        const double scale = std::ldexp(1, scales_[static_cast<size_t>(r * matrix_.scale_stride + c / 32)] - 127);
-        value = (nibble & 8 ? -1 : 1) * e2m1[nibble & 7] * scale;
+        const auto block = static_cast<size_t>(r * matrix_.scale_stride + c / 32);
+        if (dtype == DType::int4) {
+          uint16_t scale;
+          std::memcpy(&scale, scales_.get() + 2 * block, 2);
+          value = (nibble < 8 ? nibble : nibble - 16) * from_bf16(scale);
+        } else {
+          value = (nibble & 8 ? -1 : 1) * e2m1[nibble & 7] * std::ldexp(1, scales_[block] - 127);
+        }
       }
     }
   }
