@@ -96,10 +96,12 @@ const Family* find_family(std::string_view model_type) {
 }
 
 Reading read_config(const json::Value& root, const std::string& where) {
-  const Config config(root, where);
+  Reading reading;
+  reading.format = own_format(root, where);
+  const json::Value plain = reading.format == DType::other ? root : without_quantization(root);
+  const Config config(plain, where);
   auto type = config.root().find("model_type");
   if (!type) config.root().fail("expected the key \"model_type\", found none");
-  Reading reading;
   reading.family = find_family(type->string());
   if (!reading.family)
     type->fail(wrong_name("a supported model type", type->string(), names_of(all_families(), &Family::model_type)));

@@ -75,8 +75,19 @@ const Family* find_family(std::string_view model_type);
 struct Reading {
   const Family* family = nullptr;
   Model model;
+  DType format = DType::other;  // own_format()
 };
 Reading read_config(const json::Value& config, const std::string& where);
+
+// The format of a checkpoint that the engine quantised itself (loaders/model/quantized.h), whatever its family: int8,
+// int4 or mxfp4; other: it did not. Throws Error for a quantization_config of quant_method "signalbox" that it does not
+// know.
+DType own_format(const json::Value& config, const std::string& where);
+// config.json of such a checkpoint, and of one that is not quantised.
+json::Value with_own_format(const json::Value& config, DType format);
+json::Value without_quantization(const json::Value& config);
+// "int8", "int4", "mxfp4"; other: another word.
+DType format_of_word(std::string_view word);
 
 // config.json of the model with one block of `width` neurons in the place of each layer's experts, and, in families
 // with dense layers, of those that were dense. Weights are then not quantised.

@@ -3,9 +3,7 @@
 namespace signalbox::loaders::families {
 
 json::Value with_one_block(const Family& family, const json::Value& config, int64_t n_layers, int64_t width) {
-  json::Value out = json::Value::object();
-  for (const auto& [key, value] : config.members())
-    if (key != "quantization_config") out.append_member(key, value);
+  json::Value out = without_quantization(config);
   out.set("intermediate_size", width);
   if (family.one_block == OneBlock::counted) return out.set("first_k_dense_replace", n_layers);
   if (family.one_block == OneBlock::listed) {

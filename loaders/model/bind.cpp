@@ -8,7 +8,9 @@
 #include <unordered_set>
 
 #include "base/half.h"
+#include "base/int_blocks.h"
 #include "base/mxfp4.h"
+#include "loaders/model/quantized.h"
 
 namespace signalbox::loaders {
 
@@ -110,8 +112,8 @@ std::shared_ptr<std::byte> allocate(size_t bytes, const std::string& where) {
 
 class Binder {
  public:
-  Binder(Model& model, const families::Family& family, const Checkpoint& checkpoint)
-      : model_(model), family_(family), checkpoint_(checkpoint) {}
+  Binder(Model& model, const families::Family& family, DType format, const Checkpoint& checkpoint)
+      : model_(model), family_(family), format_(format), checkpoint_(checkpoint) {}
 
   Weights run(std::vector<std::string>& unknown) {
     resolve_tied();
@@ -131,6 +133,11 @@ class Binder {
   // With tied embeddings one matrix is enough, under either name. Two that differ mean that they are not tied.
   void resolve_tied() {
     if (!model_.tied_embeddings) return;
+    // A quantised checkpoint has both only where they were two.
+    if (format_ != DType::other && codes_of({Role::embed}) && codes_of({Role::lm_head})) {
+      model_.tied_embeddings = false;
+      return;
+    }
     const Checkpoint::Tensor embed = checkpoint_.find(families::sources(family_, {Role::embed}).front().name);
     const Checkpoint::Tensor head = checkpoint_.find(families::sources(family_, {Role::lm_head}).front().name);
     if (!embed || !head) return;
@@ -142,7 +149,17 @@ class Binder {
     }
   }
 
+  // The codes of a quantised matrix; empty if the checkpoint does not have it in that form.
+  Checkpoint::Tensor codes_of(const TensorId& id) const {
+    if (format_ == DType::other || !is_quantized(id.role)) return {};
+    return checkpoint_.find(quantized_name(family_, id) + ".codes");
+  }
+
   void bind(const TensorPlace& slot) {
+    if (const Checkpoint::Tensor codes = codes_of(slot.id)) {
+      bind_quantized(slot, quantized_name(family_, slot.id), codes);
+      return;
+    }
     std::vector<Source> candidates = families::sources(family_, slot.id);
     if (slot.id.role == Role::embed && model_.tied_embeddings)
       candidates.push_back(families::sources(family_, {Role::lm_head}).front());
@@ -165,6 +182,8 @@ class Binder {
       listed.push_back(name);
       names += (names.empty() ? "\"" : " or \"") + name + "\"";
     }
+    if (format_ != DType::other && is_quantized(slot.id.role))
+      names += " or \"" + quantized_name(family_, slot.id) + ".codes\"";
     throw Error(checkpoint_.index(), "expected the tensor " + names + ", found none of that name");
   }
 
@@ -209,6 +228,41 @@ class Binder {
     }
   }
 
+  void bind_quantized(const TensorPlace& slot, const std::string& name, const Checkpoint::Tensor& codes) {
+    if (slot.cols % weight_block != 0)
+      throw Error(codes.where(), "expected rows of a multiple of 32 values, found " + std::to_string(slot.cols));
+    expect(codes, format_ == DType::int8 ? "I8" : "U8",
+           {slot.rows, format_ == DType::int8 ? slot.cols : slot.cols / 2});
+    const Checkpoint::Tensor scales = checkpoint_.find(name + ".scales");
+    if (!scales)
+      throw Error(checkpoint_.index(),
+                  "expected the tensor \"" + name + ".scales\" beside the codes, found none of that name");
+    const int64_t row_scales = slot.cols / weight_block;
+    expect(scales, format_ == DType::int4 ? "BF16" : "U8", {slot.rows, row_scales});
+    used_.insert(codes.info);
+    used_.insert(scales.info);
+    if (format_ == DType::int4) {
+      for (int64_t i = 0; i < slot.rows * row_scales; ++i) {
+        uint16_t scale;
+        std::memcpy(&scale, scales.data() + 2 * i, 2);
+        if (!is_int4_scale(scale))
+          throw Error(scales.where(), "expected finite scales of at most five significant bits, found " +
+                                          std::to_string(float_of_bf16(scale)) + " at " + std::to_string(i));
+      }
+    } else {
+      expect_numbers(scales);
+    }
+    const auto* bytes = reinterpret_cast<const uint8_t*>(scales.data());
+    *slot.matrix = Matrix{codes.data(), format_, slot.rows, slot.cols, slot.cols, bytes, row_scales};
+  }
+
+  // Of scale bytes, which are exponents.
+  static void expect_numbers(const Checkpoint::Tensor& scales) {
+    if (const void* nan = std::memchr(scales.data(), 255, scales.info->bytes))
+      throw Error(scales.where(), "expected scales below 255, found 255 (not a number) at byte " +
+                                      std::to_string(static_cast<const std::byte*>(nan) - scales.data()));
+  }
+
   void bind_mxfp4(const TensorPlace& slot, const Source& source, const Checkpoint::Tensor& blocks) {
     if (slot.cols % mxfp4_block != 0)
       throw Error(blocks.where(), "expected rows of a multiple of 32 values, found " + std::to_string(slot.cols));
@@ -221,10 +275,7 @@ class Binder {
     shape.pop_back();
     expect(scales, "U8", shape);
     used_.insert(blocks.info);
-    if (used_.insert(scales.info).second)
-      if (const void* nan = std::memchr(scales.data(), 255, scales.info->bytes))
-        throw Error(scales.where(), "expected scales below 255, found 255 (not a number) at byte " +
-                                        std::to_string(static_cast<const std::byte*>(nan) - scales.data()));
+    if (used_.insert(scales.info).second) expect_numbers(scales);
     const RowRange range = row_range(*source.row, slot.rows, slot.id.expert);
     const int64_t row_blocks = slot.cols / mxfp4_block;
     *slot.matrix = Matrix{blocks.data() + range.first * slot.cols / 2,
@@ -260,6 +311,7 @@ class Binder {
 
   Model& model_;
   const families::Family& family_;
+  DType format_;
   const Checkpoint& checkpoint_;
   std::unordered_set<const safetensors::TensorInfo*> used_;
   std::vector<Copy> copies_;
@@ -268,9 +320,9 @@ class Binder {
 
 }  // namespace
 
-Weights bind_weights(Model& model, const families::Family& family, const Checkpoint& checkpoint,
+Weights bind_weights(Model& model, const families::Family& family, DType format, const Checkpoint& checkpoint,
                      std::vector<std::string>& unknown) {
-  return Binder(model, family, checkpoint).run(unknown);
+  return Binder(model, family, format, checkpoint).run(unknown);
 }
 
 }  // namespace signalbox::loaders

@@ -8,6 +8,8 @@
 #include <cerrno>
 #include <cstring>
 
+#include "base/files.h"
+
 namespace signalbox::loaders {
 
 namespace {
@@ -108,6 +110,22 @@ class Memory : public ModelFiles {
   std::map<std::string, std::span<const std::byte>> files_;
 };
 
+// Files beside the weights that a checkpoint is used with.
+std::vector<std::string> companions(const ModelFiles& files) {
+  std::vector<std::string> names;
+  for (const char* name : {"generation_config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json",
+                           "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
+                           "chat_template.jinja", "chat_template.json"})
+    if (files.has(name)) names.emplace_back(name);
+  // The code that config.json's auto_map may name.
+  if (const auto directory = files.directory())
+    for (const auto& entry : fs::directory_iterator(*directory))
+      if (entry.path().extension() == ".py" && entry.is_regular_file())
+        names.push_back(entry.path().filename().string());
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
 }  // namespace
 
 std::shared_ptr<const ModelFiles> open_directory(const fs::path& directory) {
@@ -121,6 +139,13 @@ std::shared_ptr<const ModelFiles> open_directory(const fs::path& directory) {
 std::shared_ptr<const ModelFiles> open_memory(std::string label,
                                               std::map<std::string, std::span<const std::byte>> files) {
   return std::make_shared<Memory>(std::move(label), std::move(files));
+}
+
+void copy_companions(const ModelFiles& files, const fs::path& to) {
+  for (const std::string& name : companions(files)) write_file_atomically(to / name, files.read(name));
+  std::error_code code;
+  if (const auto from = files.directory(); from && fs::is_directory(*from / "additional_chat_templates", code))
+    fs::copy(*from / "additional_chat_templates", to / "additional_chat_templates", fs::copy_options::recursive, code);
 }
 
 // Defined in hub_cache.cpp: where `org/name[@revision]` lies in the cache.

@@ -39,6 +39,10 @@ std::shared_ptr<const ModelFiles> open_directory(const std::filesystem::path& di
 std::shared_ptr<const ModelFiles> open_memory(std::string label,
                                               std::map<std::string, std::span<const std::byte>> files);
 
+// Writes the files beside the weights that a checkpoint is used with, config.json apart, into the directory `to`: the
+// tokenizer's, the chat templates, generation_config.json, the code that config.json's auto_map may name.
+void copy_companions(const ModelFiles& files, const std::filesystem::path& to);
+
 // Where a MODEL argument leads.
 struct ResolvedModel {
   std::string name;    // as it was given

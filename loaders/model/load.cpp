@@ -54,6 +54,7 @@ LoadedConfig read_config_files(const ResolvedModel& resolved, const json::Value&
   families::Reading reading = families::read_config(config, files.where("config.json"));
   loaded.model = std::move(reading.model);
   loaded.family = reading.family->model_type;
+  loaded.format = reading.format;
   const json::Ref root(config, files.where("config.json"));
   loaded.bos_token = token_id(root, "bos_token_id");
   loaded.pad_token = token_id(root, "pad_token_id");
@@ -143,8 +144,8 @@ LoadedModel load_model(const ResolvedModel& resolved) {
   LoadedModel loaded;
   static_cast<LoadedConfig&>(loaded) = read_config_files(resolved, config);
   const Checkpoint checkpoint = Checkpoint::open(*resolved.files);
-  loaded.weights =
-      bind_weights(loaded.model, *families::find_family(loaded.family), checkpoint, loaded.unknown_tensors);
+  loaded.weights = bind_weights(loaded.model, *families::find_family(loaded.family), loaded.format, checkpoint,
+                                loaded.unknown_tensors);
   loaded.model_hash = hash_model(config, checkpoint);
   if (resolved.files->directory())
     for (const auto& file : checkpoint.files()) loaded.mapped.push_back(file->bytes());

@@ -19,7 +19,8 @@ namespace signalbox::loaders {
 struct LoadedConfig {
   ResolvedModel resolved;  // files, path, commit
   Model model;
-  std::string family;  // model_type, for display only
+  std::string family;           // model_type, for display only
+  DType format = DType::other;  // of a checkpoint that signalbox quantize wrote: int8, int4 or mxfp4
   // End tokens: the union of generation_config.eos_token_id and config.eos_token_id, ascending. The tokenizer adds its
   // own (eos_text): the caller resolves the text to an id and joins it.
   std::vector<int32_t> stop_tokens;

@@ -105,22 +105,6 @@ void encode_slot(const EncodedSlot& encoded, DType dtype, bool scales, std::byte
   }
 }
 
-// Files beside the weights that a checkpoint is used with.
-std::vector<std::string> companions(const ModelFiles& files) {
-  std::vector<std::string> names;
-  for (const char* name : {"generation_config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json",
-                           "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
-                           "chat_template.jinja", "chat_template.json"})
-    if (files.has(name)) names.emplace_back(name);
-  // The code that config.json's auto_map may name.
-  if (const auto directory = files.directory())
-    for (const auto& entry : fs::directory_iterator(*directory))
-      if (entry.path().extension() == ".py" && entry.is_regular_file())
-        names.push_back(entry.path().filename().string());
-  std::sort(names.begin(), names.end());
-  return names;
-}
-
 }  // namespace
 
 // Where a tensor of the original lies.
@@ -156,7 +140,11 @@ Rewrite::Rewrite(std::shared_ptr<const ModelFiles> files, const std::string& mod
       original_(model),
       adapted_(std::move(adapted)),
       checkpoint_(Checkpoint::open(*files_)),
-      config_(files_->read_json("config.json")) {}
+      config_(files_->read_json("config.json")) {
+  if (const DType format = families::own_format(config_, files_->where("config.json")); format != DType::other)
+    throw Error(files_->where("config.json"), "expected a checkpoint to change before it is quantised, found one of " +
+                                                  std::string(dtype_name(format)) + " that signalbox quantize wrote");
+}
 
 Rewrite::Place Rewrite::find(const TensorId& id) const {
   std::vector<Source> candidates = families::sources(*family_, id);
@@ -458,10 +446,7 @@ void Rewrite::write(const ChangedModel& changed, const fs::path& directory,
     root.set("metadata", json::Value::object().set("total_size", json::Value(total))).set("weight_map", std::move(map));
     write_file_atomically(part / "model.safetensors.index.json", json::dump(root, 2) + "\n");
   }
-  for (const std::string& name : companions(*files_)) write_file_atomically(part / name, files_->read(name));
-  if (const auto from = files_->directory(); from && fs::is_directory(*from / "additional_chat_templates", code))
-    fs::copy(*from / "additional_chat_templates", part / "additional_chat_templates", fs::copy_options::recursive,
-             code);
+  copy_companions(*files_, part);
   write_file_atomically(part / "config.json", json::dump(config_of(changed), 2) + "\n");
   fs::rename(part, plain, code);
   if (code) throw Error(plain.string(), "cannot name the directory that was written: " + code.message());
