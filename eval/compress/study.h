@@ -7,9 +7,11 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
+#include "base/csv.h"
 #include "base/json.h"
 #include "base/namespaces.h"
 #include "engine/session.h"
@@ -70,7 +72,10 @@ struct QualityRow {
   Quality quality;
 };
 
-// quality.csv, as text.
+// quality.csv, as text; its columns, and a row of them for a table that has more.
+std::vector<std::string_view> quality_columns();
+void add_quality_cells(CsvWriter& csv, const QualityRow& row);
+json::Value quality_json(const QualityRow& row);
 std::string quality_csv(const std::vector<QualityRow>& rows);
 
 struct StudyResult {

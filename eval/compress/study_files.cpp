@@ -40,17 +40,6 @@ std::string experts_csv(const StudyResult& result) {
   return csv.text();
 }
 
-json::Value quality_json(const QualityRow& row) {
-  json::Value out = json::Value::object();
-  out.set("plan", row.plan).set("keep", row.keep);
-  if (row.seed) out.set("seed", *row.seed);
-  out.set("parameters", row.parameters).set("active_parameters", row.active_parameters);
-  out.set("bytes", row.bytes).set("stored_bytes", row.stored_bytes);
-  out.set("ppl", row.quality.ppl).set("kl", row.quality.kl);
-  out.set("kl_ci", json::Value::array().push_back(row.quality.kl_ci.lo).push_back(row.quality.kl_ci.hi));
-  return out.set("agreement", row.quality.agreement);
-}
-
 json::Value super_json(const StudyResult& result) {
   json::Value out = json::Value::object();
   for (const auto& [layer, experts] : result.super) {
@@ -138,19 +127,39 @@ std::string millions(int64_t n) { return format_value(static_cast<double>(n) / 1
 
 }  // namespace
 
+json::Value quality_json(const QualityRow& row) {
+  json::Value out = json::Value::object();
+  out.set("plan", row.plan).set("keep", row.keep);
+  if (row.seed) out.set("seed", *row.seed);
+  out.set("parameters", row.parameters).set("active_parameters", row.active_parameters);
+  out.set("bytes", row.bytes).set("stored_bytes", row.stored_bytes);
+  out.set("ppl", row.quality.ppl).set("kl", row.quality.kl);
+  out.set("kl_ci", json::Value::array().push_back(row.quality.kl_ci.lo).push_back(row.quality.kl_ci.hi));
+  return out.set("agreement", row.quality.agreement);
+}
+
+std::vector<std::string_view> quality_columns() {
+  return {"plan", "keep", "seed",     "parameters", "active_parameters", "bytes",     "stored_bytes",
+          "ppl",  "kl",   "kl_ci_lo", "kl_ci_hi",   "agreement",         "ppl_ci_lo", "ppl_ci_hi"};
+}
+
+void add_quality_cells(CsvWriter& csv, const QualityRow& row) {
+  csv.cell(row.plan).cell(row.keep);
+  if (row.seed) {
+    csv.cell(std::to_string(*row.seed));
+  } else {
+    csv.cell("");
+  }
+  csv.cell(row.parameters).cell(row.active_parameters).cell(row.bytes).cell(row.stored_bytes);
+  csv.cell(row.quality.ppl).cell(row.quality.kl).cell(row.quality.kl_ci.lo).cell(row.quality.kl_ci.hi);
+  csv.cell(row.quality.agreement).cell(row.quality.ppl_ci.lo).cell(row.quality.ppl_ci.hi);
+}
+
 std::string quality_csv(const std::vector<QualityRow>& rows) {
-  CsvWriter csv({"plan", "keep", "seed", "parameters", "active_parameters", "bytes", "stored_bytes", "ppl", "kl",
-                 "kl_ci_lo", "kl_ci_hi", "agreement", "ppl_ci_lo", "ppl_ci_hi"});
+  CsvWriter csv(quality_columns());
   for (const QualityRow& row : rows) {
-    csv.cell(row.plan).cell(row.keep);
-    if (row.seed) {
-      csv.cell(std::to_string(*row.seed));
-    } else {
-      csv.cell("");
-    }
-    csv.cell(row.parameters).cell(row.active_parameters).cell(row.bytes).cell(row.stored_bytes);
-    csv.cell(row.quality.ppl).cell(row.quality.kl).cell(row.quality.kl_ci.lo).cell(row.quality.kl_ci.hi);
-    csv.cell(row.quality.agreement).cell(row.quality.ppl_ci.lo).cell(row.quality.ppl_ci.hi).end_row();
+    add_quality_cells(csv, row);
+    csv.end_row();
   }
   return csv.text();
 }

@@ -33,6 +33,7 @@ int diff_command(int argc, char** argv);
 int bench_command(int argc, char** argv);
 int demo_command(int argc, char** argv);
 int compress_command(int argc, char** argv);
+int quantize_command(int argc, char** argv);
 int train_command(int argc, char** argv);
 int upcycle_command(int argc, char** argv);
 int similarity_command(int argc, char** argv);

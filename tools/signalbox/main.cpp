@@ -50,6 +50,7 @@ constexpr Command commands[] = {
     {"direction", direction_command, "vectors that tell two conditions apart, and what adding them does"},
     {"circuit", circuit_command, "which experts and heads do something together: find, test, draw"},
     {"compress", compress_command, "which experts can go: scores, plans, smaller checkpoints"},
+    {"quantize", quantize_command, "weights of 8 or 4 bits, and what they change"},
     {"train", train_command, "change weights by gradients: from records to a checkpoint"},
     {"upcycle", upcycle_command, "carve a sparse mixture of experts out of a dense GGUF model"},
     {"similarity", similarity_command, "how alike the experts of two models are"},
