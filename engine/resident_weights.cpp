@@ -43,10 +43,6 @@ struct Piece {
   int64_t first = 0, last = 0;  // rows
 };
 
-int64_t value_bytes(DType dtype, int64_t n) {
-  return dtype == DType::mxfp4 ? n / 2 : n * static_cast<int64_t>(dtype_size(dtype));
-}
-
 class Layout {
  public:
   // Places in the order of for_each_tensor, which is that of a forward. `weights` is only looked at.
@@ -59,8 +55,9 @@ class Layout {
       }
       const Matrix& m = *place.matrix;
       if (!m) return;
-      add(m.data, m.rows, value_bytes(m.dtype, m.cols), value_bytes(m.dtype, m.row_stride));
-      if (m.scales) add(m.scales, m.rows, m.cols / 32, m.scale_stride);
+      add(m.data, m.rows, element_bytes(m.dtype, m.cols), element_bytes(m.dtype, m.row_stride));
+      const int64_t scale = scale_bytes(m.dtype);
+      if (m.scales) add(m.scales, m.rows, m.cols / weight_block * scale, m.scale_stride * scale);
     });
   }
 
@@ -91,7 +88,7 @@ class Layout {
       m.row_stride = m.cols;
       if (!m.scales) return;
       m.scales = reinterpret_cast<const uint8_t*>(memory + all_[next++].offset);
-      m.scale_stride = m.cols / 32;
+      m.scale_stride = m.cols / weight_block;
     });
     if (model.tied_embeddings) weights.lm_head = weights.embed;
   }

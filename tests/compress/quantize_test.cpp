@@ -12,6 +12,7 @@
 #include "base/mxfp4.h"
 #include "base/safetensors.h"
 #include "engine/matrix_values.h"
+#include "engine/resident_weights.h"
 #include "engine/weight_slopes.h"
 #include "loaders/model/load.h"
 #include "loaders/model/quantized.h"
@@ -174,8 +175,15 @@ TEST_CASE("quantise: checkpoints of every family hold the blocks of their values
       });
       CHECK(wrong == 0);
       CHECK(quantized == made.quantized);
-      // The same values as f32 give the same bits.
+      // The same values as f32 give the same bits, and so does a copy in memory.
       const std::vector<float> of_blocks = logits_of(session);
+      LoadedModel moved = load_model(dir.string());
+      ResidentOptions resident;
+      resident.policy = LoadPolicy::copy;
+      resident.mapped = moved.mapped;
+      CHECK(make_resident(moved.model, moved.weights, resident).kind == WeightMemory::Kind::copied);
+      session.weights = moved.weights;
+      CHECK(logits_of(session) == of_blocks);
       if (session.model.tied_embeddings) after.lm_head = after.embed;
       session.weights = after;
       const std::vector<float> of_floats = logits_of(session);
