@@ -309,6 +309,8 @@ std::vector<float> AblatedPair::ablated_expert_sum(int32_t layer, const OutAt& o
 }
 
 std::vector<float> AblatedPair::ablated_experts(int32_t layer, const std::vector<uint8_t>& staying) const {
+  if (ablation_ == CircuitAblation::zero)
+    return std::vector<float>(static_cast<size_t>(n_tokens() * session_.shape.d_model));
   OutAt out(static_cast<size_t>(n_tokens()));
   for (size_t t = 0; t < out.size(); ++t)
     for (size_t e = 0; mapped_[t] && e < staying.size(); ++e)

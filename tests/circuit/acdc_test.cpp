@@ -101,6 +101,15 @@ TEST_CASE("circuit: acdc finds planted induction by its value and key, and no ot
   CHECK(more.minimality.holm[0] < 0.05);
   CHECK(more.minimality.holm[2] > 0.5);
 
+  // Among the edges that a forecast by EAP-IG leaves; the others are cut from the start.
+  DiscoverRequest ranked = acdc();
+  ranked.rank.method = RankMethod::eap_ig;
+  ranked.forecast = true;
+  ranked.edge_filter = 3;
+  const Discovery few = planted.discover(ranked);
+  CHECK(few.edges->candidates.size() == 7);
+  CHECK(few.edges->edges == edges.edges);
+
   // Files of another hand.
   const std::string circuit = test::read_file(dir / circuit_file);
   const auto refused = [&](const std::string& from, const std::string& to) {

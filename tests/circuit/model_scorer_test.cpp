@@ -7,6 +7,7 @@
 
 #include "base/json.h"
 #include "eval/causal/direct_edges.h"
+#include "eval/circuit/edge_run.h"
 #include "eval/circuit/edges.h"
 #include "eval/circuit/forecast.h"
 #include "loaders/open.h"
@@ -164,6 +165,45 @@ TEST_CASE("circuit: positions that stand for none keep what they are") {
   const NodeId head = parse_node("L1.H0", "t");
   CHECK(pair.ablated(head, 3) == written_by(*pair.other(), tiny.session->shape, head, 4));
   CHECK(std::isfinite(scorer.none()[0]));
+}
+
+TEST_CASE("circuit: all edges among some parts are the circuit of these, whatever stands in the others' places") {
+  for (const std::string family : {"mixtral", "qwen2_moe", "deepseek_v2"})
+    for (const CircuitAblation ablation : {CircuitAblation::corrupt, CircuitAblation::mean, CircuitAblation::zero}) {
+      CAPTURE(family);
+      CAPTURE(ablation_name(ablation));
+      const bool corrupt = ablation == CircuitAblation::corrupt;
+      const Tiny tiny(family, corrupt ? Metric::logit_diff : Metric::kl,
+                      corrupt);  // positions that stand for none, too
+      ScorerSetup setup;
+      setup.ablation = ablation;
+      if (ablation == CircuitAblation::mean) {
+        auto means = std::make_shared<PartMeans>(tiny.session->shape);
+        for (const Job& job : tiny.made.jobs)
+          means->add(*record_run(*tiny.session, job, 1, node_points(tiny.session->shape), "means").store);
+        setup.means = means;
+      }
+      ModelScorer scorer(*tiny.session, tiny.made, tiny.pairs, setup);
+      EdgeRunner runner(scorer);
+      NodeMask mask = scorer.nothing();
+      std::vector<NodeId> some;
+      if (corrupt) some.push_back({});
+      for (size_t i = 0; i < mask.size(); ++i)
+        if (i * 7 % 5 < 3) {
+          mask[i] = 1;
+          some.push_back(scorer.nodes()[i]);
+        }
+      some.push_back({NodeId::Kind::logits, -1, -1, -1});
+      const std::vector<EdgeId> edges = edges_between(some);
+      std::vector<EdgeId> third;
+      for (size_t i = 0; i < edges.size(); i += 3) third.push_back(edges[i]);
+      for (size_t p = 0; p < 2; ++p) {
+        CHECK(runner.metric(p, KeptEdges(edges, false)) == scorer.scores(mask)[p]);
+        CHECK(runner.metric(p, KeptEdges({}, true)) == scorer.whole()[p]);
+        CHECK(runner.metric(p, KeptEdges({}, false)) == scorer.none()[p]);
+        CHECK(runner.metric(p, KeptEdges(third, true)) != scorer.whole()[p]);
+      }
+    }
 }
 
 TEST_CASE("circuit: means count an expert as 0 where it is not selected") {
