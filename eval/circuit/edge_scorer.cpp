@@ -8,7 +8,11 @@
 
 namespace signalbox::eval {
 
+namespace {
+
 using Kind = NodeId::Kind;
+
+}  // namespace
 
 EdgeScorer::EdgeScorer(ModelScorer& scorer, std::vector<EdgeId> edges)
     : scorer_(scorer), edges_(std::move(edges)), runner_(scorer) {}
