@@ -355,6 +355,7 @@ constexpr std::pair<const char*, const char*> file_of_page[] = {{"signalbox.fait
                                                                 {"signalbox.patch/1", "patch.csv"},
                                                                 {"signalbox.edges/1", "edges.csv"},
                                                                 {"signalbox.attribution/1", "attribution.csv"},
+                                                                {"signalbox.circuit_study/1", "graph.json"},
                                                                 {"signalbox.direction/1", "selection.csv"}};
 
 // Why a directory that is none of those with a page has none.
