@@ -58,7 +58,7 @@ class Answers(unittest.TestCase):
         self.assertEqual([line["logprobs"] for line in reproduce(scores.command())], scores.logprobs)
 
     def test_branches_come_token_by_token_and_reproduce(self):
-        with self.model.engine.stream_branches(question, {"worst": worst}, max_tokens=8) as stream:
+        with self.model.stream_branches(question, {"worst": worst}, max_tokens=8) as stream:
             with self.assertRaisesRegex(signalbox.Error, "expected its end"):
                 stream.result
             tokens = list(stream)

@@ -136,6 +136,10 @@ class Model:
         """
         return self.engine.stream(record, edits=edits, **sampling)
 
+    def stream_branches(self, record: str | Record, branches: Mapping[str, Edits], **sampling: Any) -> Stream:
+        """As `branches`, token by token: an iterator of `Token`, each with its branch, whose `result` is there at its end."""
+        return self.engine.stream_branches(record, branches, **sampling)
+
     def routes(self, record: str | Record, *, max_tokens: int = 64, edits: Edits = None, **sampling: Any) -> Routes:
         """One text and the experts that each of its tokens went through, without a file.
 

@@ -70,10 +70,10 @@ class Transport:
             if answer.status >= 400:
                 raise _refusal(answer.status, answer.reason, answer.read())
         except (OSError, http.client.HTTPException) as error:
-            self._forget(connection)
+            self.release(connection)
             raise ConnectionFailed(f"{self.address}: expected a server of Signalbox, found none that answers ({_why(error)})") from None
         except BaseException:
-            self._forget(connection)
+            self.release(connection)
             raise
         return Exchange(self, connection, answer)
 
@@ -86,7 +86,7 @@ class Transport:
         with self._lock:
             connections = list(self._open)
         for connection in connections:
-            self._shut(connection)
+            self.cut(connection)
 
     def _connection(self) -> http.client.HTTPConnection:
         if self.address.startswith("unix:"):
@@ -99,7 +99,8 @@ class Transport:
         headers = {} if body is None else {"Content-Type": "application/json"}
         return {**headers, "Authorization": f"Bearer {self._key}"} if self._key else headers
 
-    def _shut(self, connection: http.client.HTTPConnection) -> None:
+    def cut(self, connection: http.client.HTTPConnection) -> None:
+        """Ends a connection that another thread may be reading."""
         with self._lock:
             opened = self._open.get(connection)
         if opened is not None:
@@ -108,7 +109,8 @@ class Transport:
             except OSError:
                 pass
 
-    def _forget(self, connection: http.client.HTTPConnection) -> None:
+    def release(self, connection: http.client.HTTPConnection) -> None:
+        """Closes a connection whose answer was read, or is not wanted."""
         with self._lock:
             self._open.pop(connection, None)
         connection.close()
@@ -137,11 +139,11 @@ class Exchange:
 
     def cancel(self) -> None:
         """Ends it from another thread."""
-        self._transport._shut(self._connection)
+        self._transport.cut(self._connection)
 
     def close(self) -> None:
         self._answer.close()
-        self._transport._forget(self._connection)
+        self._transport.release(self._connection)
 
     def __enter__(self) -> Exchange:
         return self

@@ -54,9 +54,9 @@ class TextWidget(anywidget.AnyWidget):
     layer = traitlets.Int(-1).tag(sync=True)
     position = traitlets.Int(None, allow_none=True).tag(sync=True)
     colour = traitlets.Enum(_COLOURS, default_value="expert").tag(sync=True)
-    forks = traitlets.Dict().tag(sync=True)
+    forks: traitlets.Dict[str, Any] = traitlets.Dict().tag(sync=True)
     recording = traitlets.Bytes(b"").tag(sync=True)
-    pieces = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    pieces: traitlets.List[str] = traitlets.List(traitlets.Unicode()).tag(sync=True)
 
     def __init__(
         self,

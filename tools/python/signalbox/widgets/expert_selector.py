@@ -28,7 +28,7 @@ class ExpertSelector(TextWidget):
     `switches`: {"layer:expert": {"op": "ban" | "force" | "scale", "by": …}}. `scope`: `layer` for every token, `generated`.
     """
 
-    switches = traitlets.Dict().tag(sync=True)
+    switches: traitlets.Dict[str, Any] = traitlets.Dict().tag(sync=True)
     scope = traitlets.Enum(["layer", "generated"], default_value="layer").tag(sync=True)
 
     def __init__(self, model: Model | Engine, record: str | Record, **more: Any) -> None:

@@ -31,7 +31,7 @@ class Steering(TextWidget):
     `layers` ("3", "2-4") and `phase` (all, given, generated) say where; of a tensor named `layer.3.resid_out` they are known.
     """
 
-    steering = traitlets.Dict().tag(sync=True)
+    steering: traitlets.Dict[str, Any] = traitlets.Dict().tag(sync=True)
     vectors: traitlets.List[Any] = traitlets.List().tag(sync=True)
 
     def __init__(
