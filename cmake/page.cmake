@@ -27,6 +27,13 @@ if(CMAKE_SCRIPT_MODE_FILE)
   return()
 endif()
 
+# A wheel holds the page's views for notebooks too: signalbox/static/widget.js, from the same modules.
+if(SKBUILD)
+  find_package(Python3 COMPONENTS Interpreter REQUIRED)
+  install(CODE "execute_process(COMMAND \"${Python3_EXECUTABLE}\" \"${CMAKE_SOURCE_DIR}/tools/python/bundle.py\"
+    \"\$ENV{DESTDIR}\${CMAKE_INSTALL_PREFIX}/static\" COMMAND_ERROR_IS_FATAL ANY)" COMPONENT program)
+endif()
+
 list(TRANSFORM page_modules PREPEND ${CMAKE_SOURCE_DIR}/tools/serve/page/)
 add_custom_command(OUTPUT ${CMAKE_BINARY_DIR}/page.html ${CMAKE_BINARY_DIR}/page.html.gz
   COMMAND ${CMAKE_COMMAND} -DPAGE=${CMAKE_SOURCE_DIR}/tools/serve/page -DOUT=${CMAKE_BINARY_DIR}/page.html
@@ -35,10 +42,3 @@ add_custom_command(OUTPUT ${CMAKE_BINARY_DIR}/page.html ${CMAKE_BINARY_DIR}/page
           ${CMAKE_SOURCE_DIR}/cmake/page.cmake
   COMMENT "The page of signalbox serve" VERBATIM)
 embed_files(page ${CMAKE_BINARY_DIR}/page.html ${CMAKE_BINARY_DIR}/page.html.gz)   # sets page_asm
-
-# A wheel holds the page's views for notebooks too: signalbox/static/widget.js, from the same modules.
-if(SKBUILD)
-  find_package(Python3 COMPONENTS Interpreter REQUIRED)
-  install(CODE "execute_process(COMMAND \"${Python3_EXECUTABLE}\" \"${CMAKE_SOURCE_DIR}/tools/python/bundle.py\"
-    \"\$ENV{DESTDIR}\${CMAKE_INSTALL_PREFIX}/static\" COMMAND_ERROR_IS_FATAL ANY)" COMPONENT program)
-endif()
