@@ -52,6 +52,32 @@ TEST_CASE("serve: tokens of a model without a tokenizer are told by their ids") 
   CHECK(wrong.status == 400);
 }
 
+TEST_CASE("serve: an end token that follows a scored prompt has its entry") {
+  // What scores texts by echo throws the last entry away: one that was missing would cost the text's own last token.
+  Connection connection(shared_server().port());
+  std::string prompts;
+  for (int i = 0; i < 50; ++i) prompts += (i > 0 ? ",[1,684," : "[1,684,") + std::to_string(300 + i) + "]";
+  const HttpReply reply = connection.post(
+      "/v1/completions", R"({"model":"builtin","prompt":[)" + prompts +
+                             R"(],"max_tokens":1,"temperature":0,"echo":true,"logprobs":1,"logit_bias":{"2":100}})");
+  REQUIRE_MESSAGE(reply.status == 200, reply.body);
+  const json::Value answer = reply.json();
+  REQUIRE(answer.find("choices")->items().size() == 50);
+  CHECK(answer.find("usage")->find("completion_tokens")->integer() == 50);
+  for (const json::Value& choice : answer.find("choices")->items()) {
+    const json::Value &ours = *choice.find("signalbox"), &values = *choice.find("logprobs")->find("token_logprobs");
+    CHECK(json::dump(*ours.find("token_ids")) == "[2]");
+    CHECK(choice.find("finish_reason")->string() == "stop");
+    REQUIRE(values.items().size() == 4);
+    const json::Value line =
+        connection
+            .post("/signalbox/v1/score", R"({"record":{"tokens":)" + json::dump(*ours.find("prompt_token_ids")) + "}}")
+            .json();
+    for (size_t t = 0; t < 2; ++t) CHECK(values.items()[t + 1].real() == line.find("logprobs")->items()[t].real());
+    CHECK(values.items()[3].real() < 0);
+  }
+}
+
 TEST_CASE("serve: the page comes compressed to those who take it so") {
   Connection connection(shared_server().port());
   const auto get = [&](const std::string& accepted) {

@@ -167,6 +167,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   // ---- reading
 
   void set_read_deadline(double seconds) {
+    if (closed_) return;
     read_timer_.expires_after(duration_of(seconds));
     read_timer_.async_wait([self = shared_from_this()](SystemError error) {
       if (!error && !self->closed_) self->read_too_slow();
@@ -213,7 +214,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
   void read_ended() {
     if (exchange_ && !answered_) return close();  // half closed counts as gone
-    closing_ = true;
+    closing_ = ended_ = true;
     if (out_.empty()) close();
   }
 
@@ -406,7 +407,9 @@ class Connection : public std::enable_shared_from_this<Connection> {
     if (out_.empty()) shut_down_sending();
   }
 
+  // A client that has said all it had to say needs no more time.
   void shut_down_sending() {
+    if (ended_) return close();
     SystemError ignored;
     socket_.shutdown(Socket::shutdown_send, ignored);
     set_read_deadline(linger_seconds);
@@ -487,6 +490,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   HandledRequest log_;
   bool keep_alive_ = false, http11_ = true, head_only_ = false;
   bool answered_ = false, streaming_ = false, reading_ = false, lingering_ = false, closing_ = false, closed_ = false;
+  bool ended_ = false;  // the client sends no more
   bool turned_away_ = false;
   size_t drained_ = 0;
 };
