@@ -65,6 +65,15 @@ int64_t RecordedRows::n_rows() const {
   return n_rows_;
 }
 
+size_t RecordedRows::bytes() const {
+  std::lock_guard lock(mutex_);
+  size_t n = 0;
+  for (const auto* of : {&ids_, &original_ids_})
+    for (const auto& [layer, ids] : *of) n += ids.capacity() * sizeof(int32_t);
+  for (const auto& [at, values] : values_) n += values.capacity() * sizeof(float);
+  return n;
+}
+
 void RecordedRows::end_rows(int64_t n) {
   std::lock_guard lock(mutex_);
   n_rows_ += n;

@@ -36,6 +36,7 @@ class RecordedRows {
 
   const PointSet& points() const { return points_; }
   int64_t n_rows() const;  // complete ones
+  size_t bytes() const;    // that they take, about
   const std::vector<int32_t>& layers() const { return layers_; }
   // Those of these layers and, where `only` has some, among them. Throws Error naming one that has no rows here.
   std::vector<int32_t> layers_among(const std::vector<int32_t>& only) const;

@@ -8,6 +8,8 @@ namespace signalbox::tools {
 
 namespace {
 
+constexpr size_t most_row_bytes = size_t{1} << 30;  // of all timelines together
+
 void collect_timelines(const json::Value& value, std::vector<std::string>& out) {
   if (const std::string id = timeline_name(value); !id.empty()) out.push_back(id);
   if (value.type() == json::Type::array)
@@ -95,9 +97,17 @@ void Timelines::drop() {
     return found;
   };
   const auto has_rows = [](const Entry& entry) { return entry.timeline.rows != nullptr; };
-  while (static_cast<size_t>(std::count_if(entries_.begin(), entries_.end(),
-                                           [&](const auto& one) { return has_rows(one.second); })) > most_)
-    oldest(has_rows)->second.timeline.rows = nullptr;
+  size_t n_rows = 0, row_bytes = 0;
+  for (const auto& [id, entry] : entries_) {
+    n_rows += has_rows(entry);
+    if (has_rows(entry)) row_bytes += entry.timeline.rows->bytes();
+  }
+  while (n_rows > most_ || (n_rows > 1 && row_bytes > most_row_bytes)) {
+    auto& rows = oldest(has_rows)->second.timeline.rows;
+    row_bytes -= std::min(row_bytes, rows->bytes());
+    rows = nullptr;
+    --n_rows;
+  }
   while (entries_.size() > 1 && (entries_.size() > 16 * most_ || bytes_ > most_bytes_)) {
     const auto unasked = oldest([](const Entry& entry) { return !entry.timeline.asked; });
     erase(unasked != entries_.end() ? unasked : oldest([](const Entry&) { return true; }));

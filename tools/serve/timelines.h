@@ -48,7 +48,7 @@ std::vector<std::string> timelines_in(const json::Value& edits);
 // From any thread.
 class Timelines {
  public:
-  // `most`: with rows; of specs alone sixteen times as many are kept, and about `most_bytes` of them.
+  // `most`: with rows, of a GiB in all; of specs alone sixteen times as many are kept, and about `most_bytes` of them.
   explicit Timelines(size_t most = 64, size_t most_bytes = size_t{128} << 20) : most_(most), most_bytes_(most_bytes) {}
   std::string add(Timeline timeline);  // its id: 128 random bits
   void put_rows(const std::string& id, std::shared_ptr<const RecordedRows> rows, std::string points);
