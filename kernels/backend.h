@@ -306,7 +306,9 @@ class Backend : public AdjointOps {
 
 struct CpuOptions {
   int n_threads = 0;         // 0: all hardware threads
-  std::string isa = "auto";  // auto | scalar | avx2 | avx512
+  std::string isa = "auto";  // auto | scalar | avx2 | avx512 | amx
+  // Products may round what they multiply with to bf16, where the processor is faster at them; and auto may choose amx.
+  bool fast = false;
 };
 
 // Throws Error when the machine lacks the instruction set asked for.

@@ -18,7 +18,7 @@ std::unique_ptr<Backend> make_cpu_backend(const CpuOptions& options) {
   if (n_threads < 0)
     throw Error("--threads", "expected 0 (all) or a number of threads, found " + std::to_string(n_threads));
   if (n_threads == 0) n_threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
-  return std::make_unique<cpu::CpuBackend>(cpu::choose_kernels(options.isa), n_threads);
+  return std::make_unique<cpu::CpuBackend>(cpu::choose_kernels(options.isa, options.fast), n_threads);
 }
 
 namespace cpu {

@@ -33,7 +33,10 @@ struct GemmArgs {
   WeightRows w;
   int64_t n_first, n_last;
   const float* bias;  // [all n], or null
-  float* scratch;     // gemm_scratch(m, n_last - n_first, k) floats; unused while m <= gemm_direct_rows
+  // Of Narrow::gemm: what Narrow::pack made of all rows of x, and which of them is row 0 here (a multiple of 16).
+  const void* packed;
+  int64_t packed_first, packed_m;
+  float* scratch;  // gemm_scratch(m, n_last - n_first, k) floats
 };
 
 // out[i, c] = sum_d x[i, d] * w[first_row + d, c], d ascending.   x [m, n_rows], out [m, cols]
@@ -70,10 +73,26 @@ constexpr int64_t attend_block = 64;
 constexpr int64_t attend_chunk = 512;
 constexpr int64_t attend_max_rows = 32;
 
-// At most so many rows read the weights in place; more share one converted copy of a block of them.
-constexpr int64_t gemm_direct_rows = 12;
+// Columns of a block where some rows read weights in place and partial sums wait in scratch.
+constexpr int64_t blocked_n = 48;
 // Steps of sixteen k that are converted at a time.
 constexpr int64_t gemm_chunk_steps = 128;
+
+// Rows m_first .. m_last of m rows of x, as in GemmArgs; both multiples of 16, or m.
+struct PackArgs {
+  const float* x;
+  int64_t x_stride;
+  const int32_t* x_rows;
+  int64_t m, m_first, m_last, k;
+};
+
+// Products of bf16 weights with x as one or more bf16 numbers, in a layout that the multiplying instruction wants: made
+// once an op. 64-byte aligned.
+struct Narrow {
+  int64_t (*bytes)(int64_t m, int64_t k);
+  void (*pack)(void* packed, const PackArgs& args);
+  void (*gemm)(const GemmArgs& args);  // x unused
+};
 
 struct ActivationArgs {
   bool clamped;
@@ -82,7 +101,8 @@ struct ActivationArgs {
 
 struct Kernels {
   const char* name;
-  int64_t n_tile;  // rows of w that one tile of gemm takes; n_last - n_first is best a multiple
+  // At most so many rows of x read the weights in place, by WeightType; more share one converted copy of a block.
+  const int64_t* in_place_rows;
   void (*gemm)(const GemmArgs& args);
   void (*row_sum)(const RowSumArgs& args);
   void (*attend)(const AttendArgs& args);
@@ -105,10 +125,12 @@ struct Kernels {
   // Measurement only: sum of n floats, and a chain-free run of n_steps * 12 * 16 fused multiply-adds.
   float (*read_sum)(const float* x, int64_t n);
   float (*fma_run)(int64_t n_steps);
+  const Narrow* narrow;  // null: weights of every dtype meet f32
 };
 
-// Floats of scratch that gemm needs for m rows of x and n of w: converted weights, and partial sums.
-constexpr int64_t gemm_scratch(int64_t m, int64_t n, int64_t k) {
+// Floats of scratch that gemm needs for m rows of x and n of w: converted weights, or stretches of x, and partial sums.
+constexpr int64_t gemm_scratch(int64_t m, int64_t n, int64_t k, bool in_place) {
+  if (in_place) return 16 * (6 * 32 + m * blocked_n);
   const int64_t steps = (k + 15) / 16, n_padded = (n + 15) / 16 * 16;
   const bool one_chunk = steps <= gemm_chunk_steps;
   return n_padded * 16 * (one_chunk ? steps + 8 : gemm_chunk_steps + m);
@@ -117,5 +139,8 @@ constexpr int64_t gemm_scratch(int64_t m, int64_t n, int64_t k) {
 const Kernels& kernels_scalar();
 const Kernels& kernels_avx2();
 const Kernels& kernels_avx512();
+const Kernels& kernels_avx512_bf16();
+const Kernels& kernels_amx();
+const Kernels& kernels_amx_fast();
 
 }  // namespace signalbox::kernels::cpu

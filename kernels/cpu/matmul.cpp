@@ -12,10 +12,13 @@ constexpr int64_t packed_columns = 64;
 
 // Columns of a block whose weights stream through once: enough to make a task worth its hand-over, few enough to
 // balance.
-int64_t direct_columns(int64_t n, int64_t k, int n_threads) {
-  const int64_t enough = 65536 / std::max<int64_t>(k, 1), balanced = n / (8 * n_threads);
-  return std::max<int64_t>({8, enough / 8 * 8, balanced / 8 * 8});
+int64_t direct_columns(int64_t n, int64_t work_each, int n_threads, int64_t unit) {
+  const int64_t enough = 65536 / std::max<int64_t>(work_each, 1), balanced = n / (8 * n_threads);
+  return std::max<int64_t>({unit, enough / unit * unit, balanced / unit * unit});
 }
+
+// Rows of x that a task rounds at once.
+constexpr int64_t pack_rows = 16;
 
 // Rows of x in a block where columns alone make too few blocks, or where partial sums of all rows have to wait.
 constexpr int64_t block_rows = 240;
@@ -37,7 +40,11 @@ void gemm_block(const Kernels& kernels, const Task& p, const Matrix& w, const fl
   args.n_last = p.first_row + n_last;
   args.bias = bias ? bias - p.first_row : nullptr;
   args.scratch = scratch;
-  kernels.gemm(args);
+  if (!p.packed) return kernels.gemm(args);
+  args.packed = p.packed;
+  args.packed_first = m_first;
+  args.packed_m = p.m;
+  kernels.narrow->gemm(args);
 }
 
 }  // namespace
@@ -60,15 +67,55 @@ ActivationArgs activation_args(const Activation& activation) {
   return {activation.kind == Activation::Kind::clamped, activation.alpha, activation.limit};
 }
 
-void CpuBackend::run_products(const std::vector<Task>& products) {
+// Rounds the x of products whose weights are bf16, each once.
+void CpuBackend::pack_narrow(std::vector<Task>& products) {
+  if (!kernels_.narrow) return;
+  const auto is_narrow = [](const Task& p) {
+    return p.m > 0 && p.w->dtype == DType::bf16 && (!p.up || p.up->dtype == DType::bf16);
+  };
+  const auto bytes_of = [&](const Task& p) { return (kernels_.narrow->bytes(p.m, p.w->cols) + 63) / 64 * 64; };
+  int64_t bytes = 0, work = 0, n_pieces = 0;
+  for (const Task& p : products) {
+    if (!is_narrow(p)) continue;
+    bytes += bytes_of(p);
+    work += p.m * p.w->cols;
+    n_pieces += (p.m + pack_rows - 1) / pack_rows;
+  }
+  if (bytes == 0) return;
+  auto* at = reinterpret_cast<unsigned char*>(narrow_x_.floats((bytes + 3) / 4));
+  std::vector<std::pair<const Task*, int64_t>> pieces;
+  pieces.reserve(static_cast<size_t>(n_pieces));
+  for (Task& p : products) {
+    p.packed = nullptr;
+    if (!is_narrow(p)) continue;
+    p.packed = at;
+    at += bytes_of(p);
+    for (int64_t m = 0; m < p.m; m += pack_rows) pieces.emplace_back(&p, m);
+  }
+  const auto pack = [&](int64_t i, int) {
+    const auto [p, m] = pieces[static_cast<size_t>(i)];
+    const PackArgs args{p->x, p->x_stride, p->x_rows, p->m, m, std::min(p->m, m + pack_rows), p->w->cols};
+    kernels_.narrow->pack(p->packed, args);
+  };
+  if (work < 131072) {
+    for (int64_t i = 0; i < n_pieces; ++i) pack(i, 0);
+  } else {
+    pool_.parallel_for(n_pieces, pack);
+  }
+}
+
+void CpuBackend::run_products(std::vector<Task>& products) {
+  pack_narrow(products);
   blocks_.clear();
   int64_t work = 0, scratch_floats = 0;
   for (size_t i = 0; i < products.size(); ++i) {
     const Task& p = products[i];
     if (p.m == 0 || p.n == 0) continue;
     const int64_t k = p.w->cols;
-    const bool direct = p.m <= gemm_direct_rows;
-    const int64_t columns = direct ? direct_columns(p.n, k, n_threads()) : packed_columns;
+    const auto type = static_cast<size_t>(weight_rows(*p.w).type);
+    const bool direct = p.packed || p.m <= kernels_.in_place_rows[type];
+    const int64_t columns =
+        direct ? direct_columns(p.n, p.m * k, n_threads(), p.m > 4 ? blocked_n : 8) : packed_columns;
     const int64_t n_blocks = (p.n + columns - 1) / columns;
     const bool chunked = (k + 15) / 16 > gemm_chunk_steps;
     const bool few_blocks = n_blocks < 4 * n_threads() && products.size() == 1;
@@ -80,7 +127,7 @@ void CpuBackend::run_products(const std::vector<Task>& products) {
     }
     work += p.m * p.n * k;
     const int64_t up = p.up ? std::min(p.m, rows) * columns : 0;
-    scratch_floats = std::max(scratch_floats, up + 16 + (direct ? 0 : gemm_scratch(std::min(p.m, rows), columns, k)));
+    scratch_floats = std::max(scratch_floats, up + 16 + gemm_scratch(std::min(p.m, rows), columns, k, direct));
   }
   const auto run = [&](int64_t task, int thread) {
     const Block& b = blocks_[static_cast<size_t>(task)];
