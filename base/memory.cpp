@@ -78,11 +78,12 @@ int64_t available_memory() {
   return available;
 }
 
-HugeMemory::HugeMemory(size_t bytes) : bytes_(bytes) {
+HugeMemory::HugeMemory(size_t bytes, Pages pages) : bytes_(bytes) {
   const size_t whole = (std::max<size_t>(bytes, 1) + page - 1) / page * page;
   mapped_bytes_ = whole;
   const int flags = MAP_PRIVATE | MAP_ANONYMOUS;
-  mapped_ = mmap(nullptr, whole, PROT_READ | PROT_WRITE, flags | MAP_HUGETLB | huge_2mb, -1, 0);
+  const bool large = pages == Pages::large;
+  mapped_ = large ? mmap(nullptr, whole, PROT_READ | PROT_WRITE, flags | MAP_HUGETLB | huge_2mb, -1, 0) : MAP_FAILED;
   reserved_ = mapped_ != MAP_FAILED;
   if (!reserved_) {
     mapped_bytes_ = whole + page;  // room to align
@@ -90,7 +91,7 @@ HugeMemory::HugeMemory(size_t bytes) : bytes_(bytes) {
     if (mapped_ == MAP_FAILED) throw std::bad_alloc();
   }
   data_ = static_cast<std::byte*>(mapped_) + (page - address(mapped_) % page) % page;
-  if (!reserved_) static_cast<void>(madvise(data_, whole, MADV_HUGEPAGE));
+  if (!reserved_) static_cast<void>(madvise(data_, whole, large ? MADV_HUGEPAGE : MADV_NOHUGEPAGE));
   spread_over_nodes(data_, whole);
 }
 

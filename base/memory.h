@@ -18,7 +18,9 @@ class HugeMemory {
   // Zeroed, 2 MiB aligned, no page taken before it is touched. Throws std::bad_alloc. Takes reserved huge pages
   // (hugetlbfs) where enough of them are free, asks for transparent ones otherwise; on machines of several memory nodes
   // pages take turns on all of them.
-  explicit HugeMemory(size_t bytes);
+  // Pages::small: none of that, to compare.
+  enum class Pages : uint8_t { large, small };
+  explicit HugeMemory(size_t bytes, Pages pages = Pages::large);
   ~HugeMemory();
   HugeMemory(const HugeMemory&) = delete;
   HugeMemory& operator=(const HugeMemory&) = delete;

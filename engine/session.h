@@ -44,7 +44,7 @@ int32_t widest_route(const std::vector<Job>& jobs);
 struct Session {
   // The device. It is the last to go: weights lie in its memory.
   std::unique_ptr<Backend> backend;
-  std::string numerics = "fast";  // "invariant" or "fast", as the backend was opened
+  std::string numerics = "invariant";  // or "fast", as the backend was opened
 
   // Whose model it is.
   std::string name;    // as it was asked for

@@ -89,7 +89,7 @@ std::unique_ptr<Backend> open_backend(const OpenOptions& options) {
     cuda.invariant = options.numerics == "invariant";
     return make_cuda_backend(cuda);
   }
-  return make_cpu_backend({options.threads, options.isa});
+  return make_cpu_backend({options.threads, options.isa, options.numerics == "fast"});
 }
 
 TextTools open_text(const ModelFiles& files) {

@@ -25,7 +25,7 @@ struct OpenOptions {
   DeviceChoice device;                        // automatic: CUDA where the binary and the machine have it
   int threads = 0;                            // of the CPU; 0: all
   std::string isa = "auto";                   // of the CPU
-  std::string numerics = "fast";              // or "invariant"
+  std::string numerics = "invariant";         // or "fast"
   int64_t chunk = 0;                          // given tokens a forward; 0: what suits the device (default_chunk)
   std::vector<std::string> adapters;          // directories of LoRA adapters: their sum changes the model
   bool merge_adapters = true;                 // into the weights; else Session::beside

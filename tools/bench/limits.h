@@ -13,7 +13,9 @@ namespace signalbox::tools {
 struct MachineLimits {
   double gbytes = 0;  // GB/s between memory and processors
   double gflops = 0;
-  std::string gbytes_measured;  // by what: "read", "copy, bytes read and written"
+  double small_page_gbytes = 0;  // the CPU: the same from pages of 4 KiB
+  bool huge_pages = false;       // the CPU: gbytes was read from pages of 2 MiB
+  std::string gbytes_measured;   // by what: "read", "copy, bytes read and written"
   std::string gflops_measured;
   bool device = false;  // not the CPU
   // The product was made by the project's own kernel, so that shares of it say nothing of the device.

@@ -8,6 +8,7 @@
 #include "base/text.h"
 #include "engine/device_weights.h"
 #include "loaders/families/real_shapes.h"
+#include "tools/bench/agreement.h"
 #include "tools/bench/device_watch.h"
 #include "tools/bench/figures.h"
 #include "tools/bench/model_bench.h"
@@ -66,6 +67,7 @@ void describe(const Figures& out, const std::string& what, const Backend& backen
   out.text("%s, %s %s, %d thread%s; measured limits: %s %.1f GB/s, %s %.0f GFLOP/s\n", what.c_str(),
            backend.name().c_str(), backend.isa().c_str(), backend.n_threads(), backend.n_threads() == 1 ? "" : "s",
            limits.gbytes_measured.c_str(), limits.gbytes, limits.gflops_measured.c_str(), limits.gflops);
+  if (limits.huge_pages) out.text("read from 4 KiB pages: %.1f GB/s\n", limits.small_page_gbytes);
 }
 
 void describe_watch(const Figures& out, const json::Value& watched) {
@@ -126,6 +128,22 @@ void measure_decode(Figures& out, ModelBench& bench, const ModelBenchOptions& si
     lines.push_back(std::move(line));
   }
   out.document.set("decode", std::move(lines));
+}
+
+// What --numerics fast of the CPU does to results. On a GPU everything is bf16, in both modes.
+void measure_agreement(Figures& out, Session& session, const BenchOptions& options, const Budget& budget,
+                       ModelBench& bench) {
+  constexpr int64_t n_tokens = 64;
+  if (options.numerics != "fast" || !session.backend->shares_host_memory()) return;
+  if (!fits(out, budget, "agreement with the reference", 3 * bench.prefill_seconds(n_tokens))) return;
+  CommonOptions plain = options;
+  plain.numerics = "invariant";
+  plain.isa = "auto";
+  const std::unique_ptr<Backend> reference = open_backend(plain);
+  json::Value line = agreement_with(session, *reference, n_tokens);
+  out.text("%s", agreement_text(line).c_str());
+  out.line("agreement", line);
+  out.document.set("agreement", std::move(line));
 }
 
 void measure_routed(Figures& out, ModelBench& bench, const BenchOptions& options, const ModelBenchOptions& sizes,
@@ -272,10 +290,12 @@ void measure_gradient(Figures& out, ModelBench& bench, const BenchOptions& optio
 }
 
 // What the model does comes first, what watching it costs after it.
-void measure_model(Figures& out, ModelBench& bench, const BenchOptions& options, const ModelBenchOptions& sizes,
-                   const Budget& budget, bool routers) {
+void measure_model(Figures& out, Session& session, ModelBench& bench, const BenchOptions& options,
+                   const ModelBenchOptions& sizes, const Budget& budget) {
+  const bool routers = !session.model.moe_layers().empty();
   measure_prefill(out, bench, sizes, budget);
   measure_decode(out, bench, sizes, budget);
+  measure_agreement(out, session, options, budget, bench);
   measure_routed(out, bench, options, sizes, budget);
   if (routers)
     measure_recording(out, bench, options, sizes, budget);
@@ -286,10 +306,10 @@ void measure_model(Figures& out, ModelBench& bench, const BenchOptions& options,
 }
 
 // measure_model until a signal comes: what was measured by then is told all the same. False when interrupted.
-bool measure_until_interrupted(Figures& out, ModelBench& bench, const BenchOptions& options,
-                               const ModelBenchOptions& sizes, const Budget& budget, bool routers) {
+bool measure_until_interrupted(Figures& out, Session& session, ModelBench& bench, const BenchOptions& options,
+                               const ModelBenchOptions& sizes, const Budget& budget) {
   try {
-    measure_model(out, bench, options, sizes, budget, routers);
+    measure_model(out, session, bench, options, sizes, budget);
     return true;
   } catch (const Interrupted&) {
     for (const char* list : {"prefill", "decode", "moe_layer", "recording"})
@@ -342,8 +362,7 @@ int bench_model(const BenchOptions& options) {
     out.text("weights %s: %.2f GB, %.2f GB of them in 2 MiB pages, in %.2f s\n", name_of(memory.kind),
              static_cast<double>(memory.bytes) * 1e-9, static_cast<double>(memory.huge_bytes) * 1e-9, memory.seconds);
   out.text("\n");
-  const bool whole =
-      measure_until_interrupted(out, measuring, options, bench, budget, !session.model.moe_layers().empty());
+  const bool whole = measure_until_interrupted(out, session, measuring, options, bench, budget);
   // The first of each under names of its own; null where it was left out.
   const auto of = [&](const char* list, bool last, const char* key) {
     const auto& lines = out.document.find(list)->items();
@@ -462,8 +481,7 @@ int bench_shape_command(const BenchOptions& options) {
   out.document.set("upload", std::move(upload));
   out.line("limits", out.document);
   out.text("\n");
-  const bool whole =
-      measure_until_interrupted(out, measuring, options, bench, budget, !shape.model.moe_layers().empty());
+  const bool whole = measure_until_interrupted(out, session, measuring, options, bench, budget);
   finish_watch(out, watch);
   out.finish();
   return whole ? 0 : 3;

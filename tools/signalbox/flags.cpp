@@ -16,7 +16,9 @@ void add_device_options(CLI::App& app, CommonOptions& o) {
       ->check(one_of({"auto", "scalar", "avx2", "avx512", "amx"}))
       ->capture_default_str()
       ->group("Running");
-  app.add_option("--numerics", o.numerics, "invariant | fast (the same on the CPU)")
+  app.add_option("--numerics", o.numerics,
+                 "invariant: bits independent of batch, chunk and threads | fast: products of bf16 where the device is "
+                 "faster at them (docs/cpu.md, docs/gpu.md)")
       ->check(one_of({"invariant", "fast"}))
       ->capture_default_str()
       ->group("Running");

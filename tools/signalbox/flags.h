@@ -16,7 +16,7 @@ namespace signalbox::tools {
 
 struct CommonOptions {
   std::string model;
-  std::string device = "auto", isa = "auto", numerics = "fast";
+  std::string device = "auto", isa = "auto", numerics = "invariant";
   std::string load = "auto";  // copy | map; "none" of commands that run nothing (engine/resident_weights.h)
   int threads = 0;
   int64_t batch = 8, chunk = 0;  // chunk 0: what suits the device
