@@ -53,7 +53,7 @@ void ThreadPool::run(int64_t n_tasks, Call call, void* body) {
   exception_ = nullptr;
   const bool shared = n_tasks > 1 && !workers_.empty();
   if (shared) {
-    n_running_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
+    inside_.store(open, std::memory_order_release);
     {
       std::lock_guard lock(mutex_);
       generation_.fetch_add(1, std::memory_order_release);
@@ -61,10 +61,10 @@ void ThreadPool::run(int64_t n_tasks, Call call, void* body) {
     wake_.notify_all();
   }
   work(0);
-  if (shared) {
-    for (int spin = 0; spin < spin_limit_ && n_running_.load(std::memory_order_acquire) != 0; ++spin) pause();
+  if (shared && inside_.fetch_and(~open, std::memory_order_acq_rel) != open) {
+    for (int spin = 0; spin < spin_limit_ && inside_.load(std::memory_order_acquire) != 0; ++spin) pause();
     std::unique_lock lock(mutex_);
-    done_.wait(lock, [this] { return n_running_.load(std::memory_order_acquire) == 0; });
+    done_.wait(lock, [this] { return inside_.load(std::memory_order_acquire) == 0; });
   }
   if (exception_) std::rethrow_exception(exception_);
 }
@@ -89,6 +89,16 @@ void ThreadPool::work(int thread) {
   current_thread = outer_thread;
 }
 
+// Whether a job is open. It may be a later one than the one that woke this thread.
+bool ThreadPool::enter() {
+  uint32_t inside = inside_.load(std::memory_order_acquire);
+  while (inside & open) {
+    if (inside_.compare_exchange_weak(inside, inside + 1, std::memory_order_acq_rel, std::memory_order_acquire))
+      return true;
+  }
+  return false;
+}
+
 void ThreadPool::worker(int thread) {
   uint64_t seen = 0;
   for (;;) {
@@ -98,9 +108,10 @@ void ThreadPool::worker(int thread) {
       wake_.wait(lock, [&] { return generation_.load(std::memory_order_acquire) != seen; });
       if (stop_) return;
     }
-    ++seen;
+    seen = generation_.load(std::memory_order_acquire);
+    if (!enter()) continue;
     work(thread);
-    if (n_running_.fetch_sub(1, std::memory_order_acq_rel) == 1) {
+    if (inside_.fetch_sub(1, std::memory_order_acq_rel) == 1) {
       std::lock_guard lock(mutex_);
       done_.notify_one();
     }

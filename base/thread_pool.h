@@ -38,17 +38,21 @@ class ThreadPool {
   void run(int64_t n_tasks, Call call, void* body);
   void work(int thread);
   void worker(int thread);
+  bool enter();
 
   std::vector<std::thread> workers_;
   std::mutex run_mutex_;  // one parallel_for at a time
 
-  // The current job. Written before generation_ is raised, read after it is seen.
+  // The current job. Written before it is opened, read by those who entered it, who are waited for.
   Call call_ = nullptr;
   void* body_ = nullptr;
   int64_t n_tasks_ = 0;
   std::atomic<int64_t> next_task_{0};
   std::atomic<uint64_t> generation_{0};
-  std::atomic<int> n_running_{0};  // workers that have not finished the current job
+  // Workers in the current job, and whether more may enter. A worker that wakes when all tasks are taken finds it
+  // closed: the caller waits for tasks, never for a thread that has none.
+  static constexpr uint32_t open = uint32_t{1} << 31;
+  std::atomic<uint32_t> inside_{0};
 
   std::mutex mutex_;  // parking, and the exception
   std::condition_variable wake_, done_;
