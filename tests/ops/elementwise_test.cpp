@@ -34,7 +34,7 @@ TEST_CASE("exp: within 2 ulp of double on every instruction set, with the same b
 }
 
 TEST_CASE("isa: names that cannot be served are errors") {
-  CHECK_THROWS_AS(cpu("amx"), Error);
+  if (!cpu::has_isa("amx")) CHECK_THROWS_AS(cpu("amx"), Error);
   CHECK_THROWS_AS(cpu("sse"), Error);
   CHECK_THROWS_AS(cpu("auto", -1), Error);
   CHECK(cpu("scalar", 3)->isa() == "scalar");
