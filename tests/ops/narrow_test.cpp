@@ -10,42 +10,41 @@ namespace signalbox::test {
 
 namespace {
 
-using namespace kernels::cpu;
-
-constexpr Kernels emulated = make_kernels("emulated", &tile_products<1>);
-constexpr Kernels emulated_whole = make_kernels("emulated", &tile_products<3>);
+constexpr cpu::Kernels emulated = cpu::make_kernels("emulated", &cpu::tile_products<1>);
+constexpr cpu::Kernels emulated_whole = cpu::make_kernels("emulated", &cpu::tile_products<3>);
 
 struct Way {
-  const Kernels* kernels;
+  const cpu::Kernels* kernels;
   bool rounded;  // x to one bf16 number
 };
 
 std::vector<Way> ways() {
   std::vector<Way> ways = {{&emulated, true}, {&emulated_whole, false}};
-  if (has_isa("avx512_bf16")) ways.push_back({&kernels_avx512_bf16(), true});
-  if (has_isa("amx")) {
-    ways.push_back({&kernels_amx_fast(), true});
-    ways.push_back({&kernels_amx(), false});
+  if (cpu::has_isa("avx512_bf16")) ways.push_back({&cpu::kernels_avx512_bf16(), true});
+  if (cpu::has_isa("amx")) {
+    ways.push_back({&cpu::kernels_amx_fast(), true});
+    ways.push_back({&cpu::kernels_amx(), false});
   }
   return ways;
 }
 
 double rounded(float x) { return static_cast<double>(float_of_bf16(bf16_of_float(x))); }
 
-struct Sizes {
+struct NarrowSizes {
   int64_t m, n, k;
 };
-constexpr Sizes sizes[] = {{1, 1, 1},     {1, 40, 130}, {2, 17, 64},   {3, 33, 31},   {4, 16, 32}, {5, 66, 520},
-                           {6, 4, 16},    {7, 13, 65},  {17, 31, 64},  {33, 65, 100}, {40, 8, 1},  {1, 100, 1100},
-                           {9, 50, 1056}, {97, 18, 40}, {113, 49, 33}, {13, 7, 2100}};
+constexpr NarrowSizes narrow_sizes[] = {{1, 1, 1},     {1, 40, 130},  {2, 17, 64},   {3, 33, 31},
+                                        {4, 16, 32},   {5, 66, 520},  {6, 4, 16},    {7, 13, 65},
+                                        {17, 31, 64},  {33, 65, 100}, {40, 8, 1},    {1, 100, 1100},
+                                        {9, 50, 1056}, {97, 18, 40},  {113, 49, 33}, {13, 7, 2100}};
 
 }  // namespace
 
 TEST_CASE("narrow: products of bf16 against double, guards untouched") {
   for (const Way& way : ways()) {
-    for (const Sizes& s : sizes) {
+    for (const NarrowSizes& s : narrow_sizes) {
       for (const bool with_bias : {false, true}) {
-        CpuBackend backend(*way.kernels, 2);
+        cpu::CpuBackend backend(*way.kernels, 2);
         Guarded x(s.m, s.k, 1), out(s.m, s.n), bias(1, s.n, 3);
         const StoredMatrix w(DType::bf16, s.n, s.k, 2, 5 * (s.n % 2));
         backend.matmul(out.view(), x.view(), w.matrix(), with_bias ? Vector{bias.row(0).data, s.n} : Vector{});
@@ -71,12 +70,12 @@ TEST_CASE("narrow: products of bf16 against double, guards untouched") {
 TEST_CASE("narrow: bits do not depend on rows and threads" *
           doctest::test_suite("repeats: the same kernels on the same values, to compare bits")) {
   for (const Way& way : ways()) {
-    for (const Sizes& s : {Sizes{13, 70, 96}, Sizes{110, 23, 520}, Sizes{25, 21, 1133}}) {
+    for (const NarrowSizes& s : {NarrowSizes{13, 70, 96}, NarrowSizes{110, 23, 520}, NarrowSizes{25, 21, 1133}}) {
       Guarded x(s.m, s.k, 5), want(s.m, s.n);
       const StoredMatrix w(DType::bf16, s.n, s.k, 6);
-      CpuBackend one(*way.kernels, 1);
+      cpu::CpuBackend one(*way.kernels, 1);
       one.matmul(want.view(), x.view(), w.matrix(), {});
-      CpuBackend three(*way.kernels, 3);
+      cpu::CpuBackend three(*way.kernels, 3);
       Guarded all(s.m, s.n);
       three.matmul(all.view(), x.view(), w.matrix(), {});
       CHECK(same_bits(all.view(), want.view()));
@@ -97,12 +96,12 @@ TEST_CASE("narrow: three parts are the f32 number, ties and specials round as th
   const std::vector<float> values = {0.f,       -0.f,   1.f,        1.00390625f, 1.01171875f, 3.14159274f,
                                      -2.5e-20f, 1e30f,  INFINITY,   -INFINITY,   NAN,         0x1.fffffep-3f,
                                      0x1p-126f, 7e-39f, 123456.78f, 0.1f};
-  std::vector<uint16_t> packed(tile_values * 3);
-  const PackArgs args{values.data(), 16, nullptr, 1, 0, 1, 16};
-  tiles_pack<3>(packed.data(), args);
+  std::vector<uint16_t> packed(cpu::tile_values * 3);
+  const cpu::PackArgs args{values.data(), 16, nullptr, 1, 0, 1, 16};
+  cpu::tiles_pack<3>(packed.data(), args);
   for (size_t k = 0; k < values.size(); ++k) {
     const auto part = [&](size_t p) {
-      return static_cast<double>(float_of_bf16(packed[p * tile_values + k / 2 * 32 + k % 2]));
+      return static_cast<double>(float_of_bf16(packed[p * cpu::tile_values + k / 2 * 32 + k % 2]));
     };
     const double sum = part(2) + part(1) + part(0), want = static_cast<double>(values[k]);
     INFO(want);
@@ -137,7 +136,7 @@ TEST_CASE("narrow: gate and up, experts over gathered rows, and mla_expand") {
   route.ids = ids.data();
   route.n_slots = static_cast<int32_t>(slots);
   for (const Way& way : ways()) {
-    CpuBackend backend(*way.kernels, 2);
+    cpu::CpuBackend backend(*way.kernels, 2);
     Guarded x(tokens, k, 8), hidden(tokens * slots, n), one(1, n);
     backend.experts_hidden(hidden.view(), x.view(), route, tokens, experts, {}, nullptr);
     for (int64_t i = 0; i < tokens * slots; ++i) {
@@ -161,12 +160,12 @@ TEST_CASE("narrow: gate and up, experts over gathered rows, and mla_expand") {
 }
 
 TEST_CASE("narrow: the processor's tiles give the emulation's bits") {
-  if (!has_isa("amx")) return;
-  for (const Sizes& s : sizes) {
+  if (!cpu::has_isa("amx")) return;
+  for (const NarrowSizes& s : narrow_sizes) {
     Guarded x(s.m, s.k, 1), want(s.m, s.n), got(s.m, s.n);
     const StoredMatrix w(DType::bf16, s.n, s.k, 2);
-    CpuBackend(emulated_whole, 1).matmul(want.view(), x.view(), w.matrix(), {});
-    CpuBackend(kernels_amx(), 1).matmul(got.view(), x.view(), w.matrix(), {});
+    cpu::CpuBackend(emulated_whole, 1).matmul(want.view(), x.view(), w.matrix(), {});
+    cpu::CpuBackend(cpu::kernels_amx(), 1).matmul(got.view(), x.view(), w.matrix(), {});
     CHECK(same_bits(got.view(), want.view()));
   }
 }

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cmath>
 #include <csignal>
+#include <cstdio>
 #include <cstdlib>
 #include <sstream>
 
@@ -137,6 +138,20 @@ json::Value DeviceWatch::finish() {
       .set("watts", range_of(watts))
       .set("samples", static_cast<int64_t>(sm.size()));
   return state;
+}
+
+std::string watch_text(const json::Value& watched) {
+  if (watched.is_null()) return "";
+  const auto median = [&](const char* key) {
+    const json::Value* range = watched.find(key);
+    return range && !range->is_null() ? range->find("median")->real() : 0;
+  };
+  char text[256];
+  std::snprintf(text, sizeof text,
+                "\n%s, driver %s: SM %.0f MHz, memory %.0f MHz, %.0f C, %.0f W (medians while it worked)\n",
+                watched.find("name")->string().c_str(), watched.find("driver")->string().c_str(), median("sm_mhz"),
+                median("memory_mhz"), median("celsius"), median("watts"));
+  return text;
 }
 
 }  // namespace signalbox::tools

@@ -36,4 +36,7 @@ class DeviceWatch {
 // {"least", "median", "most"} of some numbers, or null of none; NaN is left out.
 json::Value range_of(std::vector<double> values);
 
+// A line about what DeviceWatch::finish found; empty for null.
+std::string watch_text(const json::Value& watched);
+
 }  // namespace signalbox::tools

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
 #include <filesystem>
 #include <fstream>
 
@@ -306,6 +307,22 @@ json::Value ModelBench::to_json(const Decode& decode) const {
       .set("gflops", decode.flops / decode.seconds * 1e-9)
       .set("share_of_limit", limits_.least_seconds(decode.flops, decode.bytes) / decode.seconds);
   return line;
+}
+
+json::Value load_json(const WeightMemory& memory) {
+  return json::Value::object()
+      .set("weights", name_of(memory.kind))
+      .set("bytes", memory.bytes)
+      .set("huge_bytes", memory.huge_bytes)
+      .set("seconds", memory.seconds);
+}
+
+std::string load_text(const WeightMemory& memory) {
+  if (memory.kind == WeightMemory::Kind::small) return "";
+  char text[160];
+  std::snprintf(text, sizeof text, "weights %s: %.2f GB, %.2f GB of them in 2 MiB pages, in %.2f s\n",
+                name_of(memory.kind), number(memory.bytes) * 1e-9, number(memory.huge_bytes) * 1e-9, memory.seconds);
+  return text;
 }
 
 }  // namespace signalbox::tools

@@ -92,4 +92,8 @@ std::string gradient_text(const json::Value& line);
 // Resident memory of this process.
 int64_t resident_bytes();
 
+// Where the weights lie on the CPU; the line is empty where they are small.
+json::Value load_json(const WeightMemory& memory);
+std::string load_text(const WeightMemory& memory);
+
 }  // namespace signalbox::tools

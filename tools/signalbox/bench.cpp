@@ -55,30 +55,11 @@ json::Value machine(const Backend& backend, const CommonOptions& options) {
   return line;
 }
 
-json::Value load_json(const WeightMemory& memory) {
-  return json::Value::object()
-      .set("weights", name_of(memory.kind))
-      .set("bytes", memory.bytes)
-      .set("huge_bytes", memory.huge_bytes)
-      .set("seconds", memory.seconds);
-}
-
 void describe(const Figures& out, const std::string& what, const Backend& backend, const MachineLimits& limits) {
   out.text("%s, %s %s, %d thread%s; measured limits: %s %.1f GB/s, %s %.0f GFLOP/s\n", what.c_str(),
            backend.name().c_str(), backend.isa().c_str(), backend.n_threads(), backend.n_threads() == 1 ? "" : "s",
            limits.gbytes_measured.c_str(), limits.gbytes, limits.gflops_measured.c_str(), limits.gflops);
   if (limits.huge_pages) out.text("read from 4 KiB pages: %.1f GB/s\n", limits.small_page_gbytes);
-}
-
-void describe_watch(const Figures& out, const json::Value& watched) {
-  if (watched.is_null()) return;
-  const auto median = [&](const char* key) {
-    const json::Value* range = watched.find(key);
-    return range && !range->is_null() ? range->find("median")->real() : 0;
-  };
-  out.text("\n%s, driver %s: SM %.0f MHz, memory %.0f MHz, %.0f C, %.0f W (medians while it worked)\n",
-           watched.find("name")->string().c_str(), watched.find("driver")->string().c_str(), median("sm_mhz"),
-           median("memory_mhz"), median("celsius"), median("watts"));
 }
 
 const std::vector<std::pair<std::string, std::string>> recording_modes = {
@@ -136,10 +117,7 @@ void measure_agreement(Figures& out, Session& session, const BenchOptions& optio
   constexpr int64_t n_tokens = 64;
   if (options.numerics != "fast" || !session.backend->shares_host_memory()) return;
   if (!fits(out, budget, "agreement with the reference", 3 * bench.prefill_seconds(n_tokens))) return;
-  CommonOptions plain = options;
-  plain.numerics = "invariant";
-  plain.isa = "auto";
-  const std::unique_ptr<Backend> reference = open_backend(plain);
+  const auto reference = make_cpu_backend({options.threads, "auto"});
   json::Value line = agreement_with(session, *reference, n_tokens);
   out.text("%s", agreement_text(line).c_str());
   out.line("agreement", line);
@@ -322,7 +300,7 @@ bool measure_until_interrupted(Figures& out, Session& session, ModelBench& bench
 
 void finish_watch(Figures& out, DeviceWatch& watch) {
   json::Value watched = watch.finish();
-  describe_watch(out, watched);
+  out.text("%s", watch_text(watched).c_str());
   out.document.set("watched", std::move(watched));
 }
 
@@ -358,9 +336,7 @@ int bench_model(const BenchOptions& options) {
   set_limits(out.document, limits);
   out.line("limits", out.document);
   describe(out, session.label_with_adapters(), *session.backend, limits);
-  if (const WeightMemory& memory = session.weight_memory; memory.kind != WeightMemory::Kind::small)
-    out.text("weights %s: %.2f GB, %.2f GB of them in 2 MiB pages, in %.2f s\n", name_of(memory.kind),
-             static_cast<double>(memory.bytes) * 1e-9, static_cast<double>(memory.huge_bytes) * 1e-9, memory.seconds);
+  out.text("%s", load_text(session.weight_memory).c_str());
   out.text("\n");
   const bool whole = measure_until_interrupted(out, session, measuring, options, bench, budget);
   // The first of each under names of its own; null where it was left out.
@@ -552,7 +528,7 @@ int bench_kernels(const BenchOptions& options) {
     line.set("watched", watched);
     write_stdout(json::dump(line) + "\n");
   } else {
-    describe_watch(out, watched);
+    out.text("%s", watch_text(watched).c_str());
   }
   return 0;
 }
