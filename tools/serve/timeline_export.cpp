@@ -88,8 +88,9 @@ void put_sources(const ServedModel& model, const Timeline& timeline, json::Value
     argv.push_back("--json");
     json::Value one = json::Value::object();
     one.set("record", record_of(*source)).set("edits", runnable_edits(*source)).set("argv", std::move(argv));
-    // A trace of several samples names them all alike, and an edit takes the first.
-    if (source->job.sample > 0) one.set("argv", nullptr);
+    // No command leaves such a trace: one of several samples names them all alike, and an edit takes the first;
+    // generate does not record where it biases or forces tokens.
+    if (source->job.sample > 0 || (source->choice && !source->choice->empty())) one.set("argv", nullptr);
     out.set(id, std::move(one));
   }
 }
