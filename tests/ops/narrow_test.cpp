@@ -70,7 +70,7 @@ TEST_CASE("narrow: products of bf16 against double, guards untouched") {
 TEST_CASE("narrow: bits do not depend on rows and threads" *
           doctest::test_suite("repeats: the same kernels on the same values, to compare bits")) {
   for (const Way& way : ways()) {
-    for (const NarrowSizes& s : {NarrowSizes{13, 70, 96}, NarrowSizes{110, 23, 520}, NarrowSizes{25, 21, 1133}}) {
+    for (const NarrowSizes& s : {NarrowSizes{13, 70, 96}, NarrowSizes{99, 9, 264}, NarrowSizes{25, 21, 1133}}) {
       Guarded x(s.m, s.k, 5), want(s.m, s.n);
       const StoredMatrix w(DType::bf16, s.n, s.k, 6);
       cpu::CpuBackend one(*way.kernels, 1);
@@ -79,7 +79,7 @@ TEST_CASE("narrow: bits do not depend on rows and threads" *
       Guarded all(s.m, s.n);
       three.matmul(all.view(), x.view(), w.matrix(), {});
       CHECK(same_bits(all.view(), want.view()));
-      for (const int64_t chunk : {1, 2, 3, 5, 6, 7, 11, 14}) {
+      for (const int64_t chunk : {1, 3, 6, 11}) {
         Guarded parts(s.m, s.n);
         for (int64_t r = 0; r < s.m; r += chunk) {
           const int64_t rows = std::min(chunk, s.m - r);
