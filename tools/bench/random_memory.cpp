@@ -136,7 +136,7 @@ std::shared_ptr<const void> RandomMemory::view(Kind kind, size_t bytes) {
   if (size >= HugeMemory::page && !small_pages_) {
     auto pages = std::make_shared<HugeMemory>(size);
     memory = pages->data();
-    owner = std::move(pages);
+    owner = {pages, memory};
   } else {
     memory = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED) no_memory(bytes);
