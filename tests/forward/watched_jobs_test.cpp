@@ -86,8 +86,8 @@ TEST_CASE("watched jobs: a bias decides the choice and nothing else") {
   const int32_t first = plain.at(0).tokens.front();
   GroupWatch watch;
   watch.wishes.resize(2);
-  watch.wishes[0].bias = std::make_shared<const LogitBias>(LogitBias{{first, -100}});
-  watch.wishes[1].bias = std::make_shared<const LogitBias>(LogitBias{{7, 100}});
+  watch.wishes[0].choice = std::make_shared<const ChoiceRules>(ChoiceRules{{{first, -100}}, {}});
+  watch.wishes[1].choice = std::make_shared<const ChoiceRules>(ChoiceRules{{{7, 100}}, {}});
   const auto biased = run_watched(model, jobs, watch).results;
   CHECK(biased.at(0).tokens.front() != first);
   CHECK(biased.at(1).tokens == std::vector<int32_t>{7, 7, 7, 7});
