@@ -128,6 +128,11 @@ void CpuBackend::run_products(std::vector<Task>& products) {
     work += p.m * p.n * k;
     const int64_t up = p.up ? std::min(p.m, rows) * columns : 0;
     scratch_floats = std::max(scratch_floats, up + 16 + gemm_scratch(std::min(p.m, rows), columns, k, direct));
+    // The last rows may be so few that they read the weights in place, and then all their sums wait.
+    const int64_t last = p.m % rows;
+    if (last > 0 && last <= kernels_.in_place_rows[type]) {
+      scratch_floats = std::max(scratch_floats, up + 16 + gemm_scratch(last, columns, k, true));
+    }
   }
   const auto run = [&](int64_t task, int thread) {
     const Block& b = blocks_[static_cast<size_t>(task)];

@@ -97,6 +97,22 @@ TEST_CASE("matmul: bits do not depend on rows, threads or instruction set" *
   }
 }
 
+// Long products are cut into blocks of rows, of which the last may be read by another loop than the others.
+TEST_CASE("matmul: the last rows of a product that is cut") {
+  for (const DType dtype : {DType::f32, DType::bf16, DType::int8, DType::int4}) {
+    for (const Shape& s : {Shape{241, 24, 128}, Shape{262, 24, 128}, Shape{336, 24, 128}, Shape{337, 9, 128},
+                           Shape{250, 5, 2144}, Shape{330, 5, 2144}}) {
+      Guarded x(s.m, s.k, 5), all(s.m, s.n), one(s.m, s.n);
+      const StoredMatrix w(dtype, s.n, s.k, 6);
+      const auto backend = cpu("auto", 2);
+      backend->matmul(all.view(), x.view(), w.matrix(), {});
+      for (int64_t r = 0; r < s.m; ++r) backend->matmul(one.row(r), x.row(r), w.matrix(), {});
+      CHECK(same_bits(all.view(), one.view()));
+      CHECK(all.guards_hold());
+    }
+  }
+}
+
 TEST_CASE("gated_hidden: both activations") {
   for (const auto kind : {Activation::Kind::silu, Activation::Kind::clamped}) {
     Activation activation;
