@@ -70,7 +70,7 @@ def read_analysis(path: str | os.PathLike[str]) -> Analysis:
     files = sorted(directory.glob("*.csv")) if directory.is_dir() else []
     if not files:
         raise FileError(f"{directory}: expected a directory with tables (signalbox analyze makes one), found none")
-    summary = read_json(directory / "summary.json") if (directory / "summary.json").exists() else {}
+    summary: dict[str, Any] = read_json(directory / "summary.json") if (directory / "summary.json").exists() else {}
     return Analysis(directory, {file.stem: read_table(file) for file in files}, summary)
 
 
@@ -80,7 +80,7 @@ def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
 
     file = Path(path)
     try:
-        names = list(pd.read_csv(file, nrows=0, encoding="utf-8"))
+        names = [str(name) for name in pd.read_csv(file, nrows=0, encoding="utf-8")]
         table = pd.read_csv(
             file,
             dtype={name: str for name in names if name in _TEXT},

@@ -92,7 +92,7 @@ def _checkout() -> Path | None:
     except metadata.PackageNotFoundError:
         note = None
     if note:
-        url = urlparse(json.loads(note).get("url", ""))
+        url = urlparse(str(json.loads(note).get("url", "")))
         if url.scheme == "file":
             places.append(Path(unquote(url.path)).parent.parent)
     for place in places:

@@ -17,6 +17,7 @@ from .binary import Flag, flags_of
 from .commands import Command
 from .errors import Error
 from .given import Edits, Record, Records, edit_list, listed_records, named_files, plain
+from .json_lines import is_array, is_mapping
 from .results import Branch, Branches, Generation, Generations, Routes, Score, Scores, Token, masked, score_of, together
 from .server import Server
 from .tensor_file import numpy_type
@@ -247,9 +248,9 @@ class Engine:
         return [self._staged(edit) for edit in edits]
 
     def _staged(self, value: Any, key: str = "") -> Any:
-        if isinstance(value, Mapping):
+        if is_mapping(value):
             return {name: self._staged(one, name) for name, one in value.items()}
-        if isinstance(value, list) or self._server is None:
+        if is_array(value) or self._server is None:
             return value
         for file in named_files(value, key):
             return f"asset:{self._stage(file)}{value.removeprefix(str(file))}"

@@ -6,7 +6,9 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard, cast
+
+from .json_lines import is_array, is_mapping
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,18 +18,22 @@ Records: TypeAlias = "str | Record | Iterable[str | Record] | pd.DataFrame | os.
 Edits: TypeAlias = "Mapping[str, Any] | Sequence[Mapping[str, Any]] | os.PathLike[str] | None"
 
 
+def is_frame(records: Records) -> TypeGuard[pd.DataFrame]:
+    """Without importing pandas, which a caller who has a data frame has."""
+    return hasattr(records, "to_dict")
+
+
 def listed_records(records: Records) -> list[dict[str, Any]]:
     """Each as a dict of what JSON has; those without an `id` get "0", "1", …"""
     if isinstance(records, os.PathLike):
         text = Path(records).read_text(encoding="utf-8")
-        listed: Iterable[Any] = [json.loads(line) for line in text.split("\n") if line.strip()]
-    elif isinstance(records, (str, Mapping)):
+        listed: Iterable[str | Record] = [json.loads(line) for line in text.split("\n") if line.strip()]
+    elif isinstance(records, str) or is_mapping(records):
         listed = [records]
-    elif hasattr(records, "to_dict"):
-        rows: list[dict[str, Any]] = records.to_dict("records")
-        listed = [{key: value for key, value in row.items() if not _is_missing(value)} for row in rows]
+    elif is_frame(records):
+        listed = [{str(key): value for key, value in row.items() if not _is_missing(value)} for row in records.to_dict("records")]
     else:
-        listed = records
+        listed = cast("Iterable[str | Record]", records)
     whole = [{"id": str(i), **({"prompt": one} if isinstance(one, str) else dict(one))} for i, one in enumerate(listed)]
     out: list[dict[str, Any]] = json.loads(json.dumps(whole, default=plain))
     return out
@@ -60,7 +66,7 @@ def edit_list(edits: Edits) -> list[Any]:
     if isinstance(edits, os.PathLike):
         base = Path(edits).resolve().parent
         listed = json.loads(Path(edits).read_text(encoding="utf-8"))
-    if isinstance(listed, Mapping):
+    if is_mapping(listed):
         if "edits" not in listed:
             raise ValueError(f"edits: expected a list, or a dict with the key edits, found the keys {', '.join(listed)}")
         listed = listed["edits"]
@@ -70,9 +76,9 @@ def edit_list(edits: Edits) -> list[Any]:
 
 def named_files(value: Any, key: str = "") -> list[Path]:
     """The files that edits name, as `edit_list` gives them."""
-    if isinstance(value, Mapping):
+    if is_mapping(value):
         return [file for name, one in value.items() for file in named_files(one, name)]
-    if isinstance(value, list):
+    if is_array(value):
         return [file for one in value for file in named_files(one, key)]
     if not isinstance(value, str) or not value.startswith("/") or key not in _FILES | _TENSORS:
         return []
@@ -86,13 +92,13 @@ _TENSORS = {"vector", "value"}
 
 def absolute(value: Any, base: Path, key: str = "") -> Any:
     """The same, with names of files that hold wherever the spec lies. `detect:contrast` and `zero` name none."""
-    if isinstance(value, Mapping):
+    if is_mapping(value):
         return {name: absolute(one, base, name) for name, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [absolute(one, base, key) for one in value]
+    if is_array(value) or isinstance(value, tuple):
+        return [absolute(one, base, key) for one in cast("Sequence[Any]", value)]
     if not isinstance(value, (str, os.PathLike)):
         return value
-    text = os.fspath(value)
+    text = os.fspath(cast("str | os.PathLike[str]", value))
     if text.startswith("asset:"):
         return text
     if key in _TENSORS and ":" in text:

@@ -3,10 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from .errors import FileError
+
+
+def is_object(value: Any) -> TypeGuard[dict[str, Any]]:
+    """Whether a value that was read is an object; JSON's keys are texts."""
+    return isinstance(value, dict)
+
+
+def is_array(value: Any) -> TypeGuard[list[Any]]:
+    return isinstance(value, list)
+
+
+def is_mapping(value: Any) -> TypeGuard[Mapping[str, Any]]:
+    return isinstance(value, Mapping)
 
 
 def read_json(path: Path) -> Any:
@@ -29,7 +43,7 @@ def read_lines(path: Path, torn_end: bool = False) -> list[Any]:
     rest = lines.pop()
     if rest and not torn_end:
         lines.append(rest)
-    out = []
+    out: list[Any] = []
     for number, line in enumerate(lines, 1):
         try:
             out.append(json.loads(line))

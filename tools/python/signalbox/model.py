@@ -7,15 +7,16 @@ import os
 import tempfile
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from .analysis import Analysis, read_analysis
 from .binary import Flag, call, find_binary, flags_of, json_lines
 from .commands import Command
 from .domains import DomainStudy, read_domains
-from .given import Edits, Record, Records, absolute, edit_list, lines_of, listed_records, named_files, plain
+from .given import Edits, Record, Records, absolute, edit_list, is_frame, lines_of, listed_records, named_files, plain
+from .json_lines import is_array, is_mapping
 from .results import Branch, Branches, Generation, Generations, Routes, Scores, score_of, together
 from .run import Run, read_run
 from .trace import Trace, read_trace
@@ -339,9 +340,8 @@ class Model:
 
 def _once(records: Records) -> Records:
     """What can be read but once as a list."""
-    if isinstance(records, (str, Mapping, os.PathLike)) or hasattr(records, "to_dict"):
-        return records
-    return list(records)
+    again = isinstance(records, (str, os.PathLike)) or is_mapping(records) or is_frame(records)
+    return records if again else list(cast("Iterable[str | Record]", records))
 
 
 def _given_flags(flags: Mapping[str, Any]) -> dict[str, Any]:
@@ -350,9 +350,9 @@ def _given_flags(flags: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _names_spans(value: Any) -> bool:
-    if isinstance(value, Mapping):
+    if is_mapping(value):
         return any(key in ("span", "spans") or _names_spans(one) for key, one in value.items())
-    return isinstance(value, list) and any(map(_names_spans, value))
+    return is_array(value) and any(map(_names_spans, value))
 
 
 def analyze(

@@ -9,6 +9,9 @@ none shows anything or changes global settings. `style` is the style sheet of ne
 >>> plot.save(plot.usage(tables), "out/usage.svg")
 """
 
+# matplotlib's own types leave the keywords of most drawing methods open.
+# pyright: reportUnknownMemberType=false
+
 from __future__ import annotations
 
 import functools
@@ -202,7 +205,7 @@ def forest(
     for y, row in enumerate(rows.to_dict("records")):
         if row["n_controls"] > 0:
             axes.fill_betweenx([y - 0.3, y + 0.3], row["control_lo"], row["control_hi"], color="#dddddd", linewidth=0)
-        controls = found[(found.control_of == row["intervention"]) & (found.control == "random")]["diff"]
+        controls: pd.Series[float] = found.loc[(found.control_of == row["intervention"]) & (found.control == "random"), "diff"]
         axes.plot(controls, np.full(len(controls), y), "|", color=_grey, markersize=9, markeredgewidth=0.8)
         decides = row["q"] if row["q"] == row["q"] else row["p"]
         axes.plot([row["ci_lo"], row["ci_hi"]], [y, y], color=_blue)
@@ -225,13 +228,13 @@ def dose(run: Run | pd.DataFrame, metric: str, key: str, *, condition: str | Non
     rows = every[(every.metric == metric) & (every.condition.isna() if condition is None else every.condition == condition)]
     column = f"grid.{key}"
     if column not in rows or rows[column].notna().sum() < 2:
-        keys = [name.removeprefix("grid.") for name in rows if name.startswith("grid.")]
+        keys = [name.removeprefix("grid.") for name in map(str, rows) if name.startswith("grid.")]
         raise ValueError(f"dose: expected a key of a grid with two values ({', '.join(keys) or 'none there'}), found {key!r}")
     points = rows[rows[column].notna() & rows.control_of.isna()]
-    lines: dict[str, list[Mapping[str, Any]]] = {}
+    lines: dict[str, list[Mapping[Any, Any]]] = {}
     for row in points.sort_values(column, kind="stable").to_dict("records"):
         entry = str(row["intervention"]).split("/")[0]
-        others = [f"{name.removeprefix('grid.')} = {row[name]}" for name in row if name.startswith("grid.") and name != column and row[name] == row[name]]
+        others = [f"{name.removeprefix('grid.')} = {row[name]}" for name in map(str, row) if name.startswith("grid.") and name != column and row[name] == row[name]]
         lines.setdefault(", ".join([entry, *others]), []).append(row)
     axes = _axes(ax, one_column, 2.6)
     for name, line in lines.items():

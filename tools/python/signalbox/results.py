@@ -144,7 +144,7 @@ class Score:
     target_start: int | None
     sum_logprob: float
     logits_hash: str
-    more: dict[str, Any] = field(default_factory=dict)
+    more: dict[str, Any] = field(default_factory=dict[str, Any])
     asked: Command | None = _hidden()
 
     def command(self) -> str:
@@ -253,7 +253,7 @@ class Token:
     token: int
     text: str
     logprob: float
-    top: list[tuple[str, float]] = field(default_factory=list)
+    top: list[tuple[str, float]] = field(default_factory=list[tuple[str, float]])
 
 
 @dataclass(frozen=True)
@@ -293,17 +293,17 @@ class Routes:
         layer, slot, expert, weight."""
         import pandas as pd
 
-        n_tokens, n_layers, n_slots = self.ids.shape
+        n_tokens, n_layers, n_slots = map(int, self.ids.shape)
         per_token = n_layers * n_slots
         codes, names = pd.factorize(np.array(self.pieces, dtype=object))
         phase = (np.arange(n_tokens) >= self.given).astype(np.int8)
         table = pd.DataFrame(
             {
-                "sample": pd.Categorical.from_codes(np.zeros(n_tokens * per_token, dtype=np.int8), categories=[self.id]),
+                "sample": pd.Categorical.from_codes(np.zeros(n_tokens * per_token, dtype=np.int8), categories=pd.Index([self.id])),
                 "position": np.repeat(np.arange(n_tokens), per_token),
-                "phase": pd.Categorical.from_codes(np.repeat(phase, per_token), categories=["given", "generated"]),
+                "phase": pd.Categorical.from_codes(np.repeat(phase, per_token), categories=pd.Index(["given", "generated"])),
                 "token": np.repeat(self.tokens, per_token),
-                "text": pd.Categorical.from_codes(np.repeat(codes, per_token), categories=names),
+                "text": pd.Categorical.from_codes(np.repeat(codes, per_token), categories=pd.Index(names)),
                 "layer": np.tile(np.repeat(self.layers, n_slots), n_tokens),
                 "slot": np.tile(np.arange(n_slots), n_tokens * n_layers),
                 "expert": np.ma.getdata(self.ids).reshape(-1).astype(np.int32),

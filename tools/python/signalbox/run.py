@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import FileError
-from .json_lines import read_json, read_lines
+from .json_lines import is_array, is_object, read_json, read_lines
 from .trace import Trace, read_traces
 
 if TYPE_CHECKING:
@@ -64,14 +64,14 @@ class Run:
         lines = read_lines(self._file("samples.jsonl"), torn_end=self.partial)
         journal = self.path / "journal.jsonl"
         if journal.exists():
-            waiting = {}
+            waiting: dict[int, dict[str, Any]] = {}
             for number, line in enumerate(read_lines(journal, torn_end=True), 1):
-                if not (isinstance(line, list) and len(line) == 2 and isinstance(line[0], int) and isinstance(line[1], dict)):
+                if not (is_array(line) and len(line) == 2 and isinstance(line[0], int) and is_object(line[1])):
                     raise FileError(f"{journal}:{number}: expected [line number, sample], found {str(line)[:60]}")
                 waiting[line[0]] = line[1]
             lines += [waiting[number] for number in sorted(waiting) if number >= len(lines)]
         for number, line in enumerate(lines, 1):
-            if not isinstance(line, dict) or "intervention" not in line or "id" not in line:
+            if not is_object(line) or "intervention" not in line or "id" not in line:
                 raise FileError(f"{self.path}/samples.jsonl:{number}: expected a sample, found {str(line)[:60]}")
         table = pd.DataFrame([_flat(line) for line in lines])
         for metric in self._metrics_of(lines):
@@ -164,11 +164,11 @@ class Run:
         import pandas as pd
 
         about = self.findings["about"]
-        out = []
+        out: list[dict[str, Any]] = []
         for name, metric, condition, values in rows:
-            one = {"intervention": name, "metric": metric, "condition": condition}
+            one: dict[str, Any] = {"intervention": name, "metric": metric, "condition": condition}
             for key, value in values.items():
-                if isinstance(value, dict):
+                if is_object(value):
                     one |= {f"{key}_{inner}": number for inner, number in value.items()}
                 else:
                     one[key] = float("nan") if value is None else value
@@ -195,8 +195,8 @@ def _flat(line: dict[str, Any]) -> dict[str, Any]:
 
 def _object(file: Path, schema: str) -> dict[str, Any]:
     value = read_json(file)
-    found = value.get("schema") if isinstance(value, dict) else None
+    found = value.get("schema") if is_object(value) else None
     if found != schema:
         raise FileError(f"{file}: expected the schema {schema}, found {found}")
-    assert isinstance(value, dict)
+    assert is_object(value)
     return value

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from .errors import FileError
+from .json_lines import is_array, is_object
 
 # BF16 is read as its bits; numpy has no such type.
 _TYPES = {
@@ -68,10 +69,10 @@ class TensorFile:
             entries = json.loads(header.decode("utf-8"), object_pairs_hook=_no_duplicates)
         except ValueError as error:
             raise self._wrong("a header of JSON", str(error)) from None
-        if not isinstance(entries, dict):
+        if not is_object(entries):
             raise self._wrong("a header that is a JSON object", type(entries).__name__)
         metadata = entries.pop("__metadata__", {})
-        if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        if not is_object(metadata) or not all(isinstance(value, str) for value in metadata.values()):
             raise self._wrong("strings in __metadata__", "others")
         self.metadata: dict[str, str] = metadata
         self._check(entries, size - 8 - length)
@@ -113,14 +114,14 @@ class TensorFile:
 
     def _check(self, entries: dict[str, Any], data_bytes: int) -> None:
         for name, entry in entries.items():
-            if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+            if not is_object(entry) or set(entry) != {"dtype", "shape", "data_offsets"}:
                 raise self._wrong(f"dtype, shape and data_offsets of {name}", json.dumps(entry)[:80])
             kind, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
             if kind not in _TYPES:
                 raise self._wrong(f"a dtype of {', '.join(_TYPES)} for {name}", json.dumps(kind))
-            if not isinstance(shape, list) or len(shape) > _MOST_DIMENSIONS or not all(map(_is_count, shape)):
+            if not is_array(shape) or len(shape) > _MOST_DIMENSIONS or not all(map(_is_count, shape)):
                 raise self._wrong(f"a shape of whole numbers for {name}", json.dumps(shape)[:80])
-            if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_is_count, offsets)):
+            if not is_array(offsets) or len(offsets) != 2 or not all(map(_is_count, offsets)):
                 raise self._wrong(f"two data_offsets of {name}", json.dumps(offsets)[:80])
             size = math.prod(shape) * np.dtype(_TYPES[kind]).itemsize
             if offsets[1] - offsets[0] != size:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import warnings
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from .errors import FileError
-from .json_lines import read_lines
+from .json_lines import is_array, is_object, read_lines
 from .tensor_file import TensorFile
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def read_traces(paths: Mapping[str, str | os.PathLike[str]] | Iterable[str | os.
     """
     named: dict[str, str | os.PathLike[str]] = {}
     if isinstance(paths, Mapping):
-        named.update(paths)
+        named.update(cast("Mapping[str, str | os.PathLike[str]]", paths))
     else:
         for path in map(Path, paths):
             if path.name in named:
@@ -234,7 +235,7 @@ class Trace:
         out: list[str | None] = []
         for i, pieces in enumerate(self.texts["pieces"]):
             rows = self.rows(i)
-            out += list(pieces) if isinstance(pieces, list) else [None] * (rows.stop - rows.start)
+            out += pieces if is_array(pieces) else [None] * (rows.stop - rows.start)
         return out
 
     # ---- tables
@@ -254,7 +255,7 @@ class Trace:
 
         rows = slice(0, len(self.tokens)) if sample is None else self.rows(sample)
         ids = self.ids[rows]
-        n_tokens, n_layers, n_slots = ids.shape
+        n_tokens, n_layers, n_slots = map(int, ids.shape)
         if ids.size > _MANY_ROWS:
             warnings.warn(f"{self.path}: a frame of {ids.size} rows; take one sample at a time, or the arrays", stacklevel=2)
         per_token = n_layers * n_slots
@@ -268,9 +269,9 @@ class Trace:
             return np.repeat(values, per_token)
 
         columns: dict[str, Any] = {
-            "sample": pd.Categorical.from_codes(spread(codes[number]), categories=list(known)),
+            "sample": pd.Categorical.from_codes(spread(codes[number]), categories=pd.Index(list(known))),
             "position": spread(self.positions[rows]),
-            "phase": pd.Categorical.from_codes(spread(self.phase[rows]), categories=["given", "generated"]),
+            "phase": pd.Categorical.from_codes(spread(self.phase[rows]), categories=pd.Index(["given", "generated"])),
             "token": spread(self.tokens[rows]),
             "text": self._text_column(rows, per_token),
             "layer": np.tile(np.repeat(self.layers, n_slots), n_tokens),
@@ -343,7 +344,7 @@ class Trace:
             names = json.loads(self.metadata.get(key, ""))
         except ValueError:
             names = None
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        if not is_array(names) or not all(isinstance(name, str) for name in names):
             raise self._wrong(key, "a JSON list of names", repr(self.metadata.get(key, ""))[:80])
         return names
 
@@ -382,7 +383,7 @@ class Trace:
         raw = self._file[name]
         unused = np.iinfo(raw.dtype).max
         # In parts, so that a check of a large file needs little memory.
-        part = max(1, (1 << 24) // max(1, int(np.prod(raw.shape[1:]))))
+        part = max(1, (1 << 24) // max(1, math.prod(raw.shape[1:])))
         any_unused = False
         for begin in range(0, len(raw), part):
             block = raw[begin : begin + part]
@@ -402,7 +403,7 @@ class Trace:
     def _lines(self, name: str) -> list[dict[str, Any]]:
         path = self.path / name
         lines = read_lines(path)
-        if [line.get("id") if isinstance(line, dict) else None for line in lines] != self.samples:
+        if [line.get("id") if is_object(line) else None for line in lines] != self.samples:
             raise FileError(f"{path}: expected a line for each of the {len(self.samples)} samples of the trace, found others")
         return lines
 
@@ -412,7 +413,7 @@ class Trace:
         if not (self.path / "texts.jsonl").exists():
             return pd.Series([None] * ((rows.stop - rows.start) * per_token), dtype="object")
         codes, names = pd.factorize(np.array(self.pieces[rows], dtype=object))
-        return pd.Categorical.from_codes(np.repeat(codes, per_token), categories=names)
+        return pd.Categorical.from_codes(np.repeat(codes, per_token), categories=pd.Index(names))
 
 
 def _ranges(layers: Iterable[int]) -> str:

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 try:
     import anywidget
@@ -19,6 +19,7 @@ from ..commands import Command
 from ..engine import Engine
 from ..errors import Error, FileError, RequestError
 from ..given import Edits, Record, edit_list, listed_records
+from ..json_lines import is_array, is_object
 from ..model import Model
 from ..results import Routes
 from ..transport import Events
@@ -87,7 +88,7 @@ class TextWidget(anywidget.AnyWidget):
             forks = {"schema": "signalbox.forks/1", "selected": "base", "compared": None, "nodes": [base]}
             more.setdefault("layer", engine.layers[0])
         super().__init__(_esm=_module(), kind=type(self).__name__, forks=forks, **more)
-        self.on_msg(self._hear)
+        self.on_msg(self._hear)  # pyright: ignore[reportUnknownMemberType]: ipywidgets leaves it without types
 
     # ---- the text
 
@@ -134,9 +135,9 @@ class TextWidget(anywidget.AnyWidget):
         raise NotImplementedError
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        found = super()._repr_mimebundle_(**kwargs)
-        data, metadata = found if isinstance(found, tuple) else (found or {}, {})
-        data = {**data, "text/plain": repr(self)}
+        found: Any = cast(Any, super())._repr_mimebundle_(**kwargs)
+        pair = cast("tuple[dict[str, Any], dict[str, Any]]", found if isinstance(found, tuple) else (found or {}, {}))
+        data, metadata = {**pair[0], "text/plain": repr(self)}, pair[1]
         try:
             data["text/html"] = self._snapshot()
         except Error as error:  # the view says it too; a notebook's output must not fail
@@ -204,6 +205,9 @@ class TextWidget(anywidget.AnyWidget):
 
     # ---- messages
 
+    def _say(self, message: Mapping[str, Any]) -> None:
+        self.send(message)  # pyright: ignore[reportUnknownMemberType]: as on_msg
+
     def _hear(self, _: object, content: Mapping[str, Any], buffers: object) -> None:
         name = str(content.get("id"))
         if content.get("kind") == "cancel":
@@ -232,13 +236,13 @@ class TextWidget(anywidget.AnyWidget):
                             return
                         self._asked[name] = events
                     for text in events:
-                        self.send({"id": name, "kind": "event", "text": text})
+                        self._say({"id": name, "kind": "event", "text": text})
                 text = ""
             else:
                 text = engine.transport.bytes("GET" if body is None else "POST", path, body).decode()
-            self.send({"id": name, "kind": "answer", "text": text})
+            self._say({"id": name, "kind": "answer", "text": text})
         except Exception as error:  # whatever it is, the view waits for an answer
-            self.send({"id": name, "kind": "error", "text": str(error), "status": error.status if isinstance(error, RequestError) else 0})
+            self._say({"id": name, "kind": "error", "text": str(error), "status": error.status if isinstance(error, RequestError) else 0})
         finally:
             with self._lock:
                 self._asked.pop(name, None)
@@ -247,7 +251,7 @@ class TextWidget(anywidget.AnyWidget):
         """A request of the browser with the files and vectors that its edits name."""
         for holder in (body, body.get("signalbox"), *body.get("branches", [])):
             for key in ("edits", "baseline"):
-                if isinstance(holder, dict) and isinstance(holder.get(key), list):
+                if is_object(holder) and is_array(holder.get(key)):
                     holder[key] = self._sent_form(holder[key])
         return body
 

@@ -11,6 +11,7 @@ import traitlets
 
 from ..engine import Engine
 from ..given import Record
+from ..json_lines import is_object
 from ..model import Model
 from ..results import Array, Routes
 from . import pictures
@@ -40,7 +41,7 @@ class ExpertSelector(TextWidget):
         for cell, state in proposal["value"].items():
             if not re.fullmatch(r"\d+:\d+", cell) or int(cell.split(":")[0]) not in known or int(cell.split(":")[1]) >= self._engine.n_experts:
                 raise traitlets.TraitError(f"switches: expected LAYER:EXPERT of a layer with a router, found {cell!r}")
-            if not isinstance(state, dict) or state.get("op") not in ("ban", "force", "scale") or (state["op"] == "scale") != ("by" in state):
+            if not is_object(state) or state.get("op") not in ("ban", "force", "scale") or (state["op"] == "scale") != ("by" in state):
                 raise traitlets.TraitError(f"switches: {cell}: expected op ban or force, or scale with by, found {state!r}")
         return dict(proposal["value"])
 

@@ -32,7 +32,7 @@ class Steering(TextWidget):
     """
 
     steering: traitlets.Dict[str, Any] = traitlets.Dict().tag(sync=True)
-    vectors: traitlets.List[Any] = traitlets.List().tag(sync=True)
+    vectors: traitlets.List[Any] = traitlets.List(traitlets.Any()).tag(sync=True)
 
     def __init__(
         self,
