@@ -121,7 +121,7 @@ TEST_CASE("docs: the README's commands work as pasted" *
   TemporaryDirectory scratch;
   int pasted = 0;
   for (const std::string& block : indented_blocks(page_of("README.md"))) {
-    // Set-up scripts, models that are not here, and a server at a fixed port (tests/serve pastes the page's, at a
+    // Set-up scripts, models that are not here, and a server at a fixed port (tests/serve pastes its request, at a
     // socket).
     if (block.find("tools/test") != std::string::npos || block.find("allenai/") != std::string::npos ||
         block.find("127.0.0.1:8080") != std::string::npos)
