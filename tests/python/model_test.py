@@ -160,7 +160,7 @@ class Commands(unittest.TestCase):
     def test_a_failure_is_the_line_that_the_binary_prints(self):
         with self.assertRaises(signalbox.CommandError) as caught:
             self.model.generate([{"id": "a", "prompt": "x"}, {"id": "a", "prompt": "y"}])
-        self.assertRegex(str(caught.exception), r"records.jsonl:2: .*expected .* found")
+        self.assertRegex(str(caught.exception), r"^records\[1\]: .*expected .* found")
         self.assertNotIn("\n", str(caught.exception))
         self.assertEqual(caught.exception.code, 1)
         with self.assertRaises(signalbox.CommandError) as caught:
@@ -171,8 +171,33 @@ class Commands(unittest.TestCase):
             signalbox.Model("/nowhere").generate("x")
         with self.assertRaisesRegex(TypeError, "a pathlib.Path, found the text 'edits.json'"):
             self.model.generate("x", edits="edits.json")
-        with self.assertRaisesRegex(TypeError, "values that JSON has, found set"):
+        with self.assertRaisesRegex(TypeError, "^records: expected values that JSON has, found the set"):
             self.model.generate({"prompt": "x", "more": {1}})
+        without_form = {"text": "x"}
+        for call in (self.model.generate, self.model.trace, lambda record: self.model.branches(record, {}, samples=2)):
+            with self.assertRaisesRegex(signalbox.CommandError, r"^records\[0\]: expected [^;]*, found 0$"):
+                call(without_form)
+        with self.assertRaisesRegex(signalbox.CommandError, '^spec: unknown key "bogus"'):
+            self.model.run({"bogus": 1}, "out/never")
+
+    def test_what_no_call_can_take_is_named(self):
+        generate = self.model.generate
+        for records, message in {"3": "^records: expected a prompt, .* found the int 3$", "None": "^records: .* found None$", "[3]": r"^records\[0\]: .* found the int 3$"}.items():
+            with self.assertRaisesRegex(TypeError, message):
+                generate(eval(records))
+        for edits, message in {"3": "^edits: expected a list, .* found the int 3$", "{'edits': None}": "^edits: .* found None$", "{}": "^edits: .* found an empty one$",
+                               "{1: 2}": "^edits: .* found the keys 1$", "[{'op': 'temperature', 'by': float('nan')}]": "^edits: expected finite numbers"}.items():  # fmt: skip
+            with self.assertRaisesRegex((TypeError, ValueError), message):
+                generate("x", edits=eval(edits))
+        with self.assertRaisesRegex(ValueError, "^record: expected one, found 2$"):
+            self.model.routes(["x", "y"])
+        with self.assertRaisesRegex(TypeError, "^path: expected a directory, .* found None$"):
+            signalbox.Model(None)
+        with self.assertRaisesRegex(signalbox.FileError, "^/nowhere/edits.json: expected a file that can be read"):
+            generate("x", edits=pathlib.Path("/nowhere/edits.json"))
+        pathlib.Path("torn.json").write_text("{")
+        with self.assertRaisesRegex(signalbox.FileError, "^torn.json: expected JSON"):
+            generate("x", edits=pathlib.Path("torn.json"))
 
     def test_progress_goes_to_stderr_and_errors_to_the_exception(self):
         program = script("programs/talks", signalbox.__version__, "echo half done >&2; echo 'signalbox: error: out: expected a, found b' >&2; exit 3")

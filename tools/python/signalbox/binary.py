@@ -109,11 +109,16 @@ def _checked(file: Path, why: str) -> Path:
 
 @lru_cache(maxsize=16)
 def _check_version(file: Path, why: str, mtime: int, size: int) -> None:
+    found = "does not say its version"
     try:
-        answer = subprocess.run([file, "--version", "--json"], capture_output=True, text=True, timeout=60, check=True).stdout
-        version = json.loads(answer)["version"]
+        done = subprocess.run([file, "--version", "--json"], capture_output=True, text=True, errors="replace", timeout=60)
+        version = json.loads(done.stdout)["version"]
     except (OSError, subprocess.SubprocessError, ValueError, KeyError, TypeError) as error:
-        raise BinaryError(f"{file} ({why}): expected the signalbox binary, found a program that does not say its version ({error})") from None
+        if isinstance(error, OSError):
+            found = f"cannot be run: {error.strerror}"
+        elif isinstance(error, subprocess.TimeoutExpired):
+            found = "has not said its version after a minute"
+        raise BinaryError(f"{file} ({why}): expected the signalbox binary, found a program that {found}") from None
     if version != package_version():
         raise BinaryError(
             f"{file} ({why}): expected version {package_version()}, as the Python package has, found {version} "

@@ -16,7 +16,7 @@ import numpy as np
 from .binary import Flag, flags_of
 from .commands import Command
 from .errors import Error
-from .given import Edits, Record, Records, edit_list, listed_records, named_files, plain
+from .given import Edits, Record, Records, edit_list, listed_records, named_files, one_record, plain
 from .json_lines import is_array, is_mapping
 from .results import Branch, Branches, Generation, Generations, Routes, Score, Scores, Token, masked, score_of, together
 from .server import Server
@@ -178,7 +178,7 @@ class Engine:
 
     def command(self, record: str | Record, edits: Edits = None, **sampling: Any) -> Command:
         """What gives a text of `generate` at the command line."""
-        (whole,), wanted = listed_records(record), edit_list(edits)
+        whole, wanted = one_record(record), edit_list(edits)
         return Command("generate", self.argument, [whole], wanted, self._sampling_flags(sampling, wanted))
 
     def routes(
@@ -193,7 +193,7 @@ class Engine:
         ignore_eos: bool = False,
     ) -> Routes:
         """One text, and the experts that each of its tokens went through, without a file."""
-        (whole,), wanted = listed_records(record), edit_list(edits)
+        whole, wanted = one_record(record), edit_list(edits)
         sampling = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "seed": seed, **({"ignore_eos": True} if ignore_eos else {})}
         # By ids: so that the prompt's words and log-probabilities come with it, of messages too.
         ids = self.prompt_ids(whole)
@@ -292,7 +292,7 @@ class Engine:
         ignore_eos: bool = False,
         top: int = 0,
     ) -> Stream:
-        (whole,) = listed_records(record)
+        whole = one_record(record)
         how = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed, "ignore_eos": ignore_eos}
         sent = [{"name": name, **({"edits": self.sent(edits)} if edits else {})} for name, edits in branches.items()]
         body = {"record": whole, "generate": how, "branches": sent, **({"top": top} if top else {})}

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard, cast
 
-from .json_lines import is_array, is_mapping
+from .errors import FileError
+from .json_lines import is_array, is_mapping, read_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,16 +27,43 @@ def is_frame(records: Records) -> TypeGuard[pd.DataFrame]:
 def listed_records(records: Records) -> list[dict[str, Any]]:
     """Each as a dict of what JSON has; those without an `id` get "0", "1", …"""
     if isinstance(records, os.PathLike):
-        text = Path(records).read_text(encoding="utf-8")
-        listed: Iterable[str | Record] = [json.loads(line) for line in text.split("\n") if line.strip()]
+        listed: Iterable[Any] = _lines_in(Path(records))
     elif isinstance(records, str) or is_mapping(records):
         listed = [records]
     elif is_frame(records):
         listed = [{str(key): value for key, value in row.items() if not _is_missing(value)} for row in records.to_dict("records")]
+    elif hasattr(records, "__iter__"):
+        listed = cast("Iterable[Any]", records)
     else:
-        listed = cast("Iterable[str | Record]", records)
-    whole = [{"id": str(i), **({"prompt": one} if isinstance(one, str) else dict(one))} for i, one in enumerate(listed)]
-    out: list[dict[str, Any]] = json.loads(json.dumps(whole, default=plain))
+        raise TypeError(f"records: expected a prompt, a dict, several of them, a data frame or a pathlib.Path, found {_kind(records)}")
+    whole: list[dict[str, Any]] = []
+    for i, one in enumerate(listed):
+        if not isinstance(one, str) and not is_mapping(one):
+            raise TypeError(f"records[{i}]: expected a prompt or a dict, found {_kind(one)}")
+        whole.append({"id": str(i), **({"prompt": one} if isinstance(one, str) else dict(one))})
+    out: list[dict[str, Any]] = as_json(whole, "records")
+    return out
+
+
+def one_record(record: str | Record) -> dict[str, Any]:
+    """The one that there must be."""
+    listed = listed_records(record)
+    if len(listed) != 1:
+        raise ValueError(f"record: expected one, found {len(listed)}")
+    return listed[0]
+
+
+def _lines_in(file: Path) -> list[Any]:
+    try:
+        lines = file.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise FileError(f"{file}: expected a file that can be read, found: {getattr(error, 'strerror', error)}") from None
+    out: list[Any] = []
+    for number, line in enumerate(lines, 1):
+        try:
+            out += [json.loads(line)] if line.strip() else []
+        except ValueError as error:
+            raise FileError(f"{file}:{number}: expected a line of JSON, found {error}") from None
     return out
 
 
@@ -48,11 +76,26 @@ def _is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and value != value)
 
 
+def _kind(value: Any) -> str:
+    return "None" if value is None else f"the {type(value).__name__} {str(value)[:40]}"
+
+
 def plain(value: Any) -> Any:
     """numpy's numbers and arrays as JSON has them."""
     if hasattr(value, "tolist"):
         return value.tolist()
-    raise TypeError(f"records: expected values that JSON has, found {type(value).__name__}")
+    raise TypeError(f"expected values that JSON has, found {_kind(value)}")
+
+
+def as_json(value: Any, what: str, allow_nan: bool = True) -> Any:
+    """The same as JSON has it; `what` names it where JSON has no such values."""
+    try:
+        return json.loads(json.dumps(value, default=plain, allow_nan=allow_nan))
+    except TypeError as error:
+        raise TypeError(f"{what}: {error}") from None
+    except ValueError:
+        wrong = "values that JSON has, found one that holds itself" if allow_nan else "finite numbers, found NaN or an infinity"
+        raise ValueError(f"{what}: expected {wrong}") from None
 
 
 def edit_list(edits: Edits) -> list[Any]:
@@ -65,12 +108,14 @@ def edit_list(edits: Edits) -> list[Any]:
     listed: Any = edits
     if isinstance(edits, os.PathLike):
         base = Path(edits).resolve().parent
-        listed = json.loads(Path(edits).read_text(encoding="utf-8"))
+        listed = read_json(Path(edits))
     if is_mapping(listed):
         if "edits" not in listed:
-            raise ValueError(f"edits: expected a list, or a dict with the key edits, found the keys {', '.join(listed)}")
+            raise ValueError(f"edits: expected a list, or a dict with the key edits, found {'the keys ' + ', '.join(map(str, listed)) if listed else 'an empty one'}")
         listed = listed["edits"]
-    out: list[Any] = json.loads(json.dumps(absolute(list(listed), base), default=plain))
+    if isinstance(listed, str) or not hasattr(listed, "__iter__"):
+        raise TypeError(f"edits: expected a list, a dict with one or a pathlib.Path, found {_kind(listed)}")
+    out: list[Any] = as_json(absolute(list(listed), base), "edits", allow_nan=False)
     return out
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import tempfile
 import threading
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,6 +17,7 @@ from .analysis import Analysis, read_analysis
 from .binary import Flag, call, find_binary, flags_of, json_lines
 from .commands import Command
 from .domains import DomainStudy, read_domains
+from .errors import CommandError
 from .given import Edits, Record, Records, absolute, edit_list, is_frame, lines_of, listed_records, named_files, plain
 from .json_lines import is_array, is_mapping
 from .results import Branch, Branches, Generation, Generations, Routes, Scores, score_of, together
@@ -56,6 +59,8 @@ class Model:
     def __init__(
         self, path: str | os.PathLike[str], *, binary: str | os.PathLike[str] | None = None, progress: bool = True, **flags: Flag
     ) -> None:
+        if not isinstance(path, (str, os.PathLike)):  # pyright: ignore[reportUnnecessaryIsInstance]: callers without types
+            raise TypeError(f"path: expected a directory, org/name or builtin, found {path!r}")
         self.path = os.fspath(path)
         self.binary = find_binary(binary)
         self.progress = progress
@@ -125,6 +130,8 @@ class Model:
 
     def chat(self, text: str | Sequence[str], *, max_tokens: int | None = 64, edits: Edits = None, **flags: Any) -> Generations:
         """As `generate`, of one user message, or of several questions by themselves."""
+        if not hasattr(text, "__iter__"):
+            raise TypeError(f"text: expected one, or several, found {text!r}")
         texts = [text] if isinstance(text, str) else text
         messages = [{"messages": [{"role": "user", "content": one}]} for one in texts]
         return self.generate(messages, max_tokens=max_tokens, edits=edits, **flags)
@@ -186,8 +193,8 @@ class Model:
         folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="signalbox-trace-"))
         wanted = ",".join(points) if points is not None and not isinstance(points, str) else points
         try:
-            with _Given(records, edits) as given:
-                self._call(["trace", self.path, "--out", str(folder), *given.flags,
+            with _given(records, edits) as given:
+                self._call(["trace", self.path, "--out", str(folder), *given,
                             *flags_of({"generate": generate, "points": wanted, **self.flags, **flags})])  # fmt: skip
             trace = read_trace(folder)
         except BaseException:
@@ -220,8 +227,8 @@ class Model:
         """
         folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="signalbox-domains-"))
         try:
-            with _Given(records, edits) as given:
-                printed = self._call(["domains", self.path, "--out", str(folder), "--json", *given.flags,
+            with _given(records, edits) as given:
+                printed = self._call(["domains", self.path, "--out", str(folder), "--json", *given,
                                       *flags_of({"new_tokens": new_tokens, **self.flags, **flags})])  # fmt: skip
             study = read_domains(folder, json.loads(printed))
         except BaseException:
@@ -271,9 +278,9 @@ class Model:
             "metrics": ["repetition"],
             "seeds": [seed],
         }
-        with tempfile.TemporaryDirectory(prefix="signalbox-branches-") as folder:
-            (Path(folder) / "records.jsonl").write_text(lines_of(record), encoding="utf-8")
-            table = self._run(spec, Path(folder) / "run", Path(folder), flags).samples
+        with _our_files("signalbox-branches-") as folder:
+            (folder / "records.jsonl").write_text(lines_of(record), encoding="utf-8")
+            table = self._run(spec, folder / "run", folder, flags).samples
         found = {(str(row["intervention"]), int(row["sample"])): row for row in table.to_dict("records")}
         how = flags_of({"max_tokens": max_tokens, "temperature": temperature or None, "samples": samples, "seed": seed or None, **(generate or {}), **self.flags})
         rows: list[Branch] = []
@@ -304,8 +311,8 @@ class Model:
         if "model" in spec:
             raise ValueError(f"spec: expected no model beside {self!r}, found {spec['model']!r}")
         model = str(Path(self.path).resolve()) if Path(self.path).exists() else self.path
-        with tempfile.TemporaryDirectory(prefix="signalbox-spec-") as folder:
-            file = Path(folder) / "experiment.json"
+        with _our_files("signalbox-spec-") as folder:
+            file = folder / "experiment.json"
             file.write_text(json.dumps({"model": model, **absolute(spec, base)}, ensure_ascii=False, default=plain))
             self._call(["run", str(file), *more])
         return read_run(out)
@@ -333,14 +340,14 @@ class Model:
 
     def _records_command(self, command: str, records: Records, wanted: list[Any], edits: Edits, **flags: Flag) -> tuple[Command, list[dict[str, Any]]]:
         more = flags_of({**self.flags, **flags})
-        with _Given(records, edits if isinstance(edits, os.PathLike) else wanted or None) as given:
-            printed = self._call([command, self.path, "--json", *given.flags, *more])
+        with _given(records, edits if isinstance(edits, os.PathLike) else wanted or None) as given:
+            printed = self._call([command, self.path, "--json", *given, *more])
         return Command(command, self.path, listed_records(records), wanted, more), json_lines(printed)
 
 
 def _once(records: Records) -> Records:
     """What can be read but once as a list."""
-    again = isinstance(records, (str, os.PathLike)) or is_mapping(records) or is_frame(records)
+    again = isinstance(records, (str, os.PathLike)) or is_mapping(records) or is_frame(records) or not hasattr(records, "__iter__")
     return records if again else list(cast("Iterable[str | Record]", records))
 
 
@@ -376,34 +383,40 @@ def analyze(
     return read_analysis(out if out is not None else folders[0])
 
 
-class _Given:
-    """Records, where there are any, and edits as the files that a command reads, for as long as it runs."""
+@contextlib.contextmanager
+def _given(records: Records | None, edits: Edits) -> Generator[list[str], None, None]:
+    """Flags that name records, where there are any, and edits as the files that a command reads, for as long as it runs."""
+    with _our_files("signalbox-") as folder:
+        flags: list[str] = []
+        if isinstance(records, os.PathLike):
+            flags += ["--input", os.fspath(records)]
+        elif records is not None:
+            file = folder / "records.jsonl"
+            file.write_text(lines_of(records), encoding="utf-8")
+            flags += ["--input", str(file)]
+        if isinstance(edits, os.PathLike):
+            flags += ["--edits", os.fspath(edits)]
+        elif edits is not None:
+            file = folder / "edits.json"
+            file.write_text(json.dumps({"edits": edit_list(edits)}, ensure_ascii=False))
+            flags += ["--edits", str(file)]
+        yield flags
 
-    def __init__(self, records: Records | None, edits: Edits) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="signalbox-")
-        self.flags: list[str] = []
+
+@contextlib.contextmanager
+def _our_files(prefix: str) -> Generator[Path, None, None]:
+    """A folder for the files of one command, whose errors name what was given, and not these files: they will be gone."""
+    with tempfile.TemporaryDirectory(prefix=prefix) as folder:
         try:
-            if isinstance(records, os.PathLike):
-                self.flags += ["--input", os.fspath(records)]
-            elif records is not None:
-                file = Path(self._folder.name) / "records.jsonl"
-                file.write_text(lines_of(records), encoding="utf-8")
-                self.flags += ["--input", str(file)]
-            if isinstance(edits, os.PathLike):
-                self.flags += ["--edits", os.fspath(edits)]
-            elif edits is not None:
-                file = Path(self._folder.name) / "edits.json"
-                file.write_text(json.dumps({"edits": edit_list(edits)}, ensure_ascii=False))
-                self.flags += ["--edits", str(file)]
-        except BaseException:
-            self._folder.cleanup()
+            yield Path(folder)
+        except CommandError as error:
+            first, *more = str(error).split("; ")
+            text = "; ".join([first, *(part for part in more if folder not in part)])
+            text = re.sub(re.escape(f"{folder}/records.jsonl") + r":(\d+)", lambda found: f"records[{int(found[1]) - 1}]", text)
+            for file, name in (("records.jsonl", "records"), ("edits.json: ", ""), ("edits.json", "edits"), ("experiment.json", "spec")):
+                text = text.replace(f"{folder}/{file}", name)
+            error.args = (text,)
             raise
-
-    def __enter__(self) -> _Given:
-        return self
-
-    def __exit__(self, *unused: object) -> None:
-        self._folder.cleanup()
 
 
 def _diverges_at(tokens: list[int], baseline: list[int]) -> int | None:

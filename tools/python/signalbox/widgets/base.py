@@ -18,7 +18,7 @@ except ImportError:
 from ..commands import Command
 from ..engine import Engine
 from ..errors import Error, FileError, RequestError
-from ..given import Edits, Record, edit_list, listed_records
+from ..given import Edits, Record, edit_list, one_record
 from ..json_lines import is_array, is_object
 from ..model import Model
 from ..results import Routes
@@ -79,7 +79,7 @@ class TextWidget(anywidget.AnyWidget):
         forks: dict[str, Any] = {}
         if model is not None:
             engine = self._engine
-            (whole,) = listed_records({"id": "prompt", "prompt": record} if isinstance(record, str) else record)
+            whole = one_record({"id": "prompt", "prompt": record} if isinstance(record, str) else record)
             given: dict[str, Any] = {key: whole[key] for key in ("prompt", "messages", "tokens") if key in whole}
             if len(given) != 1:
                 raise ValueError(f"record: expected one of prompt, messages and tokens, found {', '.join(given) or 'none'}")
