@@ -78,7 +78,7 @@ CLI::App* add_discover_flags(CLI::App& app, DiscoverFlags& flags) {
                    "half, a quarter and a quarter)")
       ->type_name("RULE");
   discover->add_option("--size", flags.size, "parts of the circuit (default: the fewest that are faithful enough)")
-      ->check(in_range(0, 1 << 20))
+      ->check(in_range(1, 1 << 20))
       ->type_name("N");
   discover->add_option("--faithfulness", flags.faithfulness, "that is enough on the pairs that choose the size")
       ->check(in_range(0.01, 0.999))

@@ -6,6 +6,7 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
+#include <map>
 
 #include "base/text.h"
 #include "base/text_table.h"
@@ -89,6 +90,7 @@ std::string hub_name(const std::string& family, const TensorId& id) {
 // Bytes of weights that a forward of one token reads, and of keys and values that it leaves in the cache.
 struct Bytes {
   int64_t weights = 0, active = 0, cache = 0;
+  std::map<std::string, int64_t> of_dtype;  // of matrices
 };
 
 Bytes count_bytes(const Model& model, Weights& weights) {
@@ -96,6 +98,7 @@ Bytes count_bytes(const Model& model, Weights& weights) {
   for_each_tensor(model, weights, [&](const TensorPlace& slot) {
     const int64_t size = slot.matrix ? stored_bytes(*slot.matrix) : slot.vector->n * 4;
     bytes.weights += size;
+    if (slot.matrix) bytes.of_dtype[std::string(dtype_name(slot.matrix->dtype))] += size;
     if (slot.id.expert >= 0) {
       const Router& router = model.layers[slot.id.layer].moe()->router;
       bytes.active += size * router.n_active / router.n_experts;
@@ -237,6 +240,8 @@ json::Value model_facts_json(Session& session) {
   const Bytes bytes = count_bytes(model, session.weights);
   json::Value out = json::Value::object(), layers = json::Value::array(), stops = json::Value::array();
   for (int64_t l = 0; l < model.n_layers(); ++l) layers.push_back(describe(model.layers[l], l));
+  json::Value of_dtype = json::Value::object();
+  for (const auto& [dtype, size] : bytes.of_dtype) of_dtype.set(dtype, size);
   for (int32_t token : session.stop_tokens) stops.push_back(int64_t{token});
   out.set("model", session.path)
       .set("family", session.family)
@@ -250,6 +255,7 @@ json::Value model_facts_json(Session& session) {
       .set("active_parameters", parameters.active)
       .set("weight_bytes", bytes.weights)
       .set("weight_bytes_per_token", bytes.active)
+      .set("matrix_bytes", std::move(of_dtype))
       .set("cache_bytes_per_token", bytes.cache)
       .set("weights_on_cpu", name_of(session.weight_memory.kind))
       .set("available_memory", session.weight_memory.available)
@@ -313,6 +319,10 @@ int inspect_command(int argc, char** argv) {
   text +=
       "  parameters    " + count_text(parameters.total) + ", " + count_text(parameters.active) + " active a token\n";
   text += "  weights       " + bytes_text(bytes.weights) + ", " + bytes_text(bytes.active) + " read a token\n";
+  std::string stored;
+  for (const auto& [dtype, size] : bytes.of_dtype)
+    stored += (stored.empty() ? "" : ", ") + dtype + " " + bytes_text(size);
+  text += "  matrices      " + stored + "\n";
   if (session.weight_memory.kind == WeightMemory::Kind::copied)
     text += "  on the CPU    copied into memory when it is run\n";
   if (session.weight_memory.kind == WeightMemory::Kind::mapped)
