@@ -11,7 +11,7 @@ const QualityRow* rows_of(const QuantizationQuality& quality, int i) {
   return i == 0 ? &quality.original : &quality.quantized;
 }
 
-std::string millions(int64_t n) { return format_value(static_cast<double>(n) / 1e6, 3); }
+std::string megabytes(int64_t n) { return format_value(static_cast<double>(n) / 1e6, 3); }
 
 }  // namespace
 
@@ -57,7 +57,7 @@ std::string quantization_table(const QuantizationQuality& quality, int width) {
   for (int i = 0; i < 2; ++i) {
     const QualityRow& row = *rows_of(quality, i);
     const auto& routes = quality.route_agreement;
-    table.add({row.plan, millions(row.stored_bytes), format_value(row.quality.ppl, decimals),
+    table.add({row.plan, megabytes(row.stored_bytes), format_value(row.quality.ppl, decimals),
                format_value(row.quality.kl, 4), format_interval(row.quality.kl_ci.lo, row.quality.kl_ci.hi, 4),
                format_value(row.quality.agreement, 3), !routes ? "" : format_value(i == 0 ? 1 : routes->mean, 4),
                !routes || i == 0 ? "" : format_interval(routes->ci.lo, routes->ci.hi, 4)},
