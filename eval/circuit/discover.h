@@ -123,8 +123,8 @@ void check_discover(const engine::Session& session, const std::vector<Record>& r
 Discovery discover_circuit(const engine::Session& session, const std::vector<Record>& records, const RecordJobs& made,
                            const DiscoverRequest& request, const std::string& input);
 
-// DIR/graph.json, circuit.json (the test of an old circuit goes) and the files that such a directory may hold. Each file
-// is whole or not there; that both are is the caller's to say (KeptWork).
+// DIR/graph.json, circuit.json (the test of an old circuit goes) and the files that such a directory may hold. Each
+// file is whole or not there; that both are is the caller's to say (KeptWork).
 void write_discovery(const std::filesystem::path& dir, const Discovery& found, const DiscoverRequest& request,
                      const engine::Session& session);
 inline constexpr const char* circuit_study_schema = "signalbox.circuit_study/1";  // of the manifest

@@ -318,11 +318,11 @@ TEST_CASE("quantise: the command writes a checkpoint, its quality and its facts,
   CHECK(left == 0);
 }
 
-TEST_CASE("docs: quantisation.md prints what its commands print") {
+TEST_CASE("docs: quantisation, as pasted" *
+          doctest::test_suite("repeats: commands as pasted, which other tests run too")) {
   const std::string page = page_of("docs/quantisation.md");
   TemporaryDirectory scratch;
   const Ran ran = paste(fenced_blocks(page, "sh").front(), scratch.path());
   REQUIRE_MESSAGE(ran.code == 0, ran.err);
   CHECK(line_not_printed(page, "agreement", ran.out) == "");
-  
 }
