@@ -11,6 +11,7 @@
 #include "base/int_blocks.h"
 #include "base/mxfp4.h"
 #include "loaders/model/quantized.h"
+#include "loaders/model/stored_tensor.h"
 
 namespace signalbox::loaders {
 
@@ -160,17 +161,12 @@ class Binder {
       bind_quantized(slot, quantized_name(family_, slot.id), codes);
       return;
     }
-    std::vector<Source> candidates = families::sources(family_, slot.id);
-    if (slot.id.role == Role::embed && model_.tied_embeddings)
-      candidates.push_back(families::sources(family_, {Role::lm_head}).front());
-    for (const Source& source : candidates) {
-      const bool blocks = source.row->layout == Layout::mxfp4;
-      const Checkpoint::Tensor tensor = checkpoint_.find(blocks ? source.name + "_blocks" : source.name);
-      if (!tensor) continue;
-      if (blocks) {
-        bind_mxfp4(slot, source, tensor);
+    const std::vector<Source> candidates = places_of(family_, model_, slot.id);
+    if (const StoredTensor stored = find_stored(candidates, checkpoint_)) {
+      if (stored.source.row->layout == Layout::mxfp4) {
+        bind_mxfp4(slot, stored);
       } else {
-        bind_plain(slot, source, tensor);
+        bind_plain(slot, stored.source, stored.tensor);
       }
       return;
     }
@@ -263,12 +259,12 @@ class Binder {
                                       std::to_string(static_cast<const std::byte*>(nan) - scales.data()));
   }
 
-  void bind_mxfp4(const TensorPlace& slot, const Source& source, const Checkpoint::Tensor& blocks) {
+  void bind_mxfp4(const TensorPlace& slot, const StoredTensor& stored) {
+    const auto& [source, blocks, scales] = stored;
     if (slot.cols % mxfp4_block != 0)
       throw Error(blocks.where(), "expected rows of a multiple of 32 values, found " + std::to_string(slot.cols));
     std::vector<int64_t> shape = families::stored_shape(source, slot, n_experts(slot));
     expect(blocks, "U8", shape);
-    const Checkpoint::Tensor scales = checkpoint_.find(source.name + "_scales");
     if (!scales)
       throw Error(checkpoint_.index(),
                   "expected the tensor \"" + source.name + "_scales\" beside the blocks, found none of that name");

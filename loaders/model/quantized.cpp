@@ -14,8 +14,10 @@
 #include "base/safetensors.h"
 #include "base/thread_pool.h"
 #include "engine/matrix_values.h"
+#include "engine/roles.h"
 #include "engine/weight_slopes.h"
 #include "loaders/model/checkpoint.h"
+#include "loaders/model/stored_tensor.h"
 
 namespace signalbox::loaders {
 
@@ -117,19 +119,9 @@ class Plan {
 
  private:
   void keep(const TensorPlace& slot) {
-    std::vector<Source> candidates = families::sources(family_, slot.id);
-    if (slot.id.role == Role::embed && model_.tied_embeddings)
-      candidates.push_back(families::sources(family_, {Role::lm_head}).front());
-    for (const Source& source : candidates) {
-      const bool blocks = source.row->layout == Layout::mxfp4;
-      const Checkpoint::Tensor tensor = checkpoint_.find(blocks ? source.name + "_blocks" : source.name);
-      if (!tensor) continue;
-      add(tensor);
-      if (blocks) add(checkpoint_.find(source.name + "_scales"));
-      return;
-    }
-    throw Error(checkpoint_.index(),
-                "expected the tensor \"" + candidates.front().name + "\" that was loaded, found none of that name");
+    const StoredTensor stored = stored_tensor(family_, model_, checkpoint_, slot.id);
+    add(stored.tensor);
+    if (stored.scales) add(stored.scales);
   }
 
   void add(const Checkpoint::Tensor& tensor) {
@@ -165,17 +157,10 @@ std::vector<size_t> file_ends(const std::vector<Item>& items) {
 }  // namespace
 
 bool is_quantized(Role role) {
+  if (is_attention_matrix(role)) return true;
   switch (role) {
     case Role::embed:
     case Role::lm_head:
-    case Role::q:
-    case Role::k:
-    case Role::v:
-    case Role::o:
-    case Role::q_a:
-    case Role::q_b:
-    case Role::kv_a:
-    case Role::kv_b:
     case Role::dense_gate:
     case Role::dense_up:
     case Role::dense_down:

@@ -17,6 +17,7 @@
 #include "base/safetensors.h"
 #include "engine/matrix_values.h"
 #include "engine/weight_slopes.h"
+#include "loaders/model/stored_tensor.h"
 
 namespace signalbox::loaders {
 
@@ -108,10 +109,7 @@ void encode_slot(const EncodedSlot& encoded, DType dtype, bool scales, std::byte
 }  // namespace
 
 // Where a tensor of the original lies.
-struct Rewrite::Place {
-  Source source;
-  Checkpoint::Tensor tensor, scales;  // scales: of mxfp4 blocks
-};
+struct Rewrite::Place : StoredTensor {};
 
 struct Rewrite::OutTensor {
   safetensors::TensorHeader header;
@@ -146,18 +144,7 @@ Rewrite::Rewrite(std::shared_ptr<const ModelFiles> files, const std::string& mod
                                                   std::string(dtype_name(format)) + " that signalbox quantize wrote");
 }
 
-Rewrite::Place Rewrite::find(const TensorId& id) const {
-  std::vector<Source> candidates = families::sources(*family_, id);
-  if (id.role == Role::embed && original_.tied_embeddings)
-    candidates.push_back(families::sources(*family_, {Role::lm_head}).front());
-  for (const Source& source : candidates) {
-    const bool blocks = source.row->layout == Layout::mxfp4;
-    const Checkpoint::Tensor tensor = checkpoint_.find(blocks ? source.name + "_blocks" : source.name);
-    if (tensor) return {source, tensor, blocks ? checkpoint_.find(source.name + "_scales") : Checkpoint::Tensor()};
-  }
-  throw Error(checkpoint_.index(),
-              "expected the tensor \"" + candidates.front().name + "\" that was loaded, found none of that name");
-}
+Rewrite::Place Rewrite::find(const TensorId& id) const { return {stored_tensor(*family_, original_, checkpoint_, id)}; }
 
 void Rewrite::store_adapted(Weights& weights) const {
   std::set<std::string> names;

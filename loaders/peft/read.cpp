@@ -10,6 +10,7 @@
 #include "base/half.h"
 #include "base/sha256.h"
 #include "base/text.h"
+#include "engine/roles.h"
 #include "loaders/model/files.h"
 #include "loaders/peft/config.h"
 #include "loaders/peft/places.h"
@@ -88,20 +89,6 @@ class Reader {
 
   static bool is_linear(Role role) { return role != Role::embed && role != Role::lm_head; }
 
-  static bool is_attention(Role role) {
-    switch (role) {
-      case Role::q:
-      case Role::k:
-      case Role::v:
-      case Role::o:
-      case Role::q_a:
-      case Role::q_b:
-      case Role::kv_a:
-      case Role::kv_b: return true;
-      default: return false;
-    }
-  }
-
   // A tensor that may have several names.
   struct Named {
     TensorPlace place;
@@ -137,7 +124,7 @@ class Reader {
       // Where transformers has experts in one parameter a name may mean that, and not those beside it: then the file
       // has none of the latter.
       const Role role = one.place.id.role;
-      if (one.key == "target_parameters" || is_attention(role) || !is_linear(role) ||
+      if (one.key == "target_parameters" || is_attention_matrix(role) || !is_linear(role) ||
           kinds.contains(kind_of(one.place.id)))
         missing(one.key, one.wanted_as);
     }

@@ -9,6 +9,7 @@
 #include "base/files.h"
 #include "base/json.h"
 #include "base/safetensors.h"
+#include "engine/roles.h"
 #include "loaders/peft/base_model.h"
 #include "loaders/peft/config.h"
 #include "loaders/peft/places.h"
@@ -22,21 +23,7 @@ using families::Layout;
 bool is_expert(Role role) { return role == Role::expert_gate || role == Role::expert_up || role == Role::expert_down; }
 
 // PEFT wraps these as modules; everything else is a parameter to it.
-bool is_module(Role role) {
-  switch (role) {
-    case Role::q:
-    case Role::k:
-    case Role::v:
-    case Role::o:
-    case Role::q_a:
-    case Role::q_b:
-    case Role::kv_a:
-    case Role::kv_b:
-    case Role::embed:
-    case Role::lm_head: return true;
-    default: return false;
-  }
-}
+bool is_module(Role role) { return is_attention_matrix(role) || role == Role::embed || role == Role::lm_head; }
 
 // The name of a tensor that is stored by itself: that of hub checkpoints, or (`newest`) as transformers 5 has it.
 // Empty: it has none.

@@ -9,6 +9,7 @@
 #include "base/csv.h"
 #include "base/near_names.h"
 #include "base/text.h"
+#include "engine/roles.h"
 #include "probes/ranking.h"
 #include "tools/signalbox/arguments.h"
 #include "tools/signalbox/expert_list.h"
@@ -23,19 +24,12 @@ using Experts = ExpertSet;
 constexpr std::string_view part_names[] = {"router", "experts", "attention", "shared", "dense", "lm_head"};
 
 std::string_view part_of(Role role) {
+  if (is_attention_matrix(role)) return "attention";
   switch (role) {
     case Role::router: return "router";
     case Role::expert_gate:
     case Role::expert_up:
     case Role::expert_down: return "experts";
-    case Role::q:
-    case Role::k:
-    case Role::v:
-    case Role::o:
-    case Role::q_a:
-    case Role::q_b:
-    case Role::kv_a:
-    case Role::kv_b: return "attention";
     case Role::shared_gate:
     case Role::shared_up:
     case Role::shared_down: return "shared";
