@@ -27,7 +27,7 @@ struct Task {
   const float* up_bias = nullptr;  // [n]
   const Activation* activation = nullptr;
   int64_t first_row = 0, n = 0;  // rows of w that are used
-  void* packed = nullptr;        // x as the kernels' narrow products take it; set by run_products
+  void* packed = nullptr;        // x as the kernels' PackedX takes it; set by run_products
 };
 
 class CpuBackend final : public Backend, public WeightAdjointOps {
@@ -146,14 +146,14 @@ class CpuBackend final : public Backend, public WeightAdjointOps {
   }
 
   void run_products(std::vector<Task>& products);
-  void pack_narrow(std::vector<Task>& products);
+  void pack_x(std::vector<Task>& products);
   void group_by_expert(const Route& route, int64_t n_tokens, int64_t n_experts);
 
   const Kernels& kernels_;
   ThreadPool pool_;
   std::vector<Scratch> scratch_;  // one a thread
   Scratch shared_scratch_;        // partial states of split attention
-  Scratch narrow_x_;              // x of narrow products
+  Scratch packed_x_;              // x of the products that want it laid out anew
   // experts_*: the (token, slot) pairs of expert e are sorted_pairs_[expert_start_[e] .. expert_start_[e + 1]),
   // ascending; sorted_tokens_ holds their tokens.
   std::vector<int32_t> sorted_pairs_, sorted_tokens_;

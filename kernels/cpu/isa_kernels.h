@@ -33,7 +33,7 @@ struct GemmArgs {
   WeightRows w;
   int64_t n_first, n_last;
   const float* bias;  // [all n], or null
-  // Of Narrow::gemm: what Narrow::pack made of all rows of x, and which of them is row 0 here (a multiple of 16).
+  // Of PackedX::gemm: what PackedX::pack made of all rows of x, and which of them is row 0 here (a multiple of 16).
   const void* packed;
   int64_t packed_first, packed_m;
   float* scratch;  // gemm_scratch(m, n_last - n_first, k) floats
@@ -86,12 +86,16 @@ struct PackArgs {
   int64_t m, m_first, m_last, k;
 };
 
-// Products of bf16 weights with x as one or more bf16 numbers, in a layout that the multiplying instruction wants: made
-// once an op. 64-byte aligned.
-struct Narrow {
+// Products whose x is laid out for the multiplying instructions first, once an op: as one or more bf16 numbers for
+// bf16 weights, or in another order. 64-byte aligned.
+struct PackedX {
+  // Whether it multiplies m rows with weights of these dtypes (`up`: those of the other product of a gated op).
+  bool (*takes)(WeightType w, WeightType up, int64_t m);
+  bool in_place;  // weights stream through as they are stored; else a block's are converted once
   int64_t (*bytes)(int64_t m, int64_t k);
   void (*pack)(void* packed, const PackArgs& args);
-  void (*gemm)(const GemmArgs& args);  // x unused
+  int64_t (*scratch)(int64_t m, int64_t n, int64_t k);  // floats, for a block of m rows and n columns
+  void (*gemm)(const GemmArgs& args);                   // x unused
 };
 
 struct ActivationArgs {
@@ -125,7 +129,7 @@ struct Kernels {
   // Measurement only: sum of n floats, and a chain-free run of n_steps * 12 * 16 fused multiply-adds.
   float (*read_sum)(const float* x, int64_t n);
   float (*fma_run)(int64_t n_steps);
-  const Narrow* narrow;  // null: weights of every dtype meet f32
+  const PackedX* packed_x;  // null: no products need it
 };
 
 // Floats of scratch that gemm needs for m rows of x and n of w: converted weights, or stretches of x, and partial sums.

@@ -6,7 +6,7 @@
 namespace signalbox::kernels::cpu {
 
 const Kernels& kernels_avx2() {
-  static constexpr Kernels kernels = make_kernels("avx2");
+  static constexpr Kernels kernels = make_kernels("avx2", &wide_products);
   return kernels;
 }
 

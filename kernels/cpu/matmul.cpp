@@ -44,7 +44,7 @@ void gemm_block(const Kernels& kernels, const Task& p, const Matrix& w, const fl
   args.packed = p.packed;
   args.packed_first = m_first;
   args.packed_m = p.m;
-  kernels.narrow->gemm(args);
+  kernels.packed_x->gemm(args);
 }
 
 }  // namespace
@@ -67,27 +67,28 @@ ActivationArgs activation_args(const Activation& activation) {
   return {activation.kind == Activation::Kind::clamped, activation.alpha, activation.limit};
 }
 
-// Rounds the x of products whose weights are bf16, each once.
-void CpuBackend::pack_narrow(std::vector<Task>& products) {
-  if (!kernels_.narrow) return;
-  const auto is_narrow = [](const Task& p) {
-    return p.m > 0 && p.w->dtype == DType::bf16 && (!p.up || p.up->dtype == DType::bf16);
+// Lays out the x of products that want it so, each once.
+void CpuBackend::pack_x(std::vector<Task>& products) {
+  if (!kernels_.packed_x) return;
+  const auto takes = [&](const Task& p) {
+    const WeightType w = weight_rows(*p.w).type;
+    return p.m > 0 && p.n > 0 && kernels_.packed_x->takes(w, p.up ? weight_rows(*p.up).type : w, p.m);
   };
-  const auto bytes_of = [&](const Task& p) { return (kernels_.narrow->bytes(p.m, p.w->cols) + 63) / 64 * 64; };
+  const auto bytes_of = [&](const Task& p) { return (kernels_.packed_x->bytes(p.m, p.w->cols) + 63) / 64 * 64; };
   int64_t bytes = 0, work = 0, n_pieces = 0;
   for (const Task& p : products) {
-    if (!is_narrow(p)) continue;
+    if (!takes(p)) continue;
     bytes += bytes_of(p);
     work += p.m * p.w->cols;
     n_pieces += (p.m + pack_rows - 1) / pack_rows;
   }
   if (bytes == 0) return;
-  auto* at = reinterpret_cast<unsigned char*>(narrow_x_.floats((bytes + 3) / 4));
+  auto* at = reinterpret_cast<unsigned char*>(packed_x_.floats((bytes + 3) / 4));
   std::vector<std::pair<const Task*, int64_t>> pieces;
   pieces.reserve(static_cast<size_t>(n_pieces));
   for (Task& p : products) {
     p.packed = nullptr;
-    if (!is_narrow(p)) continue;
+    if (!takes(p)) continue;
     p.packed = at;
     at += bytes_of(p);
     for (int64_t m = 0; m < p.m; m += pack_rows) pieces.emplace_back(&p, m);
@@ -95,7 +96,7 @@ void CpuBackend::pack_narrow(std::vector<Task>& products) {
   const auto pack = [&](int64_t i, int) {
     const auto [p, m] = pieces[static_cast<size_t>(i)];
     const PackArgs args{p->x, p->x_stride, p->x_rows, p->m, m, std::min(p->m, m + pack_rows), p->w->cols};
-    kernels_.narrow->pack(p->packed, args);
+    kernels_.packed_x->pack(p->packed, args);
   };
   if (work < 131072) {
     for (int64_t i = 0; i < n_pieces; ++i) pack(i, 0);
@@ -105,7 +106,7 @@ void CpuBackend::pack_narrow(std::vector<Task>& products) {
 }
 
 void CpuBackend::run_products(std::vector<Task>& products) {
-  pack_narrow(products);
+  pack_x(products);
   blocks_.clear();
   int64_t work = 0, scratch_floats = 0;
   for (size_t i = 0; i < products.size(); ++i) {
@@ -113,7 +114,10 @@ void CpuBackend::run_products(std::vector<Task>& products) {
     if (p.m == 0 || p.n == 0) continue;
     const int64_t k = p.w->cols;
     const auto type = static_cast<size_t>(weight_rows(*p.w).type);
-    const bool direct = p.packed || p.m <= kernels_.in_place_rows[type];
+    const bool direct = p.packed ? kernels_.packed_x->in_place : p.m <= kernels_.in_place_rows[type];
+    const auto scratch_of = [&](int64_t rows, int64_t columns, bool in_place) {
+      return p.packed ? kernels_.packed_x->scratch(rows, columns, k) : gemm_scratch(rows, columns, k, in_place);
+    };
     const int64_t columns =
         direct ? direct_columns(p.n, p.m * k, n_threads(), p.m > 4 ? blocked_n : 8) : packed_columns;
     const int64_t n_blocks = (p.n + columns - 1) / columns;
@@ -127,11 +131,11 @@ void CpuBackend::run_products(std::vector<Task>& products) {
     }
     work += p.m * p.n * k;
     const int64_t up = p.up ? std::min(p.m, rows) * columns : 0;
-    scratch_floats = std::max(scratch_floats, up + 16 + gemm_scratch(std::min(p.m, rows), columns, k, direct));
+    scratch_floats = std::max(scratch_floats, up + 16 + scratch_of(std::min(p.m, rows), columns, direct));
     // The last rows may be so few that they read the weights in place, and then all their sums wait.
     const int64_t last = p.m % rows;
     if (last > 0 && last <= kernels_.in_place_rows[type]) {
-      scratch_floats = std::max(scratch_floats, up + 16 + gemm_scratch(last, columns, k, true));
+      scratch_floats = std::max(scratch_floats, up + 16 + scratch_of(last, columns, true));
     }
   }
   const auto run = [&](int64_t task, int thread) {
