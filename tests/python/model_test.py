@@ -124,8 +124,6 @@ class Commands(unittest.TestCase):
                     else:
                         self.assertEqual(row.diverges_at, len(same))
         self.assertGreater(found[found.branch == "worst"].edited_tokens.max(), 0)
-        with self.assertRaisesRegex(ValueError, "other than baseline"):
-            self.model.branches(question, {"baseline": []})
 
     def test_files_of_edits_are_relative_to_the_working_directory(self):
         pathlib.Path("folder").mkdir(exist_ok=True)
@@ -189,6 +187,14 @@ class Commands(unittest.TestCase):
                                "{1: 2}": "^edits: .* found the keys 1$", "[{'op': 'temperature', 'by': float('nan')}]": "^edits: expected finite numbers"}.items():  # fmt: skip
             with self.assertRaisesRegex((TypeError, ValueError), message):
                 generate("x", edits=eval(edits))
+        for call in (self.model.branches, self.model.stream_branches):
+            for branches, message in {"3": "^branches: expected a dict of names and edits, found the int 3$", "{'a': 3}": "^branches: a: edits: expected a list, .* found the int 3$"}.items():
+                with self.assertRaisesRegex(TypeError, message):
+                    call("x", eval(branches))
+            with self.assertRaisesRegex(ValueError, "^branches: expected names other than baseline"):
+                call("x", {"baseline": []})
+        with self.assertRaisesRegex(TypeError, "^stream: expected arguments among max_tokens, .*, found bogus$"):
+            self.model.stream("x", bogus=1)
         with self.assertRaisesRegex(ValueError, "^record: expected one, found 2$"):
             self.model.routes(["x", "y"])
         with self.assertRaisesRegex(TypeError, "^path: expected a directory, .* found None$"):

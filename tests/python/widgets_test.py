@@ -131,9 +131,17 @@ class Widgets(unittest.TestCase):
         self.assertIn("recorded tokens", repr(view))
         with self.assertRaisesRegex(signalbox.Error, "that of a trace"):
             view.command()
-        for source, more in ((trace, {"record": "x"}), (self.model, {})):
-            with self.assertRaises(TypeError):
+        for source, more in ((trace, {"record": "x"}), (self.model, {}), (3, {"record": "x"}), (None, {"record": "x"})):
+            with self.assertRaisesRegex(TypeError, "^RouteView: expected "):
                 self.widgets.RouteView(source, **more)
+        for widget, more in ((self.widgets.ExpertSelector, {}), (self.widgets.ForkTree, {}), (self.widgets.Steering, {"vectors": {"up": [1.0]}})):
+            for source in ("builtin", None):
+                with self.assertRaisesRegex(TypeError, f"^{widget.__name__}: expected a signalbox.Model, .*, found "):
+                    widget(source, "x", **more)
+        with self.assertRaisesRegex(TypeError, "^branches: expected a dict of names and edits, found the int 3$"):
+            self.widgets.ForkTree(self.model, "x", 3)
+        with self.assertRaisesRegex(TypeError, "^vectors: expected a dict of names and vectors, found the int 3$"):
+            self.widgets.Steering(self.model, "x", 3)
 
     def test_snapshots_need_nothing_else(self):
         selector = self.widgets.ExpertSelector(self.model, {"prompt": "<b>bold</b> & more"}, max_tokens=3, switches={"3:5": {"op": "ban"}})

@@ -16,7 +16,7 @@ import numpy as np
 from .binary import Flag, flags_of
 from .commands import Command
 from .errors import Error
-from .given import Edits, Record, Records, edit_list, listed_records, named_files, one_record, plain
+from .given import Edits, Record, Records, branch_lists, edit_list, listed_records, named_files, one_record, plain, refuse_unknown
 from .json_lines import is_array, is_mapping
 from .results import Branch, Branches, Generation, Generations, Routes, Score, Scores, Token, masked, score_of, together
 from .server import Server
@@ -25,6 +25,8 @@ from .transport import Events, Transport
 
 _WATCHED = "*.router.ids,*.router.weights,*.router.margin"
 _AT_ONCE = 8
+# What streams take beside a record and edits, and what it is unless given; `top`: alternatives listed with each token.
+STREAMED: dict[str, Any] = {"max_tokens": 64, "temperature": 0, "top_p": 1, "top_k": 0, "seed": 0, "ignore_eos": False, "top": 0}
 _T = TypeVar("_T")
 
 
@@ -164,17 +166,15 @@ class Engine:
         >>> "".join(token.text for token in model.stream("Once upon a time", max_tokens=4))
         ' a young crow'
         """
-        return self._stream(record, {"": edit_list(edits)}, **sampling)
+        return self._stream("stream", record, {"": edit_list(edits)}, sampling)
 
     def stream_branches(self, record: str | Record, branches: Mapping[str, Edits], **sampling: Any) -> Stream:
         """As `branches`, token by token: an iterator of `Token`, whose `result` is there at its end."""
-        if "baseline" in branches:
-            raise ValueError("branches: expected names other than baseline, which is the branch without edits, found it")
-        return self._stream(record, {"baseline": [], **{name: edit_list(edits) for name, edits in branches.items()}}, **sampling)
+        return self._stream("stream_branches", record, {"baseline": [], **branch_lists(branches)}, sampling)
 
     def versions(self, record: str | Record, branches: Mapping[str, Edits], **sampling: Any) -> Stream:
         """As `stream_branches`, with the first of the branches as what the others are compared with."""
-        return self._stream(record, {name: edit_list(edits) for name, edits in branches.items()}, **sampling)
+        return self._stream("versions", record, branch_lists(branches, baseline=False), sampling)
 
     def command(self, record: str | Record, edits: Edits = None, **sampling: Any) -> Command:
         """What gives a text of `generate` at the command line."""
@@ -279,21 +279,11 @@ class Engine:
         body = {"model": self.name, "prompt": prompt, **sampling, "signalbox": own}
         return "/v1/completions", {**body, "logprobs": 0} if logprobs else body
 
-    def _stream(
-        self,
-        record: str | Record,
-        branches: Mapping[str, list[Any]],
-        *,
-        max_tokens: int = 64,
-        temperature: float = 0,
-        top_p: float = 1,
-        top_k: int = 0,
-        seed: int = 0,
-        ignore_eos: bool = False,
-        top: int = 0,
-    ) -> Stream:
+    def _stream(self, call: str, record: str | Record, branches: Mapping[str, list[Any]], sampling: Mapping[str, Any]) -> Stream:
+        refuse_unknown(call, sampling, STREAMED)
         whole = one_record(record)
-        how = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed, "ignore_eos": ignore_eos}
+        how = {**STREAMED, **sampling}
+        top = how.pop("top")
         sent = [{"name": name, **({"edits": self.sent(edits)} if edits else {})} for name, edits in branches.items()]
         body = {"record": whole, "generate": how, "branches": sent, **({"top": top} if top else {})}
         commands = {

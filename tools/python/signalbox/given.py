@@ -35,11 +35,11 @@ def listed_records(records: Records) -> list[dict[str, Any]]:
     elif hasattr(records, "__iter__"):
         listed = cast("Iterable[Any]", records)
     else:
-        raise TypeError(f"records: expected a prompt, a dict, several of them, a data frame or a pathlib.Path, found {_kind(records)}")
+        raise TypeError(f"records: expected a prompt, a dict, several of them, a data frame or a pathlib.Path, found {kind_of(records)}")
     whole: list[dict[str, Any]] = []
     for i, one in enumerate(listed):
         if not isinstance(one, str) and not is_mapping(one):
-            raise TypeError(f"records[{i}]: expected a prompt or a dict, found {_kind(one)}")
+            raise TypeError(f"records[{i}]: expected a prompt or a dict, found {kind_of(one)}")
         whole.append({"id": str(i), **({"prompt": one} if isinstance(one, str) else dict(one))})
     out: list[dict[str, Any]] = as_json(whole, "records")
     return out
@@ -76,7 +76,7 @@ def _is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and value != value)
 
 
-def _kind(value: Any) -> str:
+def kind_of(value: Any) -> str:
     return "None" if value is None else f"the {type(value).__name__} {str(value)[:40]}"
 
 
@@ -84,7 +84,7 @@ def plain(value: Any) -> Any:
     """numpy's numbers and arrays as JSON has them."""
     if hasattr(value, "tolist"):
         return value.tolist()
-    raise TypeError(f"expected values that JSON has, found {_kind(value)}")
+    raise TypeError(f"expected values that JSON has, found {kind_of(value)}")
 
 
 def as_json(value: Any, what: str, allow_nan: bool = True) -> Any:
@@ -114,9 +114,30 @@ def edit_list(edits: Edits) -> list[Any]:
             raise ValueError(f"edits: expected a list, or a dict with the key edits, found {'the keys ' + ', '.join(map(str, listed)) if listed else 'an empty one'}")
         listed = listed["edits"]
     if isinstance(listed, str) or not hasattr(listed, "__iter__"):
-        raise TypeError(f"edits: expected a list, a dict with one or a pathlib.Path, found {_kind(listed)}")
+        raise TypeError(f"edits: expected a list, a dict with one or a pathlib.Path, found {kind_of(listed)}")
     out: list[Any] = as_json(absolute(list(listed), base), "edits", allow_nan=False)
     return out
+
+
+def branch_lists(branches: Mapping[str, Edits], baseline: bool = True) -> dict[str, list[Any]]:
+    """The edits of each branch as JSON has them. `baseline`: it is the name of one that is added."""
+    if not is_mapping(branches):
+        raise TypeError(f"branches: expected a dict of names and edits, found {kind_of(branches)}")
+    if baseline and "baseline" in branches:
+        raise ValueError("branches: expected names other than baseline, which is the branch without edits, found it")
+    out: dict[str, list[Any]] = {}
+    for name, edits in branches.items():
+        try:
+            out[name] = edit_list(edits)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"branches: {name}: {error}") from None
+    return out
+
+
+def refuse_unknown(call: str, given: Mapping[str, Any], known: Iterable[str]) -> None:
+    """Arguments that `call` does not have."""
+    if wrong := sorted(set(given) - set(known)):
+        raise TypeError(f"{call}: expected arguments among {', '.join(known)}, found {', '.join(wrong)}")
 
 
 def named_files(value: Any, key: str = "") -> list[Path]:

@@ -18,7 +18,7 @@ from .binary import Flag, call, find_binary, flags_of, json_lines
 from .commands import Command
 from .domains import DomainStudy, read_domains
 from .errors import CommandError
-from .given import Edits, Record, Records, absolute, edit_list, is_frame, lines_of, listed_records, named_files, plain
+from .given import Edits, Record, Records, absolute, branch_lists, edit_list, is_frame, lines_of, listed_records, named_files, plain
 from .json_lines import is_array, is_mapping
 from .results import Branch, Branches, Generation, Generations, Routes, Scores, score_of, together
 from .run import Run, read_run
@@ -262,9 +262,7 @@ class Model:
         >>> [(one.branch, one.diverges_at) for one in found]
         [('baseline', None), ('worst', 0)]
         """
-        if "baseline" in branches:
-            raise ValueError("branches: expected names other than baseline, which is the branch without edits, found it")
-        lists = {name: edit_list(edits) for name, edits in branches.items()}
+        lists = branch_lists(branches)
         every = [edit for edits in lists.values() for edit in edits]
         sampling = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed, **_given_flags(generate or {})}
         if samples == 1 and self._served([record], every, {**sampling, **flags}, {"max_tokens", "temperature", "top_p", "top_k", "seed", "ignore_eos"}):

@@ -18,7 +18,7 @@ except ImportError:
 from ..commands import Command
 from ..engine import Engine
 from ..errors import Error, FileError, RequestError
-from ..given import Edits, Record, edit_list, one_record
+from ..given import Edits, Record, edit_list, kind_of, one_record
 from ..json_lines import is_array, is_object
 from ..model import Model
 from ..results import Routes
@@ -77,7 +77,9 @@ class TextWidget(anywidget.AnyWidget):
         self._asked: dict[str, Events | None] = {}
         self._lock = threading.Lock()
         forks: dict[str, Any] = {}
-        if model is not None:
+        if "recording" not in more:
+            if not isinstance(model, (Model, Engine)):
+                raise TypeError(f"{type(self).__name__}: expected a signalbox.Model, or what signalbox.connect gives, found {kind_of(model)}")
             engine = self._engine
             whole = one_record({"id": "prompt", "prompt": record} if isinstance(record, str) else record)
             given: dict[str, Any] = {key: whole[key] for key in ("prompt", "messages", "tokens") if key in whole}

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..engine import Engine
-from ..given import Edits, Record, edit_list
+from ..given import Edits, Record, branch_lists, edit_list
 from ..model import Model
 from ..results import Routes
 from . import pictures
@@ -25,7 +25,7 @@ class ForkTree(TextWidget):
 
     def __init__(self, model: Model | Engine, record: str | Record, branches: Mapping[str, Edits] | None = None, **more: Any) -> None:
         super().__init__(model, record, **more)
-        for name, edits in (branches or {}).items():
+        for name, edits in branch_lists(branches if branches is not None else {}, baseline=False).items():
             self.select("base")
             self.fork(name, edits)
         self.select("base")

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..engine import Engine
 from ..errors import Error
-from ..given import Record
+from ..given import Record, kind_of
 from ..model import Model
 from ..results import Array, Routes
 from ..trace import Trace
@@ -33,6 +33,8 @@ class RouteView(TextWidget):
         self._recorded: Routes | None = None
         self._trace: tuple[Trace, int | str, int] | None = None
         if not isinstance(source, Trace):
+            if not isinstance(source, (Model, Engine)):  # pyright: ignore[reportUnnecessaryIsInstance]: callers without types
+                raise TypeError(f"RouteView: expected a signalbox.Model, what signalbox.connect gives, or a trace, found {kind_of(source)}")
             if record is None:
                 raise TypeError("RouteView: expected a record beside a model, found none")
             super().__init__(source, record, **more)

@@ -12,7 +12,8 @@ import numpy as np
 import traitlets
 
 from ..engine import Engine
-from ..given import Record
+from ..given import Record, kind_of
+from ..json_lines import is_mapping
 from ..model import Model
 from ..results import Array, Branches
 from ..tensor_file import TensorFile
@@ -46,6 +47,8 @@ class Steering(TextWidget):
         phase: str = "all",
         **more: Any,
     ) -> None:
+        if not is_mapping(vectors):
+            raise TypeError(f"vectors: expected a dict of names and vectors, found {kind_of(vectors)}")
         if not vectors:
             raise ValueError("vectors: expected at least one, found none")
         self._known: dict[str, tuple[Any, list[float]]] = {}  # the browser's name → as it was given, its numbers
