@@ -107,8 +107,9 @@ void ThreadPool::worker(int thread) {
       std::unique_lock lock(mutex_);
       wake_.wait(lock, [&] { return generation_.load(std::memory_order_acquire) != seen; });
       if (stop_) return;
+      // Under the lock: the generation in which the pool stops must not be taken for one that was seen.
+      seen = generation_.load(std::memory_order_acquire);
     }
-    seen = generation_.load(std::memory_order_acquire);
     if (!enter()) continue;
     work(thread);
     if (inside_.fetch_sub(1, std::memory_order_acq_rel) == 1) {
