@@ -13,11 +13,14 @@
 #include <cstdio>
 #include <deque>
 #include <functional>
+#include <iterator>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <set>
 #include <string>
 #include <utility>  // before Asio 1.74, which misses it
+#include <vector>
 
 #include "base/namespaces.h"
 #include "tools/serve/api_error.h"
@@ -48,6 +51,43 @@ struct Shared {
   std::set<std::shared_ptr<Connection>> connections;
   std::map<std::string, int64_t> of_peer;
   std::atomic<int64_t> n_connections{0};
+
+  // A call for the thread of the sockets, from any thread; they are made in order. It is woken for the first of them,
+  // and while they are held, by release().
+  void to_sockets(std::function<void()> call) {
+    std::lock_guard lock(outbox_mutex);
+    outbox.push_back(std::move(call));
+    if (outbox.size() == 1 && n_holding == 0) asio::post(io, [this] { make_calls(); });
+  }
+  void hold() {
+    std::lock_guard lock(outbox_mutex);
+    ++n_holding;
+  }
+  void release() {
+    std::lock_guard lock(outbox_mutex);
+    if (--n_holding == 0 && !outbox.empty()) asio::post(io, [this] { make_calls(); });
+  }
+  void make_calls() {
+    std::vector<std::function<void()>> calls;
+    {
+      std::lock_guard lock(outbox_mutex);
+      calls.swap(outbox);
+    }
+    size_t n_made = 0;
+    try {
+      while (n_made < calls.size()) calls[n_made++]();
+    } catch (...) {  // the others are made all the same
+      std::lock_guard lock(outbox_mutex);
+      outbox.insert(outbox.begin(), std::make_move_iterator(calls.begin() + static_cast<ptrdiff_t>(n_made)),
+                    std::make_move_iterator(calls.end()));
+      asio::post(io, [this] { make_calls(); });
+      throw;
+    }
+  }
+  std::mutex outbox_mutex;
+  std::vector<std::function<void()>> outbox;
+  int n_holding = 0;
+
   int64_t n_turned_away = 0;  // that still are told so
   bool stopping = false;
 };
@@ -57,8 +97,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   Connection(std::shared_ptr<Shared> shared, Socket socket, std::string peer, bool off_loopback)
       : shared_(std::move(shared)),
         socket_(std::move(socket)),
-        read_timer_(shared_->io),
-        write_timer_(shared_->io),
+        timer_(shared_->io),
         peer_(std::move(peer)),
         off_loopback_(off_loopback),
         reader_(shared_->options.head) {}
@@ -89,8 +128,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
     closed_ = true;
     client_gone();
     SystemError ignored;
-    read_timer_.cancel(ignored);
-    write_timer_.cancel(ignored);
+    timer_.cancel(ignored);
     socket_.close(ignored);
     if (turned_away_)
       --shared_->n_turned_away;
@@ -149,7 +187,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
     std::shared_ptr<Pending> self_() { return std::static_pointer_cast<Pending>(keep_.lock()); }
     template <class Call>
     void to_connection(Call call) {
-      asio::post(shared_->io, [self = self_(), call = std::move(call)]() mutable {
+      shared_->to_sockets([self = self_(), call = std::move(call)]() mutable {
         if (const auto connection = self->connection_.lock(); connection && !connection->closed_)
           call(*connection, *self);
       });
@@ -167,15 +205,31 @@ class Connection : public std::enable_shared_from_this<Connection> {
   // ---- reading
 
   void set_read_deadline(double seconds) {
-    if (closed_) return;
-    read_timer_.expires_after(duration_of(seconds));
-    read_timer_.async_wait([self = shared_from_this()](SystemError error) {
-      if (!error && !self->closed_) self->read_too_slow();
+    read_deadline_ = SteadyClock::now() + duration_of(seconds);
+    watch_deadlines();
+  }
+
+  // Deadlines move with every request and every write, and are hardly ever met: the timer is set anew only where one
+  // comes before what it waits for.
+  void watch_deadlines() {
+    const auto next = std::min(read_deadline_, write_deadline_);
+    if (closed_ || next >= timer_at_) return;
+    timer_at_ = next;
+    timer_.expires_at(next);
+    timer_.async_wait([self = shared_from_this()](SystemError error) {
+      if (error || self->closed_) return;
+      self->timer_at_ = never;
+      const auto now = SteadyClock::now();
+      if (now >= self->write_deadline_) return self->close();
+      if (now >= self->read_deadline_) {
+        self->read_deadline_ = never;
+        self->read_too_slow();
+      }
+      self->watch_deadlines();
     });
   }
 
   void read_too_slow() {
-    if (SteadyClock::now() < read_timer_.expiry()) return;  // it was set again meanwhile
     // An answer that is still being written has a deadline of its own.
     if (!exchange_ && !out_.empty()) return set_read_deadline(shared_->options.idle_seconds);
     if (exchange_ || lingering_ || in_head_ == Head::none) {
@@ -288,8 +342,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
     http11_ = request.head.http11;
     answered_ = streaming_ = false;
     log_ = {request.head.method, request.head.path, "", 0};
-    SystemError ignored;
-    read_timer_.cancel(ignored);
+    read_deadline_ = never;
     auto pending = std::make_shared<Pending>(weak_from_this(), shared_);
     pending->keep_ = pending;
     exchange_ = pending;
@@ -434,29 +487,27 @@ class Connection : public std::enable_shared_from_this<Connection> {
   }
 
   void write_some() {
-    write_timer_.expires_after(duration_of(shared_->options.write_seconds));
-    write_timer_.async_wait([self = shared_from_this()](SystemError error) {
-      if (!error && !self->closed_ && SteadyClock::now() >= self->write_timer_.expiry()) self->close();
+    write_deadline_ = SteadyClock::now() + duration_of(shared_->options.write_seconds);
+    watch_deadlines();
+    std::array<asio::const_buffer, 16> pieces;
+    for (size_t i = 0; i < std::min(pieces.size(), out_.size()); ++i) pieces[i] = asio::buffer(out_[i].bytes);
+    pieces[0] += written_;
+    socket_.async_write_some(pieces, [self = shared_from_this()](SystemError error, size_t n) {
+      if (self->closed_) return;
+      if (error) return self->close();
+      self->wrote(n);
     });
-    const auto& front = out_.front();
-    socket_.async_write_some(asio::buffer(front.bytes.data() + written_, front.bytes.size() - written_),
-                             [self = shared_from_this()](SystemError error, size_t n) {
-                               if (self->closed_) return;
-                               if (error) return self->close();
-                               self->wrote(n);
-                             });
   }
 
   void wrote(size_t n) {
     written_ += n;
-    if (written_ == out_.front().bytes.size()) {
+    while (!out_.empty() && written_ >= out_.front().bytes.size()) {
+      written_ -= out_.front().bytes.size();
       if (out_.front().owner) out_.front().owner->unsent_ -= out_.front().counted;
       out_.pop_front();
-      written_ = 0;
     }
     if (!out_.empty()) return write_some();
-    SystemError ignored;
-    write_timer_.cancel(ignored);
+    write_deadline_ = never;
     if (lingering_)
       shut_down_sending();
     else if (closing_ && !exchange_)
@@ -465,10 +516,13 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
   static constexpr size_t max_waiting = 64 << 10, max_drained = size_t{64} << 20;
   static constexpr double linger_seconds = 2;
+  static constexpr auto never = SteadyClock::time_point::max();
 
   std::shared_ptr<Shared> shared_;
   Socket socket_;
-  asio::steady_timer read_timer_, write_timer_;
+  asio::steady_timer timer_;
+  SteadyClock::time_point read_deadline_ = never, write_deadline_ = never,
+                          timer_at_ = never;  // timer_at_: it waits for
   const std::string peer_;
   const bool off_loopback_;
   RequestReader reader_;

@@ -351,6 +351,7 @@ void EngineLoop::run() {
       tick_all();
       last_tick = EngineClock::now();
     }
+    telling_.wake();
     publish_load();
     std::unique_lock lock(mutex_);
     if (stopping_ && at_once_ && !open_.empty()) {

@@ -1,5 +1,6 @@
 #include "tools/serve/owner_elsewhere.h"
 
+#include <chrono>
 #include <utility>
 #include <vector>
 
@@ -7,27 +8,48 @@ namespace signalbox::tools {
 
 void Telling::post(size_t bytes, std::function<void()> call) {
   std::unique_lock lock(mutex_);
-  went_.wait(lock,
-             [&] { return ended_ || calls_.empty() || (bytes_ + bytes <= most_bytes && calls_.size() < most_calls); });
+  const auto room = [&] {
+    return ended_ || calls_.empty() || (bytes_ + bytes <= most_bytes && calls_.size() < most_calls);
+  };
+  if (!room()) {
+    came_.notify_one();
+    went_.wait(lock, room);
+  }
   bytes_ += bytes;
   calls_.push_back({bytes, std::move(call)});
-  came_.notify_one();
 }
 
-void Telling::run() {
+void Telling::wake() {
+  std::lock_guard lock(mutex_);
+  if (!calls_.empty()) came_.notify_one();
+}
+
+void Telling::run(Transport& transport) {
+  using Clock = std::chrono::steady_clock;
   while (true) {
-    Call call;
+    std::deque<Call> calls;
     {
       std::unique_lock lock(mutex_);
       came_.wait(lock, [&] { return ended_ || !calls_.empty(); });
       if (calls_.empty()) return;
-      call = std::move(calls_.front());
-      calls_.pop_front();
+      calls.swap(calls_);
+      went_.notify_one();
     }
-    call.of();
-    std::lock_guard lock(mutex_);
-    bytes_ -= call.bytes;
-    went_.notify_one();
+    Transport::Together together(transport);
+    auto held_since = Clock::now();
+    for (; !calls.empty(); calls.pop_front()) {
+      calls.front().of();
+      if (calls.front().bytes > 0) {
+        std::lock_guard lock(mutex_);
+        bytes_ -= calls.front().bytes;
+        went_.notify_one();
+      }
+      // Nobody waits long for the others.
+      if (const auto now = Clock::now(); now - held_since > std::chrono::milliseconds(1)) {
+        together.go_on();
+        held_since = now;
+      }
+    }
   }
 }
 
@@ -40,6 +62,7 @@ void Telling::end() {
 
 void OwnerElsewhere::started(size_t place) {
   telling_.post(0, [owner = owner_, place] { owner->started(place); });
+  telling_.wake();
 }
 
 void OwnerElsewhere::logits(size_t place, int64_t token, std::span<const float> logits) {
@@ -59,10 +82,12 @@ void OwnerElsewhere::done(size_t place, Result result) {
 
 void OwnerElsewhere::failed(size_t place, const std::string& message) {
   telling_.post(0, [owner = owner_, place, message] { owner->failed(place, message); });
+  telling_.wake();
 }
 
 void OwnerElsewhere::cancelled(size_t place, const std::string& why) {
   telling_.post(0, [owner = owner_, place, why] { owner->cancelled(place, why); });
+  telling_.wake();
 }
 
 bool OwnerElsewhere::tick() {

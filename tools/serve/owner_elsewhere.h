@@ -12,15 +12,17 @@
 
 #include "base/namespaces.h"
 #include "tools/serve/job_owner.h"
+#include "tools/serve/transport.h"
 
 namespace signalbox::tools {
 
 // Calls in the order in which they came, on the thread that is in run(). Who hands over more than is worked off waits.
 class Telling {
  public:
-  // `bytes`: of memory that the call holds.
+  // `bytes`: of memory that the call holds. It may wait for wake().
   void post(size_t bytes, std::function<void()> call);
-  void run();  // until end(), and all is done
+  void wake();
+  void run(Transport& transport);  // until end(), and all is done
   void end();
 
  private:
@@ -36,7 +38,8 @@ class Telling {
   bool ended_ = false;
 };
 
-// Stands before the owner, and calls it there.
+// Stands before the owner, and calls it there: with tokens, logits and ends once Telling::wake() says that a step is
+// over, so that its thread wakes up once for all of them.
 class OwnerElsewhere : public JobOwner {
  public:
   OwnerElsewhere(std::shared_ptr<JobOwner> owner, Telling& telling) : owner_(std::move(owner)), telling_(telling) {}

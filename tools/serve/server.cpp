@@ -44,7 +44,7 @@ struct Threads {
         transport(transport),
         telling(telling),
         work([&] { service.work(); }),
-        tell([&] { telling.run(); }),
+        tell([&] { telling.run(transport); }),
         sockets([&] {
           while (true) {
             try {

@@ -185,4 +185,12 @@ void Transport::close(double seconds) {
 
 int64_t Transport::n_connections() const { return state_->shared->n_connections; }
 
+Transport::Together::Together(Transport& transport) : transport_(transport) { transport_.state_->shared->hold(); }
+Transport::Together::~Together() { transport_.state_->shared->release(); }
+
+void Transport::Together::go_on() {
+  transport_.state_->shared->release();
+  transport_.state_->shared->hold();
+}
+
 }  // namespace signalbox::tools

@@ -71,6 +71,20 @@ class Transport {
 
   int64_t n_connections() const;
 
+  // While one lives, answers and events of any thread wait for its end, or for go_on(): the thread of the sockets wakes
+  // up once for all of them.
+  class Together {
+   public:
+    explicit Together(Transport& transport);
+    ~Together();
+    Together(const Together&) = delete;
+    Together& operator=(const Together&) = delete;
+    void go_on();
+
+   private:
+    Transport& transport_;
+  };
+
  private:
   class State;
   std::shared_ptr<State> state_;
