@@ -157,9 +157,15 @@ class Connection : public std::enable_shared_from_this<Connection> {
     void send(std::string bytes) override {
       if (bytes.empty() || gone_) return;
       unsent_ += bytes.size();
-      to_connection([bytes = std::move(bytes)](Connection& c, const Pending& self) mutable {
-        c.send_chunk(self, std::move(bytes));
-      });
+      std::lock_guard lock(fresh_mutex_);
+      const bool asked = !fresh_.empty();
+      fresh_ += bytes;
+      if (!asked) to_connection([](Connection& c, Pending& self) { c.send_chunk(self, self.take_fresh()); });
+    }
+    // What came since the last time: one chunk, one write.
+    std::string take_fresh() {
+      std::lock_guard lock(fresh_mutex_);
+      return std::exchange(fresh_, {});
     }
     void end_stream() override {
       to_connection([](Connection& c, const Pending& self) { c.end_stream(self); });
@@ -197,6 +203,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
     std::weak_ptr<Connection> connection_;
     std::shared_ptr<Shared> shared_;
     std::function<void()> call_gone_;
+    std::mutex fresh_mutex_;
+    std::string fresh_;
     std::atomic<bool> gone_{false};
     std::atomic<size_t> unsent_{0};
     std::atomic<int64_t> n_given_{0}, n_generated_{0};

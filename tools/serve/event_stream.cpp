@@ -22,9 +22,9 @@ void EventStream::start() {
   last_sent_ = Clock::now();
 }
 
-void EventStream::send(const json::Value& event) {
+void EventStream::send_text(std::string_view event) {
   start();
-  exchange_->send(event_frame(json::dump(event)));
+  exchange_->send(event_frame(event));
   if (exchange_->unsent() > hold_above && !*held_) {
     *held_ = true;
     held_since_ = Clock::now();

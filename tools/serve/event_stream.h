@@ -4,6 +4,7 @@
 #include <atomic>
 #include <chrono>
 #include <memory>
+#include <string_view>
 
 #include "base/json.h"
 #include "base/namespaces.h"
@@ -16,8 +17,9 @@ class EventStream {
  public:
   explicit EventStream(std::shared_ptr<Exchange> exchange);
 
-  void send(const json::Value& event);
-  void end();  // [DONE], and the stream is whole
+  void send(const json::Value& event) { send_text(json::dump(event)); }
+  void send_text(std::string_view event);  // JSON
+  void end();                              // [DONE], and the stream is whole
   // Before the first event the error is the answer; later it is an event of its own, and the stream breaks off.
   void fail(const ApiError& error);
   // Now and then. `pings`: a comment after a long silence. False: the client has not read for too long.

@@ -207,13 +207,11 @@ void GenerationRun::flush(Choice& choice) {
   const GenerationFields& fields = plan_.fields;
   if (fields.chat && !choice.role_sent) {
     choice.role_sent = true;
-    json::Value delta = json::Value::object(), one = json::Value::object(), chunk = head(true);
+    json::Value delta = json::Value::object(), one = json::Value::object();
     delta.set("role", "assistant").set("content", "");
     one.set("index", static_cast<int64_t>(choice.index)).set("delta", std::move(delta)).set("logprobs", nullptr);
     one.set("finish_reason", nullptr);
-    chunk.set("choices", json::Value::array().push_back(std::move(one)));
-    if (fields.include_usage) chunk.set("usage", nullptr);
-    stream_.send(chunk);
+    send_chunk(one);
   }
   const std::string_view text = choice.text;
   size_t end = text.size();
@@ -227,7 +225,8 @@ void GenerationRun::flush(Choice& choice) {
   end = std::max(end, choice.sent);
   // Tokens whose log p is known and whose text is out.
   size_t token_end = choice.sent_tokens;
-  const auto n_points = static_cast<int64_t>(count_code_points(text.substr(0, end)));
+  const auto n_points =
+      token_end < choice.tokens.size() ? static_cast<int64_t>(count_code_points(text.substr(0, end))) : 0;
   while (token_end < choice.tokens.size() && choice.tokens[token_end].ready &&
          (choice.ended || choice.tokens[token_end].placed.end <= n_points))
     ++token_end;
@@ -245,19 +244,29 @@ void GenerationRun::flush(Choice& choice) {
   const bool some = !content.empty() || !reasoning.empty() || token_end > choice.sent_tokens || rows;
   const bool last = choice.ended && !fields.chat;
   if (some || last) {
-    json::Value chunk = chunk_of(choice, std::move(content), std::move(reasoning), token_end, row_end, last);
+    const json::Value one = part_of(choice, std::move(content), std::move(reasoning), token_end, row_end, last);
     choice.sent = end;
     choice.sent_tokens = token_end;
     choice.sent_rows = row_end;
-    stream_.send(chunk);
+    send_chunk(one);
   }
-  if (fields.chat && choice.ended) stream_.send(chunk_of(choice, "", "", token_end, row_end, true));
+  if (fields.chat && choice.ended) send_chunk(part_of(choice, "", "", token_end, row_end, true));
 }
 
-json::Value GenerationRun::chunk_of(const Choice& choice, std::string text, std::string reasoning, size_t token_end,
-                                    int64_t row_end, bool last) {
+// Every chunk of a stream begins alike.
+void GenerationRun::send_chunk(const json::Value& choice) {
+  if (chunk_head_.empty()) {
+    chunk_head_ = json::dump(head(true));
+    chunk_head_.pop_back();
+    chunk_head_ += ",\"choices\":[";
+  }
+  stream_.send_text(chunk_head_ + json::dump(choice) + (plan_.fields.include_usage ? "],\"usage\":null}" : "]}"));
+}
+
+json::Value GenerationRun::part_of(const Choice& choice, std::string text, std::string reasoning, size_t token_end,
+                                   int64_t row_end, bool last) {
   const GenerationFields& fields = plan_.fields;
-  json::Value one = json::Value::object(), chunk = head(true);
+  json::Value one = json::Value::object();
   one.set("index", static_cast<int64_t>(choice.index));
   if (fields.chat) {
     json::Value delta = json::Value::object();
@@ -277,9 +286,7 @@ json::Value GenerationRun::chunk_of(const Choice& choice, std::string text, std:
     for (const int32_t id : choice.ids) ids.push_back(int64_t{id});
     one.set("token_ids", std::move(ids));
   }
-  chunk.set("choices", json::Value::array().push_back(std::move(one)));
-  if (fields.include_usage) chunk.set("usage", nullptr);
-  return chunk;
+  return one;
 }
 
 void GenerationRun::finish_all() {

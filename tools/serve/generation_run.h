@@ -93,8 +93,9 @@ class GenerationRun : public JobOwner, public std::enable_shared_from_this<Gener
   bool wants_given_logits() const { return plan_.fields.echo && plan_.fields.logprobs; }
   bool by_ref() const { return plan_.fields.signalbox.format == SignalboxFields::Format::ref; }
   void flush(Choice& choice);
-  json::Value chunk_of(const Choice& choice, std::string text, std::string reasoning, size_t token_end, int64_t row_end,
-                       bool last);
+  void send_chunk(const json::Value& choice);
+  json::Value part_of(const Choice& choice, std::string text, std::string reasoning, size_t token_end, int64_t row_end,
+                      bool last);
   void finish_all();
   void answer_error(int status, const std::string& message, const std::string& code);
   json::Value head(bool chunk) const;
@@ -111,6 +112,7 @@ class GenerationRun : public JobOwner, public std::enable_shared_from_this<Gener
   const int64_t created_;
   std::vector<Choice> choices_;
   std::shared_ptr<const ChoiceRules> choice_;
+  std::string chunk_head_;
   size_t n_open_ = 0;
   std::atomic<EngineLoop::Ticket> ticket_{0};
   bool over_ = false;

@@ -2,6 +2,7 @@
 // nothing from the thread that runs the model.
 #pragma once
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
@@ -9,6 +10,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <vector>
 
 #include "base/namespaces.h"
 #include "tools/serve/job_owner.h"
@@ -17,16 +19,20 @@
 namespace signalbox::tools {
 
 // Calls in the order in which they came, on the thread that is in run(). Who hands over more than is worked off waits.
+// Waking up that thread, the one of the sockets and the clients costs as much as a step of a small model: calls are
+// worked off at most every `gap`, unless one is urgent. Steps that take longer are told at once.
 class Telling {
  public:
+  enum class When : uint8_t { soon, at_once };
   // `bytes`: of memory that the call holds. It may wait for wake().
-  void post(size_t bytes, std::function<void()> call);
+  void post(When when, size_t bytes, std::function<void()> call);
   void wake();
   void run(Transport& transport);  // until end(), and all is done
   void end();
 
  private:
   static constexpr size_t most_bytes = size_t{64} << 20, most_calls = 4096;
+  static constexpr std::chrono::milliseconds gap{4};
   struct Call {
     size_t bytes = 0;
     std::function<void()> of;
@@ -35,11 +41,11 @@ class Telling {
   std::condition_variable came_, went_;
   std::deque<Call> calls_;
   size_t bytes_ = 0;
-  bool ended_ = false;
+  bool ended_ = false, urgent_ = false, resting_ = false;
 };
 
 // Stands before the owner, and calls it there: with tokens, logits and ends once Telling::wake() says that a step is
-// over, so that its thread wakes up once for all of them.
+// over; a job's first token and its end are urgent.
 class OwnerElsewhere : public JobOwner {
  public:
   OwnerElsewhere(std::shared_ptr<JobOwner> owner, Telling& telling) : owner_(std::move(owner)), telling_(telling) {}
@@ -54,6 +60,7 @@ class OwnerElsewhere : public JobOwner {
  private:
   const std::shared_ptr<JobOwner> owner_;
   Telling& telling_;
+  std::vector<bool> begun_;  // jobs that have a token
   const std::shared_ptr<std::atomic<bool>> goes_on_ = std::make_shared<std::atomic<bool>>(true);
 };
 
