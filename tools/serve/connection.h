@@ -23,6 +23,7 @@
 #include <vector>
 
 #include "base/namespaces.h"
+#include "base/text.h"
 #include "tools/serve/api_error.h"
 #include "tools/serve/request_ids.h"
 #include "tools/serve/request_reader.h"
@@ -248,8 +249,12 @@ class Connection : public std::enable_shared_from_this<Connection> {
       const double rate = static_cast<double>(reader_.body_bytes() - body_seen_) / shared_->options.rate_seconds;
       if (rate >= shared_->options.min_body_rate) return watch_rate();
     }
-    refuse(ApiError(
-        408, in_head_ == Head::body ? "request: expected the body sooner" : "request: expected the head sooner"));
+    const TransportOptions& options = shared_->options;
+    if (in_head_ != Head::body)
+      return refuse(ApiError(408, "request: expected the head within " + short_number(options.head_seconds) + " s"));
+    refuse(ApiError(408, "request: expected the body within " + short_number(options.body_seconds) +
+                             " s, and at least " + short_number(options.min_body_rate) +
+                             " bytes a second of it, found " + std::to_string(reader_.body_bytes()) + " bytes so far"));
   }
 
   void watch_rate() {
