@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <iostream>
 
 #include "base/memory.h"
 #include "base/text.h"
@@ -13,6 +14,7 @@
 #include "tools/bench/figures.h"
 #include "tools/bench/model_bench.h"
 #include "tools/bench/op_bench.h"
+#include "tools/bench/turns.h"
 #include "tools/signalbox/commands.h"
 #include "tools/signalbox/facts.h"
 #include "tools/signalbox/flags.h"
@@ -29,7 +31,7 @@ struct BenchOptions : CommonOptions {
   std::string shape;
   bool kernels = false;
   int64_t layers = 0, context = 0, n_prompt = 0, n_new = 0, trace_tokens = 0;
-  bool batch_given = false, quick = false, gradient = false;
+  bool batch_given = false, quick = false, gradient = false, turns = false;
   int repeats = 3;
   double budget = 0;  // seconds; 0: as long as it takes
 };
@@ -362,6 +364,17 @@ int bench_model(const BenchOptions& options) {
   return whole ? 0 : 3;
 }
 
+// What tools/bench-peers asks for, in turns with other engines.
+int bench_turns(const BenchOptions& options) {
+  Session session = open_session(options);
+  json::Value line = machine(*session.backend, options);
+  line.set("model", session.path).set("load", load_json(session.weight_memory));
+  set_limits(line, measure_limits(options, *session.backend));
+  write_stdout(json::dump(line) + "\n");
+  answer_turns(session, options.chunk > 0 ? options.chunk : default_chunk(*session.backend), std::cin);
+  return 0;
+}
+
 // A model of a released shape with random weights: on the CPU in memory of their own, on a device from a small pool.
 int bench_shape_command(const BenchOptions& options) {
   const Budget budget(options.budget);
@@ -590,10 +603,16 @@ int bench_command(int argc, char** argv) {
           ->capture_default_str();
   auto* gradient = app.add_flag("--gradient", options.gradient,
                                 "also time a gradient (signalbox gradient), in forwards; tell its memory");
-  app.add_flag("--quick", options.quick, "one repeat, 16 new tokens; no MoE layer and no cost of recording")
+  auto* quick = app.add_flag("--quick", options.quick, "one repeat, 16 new tokens; no MoE layer and no cost of recording")
       ->excludes(repeats);
-  app.add_option("--budget", options.budget, "seconds that all may take; what does not fit is named and left out")
+  auto* bounded = app.add_option("--budget", options.budget, "seconds that all may take; what does not fit is named and left out")
       ->check(in_range(1.0, 1e9));
+  auto* turns = app.add_flag("--turns", options.turns,
+                             "answer requests of standard input instead, a line each: {\"prefill\": N} or\n"
+                             "{\"decode\": BATCH, \"context\": C, \"tokens\": N} (tools/bench-peers)")
+                    ->needs(model);
+  for (CLI::Option* other : {batch, prompt, context, n_new, repeats, trace, gradient, quick, bounded})
+    turns->excludes(other);
   if (int code = parse_arguments(app, argc, argv); code >= 0) return code;
   if (options.kernels) {
     if (options.quick || options.budget > 0)
@@ -611,6 +630,7 @@ int bench_command(int argc, char** argv) {
   catch_signals();
   if (options.kernels) return bench_kernels(options);
   if (!options.shape.empty()) return bench_shape_command(options);
+  if (options.turns) return bench_turns(options);
   if (options.model.empty())
     throw UsageError("signalbox bench", "expected MODEL, --shape or --kernels, found none of them");
   return bench_model(options);
