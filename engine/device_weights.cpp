@@ -31,23 +31,40 @@ int64_t host_weight_bytes(const Model& model, const Weights& weights) {
   return bytes;
 }
 
-double weight_bytes(const Model& model, const Weights& weights, int64_t n_tokens) {
+namespace {
+
+// Bytes of weights that n_tokens tokens read: those of the experts, by even routes, and all others.
+struct WeightBytes {
+  double experts = 0, others = 0;
+};
+WeightBytes bytes_read(const Model& model, const Weights& weights, int64_t n_tokens) {
   const double n = static_cast<double>(n_tokens);
-  double bytes = 0;
+  WeightBytes bytes;
   Weights views = weights;
   for_each_tensor(model, views, [&](const TensorPlace& slot) {
     const double size =
         slot.matrix ? static_cast<double>(stored_bytes(*slot.matrix)) : 4.0 * static_cast<double>(slot.vector->n);
     if (slot.id.expert >= 0) {
       const Router& router = model.layers[static_cast<size_t>(slot.id.layer)].moe()->router;
-      bytes += size * (1 - std::pow(1 - static_cast<double>(router.n_active) / router.n_experts, n));
+      bytes.experts += size * (1 - std::pow(1 - static_cast<double>(router.n_active) / router.n_experts, n));
     } else if (slot.id.role == Role::embed && !model.tied_embeddings) {
-      bytes += size / static_cast<double>(model.n_vocab) * n;
+      bytes.others += size / static_cast<double>(model.n_vocab) * n;
     } else {
-      bytes += size;
+      bytes.others += size;
     }
   });
   return bytes;
+}
+
+}  // namespace
+
+double weight_bytes(const Model& model, const Weights& weights, int64_t n_tokens) {
+  const WeightBytes bytes = bytes_read(model, weights, n_tokens);
+  return bytes.experts + bytes.others;
+}
+
+double weight_bytes_beside_experts(const Model& model, const Weights& weights, int64_t n_tokens) {
+  return bytes_read(model, weights, n_tokens).others;
 }
 
 int64_t work_bytes(const Backend& backend, const Model& model, int64_t n_tokens) {

@@ -19,6 +19,8 @@ int64_t host_weight_bytes(const Model& model, const Weights& weights);
 // Bytes of weights that a forward of n_tokens tokens must read. Tokens that route evenly use
 // n_experts * (1 - (1 - n_active / n_experts)^n_tokens) different experts of a layer.
 double weight_bytes(const Model& model, const Weights& weights, int64_t n_tokens);
+// The same without the experts, whose number somebody has counted.
+double weight_bytes_beside_experts(const Model& model, const Weights& weights, int64_t n_tokens);
 
 // Given tokens of a forward (--chunk) unless something else is asked for. A device with memory of its own reads the
 // experts once a forward, whatever the number of tokens: short forwards would leave most of its arithmetic idle.

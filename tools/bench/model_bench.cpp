@@ -42,6 +42,17 @@ bool reset_peak() {
 
 double number(int64_t n) { return static_cast<double>(n); }
 
+// Different experts of a layer that n_tokens tokens use which route evenly; the mean over layers.
+double even_experts(const Model& model, int64_t n_tokens) {
+  double sum = 0;
+  for (const int64_t l : model.moe_layers()) {
+    const Router& router = model.layers[static_cast<size_t>(l)].moe()->router;
+    const double n_experts = number(router.n_experts);
+    sum += n_experts * (1 - std::pow(1 - number(router.n_active) / n_experts, number(n_tokens)));
+  }
+  return model.moe_layers().empty() ? 0 : sum / number(static_cast<int64_t>(model.moe_layers().size()));
+}
+
 }  // namespace
 
 int64_t resident_bytes() { return resident_memory().now; }
@@ -85,7 +96,8 @@ ModelBench::ModelBench(Session& session, const ModelBenchOptions& bench, const M
       bench_(bench),
       limits_(limits),
       budget_(budget),
-      forward_(*session.backend, session.model, session.weights, 0) {}
+      watch_(*session.backend, session.model, session.weights),
+      forward_(watch_, session.model, session.weights, 0) {}
 
 std::vector<Job> ModelBench::make_jobs(int64_t n_sequences, int64_t n_prompt, int64_t n_new) const {
   std::vector<Job> jobs;
@@ -123,6 +135,22 @@ int ModelBench::repeat(const std::function<void()>& measure) const {
   }
 }
 
+ModelBench::Counted ModelBench::repeat_counted(const std::function<void()>& measure) {
+  using Watch = WatchedBackend::Watch;
+  const bool meanwhile = session_.backend->shares_host_memory();  // a glance at ids that lie there
+  Counted counted;
+  if (meanwhile) watch_.watch(Watch::experts);
+  counted.repeats = repeat(measure);
+  if (!meanwhile && !session_.model.moe_layers().empty()) {
+    watch_.watch(Watch::experts);
+    measure();
+  }
+  counted.runs = meanwhile ? counted.repeats : 1;
+  counted.experts = watch_.experts();
+  watch_.watch(Watch::nothing);
+  return counted;
+}
+
 ModelBench::Prefill ModelBench::prefill(int64_t n_tokens) {
   Prefill result;
   result.tokens = n_tokens;
@@ -141,12 +169,26 @@ ModelBench::Prefill ModelBench::prefill(int64_t n_tokens) {
     return seconds;
   };
   if (!session_.backend->shares_host_memory()) measure();  // on a device the first run takes memory and is not counted
-  result.repeats = repeat([&] { result.seconds = std::min(result.seconds, measure()); });
+  const Counted counted = repeat_counted([&] { result.seconds = std::min(result.seconds, measure()); });
+  result.repeats = counted.repeats;
   seconds_per_given_ = result.seconds / number(n_tokens);
   const Model& model = session_.model;
   result.flops = forward_flops(model, 0, n_tokens, 1);
-  for (int64_t at = 0; at < n_tokens; at += result.chunk)
-    result.bytes += weight_bytes(model, session_.weights, std::min(result.chunk, n_tokens - at));
+  int64_t forwards = 0;
+  for (int64_t at = 0; at < n_tokens; at += result.chunk, ++forwards) {
+    const int64_t n = std::min(result.chunk, n_tokens - at);
+    result.bytes += weight_bytes_beside_experts(model, session_.weights, n);
+    result.experts.bytes_even += weight_bytes(model, session_.weights, n);
+    result.experts.even += even_experts(model, n);
+  }
+  result.experts.even /= number(forwards);
+  int64_t calls = 0;
+  for (const auto& [n, total] : counted.experts) {
+    result.bytes += total.bytes / number(counted.runs);
+    result.experts.counted += number(total.distinct);
+    calls += total.calls;
+  }
+  if (calls > 0) result.experts.counted /= number(calls);
   return result;
 }
 
@@ -176,7 +218,7 @@ ModelBench::Decode ModelBench::decode(int64_t batch) {
   Decode result;
   result.batch = batch;
   result.seconds = INFINITY;
-  result.repeats = repeat([&] {
+  const Counted counted = repeat_counted([&] {
     std::vector<std::vector<double>> times(jobs.size());
     RunEvents events;
     events.on_token = [&](const Job& job, int32_t, const std::string&) {
@@ -192,11 +234,20 @@ ModelBench::Decode ModelBench::decode(int64_t batch) {
     for (const double time : times.front()) steps += time > start && time <= end;
     if (steps > 0) result.seconds = std::min(result.seconds, (end - start) / number(steps));
   });
+  result.repeats = counted.repeats;
   if (std::isinf(result.seconds))
     throw Error("bench", "expected steps of all " + std::to_string(batch) + " sequences together, found none");
   result.context = bench_.context + warm_steps + waiting + bench_.n_new / 2;
-  result.bytes = weight_bytes(model, session_.weights, batch) +
-                 number(batch) * kv_bytes(model, session_.backend->kv_dtype(), result.context);
+  const double of_keys = number(batch) * kv_bytes(model, session_.backend->kv_dtype(), result.context);
+  result.bytes = weight_bytes_beside_experts(model, session_.weights, batch) + of_keys;
+  result.experts.bytes_even = weight_bytes(model, session_.weights, batch) + of_keys;
+  result.experts.even = even_experts(model, batch);
+  const auto found = counted.experts.find(batch);  // steps of all sequences
+  if (found != counted.experts.end()) {
+    const ExpertTotal& total = found->second;
+    result.experts.counted = number(total.distinct) / number(total.calls);
+    result.bytes += total.bytes / number(total.calls) * number(static_cast<int64_t>(model.moe_layers().size()));
+  }
   result.flops = number(batch) * forward_flops(model, result.context - 1, 1, 1);
   return result;
 }
@@ -282,6 +333,17 @@ json::Value ModelBench::trace_memory(int64_t n_tokens) {
   return out;
 }
 
+void ModelBench::set_experts(json::Value& line, const ExpertsRead& experts) const {
+  if (session_.model.moe_layers().empty()) return;
+  int64_t most = 0;
+  for (const int64_t l : session_.model.moe_layers())
+    most = std::max<int64_t>(most, session_.model.layers[static_cast<size_t>(l)].moe()->router.n_experts);
+  line.set("experts", most)
+      .set("experts_read", experts.counted)
+      .set("experts_read_if_even", experts.even)
+      .set("bytes_if_even", experts.bytes_even);
+}
+
 json::Value ModelBench::to_json(const Prefill& prefill) const {
   json::Value line = json::Value::object();
   line.set("tokens", prefill.tokens)
@@ -290,8 +352,10 @@ json::Value ModelBench::to_json(const Prefill& prefill) const {
       .set("seconds", prefill.seconds)
       .set("tokens_per_second", number(prefill.tokens) / prefill.seconds)
       .set("gflops", prefill.flops / prefill.seconds * 1e-9)
+      .set("bytes", prefill.bytes)
       .set("gbytes_per_second", prefill.bytes / prefill.seconds * 1e-9)
       .set("share_of_limit", limits_.least_seconds(prefill.flops, prefill.bytes) / prefill.seconds);
+  set_experts(line, prefill.experts);
   return line;
 }
 
@@ -306,6 +370,7 @@ json::Value ModelBench::to_json(const Decode& decode) const {
       .set("gbytes_per_second", decode.bytes / decode.seconds * 1e-9)
       .set("gflops", decode.flops / decode.seconds * 1e-9)
       .set("share_of_limit", limits_.least_seconds(decode.flops, decode.bytes) / decode.seconds);
+  set_experts(line, decode.experts);
   return line;
 }
 

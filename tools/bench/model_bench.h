@@ -13,6 +13,7 @@
 #include "probes/trace.h"
 #include "tools/bench/limits.h"
 #include "tools/bench/recording_bench.h"
+#include "tools/bench/watched_backend.h"
 
 namespace signalbox::tools {
 
@@ -38,15 +39,22 @@ class ModelBench {
  public:
   ModelBench(Session& session, const ModelBenchOptions& bench, const MachineLimits& limits, const Budget& budget);
 
+  // Different experts that the tokens of a forward used in a layer, on average; null without routers.
+  struct ExpertsRead {
+    double counted = 0, even = 0;  // even: expected of tokens that route evenly
+    double bytes_even = 0;         // what would be read of all weights and keys then; the others' `bytes` is as counted
+  };
   struct Prefill {
     int64_t tokens = 0, chunk = 0;
     int repeats = 0;  // that were made
     double seconds = 0, flops = 0, bytes = 0;
+    ExpertsRead experts;
   };
   struct Decode {
     int64_t batch = 0, context = 0;            // context: keys that the middle one of the timed tokens sees
     int repeats = 0;                           // that were made
     double seconds = 0, flops = 0, bytes = 0;  // of one step
+    ExpertsRead experts;
   };
   Prefill prefill(int64_t n_tokens);
   Decode decode(int64_t batch);
@@ -61,6 +69,9 @@ class ModelBench {
                               const std::function<bool(int64_t, double)>& go_on);
   // The whole routed block at 1, 8, 32, ... tokens, in layers that take turns.
   json::Value routed();
+  // What each op of a prefill, or of a step of decoding, takes (profile.cpp): ops are waited for one by one.
+  json::Value profile_prefill(int64_t n_tokens);
+  json::Value profile_decode(int64_t batch);
   // What a gradient takes (gradient_bench.cpp): forwards over the same tokens, without and with those of all weights
   // that are not quantised (null where their sums do not fit); bytes of activations and of these sums.
   json::Value gradient(int64_t n_tokens);
@@ -74,6 +85,14 @@ class ModelBench {
  private:
   // Calls measure() as often as the options, the time that it took and the budget allow; returns how often.
   int repeat(const std::function<void()>& measure) const;
+  // The same, and counts the experts that run: on the CPU meanwhile, on a device in one more run.
+  struct Counted {
+    int repeats = 0;
+    int64_t runs = 0;                        // in which experts were counted
+    std::map<int64_t, ExpertTotal> experts;  // by the tokens of a forward, over all of these runs
+  };
+  Counted repeat_counted(const std::function<void()>& measure);
+  void set_experts(json::Value& line, const ExpertsRead& experts) const;
   int64_t decode_chunk() const;
   std::vector<Job> make_jobs(int64_t n_sequences, int64_t n_prompt, int64_t n_new) const;
   std::unique_ptr<TraceWriter> make_trace(const std::string& points, const std::string& directory) const;
@@ -83,8 +102,12 @@ class ModelBench {
   const MachineLimits limits_;
   const Budget budget_;
   double seconds_per_given_ = 0;  // of a given token, as last measured
+  WatchedBackend watch_;
   Forward forward_;
 };
+
+// A table of what ModelBench::profile_prefill or profile_decode found.
+std::string profile_text(const json::Value& profile);
 
 // A line about what ModelBench::gradient found.
 std::string gradient_text(const json::Value& line);

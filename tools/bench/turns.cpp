@@ -60,8 +60,7 @@ double Turns::decode(int64_t batch, int64_t context, int64_t n_new) {
     forward_.backend().forget_graphs();
     of.sequences.clear();
     of.first.clear();
-    of.pool =
-        std::make_unique<KvPool>(forward_.backend(), session_.model, batch * KvPool::blocks_for(context + n_new));
+    of.pool = std::make_unique<KvPool>(forward_.backend(), session_.model, batch * KvPool::blocks_for(context + n_new));
     for (int64_t s = 0; s < batch; ++s) {
       of.sequences.emplace_back(*of.pool);
       of.first.push_back(read(of.sequences.back(), prompt(s, context)));
@@ -96,8 +95,8 @@ json::Value Turns::answer(const std::string& line, const std::string& where) {
   const int64_t longest = decodes ? size("context") + size("tokens") : size("prefill");
   const int64_t most = session_.model.max_positions;
   if (most > 0 && longest > most)
-    throw Error(where,
-                "expected at most the model's " + std::to_string(most) + " positions, found " + std::to_string(longest));
+    throw Error(
+        where, "expected at most the model's " + std::to_string(most) + " positions, found " + std::to_string(longest));
   const double seconds = decodes ? decode(size("decode"), size("context"), size("tokens")) : prefill(size("prefill"));
   return json::Value::object().set("seconds", seconds);
 }
