@@ -17,6 +17,7 @@
 #include "tools/bench/limits.h"
 #include "tools/bench/model_bench.h"
 #include "tools/bench/op_bench.h"
+#include "tools/bench/watched_backend.h"
 
 namespace {
 
@@ -362,6 +363,111 @@ TEST_CASE("bench: random routers spread tokens over all experts") {
         CHECK(count < 6 * static_cast<int>(values.data.size()) / shape.model.n_experts());
     }
   }
+}
+
+namespace {
+
+// One forward of twelve tokens through a watched backend: what it noted against what the probes saw and what the
+// model's size says.
+void check_watched(Backend& backend, const char* family, bool device) {
+  CAPTURE(family);
+  CAPTURE(device);
+  constexpr int64_t n_tokens = 12;
+  BenchShape shape = tiny(family);
+  RandomMemory memory(false, 1 << 20);
+  const Weights host = random_weights(shape, memory);
+  const Weights weights = device ? upload_weights(backend, shape.model, host, {}) : host;
+  WatchedBackend watched(backend, shape.model, weights);
+  Forward forward(watched, shape.model, weights, 0);
+  KvPool pool(watched, shape.model, 8);
+  SequenceCache kv(pool);
+  std::vector<int32_t> tokens;
+  for (int32_t t = 0; t < n_tokens; ++t) tokens.push_back(t * 7 % static_cast<int32_t>(shape.model.n_vocab));
+  test::MemorySink sink(PointSet::parse("*.router.ids", probe_shape(shape.model)));
+  const auto run = [&] {
+    kv.rewind(0);
+    Batch batch;
+    batch.append(kv, nullptr, 0, tokens, {}, n_tokens, 1);
+    batch.sampling.resize(1);
+    return forward.run(batch, &sink).tokens.front();
+  };
+  const int32_t chosen = run();
+  CHECK(watched.ops().empty());
+  CHECK(watched.experts().empty());
+  watched.watch(WatchedBackend::Watch::ops);
+  sink.samples.clear();
+  CHECK(run() == chosen);
+  forward.flush(sink);
+
+  int64_t distinct = 0;
+  for (const auto& [name, values] : sink.samples[0])
+    distinct += static_cast<int64_t>(std::set<float>(values.data.begin(), values.data.end()).size());
+  const ExpertTotal& experts = watched.experts().at(n_tokens);
+  CHECK(watched.experts().size() == 1);
+  CHECK(experts.calls == static_cast<int64_t>(shape.model.moe_layers().size()));
+  CHECK(experts.distinct == distinct);
+  double flops = 0;
+  for (const auto& [name, total] : watched.ops()) {
+    CHECK(total.calls > 0);
+    CHECK(total.seconds > 0);
+    flops += total.flops;
+  }
+  for (const char* name : {"experts gate, up", "experts down", "router", "lm_head", "norms", "attention", "sampling"}) {
+    CAPTURE(name);
+    CHECK(watched.ops().contains(name));
+  }
+  CHECK(!watched.ops().contains("other products"));
+  // forward_flops counts a norm's parameters as products.
+  CHECK(flops == doctest::Approx(forward_flops(shape.model, 0, n_tokens, 1)).epsilon(0.05));
+  watched.watch(WatchedBackend::Watch::nothing);
+  CHECK(watched.ops().empty());
+}
+
+}  // namespace
+
+TEST_CASE("bench: a watched backend counts the experts that ran, and names and sizes ops") {
+  const auto cpu = make_cpu_backend({1, "auto"});
+  const auto shim = make_shim_backend({});
+  for (const char* family : {"olmoe", "deepseek_v2"}) {
+    check_watched(*cpu, family, false);
+    check_watched(*shim, family, true);
+  }
+}
+
+TEST_CASE("bench --profile, --turns: what they print, and what they refuse") {
+  const Ran ran = bench(
+      "builtin --quick --profile --json --quiet --prompt-tokens 24 --context 8 --new-tokens 2 --batch 2 --threads 1 "
+      "--device cpu");
+  INFO(ran.err);
+  REQUIRE(ran.code == 0);
+  const json::Value document = json_lines(ran.out).back();
+  REQUIRE(document.find("profile")->items().size() == 3);
+  for (const json::Value& profile : document.find("profile")->items()) {
+    double seconds = 0;
+    for (const json::Value& op : profile.find("ops")->items()) seconds += real(op, "seconds");
+    CHECK(seconds == doctest::Approx(real(profile, "seconds_in_ops")));
+    CHECK(real(profile, "seconds_in_ops") + real(profile, "seconds_outside") ==
+          doctest::Approx(real(profile, "seconds")));
+  }
+  const json::Value& batch = document.find("decode")->items().back();
+  CHECK(real(batch, "experts_read") > 0);
+  CHECK(real(batch, "experts_read") <= real(batch, "experts"));
+  CHECK(real(batch, "experts_read_if_even") > 0);
+
+  const std::string turns = "builtin --turns --threads 1 --device cpu";
+  const auto ask = [&](const std::string& requests) {
+    return test::run_command("printf '" + requests + "' | " + test::binary() + " bench " + turns);
+  };
+  const Ran answered = ask("{\"prefill\": 9}\\n{\"decode\": 2, \"context\": 5, \"tokens\": 3}\\n");
+  INFO(answered.err);
+  REQUIRE(answered.code == 0);
+  const std::vector<json::Value> lines = json_lines(answered.out);
+  REQUIRE(lines.size() == 3);
+  CHECK(real(lines[1], "seconds") > 0);
+  CHECK(real(lines[2], "seconds") > 0);
+  const Ran refused = ask("{\"prefill\": 0}\\n");
+  CHECK(refused.code == 1);
+  CHECK(refused.err.find("standard input, line 1: prefill: expected") != std::string::npos);
 }
 
 TEST_CASE("bench: shapes store experts as their checkpoints do") {

@@ -14,33 +14,72 @@ def prompt(sequence, n, n_vocab):
     return out
 
 
-class Llama:
-    def __init__(self, path, threads, positions, sequences):
+class Compiled:
+    """llama.cpp's functions as the package llama-cpp-python has them: compiled for this processor."""
+    package = "llama-cpp-python"
+
+    def __init__(self):
         import ctypes
         import llama_cpp
-        self.c, self.threads = llama_cpp, threads
-        self.quiet = llama_cpp.llama_log_callback(lambda level, text, data: sys.stderr.write(text.decode()) if level == 4 else None)
-        llama_cpp.llama_log_set(self.quiet, ctypes.c_void_p(0))
-        llama_cpp.llama_backend_init()
-        self.model = llama_cpp.llama_model_load_from_file(path.encode(), llama_cpp.llama_model_default_params())
+        self.c = llama_cpp
+        self.log = llama_cpp.llama_log_callback(lambda level, text, data: tell_error(level, text))
+        llama_cpp.llama_log_set(self.log, ctypes.c_void_p(0))
+
+    def row(self, pointer, n):
+        import numpy as np
+        return np.ctypeslib.as_array(pointer, (n,))
+
+    def text(self, found):
+        return found.decode()
+
+
+class Prebuilt:
+    """The same of llama-cpp-py-sync, which brings libraries for any processor with AVX2."""
+    package = "llama-cpp-py-sync"
+
+    def __init__(self):
+        from llama_cpp_py_sync import _cffi_bindings as bindings
+        self.ffi, self.c = bindings.ffi, bindings.get_lib()
+        self.log = self.ffi.callback("ggml_log_callback", lambda level, text, data: tell_error(level, self.ffi.string(text)))
+        self.c.llama_log_set(self.log, self.ffi.NULL)
+
+    def row(self, pointer, n):
+        import numpy as np
+        return np.frombuffer(self.ffi.buffer(pointer, 4 * n), np.float32)
+
+    def text(self, found):
+        return self.ffi.string(found).decode()
+
+
+def tell_error(level, text):
+    if level == 4:
+        sys.stderr.write(text.decode())
+
+
+class Llama:
+    def __init__(self, path, threads, positions, sequences):
+        import importlib.util
+        self.api = (Compiled if importlib.util.find_spec("llama_cpp") else Prebuilt)()
+        self.c, self.threads = self.api.c, threads
+        self.c.llama_backend_init()
+        self.model = self.c.llama_model_load_from_file(path.encode(), self.c.llama_model_default_params())
         if not self.model:
             raise RuntimeError(f"llama.cpp could not load {path}")
-        self.n_vocab = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self.model))
-        options = llama_cpp.llama_context_default_params()
+        self.n_vocab = self.c.llama_vocab_n_tokens(self.c.llama_model_get_vocab(self.model))
+        options = self.c.llama_context_default_params()
         options.n_ctx, options.n_seq_max = sequences * positions, sequences
         options.n_batch = options.n_ubatch = 512
         options.n_threads = options.n_threads_batch = threads
-        self.context = llama_cpp.llama_init_from_model(self.model, options)
+        self.context = self.c.llama_init_from_model(self.model, options)
         if not self.context:
             raise RuntimeError("llama.cpp made no context")
-        self.memory = llama_cpp.llama_get_memory(self.context)
-        self.batch = llama_cpp.llama_batch_init(512, 0, 1)
+        self.memory = self.c.llama_get_memory(self.context)
+        self.batch = self.c.llama_batch_init(512, 0, 1)
         self.held = None   # the case whose prompts are in the cache
 
     def about(self):
-        system = self.c.llama_print_system_info().decode()
-        return {"version": f"llama-cpp-python {self.c.__version__ if hasattr(self.c, '__version__') else version('llama-cpp-python')}",
-                "system": system.strip(), "kv": "f16", "threads": self.threads}
+        return {"version": f"{self.api.package} {version(self.api.package)}",
+                "system": self.api.text(self.c.llama_print_system_info()).strip(), "kv": "f16", "threads": self.threads}
 
     def run(self, tokens):
         """tokens: (id, position, sequence, whether its logits are wanted), at most 512."""
@@ -67,7 +106,7 @@ class Llama:
         import numpy as np
         self.clear()
         self.run([(t, i, 0, True) for i, t in enumerate(ids)])
-        return np.stack([np.ctypeslib.as_array(self.c.llama_get_logits_ith(self.context, i), (self.n_vocab,)).copy()
+        return np.stack([self.api.row(self.c.llama_get_logits_ith(self.context, i), self.n_vocab).copy()
                          for i in range(len(ids))])
 
     def prefill(self, n):
@@ -78,8 +117,7 @@ class Llama:
         return time.perf_counter() - start
 
     def best(self, row):
-        import numpy as np
-        return int(np.ctypeslib.as_array(self.c.llama_get_logits_ith(self.context, row), (self.n_vocab,)).argmax())
+        return int(self.api.row(self.c.llama_get_logits_ith(self.context, row), self.n_vocab).argmax())
 
     def decode(self, batch, context, n):
         if self.held != (batch, context):
