@@ -124,7 +124,9 @@ int bench_turns(const BenchOptions& options) {
   Session session = open_session(options);
   json::Value line = machine(*session.backend, options);
   line.set("model", session.path).set("load", load_json(session.weight_memory));
-  set_limits(line, measure_limits(options, *session.backend));
+  BenchOptions brief = options;
+  brief.quick = true;
+  set_limits(line, measure_limits(brief, *session.backend));
   write_stdout(json::dump(line) + "\n");
   answer_turns(session, options.chunk > 0 ? options.chunk : default_chunk(*session.backend), std::cin);
   return 0;
