@@ -36,7 +36,7 @@ struct GemmArgs {
   // Of PackedX::gemm: what PackedX::pack made of all rows of x, and which of them is row 0 here (a multiple of 16).
   const void* packed;
   int64_t packed_first, packed_m;
-  float* scratch;  // gemm_scratch(m, n_last - n_first, k) floats
+  float* scratch;  // gemm_scratch(m, n_last - n_first, k) floats, or PackedX::scratch
 };
 
 // out[i, c] = sum_d x[i, d] * w[first_row + d, c], d ascending.   x [m, n_rows], out [m, cols]
