@@ -31,6 +31,10 @@ int64_t host_weight_bytes(const Model& model, const Weights& weights) {
   return bytes;
 }
 
+double even_share(const Router& router, int64_t n_tokens) {
+  return 1 - std::pow(1 - static_cast<double>(router.n_active) / router.n_experts, static_cast<double>(n_tokens));
+}
+
 namespace {
 
 // Bytes of weights that n_tokens tokens read: those of the experts, by even routes, and all others.
@@ -38,17 +42,15 @@ struct WeightBytes {
   double experts = 0, others = 0;
 };
 WeightBytes bytes_read(const Model& model, const Weights& weights, int64_t n_tokens) {
-  const double n = static_cast<double>(n_tokens);
   WeightBytes bytes;
   Weights views = weights;
   for_each_tensor(model, views, [&](const TensorPlace& slot) {
     const double size =
         slot.matrix ? static_cast<double>(stored_bytes(*slot.matrix)) : 4.0 * static_cast<double>(slot.vector->n);
     if (slot.id.expert >= 0) {
-      const Router& router = model.layers[static_cast<size_t>(slot.id.layer)].moe()->router;
-      bytes.experts += size * (1 - std::pow(1 - static_cast<double>(router.n_active) / router.n_experts, n));
+      bytes.experts += size * even_share(model.layers[static_cast<size_t>(slot.id.layer)].moe()->router, n_tokens);
     } else if (slot.id.role == Role::embed && !model.tied_embeddings) {
-      bytes.others += size / static_cast<double>(model.n_vocab) * n;
+      bytes.others += size / static_cast<double>(model.n_vocab) * static_cast<double>(n_tokens);
     } else {
       bytes.others += size;
     }

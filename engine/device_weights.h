@@ -16,8 +16,9 @@ int64_t device_weight_bytes(const Backend& backend, const Model& model, const We
 // Bytes of the tensors where they lie now.
 int64_t host_weight_bytes(const Model& model, const Weights& weights);
 
-// Bytes of weights that a forward of n_tokens tokens must read. Tokens that route evenly use
-// n_experts * (1 - (1 - n_active / n_experts)^n_tokens) different experts of a layer.
+// Which share of a layer's experts n_tokens tokens use that route evenly: 1 - (1 - n_active / n_experts)^n_tokens.
+double even_share(const Router& router, int64_t n_tokens);
+// Bytes of weights that a forward of n_tokens tokens must read, if they route evenly.
 double weight_bytes(const Model& model, const Weights& weights, int64_t n_tokens);
 // The same without the experts, whose number somebody has counted.
 double weight_bytes_beside_experts(const Model& model, const Weights& weights, int64_t n_tokens);

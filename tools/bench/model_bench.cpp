@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "engine/device_weights.h"
 #include "tools/bench/op_bench.h"
 #include "tools/bench/temporary_trace.h"
 #include "tools/terminal/progress.h"
@@ -47,8 +48,7 @@ double even_experts(const Model& model, int64_t n_tokens) {
   double sum = 0;
   for (const int64_t l : model.moe_layers()) {
     const Router& router = model.layers[static_cast<size_t>(l)].moe()->router;
-    const double n_experts = number(router.n_experts);
-    sum += n_experts * (1 - std::pow(1 - number(router.n_active) / n_experts, number(n_tokens)));
+    sum += number(router.n_experts) * even_share(router, n_tokens);
   }
   return model.moe_layers().empty() ? 0 : sum / number(static_cast<int64_t>(model.moe_layers().size()));
 }
